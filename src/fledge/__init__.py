@@ -1,0 +1,63 @@
+"""fledge: a Hugging Face language model from its first experiment to a watched endpoint, recorded in MLflow.
+
+The public verbs below are loaded on first use; importing the package does nothing else.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+_PUBLIC = {
+    "CompareOptions": "fledge.experiments.comparison",
+    "Comparison": "fledge.comparison.verdict",
+    "ExperimentConfig": "fledge.experiments.config",
+    "ExperimentResult": "fledge.experiments.run",
+    "FledgeError": "fledge.core.errors",
+    "GenerationParams": "fledge.models.engine",
+    "ServeConfig": "fledge.supervision.endpoints",
+    "Workspace": "fledge.core.settings",
+    "check_endpoint": "fledge.serving.smoke",
+    "compare": "fledge.experiments.comparison",
+    "history": "fledge.registry.release",
+    "promote": "fledge.registry.release",
+    "read_questions": "fledge.questions.question_set",
+    "register": "fledge.registry.release",
+    "run_demo": "fledge.demo.life",
+    "run_experiment": "fledge.experiments.run",
+    "serve": "fledge.supervision.endpoints",
+    "status": "fledge.supervision.endpoints",
+    "stop": "fledge.supervision.endpoints",
+}
+__all__ = tuple(_PUBLIC)
+
+if TYPE_CHECKING:
+    from fledge.comparison.verdict import Comparison as Comparison
+    from fledge.core.errors import FledgeError as FledgeError
+    from fledge.core.settings import Workspace as Workspace
+    from fledge.demo.life import run_demo as run_demo
+    from fledge.experiments.comparison import CompareOptions as CompareOptions
+    from fledge.experiments.comparison import compare as compare
+    from fledge.experiments.config import ExperimentConfig as ExperimentConfig
+    from fledge.experiments.run import ExperimentResult as ExperimentResult
+    from fledge.experiments.run import run_experiment as run_experiment
+    from fledge.models.engine import GenerationParams as GenerationParams
+    from fledge.questions.question_set import read_questions as read_questions
+    from fledge.registry.release import history as history
+    from fledge.registry.release import promote as promote
+    from fledge.registry.release import register as register
+    from fledge.serving.smoke import check_endpoint as check_endpoint
+    from fledge.supervision.endpoints import ServeConfig as ServeConfig
+    from fledge.supervision.endpoints import serve as serve
+    from fledge.supervision.endpoints import status as status
+    from fledge.supervision.endpoints import stop as stop
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PUBLIC:
+        raise AttributeError(f"module 'fledge' has no attribute {name!r}")
+    return getattr(importlib.import_module(_PUBLIC[name]), name)
+
+
+def __dir__() -> list[str]:
+    return list(_PUBLIC)

@@ -1,0 +1,6 @@
+"""`python -m fledge`."""
+
+from fledge.cli.main import main
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,108 @@
+"""`fledge serve`, `status`, `stop`, `test`, `monitor`."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import click
+
+from fledge.cli.options import settings
+from fledge.cli.output import emit, json_option, message, table
+from fledge.core.errors import FledgeError, InputError
+from fledge.core.settings import Workspace, load
+from fledge.monitoring.health import summarize
+from fledge.monitoring.recorder import read_outbox
+from fledge.serving.smoke import check_endpoint
+from fledge.supervision import endpoints
+from fledge.supervision.endpoints import ServeConfig
+
+
+@click.command()
+@settings(ServeConfig)
+@click.argument("target")
+@click.option("--detach", is_flag=True, help="Return when the endpoint is ready; it goes on in the background.")
+@json_option
+def serve(target: str, detach: bool, as_json: bool, **flags: Any) -> None:
+    """Serve TARGET: NAME@alias, NAME/version, or NAME for its champion."""
+    config = load(ServeConfig, flags).value
+    if not detach:
+        path = endpoints.prepare(config, target)
+        message(f"serving {target} on http://{config.host}:{config.port}; Ctrl-C stops it")
+        command = endpoints.supervisor_command(path)
+        os.execv(command[0], command)
+    running = endpoints.serve(config, target)
+    value = {
+        "url": running.url,
+        "pid": running.pid,
+        "version": running.releases[0]["version"],
+        "ready_seconds": running.ready_seconds,
+    }
+    emit(as_json, value, lambda console: console.print(f"{running.url} is ready, pid {running.pid}"))
+    if not as_json:
+        message(f"next: fledge test {running.url}, then fledge stop")
+
+
+@click.command()
+@settings(Workspace)
+@json_option
+def status(as_json: bool, **flags: Any) -> None:
+    """Show the endpoints of this workspace with their processes and memory."""
+    found = endpoints.status(load(Workspace, flags).value)
+    rows = [
+        [item.url, item.state, f"{release['name']}/{release['version']}", *_process(part)]
+        for item in found
+        for release in item.releases
+        for part in item.processes
+    ]
+    columns = ["url", "state", "release", "process", "pid", "memory", "restarts"]
+    value = {"endpoints": [item.as_dict() for item in found]}
+    emit(
+        as_json, value, lambda console: console.print(table("endpoints", columns, rows) if rows else "no endpoint runs")
+    )
+
+
+@click.command()
+@settings(Workspace)
+@click.option("--port", type=int, help="The endpoint on this port; the only one that runs unless given.")
+@json_option
+def stop(port: int | None, as_json: bool, **flags: Any) -> None:
+    """Stop an endpoint: running requests finish, what was recorded is shipped."""
+    stopped = endpoints.stop(load(Workspace, flags).value, port)
+    value = {"stopped": [item.url for item in stopped]}
+    emit(as_json, value, lambda console: console.print(f"stopped {', '.join(value['stopped'])}"))
+
+
+@click.command()
+@click.argument("url")
+@json_option
+def test(url: str, as_json: bool) -> None:
+    """Smoke test of the endpoint at URL; its key, if it has one, is read from FLEDGE_API_KEY."""
+    checks = check_endpoint(url, key=os.environ.get("FLEDGE_API_KEY"))
+    passed = all(check.passed for check in checks)
+    rows = [
+        ["ok" if check.passed else "FAILED", check.name, f"{check.seconds:.3f} s", check.detail] for check in checks
+    ]
+    value = {"checks": [check.as_dict() for check in checks], "passed": passed}
+    emit(as_json, value, lambda console: console.print(table(url, ["", "check", "time", "answer"], rows)))
+    if not passed:
+        raise FledgeError("the smoke test failed", hint="read the endpoint's log in .fledge/endpoints/")
+
+
+@click.command()
+@settings(Workspace)
+@click.argument("url", required=False)
+@json_option
+def monitor(url: str | None, as_json: bool, **flags: Any) -> None:
+    """How the endpoint at URL, or the only one that runs here, has done since its outbox began."""
+    workspace = load(Workspace, flags).value
+    chosen = [item for item in endpoints.status(workspace) if url in (None, item.url)]
+    if len(chosen) != 1:
+        raise InputError("name one endpoint that runs here", hint="fledge status")
+    health = summarize(read_outbox(Path(chosen[0].folder) / "outbox"))
+    rows = [[name, value] for name, value in health.as_dict().items()]
+    value: dict[str, Any] = {"url": chosen[0].url, "slo": health.as_dict(), "drift": None, "arms": []}
+    emit(as_json, value, lambda console: console.print(table(chosen[0].url, ["figure", "value"], rows)))
+
+
+def _process(part: dict[str, Any]) -> list[Any]:
+    return [part["role"], part["pid"], f"{part['memory_bytes'] / 1e6:.0f} MB", part["restarts"]]

@@ -1,0 +1,99 @@
+"""The command line: a table of commands, each imported when it is called, and the one place that catches errors."""
+
+import importlib
+import os
+import signal
+import sys
+from typing import Any, NoReturn
+
+import click
+
+COMMANDS = {
+    "demo": ("fledge.cli.demo:demo", "A whole life on the embedded model, in about a minute."),
+    "experiment": ("fledge.cli.experiment:experiment", "Ask all questions with all prompts."),
+    "compare": ("fledge.cli.experiment:compare", "Verdicts on the arms of an experiment."),
+    "prompts": ("fledge.cli.prompts:prompts", "The prompt registry."),
+    "register": ("fledge.cli.registry:register", "Register a release."),
+    "promote": ("fledge.cli.registry:promote", "Move an alias to a release, by evidence."),
+    "history": ("fledge.cli.registry:history", "Who moved which alias, when and why."),
+    "serve": ("fledge.cli.endpoints:serve", "Serve a release."),
+    "status": ("fledge.cli.endpoints:status", "Show the endpoints that run here."),
+    "stop": ("fledge.cli.endpoints:stop", "Stop an endpoint."),
+    "test": ("fledge.cli.endpoints:test", "Smoke test of a running endpoint."),
+    "monitor": ("fledge.cli.endpoints:monitor", "How an endpoint has done."),
+    "ui": ("fledge.cli.ui:ui", "MLflow's own UI on the tracking store."),
+    "config": ("fledge.cli.config:config", "Where each setting comes from."),
+}
+INTERRUPTED = 130
+
+
+class Commands(click.Group):
+    """A group whose commands are imported only when one is called."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        module, _, attribute = COMMANDS[cmd_name][0].partition(":")
+        command: click.Command = getattr(importlib.import_module(module), attribute)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, text) for name, (_, text) in COMMANDS.items()])
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="fledge")
+@click.option("--debug", is_flag=True, help="Show stack traces.")
+@click.pass_context
+def app(ctx: click.Context, debug: bool) -> None:
+    """Take a Hugging Face language model from its first experiment to a watched endpoint."""
+    ctx.obj = {"debug": debug}
+
+
+def main() -> NoReturn:
+    """Run the command line and end the process with its exit code."""
+    signal.signal(signal.SIGTERM, _interrupt)
+    debug = "--debug" in sys.argv
+    try:
+        code = app.main(standalone_mode=False)
+    except click.exceptions.Abort:
+        code = _say_interrupted()
+    except KeyboardInterrupt:
+        code = _say_interrupted()
+    except click.ClickException as error:
+        error.show()
+        code = error.exit_code
+    except BrokenPipeError:  # the reader of our output left early, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 0
+    except Exception as error:
+        if debug:
+            raise
+        code = _explain(error)
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _interrupt(*_: Any) -> NoReturn:
+    raise KeyboardInterrupt
+
+
+def _say_interrupted() -> int:
+    from fledge.cli.output import message
+
+    message("interrupted")
+    return INTERRUPTED
+
+
+def _explain(error: Exception) -> int:
+    from fledge.cli.output import show_error
+    from fledge.core.errors import FledgeError
+
+    if isinstance(error, FledgeError):
+        show_error(error.message, error.hint)
+        return error.exit_code
+    show_error(f"{type(error).__name__}: {error}", "this is a defect of fledge; see more with: fledge --debug ...")
+    return 1

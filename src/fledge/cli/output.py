@@ -1,0 +1,94 @@
+"""All printing: data to stdout, messages to stderr; `--json` prints one document and nothing else on stdout."""
+
+import contextlib
+import json
+import math
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+from rich.text import Text
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document and nothing else.")
+
+
+def out() -> Console:
+    return Console(highlight=False)
+
+
+def err() -> Console:
+    return Console(stderr=True, highlight=False)
+
+
+def message(text: str) -> None:
+    """A line for the user, on stderr."""
+    err().print(Text(text), soft_wrap=True)
+
+
+def show_error(text: str, hint: str = "") -> None:
+    """What happened and what to type next, on stderr."""
+    console = err()
+    console.print(Text.assemble(("error: ", "bold red"), text), soft_wrap=True)
+    if hint:
+        console.print(Text.assemble(("try: ", "bold"), hint), soft_wrap=True)
+
+
+def emit(as_json: bool, value: Any, show: Callable[[Console], None]) -> None:
+    """Print a result: as JSON, or by `show` for people."""
+    if as_json:
+        sys.stdout.write(json.dumps(_plain(value), indent=2, allow_nan=False) + "\n")
+    else:
+        show(out())
+
+
+def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> Table:
+    """A table; numbers stand right."""
+    result = Table(title=title, title_justify="left", title_style="bold")
+    for index, name in enumerate(columns):
+        numeric = bool(rows) and all(isinstance(row[index], (int, float)) for row in rows)
+        result.add_column(name, justify="right" if numeric else "left", overflow="fold")
+    for row in rows:
+        result.add_row(*(Text(_cell(value)) for value in row))
+    return result
+
+
+@contextlib.contextmanager
+def cells_progress(description: str) -> Iterator[Callable[[int, int, int, int], None]]:
+    """A bar for cells on stderr: done, failed, tokens/s, time left. Yields what `run_experiment` calls."""
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.completed:.0f}/{task.total:.0f} answers, {task.fields[failed]} failed"),
+        TextColumn("{task.fields[rate]:.0f} tokens/s"),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=err(), disable=not sys.stderr.isatty(), transient=True) as progress:
+        task = progress.add_task(description, total=None, failed=0, rate=0.0)
+
+        def update(done: int, total: int, failed: int, tokens: int) -> None:
+            elapsed = progress.tasks[0].elapsed or 1.0
+            progress.update(task, completed=done, total=total, failed=failed, rate=tokens / elapsed)
+
+        yield update
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.3g}" if abs(value) < 1000 else f"{value:,.0f}"
+    return "" if value is None else str(value)
+
+
+def _plain(value: Any) -> Any:
+    """JSON has no NaN or infinity: they become null."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    return value

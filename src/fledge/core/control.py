@@ -1,0 +1,40 @@
+"""The line between the supervisor and a child: JSON lines over an inherited socket pair.
+
+Nothing lies in the file system, so nobody else can speak on it; its end tells a child that the supervisor is gone.
+"""
+
+import json
+import socket
+import threading
+from collections.abc import Callable
+from typing import Any
+
+
+class Control:
+    """The child's end: a thread calls `on_event` for each message; the end of the line is `{"event": "gone"}`."""
+
+    def __init__(self, descriptor: int, on_event: Callable[[dict[str, Any]], None]) -> None:
+        self._socket = socket.socket(fileno=descriptor)
+        self._on_event = on_event
+        threading.Thread(target=self._listen, name="control", daemon=True).start()
+
+    def send(self, **message: Any) -> None:
+        """Tell the supervisor something; nothing happens if it is gone."""
+        try:
+            self._socket.sendall(encode(message))
+        except OSError:
+            return
+
+    def _listen(self) -> None:
+        with self._socket.makefile("r", encoding="utf-8") as lines:
+            try:
+                for line in lines:
+                    self._on_event(json.loads(line))
+            except OSError:
+                pass
+        self._on_event({"event": "gone"})
+
+
+def encode(message: dict[str, Any]) -> bytes:
+    """One line."""
+    return json.dumps(message).encode() + b"\n"

@@ -1,0 +1,34 @@
+"""Errors that a user sees: what happened, why, and what to type next."""
+
+
+class FledgeError(Exception):
+    """Something failed that the user can act on.
+
+    `hint` is the next thing to do, often a command; `exit_code` is what the command line ends with.
+    """
+
+    exit_code = 1
+
+    def __init__(self, message: str, hint: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+
+class InputError(FledgeError, ValueError):
+    """Bad usage or bad input; nothing was started or written."""
+
+    exit_code = 2
+
+
+class RefusedError(FledgeError):
+    """A gate, a comparison or missing evidence said no."""
+
+    exit_code = 3
+
+
+class MissingExtraError(FledgeError):
+    """A part of fledge that is not installed."""
+
+    def __init__(self, what: str, extra: str) -> None:
+        super().__init__(f"{what} is not installed", hint=f'pip install "fledge[{extra}]"')

@@ -1,0 +1,161 @@
+"""Settings: every option is a field of a frozen dataclass; flags, environment names and file keys derive from it.
+
+Precedence: flag, environment, `.env`, `fledge.toml` (or `[tool.fledge]` in `pyproject.toml`), user file, default.
+"""
+
+import os
+import tomllib
+import types
+import typing
+from collections.abc import Iterator, Mapping
+from dataclasses import MISSING, dataclass, field, fields, is_dataclass
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+from dotenv import dotenv_values
+from pydantic import TypeAdapter, ValidationError
+
+from fledge.core.errors import InputError
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Option:
+    """One setting: its name, type, default, help text and environment variable."""
+
+    name: str
+    type: Any
+    default: Any
+    help: str
+    env: str
+
+    @property
+    def is_list(self) -> bool:
+        return typing.get_origin(self.type) is tuple
+
+    @property
+    def base_type(self) -> Any:
+        """The type without `| None`."""
+        if isinstance(self.type, types.UnionType):
+            return next(kind for kind in typing.get_args(self.type) if kind is not type(None))
+        return self.type
+
+
+def option(default: Any, text: str, *, env: str = "") -> Any:
+    """A dataclass field that is a setting, explained by `text`; `env` replaces the derived name `FLEDGE_<NAME>`."""
+    return field(default=default, metadata={"help": text, "env": env})
+
+
+def options(cls: type) -> Iterator[Option]:
+    """The settings of a dataclass; a field that is itself a dataclass gives its own fields, flat."""
+    hints = typing.get_type_hints(cls)
+    for item in fields(cls):
+        kind = hints[item.name]
+        if is_dataclass(kind) and isinstance(kind, type):
+            yield from options(kind)
+        elif "help" in item.metadata:
+            default = None if item.default is MISSING else item.default
+            env = item.metadata["env"] or f"FLEDGE_{item.name.upper()}"
+            yield Option(item.name, kind, default, item.metadata["help"], env)
+
+
+@dataclass(frozen=True)
+class Resolved(Generic[T]):
+    """Settings and, for each name, where its value came from."""
+
+    value: T
+    origins: Mapping[str, str]
+
+
+def load(
+    cls: type[T],
+    flags: Mapping[str, Any] | None = None,
+    *,
+    folder: Path | None = None,
+    environ: Mapping[str, str] | None = None,
+) -> Resolved[T]:
+    """Settings of `cls` from all sources. Raises `InputError` that names every bad value at once."""
+    folder = folder or Path.cwd()
+    environ = os.environ if environ is None else environ
+    known = list(options(cls))
+    values: dict[str, Any] = {}
+    origins: dict[str, str] = {}
+    for origin, source in _sources(known, flags or {}, folder, environ):
+        for name, value in source.items():
+            if name not in values and value is not None:
+                values[name] = value
+                origins[name] = origin
+    for item in known:
+        if item.is_list and isinstance(values.get(item.name), str):
+            values[item.name] = tuple(part.strip() for part in values[item.name].split(",") if part.strip())
+        origins.setdefault(item.name, "default")
+    try:
+        value = TypeAdapter(cls).validate_python(_nest(cls, values))
+    except ValidationError as error:
+        lines = [_explain(issue, origins) for issue in error.errors()]
+        raise InputError("\n".join(lines), hint="fledge config show --origin") from None
+    return Resolved(value, origins)
+
+
+def _sources(
+    known: list[Option], flags: Mapping[str, Any], folder: Path, environ: Mapping[str, str]
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    yield "flag", dict(flags)
+    yield "environment", {item.name: environ[item.env] for item in known if environ.get(item.env)}
+    dotenv = dotenv_values(folder / ".env") if (folder / ".env").is_file() else {}
+    yield ".env", {item.name: dotenv[item.env] for item in known if dotenv.get(item.env)}
+    names = {item.name for item in known}
+    user = Path(environ.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "fledge" / "config.toml"
+    for path, table in ((folder / "fledge.toml", ()), (folder / "pyproject.toml", ("tool", "fledge")), (user, ())):
+        content = _read_toml(path)
+        for key in table:
+            content = content.get(key, {})
+        yield str(path), {name: value for name, value in content.items() if name in names}
+
+
+def _read_toml(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        return {}
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: {error}", hint=f"mend or remove {path}") from None
+
+
+def _nest(cls: type, values: Mapping[str, Any]) -> dict[str, Any]:
+    hints = typing.get_type_hints(cls)
+    result: dict[str, Any] = {}
+    for item in fields(cls):
+        kind = hints[item.name]
+        if is_dataclass(kind) and isinstance(kind, type):
+            result[item.name] = _nest(kind, values)
+        elif item.name in values:
+            result[item.name] = values[item.name]
+    return result
+
+
+def _explain(issue: Any, origins: Mapping[str, str]) -> str:
+    name = next((str(part) for part in reversed(issue["loc"]) if isinstance(part, str)), "")
+    reason = issue["msg"].removeprefix("Value error, ")
+    if not name:
+        return str(reason)
+    return f"{name.replace('_', '-')} = {issue['input']!r} ({origins.get(name, 'given')}): {reason}"
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """Where everything is recorded, and where fledge keeps its own state."""
+
+    tracking_uri: str = option("", "MLflow tracking store or server", env="MLFLOW_TRACKING_URI")
+    state: str = option(".fledge", "folder for outbox, pids, logs and engine cache", env="FLEDGE_HOME")
+
+    @property
+    def tracking(self) -> str:
+        """The tracking URI; a SQLite file in the working directory unless set."""
+        return self.tracking_uri or f"sqlite:///{Path.cwd() / 'mlflow.db'}"
+
+    @property
+    def state_dir(self) -> Path:
+        """fledge's own folder as an absolute path; `core.state.ensure` creates it."""
+        return Path(self.state).absolute()

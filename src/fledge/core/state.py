@@ -1,0 +1,49 @@
+"""fledge's own folder: created private, written atomically, checked before work starts."""
+
+import json
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from fledge.core.errors import FledgeError
+
+MINIMUM_FREE_BYTES = 200_000_000
+
+
+def ensure(folder: Path) -> Path:
+    """Create `folder` with mode 0700 if it is missing, and return it."""
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise FledgeError(f"cannot create {folder}: {error.strerror}", hint="choose another folder") from None
+    return folder
+
+
+def check_writable(folder: Path, need_bytes: int = MINIMUM_FREE_BYTES) -> None:
+    """Raise `FledgeError` unless `folder` can be written and has room for `need_bytes`."""
+    ensure(folder)
+    free = shutil.disk_usage(folder).free
+    if free < need_bytes:
+        raise FledgeError(
+            f"no room in {folder}: {free / 1e6:.0f} MB free, {need_bytes / 1e6:.0f} MB needed",
+            hint="free some space, or choose another folder with --home DIR",
+        )
+    try:
+        with tempfile.TemporaryFile(dir=folder) as probe:
+            probe.write(b"\0")
+    except OSError as error:
+        raise FledgeError(
+            f"cannot write in {folder}: {error.strerror}", hint="choose another folder with --home DIR"
+        ) from None
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Replace `path` by `value` as JSON in one step, mode 0600."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8") as file:
+        json.dump(value, file)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)

@@ -1,0 +1,261 @@
+"""Releases in MLflow's model registry: register, find, promote."""
+
+import contextlib
+import getpass
+import json
+import os
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import pandas as pd
+from mlflow import MlflowClient
+from mlflow.entities.model_registry import ModelVersion
+from mlflow.exceptions import MlflowException
+from mlflow.models import ModelSignature
+from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
+
+from fledge.core.errors import FledgeError, InputError, RefusedError
+from fledge.experiments._mlflow import load_comparison
+from fledge.models.engine import GenerationParams
+from fledge.models.snapshot import Snapshot
+from fledge.prompts._mlflow import Prompt
+from fledge.prompts.template import variables
+from fledge.registry import manifest as manifests
+from fledge.registry.manifest import Manifest
+from fledge.tracking._mlflow import experiment_id
+
+DIGEST_TAG = "fledge.digest"
+HISTORY_TAG = "fledge.history."
+REQUIREMENTS = ("mlflow", "langchain-core", "transformers", "torch", "openvino-genai", "optimum-intel", "pandas")
+
+
+@dataclass(frozen=True)
+class Release:
+    """A registered version."""
+
+    name: str
+    version: int
+    model_uri: str
+    digest: str
+
+
+@dataclass(frozen=True)
+class Move:
+    """An alias that moved; `from_version` is None for its first version."""
+
+    name: str
+    alias: str
+    from_version: int | None
+    to_version: int
+
+    def as_dict(self) -> dict[str, Any]:
+        return {"name": self.name, "alias": self.alias, "from": self.from_version, "to": self.to_version}
+
+
+def register_release(
+    client: MlflowClient,
+    name: str,
+    snapshot: Snapshot,
+    prompt: Prompt,
+    generation: GenerationParams,
+    *,
+    experiment: str,
+    evidence: dict[str, Any],
+    state_dir: Path,
+) -> Release:
+    """A new version of `name`, or the one that already has the same content."""
+    manifest = Manifest(
+        name=name,
+        model=snapshot.source,
+        commit=snapshot.commit,
+        model_digest=snapshot.digest,
+        prompt_name=prompt.name,
+        prompt_version=prompt.version,
+        template=prompt.template,
+        generation=_plain(generation),
+        files={},
+        evidence=evidence,
+    )
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary) / "release"
+        manifest = manifests.write_release(folder, manifest, snapshot)
+        existing = _with_digest(client, name, manifest.digest) or _log(client, manifest, folder, experiment, state_dir)
+    return Release(name, int(existing.version), f"models:/{name}/{existing.version}", manifest.digest)
+
+
+def find(client: MlflowClient, target: str) -> ModelVersion:
+    """The version that `name`, `name@alias`, `name/3` or `models:/...` means; a bare name means its champion."""
+    name = target.removeprefix("models:/")
+    name, _, alias = name.partition("@")
+    name, _, version = name.partition("/")
+    try:
+        if version:
+            return client.get_model_version(name, version)
+        return client.get_model_version_by_alias(name, alias or "champion")
+    except MlflowException as error:
+        raise InputError(
+            f"no release {target!r}: {str(error).splitlines()[0]}",
+            hint="fledge register, then fledge promote NAME VERSION",
+        ) from None
+
+
+def fetch(client: MlflowClient, version: ModelVersion, releases: Path) -> Path:
+    """The folder of a release in fledge's own cache, checked against its manifest; fetched from MLflow if missing."""
+    with tempfile.TemporaryDirectory() as folder:
+        source = mlflow.artifacts.download_artifacts(
+            artifact_uri=f"models:/{version.name}/{version.version}", dst_path=folder, tracking_uri=client.tracking_uri
+        )
+        release = Path(source) / "artifacts" / "release"
+        manifest = replace(manifests.read_release(release), name=version.name, version=int(version.version))
+        return manifests.cache_release(release, manifest, releases)
+
+
+def promote_release(
+    client: MlflowClient, version: ModelVersion, alias: str, *, evidence: str | None, force: bool, reason: str
+) -> Move:
+    """Move `alias` to `version`. Raises `RefusedError` unless the run `evidence` has this release's arm as winner.
+
+    With `force` the reason is recorded instead of evidence.
+    """
+    if force:
+        if not reason:
+            raise InputError("a forced promotion needs a reason", hint='--force --reason "..."')
+    else:
+        reason = _proof(client, version, evidence)
+    current = client.get_registered_model(version.name).aliases.get(alias)
+    move = Move(version.name, alias, int(current) if current else None, int(version.version))
+    entry = {
+        "time": time.time(),
+        "who": getpass.getuser(),
+        **move.as_dict(),
+        "reason": reason,
+        "evidence": evidence,
+        "forced": force,
+    }
+    client.set_registered_model_alias(version.name, alias, version.version)
+    client.set_registered_model_tag(version.name, f"{HISTORY_TAG}{time.time_ns()}", json.dumps(entry))
+    return move
+
+
+def history(client: MlflowClient, name: str) -> list[dict[str, Any]]:
+    """Who moved which alias, when and why; newest first."""
+    try:
+        tags = client.get_registered_model(name).tags
+    except MlflowException:
+        raise InputError(f"no registered model {name!r}", hint="fledge register") from None
+    keys = sorted((key for key in tags if key.startswith(HISTORY_TAG)), reverse=True)
+    return [json.loads(tags[key]) for key in keys]
+
+
+def _proof(client: MlflowClient, version: ModelVersion, evidence: str | None) -> str:
+    """The reason that the evidence gives, or `RefusedError`."""
+    where = f"{version.name}/{version.version}"
+    hint = 'give --evidence RUN of a comparison that it won, or --force --reason "..."'
+    if not evidence:
+        raise RefusedError(f"{where} is not promoted: no evidence was given", hint=hint)
+    try:
+        comparison = load_comparison(client, evidence)
+    except InputError as error:
+        raise RefusedError(f"{where} is not promoted: {error.message}", hint=error.hint) from None
+    run = client.get_run(evidence)
+    tags = version.tags
+    if run.data.params.get("model_digest") != tags.get("fledge.model_digest"):
+        raise RefusedError(f"{where} is not promoted: run {evidence} compared another model", hint=hint)
+    if comparison["winner"] is None:
+        raise RefusedError(f"{where} is not promoted: the comparison has no winner", hint=hint)
+    if comparison["winner"] != tags.get("fledge.prompt_name"):
+        raise RefusedError(
+            f"{where} is not promoted: {comparison['winner']!r} won, it uses {tags.get('fledge.prompt_name')!r}",
+            hint=hint,
+        )
+    return f"better than {comparison['baseline']} on {comparison['metric']}"
+
+
+def _log(client: MlflowClient, manifest: Manifest, folder: Path, experiment: str, state_dir: Path) -> ModelVersion:
+    names = variables(manifest.template)
+    signature = ModelSignature(
+        inputs=Schema([ColSpec(DataType.string, name) for name in names]),
+        outputs=Schema([ColSpec(DataType.string)]),
+        params=ParamSchema(
+            [
+                ParamSpec("max_tokens", DataType.long, manifest.generation["max_tokens"]),
+                ParamSpec("temperature", DataType.double, manifest.generation["temperature"]),
+                ParamSpec("top_p", DataType.double, manifest.generation["top_p"]),
+            ]
+        ),
+    )
+    tags = {
+        DIGEST_TAG: manifest.digest,
+        "fledge.model_digest": manifest.model_digest,
+        "fledge.prompt_name": manifest.prompt_name,
+        "fledge.prompt_version": str(manifest.prompt_version),
+    }
+    run = client.create_run(
+        experiment_id(client, experiment), run_name=f"register-{manifest.name}", tags={"fledge.kind": "release"}
+    )
+    status = "FAILED"
+    try:
+        with mlflow.start_run(run_id=run.info.run_id), _trial_load(state_dir):
+            logged = mlflow.pyfunc.log_model(
+                name="release",
+                python_model=str(Path(__file__).with_name("wrapper.py")),
+                artifacts={"release": str(folder)},
+                signature=signature,
+                input_example=pd.DataFrame([dict.fromkeys(names, "What is machine learning?")]),
+                pip_requirements=_requirements(),
+                metadata={"fledge": asdict(manifest)},
+                prompts=[f"prompts:/{manifest.prompt_name}/{manifest.prompt_version}"],
+            )
+        if _missing(client, manifest.name):
+            client.create_registered_model(manifest.name)
+        version = client.create_model_version(
+            manifest.name, logged.model_uri, run_id=run.info.run_id, tags=tags, model_id=logged.model_id
+        )
+        status = "FINISHED"
+    except MlflowException as error:
+        raise FledgeError(f"MLflow did not register {manifest.name}: {str(error).splitlines()[0]}") from None
+    except KeyboardInterrupt:
+        status = "KILLED"
+        raise
+    finally:
+        client.set_terminated(run.info.run_id, status)
+    return version
+
+
+@contextlib.contextmanager
+def _trial_load(state_dir: Path) -> Iterator[None]:
+    """MLflow loads a model with an input example once to try it: let it use our engine cache."""
+    before = os.environ.get("FLEDGE_HOME")
+    os.environ["FLEDGE_HOME"] = str(state_dir)
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["FLEDGE_HOME"]
+        else:
+            os.environ["FLEDGE_HOME"] = before
+
+
+def _missing(client: MlflowClient, name: str) -> bool:
+    return not client.search_registered_models(filter_string=f"name = '{name}'")
+
+
+def _with_digest(client: MlflowClient, name: str, digest: str) -> ModelVersion | None:
+    found = client.search_model_versions(filter_string=f"name = '{name}' and tags.`{DIGEST_TAG}` = '{digest}'")
+    return min(found, key=lambda version: int(version.version), default=None)
+
+
+def _plain(generation: GenerationParams) -> dict[str, Any]:
+    values = asdict(generation)
+    return {**values, "stop": list(generation.stop)}
+
+
+def _requirements() -> list[str]:
+    installed = {name.lower().replace("_", "-") for dist in metadata.distributions() if (name := dist.metadata["Name"])}
+    return [f"{name}=={metadata.version(name)}" for name in REQUIREMENTS if name in installed]

@@ -1,0 +1,92 @@
+"""`register`, `promote` and `history`: releases as a user handles them."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fledge.core.errors import InputError
+from fledge.core.settings import Workspace, option
+from fledge.experiments.config import ExperimentConfig
+from fledge.models import snapshot
+
+if TYPE_CHECKING:
+    from fledge.registry._mlflow import Move, Release
+
+DEFAULT_NAME = "huggingface-dialogpt-model"
+
+
+@dataclass(frozen=True)
+class ReleaseConfig(Workspace):
+    """What the registry needs to know."""
+
+    name: str = option(DEFAULT_NAME, "registered model", env="MODEL_NAME")
+
+
+def register(config: ExperimentConfig, *, name: str, run_id: str | None = None, prompt: str | None = None) -> "Release":
+    """Register a release of `config.model` with one prompt.
+
+    From a run, the prompt is the winner of its comparison, or the leader where nothing won; else `simple`.
+    """
+    model = snapshot.resolve(config.model)
+
+    from fledge.experiments._mlflow import load_comparison
+    from fledge.prompts._mlflow import load_prompt
+    from fledge.registry._mlflow import register_release
+    from fledge.tracking._mlflow import connect
+
+    client = connect(config.tracking)
+    evidence: dict[str, Any] = {}
+    if run_id:
+        comparison = load_comparison(client, run_id)
+        evidence = {"run_id": run_id, "winner": comparison["winner"], "metric": comparison["metric"]}
+        prompt = prompt or comparison["winner"] or comparison["leader"]
+    chosen = load_prompt(client, prompt or "simple")
+    return register_release(
+        client,
+        name,
+        model,
+        chosen,
+        config.generation,
+        experiment=config.experiment_name,
+        evidence=evidence,
+        state_dir=config.state_dir,
+    )
+
+
+def promote(
+    workspace: Workspace,
+    name: str,
+    version: int,
+    *,
+    alias: str = "champion",
+    evidence: str | None = None,
+    force: bool = False,
+    reason: str = "",
+) -> "Move":
+    """Move an alias by evidence, or by force with a reason, and keep the release ready for `serve`."""
+    from fledge.registry._mlflow import fetch, find, promote_release
+    from fledge.tracking._mlflow import connect
+
+    client = connect(workspace.tracking)
+    found = find(client, f"{name}/{version}")
+    fetch(client, found, workspace.state_dir / "releases")
+    return promote_release(client, found, alias, evidence=evidence, force=force, reason=reason)
+
+
+def history(workspace: Workspace, name: str) -> list[dict[str, Any]]:
+    """Moves of a registered model's aliases, newest first: time, who, alias, from, to, reason, evidence, forced."""
+    from fledge.registry import _mlflow
+    from fledge.tracking._mlflow import connect
+
+    return _mlflow.history(connect(workspace.tracking), name)
+
+
+def cached(workspace: Workspace, target: str) -> Path:
+    """The folder of the release that `target` means, fetched and checked."""
+    if not target:
+        raise InputError("name a release", hint="fledge serve NAME@champion")
+    from fledge.registry._mlflow import fetch, find
+    from fledge.tracking._mlflow import connect
+
+    client = connect(workspace.tracking)
+    return fetch(client, find(client, target), workspace.state_dir / "releases")

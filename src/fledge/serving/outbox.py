@@ -1,0 +1,42 @@
+"""The outbox: an append-only file in which the endpoint leaves what happened; the recorder ships it."""
+
+import asyncio
+import os
+from pathlib import Path
+
+import msgspec
+
+from fledge.core import state
+from fledge.core.messages import OutboxRecord
+
+FILE = "outbox.jsonl"
+FLUSH_S = 0.5
+
+_encode = msgspec.json.Encoder().encode
+
+
+class Outbox:
+    """`put` never waits; a task writes and syncs what has gathered twice a second."""
+
+    def __init__(self, folder: Path) -> None:
+        path = state.ensure(folder) / FILE
+        self._file = open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "ab", buffering=0)  # noqa: SIM115
+        self._waiting: list[bytes] = []
+
+    def put(self, record: OutboxRecord) -> None:
+        self._waiting.append(_encode(record) + b"\n")
+
+    async def run(self) -> None:
+        """Write until cancelled; then write what is left."""
+        try:
+            while True:
+                await asyncio.sleep(FLUSH_S)
+                await asyncio.to_thread(self._write)
+        finally:
+            self._write()
+
+    def _write(self) -> None:
+        lines, self._waiting = self._waiting, []
+        if lines:
+            self._file.write(b"".join(lines))
+            os.fsync(self._file.fileno())

@@ -1,0 +1,87 @@
+"""`check_endpoint`: a smoke test of a running endpoint over HTTP, as any client would ask it."""
+
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import httpx
+
+from fledge.core.errors import FledgeError
+
+QUESTION = "What is machine learning?"
+
+
+@dataclass(frozen=True)
+class Check:
+    """One request and whether its answer was as it should be. `request_id` is empty where none was given."""
+
+    name: str
+    passed: bool
+    seconds: float
+    detail: str
+    request_id: str = ""
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def check_endpoint(url: str, *, key: str | None = None, question: str = QUESTION) -> list[Check]:
+    """Ask `/health`, `/ready`, `/invocations` and `/v1/chat/completions`; send nonsense, and expect a 400 for it.
+
+    Raises `FledgeError` when nothing answers at `url`.
+    """
+    headers = {"authorization": f"Bearer {key}"} if key else {}
+    table = {"dataframe_split": {"columns": ["question"], "data": [[question]]}}
+    conversation = {"messages": [{"role": "user", "content": question}]}
+    with httpx.Client(base_url=url, headers=headers, timeout=60.0, trust_env=False) as client:
+        try:
+            client.get("/health")
+        except httpx.HTTPError as error:
+            raise FledgeError(f"nothing answers at {url}: {error}", hint="fledge serve NAME@champion") from None
+        asks: list[tuple[str, Callable[[], httpx.Response], Callable[[httpx.Response], str]]] = [
+            ("health", lambda: client.get("/health"), _status),
+            ("ready", lambda: client.get("/ready"), _status),
+            ("invocations", lambda: client.post("/invocations", json=table), _prediction),
+            ("chat", lambda: client.post("/v1/chat/completions", json=conversation), _chat),
+            ("bad input", lambda: client.post("/invocations", json={"rows": []}), _refused),
+        ]
+        return [_check(*ask) for ask in asks]
+
+
+def _check(name: str, ask: Callable[[], httpx.Response], read: Callable[[httpx.Response], str]) -> Check:
+    started = time.perf_counter()
+    try:
+        response = ask()
+        detail, passed = read(response), True
+        identity = response.headers.get("x-request-id", "")
+    except (httpx.HTTPError, ValueError, LookupError) as error:
+        detail, passed, identity = f"{type(error).__name__}: {error}", False, ""
+    return Check(name, passed, time.perf_counter() - started, detail, identity)
+
+
+def _status(response: httpx.Response) -> str:
+    response.raise_for_status()
+    return f"{response.status_code}"
+
+
+def _prediction(response: httpx.Response) -> str:
+    response.raise_for_status()
+    return _text(response.json()["predictions"][0])
+
+
+def _chat(response: httpx.Response) -> str:
+    response.raise_for_status()
+    return _text(response.json()["choices"][0]["message"]["content"])
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str) or not value:
+        raise ValueError("the answer is empty")
+    return value
+
+
+def _refused(response: httpx.Response) -> str:
+    if response.status_code != 400:
+        raise ValueError(f"a bad body was answered with {response.status_code}, not 400")
+    return str(response.json()["message"])

@@ -1,0 +1,34 @@
+"""When to start a child again: pure functions of what happened and the clock."""
+
+from dataclasses import dataclass, replace
+
+LONGEST_DELAY_S = 60.0
+HEALTHY_S = 600.0
+LOOP_CRASHES = 5
+LOOP_S = 120.0
+
+
+@dataclass(frozen=True)
+class Restarts:
+    """A child's record: times of its crashes (seconds of a monotonic clock) and its restarts in all."""
+
+    crashes: tuple[float, ...] = ()
+    count: int = 0
+
+
+@dataclass(frozen=True)
+class Decision:
+    """Start again after `delay_s`, or `give_up`."""
+
+    delay_s: float
+    give_up: bool
+    record: Restarts
+
+
+def after_crash(record: Restarts, now: float) -> Decision:
+    """Delays of 1, 2, 4 ... 60 s; forgotten after ten healthy minutes; five crashes in two minutes are a crash loop."""
+    recent = record.crashes if record.crashes and now - record.crashes[-1] < HEALTHY_S else ()
+    crashes = (*recent, now)
+    looping = len([moment for moment in crashes if now - moment <= LOOP_S]) >= LOOP_CRASHES
+    delay = min(LONGEST_DELAY_S, 2.0 ** (len(crashes) - 1))
+    return Decision(delay, looping, replace(record, crashes=crashes, count=record.count + 1))
