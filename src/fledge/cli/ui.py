@@ -1,27 +1,73 @@
 """`fledge ui`."""
 
 import os
+import signal
 import subprocess
 import sys
+import time
 from typing import Any
 
 import click
+import httpx
 
 from fledge.cli.options import settings
-from fledge.cli.output import message
-from fledge.core.errors import InputError
+from fledge.cli.output import emit, json_option, message
+from fledge.core.errors import FledgeError, InputError
 from fledge.core.settings import Workspace, load
+
+START_TIMEOUT_S = 120.0
 
 
 @click.command()
 @settings(Workspace)
 @click.option("--port", type=click.IntRange(1, 65535), default=5050, show_default=True, help="Port to listen on.")
-def ui(port: int, **flags: Any) -> None:
+@json_option
+def ui(port: int, as_json: bool, **flags: Any) -> None:
     """Serve MLflow's UI on the tracking store, on loopback, with one worker. Ctrl-C stops it."""
     uri = load(Workspace, flags).value.tracking
     if uri.startswith("http"):
         raise InputError(f"{uri} has a UI of its own", hint=f"open {uri}")
-    message(f"MLflow's UI on {uri}: http://127.0.0.1:{port} (about 20 s until it answers; Ctrl-C stops it)")
+    url = f"http://127.0.0.1:{port}"
+    if _answers(url):
+        raise InputError(f"port {port} is in use", hint=f"choose another with --port {port + 1}")
+    message(f"starting MLflow's UI on {uri}, about 20 s")
     command = ["server", "--backend-store-uri", uri, "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
     environment = os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
-    sys.exit(subprocess.run([sys.executable, "-m", "mlflow", *command], env=environment, check=False).returncode)
+    # A session of its own: the server starts workers, and all of them must end with it.
+    server = subprocess.Popen(
+        [sys.executable, "-m", "mlflow", *command],
+        env=environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+        text=True,
+    )
+    try:
+        _wait_until_ready(server, url)
+        emit(
+            as_json, {"url": url, "pid": server.pid}, lambda console: console.print(f"{url} is ready; Ctrl-C stops it")
+        )
+        sys.stdout.flush()
+        server.communicate()
+    finally:
+        if server.poll() is None:
+            os.killpg(server.pid, signal.SIGTERM)
+            server.communicate(timeout=20)
+
+
+def _wait_until_ready(server: "subprocess.Popen[str]", url: str) -> None:
+    deadline = time.monotonic() + START_TIMEOUT_S
+    while time.monotonic() < deadline and server.poll() is None:
+        if _answers(url):
+            return
+        time.sleep(0.3)
+    if server.poll() is None:
+        raise FledgeError(f"MLflow's server did not answer within {START_TIMEOUT_S:g} s")
+    raise FledgeError(f"MLflow's server did not start: {server.communicate()[1].strip().splitlines()[-1:]}")
+
+
+def _answers(url: str) -> bool:
+    try:
+        return httpx.get(f"{url}/health", timeout=2.0, trust_env=False).is_success
+    except httpx.HTTPError:
+        return False

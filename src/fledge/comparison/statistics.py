@@ -79,6 +79,11 @@ def questions_needed(effect: float, sd: float, *, power: float = 0.8, alpha: flo
     if effect == 0 or not math.isfinite(effect) or not math.isfinite(sd):
         return None
     if sd == 0:
-        return 2
-    solved = TTestPower().solve_power(effect_size=min(abs(effect) / sd, 50.0), power=power, alpha=alpha)
-    return max(2, math.ceil(float(np.squeeze(solved))))
+        return 3
+    size = min(abs(effect) / sd, 100.0)
+    solver = TTestPower()
+    # The solver does not converge where a handful is enough: try those one by one.
+    few = next((count for count in range(3, 30) if solver.power(size, count, alpha) >= power), None)
+    if few is not None:
+        return few
+    return math.ceil(float(np.squeeze(solver.solve_power(effect_size=size, power=power, alpha=alpha))))

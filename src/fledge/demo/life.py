@@ -192,11 +192,10 @@ def _live(
         life.promotion = _promote(config, life, asked)
         words.append(f"champion: {life.promotion}")
     with stage("serve") as words:
+        stopping = cleanup.enter_context(contextlib.ExitStack())
+        stopping.callback(_stop_if_running, serving)
         endpoint = fledge.serve(serving, f"{life.model_name}@champion")
         life.url = endpoint.url
-        stopping = contextlib.ExitStack()
-        cleanup.push(stopping)
-        stopping.callback(fledge.stop, serving, serving.port)
         words.append(f"{endpoint.url}, ready after {endpoint.ready_seconds:.1f} s")
     with stage("test") as words:
         life.checks = _test(endpoint.url, asked)
@@ -249,6 +248,11 @@ def _test(url: str, asked: QuestionSet) -> list[Check]:
     if failed:
         raise FledgeError(f"the endpoint failed its check {failed[0].name!r}: {failed[0].detail}")
     return checks
+
+
+def _stop_if_running(serving: ServeConfig) -> None:
+    if any(item.url.endswith(f":{serving.port}") for item in fledge.status(serving)):
+        fledge.stop(serving, serving.port)
 
 
 def _await_traces(config: ExperimentConfig, life: Life) -> int:

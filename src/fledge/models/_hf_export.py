@@ -1,39 +1,27 @@
 """Export a snapshot to OpenVINO: `python -m fledge.models._hf_export SNAPSHOT OUT`. A process of its own, so that torch
 never stays in the memory of an engine."""
 
-import os
-import shutil
 import sys
-import tempfile
 import warnings
 from pathlib import Path
 
 
 def export(snapshot: Path, out: Path) -> None:
-    """Write the OpenVINO model with fp32 weights and `tokenizer.json` to `out`, complete or not at all."""
+    """Write the OpenVINO model with fp32 weights and `tokenizer.json` to the folder `out`."""
     warnings.filterwarnings("ignore")
     from optimum.exporters.openvino import main_export
     from transformers import AutoTokenizer
 
-    working = Path(tempfile.mkdtemp(prefix=f"{out.name}.", dir=out.parent))
-    try:
-        main_export(
-            str(snapshot),
-            output=working,
-            task="text-generation-with-past",
-            convert_tokenizer=False,
-            local_files_only=True,
-            library_name="transformers",
-            model_loading_kwargs={"dtype": "float32", "use_safetensors": True},
-        )
-        AutoTokenizer.from_pretrained(snapshot, local_files_only=True).save_pretrained(working)
-        try:
-            os.rename(working, out)
-        except OSError:
-            if not out.is_dir():  # else another process was faster with the same content
-                raise
-    finally:
-        shutil.rmtree(working, ignore_errors=True)
+    main_export(
+        str(snapshot),
+        output=out,
+        task="text-generation-with-past",
+        convert_tokenizer=False,
+        local_files_only=True,
+        library_name="transformers",
+        model_loading_kwargs={"dtype": "float32", "use_safetensors": True},
+    )
+    AutoTokenizer.from_pretrained(snapshot, local_files_only=True).save_pretrained(out)
 
 
 if __name__ == "__main__":

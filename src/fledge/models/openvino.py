@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import tempfile
 import threading
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,16 +24,27 @@ EXACT = {"KV_CACHE_PRECISION": "f32", "INFERENCE_PRECISION_HINT": "f32"}
 
 
 def exported(snapshot: Snapshot, cache: Path) -> Path:
-    """The folder of the exported model under `cache`; exports it once for each digest, in a process of its own."""
+    """The folder of the exported model under `cache`; exports it once for each digest, complete or not at all."""
     out = state.ensure(cache) / f"{snapshot.digest[:16]}-exact"
     if not out.is_dir():
-        command = [sys.executable, "-m", "fledge.models._hf_export", str(snapshot.path), str(out)]
-        environment = os.environ | {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_VERBOSITY": "error"}
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-        if done.returncode != 0:
-            last = done.stderr.strip().splitlines()[-1:] or ["no message"]
-            raise FledgeError(f"OpenVINO cannot export {snapshot.source}: {last[0]}", hint="use --engine transformers")
+        with tempfile.TemporaryDirectory(prefix=f"{out.name}.", dir=cache) as temporary:
+            working = Path(temporary) / out.name
+            _export(snapshot, working)
+            try:
+                os.rename(working, out)
+            except OSError:
+                if not out.is_dir():  # else another process was faster with the same content
+                    raise
     return out
+
+
+def _export(snapshot: Snapshot, out: Path) -> None:
+    command = [sys.executable, "-m", "fledge.models._hf_export", str(snapshot.path), str(out)]
+    environment = os.environ | {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_VERBOSITY": "error"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        last = done.stderr.strip().splitlines()[-1:] or ["no message"]
+        raise FledgeError(f"OpenVINO cannot export {snapshot.source}: {last[0]}", hint="use --engine transformers")
 
 
 @dataclass

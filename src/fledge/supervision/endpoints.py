@@ -24,6 +24,9 @@ LOOPBACK_HOSTS = ("127.0.0.1", "localhost", "::1")
 MINIMUM_KEY_BYTES = 32
 START_TIMEOUT_S = 180.0
 
+# Supervisors that this process started: they outlive it, but as long as it lives they are its children to reap.
+_started: "dict[int, subprocess.Popen[bytes]]" = {}
+
 
 @dataclass(frozen=True)
 class ServeConfig(Workspace):
@@ -74,6 +77,7 @@ def serve(config: ServeConfig, target: str) -> EndpointStatus:
         process = subprocess.Popen(
             supervisor_command(path), stdin=subprocess.DEVNULL, stdout=file, stderr=file, start_new_session=True
         )
+    _started[process.pid] = process
     try:
         return _wait_until_ready(process, path.parent, log)
     except BaseException:
@@ -239,10 +243,8 @@ def _gone_within(pid: int, seconds: float) -> bool:
 
 
 def _is_gone(pid: int) -> bool:
-    try:
-        return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return True
+    child = _started.get(pid)
+    return child.poll() is not None if child else not psutil.pid_exists(pid)
 
 
 def _ticks(seconds: float) -> Iterator[None]:

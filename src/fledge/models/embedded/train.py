@@ -35,9 +35,9 @@ class Recipe:
     vocabulary: int = 2048
     context: int = 512
     width: int = 192
-    layers: int = 5
+    layers: int = 4
     heads: int = 6
-    epochs: int = 30
+    epochs: int = 24
     batch_tokens: int = 4096
     learning_rate: float = 2e-3
     weight_decay: float = 0.05
@@ -168,6 +168,7 @@ def answers(model: GPT2LMHeadModel, tokenizer: PreTrainedTokenizerFast, prompts:
     """Greedy answers, in batches of similar length."""
     model.eval()
     tokenizer.padding_side = "left"
+    tokenizer.pad_token = tokenizer.eos_token
     order = sorted(range(len(prompts)), key=lambda index: len(prompts[index]))
     texts = [""] * len(prompts)
     for start in range(0, len(order), 64):

@@ -1,0 +1,39 @@
+# Everything from a fresh clone: `make demo` and `make test` install into .venv first; a second call finds it there.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
+INSTALLED := $(VENV)/installed
+
+.PHONY: demo test test-fast lint install clean
+
+demo: $(INSTALLED)  ## A whole life of the embedded model; QUESTIONS=file asks your own questions
+	$(BIN)/fledge demo $(if $(QUESTIONS),--questions "$(QUESTIONS)")
+
+test: lint  ## Lint, types, imports and all tests
+	$(BIN)/python -m pytest
+
+test-fast: lint  ## The same without the tests marked slow
+	$(BIN)/python -m pytest -m "not slow"
+
+lint: $(INSTALLED)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
+
+install: $(INSTALLED)
+
+$(INSTALLED): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "fledge needs Python 3.11 or newer: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
+	@echo "[1/3] creating $(VENV)"
+	@$(PYTHON) -m venv $(VENV)
+	@echo "[2/3] installing torch (the largest part, up to a few minutes)"
+	@$(PIP) torch
+	@echo "[3/3] installing MLflow, transformers, OpenVINO and the tools"
+	@$(PIP) setuptools
+	@$(PIP) --no-build-isolation --editable ".[models,openvino,serve,dev]"
+	@touch $@
+
+clean:  ## Remove what make and the demo created here
+	rm -rf $(VENV) .fledge mlflow.db mlartifacts fledge-report.html

@@ -1,0 +1,118 @@
+"""The command line as a user meets it: help, errors, exit codes."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import Run
+
+
+def test_help_is_quick_and_loads_nothing_heavy() -> None:
+    program = (
+        "import sys; sys.argv = ['fledge', '--help']\n"
+        "import fledge.cli.main as main\n"
+        "try: main.main()\n"
+        "finally: print([name for name in ('mlflow', 'torch', 'transformers', 'pydantic') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert "Take a Hugging Face language model" in done.stdout
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_usage_errors_are_2_and_say_what_was_meant(fledge: Run) -> None:
+    done = fledge("experimant")
+    assert done.returncode == 2
+    assert "experiment" in done.stderr
+    assert fledge("serve").returncode == 2
+    assert fledge("experiment", "--nonsense").returncode == 2
+
+
+def test_bad_input_is_2_with_one_message_and_nothing_in_mlflow(fledge: Run, tmp_path: Path) -> None:
+    (tmp_path / "bad.jsonl").write_text('{"question": "a?"}\n{"question": ')
+    for command in ("experiment", "demo"):
+        done = fledge(command, "--questions", "bad.jsonl", cwd=tmp_path)
+        assert done.returncode == 2
+        assert done.stdout == ""
+        assert "error: bad.jsonl, line 2" in done.stderr
+        assert "try: " in done.stderr
+        assert "Traceback" not in done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["bad.jsonl"]
+
+
+def test_an_unsupported_store_is_said(fledge: Run, tmp_path: Path) -> None:
+    done = fledge("prompts", "list", "--tracking-uri", "./mlruns", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "only SQL stores and http(s) servers" in done.stderr
+
+
+def test_a_server_that_is_not_there_is_said(fledge: Run, tmp_path: Path, port: int) -> None:
+    environment = os.environ | {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1"}
+    done = fledge("prompts", "list", "--tracking-uri", f"http://127.0.0.1:{port}", cwd=tmp_path, env=environment)
+    assert done.returncode == 1
+    assert "does not answer" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_compare_a_file_of_scores(fledge: Run, tmp_path: Path) -> None:
+    rows = "".join(f"q{n},a,{n % 3}\nq{n},b,{n % 3 + 1}\n" for n in range(20))
+    (tmp_path / "scores.csv").write_text("question,arm,quality\n" + rows)
+    done = fledge("compare", "--scores", "scores.csv", "--metric", "quality", "--json", cwd=tmp_path)
+    assert done.returncode == 0
+    answer = json.loads(done.stdout)
+    assert set(answer) >= {"metric", "arms", "pairs", "winner", "leader"}
+    (pair,) = answer["pairs"]
+    assert set(pair) >= {"a", "b", "difference", "ci", "p", "p_adjusted", "verdict", "needed_questions"}
+    assert (pair["a"], pair["b"], pair["difference"], pair["verdict"]) == ("b", "a", 1.0, "better")
+    assert answer["winner"] == "b"
+    words = fledge("compare", "--scores", "scores.csv", "--metric", "quality", cwd=tmp_path)
+    assert "b is better than a" in words.stdout
+    assert fledge("compare", "--scores", "scores.csv", cwd=tmp_path).returncode == 2
+    assert fledge("compare", cwd=tmp_path).returncode == 2
+
+
+def test_config_shows_where_a_value_comes_from(fledge: Run, tmp_path: Path) -> None:
+    (tmp_path / "fledge.toml").write_text("samples = 3\n")
+    environment = os.environ | {"FLEDGE_PORT": "5009"}
+    done = fledge("config", "show", "--origin", "--json", cwd=tmp_path, env=environment)
+    rows = {row["name"]: row for row in json.loads(done.stdout)}
+    assert (rows["samples"]["value"], rows["samples"]["origin"]) == (3, str(tmp_path / "fledge.toml"))
+    assert (rows["port"]["value"], rows["port"]["origin"]) == (5009, "environment")
+    assert rows["max_tokens"]["origin"] == "default"
+
+
+@pytest.mark.slow
+def test_prompts_experiment_register_history(fledge: Run, tmp_path: Path, engine_cache: Path) -> None:
+    (tmp_path / ".fledge").mkdir()
+    (tmp_path / ".fledge" / "engines").symlink_to(engine_cache)
+    (tmp_path / "short.txt").write_text("{{question}} In short:")
+
+    def ask(*arguments: str) -> object:
+        done = fledge(*arguments, "--json", cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout)
+
+    prompt = ask("prompts", "register", "short", "short.txt")
+    assert isinstance(prompt, dict)
+    assert (prompt["name"], prompt["version"]) == ("short", 1)
+    experiment = ask("experiment", "--prompts", "short,simple", "--limit", "3")
+    assert isinstance(experiment, dict)
+    assert (experiment["cells"], experiment["failed"]) == (6, 0)
+    assert [set(arm) for arm in experiment["arms"]] == [{"name", "prompt", "model", "metrics"}] * 2
+    compared = ask("compare", experiment["run_id"])
+    assert isinstance(compared, dict)
+    release = ask("register", "--run", experiment["run_id"])
+    assert isinstance(release, dict)
+    assert set(release) == {"name", "version", "model_uri", "digest"}
+    refused = fledge("promote", release["name"], "1", "--evidence", experiment["run_id"], cwd=tmp_path)
+    assert refused.returncode == (0 if compared["winner"] else 3)
+    moved = ask("promote", release["name"], "1", "--force", "--reason", "because")
+    assert isinstance(moved, dict)
+    assert set(moved) == {"name", "alias", "from", "to"}
+    moves = ask("history", release["name"])
+    assert isinstance(moves, list)
+    assert set(moves[0]) == {"time", "who", "name", "alias", "from", "to", "reason", "evidence", "forced"}
+    assert ask("status") == {"endpoints": []}

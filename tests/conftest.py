@@ -1,0 +1,74 @@
+"""Fixtures: real stores and real engines, made once where they are dear and copied where they are cheap."""
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from fledge.core.settings import Workspace
+from fledge.models import selection, snapshot
+from fledge.models.engine import Engine
+
+Run = Callable[..., "subprocess.CompletedProcess[str]"]
+
+for name in [name for name in os.environ if name.startswith(("FLEDGE_", "MLFLOW_"))]:
+    del os.environ[name]
+for name in ("MODEL_NAME", "EXPERIMENT_NAME"):
+    os.environ.pop(name, None)
+
+
+@pytest.fixture(scope="session")
+def engine_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where exported models are kept for the whole session."""
+    return tmp_path_factory.mktemp("engines")
+
+
+@pytest.fixture(scope="session")
+def embedded_engine(engine_cache: Path) -> Iterator[Engine]:
+    """The model in the box on the engine that this machine would choose."""
+    engine = selection.start("auto", snapshot.resolve("embedded"), engine_cache)
+    yield engine
+    engine.close()
+
+
+@pytest.fixture(scope="session")
+def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A SQLite tracking store with its tables and nothing in them."""
+    from fledge.tracking._mlflow import connect
+
+    path = tmp_path_factory.mktemp("store") / "mlflow.db"
+    connect(f"sqlite:///{path}")
+    return path
+
+
+@pytest.fixture
+def workspace(tmp_path: Path, empty_store: Path, engine_cache: Path, monkeypatch: pytest.MonkeyPatch) -> Workspace:
+    """A fresh working directory with an empty store, and the session's exported models."""
+    shutil.copyfile(empty_store, tmp_path / "mlflow.db")
+    (tmp_path / ".fledge").mkdir(mode=0o700)
+    (tmp_path / ".fledge" / "engines").symlink_to(engine_cache)
+    monkeypatch.chdir(tmp_path)
+    return Workspace(f"sqlite:///{tmp_path / 'mlflow.db'}", str(tmp_path / ".fledge"))
+
+
+@pytest.fixture
+def port() -> int:
+    """A port that was free a moment ago."""
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        return int(probe.getsockname()[1])
+
+
+@pytest.fixture(scope="session")
+def fledge() -> Run:
+    """Runs the command line as a user would, in a process of its own."""
+
+    def run(*arguments: str, **options: object) -> "subprocess.CompletedProcess[str]":
+        command = [sys.executable, "-m", "fledge", *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=False, timeout=240, **options)  # type: ignore[call-overload,no-any-return]
+
+    return run

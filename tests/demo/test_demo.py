@@ -1,0 +1,134 @@
+"""The whole life, as `fledge demo` tells it and as MLflow remembers it."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+from mlflow import MlflowClient
+
+from tests.conftest import Run
+
+pytestmark = pytest.mark.slow
+
+STAGES = [
+    *("model", "store", "experiment", "compare", "register", "promote"),
+    *("serve", "test", "traces", "report", "stop"),
+]
+
+
+@pytest.fixture
+def home(tmp_path: Path, engine_cache: Path) -> Path:
+    """A folder for the demo that already has the exported model, to save its time."""
+    folder = tmp_path / "home"
+    (folder / ".fledge").mkdir(parents=True)
+    (folder / ".fledge" / "engines").symlink_to(engine_cache)
+    return folder
+
+
+def _ours(folder: Path) -> list[psutil.Process]:
+    """Processes of fledge that work in `folder`."""
+    found = []
+    for process in psutil.process_iter(["cmdline"]):
+        line = " ".join(process.info["cmdline"] or [])
+        if "fledge" in line and str(folder) in line:
+            found.append(process)
+    return found
+
+
+def test_a_whole_life(fledge: Run, home: Path, port: int, tmp_path: Path) -> None:
+    environment = os.environ | {"MLFLOW_TRACKING_URI": "sqlite:////nowhere/mlflow.db"}
+    done = fledge("demo", "--home", str(home), "--port", str(port), "--json", cwd=tmp_path, env=environment)
+    assert done.returncode == 0, done.stderr
+    life = json.loads(done.stdout)
+    assert [stage["name"] for stage in life["stages"]] == STAGES
+    assert all(stage["ok"] and stage["seconds"] >= 0 for stage in life["stages"])
+    assert len(life["verdicts"]) == 3
+    assert {pair["verdict"] for pair in life["verdicts"]} <= {"better", "worse", "equivalent", "inconclusive"}
+    assert (life["model_version"], life["url"], life["traces"]) == (1, f"http://127.0.0.1:{port}", 2)
+    assert "<svg" in Path(life["report"]).read_text()
+    assert "http://" not in Path(life["report"]).read_text().replace("http://www.w3.org", "").replace(
+        "http://purl.org", ""
+    ).replace("http://creativecommons.org", "")
+    assert _ours(home) == []
+
+    store = f"sqlite:///{home / 'mlflow.db'}"
+    client = MlflowClient(store, store)
+    parent = client.get_run(life["experiment_run_id"])
+    nested = client.search_runs([parent.info.experiment_id], f"tags.`mlflow.parentRunId` = '{parent.info.run_id}'")
+    assert len(nested) == 4
+    assert {run.info.status for run in (*nested, parent)} == {"FINISHED"}
+    assert len(client.search_traces(locations=[parent.info.experiment_id], max_results=500)) == 48
+    champion = client.get_model_version_by_alias("huggingface-dialogpt-model", "champion")
+    assert int(champion.version) == 1
+    served = client.get_experiment_by_name("huggingface-dialogpt-model-endpoint")
+    assert served is not None
+    assert len(client.search_traces(locations=[served.experiment_id])) == 2
+
+
+def test_on_questions_of_ones_own(fledge: Run, home: Path, port: int, tmp_path: Path) -> None:
+    (tmp_path / "mine.csv").write_text("question\nWhat is overfitting?\nWhy do ships float?\n")
+    done = fledge("demo", "--home", str(home), "--port", str(port), "--questions", "mine.csv", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "Q: Why do ships float?" in done.stdout
+    assert "verdicts" in done.stdout
+    assert "next:" in done.stderr
+    assert "no references to judge by" in done.stdout
+
+
+@pytest.mark.parametrize("stage", ["model", "experiment", "register", "serve", "traces"])
+def test_interrupted_in_any_stage_it_leaves_nothing_behind(
+    fledge: Run, home: Path, port: int, tmp_path: Path, stage: str
+) -> None:
+    before = STAGES[STAGES.index(stage) - 1]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "fledge", "demo", "--home", str(home), "--port", str(port)],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        cwd=tmp_path,
+        text=True,
+    )
+    assert process.stderr
+    if stage == "model":
+        time.sleep(1.0)
+    else:
+        for line in process.stderr:
+            if line.startswith(f"ok {before}"):
+                break
+        time.sleep(0.2)
+    process.send_signal(signal.SIGINT)
+    rest = process.stderr.read()
+    assert process.wait(60) == 130
+    process.stderr.close()
+    assert "Traceback" not in rest
+    assert rest.rstrip().endswith("interrupted")
+    assert _ours(home) == []
+    if (home / "mlflow.db").exists():
+        client = MlflowClient(f"sqlite:///{home / 'mlflow.db'}")
+        experiments = [item.experiment_id for item in client.search_experiments()]
+        assert all(run.info.status in ("FINISHED", "KILLED") for run in client.search_runs(experiments))
+    again = fledge("demo", "--home", str(home), "--port", str(port), cwd=tmp_path)
+    assert again.returncode == 0, again.stderr
+
+
+def test_a_port_in_use_is_said_before_anything_is_written(fledge: Run, tmp_path: Path) -> None:
+    import socket
+
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        number = str(taken.getsockname()[1])
+        done = fledge("demo", "--home", "home", "--port", number, cwd=tmp_path)
+    assert done.returncode == 2
+    assert f"port {number}" in done.stderr
+    assert "--port" in done.stderr
+    assert not (tmp_path / "home" / "mlflow.db").exists()
+
+
+def test_a_home_that_cannot_be_written_is_said(fledge: Run, tmp_path: Path) -> None:
+    done = fledge("demo", "--home", "/proc/fledge", cwd=tmp_path)
+    assert done.returncode == 1
+    assert "cannot create /proc/fledge" in done.stderr

@@ -1,0 +1,213 @@
+"""A real endpoint: started, asked over HTTP, hurt, stopped."""
+
+import json
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import httpx
+import psutil
+import pytest
+
+from fledge.core.errors import InputError
+from fledge.core.messages import OutboxRecord
+from fledge.core.settings import Workspace
+from fledge.experiments.config import ExperimentConfig
+from fledge.monitoring.health import summarize
+from fledge.monitoring.recorder import read_outbox
+from fledge.registry.release import promote, register
+from fledge.serving.smoke import check_endpoint
+from fledge.supervision.endpoints import EndpointStatus, ServeConfig, serve, status, stop
+
+pytestmark = pytest.mark.slow
+
+QUESTION = "What is machine learning?"
+TABLE = {"columns": ["question"], "data": [[QUESTION]]}
+
+
+@pytest.fixture
+def config(workspace: Workspace, port: int) -> ServeConfig:
+    """How to serve a champion of the model in the box in this workspace."""
+    experiment = ExperimentConfig(tracking_uri=workspace.tracking_uri, state=workspace.state)
+    register(experiment, name="mine", prompt="simple")
+    promote(workspace, "mine", 1, force=True, reason="test")
+    return ServeConfig(tracking_uri=workspace.tracking_uri, state=workspace.state, port=port)
+
+
+@pytest.fixture
+def endpoint(config: ServeConfig) -> Iterator[EndpointStatus]:
+    running = serve(config, "mine@champion")
+    yield running
+    if status(config):
+        stop(config)
+
+
+@pytest.fixture
+def client(endpoint: EndpointStatus) -> Iterator[httpx.Client]:
+    with httpx.Client(base_url=endpoint.url, timeout=30, trust_env=False) as opened:
+        yield opened
+
+
+def _pids(endpoint: EndpointStatus) -> dict[str, int]:
+    return {item["role"]: item["pid"] for item in endpoint.processes}
+
+
+def _until(condition: Callable[[], bool], seconds: float = 20.0) -> bool:
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if condition():
+            return True
+        time.sleep(0.05)
+    return False
+
+
+def test_it_answers_records_and_stops_without_a_trace_of_processes(
+    config: ServeConfig, endpoint: EndpointStatus, client: httpx.Client
+) -> None:
+    assert set(_pids(endpoint)) == {"supervisor", "engine", "endpoint", "recorder"}
+    assert all(item["memory_bytes"] > 1_000_000 for item in endpoint.processes)
+    assert [check.name for check in check_endpoint(endpoint.url) if not check.passed] == []
+    forms: list[dict[str, object]] = [
+        {"dataframe_split": TABLE},
+        {"dataframe_records": [{"question": QUESTION}]},
+        {"instances": [QUESTION]},
+        {"inputs": {"question": [QUESTION]}},
+        {"inputs": [{"question": QUESTION}]},
+    ]
+    answers = [client.post("/invocations", json=form).json() for form in forms]
+    assert answers[0]["predictions"][0].startswith("Machine learning")
+    assert all(answer == answers[0] for answer in answers)
+    short = client.post("/invocations", json={**forms[0], "params": {"max_tokens": 2}}).json()
+    assert len(short["predictions"][0]) < len(answers[0]["predictions"][0])
+
+    stop(config)
+    assert status(config) == []
+    assert not any(psutil.pid_exists(pid) for pid in _pids(endpoint).values())
+    records = read_outbox(Path(endpoint.folder) / "outbox")
+    assert len([record for record in records if record.status == 200]) == 8
+    _assert_traces_match(config, records)
+
+
+def _assert_traces_match(config: ServeConfig, records: list[OutboxRecord]) -> None:
+    from mlflow import MlflowClient
+
+    store = MlflowClient(config.tracking)
+    experiment = store.get_experiment_by_name("mine-endpoint")
+    assert experiment is not None
+    traces = store.search_traces(locations=[experiment.experiment_id], max_results=100)
+    assert {trace.info.trace_id for trace in traces} == {record.trace_id for record in records}
+    by_id = {trace.info.trace_id: trace for trace in traces}
+    for record in records:
+        trace = by_id[record.trace_id]
+        assert trace.info.tags["fledge.release"] == "mine/1"
+        assert ("mlflow.linkedPrompts" in trace.info.tags) == (record.route == "invocations")
+    health = summarize(records)
+    assert (health.errors, health.requests) == (0, len(records))
+
+
+def test_chat_streams_what_it_would_answer_whole(client: httpx.Client) -> None:
+    body = {"model": "mine@champion", "messages": [{"role": "user", "content": QUESTION}]}
+    whole = client.post("/v1/chat/completions", json=body).json()
+    assert whole["object"] == "chat.completion"
+    assert whole["choices"][0]["finish_reason"] == "stop"
+    assert whole["usage"]["total_tokens"] == whole["usage"]["prompt_tokens"] + whole["usage"]["completion_tokens"]
+    with client.stream("POST", "/v1/chat/completions", json={**body, "stream": True}) as response:
+        events = [line.removeprefix("data: ") for line in response.iter_lines() if line]
+    assert events[-1] == "[DONE]"
+    chunks = [json.loads(event) for event in events[:-1]]
+    assert len({(chunk["id"], chunk["created"]) for chunk in chunks}) == 1
+    text = "".join(chunk["choices"][0]["delta"].get("content", "") for chunk in chunks)
+    assert text == whole["choices"][0]["message"]["content"]
+    assert chunks[-1]["choices"][0]["finish_reason"] == "stop"
+
+
+def test_bad_requests_get_their_protocols_errors(client: httpx.Client) -> None:
+    bad: list[tuple[str, object, int]] = [
+        ("/invocations", {}, 400),
+        ("/invocations", {"inputs": ["a"], "instances": ["a"]}, 400),
+        ("/invocations", {"dataframe_split": {"columns": ["query"], "data": [["a"]]}}, 400),
+        ("/invocations", {"dataframe_split": {"columns": ["question"], "data": [[1, 2]]}}, 400),
+        ("/invocations", {"instances": [""]}, 400),
+        ("/invocations", {"instances": ["a"], "params": {"max_tokens": 0}}, 400),
+        ("/invocations", {"instances": ["word " * 1000]}, 400),
+        ("/invocations", {"instances": ["x" * 1_100_000]}, 413),
+        ("/v1/chat/completions", {"messages": []}, 400),
+        ("/v1/chat/completions", {"messages": [{"role": "robot", "content": "x"}]}, 400),
+        ("/v1/chat/completions", {"model": "other", "messages": [{"role": "user", "content": "x"}]}, 404),
+        ("/nowhere", {}, 404),
+    ]
+    for path, body, expected in bad:
+        response = client.post(path, json=body)
+        assert response.status_code == expected, (path, body)
+        if path == "/invocations":
+            assert set(response.json()) == {"error_code", "message"}
+        else:
+            assert set(response.json()["error"]) == {"message", "type", "param", "code"}
+    assert client.post("/invocations", content=b"{", headers={"content-type": "application/json"}).status_code == 400
+
+
+def test_foreign_hosts_and_origins_are_refused(client: httpx.Client) -> None:
+    for headers in ({"host": "evil.example"}, {"origin": "http://evil.example"}):
+        for method, path in (("GET", "/health"), ("POST", "/invocations"), ("DELETE", "/v1/models")):
+            assert client.request(method, path, headers=headers).status_code == 403
+
+
+def test_a_killed_engine_comes_back(config: ServeConfig, endpoint: EndpointStatus, client: httpx.Client) -> None:
+    os.kill(_pids(endpoint)["engine"], signal.SIGKILL)
+    assert _until(lambda: client.get("/ready").status_code == 503)
+    refused = client.post("/invocations", json={"dataframe_split": TABLE})
+    assert (refused.status_code, refused.headers["retry-after"]) == (503, "2")
+    assert _until(lambda: client.get("/ready").status_code == 200)
+    assert client.post("/invocations", json={"dataframe_split": TABLE}).status_code == 200
+    (running,) = status(config)
+    assert {item["role"]: item["restarts"] for item in running.processes}["engine"] == 1
+
+
+def test_children_die_with_a_killed_supervisor(config: ServeConfig, endpoint: EndpointStatus) -> None:
+    os.kill(endpoint.pid, signal.SIGKILL)
+    assert _until(
+        lambda: not any(psutil.pid_exists(pid) for role, pid in _pids(endpoint).items() if role != "supervisor")
+    )
+    assert status(config) == []
+    again = serve(config, "mine")
+    assert again.state == "ready"
+    stop(config)
+
+
+def test_a_port_in_use_is_named_with_the_pid_that_is_ours(config: ServeConfig, endpoint: EndpointStatus) -> None:
+    with pytest.raises(InputError) as caught:
+        serve(config, "mine")
+    assert f"port {config.port}" in caught.value.message
+    assert f"pid {endpoint.pid}" in caught.value.message
+    assert f"--port {config.port + 1}" in caught.value.hint
+
+
+def test_beyond_loopback_a_key_is_needed(config: ServeConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FLEDGE_API_KEY", "short")
+    with pytest.raises(InputError, match="needs a key of at least 32 bytes"):
+        serve(replace(config, host="0.0.0.0"), "mine")
+
+
+def test_a_key_is_asked_for_on_every_route_but_health(config: ServeConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    key = "k" * 32
+    monkeypatch.setenv("FLEDGE_API_KEY", key)
+    running = serve(config, "mine")
+    with httpx.Client(base_url=running.url, timeout=30, trust_env=False) as client:
+        assert client.get("/health").status_code == 200
+        for headers, expected in (
+            ({}, 401),
+            ({"authorization": "Bearer no"}, 401),
+            ({"authorization": f"Bearer {key}"}, 200),
+        ):
+            assert client.post("/invocations", json={"dataframe_split": TABLE}, headers=headers).status_code == expected
+            assert client.get("/v1/models", headers=headers).status_code == expected
+    assert all(check.passed for check in check_endpoint(running.url, key=key))
+    stop(config)
+
+
+def test_stopping_nothing(workspace: Workspace) -> None:
+    with pytest.raises(InputError, match="no endpoint runs"):
+        stop(workspace)

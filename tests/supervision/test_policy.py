@@ -1,0 +1,28 @@
+from fledge.supervision.policy import Restarts, after_crash
+
+
+def test_delays_double_up_to_a_minute() -> None:
+    record, delays = Restarts(), []
+    for number in range(8):
+        decision = after_crash(record, now=number * 100.0)
+        delays.append(decision.delay_s)
+        record = decision.record
+    assert delays == [1, 2, 4, 8, 16, 32, 60, 60]
+    assert record.count == 8
+
+
+def test_five_crashes_in_two_minutes_are_a_loop() -> None:
+    record, verdicts = Restarts(), []
+    for number in range(5):
+        decision = after_crash(record, now=number * 20.0)
+        verdicts.append(decision.give_up)
+        record = decision.record
+    assert verdicts == [False] * 4 + [True]
+
+
+def test_ten_healthy_minutes_forgive() -> None:
+    record = Restarts()
+    for number in range(4):
+        record = after_crash(record, now=float(number)).record
+    decision = after_crash(record, now=700.0)
+    assert (decision.delay_s, decision.give_up) == (1.0, False)
