@@ -53,6 +53,18 @@ def test_the_leader_is_not_the_winner() -> None:
     assert result.leader == max(means, key=lambda name: means[name])
 
 
+def test_one_question_tells_nothing() -> None:
+    result = compare_scores(_table(a=[0.1], b=[0.9]), "quality")
+    assert (result.pairs[0].verdict, result.pairs[0].needed_questions, result.winner) == ("inconclusive", None, None)
+    assert "no interval, 1 question); ask more questions" in result.pairs[0].in_words("quality")
+
+
+def test_all_ties_are_not_told_apart_by_any_number() -> None:
+    pair = compare_scores(_table(a=[0.5] * 9, b=[0.5] * 9), "quality").pairs[0]
+    assert (pair.verdict, pair.p, pair.needed_questions) == ("inconclusive", 1.0, None)
+    assert "no number of questions would tell them apart" in pair.in_words("quality")
+
+
 def test_lower_is_better_turns_the_verdict() -> None:
     table = _table(slow=_noise(2.0, 1), fast=_noise(1.0, 2))
     result = compare_scores(table, "quality", higher_is_better=False)

@@ -36,4 +36,4 @@ def show(origin: bool, as_json: bool) -> None:
             }
     columns = ["name", "value", "origin", "env"] if origin else ["name", "value"]
     shown = [[row[column] if column != "value" else str(row[column]) for column in columns] for row in rows.values()]
-    emit(as_json, list(rows.values()), lambda console: console.print(table(str(Path.cwd()), columns, shown)))
+    emit(as_json, list(rows.values()), table(str(Path.cwd()), columns, shown))

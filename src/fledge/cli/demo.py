@@ -1,13 +1,14 @@
 """`fledge demo`."""
 
-import os
 import shlex
+import shutil
 import sys
 from pathlib import Path
 
 import click
-from rich.console import Console
 from rich.status import Status
+from rich.table import Table
+from rich.text import Text
 
 from fledge.cli.output import emit, err, json_option, message, table
 from fledge.demo.life import Life, Listener, Stage, run_demo
@@ -25,7 +26,7 @@ def demo(home: Path | None, questions: str, port: int | None, keep_serving: bool
         life = run_demo(
             home=home, questions=questions, port=port, keep_serving=keep_serving, listener=_listener(spinner)
         )
-    emit(as_json, life.as_dict(), lambda console: _show(console, life))
+    emit(as_json, life.as_dict(), *_shown(life))
     if not as_json:
         _say_next(life, home, keep_serving)
 
@@ -49,29 +50,25 @@ def _listener(spinner: Status) -> Listener:
     return Listener(started, ended, cells)
 
 
-def _show(console: Console, life: Life) -> None:
+def _shown(life: Life) -> list[str | Text | Table]:
     rows = [[stage.name, f"{stage.seconds:.1f}"] for stage in life.stages]
     rows.append(["in all", f"{sum(stage.seconds for stage in life.stages):.1f}"])
-    console.print(table("stages", ["stage", "seconds"], rows))
-    if life.comparison:
-        console.print("\nverdicts", style="bold")
-        for pair in life.comparison.pairs:
-            console.print(f"  {pair.in_words(life.comparison.metric)}", markup=False)
-        console.print(f"  champion {life.promotion}", markup=False)
-    chosen = life.comparison.winner or life.comparison.leader if life.comparison else ""
-    console.print("\nthree questions and their answers", style="bold")
-    for row in [row for row in life.answers if row["arm"] == chosen][:3]:
-        console.print(f"  Q: {row['question']}\n  A: {row['answer'] or row['error']}", markup=False)
-    console.print("\nThe model in the box is a small memorising model: this proves the way, not the prompts.")
+    shown: list[str | Text | Table] = [table("stages", ["stage", "seconds"], rows)]
+    comparison = life.comparison
+    if comparison is not None:
+        shown += [
+            Text("\nverdicts", style="bold"),
+            *(f"  {pair.in_words(comparison.metric)}" for pair in comparison.pairs),
+        ]
+        shown += [f"  champion {life.promotion}", Text("\nthree questions and their answers", style="bold")]
+        chosen = comparison.winner or comparison.leader
+        for row in [row for row in life.answers if row["arm"] == chosen][:3]:
+            shown += [f"  Q: {row['question']}", f"  A: {row['answer'] or row['error']}"]
+    return [*shown, "\nThe model in the box is a small memorising model: this proves the way, not the prompts."]
 
 
 def _say_next(life: Life, home: Path | None, keep_serving: bool) -> None:
-    program = Path(sys.argv[0])
-    fledge = (
-        "fledge" if os.access(program, os.X_OK) is False or not program.is_absolute() else shlex.quote(str(program))
-    )
-    if program.is_relative_to(Path.cwd()) and home is None:
-        fledge = str(program.relative_to(Path.cwd()))
+    fledge = _program(relative=home is None)
     message("\nnext:")
     if home is not None:
         message(f"  cd {shlex.quote(str(home))}")
@@ -82,3 +79,13 @@ def _say_next(life: Life, home: Path | None, keep_serving: bool) -> None:
     else:
         message(f"  {fledge} serve {life.model_name}@champion --detach    then    {fledge} test {life.url}")
     message(f"  {fledge} ui    shows runs, traces and prompts at http://127.0.0.1:5050")
+
+
+def _program(*, relative: bool) -> str:
+    """What to type for `fledge` here: it may not be on the PATH."""
+    program = Path(sys.argv[0]).absolute()
+    if program.name != "fledge" or shutil.which("fledge") == str(program):
+        return "fledge"
+    if relative and program.is_relative_to(Path.cwd()):
+        program = program.relative_to(Path.cwd())
+    return shlex.quote(str(program))

@@ -37,7 +37,7 @@ def serve(target: str, detach: bool, as_json: bool, **flags: Any) -> None:
         "version": running.releases[0]["version"],
         "ready_seconds": running.ready_seconds,
     }
-    emit(as_json, value, lambda console: console.print(f"{running.url} is ready, pid {running.pid}"))
+    emit(as_json, value, f"{running.url} is ready, pid {running.pid}")
     if not as_json:
         message(f"next: fledge test {running.url}, then fledge stop")
 
@@ -56,9 +56,7 @@ def status(as_json: bool, **flags: Any) -> None:
     ]
     columns = ["url", "state", "release", "process", "pid", "memory", "restarts"]
     value = {"endpoints": [item.as_dict() for item in found]}
-    emit(
-        as_json, value, lambda console: console.print(table("endpoints", columns, rows) if rows else "no endpoint runs")
-    )
+    emit(as_json, value, table("endpoints", columns, rows) if rows else "no endpoint runs")
 
 
 @click.command()
@@ -69,7 +67,7 @@ def stop(port: int | None, as_json: bool, **flags: Any) -> None:
     """Stop an endpoint: running requests finish, what was recorded is shipped."""
     stopped = endpoints.stop(load(Workspace, flags).value, port)
     value = {"stopped": [item.url for item in stopped]}
-    emit(as_json, value, lambda console: console.print(f"stopped {', '.join(value['stopped'])}"))
+    emit(as_json, value, f"stopped {', '.join(value['stopped'])}")
 
 
 @click.command()
@@ -83,7 +81,7 @@ def test(url: str, as_json: bool) -> None:
         ["ok" if check.passed else "FAILED", check.name, f"{check.seconds:.3f} s", check.detail] for check in checks
     ]
     value = {"checks": [check.as_dict() for check in checks], "passed": passed}
-    emit(as_json, value, lambda console: console.print(table(url, ["", "check", "time", "answer"], rows)))
+    emit(as_json, value, table(url, ["", "check", "time", "answer"], rows))
     if not passed:
         raise FledgeError("the smoke test failed", hint="read the endpoint's log in .fledge/endpoints/")
 
@@ -101,7 +99,7 @@ def monitor(url: str | None, as_json: bool, **flags: Any) -> None:
     health = summarize(read_outbox(Path(chosen[0].folder) / "outbox"))
     rows = [[name, value] for name, value in health.as_dict().items()]
     value: dict[str, Any] = {"url": chosen[0].url, "slo": health.as_dict(), "drift": None, "arms": []}
-    emit(as_json, value, lambda console: console.print(table(chosen[0].url, ["figure", "value"], rows)))
+    emit(as_json, value, table(chosen[0].url, ["figure", "value"], rows))
 
 
 def _process(part: dict[str, Any]) -> list[Any]:

@@ -3,7 +3,7 @@
 from typing import Any
 
 import click
-from rich.console import Console
+from rich.table import Table
 
 from fledge.cli.options import settings
 from fledge.cli.output import cells_progress, emit, json_option, message, table
@@ -23,7 +23,7 @@ def experiment(as_json: bool, **flags: Any) -> None:
     config = ExperimentConfig.load(flags)
     with cells_progress("asking") as progress:
         result = run_experiment(config, progress=progress)
-    emit(as_json, result.as_dict(), lambda console: show_experiment(console, result))
+    emit(as_json, result.as_dict(), _experiment_table(result))
     if not as_json:
         message(f"next: fledge compare {result.run_id}")
 
@@ -50,20 +50,18 @@ def compare(
     """Say for each pair of arms of RUN whether one is better, worse, equivalent, or not known yet."""
     options = CompareOptions(metric, baseline, margin, all_pairs)
     result = compare_run(load(Workspace, flags).value, run, scores=scores, options=options)
-    emit(as_json, result.as_dict(), lambda console: show_comparison(console, result))
+    emit(as_json, result.as_dict(), *_comparison_lines(result))
 
 
-def show_experiment(console: Console, result: ExperimentResult) -> None:
+def _experiment_table(result: ExperimentResult) -> Table:
     names = ("token_f1", "exact_match", "success_rate", "latency_mean_s")
     shown = [name for name in names if any(name in arm.metrics for arm in result.arms)]
     rows = [[arm.name, arm.prompt, *(arm.metrics.get(name) for name in shown)] for arm in result.arms]
-    console.print(table(f"run {result.run_id}", ["arm", "prompt", *shown], rows))
+    return table(f"run {result.run_id}", ["arm", "prompt", *shown], rows)
 
 
-def show_comparison(console: Console, result: Comparison) -> None:
-    for pair in result.pairs:
-        console.print(f"  {pair.in_words(result.metric)}")
+def _comparison_lines(result: Comparison) -> list[str]:
+    lines = [f"  {pair.in_words(result.metric)}" for pair in result.pairs]
     if result.winner:
-        console.print(f"winner: {result.winner}")
-    else:
-        console.print(f"winner: none. {result.leader} has the best mean, which alone proves nothing.")
+        return [*lines, f"winner: {result.winner}"]
+    return [*lines, f"winner: none. {result.leader} has the best mean, which alone proves nothing."]

@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-import math
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -13,14 +12,13 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 from rich.table import Table
 from rich.text import Text
 
+from fledge.core.jsonable import jsonable
+
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document and nothing else.")
 
 
-def out() -> Console:
-    return Console(highlight=False)
-
-
 def err() -> Console:
+    """The console for messages."""
     return Console(stderr=True, highlight=False)
 
 
@@ -37,12 +35,17 @@ def show_error(text: str, hint: str = "") -> None:
         console.print(Text.assemble(("try: ", "bold"), hint), soft_wrap=True)
 
 
-def emit(as_json: bool, value: Any, show: Callable[[Console], None]) -> None:
-    """Print a result: as JSON, or by `show` for people."""
+def emit(as_json: bool, value: Any, *shown: str | Text | Table) -> None:
+    """Print a result: `value` as JSON, or `shown` for people, one below the other."""
     if as_json:
-        sys.stdout.write(json.dumps(_plain(value), indent=2, allow_nan=False) + "\n")
-    else:
-        show(out())
+        sys.stdout.write(json.dumps(jsonable(value), indent=2, allow_nan=False) + "\n")
+        return
+    console = Console(highlight=False)
+    for item in shown:
+        if isinstance(item, Table):
+            console.print(item)
+        else:
+            console.print(Text(item) if isinstance(item, str) else item, soft_wrap=True)
 
 
 def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> Table:
@@ -81,14 +84,3 @@ def _cell(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.3g}" if abs(value) < 1000 else f"{value:,.0f}"
     return "" if value is None else str(value)
-
-
-def _plain(value: Any) -> Any:
-    """JSON has no NaN or infinity: they become null."""
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
-    return value

@@ -29,7 +29,7 @@ def list_(as_json: bool, **flags: Any) -> None:
     emit(
         as_json,
         value,
-        lambda console: console.print(table("prompts", ["name", "version", "aliases", "template"], rows)),
+        table("prompts", ["name", "version", "aliases", "template"], rows),
     )
 
 
@@ -42,7 +42,7 @@ def show(name: str, as_json: bool, **flags: Any) -> None:
     from fledge.prompts._mlflow import load_prompt
 
     found = load_prompt(_connect(flags), name)
-    emit(as_json, _as_dict(found), lambda console: console.print(found.template, markup=False))
+    emit(as_json, _as_dict(found), found.template)
 
 
 @prompts.command()
@@ -59,7 +59,7 @@ def register(name: str, file: Path, as_json: bool, **flags: Any) -> None:
     from fledge.prompts._mlflow import register_prompt
 
     found = register_prompt(_connect(flags), name, template)
-    emit(as_json, _as_dict(found), lambda console: console.print(f"{found.label}", markup=False))
+    emit(as_json, _as_dict(found), found.label)
 
 
 def _connect(flags: dict[str, Any]) -> Any:

@@ -31,7 +31,7 @@ def register(run_id: str | None, prompt: str | None, as_json: bool, **flags: Any
     """Register a release: model files, one prompt version, and a manifest of digests. No alias moves."""
     name = load(ReleaseConfig, {"name": flags.pop("name")}).value.name
     result = releases.register(ExperimentConfig.load(flags), name=name, run_id=run_id, prompt=prompt)
-    emit(as_json, asdict(result), lambda console: console.print(f"{result.name} version {result.version}"))
+    emit(as_json, asdict(result), f"{result.name} version {result.version}")
     if not as_json:
         message(f"next: fledge promote {result.name} {result.version}")
 
@@ -52,7 +52,7 @@ def promote(
     workspace = load(Workspace, flags).value
     move = releases.promote(workspace, name, version, alias=alias, evidence=evidence, force=force, reason=reason)
     before = "none" if move.from_version is None else move.from_version
-    emit(as_json, move.as_dict(), lambda console: console.print(f"{name}@{alias}: {before} -> {move.to_version}"))
+    emit(as_json, move.as_dict(), f"{name}@{alias}: {before} -> {move.to_version}")
     if not as_json:
         message(f"next: fledge serve {name}@{alias}")
 
@@ -66,7 +66,7 @@ def history(name: str, as_json: bool, **flags: Any) -> None:
     moves = releases.history(load(Workspace, flags).value, name)
     columns = ["time", "who", "alias", "from", "to", "forced", "reason"]
     rows = [[_when(move["time"]), *(move[column] for column in columns[1:])] for move in moves]
-    emit(as_json, moves, lambda console: console.print(table(name, columns, rows)))
+    emit(as_json, moves, table(name, columns, rows))
 
 
 def _when(seconds: float) -> str:

@@ -44,9 +44,7 @@ def ui(port: int, as_json: bool, **flags: Any) -> None:
     )
     try:
         _wait_until_ready(server, url)
-        emit(
-            as_json, {"url": url, "pid": server.pid}, lambda console: console.print(f"{url} is ready; Ctrl-C stops it")
-        )
+        emit(as_json, {"url": url, "pid": server.pid}, f"{url} is ready; Ctrl-C stops it")
         sys.stdout.flush()
         server.communicate()
     finally:

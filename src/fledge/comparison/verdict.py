@@ -1,5 +1,6 @@
 """Verdicts: for each pair of arms better, worse, equivalent or inconclusive, from a table of scores."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
@@ -44,9 +45,13 @@ class Pair:
     def in_words(self, metric: str) -> str:
         """One sentence for people."""
         low, high = self.ci
-        seen = f"{self.difference:+.3f} {metric} (95 % interval {low:+.3f} to {high:+.3f}, {self.questions} questions)"
+        interval = f"95 % interval {low:+.3f} to {high:+.3f}" if math.isfinite(low) else "no interval"
+        plural = "" if self.questions == 1 else "s"
+        seen = f"{self.difference:+.3f} {metric} ({interval}, {self.questions} question{plural})"
         if self.verdict == "inconclusive":
-            more = f"ask about {self.needed_questions:,} more" if self.needed_questions else "no number would be enough"
+            more = f"ask about {self.needed_questions:,} more" if self.needed_questions else "ask more questions"
+            if self.needed_questions is None and self.questions > 1:
+                more = "no number of questions would tell them apart"
             return f"{self.a} against {self.b}: inconclusive, {seen}; {more}"
         return f"{self.a} is {self.verdict} {'to' if self.verdict == 'equivalent' else 'than'} {self.b}: {seen}"
 

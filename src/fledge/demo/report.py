@@ -1,6 +1,7 @@
 """The demo's report: one HTML file that loads nothing from the network."""
 
 import io
+import math
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,8 @@ def _forest(comparison: Comparison) -> Figure:
     colours = {"better": "tab:green", "worse": "tab:red", "equivalent": "tab:blue", "inconclusive": "tab:gray"}
     for place, pair in enumerate(reversed(comparison.pairs)):
         colour = colours[pair.verdict]
-        axes.plot(pair.ci, [place, place], color=colour, linewidth=2)
+        if all(map(math.isfinite, pair.ci)):
+            axes.plot(pair.ci, [place, place], color=colour, linewidth=2)
         axes.plot([pair.difference], [place], "o", color=colour)
     axes.axvline(0, color="black", linewidth=0.8)
     axes.set_yticks(range(len(comparison.pairs)), [f"{pair.a} ({pair.verdict})" for pair in reversed(comparison.pairs)])

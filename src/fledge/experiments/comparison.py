@@ -7,6 +7,7 @@ import pandas as pd
 
 from fledge.comparison.verdict import Comparison, compare_scores, pick_metric, read_scores
 from fledge.core.errors import InputError
+from fledge.core.jsonable import jsonable
 from fledge.core.settings import Workspace
 from fledge.scoring.scorers import SCORERS
 
@@ -39,7 +40,7 @@ def compare(
     client = connect(workspace.tracking)
     table = load_table(client, str(run_id))
     result = _compare(table.drop(columns="question").rename(columns={"question_id": "question"}), options)
-    client.log_text(str(run_id), json.dumps(result.as_dict(), indent=2), "comparison.json")
+    client.log_text(str(run_id), json.dumps(jsonable(result.as_dict()), indent=2), "comparison.json")
     tag_run(client, str(run_id), {"fledge.winner": result.winner or "none", "fledge.compared_metric": result.metric})
     return result
 
