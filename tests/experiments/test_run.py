@@ -63,6 +63,17 @@ def test_runs_traces_and_tables_are_in_mlflow(workspace: Workspace) -> None:
     assert len(client.search_traces(locations=[experiment], run_id=simple.info.run_id, max_results=500)) == 10
 
 
+def test_a_run_remembers_its_configuration(workspace: Workspace) -> None:
+    from fledge.experiments._mlflow import load_config, load_prompt_labels
+
+    generation = GenerationParams(max_tokens=9, temperature=0.5, stop=("a", "b"))
+    config = _config(workspace, prompts=("expert", "simple"), generation=generation)
+    run = run_experiment(config).run_id
+    client = MlflowClient(workspace.tracking_uri)
+    assert replace(load_config(client, run), tracking_uri=config.tracking_uri, state=config.state) == config
+    assert load_prompt_labels(client, run) == {"expert": "expert/1", "simple": "simple/1"}
+
+
 def test_compare_reads_the_run_and_leaves_its_verdict_there(workspace: Workspace) -> None:
     run = run_experiment(_config(workspace)).run_id
     result = compare(workspace, run, options=CompareOptions(metric="response_length"))

@@ -30,6 +30,9 @@ def _evidence(workspace: Workspace, digest: str, winner: str | None) -> str:
         client.create_experiment(f"evidence-{winner}-{digest[:4]}", artifact_location=str(Path.cwd() / "a"))
     )
     client.log_param(run.info.run_id, "model_digest", digest)
+    for arm in ("simple", "expert"):
+        tags = {"mlflow.parentRunId": run.info.run_id, "fledge.arm": arm}
+        client.log_param(client.create_run(run.info.experiment_id, tags=tags).info.run_id, "prompt", f"{arm}/1")
     content = {"winner": winner, "leader": "expert", "baseline": "simple", "metric": "token_f1"}
     client.log_text(run.info.run_id, json.dumps(content), "comparison.json")
     return str(run.info.run_id)
@@ -75,7 +78,7 @@ def test_promotion_needs_evidence(workspace: Workspace) -> None:
         promote(workspace, DEFAULT_NAME, 1)
     refusals = [
         (_evidence(workspace, digest, None), "has no winner"),
-        (_evidence(workspace, digest, "simple"), "'simple' won, it uses 'expert'"),
+        (_evidence(workspace, digest, "simple"), "prompt simple/1 won, it uses expert/1"),
         (_evidence(workspace, "0" * 64, "expert"), "compared another model"),
         ("0" * 32, "there is no run"),
     ]

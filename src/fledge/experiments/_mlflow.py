@@ -12,6 +12,7 @@ from mlflow.entities import Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
 
 from fledge.core.errors import InputError
+from fledge.core.settings import load, options
 from fledge.experiments.cells import Answer
 from fledge.experiments.config import ExperimentConfig
 from fledge.experiments.plots import plot_arms
@@ -109,6 +110,19 @@ def load_table(client: MlflowClient, run_id: str) -> pd.DataFrame:
 def load_comparison(client: MlflowClient, run_id: str) -> dict[str, Any]:
     """What `compare` left in a run. Raises `InputError` if it was never compared."""
     return _load(client, run_id, "comparison.json", hint=f"fledge compare {run_id}")
+
+
+def load_config(client: MlflowClient, run_id: str) -> ExperimentConfig:
+    """The configuration that an experiment's run was started with; tracking URI and state folder are not kept there."""
+    params = client.get_run(run_id).data.params
+    return load(ExperimentConfig, {item.name: params.get(item.name) for item in options(ExperimentConfig)}).value
+
+
+def load_prompt_labels(client: MlflowClient, run_id: str) -> dict[str, str]:
+    """For each arm of an experiment the prompt version that it asked with, as `name/version`."""
+    experiment = client.get_run(run_id).info.experiment_id
+    nested = client.search_runs([experiment], f"tags.`mlflow.parentRunId` = '{run_id}'")
+    return {run.data.tags["fledge.arm"]: run.data.params["prompt"] for run in nested}
 
 
 def _load(client: MlflowClient, run_id: str, artifact: str, *, hint: str) -> dict[str, Any]:

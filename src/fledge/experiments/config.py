@@ -54,4 +54,5 @@ class ExperimentConfig(Workspace):
         """Flat, for MLflow's params."""
         values = asdict(self)
         generation = values.pop("generation")
-        return {**values, **generation, "prompts": ",".join(self.prompts)}
+        flat = {**values, **generation}
+        return {name: ",".join(value) if isinstance(value, tuple) else value for name, value in flat.items()}

@@ -21,7 +21,7 @@ from mlflow.models import ModelSignature
 from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
 
 from fledge.core.errors import FledgeError, InputError, RefusedError
-from fledge.experiments._mlflow import load_comparison
+from fledge.experiments._mlflow import load_comparison, load_prompt_labels
 from fledge.models.engine import GenerationParams
 from fledge.models.snapshot import Snapshot
 from fledge.prompts._mlflow import Prompt
@@ -169,11 +169,10 @@ def _proof(client: MlflowClient, version: ModelVersion, evidence: str | None) ->
         raise RefusedError(f"{where} is not promoted: run {evidence} compared another model", hint=hint)
     if comparison["winner"] is None:
         raise RefusedError(f"{where} is not promoted: the comparison has no winner", hint=hint)
-    if comparison["winner"] != tags.get("fledge.prompt_name"):
-        raise RefusedError(
-            f"{where} is not promoted: {comparison['winner']!r} won, it uses {tags.get('fledge.prompt_name')!r}",
-            hint=hint,
-        )
+    won = load_prompt_labels(client, evidence).get(comparison["winner"])
+    uses = f"{tags.get('fledge.prompt_name')}/{tags.get('fledge.prompt_version')}"
+    if won != uses:
+        raise RefusedError(f"{where} is not promoted: prompt {won} won, it uses {uses}", hint=hint)
     return f"better than {comparison['baseline']} on {comparison['metric']}"
 
 

@@ -1,6 +1,6 @@
 """`register`, `promote` and `history`: releases as a user handles them."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,13 +23,12 @@ class ReleaseConfig(Workspace):
 
 
 def register(config: ExperimentConfig, *, name: str, run_id: str | None = None, prompt: str | None = None) -> "Release":
-    """Register a release of `config.model` with one prompt.
+    """Register a release of `config.model` with one prompt, `simple` unless named.
 
-    From a run, the prompt is the winner of its comparison, or the leader where nothing won; else `simple`.
+    From a run, model and settings are the run's own, and the prompt version is that of the comparison's winner, or of
+    its leader where nothing won.
     """
-    model = snapshot.resolve(config.model)
-
-    from fledge.experiments._mlflow import load_comparison
+    from fledge.experiments._mlflow import load_comparison, load_config, load_prompt_labels
     from fledge.prompts._mlflow import load_prompt
     from fledge.registry._mlflow import register_release
     from fledge.tracking._mlflow import connect
@@ -39,7 +38,10 @@ def register(config: ExperimentConfig, *, name: str, run_id: str | None = None, 
     if run_id:
         comparison = load_comparison(client, run_id)
         evidence = {"run_id": run_id, "winner": comparison["winner"], "metric": comparison["metric"]}
-        prompt = prompt or comparison["winner"] or comparison["leader"]
+        prompt = prompt or load_prompt_labels(client, run_id)[comparison["winner"] or comparison["leader"]]
+        settings = load_config(client, run_id)
+        config = replace(config, model=settings.model, generation=settings.generation)
+    model = snapshot.resolve(config.model)
     chosen = load_prompt(client, prompt or "simple")
     return register_release(
         client,

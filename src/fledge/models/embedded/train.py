@@ -41,7 +41,7 @@ class Recipe:
     width: int = 192
     layers: int = 4
     heads: int = 6
-    epochs: int = 26
+    epochs: int = 24
     batch_tokens: int = 4096
     learning_rate: float = 2e-3
     weight_decay: float = 0.05
