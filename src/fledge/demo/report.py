@@ -15,13 +15,12 @@ from fledge.comparison.verdict import Comparison
 def write_report(life: Any, path: Path) -> Path:
     """Write the report of a `Life` to `path`, and return it."""
     environment = Environment(loader=PackageLoader("fledge.demo"), autoescape=select_autoescape(default=True))
-    table = sorted(life.answers, key=lambda row: (row["question_id"], row["arm"]))
     html = environment.get_template("report.html").render(
         life=life,
         comparison=life.comparison,
         forest=_svg(_forest(life.comparison)),
-        latency=_svg(_latencies(table)),
-        rows=table,
+        latency=_svg(_latencies(life.answers)),
+        rows=life.answers,
     )
     path.write_text(html, encoding="utf-8")
     return path.absolute()

@@ -244,7 +244,12 @@ def _gone_within(pid: int, seconds: float) -> bool:
 
 def _is_gone(pid: int) -> bool:
     child = _started.get(pid)
-    return child.poll() is not None if child else not psutil.pid_exists(pid)
+    if child:
+        return child.poll() is not None
+    try:
+        return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
 
 
 def _ticks(seconds: float) -> Iterator[None]:
