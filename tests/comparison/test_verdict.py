@@ -59,10 +59,10 @@ def test_one_question_tells_nothing() -> None:
     assert "no interval, 1 question); ask more questions" in result.pairs[0].in_words("quality")
 
 
-def test_all_ties_are_not_told_apart_by_any_number() -> None:
+def test_all_ties_are_said() -> None:
     pair = compare_scores(_table(a=[0.5] * 9, b=[0.5] * 9), "quality").pairs[0]
     assert (pair.verdict, pair.p, pair.needed_questions) == ("inconclusive", 1.0, None)
-    assert "no number of questions would tell them apart" in pair.in_words("quality")
+    assert "they score alike on every question" in pair.in_words("quality")
 
 
 def test_lower_is_better_turns_the_verdict() -> None:
@@ -151,3 +151,15 @@ def test_scores_file(tmp_path: Path) -> None:
         read_scores(str(path))
     with pytest.raises(InputError, match="there is no such file"):
         read_scores(str(tmp_path / "none.csv"))
+
+
+def test_what_has_no_better_way_cannot_win() -> None:
+    result = compare_scores(_table(short=_noise(1.0, 1), long=_noise(2.0, 2)), "quality", higher_is_better=None)
+    assert result.pairs[0].verdict == "better"
+    assert result.winner is None
+
+
+def test_the_winner_is_the_same_with_all_pairs() -> None:
+    table = _table(good=_noise(2.0, 1), middle=_noise(1.5, 2), base=_noise(1.0, 3))
+    for all_pairs in (False, True):
+        assert compare_scores(table, "quality", baseline="base", all_pairs=all_pairs).winner == "good"

@@ -9,7 +9,11 @@ from fledge.core.errors import FledgeError
 
 
 def test_folder_is_private(tmp_path: Path) -> None:
-    assert stat.S_IMODE(state.ensure(tmp_path / "own").stat().st_mode) == 0o700
+    assert stat.S_IMODE(state.ensure(tmp_path / "own" / "sub").stat().st_mode) == 0o700
+    assert stat.S_IMODE((tmp_path / "own").stat().st_mode) == 0o700
+    (tmp_path / "file").write_text("")
+    with pytest.raises(FledgeError, match="cannot create"):
+        state.ensure(tmp_path / "file")
 
 
 def test_json_is_replaced_whole_and_private(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Experiments on a real store, read back with MLflow's own client."""
 
+import contextlib
 import json
 import os
 import signal
@@ -123,7 +124,7 @@ def test_a_prompt_whose_variable_no_question_has(workspace: Workspace, tmp_path:
 
 
 SLOW_EXPERIMENT = """
-import time
+import signal, time
 from fledge.experiments.config import ExperimentConfig
 from fledge.experiments.run import run_experiment
 from fledge.models.scripted import ScriptedEngine
@@ -133,6 +134,7 @@ def script(prompt):
     time.sleep(0.2)
     return "yes"
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # the shell that started the tests may have it ignored
 run_experiment(ExperimentConfig(engine="scripted", concurrency=2), engine=ScriptedEngine(script))
 """
 
@@ -151,8 +153,12 @@ def test_an_interrupted_experiment_ends_as_killed(workspace: Workspace, tmp_path
     assert process.stdout
     for _ in range(4):
         assert process.stdout.readline() == "asked\n"
-    process.send_signal(signal.SIGINT)
-    assert process.wait(30) != 0
+    for _ in range(3):  # Python may drop an interrupt that meets it in a destructor; a user presses Ctrl-C again
+        process.send_signal(signal.SIGINT)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(10)
+            break
+    assert process.wait(1) != 0
     process.stdout.close()
     client = MlflowClient(workspace.tracking_uri)
     runs = client.search_runs([_experiment(client, "fledge")])

@@ -65,7 +65,8 @@ def app(ctx: click.Context, debug: bool) -> None:
 
 def main() -> NoReturn:
     """Run the command line and end the process with its exit code."""
-    signal.signal(signal.SIGTERM, _interrupt)
+    for number in (signal.SIGINT, signal.SIGTERM):  # also where the shell that started us had them ignored
+        signal.signal(number, _interrupt)
     debug = "--debug" in sys.argv
     try:
         code = app.main(standalone_mode=False)
@@ -104,5 +105,13 @@ def _explain(error: Exception) -> int:
     if isinstance(error, FledgeError):
         show_error(error.message, error.hint)
         return error.exit_code
+    if isinstance(error, ModuleNotFoundError):
+        show_error(f"{error.name} is not installed", 'pip install "fledge[models,openvino,serve]"')
+        return 1
+    if type(error).__module__.startswith("mlflow"):
+        show_error(
+            f"MLflow: {str(error).splitlines()[0]}", "check MLFLOW_TRACKING_URI; see more with: fledge --debug ..."
+        )
+        return 1
     show_error(f"{type(error).__name__}: {error}", "this is a defect of fledge; see more with: fledge --debug ...")
     return 1

@@ -13,6 +13,7 @@ import httpx
 from fledge.cli.options import settings
 from fledge.cli.output import emit, json_option, message
 from fledge.core.errors import FledgeError, InputError
+from fledge.core.interrupts import uninterrupted
 from fledge.core.settings import Workspace, load
 
 START_TIMEOUT_S = 120.0
@@ -49,8 +50,17 @@ def ui(port: int, as_json: bool, **flags: Any) -> None:
         server.communicate()
     finally:
         if server.poll() is None:
-            os.killpg(server.pid, signal.SIGTERM)
-            server.communicate(timeout=20)
+            with uninterrupted():
+                _end(server)
+
+
+def _end(server: "subprocess.Popen[str]") -> None:
+    os.killpg(server.pid, signal.SIGTERM)
+    try:
+        server.communicate(timeout=20)
+    except subprocess.TimeoutExpired:
+        os.killpg(server.pid, signal.SIGKILL)
+        server.communicate()
 
 
 def _wait_until_ready(server: "subprocess.Popen[str]", url: str) -> None:

@@ -50,8 +50,8 @@ class Pair:
         seen = f"{self.difference:+.3f} {metric} ({interval}, {self.questions} question{plural})"
         if self.verdict == "inconclusive":
             more = f"ask about {self.needed_questions:,} more" if self.needed_questions else "ask more questions"
-            if self.needed_questions is None and self.questions > 1:
-                more = "no number of questions would tell them apart"
+            if self.difference == low == high == 0:
+                more = "they score alike on every question"
             return f"{self.a} against {self.b}: inconclusive, {seen}; {more}"
         return f"{self.a} is {self.verdict} {'to' if self.verdict == 'equivalent' else 'than'} {self.b}: {seen}"
 
@@ -79,10 +79,12 @@ def compare_scores(
     baseline: str | None = None,
     all_pairs: bool = False,
     margin: float | None = None,
-    higher_is_better: bool = True,
+    higher_is_better: bool | None = True,
     seed: int = 0,
 ) -> Comparison:
     """Compare arms of a long table with columns `question`, `arm`, `metric` (samples are averaged in a question).
+
+    Where neither way is better (`higher_is_better` None) nothing can win; `better` then only says higher.
 
     Raises `InputError` for an unknown metric or arm, fewer than two arms, or pairs without a common question.
     """
@@ -91,6 +93,7 @@ def compare_scores(
     baseline = baseline or arms[0]
     if baseline not in arms:
         raise InputError(f"no arm {baseline!r}", hint=f"arms: {', '.join(arms)}")
+    arms.sort(key=lambda arm: arm != baseline)  # first; the others keep their order
     if all_pairs:
         names = [(a, b) for index, b in enumerate(arms) for a in arms[index + 1 :]]
     else:
@@ -98,7 +101,7 @@ def compare_scores(
     tests = [(a, b, _differences(wide, a, b)) for a, b in names]
     results = [paired_difference(values, seed=seed) for _, _, values in tests]
     adjusted = adjust([result.p for result in results])
-    sign = 1 if higher_is_better else -1
+    sign = -1 if higher_is_better is False else 1
     pairs = []
     for (a, b, values), result, p_adjusted in zip(tests, results, adjusted, strict=True):
         verdict = _verdict(result.difference * sign, p_adjusted, _within(values, margin))
@@ -112,6 +115,8 @@ def compare_scores(
     best = max(summaries, key=lambda arm: arm.mean * sign).name
     better = [pair.a for pair in pairs if pair.verdict == "better" and pair.b == baseline]
     means = {arm.name: arm.mean for arm in summaries}
+    if higher_is_better is None:
+        better = []
     winner = max(better, key=lambda name: means[name] * sign, default=None)
     return Comparison(metric, baseline, summaries, tuple(pairs), winner, best)
 

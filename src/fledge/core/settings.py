@@ -94,7 +94,7 @@ def load(
         value = TypeAdapter(cls).validate_python(_nest(cls, values))
     except ValidationError as error:
         lines = [_explain(issue, origins) for issue in error.errors()]
-        raise InputError("\n".join(lines), hint="fledge config show --origin") from None
+        raise InputError("\n".join(lines), hint="mend these values where they were set") from None
     return Resolved(value, origins)
 
 

@@ -13,9 +13,11 @@ MINIMUM_FREE_BYTES = 200_000_000
 
 
 def ensure(folder: Path) -> Path:
-    """Create `folder` with mode 0700 if it is missing, and return it."""
+    """Create `folder`, and what is missing above it, with mode 0700, and return it."""
     try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for missing in reversed([path for path in (folder, *folder.parents) if not path.exists()]):
+            missing.mkdir(mode=0o700, exist_ok=True)
+        folder.mkdir(exist_ok=True)  # says so where a file has the name
     except OSError as error:
         raise FledgeError(f"cannot create {folder}: {error.strerror}", hint="choose another folder") from None
     return folder
@@ -28,14 +30,14 @@ def check_writable(folder: Path, need_bytes: int = MINIMUM_FREE_BYTES) -> None:
     if free < need_bytes:
         raise FledgeError(
             f"no room in {folder}: {free / 1e6:.0f} MB free, {need_bytes / 1e6:.0f} MB needed",
-            hint="free some space, or choose another folder with --home DIR",
+            hint="free some space, or work in another folder",
         )
     try:
         with tempfile.TemporaryFile(dir=folder) as probe:
             probe.write(b"\0")
     except OSError as error:
         raise FledgeError(
-            f"cannot write in {folder}: {error.strerror}", hint="choose another folder with --home DIR"
+            f"cannot write in {folder}: {error.strerror}", hint="work in a folder that you may write"
         ) from None
 
 

@@ -1,6 +1,7 @@
 """`run_demo`: a whole life of a model through the public verbs, no private path."""
 
 import contextlib
+import os
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field, replace
@@ -11,6 +12,7 @@ import fledge
 from fledge.comparison.verdict import Comparison
 from fledge.core import state
 from fledge.core.errors import FledgeError
+from fledge.core.interrupts import uninterrupted
 from fledge.core.settings import Workspace, load
 from fledge.experiments.comparison import CompareOptions
 from fledge.experiments.config import ExperimentConfig
@@ -105,7 +107,7 @@ def run_demo(
     workspace = Workspace(serving.tracking_uri, serving.state)
     limit = DEFAULT_QUESTIONS if questions == "default" else 0
     config = replace(
-        load(ExperimentConfig, {"questions": questions, "limit": limit}).value,
+        ExperimentConfig.load({"questions": questions, "limit": limit}),
         tracking_uri=serving.tracking_uri,
         state=serving.state,
     )
@@ -243,7 +245,7 @@ def _promote(config: ExperimentConfig, life: Life, asked: QuestionSet) -> str:
 
 
 def _test(url: str, asked: QuestionSet) -> list[Check]:
-    checks = fledge.check_endpoint(url, question=asked.questions[0].question)
+    checks = fledge.check_endpoint(url, key=os.environ.get("FLEDGE_API_KEY"), question=asked.questions[0].question)
     failed = [check for check in checks if not check.passed]
     if failed:
         raise FledgeError(f"the endpoint failed its check {failed[0].name!r}: {failed[0].detail}")
@@ -252,7 +254,8 @@ def _test(url: str, asked: QuestionSet) -> list[Check]:
 
 def _stop_if_running(serving: ServeConfig) -> None:
     if any(item.url.endswith(f":{serving.port}") for item in fledge.status(serving)):
-        fledge.stop(serving, serving.port)
+        with uninterrupted():
+            fledge.stop(serving, serving.port)
 
 
 def _await_traces(config: ExperimentConfig, life: Life) -> int:

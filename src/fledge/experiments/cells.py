@@ -74,13 +74,16 @@ def ask(
 
     Chains of one group run together, so that the engine batches over arms.
     """
-    with ThreadPoolExecutor() as pool:
+    pool = ThreadPoolExecutor()
+    try:
         for start in range(0, len(cells), concurrency):
             groups: dict[tuple[str, int], list[Cell]] = {}
             for cell in cells[start : start + concurrency]:
                 groups.setdefault((cell.arm, cell.sample), []).append(cell)
             parts = [pool.submit(_ask_together, group, chains[key], templates[key[0]]) for key, group in groups.items()]
             yield [answer for part in parts for answer in part.result()]
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
 
 
 def _ask_together(cells: list[Cell], chain: Runnable[dict[str, str], str], template: str) -> list[Answer]:

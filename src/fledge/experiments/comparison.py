@@ -11,7 +11,8 @@ from fledge.core.jsonable import jsonable
 from fledge.core.settings import Workspace
 from fledge.scoring.scorers import SCORERS
 
-LOWER_IS_BETTER = ("latency_s", "ttft_s", "error")
+LOWER_IS_BETTER = ("latency_s", "ttft_s")
+NEITHER_IS_BETTER = ("prompt_tokens", "completion_tokens")
 
 
 @dataclass(frozen=True)
@@ -47,13 +48,18 @@ def compare(
 
 def _compare(table: pd.DataFrame, options: CompareOptions) -> Comparison:
     metric = pick_metric(table, options.metric)
-    scorer = SCORERS.get(metric)
-    higher = scorer.higher_is_better is not False if scorer else metric not in LOWER_IS_BETTER
     return compare_scores(
         table,
         metric,
         baseline=options.baseline,
         all_pairs=options.all_pairs,
         margin=options.margin,
-        higher_is_better=higher,
+        higher_is_better=_higher_is_better(metric),
     )
+
+
+def _higher_is_better(metric: str) -> bool | None:
+    """By the scorer, or by name; a metric that we do not know is taken as better when higher."""
+    if metric in SCORERS:
+        return SCORERS[metric].higher_is_better
+    return None if metric in NEITHER_IS_BETTER else metric not in LOWER_IS_BETTER

@@ -6,7 +6,7 @@ from matplotlib.figure import Figure
 
 def plot_arms(table: pd.DataFrame) -> Figure:
     """Two panels over the arms: every answer's score with the mean, and every answer's seconds."""
-    metric = "token_f1" if "token_f1" in table else "response_length"
+    metric = next((name for name in ("token_f1", "response_length") if name in table), "latency_s")
     arms = list(dict.fromkeys(table["arm"]))
     figure = Figure(figsize=(9, 3.2), layout="constrained")
     for axes, column, title in zip(

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
 from fledge.core.errors import InputError
+from fledge.core.interrupts import uninterrupted
 from fledge.experiments.config import ExperimentConfig
 from fledge.models import selection, snapshot
 from fledge.models.engine import Engine
@@ -55,6 +56,11 @@ def run_experiment(
     """
     questions = select_questions(config)
     model = snapshot.resolve(config.model)
+    if config.generation.max_tokens >= model.context:
+        raise InputError(
+            f"max-tokens is {config.generation.max_tokens}, but {config.model} takes {model.context} tokens in all",
+            hint=f"--max-tokens {model.context // 4}",
+        )
 
     from fledge.chains.engine_llm import build_chain
     from fledge.experiments._mlflow import ExperimentRecord
@@ -116,9 +122,7 @@ def _ended(record: _Abortable) -> Iterator[None]:
     """No run stays RUNNING: an interruption ends it as KILLED, an error as FAILED."""
     try:
         yield
-    except (KeyboardInterrupt, SystemExit):
-        record.abort("KILLED")
-        raise
-    except BaseException:
-        record.abort("FAILED")
+    except BaseException as error:
+        with uninterrupted():
+            record.abort("KILLED" if isinstance(error, (KeyboardInterrupt, SystemExit)) else "FAILED")
         raise

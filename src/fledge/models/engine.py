@@ -144,8 +144,9 @@ class Engine(Protocol):
 
 def generate(engine: Engine, prompts: Sequence[Prompt], params: GenerationParams) -> list[Completion]:
     """Answers to all prompts, in their order, computed together."""
-    streams = [engine.submit(prompt, params) for prompt in prompts]
+    streams: list[Stream] = []
     try:
+        streams.extend(engine.submit(prompt, params) for prompt in prompts)
         return [stream.result() for stream in streams]
     except BaseException:
         for stream in streams:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import sys
 import threading
 from pathlib import Path
@@ -11,7 +12,7 @@ import msgspec
 import zmq
 
 from fledge.core.control import Control
-from fledge.core.errors import FledgeError, InputError
+from fledge.core.errors import FledgeError
 from fledge.core.messages import Ask, Cancel, Piece
 from fledge.models import selection, snapshot
 from fledge.models.engine import Engine, GenerationParams, Message, Stream, generate
@@ -58,9 +59,9 @@ class EngineHost:
             stream = self._engine.submit(
                 prompt, GenerationParams(**{**ask.params, "stop": tuple(ask.params.get("stop", ()))})
             )
-        except FledgeError as error:
-            kind_of = "input" if isinstance(error, InputError) else "engine"
-            self._socket.send_multipart([sender, _encode(Piece(ask.id, error=error.message, error_kind=kind_of))])
+        except (FledgeError, ValueError, LookupError) as error:
+            kind_of = "input" if isinstance(error, ValueError) else "engine"
+            self._socket.send_multipart([sender, _encode(Piece(ask.id, error=str(error), error_kind=kind_of))])
             return
         self._streams[ask.id] = stream
         threading.Thread(target=self._relay, args=(sender, ask.id, stream), daemon=True).start()
@@ -93,7 +94,7 @@ def main() -> None:
 
 def _on_event(message: dict[str, Any]) -> None:
     if message["event"] in ("gone", "stop"):
-        os._exit(0)
+        os.killpg(0, signal.SIGKILL)  # with an export that may be under way; this process leads a group of its own
 
 
 if __name__ == "__main__":

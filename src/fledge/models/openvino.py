@@ -110,14 +110,16 @@ class OpenVINOEngine:
                     return
                 arrived, self._waiting = self._waiting, []
             try:
-                running += [self._start(item) for item in arrived]
+                running.extend(self._start(item) for item in arrived)
                 self._pipeline.step()
                 for item in running:
                     self._deliver(item)
-            except RuntimeError as error:
+            except Exception as error:  # noqa: BLE001 (whatever it was, those who wait must hear of it)
                 for item in running:
                     item.handle.cancel()
-                    item.stream.fail(FledgeError(f"the OpenVINO engine failed: {error}"))
+                streams = [item.stream for item in running] + [item.stream for item in arrived]
+                for stream in {id(stream): stream for stream in streams}.values():
+                    stream.fail(FledgeError(f"the OpenVINO engine failed: {error}"))
                 running = []
             running = [item for item in running if not item.ended]
 

@@ -7,6 +7,8 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+import httpx
+
 from fledge.core.errors import FledgeError, InputError, MissingExtraError
 
 ALLOWED = ("*.safetensors", "*.json", "*.txt", "*.model", "*.jinja", "README.md", "LICENSE*")
@@ -45,13 +47,16 @@ def resolve(model: str) -> Snapshot:
     )
 
 
-def check(folder: Path, *, source: str, commit: str = "") -> Snapshot:
-    """Read the names and JSON of `folder`, refuse what may not be loaded, and digest what is left."""
+def check(folder: Path, *, source: str, commit: str = "", root: Path | None = None) -> Snapshot:
+    """Read the names and JSON of `folder`, refuse what may not be loaded, and digest what is left.
+
+    Links that lead out of `root`, the folder itself unless given, are left out.
+    """
     names = sorted(
         path.relative_to(folder).as_posix()
         for pattern in ALLOWED
         for path in folder.glob(pattern)
-        if path.is_file() and path.resolve().is_relative_to(folder.resolve().parent.parent)
+        if path.is_file() and path.resolve().is_relative_to(root or folder.resolve())
     )
     if not any(name.endswith(".safetensors") for name in names):
         raise FledgeError(
@@ -62,9 +67,11 @@ def check(folder: Path, *, source: str, commit: str = "") -> Snapshot:
         raise InputError(f"{source} has no config.json", hint="name a folder written by save_pretrained")
     for name in names:
         if name.endswith(".json"):
-            _refuse_code(json.loads((folder / name).read_text(encoding="utf-8")), f"{source}/{name}")
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    end = config.get("eos_token_id", 0)
+            _refuse_code(_read_json(folder / name), f"{source}/{name}")
+    config = _read_json(folder / "config.json")
+    if not isinstance(config, dict):
+        raise InputError(f"{source}/config.json is not an object", hint="name a folder written by save_pretrained")
+    end = config.get("eos_token_id") or 0
     return Snapshot(
         path=folder,
         source=source,
@@ -76,6 +83,13 @@ def check(folder: Path, *, source: str, commit: str = "") -> Snapshot:
         context=int(config.get("n_positions") or config.get("max_position_embeddings") or 2048),
         end_token=int(end[0] if isinstance(end, list) else end),
     )
+
+
+def _read_json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise InputError(f"{path}: not JSON: {error}", hint="fetch the model again") from None
 
 
 def _refuse_code(value: Any, where: str) -> None:
@@ -109,8 +123,9 @@ def _download(model: str) -> Snapshot:
         folder = snapshot_download(name, revision=commit, allow_patterns=list(ALLOWED))
     except RepositoryNotFoundError:
         raise InputError(f"the Hub has no model {model!r}, or it is private", hint="export HF_TOKEN=...") from None
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+    except (HfHubHTTPError, LocalEntryNotFoundError, httpx.HTTPError, OSError, ValueError) as error:
         raise FledgeError(
             f"cannot fetch {model} from the Hub: {error}", hint="use --model embedded or a local folder"
         ) from None
-    return check(Path(folder), source=name, commit=commit)
+    # The Hub's cache keeps a snapshot as links into the blobs of the same repository.
+    return check(Path(folder), source=name, commit=commit, root=Path(folder).resolve().parent.parent)

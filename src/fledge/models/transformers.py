@@ -8,7 +8,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from fledge.core import state
 from fledge.core.errors import FledgeError
-from fledge.models.engine import GenerationParams, Prompt, Stream
+from fledge.models.engine import Chunk, GenerationParams, Prompt, Stream
 from fledge.models.snapshot import Snapshot
 from fledge.models.text import Decoder, Text
 
@@ -60,12 +60,17 @@ class TransformersEngine:
                     for _, _, stream in self._waiting:
                         stream.fail(FledgeError("the engine was closed"))
                     return
+                for item in [item for item in self._waiting if item[2].cancelled]:
+                    item[2].put(Chunk("", (), "cancelled"))
+                self._waiting = [item for item in self._waiting if not item[2].cancelled]
+                if not self._waiting:
+                    continue
                 params = self._waiting[0][1]
                 batch = [item for item in self._waiting if item[1] == params][:BATCH]
                 self._waiting = [item for item in self._waiting if not any(item is taken for taken in batch)]
             try:
                 self._answer([(ids, stream) for ids, _, stream in batch], params)
-            except RuntimeError as error:
+            except Exception as error:  # noqa: BLE001 (whatever it was, those who wait must hear of it)
                 for _, _, stream in batch:
                     stream.fail(FledgeError(f"the transformers engine failed: {error}"))
 

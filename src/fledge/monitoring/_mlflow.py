@@ -18,7 +18,7 @@ class TraceShipper:
     def __init__(self, tracking_uri: str, experiment: str) -> None:
         self._tracking_uri = tracking_uri
         self._experiment = experiment
-        self._prompts: dict[str, PromptVersion] = {}
+        self._prompts: dict[str, PromptVersion | None] = {}
 
     def __call__(self, records: Sequence[OutboxRecord]) -> None:
         """Ship `records`; one shipped twice makes no second trace. Raises `FledgeError` if MLflow refuses them."""
@@ -57,7 +57,9 @@ class TraceShipper:
 
     def _prompt(self, label: str) -> PromptVersion | None:
         if label and label not in self._prompts:
-            self._prompts[label] = mlflow.genai.load_prompt(f"prompts:/{label}", link_to_model=False)
+            # A version that was deleted meanwhile is not linked, and blocks nothing.
+            found = mlflow.genai.load_prompt(f"prompts:/{label}", link_to_model=False, allow_missing=True)
+            self._prompts[label] = found
         return self._prompts.get(label)
 
 

@@ -48,8 +48,8 @@ class Recorder:
         try:
             while self.ship_some():
                 pass
-        except FledgeError as error:
-            sys.stderr.write(f"fledge: recorder: {error.message}\n")
+        except (FledgeError, OSError) as error:
+            sys.stderr.write(f"fledge: recorder: {error}\n")
             return False
         return True
 

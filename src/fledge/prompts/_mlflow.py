@@ -62,11 +62,13 @@ def load_prompt(client: MlflowClient, name: str) -> Prompt:
 
 
 def load_prompts(client: MlflowClient, names: Sequence[str]) -> list[Prompt]:
-    """`load_prompt` for each name, in order; a name given twice is an error."""
-    repeated = {name for name in names if names.count(name) > 1}
+    """`load_prompt` for each name, in order; one prompt given twice, in whatever version, is an error."""
+    prompts = [load_prompt(client, name) for name in names]
+    own = [prompt.name for prompt in prompts]
+    repeated = {name for name in own if own.count(name) > 1}
     if repeated:
-        raise InputError(f"prompt named twice: {', '.join(sorted(repeated))}")
-    return [load_prompt(client, name) for name in names]
+        raise InputError(f"prompt named twice: {', '.join(sorted(repeated))}", hint="give each prompt once")
+    return prompts
 
 
 def list_prompts(client: MlflowClient) -> list[Prompt]:

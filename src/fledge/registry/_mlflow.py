@@ -106,14 +106,26 @@ def find(client: MlflowClient, target: str) -> ModelVersion:
 
 
 def fetch(client: MlflowClient, version: ModelVersion, releases: Path) -> Path:
-    """The folder of a release in fledge's own cache, checked against its manifest; fetched from MLflow if missing."""
+    """The folder of a release in fledge's own cache, checked; fetched from MLflow if it is missing or damaged there.
+
+    Raises `FledgeError` if what MLflow has is not what was registered.
+    """
+    digest = version.tags.get(DIGEST_TAG, "")
+    kept = manifests.find_cached(releases, version.name, int(version.version), digest)
+    if kept is not None:
+        return kept
     with tempfile.TemporaryDirectory() as folder:
         source = mlflow.artifacts.download_artifacts(
             artifact_uri=f"models:/{version.name}/{version.version}", dst_path=folder, tracking_uri=client.tracking_uri
         )
         release = Path(source) / "artifacts" / "release"
-        manifest = replace(manifests.read_release(release), name=version.name, version=int(version.version))
-        return manifests.cache_release(release, manifest, releases)
+        manifest = manifests.read_release(release)
+        if manifest.digest != digest:
+            raise FledgeError(
+                f"{version.name}/{version.version}: its manifest is not the one that was registered; it is not loaded",
+                hint="register the model again",
+            )
+        return manifests.cache_release(release, replace(manifest, version=int(version.version)), releases)
 
 
 def promote_release(
@@ -132,7 +144,7 @@ def promote_release(
     move = Move(version.name, alias, int(current) if current else None, int(version.version))
     entry = {
         "time": time.time(),
-        "who": getpass.getuser(),
+        "who": _user(),
         **move.as_dict(),
         "reason": reason,
         "evidence": evidence,
@@ -242,12 +254,25 @@ def _trial_load(state_dir: Path) -> Iterator[None]:
 
 
 def _missing(client: MlflowClient, name: str) -> bool:
-    return not client.search_registered_models(filter_string=f"name = '{name}'")
+    try:
+        client.get_registered_model(name)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            raise
+        return True
+    return False
 
 
 def _with_digest(client: MlflowClient, name: str, digest: str) -> ModelVersion | None:
-    found = client.search_model_versions(filter_string=f"name = '{name}' and tags.`{DIGEST_TAG}` = '{digest}'")
-    return min(found, key=lambda version: int(version.version), default=None)
+    found = client.search_model_versions(filter_string=f"tags.`{DIGEST_TAG}` = '{digest}'")
+    return min((item for item in found if item.name == name), key=lambda item: int(item.version), default=None)
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a container's user may have no name
+        return f"uid {os.getuid()}"
 
 
 def _plain(generation: GenerationParams) -> dict[str, Any]:

@@ -78,21 +78,38 @@ def read_release(folder: Path) -> Manifest:
     return manifest
 
 
+def find_cached(releases: Path, name: str, version: int, digest: str) -> Path | None:
+    """The folder of a release that `cache_release` kept, if it is whole; a damaged one is removed."""
+    folder = _cache_folder(releases, name, version, digest)
+    if not folder.is_dir():
+        return None
+    try:
+        if read_release(folder).digest == digest:
+            return folder
+    except FledgeError:
+        pass
+    shutil.rmtree(folder)
+    return None
+
+
 def cache_release(source: Path, manifest: Manifest, releases: Path) -> Path:
-    """Keep a copy of a release under `releases`, by digest; returns its folder. An endpoint starts from there."""
-    target = state.ensure(releases) / f"{manifest.name}-{manifest.version}-{manifest.digest[:12]}".replace("/", "_")
-    if not target.is_dir():
-        working = target.with_name(f".{target.name}.{os.getpid()}")
-        shutil.rmtree(working, ignore_errors=True)
-        shutil.copytree(source, working)
-        state.write_json(working / MANIFEST, asdict(manifest))
-        try:
-            os.rename(working, target)
-        except OSError:
-            shutil.rmtree(working)
-            if not target.is_dir():
-                raise
+    """Keep a copy of a release under `releases`; returns its folder. An endpoint starts from there."""
+    target = _cache_folder(state.ensure(releases), manifest.name, manifest.version, manifest.digest)
+    working = target.with_name(f".{target.name}.{os.getpid()}")
+    shutil.rmtree(working, ignore_errors=True)
+    shutil.copytree(source, working)
+    state.write_json(working / MANIFEST, asdict(manifest))
+    try:
+        os.rename(working, target)
+    except OSError:
+        shutil.rmtree(working)
+        if not target.is_dir():  # else another process was faster with the same content
+            raise
     return target
+
+
+def _cache_folder(releases: Path, name: str, version: int, digest: str) -> Path:
+    return releases / f"{name}-{version}-{digest[:12]}".replace("/", "_")
 
 
 def _sha256(path: Path) -> str:

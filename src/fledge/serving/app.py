@@ -187,6 +187,9 @@ async def _recorded(endpoint: Endpoint, trace: RequestTrace) -> AsyncIterator[No
     except FledgeError as error:
         endpoint.record(trace, 500, error.message)
         raise
+    except Exception:
+        endpoint.record(trace, 500, "the request failed")
+        raise
     except (asyncio.CancelledError, GeneratorExit):
         endpoint.record(trace, 499, "the client hung up")
         raise

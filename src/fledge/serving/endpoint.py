@@ -24,7 +24,7 @@ async def serve(config: dict[str, Any], control_fd: int) -> None:
     manifest = read_release(Path(config["release"]))
     outbox = Outbox(Path(config["outbox"])) if config["record"] else None
     endpoint = Endpoint(manifest, EngineClient(config["address"]), outbox)
-    app = build_app(endpoint, hosts=(*LOOPBACK, config["host"]), key=os.environ.get("FLEDGE_API_KEY"))
+    app = build_app(endpoint, hosts=(*LOOPBACK, *config["hosts"]), key=os.environ.get("FLEDGE_API_KEY"))
     server = uvicorn.Server(
         uvicorn.Config(
             app,

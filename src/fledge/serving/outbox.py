@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import sys
 from pathlib import Path
 
 import msgspec
@@ -37,6 +38,11 @@ class Outbox:
 
     def _write(self) -> None:
         lines, self._waiting = self._waiting, []
-        if lines:
+        if not lines:
+            return
+        try:
             self._file.write(b"".join(lines))
             os.fsync(self._file.fileno())
+        except OSError as error:  # a full disk, say: keep them and try again
+            self._waiting = lines + self._waiting
+            sys.stderr.write(f"fledge: the outbox cannot be written: {error}\n")

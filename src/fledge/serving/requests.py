@@ -20,7 +20,7 @@ class Generation(BaseModel):
 
     max_tokens: int | None = Field(None, ge=1, le=4096)
     temperature: float | None = Field(None, ge=0, le=2)
-    top_p: float | None = Field(None, gt=0, le=1)
+    top_p: float | None = Field(None, ge=1e-6, le=1)
     seed: int | None = Field(None, ge=0, le=2**63 - 1)
     stop: Stop | Annotated[str, StringConstraints(min_length=1, max_length=100)] | None = None
 
@@ -97,6 +97,8 @@ def _row(number: int, row: Any, names: tuple[str, ...]) -> dict[str, str]:
         value = row.get(name) if isinstance(row, dict) else None
         if not isinstance(value, str) or not value.strip():
             raise ValueError(f"row {number}: column {name!r} must be a text that is not empty")
+        if not value.isprintable() and any("\ud800" <= char <= "\udfff" for char in value):
+            raise ValueError(f"row {number}: column {name!r} is not valid Unicode")
         if len(value) > 200_000:
             raise ValueError(f"row {number}: column {name!r} has more than 200000 characters")
     return {name: row[name] for name in names}

@@ -11,7 +11,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from fledge.serving.errors import error_response
 
 OPEN_PATHS = ("/health", "/ready", "/ping")
-LOOPBACK = ("127.0.0.1", "localhost", "[::1]", "::1")
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
 MAXIMUM_BODY_BYTES = 1_000_000
 
 
@@ -66,4 +66,5 @@ def _limited(receive: Receive) -> Receive:
 
 
 def _host_name(host: str) -> str:
-    return host.rpartition(":")[0] if host.rpartition(":")[2].isdigit() else host
+    name = host.rpartition(":")[0] if host.rpartition(":")[2].isdigit() else host
+    return name.strip("[]")

@@ -34,6 +34,7 @@ class ServeConfig(Workspace):
 
     host: str = option("127.0.0.1", "address to listen on; beyond loopback FLEDGE_API_KEY must be set")
     port: int = option(5001, "port to listen on")
+    allowed_hosts: tuple[str, ...] = option((), "names by which clients may call this endpoint beyond loopback")
     engine: str = option("auto", "auto, openvino, transformers or scripted")
     drain_s: float = option(30.0, "seconds that running requests get to finish at a stop")
     record: bool = option(True, "record each request as a trace in MLflow")
@@ -145,7 +146,7 @@ def _configuration(config: ServeConfig, release: Path, manifest: Manifest, folde
         },
         "endpoint": {
             "release": str(release),
-            "host": config.host,
+            "hosts": [config.host, *config.allowed_hosts],
             "outbox": outbox,
             "record": config.record,
             "drain_s": config.drain_s,

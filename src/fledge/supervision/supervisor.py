@@ -168,7 +168,7 @@ class Supervisor:
         child.restarts = decision.record
         self.last_error = f"{child.role} ended with code {process.returncode}"
         sys.stderr.write(f"fledge: {self.last_error}; ")
-        if decision.give_up:
+        if decision.give_up and child.role != "recorder":  # answers matter more than their record
             sys.stderr.write("it keeps crashing, giving up\n")
             self.stopping = True
             return CRASH_LOOP_EXIT

@@ -3,6 +3,7 @@
 import contextlib
 import logging
 import os
+import re
 import tempfile
 import warnings
 from functools import cache
@@ -16,7 +17,6 @@ os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
 
 import mlflow
 from mlflow import MlflowClient
-from mlflow.entities import ViewType
 from mlflow.exceptions import MlflowException
 
 from fledge.core import state
@@ -62,18 +62,19 @@ def _client(uri: str) -> MlflowClient:
 
 def experiment_id(client: MlflowClient, name: str) -> str:
     """The id of the experiment `name`, made if missing; artifacts of a SQLite store go to `mlartifacts` beside it."""
-    found = client.search_experiments(filter_string=f"name = '{name}'", view_type=ViewType.ALL)
-    if found:
-        if found[0].lifecycle_stage == "deleted":
+    found = client.get_experiment_by_name(name)
+    if found is not None:
+        if found.lifecycle_stage == "deleted":
             raise FledgeError(
                 f"the experiment {name!r} is deleted in MLflow",
-                hint=f"mlflow experiments restore --experiment-id {found[0].experiment_id}",
+                hint=f"mlflow experiments restore --experiment-id {found.experiment_id}",
             )
-        return str(found[0].experiment_id)
+        return str(found.experiment_id)
     uri = str(client.tracking_uri)
     location = None
     if uri.startswith("sqlite"):
-        location = (_sqlite_file(uri).parent / "mlartifacts" / name).as_uri()
+        folder = re.sub(r"[^\w-]+", "_", name)
+        location = (_sqlite_file(uri).parent / "mlartifacts" / folder).as_uri()
     return str(client.create_experiment(name, artifact_location=location))
 
 

@@ -228,6 +228,7 @@ def report(model: GPT2LMHeadModel, tokenizer: PreTrainedTokenizerFast, entries: 
 
 def train(out: Path, recipe: Recipe) -> dict[str, Any]:
     """Train, save to `out`, and return the report that is also written there as `training.json`."""
+    out.mkdir(parents=True, exist_ok=True)
     started = time.monotonic()
     torch.manual_seed(recipe.seed)
     torch.use_deterministic_algorithms(True)
@@ -251,7 +252,6 @@ def train(out: Path, recipe: Recipe) -> dict[str, Any]:
     with Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn()) as progress:
         steps = fit(model, Examples(entries, tokenizer, recipe), recipe, progress)
     trained = time.monotonic() - started
-    out.mkdir(parents=True, exist_ok=True)
     model.half().save_pretrained(out)
     tokenizer.save_pretrained(out)
     out.joinpath("README.md").write_text(files(__package__).joinpath("model_card.md").read_text())
