@@ -107,6 +107,8 @@ def supervisor_command(config_file: Path) -> list[str]:
 
 def status(workspace: Workspace) -> list[EndpointStatus]:
     """The endpoints that run in this workspace, by port. What a killed supervisor left behind is not shown."""
+    for child in _started.values():
+        child.poll()  # reaps those that ended
     found = []
     for path in sorted((workspace.state_dir / "endpoints").glob("*/state.json")):
         with contextlib.suppress(OSError, ValueError):
