@@ -32,17 +32,21 @@ class Outbox:
         try:
             while True:
                 await asyncio.sleep(FLUSH_S)
-                await asyncio.to_thread(self._write)
+                await asyncio.to_thread(self._write, self._take())
         finally:
-            self._write()
+            self._write(self._take())
 
-    def _write(self) -> None:
+    def _take(self) -> list[bytes]:
+        """What has gathered. Called in the thread of `put`: swapped in another, a record could fall between."""
         lines, self._waiting = self._waiting, []
+        return lines
+
+    def _write(self, lines: list[bytes]) -> None:
         if not lines:
             return
         try:
             self._file.write(b"".join(lines))
             os.fsync(self._file.fileno())
         except OSError as error:  # a full disk, say: keep them and try again
-            self._waiting = lines + self._waiting
+            self._waiting[:0] = lines
             sys.stderr.write(f"fledge: the outbox cannot be written: {error}\n")

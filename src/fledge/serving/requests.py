@@ -97,7 +97,7 @@ def _row(number: int, row: Any, names: tuple[str, ...]) -> dict[str, str]:
         value = row.get(name) if isinstance(row, dict) else None
         if not isinstance(value, str) or not value.strip():
             raise ValueError(f"row {number}: column {name!r} must be a text that is not empty")
-        if not value.isprintable() and any("\ud800" <= char <= "\udfff" for char in value):
+        if any("\ud800" <= char <= "\udfff" for char in value):
             raise ValueError(f"row {number}: column {name!r} is not valid Unicode")
         if len(value) > 200_000:
             raise ValueError(f"row {number}: column {name!r} has more than 200000 characters")
