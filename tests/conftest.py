@@ -13,6 +13,7 @@ import pytest
 from fledge.core.settings import Workspace
 from fledge.models import selection, snapshot
 from fledge.models.engine import Engine
+from fledge.models.selection import EngineSettings
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 
@@ -25,13 +26,16 @@ for name in ("MODEL_NAME", "EXPERIMENT_NAME"):
 @pytest.fixture(scope="session")
 def engine_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Where exported models are kept for the whole session."""
-    return tmp_path_factory.mktemp("engines")
+    folder = tmp_path_factory.mktemp("state") / "engines"
+    folder.mkdir()
+    return folder
 
 
 @pytest.fixture(scope="session")
 def embedded_engine(engine_cache: Path) -> Iterator[Engine]:
     """The model in the box on the engine that this machine would choose."""
-    engine = selection.start("auto", snapshot.resolve("embedded"), engine_cache)
+    settings = EngineSettings(state=str(engine_cache.parent))
+    engine = selection.start(settings, snapshot.resolve("embedded"))
     yield engine
     engine.close()
 

@@ -12,6 +12,7 @@ HEAVY = ("torch", "transformers", "mlflow")
 NAMED_FOR_THEM = {
     "fledge.models.openvino",
     "fledge.models.transformers",
+    "fledge.models.transformers_paged",
     "fledge.models.embedded.train",
     "fledge.registry.wrapper",
 }

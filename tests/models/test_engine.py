@@ -1,6 +1,7 @@
 import pytest
 
-from fledge.models.engine import GenerationParams, Message, generate
+from fledge.core.errors import InputError
+from fledge.models.engine import GenerationParams, Message, Prompt, Stream, generate
 from fledge.models.scripted import ScriptedEngine
 
 
@@ -17,6 +18,13 @@ from fledge.models.scripted import ScriptedEngine
         {"repetition_penalty": 0.0},
         {"stop": ("a", "b", "c", "d", "e")},
         {"stop": ("",)},
+        {"min_p": 1.1},
+        {"n": 0},
+        {"n": 17},
+        {"max_tokens": 1.5},
+        {"max_tokens": True},
+        {"temperature": "warm"},
+        {"temperature": float("nan")},
     ],
 )
 def test_params_are_bounded(bad: dict[str, object]) -> None:
@@ -34,3 +42,25 @@ def test_scripted_engine_counts_words_as_tokens() -> None:
 def test_scripted_engine_takes_conversations() -> None:
     turns = [Message("user", "hi"), Message("assistant", "ho"), Message("user", "bye")]
     assert generate(ScriptedEngine(), [turns], GenerationParams())[0].text == "BYE"
+
+
+def test_scripted_engine_stops_counts_and_gives_several() -> None:
+    engine = ScriptedEngine(lambda _: "one two STOP three")
+    answers = engine.submit("x", GenerationParams(stop=("STOP",), n=2, logprobs=True)).results()
+    assert [answer.text for answer in answers] == ["one two "] * 2
+    assert len(answers[0].logprobs) == answers[0].completion_tokens == 3
+    assert engine.stats().generated_tokens == 6
+    assert engine.submit([1, 2, 3], GenerationParams()).prompt_tokens == 3
+    assert engine.drain(0)
+
+
+def test_when_one_prompt_is_refused_the_others_are_cancelled() -> None:
+    class Watched(ScriptedEngine):
+        def submit(self, prompt: Prompt, params: GenerationParams) -> Stream:
+            streams.append(super().submit(prompt, params))
+            return streams[-1]
+
+    streams: list[Stream] = []
+    with pytest.raises(InputError, match="empty"):
+        generate(Watched(), ["a", "b", ""], GenerationParams())
+    assert [stream.cancelled for stream in streams] == [True, True]

@@ -1,103 +1,225 @@
-"""The engines on the model in the box: the same tokens, streams, cancellation."""
+"""What every engine promises, on the model in the box."""
 
+import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 
 from fledge.core.errors import FledgeError, InputError
 from fledge.models import selection, snapshot
-from fledge.models.embedded.corpus import load_corpus
 from fledge.models.embedded.templates import TEMPLATES
-from fledge.models.engine import Engine, GenerationParams, generate
+from fledge.models.engine import Completion, Engine, EngineInfo, GenerationParams, Message, Prompt, generate
+from fledge.models.selection import EngineSettings
+from fledge.models.transformers import TransformersEngine
+from fledge.models.transformers_paged import PagedTransformersEngine
 
 QUESTION = TEMPLATES["simple"].replace("{{question}}", "What is machine learning?")
+ENGINES = ("openvino", "transformers", "paged")
+
+pytestmark = pytest.mark.slow
 
 
-@pytest.fixture(scope="module", params=["openvino", "transformers"])
+def start(name: str, state: Path) -> Engine:
+    model = snapshot.resolve("embedded")
+    if name == "paged":  # what a GPU gets; it runs on a CPU as well
+        return PagedTransformersEngine(model, EngineInfo("transformers", "cpu", "exact", "as set"), cache_gb=1)
+    return selection.start(EngineSettings(engine=name, state=str(state)), model)  # type: ignore[arg-type]
+
+
+@pytest.fixture(scope="module", params=ENGINES)
 def engine(request: pytest.FixtureRequest, engine_cache: Path) -> Iterator[Engine]:
-    started = selection.start(request.param, snapshot.resolve("embedded"), engine_cache)
+    started = start(request.param, engine_cache.parent)
     yield started
     started.close()
 
 
-@pytest.mark.slow
-def test_openvino_gives_the_tokens_of_transformers(embedded_engine: Engine, engine_cache: Path) -> None:
-    assert embedded_engine.name == "openvino"
-    prompts = [
-        template.replace("{{question}}", entry.held_out[0])
-        for entry, template in zip(load_corpus()[::20], list(TEMPLATES.values()) * 10, strict=False)
-    ]
-    params = GenerationParams(max_tokens=64)
-    reference = selection.start("transformers", snapshot.resolve("embedded"), engine_cache)
-    try:
-        theirs = generate(reference, prompts, params)
-    finally:
-        reference.close()
-    ours = generate(embedded_engine, prompts, params)
-    assert [item.token_ids for item in ours] == [item.token_ids for item in theirs]
+def one(engine: Engine, prompt: Prompt = QUESTION, **params: Any) -> Completion:
+    return generate(engine, [prompt], GenerationParams(**params))[0]
 
 
-@pytest.mark.slow
 def test_counts_reasons_and_times(engine: Engine) -> None:
-    whole, cut = (generate(engine, [QUESTION], GenerationParams(max_tokens=n))[0] for n in (96, 5))
+    whole, cut = one(engine, max_tokens=96), one(engine, max_tokens=5)
     assert whole.finish_reason == "stop"
     assert whole.text.strip().endswith(".")
     assert (cut.finish_reason, cut.completion_tokens) == ("length", 5)
     assert whole.text.startswith(cut.text)
     assert 0 < whole.ttft_s <= whole.seconds
-    assert whole.prompt_tokens > 5
+    assert whole.usage.prompt_tokens > 5
+    assert whole.usage.completion_tokens == len(whole.token_ids)
 
 
-@pytest.mark.slow
 def test_stop_text_ends_the_answer(engine: Engine) -> None:
-    whole = generate(engine, [QUESTION], GenerationParams(max_tokens=96))[0].text
+    whole = one(engine, max_tokens=96).text
     stop = whole.split()[4]
-    cut = generate(engine, [QUESTION], GenerationParams(max_tokens=96, stop=(stop,)))[0]
+    cut = one(engine, max_tokens=96, stop=(stop,))
     assert cut.finish_reason == "stop"
     assert cut.text == whole[: whole.index(stop)]
 
 
-@pytest.mark.slow
-def test_sampling_is_seeded(engine: Engine) -> None:
-    def sample(seed: int) -> str:
-        params = GenerationParams(max_tokens=40, temperature=2.0, seed=seed)
-        return generate(engine, ["Question: What"], params)[0].text
-
-    assert sample(1) == sample(1)
-    assert len({sample(seed) for seed in range(6)}) > 1
+def test_an_answer_can_go_on_beyond_its_end(engine: Engine) -> None:
+    whole = one(engine, max_tokens=96)
+    beyond = one(engine, max_tokens=whole.completion_tokens + 10, ignore_eos=True)
+    assert beyond.finish_reason == "length"
+    assert beyond.token_ids[: whole.completion_tokens] == whole.token_ids
 
 
-@pytest.mark.slow
+def test_logprobs_are_those_of_the_model(engine: Engine) -> None:
+    answer = one(engine, max_tokens=12, logprobs=True)
+    reference = TransformersEngine(snapshot.resolve("embedded"), engine.info)
+    try:
+        tokens = [*reference._text.encode(QUESTION, 12).token_ids, *answer.token_ids]
+        with torch.no_grad():
+            logits = reference._model(torch.tensor([tokens])).logits[0].log_softmax(-1)
+    finally:
+        reference.close()
+    start = len(tokens) - 12
+    expected = [float(logits[start - 1 + place, token]) for place, token in enumerate(answer.token_ids)]
+    assert answer.logprobs == pytest.approx(expected, abs=1e-3)
+
+
+def test_sampling_filters_leave_only_the_likeliest(engine: Engine) -> None:
+    greedy = one(engine, max_tokens=20).token_ids
+    for narrow in ({"top_k": 1}, {"top_p": 0.01}, {"min_p": 0.99}):
+        assert one(engine, max_tokens=20, temperature=1.5, **narrow).token_ids == greedy
+
+
+def test_repetition_penalty_changes_the_answer_or_is_refused(engine: Engine) -> None:
+    if isinstance(engine, PagedTransformersEngine):
+        with pytest.raises(InputError, match="no repetition_penalty"):
+            engine.submit(QUESTION, GenerationParams(repetition_penalty=5.0))
+        return
+    assert one(engine, max_tokens=40, repetition_penalty=5.0).token_ids != one(engine, max_tokens=40).token_ids
+
+
+@pytest.mark.parametrize("name", ["openvino", "transformers"])
+def test_sampling_is_seeded_whatever_runs_beside(name: str, engine_cache: Path) -> None:
+    started = start(name, engine_cache.parent)
+    try:
+        params = [GenerationParams(max_tokens=30, temperature=1.5, seed=seed) for seed in range(6)]
+        alone = [started.submit(QUESTION, item).result().text for item in params]
+        together = [stream.result().text for stream in [started.submit(QUESTION, item) for item in params]]
+        several = started.submit(QUESTION, GenerationParams(max_tokens=30, temperature=1.5, n=6)).results()
+    finally:
+        started.close()
+    assert len(set(alone)) > 1
+    assert together == alone
+    assert [item.text for item in several] == alone
+
+
+def test_requests_of_different_settings_run_side_by_side(engine: Engine) -> None:
+    settings: list[dict[str, Any]] = [{"max_tokens": 3}, {"max_tokens": 9}, {"temperature": 1.0}, {"stop": ("the",)}]
+    streams = [engine.submit(QUESTION, GenerationParams(**item)) for item in settings]
+    assert [stream.result().completion_tokens for stream in streams[:2]] == [3, 9]
+    assert all(stream.result().finish_reason for stream in streams[2:])
+
+
 def test_a_prompt_that_does_not_fit_is_refused_and_harms_no_other(engine: Engine) -> None:
     with pytest.raises(InputError, match="tokens; the model takes 512"):
         engine.submit("word " * 1000, GenerationParams())
-    assert generate(engine, [QUESTION], GenerationParams())[0].finish_reason == "stop"
+    with pytest.raises(InputError, match="beyond the model's 2048"):
+        engine.submit([5, 2048], GenerationParams())
+    assert one(engine).finish_reason == "stop"
 
 
-@pytest.mark.slow
-def test_openvino_streams_cancels_and_goes_on(embedded_engine: Engine) -> None:
-    stream = embedded_engine.submit(QUESTION, GenerationParams(max_tokens=96))
+def test_a_conversation_without_room_loses_its_oldest_turns_and_says_so(engine: Engine) -> None:
+    turns = [Message("user", "old words " * 200), Message("assistant", "x"), Message("user", "What is overfitting?")]
+    answer = one(engine, turns, max_tokens=20)
+    assert answer.turns_left_out == 2
+    assert answer.token_ids == one(engine, turns[2:], max_tokens=20).token_ids
+
+
+def test_a_cancelled_answer_ends_and_frees_its_place(engine: Engine) -> None:
+    stream = engine.submit(QUESTION, GenerationParams(max_tokens=400, ignore_eos=True))
     chunks = iter(stream)
-    first = next(chunks)
+    next(chunks)
     stream.cancel()
     rest = list(chunks)
-    assert first.token_ids
-    assert rest[-1].finish_reason in ("cancelled", "stop")
-    assert generate(embedded_engine, [QUESTION], GenerationParams())[0].finish_reason == "stop"
+    assert rest[-1].finish_reason == "cancelled"
+    assert sum(len(chunk.token_ids) for chunk in rest) < 50
+    assert one(engine).finish_reason == "stop"
+    assert engine.stats().running == 0
 
 
-@pytest.mark.slow
-def test_a_closed_engine_says_so(engine_cache: Path) -> None:
-    engine = selection.start("openvino", snapshot.resolve("embedded"), engine_cache)
+@pytest.mark.parametrize("name", ["openvino", "paged"])
+def test_a_request_joins_those_that_run(name: str, engine_cache: Path) -> None:
+    started = start(name, engine_cache.parent)
+    try:
+        long = GenerationParams(max_tokens=400, ignore_eos=True)
+        others = [started.submit(QUESTION, long) for _ in range(15)]
+        first = [next(iter(stream)) for stream in others]
+        joined = started.submit(QUESTION, GenerationParams(max_tokens=2)).result()
+        assert len(first) == 15
+        assert joined.completion_tokens == 2
+        assert started.stats().running == 15  # all of them still have long to go
+        for stream in others:
+            stream.cancel()
+        assert {stream.result().finish_reason for stream in others} == {"cancelled"}
+    finally:
+        started.close()
+
+
+POISON = 1999
+
+
+class _PoisonedTransformers(TransformersEngine):
+    """Whose model fails at one token, wherever it stands in a batch."""
+
+    def __init__(self, info: EngineInfo) -> None:
+        super().__init__(snapshot.resolve("embedded"), info)
+        self._model.register_forward_pre_hook(self._fail, with_kwargs=True)
+
+    def _fail(self, _model: Any, _args: Any, kwargs: Any) -> None:
+        if (kwargs["input_ids"] == POISON).any():
+            raise RuntimeError("poison")
+
+
+def test_a_poison_prompt_fails_alone(engine_cache: Path) -> None:
+    engine = _PoisonedTransformers(EngineInfo("transformers", "cpu", "exact", "as set"))
+    clean = start("transformers", engine_cache.parent)
+    prompts = [[token, token + 1, token + 2] for token in range(100, 900, 100)]
+    params = GenerationParams(max_tokens=24)
+    try:
+        expected = [item.token_ids for item in generate(clean, prompts, params)]
+        streams = [
+            engine.submit([*prompt, POISON] if place == 3 else prompt, params) for place, prompt in enumerate(prompts)
+        ]
+        for place, stream in enumerate(streams):
+            if place == 3:
+                with pytest.raises(FledgeError, match="engine failed: poison"):
+                    stream.result()
+            else:
+                assert stream.result().token_ids == expected[place]
+        assert generate(engine, prompts[:1], params)[0].token_ids == expected[0]
+    finally:
+        engine.close()
+        clean.close()
+
+
+@pytest.mark.parametrize("name", ENGINES)
+def test_drain_lets_what_runs_finish_and_takes_no_more(name: str, engine_cache: Path) -> None:
+    engine = start(name, engine_cache.parent)
+    streams = [engine.submit(QUESTION, GenerationParams(max_tokens=60, ignore_eos=True)) for _ in range(4)]
+    assert engine.drain(timeout_s=60)
+    assert [stream.result().finish_reason for stream in streams] == ["length"] * 4
+    with pytest.raises(FledgeError, match="takes no more"):
+        engine.submit(QUESTION, GenerationParams())
     engine.close()
     with pytest.raises(FledgeError, match="closed"):
         engine.submit(QUESTION, GenerationParams())
 
 
-def test_choice_is_explained() -> None:
-    assert selection.choose("auto").name == "openvino"
-    assert selection.choose("auto").reason
-    assert selection.choose("scripted").name == "scripted"
-    with pytest.raises(InputError, match="no engine 'tgi'"):
-        selection.choose("tgi")
+@pytest.mark.parametrize("name", ENGINES)
+def test_close_tells_those_who_wait(name: str, engine_cache: Path) -> None:
+    engine = start(name, engine_cache.parent)
+    streams = [engine.submit(QUESTION, GenerationParams(max_tokens=400, ignore_eos=True)) for _ in range(3)]
+    next(iter(streams[0]))
+    closing = threading.Thread(target=engine.close)
+    closing.start()
+    for stream in streams:
+        with pytest.raises(FledgeError, match="was closed"):
+            stream.result()
+    closing.join(30)
+    assert not closing.is_alive()

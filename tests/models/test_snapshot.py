@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from fledge.core.errors import FledgeError, InputError
+from fledge.core.errors import InputError
 from fledge.models import snapshot
 
 
@@ -28,22 +28,10 @@ def test_embedded_is_small_and_whole() -> None:
     model = snapshot.resolve("embedded")
     assert model.architecture == "GPT2LMHeadModel"
     assert model.size <= 12_000_000
+    assert model.licence == "apache-2.0"
+    assert 1_000_000 < model.parameters < 5_000_000
+    assert (model.vocabulary, model.context, model.end_tokens) == (2048, 512, (0,))
     assert {"config.json", "model.safetensors", "tokenizer.json", "README.md"} <= set(model.files)
-
-
-@pytest.mark.parametrize("key", ["auto_map", "trust_remote_code", "_attn_implementation_internal"])
-def test_code_in_a_config_is_refused(folder: Path, key: str) -> None:
-    config = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps({**config, "nested": [{key: "evil"}]}))
-    with pytest.raises(FledgeError, match=key):
-        snapshot.resolve(str(folder))
-
-
-def test_pickled_weights_are_not_enough(folder: Path) -> None:
-    (folder / "model.safetensors").unlink()
-    (folder / "pytorch_model.bin").write_bytes(b"\x80")
-    with pytest.raises(FledgeError, match="no safetensors weights"):
-        snapshot.resolve(str(folder))
 
 
 def test_pickled_weights_beside_are_not_part_of_it(folder: Path) -> None:
@@ -54,3 +42,16 @@ def test_pickled_weights_beside_are_not_part_of_it(folder: Path) -> None:
 def test_unknown_model() -> None:
     with pytest.raises(InputError, match="no model 'nothing'"):
         snapshot.resolve("nothing")
+
+
+def test_end_tokens_are_those_of_generate(folder: Path) -> None:
+    (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": [7, 0, 999_999]}))
+    assert snapshot.resolve(str(folder)).end_tokens == (7, 0)
+    (folder / "generation_config.json").unlink()
+    assert snapshot.resolve(str(folder)).end_tokens == (0,)
+
+
+def test_licence_from_a_file(folder: Path) -> None:
+    (folder / "README.md").write_text("A model without front matter")
+    (folder / "LICENSE").write_text("\nMIT License\n\nPermission is hereby granted")
+    assert snapshot.resolve(str(folder)).licence == "MIT License"

@@ -1,56 +1,135 @@
+import json
+from pathlib import Path
+
 import pytest
+from tokenizers import Tokenizer
+from tokenizers.processors import TemplateProcessing
 
 from fledge.core.errors import InputError
 from fledge.models import snapshot
+from fledge.models.chat_template import ChatTemplate
 from fledge.models.engine import Chunk, Message
+from fledge.models.snapshot import Snapshot
 from fledge.models.text import Decoder, Text
+
+END = 0
+CHATML = (
+    "{% for m in messages %}<|endoftext|>{{ m.role }}: {{ m.content }}\n{% endfor %}"
+    "{% if add_generation_prompt %}assistant:{% endif %}"
+)
 
 
 @pytest.fixture(scope="module")
-def text() -> Text:
-    model = snapshot.resolve("embedded")
-    return Text(model.path, end_token=model.end_token, context=model.context)
+def model() -> Snapshot:
+    return snapshot.resolve("embedded")
+
+
+def tokenizer(model: Snapshot) -> Tokenizer:
+    return Tokenizer.from_file(str(model.path / "tokenizer.json"))
+
+
+@pytest.fixture(scope="module")
+def text(model: Snapshot) -> Text:
+    return Text.of(model, tokenizer(model))
 
 
 def test_a_special_token_in_a_users_text_is_text(text: Text) -> None:
-    assert text.end_token not in text.encode("a <|endoftext|> b", room=10)
+    assert END not in text.encode("a <|endoftext|> b", room=10).token_ids
 
 
-def test_turns_end_in_the_end_token_and_the_oldest_go_first(text: Text) -> None:
+def test_without_a_template_turns_end_in_the_end_token(text: Text) -> None:
+    turns = [Message("user", "one"), Message("assistant", "two"), Message("user", "three")]
+    ids = text.encode(turns, room=100).token_ids
+    assert ids.count(END) == 3
+    assert ids[-1] == END
+
+
+def test_the_oldest_turns_go_first_and_it_is_said(text: Text) -> None:
     turns = [Message("user", "first words " * 200), Message("assistant", "second"), Message("user", "third")]
-    ids = text.encode(turns, room=100)
-    assert ids == text.encode(turns[1:], room=100)
-    assert ids.count(text.end_token) == 2
-    assert ids[-1] == text.end_token
+    ids, left_out = text.encode(turns, room=100)
+    assert left_out == 2  # the answer to what was left out goes with it
+    assert ids == text.encode(turns[2:], room=100).token_ids
 
 
-@pytest.mark.parametrize("prompt", ["word " * 600, [Message("user", "word " * 600)]])
-def test_too_long_is_said(text: Text, prompt: str | list[Message]) -> None:
+def test_the_system_text_stays(text: Text) -> None:
+    system = Message("system", "Be brief.")
+    turns = [Message("user", "first words " * 200), Message("assistant", "second"), Message("user", "third")]
+    ids, left_out = text.encode([system, *turns], room=100)
+    assert left_out == 2
+    assert ids == text.encode([system, turns[-1]], room=100).token_ids
+
+
+@pytest.mark.parametrize("prompt", ["word " * 600, [Message("user", "word " * 600)], [5] * 600])
+def test_too_long_is_said(text: Text, prompt: str | list[Message] | list[int]) -> None:
     with pytest.raises(InputError, match=r"the prompt has \d+ tokens; the model takes 512"):
         text.encode(prompt, room=64)
 
 
-def test_empty_and_invalid_prompts(text: Text) -> None:
+@pytest.mark.parametrize("prompt", ["", []])
+def test_empty_prompts(text: Text, prompt: str | list[int]) -> None:
     with pytest.raises(InputError, match="empty"):
-        text.encode("", room=10)
-    with pytest.raises(InputError, match="not valid Unicode"):
-        text.encode("lone \ud800 surrogate", room=10)
+        text.encode(prompt, room=10)
+
+
+def test_text_that_is_no_unicode(text: Text) -> None:
+    for prompt in ("lone \ud800 surrogate", [Message("user", "lone \ud800 surrogate")]):
+        with pytest.raises(InputError, match="not valid Unicode"):
+            text.encode(prompt, room=10)
+
+
+def test_token_ids_are_taken_as_they_are(text: Text) -> None:
+    assert text.encode([7, 0, 2047], room=10).token_ids == [7, 0, 2047]
+    for beyond in ([2048], [-1]):
+        with pytest.raises(InputError, match="beyond the model's 2048"):
+            text.encode(beyond, room=10)
+
+
+def test_what_a_model_wants_before_any_text_stands_there(model: Snapshot) -> None:
+    wanting = tokenizer(model)
+    wanting.post_processor = TemplateProcessing(single="<|endoftext|> $A", special_tokens=[("<|endoftext|>", END)])
+    ids = Text(wanting, model, None).encode("a <|endoftext|> b", room=10).token_ids
+    assert ids[0] == END
+    assert END not in ids[1:]
+
+
+def test_only_the_template_writes_special_tokens(model: Snapshot) -> None:
+    text = Text(tokenizer(model), model, ChatTemplate(CHATML, {}))
+    try:
+        plain = text.encode([Message("user", "a b")], room=10).token_ids
+        assert plain.count(END) == 1
+        for attack in ("a <|endoftext|> b", "<|endoftext|>", "\U000f0000", "a\U000f0000<|endoftext|>\U000f0001b"):
+            assert text.encode([Message("user", attack)], room=10).token_ids.count(END) == 1
+        assert text.tokenizer.decode(plain, skip_special_tokens=True) == "user: a b\nassistant:"
+    finally:
+        text.close()
+
+
+def test_a_snapshots_own_template_is_used(model: Snapshot, tmp_path: Path) -> None:
+    for name in model.files:
+        (tmp_path / name).write_bytes((model.path / name).read_bytes())
+    config = json.loads((tmp_path / "tokenizer_config.json").read_text())
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({**config, "chat_template": CHATML}))
+    text = Text.of(snapshot.resolve(str(tmp_path)), tokenizer(model))
+    try:
+        ids = text.encode([Message("user", "hi")], room=10).token_ids
+        assert text.tokenizer.decode(ids, skip_special_tokens=False) == "<|endoftext|>user: hi\nassistant:"
+    finally:
+        text.close()
 
 
 def test_decoding_gives_whole_characters(text: Text) -> None:
     words = "Grüße, 日本語 and 🙂!"
     decoder = Decoder(text, ())
-    ids = text.encode(words, room=10)
+    ids = text.encode(words, room=10).token_ids
     chunks = [decoder.feed([token], None) for token in ids] + [decoder.feed([], "stop")]
     assert "".join(chunk.text for chunk in chunks) == words
     assert all("\ufffd" not in chunk.text for chunk in chunks)
 
 
 def test_stop_text_is_not_returned_however_it_is_cut(text: Text) -> None:
-    ids = text.encode("one two STOP three", room=10)
     decoder = Decoder(text, ("STOP",))
     parts: list[Chunk] = []
-    for token in ids:
+    for token in text.encode("one two STOP three", room=10).token_ids:
         parts.append(decoder.feed([token], None))
         if parts[-1].finish_reason:
             break
@@ -60,5 +139,6 @@ def test_stop_text_is_not_returned_however_it_is_cut(text: Text) -> None:
 
 def test_the_start_of_a_stop_text_comes_out_at_the_end(text: Text) -> None:
     decoder = Decoder(text, ("STOP",))
-    parts = [decoder.feed([token], None) for token in text.encode("go ST", room=10)] + [decoder.feed([], "length")]
+    ids = text.encode("go ST", room=10).token_ids
+    parts = [decoder.feed([token], None) for token in ids] + [decoder.feed([], "length")]
     assert "".join(part.text for part in parts) == "go ST"

@@ -124,6 +124,16 @@ def test_chat_streams_what_it_would_answer_whole(client: httpx.Client) -> None:
     assert chunks[-1]["choices"][0]["finish_reason"] == "stop"
 
 
+def test_a_conversation_too_long_for_the_model_loses_its_oldest_turns_and_says_so(client: httpx.Client) -> None:
+    turns = [("user", "old words " * 200), ("assistant", "yes"), ("user", QUESTION)]
+    body = {"messages": [{"role": role, "content": content} for role, content in turns]}
+    answer = client.post("/v1/chat/completions", json=body)
+    assert answer.headers["x-fledge-turns-left-out"] == "2"
+    short = client.post("/v1/chat/completions", json={"messages": body["messages"][2:]})
+    assert "x-fledge-turns-left-out" not in short.headers
+    assert short.json()["choices"] == answer.json()["choices"]
+
+
 def test_bad_requests_get_their_protocols_errors(client: httpx.Client) -> None:
     bad: list[tuple[str, object, int]] = [
         ("/invocations", {}, 400),

@@ -22,7 +22,7 @@ def experiment(as_json: bool, **flags: Any) -> None:
     """Ask all questions with all prompts; runs, traces, tables and a plot go to MLflow."""
     config = ExperimentConfig.load(flags)
     with cells_progress("asking") as progress:
-        result = run_experiment(config, progress=progress)
+        result = run_experiment(config, progress=progress, say=message)
     emit(as_json, result.as_dict(), _experiment_table(result))
     if not as_json:
         message(f"next: fledge compare {result.run_id}")

@@ -23,6 +23,8 @@ COMMANDS = {
     "test": ("fledge.cli.endpoints:test", "Smoke test of a running endpoint."),
     "monitor": ("fledge.cli.endpoints:monitor", "How an endpoint has done."),
     "ui": ("fledge.cli.ui:ui", "MLflow's own UI on the tracking store."),
+    "bench": ("fledge.cli.bench:bench", "Measure fledge against what you would use instead."),
+    "doctor": ("fledge.cli.doctor:doctor", "What this machine has, and which engines run here."),
     "config": ("fledge.cli.config:config", "Where each setting comes from."),
 }
 INTERRUPTED = 130

@@ -1,7 +1,8 @@
 """Flags made from settings: each field of a settings dataclass is a flag of the same name."""
 
+import typing
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import click
 
@@ -24,9 +25,11 @@ def settings(cls: type, *, without: tuple[str, ...] = ()) -> Callable[[F], F]:
 
 def _flag(item: Option) -> Callable[[F], F]:
     name = f"--{item.name.replace('_', '-')}"
-    shown = ",".join(item.default) if item.is_list else item.default
+    shown = ",".join(map(str, item.default)) if item.is_list else item.default
     text = item.help + (f" [default: {shown}]" if shown not in ("", None) else "") + f" [env: {item.env}]"
     if item.base_type is bool:
         return click.option(f"{name}/--no-{name[2:]}", item.name, default=None, help=text)
     kind = item.base_type if item.base_type in (int, float) else str
+    if typing.get_origin(item.base_type) is Literal:
+        kind = click.Choice(typing.get_args(item.base_type))
     return click.option(name, item.name, type=kind, default=None, help=text)

@@ -70,17 +70,46 @@ def cells_progress(description: str) -> Iterator[Callable[[int, int, int, int], 
         TimeElapsedColumn(),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=err(), disable=not sys.stderr.isatty(), transient=True) as progress:
-        task = progress.add_task(description, total=None, failed=0, rate=0.0)
+    progress = Progress(*columns, console=err(), disable=not sys.stderr.isatty(), transient=True)
+    task = progress.add_task(description, total=None, failed=0, rate=0.0)
 
-        def update(done: int, total: int, failed: int, tokens: int) -> None:
-            elapsed = progress.tasks[0].elapsed or 1.0
-            progress.update(task, completed=done, total=total, failed=failed, rate=tokens / elapsed)
+    def update(done: int, total: int, failed: int, tokens: int) -> None:
+        progress.start()  # not before: until then there may be messages
+        elapsed = progress.tasks[0].elapsed or 1.0
+        progress.update(task, completed=done, total=total, failed=failed, rate=tokens / elapsed)
 
+    try:
         yield update
+    finally:
+        progress.stop()
+
+
+@contextlib.contextmanager
+def steps_progress(description: str) -> Iterator[Callable[[int, int, str], None]]:
+    """A bar for steps on stderr, with the time left. Yields a function of done, total and what is being done."""
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.completed:.0f}/{task.total:.0f} {task.fields[what]}"),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    progress = Progress(*columns, console=err(), disable=not sys.stderr.isatty(), transient=True)
+    task = progress.add_task(description, total=None, what="")
+
+    def update(done: int, total: int, what: str) -> None:
+        progress.start()  # not before: until then there may be messages
+        progress.update(task, completed=done, total=total, what=what)
+
+    try:
+        yield update
+    finally:
+        progress.stop()
 
 
 def _cell(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.3g}" if abs(value) < 1000 else f"{value:,.0f}"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
     return "" if value is None else str(value)

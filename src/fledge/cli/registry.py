@@ -1,7 +1,7 @@
 """`fledge register`, `fledge promote`, `fledge history`."""
 
 import time
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from typing import Any
 
 import click
@@ -10,12 +10,13 @@ from fledge.cli.options import settings
 from fledge.cli.output import emit, json_option, message, table
 from fledge.core.settings import Workspace, load
 from fledge.experiments.config import ExperimentConfig
+from fledge.models.selection import EngineSettings
 from fledge.registry import release as releases
 from fledge.registry.release import ReleaseConfig
 
 NOT_OF_A_RELEASE = (
-    *("tracking_uri", "state"),  # ReleaseConfig has them
-    *("prompts", "questions", "limit", "samples", "engine", "concurrency", "order_seed"),
+    *(item.name for item in fields(EngineSettings)),
+    *("prompts", "questions", "limit", "samples", "concurrency", "order_seed"),
 )
 
 

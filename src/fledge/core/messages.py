@@ -25,13 +25,15 @@ class Cancel:
 class Piece:
     """Engine to endpoint: the next part of an answer; the last one has a `finish_reason` or an `error`.
 
-    `error_kind` is `input` for a prompt that the model cannot take, else `engine`.
+    `error_kind` is `input` for a prompt that the model cannot take, else `engine`. `turns_left_out` counts the oldest
+    turns of a conversation that the model's window had no room for.
     """
 
     id: str
     text: str = ""
     tokens: int = 0
     prompt_tokens: int = 0
+    turns_left_out: int = 0
     finish_reason: str | None = None
     error: str = ""
     error_kind: str = ""

@@ -167,10 +167,9 @@ def _live(
 ) -> None:
     with stage("model") as words:
         model = snapshot.resolve(config.model)
-        choice = selection.choose(config.engine)
-        engine = selection.start(config.engine, model, config.state_dir / "engines")
+        engine = selection.start(config, model)
         cleanup.callback(engine.close)
-        words.append(f"{model.architecture}, {model.size / 1e6:.1f} MB, on {choice.name}: {choice.reason}")
+        words.append(f"{model.architecture}, {model.size / 1e6:.1f} MB, on {engine.info.name}: {engine.info.reason}")
     with stage("store") as words:
         from fledge.tracking._mlflow import connect
 

@@ -16,6 +16,8 @@ from fledge.core.settings import load, options
 from fledge.experiments.cells import Answer
 from fledge.experiments.config import ExperimentConfig
 from fledge.experiments.plots import plot_arms
+from fledge.models.engine import EngineInfo
+from fledge.models.selection import RemoteModel
 from fledge.models.snapshot import Snapshot
 from fledge.prompts._mlflow import Prompt
 from fledge.questions.question_set import QuestionSet
@@ -23,6 +25,14 @@ from fledge.tracking._mlflow import experiment_id
 from fledge.tracking._mlflow_traces import SpanRecord, TraceRecord, new_trace_id, token_usage, write_traces
 
 TABLE = "answers.json"
+# A run's param, and the field of a snapshot that it holds.
+MODEL_PARAMS = {
+    "model_digest": "digest",
+    "model_commit": "commit",
+    "model_architecture": "architecture",
+    "model_parameters": "parameters",
+    "model_licence": "licence",
+}
 
 
 @dataclass
@@ -37,14 +47,16 @@ class ExperimentRecord:
     rows: list[dict[str, Any]] = field(default_factory=list)
     started: float = field(default_factory=time.monotonic)
 
-    def start(self, snapshot: Snapshot, engine: str, questions: QuestionSet) -> None:
+    def start(self, model: Snapshot | RemoteModel, engine: EngineInfo, questions: QuestionSet) -> None:
         """Create the runs with their params and tags."""
         self.experiment_id = experiment_id(self.client, self.config.experiment_name)
         common = {
             **{key: value for key, value in self.config.as_dict().items() if key not in ("tracking_uri", "state")},
-            "engine": engine,
-            "model_digest": snapshot.digest,
-            "model_commit": snapshot.commit,
+            "engine": engine.name,
+            "engine_device": engine.device,
+            "engine_reason": engine.reason,
+            "mode": engine.mode,
+            **({name: getattr(model, of) for name, of in MODEL_PARAMS.items()} if isinstance(model, Snapshot) else {}),
             "question_set_digest": questions.digest,
             "question_count": len(questions.questions),
         }
@@ -179,6 +191,7 @@ def _row(answer: Answer, trace_id: str) -> dict[str, Any]:
         "completion_tokens": done.completion_tokens if done else None,
         "ttft_s": done.ttft_s if done else None,
         "latency_s": done.seconds if done else None,
+        **({"cost": done.usage.cost} if done and done.usage.cost else {}),
         **answer.scores,
         "trace_id": trace_id,
     }
@@ -188,7 +201,7 @@ def _metrics(table: pd.DataFrame) -> dict[str, float]:
     """Means of all scores, and what the answers cost."""
     good = table[table["error"] == ""]
     metrics = {"cells": float(len(table)), "success_rate": float((table["error"] == "").mean())}
-    skip = {"sample", "prompt_tokens", "completion_tokens", "ttft_s", "latency_s"}
+    skip = {"sample", "prompt_tokens", "completion_tokens", "ttft_s", "latency_s", "cost"}
     for name in good.select_dtypes("number").columns:
         if name not in skip:
             metrics[name] = float(good[name].mean())
@@ -199,5 +212,6 @@ def _metrics(table: pd.DataFrame) -> dict[str, float]:
             "ttft_mean_s": float(good["ttft_s"].mean()),
             "prompt_tokens": float(good["prompt_tokens"].sum()),
             "completion_tokens": float(good["completion_tokens"].sum()),
+            **({"cost": float(good["cost"].sum())} if "cost" in good else {}),
         }
     return metrics

@@ -4,20 +4,22 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from fledge.core.settings import Workspace, load, option
+from fledge.core.settings import load, option
 from fledge.models.embedded.templates import TEMPLATES
 from fledge.models.engine import GenerationParams
+from fledge.models.selection import EngineSettings
 
 SAMPLING_TEMPERATURE = 0.7
 
 
 @dataclass(frozen=True)
-class ExperimentConfig(Workspace):
+class ExperimentConfig(EngineSettings):
     """What is asked, of which model, with which prompts, and where it is recorded."""
 
     experiment_name: str = option("fledge", "MLflow experiment", env="EXPERIMENT_NAME")
-    model: str = option("embedded", "embedded, a local folder, or a Hub id org/name[@revision]")
-    engine: str = option("auto", "auto, openvino, transformers or scripted")
+    model: str = option(
+        "embedded", "embedded, a local folder, a Hub id org/name[@revision], or the URL of an OpenAI-compatible server"
+    )
     prompts: tuple[str, ...] = option(tuple(TEMPLATES), "prompts as name, name/version or name@alias")
     questions: str = option("default", "question set: a .jsonl, .csv or .yaml file")
     limit: int = option(0, "ask at most this many questions, drawn evenly over topics; 0 for all")
@@ -27,6 +29,7 @@ class ExperimentConfig(Workspace):
     order_seed: int = option(0, "seed of the order in which cells are asked, and of --limit")
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         for name, value, low, high in (
             ("samples", self.samples, 1, 1000),
             ("limit", self.limit, 0, 10_000_000),

@@ -8,8 +8,9 @@ from typing import Any, Protocol
 from fledge.core.errors import InputError
 from fledge.core.interrupts import uninterrupted
 from fledge.experiments.config import ExperimentConfig
-from fledge.models import selection, snapshot
+from fledge.models import selection
 from fledge.models.engine import Engine
+from fledge.models.snapshot import Snapshot
 from fledge.prompts.template import variables
 from fledge.questions.question_set import QuestionSet, read_questions
 
@@ -48,15 +49,17 @@ def run_experiment(
     *,
     progress: Progress | None = None,
     engine: Engine | None = None,
+    say: Callable[[str], None] = lambda _: None,
 ) -> ExperimentResult:
     """Ask every question with every prompt and record runs, traces, tables and a plot in MLflow.
 
-    `progress(done, total, failed, tokens)` is called after each group of answers. An `engine` already started is used
-    and left open. Raises `InputError` before anything is recorded if questions or prompts do not fit.
+    `progress(done, total, failed, tokens)` is called after each group of answers, `say` before what else takes long.
+    An `engine` already started is used and left open. Raises `InputError` before anything is recorded if questions or
+    prompts do not fit.
     """
     questions = select_questions(config)
-    model = snapshot.resolve(config.model)
-    if config.generation.max_tokens >= model.context:
+    model = selection.find(config.model)
+    if isinstance(model, Snapshot) and config.generation.max_tokens >= model.context:
         raise InputError(
             f"max-tokens is {config.generation.max_tokens}, but {config.model} takes {model.context} tokens in all",
             hint=f"--max-tokens {model.context // 4}",
@@ -74,11 +77,11 @@ def run_experiment(
         _check_variables(prompt.label, prompt.template, questions)
     with contextlib.ExitStack() as stack:
         if engine is None:
-            engine = selection.start(config.engine, model, config.state_dir / "engines")
+            engine = selection.start(config, model, say)
             stack.callback(engine.close)
         record = ExperimentRecord(client, config, prompts)
         stack.enter_context(_ended(record))
-        record.start(model, engine.name, questions)
+        record.start(model, engine.info, questions)
         cells = order_cells([item.name for item in prompts], questions.questions, config.samples, config.order_seed)
         chains = {
             (item.name, sample): build_chain(item.template, engine, config.params(sample))

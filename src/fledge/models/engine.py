@@ -4,25 +4,37 @@ import queue
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 from fledge.core.errors import FledgeError
 from fledge.core.settings import option
 
 FinishReason = Literal["stop", "length", "cancelled"]
+Mode = Literal["exact", "fast"]
+
+MAX_STOPS = 4
+MAX_STOP_CHARACTERS = 100
 
 
 @dataclass(frozen=True)
 class GenerationParams:
-    """How to generate. `temperature` 0 is greedy; `top_k` 0 and `top_p` 1 do not filter."""
+    """How to generate. `temperature` 0 is greedy; `top_k` 0, `top_p` 1 and `min_p` 0 do not filter.
+
+    `n` answers are given to one prompt, with the seeds `seed`, `seed + 1` and so on. With `logprobs` each token comes
+    with the natural logarithm of its probability. With `ignore_eos` an answer goes on to `max_tokens`.
+    """
 
     max_tokens: int = option(128, "most new tokens of an answer (1 to 4096)")
     temperature: float = option(0.0, "0 is greedy; up to 2")
     top_p: float = option(1.0, "sample from the likeliest tokens of this total probability")
     top_k: int = option(0, "sample from this many likeliest tokens; 0 for all")
+    min_p: float = option(0.0, "sample from tokens at least this likely, relative to the likeliest")
     repetition_penalty: float = option(1.0, "above 1 discourages repetition (0.1 to 10)")
     seed: int = option(0, "seed of sampling")
     stop: tuple[str, ...] = option((), "up to four texts that end an answer; not returned")
+    n: int = 1
+    logprobs: bool = False
+    ignore_eos: bool = False
 
     def __post_init__(self) -> None:
         bounds: list[tuple[str, float, float, float]] = [
@@ -30,14 +42,19 @@ class GenerationParams:
             ("temperature", self.temperature, 0, 2),
             ("top_p", self.top_p, 1e-6, 1),
             ("top_k", self.top_k, 0, 1_000_000),
+            ("min_p", self.min_p, 0, 1),
             ("repetition_penalty", self.repetition_penalty, 0.1, 10),
             ("seed", self.seed, 0, 2**63 - 1),
+            ("n", self.n, 1, 16),
         ]
+        whole = ("max_tokens", "top_k", "seed", "n")
         for name, value, low, high in bounds:
+            if isinstance(value, bool) or not isinstance(value, int if name in whole else (int, float)):
+                raise ValueError(f"{name} must be {'a whole number' if name in whole else 'a number'}, not {value!r}")
             if not low <= value <= high:
                 raise ValueError(f"{name} must be from {low:g} to {high:g}, not {value:g}")
-        if len(self.stop) > 4 or any(not text or len(text) > 100 for text in self.stop):
-            raise ValueError("stop takes up to four texts of 1 to 100 characters")
+        if len(self.stop) > MAX_STOPS or any(not 1 <= len(text) <= MAX_STOP_CHARACTERS for text in self.stop):
+            raise ValueError(f"stop takes up to {MAX_STOPS} texts of 1 to {MAX_STOP_CHARACTERS} characters")
 
 
 @dataclass(frozen=True)
@@ -48,53 +65,81 @@ class Message:
     content: str
 
 
-Prompt = str | Sequence[Message]
+Prompt = str | Sequence[Message] | Sequence[int]
+"""Text to complete, a conversation to answer, or token ids as they are."""
+
+
+@dataclass(frozen=True)
+class Usage:
+    """What an answer took; `cost` is in the currency of the prices given, 0 where none are."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    cost: float = 0.0
 
 
 @dataclass(frozen=True)
 class Chunk:
-    """The next tokens of an answer, and their text as far as it is certain; the last one has a `finish_reason`."""
+    """The next tokens of an answer, and their text as far as it is certain; the last one has a `finish_reason`.
+
+    `index` tells the `n` answers to one prompt apart. `logprobs`, where asked for, has one value for each token.
+    `usage` comes with the last chunk.
+    """
 
     text: str
     token_ids: tuple[int, ...] = ()
     finish_reason: FinishReason | None = None
+    logprobs: tuple[float, ...] = ()
+    index: int = 0
+    usage: Usage | None = None
 
 
 @dataclass(frozen=True)
 class Completion:
-    """A whole answer. Times are in seconds; `started_ns` is nanoseconds since the epoch."""
+    """A whole answer. Times are in seconds; `started_ns` is nanoseconds since the epoch.
+
+    `turns_left_out` counts the oldest turns of a conversation that the model's window had no room for.
+    """
 
     text: str
     token_ids: tuple[int, ...]
     finish_reason: FinishReason
-    prompt_tokens: int
+    usage: Usage
     started_ns: int
     ttft_s: float
     seconds: float
+    logprobs: tuple[float, ...] = ()
+    turns_left_out: int = 0
+
+    @property
+    def prompt_tokens(self) -> int:
+        return self.usage.prompt_tokens
 
     @property
     def completion_tokens(self) -> int:
-        return len(self.token_ids)
+        return self.usage.completion_tokens
 
 
 @dataclass
 class Stream:
-    """The answer to one submitted prompt: iterate for chunks, or call `result` for the whole.
+    """The answers to one submitted prompt: iterate for chunks, or call `result` for the whole.
 
     An engine calls `put` for each chunk and `fail` once if the answer breaks off.
     """
 
     prompt_tokens: int
+    n: int = 1
+    turns_left_out: int = 0
     started_ns: int = field(default_factory=time.time_ns)
     cancelled: bool = False
     _started: float = field(default_factory=time.perf_counter)
     _queue: "queue.SimpleQueue[tuple[float, Chunk | Exception]]" = field(default_factory=queue.SimpleQueue)
-    _times: list[float] = field(default_factory=list)
 
     def put(self, chunk: Chunk) -> None:
         self._queue.put((time.perf_counter(), chunk))
 
     def fail(self, error: Exception) -> None:
+        self.cancelled = True  # the other answers to this prompt have nobody to wait for them
         self._queue.put((time.perf_counter(), error))
 
     def cancel(self) -> None:
@@ -102,39 +147,79 @@ class Stream:
         self.cancelled = True
 
     def __iter__(self) -> Iterator[Chunk]:
-        while True:
+        return (chunk for _, chunk in self.timed())
+
+    def timed(self) -> Iterator[tuple[float, Chunk]]:
+        """Chunks, each with the seconds from `submit` to its arrival."""
+        under_way = self.n
+        while under_way:
             moment, item = self._queue.get()
             if isinstance(item, Exception):
                 raise item
-            self._times.append(moment - self._started)
-            yield item
-            if item.finish_reason:
-                return
+            under_way -= item.finish_reason is not None
+            yield moment - self._started, item
 
     def result(self) -> Completion:
-        """Wait for the whole answer."""
-        chunks = list(self)
+        """Wait for the whole answer, the first one where there are several."""
+        return self.results()[0]
+
+    def results(self) -> list[Completion]:
+        """Wait for all `n` answers."""
+        arrived: list[list[tuple[float, Chunk]]] = [[] for _ in range(self.n)]
+        for moment, chunk in self.timed():
+            arrived[chunk.index].append((moment, chunk))
+        return [self._whole(parts) for parts in arrived]
+
+    def _whole(self, parts: list[tuple[float, Chunk]]) -> Completion:
+        chunks = [chunk for _, chunk in parts]
+        token_ids = tuple(token for chunk in chunks for token in chunk.token_ids)
         reason = chunks[-1].finish_reason
         if reason is None:  # an engine that ends a stream without a reason has a defect
             raise FledgeError("the engine ended an answer without a finish reason")
         return Completion(
             text="".join(chunk.text for chunk in chunks),
-            token_ids=tuple(token for chunk in chunks for token in chunk.token_ids),
+            token_ids=token_ids,
             finish_reason=reason,
-            prompt_tokens=self.prompt_tokens,
+            usage=chunks[-1].usage or Usage(self.prompt_tokens, len(token_ids)),
             started_ns=self.started_ns,
-            ttft_s=self._times[0],
-            seconds=self._times[-1],
+            ttft_s=parts[0][0],
+            seconds=parts[-1][0],
+            logprobs=tuple(value for chunk in chunks for value in chunk.logprobs),
+            turns_left_out=self.turns_left_out,
         )
+
+
+class EngineInfo(NamedTuple):
+    """Which engine runs, where (`cpu`, `gpu`, or a URL's host), in which mode, and in words why it was chosen."""
+
+    name: str
+    device: str
+    mode: Mode
+    reason: str
+
+
+class Stats(NamedTuple):
+    """What an engine is doing and has done: answers under way and waiting, tokens read and generated so far."""
+
+    running: int
+    waiting: int
+    prompt_tokens: int
+    generated_tokens: int
 
 
 class Engine(Protocol):
     """Turns prompts into text. `submit` may be called from any thread and never waits for other requests."""
 
-    name: str
+    info: EngineInfo
 
     def submit(self, prompt: Prompt, params: GenerationParams) -> Stream:
         """Start an answer. Raises `InputError` for a prompt that the model cannot take."""
+        ...
+
+    def stats(self) -> Stats: ...
+
+    def drain(self, timeout_s: float) -> bool:
+        """Take no more, and wait for what runs; True if all of it ended within the time."""
         ...
 
     def close(self) -> None:

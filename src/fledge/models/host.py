@@ -16,6 +16,7 @@ from fledge.core.errors import FledgeError
 from fledge.core.messages import Ask, Cancel, Piece
 from fledge.models import selection, snapshot
 from fledge.models.engine import Engine, GenerationParams, Message, Stream, generate
+from fledge.models.selection import EngineSettings
 
 _encode = msgspec.msgpack.Encoder().encode
 _ask = msgspec.msgpack.Decoder(Ask).decode
@@ -71,7 +72,14 @@ class EngineHost:
         out.connect("inproc://pieces")
         try:
             for chunk in stream:
-                piece = Piece(identity, chunk.text, len(chunk.token_ids), stream.prompt_tokens, chunk.finish_reason)
+                piece = Piece(
+                    identity,
+                    chunk.text,
+                    len(chunk.token_ids),
+                    stream.prompt_tokens,
+                    stream.turns_left_out,
+                    chunk.finish_reason,
+                )
                 out.send_multipart([sender, _encode(piece)])
         except FledgeError as error:
             out.send_multipart([sender, _encode(Piece(identity, error=error.message, error_kind="engine"))])
@@ -85,10 +93,10 @@ def main() -> None:
     control = Control(int(sys.argv[2]), _on_event)
     folder = Path(config["snapshot"])
     model = snapshot.check(folder, source=config["model"])
-    engine = selection.start(config["engine"], model, Path(config["cache"]))
+    engine = selection.start(EngineSettings(**config["settings"]), model)
     generate(engine, ["warm up"], GenerationParams(max_tokens=2))
     host = EngineHost(engine, config["address"])
-    control.send(event="ready", engine=engine.name)
+    control.send(event="ready", engine=engine.info.name)
     host.run()
 
 

@@ -1,59 +1,178 @@
-"""Which engine runs a model here."""
+"""Which engine runs a model here, and why."""
 
+from dataclasses import dataclass
 from importlib.util import find_spec
-from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from fledge.core.errors import InputError, MissingExtraError
-from fledge.models.engine import Engine
+from fledge.core.settings import Workspace, option
+from fledge.models import snapshot
+from fledge.models.engine import Engine, EngineInfo, Mode
+from fledge.models.machine import gpu
+from fledge.models.openvino_files import ExportError, Say, exported, read_gate
 from fledge.models.scripted import ScriptedEngine
 from fledge.models.snapshot import Snapshot
 
-ENGINES = ("auto", "openvino", "transformers", "scripted")
+Name = Literal["auto", "openvino", "transformers", "remote", "scripted"]
+EXTRAS = {"openvino": "models,openvino", "transformers": "models"}
+
+
+@dataclass(frozen=True)
+class EngineSettings(Workspace):
+    """How a model is run."""
+
+    engine: Name = option("auto", "auto, openvino, transformers, remote or scripted")
+    device: Literal["auto", "cpu", "gpu"] = option("auto", "auto, cpu or gpu")
+    mode: Literal["exact", "fast", "auto"] = option(
+        "exact", "exact: the tokens of transformers; fast: int8; auto: fast within --fast-limit"
+    )
+    fast_limit: float = option(1.02, "most that int8 may multiply perplexity by, for --mode auto")
+    cache_gb: int = option(1, "memory for keys and values of running answers, in GB")
+    remote_concurrency: int = option(8, "most requests at once to a remote model")
+    prompt_price: float = option(0.0, "price of a million prompt tokens of a remote model")
+    completion_price: float = option(0.0, "price of a million generated tokens of a remote model")
+
+    def __post_init__(self) -> None:
+        for name, value, low, high in (
+            ("fast_limit", self.fast_limit, 1, 10),
+            ("cache_gb", self.cache_gb, 1, 4096),
+            ("remote_concurrency", self.remote_concurrency, 1, 1024),
+            ("prompt_price", self.prompt_price, 0, 1e9),
+            ("completion_price", self.completion_price, 0, 1e9),
+        ):
+            if not low <= value <= high:
+                raise ValueError(f"{name} must be from {low} to {high:g}, not {value:g}")
+
+
+@dataclass(frozen=True)
+class RemoteModel:
+    """A model behind a URL: its files are not ours to see."""
+
+    source: str
 
 
 class Choice(NamedTuple):
-    """An engine's name and, in words, why it was chosen."""
+    """An engine's name, its device, and in words why it was chosen."""
 
     name: str
+    device: Literal["cpu", "gpu"]
     reason: str
 
 
-def choose(engine: str) -> Choice:
-    """Resolve `auto` by what is installed; raise if the engine named is unknown or not installed."""
-    have = {
-        "openvino": _installed("openvino_genai", "optimum.intel"),
-        "transformers": _installed("transformers", "torch"),
-    }
-    if engine not in ENGINES:
-        raise InputError(f"no engine {engine!r}", hint=f"one of: {', '.join(ENGINES)}")
-    if engine == "auto":
-        if have["openvino"]:
-            return Choice("openvino", "the fastest on this CPU")
-        if have["transformers"]:
-            return Choice("transformers", "OpenVINO is not installed")
-        raise MissingExtraError("an engine", "models,openvino")
-    if not have.get(engine, True):
-        raise MissingExtraError(f"the engine {engine}", "models,openvino" if engine == "openvino" else "models")
-    return Choice(engine, "as set")
+def find(model: str) -> Snapshot | RemoteModel:
+    """What a name means: a URL is a remote model, anything else a snapshot."""
+    return RemoteModel(model) if is_remote(model) else snapshot.resolve(model)
 
 
-def start(engine: str, snapshot: Snapshot, cache: Path) -> Engine:
-    """The engine for a snapshot, loaded and ready; `cache` keeps exported models."""
-    name = choose(engine).name
-    if name == "openvino":
-        from fledge.models.openvino import OpenVINOEngine
-
-        return OpenVINOEngine(snapshot, cache)
-    if name == "transformers":
-        from fledge.models.transformers import TransformersEngine
-
-        return TransformersEngine(snapshot, cache)
-    return ScriptedEngine()
+def is_remote(model: str) -> bool:
+    return model.startswith(("http://", "https://"))
 
 
-def _installed(*modules: str) -> bool:
+def choose(settings: EngineSettings) -> Choice:
+    """Resolve `auto` for a model of one's own by hardware and what is installed.
+
+    Raises `MissingExtraError` if what was asked for is not installed, `InputError` if settings do not go together.
+    """
+    if settings.engine == "scripted":
+        return Choice("scripted", "cpu", "as set")
+    if settings.engine == "remote":
+        raise InputError("the engine remote wants a URL as the model", hint="--model http://127.0.0.1:8000/v1#NAME")
+    if settings.engine == "auto":
+        choice = _automatic(settings)
+    elif not installed(settings.engine):
+        raise MissingExtraError(f"the engine {settings.engine}", EXTRAS[settings.engine])
+    else:
+        on_gpu = settings.device == "gpu" or (settings.device == "auto" and settings.engine == "transformers" and gpu())
+        choice = Choice(settings.engine, "gpu" if on_gpu else "cpu", "as set")
+    if settings.mode == "fast" and choice.name != "openvino":
+        raise InputError("only the engine openvino has a fast mode", hint="--mode exact, or --engine openvino")
+    if choice == ("transformers", "gpu", choice.reason) and not gpu():
+        raise InputError("there is no NVIDIA GPU here, or torch is built without CUDA", hint="--device cpu")
+    return choice
+
+
+def _automatic(settings: EngineSettings) -> Choice:
+    if settings.device != "cpu" and settings.mode != "fast" and gpu() and installed("transformers"):
+        return Choice("transformers", "gpu", "continuous batching on the GPU")
+    if settings.device == "gpu":
+        return Choice("transformers", "gpu", "as set")
+    if installed("openvino"):
+        return Choice("openvino", "cpu", "continuous batching on the CPU")
+    if installed("transformers"):
+        return Choice("transformers", "cpu", "OpenVINO, which is faster on a CPU, is not installed")
+    raise MissingExtraError("an engine", "models,openvino")
+
+
+def installed(engine: str) -> bool:
+    """Whether the libraries of an engine are there; none of them is imported."""
+    modules = {"openvino": ("openvino_genai", "optimum.intel"), "transformers": ("transformers", "torch")}
     try:
-        return all(find_spec(name) for name in modules)
+        return all(find_spec(name) for name in modules.get(engine, ()))
     except ModuleNotFoundError:
         return False
+
+
+def start(settings: EngineSettings, model: Snapshot | RemoteModel, say: Say = lambda _: None) -> Engine:
+    """The engine for a model, loaded and ready. `say` is told what takes long, with an estimate."""
+    if isinstance(model, RemoteModel):
+        return _remote(settings, model)
+    choice = choose(settings)
+    if choice.name == "scripted":
+        return ScriptedEngine()
+    if choice.name == "openvino":
+        try:
+            return _openvino(settings, model, choice, say)
+        except ExportError as error:
+            if settings.engine != "auto" or settings.mode == "fast":
+                raise
+            choice = Choice("transformers", "cpu", error.message)
+            say(f"{error.message}; transformers runs it")
+    return _transformers(settings, model, choice)
+
+
+def _remote(settings: EngineSettings, model: RemoteModel) -> Engine:
+    from fledge.models.remote import Prices, RemoteEngine
+
+    if settings.engine not in ("auto", "remote"):
+        raise InputError(f"the engine {settings.engine} cannot run a URL", hint="--engine remote, or name a model")
+    return RemoteEngine(
+        model.source,
+        reason="the model is a URL",
+        concurrency=settings.remote_concurrency,
+        prices=Prices(settings.prompt_price, settings.completion_price),
+    )
+
+
+def _openvino(settings: EngineSettings, model: Snapshot, choice: Choice, say: Say) -> Engine:
+    cache = settings.state_dir / "engines"
+    mode: Mode = "exact" if settings.mode == "exact" else "fast"
+    folder = exported(model, cache, mode, say)
+    info = EngineInfo("openvino", choice.device, mode, choice.reason)
+    if mode == "fast":
+        gate = read_gate(folder)
+        measured = (
+            f"int8 multiplies perplexity by {gate.perplexity_ratio:.4f}, "
+            f"and {gate.token_agreement:.0%} of greedy tokens agree"
+        )
+        if settings.mode == "auto" and gate.perplexity_ratio > settings.fast_limit:
+            measured = f"exact: {measured}, and the limit is {settings.fast_limit:g}"
+            folder, info = exported(model, cache, "exact", say), info._replace(mode="exact")
+        info = info._replace(reason=f"{choice.reason}; {measured}")
+        say(measured)
+
+    from fledge.models.openvino import OpenVINOEngine, check_device
+
+    check_device(choice.device)
+    return OpenVINOEngine(model, folder, info, settings.cache_gb)
+
+
+def _transformers(settings: EngineSettings, model: Snapshot, choice: Choice) -> Engine:
+    info = EngineInfo("transformers", choice.device, "exact", choice.reason)
+    if choice.device == "gpu":
+        from fledge.models.transformers_paged import PagedTransformersEngine
+
+        return PagedTransformersEngine(model, info, settings.cache_gb)
+
+    from fledge.models.transformers import TransformersEngine
+
+    return TransformersEngine(model, info)

@@ -1,23 +1,34 @@
 """Snapshots: a model's files, found by any usual name, checked before anything loads them."""
 
+import fnmatch
 import hashlib
 import json
+import re
+from collections.abc import Collection
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-import httpx
-
-from fledge.core.errors import FledgeError, InputError, MissingExtraError
+from fledge.core.errors import FledgeError, InputError
+from fledge.models import weights
+from fledge.models.config_files import FETCH_AGAIN, read_json, read_object, refuse_code
 
 ALLOWED = ("*.safetensors", "*.json", "*.txt", "*.model", "*.jinja", "README.md", "LICENSE*")
-CODE_KEYS = ("auto_map", "trust_remote_code", "_attn_implementation_internal")
+CAUSAL = re.compile(r"(ForCausalLM|LMHeadModel)$")
+POSITIONS = ("n_positions", "max_position_embeddings", "n_ctx", "max_sequence_length")
+WIDTHS = ("hidden_size", "n_embd", "d_model", "intermediate_size", "n_inner", "num_attention_heads", "n_head")
+DEFAULT_CONTEXT = 2048
+MAX_CONTEXT = 100_000_000
 
 
 @dataclass(frozen=True)
 class Snapshot:
-    """A checked model folder. `digest` is SHA-256 over the names and contents of `files`; `size` is in bytes."""
+    """A checked model folder. `digest` is SHA-256 over the names and contents of `files`; `size` is in bytes.
+
+    `context` is the window in tokens, `parameters` the number of weights, `vocabulary` that of tokens; `end_tokens` end
+    an answer, the first also ends a turn.
+    """
 
     path: Path
     source: str
@@ -25,9 +36,12 @@ class Snapshot:
     files: tuple[str, ...]
     digest: str
     size: int
+    licence: str
     architecture: str
+    parameters: int
+    vocabulary: int
     context: int
-    end_token: int
+    end_tokens: tuple[int, ...]
 
 
 def resolve(model: str) -> Snapshot:
@@ -40,92 +54,143 @@ def resolve(model: str) -> Snapshot:
     folder = Path(model).expanduser()
     if folder.is_dir():
         return check(folder.resolve(), source=str(folder))
-    if model.count("/") == 1 and not model.startswith((".", "/", "~")):
-        return _download(model)
+    if re.fullmatch(r"[\w.-]+/[\w.-]+(@[\w./-]+)?", model) and not model.startswith("."):
+        from fledge.models.hub import download
+
+        fetched = download(model, allowed)
+        # The Hub's cache keeps a snapshot as links into the blobs of the same repository.
+        return check(fetched.folder, source=fetched.name, commit=fetched.commit, root=fetched.repository)
     raise InputError(
         f"no model {model!r}: not a folder, not 'embedded', not a Hub id", hint="fledge experiment --model embedded"
     )
 
 
 def check(folder: Path, *, source: str, commit: str = "", root: Path | None = None) -> Snapshot:
-    """Read the names and JSON of `folder`, refuse what may not be loaded, and digest what is left.
+    """Read the names, JSON and weight headers of `folder`, refuse what must not be loaded, and digest what is left.
 
-    Links that lead out of `root`, the folder itself unless given, are left out.
+    Links may lead only within `root`, the folder itself unless given. Files of other kinds are never opened.
     """
-    names = sorted(
-        path.relative_to(folder).as_posix()
-        for pattern in ALLOWED
-        for path in folder.glob(pattern)
-        if path.is_file() and path.resolve().is_relative_to(root or folder.resolve())
-    )
-    if not any(name.endswith(".safetensors") for name in names):
-        raise FledgeError(
-            f"{source} has no safetensors weights; pickled weights are never opened",
-            hint="convert it with transformers: model.save_pretrained(DIR)",
-        )
-    if "config.json" not in names:
-        raise InputError(f"{source} has no config.json", hint="name a folder written by save_pretrained")
-    for name in names:
-        if name.endswith(".json"):
-            _refuse_code(_read_json(folder / name), f"{source}/{name}")
-    config = _read_json(folder / "config.json")
-    if not isinstance(config, dict):
-        raise InputError(f"{source}/config.json is not an object", hint="name a folder written by save_pretrained")
-    end = config.get("eos_token_id") or 0
+    present = _names(folder, source, root or folder.resolve())
+    for name in present:
+        if name.endswith(".json") and name != "vocab.json":
+            refuse_code(read_json(folder / name, f"{source}/{name}"), f"{source}/{name}")
+    loaded = weights.files(folder, present, source)
+    names = tuple(name for name in present if not name.endswith(".safetensors") or name in loaded)
+    config = _config(folder, names, source)
+    found = weights.read(folder, loaded, source)
+    _refuse_absurd(config, found, f"{source}/config.json")
     return Snapshot(
         path=folder,
         source=source,
         commit=commit,
-        files=tuple(names),
+        files=names,
         digest=_digest(folder, names),
         size=sum((folder / name).stat().st_size for name in names),
-        architecture=str((config.get("architectures") or ["unknown"])[0]),
-        context=int(config.get("n_positions") or config.get("max_position_embeddings") or 2048),
-        end_token=int(end[0] if isinstance(end, list) else end),
+        licence=_licence(folder, names),
+        architecture=config["architectures"][0],
+        parameters=found.parameters,
+        vocabulary=config["vocab_size"],
+        context=next((config[key] for key in POSITIONS if config.get(key)), DEFAULT_CONTEXT),
+        end_tokens=_end_tokens(folder, names, config),
     )
 
 
-def _read_json(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise InputError(f"{path}: not JSON: {error}", hint="fetch the model again") from None
+def allowed(name: str) -> bool:
+    """Whether a file of this name can be part of a snapshot."""
+    return not name.startswith(".") and "/" not in name and any(fnmatch.fnmatchcase(name, kind) for kind in ALLOWED)
 
 
-def _refuse_code(value: Any, where: str) -> None:
-    if isinstance(value, dict):
-        for key in CODE_KEYS:
-            if key in value:
-                raise FledgeError(f"{where} has {key!r}, which can run code from the model; it is refused")
-        value = list(value.values())
-    if isinstance(value, list):
-        for item in value:
-            _refuse_code(item, where)
+def _names(folder: Path, source: str, root: Path) -> list[str]:
+    names = sorted(path.name for path in folder.iterdir() if allowed(path.name))
+    for name in names:
+        path = folder / name
+        try:
+            target = path.resolve(strict=True)
+        except (OSError, RuntimeError):
+            raise InputError(f"{source}/{name} is a link that leads nowhere", hint=FETCH_AGAIN) from None
+        if not target.is_relative_to(root):
+            raise FledgeError(
+                f"{source}/{name} is a link that leads out of the folder; it is refused",
+                hint="copy the file itself into the folder",
+            )
+        if not target.is_file():
+            raise InputError(f"{source}/{name} is not a regular file", hint=FETCH_AGAIN)
+    if "adapter_config.json" in names:
+        raise InputError(
+            f"{source} is an adapter (PEFT), not a whole model",
+            hint="merge it: model.merge_and_unload().save_pretrained(DIR)",
+        )
+    return names
 
 
-def _digest(folder: Path, names: list[str]) -> str:
+def _config(folder: Path, names: Collection[str], source: str) -> dict[str, Any]:
+    where = f"{source}/config.json"
+    if "config.json" not in names:
+        raise InputError(f"{source} has no config.json", hint="name a folder written by save_pretrained")
+    config = read_object(folder / "config.json", where)
+    named = config.get("architectures")
+    if not isinstance(named, list) or not named or not isinstance(named[0], str):
+        raise InputError(f"{where} names no architecture", hint="name a folder written by save_pretrained")
+    if not CAUSAL.search(named[0]):
+        raise InputError(
+            f"{source} is a {named[0]}, which does not generate text",
+            hint="name a causal language model: its architecture ends in ForCausalLM or LMHeadModel",
+        )
+    return config
+
+
+def _refuse_absurd(config: dict[str, Any], found: weights.Weights, where: str) -> None:
+    """Sizes that the weights cannot bear out would make a library reserve memory for nothing."""
+    for keys, limit in (
+        (("vocab_size",), found.parameters),
+        (WIDTHS, found.parameters),
+        (("num_hidden_layers", "n_layer", "num_layers"), found.tensors),
+        (POSITIONS, MAX_CONTEXT),
+    ):
+        for key in keys:
+            value = config.get(key)
+            if value is None and key != "vocab_size":
+                continue
+            if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= limit:
+                raise InputError(
+                    f"{where} has {key} {json.dumps(value)[:50]}, which its weights do not bear out", hint=FETCH_AGAIN
+                )
+    # Learned positions are weights, and their mask in memory grows with the square.
+    if config.get("n_positions", 0) * config.get("n_embd", 0) > found.parameters:
+        raise InputError(
+            f"{where} has n_positions {config['n_positions']}, which its weights do not bear out", FETCH_AGAIN
+        )
+
+
+def _end_tokens(folder: Path, names: Collection[str], config: dict[str, Any]) -> tuple[int, ...]:
+    """Of the generation config, as `transformers.generate` takes them, else of the model's config."""
+    generation = read_object(folder / "generation_config.json", "") if "generation_config.json" in names else {}
+    for value in (generation.get("eos_token_id"), config.get("eos_token_id")):
+        ids = value if isinstance(value, list) else [value]
+        known = tuple(item for item in ids if isinstance(item, int) and 0 <= item < config["vocab_size"])
+        if known:
+            return known
+    return ()
+
+
+def _licence(folder: Path, names: Collection[str]) -> str:
+    """As the model card's front matter or the first line of a licence file says; empty where neither does."""
+    card = _start(folder / "README.md") if "README.md" in names else ""
+    named = re.search(r"^license:\s*[\"']?([^\"'\n]+)", card.split("\n---", 1)[0], re.MULTILINE)
+    if named:
+        return named[1].strip()
+    texts = [_start(folder / name).strip() for name in names if name.startswith("LICENSE")]
+    return next((text.splitlines()[0].strip()[:80] for text in texts if text), "")
+
+
+def _start(path: Path) -> str:
+    with path.open(encoding="utf-8", errors="replace") as file:
+        return file.read(20_000)
+
+
+def _digest(folder: Path, names: Collection[str]) -> str:
     total = hashlib.sha256()
     for name in names:
         with (folder / name).open("rb") as file:
             total.update(f"{name}\0{hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
     return total.hexdigest()
-
-
-def _download(model: str) -> Snapshot:
-    try:
-        from huggingface_hub import HfApi, snapshot_download
-        from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
-    except ImportError:
-        raise MissingExtraError("the Hugging Face Hub client", "models") from None
-    name, _, revision = model.partition("@")
-    try:
-        commit = HfApi().model_info(name, revision=revision or None).sha or ""
-        folder = snapshot_download(name, revision=commit, allow_patterns=list(ALLOWED))
-    except RepositoryNotFoundError:
-        raise InputError(f"the Hub has no model {model!r}, or it is private", hint="export HF_TOKEN=...") from None
-    except (HfHubHTTPError, LocalEntryNotFoundError, httpx.HTTPError, OSError, ValueError) as error:
-        raise FledgeError(
-            f"cannot fetch {model} from the Hub: {error}", hint="use --model embedded or a local folder"
-        ) from None
-    # The Hub's cache keeps a snapshot as links into the blobs of the same repository.
-    return check(Path(folder), source=name, commit=commit, root=Path(folder).resolve().parent.parent)

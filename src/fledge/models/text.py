@@ -1,53 +1,123 @@
 """Between text and tokens: prompt shapes, incremental decoding, stop texts."""
 
+import re
 from collections.abc import Sequence
-from pathlib import Path
+from typing import NamedTuple
 
 from tokenizers import Tokenizer
 from tokenizers.decoders import DecodeStream
 
 from fledge.core.errors import InputError
+from fledge.models.chat_template import ChatTemplate, read_template
 from fledge.models.engine import Chunk, FinishReason, Message, Prompt
+from fledge.models.snapshot import Snapshot
+
+# Stand for special tokens that a user's text spells, while a chat template is filled: of Unicode's private use.
+_STAND_IN = 0xF0000
+
+
+class Encoded(NamedTuple):
+    """A prompt's tokens, and how many of its oldest turns the window had no room for."""
+
+    token_ids: list[int]
+    turns_left_out: int
 
 
 class Text:
-    """A snapshot's tokenizer with what fledge needs of it; `context` is the model's window in tokens."""
+    """A snapshot's tokenizer with what fledge needs of it.
 
-    def __init__(self, folder: Path, *, end_token: int, context: int) -> None:
-        self.tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-        # A user's text that spells a special token is text, not the token.
+    A conversation takes the shape of the model's chat template; a model that has none gets turns that each end in
+    its end-of-text token, as DialoGPT was trained. Text that spells a special token stays text.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, model: Snapshot, template: ChatTemplate | None) -> None:
+        self.tokenizer = tokenizer
         self.tokenizer.encode_special_tokens = True
-        self.end_token = end_token
-        self.context = context
+        # For what the template itself writes: there a special token is meant.
+        self._for_template = Tokenizer.from_str(tokenizer.to_str()) if template else tokenizer
+        self.end_tokens = model.end_tokens
+        self.context = model.context
+        self._vocabulary = model.vocabulary
+        self._template = template
+        added = tokenizer.get_added_tokens_decoder().values()
+        self._special = [token.content for token in added if token.special and token.content]
 
-    def encode(self, prompt: Prompt, room: int) -> list[int]:
+    @classmethod
+    def of(cls, model: Snapshot, tokenizer: Tokenizer) -> "Text":
+        """With the chat template of the snapshot, if it has one."""
+        return cls(tokenizer, model, read_template(model.path))
+
+    def close(self) -> None:
+        if self._template:
+            self._template.close()
+
+    def encode(self, prompt: Prompt, room: int) -> Encoded:
         """Token ids of a prompt; `room` tokens of the window are kept free for the answer.
 
-        A conversation becomes turns that each end in the end-of-text token, as DialoGPT was trained; the oldest turns
-        are left out until it fits. Raises `InputError` if the prompt, or its last turn alone, does not fit.
+        The oldest turns of a conversation are left out until it fits, a system text never. Raises `InputError` if the
+        prompt, or what must stay of it, does not fit.
         """
         limit = self.context - room
-        ids = self._ids(prompt) if isinstance(prompt, str) else self._turns(prompt, limit)
-        if not ids:
+        if isinstance(prompt, str):
+            encoded = Encoded(_ids(self.tokenizer, prompt, start=True), 0)
+        elif not prompt:
             raise InputError("the prompt is empty")
-        if len(ids) > limit:
+        elif isinstance(prompt[0], int):
+            encoded = Encoded([int(token) for token in prompt], 0)  # type: ignore[arg-type]
+        else:
+            encoded = self._conversation(list(prompt), limit)  # type: ignore[arg-type]
+        token_ids = encoded.token_ids
+        if not token_ids:
+            raise InputError("the prompt is empty")
+        if not 0 <= min(token_ids) <= max(token_ids) < self._vocabulary:
+            raise InputError(f"the prompt has token ids beyond the model's {self._vocabulary}")
+        if len(token_ids) > limit:
             raise InputError(
-                f"the prompt has {len(ids)} tokens; the model takes {self.context}, and {room} are kept for the answer",
+                f"the prompt has {len(token_ids)} tokens; the model takes {self.context}, "
+                f"and {room} are kept for the answer",
                 hint="shorten the prompt, or ask for fewer tokens with --max-tokens",
             )
-        return ids
+        return encoded
 
-    def _ids(self, text: str) -> list[int]:
-        try:
-            return list(self.tokenizer.encode(text, add_special_tokens=False).ids)
-        except (TypeError, UnicodeEncodeError):
-            raise InputError("the prompt is not valid Unicode text") from None
+    def _conversation(self, messages: list[Message], limit: int) -> Encoded:
+        system = [message for message in messages[:1] if message.role == "system"]
+        turns = messages[len(system) :]
+        start = 0
+        token_ids = self._shape([*system, *turns])
+        while len(token_ids) > limit and start < len(turns) - 1:
+            start += 1
+            # Templates want a conversation to begin with the user.
+            while turns[start].role == "assistant" and start < len(turns) - 1:
+                start += 1
+            token_ids = self._shape([*system, *turns[start:]])
+        return Encoded(token_ids, start)
 
-    def _turns(self, messages: Sequence[Message], limit: int) -> list[int]:
-        turns = [[*self._ids(message.content), self.end_token] for message in messages]
-        while len(turns) > 1 and sum(map(len, turns)) > limit:
-            turns.pop(0)
-        return [token for turn in turns for token in turn]
+    def _shape(self, messages: Sequence[Message]) -> list[int]:
+        if self._template is None:
+            end = self.end_tokens[:1]
+            return [token for item in messages for token in (*_ids(self.tokenizer, item.content), *end)]
+        stand_ins = {chr(_STAND_IN + number): text for number, text in enumerate(self._special)}
+        text = self._template.render([Message(item.role, _replace(item.content, stand_ins)) for item in messages])
+        parts = re.split(f"([{''.join(stand_ins)}])", text) if stand_ins else [text]
+        token_ids: list[int] = []
+        for part in parts:
+            spelled = stand_ins.get(part)
+            token_ids += _ids(self.tokenizer, spelled) if spelled else _ids(self._for_template, part)
+        return token_ids
+
+
+def _ids(tokenizer: Tokenizer, text: str, *, start: bool = False) -> list[int]:
+    """Tokens of a text; with `start`, after what the model wants before any text."""
+    try:
+        return list(tokenizer.encode(text, add_special_tokens=start).ids)
+    except (TypeError, UnicodeEncodeError):
+        raise InputError("the prompt is not valid Unicode text") from None
+
+
+def _replace(content: str, stand_ins: dict[str, str]) -> str:
+    for character, text in sorted(stand_ins.items(), key=lambda item: -len(item[1])):
+        content = content.replace(text, character)
+    return content
 
 
 class Decoder:

@@ -1,105 +1,166 @@
-"""The transformers engine: any architecture, padded batches of what waits."""
+"""The transformers engine: any architecture of the library, padded batches of what waits.
 
-import threading
-from pathlib import Path
+`generate` computes the logits of a whole batch; what each row does with its own (penalty, sampling by its own seed, its
+end) is decided row by row, so that requests of any settings share a batch.
+"""
+
+from collections.abc import Sequence
+from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+from transformers.generation.logits_process import (
+    LogitsProcessor,
+    LogitsProcessorList,
+    MinPLogitsWarper,
+    RepetitionPenaltyLogitsProcessor,
+    TemperatureLogitsWarper,
+    TopKLogitsWarper,
+    TopPLogitsWarper,
+)
+from transformers.generation.stopping_criteria import StoppingCriteria, StoppingCriteriaList
+from transformers.utils import logging
 
-from fledge.core import state
-from fledge.core.errors import FledgeError
-from fledge.models.engine import Chunk, GenerationParams, Prompt, Stream
+from fledge.models.engine import EngineInfo, FinishReason, GenerationParams
 from fledge.models.snapshot import Snapshot
-from fledge.models.text import Decoder, Text
+from fledge.models.text import Text
+from fledge.models.worker import Answer, WorkerEngine
 
-BATCH = 16
+BATCH = 64
 
 
-class TransformersEngine:
-    """One thread generates batch after batch; an answer arrives whole."""
+class TransformersEngine(WorkerEngine):
+    """One thread generates batch after batch; what arrives meanwhile is the next batch."""
 
-    name = "transformers"
+    def __init__(self, model: Snapshot, info: EngineInfo) -> None:
+        self._model = load(model, "cpu")
+        super().__init__(info, text_of(model))
 
-    def __init__(self, snapshot: Snapshot, cache: Path) -> None:
-        folder = snapshot.path
-        if "tokenizer.json" not in snapshot.files:  # an older folder with vocab.json and merges.txt only
-            folder = state.ensure(cache) / f"{snapshot.digest[:16]}-tokenizer"
-            AutoTokenizer.from_pretrained(snapshot.path, local_files_only=True).save_pretrained(folder)
-        self._text = Text(folder, end_token=snapshot.end_token, context=snapshot.context)
-        self._model = AutoModelForCausalLM.from_pretrained(
-            snapshot.path, dtype=torch.float32, local_files_only=True, use_safetensors=True
-        ).eval()
-        self._work = threading.Condition()
-        self._waiting: list[tuple[list[int], GenerationParams, Stream]] = []
-        self._closed = False
-        self._thread = threading.Thread(target=self._loop, name="transformers-engine", daemon=True)
-        self._thread.start()
-
-    def submit(self, prompt: Prompt, params: GenerationParams) -> Stream:
-        token_ids = self._text.encode(prompt, room=params.max_tokens)
-        stream = Stream(prompt_tokens=len(token_ids))
-        with self._work:
-            if self._closed:
-                raise FledgeError("the engine is closed")
-            self._waiting.append((token_ids, params, stream))
-            self._work.notify()
-        return stream
-
-    def close(self) -> None:
-        with self._work:
-            self._closed = True
-            self._work.notify()
-        self._thread.join()
-
-    def _loop(self) -> None:
-        while True:
-            with self._work:
-                while not (self._waiting or self._closed):
-                    self._work.wait()
-                if self._closed:
-                    for _, _, stream in self._waiting:
-                        stream.fail(FledgeError("the engine was closed"))
-                    return
-                for item in [item for item in self._waiting if item[2].cancelled]:
-                    item[2].put(Chunk("", (), "cancelled"))
-                self._waiting = [item for item in self._waiting if not item[2].cancelled]
-                if not self._waiting:
-                    continue
-                params = self._waiting[0][1]
-                batch = [item for item in self._waiting if item[1] == params][:BATCH]
-                self._waiting = [item for item in self._waiting if not any(item is taken for taken in batch)]
-            try:
-                self._answer([(ids, stream) for ids, _, stream in batch], params)
-            except Exception as error:  # noqa: BLE001 (whatever it was, those who wait must hear of it)
-                for _, _, stream in batch:
-                    stream.fail(FledgeError(f"the transformers engine failed: {error}"))
-
-    @torch.no_grad()
-    def _answer(self, batch: list[tuple[list[int], Stream]], params: GenerationParams) -> None:
-        end = self._text.end_token
-        longest = max(len(ids) for ids, _ in batch)
-        tokens = torch.full((len(batch), longest), end)
+    def _turn(self) -> None:
+        self._take(BATCH)
+        batch = [answer for answer in self._running if not answer.ended]
+        if not batch:
+            return
+        rows = [_Row(answer) for answer in batch]
+        longest = max(len(row.prompt) for row in rows)
+        pad = next(iter(self._text.end_tokens), 0)
+        tokens = torch.full((len(rows), longest), pad)
         mask = torch.zeros_like(tokens)
-        for row, (ids, _) in enumerate(batch):
-            tokens[row, longest - len(ids) :] = torch.tensor(ids)
-            mask[row, longest - len(ids) :] = 1
-        sampling = {"do_sample": False} if params.temperature == 0 else _sampling(params)
-        output = self._model.generate(
-            input_ids=tokens,
-            attention_mask=mask,
-            max_new_tokens=params.max_tokens,
-            repetition_penalty=params.repetition_penalty,
-            pad_token_id=end,
-            eos_token_id=end,
-            **sampling,
-        )
-        for row, (_, stream) in enumerate(batch):
-            new = output[row, longest:].tolist()
-            ended = end in new
-            kept = new[: new.index(end) + 1] if ended else new
-            stream.put(Decoder(self._text, params.stop).feed(kept, "stop" if ended else "length"))
+        for number, row in enumerate(rows):
+            tokens[number, longest - len(row.prompt) :] = torch.tensor(row.prompt)
+            mask[number, longest - len(row.prompt) :] = 1
+        with torch.inference_mode():
+            self._model.generate(
+                input_ids=tokens,
+                attention_mask=mask,
+                generation_config=GenerationConfig(
+                    max_new_tokens=max(answer.room for answer in batch), do_sample=False, pad_token_id=pad
+                ),
+                logits_processor=LogitsProcessorList([_Choosing(rows)]),
+                stopping_criteria=StoppingCriteriaList([_Delivering(self, rows)]),
+            )
+
+    def _release(self, answer: Answer) -> None:
+        """Nothing: a batch ends with `generate`."""
+
+    def advance(self, row: "_Row", token: int) -> bool:
+        """Pass a row's next token on; True if its answer has ended."""
+        answer = row.answer
+        if not answer.ended:
+            reason: FinishReason | None = "length" if answer.room == 1 else None
+            if token in self._text.end_tokens and not answer.params.ignore_eos:
+                reason = "stop"
+            self._deliver(answer, (token,), reason, row.logprobs(token))
+        return answer.ended or self._closed
 
 
-def _sampling(params: GenerationParams) -> dict[str, object]:
-    torch.manual_seed(params.seed)
-    return {"do_sample": True, "temperature": params.temperature, "top_p": params.top_p, "top_k": params.top_k}
+class _Row:
+    """One answer in a batch: its tokens before the batch, and how it chooses the next one."""
+
+    def __init__(self, answer: Answer) -> None:
+        self.answer = answer
+        self.prompt = answer.token_ids
+        params = answer.params
+        self.chooses = params.temperature > 0 or params.repetition_penalty != 1 or params.logprobs
+        self._penalties = _penalties(params)
+        self._filters = _filters(params) if params.temperature else LogitsProcessorList()
+        self._generator = torch.Generator().manual_seed(params.seed) if params.temperature else None
+        self._scores: torch.Tensor | None = None
+
+    def choose(self, scores: torch.Tensor) -> torch.Tensor:
+        """Scores `[vocabulary]` in which the highest is the token to take."""
+        tokens = torch.tensor([self.answer.token_ids])
+        scores = self._penalties(tokens, scores[None])[0]
+        self._scores = scores.clone() if self.answer.params.logprobs else None
+        if self._generator is None:
+            return scores
+        likely = self._filters(tokens, scores[None])[0].softmax(-1)
+        chosen = torch.multinomial(likely, 1, generator=self._generator)
+        return torch.full_like(scores, -torch.inf).scatter_(0, chosen, 0.0)
+
+    def logprobs(self, token: int) -> Sequence[float]:
+        return () if self._scores is None else (float(self._scores.log_softmax(-1)[token]),)
+
+
+class _Choosing(LogitsProcessor):  # type: ignore[misc]
+    """Lets each row choose for itself."""
+
+    def __init__(self, rows: Sequence[_Row]) -> None:
+        self._rows = rows
+
+    def __call__(self, _input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        choosing = [place for place, row in enumerate(self._rows) if row.chooses and not row.answer.ended]
+        if choosing:
+            scores = scores.float().clone()
+            for place in choosing:
+                scores[place] = self._rows[place].choose(scores[place])
+        return scores
+
+
+class _Delivering(StoppingCriteria):  # type: ignore[misc]
+    """Hands each row's new token out as it comes, and says which rows are done."""
+
+    def __init__(self, engine: TransformersEngine, rows: Sequence[_Row]) -> None:
+        self._engine = engine
+        self._rows = rows
+
+    def __call__(self, input_ids: torch.Tensor, _scores: Any, **_: Any) -> torch.Tensor:
+        tokens = zip(self._rows, input_ids[:, -1].tolist(), strict=True)
+        return torch.tensor([self._engine.advance(row, token) for row, token in tokens], device=input_ids.device)
+
+
+def load(model: Snapshot, device: str) -> Any:
+    """The model, in fp32 on a CPU and as it was saved on a GPU; without the generation settings it came with."""
+    logging.disable_progress_bar()
+    loaded = AutoModelForCausalLM.from_pretrained(
+        model.path,
+        dtype=torch.float32 if device == "cpu" else "auto",
+        local_files_only=True,
+        use_safetensors=True,
+        trust_remote_code=False,
+    )
+    loaded.generation_config = GenerationConfig()
+    return loaded.eval().to(device)
+
+
+def text_of(model: Snapshot) -> Text:
+    """The tokenizer as transformers makes it from the snapshot's files."""
+    tokenizer = AutoTokenizer.from_pretrained(model.path, local_files_only=True, trust_remote_code=False)
+    return Text.of(model, tokenizer.backend_tokenizer)
+
+
+def _penalties(params: GenerationParams) -> LogitsProcessorList:
+    if params.repetition_penalty == 1:
+        return LogitsProcessorList()
+    return LogitsProcessorList([RepetitionPenaltyLogitsProcessor(params.repetition_penalty)])
+
+
+def _filters(params: GenerationParams) -> LogitsProcessorList:
+    return LogitsProcessorList(
+        [
+            TemperatureLogitsWarper(float(params.temperature)),
+            *([TopKLogitsWarper(params.top_k)] if params.top_k else []),
+            *([TopPLogitsWarper(params.top_p)] if params.top_p < 1 else []),
+            *([MinPLogitsWarper(params.min_p)] if params.min_p else []),
+        ]
+    )

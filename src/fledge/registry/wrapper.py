@@ -10,9 +10,10 @@ from mlflow.pyfunc import PythonModel
 
 from fledge.chains.engine_llm import build_chain
 from fledge.core.errors import InputError
-from fledge.core.settings import Workspace, load
+from fledge.core.settings import load
 from fledge.models import selection, snapshot
 from fledge.models.engine import GenerationParams
+from fledge.models.selection import EngineSettings
 from fledge.prompts.template import variables
 from fledge.registry.manifest import FILES, read_release
 
@@ -25,7 +26,7 @@ class HuggingFaceModelWrapper(PythonModel):  # type: ignore[misc]
         folder = Path(context.artifacts["release"])
         self.manifest = read_release(folder)
         model = snapshot.check(folder / FILES, source=self.manifest.model, commit=self.manifest.commit)
-        self.engine = selection.start("auto", model, load(Workspace).value.state_dir / "engines")
+        self.engine = selection.start(load(EngineSettings).value, model)
 
     # Other annotations MLflow would read as a schema, beside the signature that the release has.
     def predict(

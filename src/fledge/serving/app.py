@@ -126,6 +126,8 @@ def _add_chat(app: FastAPI, endpoint: Endpoint) -> None:
             "logprobs": None,
         }
         content = {**head, "object": "chat.completion", "choices": [choice], "usage": _usage(result)}
+        if result.turns_left_out:
+            headers["x-fledge-turns-left-out"] = str(result.turns_left_out)
         return JSONResponse(content, headers=headers)
 
 

@@ -29,6 +29,7 @@ class Result:
     text: str = ""
     prompt_tokens: int = 0
     completion_tokens: int = 0
+    turns_left_out: int = 0
     finish_reason: str = ""
     first_token_ns: int = 0
 
@@ -37,6 +38,7 @@ class Result:
         self.text += piece.text
         self.completion_tokens += piece.tokens
         self.prompt_tokens = piece.prompt_tokens
+        self.turns_left_out = piece.turns_left_out
         self.finish_reason = piece.finish_reason or ""
 
 

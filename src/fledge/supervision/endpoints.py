@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ import psutil
 from fledge.core import state
 from fledge.core.errors import FledgeError, InputError
 from fledge.core.settings import Workspace, option
+from fledge.models.selection import EngineSettings
 from fledge.registry.manifest import FILES, Manifest, read_release
 
 LOOPBACK_HOSTS = ("127.0.0.1", "localhost", "::1")
@@ -29,17 +30,17 @@ _started: "dict[int, subprocess.Popen[bytes]]" = {}
 
 
 @dataclass(frozen=True)
-class ServeConfig(Workspace):
+class ServeConfig(EngineSettings):
     """How an endpoint is served."""
 
     host: str = option("127.0.0.1", "address to listen on; beyond loopback FLEDGE_API_KEY must be set")
     port: int = option(5001, "port to listen on")
     allowed_hosts: tuple[str, ...] = option((), "names by which clients may call this endpoint beyond loopback")
-    engine: str = option("auto", "auto, openvino, transformers or scripted")
     drain_s: float = option(30.0, "seconds that running requests get to finish at a stop")
     record: bool = option(True, "record each request as a trace in MLflow")
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not 1 <= self.port <= 65535:
             raise ValueError(f"port must be from 1 to 65535, not {self.port}")
         if not 0 <= self.drain_s <= 3600:
@@ -143,8 +144,7 @@ def _configuration(config: ServeConfig, release: Path, manifest: Manifest, folde
         "engine": {
             "snapshot": str(release / FILES),
             "model": manifest.model,
-            "engine": config.engine,
-            "cache": str(config.state_dir / "engines"),
+            "settings": {item.name: getattr(config, item.name) for item in fields(EngineSettings)},
         },
         "endpoint": {
             "release": str(release),

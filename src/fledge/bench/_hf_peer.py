@@ -1,0 +1,112 @@
+"""What fledge is measured against, and with: `python -m fledge.bench._hf_peer peer|model|probe JSON`.
+
+`peer` is what a user would write without fledge: one padded batch through `transformers.generate`. `model` writes a
+model of DialoGPT-small's architecture with random weights. `probe` measures what the machine can do at best.
+"""
+
+import json
+import sys
+import time
+import warnings
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import AutoModelForCausalLM, GenerationConfig, GPT2Config, GPT2LMHeadModel
+from transformers.generation.stopping_criteria import StoppingCriteria, StoppingCriteriaList
+from transformers.utils import logging
+
+from fledge.bench.rounds import Plan
+
+VOCABULARY = 50257
+
+
+def peer(config: dict[str, Any]) -> None:
+    """Write a line of JSON for each round to stdout."""
+    plan, device = Plan(**config["plan"]), config["device"]
+    model = AutoModelForCausalLM.from_pretrained(
+        config["model"], dtype=torch.float32 if device == "cpu" else "auto", local_files_only=True, use_safetensors=True
+    )
+    model.generation_config = GenerationConfig()
+    model.eval().to(device)
+    _generate(model, torch.tensor([[1, 2, 3]], device=device), 4)  # to warm up
+    for load, prompts in plan.rounds():
+        times = _generate(model, torch.tensor(prompts, device=device), plan.tokens)
+        sys.stdout.write(json.dumps({"load": load, "times": [times] * load}) + "\n")
+        sys.stdout.flush()
+
+
+class _Clock(StoppingCriteria):  # type: ignore[misc]
+    """Notes when each step of a batch is done, and stops nothing."""
+
+    def __init__(self) -> None:
+        self.started = time.perf_counter()
+        self.times: list[float] = []
+
+    def __call__(self, input_ids: torch.Tensor, _scores: Any, **_: Any) -> torch.Tensor:
+        ended = torch.zeros(len(input_ids), dtype=torch.bool, device=input_ids.device)
+        ended.any().item()  # waits for a GPU
+        self.times.append(time.perf_counter() - self.started)
+        return ended
+
+
+@torch.inference_mode()
+def _generate(model: Any, tokens: torch.Tensor, count: int) -> list[float]:
+    clock = _Clock()
+    model.generate(
+        tokens,
+        attention_mask=torch.ones_like(tokens),
+        max_new_tokens=count,
+        do_sample=False,
+        pad_token_id=0,
+        stopping_criteria=StoppingCriteriaList([clock]),
+    )
+    return clock.times
+
+
+def model(config: dict[str, Any]) -> None:
+    """A model folder of 124 M random weights, with a tokenizer of single bytes in a vocabulary as large as GPT-2's."""
+    folder = Path(config["folder"])
+    torch.manual_seed(0)
+    GPT2LMHeadModel(GPT2Config(bos_token_id=0, eos_token_id=0)).save_pretrained(folder)
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocabulary = {word: place for place, word in enumerate([*letters, *(f"w{n}" for n in range(VOCABULARY - 256))])}
+    tokenizer = Tokenizer(models.BPE(vocabulary, []))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.save(str(folder / "tokenizer.json"))
+    (folder / "tokenizer_config.json").write_text('{"tokenizer_class": "PreTrainedTokenizerFast"}', encoding="utf-8")
+
+
+def probe(config: dict[str, Any]) -> None:
+    """Bytes a second that memory gives, and operations a second of a matrix product, by type."""
+    device = config["device"]
+    data = torch.ones(2**27, device=device)  # 512 MiB, far more than any cache
+    bandwidth = data.numel() * 4 / _best(data.sum, device)
+    rates = {}
+    for dtype in (torch.float32, torch.bfloat16):
+        square = torch.ones(2048, 2048, dtype=dtype, device=device)
+        rates[str(dtype).removeprefix("torch.")] = 2 * 2048**3 / _best(partial(torch.mm, square, square), device)
+    sys.stdout.write(json.dumps({"bytes_per_s": bandwidth, "flops_per_s": rates}) + "\n")
+
+
+def _best(work: Callable[[], torch.Tensor], device: str) -> float:
+    """Seconds of the fastest of several goes."""
+    seconds = []
+    for _ in range(8):
+        started = time.perf_counter()
+        work()
+        if device != "cpu":
+            torch.cuda.synchronize()
+        seconds.append(time.perf_counter() - started)
+    return min(seconds)
+
+
+if __name__ == "__main__":
+    warnings.filterwarnings("ignore")
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    {"peer": peer, "model": model, "probe": probe}[sys.argv[1]](json.loads(sys.argv[2]))

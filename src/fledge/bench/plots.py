@@ -1,0 +1,23 @@
+"""The plot of a benchmark, as a matplotlib figure."""
+
+from typing import Any
+
+from matplotlib.figure import Figure
+
+
+def plot_throughput(rows: list[dict[str, Any]]) -> Figure:
+    """Output tokens a second over the load, a line for each engine, and dashed what the machine would allow it."""
+    figure = Figure(figsize=(7, 4), layout="constrained")
+    axes = figure.subplots()
+    for name in dict.fromkeys(row["peer"] for row in rows):
+        mine = [row for row in rows if row["peer"] == name]
+        loads = [row["load"] for row in mine]
+        (line,) = axes.plot(loads, [row["output_tokens_per_s"] for row in mine], "o-", label=name)
+        axes.plot(loads, [row["limit_tokens_per_s"] for row in mine], "--", color=line.get_color(), alpha=0.4)
+    axes.set_xscale("log", base=2)
+    axes.set_yscale("log")
+    axes.set_xticks(loads, [str(load) for load in loads])
+    axes.set_xlabel("sequences at once")
+    axes.set_ylabel("output tokens/s (dashed: limit of this machine)")
+    axes.legend()
+    return figure

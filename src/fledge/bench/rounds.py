@@ -1,0 +1,72 @@
+"""What every subject of a benchmark is asked, and when its tokens came."""
+
+import itertools
+import random
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Rounds of `load` prompts at once, each of random tokens that no other has; every load `repeats` times."""
+
+    loads: tuple[int, ...]
+    repeats: int
+    prompt_tokens: int
+    tokens: int
+    vocabulary: int
+
+    def rounds(self) -> Iterator[tuple[int, list[list[int]]]]:
+        """For each round its load and its prompts; all loads in turn, so that a slow minute hits them alike."""
+        rng = random.Random(0)
+        for _ in range(self.repeats):
+            for load in self.loads:
+                yield (
+                    load,
+                    [[rng.randrange(1, self.vocabulary) for _ in range(self.prompt_tokens)] for _ in range(load)],
+                )
+
+
+class Round(NamedTuple):
+    """When each token of each sequence came, in seconds after the prompts were handed over."""
+
+    load: int
+    times: list[list[float]]
+
+
+class Summary(NamedTuple):
+    """The figures of all rounds at one load: medians and percentiles, times in seconds."""
+
+    output_tokens_per_s: float
+    requests_per_s: float
+    ttft_p50_s: float
+    inter_token_p50_s: float
+    inter_token_p99_s: float
+    latency_p50_s: float
+    latency_p99_s: float
+
+
+def summarize(rounds: Sequence[Round]) -> Summary:
+    """Throughput is the median over the rounds; times are over all their sequences."""
+    ends = [max(times[-1] for times in one.times) for one in rounds]
+    tokens = [sum(len(times) for times in one.times) for one in rounds]
+    sequences = [times for one in rounds for times in one.times]
+    gaps = [later - earlier for times in sequences for earlier, later in itertools.pairwise(times)]
+    latencies = [times[-1] for times in sequences]
+    return Summary(
+        output_tokens_per_s=quantile([count / end for count, end in zip(tokens, ends, strict=True)], 0.5),
+        requests_per_s=quantile([one.load / end for one, end in zip(rounds, ends, strict=True)], 0.5),
+        ttft_p50_s=quantile([times[0] for times in sequences], 0.5),
+        inter_token_p50_s=quantile(gaps, 0.5),
+        inter_token_p99_s=quantile(gaps, 0.99),
+        latency_p50_s=quantile(latencies, 0.5),
+        latency_p99_s=quantile(latencies, 0.99),
+    )
+
+
+def quantile(values: Sequence[float], share: float) -> float:
+    """Linear between the nearest two; 0 where there are no values."""
+    return float(np.quantile(values, share)) if values else 0.0

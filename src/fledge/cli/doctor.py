@@ -1,0 +1,38 @@
+"""`fledge doctor`."""
+
+from typing import Any
+
+import click
+
+from fledge.cli.options import settings
+from fledge.cli.output import emit, json_option, message, table
+from fledge.core.settings import load
+from fledge.models.doctor import examine
+from fledge.models.selection import EngineSettings
+
+
+@click.command()
+@settings(EngineSettings)
+@json_option
+def doctor(as_json: bool, **flags: Any) -> None:
+    """What this machine has, which engines run here, and what to install for the others."""
+    found = examine(load(EngineSettings, flags).value)
+    machine = found["machine"]
+    about = [[name, _text(machine[name])] for name in ("cpu", "threads", "memory_bytes", "gpu", "system", "python")]
+    about += [[name, version] for name, version in machine["versions"].items()]
+    engines = [[item["name"], item["ready"], item["detail"], item["hint"]] for item in found["engines"]]
+    emit(
+        as_json,
+        found,
+        table("machine", ["", "value"], about),
+        table("engines", ["engine", "ready", "", "to get it"], engines),
+        f"auto: {found['auto']}",
+    )
+    for problem in found["problems"]:
+        message(f"problem: {problem}")
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "none that torch can use"
+    return f"{value / 1e9:.1f} GB" if isinstance(value, int) and value > 1e6 else str(value)

@@ -1,0 +1,122 @@
+"""Steps of an export to OpenVINO, each a process of its own, so that torch never stays in the memory of an engine:
+`python -m fledge.models._openvino_export STEP ARGUMENT...`."""
+
+import json
+import math
+import sys
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+MODEL = "openvino_model.xml"
+SAMPLE_TOKENS = 2048
+WINDOW_TOKENS = 256
+QUESTIONS = 16
+ANSWER_TOKENS = 32
+
+
+def exact(snapshot: str, out: str) -> None:
+    """Write the OpenVINO model with fp32 weights and `tokenizer.json` to the folder `out`."""
+    from optimum.exporters.openvino import main_export
+    from transformers import AutoTokenizer
+
+    main_export(
+        snapshot,
+        output=out,
+        task="text-generation-with-past",
+        convert_tokenizer=False,
+        local_files_only=True,
+        library_name="transformers",
+        model_loading_kwargs={"dtype": "float32", "use_safetensors": True},
+    )
+    AutoTokenizer.from_pretrained(snapshot, local_files_only=True).save_pretrained(out)
+
+
+def fast(exact_folder: str, out: str) -> None:
+    """Write to the folder `out` the model of an exact export with its weights as int8."""
+    import nncf
+    import openvino
+
+    source, target = Path(exact_folder), Path(out)
+    target.mkdir()
+    model = openvino.Core().read_model(source / MODEL)
+    compressed = nncf.compress_weights(model, mode=nncf.CompressWeightsMode.INT8_ASYM)
+    openvino.save_model(compressed, target / MODEL, compress_to_fp16=False)
+    for path in source.iterdir():
+        if path.is_file() and not path.name.startswith("openvino_model"):
+            (target / path.name).write_bytes(path.read_bytes())
+
+
+def measure(exact_folder: str, fast_folder: str) -> None:
+    """Write to `gate.json` in the fast folder how far its model departs from the exact one."""
+    from tokenizers import Tokenizer
+
+    from fledge.models.embedded.corpus import load_corpus
+    from fledge.models.openvino import EXACT, FAST
+
+    entries = load_corpus()
+    tokenizer = Tokenizer.from_file(str(Path(exact_folder) / "tokenizer.json"))
+    tokens = tokenizer.encode("\n".join(entry.answer for entry in entries)).ids[:SAMPLE_TOKENS]
+    questions = [tokenizer.encode(text).ids for entry in entries for text in entry.held_out][:QUESTIONS]
+    loss, greedy = zip(
+        *(
+            (_loss(folder, properties, tokens), _greedy(folder, properties, questions))
+            for folder, properties in ((exact_folder, EXACT), (fast_folder, FAST))
+        ),
+        strict=True,
+    )
+    pairs = [pair for rows in zip(*greedy, strict=True) for pair in zip(*rows, strict=True)]
+    content = {
+        "perplexity_exact": math.exp(loss[0]),
+        "perplexity_fast": math.exp(loss[1]),
+        "perplexity_ratio": math.exp(loss[1] - loss[0]),
+        "token_agreement": sum(a == b for a, b in pairs) / len(pairs),
+        "text_tokens": len(tokens),
+        "answer_tokens": len(pairs),
+    }
+    (Path(fast_folder) / "gate.json").write_text(json.dumps(content, indent=1), encoding="utf-8")
+
+
+def _loss(folder: str, properties: dict[str, Any], tokens: list[int]) -> float:
+    """Mean negative log likelihood of a text, in nats a token."""
+    import openvino
+
+    compiled = openvino.Core().compile_model(Path(folder) / MODEL, "CPU", properties)
+    request = compiled.create_infer_request()
+    known = {name for item in compiled.inputs for name in item.get_names()}
+    total, count = 0.0, 0
+    for start in range(0, len(tokens) - 1, WINDOW_TOKENS):
+        window = np.array([tokens[start : start + WINDOW_TOKENS]], dtype=np.int64)
+        inputs = {
+            "input_ids": window,
+            "attention_mask": np.ones_like(window),
+            "position_ids": np.arange(window.shape[1], dtype=np.int64)[None],
+            "beam_idx": np.zeros(1, dtype=np.int32),
+        }
+        request.reset_state()
+        request.infer({name: value for name, value in inputs.items() if name in known})
+        logits = request.get_tensor("logits").data[0, :-1].astype(np.float64)
+        logits -= logits.max(axis=-1, keepdims=True)
+        chosen = np.take_along_axis(logits, window[0, 1:, None], axis=-1)[:, 0]
+        total += float((np.log(np.exp(logits).sum(axis=-1)) - chosen).sum())
+        count += len(chosen)
+    return total / count
+
+
+def _greedy(folder: str, properties: dict[str, Any], prompts: list[list[int]]) -> list[list[int]]:
+    import openvino
+    import openvino_genai
+
+    scheduler = openvino_genai.SchedulerConfig()
+    scheduler.cache_size = 1
+    pipeline = openvino_genai.ContinuousBatchingPipeline(folder, scheduler, "CPU", properties)
+    config = openvino_genai.GenerationConfig(max_new_tokens=ANSWER_TOKENS, ignore_eos=True)
+    inputs = [openvino.Tensor(np.array([ids], dtype=np.int64)) for ids in prompts]
+    return [result.m_generation_ids[0] for result in pipeline.generate(inputs, [config] * len(inputs))]
+
+
+if __name__ == "__main__":
+    warnings.filterwarnings("ignore")
+    {"exact": exact, "fast": fast, "measure": measure}[sys.argv[1]](*sys.argv[2:])

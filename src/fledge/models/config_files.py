@@ -1,0 +1,80 @@
+"""A model's JSON files: read with limits, and refused where they ask for code or for files elsewhere."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from fledge.core.errors import FledgeError, InputError
+
+CODE_KEYS = ("auto_map", "trust_remote_code", "_attn_implementation_internal", "_experts_implementation_internal")
+# A value `org/name` of these names a kernel on the Hub, which is code.
+KERNEL_KEYS = ("attn_implementation", "_attn_implementation", "experts_implementation", "_experts_implementation")
+FILE_KEYS = ("tokenizer_file", "vocab_file", "merges_file", "spm_file", "added_tokens_file")
+MAX_BYTES = 20_000_000
+MAX_TOKENIZER_BYTES = 200_000_000
+FETCH_AGAIN = "fetch the model again, or name another"
+
+
+def read_object(path: Path, where: str) -> dict[str, Any]:
+    """As `read_json`, and raises `InputError` too where it is not an object."""
+    value = read_json(path, where)
+    if not isinstance(value, dict):
+        raise InputError(f"{where} is not a JSON object", hint="name a folder written by save_pretrained")
+    return value
+
+
+def read_json(path: Path, where: str) -> Any:
+    """What a JSON file of a model holds; `where` names it in errors.
+
+    Raises `InputError` where it is too large, not UTF-8, not JSON, or too deep.
+    """
+    limit = size_limit(path.name)
+    if path.stat().st_size > limit:
+        raise InputError(f"{where} has more than {limit:,} bytes", hint=FETCH_AGAIN)
+    try:
+        return json.loads(path.read_bytes().decode("utf-8"))
+    except UnicodeDecodeError:
+        raise InputError(f"{where} is not UTF-8 text", hint=FETCH_AGAIN) from None
+    except RecursionError:
+        raise InputError(f"{where} is nested too deeply", hint=FETCH_AGAIN) from None
+    except ValueError as error:
+        raise InputError(f"{where} is not JSON: {error}", hint=FETCH_AGAIN) from None
+
+
+def size_limit(name: str) -> int:
+    """How many bytes a JSON file of this name may have."""
+    return MAX_TOKENIZER_BYTES if name in ("tokenizer.json", "vocab.json") else MAX_BYTES
+
+
+def refuse_code(value: Any, where: str) -> None:
+    """Raise `FledgeError` if a JSON value, however deep, would make a library run code or read files elsewhere."""
+    pending = [value]
+    while pending:
+        item = pending.pop()
+        if isinstance(item, list):
+            pending.extend(item)
+        elif isinstance(item, dict):
+            _refuse_keys(item, where)
+            # A vocabulary's keys are tokens, and may be any word.
+            pending.extend(value for key, value in item.items() if key != "vocab")
+
+
+def _refuse_keys(item: dict[str, Any], where: str) -> None:
+    for key in CODE_KEYS:
+        if key in item:
+            raise FledgeError(
+                f"{where} has {key!r}, which can run code from the model; it is refused",
+                hint=f"name a model whose architecture transformers has itself, or a copy without {key!r}",
+            )
+    for key in KERNEL_KEYS:
+        if "/" in json.dumps(item.get(key)):
+            raise FledgeError(
+                f"{where} has {key!r} with a kernel from the Hub, which is code; it is refused",
+                hint=f"remove {key!r} from a copy of the folder",
+            )
+    for key in FILE_KEYS:
+        if isinstance(item.get(key), str) and ("/" in item[key] or "\\" in item[key]):
+            raise FledgeError(
+                f"{where} has {key!r} with a path; a model may read only its own folder",
+                hint=f"remove {key!r} from a copy of the folder",
+            )

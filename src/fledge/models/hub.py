@@ -1,0 +1,178 @@
+"""The Hugging Face Hub: a revision resolved to a commit once, its files fetched once, and offline from then on.
+
+Files lie in the Hub's own cache, so that other tools find them too. Beside them a record says which commit each
+revision that was asked for means here, and which files of it are whole. A weight file that was cut off, whatever the
+reason, goes on where it stopped.
+"""
+
+import fcntl
+import hashlib
+import json
+import os
+import re
+import shutil
+from collections.abc import Callable
+from io import BufferedRandom
+from pathlib import Path
+from typing import Any, NamedTuple
+from urllib.parse import urlsplit
+
+import httpx
+from huggingface_hub import HfApi, constants, get_hf_file_metadata, hf_hub_download, hf_hub_url
+from huggingface_hub.errors import (
+    GatedRepoError,
+    HfHubHTTPError,
+    HFValidationError,
+    LocalEntryNotFoundError,
+    OfflineModeIsEnabled,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+from huggingface_hub.file_download import http_get, repo_folder_name
+from huggingface_hub.utils import build_hf_headers
+
+from fledge.core import state
+from fledge.core.errors import FledgeError, InputError
+from fledge.models import weights
+from fledge.models.config_files import read_json, refuse_code, size_limit
+
+RECORD = "fledge.json"
+INSTEAD = "use --model embedded, or name a local folder"
+
+
+class Fetched(NamedTuple):
+    """A model's folder in the Hub's cache, and the folder of its repository that links in it may lead to."""
+
+    name: str
+    commit: str
+    folder: Path
+    repository: Path
+
+
+def download(model: str, allowed: Callable[[str], bool]) -> Fetched:
+    """Fetch `org/name[@revision]`, of its files those with an allowed name and the weights that are used.
+
+    Raises `InputError` where the Hub has no such model, `FledgeError` where it must not be loaded or cannot be had.
+    """
+    name, _, revision = model.partition("@")
+    revision = revision or constants.DEFAULT_REVISION
+    repository = Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=name, repo_type="model")
+    commit = _recorded(repository, revision)
+    if not commit:
+        try:
+            commit = _fetch(name, revision, repository, allowed)
+        except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, httpx.HTTPError, OSError) as error:
+            raise _explained(error, model) from None
+    return Fetched(name, commit, repository / "snapshots" / commit, repository.resolve())
+
+
+def _recorded(repository: Path, revision: str) -> str:
+    record = _read(repository)
+    commit = record["revisions"].get(revision, revision)
+    folder = repository / "snapshots" / commit
+    files = record["files"].get(commit, [])
+    return commit if files and all((folder / file).is_file() for file in files) else ""
+
+
+def _fetch(name: str, revision: str, repository: Path, allowed: Callable[[str], bool]) -> str:
+    known = HfApi().model_info(name, revision=revision, files_metadata=True)
+    commit = known.sha or ""
+    if not re.fullmatch(r"[0-9a-f]{40,64}", commit):
+        raise FledgeError(f"the Hub does not tell the commit of {name}", hint=INSTEAD)
+    sizes = {file.rfilename: file.size or 0 for file in known.siblings or [] if allowed(file.rfilename)}
+    texts = [file for file in sizes if not file.endswith(".safetensors")]
+    if len(texts) == len(sizes):
+        weights.files(repository, [], name)  # refuses it
+    for file in texts:
+        if sizes[file] > size_limit(file):
+            raise InputError(f"{name}/{file} has {sizes[file]:,} bytes, too many for what it is", hint=INSTEAD)
+        path = Path(hf_hub_download(name, file, revision=commit))
+        if file.endswith(".json") and file != "vocab.json":
+            refuse_code(read_json(path, f"{name}/{file}"), f"{name}/{file}")
+    used = weights.files(repository / "snapshots" / commit, list(sizes), name)
+    need, free = sum(sizes[file] for file in used), shutil.disk_usage(repository).free
+    if free < need:
+        raise FledgeError(
+            f"no room in {repository}: {free / 1e6:.0f} MB free, {need / 1e6:.0f} MB needed",
+            hint="free some space, or set HF_HOME to a folder elsewhere",
+        )
+    for file in used:
+        _fetch_weights(name, file, commit, repository)
+    record = _read(repository)
+    record["revisions"][revision] = commit
+    record["files"][commit] = sorted([*texts, *used])
+    state.write_json(repository / RECORD, record)
+    return commit
+
+
+def _fetch_weights(name: str, file: str, commit: str, repository: Path) -> None:
+    """Put a file's content where the Hub's client looks for it, then let it link the file.
+
+    The client itself starts a file afresh after an interruption; gigabytes are worth going on with.
+    """
+    url = hf_hub_url(name, file, revision=commit)
+    known = get_hf_file_metadata(url)
+    if not (known.etag and known.size and known.etag.isalnum()):
+        raise FledgeError(f"the Hub does not tell the size and content of {name}/{file}", hint=INSTEAD)
+    blob = repository / "blobs" / known.etag
+    partial = blob.with_name(f"{known.etag}.partial")
+    if not blob.exists():
+        blob.parent.mkdir(parents=True, exist_ok=True)
+        with partial.open("a+b") as out:
+            fcntl.flock(out, fcntl.LOCK_EX)  # another process may be fetching it
+            if not blob.exists():
+                if out.seek(0, os.SEEK_END) > known.size:
+                    out.truncate(out.seek(0))
+                # A token is for the Hub, not for the store that it redirects to.
+                headers = build_hf_headers() if urlsplit(known.location).netloc == urlsplit(url).netloc else {}
+                http_get(
+                    known.location,
+                    out,
+                    resume_size=out.tell(),
+                    headers=headers,
+                    expected_size=known.size,
+                    displayed_filename=file,
+                )
+                out.flush()
+                os.fsync(out.fileno())
+                if not _has_content(out, known.etag):
+                    partial.unlink()
+                    raise FledgeError(f"what the Hub sent of {name}/{file} is not its content", hint="try again")
+                partial.rename(blob)
+    hf_hub_download(name, file, revision=commit)
+
+
+def _has_content(file: BufferedRandom, etag: str) -> bool:
+    """The Hub names large files by their SHA-256."""
+    file.seek(0)
+    return len(etag) != 64 or hashlib.file_digest(file, "sha256").hexdigest() == etag
+
+
+def _read(repository: Path) -> dict[str, Any]:
+    try:
+        return json.loads((repository / RECORD).read_text(encoding="utf-8"))  # type: ignore[no-any-return]
+    except (FileNotFoundError, ValueError):
+        return {"revisions": {}, "files": {}}
+
+
+def _explained(error: Exception, model: str) -> FledgeError:
+    status = error.response.status_code if isinstance(error, HfHubHTTPError) and error.response is not None else 0
+    if isinstance(error, GatedRepoError) or status in (401, 403):
+        return InputError(
+            f"the Hub does not let you read {model}: it is private or gated, or there is no model of that name",
+            hint="export HF_TOKEN=... (from the Hub's settings, with access to the model)",
+        )
+    if isinstance(error, HFValidationError):
+        return InputError(f"{model!r} is not a Hub id: {error}", hint="org/name, or org/name@revision")
+    if isinstance(error, RevisionNotFoundError):
+        return InputError(f"the Hub's {model.partition('@')[0]} has no such revision", hint="leave @revision out")
+    if isinstance(error, RepositoryNotFoundError) or status == 404:
+        return InputError(f"the Hub has no model {model!r}", hint="check the name, or export HF_TOKEN=... if private")
+    if isinstance(error, OfflineModeIsEnabled) or constants.HF_HUB_OFFLINE:
+        return FledgeError(
+            f"HF_HUB_OFFLINE is set, and {model} has not been fetched before",
+            hint=f"{INSTEAD}; or unset HF_HUB_OFFLINE once",
+        )
+    if isinstance(error, (httpx.TransportError, LocalEntryNotFoundError)):
+        return FledgeError(f"the Hub cannot be reached, and {model} has not been fetched before: {error}", hint=INSTEAD)
+    return FledgeError(f"cannot fetch {model} from the Hub: {error}", hint=f"try again; or {INSTEAD}")

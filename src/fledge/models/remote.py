@@ -1,0 +1,188 @@
+"""The remote engine: any server that speaks OpenAI's protocol, named by its URL.
+
+The key is OpenAI's own `OPENAI_API_KEY`. The client retries what is worth it (429, 5xx, a lost connection), with
+back-off.
+"""
+
+import itertools
+import os
+import threading
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor, wait
+from dataclasses import dataclass, replace
+from typing import Any
+from urllib.parse import urlsplit
+
+import openai
+
+from fledge.core.errors import FledgeError, InputError
+from fledge.models.engine import (
+    Chunk,
+    EngineInfo,
+    FinishReason,
+    GenerationParams,
+    Message,
+    Prompt,
+    Stats,
+    Stream,
+    Usage,
+)
+
+RETRIES = 5
+TIMEOUT_S = 600.0
+# What OpenAI's protocol lacks; servers of open models take it, and it is sent only where it is set.
+EXTENSIONS = {"top_k": 0, "min_p": 0.0, "repetition_penalty": 1.0, "ignore_eos": False}
+
+
+@dataclass(frozen=True)
+class Prices:
+    """Per million tokens, in any currency."""
+
+    prompt: float = 0.0
+    completion: float = 0.0
+
+    def cost(self, prompt_tokens: int, completion_tokens: int) -> float:
+        return (self.prompt * prompt_tokens + self.completion * completion_tokens) / 1e6
+
+
+class RemoteEngine:
+    """Asks a server, at most `concurrency` requests at once. Plain text goes as a conversation of one turn."""
+
+    def __init__(self, url: str, *, reason: str, concurrency: int = 8, prices: Prices | None = None) -> None:
+        """`url` is `http(s)://host/v1#model`; without `#model` the first that the server lists."""
+        base, _, name = url.partition("#")
+        self.info = EngineInfo("remote", urlsplit(base).netloc, "exact", reason)
+        self._url = base
+        self._prices = prices or Prices()
+        self._client = openai.OpenAI(
+            base_url=base,
+            api_key=os.environ.get("OPENAI_API_KEY") or "none",
+            max_retries=RETRIES,
+            timeout=TIMEOUT_S,
+        )
+        self._create: Any = self._client.chat.completions.create
+        self._model = name or self._first_model()
+        self._lock = threading.Lock()
+        self._running: dict[Any, Stream] = {}
+        self._asking = self._prompt_tokens = self._generated_tokens = 0
+        self._draining = False
+        self._pool = ThreadPoolExecutor(concurrency, thread_name_prefix="remote-engine")
+
+    def submit(self, prompt: Prompt, params: GenerationParams) -> Stream:
+        turns = [Message("user", prompt)] if isinstance(prompt, str) else list(prompt)
+        messages = [{"role": turn.role, "content": turn.content} for turn in turns if isinstance(turn, Message)]
+        if len(messages) != len(turns):
+            raise InputError("a remote model takes text or a conversation, not token ids")
+        if not messages or not any(str(turn["content"]).strip() for turn in messages):
+            raise InputError("the prompt is empty")
+        stream = Stream(0, params.n)
+        with self._lock:
+            if self._draining:
+                raise FledgeError("the engine takes no more requests")
+            for index in range(params.n):
+                settings = replace(params, n=1, seed=(params.seed + index) % 2**63)
+                self._running[self._pool.submit(self._answer, messages, settings, stream, index)] = stream
+        return stream
+
+    def stats(self) -> Stats:
+        with self._lock:
+            under_way = sum(not future.done() for future in self._running)
+            return Stats(self._asking, max(0, under_way - self._asking), self._prompt_tokens, self._generated_tokens)
+
+    def drain(self, timeout_s: float) -> bool:
+        with self._lock:
+            self._draining = True
+            futures = list(self._running)
+        return not wait(futures, timeout_s).not_done
+
+    def close(self) -> None:
+        with self._lock:
+            self._draining = True
+            for stream in self._running.values():
+                stream.cancel()
+        self._pool.shutdown(wait=True)
+        self._client.close()
+
+    def _answer(self, messages: list[dict[str, str]], params: GenerationParams, stream: Stream, index: int) -> None:
+        with self._lock:
+            self._asking += 1
+            self._running = {future: other for future, other in self._running.items() if not future.done()}
+        try:
+            if stream.cancelled:
+                stream.put(Chunk("", (), "cancelled", (), index, Usage(0, 0)))
+                return
+            request = {"model": self._model, "messages": messages, **_settings(params)}
+            with self._create(**request, stream=True, stream_options={"include_usage": True}) as response:
+                self._relay(response, stream, index)
+        except Exception as error:  # noqa: BLE001 (whatever it was, those who wait must hear of it)
+            stream.fail(_explained(error, self._url, self._model))
+        finally:
+            with self._lock:
+                self._asking -= 1
+
+    def _relay(self, response: Iterable[Any], stream: Stream, index: int) -> None:
+        reason: FinishReason | None = None
+        told, pieces = None, 0
+        for event in response:
+            if stream.cancelled:
+                reason = "cancelled"
+                break
+            told = event.usage or told
+            for choice in event.choices:
+                text = choice.delta.content or ""
+                values = [item.logprob for item in (choice.logprobs and choice.logprobs.content) or ()]
+                if choice.finish_reason:
+                    reason = "length" if choice.finish_reason == "length" else "stop"
+                if text:
+                    pieces += 1
+                    stream.put(Chunk(text, (), None, tuple(values), index))
+        if reason is None:
+            raise FledgeError(f"{self._url} broke an answer off", hint="ask again; see the server's log")
+        prompt_tokens, tokens = (told.prompt_tokens, told.completion_tokens) if told else (0, pieces)
+        with self._lock:
+            self._prompt_tokens += prompt_tokens
+            self._generated_tokens += tokens
+        usage = Usage(prompt_tokens, tokens, self._prices.cost(prompt_tokens, tokens))
+        stream.put(Chunk("", (), reason, (), index, usage))
+
+    def _first_model(self) -> str:
+        try:
+            model = next(itertools.islice(self._client.models.list(), 1), None)
+        except Exception as error:  # noqa: BLE001 (of many libraries; each is explained)
+            raise _explained(error, self._url, "") from None
+        if model is None:
+            raise InputError(f"{self._url} lists no models", hint=f"name one: {self._url}#NAME")
+        return str(model.id)
+
+
+def _settings(params: GenerationParams) -> dict[str, Any]:
+    extra = {name: getattr(params, name) for name, plain in EXTENSIONS.items() if getattr(params, name) != plain}
+    return {
+        "max_tokens": params.max_tokens,
+        "temperature": params.temperature,
+        "top_p": params.top_p,
+        "seed": params.seed,
+        **({"stop": list(params.stop)} if params.stop else {}),
+        **({"logprobs": True} if params.logprobs else {}),
+        **({"extra_body": extra} if extra else {}),
+    }
+
+
+def _explained(error: Exception, url: str, model: str) -> FledgeError:
+    if isinstance(error, FledgeError):
+        return error
+    text = getattr(error, "message", None) or str(error)
+    if isinstance(error, (openai.AuthenticationError, openai.PermissionDeniedError)):
+        return InputError(f"{url} does not let you in: {text}", hint="export OPENAI_API_KEY=...")
+    if isinstance(error, openai.NotFoundError):
+        hint = f"curl {url}/models lists what it has; name one as {url}#NAME"
+        return InputError(f"{url} has no model {model!r}: {text}" if model else f"{url} is no OpenAI API: {text}", hint)
+    if isinstance(error, openai.RateLimitError):
+        return FledgeError(f"{url} still refuses after {RETRIES} retries: {text}", hint="lower --remote-concurrency")
+    if isinstance(error, openai.APITimeoutError):
+        return FledgeError(f"{url} did not answer in {TIMEOUT_S:.0f} s", hint="lower --remote-concurrency")
+    if isinstance(error, openai.APIConnectionError):
+        return FledgeError(f"{url} cannot be reached: {error.__cause__ or text}", hint=f"curl {url}/models")
+    if isinstance(error, openai.BadRequestError):
+        return InputError(f"{url} does not take the request: {text}")
+    return FledgeError(f"{url}: {text}", hint="ask again; see the server's log")

@@ -1,0 +1,145 @@
+"""The transformers engine on a GPU: the library's own continuous batching over a paged cache."""
+
+import itertools
+from typing import Any
+
+from transformers import GenerationConfig
+from transformers.generation.configuration_utils import ContinuousBatchingConfig
+
+from fledge.core.errors import FledgeError, InputError
+from fledge.models.engine import EngineInfo, FinishReason, GenerationParams, Prompt, Stream
+from fledge.models.snapshot import Snapshot
+from fledge.models.transformers import load, text_of
+from fledge.models.worker import Answer, WorkerEngine
+
+RUNNING = 512
+BLOCK_TOKENS = 256
+WAIT_S = 0.05
+
+
+class PagedTransformersEngine(WorkerEngine):
+    """Answers join and leave at each step.
+
+    The library samples a whole batch by one set of settings: an answer with others waits until those that run are
+    done, and a seed does not make sampling repeatable.
+    """
+
+    def __init__(self, model: Snapshot, info: EngineInfo, cache_gb: int) -> None:
+        """`cache_gb` is what keys and values may take on the device, in GB."""
+        self._model = load(model, "cuda" if info.device == "gpu" else "cpu")
+        self._blocks = max(4, int(cache_gb * 1e9 / (BLOCK_TOKENS * _bytes_a_token(self._model))))
+        self._manager: Any = None
+        self._settings: tuple[float, ...] = ()
+        self._count = itertools.count()
+        self._by_handle: dict[str, Answer] = {}
+        super().__init__(info, text_of(model))
+
+    def submit(self, prompt: Prompt, params: GenerationParams) -> Stream:
+        if params.repetition_penalty != 1:
+            raise InputError(
+                "continuous batching of transformers knows no repetition_penalty", hint="leave it at 1, or --device cpu"
+            )
+        return super().submit(prompt, params)
+
+    def _turn(self) -> None:
+        self._take(RUNNING)
+        for answer in self._running:
+            if answer.stream.cancelled:
+                self._deliver(answer, (), "cancelled")
+                self._release(answer)
+        self._start([answer for answer in self._running if answer.handle is None and not answer.ended])
+        if not self._by_handle:
+            return
+        if not self._manager.is_running():
+            raise FledgeError("continuous batching ended by itself")
+        result = self._manager.get_result(timeout=WAIT_S)
+        while result is not None:
+            self._read(result)
+            result = self._manager.get_result(timeout=0)
+
+    def _start(self, waiting: list[Answer]) -> None:
+        for answer in waiting:
+            settings = _settings(answer)
+            if settings != self._settings or self._manager is None:
+                if self._by_handle:
+                    return
+                self._stop()
+                self._settings, self._manager = settings, self._manage(answer)
+                self._manager.start()
+            ends = [] if answer.params.ignore_eos else list(self._text.end_tokens)
+            answer.handle = str(next(self._count))
+            self._by_handle[answer.handle] = answer
+            self._manager.add_request(
+                answer.token_ids,
+                request_id=answer.handle,
+                max_new_tokens=answer.room,
+                streaming=True,
+                eos_token_id=ends or -1,
+            )
+
+    def _manage(self, answer: Answer) -> Any:
+        params = answer.params
+        sampling = {
+            "temperature": params.temperature,
+            "top_p": params.top_p,
+            "top_k": params.top_k,
+            "min_p": params.min_p or None,
+        }
+        config = GenerationConfig(
+            do_sample=params.temperature > 0,
+            pad_token_id=next(iter(self._text.end_tokens), 0),
+            eos_token_id=-1,  # each request brings its own
+            **(sampling if params.temperature else {}),
+        )
+        batching = ContinuousBatchingConfig(
+            block_size=BLOCK_TOKENS, num_blocks=self._blocks, return_logprobs=params.logprobs
+        )
+        return self._model.init_continuous_batching(config, continuous_batching_config=batching)
+
+    def _read(self, result: Any) -> None:
+        answer = self._by_handle.get(result.request_id)
+        if answer is None or answer.ended:
+            return
+        if result.error:
+            raise FledgeError(result.error)
+        before = len(answer.token_ids) - len(result.prompt_ids)
+        new = result.generated_tokens[before:]
+        reason: FinishReason | None = None
+        if result.is_finished():
+            reason = "length" if len(new) == answer.room else "stop"
+            if new and new[-1] in self._text.end_tokens and not answer.params.ignore_eos:
+                reason = "stop"
+        logprobs = result.logprobs[before:] if answer.params.logprobs else ()
+        if not (new or reason) or not self._deliver(answer, new, reason, logprobs):
+            return
+        if reason:
+            del self._by_handle[answer.handle]
+        else:  # a stop text, which only we know of
+            self._release(answer)
+
+    def _release(self, answer: Answer) -> None:
+        if self._by_handle.pop(answer.handle, None):
+            self._manager.cancel_request(answer.handle)
+
+    def _stop(self) -> None:
+        if self._manager is not None:
+            self._manager.stop(block=True)
+            self._model.destroy_cached_continuous_batching_manager()
+            self._manager = None
+
+    def _shut(self) -> None:
+        self._stop()
+        super()._shut()
+
+
+def _settings(answer: Answer) -> tuple[float, ...]:
+    params = answer.params
+    sampling = (params.temperature, params.top_p, params.top_k, params.min_p) if params.temperature else ()
+    return (params.logprobs, *sampling)
+
+
+def _bytes_a_token(model: Any) -> int:
+    config = model.config.get_text_config()
+    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    return int(2 * config.num_hidden_layers * heads * size * model.dtype.itemsize)

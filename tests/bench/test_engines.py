@@ -1,0 +1,41 @@
+import json
+from pathlib import Path
+
+import pytest
+from mlflow import MlflowClient
+
+from fledge.core.settings import Workspace
+from tests.conftest import Run
+
+
+@pytest.mark.slow
+def test_bench_engine_measures_and_records(fledge: Run, workspace: Workspace) -> None:
+    done = fledge(
+        "bench", "engine", "--model", "embedded", "--loads", "1,3", "--tokens", "8", "--repeats", "1", "--json",
+        "--tracking-uri", workspace.tracking,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout)
+    peers = {row["peer"] for row in result["rows"]}
+    assert peers == {"transformers.generate", "openvino-exact", "openvino-fast", "transformers"}
+    assert len(result["rows"]) == 8
+    for row in result["rows"]:
+        assert row["output_tokens_per_s"] > 0
+        assert 0 < row["ttft_p50_s"] <= row["latency_p50_s"] <= row["latency_p99_s"]
+        assert row["memory_bytes"] > 50_000_000
+        assert row["share_of_limit"] == pytest.approx(row["output_tokens_per_s"] / row["limit_tokens_per_s"])
+    speed = {(row["peer"], row["load"]): row["output_tokens_per_s"] for row in result["rows"]}
+    for name, ratios in result["ratios"].items():
+        for load, ratio in ratios["transformers.generate"].items():
+            assert ratio == pytest.approx(speed[name, int(load)] / speed["transformers.generate", int(load)])
+    client = MlflowClient(workspace.tracking)
+    assert {item.path for item in client.list_artifacts(result["run_id"])} == {"bench.json", "bench.png"}
+    run = client.get_run(result["run_id"])
+    assert run.data.metrics["openvino-fast.output_tokens_per_s.3"] == pytest.approx(speed["openvino-fast", 3])
+
+
+def test_bad_settings_are_told_before_anything_starts(fledge: Run, tmp_path: Path) -> None:
+    done = fledge("bench", "engine", "--loads", "0", "--subjects", "vllm", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "loads must be from 1 to 512" in done.stderr
+    assert not list(tmp_path.iterdir())

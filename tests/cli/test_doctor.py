@@ -1,0 +1,28 @@
+import json
+from pathlib import Path
+
+from tests.conftest import Run
+
+
+def test_doctor_tells_machine_and_engines(fledge: Run, tmp_path: Path) -> None:
+    done = fledge("doctor", "--json", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert set(found) == {"machine", "engines", "auto", "problems"}
+    assert found["machine"]["threads"] >= 1
+    assert found["machine"]["memory_bytes"] > 1e9
+    assert {item["name"]: item["ready"] for item in found["engines"]}["scripted"] is True
+    assert found["auto"].startswith(("openvino on cpu", "transformers on "))
+    assert found["problems"] == []
+
+
+def test_doctor_tells_what_is_wrong(fledge: Run, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    done = fledge("doctor", "--json", "--state", "file/x", cwd=tmp_path)
+    assert any("cannot create" in problem for problem in json.loads(done.stdout)["problems"])
+
+
+def test_doctor_for_people(fledge: Run, tmp_path: Path) -> None:
+    done = fledge("doctor", cwd=tmp_path)
+    assert "engines" in done.stdout
+    assert "auto: " in done.stdout

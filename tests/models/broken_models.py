@@ -1,0 +1,256 @@
+"""Model folders that must not be loaded, each written with what it tries; all of it is inert.
+
+A payload that somebody unpickles or imports makes the file `executed` beside the folder, and nothing else.
+"""
+
+import json
+import os
+import pickle
+import struct
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors.numpy import save_file
+
+from fledge.core.errors import FledgeError, InputError
+from fledge.models.config_files import MAX_BYTES
+
+Break = Callable[[Path], Any]
+CONFIG = {
+    "architectures": ["GPT2LMHeadModel"],
+    "model_type": "gpt2",
+    "vocab_size": 40,
+    "n_embd": 8,
+    "n_layer": 1,
+    "n_head": 2,
+    "n_positions": 16,
+    "eos_token_id": 0,
+}
+
+
+class Payload:
+    """Unpickled, it makes a file."""
+
+    def __init__(self, marker: Path) -> None:
+        self.marker = marker
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.mkdir, (str(self.marker),)
+
+
+def write_model(folder: Path) -> Path:
+    """A small folder in good order."""
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text(json.dumps(CONFIG))
+    (folder / "tokenizer.json").write_text("{}")
+    (folder / "tokenizer_config.json").write_text("{}")
+    save_file(_tensors(), folder / "model.safetensors")
+    return folder
+
+
+def _tensors() -> dict[str, Any]:
+    return {"wte": np.zeros((40, 8), np.float32), "wpe": np.zeros((16, 8), np.float32)}
+
+
+def payload(folder: Path) -> bytes:
+    return pickle.dumps(Payload(folder.parent / "executed"))
+
+
+def config(**changes: Any) -> Break:
+    return edit("config.json", **changes)
+
+
+def edit(name: str, **changes: Any) -> Break:
+    def apply(folder: Path) -> None:
+        path = folder / name
+        content = json.loads(path.read_text()) if path.exists() else {}
+        path.write_text(json.dumps({**content, **changes}))
+        (folder / "evil.py").write_text(f"import os\nos.mkdir({str(folder.parent / 'executed')!r})\n")
+
+    return apply
+
+
+def text(name: str, content: str | bytes) -> Break:
+    return lambda folder: (folder / name).write_bytes(content if isinstance(content, bytes) else content.encode())
+
+
+def without(config_key: str) -> Break:
+    def apply(folder: Path) -> None:
+        content = {key: value for key, value in CONFIG.items() if key != config_key}
+        (folder / "config.json").write_text(json.dumps(content))
+
+    return apply
+
+
+def only(name: str) -> Break:
+    def apply(folder: Path) -> None:
+        (folder / "model.safetensors").unlink()
+        (folder / name).write_bytes(payload(folder))
+
+    return apply
+
+
+def linked(name: str, target: str) -> Break:
+    """`name` becomes a link; the outside of the folder has a file `outside` with the right content."""
+
+    def apply(folder: Path) -> None:
+        (folder.parent / "outside").write_bytes((folder / name).read_bytes())
+        (folder / name).unlink()
+        (folder / name).symlink_to(target)
+
+    return apply
+
+
+def hopping(folder: Path) -> None:
+    linked("tokenizer.json", "hop")(folder)
+    (folder / "hop").symlink_to("../outside")
+
+
+def special(make: Callable[[Path], Any], name: str) -> Break:
+    def apply(folder: Path) -> None:
+        (folder / name).unlink()
+        make(folder / name)
+
+    return apply
+
+
+def sharded(weight_map: Any) -> Break:
+    def apply(folder: Path) -> None:
+        (folder.parent / "outside.safetensors").write_bytes((folder / "model.safetensors").read_bytes())
+        (folder / "model.safetensors").rename(folder / "part.safetensors")
+        (folder / "part.bin").write_bytes(payload(folder))
+        (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
+
+    return apply
+
+
+def header(content: Any, size: int | None = None, data: int = 16) -> Break:
+    """A weight file with this header, which says of itself that it has `size` bytes."""
+
+    def apply(folder: Path) -> None:
+        raw = content if isinstance(content, bytes) else json.dumps(content).encode()
+        length = struct.pack("<Q", len(raw) if size is None else size)
+        (folder / "model.safetensors").write_bytes(length + raw + bytes(data))
+
+    return apply
+
+
+def tensor(shape: list[int], start: int, end: int) -> dict[str, Any]:
+    return {"dtype": "F32", "shape": shape, "data_offsets": [start, end]}
+
+
+def truncated(folder: Path) -> None:
+    path = folder / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def pickled(folder: Path) -> None:
+    (folder / "model.safetensors").write_bytes(payload(folder))
+
+
+DEEP = "[" * 200_000 + "]" * 200_000
+NO_WEIGHTS = r"no safetensors weights"
+BROKEN = r"model\.safetensors is broken"
+NOT_BORNE_OUT = "which its weights do not bear out"
+
+CASES: dict[str, tuple[Break, type[FledgeError], str]] = {
+    "only a pickle": (only("pytorch_model.bin"), FledgeError, NO_WEIGHTS),
+    "only Keras weights": (only("tf_model.h5"), FledgeError, NO_WEIGHTS),
+    "only Flax weights": (only("flax_model.msgpack"), FledgeError, NO_WEIGHTS),
+    "only GGUF": (only("model.gguf"), FledgeError, NO_WEIGHTS),
+    "weights of another name": (only("consolidated.safetensors"), FledgeError, NO_WEIGHTS),
+    "a pickle named safetensors": (pickled, InputError, BROKEN),
+    "auto_map": (
+        config(auto_map={"AutoModelForCausalLM": "evil.Model"}),
+        FledgeError,
+        "'auto_map', which can run code",
+    ),
+    "trust_remote_code": (config(trust_remote_code=True), FledgeError, "'trust_remote_code', which can run code"),
+    "an attention from the Hub": (
+        config(_attn_implementation_internal="evil/kernel"),
+        FledgeError,
+        "'_attn_implementation_internal'",
+    ),
+    "experts from the Hub": (
+        config(_experts_implementation_internal="evil/kernel"),
+        FledgeError,
+        "'_experts_implementation_internal'",
+    ),
+    "a kernel by its public name": (config(attn_implementation="evil/kernel"), FledgeError, "a kernel from the Hub"),
+    "kernels by part": (config(_attn_implementation={"": "evil/kernel"}), FledgeError, "a kernel from the Hub"),
+    "code in a nested config": (config(text_config={"x": [{"auto_map": {}}]}), FledgeError, "auto_map"),
+    "code in the tokenizer": (
+        edit("tokenizer_config.json", auto_map={"AutoTokenizer": ["evil.Tokenizer", None]}),
+        FledgeError,
+        r"tokenizer_config\.json has 'auto_map'",
+    ),
+    "code in generation settings": (
+        edit("generation_config.json", trust_remote_code=True),
+        FledgeError,
+        r"generation_config\.json has 'trust_remote_code'",
+    ),
+    "a vocabulary elsewhere": (
+        edit("tokenizer_config.json", vocab_file="/etc/passwd"),
+        FledgeError,
+        "a model may read only its own folder",
+    ),
+    "a tokenizer elsewhere": (
+        edit("tokenizer_config.json", tokenizer_file="../outside"),
+        FledgeError,
+        "a model may read only its own folder",
+    ),
+    "weights linked to outside": (linked("model.safetensors", "../outside"), FledgeError, "leads out of the folder"),
+    "a config linked to outside": (linked("config.json", "../outside"), FledgeError, "leads out of the folder"),
+    "a tokenizer over two links": (hopping, FledgeError, "leads out of the folder"),
+    "a link to nothing": (linked("config.json", "missing"), InputError, "leads nowhere"),
+    "a link to itself": (linked("config.json", "config.json"), InputError, "leads nowhere"),
+    "a folder for a config": (special(Path.mkdir, "config.json"), InputError, "not a regular file"),
+    "a pipe for weights": (special(os.mkfifo, "model.safetensors"), InputError, "not a regular file"),
+    "a shard outside": (
+        sharded({"wte": "../outside.safetensors"}),
+        FledgeError,
+        "not a safetensors file of its folder",
+    ),
+    "a shard by absolute path": (sharded({"wte": "/etc/passwd"}), FledgeError, "not a safetensors file of its folder"),
+    "a pickled shard": (sharded({"wte": "part.bin"}), FledgeError, "not a safetensors file of its folder"),
+    "a shard that is missing": (sharded({"wte": "other.safetensors"}), InputError, r"lacks other\.safetensors"),
+    "an index that is a list": (sharded(["part.safetensors"]), InputError, "no weight_map"),
+    "an index of numbers": (sharded({"wte": 1}), InputError, "no weight_map"),
+    "an empty index": (sharded({}), InputError, "no weight_map"),
+    "an endless header": (header(b"{}", size=2**62), InputError, BROKEN),
+    "a header beyond the file": (header(b"{}", size=1000), InputError, BROKEN),
+    "a header that is no JSON": (header(b"not json"), InputError, BROKEN),
+    "a tensor beyond the file": (header({"wte": tensor([1000], 0, 4000)}), InputError, BROKEN),
+    "overlapping tensors": (header({"a": tensor([4], 0, 16), "b": tensor([4], 0, 16)}), InputError, BROKEN),
+    "a shape beyond its bytes": (header({"wte": tensor([2**40, 2**40], 0, 16)}), InputError, BROKEN),
+    "a negative shape": (header({"wte": tensor([-4], 0, 16)}), InputError, BROKEN),
+    "no tensors": (header({}, data=0), InputError, "without weights"),
+    "an empty weight file": (text("model.safetensors", b""), InputError, BROKEN),
+    "a weight file cut off": (truncated, InputError, BROKEN),
+    "no config": (lambda folder: (folder / "config.json").unlink(), InputError, r"no config\.json"),
+    "a config that is no JSON": (text("config.json", "{'a': 1}"), InputError, "is not JSON"),
+    "a config that is not UTF-8": (text("config.json", b'{"a": "\xff"}'), InputError, "not UTF-8"),
+    "a config that is a list": (text("config.json", "[]"), InputError, "not a JSON object"),
+    "a config without end": (text("config.json", DEEP), InputError, "nested too deeply|is not JSON"),
+    "a config of many megabytes": (
+        text("config.json", " " * (MAX_BYTES + 1)),
+        InputError,
+        "more than 20,000,000 bytes",
+    ),
+    "a number without end": (text("config.json", '{"vocab_size": ' + "9" * 10_000 + "}"), InputError, "is not JSON"),
+    "no architecture": (without("architectures"), InputError, "names no architecture"),
+    "an encoder": (config(architectures=["BertForMaskedLM"]), InputError, "does not generate text"),
+    "an adapter": (edit("adapter_config.json", peft_type="LORA"), InputError, "an adapter"),
+    "no vocabulary": (without("vocab_size"), InputError, NOT_BORNE_OUT),
+    "a vocabulary of billions": (config(vocab_size=10**12), InputError, NOT_BORNE_OUT),
+    "a vocabulary of words": (config(vocab_size="many"), InputError, NOT_BORNE_OUT),
+    "a vocabulary of truth": (config(vocab_size=True), InputError, NOT_BORNE_OUT),
+    "a billion layers": (config(n_layer=10**9), InputError, NOT_BORNE_OUT),
+    "a billion positions": (config(n_positions=10**9), InputError, NOT_BORNE_OUT),
+    "many positions to learn": (config(n_positions=10**6), InputError, NOT_BORNE_OUT),
+    "a negative width": (config(hidden_size=-1), InputError, NOT_BORNE_OUT),
+    "a width of a petabyte": (config(n_inner=10**15), InputError, NOT_BORNE_OUT),
+    "heads as text": (config(num_attention_heads="8"), InputError, NOT_BORNE_OUT),
+}

@@ -1,0 +1,152 @@
+"""The part of the Hugging Face Hub's HTTP API that a download uses, as a real server on loopback.
+
+Weights are redirected to a second server, as the Hub sends clients to its store.
+"""
+
+import hashlib
+import json
+import re
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+
+@dataclass
+class Hub:
+    """One repository, `org/model`, and how the server behaves; `requests` holds method, path and headers of each."""
+
+    files: dict[str, bytes]
+    commits: dict[str, str] = field(default_factory=lambda: {"main": "a" * 40})
+    token: str = ""
+    cut_at: float = 0.0  # of a weight file, once
+    stall: bool = False  # where it would cut, wait instead
+    corrupt: bool = False
+    requests: list[tuple[str, str, dict[str, str]]] = field(default_factory=list)
+    url: str = ""
+    store_url: str = ""
+    released: threading.Event = field(default_factory=threading.Event)
+
+    def asked_for(self, name: str, method: str = "GET") -> list[dict[str, str]]:
+        """The headers of the requests for a file's content."""
+        return [headers for verb, path, headers in self.requests if verb == method and path.endswith(f"/{name}")]
+
+
+@contextmanager
+def serve(hub: Hub) -> Iterator[Hub]:
+    """Run both servers; their URLs are in `hub`."""
+    servers = [_Server(hub, handler) for handler in (_Api, _Store)]
+    hub.url, hub.store_url = (f"http://127.0.0.1:{server.server_port}" for server in servers)
+    threads = [threading.Thread(target=server.serve_forever, daemon=True) for server in servers]
+    for thread in threads:
+        thread.start()
+    try:
+        yield hub
+    finally:
+        hub.released.set()
+        for server, thread in zip(servers, threads, strict=True):
+            server.shutdown()
+            server.server_close()
+            thread.join()
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def __init__(self, hub: Hub, handler: type[BaseHTTPRequestHandler]) -> None:
+        super().__init__(("127.0.0.1", 0), handler)
+        self.hub = hub
+
+
+class _Store(BaseHTTPRequestHandler):
+    """Gives the content of weights."""
+
+    protocol_version = "HTTP/1.1"
+    server: _Server
+
+    @property
+    def hub(self) -> Hub:
+        return self.server.hub
+
+    def do_HEAD(self) -> None:
+        self.do_GET()
+
+    def do_GET(self) -> None:
+        self.hub.requests.append((self.command, self.path, dict(self.headers.items())))
+        self.answer()
+
+    def answer(self) -> None:
+        self.content(self.path.removeprefix("/"))
+
+    def content(self, name: str, headers: dict[str, str] | None = None) -> None:
+        content = self.hub.files[name]
+        etag = hashlib.sha1(content, usedforsecurity=False).hexdigest()
+        weights = name.endswith(".safetensors")
+        if self.hub.corrupt and weights:
+            content = bytes(len(content))
+        wanted = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range", ""))
+        start = int(wanted[1]) if wanted else 0
+        head = {"ETag": f'"{etag}"', "Accept-Ranges": "bytes", **(headers or {})}
+        if wanted:
+            head["Content-Range"] = f"bytes {start}-{len(content) - 1}/{len(content)}"
+        self.send(206 if wanted else 200, content[start:], head, may_cut=weights)
+
+    def send(self, status: int, body: bytes, headers: dict[str, str], *, may_cut: bool = False) -> None:
+        self.send_response(status)
+        for name, value in {"Content-Length": str(len(body)), **headers}.items():
+            self.send_header(name, value)
+        self.end_headers()
+        if self.command == "HEAD":
+            return
+        share, self.hub.cut_at = (self.hub.cut_at, 0.0) if may_cut and self.hub.cut_at else (1.0, self.hub.cut_at)
+        try:
+            self.wfile.write(body[: int(len(body) * share)])
+        except ConnectionError:  # the client was killed, or had enough
+            share = 0.0
+        if share < 1:
+            if self.hub.stall:
+                self.hub.released.wait()
+            self.close_connection = True
+
+    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 (its name in the library)
+        """Nothing: the tests read `requests`."""
+
+
+class _Api(_Store):
+    """Tells of the repository, and redirects to the store for weights."""
+
+    def answer(self) -> None:
+        about = re.fullmatch(r"/api/models/org/model(?:/revision/([^?]+))?(?:\?.*)?", self.path)
+        file = re.fullmatch(r"/org/model/resolve/([^/]+)/(.+)", self.path)
+        if self.hub.token and self.headers.get("Authorization") != f"Bearer {self.hub.token}":
+            self.send(401, b"", {"X-Error-Message": "Invalid credentials in Authorization header"})
+        elif about:
+            self._about(about[1] or "main")
+        elif file:
+            self._file(file[1], file[2])
+        else:
+            self.send(404, b"", {"X-Error-Code": "RepoNotFound", "X-Error-Message": "Repository not found"})
+
+    def _about(self, revision: str) -> None:
+        commit = self.hub.commits.get(revision)
+        if not commit:
+            self.send(404, b"", {"X-Error-Code": "RevisionNotFound", "X-Error-Message": "Invalid rev id"})
+            return
+        siblings = [{"rfilename": name, "size": len(content)} for name, content in self.hub.files.items()]
+        body = {"id": "org/model", "sha": commit, "siblings": siblings}
+        self.send(200, json.dumps(body).encode(), {"Content-Type": "application/json"})
+
+    def _file(self, commit: str, name: str) -> None:
+        if not name.endswith(".safetensors"):
+            self.content(name, {"X-Repo-Commit": commit})
+            return
+        content = self.hub.files[name]
+        headers = {
+            "X-Repo-Commit": commit,
+            "X-Linked-Size": str(len(content)),
+            "X-Linked-Etag": f'"{hashlib.sha256(content).hexdigest()}"',
+            "Location": f"{self.hub.store_url}/{name}",
+        }
+        self.send(302, b"", headers)

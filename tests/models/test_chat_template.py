@@ -1,0 +1,167 @@
+"""Chat templates give what transformers would, and harm nothing."""
+
+import contextlib
+import json
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+from transformers import AutoTokenizer
+
+from fledge.core.errors import InputError
+from fledge.models import snapshot
+from fledge.models.chat_template import ChatTemplate, read_template, special_tokens
+from fledge.models.engine import Message
+
+TURNS = [
+    Message("system", "Be kind."),
+    Message("user", "Hé <b>?"),
+    Message("assistant", "Yes."),
+    Message("user", "Why?"),
+]
+CHATML = """{%- for message in messages %}
+    {%- if loop.first and message.role != 'system' %}{{ '<|im_start|>system\\nHelp.<|im_end|>\\n' }}{% endif %}
+    {{- '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>' + '\\n' }}
+{%- endfor %}
+{%- if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"""
+STRICT = """{% if messages[0]['role'] == 'system' %}{% set start = 1 %}{% else %}{% set start = 0 %}{% endif %}
+{% for message in messages[start:] %}
+{% if (message['role'] == 'user') != (loop.index0 % 2 == 0) %}
+{{ raise_exception('roles must alternate') }}
+{% endif %}
+{% if message.role == 'user' %}{{ bos_token + '[INST] ' + message.content.strip() + ' [/INST]' }}
+{% else %}{% generation %}{{ ' ' + message.content + eos_token }}{% endgeneration %}{% endif %}
+{% endfor %}"""
+OTHER = """{% for m in messages %}{% if m.role == 'system' %}{% continue %}{% endif -%}
+{{ m | tojson }}{{ strftime_now('%Y') }}
+{% endfor %}{{ messages | length }}"""
+TOKENS = {"bos_token": "<s>", "eos_token": "</s>"}
+
+Make = Callable[[str], ChatTemplate]
+
+
+@pytest.fixture
+def make() -> Iterator[Make]:
+    made: list[ChatTemplate] = []
+
+    def template(source: str) -> ChatTemplate:
+        made.append(ChatTemplate(source, TOKENS))
+        return made[-1]
+
+    yield template
+    for item in made:
+        item.close()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("source", [CHATML, STRICT, OTHER])
+def test_the_text_is_that_of_transformers(make: Make, source: str) -> None:
+    reference = AutoTokenizer.from_pretrained(snapshot.resolve("embedded").path)
+    reference.bos_token, reference.eos_token = TOKENS["bos_token"], TOKENS["eos_token"]
+    turns = [{"role": item.role, "content": item.content} for item in TURNS]
+    expected = reference.apply_chat_template(turns, chat_template=source, add_generation_prompt=True, tokenize=False)
+    assert make(source).render(TURNS) == expected
+
+
+def test_a_template_may_refuse_a_conversation(make: Make) -> None:
+    template = make(STRICT)
+    with pytest.raises(InputError, match=r"refuses the conversation.*roles must alternate"):
+        template.render([Message("assistant", "x")])
+    assert template.render([Message("user", " x ")]).split() == ["<s>[INST]", "x", "[/INST]"]
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}",
+        "{% set a = namespace(v=['x'] * 1000) %}{% for i in range(60) %}{% set a.v = a.v + a.v %}{% endfor %}",
+        "{{ 'a' * 10**10 }}",
+        "{{ (1 + messages | length) ** (2 ** 60) }}",
+    ],
+)
+def test_work_without_end_is_stopped_and_the_next_is_answered(make: Make, source: str) -> None:
+    template = make("{% if messages[0].content == 'bomb' %}" + source + "{% endif %}ok")
+    with pytest.raises(InputError, match="chat template"):
+        template.render([Message("user", "bomb")])
+    assert template.render([Message("user", "x")]) == "ok"
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "{{ ''.__class__.__mro__[1].__subclasses__() }}",
+        "{{ cycler.__init__.__globals__.os.mkdir(PATH) }}",
+        "{{ lipsum.__globals__['os'].mkdir(PATH) }}",
+        "{{ self.__init__.__globals__ }}",
+        "{{ (messages|attr('__class__')).__base__ }}",
+        "{{ raise_exception.__globals__['json'].codecs.open(PATH, 'w') }}",
+        "{{ strftime_now.__globals__ }}",
+        "{{ '{0.__class__}'.format(messages) }}",
+        "{% include PATH %}",
+        "{% import PATH as x %}",
+        "{{ messages.append(1) }}",
+        "{% unknown %}",
+        "{{ missing.attribute }}",
+    ],
+)
+def test_the_sandbox_holds(make: Make, source: str, tmp_path: Path) -> None:
+    marker = tmp_path / "executed"
+    template = make(source.replace("PATH", repr(str(marker))))
+    shown = ""
+    with contextlib.suppress(InputError):
+        shown = template.render(TURNS)
+    assert "<class" not in shown
+    assert not marker.exists()
+
+
+def test_an_endless_text_is_refused(make: Make) -> None:
+    with pytest.raises(InputError, match="its text has 5000000 characters"):
+        make("{{ 'a' * 5000000 }}").render(TURNS)
+
+
+def test_several_threads_get_each_their_own(make: Make) -> None:
+    template, answers = make("{{ messages[0].content }}"), {}
+
+    def ask(number: int) -> None:
+        answers[number] = [template.render([Message("user", f"{number}-{again}")]) for again in range(20)]
+
+    threads = [threading.Thread(target=ask, args=(number,)) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert answers == {number: [f"{number}-{again}" for again in range(20)] for number in range(8)}
+
+
+def test_a_lone_surrogate_passes_through(make: Make) -> None:
+    assert make("{{ messages[0].content }}").render([Message("user", "a\ud800b")]) == "a\ud800b"
+
+
+def test_close_ends_its_process() -> None:
+    before = {child.pid for child in psutil.Process().children()}
+    template = ChatTemplate("x", {})
+    (pid,) = {child.pid for child in psutil.Process().children()} - before
+    template.close()
+    assert not psutil.pid_exists(pid)
+
+
+def test_where_a_template_is_found(tmp_path: Path) -> None:
+    assert read_template(tmp_path) is None
+    named = [{"name": "tool", "template": "no"}, {"name": "default", "template": "named"}]
+    for name, content, expected in (
+        ("tokenizer_config.json", json.dumps({"chat_template": named}), "named"),
+        ("tokenizer_config.json", json.dumps({"chat_template": "single"}), "single"),
+        ("chat_template.jinja", "file", "file"),
+    ):
+        (tmp_path / name).write_text(content)
+        template = read_template(tmp_path)
+        assert template is not None
+        assert template.render(TURNS) == expected
+        template.close()
+
+
+def test_special_tokens_by_name_or_as_objects() -> None:
+    config = {"bos_token": "<s>", "eos_token": {"content": "</s>"}, "pad_token": None, "other": "x"}
+    assert special_tokens(config) == {"bos_token": "<s>", "eos_token": "</s>"}

@@ -1,0 +1,228 @@
+"""The real download, in a process of its own, against a real server that speaks the Hub's API."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from safetensors.numpy import save
+
+from fledge.models import selection, snapshot
+from fledge.models.engine import GenerationParams, generate
+from fledge.models.selection import EngineSettings
+from tests.conftest import Run
+from tests.models.broken_models import CONFIG
+from tests.models.hub_server import Hub, serve
+
+pytestmark = pytest.mark.slow
+
+CHUNK = 10_000_000  # bytes that the Hub's client gathers before it writes them
+WEIGHTS = "model.safetensors"
+PROGRAM = """
+import dataclasses, json, sys
+from fledge.core.errors import FledgeError
+from fledge.models import snapshot
+try:
+    print(json.dumps({**dataclasses.asdict(snapshot.resolve(sys.argv[1])), "error": ""}, default=str))
+except FledgeError as error:
+    print(json.dumps({"error": type(error).__name__, "message": error.message, "hint": error.hint}))
+"""
+
+
+@pytest.fixture
+def hub() -> Iterator[Hub]:
+    weights = save(
+        {"wte": np.random.default_rng(0).random((5_000_000, 2), np.float32)}
+    )  # not all alike: offsets matter
+    files = {
+        "config.json": json.dumps(CONFIG).encode(),
+        "tokenizer.json": b"{}",
+        "README.md": b"---\nlicense: mit\n---\n",
+        WEIGHTS: weights,
+        "pytorch_model.bin": b"never",
+        "tf_model.h5": b"never",
+        "modeling.py": b"never",
+        "onnx/config.json": b"never",
+        "other.safetensors": b"never",
+    }
+    with serve(Hub(files)) as running:
+        yield running
+
+
+def start(hub: Hub, home: Path, model: str = "org/model", **environment: str) -> "subprocess.Popen[str]":
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
+    clean |= {"HF_ENDPOINT": hub.url, "HF_HOME": str(home), "NO_PROXY": "127.0.0.1", "no_proxy": "127.0.0.1"}
+    return subprocess.Popen(
+        [sys.executable, "-c", PROGRAM, model],
+        env=clean | environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def resolve(hub: Hub, home: Path, model: str = "org/model", **environment: str) -> dict[str, Any]:
+    out, said = start(hub, home, model, **environment).communicate(timeout=60)
+    assert out, said
+    result: dict[str, Any] = json.loads(out)
+    return result
+
+
+def test_a_model_is_fetched_once_and_offline_from_then_on(hub: Hub, tmp_path: Path) -> None:
+    first = resolve(hub, tmp_path)
+    assert (first["commit"], first["licence"], first["parameters"]) == ("a" * 40, "mit", 10_000_000)
+    assert sorted(first["files"]) == ["README.md", "config.json", WEIGHTS, "tokenizer.json"]
+    for never in ("pytorch_model.bin", "tf_model.h5", "modeling.py", "onnx/config.json", "other.safetensors"):
+        assert not hub.asked_for(never)
+    hub.requests.clear()
+    hub.commits["main"] = "b" * 40  # the branch goes on; what was resolved stays
+    assert resolve(hub, tmp_path) == first
+    assert resolve(hub, tmp_path, HF_HUB_OFFLINE="1") == first
+    assert resolve(hub, tmp_path, f"org/model@{'a' * 40}") == first
+    assert hub.requests == []
+
+
+def test_a_revision_is_a_snapshot_of_its_own(hub: Hub, tmp_path: Path) -> None:
+    hub.commits["v2"] = "b" * 40
+    assert resolve(hub, tmp_path)["commit"] == "a" * 40
+    assert resolve(hub, tmp_path, "org/model@v2")["commit"] == "b" * 40
+    assert len(hub.asked_for(WEIGHTS)) == 1  # the same content is not fetched again
+
+
+def test_a_cut_connection_goes_on_where_it_was(hub: Hub, tmp_path: Path) -> None:
+    hub.cut_at = 0.4
+    assert resolve(hub, tmp_path)["parameters"] == 10_000_000
+    first, second = hub.asked_for(WEIGHTS)
+    assert "Range" not in first
+    assert CHUNK <= _start(second) <= len(hub.files[WEIGHTS]) * 0.4
+
+
+def test_a_killed_download_goes_on_where_it_was(hub: Hub, tmp_path: Path) -> None:
+    hub.cut_at, hub.stall = 0.4, True
+    killed = start(hub, tmp_path)
+    _until(lambda: any(path.stat().st_size >= CHUNK for path in tmp_path.rglob("*.partial")))
+    killed.kill()
+    killed.communicate()
+    (partial,) = tmp_path.rglob("*.partial")
+    kept = partial.stat().st_size
+    result = resolve(hub, tmp_path)
+    assert result["error"] == ""
+    assert _start(hub.asked_for(WEIGHTS)[-1]) == kept
+    assert not list(tmp_path.rglob("*.partial"))
+    assert Path(result["path"], WEIGHTS).read_bytes() == hub.files[WEIGHTS]
+
+
+def test_other_content_than_was_promised_is_refused(hub: Hub, tmp_path: Path) -> None:
+    hub.corrupt = True
+    result = resolve(hub, tmp_path)
+    assert "is not its content" in result["message"]
+    hub.corrupt = False
+    assert resolve(hub, tmp_path)["error"] == ""
+
+
+def test_a_private_model_needs_a_token_which_only_the_hub_sees(hub: Hub, tmp_path: Path) -> None:
+    hub.token = "secret"  # noqa: S105
+    refused = resolve(hub, tmp_path)
+    assert refused["error"] == "InputError"
+    assert "HF_TOKEN" in refused["hint"]
+    assert resolve(hub, tmp_path, HF_TOKEN="secret")["error"] == ""  # noqa: S106
+    (from_store,) = [headers for verb, path, headers in hub.requests if verb == "GET" and path == f"/{WEIGHTS}"]
+    assert "authorization" not in {name.lower() for name in from_store}
+
+
+@pytest.mark.parametrize(
+    ("model", "words"),
+    [
+        ("org/other", "the Hub has no model"),
+        ("org/model@v9", "no such revision"),
+        ("org/model@a..b", "no such revision"),
+    ],
+)
+def test_what_the_hub_does_not_have(hub: Hub, tmp_path: Path, model: str, words: str) -> None:
+    result = resolve(hub, tmp_path, model)
+    assert (result["error"], bool(result["hint"])) == ("InputError", True)
+    assert words in result["message"]
+
+
+def test_offline_with_nothing_cached(hub: Hub, tmp_path: Path) -> None:
+    result = resolve(hub, tmp_path, HF_HUB_OFFLINE="1")
+    assert "has not been fetched before" in result["message"]
+    assert "embedded" in result["hint"]
+    assert "folder" in result["hint"]
+    assert hub.requests == []
+
+
+def test_a_hub_out_of_reach(hub: Hub, tmp_path: Path, port: int) -> None:
+    result = resolve(hub, tmp_path, HF_ENDPOINT=f"http://127.0.0.1:{port}")
+    assert "cannot be reached" in result["message"]
+    assert "embedded" in result["hint"]
+
+
+def test_without_safetensors_nothing_is_fetched(hub: Hub, tmp_path: Path) -> None:
+    del hub.files[WEIGHTS], hub.files["other.safetensors"]
+    assert "no safetensors weights" in resolve(hub, tmp_path)["message"]
+    assert not hub.asked_for("config.json")
+
+
+def test_code_is_refused_before_weights_are_fetched(hub: Hub, tmp_path: Path) -> None:
+    hub.files["config.json"] = json.dumps({**CONFIG, "auto_map": {"AutoModel": "modeling.Evil"}}).encode()
+    assert "auto_map" in resolve(hub, tmp_path)["message"]
+    assert not hub.asked_for(WEIGHTS)
+    assert not hub.asked_for("modeling.py")
+
+
+def test_shards(hub: Hub, tmp_path: Path) -> None:
+    hub.files["part-1.safetensors"] = hub.files.pop(WEIGHTS)
+    hub.files["part-2.safetensors"] = save({"wpe": np.ones((16, 8), np.float32)})
+    index = {"weight_map": {"wte": "part-1.safetensors", "wpe": "part-2.safetensors"}}
+    hub.files["model.safetensors.index.json"] = json.dumps(index).encode()
+    assert resolve(hub, tmp_path)["parameters"] == 10_000_128
+    assert not hub.asked_for("other.safetensors")
+
+
+def test_two_at_once_fetch_it_once(hub: Hub, tmp_path: Path) -> None:
+    children = [start(hub, tmp_path) for _ in range(2)]
+    results = [json.loads(child.communicate(timeout=60)[0]) for child in children]
+    assert results[0] == results[1]
+    assert results[0]["error"] == ""
+    assert len(hub.asked_for(WEIGHTS)) == 1
+
+
+@pytest.mark.skipif("FLEDGE_TEST_HUB" not in os.environ, reason="set FLEDGE_TEST_HUB=1 where the Hub can be reached")
+@pytest.mark.timeout(1200)
+def test_the_real_hub(fledge: Run, tmp_path: Path) -> None:
+    """DialoGPT-small from the Hub: fetched, checked, and the tokens of transformers from both engines."""
+    model = snapshot.resolve("microsoft/DialoGPT-small")
+    assert model.architecture == "GPT2LMHeadModel"
+    assert len(model.commit) == 40
+    assert 120e6 < model.parameters < 170e6
+    assert not [name for name in model.files if name.endswith((".bin", ".h5", ".msgpack"))]
+    answers = []
+    for name in ("openvino", "transformers"):
+        engine = selection.start(EngineSettings(engine=name, state=str(tmp_path)), model)
+        try:
+            answers.append(
+                generate(engine, ["Does money buy happiness?"], GenerationParams(max_tokens=32))[0].token_ids
+            )
+        finally:
+            engine.close()
+    assert answers[0] == answers[1]
+    done = fledge("experiment", "--model", "microsoft/DialoGPT-small", "--limit", "4", "--json", cwd=tmp_path)
+    assert json.loads(done.stdout)["failed"] == 0
+
+
+def _start(headers: dict[str, str]) -> int:
+    return int(headers["Range"].removeprefix("bytes=").removesuffix("-"))
+
+
+def _until(condition: Any, seconds: float = 30.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
