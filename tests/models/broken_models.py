@@ -50,12 +50,25 @@ def write_model(folder: Path) -> Path:
     return folder
 
 
+def arm(folder: Path) -> None:
+    """Put beside the model what must never run, under the names that libraries look for."""
+    for name in ("pytorch_model.bin", "adapter_model.bin", "training_args.bin"):
+        (folder / name).write_bytes(payload(folder))
+    for name in ("evil.py", "custom_generate/generate.py"):
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text(code(folder))
+
+
 def _tensors() -> dict[str, Any]:
     return {"wte": np.zeros((40, 8), np.float32), "wpe": np.zeros((16, 8), np.float32)}
 
 
 def payload(folder: Path) -> bytes:
     return pickle.dumps(Payload(folder.parent / "executed"))
+
+
+def code(folder: Path) -> str:
+    return f"import os\nos.mkdir({str(folder.parent / 'executed')!r})\n"
 
 
 def config(**changes: Any) -> Break:
@@ -67,7 +80,6 @@ def edit(name: str, **changes: Any) -> Break:
         path = folder / name
         content = json.loads(path.read_text()) if path.exists() else {}
         path.write_text(json.dumps({**content, **changes}))
-        (folder / "evil.py").write_text(f"import os\nos.mkdir({str(folder.parent / 'executed')!r})\n")
 
     return apply
 
@@ -118,8 +130,8 @@ def special(make: Callable[[Path], Any], name: str) -> Break:
 
 def sharded(weight_map: Any) -> Break:
     def apply(folder: Path) -> None:
-        (folder.parent / "outside.safetensors").write_bytes((folder / "model.safetensors").read_bytes())
         (folder / "model.safetensors").rename(folder / "part.safetensors")
+        (folder.parent / "outside.safetensors").write_bytes((folder / "part.safetensors").read_bytes())
         (folder / "part.bin").write_bytes(payload(folder))
         (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
 
@@ -141,6 +153,10 @@ def tensor(shape: list[int], start: int, end: int) -> dict[str, Any]:
     return {"dtype": "F32", "shape": shape, "data_offsets": [start, end]}
 
 
+def named_in_bytes(folder: Path) -> None:
+    Path(os.fsdecode(os.fsencode(folder) + b"/\xff.txt")).write_text("")
+
+
 def truncated(folder: Path) -> None:
     path = folder / "model.safetensors"
     path.write_bytes(path.read_bytes()[:-100])
@@ -153,6 +169,8 @@ def pickled(folder: Path) -> None:
 DEEP = "[" * 200_000 + "]" * 200_000
 NO_WEIGHTS = r"no safetensors weights"
 BROKEN = r"model\.safetensors is broken"
+OWN_FOLDER = "a model may read only its own folder"
+ARCHITECTURE = "names no architecture|does not generate text"
 NOT_BORNE_OUT = "which its weights do not bear out"
 
 CASES: dict[str, tuple[Break, type[FledgeError], str]] = {
@@ -181,6 +199,23 @@ CASES: dict[str, tuple[Break, type[FledgeError], str]] = {
     "a kernel by its public name": (config(attn_implementation="evil/kernel"), FledgeError, "a kernel from the Hub"),
     "kernels by part": (config(_attn_implementation={"": "evil/kernel"}), FledgeError, "a kernel from the Hub"),
     "code in a nested config": (config(text_config={"x": [{"auto_map": {}}]}), FledgeError, "auto_map"),
+    "code deep in lists": (config(x=[[[[{"y": [{"auto_map": "evil.Model"}]}]]]]), FledgeError, "auto_map"),
+    "code deep in the tokenizer": (
+        edit("tokenizer_config.json", added_tokens_decoder={"0": {"content": [{"auto_map": "evil.Tokenizer"}]}}),
+        FledgeError,
+        r"tokenizer_config\.json has 'auto_map'",
+    ),
+    "other weights by the config": (
+        config(transformers_weights="other.safetensors"),
+        FledgeError,
+        "'transformers_weights'",
+    ),
+    "weights outside by the config": (
+        config(transformers_weights="../outside.safetensors"),
+        FledgeError,
+        "'transformers_weights'",
+    ),
+    "a pickle by the config": (config(transformers_weights="adapter_model.bin"), FledgeError, "'transformers_weights'"),
     "code in the tokenizer": (
         edit("tokenizer_config.json", auto_map={"AutoTokenizer": ["evil.Tokenizer", None]}),
         FledgeError,
@@ -194,20 +229,31 @@ CASES: dict[str, tuple[Break, type[FledgeError], str]] = {
     "a vocabulary elsewhere": (
         edit("tokenizer_config.json", vocab_file="/etc/passwd"),
         FledgeError,
-        "a model may read only its own folder",
+        OWN_FOLDER,
     ),
     "a tokenizer elsewhere": (
         edit("tokenizer_config.json", tokenizer_file="../outside"),
         FledgeError,
-        "a model may read only its own folder",
+        OWN_FOLDER,
+    ),
+    "a tokenizer elsewhere, by version": (
+        edit("tokenizer_config.json", fast_tokenizer_files=["tokenizer.json", "../tokenizer.1.0.0.json"]),
+        FledgeError,
+        OWN_FOLDER,
     ),
     "weights linked to outside": (linked("model.safetensors", "../outside"), FledgeError, "leads out of the folder"),
     "a config linked to outside": (linked("config.json", "../outside"), FledgeError, "leads out of the folder"),
     "a tokenizer over two links": (hopping, FledgeError, "leads out of the folder"),
+    "a model card linked to a device": (
+        lambda folder: (folder / "README.md").symlink_to("/dev/zero"),
+        FledgeError,
+        "leads out of the folder",
+    ),
     "a link to nothing": (linked("config.json", "missing"), InputError, "leads nowhere"),
     "a link to itself": (linked("config.json", "config.json"), InputError, "leads nowhere"),
     "a folder for a config": (special(Path.mkdir, "config.json"), InputError, "not a regular file"),
     "a pipe for weights": (special(os.mkfifo, "model.safetensors"), InputError, "not a regular file"),
+    "a name that is not UTF-8": (named_in_bytes, InputError, "name"),
     "a shard outside": (
         sharded({"wte": "../outside.safetensors"}),
         FledgeError,
@@ -233,6 +279,11 @@ CASES: dict[str, tuple[Break, type[FledgeError], str]] = {
     "a config that is no JSON": (text("config.json", "{'a': 1}"), InputError, "is not JSON"),
     "a config that is not UTF-8": (text("config.json", b'{"a": "\xff"}'), InputError, "not UTF-8"),
     "a config that is a list": (text("config.json", "[]"), InputError, "not a JSON object"),
+    "generation settings that are a list": (
+        text("generation_config.json", "[]"),
+        InputError,
+        r"generation_config\.json is not a JSON object",
+    ),
     "a config without end": (text("config.json", DEEP), InputError, "nested too deeply|is not JSON"),
     "a config of many megabytes": (
         text("config.json", " " * (MAX_BYTES + 1)),
@@ -242,6 +293,12 @@ CASES: dict[str, tuple[Break, type[FledgeError], str]] = {
     "a number without end": (text("config.json", '{"vocab_size": ' + "9" * 10_000 + "}"), InputError, "is not JSON"),
     "no architecture": (without("architectures"), InputError, "names no architecture"),
     "an encoder": (config(architectures=["BertForMaskedLM"]), InputError, "does not generate text"),
+    "an architecture that clears the screen": (
+        config(architectures=["\x1b[2JForCausalLM"]),
+        InputError,
+        ARCHITECTURE,
+    ),
+    "an architecture that cannot be printed": (config(architectures=["\ud800ForCausalLM"]), InputError, ARCHITECTURE),
     "an adapter": (edit("adapter_config.json", peft_type="LORA"), InputError, "an adapter"),
     "no vocabulary": (without("vocab_size"), InputError, NOT_BORNE_OUT),
     "a vocabulary of billions": (config(vocab_size=10**12), InputError, NOT_BORNE_OUT),
@@ -252,5 +309,14 @@ CASES: dict[str, tuple[Break, type[FledgeError], str]] = {
     "many positions to learn": (config(n_positions=10**6), InputError, NOT_BORNE_OUT),
     "a negative width": (config(hidden_size=-1), InputError, NOT_BORNE_OUT),
     "a width of a petabyte": (config(n_inner=10**15), InputError, NOT_BORNE_OUT),
+    "a mask of a terabyte": (
+        config(architectures=["GPTNeoForCausalLM"], model_type="gpt_neo", max_position_embeddings=10**6),
+        InputError,
+        NOT_BORNE_OUT,
+    ),
+    "a wide feed-forward part": (config(ffn_dim=10**12), InputError, NOT_BORNE_OUT),
+    "wide heads": (config(head_dim=10**12), InputError, NOT_BORNE_OUT),
+    "many heads for keys": (config(num_key_value_heads=10**12), InputError, NOT_BORNE_OUT),
+    "many experts": (config(num_local_experts=10**12), InputError, NOT_BORNE_OUT),
     "heads as text": (config(num_attention_heads="8"), InputError, NOT_BORNE_OUT),
 }

@@ -21,7 +21,12 @@ class Hub:
     files: dict[str, bytes]
     commits: dict[str, str] = field(default_factory=lambda: {"main": "a" * 40})
     token: str = ""
-    cut_at: float = 0.0  # of a weight file, once
+    gated: bool = False  # tells of the model, but keeps its files
+    sizes: dict[str, int] = field(default_factory=dict)  # what it tells of a file, where that is not true
+    about: bytes = b""  # what it tells of the model instead
+    silent: bool = False  # takes requests for the model, and never answers
+    cut_at: float = 0.0  # a share of a weight file's body, once
+    cut_always: bool = False
     stall: bool = False  # where it would cut, wait instead
     corrupt: bool = False
     requests: list[tuple[str, str, dict[str, str]]] = field(default_factory=list)
@@ -39,7 +44,7 @@ def serve(hub: Hub) -> Iterator[Hub]:
     """Run both servers; their URLs are in `hub`."""
     servers = [_Server(hub, handler) for handler in (_Api, _Store)]
     hub.url, hub.store_url = (f"http://127.0.0.1:{server.server_port}" for server in servers)
-    threads = [threading.Thread(target=server.serve_forever, daemon=True) for server in servers]
+    threads = [threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True) for server in servers]
     for thread in threads:
         thread.start()
     try:
@@ -88,6 +93,9 @@ class _Store(BaseHTTPRequestHandler):
             content = bytes(len(content))
         wanted = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range", ""))
         start = int(wanted[1]) if wanted else 0
+        if start > len(content):
+            self.send(416, b"", {"Content-Range": f"bytes */{len(content)}"})
+            return
         head = {"ETag": f'"{etag}"', "Accept-Ranges": "bytes", **(headers or {})}
         if wanted:
             head["Content-Range"] = f"bytes {start}-{len(content) - 1}/{len(content)}"
@@ -100,7 +108,7 @@ class _Store(BaseHTTPRequestHandler):
         self.end_headers()
         if self.command == "HEAD":
             return
-        share, self.hub.cut_at = (self.hub.cut_at, 0.0) if may_cut and self.hub.cut_at else (1.0, self.hub.cut_at)
+        share = self._share() if may_cut else 1.0
         try:
             self.wfile.write(body[: int(len(body) * share)])
         except ConnectionError:  # the client was killed, or had enough
@@ -109,6 +117,12 @@ class _Store(BaseHTTPRequestHandler):
             if self.hub.stall:
                 self.hub.released.wait()
             self.close_connection = True
+
+    def _share(self) -> float:
+        share = self.hub.cut_at or 1.0
+        if not self.hub.cut_always:
+            self.hub.cut_at = 0.0
+        return share
 
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 (its name in the library)
         """Nothing: the tests read `requests`."""
@@ -123,18 +137,33 @@ class _Api(_Store):
         if self.hub.token and self.headers.get("Authorization") != f"Bearer {self.hub.token}":
             self.send(401, b"", {"X-Error-Message": "Invalid credentials in Authorization header"})
         elif about:
-            self._about(about[1] or "main")
-        elif file:
+            self._about(about[1] or "main", with_sizes="blobs=true" in self.path)
+        elif self.hub.gated:
+            self.send(403, b"", {"X-Error-Code": "GatedRepo", "X-Error-Message": "Access to model is restricted"})
+        elif file and file[2] in self.hub.files:
             self._file(file[1], file[2])
+        elif file:
+            self.send(404, b"", {"X-Error-Code": "EntryNotFound", "X-Error-Message": "Entry not found"})
         else:
             self.send(404, b"", {"X-Error-Code": "RepoNotFound", "X-Error-Message": "Repository not found"})
 
-    def _about(self, revision: str) -> None:
+    def _about(self, revision: str, *, with_sizes: bool) -> None:
+        if self.hub.silent:
+            self.hub.released.wait()
+            self.close_connection = True
+            return
+        if self.hub.about:
+            self.send(200, self.hub.about, {"Content-Type": "text/html"})
+            return
         commit = self.hub.commits.get(revision)
         if not commit:
             self.send(404, b"", {"X-Error-Code": "RevisionNotFound", "X-Error-Message": "Invalid rev id"})
             return
-        siblings = [{"rfilename": name, "size": len(content)} for name, content in self.hub.files.items()]
+        siblings: list[dict[str, Any]] = [{"rfilename": name} for name in self.hub.files]
+        if with_sizes:
+            for told in siblings:
+                name = told["rfilename"]
+                told["size"] = self.hub.sizes.get(name, len(self.hub.files[name]))
         body = {"id": "org/model", "sha": commit, "siblings": siblings}
         self.send(200, json.dumps(body).encode(), {"Content-Type": "application/json"})
 
@@ -148,5 +177,8 @@ class _Api(_Store):
             "X-Linked-Size": str(len(content)),
             "X-Linked-Etag": f'"{hashlib.sha256(content).hexdigest()}"',
             "Location": f"{self.hub.store_url}/{name}",
+            # The Hub offers its weights by a protocol of its own too, which does not go on after an interruption.
+            "X-Xet-Hash": hashlib.sha256(content).hexdigest(),
+            "Link": f'<{self.hub.url}/api/models/org/model/xet-read-token/{commit}>; rel="xet-auth"',
         }
         self.send(302, b"", headers)

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,8 @@ from tests.models.hub_server import Hub, serve
 
 pytestmark = pytest.mark.slow
 
-CHUNK = 10_000_000  # bytes that the Hub's client gathers before it writes them
+CHUNK = 10 * 2**20  # bytes that the Hub's client gathers before it writes them
+SHARE = 0.4  # of the large file that makes one chunk, and a few bytes more
 WEIGHTS = "model.safetensors"
 PROGRAM = """
 import dataclasses, json, sys
@@ -35,29 +37,40 @@ except FledgeError as error:
 """
 
 
-@pytest.fixture
-def hub() -> Iterator[Hub]:
-    weights = save(
-        {"wte": np.random.default_rng(0).random((5_000_000, 2), np.float32)}
-    )  # not all alike: offsets matter
-    files = {
+@cache
+def weights(rows: int) -> bytes:
+    """Two columns of this many rows, not all alike: offsets matter."""
+    return save({"wte": np.random.default_rng(0).random((rows, 2), np.float32)})
+
+
+SMALL, LARGE = 2_000, int(CHUNK / SHARE) // 8
+
+
+def offered() -> dict[str, bytes]:
+    """The files of a repository, many of which must never be asked for."""
+    return {
         "config.json": json.dumps(CONFIG).encode(),
         "tokenizer.json": b"{}",
         "README.md": b"---\nlicense: mit\n---\n",
-        WEIGHTS: weights,
+        WEIGHTS: weights(SMALL),
         "pytorch_model.bin": b"never",
         "tf_model.h5": b"never",
         "modeling.py": b"never",
         "onnx/config.json": b"never",
         "other.safetensors": b"never",
     }
-    with serve(Hub(files)) as running:
+
+
+@pytest.fixture
+def hub() -> Iterator[Hub]:
+    with serve(Hub(offered())) as running:
         yield running
 
 
 def start(hub: Hub, home: Path, model: str = "org/model", **environment: str) -> "subprocess.Popen[str]":
-    clean = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
-    clean |= {"HF_ENDPOINT": hub.url, "HF_HOME": str(home), "NO_PROXY": "127.0.0.1", "no_proxy": "127.0.0.1"}
+    loopback = "127.0.0.1,localhost"
+    clean = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "HUGGING"))}
+    clean |= {"HF_ENDPOINT": hub.url, "HF_HOME": str(home), "NO_PROXY": loopback, "no_proxy": loopback}
     return subprocess.Popen(
         [sys.executable, "-c", PROGRAM, model],
         env=clean | environment,
@@ -68,7 +81,11 @@ def start(hub: Hub, home: Path, model: str = "org/model", **environment: str) ->
 
 
 def resolve(hub: Hub, home: Path, model: str = "org/model", **environment: str) -> dict[str, Any]:
-    out, said = start(hub, home, model, **environment).communicate(timeout=60)
+    child = start(hub, home, model, **environment)
+    try:
+        out, said = child.communicate(timeout=60)
+    finally:
+        child.kill()
     assert out, said
     result: dict[str, Any] = json.loads(out)
     return result
@@ -76,16 +93,31 @@ def resolve(hub: Hub, home: Path, model: str = "org/model", **environment: str) 
 
 def test_a_model_is_fetched_once_and_offline_from_then_on(hub: Hub, tmp_path: Path) -> None:
     first = resolve(hub, tmp_path)
-    assert (first["commit"], first["licence"], first["parameters"]) == ("a" * 40, "mit", 10_000_000)
+    assert (first["commit"], first["licence"], first["parameters"]) == ("a" * 40, "mit", 2 * SMALL)
     assert sorted(first["files"]) == ["README.md", "config.json", WEIGHTS, "tokenizer.json"]
-    for never in ("pytorch_model.bin", "tf_model.h5", "modeling.py", "onnx/config.json", "other.safetensors"):
-        assert not hub.asked_for(never)
+    paths = [path for _, path, _ in hub.requests]
+    assert {path.split("/", 5)[5] for path in paths if "/resolve/" in path} == set(first["files"])
+    assert not [path for path in paths if "xet" in path]
     hub.requests.clear()
     hub.commits["main"] = "b" * 40  # the branch goes on; what was resolved stays
     assert resolve(hub, tmp_path) == first
     assert resolve(hub, tmp_path, HF_HUB_OFFLINE="1") == first
     assert resolve(hub, tmp_path, f"org/model@{'a' * 40}") == first
     assert hub.requests == []
+
+
+def test_a_hub_that_is_gone_is_not_missed(tmp_path: Path) -> None:
+    with serve(Hub(offered())) as hub:
+        first = resolve(hub, tmp_path)
+    assert resolve(hub, tmp_path) == first
+
+
+def test_the_digest_is_that_of_the_same_files_in_a_folder(hub: Hub, tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    folder.mkdir()
+    for name in ("README.md", "config.json", WEIGHTS, "tokenizer.json"):
+        (folder / name).write_bytes(hub.files[name])
+    assert resolve(hub, tmp_path)["digest"] == snapshot.resolve(str(folder)).digest
 
 
 def test_a_revision_is_a_snapshot_of_its_own(hub: Hub, tmp_path: Path) -> None:
@@ -96,15 +128,34 @@ def test_a_revision_is_a_snapshot_of_its_own(hub: Hub, tmp_path: Path) -> None:
 
 
 def test_a_cut_connection_goes_on_where_it_was(hub: Hub, tmp_path: Path) -> None:
-    hub.cut_at = 0.4
-    assert resolve(hub, tmp_path)["parameters"] == 10_000_000
+    hub.files[WEIGHTS], hub.cut_at = weights(LARGE), SHARE
+    result = resolve(hub, tmp_path)
     first, second = hub.asked_for(WEIGHTS)
-    assert "Range" not in first
-    assert CHUNK <= _start(second) <= len(hub.files[WEIGHTS]) * 0.4
+    assert _start(first) == 0
+    assert CHUNK <= _start(second) <= len(hub.files[WEIGHTS]) * SHARE
+    assert Path(result["path"], WEIGHTS).read_bytes() == hub.files[WEIGHTS]
+
+
+def test_the_first_megabytes_are_kept_too(hub: Hub, tmp_path: Path) -> None:
+    hub.files[WEIGHTS], hub.cut_at = weights(LARGE // 2), SHARE
+    assert resolve(hub, tmp_path)["error"] == ""
+    _, second = hub.asked_for(WEIGHTS)
+    assert _start(second) > len(hub.files[WEIGHTS]) * SHARE - 2**20
+
+
+def test_a_connection_that_always_breaks(hub: Hub, tmp_path: Path) -> None:
+    hub.files[WEIGHTS], hub.cut_at, hub.cut_always = weights(LARGE), SHARE, True
+    result = resolve(hub, tmp_path)
+    assert result["error"] == "FledgeError"
+    assert "again" in result["hint"]
+    assert "cannot be reached" not in result["message"]
+    hub.cut_at = 0.0
+    assert resolve(hub, tmp_path)["error"] == ""
+    assert _start(hub.asked_for(WEIGHTS)[-1]) >= CHUNK
 
 
 def test_a_killed_download_goes_on_where_it_was(hub: Hub, tmp_path: Path) -> None:
-    hub.cut_at, hub.stall = 0.4, True
+    hub.files[WEIGHTS], hub.cut_at, hub.stall = weights(LARGE), SHARE, True
     killed = start(hub, tmp_path)
     _until(lambda: any(path.stat().st_size >= CHUNK for path in tmp_path.rglob("*.partial")))
     killed.kill()
@@ -113,7 +164,7 @@ def test_a_killed_download_goes_on_where_it_was(hub: Hub, tmp_path: Path) -> Non
     kept = partial.stat().st_size
     result = resolve(hub, tmp_path)
     assert result["error"] == ""
-    assert _start(hub.asked_for(WEIGHTS)[-1]) == kept
+    assert _start(hub.asked_for(WEIGHTS)[-1]) == kept >= CHUNK
     assert not list(tmp_path.rglob("*.partial"))
     assert Path(result["path"], WEIGHTS).read_bytes() == hub.files[WEIGHTS]
 
@@ -122,6 +173,8 @@ def test_other_content_than_was_promised_is_refused(hub: Hub, tmp_path: Path) ->
     hub.corrupt = True
     result = resolve(hub, tmp_path)
     assert "is not its content" in result["message"]
+    assert result["hint"]
+    assert not [path for path in tmp_path.rglob("*") if path.is_file() and path.stat().st_size >= 8 * SMALL]
     hub.corrupt = False
     assert resolve(hub, tmp_path)["error"] == ""
 
@@ -134,6 +187,14 @@ def test_a_private_model_needs_a_token_which_only_the_hub_sees(hub: Hub, tmp_pat
     assert resolve(hub, tmp_path, HF_TOKEN="secret")["error"] == ""  # noqa: S106
     (from_store,) = [headers for verb, path, headers in hub.requests if verb == "GET" and path == f"/{WEIGHTS}"]
     assert "authorization" not in {name.lower() for name in from_store}
+    assert hub.asked_for("config.json")[-1]["authorization"] == "Bearer secret"
+
+
+def test_a_gated_model(hub: Hub, tmp_path: Path) -> None:
+    hub.gated = True
+    result = resolve(hub, tmp_path)
+    assert result["error"] == "InputError"
+    assert "HF_TOKEN" in result["hint"]
 
 
 @pytest.mark.parametrize(
@@ -142,6 +203,8 @@ def test_a_private_model_needs_a_token_which_only_the_hub_sees(hub: Hub, tmp_pat
         ("org/other", "the Hub has no model"),
         ("org/model@v9", "no such revision"),
         ("org/model@a..b", "no such revision"),
+        ("org/..", "is not a Hub id"),
+        (f"org/{'m' * 97}", "is not a Hub id"),
     ],
 )
 def test_what_the_hub_does_not_have(hub: Hub, tmp_path: Path, model: str, words: str) -> None:
@@ -159,9 +222,64 @@ def test_offline_with_nothing_cached(hub: Hub, tmp_path: Path) -> None:
 
 
 def test_a_hub_out_of_reach(hub: Hub, tmp_path: Path, port: int) -> None:
+    began = time.monotonic()
     result = resolve(hub, tmp_path, HF_ENDPOINT=f"http://127.0.0.1:{port}")
+    assert time.monotonic() - began < 20
     assert "cannot be reached" in result["message"]
     assert "embedded" in result["hint"]
+    assert "folder" in result["hint"]
+
+
+def test_a_hub_that_never_answers(hub: Hub, tmp_path: Path) -> None:
+    hub.silent = True
+    child = start(hub, tmp_path, HF_HUB_ETAG_TIMEOUT="1")
+    try:
+        result = json.loads(child.communicate(timeout=15)[0])
+    finally:
+        child.kill()
+        child.communicate()
+    assert "embedded" in result["hint"]
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"<html>Please log in to this network</html>",
+        b"[]",
+        json.dumps({"id": "org/model", "sha": "../../elsewhere", "siblings": []}).encode(),
+    ],
+)
+def test_something_else_answers(hub: Hub, tmp_path: Path, answer: bytes) -> None:
+    hub.about = answer
+    result = resolve(hub, tmp_path)
+    assert result["error"] == "FledgeError"
+    assert "embedded" in result["hint"]
+
+
+@pytest.mark.parametrize("content", ["{}", "[]", "cut of"])
+def test_a_damaged_record_is_written_anew(hub: Hub, tmp_path: Path, content: str) -> None:
+    repository = tmp_path / "hub" / "models--org--model"
+    repository.mkdir(parents=True)
+    (repository / "fledge.json").write_text(content)
+    assert resolve(hub, tmp_path)["error"] == ""
+    hub.requests.clear()
+    assert resolve(hub, tmp_path)["error"] == ""
+    assert hub.requests == []
+
+
+def test_a_cache_that_cannot_be_written(hub: Hub, tmp_path: Path) -> None:
+    (tmp_path / "hub").write_text("a file")
+    result = resolve(hub, tmp_path)
+    assert result["error"] == "FledgeError"
+    assert result["hint"]
+
+
+def test_no_room(hub: Hub, tmp_path: Path) -> None:
+    hub.sizes[WEIGHTS] = 10**16
+    result = resolve(hub, tmp_path)
+    assert "no room" in result["message"]
+    assert "HF_HOME" in result["hint"]
+    assert not hub.asked_for(WEIGHTS)
 
 
 def test_without_safetensors_nothing_is_fetched(hub: Hub, tmp_path: Path) -> None:
@@ -177,16 +295,46 @@ def test_code_is_refused_before_weights_are_fetched(hub: Hub, tmp_path: Path) ->
     assert not hub.asked_for("modeling.py")
 
 
+@pytest.mark.parametrize(
+    ("files", "words"),
+    [
+        ({"config.json": None}, "has no config.json"),
+        ({"config.json": None, "tokenizer.json": None, "README.md": None}, "has no config.json"),
+        ({"config.json": {**CONFIG, "architectures": ["BertForMaskedLM"]}}, "does not generate text"),
+        ({"adapter_config.json": {}, WEIGHTS: None}, "an adapter"),
+    ],
+)
+def test_what_cannot_be_used_is_refused_before_weights_are_fetched(
+    hub: Hub, tmp_path: Path, files: dict[str, Any], words: str
+) -> None:
+    for name, content in files.items():
+        if content is None:
+            del hub.files[name]
+        else:
+            hub.files[name] = json.dumps(content).encode()
+    result = resolve(hub, tmp_path)
+    assert words in result["message"]
+    assert result["hint"]
+    assert not hub.asked_for(WEIGHTS)
+
+
 def test_shards(hub: Hub, tmp_path: Path) -> None:
     hub.files["part-1.safetensors"] = hub.files.pop(WEIGHTS)
     hub.files["part-2.safetensors"] = save({"wpe": np.ones((16, 8), np.float32)})
     index = {"weight_map": {"wte": "part-1.safetensors", "wpe": "part-2.safetensors"}}
     hub.files["model.safetensors.index.json"] = json.dumps(index).encode()
-    assert resolve(hub, tmp_path)["parameters"] == 10_000_128
+    assert resolve(hub, tmp_path)["parameters"] == 2 * SMALL + 128
+    assert not hub.asked_for("other.safetensors")
+
+
+def test_one_whole_file_is_preferred_to_shards(hub: Hub, tmp_path: Path) -> None:
+    hub.files["model.safetensors.index.json"] = json.dumps({"weight_map": {"wte": "other.safetensors"}}).encode()
+    assert resolve(hub, tmp_path)["parameters"] == 2 * SMALL
     assert not hub.asked_for("other.safetensors")
 
 
 def test_two_at_once_fetch_it_once(hub: Hub, tmp_path: Path) -> None:
+    hub.files[WEIGHTS] = weights(LARGE)
     children = [start(hub, tmp_path) for _ in range(2)]
     results = [json.loads(child.communicate(timeout=60)[0]) for child in children]
     assert results[0] == results[1]
@@ -218,7 +366,8 @@ def test_the_real_hub(fledge: Run, tmp_path: Path) -> None:
 
 
 def _start(headers: dict[str, str]) -> int:
-    return int(headers["Range"].removeprefix("bytes=").removesuffix("-"))
+    """The first byte that a request asks for."""
+    return int(headers.get("Range", "bytes=0-").removeprefix("bytes=").removesuffix("-"))
 
 
 def _until(condition: Any, seconds: float = 30.0) -> None:

@@ -2,19 +2,21 @@
 
 import json
 import pickle
+import runpy
 from pathlib import Path
 
 import pytest
 
 from fledge.core.errors import FledgeError
 from fledge.models import snapshot
-from tests.models.broken_models import CASES, payload, write_model
+from tests.models.broken_models import CASES, arm, config, write_model
 
 
-@pytest.mark.timeout(20)
+@pytest.mark.timeout(20)  # a pipe that is opened waits forever
 @pytest.mark.parametrize("case", CASES)
 def test_refused(case: str, tmp_path: Path) -> None:
     folder = write_model(tmp_path / "model")
+    arm(folder)
     breaking, error, words = CASES[case]
     breaking(folder)
     with pytest.raises(FledgeError, match=words) as caught:
@@ -25,13 +27,33 @@ def test_refused(case: str, tmp_path: Path) -> None:
 
 
 def test_the_folder_they_start_from_is_good(tmp_path: Path) -> None:
-    model = snapshot.resolve(str(write_model(tmp_path / "model")))
+    folder = write_model(tmp_path / "model")
+    arm(folder)
+    model = snapshot.resolve(str(folder))
     assert (model.parameters, model.vocabulary, model.context, model.end_tokens) == (448, 40, 16, (0,))
+    assert model.files == ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json")
+    assert not (tmp_path / "executed").exists()
 
 
-def test_a_payload_that_ran_would_be_seen(tmp_path: Path) -> None:
-    pickle.loads(payload(tmp_path / "model"))  # noqa: S301 (it is ours, and this is its point)
+def test_a_payload_that_is_unpickled_would_be_seen(tmp_path: Path) -> None:
+    folder = write_model(tmp_path / "model")
+    arm(folder)
+    pickle.loads((folder / "pytorch_model.bin").read_bytes())  # noqa: S301 (it is ours, and this is its point)
     assert (tmp_path / "executed").exists()
+
+
+def test_a_payload_that_is_imported_would_be_seen(tmp_path: Path) -> None:
+    folder = write_model(tmp_path / "model")
+    arm(folder)
+    runpy.run_path(str(folder / "evil.py"))
+    assert (tmp_path / "executed").exists()
+
+
+@pytest.mark.parametrize("key", ["n_positions", "n_embd", "n_layer"])
+def test_a_size_of_null_is_as_one_that_is_absent(key: str, tmp_path: Path) -> None:
+    folder = write_model(tmp_path / "model")
+    config(**{key: None})(folder)
+    assert snapshot.resolve(str(folder)).parameters == 448
 
 
 def test_a_word_of_the_vocabulary_is_not_code(tmp_path: Path) -> None:

@@ -39,9 +39,16 @@ def test_pickled_weights_beside_are_not_part_of_it(folder: Path) -> None:
     assert snapshot.resolve(str(folder)).digest == snapshot.resolve("embedded").digest
 
 
-def test_unknown_model() -> None:
-    with pytest.raises(InputError, match="no model 'nothing'"):
-        snapshot.resolve("nothing")
+def test_a_url_has_no_files() -> None:
+    with pytest.raises(InputError, match="is a URL"):
+        snapshot.resolve("http://127.0.0.1:1/v1#name")
+
+
+@pytest.mark.parametrize("name", ["nothing", "~/no/such/folder", "~nobody-of-this-name/model", "a" * 5000, "a\0b"])
+def test_unknown_model(name: str) -> None:
+    with pytest.raises(InputError, match="no model '") as caught:
+        snapshot.resolve(name)
+    assert caught.value.hint
 
 
 def test_end_tokens_are_those_of_generate(folder: Path) -> None:
@@ -55,3 +62,22 @@ def test_licence_from_a_file(folder: Path) -> None:
     (folder / "README.md").write_text("A model without front matter")
     (folder / "LICENSE").write_text("\nMIT License\n\nPermission is hereby granted")
     assert snapshot.resolve(str(folder)).licence == "MIT License"
+
+
+@pytest.mark.parametrize(
+    ("card", "licence"),
+    [
+        ("---\nlicense: mit\n---\nlicense: other", "mit"),
+        ("---\ntags:\n- x\nlicense: 'cc-by-4.0'\n---\n", "cc-by-4.0"),
+        ("---\nlicense:\ntags:\n- x\n---\n", ""),
+        ("Of the\nlicense: nothing is said here", ""),
+    ],
+)
+def test_licence_from_a_card(folder: Path, card: str, licence: str) -> None:
+    (folder / "README.md").write_text(card)
+    assert snapshot.resolve(str(folder)).licence == licence
+
+
+def test_a_licence_can_be_printed(folder: Path) -> None:
+    (folder / "README.md").write_text("---\nlicense: \x1b[2Jmit\n---\n")
+    assert snapshot.resolve(str(folder)).licence.isprintable()

@@ -1,6 +1,7 @@
 """A model's JSON files: read with limits, and refused where they ask for code or for files elsewhere."""
 
 import json
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ from fledge.core.errors import FledgeError, InputError
 CODE_KEYS = ("auto_map", "trust_remote_code", "_attn_implementation_internal", "_experts_implementation_internal")
 # A value `org/name` of these names a kernel on the Hub, which is code.
 KERNEL_KEYS = ("attn_implementation", "_attn_implementation", "experts_implementation", "_experts_implementation")
-FILE_KEYS = ("tokenizer_file", "vocab_file", "merges_file", "spm_file", "added_tokens_file")
+FILE_KEYS = ("tokenizer_file", "vocab_file", "merges_file", "spm_file", "added_tokens_file", "fast_tokenizer_files")
 MAX_BYTES = 20_000_000
 MAX_TOKENIZER_BYTES = 200_000_000
 FETCH_AGAIN = "fetch the model again, or name another"
@@ -46,6 +47,15 @@ def size_limit(name: str) -> int:
     return MAX_TOKENIZER_BYTES if name in ("tokenizer.json", "vocab.json") else MAX_BYTES
 
 
+def refuse_adapter(names: Collection[str], source: str) -> None:
+    """Raise `InputError` for the folder of an adapter, which is not a model by itself."""
+    if "adapter_config.json" in names:
+        raise InputError(
+            f"{source} is an adapter (PEFT), not a whole model",
+            hint="merge it: model.merge_and_unload().save_pretrained(DIR)",
+        )
+
+
 def refuse_code(value: Any, where: str) -> None:
     """Raise `FledgeError` if a JSON value, however deep, would make a library run code or read files elsewhere."""
     pending = [value]
@@ -66,6 +76,11 @@ def _refuse_keys(item: dict[str, Any], where: str) -> None:
                 f"{where} has {key!r}, which can run code from the model; it is refused",
                 hint=f"name a model whose architecture transformers has itself, or a copy without {key!r}",
             )
+    if "transformers_weights" in item:
+        raise FledgeError(
+            f"{where} has 'transformers_weights', which has other files loaded than the checked ones; it is refused",
+            hint="save the model again with save_pretrained",
+        )
     for key in KERNEL_KEYS:
         if "/" in json.dumps(item.get(key)):
             raise FledgeError(
@@ -73,8 +88,12 @@ def _refuse_keys(item: dict[str, Any], where: str) -> None:
                 hint=f"remove {key!r} from a copy of the folder",
             )
     for key in FILE_KEYS:
-        if isinstance(item.get(key), str) and ("/" in item[key] or "\\" in item[key]):
+        if any("/" in name or "\\" in name for name in _texts(item.get(key))):
             raise FledgeError(
                 f"{where} has {key!r} with a path; a model may read only its own folder",
                 hint=f"remove {key!r} from a copy of the folder",
             )
+
+
+def _texts(value: Any) -> list[str]:
+    return [item for item in (value if isinstance(value, list) else [value]) if isinstance(item, str)]

@@ -11,7 +11,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from io import BufferedRandom
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -34,7 +34,9 @@ from huggingface_hub.utils import build_hf_headers
 from fledge.core import state
 from fledge.core.errors import FledgeError, InputError
 from fledge.models import weights
-from fledge.models.config_files import read_json, refuse_code, size_limit
+from fledge.models.config_files import refuse_adapter, size_limit
+
+Vet = Callable[[Path, Collection[str], str], object]
 
 RECORD = "fledge.json"
 INSTEAD = "use --model embedded, or name a local folder"
@@ -49,20 +51,19 @@ class Fetched(NamedTuple):
     repository: Path
 
 
-def download(model: str, allowed: Callable[[str], bool]) -> Fetched:
-    """Fetch `org/name[@revision]`, of its files those with an allowed name and the weights that are used.
+def download(model: str, allowed: Callable[[str], bool], vet: Vet) -> Fetched:
+    """Fetch `org/name[@revision]`: files with an allowed name and, once `vet` let those pass, the weights.
 
     Raises `InputError` where the Hub has no such model, `FledgeError` where it must not be loaded or cannot be had.
     """
     name, _, revision = model.partition("@")
+    constants.DOWNLOAD_CHUNK_SIZE = 2**20  # what an interruption loses at most
     revision = revision or constants.DEFAULT_REVISION
-    repository = Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=name, repo_type="model")
-    commit = _recorded(repository, revision)
-    if not commit:
-        try:
-            commit = _fetch(name, revision, repository, allowed)
-        except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, httpx.HTTPError, OSError) as error:
-            raise _explained(error, model) from None
+    try:
+        repository = Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=name, repo_type="model")
+        commit = _recorded(repository, revision) or _fetch(name, revision, repository, allowed, vet)
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, httpx.HTTPError, OSError) as error:
+        raise _explained(error, model) from None
     return Fetched(name, commit, repository / "snapshots" / commit, repository.resolve())
 
 
@@ -74,21 +75,33 @@ def _recorded(repository: Path, revision: str) -> str:
     return commit if files and all((folder / file).is_file() for file in files) else ""
 
 
-def _fetch(name: str, revision: str, repository: Path, allowed: Callable[[str], bool]) -> str:
-    known = HfApi().model_info(name, revision=revision, files_metadata=True)
-    commit = known.sha or ""
+def _listed(name: str, revision: str) -> tuple[str, dict[str, int]]:
+    """The commit that a revision means, and the sizes of its files."""
+    try:
+        known = HfApi().model_info(name, revision=revision, files_metadata=True, timeout=constants.HF_HUB_ETAG_TIMEOUT)
+        sizes = {file.rfilename: file.size or 0 for file in known.siblings or []}
+        commit = str(known.sha)
+    except (HfHubHTTPError, HFValidationError):
+        raise
+    except (ValueError, TypeError, AttributeError, KeyError):
+        commit = ""
     if not re.fullmatch(r"[0-9a-f]{40,64}", commit):
-        raise FledgeError(f"the Hub does not tell the commit of {name}", hint=INSTEAD)
-    sizes = {file.rfilename: file.size or 0 for file in known.siblings or [] if allowed(file.rfilename)}
+        raise FledgeError(f"what answers at {constants.ENDPOINT} is not the Hub", hint=INSTEAD)
+    return commit, sizes
+
+
+def _fetch(name: str, revision: str, repository: Path, allowed: Callable[[str], bool], vet: Vet) -> str:
+    commit, sizes = _listed(name, revision)
+    sizes = {file: size for file, size in sizes.items() if allowed(file)}
+    refuse_adapter(sizes, name)
     texts = [file for file in sizes if not file.endswith(".safetensors")]
     if len(texts) == len(sizes):
         weights.files(repository, [], name)  # refuses it
     for file in texts:
         if sizes[file] > size_limit(file):
             raise InputError(f"{name}/{file} has {sizes[file]:,} bytes, too many for what it is", hint=INSTEAD)
-        path = Path(hf_hub_download(name, file, revision=commit))
-        if file.endswith(".json") and file != "vocab.json":
-            refuse_code(read_json(path, f"{name}/{file}"), f"{name}/{file}")
+        hf_hub_download(name, file, revision=commit)
+    vet(repository / "snapshots" / commit, texts, name)
     used = weights.files(repository / "snapshots" / commit, list(sizes), name)
     need, free = sum(sizes[file] for file in used), shutil.disk_usage(repository).free
     if free < need:
@@ -149,10 +162,12 @@ def _has_content(file: BufferedRandom, etag: str) -> bool:
 
 
 def _read(repository: Path) -> dict[str, Any]:
+    empty: dict[str, Any] = {"revisions": {}, "files": {}}
     try:
-        return json.loads((repository / RECORD).read_text(encoding="utf-8"))  # type: ignore[no-any-return]
-    except (FileNotFoundError, ValueError):
-        return {"revisions": {}, "files": {}}
+        record = json.loads((repository / RECORD).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return empty
+    return record if isinstance(record, dict) and record.keys() == empty.keys() else empty
 
 
 def _explained(error: Exception, model: str) -> FledgeError:
@@ -173,6 +188,6 @@ def _explained(error: Exception, model: str) -> FledgeError:
             f"HF_HUB_OFFLINE is set, and {model} has not been fetched before",
             hint=f"{INSTEAD}; or unset HF_HUB_OFFLINE once",
         )
-    if isinstance(error, (httpx.TransportError, LocalEntryNotFoundError)):
+    if isinstance(error, (httpx.ConnectError, httpx.TimeoutException, LocalEntryNotFoundError)):
         return FledgeError(f"the Hub cannot be reached, and {model} has not been fetched before: {error}", hint=INSTEAD)
     return FledgeError(f"cannot fetch {model} from the Hub: {error}", hint=f"try again; or {INSTEAD}")

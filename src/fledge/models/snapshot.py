@@ -12,14 +12,20 @@ from typing import Any
 
 from fledge.core.errors import FledgeError, InputError
 from fledge.models import weights
-from fledge.models.config_files import FETCH_AGAIN, read_json, read_object, refuse_code
+from fledge.models.config_files import FETCH_AGAIN, read_json, read_object, refuse_adapter, refuse_code
 
 ALLOWED = ("*.safetensors", "*.json", "*.txt", "*.model", "*.jinja", "README.md", "LICENSE*")
-CAUSAL = re.compile(r"(ForCausalLM|LMHeadModel)$")
+CAUSAL = re.compile(r"[A-Za-z0-9_]+(ForCausalLM|LMHeadModel)")
 POSITIONS = ("n_positions", "max_position_embeddings", "n_ctx", "max_sequence_length")
-WIDTHS = ("hidden_size", "n_embd", "d_model", "intermediate_size", "n_inner", "num_attention_heads", "n_head")
+WIDTHS = ("hidden_size", "n_embd", "d_model")
+SIZES = (
+    *("vocab_size", *WIDTHS, "intermediate_size", "n_inner", "ffn_dim", "head_dim", "moe_intermediate_size"),
+    *("num_attention_heads", "n_head", "num_key_value_heads", "num_local_experts", "num_experts", "n_routed_experts"),
+)
+LAYERS = ("num_hidden_layers", "n_layer", "num_layers")
 DEFAULT_CONTEXT = 2048
 MAX_CONTEXT = 100_000_000
+NOT_BORNE_OUT = "which its weights do not bear out"
 
 
 @dataclass(frozen=True)
@@ -51,18 +57,32 @@ def resolve(model: str) -> Snapshot:
     """
     if model == "embedded":
         return check(Path(str(files("fledge.models.embedded").joinpath("snapshot"))), source="embedded")
-    folder = Path(model).expanduser()
-    if folder.is_dir():
+    folder = _folder(model)
+    if folder:
         return check(folder.resolve(), source=str(folder))
     if re.fullmatch(r"[\w.-]+/[\w.-]+(@[\w./-]+)?", model) and not model.startswith("."):
         from fledge.models.hub import download
 
-        fetched = download(model, allowed)
+        fetched = download(model, allowed, vet)
         # The Hub's cache keeps a snapshot as links into the blobs of the same repository.
         return check(fetched.folder, source=fetched.name, commit=fetched.commit, root=fetched.repository)
+    if "://" in model:
+        raise InputError(
+            f"{model!r} is a URL: a model behind one can be asked, but its files cannot be had",
+            hint="name the model itself: a folder or a Hub id",
+        )
     raise InputError(
-        f"no model {model!r}: not a folder, not 'embedded', not a Hub id", hint="fledge experiment --model embedded"
+        f"no model {model[:200]!r}: not a folder, not 'embedded', not a Hub id",
+        hint="fledge experiment --model embedded",
     )
+
+
+def _folder(model: str) -> Path | None:
+    try:
+        folder = Path(model).expanduser()
+        return folder if folder.is_dir() else None
+    except (OSError, ValueError, RuntimeError):  # too long, a null byte, a user that is not there
+        return None
 
 
 def check(folder: Path, *, source: str, commit: str = "", root: Path | None = None) -> Snapshot:
@@ -71,12 +91,10 @@ def check(folder: Path, *, source: str, commit: str = "", root: Path | None = No
     Links may lead only within `root`, the folder itself unless given. Files of other kinds are never opened.
     """
     present = _names(folder, source, root or folder.resolve())
-    for name in present:
-        if name.endswith(".json") and name != "vocab.json":
-            refuse_code(read_json(folder / name, f"{source}/{name}"), f"{source}/{name}")
+    refuse_adapter(present, source)
     loaded = weights.files(folder, present, source)
     names = tuple(name for name in present if not name.endswith(".safetensors") or name in loaded)
-    config = _config(folder, names, source)
+    config = vet(folder, names, source)
     found = weights.read(folder, loaded, source)
     _refuse_absurd(config, found, f"{source}/config.json")
     return Snapshot(
@@ -95,6 +113,14 @@ def check(folder: Path, *, source: str, commit: str = "", root: Path | None = No
     )
 
 
+def vet(folder: Path, names: Collection[str], source: str) -> dict[str, Any]:
+    """The model's `config.json`, after refusing what the JSON among `names` tells must not be loaded."""
+    for name in names:
+        if name.endswith(".json") and name != "vocab.json":
+            refuse_code(read_json(folder / name, f"{source}/{name}"), f"{source}/{name}")
+    return _config(folder, names, source)
+
+
 def allowed(name: str) -> bool:
     """Whether a file of this name can be part of a snapshot."""
     return not name.startswith(".") and "/" not in name and any(fnmatch.fnmatchcase(name, kind) for kind in ALLOWED)
@@ -104,6 +130,8 @@ def _names(folder: Path, source: str, root: Path) -> list[str]:
     names = sorted(path.name for path in folder.iterdir() if allowed(path.name))
     for name in names:
         path = folder / name
+        if not name.isprintable():
+            raise InputError(f"{source} has a file of the name {name!a}", hint="rename it, or name another model")
         try:
             target = path.resolve(strict=True)
         except (OSError, RuntimeError):
@@ -115,11 +143,6 @@ def _names(folder: Path, source: str, root: Path) -> list[str]:
             )
         if not target.is_file():
             raise InputError(f"{source}/{name} is not a regular file", hint=FETCH_AGAIN)
-    if "adapter_config.json" in names:
-        raise InputError(
-            f"{source} is an adapter (PEFT), not a whole model",
-            hint="merge it: model.merge_and_unload().save_pretrained(DIR)",
-        )
     return names
 
 
@@ -131,9 +154,9 @@ def _config(folder: Path, names: Collection[str], source: str) -> dict[str, Any]
     named = config.get("architectures")
     if not isinstance(named, list) or not named or not isinstance(named[0], str):
         raise InputError(f"{where} names no architecture", hint="name a folder written by save_pretrained")
-    if not CAUSAL.search(named[0]):
+    if not CAUSAL.fullmatch(named[0]):
         raise InputError(
-            f"{source} is a {named[0]}, which does not generate text",
+            f"{source} is a {named[0][:50]!a}, which does not generate text",
             hint="name a causal language model: its architecture ends in ForCausalLM or LMHeadModel",
         )
     return config
@@ -141,30 +164,28 @@ def _config(folder: Path, names: Collection[str], source: str) -> dict[str, Any]
 
 def _refuse_absurd(config: dict[str, Any], found: weights.Weights, where: str) -> None:
     """Sizes that the weights cannot bear out would make a library reserve memory for nothing."""
-    for keys, limit in (
-        (("vocab_size",), found.parameters),
-        (WIDTHS, found.parameters),
-        (("num_hidden_layers", "n_layer", "num_layers"), found.tensors),
-        (POSITIONS, MAX_CONTEXT),
-    ):
-        for key in keys:
-            value = config.get(key)
-            if value is None and key != "vocab_size":
-                continue
-            if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= limit:
-                raise InputError(
-                    f"{where} has {key} {json.dumps(value)[:50]}, which its weights do not bear out", hint=FETCH_AGAIN
-                )
-    # Learned positions are weights, and their mask in memory grows with the square.
-    if config.get("n_positions", 0) * config.get("n_embd", 0) > found.parameters:
-        raise InputError(
-            f"{where} has n_positions {config['n_positions']}, which its weights do not bear out", FETCH_AGAIN
-        )
+    limits = {
+        **dict.fromkeys(SIZES, found.parameters),
+        **dict.fromkeys(LAYERS, found.tensors),
+        **dict.fromkeys(POSITIONS, MAX_CONTEXT),
+    }
+    for key, limit in limits.items():
+        value = config.get(key)
+        if value is None and key != "vocab_size":
+            continue
+        if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= limit:
+            raise InputError(f"{where} has {key} {json.dumps(value)[:50]}, {NOT_BORNE_OUT}", hint=FETCH_AGAIN)
+    # Learned positions are weights, and their mask in memory grows with the square. Those that are computed are far
+    # fewer than the weights of any real model.
+    positions, width = (max((config.get(key) or 0 for key in keys), default=0) for keys in (POSITIONS, WIDTHS))
+    if positions * width > found.parameters:
+        raise InputError(f"{where} has {positions} positions, {NOT_BORNE_OUT}", hint=FETCH_AGAIN)
 
 
 def _end_tokens(folder: Path, names: Collection[str], config: dict[str, Any]) -> tuple[int, ...]:
     """Of the generation config, as `transformers.generate` takes them, else of the model's config."""
-    generation = read_object(folder / "generation_config.json", "") if "generation_config.json" in names else {}
+    name = "generation_config.json"
+    generation = read_object(folder / name, f"{folder.name}/{name}") if name in names else {}
     for value in (generation.get("eos_token_id"), config.get("eos_token_id")):
         ids = value if isinstance(value, list) else [value]
         known = tuple(item for item in ids if isinstance(item, int) and 0 <= item < config["vocab_size"])
@@ -176,11 +197,11 @@ def _end_tokens(folder: Path, names: Collection[str], config: dict[str, Any]) ->
 def _licence(folder: Path, names: Collection[str]) -> str:
     """As the model card's front matter or the first line of a licence file says; empty where neither does."""
     card = _start(folder / "README.md") if "README.md" in names else ""
-    named = re.search(r"^license:\s*[\"']?([^\"'\n]+)", card.split("\n---", 1)[0], re.MULTILINE)
-    if named:
-        return named[1].strip()
-    texts = [_start(folder / name).strip() for name in names if name.startswith("LICENSE")]
-    return next((text.splitlines()[0].strip()[:80] for text in texts if text), "")
+    front = card.split("\n---", 1)[0] if card.startswith("---") else ""
+    named = re.search(r"^license:[ \t]*[\"']?([^\"'\n]+)", front, re.MULTILINE)
+    texts = [named[1]] if named else [_start(folder / name) for name in names if name.startswith("LICENSE")]
+    first = next((text.strip().splitlines()[0] for text in texts if text.strip()), "")
+    return "".join(letter for letter in first.strip()[:80] if letter.isprintable())
 
 
 def _start(path: Path) -> str:
