@@ -62,10 +62,21 @@ class OpenVINOEngine(WorkerEngine):
         for answer in self._running:
             if not answer.ended:
                 self._read(answer)
+        if all(answer.ended for answer in self._running):
+            self._sweep()
+
+    def _sweep(self) -> None:
+        """Let the pipeline see that requests were cancelled: it frees their part of the cache at its next step."""
+        if self._pipeline.has_non_finished_requests():
+            self._pipeline.step()
 
     def _release(self, answer: Answer) -> None:
         if answer.handle is not None:
             answer.handle.cancel()
+
+    def _shut(self) -> None:
+        self._sweep()
+        super()._shut()
 
     def _config(self, answer: Answer) -> Any:
         params = answer.params

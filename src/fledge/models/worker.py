@@ -150,6 +150,8 @@ class WorkerEngine(abc.ABC):
             with self._work:
                 self._running = [answer for answer in self._running if not answer.ended]
                 self._work.notify_all()
+        for answer in self._running:
+            self._release(answer)
         for answer in [*self._running, *self._suspects, *self._waiting]:
             answer.stream.fail(FledgeError("the engine was closed"))
         self._shut()
