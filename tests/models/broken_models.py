@@ -252,7 +252,6 @@ CASES: dict[str, tuple[Break, type[FledgeError], str]] = {
     "a link to nothing": (linked("config.json", "missing"), InputError, "leads nowhere"),
     "a link to itself": (linked("config.json", "config.json"), InputError, "leads nowhere"),
     "a folder for a config": (special(Path.mkdir, "config.json"), InputError, "not a regular file"),
-    "a pipe for weights": (special(os.mkfifo, "model.safetensors"), InputError, "not a regular file"),
     "a name that is not UTF-8": (named_in_bytes, InputError, "name"),
     "a shard outside": (
         sharded({"wte": "../outside.safetensors"}),

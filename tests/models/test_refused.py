@@ -1,8 +1,11 @@
 """Malicious and broken model folders are refused before anything of them is loaded."""
 
 import json
+import os
 import pickle
 import runpy
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -12,7 +15,7 @@ from fledge.models import snapshot
 from tests.models.broken_models import CASES, arm, config, write_model
 
 
-@pytest.mark.timeout(20)  # a pipe that is opened waits forever
+@pytest.mark.timeout(20)
 @pytest.mark.parametrize("case", CASES)
 def test_refused(case: str, tmp_path: Path) -> None:
     folder = write_model(tmp_path / "model")
@@ -24,6 +27,18 @@ def test_refused(case: str, tmp_path: Path) -> None:
     assert type(caught.value) is error
     assert caught.value.hint
     assert not (tmp_path / "executed").exists()
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors", "README.md"])
+def test_a_pipe_is_not_waited_for(name: str, tmp_path: Path) -> None:
+    """In a process of its own: a library that opens a pipe cannot be interrupted."""
+    folder = write_model(tmp_path / "model")
+    (folder / name).unlink(missing_ok=True)
+    os.mkfifo(folder / name)
+    program = "import sys; from fledge.models import snapshot; snapshot.resolve(sys.argv[1])"
+    command = [sys.executable, "-c", program, str(folder)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=20)
+    assert f"InputError: {folder}/{name} is not a regular file" in done.stderr
 
 
 def test_the_folder_they_start_from_is_good(tmp_path: Path) -> None:
