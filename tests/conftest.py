@@ -73,6 +73,9 @@ def fledge() -> Run:
 
     def run(*arguments: str, **options: object) -> "subprocess.CompletedProcess[str]":
         command = [sys.executable, "-m", "fledge", *arguments]
+        # MLflow puts the store that a test uses into the environment.
+        clean = {name: value for name, value in os.environ.items() if not name.startswith("MLFLOW_")}
+        options = {"env": clean, **options}
         return subprocess.run(command, capture_output=True, text=True, check=False, timeout=240, **options)  # type: ignore[call-overload,no-any-return]
 
     return run

@@ -124,13 +124,13 @@ def test_a_prompt_whose_variable_no_question_has(workspace: Workspace, tmp_path:
 
 
 SLOW_EXPERIMENT = """
-import signal, time
+import os, signal, time
 from fledge.experiments.config import ExperimentConfig
 from fledge.experiments.run import run_experiment
 from fledge.models.scripted import ScriptedEngine
 
 def script(prompt):
-    print("asked", flush=True)
+    os.write(1, b"asked\\n")  # in one piece, whatever other threads write
     time.sleep(0.2)
     return "yes"
 

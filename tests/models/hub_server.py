@@ -23,6 +23,7 @@ class Hub:
     token: str = ""
     gated: bool = False  # tells of the model, but keeps its files
     sizes: dict[str, int] = field(default_factory=dict)  # what it tells of a file, where that is not true
+    linked_size: int = 0  # what it tells of the weights when it redirects to them, where that is not true
     about: bytes = b""  # what it tells of the model instead
     silent: bool = False  # takes requests for the model, and never answers
     cut_at: float = 0.0  # a share of a weight file's body, once
@@ -174,7 +175,7 @@ class _Api(_Store):
         content = self.hub.files[name]
         headers = {
             "X-Repo-Commit": commit,
-            "X-Linked-Size": str(len(content)),
+            "X-Linked-Size": str(self.hub.linked_size or len(content)),
             "X-Linked-Etag": f'"{hashlib.sha256(content).hexdigest()}"',
             "Location": f"{self.hub.store_url}/{name}",
             # The Hub offers its weights by a protocol of its own too, which does not go on after an interruption.

@@ -26,6 +26,7 @@ def test_refused(case: str, tmp_path: Path) -> None:
         snapshot.resolve(str(folder))
     assert type(caught.value) is error
     assert caught.value.hint
+    assert caught.value.message.isprintable()
     assert not (tmp_path / "executed").exists()
 
 
@@ -39,6 +40,17 @@ def test_a_pipe_is_not_waited_for(name: str, tmp_path: Path) -> None:
     command = [sys.executable, "-c", program, str(folder)]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=20)
     assert f"InputError: {folder}/{name} is not a regular file" in done.stderr
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors", "."])
+def test_what_may_not_be_read(name: str, tmp_path: Path) -> None:
+    folder = write_model(tmp_path / "model")
+    (folder / name).chmod(0)
+    with pytest.raises(FledgeError) as caught:
+        snapshot.resolve(str(folder))
+    folder.chmod(0o700)
+    assert caught.value.hint
 
 
 def test_the_folder_they_start_from_is_good(tmp_path: Path) -> None:
@@ -69,6 +81,13 @@ def test_a_size_of_null_is_as_one_that_is_absent(key: str, tmp_path: Path) -> No
     folder = write_model(tmp_path / "model")
     config(**{key: None})(folder)
     assert snapshot.resolve(str(folder)).parameters == 448
+
+
+def test_computed_positions_may_be_many(tmp_path: Path) -> None:
+    folder = write_model(tmp_path / "model")
+    window = 2**22
+    config(architectures=["LlamaForCausalLM"], rope_theta=1e6, max_position_embeddings=window, n_positions=None)(folder)
+    assert snapshot.resolve(str(folder)).context == window
 
 
 def test_a_word_of_the_vocabulary_is_not_code(tmp_path: Path) -> None:

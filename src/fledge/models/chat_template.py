@@ -1,7 +1,7 @@
 """Chat templates: a model's own Jinja template, rendered in a sandbox in a process of its own with limits.
 
-A sandbox stops code, not work without end: the child ends itself after `TIME_LIMIT_S`, and cannot grow beyond
-`MEMORY_LIMIT_BYTES`.
+A sandbox stops code, not work without end: the child ends itself after `TIME_LIMIT_S` of processor time (so
+that a busy machine changes nothing), and cannot grow beyond `MEMORY_LIMIT_BYTES`.
 """
 
 import json
@@ -164,16 +164,16 @@ def _render(environment: ImmutableSandboxedEnvironment, start: dict[str, Any], m
 def main() -> None:
     """The child: the template on the first line of stdin, then a conversation on each, and a rendered text back."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle; our end is stdin's
-    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    signal.signal(signal.SIGPROF, signal.SIG_DFL)
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY_LIMIT_BYTES, MEMORY_LIMIT_BYTES))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     environment = _environment()
     start = json.loads(sys.stdin.readline() or "{}")
     for line in sys.stdin:
         messages = json.loads(line)
-        signal.setitimer(signal.ITIMER_REAL, TIME_LIMIT_S)
+        signal.setitimer(signal.ITIMER_PROF, TIME_LIMIT_S)
         reply = _render(environment, start, messages)
-        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.setitimer(signal.ITIMER_PROF, 0)
         sys.stdout.write(json.dumps(reply) + "\n")
         sys.stdout.flush()
 

@@ -111,10 +111,12 @@ def _fetch(name: str, revision: str, repository: Path, allowed: Callable[[str], 
         )
     for file in used:
         _fetch_weights(name, file, commit, repository)
-    record = _read(repository)
-    record["revisions"][revision] = commit
-    record["files"][commit] = sorted([*texts, *used])
-    state.write_json(repository / RECORD, record)
+    with (repository / f"{RECORD}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        record = _read(repository)
+        record["revisions"][revision] = commit
+        record["files"][commit] = sorted([*texts, *used])
+        state.write_json(repository / RECORD, record)
     return commit
 
 
@@ -127,6 +129,11 @@ def _fetch_weights(name: str, file: str, commit: str, repository: Path) -> None:
     known = get_hf_file_metadata(url)
     if not (known.etag and known.size and known.etag.isalnum()):
         raise FledgeError(f"the Hub does not tell the size and content of {name}/{file}", hint=INSTEAD)
+    if known.size > constants.MAX_HTTP_DOWNLOAD_SIZE:
+        raise FledgeError(
+            f"{name}/{file} has {known.size / 1e9:.0f} GB, more than the Hub gives in one file over HTTP",
+            hint=f"fetch it with: hf download {name}, and name the folder that it prints",
+        )
     blob = repository / "blobs" / known.etag
     partial = blob.with_name(f"{known.etag}.partial")
     if not blob.exists():
@@ -167,7 +174,14 @@ def _read(repository: Path) -> dict[str, Any]:
         record = json.loads((repository / RECORD).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return empty
-    return record if isinstance(record, dict) and record.keys() == empty.keys() else empty
+    return record if _is_record(record) else empty
+
+
+def _is_record(record: Any) -> bool:
+    if not isinstance(record, dict) or not all(isinstance(record.get(key), dict) for key in ("revisions", "files")):
+        return False
+    commits, files = record["revisions"].values(), record["files"].values()
+    return all(isinstance(commit, str) for commit in commits) and all(isinstance(names, list) for names in files)
 
 
 def _explained(error: Exception, model: str) -> FledgeError:

@@ -18,10 +18,22 @@ ALLOWED = ("*.safetensors", "*.json", "*.txt", "*.model", "*.jinja", "README.md"
 CAUSAL = re.compile(r"[A-Za-z0-9_]+(ForCausalLM|LMHeadModel)")
 POSITIONS = ("n_positions", "max_position_embeddings", "n_ctx", "max_sequence_length")
 WIDTHS = ("hidden_size", "n_embd", "d_model")
-SIZES = (
-    *("vocab_size", *WIDTHS, "intermediate_size", "n_inner", "ffn_dim", "head_dim", "moe_intermediate_size"),
-    *("num_attention_heads", "n_head", "num_key_value_heads", "num_local_experts", "num_experts", "n_routed_experts"),
+SIZES = ("vocab_size", "intermediate_size", "n_inner", "ffn_dim", "head_dim", "moe_intermediate_size")
+COUNTS = (
+    *("num_attention_heads", "n_head", "num_key_value_heads"),
+    *("num_local_experts", "num_experts", "n_routed_experts"),
 )
+# Models with one of these compute their positions; others learn them.
+COMPUTED = (
+    "rope_theta",
+    "rope_parameters",
+    "rope_scaling",
+    "rotary_dim",
+    "rotary_pct",
+    "partial_rotary_factor",
+    "alibi",
+)
+LEARNED = ("GPT2LMHeadModel", "GPTNeoForCausalLM")
 LAYERS = ("num_hidden_layers", "n_layer", "num_layers")
 DEFAULT_CONTEXT = 2048
 MAX_CONTEXT = 100_000_000
@@ -80,7 +92,7 @@ def resolve(model: str) -> Snapshot:
 def _folder(model: str) -> Path | None:
     try:
         folder = Path(model).expanduser()
-        return folder if folder.is_dir() else None
+        return folder if model and folder.is_dir() else None
     except (OSError, ValueError, RuntimeError):  # too long, a null byte, a user that is not there
         return None
 
@@ -90,7 +102,15 @@ def check(folder: Path, *, source: str, commit: str = "", root: Path | None = No
 
     Links may lead only within `root`, the folder itself unless given. Files of other kinds are never opened.
     """
-    present = _names(folder, source, root or folder.resolve())
+    try:
+        return _checked(folder, source, commit, root or folder.resolve())
+    except OSError as error:
+        hint = "make it readable: chmod -R u+rX"
+        raise FledgeError(f"cannot read {source}: {error.strerror or error}", hint=hint) from None
+
+
+def _checked(folder: Path, source: str, commit: str, root: Path) -> Snapshot:
+    present = _names(folder, source, root)
     refuse_adapter(present, source)
     loaded = weights.files(folder, present, source)
     names = tuple(name for name in present if not name.endswith(".safetensors") or name in loaded)
@@ -109,7 +129,7 @@ def check(folder: Path, *, source: str, commit: str = "", root: Path | None = No
         parameters=found.parameters,
         vocabulary=config["vocab_size"],
         context=next((config[key] for key in POSITIONS if config.get(key)), DEFAULT_CONTEXT),
-        end_tokens=_end_tokens(folder, names, config),
+        end_tokens=_end_tokens(folder, names, config, source),
     )
 
 
@@ -164,8 +184,10 @@ def _config(folder: Path, names: Collection[str], source: str) -> dict[str, Any]
 
 def _refuse_absurd(config: dict[str, Any], found: weights.Weights, where: str) -> None:
     """Sizes that the weights cannot bear out would make a library reserve memory for nothing."""
+    widest = max((config[key] for key in WIDTHS if isinstance(config.get(key), int)), default=1)
     limits = {
-        **dict.fromkeys(SIZES, found.parameters),
+        **dict.fromkeys((*WIDTHS, *COUNTS), found.parameters),
+        **dict.fromkeys(SIZES, found.parameters // max(widest, 1)),  # each is a side of a matrix as wide as the model
         **dict.fromkeys(LAYERS, found.tensors),
         **dict.fromkeys(POSITIONS, MAX_CONTEXT),
     }
@@ -175,20 +197,20 @@ def _refuse_absurd(config: dict[str, Any], found: weights.Weights, where: str) -
             continue
         if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= limit:
             raise InputError(f"{where} has {key} {json.dumps(value)[:50]}, {NOT_BORNE_OUT}", hint=FETCH_AGAIN)
-    # Learned positions are weights, and their mask in memory grows with the square. Those that are computed are far
-    # fewer than the weights of any real model.
-    positions, width = (max((config.get(key) or 0 for key in keys), default=0) for keys in (POSITIONS, WIDTHS))
-    if positions * width > found.parameters:
+    # Learned positions are weights, and their mask in memory grows with the square.
+    learned = config["architectures"][0] in LEARNED or not any(config.get(key) for key in COMPUTED)
+    positions = max(config.get(key) or 0 for key in POSITIONS)
+    if learned and positions * widest > found.parameters:
         raise InputError(f"{where} has {positions} positions, {NOT_BORNE_OUT}", hint=FETCH_AGAIN)
 
 
-def _end_tokens(folder: Path, names: Collection[str], config: dict[str, Any]) -> tuple[int, ...]:
+def _end_tokens(folder: Path, names: Collection[str], config: dict[str, Any], source: str) -> tuple[int, ...]:
     """Of the generation config, as `transformers.generate` takes them, else of the model's config."""
     name = "generation_config.json"
-    generation = read_object(folder / name, f"{folder.name}/{name}") if name in names else {}
+    generation = read_object(folder / name, f"{source}/{name}") if name in names else {}
     for value in (generation.get("eos_token_id"), config.get("eos_token_id")):
         ids = value if isinstance(value, list) else [value]
-        known = tuple(item for item in ids if isinstance(item, int) and 0 <= item < config["vocab_size"])
+        known = tuple(item for item in ids if type(item) is int and 0 <= item < config["vocab_size"])
         if known:
             return known
     return ()

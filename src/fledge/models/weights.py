@@ -40,9 +40,9 @@ def files(folder: Path, names: Collection[str], source: str) -> list[str]:
     wanted = sorted(set(shards.values()))
     for name in wanted:
         if "/" in name or "\\" in name or not name.endswith(".safetensors"):
-            raise FledgeError(f"{where} names {name!r}, which is not a safetensors file of its folder", FETCH_AGAIN)
+            raise FledgeError(f"{where} names {name!a}, which is not a safetensors file of its folder", FETCH_AGAIN)
         if name not in names:
-            raise InputError(f"{source} lacks {name}, which its index names", hint=FETCH_AGAIN)
+            raise InputError(f"{source} lacks {name!a}, which its index names", hint=FETCH_AGAIN)
     return wanted
 
 
@@ -54,7 +54,7 @@ def read(folder: Path, names: Collection[str], source: str) -> Weights:
             with safe_open(folder / name, framework="numpy") as file:  # type: ignore[no-untyped-call]
                 shapes = [file.get_slice(key).get_shape() for key in file.keys()]  # noqa: SIM118 (not a dict)
         except (SafetensorError, OSError, ValueError, OverflowError) as error:
-            raise InputError(f"{source}/{name} is broken: {error}", hint=FETCH_AGAIN) from None
+            raise InputError(f"{source}/{name} is broken: {str(error)!a}", hint=FETCH_AGAIN) from None
         parameters += sum(math.prod(shape) for shape in shapes)
         tensors += len(shapes)
     if not parameters:
