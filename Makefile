@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
 INSTALLED := $(VENV)/installed
 
-.PHONY: demo test test-fast lint install clean
+.PHONY: demo test test-fast soak lint install clean
 
 demo: $(INSTALLED)  ## A whole life of the embedded model; QUESTIONS=file asks your own questions
 	$(BIN)/fledge demo $(if $(QUESTIONS),--questions "$(QUESTIONS)")
@@ -14,7 +14,10 @@ test: lint  ## Lint, types, imports and all tests
 	$(BIN)/python -m pytest
 
 test-fast: lint  ## The same without the tests marked slow
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -m "not slow and not soak"
+
+soak: $(INSTALLED)  ## What takes long: random kills, peers in environments of their own; reported in docs/
+	$(BIN)/python -m pytest -m soak --timeout 7200
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .
@@ -32,7 +35,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 	@$(PIP) torch
 	@echo "[3/3] installing MLflow, transformers, OpenVINO and the tools"
 	@$(PIP) setuptools
-	@$(PIP) --no-build-isolation --editable ".[models,openvino,serve,dev]"
+	@$(PIP) --no-build-isolation --editable ".[models,openvino,serve,bench,dev]"
 	@touch $@
 
 clean:  ## Remove what make and the demo created here

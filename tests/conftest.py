@@ -18,7 +18,8 @@ from fledge.models.selection import EngineSettings
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 
 for name in [name for name in os.environ if name.startswith(("FLEDGE_", "MLFLOW_"))]:
-    del os.environ[name]
+    if not name.startswith("FLEDGE_TEST_"):  # what the tests themselves are told
+        del os.environ[name]
 for name in ("MODEL_NAME", "EXPERIMENT_NAME"):
     os.environ.pop(name, None)
 

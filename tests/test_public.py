@@ -6,6 +6,7 @@ import sys
 import fledge
 
 NAMES = {
+    "ArmConfig",
     "CompareOptions",
     "Comparison",
     "ExperimentConfig",
@@ -20,6 +21,7 @@ NAMES = {
     "promote",
     "read_questions",
     "register",
+    "resume_experiment",
     "run_demo",
     "run_experiment",
     "serve",

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 _PUBLIC = {
+    "ArmConfig": "fledge.experiments.config",
     "CompareOptions": "fledge.experiments.comparison",
     "Comparison": "fledge.comparison.verdict",
     "ExperimentConfig": "fledge.experiments.config",
@@ -23,6 +24,7 @@ _PUBLIC = {
     "promote": "fledge.registry.release",
     "read_questions": "fledge.questions.question_set",
     "register": "fledge.registry.release",
+    "resume_experiment": "fledge.experiments.run",
     "run_demo": "fledge.demo.life",
     "run_experiment": "fledge.experiments.run",
     "serve": "fledge.supervision.endpoints",
@@ -38,8 +40,10 @@ if TYPE_CHECKING:
     from fledge.demo.life import run_demo as run_demo
     from fledge.experiments.comparison import CompareOptions as CompareOptions
     from fledge.experiments.comparison import compare as compare
+    from fledge.experiments.config import ArmConfig as ArmConfig
     from fledge.experiments.config import ExperimentConfig as ExperimentConfig
     from fledge.experiments.run import ExperimentResult as ExperimentResult
+    from fledge.experiments.run import resume_experiment as resume_experiment
     from fledge.experiments.run import run_experiment as run_experiment
     from fledge.models.engine import GenerationParams as GenerationParams
     from fledge.questions.question_set import read_questions as read_questions

@@ -95,9 +95,9 @@ def test_prompts_experiment_register_history(fledge: Run, tmp_path: Path, engine
         assert done.returncode == 0, done.stderr
         return json.loads(done.stdout)
 
-    prompt = ask("prompts", "register", "short", "short.txt")
-    assert isinstance(prompt, dict)
-    assert (prompt["name"], prompt["version"]) == ("short", 1)
+    prompts = ask("prompts", "register", "short.txt")
+    assert isinstance(prompts, list)
+    assert (prompts[0]["name"], prompts[0]["version"]) == ("short", 1)
     experiment = ask("experiment", "--prompts", "short,simple", "--limit", "3")
     assert isinstance(experiment, dict)
     assert (experiment["cells"], experiment["failed"]) == (6, 0)

@@ -67,5 +67,3 @@ def test_several_samples_are_drawn_warm_unless_told(tmp_path: Path, monkeypatch:
     assert ExperimentConfig.load({}).generation.temperature == 0
     assert ExperimentConfig.load({"samples": 3}).generation.temperature == 0.7
     assert ExperimentConfig.load({"samples": 3, "temperature": 0.0}).generation.temperature == 0
-    config = ExperimentConfig.load({"samples": 3, "seed": 5})
-    assert [config.params(sample).seed for sample in range(3)] == [5, 6, 7]

@@ -11,15 +11,22 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from langchain_core.output_parsers import StrOutputParser
+from langchain_core.prompts import ChatPromptTemplate
+from langchain_core.runnables import RunnableLambda
 from mlflow import MlflowClient
 
+from fledge.chains.engine_llm import EngineChatModel
 from fledge.core.errors import FledgeError, InputError
 from fledge.core.settings import Workspace
+from fledge.experiments._mlflow import load_table
 from fledge.experiments.comparison import CompareOptions, compare
-from fledge.experiments.config import ExperimentConfig
-from fledge.experiments.run import run_experiment
+from fledge.experiments.config import ArmConfig, ExperimentConfig
+from fledge.experiments.run import resume_experiment, run_experiment
 from fledge.models.engine import GenerationParams, Prompt, Stream
 from fledge.models.scripted import ScriptedEngine
+from tests.conftest import Run
+from tests.models.tiny_models import write_model
 
 
 def _config(workspace: Workspace, **changes: object) -> ExperimentConfig:
@@ -46,33 +53,176 @@ def test_runs_traces_and_tables_are_in_mlflow(workspace: Workspace) -> None:
     assert parent.info.status == "FINISHED"
     assert parent.data.params["prompts"] == "simple,conversational,expert,educational"
     assert parent.data.metrics["cells"] == 40
-    assert {item.path for item in client.list_artifacts(result.run_id)} == {"answers.json", "arms.png"}
+    assert {item.path for item in client.list_artifacts(result.run_id)} == {"answers.json", "arms.png", "config.json"}
 
     nested = client.search_runs([experiment], f"tags.`mlflow.parentRunId` = '{result.run_id}'")
     assert {run.info.run_name for run in nested} == {"simple", "conversational", "expert", "educational"}
     assert all(run.info.status == "FINISHED" for run in nested)
-    assert all({"token_f1", "success_rate", "latency_p95_s"} <= run.data.metrics.keys() for run in nested)
+    figures = {"token_f1", "success_rate", "latency_p95_s", "question_quality", "response_quality", "effectiveness"}
+    machine = {"system/cpu_utilization_percentage", "system/system_memory_usage_megabytes"}
+    for run in nested:
+        assert figures | machine <= run.data.metrics.keys()
+        assert run.data.metrics["effectiveness"] == run.data.metrics["response_quality"]
+        assert {item.path for item in client.list_artifacts(run.info.run_id)} == {"answers.json", "arm.png"}
+        (used,) = run.inputs.dataset_inputs
+        assert used.dataset.profile == '{"num_rows": 5}'
+        (output,) = run.outputs.model_outputs
+        model = client.get_logged_model(output.model_id)
+        assert model.params["prompt"] == f"{run.info.run_name}/1"
+        assert {metric.key for metric in model.metrics} == figures & run.data.metrics.keys() | {
+            name for name in run.data.metrics if not name.startswith("system/")
+        }
 
     traces = client.search_traces(locations=[experiment], max_results=500)
     assert len(traces) == 40
     for trace in traces:
-        assert [span.name for span in trace.data.spans] == ["cell", "prompt", "generate", "score"]
+        assert [span.name for span in trace.data.spans] == ["cell", "prompt", "tokenize", "generate", "score"]
         assert trace.info.trace_metadata["mlflow.trace.tokenUsage"]
         linked = json.loads(trace.info.tags["mlflow.linkedPrompts"])
         assert linked == [{"name": trace.info.tags["fledge.arm"], "version": "1"}]
+        assert trace.info.trace_metadata["mlflow.trace.session"] == result.run_id
+        arm = next(run for run in nested if run.info.run_name == trace.info.tags["fledge.arm"])
+        assert trace.info.trace_metadata["mlflow.sourceRun"] == arm.info.run_id
+        assert trace.info.trace_metadata["mlflow.modelId"] == arm.outputs.model_outputs[0].model_id
+        generate = trace.data.spans[3].attributes
+        assert generate["fledge.finish_reason"] == "stop"
+        assert generate["fledge.ttft_s"] >= 0
+        assert generate["seed"] == int(trace.info.tags["fledge.sample"])
+    linked = client.search_traces(locations=[experiment], filter_string="prompt = 'simple/1'", max_results=500)
+    assert {trace.info.tags["fledge.arm"] for trace in linked} == {"simple"}
+    assert len(linked) == 10
     simple = next(run for run in nested if run.info.run_name == "simple")
     assert len(client.search_traces(locations=[experiment], run_id=simple.info.run_id, max_results=500)) == 10
 
 
 def test_a_run_remembers_its_configuration(workspace: Workspace) -> None:
-    from fledge.experiments._mlflow import load_config, load_prompt_labels
+    from fledge.experiments._mlflow import load_arm, load_prompt_labels, load_settings
+    from fledge.prompts._mlflow import open_store
+    from fledge.prompts.prompt import Draft
+    from fledge.tracking._mlflow import connect
 
     generation = GenerationParams(max_tokens=9, temperature=0.5, stop=("a", "b"))
-    config = _config(workspace, prompts=("expert", "simple"), generation=generation)
+    config = _config(workspace, prompts=("expert", "simple"), generation=generation, tags=("team=x",))
     run = run_experiment(config).run_id
-    client = MlflowClient(workspace.tracking_uri)
-    assert replace(load_config(client, run), tracking_uri=config.tracking_uri, state=config.state) == config
+    client = connect(workspace.tracking)
+    open_store(client).register(Draft("simple", "Another text: {{question}}"))
+    again = ExperimentConfig.load(load_settings(client, run))
+    again = replace(again, tracking_uri=config.tracking_uri, state=config.state)
+    assert again == replace(config, prompts=("expert/1", "simple/1"))
     assert load_prompt_labels(client, run) == {"expert": "expert/1", "simple": "simple/1"}
+    assert load_arm(client, run, "expert") == ("expert/1", "embedded", generation)
+    assert client.get_run(run).data.tags["team"] == "x"
+
+
+def test_like_repeats_an_experiment(fledge: Run, workspace: Workspace) -> None:
+    first = run_experiment(_config(workspace, samples=2, prompts=("expert", "simple"), limit=3))
+    done = fledge("experiment", "--like", first.run_id, "--json", "--limit", "2", "--tracking-uri", workspace.tracking)
+    assert done.returncode == 0, done.stderr
+    again = json.loads(done.stdout)
+    assert again["cells"] == 2 * 2 * 2
+    assert [(arm["prompt"], arm["digest"]) for arm in again["arms"]] == [(arm.prompt, arm.digest) for arm in first.arms]
+    for flags, text in (
+        (["--like", "nothing"], "there is no run 'nothing' with config.json"),
+        (["--like", first.run_id, "--config", "x.toml"], "--config and --like both name settings"),
+        (["--resume", first.run_id, "--samples", "3"], "--samples would change it"),
+    ):
+        done = fledge("experiment", *flags, "--tracking-uri", workspace.tracking)
+        assert done.returncode == 2
+        assert text in done.stderr
+
+
+def test_arms_may_differ_in_model_and_generation(workspace: Workspace, tmp_path: Path) -> None:
+    model = write_model("gpt2", tmp_path / "tiny")
+    arms = (
+        ArmConfig("simple", "cold"),
+        ArmConfig("simple", "hot", generation={"temperature": 1.5}),
+        ArmConfig("expert", "tiny", model=str(model)),
+    )
+    config = _config(workspace, engine="transformers", arms=arms, limit=2, generation=GenerationParams(max_tokens=8))
+    result = run_experiment(config)
+    assert [(arm.name, arm.prompt, arm.model) for arm in result.arms] == [
+        ("cold", "simple/1", "embedded"),
+        ("hot", "simple/1", "embedded"),
+        ("tiny", "expert/1", str(model)),
+    ]
+    assert (result.cells, result.failed, len({arm.digest for arm in result.arms})) == (6, 0, 3)
+    client = MlflowClient(workspace.tracking_uri)
+    nested = client.search_runs([_experiment(client, "fledge")], f"tags.`mlflow.parentRunId` = '{result.run_id}'")
+    params = {run.info.run_name: run.data.params for run in nested}
+    assert {name: found["temperature"] for name, found in params.items()} == {
+        "cold": "0.0",
+        "hot": "1.5",
+        "tiny": "0.0",
+    }
+    assert params["cold"]["model_digest"] != params["tiny"]["model_digest"]
+
+
+def test_a_run_for_each_answer(workspace: Workspace) -> None:
+    config = _config(workspace, prompts=("simple", "expert"), limit=3, nested_cells=True)
+    result = run_experiment(config, engine=FailingEngine("expert"))
+    client = MlflowClient(workspace.tracking_uri)
+    experiment = _experiment(client, "fledge")
+    runs = client.search_runs([experiment], "tags.`fledge.kind` = 'cell'")
+    assert len(runs) == result.cells == 6
+    nested = client.search_runs([experiment], "tags.`fledge.kind` = 'arm'")
+    arms = {run.info.run_id: run.info.run_name for run in nested}
+    status = {(arms[run.data.tags["mlflow.parentRunId"]], run.info.status) for run in runs}
+    assert status == {("simple", "FINISHED"), ("expert", "FAILED")}
+    assert all(client.get_trace(run.data.tags["fledge.trace"]).info.trace_id for run in runs)
+    resume_experiment(config, result.run_id, engine=ScriptedEngine())
+    runs = client.search_runs([experiment], "tags.`fledge.kind` = 'cell'")
+    assert len(runs) == 9  # three were asked once more
+
+
+def test_chains_of_ones_own_beside_prompts(workspace: Workspace) -> None:
+    chain = (
+        ChatPromptTemplate([("human", "{question}")])
+        | EngineChatModel(engine=ScriptedEngine(lambda _: "mine"))
+        | StrOutputParser()
+    )
+
+    def stumble(_values: dict[str, str]) -> str:
+        raise ValueError("no idea")
+
+    own = {"mine": chain, "stumbling": RunnableLambda(stumble)}
+    result = run_experiment(_config(workspace, prompts=("simple",), limit=2), arms=own)
+    assert [(arm.name, arm.prompt) for arm in result.arms] == [("simple", "simple/1"), ("mine", ""), ("stumbling", "")]
+    assert (result.cells, result.failed) == (6, 2)
+    client = MlflowClient(workspace.tracking_uri)
+    table = load_table(client, result.run_id)
+    assert set(table[table["arm"] == "mine"]["answer"]) == {"mine"}
+    assert set(table[table["arm"] == "stumbling"]["error"]) == {"no idea"}
+    trace = client.get_trace(table[table["arm"] == "mine"].iloc[0]["trace_id"])
+    names = {span.name for span in trace.data.spans}
+    assert names == {"cell", "RunnableSequence", "ChatPromptTemplate", "EngineChatModel", "StrOutputParser", "score"}
+    spans = {span.name: span for span in trace.data.spans}
+    assert spans["EngineChatModel"].parent_id == spans["RunnableSequence"].span_id
+
+
+AUTOLOGGED = """
+import mlflow
+mlflow.langchain.autolog()
+from fledge.experiments.config import ExperimentConfig
+from fledge.experiments.run import run_experiment
+print(run_experiment(ExperimentConfig(engine="scripted", prompts=("simple",), limit=2)).run_id)
+"""
+
+
+@pytest.mark.slow
+def test_langchain_tracing_nests_under_ours(workspace: Workspace, tmp_path: Path) -> None:
+    environment = os.environ | {"MLFLOW_TRACKING_URI": workspace.tracking}
+    done = subprocess.run(
+        [sys.executable, "-c", AUTOLOGGED], cwd=tmp_path, env=environment, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip()
+    client = MlflowClient(workspace.tracking_uri)
+    traces = client.search_traces(locations=[_experiment(client, "fledge"), "0"])
+    assert len(traces) == 2
+    for trace in traces:
+        spans = {span.name: span for span in trace.data.spans}
+        assert {"cell", "prompt", "tokenize", "generate", "RunnableSequence", "EngineLLM", "score"} <= spans.keys()
+        assert spans["RunnableSequence"].parent_id == spans["cell"].span_id
+        assert spans["EngineLLM"].parent_id == spans["RunnableSequence"].span_id
 
 
 def test_compare_reads_the_run_and_leaves_its_verdict_there(workspace: Workspace) -> None:
@@ -109,11 +259,12 @@ def test_an_error_stays_with_its_cell(workspace: Workspace) -> None:
 
 
 def test_a_prompt_whose_variable_no_question_has(workspace: Workspace, tmp_path: Path) -> None:
-    from fledge.prompts._mlflow import register_prompt
+    from fledge.prompts._mlflow import open_store
+    from fledge.prompts.prompt import Draft
     from fledge.tracking._mlflow import connect
 
     client = connect(workspace.tracking)
-    register_prompt(client, "mine", "{{question}} for {{audience}}")
+    open_store(client).register(Draft("mine", "{{question}} for {{audience}}"))
     with pytest.raises(InputError, match="prompt mine/1 needs 'audience'"):
         run_experiment(_config(workspace, prompts=("simple", "mine")))
     assert client.get_experiment_by_name("fledge") is None

@@ -1,41 +1,260 @@
-import pytest
+"""Both stores, each on a real MLflow."""
 
-from fledge.core.errors import InputError
+import json
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import mlflow
+import pytest
+from mlflow import MlflowClient
+
+from fledge.core.errors import FledgeError, InputError
 from fledge.core.settings import Workspace
-from fledge.prompts._mlflow import list_prompts, load_prompt, load_prompts, register_prompt
+from fledge.models.engine import Message
+from fledge.prompts._mlflow import RegistryStore, open_store
+from fledge.prompts._mlflow_artifacts import ArtifactStore
+from fledge.prompts.prompt import Draft, PromptStore
 from fledge.tracking._mlflow import connect
 
-
-def test_an_unchanged_text_makes_no_new_version(workspace: Workspace) -> None:
-    client = connect(workspace.tracking)
-    assert register_prompt(client, "mine", "Q: {{question}}").version == 1
-    assert register_prompt(client, "mine", "Q: {{question}}").version == 1
-    assert register_prompt(client, "mine", "Question: {{question}}").version == 2
-    assert load_prompt(client, "mine").version == 2
-    assert load_prompt(client, "mine/1").template == "Q: {{question}}"
+CHAT = (Message("system", "Be short. 😀\r\n"), Message("user", "{{question}}"))
 
 
-def test_alias(workspace: Workspace) -> None:
-    client = connect(workspace.tracking)
-    register_prompt(client, "mine", "Q: {{question}}")
-    register_prompt(client, "mine", "Question: {{question}}")
-    client.set_prompt_alias("mine", "good", 1)
-    assert load_prompt(client, "mine@good").version == 1
+@pytest.fixture
+def client(workspace: Workspace) -> MlflowClient:
+    return connect(workspace.tracking)
 
 
-def test_default_prompts_appear_when_first_used(workspace: Workspace) -> None:
-    client = connect(workspace.tracking)
-    assert list_prompts(client) == []
-    assert [prompt.label for prompt in load_prompts(client, ["simple", "expert"])] == ["simple/1", "expert/1"]
-    assert [prompt.name for prompt in list_prompts(client)] == ["expert", "simple"]
+@pytest.fixture(params=[RegistryStore, ArtifactStore])
+def store(client: MlflowClient, request: pytest.FixtureRequest) -> PromptStore:
+    made: PromptStore = request.param(client, "here")
+    return made
 
 
-@pytest.mark.parametrize("name", ["nothing", "simple/7", "simple@nobody"])
-def test_unknown_prompt(workspace: Workspace, name: str) -> None:
-    with pytest.raises(InputError, match=f"no prompt '{name}'"):
-        load_prompt(connect(workspace.tracking), name)
+def test_an_unchanged_text_makes_no_new_version(store: PromptStore) -> None:
+    assert store.register(Draft("mine", "Q: {{question}}")).version == 1
+    assert store.register(Draft("mine", "Q: {{question}}")).version == 1
+    assert store.register(Draft("mine", "Question: {{question}}")).version == 2
+    assert store.register(Draft("mine", "Q: {{question}}")).version == 3
+    assert store.load("mine").version == 3
+    assert store.load("mine/1").template == "Q: {{question}}"
+    assert store.load("prompts:/mine@latest").version == 3
 
 
-def test_a_prompt_named_twice(workspace: Workspace) -> None:
-    with pytest.raises(InputError, match="prompt named twice: simple"):
-        load_prompts(connect(workspace.tracking), ["simple", "simple"])
+def test_all_that_is_registered_is_there(store: PromptStore) -> None:
+    draft = Draft("mine", " \r\n{{question}} 😀\n", ("good",), {"team": "a", "empty": ""}, {"temperature": 0.5}, "why")
+    found = store.register(draft)
+    assert found == store.load("mine/1")
+    assert (found.template, found.aliases, dict(found.tags)) == (draft.template, ("good",), draft.tags)
+    assert (dict(found.settings), found.message) == ({"temperature": 0.5}, "why")
+
+
+def test_what_may_change_changes_under_an_unchanged_text(store: PromptStore) -> None:
+    first = Draft("mine", "Q: {{question}}", ("good",), {"team": "a", "kept": "x"}, {"temperature": 0.5, "top_p": 1})
+    store.register(first)
+    second = Draft("mine", "Q: {{question}}", ("new",), {"team": "b"}, {"temperature": 0.7})
+    found = store.register(second)
+    assert (found.version, found.aliases, dict(found.tags)) == (1, ("good", "new"), {"team": "b", "kept": "x"})
+    assert dict(found.settings) == {"temperature": 0.7}
+    assert dict(store.register(Draft("mine", "Q: {{question}}")).settings) == {"temperature": 0.7}
+
+
+def test_a_conversation(store: PromptStore) -> None:
+    assert store.register(Draft("chat", CHAT)).template == CHAT
+    assert store.register(Draft("chat", CHAT)).version == 1
+    assert store.load("chat").template == CHAT
+    assert store.register(Draft("chat", "{{question}}")).version == 2
+
+
+def test_alias(store: PromptStore) -> None:
+    store.register(Draft("mine", "Q: {{question}}"))
+    store.register(Draft("mine", "Question: {{question}}", ("new",)))
+    assert store.set_alias("mine", "good", 1) is None
+    assert store.load("mine@good").version == 1
+    assert store.set_alias("mine", "good", 2) == 1
+    assert store.load("mine@good").version == 2  # at once: MLflow would remember the old one for a minute
+    assert store.load("mine").aliases == ("good", "new")
+    assert store.delete_alias("mine", "good") == 2
+    with pytest.raises(InputError, match="no prompt 'mine@good'"):
+        store.load("mine@good")
+    with pytest.raises(InputError, match="prompt 'mine' has no alias 'good'"):
+        store.delete_alias("mine", "good")
+
+
+def test_an_alias_needs_a_version(store: PromptStore) -> None:
+    store.register(Draft("mine", "Q: {{question}}"))
+    with pytest.raises(InputError, match="no prompt 'mine/2'"):
+        store.set_alias("mine", "good", 2)
+    with pytest.raises(InputError, match="no prompt 'other/1'"):
+        store.set_alias("other", "good", 1)
+    with pytest.raises(InputError, match="no prompt 'other'"):
+        store.delete_alias("other", "good")
+    with pytest.raises(InputError, match="reads as a version"):
+        store.set_alias("mine", "v2", 1)
+
+
+def test_versions_are_in_order(store: PromptStore) -> None:
+    for number in range(12):
+        store.register(Draft("mine", f"{number} {{{{question}}}}", (f"is-{number}",)))
+    found = store.versions("mine")
+    assert [prompt.version for prompt in found] == list(range(1, 13))
+    assert [prompt.aliases for prompt in found] == [(f"is-{number}",) for number in range(12)]
+    with pytest.raises(InputError, match="no prompt 'other'"):
+        store.versions("other")
+
+
+def test_list(store: PromptStore) -> None:
+    assert list(store.list({})) == []
+    store.register(Draft("b", "1 {{question}}", tags={"team": "x"}))
+    store.register(Draft("b", "2 {{question}}", ("good",)))
+    store.register(Draft("a", CHAT, tags={"team": "y", "kind": "chat"}))
+    assert [(prompt.label, prompt.aliases) for prompt in store.list({})] == [("a/1", ()), ("b/2", ("good",))]
+    assert [prompt.label for prompt in store.list({"team": "x"})] == ["b/2"]
+    assert [prompt.label for prompt in store.list({"team": "y", "kind": "chat"})] == ["a/1"]
+    assert list(store.list({"team": "x", "kind": "chat"})) == []
+
+
+def test_default_prompts_appear_when_first_used(store: PromptStore) -> None:
+    assert [store.load(name).label for name in ("simple", "expert")] == ["simple/1", "expert/1"]
+    assert [prompt.name for prompt in store.list({})] == ["expert", "simple"]
+    assert store.load("simple").message == "default of fledge"
+    store.register(Draft("simple", "My own: {{question}}"))
+    assert store.load("simple").template == "My own: {{question}}"
+
+
+@pytest.mark.parametrize("name", ["nothing", "simple/7", "simple@nobody", "a b", "../x", "simple/1/2"])
+def test_unknown_prompt(store: PromptStore, name: str) -> None:
+    with pytest.raises(InputError, match=f"no prompt '{name}'") as caught:
+        store.load(name)
+    assert caught.value.hint
+
+
+def test_a_run_knows_its_prompts(store: PromptStore, client: MlflowClient) -> None:
+    run = client.create_run("0")
+    for name in ("simple", "expert", "simple"):
+        store.link_to_run(store.load(name), run.info.run_id)
+    tags = client.get_run(run.info.run_id).data.tags
+    if isinstance(store, ArtifactStore):
+        assert tags["fledge.prompts"] == "simple/1 expert/1"
+    else:
+        linked = json.loads(tags["mlflow.linkedPrompts"])
+        assert linked == [{"name": "simple", "version": "1"}, {"name": "expert", "version": "1"}]
+
+
+def test_pages_of_prompts_and_versions(client: MlflowClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fledge.prompts._mlflow.PAGE", 2)
+    store = RegistryStore(client, "here")
+    for name in "abcde":
+        store.register(Draft(name, "{{question}}"))
+    for number in range(4):
+        store.register(Draft("a", f"{number} {{{{question}}}}"))
+    assert [prompt.name for prompt in store.list({})] == list("abcde")
+    assert [prompt.version for prompt in store.versions("a")] == [1, 2, 3, 4, 5]
+
+
+@pytest.mark.parametrize(
+    ("template", "reason"),
+    [
+        ("{{question}} {% if a %}{% endif %}", "is Jinja"),
+        ("no variable", "has no variable"),
+        ([{"role": "tool", "content": "{{question}}"}], "a turn of 'tool'"),
+        (
+            [{"role": "user", "content": [{"type": "text", "text": "{{question}}"}]}],
+            "a turn of 'user with other than text'",
+        ),
+    ],
+)
+def test_what_others_registered_is_shown_but_not_used(client: MlflowClient, template: object, reason: str) -> None:
+    mlflow.genai.register_prompt("theirs", template)
+    store = RegistryStore(client, "here")
+    assert [prompt.name for prompt in store.list({})] == ["theirs"]
+    with pytest.raises(InputError, match=reason):
+        store.load("theirs")
+    assert store.register(Draft("theirs", "{{question}}")).version == 2
+
+
+def test_what_mlflow_refuses(client: MlflowClient) -> None:
+    client.create_registered_model("model")
+    store = RegistryStore(client, "here")
+    with pytest.raises(InputError, match="MLflow does not take prompt 'model': Model 'model' exists"):
+        store.register(Draft("model", "{{question}}"))
+    with pytest.raises(InputError, match=r"MLflow does not take prompt 'mine'.*temperature"):
+        store.register(Draft("mine", "{{question}}", settings={"temperature": -1}))
+    with pytest.raises(InputError, match="no prompt 'model'"):
+        store.load("model")
+
+
+def test_versions_are_never_overwritten(client: MlflowClient) -> None:
+    ArtifactStore(client, "here").register(Draft("mine", "0 {{question}}"))
+    stores = [ArtifactStore(client, "here") for _ in range(4)]
+    threads = [
+        threading.Thread(target=store.register, args=(Draft("mine", f"{number} {{{{question}}}}"),))
+        for number, store in enumerate(stores, 1)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    found = {str(prompt.template) for prompt in ArtifactStore(client, "here").versions("mine")}
+    assert found == {f"{number} {{{{question}}}}" for number in range(5)}
+
+
+class _Server(ThreadingHTTPServer):
+    """Answers every request as a server of some age answers the attempt to register."""
+
+    answer: tuple[int, str] = (200, "{}")
+    asked: list[str]
+
+
+@pytest.fixture
+def server() -> Iterator[_Server]:
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            made.asked.append(self.path)
+            self.rfile.read(int(self.headers.get("content-length", 0)))
+            code, body = made.answer
+            self.send_response(code)
+            self.send_header("content-length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body.encode())
+
+        def log_message(self, *args: object) -> None: ...
+
+    made = _Server(("127.0.0.1", 0), Handler)
+    made.asked = []
+    thread = threading.Thread(target=made.serve_forever)
+    thread.start()
+    yield made
+    made.shutdown()
+    thread.join()
+    made.server_close()
+
+
+def _error(code: str) -> str:
+    return json.dumps({"error_code": code, "message": "as recorded"})
+
+
+@pytest.mark.parametrize(
+    ("code", "body", "kind"),
+    [
+        (404, _error("RESOURCE_DOES_NOT_EXIST"), RegistryStore),  # 2.22
+        (400, _error("INVALID_PARAMETER_VALUE"), ArtifactStore),  # 2.12, 2.20
+        (400, _error("FEATURE_DISABLED"), ArtifactStore),  # no model registry
+        (404, "<!doctype html><title>404 Not Found</title>", ArtifactStore),
+        (501, _error("NOT_IMPLEMENTED"), ArtifactStore),
+    ],
+)
+def test_the_store_that_a_server_can_keep(server: _Server, code: int, body: str, kind: type) -> None:
+    server.answer = (code, body)
+    uri = f"http://127.0.0.1:{server.server_port}"
+    said: list[str] = []
+    assert type(open_store(MlflowClient(tracking_uri=uri, registry_uri=uri), said.append)) is kind
+    assert len(said) == (kind is ArtifactStore)
+    assert len(server.asked) == 1
+
+
+def test_a_refusal_is_no_lack_of_a_registry(server: _Server) -> None:
+    server.answer = (403, _error("PERMISSION_DENIED"))
+    uri = f"http://127.0.0.1:{server.server_port}"
+    with pytest.raises(FledgeError, match=r"the prompt registry does not answer: .*as recorded"):
+        open_store(MlflowClient(tracking_uri=uri, registry_uri=uri))

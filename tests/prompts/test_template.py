@@ -1,10 +1,10 @@
-import random
-import string
-
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from fledge.core.errors import InputError
 from fledge.models.embedded.templates import TEMPLATES
+from fledge.models.engine import Message
 from fledge.prompts.template import check, fill, variables
 
 
@@ -21,15 +21,51 @@ def test_missing_value_is_named() -> None:
         fill("{{question}} on {{topic}}", {"question": "?"})
 
 
-@pytest.mark.parametrize("template", ["{{a.b}}", "{{a[0]}}", "{{a|upper}}", "{{ 1 + 1 }}", "{{a!r}}", "{{}}"])
+@pytest.mark.parametrize("template", ["{{a.b}}", "{{a[0]}}", "{{a|upper}}", "{{ 1 + 1 }}", "{{a!r}}", "{{}}", "{{ä}}"])
 def test_only_plain_names(template: str) -> None:
     with pytest.raises(InputError, match="is not a plain name"):
         check("mine", template)
 
 
+@pytest.mark.parametrize("part", ["{% if a %}", "{% for a in b\n%}", "{#\nnote\n#}"])
+def test_jinja_is_refused_by_name(part: str) -> None:
+    with pytest.raises(InputError, match="is Jinja"):
+        check("mine", f"{{{{question}}}} {part}")
+    with pytest.raises(InputError, match="is Jinja"):
+        check("mine", (Message("system", part), Message("user", "{{question}}")))
+
+
+def test_braces_that_mean_nothing_are_text() -> None:
+    check("mine", 'Answer {{question}} as {"a": {"b": 1}}, in 5% {of} {#1} {%')
+
+
 def test_a_template_needs_a_variable() -> None:
+    with pytest.raises(InputError, match="has no variable") as caught:
+        check("mine", "Say something.")
+    assert caught.value.hint == "put {{question}} where the question belongs"
+
+
+def test_single_braces_get_a_hint() -> None:
+    with pytest.raises(InputError, match=r"'\{topic\}' is plain text") as caught:
+        check("mine", "About {topic}")
+    assert caught.value.hint == "write {{topic}}"
+
+
+def test_one_turn_with_a_variable_is_enough() -> None:
+    check("mine", (Message("system", "Be short."), Message("user", "{{question}}")))
     with pytest.raises(InputError, match="has no variable"):
-        check("mine", "{question}")
+        check("mine", (Message("system", "Be short."), Message("user", "Hello")))
+
+
+def test_other_roles_are_refused() -> None:
+    with pytest.raises(InputError, match="a turn of 'tool'"):
+        check("mine", (Message("tool", "{{question}}"),))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("character", "name"), [("\0", "U+0000"), ("\ud800", "U+D800")])
+def test_characters_that_no_store_keeps(character: str, name: str) -> None:
+    with pytest.raises(InputError, match=rf"the character U\+{name[2:]} at 13"):
+        check("mine", "{{question}} " + character)
 
 
 def test_defaults_are_valid() -> None:
@@ -39,12 +75,21 @@ def test_defaults_are_valid() -> None:
         assert variables(template) == ("question",)
 
 
-def test_filling_is_one_pass_over_random_templates() -> None:
-    source = random.Random(1)
-    alphabet = string.ascii_letters + "{}% \n"
-    for _ in range(500):
-        values = {name: "".join(source.choices(alphabet, k=12)) for name in "abc"}
-        parts = ["".join(source.choices(string.ascii_letters + " \n", k=5)) for _ in range(4)]
-        template = f"{parts[0]}{{{{a}}}}{parts[1]}{{{{b}}}}{parts[2]}{{{{c}}}}{parts[3]}"
-        expected = parts[0] + values["a"] + parts[1] + values["b"] + parts[2] + values["c"] + parts[3]
-        assert fill(template, values) == expected
+NAMES = ("a", "b", "question", "_x1")
+ODD = st.sampled_from([" { ", " } ", " {a} ", "%s", "{0.__class__} ", " $a", "\\1", "\\g<0>", "\r\n", "{% x %}", "\0"])
+TEXT = st.text(st.characters(exclude_characters="{}", exclude_categories=["Cs"]), max_size=8) | ODD
+VALUE = st.text(max_size=12) | st.sampled_from(["{{a}}", "{{ b }}", "{% raise %}", "{question}", "\\g<1>", "}}{{"])
+SPACE = st.sampled_from(["", " ", "\n", " \t"])
+VARIABLE = st.tuples(st.sampled_from(NAMES), SPACE, SPACE)
+
+
+@settings(max_examples=10_000, deadline=None, database=None)
+@given(st.lists(TEXT | VARIABLE, max_size=8), st.tuples(*[VALUE] * len(NAMES)))
+def test_filling_is_one_pass_over_random_templates(
+    parts: list[str | tuple[str, str, str]], given_values: tuple[str, ...]
+) -> None:
+    values = dict(zip(NAMES, given_values, strict=True))
+    template = "".join(part if isinstance(part, str) else f"{{{{{part[1]}{part[0]}{part[2]}}}}}" for part in parts)
+    expected = "".join(part if isinstance(part, str) else values[part[0]] for part in parts)
+    assert fill(template, values) == expected
+    assert set(variables(template)) == {part[0] for part in parts if not isinstance(part, str)}

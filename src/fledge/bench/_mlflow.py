@@ -1,38 +1,59 @@
 """A benchmark in MLflow: one run with its figures, its plot and its JSON."""
 
 import time
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
+from matplotlib.figure import Figure
 from mlflow.entities import Metric, Param
 
-from fledge.bench.plots import plot_throughput
+from fledge.bench.plots import plot_throughput, plot_wall_time
 from fledge.tracking._mlflow import connect, experiment_id
 
 if TYPE_CHECKING:
     from fledge.bench.engines import BenchConfig, BenchResult
+    from fledge.bench.experiments import ExperimentBenchConfig, ExperimentBenchResult
 
 
-def record(config: "BenchConfig", result: "BenchResult") -> str:
-    """Write the run and return its id."""
+def record_engines(config: "BenchConfig", result: "BenchResult") -> str:
+    """Write the run of an engine benchmark and return its id."""
+    figures = ("output_tokens_per_s", "ttft_p50_s", "inter_token_p99_s", "share_of_limit", "memory_bytes")
+    metrics = {f"{row['peer']}.{name}.{row['load']}": row[name] for row in result.rows for name in figures}
+    params = {"model": result.model, "tokens": config.tokens, "repeats": config.repeats}
+    return _record(config, "engine", result, params, metrics, plot_throughput(result.rows))
+
+
+def record_experiment(config: "ExperimentBenchConfig", result: "ExperimentBenchResult") -> str:
+    """Write the run of an experiment benchmark and return its id."""
+    metrics = {f"{row['peer'].replace(',', '')}.seconds": row["seconds"] for row in result.rows}
+    metrics["recording_share"] = result.recording_share
+    params = {"model": result.model, "tokens": config.tokens, "questions": config.limit}
+    return _record(config, "experiment", result, params, metrics, plot_wall_time(result.rows))
+
+
+def _record(
+    config: "BenchConfig | ExperimentBenchConfig",
+    kind: str,
+    result: "BenchResult | ExperimentBenchResult",
+    params: Mapping[str, Any],
+    metrics: Mapping[str, float],
+    figure: Figure,
+) -> str:
     client = connect(config.tracking)
     run = client.create_run(
         experiment_id(client, config.experiment_name),
-        run_name=f"bench-engine-{time.strftime('%Y%m%d-%H%M%S')}",
+        run_name=f"bench-{kind}-{time.strftime('%Y%m%d-%H%M%S')}",
         tags={"fledge.kind": "bench"},
     )
     run_id = str(run.info.run_id)
     about = {name: value for name, value in result.machine.items() if name != "versions"}
-    params = {"model": result.model, "tokens": config.tokens, "repeats": config.repeats, **about}
     now = int(time.time() * 1000)
-    metrics = [
-        Metric(f"{row['peer']}.{name}.{row['load']}", float(row[name]), now, 0)
-        for row in result.rows
-        for name in ("output_tokens_per_s", "ttft_p50_s", "inter_token_p99_s", "share_of_limit", "memory_bytes")
-    ]
     client.log_batch(
-        run_id, metrics=metrics, params=[Param(name, str(value)) for name, value in {**params, **about}.items()]
+        run_id,
+        metrics=[Metric(name, float(value), now, 0) for name, value in metrics.items()],
+        params=[Param(name, str(value)) for name, value in {**params, **about}.items()],
     )
     client.log_dict(run_id, result.as_dict(), "bench.json")
-    client.log_figure(run_id, plot_throughput(result.rows), "bench.png")
+    client.log_figure(run_id, figure, "bench.png")
     client.set_terminated(run_id, "FINISHED")
     return run_id

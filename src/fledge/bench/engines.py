@@ -1,23 +1,16 @@
 """`bench_engines`: tokens a second of fledge's engines against plain `transformers.generate`, in the same run."""
 
-import json
-import subprocess
-import sys
-import tempfile
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields, replace
 from functools import partial
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import psutil
 
+from fledge.bench.processes import Measured, module, random_model, run
 from fledge.bench.rounds import Plan, Round, summarize
-from fledge.core import state
-from fledge.core.errors import FledgeError, InputError
-from fledge.core.settings import option
+from fledge.core.errors import InputError
+from fledge.core.settings import option, out_of_range
 from fledge.models import machine, selection, snapshot
 from fledge.models.openvino_files import Say, exported
 from fledge.models.selection import EngineSettings
@@ -42,20 +35,16 @@ class BenchConfig(EngineSettings):
     tokens: int = option(64, "new tokens of each sequence")
     repeats: int = option(3, "rounds at each load")
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
+    def problems(self) -> list[str]:
+        found = super().problems() + out_of_range(
+            self, ("prompt_tokens", 1, 100_000), ("tokens", 1, 4096), ("repeats", 1, 1000)
+        )
         if not self.loads or not all(1 <= load <= 512 for load in self.loads):
-            raise ValueError(f"loads must be from 1 to 512, not {self.loads}")
-        for name, value, high in (
-            ("prompt_tokens", self.prompt_tokens, 100_000),
-            ("tokens", self.tokens, 4096),
-            ("repeats", self.repeats, 1000),
-        ):
-            if not 1 <= value <= high:
-                raise ValueError(f"{name} must be from 1 to {high}, not {value}")
+            found.append(f"loads must be from 1 to 512, not {self.loads}")
         unknown = sorted(set(self.subjects) - set(SUBJECTS))
         if unknown:
-            raise ValueError(f"subjects are {', '.join(SUBJECTS)}, not {', '.join(unknown)}")
+            found.append(f"subjects are {', '.join(SUBJECTS)}, not {', '.join(unknown)}")
+        return found
 
 
 @dataclass(frozen=True)
@@ -90,43 +79,36 @@ def bench_engines(
     about = {**machine.describe(), "busy": psutil.cpu_percent(interval=1.0) / 100}
     if about["busy"] > QUIET:
         say(f"other programs use {about['busy']:.0%} of this machine: the figures will be lower than they could be")
-    model = snapshot.resolve(config.model or str(_random_model(config, say)))
+    model = snapshot.resolve(config.model or str(random_model(config.state_dir, say)))
     plan = Plan(config.loads, config.repeats, config.prompt_tokens, config.tokens, model.vocabulary)
     if config.prompt_tokens + config.tokens > model.context:
         raise InputError(
             f"{model.source} takes {model.context} tokens in all", hint="lower --prompt-tokens or --tokens"
         )
     device = "cuda" if machine.gpu() and config.device != "cpu" else "cpu"
-    limits = _once("probe", {"device": device})
+    (limits,) = run(module("_hf_peer", "probe", {"device": device})).lines
     weights = {name: _weight_bytes(config, name, model, say) for name in config.subjects}
     commands = {
-        PEER: _peer("peer", {"plan": asdict(plan), "model": str(model.path), "device": device}),
+        PEER: module("_hf_peer", "peer", {"plan": asdict(plan), "model": str(model.path), "device": device}),
         **{name: _subject(config, name, model, plan) for name in config.subjects},
     }
     total = len(commands) * len(config.loads) * config.repeats
     rows: list[dict[str, Any]] = []
     for place, (name, command) in enumerate(commands.items()):
         start = place * len(config.loads) * config.repeats
-        measured = _measure(command, partial(_tell, progress, start, total, name))
+        measured = run(command, partial(_tell, progress, start, total, name))
         rows += _rows(name, measured, config, limits, weights.get(name, 4 * model.parameters), model.parameters)
     result = BenchResult(
         about, model.source if config.model else "DialoGPT-small, random weights", limits, rows, _ratios(rows)
     )
 
-    from fledge.bench._mlflow import record
+    from fledge.bench._mlflow import record_engines
 
-    return replace(result, run_id=record(config, result))
+    return replace(result, run_id=record_engines(config, result))
 
 
 def _tell(progress: Progress, before: int, total: int, name: str, done: int) -> None:
     progress(before + done, total, name)
-
-
-class Measured(NamedTuple):
-    """The rounds of one process, and the most memory it had (PSS, with its children), in bytes."""
-
-    rounds: list[Round]
-    memory_bytes: int
 
 
 def _rows(
@@ -137,7 +119,7 @@ def _rows(
     flops = max(rates.values()) if name.endswith("-fast") else rates["float32"]
     rows = []
     for load in config.loads:
-        summary = summarize([one for one in measured.rounds if one.load == load])
+        summary = summarize([Round(**line) for line in measured.lines if line["load"] == load])
         step = max(weight_bytes / limits["bytes_per_s"], load * 2 * parameters / flops)
         rows.append(
             {
@@ -177,78 +159,6 @@ def _weight_bytes(config: BenchConfig, subject: str, model: Snapshot, say: Say) 
     return (exported(model, config.state_dir / "engines", mode, say) / "openvino_model.bin").stat().st_size
 
 
-def _random_model(config: BenchConfig, say: Say) -> Path:
-    folder = state.ensure(config.state_dir / "bench") / "random-dialogpt-small"
-    if not folder.is_dir():
-        say("making a model of DialoGPT-small's architecture with random weights, about 10 s")
-        with tempfile.TemporaryDirectory(dir=folder.parent) as temporary:
-            _once("model", {"folder": f"{temporary}/model"})
-            Path(temporary, "model").rename(folder)
-    return folder
-
-
 def _subject(config: BenchConfig, name: str, model: Snapshot, plan: Plan) -> list[str]:
     content = {"plan": asdict(plan), "model": str(model.path), "settings": asdict(_settings(config, name))}
-    return [sys.executable, "-m", "fledge.bench.subject", json.dumps(content)]
-
-
-def _peer(verb: str, content: dict[str, Any]) -> list[str]:
-    return [sys.executable, "-m", "fledge.bench._hf_peer", verb, json.dumps(content)]
-
-
-def _once(verb: str, content: dict[str, Any]) -> dict[str, Any]:
-    lines: list[dict[str, Any]] = []
-    with _child(_peer(verb, content)) as child:
-        assert child.stdout  # noqa: S101 (opened as a pipe)
-        lines += [json.loads(line) for line in child.stdout]
-    return lines[0] if lines else {}
-
-
-def _measure(command: list[str], told: Callable[[int], None]) -> Measured:
-    rounds: list[Round] = []
-    with _child(command) as child, _peak_memory(child.pid) as peak:
-        assert child.stdout  # noqa: S101 (opened as a pipe)
-        for line in child.stdout:
-            rounds.append(Round(**json.loads(line)))
-            told(len(rounds))
-    return Measured(rounds, peak[0])
-
-
-@contextmanager
-def _child(command: list[str]) -> Iterator["subprocess.Popen[str]"]:
-    """A process of ours that must end well, and does not outlive us."""
-    with (
-        tempfile.TemporaryFile("w+") as said,
-        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=said, text=True) as child,
-    ):
-        try:
-            yield child
-            if child.wait():
-                said.seek(0)
-                last = said.read().strip().splitlines()[-1:] or ["no message"]
-                raise FledgeError(f"a measured process ended with {child.returncode}: {last[0]}")
-        finally:
-            child.kill()
-
-
-@contextmanager
-def _peak_memory(pid: int) -> Iterator[list[int]]:
-    """Samples the proportional memory of a process and its children; the list holds the highest sum in bytes."""
-    peak, done = [0], threading.Event()
-
-    def watch() -> None:
-        process = psutil.Process(pid)
-        while not done.wait(0.5):
-            try:
-                now = sum(item.memory_full_info().pss for item in [process, *process.children(recursive=True)])
-            except psutil.Error:  # it has just ended
-                continue
-            peak[0] = max(peak[0], now)
-
-    thread = threading.Thread(target=watch, daemon=True)
-    thread.start()
-    try:
-        yield peak
-    finally:
-        done.set()
-        thread.join()
+    return module("subject", content)

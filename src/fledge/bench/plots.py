@@ -1,4 +1,4 @@
-"""The plot of a benchmark, as a matplotlib figure."""
+"""Plots of benchmarks, as matplotlib figures."""
 
 from typing import Any
 
@@ -20,4 +20,15 @@ def plot_throughput(rows: list[dict[str, Any]]) -> Figure:
     axes.set_xlabel("sequences at once")
     axes.set_ylabel("output tokens/s (dashed: limit of this machine)")
     axes.legend()
+    return figure
+
+
+def plot_wall_time(rows: list[dict[str, Any]]) -> Figure:
+    """A bar for each way of asking the same cells, in seconds."""
+    figure = Figure(figsize=(7, 2), layout="constrained")
+    axes = figure.subplots()
+    bars = axes.barh([row["peer"] for row in rows], [row["seconds"] for row in rows])
+    axes.bar_label(bars, fmt="%.0f s", padding=3)
+    axes.margins(x=0.15)
+    axes.set_xlabel(f"seconds for {rows[0]['load']} answers")
     return figure

@@ -1,21 +1,38 @@
-"""An engine as a LangChain LLM: a whole batch goes to the engine at once."""
+"""An engine as LangChain models: a text one, whose batch goes to the engine at once, and a chat one."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from langchain_core.callbacks import CallbackManagerForLLMRun
+from langchain_core.language_models import BaseChatModel
 from langchain_core.language_models.llms import BaseLLM
+from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage, convert_to_messages
+from langchain_core.messages.ai import UsageMetadata
 from langchain_core.output_parsers import StrOutputParser
-from langchain_core.outputs import Generation, GenerationChunk, LLMResult
+from langchain_core.outputs import (
+    ChatGeneration,
+    ChatGenerationChunk,
+    ChatResult,
+    Generation,
+    GenerationChunk,
+    LLMResult,
+)
 from langchain_core.runnables import Runnable, RunnableLambda
 from pydantic import ConfigDict
 
-from fledge.models.engine import Completion, Engine, GenerationParams, generate
-from fledge.prompts.template import fill
+from fledge.core.errors import InputError
+from fledge.models.engine import Completion, Engine, GenerationParams, Message, generate
+from fledge.prompts.prompt import Prompt
+
+_ROLES: dict[str, Any] = {"human": "user", "ai": "assistant", "system": "system"}
 
 
 class EngineLLM(BaseLLM):
-    """`invoke`, `batch` and `stream` over an engine; each generation's `generation_info` holds its `Completion`."""
+    """`invoke`, `batch`, `stream` and their async forms over an engine; a batch is computed together.
+
+    Each generation's `generation_info` holds its `Completion`.
+    """
 
     model_config = ConfigDict(arbitrary_types_allowed=True)
 
@@ -33,7 +50,7 @@ class EngineLLM(BaseLLM):
         run_manager: CallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> LLMResult:
-        completions = generate(self.engine, prompts, self._params(stop))
+        completions = generate(self.engine, prompts, _with_stop(self.params, stop))
         return LLMResult(generations=[[_generation(completion)] for completion in completions])
 
     def _stream(
@@ -43,28 +60,88 @@ class EngineLLM(BaseLLM):
         run_manager: CallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> Iterator[GenerationChunk]:
-        for chunk in self.engine.submit(prompt, self._params(stop)):
+        for chunk in self.engine.submit(prompt, _with_stop(self.params, stop)):
             piece = GenerationChunk(text=chunk.text)
             if run_manager:
                 run_manager.on_llm_new_token(piece.text, chunk=piece)
             yield piece
 
-    def _params(self, stop: list[str] | None) -> GenerationParams:
-        if not stop:
-            return self.params
-        return GenerationParams(**{**vars(self.params), "stop": tuple(stop)})
+
+class EngineChatModel(BaseChatModel):
+    """The same for conversations of system, human and AI messages; the model's chat template makes text of them."""
+
+    model_config = ConfigDict(arbitrary_types_allowed=True)
+
+    engine: Any
+    params: GenerationParams = GenerationParams()
+
+    @property
+    def _llm_type(self) -> str:
+        return "fledge-chat"
+
+    def _generate(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: CallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> ChatResult:
+        (completion,) = generate(self.engine, [_turns(messages)], _with_stop(self.params, stop))
+        counts = UsageMetadata(
+            input_tokens=completion.prompt_tokens,
+            output_tokens=completion.completion_tokens,
+            total_tokens=completion.prompt_tokens + completion.completion_tokens,
+        )
+        answer = AIMessage(
+            completion.text,
+            usage_metadata=counts,
+            response_metadata={"finish_reason": completion.finish_reason, "model_name": self.engine.info.name},
+        )
+        return ChatResult(generations=[ChatGeneration(message=answer, generation_info={"completion": completion})])
+
+    def _stream(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: CallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> Iterator[ChatGenerationChunk]:
+        for chunk in self.engine.submit(_turns(messages), _with_stop(self.params, stop)):
+            piece = ChatGenerationChunk(message=AIMessageChunk(content=chunk.text))
+            if run_manager:
+                run_manager.on_llm_new_token(chunk.text, chunk=piece)
+            yield piece
+
+
+def build_chain(prompt: Prompt, engine: Engine, params: GenerationParams) -> Runnable[Mapping[str, str], str]:
+    """`prompt | llm | parser`: from the variables of a question to the answer's text, stripped."""
+    strip = RunnableLambda(str.strip, name="strip")
+    fill: Runnable[Mapping[str, str], Any] = RunnableLambda(_filler(prompt), name="prompt")
+    if isinstance(prompt.template, str):
+        return fill | EngineLLM(engine=engine, params=params) | StrOutputParser() | strip
+    return fill | EngineChatModel(engine=engine, params=params) | StrOutputParser() | strip
+
+
+def _filler(prompt: Prompt) -> Callable[[Mapping[str, str]], str | list[BaseMessage]]:
+    def fill(values: Mapping[str, str]) -> str | list[BaseMessage]:
+        filled = prompt.fill(values)
+        if isinstance(filled, str):
+            return filled
+        return convert_to_messages([(turn.role, turn.content) for turn in filled])
+
+    return fill
 
 
 def _generation(completion: Completion) -> Generation:
     return Generation(text=completion.text, generation_info={"completion": completion})
 
 
-def build_chain(template: str, engine: Engine, params: GenerationParams) -> Runnable[dict[str, str], str]:
-    """`prompt | llm | parser`: from the variables of a question to the answer's text, stripped."""
-    prompt: Runnable[dict[str, str], str] = RunnableLambda(_filler(template), name="prompt")
-    strip = RunnableLambda(str.strip, name="strip")
-    return prompt | EngineLLM(engine=engine, params=params) | StrOutputParser() | strip
+def _turns(messages: Sequence[BaseMessage]) -> list[Message]:
+    strange = [message.type for message in messages if message.type not in _ROLES]
+    if strange:
+        raise InputError(f"a message of type {strange[0]!r} is nothing that an engine takes", hint="human, ai, system")
+    return [Message(_ROLES[message.type], message.text) for message in messages]
 
 
-def _filler(template: str) -> Callable[[dict[str, str]], str]:
-    return lambda values: fill(template, values)
+def _with_stop(params: GenerationParams, stop: list[str] | None) -> GenerationParams:
+    return replace(params, stop=tuple(stop)) if stop else params

@@ -6,6 +6,7 @@ import click
 from rich.table import Table
 
 from fledge.bench.engines import PEER, BenchConfig, BenchResult, bench_engines
+from fledge.bench.experiments import ExperimentBenchConfig, bench_experiment
 from fledge.cli.options import settings
 from fledge.cli.output import emit, json_option, message, steps_progress, table
 from fledge.core.settings import load
@@ -27,6 +28,26 @@ def engine(as_json: bool, **flags: Any) -> None:
     with steps_progress("measuring") as progress:
         result = bench_engines(config, progress=progress, say=message)
     emit(as_json, result.as_dict(), _table(result), _legend(result))
+    if not as_json:
+        message(f"plot and figures: MLflow experiment {config.experiment_name}, run {result.run_id}")
+
+
+@bench.command()
+@settings(ExperimentBenchConfig, without=("fast_limit", "remote_concurrency", "prompt_price", "completion_price"))
+@json_option
+def experiment(as_json: bool, **flags: Any) -> None:
+    """Wall time of an experiment against one LangChain call after another with a nested run for each."""
+    config = load(ExperimentBenchConfig, flags).value
+    with steps_progress("measuring") as progress:
+        result = bench_experiment(config, progress=progress, say=message)
+    ((answers, ratio),) = result.ratios["fledge"]["langchain-pipeline"].items()
+    rows = [[row["peer"], round(row["seconds"], 1), round(row["output_tokens_per_s"])] for row in result.rows]
+    emit(
+        as_json,
+        result.as_dict(),
+        table(f"{answers} answers of {result.model}", ["way", "seconds", "tok/s"], rows),
+        f"fledge is {ratio:.1f} times as fast; recording takes {result.recording_share:.0%} of its time.",
+    )
     if not as_json:
         message(f"plot and figures: MLflow experiment {config.experiment_name}, run {result.run_id}")
 

@@ -1,5 +1,6 @@
 """`fledge experiment` and `fledge compare`."""
 
+from pathlib import Path
 from typing import Any
 
 import click
@@ -8,24 +9,64 @@ from rich.table import Table
 from fledge.cli.options import settings
 from fledge.cli.output import cells_progress, emit, json_option, message, table
 from fledge.comparison.verdict import Comparison
-from fledge.core.settings import Workspace, load
+from fledge.core.errors import InputError
+from fledge.core.settings import Workspace, load, options
 from fledge.experiments.comparison import CompareOptions
 from fledge.experiments.comparison import compare as compare_run
 from fledge.experiments.config import ExperimentConfig
-from fledge.experiments.run import ExperimentResult, run_experiment
+from fledge.experiments.run import ExperimentResult, resume_experiment, run_experiment
 
 
 @click.command()
 @settings(ExperimentConfig)
+@click.option("--config", type=click.Path(path_type=Path), help="A TOML or YAML file of settings, also of arms.")
+@click.option("--like", metavar="RUN", help="Repeat an experiment with its settings, apart from the flags given here.")
+@click.option(
+    "--resume", metavar="RUN", help="Go on with an experiment that ended early; no answer is asked for twice."
+)
 @json_option
-def experiment(as_json: bool, **flags: Any) -> None:
+def experiment(config: Path | None, like: str | None, resume: str | None, as_json: bool, **flags: Any) -> None:
     """Ask all questions with all prompts; runs, traces, tables and a plot go to MLflow."""
-    config = ExperimentConfig.load(flags)
     with cells_progress("asking") as progress:
-        result = run_experiment(config, progress=progress, say=message)
+        if resume:
+            workspace = _only_workspace(flags, config, like)
+            result = resume_experiment(workspace, resume, progress=progress, say=message)
+        else:
+            result = run_experiment(_configured(flags, config, like), progress=progress, say=message)
     emit(as_json, result.as_dict(), _experiment_table(result))
-    if not as_json:
+    for arm in result.arms:
+        empty = round(arm.metrics.get("empty", 0.0) * arm.metrics["cells"] * arm.metrics["success_rate"])
+        if empty:
+            message(f"arm {arm.name}: {empty} answers are empty")
+    if result.failed:
+        message(f"{result.failed} answers failed; once more: fledge experiment --resume {result.run_id}")
+    if not as_json and len(result.arms) > 1:
         message(f"next: fledge compare {result.run_id}")
+
+
+def _configured(flags: dict[str, Any], file: Path | None, like: str | None) -> ExperimentConfig:
+    if like is None:
+        return ExperimentConfig.load(flags, file=file)
+    if file is not None:
+        raise InputError("--config and --like both name settings", hint="give one of them")
+    from fledge.experiments._mlflow import load_settings
+    from fledge.tracking._mlflow import connect
+
+    given = {name: value for name, value in flags.items() if value is not None}
+    settings = load_settings(connect(load(Workspace, flags).value.tracking), like)
+    return ExperimentConfig.load({**settings, **given})
+
+
+def _only_workspace(flags: dict[str, Any], file: Path | None, like: str | None) -> Workspace:
+    own = {item.name for item in options(Workspace)}
+    others = [f"--{name.replace('_', '-')}" for name, value in flags.items() if value is not None and name not in own]
+    others += ["--config"] * (file is not None) + ["--like"] * (like is not None)
+    if others:
+        raise InputError(
+            f"--resume goes on as the experiment was started, {', '.join(others)} would change it",
+            hint="--like RUN starts a new experiment with other settings",
+        )
+    return load(Workspace, flags).value
 
 
 @click.command()

@@ -16,7 +16,7 @@ def settings(cls: type, *, without: tuple[str, ...] = ()) -> Callable[[F], F]:
 
     def decorate(function: F) -> F:
         for item in reversed(list(options(cls))):
-            if item.name not in without:
+            if item.is_flag and item.name not in without:
                 function = _flag(item)(function)
         return function
 

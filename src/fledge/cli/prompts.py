@@ -1,14 +1,23 @@
 """`fledge prompts`."""
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
+from rich.console import Console
+from rich.text import Text
 
 from fledge.cli.options import settings
-from fledge.cli.output import emit, json_option, table
+from fledge.cli.output import emit, json_option, message, table
 from fledge.core.errors import InputError
 from fledge.core.settings import Workspace, load
+from fledge.prompts import markdown
+from fledge.prompts.diff import Part, word_diff
+from fledge.prompts.prompt import Draft, Prompt, parse_reference
+
+if TYPE_CHECKING:
+    from fledge.prompts.prompt import PromptStore
 
 
 @click.group()
@@ -18,61 +27,153 @@ def prompts() -> None:
 
 @prompts.command("list")
 @settings(Workspace)
+@click.option("--tag", "tags", multiple=True, metavar="KEY=VALUE", help="Only prompts with this tag; may be repeated.")
 @json_option
-def list_(as_json: bool, **flags: Any) -> None:
+def list_(tags: tuple[str, ...], as_json: bool, **flags: Any) -> None:
     """Show the newest version of every prompt."""
-    from fledge.prompts._mlflow import list_prompts
-
-    found = list_prompts(_connect(flags))
-    rows = [[prompt.name, prompt.version, ", ".join(prompt.aliases), prompt.template] for prompt in found]
-    value = [_as_dict(prompt) for prompt in found]
+    wanted = dict(_key_and_value(tag) for tag in tags)
+    found = _open(flags).list(wanted)
+    rows = [[prompt.name, prompt.version, ", ".join(prompt.aliases), _pairs(prompt), prompt.text] for prompt in found]
     emit(
         as_json,
-        value,
-        table("prompts", ["name", "version", "aliases", "template"], rows),
+        [_as_dict(prompt) for prompt in found],
+        table("prompts", ["name", "version", "aliases", "tags", "template"], rows),
     )
 
 
 @prompts.command()
 @settings(Workspace)
 @click.argument("name")
+@click.option("--markdown", "as_markdown", is_flag=True, help="Print the file that would register it.")
 @json_option
-def show(name: str, as_json: bool, **flags: Any) -> None:
+def show(name: str, as_markdown: bool, as_json: bool, **flags: Any) -> None:
     """Show one version of a prompt: NAME, NAME/3 or NAME@alias."""
-    from fledge.prompts._mlflow import load_prompt
+    found = _open(flags).load(name)
+    if as_markdown and not as_json:
+        click.echo(markdown.write(found), nl=False)  # to the byte, as a console for people does not
+        return
+    emit(as_json, _as_dict(found), found.text)
 
-    found = load_prompt(_connect(flags), name)
-    emit(as_json, _as_dict(found), found.template)
+
+@prompts.command()
+@settings(Workspace)
+@click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("--name", default="", help="Name of the prompt, of one file. [default: in the file, or the file's own]")
+@json_option
+def register(files: tuple[Path, ...], name: str, as_json: bool, **flags: Any) -> None:
+    """Register Markdown or text FILES as the newest versions; an unchanged text makes no new version.
+
+    A Markdown file may begin with YAML between two lines of ---: name, message, tags, aliases, settings, and for a
+    conversation messages. Nothing is registered unless all files can be.
+    """
+    if name and len(files) > 1:
+        raise InputError("--name is for one file", hint="give the name in each file")
+    drafts = [markdown.read(file, name) for file in files]
+    _check_distinct(drafts)
+    store = _open(flags)
+    newest = {prompt.name: prompt.version for prompt in store.list({})}
+    found = [store.register(draft) for draft in drafts]
+    answers = [{**_as_dict(prompt), "new": prompt.version > newest.get(prompt.name, 0)} for prompt in found]
+    lines = [f"{answer['name']}/{answer['version']}{'' if answer['new'] else ' (unchanged)'}" for answer in answers]
+    emit(as_json, answers, *lines)
+
+
+@prompts.command()
+@settings(Workspace)
+@click.argument("names", nargs=-1, required=True, metavar="A [B]")
+@json_option
+def diff(names: tuple[str, ...], as_json: bool, **flags: Any) -> None:
+    """Show what changed between two prompts, word by word; one NAME means its two newest versions."""
+    if len(names) > 2:
+        raise InputError("diff takes one name or two", hint="fledge prompts diff qa/1 qa/2")
+    store = _open(flags)
+    before, after = _newest_two(store, names[0]) if len(names) == 1 else (store.load(name) for name in names)
+    parts = word_diff(before.text, after.text)
+    value = {
+        "a": before.label,
+        "b": after.label,
+        "changed": before.template != after.template,
+        "parts": [part._asdict() for part in parts],
+    }
+    emit(as_json, value, f"{before.label} -> {after.label}", _shown(parts))
 
 
 @prompts.command()
 @settings(Workspace)
 @click.argument("name")
-@click.argument("file", type=click.Path(path_type=Path))
+@click.argument("alias_name", metavar="ALIAS")
+@click.option("--delete", is_flag=True, help="Remove the alias.")
 @json_option
-def register(name: str, file: Path, as_json: bool, **flags: Any) -> None:
-    """Register the text of FILE as the newest version of NAME; an unchanged text makes no new version."""
-    try:
-        template = file.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{file}: {error}", hint="name a text file in UTF-8") from None
-    from fledge.prompts._mlflow import register_prompt
+def alias(name: str, alias_name: str, delete: bool, as_json: bool, **flags: Any) -> None:
+    """Let ALIAS mean one version: NAME/3 ALIAS, or NAME ALIAS --delete."""
+    reference = parse_reference(name)
+    if delete == bool(reference.version) or reference.alias:
+        usage = "NAME ALIAS --delete" if delete else "NAME/VERSION ALIAS"
+        raise InputError(f"{name!r} names {'more than the prompt' if delete else 'no version'}", hint=usage)
+    store = _open(flags)
+    to = None if delete else reference.version
+    if to is None:
+        before = store.delete_alias(reference.name, alias_name)
+    else:
+        before = store.set_alias(reference.name, alias_name, to)
+    value = {"name": reference.name, "alias": alias_name, "from": before, "to": to}
+    emit(as_json, value, f"{reference.name}@{alias_name}: {before or 'none'} -> {to or 'none'}")
 
-    found = register_prompt(_connect(flags), name, template)
-    emit(as_json, _as_dict(found), found.label)
 
-
-def _connect(flags: dict[str, Any]) -> Any:
+def _open(flags: dict[str, Any]) -> "PromptStore":
+    from fledge.prompts._mlflow import open_store
     from fledge.tracking._mlflow import connect
 
-    return connect(load(Workspace, flags).value.tracking)
+    return open_store(connect(load(Workspace, flags).value.tracking), message)
 
 
-def _as_dict(prompt: Any) -> dict[str, Any]:
+def _newest_two(store: "PromptStore", name: str) -> Sequence[Prompt]:
+    reference = parse_reference(name)
+    if reference.version or reference.alias:
+        raise InputError(f"{name!r} is one version", hint="name two: fledge prompts diff qa/1 qa/2")
+    found = store.versions(reference.name)
+    if len(found) < 2:
+        raise InputError(f"prompt {reference.name!r} has one version", hint="name two: fledge prompts diff A B")
+    return found[-2:]
+
+
+def _shown(parts: Sequence[Part]) -> Text:
+    """Colours on a terminal that has them, brackets elsewhere."""
+    console = Console()
+    if console.is_terminal and not console.no_color:
+        styles = {"equal": "", "delete": "red strike", "insert": "green"}
+        return Text.assemble(*((part.text, styles[part.op]) for part in parts))
+    forms = {"equal": "{}", "delete": "[-{}-]", "insert": "{{+{}+}}"}
+    return Text("".join(forms[part.op].format(part.text) for part in parts))
+
+
+def _check_distinct(drafts: Sequence[Draft]) -> None:
+    names = [draft.name for draft in drafts]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise InputError(f"two files for prompt {twice[0]!r}", hint="give each prompt once")
+
+
+def _key_and_value(tag: str) -> tuple[str, str]:
+    key, sign, value = tag.partition("=")
+    if not (key and sign):
+        raise InputError(f"--tag {tag!r} has no key and value", hint="--tag team=support")
+    return key, value
+
+
+def _pairs(prompt: Prompt) -> str:
+    return ", ".join(f"{key}={value}" for key, value in prompt.tags.items())
+
+
+def _as_dict(prompt: Prompt) -> dict[str, Any]:
+    template = prompt.template
     return {
         "name": prompt.name,
         "version": prompt.version,
         "uri": prompt.uri,
         "aliases": list(prompt.aliases),
-        "template": prompt.template,
+        "template": template if isinstance(template, str) else [vars(turn) for turn in template],
+        "tags": dict(prompt.tags),
+        "settings": dict(prompt.settings),
+        "message": prompt.message,
     }

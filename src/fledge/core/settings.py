@@ -22,13 +22,17 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Option:
-    """One setting: its name, type, default, help text and environment variable."""
+    """One setting: its name, type, default, help text and environment variable (empty where only a file can set it)."""
 
     name: str
     type: Any
     default: Any
     help: str
     env: str
+
+    @property
+    def is_flag(self) -> bool:
+        return bool(self.env)
 
     @property
     def is_list(self) -> bool:
@@ -42,9 +46,12 @@ class Option:
         return self.type
 
 
-def option(default: Any, text: str, *, env: str = "") -> Any:
-    """A dataclass field that is a setting, explained by `text`; `env` replaces the derived name `FLEDGE_<NAME>`."""
-    return field(default=default, metadata={"help": text, "env": env})
+def option(default: Any, text: str, *, env: str = "", flag: bool = True) -> Any:
+    """A dataclass field that is a setting, explained by `text`; `env` replaces the derived name `FLEDGE_<NAME>`.
+
+    Without `flag` only a file or Python sets it: what it holds fits no word of a command line.
+    """
+    return field(default=default, metadata={"help": text, "env": env, "flag": flag})
 
 
 def options(cls: type) -> Iterator[Option]:
@@ -56,8 +63,18 @@ def options(cls: type) -> Iterator[Option]:
             yield from options(kind)
         elif "help" in item.metadata:
             default = None if item.default is MISSING else item.default
-            env = item.metadata["env"] or f"FLEDGE_{item.name.upper()}"
+            env = item.metadata["env"] or (f"FLEDGE_{item.name.upper()}" if item.metadata["flag"] else "")
             yield Option(item.name, kind, default, item.metadata["help"], env)
+
+
+def out_of_range(settings: Any, *bounds: tuple[str, float, float]) -> list[str]:
+    """For each name whose value is not from low to high, what is wrong."""
+    found = [(name, getattr(settings, name), low, high) for name, low, high in bounds]
+    return [
+        f"{name} must be from {low:g} to {high:g}, not {value:g}"
+        for name, value, low, high in found
+        if not low <= value <= high
+    ]
 
 
 @dataclass(frozen=True)
@@ -72,16 +89,24 @@ def load(
     cls: type[T],
     flags: Mapping[str, Any] | None = None,
     *,
+    file: tuple[str, Mapping[str, Any]] | None = None,
     folder: Path | None = None,
     environ: Mapping[str, str] | None = None,
 ) -> Resolved[T]:
-    """Settings of `cls` from all sources. Raises `InputError` that names every bad value at once."""
+    """Settings of `cls` from all sources; `file` is the name and content of one named for this run alone.
+
+    Raises `InputError` that names every bad value at once, and what `file` has that is no setting.
+    """
     folder = folder or Path.cwd()
     environ = os.environ if environ is None else environ
     known = list(options(cls))
+    path, content = file or ("", {})
+    unknown = sorted(set(content) - {item.name for item in known})
+    if unknown:
+        raise InputError(f"{path}: no setting {', '.join(map(repr, unknown))}", hint="fledge config show")
     values: dict[str, Any] = {}
     origins: dict[str, str] = {}
-    for origin, source in _sources(known, flags or {}, folder, environ):
+    for origin, source in _sources(known, flags or {}, (path, content), folder, environ):
         for name, value in source.items():
             if name not in values and value is not None:
                 values[name] = value
@@ -90,21 +115,48 @@ def load(
         if item.is_list and isinstance(values.get(item.name), str):
             values[item.name] = tuple(part.strip() for part in values[item.name].split(",") if part.strip())
         origins.setdefault(item.name, "default")
-    try:
-        value = TypeAdapter(cls).validate_python(_nest(cls, values))
-    except ValidationError as error:
-        lines = [_explain(issue, origins) for issue in error.errors()]
-        raise InputError("\n".join(lines), hint="mend these values where they were set") from None
-    return Resolved(value, origins)
+    return Resolved(_validated(cls, values, origins), origins)
+
+
+def _validated(cls: type[T], values: dict[str, Any], origins: Mapping[str, str]) -> T:
+    lines: list[str] = []
+    while True:
+        try:
+            value = TypeAdapter(cls).validate_python(_nest(cls, values))
+            break
+        except ValidationError as error:
+            lines += [_explain(issue, origins) for issue in error.errors()]
+            # Without what is known to be wrong, see what else is.
+            wrong = {name for issue in error.errors() for name in _settings_at(cls, issue["loc"])} & values.keys()
+            values = {name: kept for name, kept in values.items() if name not in wrong}
+            if not wrong:
+                break
+    if lines:
+        raise InputError("\n".join(lines), hint="mend these values where they were set")
+    return value
+
+
+def _settings_at(cls: type, place: tuple[int | str, ...]) -> set[str]:
+    """The settings that an error's place means: those of a nested dataclass where it is the whole of one."""
+    hints = typing.get_type_hints(cls)
+    names = {str(part) for part in place}
+    if len(place) == 1 and is_dataclass(kind := hints.get(str(place[0]))) and isinstance(kind, type):
+        names |= {item.name for item in options(kind)}
+    return names
 
 
 def _sources(
-    known: list[Option], flags: Mapping[str, Any], folder: Path, environ: Mapping[str, str]
-) -> Iterator[tuple[str, dict[str, Any]]]:
+    known: list[Option],
+    flags: Mapping[str, Any],
+    file: tuple[str, Mapping[str, Any]],
+    folder: Path,
+    environ: Mapping[str, str],
+) -> Iterator[tuple[str, Mapping[str, Any]]]:
     yield "flag", dict(flags)
-    yield "environment", {item.name: environ[item.env] for item in known if environ.get(item.env)}
+    yield "environment", {item.name: environ[item.env] for item in known if item.is_flag and environ.get(item.env)}
     dotenv = dotenv_values(folder / ".env") if (folder / ".env").is_file() else {}
-    yield ".env", {item.name: dotenv[item.env] for item in known if dotenv.get(item.env)}
+    yield ".env", {item.name: dotenv[item.env] for item in known if item.is_flag and dotenv.get(item.env)}
+    yield file
     names = {item.name for item in known}
     user = Path(environ.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "fledge" / "config.toml"
     for path, table in ((folder / "fledge.toml", ()), (folder / "pyproject.toml", ("tool", "fledge")), (user, ())):

@@ -1,129 +1,217 @@
 """Cells: one answer each, of arm x question x sample; their order, and asking them."""
 
+import hashlib
 import random
+import threading
 import time
-from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from collections.abc import Callable, Generator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from langchain_core.callbacks import BaseCallbackHandler
+from langchain_core.messages import BaseMessage
 from langchain_core.outputs import LLMResult
 from langchain_core.runnables import Runnable
 
-from fledge.core.errors import FledgeError
+from fledge.core.errors import InputError
+from fledge.experiments.arms import Arm
 from fledge.models.engine import Completion
-from fledge.prompts.template import fill
 from fledge.questions.question_set import Question
 from fledge.scoring.scorers import score
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One answer to get."""
+    """One answer to get. `key` tells it from every other; `attempt` counts from 1."""
 
     arm: str
     question: Question
     sample: int
+    key: str
+    attempt: int = 1
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What came of a cell: text and scores, or an error. Times in nanoseconds since the epoch."""
+    """What came of a cell: text and scores, or an error. It is a line of the journal, so all of it is plain data.
 
-    cell: Cell
+    Moments are nanoseconds since the epoch. `final` is false for an error that may pass. `steps` are the spans that
+    MLflow's own tracing saw inside the chain.
+    """
+
+    key: str
+    attempt: int
+    arm: str
+    question_id: str
+    sample: int
     prompt_text: str
     text: str
-    completion: Completion | None
-    scores: dict[str, float]
     error: str
+    final: bool
     started_ns: int
     filled_ns: int
+    submitted_ns: int
     generated_ns: int
     ended_ns: int
+    finish_reason: str | None = None
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+    ttft_s: float | None = None
+    latency_s: float | None = None
+    cost: float = 0.0
+    turns_left_out: int = 0
+    scores: dict[str, float] = field(default_factory=dict)
+    steps: list[dict[str, Any]] = field(default_factory=list)
+
+    def trace_id(self, run_id: str, attempt: int | None = None) -> str:
+        """The id of the trace of this attempt, or of an earlier one: made from what it is the trace of, so that one
+        written twice is one."""
+        content = f"{run_id}:{self.key}:{attempt or self.attempt}"
+        return f"tr-{hashlib.sha256(content.encode()).hexdigest()[:32]}"
 
 
-def order_cells(arms: Iterable[str], questions: Sequence[Question], samples: int, seed: int) -> list[Cell]:
+Chain = Runnable[Any, Any]
+# Runs a chain within a trace, and returns what it gave and the spans seen.
+Traced = Callable[[Callable[[], Any]], tuple[Any, list[dict[str, Any]]]]
+
+
+def order_cells(arms: Sequence[Arm], questions: Sequence[Question], samples: int, seed: int, mode: str) -> list[Cell]:
     """All cells, interleaved over arms in a seeded random order."""
-    cells = [Cell(arm, question, sample) for arm in arms for question in questions for sample in range(samples)]
+    cells = [
+        Cell(arm.name, question, sample, arm.key(question, sample, mode))
+        for arm in arms
+        for question in questions
+        for sample in range(samples)
+    ]
     random.Random(seed).shuffle(cells)
     return cells
 
 
-@dataclass
-class _Listener(BaseCallbackHandler):
-    """Keeps what the engine tells of one cell's answer."""
-
-    completion: Completion | None = None
-    generated_ns: int = field(default=0)
-
-    def on_llm_end(self, response: LLMResult, **_: Any) -> None:
-        info = response.generations[0][0].generation_info or {}
-        self.completion = info.get("completion")
-        self.generated_ns = time.time_ns()
-
-
 def ask(
     cells: Sequence[Cell],
-    chains: dict[tuple[str, int], Runnable[dict[str, str], str]],
-    templates: dict[str, str],
+    chains: Mapping[tuple[str, int], Chain],
+    keep: Callable[[Answer], None],
     *,
-    concurrency: int,
-) -> Iterator[list[Answer]]:
-    """Answers in groups as they are done; `chains` holds one chain for each arm and sample.
+    at_once: int,
+    scorers: Sequence[str] = (),
+    traced: Traced = lambda run: (run(), []),
+) -> Generator[Answer]:
+    """Answers as they come; `chains` holds one chain for each arm and sample, and `at_once` cells are in the making.
 
-    Chains of one group run together, so that the engine batches over arms.
+    `keep` gets each answer at once, in the thread in which it came: when it returns, the answer cannot be lost.
     """
-    pool = ThreadPoolExecutor()
+    stopped = threading.Event()
+
+    def one(cell: Cell) -> Answer | None:
+        answer = _ask(cell, chains[cell.arm, cell.sample], scorers, traced)
+        if answer.error and stopped.is_set():  # it was broken off, which says nothing of the cell
+            return None
+        keep(answer)
+        return answer
+
+    pool = ThreadPoolExecutor(at_once, thread_name_prefix="cell")
     try:
-        for start in range(0, len(cells), concurrency):
-            groups: dict[tuple[str, int], list[Cell]] = {}
-            for cell in cells[start : start + concurrency]:
-                groups.setdefault((cell.arm, cell.sample), []).append(cell)
-            parts = [pool.submit(_ask_together, group, chains[key], templates[key[0]]) for key, group in groups.items()]
-            yield [answer for part in parts for answer in part.result()]
+        for future in as_completed([pool.submit(one, cell) for cell in cells]):
+            answer = future.result()
+            if answer is not None:
+                yield answer
     finally:
+        stopped.set()
         pool.shutdown(wait=False, cancel_futures=True)
 
 
-def _ask_together(cells: list[Cell], chain: Runnable[dict[str, str], str], template: str) -> list[Answer]:
+class _Listener(BaseCallbackHandler):
+    """Hears what the models of one chain are asked and what they tell of their answers."""
+
+    raise_error = False
+
+    def __init__(self) -> None:
+        self.prompt_text = ""
+        self.filled_ns = 0
+        self.completion: Completion | None = None
+        self.prompt_tokens = self.completion_tokens = 0
+
+    def on_llm_start(self, serialized: dict[str, Any], prompts: list[str], **_: Any) -> None:
+        self._started(prompts[0])
+
+    def on_chat_model_start(self, serialized: dict[str, Any], messages: list[list[BaseMessage]], **_: Any) -> None:
+        self._started("\n\n".join(f"{message.type}: {message.text}" for message in messages[0]))
+
+    def on_llm_end(self, response: LLMResult, **_: Any) -> None:
+        generation = response.generations[0][0]
+        self.completion = (generation.generation_info or {}).get("completion")
+        usage = getattr(getattr(generation, "message", None), "usage_metadata", None) or {}
+        self.prompt_tokens += usage.get("input_tokens", 0)
+        self.completion_tokens += usage.get("output_tokens", 0)
+
+    def _started(self, prompt: str) -> None:
+        if not self.filled_ns:
+            self.prompt_text, self.filled_ns = prompt, time.time_ns()
+
+
+def _ask(cell: Cell, chain: Chain, scorers: Sequence[str], traced: Traced) -> Answer:
+    listener = _Listener()
+    text = error = ""
+    final = True
+    steps: list[dict[str, Any]] = []
     started = time.time_ns()
-    prompts = [fill(template, cell.question.variables) for cell in cells]
-    filled = time.time_ns()
-    listeners = [_Listener() for _ in cells]
-    inputs = [cell.question.variables for cell in cells]
     try:
-        texts: list[str | Exception] = list(chain.batch(inputs, [{"callbacks": [item]} for item in listeners]))
-    except FledgeError:
-        # One bad cell fails its whole batch: ask again one by one, so that the others are not lost with it.
-        listeners = [_Listener() for _ in cells]
-        texts = [_ask_alone(chain, values, item) for values, item in zip(inputs, listeners, strict=True)]
-    answers = []
-    for cell, prompt, text, listener in zip(cells, prompts, texts, listeners, strict=True):
-        failed = isinstance(text, Exception)
-        completion = listener.completion
-        generated = listener.generated_ns or time.time_ns()
-        if completion is not None:
-            generated = completion.started_ns + int(completion.seconds * 1e9)
-        answers.append(
-            Answer(
-                cell=cell,
-                prompt_text=prompt,
-                text="" if failed else str(text),
-                completion=completion,
-                scores={} if failed else score(str(text), cell.question.reference),
-                error=str(text) if failed else "",
-                started_ns=started,
-                filled_ns=filled,
-                generated_ns=generated,
-                ended_ns=max(generated, time.time_ns()),
-            )
-        )
-    return answers
+        found, steps = traced(lambda: chain.invoke(cell.question.variables, {"callbacks": [listener]}))
+        text = _plain(found)
+    except Exception as problem:  # noqa: BLE001 (a chain may raise anything; it stays with its cell)
+        error, final = _storable(str(problem) or type(problem).__name__), isinstance(problem, InputError)
+    arrived = time.time_ns()
+    filled = listener.filled_ns or started
+    scores = {} if error else score(text, cell.question.reference, scorers)
+    answer = Answer(
+        key=cell.key,
+        attempt=cell.attempt,
+        arm=cell.arm,
+        question_id=cell.question.id,
+        sample=cell.sample,
+        prompt_text=_storable(listener.prompt_text),
+        text=text,
+        error=error,
+        final=final,
+        started_ns=started,
+        filled_ns=filled,
+        submitted_ns=filled,
+        generated_ns=arrived,
+        ended_ns=max(arrived, time.time_ns()),
+        latency_s=None if error else (arrived - started) / 1e9,
+        scores=scores,
+        steps=steps,
+    )
+    return _with_figures(answer, listener)
 
 
-def _ask_alone(chain: Runnable[dict[str, str], str], values: dict[str, str], listener: _Listener) -> str | Exception:
-    try:
-        return chain.invoke(values, {"callbacks": [listener]})
-    except FledgeError as error:
-        return error
+def _with_figures(answer: Answer, listener: _Listener) -> Answer:
+    """The answer with what an engine of ours tells of it, or with the tokens that another chat model counted."""
+    done = listener.completion
+    if done is None:
+        return replace(answer, prompt_tokens=listener.prompt_tokens, completion_tokens=listener.completion_tokens)
+    submitted = max(done.started_ns, answer.filled_ns)
+    return replace(
+        answer,
+        submitted_ns=submitted,
+        generated_ns=min(submitted + int(done.seconds * 1e9), answer.generated_ns),
+        finish_reason=done.finish_reason,
+        prompt_tokens=done.prompt_tokens,
+        completion_tokens=done.completion_tokens,
+        ttft_s=done.ttft_s,
+        latency_s=done.seconds,
+        cost=done.usage.cost,
+        turns_left_out=done.turns_left_out,
+    )
+
+
+def _plain(found: Any) -> str:
+    """The text of whatever a chain gives."""
+    content = found.text if isinstance(found, BaseMessage) else found
+    return _storable(content if isinstance(content, str) else str(content)).strip()
+
+
+def _storable(text: str) -> str:
+    """Without what no database takes: NUL, and halves of surrogate pairs."""
+    return text.encode("utf-8", "replace").decode("utf-8").replace("\0", "\ufffd")

@@ -1,61 +1,132 @@
 """The configuration of an experiment: the one place where its options are."""
 
+import json
+import tomllib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
-from fledge.core.settings import load, option
+import yaml
+
+from fledge.core.errors import InputError
+from fledge.core.settings import load, option, out_of_range
 from fledge.models.embedded.templates import TEMPLATES
 from fledge.models.engine import GenerationParams
 from fledge.models.selection import EngineSettings
+from fledge.scoring.scorers import SCORERS
 
 SAMPLING_TEMPERATURE = 0.7
 
 
 @dataclass(frozen=True)
+class ArmConfig:
+    """One arm, where arms differ in more than prompt and model: what it leaves out is as in the experiment.
+
+    `generation` holds fields of `GenerationParams`.
+    """
+
+    prompt: str
+    name: str = ""
+    model: str = ""
+    generation: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class ExperimentConfig(EngineSettings):
-    """What is asked, of which model, with which prompts, and where it is recorded."""
+    """What is asked, of which models, with which prompts, and where it is recorded."""
 
     experiment_name: str = option("fledge", "MLflow experiment", env="EXPERIMENT_NAME")
     model: str = option(
         "embedded", "embedded, a local folder, a Hub id org/name[@revision], or the URL of an OpenAI-compatible server"
     )
+    more_models: tuple[str, ...] = option((), "further models: every prompt is asked of each of them as well")
     prompts: tuple[str, ...] = option(tuple(TEMPLATES), "prompts as name, name/version or name@alias")
+    arms: tuple[ArmConfig, ...] = option((), "arms of prompt, model and generation, instead of --prompts", flag=False)
     questions: str = option("default", "question set: a .jsonl, .csv or .yaml file")
     limit: int = option(0, "ask at most this many questions, drawn evenly over topics; 0 for all")
     samples: int = option(1, "answers to each question from each arm")
     generation: GenerationParams = field(default_factory=GenerationParams)
+    scorers: tuple[str, ...] = option((), f"scores of each answer, all unless named: {', '.join(SCORERS)}")
     concurrency: int = option(64, "most answers in the making at once")
+    latency: bool = option(False, "ask one at a time, so that no answer waits for another")
     order_seed: int = option(0, "seed of the order in which cells are asked, and of --limit")
+    nested_cells: bool = option(False, "a nested run for each answer too, not only for each arm")
+    tags: tuple[str, ...] = option((), "tags of the runs, as key=value")
+    tracking_timeout: float = option(300.0, "seconds to wait at the end for a tracking server that does not answer")
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        for name, value, low, high in (
-            ("samples", self.samples, 1, 1000),
-            ("limit", self.limit, 0, 10_000_000),
-            ("concurrency", self.concurrency, 1, 1024),
-        ):
-            if not low <= value <= high:
-                raise ValueError(f"{name} must be from {low} to {high}, not {value}")
-        if not self.prompts:
-            raise ValueError("prompts must name at least one prompt")
+    def problems(self) -> list[str]:
+        found = super().problems() + out_of_range(
+            self,
+            ("samples", 1, 1000),
+            ("limit", 0, 10_000_000),
+            ("concurrency", 1, 1024),
+            ("tracking_timeout", 0, 86_400),
+        )
+        unknown = [name for name in self.scorers if name not in SCORERS]
+        if unknown:
+            found.append(f"scorers are {', '.join(SCORERS)}, not {', '.join(unknown)}")
+        strange = [tag for tag in self.tags if not tag.partition("=")[0] or "=" not in tag]
+        if strange:
+            found.append(f"tags are key=value, not {', '.join(strange)}")
+        return found + [problem for arm in self.arms if (problem := self._problem(arm))]
+
+    def _problem(self, arm: ArmConfig) -> str:
+        try:
+            replace(self.generation, **arm.generation)
+        except (TypeError, ValueError) as error:
+            return f"arm {arm.name or arm.prompt!r}: {str(error).removeprefix('GenerationParams.')}"
+        return ""
 
     @classmethod
-    def load(cls, flags: Mapping[str, Any] | None = None) -> "ExperimentConfig":
-        """From all sources of settings. Several samples are drawn at temperature 0.7 unless one is set."""
-        resolved = load(cls, flags)
+    def load(cls, flags: Mapping[str, Any] | None = None, *, file: Path | None = None) -> "ExperimentConfig":
+        """From all sources of settings, and a TOML or YAML `file` of them, which comes before `fledge.toml`.
+
+        Several samples are drawn at temperature 0.7 unless one is set.
+        """
+        resolved = load(cls, flags, file=(str(file), _read(file)) if file else None)
         config = resolved.value
         if config.samples > 1 and resolved.origins["temperature"] == "default":
             return replace(config, generation=replace(config.generation, temperature=SAMPLING_TEMPERATURE))
         return config
 
-    def params(self, sample: int) -> GenerationParams:
-        """Generation settings of one sample: each has a seed of its own."""
-        return replace(self.generation, seed=self.generation.seed + sample)
+    @property
+    def at_once(self) -> int:
+        """How many answers are in the making at the same time."""
+        return 1 if self.latency else self.concurrency
+
+    @property
+    def run_tags(self) -> dict[str, str]:
+        return dict(tag.split("=", 1) for tag in self.tags)
 
     def as_dict(self) -> dict[str, Any]:
-        """Flat, for MLflow's params."""
+        """Flat, as a file of settings has it, and as `load` takes it; without where it is recorded."""
         values = asdict(self)
         generation = values.pop("generation")
-        flat = {**values, **generation}
-        return {name: ",".join(value) if isinstance(value, tuple) else value for name, value in flat.items()}
+        del values["tracking_uri"], values["state"]
+        unset = {name: generation.pop(name) for name in ("n", "logprobs", "ignore_eos")}
+        return {**values, **generation, **({"ignore_eos": True} if unset["ignore_eos"] else {})}
+
+    def as_params(self) -> dict[str, str]:
+        """As MLflow's params: texts."""
+        return {name: as_param(value) for name, value in self.as_dict().items()}
+
+
+def as_param(value: Any) -> str:
+    """As the text of an MLflow param: lists of texts with commas, of anything else as JSON."""
+    if isinstance(value, tuple) and all(isinstance(part, str) for part in value):
+        return ",".join(value)
+    return json.dumps(value) if isinstance(value, tuple) else str(value)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        text = path.read_text(encoding="utf-8")
+        content = tomllib.loads(text) if path.suffix == ".toml" else yaml.safe_load(text)
+    except FileNotFoundError:
+        raise InputError(f"{path}: there is no such file", hint="check the path given to --config") from None
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, yaml.YAMLError) as error:
+        raise InputError(f"{path}: {error}", hint="write settings as TOML or YAML") from None
+    if not isinstance(content, dict):
+        raise InputError(f"{path}: no settings in it", hint="one to a line, as in: samples: 3")
+    return content

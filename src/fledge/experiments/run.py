@@ -1,29 +1,43 @@
-"""`run_experiment`: asks all questions with all prompts and records everything."""
+"""`run_experiment` and `resume_experiment`: ask all questions of all arms, and record everything."""
 
 import contextlib
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
-from typing import Any, Protocol
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING, Any
 
-from fledge.core.errors import InputError
+from fledge.core.errors import FledgeError, InputError
 from fledge.core.interrupts import uninterrupted
+from fledge.core.settings import Workspace
+from fledge.experiments.arms import Arm, build_arms, check_variables, own_arms, wanted
 from fledge.experiments.config import ExperimentConfig
 from fledge.models import selection
-from fledge.models.engine import Engine
+from fledge.models.engine import Engine, GenerationParams, generate
+from fledge.models.selection import RemoteModel
 from fledge.models.snapshot import Snapshot
-from fledge.prompts.template import variables
 from fledge.questions.question_set import QuestionSet, read_questions
 
+if TYPE_CHECKING:
+    from fledge.experiments._mlflow import ExperimentRecord
+    from fledge.experiments.cells import Chain
+    from fledge.experiments.journal import Journal, Plan
+    from fledge.experiments.recorder import Recorder
+
 Progress = Callable[[int, int, int, int], None]
+Say = Callable[[str], None]
+
+
+def _silent(_text: str) -> None:
+    """Nobody listens."""
 
 
 @dataclass(frozen=True)
-class Arm:
-    """One arm's outcome; `metrics` are means over its answers, times in seconds."""
+class ArmResult:
+    """One arm's outcome; `prompt` is its version as `name/version`, `metrics` are means over its answers."""
 
     name: str
     prompt: str
     model: str
+    digest: str
     metrics: dict[str, float]
 
 
@@ -34,72 +48,193 @@ class ExperimentResult:
     run_id: str
     cells: int
     failed: int
-    arms: tuple[Arm, ...]
+    arms: tuple[ArmResult, ...]
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
 
 
-class _Abortable(Protocol):
-    def abort(self, status: str) -> None: ...
-
-
 def run_experiment(
-    config: ExperimentConfig,
+    config: ExperimentConfig | None = None,
     *,
-    progress: Progress | None = None,
+    arms: Mapping[str, Any] | None = None,
     engine: Engine | None = None,
-    say: Callable[[str], None] = lambda _: None,
+    progress: Progress | None = None,
+    say: Say = _silent,
 ) -> ExperimentResult:
-    """Ask every question with every prompt and record runs, traces, tables and a plot in MLflow.
+    """Ask every question of every arm and record runs, traces, tables and plots in MLflow.
 
-    `progress(done, total, failed, tokens)` is called after each group of answers, `say` before what else takes long.
-    An `engine` already started is used and left open. Raises `InputError` before anything is recorded if questions or
-    prompts do not fit.
+    `arms` are LangChain runnables of one's own by name: each gets a question's columns as a dictionary and gives text
+    or a message. They come beside the prompts of `config`; without a `config` they are all that is asked.
+    `progress(done, total, failed, tokens)` is called after each answer, `say` before what else takes long.
+    An `engine` already started answers for `config.model` and is left open. Raises `InputError` before anything is
+    recorded if questions, prompts and settings do not fit.
     """
+    chains = arms or {}
+    if config is None:
+        config = ExperimentConfig.load({"prompts": ()} if chains else None)
+    if not (config.prompts or config.arms or chains):
+        raise InputError("there is no prompt to ask with", hint="--prompts simple,expert")
     questions = select_questions(config)
-    model = selection.find(config.model)
-    if isinstance(model, Snapshot) and config.generation.max_tokens >= model.context:
-        raise InputError(
-            f"max-tokens is {config.generation.max_tokens}, but {config.model} takes {model.context} tokens in all",
-            hint=f"--max-tokens {model.context // 4}",
-        )
+    asked = wanted(config)
 
-    from fledge.chains.engine_llm import build_chain
-    from fledge.experiments._mlflow import ExperimentRecord
-    from fledge.experiments.cells import ask, order_cells
-    from fledge.prompts._mlflow import load_prompts
+    from fledge.experiments._mlflow import ExperimentRecord, start_runs
+    from fledge.experiments.journal import Journal
+    from fledge.prompts._mlflow import open_store
     from fledge.tracking._mlflow import connect
 
-    client = connect(config.tracking)
-    prompts = load_prompts(client, config.prompts)
-    for prompt in prompts:
-        _check_variables(prompt.label, prompt.template, questions)
     with contextlib.ExitStack() as stack:
-        if engine is None:
-            engine = selection.start(config, model, say)
-            stack.callback(engine.close)
-        record = ExperimentRecord(client, config, prompts)
-        stack.enter_context(_ended(record))
-        record.start(model, engine.info, questions)
-        cells = order_cells([item.name for item in prompts], questions.questions, config.samples, config.order_seed)
-        chains = {
-            (item.name, sample): build_chain(item.template, engine, config.params(sample))
-            for item in prompts
-            for sample in range(config.samples)
-        }
-        templates = {item.name: item.template for item in prompts}
-        done = failed = tokens = 0
-        for answers in ask(cells, chains, templates, concurrency=config.concurrency):
-            record.add(answers)
-            done += len(answers)
-            failed += sum(bool(answer.error) for answer in answers)
-            tokens += sum(answer.completion.completion_tokens for answer in answers if answer.completion)
-            if progress:
-                progress(done, len(cells), failed, tokens)
-        metrics = record.finish()
-    arms = tuple(Arm(item.name, item.label, config.model, metrics[item.name]) for item in prompts)
-    return ExperimentResult(record.run_id, len(cells), failed, arms)
+        models = {name: selection.find(name) for name in dict.fromkeys(arm.model for arm in asked)}
+        client = connect(config.tracking)
+        store = open_store(client, say)
+        built = build_arms(config, asked, [store.load(arm.prompt) for arm in asked])
+        check_variables(built, questions)
+        _check_room(built, models)
+        built = [replace(arm, model_digest=_digest(models[arm.model])) for arm in built]
+        engines = _engines(stack, config, models, engine, say)
+        built += own_arms(chains, built)
+        started = {name: (models[name], engines[name].info) for name in models}
+        plan = start_runs(client, config, built, questions, started, store)
+        journal = Journal.create(plan)
+        stack.callback(journal.close)
+        return _carry_out(ExperimentRecord(client, plan, say), journal, engines, chains, progress, say)
+
+
+def resume_experiment(
+    workspace: Workspace,
+    run_id: str,
+    *,
+    arms: Mapping[str, Any] | None = None,
+    engine: Engine | None = None,
+    progress: Progress | None = None,
+    say: Say = _silent,
+) -> ExperimentResult:
+    """Go on with an experiment that ended early, from the journal in the state folder.
+
+    No cell with an answer is asked again; one with an error that may have passed is. What is not in MLflow yet is sent.
+    `arms` are the chains of one's own that it was started with. Raises `InputError` where there is no such experiment.
+    """
+    chains = arms or {}
+
+    from fledge.experiments._mlflow import ExperimentRecord
+    from fledge.experiments.journal import Journal
+    from fledge.tracking._mlflow import connect
+
+    with contextlib.ExitStack() as stack:
+        journal = Journal.open(workspace, run_id)
+        stack.callback(journal.close)
+        plan = journal.plan
+        missing = [arm.name for arm in plan.arms if arm.prompt is None and arm.name not in chains]
+        if missing:
+            raise InputError(
+                f"{', '.join(missing)}: chains of your own, which are not kept",
+                hint="fledge.resume_experiment(workspace, run_id, arms={...}) from Python, with the same chains",
+            )
+        record = ExperimentRecord(connect(workspace.tracking), plan, say)
+        engines: dict[str, Engine] = {}
+        if journal.unanswered():
+            models = {arm.model: selection.find(arm.model) for arm in plan.arms if arm.prompt}
+            _check_unchanged(plan.arms, models)
+            engines = _engines(stack, plan.config, models, engine, say)
+            modes = {item.info.mode for item in engines.values()} - {plan.mode}
+            if modes:
+                raise InputError(
+                    f"the experiment was asked in mode {plan.mode}, and the engine here has {modes.pop()}",
+                    hint=f"fledge experiment --like {run_id} starts a new one",
+                )
+        record.go_on()
+        return _carry_out(record, journal, engines, chains, progress, say)
+
+
+def _carry_out(
+    record: "ExperimentRecord",
+    journal: "Journal",
+    engines: Mapping[str, Engine],
+    chains: Mapping[str, Any],
+    progress: Progress | None,
+    say: Say,
+) -> ExperimentResult:
+    """Ask what has no answer yet, and record all of it."""
+    from fledge.experiments._mlflow_capture import captured
+    from fledge.experiments.cells import ask
+    from fledge.experiments.recorder import Recorder, retried
+
+    plan, config = journal.plan, journal.plan.config
+    cells = journal.unanswered()
+    recorder = Recorder(journal, record.send, record.sample)
+    with _ended(record, recorder, journal, say):
+        answers = ask(
+            cells,
+            _chains(plan, engines, chains),
+            journal.append,
+            at_once=config.at_once,
+            scorers=config.scorers,
+            traced=captured(plan.experiment_id),
+        )
+        before = [answer for answer in journal.latest() if answer.key not in {cell.key for cell in cells}]
+        done, failed, tokens = len(before), sum(bool(answer.error) for answer in before), 0
+        with contextlib.closing(answers):
+            for answer in answers:
+                done += 1
+                failed += bool(answer.error)
+                tokens += answer.completion_tokens or 0
+                if progress:
+                    progress(done, len(before) + len(cells), failed, tokens)
+        recorder.wait(config.tracking_timeout, say)
+        retried(lambda: record.finish(journal.latest()), journal, config.tracking_timeout, say)
+    recorder.stop()
+    return _result(journal)
+
+
+def _chains(plan: "Plan", engines: Mapping[str, Engine], own: Mapping[str, Any]) -> dict[tuple[str, int], "Chain"]:
+    """A chain for each arm and sample: samples of one arm differ in their seed."""
+    from fledge.chains.engine_llm import build_chain
+    from fledge.experiments._mlflow_capture import tracer
+
+    samples = range(plan.config.samples)
+    found: dict[tuple[str, int], Chain] = {}
+    for arm in plan.arms:
+        if arm.prompt is None:
+            traced = own[arm.name].with_config(callbacks=[tracer()])
+            found |= {(arm.name, sample): traced for sample in samples}
+        elif arm.model in engines:
+            found |= {
+                (arm.name, sample): build_chain(arm.prompt, engines[arm.model], arm.params(sample))
+                for sample in samples
+            }
+    return found
+
+
+def _engines(
+    stack: contextlib.ExitStack,
+    config: ExperimentConfig,
+    models: Mapping[str, Snapshot | RemoteModel],
+    given: Engine | None,
+    say: Say,
+) -> dict[str, Engine]:
+    """An engine for each model, warm, closed with the stack; the one given answers for the configured model."""
+    engines: dict[str, Engine] = {}
+    for name, model in models.items():
+        if given is not None and name == config.model:
+            engines[name] = given
+        else:
+            engines[name] = selection.start(config, model, say)
+            stack.callback(engines[name].close)
+        if engines[name].info.name in ("openvino", "transformers"):  # so that the first cell is no slower than others
+            generate(engines[name], ["warm up"], GenerationParams(max_tokens=4))
+    return engines
+
+
+def _result(journal: "Journal") -> ExperimentResult:
+    from fledge.experiments.tables import arm_metrics, build_table
+
+    plan, answers = journal.plan, journal.latest()
+    table = build_table(plan, answers)
+    arms = tuple(
+        ArmResult(arm.name, arm.label, arm.model, arm.digest, arm_metrics(table[table["arm"] == arm.name]))
+        for arm in plan.arms
+    )
+    return ExperimentResult(plan.run_id, len(answers), sum(bool(answer.error) for answer in answers), arms)
 
 
 def select_questions(config: ExperimentConfig) -> QuestionSet:
@@ -110,22 +245,40 @@ def select_questions(config: ExperimentConfig) -> QuestionSet:
     return questions.sample(config.limit, config.order_seed) if config.limit else questions
 
 
-def _check_variables(label: str, template: str, questions: QuestionSet) -> None:
-    for name in variables(template):
-        for item in questions.questions:
-            if name not in item.variables:
-                raise InputError(
-                    f"prompt {label} needs {name!r}, which question {item.id!r} of {questions.source} does not have",
-                    hint=f"add a column {name!r} to the question set, or leave the prompt out with --prompts",
-                )
+def _digest(model: Snapshot | RemoteModel) -> str:
+    return model.digest if isinstance(model, Snapshot) else model.source
+
+
+def _check_room(arms: Sequence[Arm], models: Mapping[str, Snapshot | RemoteModel]) -> None:
+    for arm in arms:
+        model, tokens = models[arm.model], arm.generation.max_tokens
+        if isinstance(model, Snapshot) and tokens >= model.context:
+            raise InputError(
+                f"max-tokens is {tokens}, but {arm.model} takes {model.context} tokens in all",
+                hint=f"--max-tokens {model.context // 4}",
+            )
+
+
+def _check_unchanged(arms: Sequence[Arm], models: Mapping[str, Snapshot | RemoteModel]) -> None:
+    for arm in arms:
+        if arm.prompt and arm.model_digest != _digest(models[arm.model]):
+            raise InputError(
+                f"the model {arm.model} has changed since the experiment was started",
+                hint="bring back its files, or start a new experiment",
+            )
 
 
 @contextlib.contextmanager
-def _ended(record: _Abortable) -> Iterator[None]:
+def _ended(record: "ExperimentRecord", recorder: "Recorder", journal: "Journal", say: Say) -> Iterator[None]:
     """No run stays RUNNING: an interruption ends it as KILLED, an error as FAILED."""
     try:
         yield
     except BaseException as error:
         with uninterrupted():
-            record.abort("KILLED" if isinstance(error, (KeyboardInterrupt, SystemExit)) else "FAILED")
+            recorder.stop()
+            with contextlib.suppress(Exception):  # it may be the tracking server that is the error
+                record.abort("KILLED" if isinstance(error, (KeyboardInterrupt, SystemExit)) else "FAILED")
+            if not isinstance(error, FledgeError):
+                kept = len(journal.latest())
+                say(f"{kept} answers are kept; go on with: fledge experiment --resume {journal.plan.run_id}")
         raise

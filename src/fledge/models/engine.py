@@ -1,6 +1,7 @@
 """What every engine is: prompts in, streams of tokens out."""
 
 import queue
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -48,13 +49,16 @@ class GenerationParams:
             ("n", self.n, 1, 16),
         ]
         whole = ("max_tokens", "top_k", "seed", "n")
+        problems = []
         for name, value, low, high in bounds:
             if isinstance(value, bool) or not isinstance(value, int if name in whole else (int, float)):
-                raise ValueError(f"{name} must be {'a whole number' if name in whole else 'a number'}, not {value!r}")
-            if not low <= value <= high:
-                raise ValueError(f"{name} must be from {low:g} to {high:g}, not {value:g}")
+                problems.append(f"{name} must be {'a whole number' if name in whole else 'a number'}, not {value!r}")
+            elif not low <= value <= high:
+                problems.append(f"{name} must be from {low:g} to {high:g}, not {value:g}")
         if len(self.stop) > MAX_STOPS or any(not 1 <= len(text) <= MAX_STOP_CHARACTERS for text in self.stop):
-            raise ValueError(f"stop takes up to {MAX_STOPS} texts of 1 to {MAX_STOP_CHARACTERS} characters")
+            problems.append(f"stop takes up to {MAX_STOPS} texts of 1 to {MAX_STOP_CHARACTERS} characters")
+        if problems:
+            raise ValueError("; ".join(problems))
 
 
 @dataclass(frozen=True)
@@ -134,13 +138,25 @@ class Stream:
     cancelled: bool = False
     _started: float = field(default_factory=time.perf_counter)
     _queue: "queue.SimpleQueue[tuple[float, Chunk | Exception]]" = field(default_factory=queue.SimpleQueue)
+    _left: int = 0
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+    _ended: threading.Event = field(default_factory=threading.Event)
+
+    def __post_init__(self) -> None:
+        self._left = self.n
 
     def put(self, chunk: Chunk) -> None:
         self._queue.put((time.perf_counter(), chunk))
+        if chunk.finish_reason:
+            with self._lock:
+                self._left -= 1
+            if not self._left:
+                self._ended.set()
 
     def fail(self, error: Exception) -> None:
         self.cancelled = True  # the other answers to this prompt have nobody to wait for them
         self._queue.put((time.perf_counter(), error))
+        self._ended.set()
 
     def cancel(self) -> None:
         """Ask the engine to stop; a last chunk with finish reason `cancelled` follows."""
@@ -164,7 +180,8 @@ class Stream:
         return self.results()[0]
 
     def results(self) -> list[Completion]:
-        """Wait for all `n` answers."""
+        """Wait for all `n` answers; who waits sleeps until the last chunk is there, so that many may wait at once."""
+        self._ended.wait()
         arrived: list[list[tuple[float, Chunk]]] = [[] for _ in range(self.n)]
         for moment, chunk in self.timed():
             arrived[chunk.index].append((moment, chunk))

@@ -5,7 +5,7 @@ from importlib.util import find_spec
 from typing import Literal, NamedTuple
 
 from fledge.core.errors import InputError, MissingExtraError
-from fledge.core.settings import Workspace, option
+from fledge.core.settings import Workspace, option, out_of_range
 from fledge.models import snapshot
 from fledge.models.engine import Engine, EngineInfo, Mode
 from fledge.models.machine import gpu
@@ -33,15 +33,20 @@ class EngineSettings(Workspace):
     completion_price: float = option(0.0, "price of a million generated tokens of a remote model")
 
     def __post_init__(self) -> None:
-        for name, value, low, high in (
-            ("fast_limit", self.fast_limit, 1, 10),
-            ("cache_gb", self.cache_gb, 1, 4096),
-            ("remote_concurrency", self.remote_concurrency, 1, 1024),
-            ("prompt_price", self.prompt_price, 0, 1e9),
-            ("completion_price", self.completion_price, 0, 1e9),
-        ):
-            if not low <= value <= high:
-                raise ValueError(f"{name} must be from {low} to {high:g}, not {value:g}")
+        problems = self.problems()
+        if problems:
+            raise ValueError("; ".join(problems))
+
+    def problems(self) -> list[str]:
+        """What is wrong with the values, all of it."""
+        return out_of_range(
+            self,
+            ("fast_limit", 1, 10),
+            ("cache_gb", 1, 4096),
+            ("remote_concurrency", 1, 1024),
+            ("prompt_price", 0, 1e9),
+            ("completion_price", 0, 1e9),
+        )
 
 
 @dataclass(frozen=True)

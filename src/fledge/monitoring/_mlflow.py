@@ -2,8 +2,6 @@
 
 from collections.abc import Sequence
 
-import mlflow
-from mlflow.entities.model_registry import PromptVersion
 from mlflow.exceptions import MlflowException
 
 from fledge.core.errors import FledgeError
@@ -18,7 +16,6 @@ class TraceShipper:
     def __init__(self, tracking_uri: str, experiment: str) -> None:
         self._tracking_uri = tracking_uri
         self._experiment = experiment
-        self._prompts: dict[str, PromptVersion | None] = {}
 
     def __call__(self, records: Sequence[OutboxRecord]) -> None:
         """Ship `records`; one shipped twice makes no second trace. Raises `FledgeError` if MLflow refuses them."""
@@ -53,14 +50,7 @@ class TraceShipper:
             "fledge.status": str(record.status),
             **record.tags,
         }
-        return TraceRecord(record.trace_id, root, tags, self._prompt(record.prompt))
-
-    def _prompt(self, label: str) -> PromptVersion | None:
-        if label and label not in self._prompts:
-            # A version that was deleted meanwhile is not linked, and blocks nothing.
-            found = mlflow.genai.load_prompt(f"prompts:/{label}", link_to_model=False, allow_missing=True)
-            self._prompts[label] = found
-        return self._prompts.get(label)
+        return TraceRecord(record.trace_id, root, tags, record.prompt)
 
 
 def count_traces(tracking_uri: str, experiment: str, request_ids: Sequence[str]) -> int:

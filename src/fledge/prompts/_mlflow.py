@@ -1,94 +1,178 @@
-"""Prompts in MLflow's prompt registry. A version never changes; registering the same text again makes no new one."""
+"""Prompts in MLflow's prompt registry, or, where the tracking server has none, in the artifacts of a run."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+import json
+import re
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, cast
+from uuid import uuid4
 
 import mlflow
 from mlflow import MlflowClient
-from mlflow.entities.model_registry import PromptVersion
+from mlflow.entities.model_registry import PromptVersion, RegisteredModel
 from mlflow.exceptions import MlflowException
+from pydantic import ValidationError
 
-from fledge.core.errors import InputError
-from fledge.models.embedded.templates import TEMPLATES
-from fledge.prompts import template as templates
+from fledge.core.errors import FledgeError, InputError
+from fledge.models.engine import Message
+from fledge.prompts._mlflow_artifacts import ArtifactStore
+from fledge.prompts.prompt import Draft, Prompt, PromptStore, Reference
+from fledge.prompts.store import Store
 
-
-@dataclass(frozen=True)
-class Prompt:
-    """One pinned version of a prompt; `uri` names it for MLflow."""
-
-    name: str
-    version: int
-    template: str
-    aliases: tuple[str, ...] = ()
-    stored: PromptVersion | None = field(default=None, repr=False, compare=False)
-
-    @property
-    def uri(self) -> str:
-        return f"prompts:/{self.name}/{self.version}"
-
-    @property
-    def label(self) -> str:
-        """Short form for people, `name/version`."""
-        return f"{self.name}/{self.version}"
+IS_PROMPT = "tags.`mlflow.prompt.is_prompt` = 'true'"
+PAGE = 100
 
 
-def register_prompt(client: MlflowClient, name: str, template: str, message: str = "") -> Prompt:
-    """The version of `name` with this text: the newest if it is unchanged, else a new one."""
-    templates.check(name, template)
-    newest = _newest(client, name)
-    if newest is not None and newest.template == template:
-        return newest
-    return _prompt(mlflow.genai.register_prompt(name, template, commit_message=message or None))
+def open_store(client: MlflowClient, say: Callable[[str], None] = lambda _: None) -> PromptStore:
+    """The server's prompt registry; `say` is told where it has none and artifacts are used instead."""
+    where = re.sub(r"//[^/@]*@", "//", str(client.tracking_uri))
+    if _has_registry(client):
+        return RegistryStore(client, where)
+    say(f"{where} has no prompt registry (MLflow before 2.21): prompts are kept as artifacts of a run")
+    return ArtifactStore(client, where)
 
 
-def load_prompt(client: MlflowClient, name: str) -> Prompt:
-    """The version that `name`, `name/3` or `name@alias` means; a bare default name is registered at first use.
+class RegistryStore(Store):
+    """MLflow's own registry; a conversation is a list of role and content there."""
 
-    Raises `InputError` when there is none.
-    """
-    if "@" not in name and "/" not in name:
-        found = _newest(client, name)
-        if found is None and name in TEMPLATES:
-            return register_prompt(client, name, TEMPLATES[name], "default of fledge")
-    else:
+    def __init__(self, client: MlflowClient, where: str) -> None:
+        self.where = where
+        self._client = client
+
+    def find(self, reference: Reference) -> Prompt | None:
+        registered = self._registered(reference.name)
+        if registered is None:
+            return None
+        version = reference.version
+        if reference.alias and reference.alias != "latest":
+            version = _aliases(registered).get(reference.alias)
+            if version is None:
+                return None
+        stored = self._version(reference.name, version) if version else self._newest(reference.name)
+        return _prompt(stored, registered) if stored else None
+
+    def newest(self) -> Iterator[tuple[Prompt, Mapping[str, str]]]:
+        for registered in self._search(IS_PROMPT):
+            stored = self._newest(registered.name)
+            if stored is not None:
+                yield _prompt(stored, registered), registered.tags
+
+    def find_versions(self, name: str) -> list[Prompt]:
+        registered = self._registered(name)
+        found: list[PromptVersion] = []
+        token: str | None = "" if registered else None
+        while token is not None:
+            page = self._client.search_prompt_versions(name, max_results=PAGE, page_token=token or None)
+            found += page
+            token = page.token or None
+        return [_prompt(stored, registered) for stored in sorted(found, key=lambda stored: int(stored.version))]
+
+    def add(self, draft: Draft) -> int:
+        template = draft.template
+        content = template if isinstance(template, str) else [vars(turn) for turn in template]
         try:
-            found = _prompt(mlflow.genai.load_prompt(f"prompts:/{name}", cache_ttl_seconds=0, link_to_model=False))
-        except MlflowException:
-            found = None
-    if found is None:
-        raise InputError(f"no prompt {name!r} in {client.tracking_uri}", hint="fledge prompts list")
-    return found
+            stored = self._client.register_prompt(
+                draft.name,
+                content,
+                commit_message=draft.message or None,
+                tags=dict(draft.tags),
+                model_config=dict(draft.settings) or None,
+            )
+        except (MlflowException, ValidationError) as error:
+            raise _refused(draft, error) from None
+        return int(stored.version)
+
+    def describe(self, prompt: Prompt, draft: Draft) -> None:
+        try:
+            for key, value in draft.tags.items():
+                self._client.set_prompt_tag(prompt.name, key, value)
+                self._client.set_prompt_version_tag(prompt.name, prompt.version, key, value)
+            if draft.settings:
+                mlflow.genai.set_prompt_model_config(prompt.name, prompt.version, dict(draft.settings))
+        except (MlflowException, ValidationError) as error:
+            raise _refused(draft, error) from None
+
+    def aliases(self, name: str) -> Mapping[str, int]:
+        registered = self._registered(name)
+        return _aliases(registered) if registered else {}
+
+    def put_alias(self, name: str, alias: str, version: int | None) -> None:
+        if version is None:
+            self._client.delete_prompt_alias(name, alias)
+        else:
+            self._client.set_prompt_alias(name, alias, version)
+
+    def link_to_run(self, prompt: Prompt, run_id: str) -> None:
+        self._client.link_prompt_version_to_run(run_id, PromptVersion(prompt.name, prompt.version, prompt.text))
+
+    # MLflow 3.17 leaves the aliases out of prompt versions that it searches, and has them on what they are kept as.
+    def _registered(self, name: str) -> RegisteredModel | None:
+        return next(self._search(f"name = '{name}' AND {IS_PROMPT}"), None)
+
+    def _search(self, filter_string: str) -> Iterator[RegisteredModel]:
+        token: str | None = ""
+        while token is not None:
+            page = self._client.search_registered_models(filter_string, max_results=PAGE, page_token=token or None)
+            yield from page
+            token = page.token or None
+
+    def _newest(self, name: str) -> PromptVersion | None:
+        return next(iter(self._client.search_prompt_versions(name, max_results=1)), None)
+
+    def _version(self, name: str, version: int) -> PromptVersion | None:
+        try:
+            return self._client.get_prompt_version(name, version)
+        except MlflowException as error:
+            if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+                return None
+            raise
 
 
-def load_prompts(client: MlflowClient, names: Sequence[str]) -> list[Prompt]:
-    """`load_prompt` for each name, in order; one prompt given twice, in whatever version, is an error."""
-    prompts = [load_prompt(client, name) for name in names]
-    own = [prompt.name for prompt in prompts]
-    repeated = {name for name in own if own.count(name) > 1}
-    if repeated:
-        raise InputError(f"prompt named twice: {', '.join(sorted(repeated))}", hint="give each prompt once")
-    return prompts
+def _has_registry(client: MlflowClient) -> bool:
+    """Whether a prompt can be registered: an old server searches for prompts well, and refuses them.
 
-
-def list_prompts(client: MlflowClient) -> list[Prompt]:
-    """The newest version of every prompt, by name."""
-    names = sorted(str(found.name) for found in mlflow.genai.search_prompts())
-    return [prompt for name in names if (prompt := _newest(client, name))]
-
-
-def _newest(client: MlflowClient, name: str) -> Prompt | None:
+    The attempt cannot succeed, for lack of a prompt with that name; what it fails of tells the servers apart.
+    """
+    if not str(client.tracking_uri).startswith("http"):
+        return True
     try:
-        versions = client.search_prompt_versions(name)
+        client.create_prompt_version(f"fledge-probe-{uuid4().hex}", "{{question}}")
     except MlflowException as error:
         if error.error_code == "RESOURCE_DOES_NOT_EXIST":
-            return None
-        raise
-    found = max(versions, key=lambda version: int(version.version), default=None)
-    return _prompt(found) if found else None
+            return True
+        # 2.20 and older: a source they do not know; no model registry at all; a server that is not MLflow's own
+        if error.error_code in ("INVALID_PARAMETER_VALUE", "FEATURE_DISABLED", "ENDPOINT_NOT_FOUND", "NOT_IMPLEMENTED"):
+            return False
+        raise FledgeError(
+            f"the prompt registry does not answer: {str(error).splitlines()[0]}", hint="check MLFLOW_TRACKING_URI"
+        ) from None
+    return True
 
 
-def _prompt(stored: PromptVersion) -> Prompt:
-    if not isinstance(stored.template, str):
-        raise InputError(f"prompt {stored.name!r} is a chat prompt; a text prompt is needed here")
-    return Prompt(stored.name, int(stored.version), stored.template, tuple(stored.aliases or ()), stored)
+def _prompt(stored: PromptVersion, registered: RegisteredModel) -> Prompt:
+    version = int(stored.version)
+    template = stored.template
+    return Prompt(
+        stored.name,
+        version,
+        template if isinstance(template, str) else tuple(_turn(turn) for turn in template),
+        tuple(alias for alias, target in _aliases(registered).items() if target == version),
+        dict(stored.tags),
+        {key: value for key, value in (stored.model_config or {}).items() if value is not None},
+        stored.commit_message or "",
+    )
+
+
+def _turn(stored: Mapping[str, Any]) -> Message:
+    """A turn as it is kept; what fledge cannot send gets a role that `template.check` refuses when it is loaded."""
+    role, content = stored["role"], stored["content"]
+    if isinstance(content, str):
+        return Message(role, content)
+    return Message(cast("Any", f"{role} with other than text"), json.dumps(content))
+
+
+def _aliases(registered: RegisteredModel) -> dict[str, int]:
+    return {alias: int(version) for alias, version in sorted(registered.aliases.items())}  # text over HTTP
+
+
+def _refused(draft: Draft, error: Exception) -> InputError:
+    return InputError(f"MLflow does not take prompt {draft.name!r}: {' '.join(str(error).splitlines()[:3])}")

@@ -2,10 +2,21 @@
 
 import re
 from collections.abc import Mapping
+from typing import get_args
 
 from fledge.core.errors import InputError
+from fledge.models.engine import Message
+
+Template = str | tuple[Message, ...]
+"""A text to complete, or the turns of a conversation to answer."""
+
+ROLES = get_args(Message.__annotations__["role"])
 
 _VARIABLE = re.compile(r"\{\{\s*([A-Za-z_][A-Za-z0-9_]*)\s*\}\}")
+_BRACES = re.compile(r"\{\{(.*?)\}\}", re.DOTALL)
+_JINJA = re.compile(r"\{%.*?%\}|\{#.*?#\}", re.DOTALL)
+_SINGLE_BRACES = re.compile(r"\{([A-Za-z_][A-Za-z0-9_]*)\}")
+_UNKEEPABLE = re.compile("[\0\ud800-\udfff]")
 
 
 def variables(template: str) -> tuple[str, ...]:
@@ -24,13 +35,38 @@ def fill(template: str, values: Mapping[str, str]) -> str:
     return _VARIABLE.sub(lambda match: values[match[1]], template)
 
 
-def check(name: str, template: str) -> None:
+def check(name: str, template: Template) -> None:
     """Raise `InputError` unless the template has at least one variable and every `{{...}}` is a plain name."""
-    for part in re.findall(r"\{\{(.*?)\}\}", template, flags=re.DOTALL):
+    turns = [Message("user", template)] if isinstance(template, str) else template
+    strange = [turn.role for turn in turns if turn.role not in ROLES]
+    if strange:
+        raise InputError(f"prompt {name!r} has a turn of {strange[0]!r}", hint=f"text of {', '.join(ROLES)}")
+    texts = [turn.content for turn in turns]
+    for text in texts:
+        _check_text(name, text)
+    if not any(variables(text) for text in texts):
+        single = next((found[1] for text in texts if (found := _SINGLE_BRACES.search(text))), None)
+        if single:
+            raise InputError(
+                f"prompt {name!r} has no variable: '{{{single}}}' is plain text", f"write {{{{{single}}}}}"
+            )
+        raise InputError(f"prompt {name!r} has no variable", hint="put {{question}} where the question belongs")
+
+
+def _check_text(name: str, text: str) -> None:
+    if found := _UNKEEPABLE.search(text):
+        raise InputError(
+            f"prompt {name!r} has the character U+{ord(found[0]):04X} at {found.start()}, which no store keeps",
+            hint="remove it",
+        )
+    if found := _JINJA.search(text):
+        raise InputError(
+            f"prompt {name!r}: {found[0]!r} is Jinja; templates fill in names, they do not compute",
+            hint="write one prompt for each case",
+        )
+    for part in _BRACES.findall(text):
         if not _VARIABLE.fullmatch("{{" + part + "}}"):
             raise InputError(
                 f"prompt {name!r}: '{{{{{part}}}}}' is not a plain name; templates fill in names, they do not compute",
                 hint="write {{question}}",
             )
-    if not variables(template):
-        raise InputError(f"prompt {name!r} has no variable", hint="put {{question}} where the question belongs")

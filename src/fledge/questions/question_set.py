@@ -5,6 +5,7 @@ import hashlib
 import io
 import json
 import random
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -114,6 +115,7 @@ def _questions(path: Path, rows: Iterable[tuple[int, dict[str, Any]]]) -> Iterat
                 hint="name the column with the questions 'question'",
             )
         texts = {str(key): "" if value is None else str(value) for key, value in row.items()}
+        _check_characters(f"{path}, line {line}", texts)
         question = texts["question"]
         if not question.strip():
             raise InputError(f"{path}, line {line}: the question is empty", hint="write a question, or delete the line")
@@ -136,6 +138,18 @@ def _questions(path: Path, rows: Iterable[tuple[int, dict[str, Any]]]) -> Iterat
             split=texts.get("split", ""),
             columns={key: value for key, value in texts.items() if key not in KNOWN},
         )
+
+
+def _check_characters(where: str, texts: dict[str, str]) -> None:
+    """Refuse what neither a model nor a database takes."""
+    for name, text in texts.items():
+        if "\0" in text:
+            raise InputError(f"{where}: a NUL character in {name!r}", hint="remove it")
+        if not text.isascii() and re.search("[\ud800-\udfff]", text):
+            raise InputError(
+                f"{where}: half of a surrogate pair in {name!r}, which is no character",
+                hint="an emoji in JSON is two \\u escapes, or stands as it is",
+            )
 
 
 def _jsonl(path: Path, text: str) -> Iterator[tuple[int, dict[str, Any]]]:

@@ -24,7 +24,7 @@ from fledge.core.errors import FledgeError, InputError, RefusedError
 from fledge.experiments._mlflow import load_comparison, load_prompt_labels
 from fledge.models.engine import GenerationParams
 from fledge.models.snapshot import Snapshot
-from fledge.prompts._mlflow import Prompt
+from fledge.prompts.prompt import Prompt
 from fledge.prompts.template import variables
 from fledge.registry import manifest as manifests
 from fledge.registry.manifest import Manifest
@@ -70,6 +70,10 @@ def register_release(
     state_dir: Path,
 ) -> Release:
     """A new version of `name`, or the one that already has the same content."""
+    if not isinstance(prompt.template, str):
+        raise InputError(
+            f"prompt {prompt.label} is a conversation, which a release cannot have yet", hint="register a text prompt"
+        )
     manifest = Manifest(
         name=name,
         model=snapshot.source,

@@ -25,11 +25,11 @@ class ReleaseConfig(Workspace):
 def register(config: ExperimentConfig, *, name: str, run_id: str | None = None, prompt: str | None = None) -> "Release":
     """Register a release of `config.model` with one prompt, `simple` unless named.
 
-    From a run, model and settings are the run's own, and the prompt version is that of the comparison's winner, or of
-    its leader where nothing won.
+    From a run, prompt version, model and settings are those of the comparison's winner, or of its leader where nothing
+    won.
     """
-    from fledge.experiments._mlflow import load_comparison, load_config, load_prompt_labels
-    from fledge.prompts._mlflow import load_prompt
+    from fledge.experiments._mlflow import load_arm, load_comparison
+    from fledge.prompts._mlflow import open_store
     from fledge.registry._mlflow import register_release
     from fledge.tracking._mlflow import connect
 
@@ -38,11 +38,14 @@ def register(config: ExperimentConfig, *, name: str, run_id: str | None = None, 
     if run_id:
         comparison = load_comparison(client, run_id)
         evidence = {"run_id": run_id, "winner": comparison["winner"], "metric": comparison["metric"]}
-        prompt = prompt or load_prompt_labels(client, run_id)[comparison["winner"] or comparison["leader"]]
-        settings = load_config(client, run_id)
-        config = replace(config, model=settings.model, generation=settings.generation)
+        name_of_arm = comparison["winner"] or comparison["leader"]
+        arm = load_arm(client, run_id, name_of_arm)
+        if not arm.prompt:
+            raise InputError(f"{name_of_arm} is a chain of your own, which no release holds", hint="--prompt NAME")
+        prompt = prompt or arm.prompt
+        config = replace(config, model=arm.model, generation=arm.generation)
     model = snapshot.resolve(config.model)
-    chosen = load_prompt(client, prompt or "simple")
+    chosen = open_store(client).load(prompt or "simple")
     return register_release(
         client,
         name,

@@ -1,5 +1,6 @@
 """The MLflow model of a release; MLflow runs this file to load one, as in `mlflow models serve`."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from fledge.core.settings import load
 from fledge.models import selection, snapshot
 from fledge.models.engine import GenerationParams
 from fledge.models.selection import EngineSettings
-from fledge.prompts.template import variables
+from fledge.prompts.prompt import Prompt
 from fledge.registry.manifest import FILES, read_release
 
 
@@ -36,13 +37,13 @@ class HuggingFaceModelWrapper(PythonModel):  # type: ignore[misc]
         params: dict[str, Any] | None = None,
     ) -> list[str]:
         """One answer for each row; the whole input is one batch. `params` are generation settings for this call."""
-        template = self.manifest.template
-        rows = _rows(model_input, variables(template))
+        prompt = Prompt(self.manifest.prompt_name, self.manifest.prompt_version, self.manifest.template)
+        rows = _rows(model_input, prompt.variables)
         settings = {
             **self.manifest.generation,
             **{key: value for key, value in (params or {}).items() if value is not None},
         }
-        chain = build_chain(template, self.engine, GenerationParams(**settings))
+        chain = build_chain(prompt, self.engine, GenerationParams(**settings))
         with mlflow.start_span("predict", span_type="CHAIN") as span:
             span.set_inputs(rows)
             answers = chain.batch(rows)
@@ -50,13 +51,13 @@ class HuggingFaceModelWrapper(PythonModel):  # type: ignore[misc]
         return answers
 
 
-def _rows(model_input: Any, names: tuple[str, ...]) -> list[dict[str, str]]:
+def _rows(model_input: Any, names: tuple[str, ...]) -> list[Mapping[str, str]]:
     """Rows of template variables from a DataFrame, a dict, a list of dicts or texts, or one text."""
     if isinstance(model_input, pd.DataFrame):
         model_input = model_input.to_dict("records")
     if isinstance(model_input, (str, dict)):
         model_input = [model_input]
-    rows = [{names[0]: item} if isinstance(item, str) else dict(item) for item in model_input]
+    rows: list[Mapping[str, str]] = [{names[0]: item} if isinstance(item, str) else dict(item) for item in model_input]
     for number, row in enumerate(rows):
         for name in names:
             if not isinstance(row.get(name), str):

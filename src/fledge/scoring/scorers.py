@@ -1,8 +1,9 @@
 """Scores of one answer. Each scorer says its range and whether higher is better; none needs a network."""
 
+import itertools
 import re
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final, NamedTuple
 
 
@@ -13,6 +14,9 @@ class Scorer(NamedTuple):
     function: Callable[[str, str], float]
     higher_is_better: bool | None
     needs_reference: bool
+
+
+_ENDS = (".", "?", "!", "\u3002", "\uff1f", "\uff01", "\u061f", "\u0964")
 
 
 def _words(text: str) -> list[str]:
@@ -45,21 +49,37 @@ def empty(answer: str, _reference: str) -> float:
     return float(not answer.strip())
 
 
+def response_quality(answer: str, _reference: str) -> float:
+    """A look at the surface, 0 to 1, higher is better: the mean of whether it has three words, whether it ends like a
+    sentence, and the share of its word pairs that are different ones. Says nothing of whether it is right."""
+    words = answer.split()
+    pairs = list(itertools.pairwise(words))
+    different = len(set(pairs)) / len(pairs) if pairs else float(bool(words))
+    return (float(len(words) >= 3) + float(answer.rstrip().endswith(_ENDS)) + different) / 3
+
+
+def question_quality(question: str) -> float:
+    """A look at the surface, 0 to 1, higher is better: the mean of whether it has three to a hundred words, and
+    whether it ends like a sentence. It is the question's own, alike for all arms."""
+    return (float(3 <= len(question.split()) <= 100) + float(question.rstrip().endswith(_ENDS))) / 2
+
+
 SCORERS: Final = {
     scorer.name: scorer
     for scorer in (
         Scorer("token_f1", token_f1, True, True),
         Scorer("exact_match", exact_match, True, True),
         Scorer("response_length", response_length, None, False),
+        Scorer("response_quality", response_quality, True, False),
         Scorer("empty", empty, False, False),
     )
 }
 
 
-def score(answer: str, reference: str | None) -> dict[str, float]:
-    """All scores that the row allows."""
+def score(answer: str, reference: str | None, names: Sequence[str] = ()) -> dict[str, float]:
+    """The scores named, all of them unless some are, as far as the row allows."""
     return {
-        scorer.name: scorer.function(answer, reference or "")
-        for scorer in SCORERS.values()
-        if reference is not None or not scorer.needs_reference
+        name: SCORERS[name].function(answer, reference or "")
+        for name in names or SCORERS
+        if reference is not None or not SCORERS[name].needs_reference
     }

@@ -17,7 +17,7 @@ import psutil
 
 from fledge.core import state
 from fledge.core.errors import FledgeError, InputError
-from fledge.core.settings import Workspace, option
+from fledge.core.settings import Workspace, option, out_of_range
 from fledge.models.selection import EngineSettings
 from fledge.registry.manifest import FILES, Manifest, read_release
 
@@ -39,12 +39,8 @@ class ServeConfig(EngineSettings):
     drain_s: float = option(30.0, "seconds that running requests get to finish at a stop")
     record: bool = option(True, "record each request as a trace in MLflow")
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not 1 <= self.port <= 65535:
-            raise ValueError(f"port must be from 1 to 65535, not {self.port}")
-        if not 0 <= self.drain_s <= 3600:
-            raise ValueError(f"drain_s must be from 0 to 3600, not {self.drain_s:g}")
+    def problems(self) -> list[str]:
+        return super().problems() + out_of_range(self, ("port", 1, 65535), ("drain_s", 0, 3600))
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ import os
 import re
 import tempfile
 import warnings
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -13,7 +14,11 @@ from urllib.parse import urlsplit
 # MLflow reads these when it is imported or first used.
 os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
 os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
+# Whoever can wait for a server tries again by itself, so that MLflow need not hold a thread for minutes.
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
 
 import mlflow
 from mlflow import MlflowClient
@@ -22,6 +27,7 @@ from mlflow.exceptions import MlflowException
 from fledge.core import state
 from fledge.core.errors import FledgeError, InputError
 
+FIRST_ANSWER_S = 10
 SQL_SCHEMES = ("sqlite", "postgresql", "mysql", "mssql")
 
 
@@ -51,13 +57,42 @@ def connect(uri: str) -> MlflowClient:
 def _client(uri: str) -> MlflowClient:
     client = MlflowClient(tracking_uri=uri, registry_uri=uri)
     try:
-        client.search_experiments(max_results=1)
+        with _impatient():
+            client.search_experiments(max_results=1)
     except MlflowException as error:
-        raise FledgeError(
-            f"the tracking store {_without_password(uri)} does not answer: {str(error).splitlines()[0]}",
-            hint="check MLFLOW_TRACKING_URI, or start a server with: fledge ui",
-        ) from None
+        reason, hint = _explained(str(error))
+        raise FledgeError(f"the tracking store {_without_password(uri)} does not answer: {reason}", hint=hint) from None
     return client
+
+
+@contextlib.contextmanager
+def _impatient() -> Iterator[None]:
+    """One try, and not long: whoever has just typed an address wants to know that it is wrong."""
+    hasty = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0", "MLFLOW_HTTP_REQUEST_TIMEOUT": str(FIRST_ANSWER_S)}
+    before = {name: os.environ.get(name) for name in hasty}
+    os.environ.update(hasty)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is not None:
+                os.environ[name] = value
+
+
+def _explained(text: str) -> tuple[str, str]:
+    """What an error of MLflow's HTTP client means, and what to do."""
+    status = re.search(r"error code (\d{3})|too many (\d{3}) error", text)
+    number = (status[1] or status[2]) if status else ""
+    if number in ("401", "403"):
+        hint = "export MLFLOW_TRACKING_USERNAME=... MLFLOW_TRACKING_PASSWORD=... (or MLFLOW_TRACKING_TOKEN)"
+        return f"it wants a user and a password ({number})", hint
+    if number:
+        return f"it answers with error {number}", "see the log of the server; check MLFLOW_TRACKING_URI"
+    if "timed out" in text:
+        return f"no answer in {FIRST_ANSWER_S} s", "check MLFLOW_TRACKING_URI, and that the server is well"
+    if "NewConnectionError" in text or "NameResolutionError" in text:
+        return "nothing listens there", "check MLFLOW_TRACKING_URI, or start a server with: fledge ui"
+    return text.splitlines()[0], "check MLFLOW_TRACKING_URI, or start a server with: fledge ui"
 
 
 def experiment_id(client: MlflowClient, name: str) -> str:
@@ -100,6 +135,6 @@ def _without_password(uri: str) -> str:
 
 
 def _quiet() -> None:
-    for name in ("mlflow", "alembic"):
+    for name in ("mlflow", "alembic", "urllib3"):
         logging.getLogger(name).setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module=r"mlflow\..*")

@@ -2,15 +2,26 @@
 
 import base64
 import json
-import secrets
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
 from mlflow import MlflowClient
-from mlflow.entities import Span
+from mlflow.entities import Span, TraceInfo, TraceLocation, TraceState
 from mlflow.entities.model_registry import PromptVersion
+from mlflow.exceptions import MlflowException
 from mlflow.tracing.client import TracingClient
+
+from fledge.core.errors import FledgeError
+
+PREVIEW_CHARACTERS = 1000
+# A server answers one call at a time to each who asks; a database in this process gains nothing from more.
+CALLS_AT_ONCE = 4
+
+
+class NoTracesError(FledgeError):
+    """The tracking server is too old to keep traces with spans of our own making."""
 
 
 @dataclass(frozen=True)
@@ -30,17 +41,17 @@ class SpanRecord:
 
 @dataclass(frozen=True)
 class TraceRecord:
-    """One trace to write: `id` as `new_trace_id` gives, tags, and its spans."""
+    """One trace to write: `id` is `tr-` and 32 hexadecimal digits of its maker's choice.
+
+    `prompt` is the version to link, as `name/version`. `metadata` is MLflow's own (run, model, session): with it a
+    trace costs twice as much to write.
+    """
 
     id: str
     root: SpanRecord
     tags: dict[str, str] = field(default_factory=dict)
-    prompt: PromptVersion | None = None
-
-
-def new_trace_id() -> str:
-    """A fresh id in MLflow's form, `tr-` and 32 hexadecimal digits."""
-    return f"tr-{secrets.token_hex(16)}"
+    prompt: str = ""
+    metadata: dict[str, str] = field(default_factory=dict)
 
 
 def token_usage(prompt: int, completion: int) -> dict[str, Any]:
@@ -49,25 +60,75 @@ def token_usage(prompt: int, completion: int) -> dict[str, Any]:
     return {"mlflow.chat.tokenUsage": counts}
 
 
-def write_traces(
-    client: MlflowClient, experiment_id: str, traces: Sequence[TraceRecord], *, run_id: str | None = None
-) -> None:
-    """Write traces with their spans, tags, prompt links and, if given, the link to a run."""
+def write_traces(client: MlflowClient, experiment_id: str, traces: Sequence[TraceRecord]) -> None:
+    """Write traces with their spans, tags, metadata and prompt links.
+
+    Raises `NoTracesError` where the server has no place for them.
+    """
     if not traces:
         return
     tracing = TracingClient(client.tracking_uri)
-    tracing.log_spans(experiment_id, [span for trace in traces for span in _spans(trace)])
-    if run_id:
-        for start in range(0, len(traces), 100):  # MLflow links at most 100 in one call
-            client.link_traces_to_run([trace.id for trace in traces[start : start + 100]], run_id)
-    for trace in traces:
-        if trace.prompt is not None:
-            tracing.link_prompt_versions_to_trace(trace_id=trace.id, prompts=[trace.prompt])
+
+    def head(trace: TraceRecord) -> None:
+        if trace.metadata:
+            tracing.store.start_trace(_info(experiment_id, trace))
+
+    def link(trace: TraceRecord) -> None:
+        if trace.prompt:
+            name, _, version = trace.prompt.rpartition("/")
+            _link(tracing, trace.id, PromptVersion(name, int(version), ""))
+
+    at_once = CALLS_AT_ONCE if str(client.tracking_uri).startswith("http") else 1
+    with ThreadPoolExecutor(at_once) as pool:
+        try:
+            list(pool.map(head, traces))
+            tracing.log_spans(experiment_id, [span for trace in traces for span in _spans(trace)])
+        except NotImplementedError as error:
+            raise NoTracesError(str(error)) from None
+        except MlflowException as error:
+            if error.error_code == "ENDPOINT_NOT_FOUND":
+                raise NoTracesError(str(error).splitlines()[0]) from None
+            raise
+        list(pool.map(link, traces))
+
+
+def _link(tracing: TracingClient, trace_id: str, prompt: PromptVersion) -> None:
+    """For a search by prompt; a server that has none of that shows the link by its tag."""
+    try:
+        tracing.store.link_prompts_to_trace(trace_id, [prompt])
+    except MlflowException as error:
+        if error.error_code != "ENDPOINT_NOT_FOUND":
+            raise
+
+
+def _info(experiment_id: str, trace: TraceRecord) -> TraceInfo:
+    root = trace.root
+    return TraceInfo(
+        trace_id=trace.id,
+        trace_location=TraceLocation.from_experiment_id(experiment_id),
+        request_time=root.start_ns // 1_000_000,
+        execution_duration=(root.end_ns - root.start_ns) // 1_000_000,
+        state=TraceState.ERROR if root.error else TraceState.OK,
+        request_preview=_preview(root.inputs),
+        response_preview=_preview(root.outputs),
+        trace_metadata=trace.metadata,
+        tags=_tags(trace),
+    )
+
+
+def _preview(value: Any) -> str:
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    return text[:PREVIEW_CHARACTERS]
+
+
+def _tags(trace: TraceRecord) -> dict[str, str]:
+    name, _, version = trace.prompt.rpartition("/")
+    linked = {"mlflow.linkedPrompts": json.dumps([{"name": name, "version": version}])} if trace.prompt else {}
+    return {"mlflow.traceName": trace.root.name, **linked, **trace.tags}
 
 
 def _spans(trace: TraceRecord) -> list[Span]:
-    tags = {f"mlflow.traceTag.{key}": value for key, value in trace.tags.items()}
-    tags["mlflow.traceTag.mlflow.traceName"] = trace.root.name
+    tags = {f"mlflow.traceTag.{key}": value for key, value in _tags(trace).items()}
     result: list[Span] = []
 
     def add(record: SpanRecord, parent: str) -> None:

@@ -1,0 +1,63 @@
+"""An experiment of fledge as the subject of a benchmark: `python -m fledge.bench.asked recorded|unrecorded JSON`.
+
+Both ask the same cells; the second keeps nothing, which tells what recording costs. Writes one line of JSON to stdout.
+"""
+
+import json
+import sys
+import time
+from typing import Any
+
+from fledge.chains.engine_llm import build_chain
+from fledge.core.errors import FledgeError
+from fledge.experiments.arms import Arm
+from fledge.experiments.cells import ask, order_cells
+from fledge.experiments.config import ExperimentConfig
+from fledge.experiments.run import run_experiment, select_questions
+from fledge.models import selection
+from fledge.models.engine import Engine, GenerationParams, generate
+from fledge.prompts.prompt import Prompt
+
+
+def main(verb: str, content: dict[str, Any]) -> None:
+    generation = GenerationParams(max_tokens=content["tokens"], ignore_eos=True)
+    config = ExperimentConfig(**content["config"], generation=generation)
+    engine = selection.start(config, selection.find(config.model))
+    generate(engine, ["warm up"], GenerationParams(max_tokens=4))
+    work = _recorded if verb == "recorded" else _unrecorded
+    found = work(config, engine, content["templates"])
+    sys.stdout.write(json.dumps(found) + "\n")
+    engine.close()
+
+
+def _recorded(config: ExperimentConfig, engine: Engine, _templates: dict[str, str]) -> dict[str, Any]:
+    from fledge.experiments._mlflow import load_table
+    from fledge.tracking._mlflow import connect
+
+    client = connect(config.tracking)
+    started = time.perf_counter()
+    result = run_experiment(config, engine=engine)
+    seconds = time.perf_counter() - started
+    if result.failed:
+        raise FledgeError(f"{result.failed} answers failed")
+    table = load_table(client, result.run_id)
+    return {"seconds": seconds, "latencies": list(table["latency_s"]), "ttfts": list(table["ttft_s"])}
+
+
+def _unrecorded(config: ExperimentConfig, engine: Engine, templates: dict[str, str]) -> dict[str, Any]:
+    arms = [Arm(name, Prompt(name, 1, text), config.model, config.generation) for name, text in templates.items()]
+    questions = select_questions(config).questions
+    started = time.perf_counter()
+    cells = order_cells(arms, questions, config.samples, config.order_seed, engine.info.mode)
+    chains = {(arm.name, 0): build_chain(arm.prompt, engine, arm.generation) for arm in arms if arm.prompt}
+    answers = list(ask(cells, chains, lambda _: None, at_once=config.at_once))
+    seconds = time.perf_counter() - started
+    return {
+        "seconds": seconds,
+        "latencies": [answer.latency_s for answer in answers],
+        "ttfts": [answer.ttft_s for answer in answers],
+    }
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], json.loads(sys.argv[2]))

@@ -1,0 +1,49 @@
+"""What an experiment uses of the machine, by MLflow's own monitors and under its own names."""
+
+import contextlib
+import time
+
+from mlflow.entities import Metric
+from mlflow.system_metrics.metrics.base_metrics_monitor import BaseMetricsMonitor
+from mlflow.system_metrics.metrics.cpu_monitor import CPUMonitor
+from mlflow.system_metrics.metrics.disk_monitor import DiskMonitor
+from mlflow.system_metrics.metrics.gpu_monitor import GPUMonitor
+from mlflow.system_metrics.metrics.network_monitor import NetworkMonitor
+
+MOST_SAMPLES = 500
+
+
+class Resources:
+    """Samples of the machine as MLflow's `system/...` metrics, never closer than `interval_s`."""
+
+    def __init__(self, interval_s: float = 1.0) -> None:
+        self._monitors: list[BaseMetricsMonitor] = [CPUMonitor(), DiskMonitor(), NetworkMonitor()]
+        with contextlib.suppress(ImportError, RuntimeError):  # without NVIDIA's library, or without its driver
+            self._monitors.append(GPUMonitor())
+        self._interval_s = interval_s
+        self._last = 0.0
+        self._samples: list[tuple[int, dict[str, float]]] = []
+
+    def sample(self) -> None:
+        """Look once, if the last look is long enough ago."""
+        now = time.monotonic()
+        if now - self._last < self._interval_s:
+            return
+        self._last = now
+        found: dict[str, float] = {}
+        for monitor in self._monitors:
+            monitor.collect_metrics()
+            found |= monitor.aggregate_metrics()
+            monitor.clear_metrics()
+        self._samples.append((int(time.time() * 1000), found))
+        if len(self._samples) > MOST_SAMPLES:  # a long experiment is sampled more coarsely
+            self._samples = self._samples[::2]
+            self._interval_s *= 2
+
+    def metrics(self) -> list[Metric]:
+        """All samples as metrics, a step each."""
+        return [
+            Metric(f"system/{name}", float(value), moment, step)
+            for step, (moment, found) in enumerate(self._samples)
+            for name, value in found.items()
+        ]

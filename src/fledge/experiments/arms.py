@@ -1,0 +1,141 @@
+"""Arms: what is compared, one thing each of prompt version x model x generation settings."""
+
+import hashlib
+import json
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from fledge.core.errors import InputError
+from fledge.experiments.config import ArmConfig, ExperimentConfig
+from fledge.models.engine import GenerationParams
+from fledge.prompts.prompt import Prompt
+from fledge.questions.question_set import Question, QuestionSet
+
+# What MLflow calls a prompt's settings, and the field of GenerationParams that it sets.
+PROMPT_SETTINGS = {
+    "temperature": "temperature",
+    "max_tokens": "max_tokens",
+    "top_p": "top_p",
+    "top_k": "top_k",
+    "stop_sequences": "stop",
+}
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One arm, pinned: the prompt's text, the model's digest (a remote one's URL), and how it generates.
+
+    `prompt` is None for a chain of the user's own, whose `chain` describes it. `run_id` and `model_id` are MLflow's.
+    """
+
+    name: str
+    prompt: Prompt | None
+    model: str
+    generation: GenerationParams
+    model_digest: str = ""
+    chain: str = ""
+    run_id: str = ""
+    model_id: str = ""
+
+    @property
+    def label(self) -> str:
+        """The prompt version as `name/version`; empty for a chain of the user's own."""
+        return self.prompt.label if self.prompt else ""
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 over all that makes an answer: prompt version with its settings, model, generation settings."""
+        prompt = self.prompt
+        content = {
+            "prompt": [prompt.label, prompt.text, dict(prompt.settings)] if prompt else self.chain,
+            "model": self.model_digest,
+            "generation": asdict(self.generation),
+        }
+        return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()
+
+    def params(self, sample: int) -> GenerationParams:
+        """Generation settings of one sample: each has a seed of its own."""
+        return replace(self.generation, seed=(self.generation.seed + sample) % 2**63)
+
+    def key(self, question: Question, sample: int, mode: str) -> str:
+        """What tells one answer from every other: two cells with the same key have the same answer."""
+        parts = [self.name, self.digest, question.id, question.question, sample, self.params(sample).seed, mode]
+        return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
+
+def wanted(config: ExperimentConfig) -> list[ArmConfig]:
+    """The arms that a configuration means: its own, or each of its prompts with each of its models."""
+    models = list(dict.fromkeys((config.model, *config.more_models)))
+    arms = config.arms or [ArmConfig(prompt, "", model) for prompt in config.prompts for model in models]
+    return [replace(arm, model=arm.model or config.model) for arm in arms]
+
+
+def build_arms(config: ExperimentConfig, arms: Sequence[ArmConfig], prompts: Sequence[Prompt]) -> list[Arm]:
+    """An arm for each pair of what is wanted and its loaded prompt.
+
+    A prompt's own settings (MLflow's `model_config`) come before the experiment's, an arm's before both.
+    Raises `InputError` for two arms of the same name, or settings that no engine takes.
+    """
+    built = []
+    for arm, prompt in zip(arms, prompts, strict=True):
+        try:
+            generation = replace(config.generation, **{**_prompt_settings(prompt), **arm.generation})
+        except (TypeError, ValueError) as error:
+            raise InputError(
+                f"prompt {prompt.label} with its settings {dict(prompt.settings)}: {error}", hint="mend its settings"
+            ) from None
+        built.append(Arm(arm.name, prompt, arm.model, generation))
+    named = [replace(arm, name=name) for arm, name in zip(built, _names(built), strict=True)]
+    twice = [name for name, count in Counter(arm.name for arm in named).items() if count > 1]
+    if twice:
+        raise InputError(f"prompt named twice: {', '.join(twice)}", hint="give each arm once, or a name of its own")
+    return named
+
+
+def _prompt_settings(prompt: Prompt) -> dict[str, Any]:
+    found = {field: prompt.settings[name] for name, field in PROMPT_SETTINGS.items() if name in prompt.settings}
+    return {name: tuple(value) if name == "stop" else value for name, value in found.items()}
+
+
+def _names(arms: Sequence[Arm]) -> list[str]:
+    """The prompt's name; with its version where several are compared, and with the model where there are several."""
+    versions: dict[str, set[str]] = {}
+    for arm in arms:
+        versions.setdefault(arm.label.rpartition("/")[0], set()).add(arm.label)
+    several = len({arm.model for arm in arms}) > 1
+    names = []
+    for arm in arms:
+        prompt = arm.label.rpartition("/")[0]
+        name = arm.label if len(versions[prompt]) > 1 else prompt
+        model = arm.model.rstrip("/").rpartition("/")[2].rpartition("#")[2]
+        names.append(arm.name or (f"{name}:{model}" if several else name))
+    return names
+
+
+def check_variables(arms: Sequence[Arm], questions: QuestionSet) -> None:
+    """Raise `InputError` unless every question has what every prompt asks for."""
+    for arm in arms:
+        for name in arm.prompt.variables if arm.prompt else ():
+            for item in questions.questions:
+                if name not in item.variables:
+                    raise InputError(
+                        f"prompt {arm.label} needs {name!r}, which question {item.id!r} of {questions.source} does not "
+                        "have",
+                        hint=f"add a column {name!r} to the question set, or leave the prompt out with --prompts",
+                    )
+
+
+def own_arms(chains: Mapping[str, Any], taken: Sequence[Arm]) -> list[Arm]:
+    """An arm for each chain of the user's own."""
+    twice = sorted({arm.name for arm in taken} & set(chains))
+    if twice:
+        raise InputError(f"arm named twice: {', '.join(twice)}", hint="give your chain another name")
+    return [Arm(name, None, "", GenerationParams(), chain=_described(chain)) for name, chain in chains.items()]
+
+
+def _described(chain: Any) -> str:
+    """What a chain is made of, as LangChain tells it; without addresses, which differ from process to process."""
+    return re.sub(r"0x[0-9a-f]+", "", repr(chain))

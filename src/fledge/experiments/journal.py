@@ -1,0 +1,145 @@
+"""The journal of an experiment: on disk what it asks, each answer as soon as it came, and how much MLflow has of it."""
+
+import fcntl
+import json
+import os
+import threading
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+from pydantic import TypeAdapter, ValidationError
+
+from fledge.core import state
+from fledge.core.errors import FledgeError, InputError
+from fledge.core.settings import Workspace
+from fledge.experiments.arms import Arm
+from fledge.experiments.cells import Answer, Cell, order_cells
+from fledge.experiments.config import ExperimentConfig
+from fledge.questions.question_set import QuestionSet
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All that an experiment needs to go on: written before the first cell is asked, and never changed.
+
+    On disk it does not say where it is recorded: that may hold a password, and the server may move.
+    """
+
+    run_id: str
+    experiment_id: str
+    config: ExperimentConfig
+    arms: tuple[Arm, ...]
+    questions: QuestionSet
+    mode: str
+
+
+_PLAN = TypeAdapter(Plan)
+
+
+class Journal:
+    """A folder with the plan, a line for each answer, and the number of lines recorded in MLflow.
+
+    Only one process at a time has it open. `append` may be called from any thread.
+    """
+
+    def __init__(self, folder: Path, plan: Plan) -> None:
+        self.folder = folder
+        self.plan = plan
+        self._lock = threading.Lock()
+        self._lock_file = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            fcntl.flock(self._lock_file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(self._lock_file)
+            raise FledgeError(
+                f"the experiment {plan.run_id} is being asked by another process", hint="wait until it has ended"
+            ) from None
+        path = folder / "answers.jsonl"
+        self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
+        content = path.read_bytes()
+        whole = content.rfind(b"\n") + 1
+        os.ftruncate(self._file, whole)  # a process that was killed may have left half a line
+        self.answers = [Answer(**json.loads(line)) for line in content[:whole].splitlines()]
+        self._size = whole
+
+    @classmethod
+    def create(cls, plan: Plan) -> "Journal":
+        folder = state.ensure(plan.config.state_dir / "experiments" / plan.run_id)
+        content = replace(plan, config=replace(plan.config, tracking_uri="", state=""))
+        state.write_json(folder / "plan.json", _PLAN.dump_python(content, mode="json"))
+        return cls(folder, plan)
+
+    @classmethod
+    def open(cls, workspace: Workspace, run_id: str) -> "Journal":
+        """The journal of an experiment that was started before. Raises `InputError` where there is none."""
+        folder = workspace.state_dir / "experiments" / Path(run_id).name
+        try:
+            plan = _PLAN.validate_json((folder / "plan.json").read_bytes())
+        except (FileNotFoundError, NotADirectoryError):
+            raise InputError(
+                f"no experiment {run_id!r} was started with the state folder {workspace.state_dir}",
+                hint="resume it in the folder where it ran, or name that with --state",
+            ) from None
+        except ValidationError as error:
+            raise FledgeError(
+                f"{folder / 'plan.json'} is damaged in {error.error_count()} places", hint="start a new experiment"
+            ) from None
+        config = replace(plan.config, tracking_uri=workspace.tracking_uri, state=workspace.state)
+        return cls(folder, replace(plan, config=config))
+
+    @property
+    def sent(self) -> int:
+        """How many answers, from the first, are in MLflow."""
+        try:
+            return int(json.loads((self.folder / "sent.json").read_text()))
+        except FileNotFoundError:
+            return 0
+
+    def mark_sent(self, count: int) -> None:
+        state.write_json(self.folder / "sent.json", count)
+
+    def append(self, answer: Answer) -> None:
+        """Keep an answer. When this returns, killing the process does not lose it."""
+        line = (json.dumps(asdict(answer)) + "\n").encode()
+        with self._lock:
+            try:
+                written = os.write(self._file, line)
+            except OSError as error:
+                raise self._full(error.strerror or "") from None
+            if written < len(line):
+                os.ftruncate(self._file, self._size)
+                raise self._full("only a part could be written")
+            self._size += written
+            self.answers.append(answer)
+
+    def sync(self) -> None:
+        """Bring what was written to the disk itself, for the day the power fails."""
+        os.fsync(self._file)
+
+    def latest(self) -> list[Answer]:
+        """The last attempt at each cell, in the order in which cells were first answered."""
+        return list({answer.key: answer for answer in list(self.answers)}.values())
+
+    def unanswered(self) -> list[Cell]:
+        """The cells to ask, in their order: without an answer, or with an error that may have passed."""
+        plan = self.plan
+        answered = {answer.key: answer for answer in self.answers}
+        cells = order_cells(plan.arms, plan.questions.questions, plan.config.samples, plan.config.order_seed, plan.mode)
+        waiting = []
+        for cell in cells:
+            last = answered.get(cell.key)
+            if last is None:
+                waiting.append(cell)
+            elif last.error and not last.final:
+                waiting.append(replace(cell, attempt=last.attempt + 1))
+        return waiting
+
+    def close(self) -> None:
+        os.close(self._file)
+        os.close(self._lock_file)
+
+    def _full(self, reason: str) -> FledgeError:
+        return FledgeError(
+            f"cannot keep an answer in {self.folder}: {reason}",
+            hint=f"free some space, then: fledge experiment --resume {self.plan.run_id}",
+        )

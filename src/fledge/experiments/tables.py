@@ -1,0 +1,73 @@
+"""An experiment's answers as a table, and the figures of its arms."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import pandas as pd
+
+from fledge.experiments.cells import Answer
+from fledge.experiments.journal import Plan
+from fledge.scoring.scorers import question_quality
+
+# Numbers of a row that are no score.
+FIGURES = ("sample", "prompt_tokens", "completion_tokens", "ttft_s", "latency_s", "cost", "turns_left_out")
+
+
+def build_table(plan: Plan, answers: Sequence[Answer]) -> pd.DataFrame:
+    """A row for each cell, by question in their order, then arm, then sample."""
+    places = {item.id: place for place, item in enumerate(plan.questions.questions)}
+    arms = {arm.name: place for place, arm in enumerate(plan.arms)}
+    ordered = sorted(answers, key=lambda row: (places[row.question_id], arms[row.arm], row.sample))
+    questions = {item.id: item for item in plan.questions.questions}
+    rare = [name for name in ("cost", "turns_left_out") if any(getattr(answer, name) for answer in answers)]
+    rows: list[dict[str, Any]] = []
+    for answer in ordered:
+        question = questions[answer.question_id]
+        rows.append(
+            {
+                "question_id": question.id,
+                "question": question.question,
+                "topic": question.topic,
+                "reference": question.reference,
+                "arm": answer.arm,
+                "sample": answer.sample,
+                "answer": answer.text,
+                "error": answer.error,
+                "finish_reason": answer.finish_reason,
+                "prompt_tokens": answer.prompt_tokens,
+                "completion_tokens": answer.completion_tokens,
+                "ttft_s": answer.ttft_s,
+                "latency_s": answer.latency_s,
+                **{name: getattr(answer, name) for name in rare},
+                **answer.scores,
+                "trace_id": answer.trace_id(plan.run_id),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def arm_metrics(table: pd.DataFrame) -> dict[str, float]:
+    """Figures of one arm's rows: how many, the means of all scores, and what the answers took; times in seconds.
+
+    `effectiveness` is the success rate times the mean response quality.
+    """
+    good = table[table["error"] == ""]
+    success = len(good) / len(table) if len(table) else 0.0
+    metrics = {
+        "cells": float(len(table)),
+        "success_rate": success,
+        "question_quality": float(table["question"].map(question_quality).mean()),
+    }
+    for name in good.select_dtypes("number").columns:
+        if name not in FIGURES and good[name].notna().any():
+            metrics[name] = float(good[name].mean())
+    if "response_quality" in metrics:
+        metrics["effectiveness"] = success * metrics["response_quality"]
+    latency, ttft = good["latency_s"].dropna().astype(float), good["ttft_s"].dropna().astype(float)
+    if len(latency):
+        metrics |= {"latency_mean_s": float(latency.mean()), "latency_p95_s": float(latency.quantile(0.95))}
+    if len(ttft):
+        metrics["ttft_mean_s"] = float(ttft.mean())
+    for name in ("prompt_tokens", "completion_tokens", *(["cost"] if "cost" in good else [])):
+        metrics[name] = float(good[name].fillna(0).sum())
+    return metrics

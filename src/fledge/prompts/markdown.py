@@ -1,0 +1,150 @@
+"""Prompts as Markdown files: YAML between two `---` lines, then the template.
+
+The line end behind the template belongs to the file; all else is kept as it is. A conversation is `messages` in the
+YAML, with nothing behind it. A file without YAML is a template and nothing more.
+"""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from fledge.core.errors import InputError
+from fledge.models.engine import Message
+from fledge.prompts.prompt import Draft, Prompt
+from fledge.prompts.template import Template
+
+KEYS = ("name", "message", "tags", "aliases", "settings", "messages")
+
+_OPENING = re.compile(r"---[ \t]*(\r?\n)")
+_LINE_ENDS = re.compile("[\x85\u2028\u2029]")  # PyYAML reads them as spaces unless they are escaped
+_CLOSING = re.compile(r"^---[ \t]*(?:\r?\n|\Z)", re.MULTILINE)
+
+
+def read(path: Path, name: str = "") -> Draft:
+    """The prompt in a file, under `name` if given, else the file's own, else the file's name without its ending.
+
+    Raises `InputError`, naming file and line, for a file that is none.
+    """
+    try:
+        content = path.read_bytes().decode("utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: {error}", hint="name a text file in UTF-8") from None
+    try:
+        front, template = _parse(content)
+        return Draft(
+            name or front.get("name", path.stem),
+            template,
+            tuple(front.get("aliases", ())),
+            front.get("tags", {}),
+            front.get("settings", {}),
+            front.get("message", ""),
+        )
+    except InputError as error:
+        raise InputError(f"{path}: {error.message}", error.hint) from None
+
+
+def write(prompt: Prompt) -> str:
+    """The file that `read` makes this prompt of again; in it is everything but the version."""
+    front: dict[str, Any] = {
+        "name": prompt.name,
+        "message": prompt.message,
+        "tags": dict(prompt.tags),
+        "aliases": list(prompt.aliases),
+        "settings": dict(prompt.settings),
+    }
+    body = ""
+    if isinstance(prompt.template, str):
+        body = prompt.template + "\n"
+    else:
+        front["messages"] = [vars(turn) for turn in prompt.template]
+    kept = {key: value for key, value in front.items() if value}
+    return f"---\n{yaml.dump(kept, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120)}---\n{body}"
+
+
+def _parse(content: str) -> tuple[dict[str, Any], Template]:
+    opening = _OPENING.match(content)
+    if opening is None:
+        return {}, re.sub(r"\r?\n\Z", "", content)
+    closing = _CLOSING.search(content, opening.end())
+    if closing is None:
+        raise InputError("line 1: '---' begins a part in YAML that does not end", hint="end it with a line of '---'")
+    front = _front(content[opening.end() : closing.start()])
+    body = content[closing.end() :]
+    if "messages" not in front:
+        return front, body.removesuffix(opening[1])  # the line end of this file, be it of Windows
+    if body.strip():
+        line = content.count("\n", 0, closing.end()) + 1
+        raise InputError(f"line {line}: a template behind messages", hint="give one of the two")
+    return front, tuple(Message(turn["role"], turn["content"]) for turn in front["messages"])
+
+
+def _front(text: str) -> dict[str, Any]:
+    """The YAML, each value of its kind."""
+    try:
+        node = yaml.compose(text, yaml.SafeLoader)
+        values = yaml.safe_load(text)
+    except yaml.MarkedYAMLError as error:
+        line = error.problem_mark.line + 2 if error.problem_mark else 1
+        raise InputError(f"line {line}: {error.problem or 'not YAML'}", hint="put text in quotes") from None
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise InputError(f"not YAML: {str(error).splitlines()[0]}", hint="put text in quotes") from None
+    if node is None:
+        return {}
+    if not isinstance(node, yaml.MappingNode):
+        raise InputError("line 2: not a list of keys and values", hint=f"keys: {', '.join(KEYS)}")
+    seen: set[str] = set()
+    for key, _ in node.value:
+        line = key.start_mark.line + 2
+        if key.value not in KEYS:
+            raise InputError(f"line {line}: unknown key {key.value!r}", hint=f"keys: {', '.join(KEYS)}")
+        if key.value in seen:
+            raise InputError(f"line {line}: {key.value!r} is there twice")
+        seen.add(key.value)
+        wrong = _wrong(key.value, values[key.value])
+        if wrong:
+            raise InputError(f"line {line}: {key.value} must be {wrong}", hint="put text in quotes")
+    return dict(values)
+
+
+def _wrong(key: str, value: Any) -> str:
+    """What the value should have been; nothing where it is."""
+    if key in ("name", "message"):
+        return "" if isinstance(value, str) else "text"
+    if key == "aliases":
+        return "" if isinstance(value, list) and all(isinstance(item, str) for item in value) else "a list of text"
+    if key == "tags":
+        return "" if _is_text_to_text(value) else "names and text"
+    if key == "settings":
+        return "" if isinstance(value, dict) and _is_json(value) else "names and plain values"
+    fitting = isinstance(value, list) and all(
+        _is_text_to_text(turn) and turn.keys() == {"role", "content"} for turn in value
+    )
+    return "" if fitting else "a list of role and content"
+
+
+def _is_text_to_text(value: Any) -> bool:
+    return isinstance(value, dict) and all(isinstance(item, str) for pair in value.items() for item in pair)
+
+
+def _is_json(value: dict[Any, Any]) -> bool:
+    try:
+        return bool(json.loads(json.dumps(value, allow_nan=False)) == value)
+    except (TypeError, ValueError):
+        return False
+
+
+class _Dumper(yaml.SafeDumper):
+    """Text of several lines stands as it is, where YAML can say it so."""
+
+
+def _text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
+    style = "|" if "\n" in text else None
+    if _LINE_ENDS.search(text):
+        style = '"'
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
+
+
+_Dumper.add_representer(str, _text)

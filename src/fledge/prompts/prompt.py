@@ -1,0 +1,142 @@
+"""A prompt, one pinned version of a template; what is to be registered; and what keeps prompts."""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple, Protocol
+
+from fledge.core.errors import InputError
+from fledge.prompts import template as templates
+from fledge.prompts.template import Template
+
+# MLflow's rules, and no leading dot or hyphen: names are also file names and arguments.
+_NAME = r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,199}"
+_REFERENCE = re.compile(rf"(?:prompts:/)?(?P<name>{_NAME})(?:/(?P<version>[1-9][0-9]{{0,8}})|@(?P<alias>[^/@\s]+))?")
+_ALIAS = re.compile(r"[A-Za-z0-9_-]{1,200}")
+_RESERVED_ALIAS = re.compile(r"latest|v?[0-9]+", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """One version of a prompt. The template never changes; aliases, tags and settings may.
+
+    `settings` is what MLflow calls the prompt's `model_config`.
+    """
+
+    name: str
+    version: int
+    template: Template
+    aliases: tuple[str, ...] = ()
+    tags: Mapping[str, str] = field(default_factory=dict)
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    message: str = ""
+
+    @property
+    def uri(self) -> str:
+        """MLflow's name for it."""
+        return f"prompts:/{self.name}/{self.version}"
+
+    @property
+    def label(self) -> str:
+        """Short form for people, `name/version`."""
+        return f"{self.name}/{self.version}"
+
+    @property
+    def variables(self) -> tuple[str, ...]:
+        """Names of the variables, of all turns, in order of first use."""
+        return templates.variables(self.text)
+
+    @property
+    def text(self) -> str:
+        """The template as one text; of a conversation the turns, as `role: content`."""
+        if isinstance(self.template, str):
+            return self.template
+        return "\n".join(f"{turn.role}: {turn.content}" for turn in self.template)
+
+    def fill(self, values: Mapping[str, str]) -> Template:
+        """The template with its variables filled in. Raises `InputError` for a variable without a value."""
+        if isinstance(self.template, str):
+            return templates.fill(self.template, values)
+        return tuple(replace(turn, content=templates.fill(turn.content, values)) for turn in self.template)
+
+
+@dataclass(frozen=True)
+class Draft:
+    """What is to be registered. Raises `InputError` for a name, alias or template that cannot be."""
+
+    name: str
+    template: Template
+    aliases: tuple[str, ...] = ()
+    tags: Mapping[str, str] = field(default_factory=dict)
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    message: str = ""
+
+    def __post_init__(self) -> None:
+        if not re.fullmatch(_NAME, self.name):
+            raise InputError(f"{self.name!r} cannot be the name of a prompt", hint="letters, digits, '_', '-' and '.'")
+        for alias in self.aliases:
+            check_alias(alias)
+        for key in self.tags:
+            if key.startswith(("mlflow.", "_mlflow")):
+                raise InputError(f"tag {key!r} of prompt {self.name!r} is MLflow's own", hint="name it otherwise")
+        templates.check(self.name, self.template)
+
+
+class PromptStore(Protocol):
+    """Keeps prompts. Every method raises `InputError` for a name that it does not have."""
+
+    def register(self, draft: Draft) -> Prompt:
+        """The newest version if it has this template, else a new one; with the draft's tags, aliases and settings."""
+        ...
+
+    def load(self, name: str) -> Prompt:
+        """The version that `name`, `name/3` or `name@alias` means; a bare default name is registered at first use."""
+        ...
+
+    def list(self, tags: Mapping[str, str]) -> Sequence[Prompt]:
+        """The newest version of every prompt that has these tags, by name."""
+        ...
+
+    def versions(self, name: str) -> Sequence[Prompt]:
+        """All versions, oldest first."""
+        ...
+
+    def set_alias(self, name: str, alias: str, version: int) -> int | None:
+        """Move or make an alias; the version that had it."""
+        ...
+
+    def delete_alias(self, name: str, alias: str) -> int | None:
+        """Remove an alias; the version that had it."""
+        ...
+
+    def link_to_run(self, prompt: Prompt, run_id: str) -> None:
+        """Record that a run uses the prompt."""
+        ...
+
+
+class Reference(NamedTuple):
+    """A name as a user gives it, taken apart; without version and alias it means the newest version."""
+
+    name: str
+    version: int | None
+    alias: str | None
+
+
+def parse_reference(text: str) -> Reference:
+    """`name`, `name/3` or `name@alias`, with or without `prompts:/` before it. Raises `InputError` for all else."""
+    match = _REFERENCE.fullmatch(text)
+    if match is None:
+        raise InputError(
+            f"no prompt {text!r}: that is no prompt's name",
+            hint="NAME, NAME/3 or NAME@alias; names are of letters, digits, '_', '-' and '.'",
+        )
+    version = match["version"]
+    return Reference(match["name"], int(version) if version else None, match["alias"])
+
+
+def check_alias(alias: str) -> None:
+    """Raise `InputError` unless `alias` can be one."""
+    if not _ALIAS.fullmatch(alias):
+        raise InputError(f"{alias!r} cannot be an alias", hint="letters, digits, '_' and '-'")
+    if _RESERVED_ALIAS.fullmatch(alias):
+        raise InputError(f"{alias!r} cannot be an alias: it reads as a version", hint="a word, as in: production")

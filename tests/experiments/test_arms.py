@@ -1,0 +1,177 @@
+"""What is compared: arms, their names, settings and identities."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from langchain_core.runnables import RunnableLambda
+
+from fledge.core.errors import InputError
+from fledge.experiments.arms import Arm, build_arms, own_arms, wanted
+from fledge.experiments.config import ArmConfig, ExperimentConfig
+from fledge.models.engine import GenerationParams
+from fledge.prompts.prompt import Prompt
+from fledge.questions.question_set import Question
+
+
+def _prompt(label: str, **changes: Any) -> Prompt:
+    name, _, version = label.partition("/")
+    return Prompt(name, int(version or 1), "Q: {{question}}", **changes)
+
+
+def _build(config: ExperimentConfig) -> list[Arm]:
+    asked = wanted(config)
+    return build_arms(config, asked, [_prompt(arm.prompt) for arm in asked])
+
+
+def test_prompts_times_models() -> None:
+    arms = _build(ExperimentConfig(prompts=("a", "b"), model="embedded", more_models=("org/other", "org/other")))
+    assert [(arm.name, arm.model) for arm in arms] == [
+        ("a:embedded", "embedded"),
+        ("a:other", "org/other"),
+        ("b:embedded", "embedded"),
+        ("b:other", "org/other"),
+    ]
+
+
+def test_names_are_as_short_as_they_can_be() -> None:
+    assert [arm.name for arm in _build(ExperimentConfig(prompts=("a", "b/2")))] == ["a", "b"]
+    assert [arm.name for arm in _build(ExperimentConfig(prompts=("a/1", "a/2")))] == ["a/1", "a/2"]
+
+
+def test_the_same_arm_twice() -> None:
+    with pytest.raises(InputError, match="prompt named twice: a"):
+        _build(ExperimentConfig(prompts=("a", "a")))
+
+
+def test_arms_of_a_file_differ_in_generation() -> None:
+    config = ExperimentConfig(
+        arms=(ArmConfig("a", "cold"), ArmConfig("a", "hot", generation={"temperature": 0.9, "max_tokens": 7})),
+        generation=GenerationParams(top_k=3),
+    )
+    cold, hot = _build(config)
+    assert (cold.name, cold.generation.temperature, cold.generation.top_k) == ("cold", 0.0, 3)
+    assert (hot.name, hot.generation.temperature, hot.generation.top_k, hot.generation.max_tokens) == ("hot", 0.9, 3, 7)
+
+
+def test_settings_of_a_prompt_come_before_those_of_the_experiment_and_after_those_of_an_arm() -> None:
+    settings = {"temperature": 0.4, "max_tokens": 11, "stop_sequences": ["x"], "provider": "openai"}
+    prompt = _prompt("a", settings=settings)
+    config = ExperimentConfig(generation=GenerationParams(max_tokens=5, top_p=0.5))
+    (arm,) = build_arms(config, [ArmConfig("a", model="m", generation={"temperature": 0.1})], [prompt])
+    assert arm.generation == GenerationParams(max_tokens=11, temperature=0.1, top_p=0.5, stop=("x",))
+
+
+def test_settings_of_a_prompt_that_no_engine_takes() -> None:
+    with pytest.raises(InputError, match=r"prompt a/1 with its settings .*temperature must be from 0 to 2"):
+        build_arms(ExperimentConfig(), [ArmConfig("a")], [_prompt("a", settings={"temperature": 3.0})])
+
+
+def test_an_arm_is_what_makes_its_answers() -> None:
+    arm = Arm("a", _prompt("a"), "embedded", GenerationParams(), model_digest="d")
+    assert arm.digest == replace(arm, name="other", run_id="r", model_id="m", model="elsewhere").digest
+    assert arm.digest == replace(arm, prompt=_prompt("a", aliases=("champion",), tags={"x": "y"})).digest
+    different = [
+        replace(arm, prompt=_prompt("a/2")),
+        replace(arm, prompt=replace(_prompt("a"), template="{{question}}?")),
+        replace(arm, prompt=_prompt("a", settings={"temperature": 0.5})),
+        replace(arm, model_digest="e"),
+        replace(arm, generation=GenerationParams(temperature=0.5)),
+    ]
+    assert len({arm.digest, *(other.digest for other in different)}) == 6
+
+
+def test_each_sample_has_a_seed_of_its_own() -> None:
+    arm = Arm("a", _prompt("a"), "embedded", GenerationParams(seed=2**63 - 2))
+    assert [arm.params(sample).seed for sample in range(3)] == [2**63 - 2, 2**63 - 1, 0]
+
+
+def test_the_key_of_an_answer_holds_arm_question_sample_seed_and_mode() -> None:
+    arm, question = Arm("a", _prompt("a"), "embedded", GenerationParams(seed=1)), Question("q", "Why?")
+    other = replace(arm, generation=GenerationParams(seed=2))
+    keys = {
+        arm.key(question, 0, "exact"),
+        replace(arm, name="b").key(question, 0, "exact"),
+        other.key(question, 0, "exact"),
+        arm.key(replace(question, question="Who?"), 0, "exact"),
+        arm.key(replace(question, id="r"), 0, "exact"),
+        arm.key(question, 1, "exact"),
+        arm.key(question, 0, "fast"),
+    }
+    assert len(keys) == 7
+    assert arm.key(replace(question, reference="Because.", topic="t"), 0, "exact") in keys
+
+
+def test_a_chain_of_ones_own_is_known_again_in_another_process() -> None:
+    def chain() -> Any:
+        return RunnableLambda(str.upper) | RunnableLambda(str.strip)
+
+    assert own_arms({"mine": chain()}, [])[0].digest == own_arms({"mine": chain()}, [])[0].digest
+    with pytest.raises(InputError, match="arm named twice: a"):
+        own_arms({"a": chain()}, [Arm("a", None, "", GenerationParams())])
+
+
+def test_what_is_wrong_is_told_at_once() -> None:
+    flags = {
+        "samples": 0,
+        "concurrency": "many",
+        "temperature": 9.0,
+        "max_tokens": 0,
+        "scorers": ("nonsense",),
+        "tags": ("plain",),
+        "cache_gb": 0,
+    }
+    with pytest.raises(InputError) as caught:
+        ExperimentConfig.load(flags)
+    for text in (
+        "samples must be from 1 to 1000, not 0",
+        "concurrency = 'many' (flag)",
+        "temperature must be from 0 to 2, not 9",
+        "max_tokens must be from 1 to 4096, not 0",
+        "not nonsense",
+        "tags are key=value, not plain",
+        "cache_gb must be from 1 to 4096, not 0",
+    ):
+        assert text in caught.value.message
+
+
+@pytest.mark.parametrize("suffix", ["toml", "yaml"])
+def test_a_file_of_settings(tmp_path: Any, monkeypatch: pytest.MonkeyPatch, suffix: str) -> None:
+    path = tmp_path / f"experiment.{suffix}"
+    path.write_text(
+        {
+            "toml": 'samples = 3\nmax_tokens = 9\n[[arms]]\nprompt = "simple"\nname = "hot"\n'
+            "generation = {temperature = 0.9}\n",
+            "yaml": "samples: 3\nmax_tokens: 9\n"
+            "arms:\n- prompt: simple\n  name: hot\n  generation: {temperature: 0.9}\n",
+        }[suffix]
+    )
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("FLEDGE_MAX_TOKENS", "10")
+    (tmp_path / "fledge.toml").write_text("samples = 4\nlimit = 2\n")
+    config = ExperimentConfig.load({"order_seed": 5}, file=path)
+    assert (config.samples, config.generation.max_tokens, config.limit, config.order_seed) == (3, 10, 2, 5)
+    assert config.arms == (ArmConfig("simple", "hot", generation={"temperature": 0.9}),)
+    assert config.generation.temperature == 0.7  # several samples
+
+
+def test_a_file_with_what_is_no_setting(tmp_path: Any) -> None:
+    path = tmp_path / "experiment.yaml"
+    path.write_text("sample: 3\n")
+    with pytest.raises(InputError, match=r"experiment.yaml: no setting 'sample'"):
+        ExperimentConfig.load(file=path)
+    path.write_text("- a\n")
+    with pytest.raises(InputError, match="no settings in it"):
+        ExperimentConfig.load(file=path)
+    path.write_text("a: [")
+    with pytest.raises(InputError, match=r"experiment.yaml: "):
+        ExperimentConfig.load(file=path)
+    with pytest.raises(InputError, match="there is no such file"):
+        ExperimentConfig.load(file=tmp_path / "none.toml")
+
+
+def test_a_bad_arm_of_a_file() -> None:
+    with pytest.raises(InputError, match=r"arm 'hot': temperature must be from 0 to 2"):
+        ExperimentConfig.load({"arms": [{"prompt": "a", "name": "hot", "generation": {"temperature": 5}}]})
+    with pytest.raises(InputError, match="unexpected keyword argument 'heat'"):
+        ExperimentConfig.load({"arms": [{"prompt": "a", "generation": {"heat": 5}}]})

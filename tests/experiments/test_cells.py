@@ -1,0 +1,129 @@
+"""Asking cells: what comes of each, whatever a chain does."""
+
+import threading
+import time
+from typing import Any
+
+import pytest
+from langchain_core.language_models import FakeListChatModel
+from langchain_core.messages import AIMessage
+from langchain_core.prompts import ChatPromptTemplate
+from langchain_core.runnables import RunnableLambda
+
+from fledge.core.errors import FledgeError, InputError
+from fledge.experiments.arms import Arm
+from fledge.experiments.cells import Answer, Cell, ask, order_cells
+from fledge.models.engine import GenerationParams
+from fledge.questions.question_set import Question
+
+ARM = Arm("a", None, "", GenerationParams(), chain="mine")
+
+
+def _cells(count: int = 1, question: str = "Why?", reference: str | None = None) -> list[Cell]:
+    return [Cell("a", Question(str(place), question, reference), 0, str(place)) for place in range(count)]
+
+
+def _ask(work: Any, cells: list[Cell], **options: Any) -> list[Answer]:
+    chain = work if hasattr(work, "invoke") else RunnableLambda(work)
+    return list(ask(cells, {("a", 0): chain}, lambda _: None, **{"at_once": 4, **options}))
+
+
+def test_cells_are_interleaved_in_an_order_that_the_seed_decides() -> None:
+    arms = [ARM, Arm("b", None, "", GenerationParams(), chain="other")]
+    questions = [Question(str(place), "Why?") for place in range(50)]
+    first = order_cells(arms, questions, 2, 7, "exact")
+    assert len(first) == len({cell.key for cell in first}) == 200
+    assert first == order_cells(arms, questions, 2, 7, "exact")
+    assert first != order_cells(arms, questions, 2, 8, "exact")
+    half = [cell.arm for cell in first[:100]]
+    assert 30 < half.count("a") < 70
+
+
+def test_an_answer_is_kept_before_it_is_told() -> None:
+    kept: list[str] = []
+    chains = {("a", 0): RunnableLambda(lambda values: values["question"].upper())}
+    for answer in ask(_cells(5), chains, lambda answer: kept.append(answer.key), at_once=2):
+        assert answer.key in kept
+        assert answer.text == "WHY?"
+    assert len(kept) == 5
+
+
+def test_no_more_are_in_the_making_than_allowed() -> None:
+    lock, now, most = threading.Lock(), 0, 0
+
+    def work(_values: dict[str, str]) -> str:
+        nonlocal now, most
+        with lock:
+            now += 1
+            most = max(most, now)
+        time.sleep(0.02)
+        with lock:
+            now -= 1
+        return "yes"
+
+    _ask(work, _cells(12), at_once=3)
+    assert most == 3
+    most = 0
+    _ask(work, _cells(3), at_once=1)
+    assert most == 1
+
+
+@pytest.mark.parametrize(
+    ("error", "final"), [(InputError("too long"), True), (FledgeError("refused"), False), (ZeroDivisionError(), False)]
+)
+def test_an_error_stays_with_its_cell(error: Exception, final: bool) -> None:
+    def work(_values: dict[str, str]) -> str:
+        raise error
+
+    (answer,) = _ask(work, _cells())
+    assert answer.error == (str(error) or "ZeroDivisionError")
+    assert (answer.final, answer.text, answer.scores, answer.latency_s) == (final, "", {}, None)
+
+
+def test_what_no_database_takes_is_replaced_in_answers() -> None:
+    (answer,) = _ask(lambda _: "a\0b\ud800c \u05d0\U0001f600", _cells())
+    assert answer.text == "a\ufffdb?c \u05d0\U0001f600"
+
+
+def test_a_model_that_returns_nothing() -> None:
+    (answer,) = _ask(lambda _: "", _cells(reference="Because."))
+    assert (answer.text, answer.error, answer.scores["empty"], answer.scores["token_f1"]) == ("", "", 1.0, 0.0)
+
+
+def test_a_chat_chain_tells_prompt_and_tokens() -> None:
+    usage = {"input_tokens": 5, "output_tokens": 2, "total_tokens": 7}
+
+    class Model(FakeListChatModel):
+        def _generate(self, *args: Any, **kwargs: Any) -> Any:
+            result = super()._generate(*args, **kwargs)
+            result.generations[0].message = AIMessage("Indeed so.", usage_metadata=usage)
+            return result
+
+    chain = ChatPromptTemplate([("system", "Be brief."), ("human", "{question}")]) | Model(responses=["x"])
+    (answer,) = _ask(chain, _cells())
+    assert answer.text == "Indeed so."
+    assert answer.prompt_text == "system: Be brief.\n\nhuman: Why?"
+    assert (answer.prompt_tokens, answer.completion_tokens) == (5, 2)
+    assert answer.started_ns <= answer.filled_ns <= answer.submitted_ns <= answer.generated_ns <= answer.ended_ns
+
+
+def test_what_is_broken_off_is_no_answer_and_what_came_is_kept() -> None:
+    kept: list[Answer] = []
+    leave = threading.Event()
+
+    def work(values: dict[str, str]) -> str:
+        if values["question"] == "Why?":
+            leave.wait(5)
+            raise FledgeError("the engine was closed")
+        return "yes"
+
+    cells = [
+        *_cells(1, question="Who?"),
+        *(Cell("a", Question(f"q{place}", "Why?"), 0, f"k{place}") for place in range(3)),
+    ]
+    answers = ask(cells, {("a", 0): RunnableLambda(work)}, kept.append, at_once=4)
+    assert next(answers).text == "yes"
+    answers.close()
+    leave.set()
+    time.sleep(0.2)
+    assert [answer.text for answer in kept] == ["yes"]

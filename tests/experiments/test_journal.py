@@ -1,0 +1,121 @@
+"""The journal: what is on disk of an experiment, and what a process that was killed leaves there."""
+
+import json
+import resource
+import signal
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from fledge.core.errors import FledgeError, InputError
+from fledge.core.settings import Workspace
+from fledge.experiments.arms import Arm
+from fledge.experiments.cells import Answer
+from fledge.experiments.config import ExperimentConfig
+from fledge.experiments.journal import Journal, Plan
+from fledge.models.engine import GenerationParams, Message
+from fledge.prompts.prompt import Prompt
+from fledge.questions.question_set import Question, QuestionSet
+
+
+def _plan(tmp_path: Path) -> Plan:
+    arms = (
+        Arm("text", Prompt("text", 3, "{{question}}"), "embedded", GenerationParams(stop=("x",)), "d"),
+        Arm("chat", Prompt("chat", 1, (Message("user", "{{question}}"),)), "embedded", GenerationParams(), "d"),
+    )
+    questions = QuestionSet("mine.csv", (Question("1", "Why?", "So.", columns={"level": "5"}), Question("2", "Who?")))
+    config = ExperimentConfig(tracking_uri="http://me:secret@127.0.0.1:1", state=str(tmp_path), samples=2)
+    return Plan("0" * 32, "1", config, arms, questions, "exact")
+
+
+def _answer(key: str, **changes: object) -> Answer:
+    answer = Answer(
+        key, 1, "text", "1", 0, "Why?", "Be\u2028cause \U0001f600", "", True, 1, 2, 3, 4, 5, scores={"empty": 0.0}
+    )
+    return replace(answer, **changes)  # type: ignore[arg-type]
+
+
+def test_a_plan_comes_back_as_it_was(tmp_path: Path) -> None:
+    plan = _plan(tmp_path)
+    Journal.create(plan).close()
+    journal = Journal.open(plan.config, plan.run_id)
+    assert journal.plan == plan
+    assert [arm.digest for arm in journal.plan.arms] == [arm.digest for arm in plan.arms]
+    assert len(journal.unanswered()) == 8
+    journal.close()
+    assert "secret" not in (journal.folder / "plan.json").read_text()
+    assert (journal.folder / "plan.json").stat().st_mode & 0o077 == 0
+
+
+def test_what_has_an_answer_is_not_asked_again(tmp_path: Path) -> None:
+    journal = Journal.create(_plan(tmp_path))
+    first, second, third = (cell.key for cell in journal.unanswered()[:3])
+    journal.append(_answer(first))
+    journal.append(_answer(second, error="refused", final=False))
+    journal.append(_answer(third, error="too long", final=True))
+    journal.close()
+    again = Journal.open(journal.plan.config, journal.plan.run_id)
+    waiting = again.unanswered()
+    assert len(waiting) == 6
+    assert [(cell.key, cell.attempt) for cell in waiting if cell.attempt > 1] == [(second, 2)]
+    again.append(_answer(second, attempt=2))
+    assert len(again.unanswered()) == 5
+    assert [(answer.key, answer.error) for answer in again.latest()] == [(first, ""), (second, ""), (third, "too long")]
+    assert again.answers[0] == _answer(first)
+    again.close()
+
+
+def test_half_a_line_at_the_end_is_no_answer(tmp_path: Path) -> None:
+    journal = Journal.create(_plan(tmp_path))
+    journal.append(_answer("a"))
+    journal.close()
+    path = journal.folder / "answers.jsonl"
+    path.write_bytes(path.read_bytes() + b'{"key": "b", "att')
+    again = Journal.open(journal.plan.config, journal.plan.run_id)
+    assert [answer.key for answer in again.answers] == ["a"]
+    again.append(_answer("c"))
+    again.close()
+    assert [json.loads(line)["key"] for line in path.read_text().splitlines()] == ["a", "c"]
+
+
+def test_only_one_process_at_a_time(tmp_path: Path) -> None:
+    journal = Journal.create(_plan(tmp_path))
+    with pytest.raises(FledgeError, match="is being asked by another process"):
+        Journal.open(journal.plan.config, journal.plan.run_id)
+    journal.close()
+    Journal.open(journal.plan.config, journal.plan.run_id).close()
+
+
+def test_no_such_experiment(tmp_path: Path) -> None:
+    for name in ("nothing", "../../etc", ""):
+        with pytest.raises(InputError, match="no experiment"):
+            Journal.open(Workspace(state=str(tmp_path)), name)
+
+
+def test_a_damaged_plan(tmp_path: Path) -> None:
+    journal = Journal.create(_plan(tmp_path))
+    journal.close()
+    (journal.folder / "plan.json").write_text("{")
+    with pytest.raises(FledgeError, match="is damaged"):
+        Journal.open(journal.plan.config, journal.plan.run_id)
+
+
+def test_a_full_disk_loses_nothing_that_was_kept(tmp_path: Path) -> None:
+    journal = Journal.create(_plan(tmp_path))
+    journal.append(_answer("a"))
+    size = (journal.folder / "answers.jsonl").stat().st_size
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    old = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size + 10, before[1]))
+    try:
+        with pytest.raises(FledgeError, match="cannot keep an answer"):
+            journal.append(_answer("b"))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, old)
+    journal.append(_answer("c"))
+    journal.close()
+    again = Journal.open(journal.plan.config, journal.plan.run_id)
+    assert [answer.key for answer in again.answers] == ["a", "c"]
+    again.close()

@@ -1,0 +1,249 @@
+"""An experiment that is killed, or whose tracking server goes away, loses nothing and asks nothing twice."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+from langchain_core.runnables import RunnableLambda
+from mlflow import MlflowClient
+
+from fledge.core.errors import FledgeError, InputError
+from fledge.core.settings import Workspace
+from fledge.experiments._mlflow import load_table
+from fledge.experiments.config import ExperimentConfig
+from fledge.experiments.run import resume_experiment, run_experiment
+from fledge.models.scripted import ScriptedEngine
+
+# Asks with an engine that writes down each prompt before it answers; `resume` is the run to go on with, or nothing.
+PROGRAM = """
+import json, os, sys, time
+from fledge.core.settings import Workspace
+from fledge.experiments.config import ExperimentConfig
+from fledge.experiments.run import resume_experiment, run_experiment
+from fledge.models.scripted import ScriptedEngine
+
+resume, asked, seconds = sys.argv[1], os.open(sys.argv[2], os.O_WRONLY | os.O_CREAT | os.O_APPEND), float(sys.argv[3])
+
+def script(prompt):
+    os.write(asked, (json.dumps(prompt) + "\\n").encode())
+    time.sleep(seconds)
+    return "yes"
+
+engine = ScriptedEngine(script)
+if resume:
+    resume_experiment(Workspace(os.environ["MLFLOW_TRACKING_URI"]), resume, engine=engine)
+else:
+    run_experiment(
+        ExperimentConfig(tracking_uri=os.environ["MLFLOW_TRACKING_URI"], engine="scripted", limit=10, concurrency=4),
+        engine=engine,
+    )
+"""
+
+
+def _start(folder: Path, uri: str, resume: str = "", seconds: float = 0.05) -> "subprocess.Popen[bytes]":
+    command = [sys.executable, "-c", PROGRAM, resume, str(folder / "asked.jsonl"), str(seconds)]
+    return subprocess.Popen(command, cwd=folder, env=os.environ | {"MLFLOW_TRACKING_URI": uri})
+
+
+def _journal(folder: Path) -> list[dict[str, str]]:
+    """The answers on disk of the only experiment in a folder."""
+    paths = list((folder / ".fledge" / "experiments").glob("*/answers.jsonl"))
+    content = paths[0].read_bytes() if paths else b""
+    return [json.loads(line) for line in content[: content.rfind(b"\n") + 1].splitlines()]
+
+
+def _traces(client: MlflowClient, run_id: str) -> list[str]:
+    found: list[str] = []
+    token, experiment = None, client.get_run(run_id).info.experiment_id
+    while token != "":
+        page = client.search_traces(locations=[experiment], max_results=500, page_token=token)
+        for trace in page:
+            assert [span.name for span in trace.data.spans] == ["cell", "prompt", "tokenize", "generate", "score"]
+        found += [trace.info.trace_id for trace in page]
+        token = page.token or ""
+    return found
+
+
+@pytest.mark.slow
+def test_killed_and_resumed(workspace: Workspace, tmp_path: Path) -> None:
+    rng = random.Random(1)
+    run_id = ""
+    for _ in range(3):
+        process = _start(tmp_path, workspace.tracking, run_id)
+        before = len(_journal(tmp_path))
+        while len(_journal(tmp_path)) < min(38, before + 1 + rng.randrange(12)) and process.poll() is None:
+            time.sleep(0.01)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        (folder,) = (tmp_path / ".fledge" / "experiments").iterdir()
+        run_id = folder.name
+    answered = _journal(tmp_path)
+    assert 3 <= len(answered) < 40
+    (tmp_path / "asked.jsonl").rename(tmp_path / "before.jsonl")
+    assert _start(tmp_path, workspace.tracking, run_id, 0).wait(120) == 0
+    asked = [json.loads(line) for line in (tmp_path / "asked.jsonl").read_text().splitlines()]
+    assert len(asked) == 40 - len(answered)
+    assert not {answer["prompt_text"] for answer in answered} & set(asked)
+    assert max(Counter(answer["key"] for answer in _journal(tmp_path)).values()) == 1
+
+    client = MlflowClient(workspace.tracking)
+    run = client.get_run(run_id)
+    assert (run.info.status, run.data.metrics["cells"], run.data.metrics["failed"]) == ("FINISHED", 40, 0)
+    table = load_table(client, run_id)
+    assert len(table) == len(table.groupby(["question_id", "arm", "sample"])) == 40
+    traces = _traces(client, run_id)
+    assert len(traces) == 40
+    assert set(traces) == set(table["trace_id"])
+    nested = client.search_runs([run.info.experiment_id], f"tags.`mlflow.parentRunId` = '{run_id}'")
+    assert {item.info.status for item in nested} == {"FINISHED"}
+    assert [item.data.metrics["cells"] for item in nested] == [10] * 4
+
+
+def test_resuming_what_is_done_asks_nothing(workspace: Workspace) -> None:
+    def never(prompt: str) -> str:
+        raise AssertionError(prompt)
+
+    config = ExperimentConfig(tracking_uri=workspace.tracking, state=workspace.state, engine="scripted", limit=3)
+    first = run_experiment(config, engine=ScriptedEngine())
+    again = resume_experiment(config, first.run_id, engine=ScriptedEngine(never))
+    assert again == first
+    assert len(_traces(MlflowClient(workspace.tracking), first.run_id)) == 12
+
+
+def test_answers_that_failed_are_asked_again_and_replaced(workspace: Workspace) -> None:
+    def stumbling(prompt: str) -> str:
+        if prompt.startswith("Human:"):
+            raise FledgeError("the engine stumbled")
+        if prompt.startswith("Question:"):
+            raise InputError("the prompt is too long")
+        return "yes"
+
+    config = ExperimentConfig(tracking_uri=workspace.tracking, state=workspace.state, engine="scripted", limit=3)
+    first = run_experiment(config, engine=ScriptedEngine(stumbling))
+    assert first.failed == 6
+    asked: list[str] = []
+
+    def answering(prompt: str) -> str:
+        asked.append(prompt)
+        return "yes"
+
+    again = resume_experiment(config, first.run_id, engine=ScriptedEngine(answering))
+    assert (again.cells, again.failed, len(asked)) == (12, 3, 3)
+    client = MlflowClient(workspace.tracking)
+    found = client.search_traces(locations=[client.get_run(first.run_id).info.experiment_id])
+    assert Counter(trace.info.state.value for trace in found) == {"OK": 9, "ERROR": 3}
+    assert {trace.info.trace_id for trace in found} == set(load_table(client, first.run_id)["trace_id"])
+
+
+def test_a_chain_of_ones_own_must_be_given_again(workspace: Workspace) -> None:
+    def answering(_values: dict[str, str]) -> str:
+        return "yes"
+
+    chains = {"mine": RunnableLambda(answering)}
+    config = ExperimentConfig(tracking_uri=workspace.tracking, state=workspace.state, prompts=(), limit=2)
+    run_id = run_experiment(config, arms=chains).run_id
+    with pytest.raises(InputError, match="mine: chains of your own, which are not kept"):
+        resume_experiment(config, run_id)
+    assert resume_experiment(config, run_id, arms=chains).cells == 2
+
+
+class _TrackingServer:
+    """A real `mlflow server`, that can be stopped and started again."""
+
+    def __init__(self, folder: Path, port: int) -> None:
+        self.url = f"http://127.0.0.1:{port}"
+        self._log = (folder / "server.txt").open("ab")
+        self._command = [
+            sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1",
+            "--backend-store-uri", f"sqlite:///{folder / 'mlflow.db'}",
+            "--artifacts-destination", str(folder / "artifacts"),
+        ]  # fmt: skip
+        self.start()
+
+    def start(self) -> None:
+        quiet = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
+        clean = {name: value for name, value in os.environ.items() if name != "MLFLOW_TRACKING_URI"}
+        self._process = subprocess.Popen(
+            self._command, env=clean | quiet, stdout=self._log, stderr=self._log, start_new_session=True
+        )
+        for _ in range(600):
+            try:
+                if httpx.get(f"{self.url}/health").status_code == 200:
+                    return
+            except httpx.TransportError:
+                time.sleep(0.1)
+        raise AssertionError("the server does not start")
+
+    def stop(self) -> None:
+        if self._process.poll() is None:
+            os.killpg(self._process.pid, signal.SIGKILL)  # the group is its own
+            self._process.wait()
+
+    def close(self) -> None:
+        self.stop()
+        self._log.close()
+
+
+@pytest.fixture
+def tracking_server(workspace: Workspace, tmp_path: Path, port: int) -> Iterator[_TrackingServer]:
+    server = _TrackingServer(tmp_path, port)
+    yield server
+    server.close()
+
+
+@pytest.mark.slow
+def test_a_tracking_server_that_is_away_for_a_while(tracking_server: _TrackingServer, tmp_path: Path) -> None:
+    process = _start(tmp_path, tracking_server.url, seconds=0.5)  # 40 answers, four at a time: 5 s
+    while len(_journal(tmp_path)) < 8:
+        assert process.poll() is None
+        time.sleep(0.05)
+    tracking_server.stop()
+    began = time.monotonic()
+    while len(_journal(tmp_path)) < 40:
+        assert process.poll() is None
+        time.sleep(0.05)
+    assert time.monotonic() - began < 15  # no answer waited for the server
+    time.sleep(3)
+    assert process.poll() is None
+    tracking_server.start()
+    assert process.wait(120) == 0
+    client = MlflowClient(tracking_server.url)
+    (folder,) = (tmp_path / ".fledge" / "experiments").iterdir()
+    run = client.get_run(folder.name)
+    assert (run.info.status, run.data.metrics["cells"], run.data.metrics["failed"]) == ("FINISHED", 40, 0)
+    assert len(_traces(client, folder.name)) == len(load_table(client, folder.name)) == 40
+
+
+@pytest.mark.slow
+def test_a_tracking_server_that_does_not_come_back(tracking_server: _TrackingServer, tmp_path: Path) -> None:
+    config = ExperimentConfig(
+        tracking_uri=tracking_server.url, engine="scripted", limit=5, concurrency=2, tracking_timeout=8
+    )
+    seen: list[str] = []
+
+    def script(prompt: str) -> str:
+        if len(seen) == 3:
+            tracking_server.stop()
+        seen.append(prompt)
+        return "yes"
+
+    told: list[str] = []
+    with pytest.raises(FledgeError, match=r"are not in MLflow yet.* Every answer is kept in") as caught:
+        run_experiment(config, engine=ScriptedEngine(script), say=told.append)
+    assert len(_journal(tmp_path)) == len(seen) == 20
+    assert any("nothing is lost" in text for text in told)
+    (folder,) = (tmp_path / ".fledge" / "experiments").iterdir()
+    assert caught.value.hint.endswith(f"fledge experiment --resume {folder.name}")
+    tracking_server.start()
+    result = resume_experiment(config, folder.name)
+    assert (result.cells, result.failed, len(seen)) == (20, 0, 20)
+    assert len(_traces(MlflowClient(tracking_server.url), folder.name)) == 20

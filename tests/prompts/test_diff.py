@@ -1,0 +1,45 @@
+import time
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fledge.prompts.diff import Part, word_diff
+
+
+def test_whole_words_change() -> None:
+    assert word_diff("Answer the question.", "Answer each question.") == [
+        Part("equal", "Answer "),
+        Part("delete", "the"),
+        Part("insert", "each"),
+        Part("equal", " question."),
+    ]
+
+
+def test_nothing_changed() -> None:
+    assert word_diff("same", "same") == [Part("equal", "same")]
+    assert word_diff("", "") == []
+    assert word_diff("", "new") == [Part("insert", "new")]
+    assert word_diff("old", "") == [Part("delete", "old")]
+
+
+WORDS = st.lists(st.sampled_from(["the", "a", " ", "\n", "{{question}}", "😀", "\r\n", "-", "[-"]), max_size=30).map(
+    "".join
+)
+
+
+@settings(deadline=None, database=None, max_examples=500)
+@given(WORDS | st.text(), WORDS | st.text())
+def test_the_parts_are_both_texts(a: str, b: str) -> None:
+    parts = word_diff(a, b)
+    assert "".join(part.text for part in parts if part.op != "insert") == a
+    assert "".join(part.text for part in parts if part.op != "delete") == b
+    assert all(part.text for part in parts)
+    assert (a == b) == all(part.op == "equal" for part in parts)
+
+
+def test_long_texts_take_no_minutes() -> None:
+    before = " ".join(f"the word {number % 50} of it" for number in range(4_000))
+    started = time.perf_counter()
+    parts = word_diff(before, before.replace("word 7", "number 7"))
+    assert time.perf_counter() - started < 20
+    assert Part("insert", "number") in parts or len(parts) > 1

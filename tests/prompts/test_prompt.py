@@ -1,0 +1,68 @@
+import pytest
+
+from fledge.core.errors import InputError
+from fledge.models.engine import Message
+from fledge.prompts.prompt import Draft, Prompt, Reference, check_alias, parse_reference
+
+CHAT = (Message("system", "You know {{topic}}."), Message("user", "{{question}} about {{topic}}?"))
+
+
+def test_a_text_prompt() -> None:
+    prompt = Prompt("qa", 3, "Q: {{question}}")
+    assert (prompt.uri, prompt.label, prompt.variables) == ("prompts:/qa/3", "qa/3", ("question",))
+    assert prompt.text == "Q: {{question}}"
+    assert prompt.fill({"question": "{{question}}"}) == "Q: {{question}}"
+
+
+def test_a_conversation() -> None:
+    prompt = Prompt("qa", 1, CHAT)
+    assert prompt.variables == ("topic", "question")
+    assert prompt.text == "system: You know {{topic}}.\nuser: {{question}} about {{topic}}?"
+    filled = prompt.fill({"topic": "{{question}}", "question": "What"})
+    assert filled == (Message("system", "You know {{question}}."), Message("user", "What about {{question}}?"))
+
+
+def test_a_conversation_names_what_is_missing() -> None:
+    with pytest.raises(InputError, match="the prompt needs question"):
+        Prompt("qa", 1, CHAT).fill({"topic": "x"})
+
+
+@pytest.mark.parametrize("name", ["", "a b", "a/b", "../up", ".hidden", "-x", "a\n", "ä", "x" * 201])
+def test_names_that_cannot_be(name: str) -> None:
+    with pytest.raises(InputError, match="cannot be the name of a prompt"):
+        Draft(name, "{{question}}")
+
+
+@pytest.mark.parametrize("alias", ["", "a b", "a.b", "latest", "Latest", "3", "v3", "V12", "a\n"])
+def test_aliases_that_cannot_be(alias: str) -> None:
+    with pytest.raises(InputError, match="cannot be an alias"):
+        check_alias(alias)
+    with pytest.raises(InputError, match="cannot be an alias"):
+        Draft("qa", "{{question}}", aliases=("good", alias))
+
+
+@pytest.mark.parametrize("key", ["mlflow.prompt.text", "_mlflow_prompt_type"])
+def test_tags_of_mlflow_cannot_be_set(key: str) -> None:
+    with pytest.raises(InputError, match="is MLflow's own"):
+        Draft("qa", "{{question}}", tags={key: "x"})
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("qa", Reference("qa", None, None)),
+        ("qa/12", Reference("qa", 12, None)),
+        ("qa@good", Reference("qa", None, "good")),
+        ("prompts:/qa.v2/1", Reference("qa.v2", 1, None)),
+    ],
+)
+def test_references(text: str, expected: Reference) -> None:
+    assert parse_reference(text) == expected
+
+
+@pytest.mark.parametrize(
+    "text", ["", "a b", "qa/", "qa/0", "qa/x", "qa@", "qa/1@good", "qa/1/2", "qa/-1", "models:/qa/1"]
+)
+def test_what_is_no_reference(text: str) -> None:
+    with pytest.raises(InputError, match="that is no prompt's name"):
+        parse_reference(text)
