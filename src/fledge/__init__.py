@@ -12,6 +12,7 @@ _PUBLIC = {
     "ArmConfig": "fledge.experiments.config",
     "CompareOptions": "fledge.experiments.comparison",
     "Comparison": "fledge.comparison.verdict",
+    "Draft": "fledge.prompts.prompt",
     "ExperimentConfig": "fledge.experiments.config",
     "ExperimentResult": "fledge.experiments.run",
     "FledgeError": "fledge.core.errors",
@@ -21,6 +22,7 @@ _PUBLIC = {
     "check_endpoint": "fledge.serving.smoke",
     "compare": "fledge.experiments.comparison",
     "history": "fledge.registry.release",
+    "open_prompts": "fledge.prompts.store",
     "promote": "fledge.registry.release",
     "read_questions": "fledge.questions.question_set",
     "register": "fledge.registry.release",
@@ -46,6 +48,8 @@ if TYPE_CHECKING:
     from fledge.experiments.run import resume_experiment as resume_experiment
     from fledge.experiments.run import run_experiment as run_experiment
     from fledge.models.engine import GenerationParams as GenerationParams
+    from fledge.prompts.prompt import Draft as Draft
+    from fledge.prompts.store import open_prompts as open_prompts
     from fledge.questions.question_set import read_questions as read_questions
     from fledge.registry.release import history as history
     from fledge.registry.release import promote as promote

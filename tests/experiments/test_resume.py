@@ -11,7 +11,6 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
-import httpx
 import pytest
 from langchain_core.runnables import RunnableLambda
 from mlflow import MlflowClient
@@ -22,6 +21,7 @@ from fledge.experiments._mlflow import load_table
 from fledge.experiments.config import ExperimentConfig
 from fledge.experiments.run import resume_experiment, run_experiment
 from fledge.models.scripted import ScriptedEngine
+from tests.experiments.tracking_server import TrackingServer, all_traces
 
 # Asks with an engine that writes down each prompt before it answers; `resume` is the run to go on with, or nothing.
 PROGRAM = """
@@ -61,18 +61,6 @@ def _journal(folder: Path) -> list[dict[str, str]]:
     return [json.loads(line) for line in content[: content.rfind(b"\n") + 1].splitlines()]
 
 
-def _traces(client: MlflowClient, run_id: str) -> list[str]:
-    found: list[str] = []
-    token, experiment = None, client.get_run(run_id).info.experiment_id
-    while token != "":
-        page = client.search_traces(locations=[experiment], max_results=500, page_token=token)
-        for trace in page:
-            assert [span.name for span in trace.data.spans] == ["cell", "prompt", "tokenize", "generate", "score"]
-        found += [trace.info.trace_id for trace in page]
-        token = page.token or ""
-    return found
-
-
 @pytest.mark.slow
 def test_killed_and_resumed(workspace: Workspace, tmp_path: Path) -> None:
     rng = random.Random(1)
@@ -100,7 +88,7 @@ def test_killed_and_resumed(workspace: Workspace, tmp_path: Path) -> None:
     assert (run.info.status, run.data.metrics["cells"], run.data.metrics["failed"]) == ("FINISHED", 40, 0)
     table = load_table(client, run_id)
     assert len(table) == len(table.groupby(["question_id", "arm", "sample"])) == 40
-    traces = _traces(client, run_id)
+    traces = all_traces(client, run_id)
     assert len(traces) == 40
     assert set(traces) == set(table["trace_id"])
     nested = client.search_runs([run.info.experiment_id], f"tags.`mlflow.parentRunId` = '{run_id}'")
@@ -116,7 +104,7 @@ def test_resuming_what_is_done_asks_nothing(workspace: Workspace) -> None:
     first = run_experiment(config, engine=ScriptedEngine())
     again = resume_experiment(config, first.run_id, engine=ScriptedEngine(never))
     assert again == first
-    assert len(_traces(MlflowClient(workspace.tracking), first.run_id)) == 12
+    assert len(all_traces(MlflowClient(workspace.tracking), first.run_id)) == 12
 
 
 def test_answers_that_failed_are_asked_again_and_replaced(workspace: Workspace) -> None:
@@ -139,7 +127,7 @@ def test_answers_that_failed_are_asked_again_and_replaced(workspace: Workspace) 
     again = resume_experiment(config, first.run_id, engine=ScriptedEngine(answering))
     assert (again.cells, again.failed, len(asked)) == (12, 3, 3)
     client = MlflowClient(workspace.tracking)
-    found = client.search_traces(locations=[client.get_run(first.run_id).info.experiment_id])
+    found = client.searchall_traces(locations=[client.get_run(first.run_id).info.experiment_id])
     assert Counter(trace.info.state.value for trace in found) == {"OK": 9, "ERROR": 3}
     assert {trace.info.trace_id for trace in found} == set(load_table(client, first.run_id)["trace_id"])
 
@@ -156,52 +144,15 @@ def test_a_chain_of_ones_own_must_be_given_again(workspace: Workspace) -> None:
     assert resume_experiment(config, run_id, arms=chains).cells == 2
 
 
-class _TrackingServer:
-    """A real `mlflow server`, that can be stopped and started again."""
-
-    def __init__(self, folder: Path, port: int) -> None:
-        self.url = f"http://127.0.0.1:{port}"
-        self._log = (folder / "server.txt").open("ab")
-        self._command = [
-            sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1",
-            "--backend-store-uri", f"sqlite:///{folder / 'mlflow.db'}",
-            "--artifacts-destination", str(folder / "artifacts"),
-        ]  # fmt: skip
-        self.start()
-
-    def start(self) -> None:
-        quiet = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
-        clean = {name: value for name, value in os.environ.items() if name != "MLFLOW_TRACKING_URI"}
-        self._process = subprocess.Popen(
-            self._command, env=clean | quiet, stdout=self._log, stderr=self._log, start_new_session=True
-        )
-        for _ in range(600):
-            try:
-                if httpx.get(f"{self.url}/health").status_code == 200:
-                    return
-            except httpx.TransportError:
-                time.sleep(0.1)
-        raise AssertionError("the server does not start")
-
-    def stop(self) -> None:
-        if self._process.poll() is None:
-            os.killpg(self._process.pid, signal.SIGKILL)  # the group is its own
-            self._process.wait()
-
-    def close(self) -> None:
-        self.stop()
-        self._log.close()
-
-
 @pytest.fixture
-def tracking_server(workspace: Workspace, tmp_path: Path, port: int) -> Iterator[_TrackingServer]:
-    server = _TrackingServer(tmp_path, port)
+def tracking_server(workspace: Workspace, tmp_path: Path, port: int) -> Iterator[TrackingServer]:
+    server = TrackingServer(tmp_path, port)
     yield server
     server.close()
 
 
 @pytest.mark.slow
-def test_a_tracking_server_that_is_away_for_a_while(tracking_server: _TrackingServer, tmp_path: Path) -> None:
+def test_a_tracking_server_that_is_away_for_a_while(tracking_server: TrackingServer, tmp_path: Path) -> None:
     process = _start(tmp_path, tracking_server.url, seconds=0.5)  # 40 answers, four at a time: 5 s
     while len(_journal(tmp_path)) < 8:
         assert process.poll() is None
@@ -220,11 +171,11 @@ def test_a_tracking_server_that_is_away_for_a_while(tracking_server: _TrackingSe
     (folder,) = (tmp_path / ".fledge" / "experiments").iterdir()
     run = client.get_run(folder.name)
     assert (run.info.status, run.data.metrics["cells"], run.data.metrics["failed"]) == ("FINISHED", 40, 0)
-    assert len(_traces(client, folder.name)) == len(load_table(client, folder.name)) == 40
+    assert len(all_traces(client, folder.name)) == len(load_table(client, folder.name)) == 40
 
 
 @pytest.mark.slow
-def test_a_tracking_server_that_does_not_come_back(tracking_server: _TrackingServer, tmp_path: Path) -> None:
+def test_a_tracking_server_that_does_not_come_back(tracking_server: TrackingServer, tmp_path: Path) -> None:
     config = ExperimentConfig(
         tracking_uri=tracking_server.url, engine="scripted", limit=5, concurrency=2, tracking_timeout=8
     )
@@ -246,4 +197,4 @@ def test_a_tracking_server_that_does_not_come_back(tracking_server: _TrackingSer
     tracking_server.start()
     result = resume_experiment(config, folder.name)
     assert (result.cells, result.failed, len(seen)) == (20, 0, 20)
-    assert len(_traces(MlflowClient(tracking_server.url), folder.name)) == 20
+    assert len(all_traces(MlflowClient(tracking_server.url), folder.name)) == 20

@@ -33,6 +33,13 @@ def test_names_that_cannot_be(name: str) -> None:
         Draft(name, "{{question}}")
 
 
+def test_a_template_that_is_too_long() -> None:
+    Draft("qa", "{{question}}" + "x" * 99_988)
+    for template in ("{{question}}" + "x" * 99_989, (Message("user", "{{question}}"), Message("user", "x" * 99_989))):
+        with pytest.raises(InputError, match="has 100,001 characters"):
+            Draft("qa", template)
+
+
 @pytest.mark.parametrize("alias", ["", "a b", "a.b", "latest", "Latest", "3", "v3", "V12", "a\n"])
 def test_aliases_that_cannot_be(alias: str) -> None:
     with pytest.raises(InputError, match="cannot be an alias"):

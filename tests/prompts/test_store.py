@@ -238,6 +238,7 @@ def _error(code: str) -> str:
     ("code", "body", "kind"),
     [
         (404, _error("RESOURCE_DOES_NOT_EXIST"), RegistryStore),  # 2.22
+        (403, "Permission denied", RegistryStore),  # MLflow's basic-auth, for who may only read
         (400, _error("INVALID_PARAMETER_VALUE"), ArtifactStore),  # 2.12, 2.20
         (400, _error("FEATURE_DISABLED"), ArtifactStore),  # no model registry
         (404, "<!doctype html><title>404 Not Found</title>", ArtifactStore),
@@ -253,8 +254,8 @@ def test_the_store_that_a_server_can_keep(server: _Server, code: int, body: str,
     assert len(server.asked) == 1
 
 
-def test_a_refusal_is_no_lack_of_a_registry(server: _Server) -> None:
-    server.answer = (403, _error("PERMISSION_DENIED"))
+def test_an_error_is_no_lack_of_a_registry(server: _Server) -> None:
+    server.answer = (401, _error("UNAUTHENTICATED"))
     uri = f"http://127.0.0.1:{server.server_port}"
     with pytest.raises(FledgeError, match=r"the prompt registry does not answer: .*as recorded"):
         open_store(MlflowClient(tracking_uri=uri, registry_uri=uri))

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 from rich.console import Console
@@ -14,10 +14,7 @@ from fledge.core.errors import InputError
 from fledge.core.settings import Workspace, load
 from fledge.prompts import markdown
 from fledge.prompts.diff import Part, word_diff
-from fledge.prompts.prompt import Draft, Prompt, parse_reference
-
-if TYPE_CHECKING:
-    from fledge.prompts.prompt import PromptStore
+from fledge.prompts.prompt import Draft, Prompt, PromptStore, parse_reference
 
 
 @click.group()
@@ -71,9 +68,11 @@ def register(files: tuple[Path, ...], name: str, as_json: bool, **flags: Any) ->
     drafts = [markdown.read(file, name) for file in files]
     _check_distinct(drafts)
     store = _open(flags)
-    newest = {prompt.name: prompt.version for prompt in store.list({})}
-    found = [store.register(draft) for draft in drafts]
-    answers = [{**_as_dict(prompt), "new": prompt.version > newest.get(prompt.name, 0)} for prompt in found]
+    answers = []
+    for draft in drafts:
+        newest = _newest_version(store, draft.name)
+        found = store.register(draft)
+        answers.append({**_as_dict(found), "new": found.version > newest})
     lines = [f"{answer['name']}/{answer['version']}{'' if answer['new'] else ' (unchanged)'}" for answer in answers]
     emit(as_json, answers, *lines)
 
@@ -120,14 +119,21 @@ def alias(name: str, alias_name: str, delete: bool, as_json: bool, **flags: Any)
     emit(as_json, value, f"{reference.name}@{alias_name}: {before or 'none'} -> {to or 'none'}")
 
 
-def _open(flags: dict[str, Any]) -> "PromptStore":
+def _open(flags: dict[str, Any]) -> PromptStore:
     from fledge.prompts._mlflow import open_store
     from fledge.tracking._mlflow import connect
 
     return open_store(connect(load(Workspace, flags).value.tracking), message)
 
 
-def _newest_two(store: "PromptStore", name: str) -> Sequence[Prompt]:
+def _newest_version(store: PromptStore, name: str) -> int:
+    try:
+        return store.versions(name)[-1].version
+    except InputError:
+        return 0
+
+
+def _newest_two(store: PromptStore, name: str) -> Sequence[Prompt]:
     reference = parse_reference(name)
     if reference.version or reference.alias:
         raise InputError(f"{name!r} is one version", hint="name two: fledge prompts diff qa/1 qa/2")

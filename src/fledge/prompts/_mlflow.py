@@ -137,7 +137,7 @@ def _has_registry(client: MlflowClient) -> bool:
     try:
         client.create_prompt_version(f"fledge-probe-{uuid4().hex}", "{{question}}")
     except MlflowException as error:
-        if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+        if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "PERMISSION_DENIED"):  # who may only read is refused first
             return True
         # 2.20 and older: a source they do not know; no model registry at all; a server that is not MLflow's own
         if error.error_code in ("INVALID_PARAMETER_VALUE", "FEATURE_DISABLED", "ENDPOINT_NOT_FOUND", "NOT_IMPLEMENTED"):

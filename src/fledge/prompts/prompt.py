@@ -9,6 +9,8 @@ from fledge.core.errors import InputError
 from fledge.prompts import template as templates
 from fledge.prompts.template import Template
 
+MAX_CHARACTERS = 100_000  # MLflow's limit; a server of MLflow 2 takes 5,000 and says so
+
 # MLflow's rules, and no leading dot or hyphen: names are also file names and arguments.
 _NAME = r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,199}"
 _REFERENCE = re.compile(rf"(?:prompts:/)?(?P<name>{_NAME})(?:/(?P<version>[1-9][0-9]{{0,8}})|@(?P<alias>[^/@\s]+))?")
@@ -80,6 +82,11 @@ class Draft:
             if key.startswith(("mlflow.", "_mlflow")):
                 raise InputError(f"tag {key!r} of prompt {self.name!r} is MLflow's own", hint="name it otherwise")
         templates.check(self.name, self.template)
+        size = len(self.template) if isinstance(self.template, str) else sum(len(t.content) for t in self.template)
+        if size > MAX_CHARACTERS:
+            raise InputError(
+                f"prompt {self.name!r} has {size:,} characters; MLflow keeps {MAX_CHARACTERS:,}", hint="make it shorter"
+            )
 
 
 class PromptStore(Protocol):

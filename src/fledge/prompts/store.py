@@ -1,12 +1,13 @@
 """What every store of prompts does alike: which version a name means, when a text is new, what is listed."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from fledge.core.errors import InputError
+from fledge.core.settings import Workspace
 from fledge.models.embedded.templates import TEMPLATES
 from fledge.prompts import template as templates
-from fledge.prompts.prompt import Draft, Prompt, Reference, check_alias, parse_reference
+from fledge.prompts.prompt import Draft, Prompt, PromptStore, Reference, check_alias, parse_reference
 
 
 class Store(ABC):
@@ -99,3 +100,12 @@ class Store(ABC):
 
     def _unknown(self, name: str) -> InputError:
         return InputError(f"no prompt {name!r} in {self.where}", hint="fledge prompts list")
+
+
+def open_prompts(workspace: Workspace, say: Callable[[str], None] = lambda _: None) -> PromptStore:
+    """The prompts of a workspace: in MLflow's prompt registry, or as artifacts where the server has none (`say` hears
+    of it)."""
+    from fledge.prompts._mlflow import open_store
+    from fledge.tracking._mlflow import connect
+
+    return open_store(connect(workspace.tracking), say)

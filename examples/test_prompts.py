@@ -1,0 +1,36 @@
+"""Try prompts by hand: what each of them makes of a question, and what the model answers.
+
+    python examples/test_prompts.py "What is machine learning?"
+
+The prompts are fledge's four, or those named with --prompts; nothing is recorded but the prompts themselves.
+"""
+
+import argparse
+
+import fledge
+from fledge.chains.engine_llm import build_chain
+from fledge.models import selection
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("question", nargs="?", default="What is machine learning?")
+    parser.add_argument("--prompts", help="as name, name/version or name@alias, with commas between")
+    arguments = vars(parser.parse_args())
+    question = arguments.pop("question")
+    config = fledge.ExperimentConfig.load(arguments)
+
+    prompts = fledge.open_prompts(config, say=print)
+    engine = selection.start(config, selection.find(config.model), print)
+    try:
+        for name in config.prompts:
+            prompt = prompts.load(name)
+            chain = build_chain(prompt, engine, config.generation)
+            print(f"\n{prompt.label}\n  prompt: {prompt.fill({'question': question})!r}")
+            print(f"  answer: {chain.invoke({'question': question})}")
+    finally:
+        engine.close()
+
+
+if __name__ == "__main__":
+    main()
