@@ -8,6 +8,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -37,7 +38,9 @@ def url(tmp_path: Path, port: int) -> Iterator[str]:
     environment = {**os.environ, "PATH": f"{python.parent}:{os.environ['PATH']}"}  # it starts gunicorn by name
     address = f"http://127.0.0.1:{port}"
     with (tmp_path / "server.log").open("w") as log:
-        process = subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=log, stderr=log)
+        process = subprocess.Popen(
+            command, cwd=tmp_path, env=environment, stdout=log, stderr=log, start_new_session=True
+        )
     try:
         for _ in range(240):
             try:
@@ -48,7 +51,7 @@ def url(tmp_path: Path, port: int) -> Iterator[str]:
                 time.sleep(0.5)
         yield address
     finally:
-        process.terminate()
+        os.killpg(process.pid, signal.SIGTERM)  # gunicorn would outlive it
         process.wait(30)
 
 

@@ -137,7 +137,7 @@ class ExperimentRecord:
         now = int(time.time() * 1000)
         about = {
             "dataset_name": _dataset(self._plan.questions).name,
-            "dataset_digest": self._plan.questions.digest[:32],
+            "dataset_digest": _dataset(self._plan.questions).digest,
         }
         model = {"model_id": arm.model_id, **about} if arm and arm.model_id else {}
         return [Metric(name, float(value), now, 0, **model) for name, value in values.items()]
@@ -234,17 +234,16 @@ def _steps(answer: Answer, arm: Arm, values: dict[str, str]) -> list[SpanRecord]
     """What fledge knows of the steps; of a chain of the user's own, MLflow's tracing tells."""
     if arm.prompt is None:
         return []
-    generation: dict[str, Any] = {"fledge.sample": answer.sample, **arm.params(answer.sample).__dict__}
+    figures: dict[str, Any] = {}
     if answer.completion_tokens is not None and answer.finish_reason:
         seconds = answer.latency_s or 0.0
-        generation |= token_usage(answer.prompt_tokens or 0, answer.completion_tokens)
-        generation |= {
-            "mlflow.llm.model": arm.model,
+        figures = token_usage(answer.prompt_tokens or 0, answer.completion_tokens) | {
             "fledge.ttft_s": answer.ttft_s,
             "fledge.tokens_per_s": answer.completion_tokens / seconds if seconds else 0.0,
             "fledge.finish_reason": answer.finish_reason,
-            "fledge.turns_left_out": answer.turns_left_out,
+            "fledge.turns_left_out": answer.turns_left_out or None,
         }
+    settings = {"mlflow.llm.model": arm.model, **arm.params(answer.sample).__dict__}
     asked = answer.prompt_text
     pinned = {"fledge.prompt": arm.prompt.uri}
     return [
@@ -259,7 +258,7 @@ def _steps(answer: Answer, arm: Arm, values: dict[str, str]) -> list[SpanRecord]
             answer.generated_ns,
             asked,
             answer.text,
-            generation,
+            {**figures, **settings},
             answer.error,
         ),
     ]
@@ -349,7 +348,7 @@ def _create(
 def _dataset(questions: QuestionSet) -> Dataset:
     return Dataset(
         name=re.split(r"[\\/]", questions.source)[-1],
-        digest=questions.digest[:32],
+        digest=questions.digest[:8],  # as short as MLflow's own
         source_type="local",
         source=json.dumps({"uri": questions.source}),
         profile=json.dumps({"num_rows": len(questions.questions)}),
