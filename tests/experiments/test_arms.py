@@ -1,5 +1,6 @@
 """What is compared: arms, their names, settings and identities."""
 
+import re
 from dataclasses import replace
 from typing import Any
 
@@ -7,11 +8,11 @@ import pytest
 from langchain_core.runnables import RunnableLambda
 
 from fledge.core.errors import InputError
-from fledge.experiments.arms import Arm, build_arms, own_arms, wanted
+from fledge.experiments.arms import Arm, build_arms, check_variables, own_arms, wanted
 from fledge.experiments.config import ArmConfig, ExperimentConfig
 from fledge.models.engine import GenerationParams
 from fledge.prompts.prompt import Prompt
-from fledge.questions.question_set import Question
+from fledge.questions.question_set import Question, QuestionSet
 
 
 def _prompt(label: str, **changes: Any) -> Prompt:
@@ -90,16 +91,28 @@ def test_the_key_of_an_answer_holds_arm_question_sample_seed_and_mode() -> None:
     arm, question = Arm("a", _prompt("a"), "embedded", GenerationParams(seed=1)), Question("q", "Why?")
     other = replace(arm, generation=GenerationParams(seed=2))
     keys = {
-        arm.key(question, 0, "exact"),
-        replace(arm, name="b").key(question, 0, "exact"),
-        other.key(question, 0, "exact"),
-        arm.key(replace(question, question="Who?"), 0, "exact"),
-        arm.key(replace(question, id="r"), 0, "exact"),
-        arm.key(question, 1, "exact"),
-        arm.key(question, 0, "fast"),
+        arm.key(question, 0),
+        replace(arm, name="b").key(question, 0),
+        other.key(question, 0),
+        arm.key(replace(question, question="Who?"), 0),
+        arm.key(replace(question, id="r"), 0),
+        arm.key(question, 1),
+        replace(arm, mode="fast").key(question, 0),
     }
     assert len(keys) == 7
-    assert arm.key(replace(question, reference="Because.", topic="t"), 0, "exact") in keys
+    assert arm.key(replace(question, reference="Because.", topic="t"), 0) in keys
+
+
+def test_variables_are_columns_of_the_questions() -> None:
+    questions = QuestionSet("a.csv", (Question("1", "Why?", columns={"level": "5"}),))
+    arm = Arm("a", replace(_prompt("a"), template="{{question}} at {{level}}, {x} {{}}"), "m", GenerationParams())
+    check_variables([arm], questions)
+    for template, text in (
+        ("{{question}} {{topics}}", "prompt a/1 needs 'topics', which question '1' of a.csv does not have"),
+        ("{{question}} at {level}", "prompt a/1 has {level} in single braces"),
+    ):
+        with pytest.raises(InputError, match=re.escape(text)):
+            check_variables([replace(arm, prompt=replace(_prompt("a"), template=template))], questions)
 
 
 def test_a_chain_of_ones_own_is_known_again_in_another_process() -> None:

@@ -26,7 +26,7 @@ def _plan(tmp_path: Path) -> Plan:
     )
     questions = QuestionSet("mine.csv", (Question("1", "Why?", "So.", columns={"level": "5"}), Question("2", "Who?")))
     config = ExperimentConfig(tracking_uri="http://me:secret@127.0.0.1:1", state=str(tmp_path), samples=2)
-    return Plan("0" * 32, "1", config, arms, questions, "exact")
+    return Plan("0" * 32, "1", config, arms, questions)
 
 
 def _answer(key: str, **changes: object) -> Answer:

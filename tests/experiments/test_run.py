@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -23,7 +24,8 @@ from fledge.experiments._mlflow import load_table
 from fledge.experiments.comparison import CompareOptions, compare
 from fledge.experiments.config import ArmConfig, ExperimentConfig
 from fledge.experiments.run import resume_experiment, run_experiment
-from fledge.models.engine import GenerationParams, Prompt, Stream
+from fledge.models import snapshot
+from fledge.models.engine import Engine, GenerationParams, Prompt, Stream
 from fledge.models.scripted import ScriptedEngine
 from tests.conftest import Run
 from tests.models.tiny_models import write_model
@@ -96,7 +98,7 @@ def test_runs_traces_and_tables_are_in_mlflow(workspace: Workspace) -> None:
 
 
 def test_a_run_remembers_its_configuration(workspace: Workspace) -> None:
-    from fledge.experiments._mlflow import load_arm, load_prompt_labels, load_settings
+    from fledge.experiments._mlflow import load_arm, load_settings
     from fledge.prompts._mlflow import open_store
     from fledge.prompts.prompt import Draft
     from fledge.tracking._mlflow import connect
@@ -109,8 +111,9 @@ def test_a_run_remembers_its_configuration(workspace: Workspace) -> None:
     again = ExperimentConfig.load(load_settings(client, run))
     again = replace(again, tracking_uri=config.tracking_uri, state=config.state)
     assert again == replace(config, prompts=("expert/1", "simple/1"))
-    assert load_prompt_labels(client, run) == {"expert": "expert/1", "simple": "simple/1"}
-    assert load_arm(client, run, "expert") == ("expert/1", "embedded", generation)
+    arm = load_arm(client, run, "expert")
+    assert (arm.prompt, arm.model, arm.generation) == ("expert/1", "embedded", generation)
+    assert arm.model_digest == snapshot.resolve("embedded").digest
     assert client.get_run(run).data.tags["team"] == "x"
 
 
@@ -316,3 +319,60 @@ def test_an_interrupted_experiment_ends_as_killed(workspace: Workspace, tmp_path
     assert len(runs) == 5
     assert {run.info.status for run in runs} == {"KILLED"}
     assert time.time() * 1000 - runs[0].info.end_time < 60_000
+
+
+def test_questions_that_are_hard_to_take(workspace: Workspace, tmp_path: Path, embedded_engine: Engine) -> None:
+    texts = ["What is 😀?", "מה זה למידת מכונה?", "Quote ' and \" and {{question}} and %s", "why " * 50_000]
+    path = tmp_path / "hard.jsonl"
+    path.write_text("".join(json.dumps({"question": text.strip()}) + "\n" for text in texts), encoding="utf-8")
+    config = _config(workspace, engine="auto", prompts=("simple",), questions=str(path), limit=0)
+    result = run_experiment(config, engine=embedded_engine)
+    assert (result.cells, result.failed) == (4, 1)
+    client = MlflowClient(workspace.tracking_uri)
+    table = load_table(client, result.run_id)
+    assert list(table["question"]) == [text.strip() for text in texts]
+    (error,) = table[table["error"] != ""]["error"]
+    assert "tokens" in error
+    traces = client.search_traces(locations=[_experiment(client, "fledge")])
+    asked = {trace.data.spans[0].inputs["question"] for trace in traces}
+    assert asked == {text.strip() for text in texts}
+    filled = next(trace for trace in traces if "Quote" in str(trace.data.spans[0].inputs))
+    assert filled.data.spans[1].outputs == f"Question: {texts[2]}\nAnswer:"
+
+
+def test_a_model_that_returns_nothing(workspace: Workspace) -> None:
+    result = run_experiment(_config(workspace, prompts=("simple",)), engine=ScriptedEngine(lambda _: ""))
+    (arm,) = result.arms
+    assert (result.failed, arm.metrics["empty"], arm.metrics["response_quality"]) == (0, 1.0, 0.0)
+
+
+def test_one_at_a_time_for_latency(workspace: Workspace) -> None:
+    lock, now, most = threading.Lock(), 0, 0
+
+    def script(_prompt: str) -> str:
+        nonlocal now, most
+        with lock:
+            now += 1
+            most = max(most, now)
+        time.sleep(0.01)
+        with lock:
+            now -= 1
+        return "yes"
+
+    run_experiment(_config(workspace, latency=True), engine=ScriptedEngine(script))
+    assert most == 1
+    run_experiment(_config(workspace), engine=ScriptedEngine(script))
+    assert most > 1
+
+
+def test_bad_input_is_told_before_anything_is_recorded(workspace: Workspace) -> None:
+    for changes, text in (
+        ({"prompts": ("nothing",)}, "no prompt 'nothing'"),
+        ({"prompts": ("simple@nobody",)}, "no prompt 'simple@nobody'"),
+        ({"prompts": ()}, "there is no prompt to ask with"),
+        ({"questions": "none.csv"}, "there is no such file"),
+        ({"generation": GenerationParams(max_tokens=4000)}, "max-tokens is 4000, but embedded takes"),
+    ):
+        with pytest.raises(InputError, match=text):
+            run_experiment(_config(workspace, **changes))
+    assert MlflowClient(workspace.tracking_uri).get_experiment_by_name("fledge") is None

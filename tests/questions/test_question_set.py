@@ -85,3 +85,32 @@ def test_sample_is_even_over_topics_and_seeded() -> None:
     assert sample == held_out.sample(12, seed=3)
     assert sample != held_out.sample(12, seed=4)
     assert len(held_out.sample(10**6).questions) == len(held_out.questions)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("a.jsonl", '{"question": "fine"}\n{"question": "bad \\u0000 one"}\n'),
+        ("a.csv", "question\nfine\nbad \0 one\n"),
+        ("a.yaml", '- question: fine\n- question: "bad \\0 one"\n'),
+    ],
+)
+def test_a_nul_character_is_refused(tmp_path: Path, name: str, content: str) -> None:
+    path = tmp_path / name
+    path.write_text(content)
+    with pytest.raises(InputError, match=rf"{name}, line [23]: .*NUL"):
+        read_questions(str(path))
+
+
+def test_half_of_a_surrogate_pair_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"question": "fine \\ud83d\\ude00"}\n{"question": "why?", "reference": "bad \\ud83d one"}\n')
+    with pytest.raises(InputError, match=r"a.jsonl, line 2: half of a surrogate pair in 'reference'"):
+        read_questions(str(path))
+
+
+def test_any_script_is_welcome(tmp_path: Path) -> None:
+    texts = ["What is 😀?", "מה זה למידת מכונה?", "ما هو التعلم الآلي؟", "a\u202eb", "👩‍👩‍👧‍👦", "e\u0301"]
+    path = tmp_path / "a.jsonl"
+    path.write_text("".join(json.dumps({"question": text}) + "\n" for text in texts))
+    assert [item.question for item in read_questions(str(path)).questions] == texts

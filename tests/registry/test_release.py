@@ -29,10 +29,11 @@ def _evidence(workspace: Workspace, digest: str, winner: str | None) -> str:
     run = client.create_run(
         client.create_experiment(f"evidence-{winner}-{digest[:4]}", artifact_location=str(Path.cwd() / "a"))
     )
-    client.log_param(run.info.run_id, "model_digest", digest)
     for arm in ("simple", "expert"):
         tags = {"mlflow.parentRunId": run.info.run_id, "fledge.arm": arm}
-        client.log_param(client.create_run(run.info.experiment_id, tags=tags).info.run_id, "prompt", f"{arm}/1")
+        nested = client.create_run(run.info.experiment_id, tags=tags).info.run_id
+        for name, value in (("prompt", f"{arm}/1"), ("model", "embedded"), ("model_digest", digest)):
+            client.log_param(nested, name, value)
     content = {"winner": winner, "leader": "expert", "baseline": "simple", "metric": "token_f1"}
     client.log_text(run.info.run_id, json.dumps(content), "comparison.json")
     return str(run.info.run_id)
@@ -79,7 +80,7 @@ def test_promotion_needs_evidence(workspace: Workspace) -> None:
     refusals = [
         (_evidence(workspace, digest, None), "has no winner"),
         (_evidence(workspace, digest, "simple"), "prompt simple/1 won, it uses expert/1"),
-        (_evidence(workspace, "0" * 64, "expert"), "compared another model"),
+        (_evidence(workspace, "0" * 64, "expert"), "another model won"),
         ("0" * 32, "there is no run"),
     ]
     for run, problem in refusals:

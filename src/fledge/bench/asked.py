@@ -48,7 +48,7 @@ def _unrecorded(config: ExperimentConfig, engine: Engine, templates: dict[str, s
     arms = [Arm(name, Prompt(name, 1, text), config.model, config.generation) for name, text in templates.items()]
     questions = select_questions(config).questions
     started = time.perf_counter()
-    cells = order_cells(arms, questions, config.samples, config.order_seed, engine.info.mode)
+    cells = order_cells(arms, questions, config.samples, config.order_seed)
     chains = {(arm.name, 0): build_chain(arm.prompt, engine, arm.generation) for arm in arms if arm.prompt}
     answers = list(ask(cells, chains, lambda _: None, at_once=config.at_once))
     seconds = time.perf_counter() - started

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
@@ -22,9 +22,13 @@ def err() -> Console:
     return Console(stderr=True, highlight=False)
 
 
+_bars: list[Progress] = []
+
+
 def message(text: str) -> None:
-    """A line for the user, on stderr."""
-    err().print(Text(text), soft_wrap=True)
+    """A line for the user, on stderr; above a bar, where there is one."""
+    console = _bars[-1].console if _bars else err()
+    console.print(Text(text), soft_wrap=True)
 
 
 def show_error(text: str, hint: str = "") -> None:
@@ -48,6 +52,11 @@ def emit(as_json: bool, value: Any, *shown: str | Text | Table) -> None:
             console.print(Text(item) if isinstance(item, str) else item, soft_wrap=True)
 
 
+def emit_exactly(text: str) -> None:
+    """Print a text to the byte, as a console for people does not."""
+    click.echo(text, nl=False)
+
+
 def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> Table:
     """A table; numbers stand right."""
     result = Table(title=title, title_justify="left", title_style="bold")
@@ -63,48 +72,58 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> 
 def cells_progress(description: str) -> Iterator[Callable[[int, int, int, int], None]]:
     """A bar for cells on stderr: done, failed, tokens/s, time left. Yields what `run_experiment` calls."""
     columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
         TextColumn("{task.completed:.0f}/{task.total:.0f} answers, {task.fields[failed]} failed"),
         TextColumn("{task.fields[rate]:.0f} tokens/s"),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
     )
-    progress = Progress(*columns, console=err(), disable=not sys.stderr.isatty(), transient=True)
-    task = progress.add_task(description, total=None, failed=0, rate=0.0)
+    with _bar(description, *columns, failed=0, rate=0.0) as (progress, task):
 
-    def update(done: int, total: int, failed: int, tokens: int) -> None:
-        progress.start()  # not before: until then there may be messages
-        elapsed = progress.tasks[0].elapsed or 1.0
-        progress.update(task, completed=done, total=total, failed=failed, rate=tokens / elapsed)
+        def update(done: int, total: int, failed: int, tokens: int) -> None:
+            _start(progress)
+            elapsed = progress.tasks[0].elapsed or 0.0
+            progress.update(task, completed=done, total=total, failed=failed, rate=tokens / max(elapsed, 1.0))
 
-    try:
         yield update
-    finally:
-        progress.stop()
 
 
 @contextlib.contextmanager
 def steps_progress(description: str) -> Iterator[Callable[[int, int, str], None]]:
     """A bar for steps on stderr, with the time left. Yields a function of done, total and what is being done."""
-    columns = (
+    column = TextColumn("{task.completed:.0f}/{task.total:.0f} {task.fields[what]}")
+    with _bar(description, column, what="") as (progress, task):
+
+        def update(done: int, total: int, what: str) -> None:
+            _start(progress)
+            progress.update(task, completed=done, total=total, what=what)
+
+        yield update
+
+
+@contextlib.contextmanager
+def _bar(description: str, *columns: TextColumn, **fields: Any) -> Iterator[tuple[Progress, TaskID]]:
+    progress = Progress(
         TextColumn("{task.description}"),
         BarColumn(),
-        TextColumn("{task.completed:.0f}/{task.total:.0f} {task.fields[what]}"),
+        *columns,
         TimeElapsedColumn(),
         TimeRemainingColumn(),
+        console=err(),
+        disable=not sys.stderr.isatty(),
+        transient=True,
     )
-    progress = Progress(*columns, console=err(), disable=not sys.stderr.isatty(), transient=True)
-    task = progress.add_task(description, total=None, what="")
-
-    def update(done: int, total: int, what: str) -> None:
-        progress.start()  # not before: until then there may be messages
-        progress.update(task, completed=done, total=total, what=what)
-
+    task = progress.add_task(description, start=False, total=None, **fields)
     try:
-        yield update
+        yield progress, task
     finally:
         progress.stop()
+        _bars.clear()
+
+
+def _start(progress: Progress) -> None:
+    """Show the bar and start its clock, when there is something to count; until then there may be messages."""
+    if not _bars:
+        _bars.append(progress)
+        progress.start_task(progress.task_ids[0])
+        progress.start()
 
 
 def _cell(value: Any) -> str:

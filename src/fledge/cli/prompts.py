@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.text import Text
 
 from fledge.cli.options import settings
-from fledge.cli.output import emit, json_option, message, table
+from fledge.cli.output import emit, emit_exactly, json_option, message, table
 from fledge.core.errors import InputError
 from fledge.core.settings import Workspace, load
 from fledge.prompts import markdown
@@ -47,7 +47,7 @@ def show(name: str, as_markdown: bool, as_json: bool, **flags: Any) -> None:
     """Show one version of a prompt: NAME, NAME/3 or NAME@alias."""
     found = _open(flags).load(name)
     if as_markdown and not as_json:
-        click.echo(markdown.write(found), nl=False)  # to the byte, as a console for people does not
+        emit_exactly(markdown.write(found))
         return
     emit(as_json, _as_dict(found), found.text)
 

@@ -23,10 +23,12 @@ PROMPT_SETTINGS = {
     "stop_sequences": "stop",
 }
 
+_SINGLE_BRACES = re.compile(r"(?<!\{)\{([A-Za-z_]\w*)\}(?!\})")
+
 
 @dataclass(frozen=True)
 class Arm:
-    """One arm, pinned: the prompt's text, the model's digest (a remote one's URL), and how it generates.
+    """One arm, pinned: the prompt's text, the model's digest (a remote one's URL), mode, and generation settings.
 
     `prompt` is None for a chain of the user's own, whose `chain` describes it. `run_id` and `model_id` are MLflow's.
     """
@@ -36,6 +38,7 @@ class Arm:
     model: str
     generation: GenerationParams
     model_digest: str = ""
+    mode: str = "exact"
     chain: str = ""
     run_id: str = ""
     model_id: str = ""
@@ -60,9 +63,9 @@ class Arm:
         """Generation settings of one sample: each has a seed of its own."""
         return replace(self.generation, seed=(self.generation.seed + sample) % 2**63)
 
-    def key(self, question: Question, sample: int, mode: str) -> str:
+    def key(self, question: Question, sample: int) -> str:
         """What tells one answer from every other: two cells with the same key have the same answer."""
-        parts = [self.name, self.digest, question.id, question.question, sample, self.params(sample).seed, mode]
+        parts = [self.name, self.digest, question.id, question.question, sample, self.params(sample).seed, self.mode]
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
@@ -116,9 +119,12 @@ def _names(arms: Sequence[Arm]) -> list[str]:
 
 
 def check_variables(arms: Sequence[Arm], questions: QuestionSet) -> None:
-    """Raise `InputError` unless every question has what every prompt asks for."""
+    """Raise `InputError` unless every question has what every prompt asks for, and no prompt asks in single braces."""
+    columns = {name for item in questions.questions for name in item.variables}
     for arm in arms:
-        for name in arm.prompt.variables if arm.prompt else ():
+        if arm.prompt is None:
+            continue
+        for name in arm.prompt.variables:
             for item in questions.questions:
                 if name not in item.variables:
                     raise InputError(
@@ -126,6 +132,12 @@ def check_variables(arms: Sequence[Arm], questions: QuestionSet) -> None:
                         "have",
                         hint=f"add a column {name!r} to the question set, or leave the prompt out with --prompts",
                     )
+        single = sorted(columns & set(_SINGLE_BRACES.findall(arm.prompt.text)))
+        if single:
+            raise InputError(
+                f"prompt {arm.label} has {{{single[0]}}} in single braces, which nothing fills in",
+                hint=f"write {{{{{single[0]}}}}}: fledge prompts register FILE",
+            )
 
 
 def own_arms(chains: Mapping[str, Any], taken: Sequence[Arm]) -> list[Arm]:

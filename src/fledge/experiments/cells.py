@@ -76,10 +76,10 @@ Chain = Runnable[Any, Any]
 Traced = Callable[[Callable[[], Any]], tuple[Any, list[dict[str, Any]]]]
 
 
-def order_cells(arms: Sequence[Arm], questions: Sequence[Question], samples: int, seed: int, mode: str) -> list[Cell]:
+def order_cells(arms: Sequence[Arm], questions: Sequence[Question], samples: int, seed: int) -> list[Cell]:
     """All cells, interleaved over arms in a seeded random order."""
     cells = [
-        Cell(arm.name, question, sample, arm.key(question, sample, mode))
+        Cell(arm.name, question, sample, arm.key(question, sample))
         for arm in arms
         for question in questions
         for sample in range(samples)

@@ -30,7 +30,6 @@ class Plan:
     config: ExperimentConfig
     arms: tuple[Arm, ...]
     questions: QuestionSet
-    mode: str
 
 
 _PLAN = TypeAdapter(Plan)
@@ -124,7 +123,7 @@ class Journal:
         """The cells to ask, in their order: without an answer, or with an error that may have passed."""
         plan = self.plan
         answered = {answer.key: answer for answer in self.answers}
-        cells = order_cells(plan.arms, plan.questions.questions, plan.config.samples, plan.config.order_seed, plan.mode)
+        cells = order_cells(plan.arms, plan.questions.questions, plan.config.samples, plan.config.order_seed)
         waiting = []
         for cell in cells:
             last = answered.get(cell.key)

@@ -12,6 +12,7 @@ BATCH = 100
 IDLE_S = 0.5
 LONGEST_PAUSE_S = 10.0
 SLOW_S = 5.0
+SECONDS_EACH = 0.025  # what a trace takes on SQLite; for the estimate only
 
 Say = Callable[[str], None]
 
@@ -38,6 +39,9 @@ class Recorder:
     def wait(self, timeout_s: float, say: Say) -> None:
         """Wait until all is sent. Raises `FledgeError` when for so long nothing could be sent."""
         last, moved, told = self._sent, time.monotonic(), False
+        left = len(self._journal.answers) - last
+        if left > BATCH:
+            say(f"all answers are in; recording the last {left} in MLflow, about {left * SECONDS_EACH:.0f} s")
         with self._changed:
             while self._sent < len(self._journal.answers):
                 self._changed.wait(1.0)

@@ -17,7 +17,7 @@ from fledge.models.snapshot import Snapshot
 from fledge.questions.question_set import QuestionSet, read_questions
 
 if TYPE_CHECKING:
-    from fledge.experiments._mlflow import ExperimentRecord
+    from fledge.experiments._mlflow_record import ExperimentRecord
     from fledge.experiments.cells import Chain
     from fledge.experiments.journal import Journal, Plan
     from fledge.experiments.recorder import Recorder
@@ -78,7 +78,8 @@ def run_experiment(
     questions = select_questions(config)
     asked = wanted(config)
 
-    from fledge.experiments._mlflow import ExperimentRecord, start_runs
+    from fledge.experiments._mlflow import start_runs
+    from fledge.experiments._mlflow_record import ExperimentRecord
     from fledge.experiments.journal import Journal
     from fledge.prompts._mlflow import open_store
     from fledge.tracking._mlflow import connect
@@ -90,8 +91,10 @@ def run_experiment(
         built = build_arms(config, asked, [store.load(arm.prompt) for arm in asked])
         check_variables(built, questions)
         _check_room(built, models)
-        built = [replace(arm, model_digest=_digest(models[arm.model])) for arm in built]
         engines = _engines(stack, config, models, engine, say)
+        built = [
+            replace(arm, model_digest=_digest(models[arm.model]), mode=engines[arm.model].info.mode) for arm in built
+        ]
         built += own_arms(chains, built)
         started = {name: (models[name], engines[name].info) for name in models}
         plan = start_runs(client, config, built, questions, started, store)
@@ -116,7 +119,7 @@ def resume_experiment(
     """
     chains = arms or {}
 
-    from fledge.experiments._mlflow import ExperimentRecord
+    from fledge.experiments._mlflow_record import ExperimentRecord
     from fledge.experiments.journal import Journal
     from fledge.tracking._mlflow import connect
 
@@ -134,14 +137,8 @@ def resume_experiment(
         engines: dict[str, Engine] = {}
         if journal.unanswered():
             models = {arm.model: selection.find(arm.model) for arm in plan.arms if arm.prompt}
-            _check_unchanged(plan.arms, models)
             engines = _engines(stack, plan.config, models, engine, say)
-            modes = {item.info.mode for item in engines.values()} - {plan.mode}
-            if modes:
-                raise InputError(
-                    f"the experiment was asked in mode {plan.mode}, and the engine here has {modes.pop()}",
-                    hint=f"fledge experiment --like {run_id} starts a new one",
-                )
+            _check_unchanged(plan, models, engines)
         record.go_on()
         return _carry_out(record, journal, engines, chains, progress, say)
 
@@ -173,6 +170,8 @@ def _carry_out(
         )
         before = [answer for answer in journal.latest() if answer.key not in {cell.key for cell in cells}]
         done, failed, tokens = len(before), sum(bool(answer.error) for answer in before), 0
+        if progress:
+            progress(done, len(before) + len(cells), failed, tokens)
         with contextlib.closing(answers):
             for answer in answers:
                 done += 1
@@ -259,12 +258,20 @@ def _check_room(arms: Sequence[Arm], models: Mapping[str, Snapshot | RemoteModel
             )
 
 
-def _check_unchanged(arms: Sequence[Arm], models: Mapping[str, Snapshot | RemoteModel]) -> None:
-    for arm in arms:
-        if arm.prompt and arm.model_digest != _digest(models[arm.model]):
+def _check_unchanged(plan: "Plan", models: Mapping[str, Snapshot | RemoteModel], engines: Mapping[str, Engine]) -> None:
+    """Raise `InputError` if what answers now is not what answered before."""
+    for arm in plan.arms:
+        if arm.prompt is None:
+            continue
+        changed = ""
+        if arm.model_digest != _digest(models[arm.model]):
+            changed = f"the model {arm.model} has changed"
+        elif arm.mode != engines[arm.model].info.mode:
+            changed = f"{arm.model} was asked in mode {arm.mode} and would now be in {engines[arm.model].info.mode}"
+        if changed:
             raise InputError(
-                f"the model {arm.model} has changed since the experiment was started",
-                hint="bring back its files, or start a new experiment",
+                f"{changed} since the experiment was started",
+                hint=f"fledge experiment --like {plan.run_id} starts a new one",
             )
 
 

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Literal, NamedTuple
+from urllib.parse import urlsplit
 
 from fledge.core.errors import InputError, MissingExtraError
 from fledge.core.settings import Workspace, option, out_of_range
@@ -66,7 +67,11 @@ class Choice(NamedTuple):
 
 def find(model: str) -> Snapshot | RemoteModel:
     """What a name means: a URL is a remote model, anything else a snapshot."""
-    return RemoteModel(model) if is_remote(model) else snapshot.resolve(model)
+    if not is_remote(model):
+        return snapshot.resolve(model)
+    if urlsplit(model).password:
+        raise InputError("a model's URL is recorded, and must hold no password", hint="export OPENAI_API_KEY=...")
+    return RemoteModel(model)
 
 
 def is_remote(model: str) -> bool:

@@ -21,7 +21,7 @@ from mlflow.models import ModelSignature
 from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
 
 from fledge.core.errors import FledgeError, InputError, RefusedError
-from fledge.experiments._mlflow import load_comparison, load_prompt_labels
+from fledge.experiments._mlflow import load_arm, load_comparison
 from fledge.models.engine import GenerationParams
 from fledge.models.snapshot import Snapshot
 from fledge.prompts.prompt import Prompt
@@ -177,18 +177,16 @@ def _proof(client: MlflowClient, version: ModelVersion, evidence: str | None) ->
         raise RefusedError(f"{where} is not promoted: no evidence was given", hint=hint)
     try:
         comparison = load_comparison(client, evidence)
+        if comparison["winner"] is None:
+            raise RefusedError(f"{where} is not promoted: the comparison has no winner", hint=hint)
+        won, tags = load_arm(client, evidence, comparison["winner"]), version.tags
     except InputError as error:
         raise RefusedError(f"{where} is not promoted: {error.message}", hint=error.hint) from None
-    run = client.get_run(evidence)
-    tags = version.tags
-    if run.data.params.get("model_digest") != tags.get("fledge.model_digest"):
-        raise RefusedError(f"{where} is not promoted: run {evidence} compared another model", hint=hint)
-    if comparison["winner"] is None:
-        raise RefusedError(f"{where} is not promoted: the comparison has no winner", hint=hint)
-    won = load_prompt_labels(client, evidence).get(comparison["winner"])
+    if won.model_digest != tags.get("fledge.model_digest"):
+        raise RefusedError(f"{where} is not promoted: in run {evidence} another model won", hint=hint)
     uses = f"{tags.get('fledge.prompt_name')}/{tags.get('fledge.prompt_version')}"
-    if won != uses:
-        raise RefusedError(f"{where} is not promoted: prompt {won} won, it uses {uses}", hint=hint)
+    if won.prompt != uses:
+        raise RefusedError(f"{where} is not promoted: prompt {won.prompt or 'none'} won, it uses {uses}", hint=hint)
     return f"better than {comparison['baseline']} on {comparison['metric']}"
 
 
