@@ -56,7 +56,7 @@ class ExperimentRecord:
                     self._client.delete_traces(self._plan.experiment_id, trace_ids=earlier)
             except NoTracesError as error:
                 self._keeps_traces = False
-                self._say(f"the tracking server keeps no traces ({error}); answers are in its tables")
+                self._say(f"{error}; the answers are in the tables")
         if self._plan.config.nested_cells:
             self._send_runs(answers)
 

@@ -81,14 +81,12 @@ def write_traces(client: MlflowClient, experiment_id: str, traces: Sequence[Trac
     at_once = CALLS_AT_ONCE if str(client.tracking_uri).startswith("http") else 1
     with ThreadPoolExecutor(at_once) as pool:
         try:
+            if traces[0].metadata:  # a server that takes heads but no spans shall say so before it has heads
+                tracing.log_spans(experiment_id, _spans(traces[0]))
             list(pool.map(head, traces))
             tracing.log_spans(experiment_id, [span for trace in traces for span in _spans(trace)])
-        except NotImplementedError as error:
-            raise NoTracesError(str(error)) from None
-        except MlflowException as error:
-            if error.error_code == "ENDPOINT_NOT_FOUND":
-                raise NoTracesError(str(error).splitlines()[0]) from None
-            raise
+        except NotImplementedError:
+            raise NoTracesError("the tracking server is older than MLflow 3.4, and keeps no traces of ours") from None
         list(pool.map(link, traces))
 
 
