@@ -79,7 +79,7 @@ def bench_experiment(
     if selection.choose(asked).name == "openvino":  # so that no measured process does it
         exported(model, config.state_dir / "engines", "fast" if config.mode == "fast" else "exact", say)
     cells = len(questions) * len(TEMPLATES)
-    say(f"one LangChain call after another takes about {cells * config.tokens / 25 / 60:.0f} minutes")
+    say(f"about {1 + cells * config.tokens / 600:.0f} minutes, most of it one LangChain call after another")
     with tempfile.TemporaryDirectory() as folder:
         common = {"templates": TEMPLATES, "tokens": config.tokens}
         subject = {**common, "config": {**settings, "model": str(model.path)}}

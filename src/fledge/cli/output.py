@@ -78,9 +78,9 @@ def cells_progress(description: str) -> Iterator[Callable[[int, int, int, int], 
     with _bar(description, *columns, failed=0, rate=0.0) as (progress, task):
 
         def update(done: int, total: int, failed: int, tokens: int) -> None:
-            _start(progress)
             elapsed = progress.tasks[0].elapsed or 0.0
             progress.update(task, completed=done, total=total, failed=failed, rate=tokens / max(elapsed, 1.0))
+            _start(progress)
 
         yield update
 
@@ -92,8 +92,8 @@ def steps_progress(description: str) -> Iterator[Callable[[int, int, str], None]
     with _bar(description, column, what="") as (progress, task):
 
         def update(done: int, total: int, what: str) -> None:
-            _start(progress)
             progress.update(task, completed=done, total=total, what=what)
+            _start(progress)
 
         yield update
 
