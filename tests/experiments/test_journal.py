@@ -87,6 +87,14 @@ def test_only_one_process_at_a_time(tmp_path: Path) -> None:
     Journal.open(journal.plan.config, journal.plan.run_id).close()
 
 
+def test_an_answer_that_comes_too_late_is_refused(tmp_path: Path) -> None:
+    journal = Journal.create(_plan(tmp_path))
+    journal.close()
+    with pytest.raises(FledgeError, match="the experiment has ended"):
+        journal.append(_answer("a"))
+    assert (journal.folder / "answers.jsonl").read_bytes() == b""
+
+
 def test_no_such_experiment(tmp_path: Path) -> None:
     for name in ("nothing", "../../etc", ""):
         with pytest.raises(InputError, match="no experiment"):

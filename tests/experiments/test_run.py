@@ -203,29 +203,38 @@ def test_chains_of_ones_own_beside_prompts(workspace: Workspace) -> None:
 
 
 AUTOLOGGED = """
+import time
 import mlflow
 mlflow.langchain.autolog()
 from fledge.experiments.config import ExperimentConfig
 from fledge.experiments.run import run_experiment
-print(run_experiment(ExperimentConfig(engine="scripted", prompts=("simple",), limit=2)).run_id)
+from fledge.models.scripted import ScriptedEngine
+
+def script(prompt):
+    time.sleep(1)  # meanwhile MLflow sends the spans that have ended
+    return "yes"
+
+run_experiment(ExperimentConfig(engine="scripted", prompts=("simple",), limit=2), engine=ScriptedEngine(script))
 """
 
 
 @pytest.mark.slow
-def test_langchain_tracing_nests_under_ours(workspace: Workspace, tmp_path: Path) -> None:
-    environment = os.environ | {"MLFLOW_TRACKING_URI": workspace.tracking}
-    done = subprocess.run(
-        [sys.executable, "-c", AUTOLOGGED], cwd=tmp_path, env=environment, capture_output=True, text=True, check=True
-    )
-    assert done.stdout.strip()
+@pytest.mark.parametrize("delay_ms", ["50", "5000"])
+def test_langchain_tracing_nests_under_ours(workspace: Workspace, tmp_path: Path, delay_ms: str) -> None:
+    environment = os.environ | {"MLFLOW_TRACKING_URI": workspace.tracking, "OTEL_BSP_SCHEDULE_DELAY": delay_ms}
+    subprocess.run([sys.executable, "-c", AUTOLOGGED], cwd=tmp_path, env=environment, capture_output=True, check=True)
     client = MlflowClient(workspace.tracking_uri)
-    traces = client.search_traces(locations=[_experiment(client, "fledge"), "0"])
-    assert len(traces) == 2
+    experiment = _experiment(client, "fledge")
+    traces = client.search_traces(locations=[experiment, "0"])
+    assert [trace.info.experiment_id for trace in traces] == [experiment] * 2
     for trace in traces:
+        names = [span.name for span in trace.data.spans]
         spans = {span.name: span for span in trace.data.spans}
-        assert {"cell", "prompt", "tokenize", "generate", "RunnableSequence", "EngineLLM", "score"} <= spans.keys()
+        assert {"cell", "tokenize", "generate", "RunnableSequence", "EngineLLM", "score"} <= spans.keys()
+        assert len(names) == len(set(names)) + 1  # `prompt` is fledge's and LangChain's
         assert spans["RunnableSequence"].parent_id == spans["cell"].span_id
         assert spans["EngineLLM"].parent_id == spans["RunnableSequence"].span_id
+        assert (trace.info.state.value, trace.info.tags["fledge.arm"]) == ("OK", "simple")
 
 
 def test_compare_reads_the_run_and_leaves_its_verdict_there(workspace: Workspace) -> None:

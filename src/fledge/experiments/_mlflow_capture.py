@@ -4,33 +4,35 @@ import json
 from collections.abc import Callable
 from typing import Any
 
-from mlflow.entities import Span
+from mlflow.entities import Span, TraceLocation
 from mlflow.langchain.langchain_tracer import MlflowLangchainTracer
-from mlflow.tracing.fluent import start_span_no_context
-from mlflow.tracing.provider import detach_span_from_context, set_span_in_context
+from mlflow.tracing import set_tracing_context_from_http_request_headers
 from mlflow.tracing.trace_manager import InMemoryTraceManager
 
+from fledge.experiments.cells import Cell, Traced, trace_id
+from fledge.tracking._mlflow_traces import root_span_id
 
-def captured(experiment_id: str) -> Callable[[Callable[[], Any]], tuple[Any, list[dict[str, Any]]]]:
-    """A function that runs another within a trace, and returns what that gave and the spans that ended meanwhile.
 
-    So `mlflow.langchain.autolog`, `@mlflow.trace` and the like nest under the cell that they belong to, and are not
-    exported a second time, one by one.
+def captured(run_id: str, experiment_id: str) -> Traced:
+    """A function that runs the chain of a cell, and returns what that gave and the spans that ended meanwhile.
+
+    To MLflow's tracing the chain is the remote part of a trace that began elsewhere: ours. So what
+    `mlflow.langchain.autolog`, `@mlflow.trace` and the like see nests under its cell, and what MLflow sends by itself,
+    while a long chain still runs, is the same spans of the same trace.
     """
+    manager = InMemoryTraceManager.get_instance()
 
-    def run(work: Callable[[], Any]) -> tuple[Any, list[dict[str, Any]]]:
-        root = start_span_no_context("cell", experiment_id=experiment_id)
-        context = getattr(getattr(root, "_span", None), "context", None)
-        if context is None:  # tracing is turned off
-            return work(), []
-        token = set_span_in_context(root)
-        try:
+    def run(cell: Cell, work: Callable[[], Any]) -> tuple[Any, list[dict[str, Any]]]:
+        trace = trace_id(run_id, cell.key, cell.attempt)
+        number, root = trace.removeprefix("tr-"), root_span_id(trace)
+        with set_tracing_context_from_http_request_headers({"traceparent": f"00-{number}-{root}-01"}):
+            with manager.get_trace(trace) as entry:
+                if entry is not None:
+                    entry.info.trace_location = TraceLocation.from_experiment_id(experiment_id)
             result = work()
-        finally:
-            detach_span_from_context(token)
-            found = InMemoryTraceManager.get_instance().pop_trace(context.trace_id)
+            found = manager.pop_trace(int(number, 16))
         spans = found.trace.data.spans if found else []
-        return result, [_plain(span, root.span_id) for span in spans if span.end_time_ns and span.parent_id]
+        return result, [_plain(span, root) for span in spans if span.end_time_ns]
 
     return run
 

@@ -12,7 +12,7 @@ from mlflow.entities import Metric, Param, RunTag
 from fledge.experiments._mlflow import TABLE, dataset, tag_run
 from fledge.experiments._mlflow_resources import Resources
 from fledge.experiments.arms import Arm
-from fledge.experiments.cells import Answer
+from fledge.experiments.cells import Answer, trace_id
 from fledge.experiments.journal import Plan
 from fledge.experiments.plots import plot_arms
 from fledge.experiments.recorder import Say
@@ -47,7 +47,9 @@ class ExperimentRecord:
     def send(self, answers: Sequence[Answer]) -> None:
         """Write the traces of some answers, and their runs where each has one."""
         earlier = [
-            answer.trace_id(self._plan.run_id, attempt) for answer in answers for attempt in range(1, answer.attempt)
+            trace_id(self._plan.run_id, answer.key, attempt)
+            for answer in answers
+            for attempt in range(1, answer.attempt)
         ]
         if self._keeps_traces:
             try:
@@ -143,7 +145,7 @@ class ExperimentRecord:
             run.info.run_id,
             params=[Param(key, value) for key, value in params.items()],
             metrics=[Metric(key, float(value), now, 0) for key, value in figures.items()],
-            tags=[RunTag("fledge.trace", answer.trace_id(plan.run_id))],
+            tags=[RunTag("fledge.trace", trace_id(plan.run_id, answer.key, answer.attempt))],
         )
         self._client.set_terminated(run.info.run_id, "FAILED" if answer.error else "FINISHED", end_time=now)
 
@@ -190,7 +192,7 @@ class ExperimentRecord:
         metadata = {"mlflow.sourceRun": arm.run_id, "mlflow.trace.session": self._plan.run_id}
         if arm.model_id:
             metadata["mlflow.modelId"] = arm.model_id
-        return TraceRecord(answer.trace_id(self._plan.run_id), root, tags, arm.label, metadata)
+        return TraceRecord(trace_id(self._plan.run_id, answer.key, answer.attempt), root, tags, arm.label, metadata)
 
 
 def _steps(answer: Answer, arm: Arm, values: dict[str, str]) -> list[SpanRecord]:
@@ -238,6 +240,7 @@ def _nested(steps: Sequence[dict[str, Any]], parent: str) -> tuple[SpanRecord, .
             step["outputs"],
             error=step["error"],
             children=_nested(steps, step["id"]),
+            id=step["id"],
         )
         for step in steps
         if step["parent"] == parent

@@ -64,16 +64,16 @@ class Answer:
     scores: dict[str, float] = field(default_factory=dict)
     steps: list[dict[str, Any]] = field(default_factory=list)
 
-    def trace_id(self, run_id: str, attempt: int | None = None) -> str:
-        """The id of the trace of this attempt, or of an earlier one: made from what it is the trace of, so that one
-        written twice is one."""
-        content = f"{run_id}:{self.key}:{attempt or self.attempt}"
-        return f"tr-{hashlib.sha256(content.encode()).hexdigest()[:32]}"
+
+def trace_id(run_id: str, key: str, attempt: int) -> str:
+    """The id of the trace of one attempt at a cell: made from what it is the trace of, so that one written twice is
+    one."""
+    return f"tr-{hashlib.sha256(f'{run_id}:{key}:{attempt}'.encode()).hexdigest()[:32]}"
 
 
 Chain = Runnable[Any, Any]
-# Runs a chain within a trace, and returns what it gave and the spans seen.
-Traced = Callable[[Callable[[], Any]], tuple[Any, list[dict[str, Any]]]]
+# Runs the chain of a cell within its trace, and returns what it gave and the spans seen.
+Traced = Callable[[Cell, Callable[[], Any]], tuple[Any, list[dict[str, Any]]]]
 
 
 def order_cells(arms: Sequence[Arm], questions: Sequence[Question], samples: int, seed: int) -> list[Cell]:
@@ -95,7 +95,7 @@ def ask(
     *,
     at_once: int,
     scorers: Sequence[str] = (),
-    traced: Traced = lambda run: (run(), []),
+    traced: Traced = lambda _, run: (run(), []),
 ) -> Generator[Answer]:
     """Answers as they come; `chains` holds one chain for each arm and sample, and `at_once` cells are in the making.
 
@@ -157,7 +157,7 @@ def _ask(cell: Cell, chain: Chain, scorers: Sequence[str], traced: Traced) -> An
     steps: list[dict[str, Any]] = []
     started = time.time_ns()
     try:
-        found, steps = traced(lambda: chain.invoke(cell.question.variables, {"callbacks": [listener]}))
+        found, steps = traced(cell, lambda: chain.invoke(cell.question.variables, {"callbacks": [listener]}))
         text = _plain(found)
     except Exception as problem:  # noqa: BLE001 (a chain may raise anything; it stays with its cell)
         error, final = _storable(str(problem) or type(problem).__name__), isinstance(problem, InputError)
@@ -190,7 +190,8 @@ def _with_figures(answer: Answer, listener: _Listener) -> Answer:
     """The answer with what an engine of ours tells of it, or with the tokens that another chat model counted."""
     done = listener.completion
     if done is None:
-        return replace(answer, prompt_tokens=listener.prompt_tokens, completion_tokens=listener.completion_tokens)
+        counted = (listener.prompt_tokens or None, listener.completion_tokens or None)
+        return replace(answer, prompt_tokens=counted[0], completion_tokens=counted[1])
     submitted = max(done.started_ns, answer.filled_ns)
     return replace(
         answer,

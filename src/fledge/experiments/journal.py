@@ -33,6 +33,7 @@ class Plan:
 
 
 _PLAN = TypeAdapter(Plan)
+CLOSED = -1
 
 
 class Journal:
@@ -101,6 +102,8 @@ class Journal:
         """Keep an answer. When this returns, killing the process does not lose it."""
         line = (json.dumps(asdict(answer)) + "\n").encode()
         with self._lock:
+            if self._file == CLOSED:
+                raise FledgeError("the experiment has ended")
             try:
                 written = os.write(self._file, line)
             except OSError as error:
@@ -134,7 +137,10 @@ class Journal:
         return waiting
 
     def close(self) -> None:
-        os.close(self._file)
+        """Let go of the files; an answer that comes later is refused."""
+        with self._lock:
+            os.close(self._file)
+            self._file = CLOSED
         os.close(self._lock_file)
 
     def _full(self, reason: str) -> FledgeError:

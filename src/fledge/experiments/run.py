@@ -166,9 +166,10 @@ def _carry_out(
             journal.append,
             at_once=config.at_once,
             scorers=config.scorers,
-            traced=captured(plan.experiment_id),
+            traced=captured(plan.run_id, plan.experiment_id),
         )
-        before = [answer for answer in journal.latest() if answer.key not in {cell.key for cell in cells}]
+        waiting = {cell.key for cell in cells}
+        before = [answer for answer in journal.latest() if answer.key not in waiting]
         done, failed, tokens = len(before), sum(bool(answer.error) for answer in before), 0
         if progress:
             progress(done, len(before) + len(cells), failed, tokens)

@@ -5,7 +5,7 @@ from typing import Any
 
 import pandas as pd
 
-from fledge.experiments.cells import Answer
+from fledge.experiments.cells import Answer, trace_id
 from fledge.experiments.journal import Plan
 from fledge.scoring.scorers import question_quality
 
@@ -40,7 +40,7 @@ def build_table(plan: Plan, answers: Sequence[Answer]) -> pd.DataFrame:
                 "latency_s": answer.latency_s,
                 **{name: getattr(answer, name) for name in rare},
                 **answer.scores,
-                "trace_id": answer.trace_id(plan.run_id),
+                "trace_id": trace_id(plan.run_id, answer.key, answer.attempt),
             }
         )
     return pd.DataFrame(rows)
@@ -69,5 +69,5 @@ def arm_metrics(table: pd.DataFrame) -> dict[str, float]:
     if len(ttft):
         metrics["ttft_mean_s"] = float(ttft.mean())
     for name in ("prompt_tokens", "completion_tokens", *(["cost"] if "cost" in good else [])):
-        metrics[name] = float(good[name].fillna(0).sum())
+        metrics[name] = float(good[name].astype(float).sum())  # NaN counts nothing
     return metrics

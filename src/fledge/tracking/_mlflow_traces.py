@@ -26,7 +26,10 @@ class NoTracesError(FledgeError):
 
 @dataclass(frozen=True)
 class SpanRecord:
-    """One step of a trace; times in nanoseconds since the epoch. `children` lie within it."""
+    """One step of a trace; times in nanoseconds since the epoch. `children` lie within it.
+
+    `id` is 16 hexadecimal digits where the span has one already, as one that MLflow's own tracing made.
+    """
 
     name: str
     kind: str
@@ -37,6 +40,7 @@ class SpanRecord:
     attributes: dict[str, Any] = field(default_factory=dict)
     error: str = ""
     children: tuple["SpanRecord", ...] = ()
+    id: str = ""
 
 
 @dataclass(frozen=True)
@@ -130,8 +134,7 @@ def _spans(trace: TraceRecord) -> list[Span]:
     result: list[Span] = []
 
     def add(record: SpanRecord, parent: str) -> None:
-        # Derived, not random: the same trace written again has the same spans.
-        own = f"{len(result) + 1:08x}{trace.id[-8:]}"
+        own = record.id or _span_id(trace.id, len(result))
         attributes = record.attributes | ({} if parent else tags)
         result.append(_span(trace.id, own, parent, record, attributes))
         for child in record.children:
@@ -139,6 +142,16 @@ def _spans(trace: TraceRecord) -> list[Span]:
 
     add(trace.root, "")
     return result
+
+
+def root_span_id(trace_id: str) -> str:
+    """The id that the first span of a trace has."""
+    return _span_id(trace_id, 0)
+
+
+def _span_id(trace_id: str, place: int) -> str:
+    """Derived, not random: the same trace written again has the same spans."""
+    return f"{place + 1:08x}{trace_id[-8:]}"
 
 
 def _span(trace_id: str, span_id: str, parent: str, record: SpanRecord, attributes: dict[str, Any]) -> Span:
