@@ -89,7 +89,10 @@ def write_traces(client: MlflowClient, experiment_id: str, traces: Sequence[Trac
                 tracing.log_spans(experiment_id, _spans(traces[0]))
             list(pool.map(head, traces))
             tracing.log_spans(experiment_id, [span for trace in traces for span in _spans(trace)])
-        except NotImplementedError:
+        except NotImplementedError as error:
+            if "could not identify" in str(error):  # it is away, and MLflow would remember that it has no version
+                tracing.store._get_server_version.cache_clear()
+                raise MlflowException("the tracking server does not answer") from None
             raise NoTracesError("the tracking server is older than MLflow 3.4, and keeps no traces of ours") from None
         list(pool.map(link, traces))
 
