@@ -10,7 +10,7 @@ __version__ = "0.1.0"
 
 _PUBLIC = {
     "ArmConfig": "fledge.experiments.config",
-    "CompareOptions": "fledge.experiments.comparison",
+    "CompareOptions": "fledge.comparison.verdict",
     "Comparison": "fledge.comparison.verdict",
     "Draft": "fledge.prompts.prompt",
     "ExperimentConfig": "fledge.experiments.config",
@@ -36,11 +36,11 @@ _PUBLIC = {
 __all__ = tuple(_PUBLIC)
 
 if TYPE_CHECKING:
+    from fledge.comparison.verdict import CompareOptions as CompareOptions
     from fledge.comparison.verdict import Comparison as Comparison
     from fledge.core.errors import FledgeError as FledgeError
     from fledge.core.settings import Workspace as Workspace
     from fledge.demo.life import run_demo as run_demo
-    from fledge.experiments.comparison import CompareOptions as CompareOptions
     from fledge.experiments.comparison import compare as compare
     from fledge.experiments.config import ArmConfig as ArmConfig
     from fledge.experiments.config import ExperimentConfig as ExperimentConfig

@@ -1,62 +1,252 @@
+"""Published answers, with their sources, and what happens at the edges."""
+
 import math
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from fledge.comparison.statistics import adjust, mean_interval, paired_difference, questions_needed
+from fledge.comparison.statistics import (
+    Sample,
+    adjust,
+    cluster_error,
+    equivalence,
+    mean_interval,
+    omnibus,
+    one_sided,
+    paired_test,
+    tango_interval,
+    tango_z,
+)
 
-# Student (1908), extra hours of sleep with two drugs, as in R's `sleep`.
-SLEEP_1 = np.array([0.7, -1.6, -0.2, -1.2, -0.1, 3.4, 3.7, 0.8, 0.0, 2.0])
-SLEEP_2 = np.array([1.9, 0.8, 1.1, 0.1, -0.1, 4.4, 5.5, 1.6, 4.6, 3.4])
+# Student (1908), extra hours of sleep with two drugs, as in R's `sleep`; R's t.test(paired = TRUE) gives the figures.
+SLEEP = Sample(
+    np.array([0.7, -1.6, -0.2, -1.2, -0.1, 3.4, 3.7, 0.8, 0.0, 2.0]),
+    np.array([1.9, 0.8, 1.1, 0.1, -0.1, 4.4, 5.5, 1.6, 4.6, 3.4]),
+)
+# Hollander and Wolfe (1973), p. 29: Hamilton depression scale before and after; as in the examples of R's wilcox.test.
+DEPRESSION = Sample(
+    np.array([1.83, 0.50, 1.62, 2.48, 1.68, 1.88, 1.55, 3.06, 1.30]),
+    np.array([0.878, 0.647, 0.598, 2.05, 1.06, 1.29, 1.06, 3.14, 1.29]),
+)
 
 
-def test_sleep_data_by_permutation() -> None:
-    result = paired_difference(SLEEP_1 - SLEEP_2)
+def table(both: int, only_a: int, only_b: int, neither: int) -> Sample:
+    """Pass/fail of two arms from the four counts."""
+    a = np.repeat([1.0, 1.0, 0.0, 0.0], [both, only_a, only_b, neither])
+    b = np.repeat([1.0, 0.0, 1.0, 0.0], [both, only_a, only_b, neither])
+    return Sample(a, b, passes=True)
+
+
+# Agresti (1990), p. 350: approval of a prime minister in two surveys; as in the examples of R's mcnemar.test.
+APPROVAL = table(794, 86, 150, 570)
+
+
+def test_student_sleep() -> None:
+    result = paired_test(SLEEP, "t")
+    assert result.test == "t"
     assert result.difference == pytest.approx(-1.58)
+    assert result.statistic == pytest.approx(-4.0621, abs=5e-5)
+    assert result.p == pytest.approx(0.002833, abs=5e-7)
+    assert (result.low, result.high) == pytest.approx((-2.4598858, -0.7001142), abs=1e-7)
+
+
+def test_student_sleep_by_permutation() -> None:
     # Ten pairs have 1,024 sign flips, so the test is exact: 4 of them are as extreme (one difference is zero).
-    assert result.p == pytest.approx(4 / 1024)
-    assert result.low < -1.58 < result.high < 0
+    assert paired_test(SLEEP).p == pytest.approx(4 / 1024)
+    assert paired_test(SLEEP).test == "permutation"
+
+
+def test_hollander_wolfe_depression() -> None:
+    result = paired_test(DEPRESSION, "wilcoxon")
+    assert result.statistic == 40
+    assert result.p / 2 == pytest.approx(0.01953, abs=5e-6)
+
+
+def test_approval_ratings() -> None:
+    plain = paired_test(APPROVAL, "mcnemar-chi2")
+    corrected = paired_test(APPROVAL, "mcnemar-chi2-corrected")
+    assert plain.statistic == pytest.approx(17.356, abs=5e-4)
+    assert corrected.statistic == pytest.approx(16.818, abs=5e-4)
+    assert plain.p == pytest.approx(3.1e-5, abs=5e-7)
+    assert paired_test(APPROVAL).p == pytest.approx(3.716e-5, abs=5e-9)  # the exact test
+
+
+def test_kojima_2022_single_eq() -> None:
+    """Kojima et al. (2022), SingleEq: "Let's think step by step" against zero-shot, counted from their answers."""
+    result = paired_test(table(333, 63, 46, 66))
+    assert result.test == "mcnemar"
+    assert result.difference == pytest.approx(0.0335, abs=5e-5)
+    assert result.p == pytest.approx(0.125, abs=5e-4)
+    assert result.low < 0 < result.high
+
+
+@pytest.mark.parametrize(
+    ("counts", "interval"),
+    [
+        ((59, 6, 16, 80), (-0.1240, -0.0054)),  # Cavo et al. (2012)
+        ((1, 1, 7, 12), (-0.517, -0.026)),  # Bentur et al. (2009)
+    ],
+)
+def test_tango_interval(counts: tuple[int, int, int, int], interval: tuple[float, float]) -> None:
+    """Fagerland, Lydersen and Laake, Statistical Analysis of Contingency Tables (2017), chapter 8."""
+    assert tango_interval(counts[1], counts[2], sum(counts)) == pytest.approx(interval, abs=5e-4)
+
+
+def test_tango_statistic_is_mcnemar_at_zero() -> None:
+    assert tango_z(86, 150, 1600, 0.0) ** 2 == pytest.approx(17.356, abs=5e-4)
+
+
+@given(st.integers(0, 60), st.integers(0, 60), st.integers(0, 60))
+@settings(max_examples=200)
+def test_tango_interval_holds_what_was_seen(only_a: int, only_b: int, alike: int) -> None:
+    count = only_a + only_b + alike
+    if count < 2:
+        return
+    low, high = tango_interval(only_a, only_b, count)
+    assert -1 <= low <= (only_a - only_b) / count <= high <= 1
+    assert (low, high) == pytest.approx(tuple(-end for end in reversed(tango_interval(only_b, only_a, count))))
+
+
+# Benjamini and Hochberg (1995), section 4: fifteen hypotheses on rt-PA and APSAC after an infarction.
+BH_1995 = [0.0001, 0.0004, 0.0019, 0.0095, 0.0201, 0.0278, 0.0298, 0.0344, 0.0459, 0.3240, 0.4262, 0.5719, 0.6528]
+BH_1995 += [0.7590, 1.0]
+
+
+def test_benjamini_hochberg_1995() -> None:
+    # The paper: Bonferroni's way, also Holm's, rejects three of them at 5 %, controlling false discoveries four.
+    holm, false_discoveries = adjust(BH_1995), adjust(BH_1995, "fdr_bh")
+    assert sum(p <= 0.05 for p in holm) == 3
+    assert sum(p <= 0.05 for p in false_discoveries) == 4
+    # R: p.adjust(p, "holm")[1:4] and p.adjust(p, "BH")[1:4]
+    assert holm[:4] == pytest.approx([0.0015, 0.0056, 0.0247, 0.1140])
+    assert false_discoveries[:4] == pytest.approx([0.0015, 0.0030, 0.0095, 0.035625])
+
+
+def test_adjusting_nothing_gives_nothing() -> None:
+    assert adjust([]) == []
 
 
 def test_many_questions_take_the_t_test() -> None:
     values = np.random.default_rng(1).normal(0.1, 1.0, 5000)
-    result = paired_difference(values)
+    result = paired_test(Sample(values, np.zeros(5000)))
     assert result.test == "t"
     half = 1.96 * values.std(ddof=1) / math.sqrt(5000)
-    assert result.low == pytest.approx(values.mean() - half, abs=1e-3)
-    assert result.high == pytest.approx(values.mean() + half, abs=1e-3)
+    assert (result.low, result.high) == pytest.approx((values.mean() - half, values.mean() + half), abs=1e-3)
 
 
 def test_seeded() -> None:
-    values = np.random.default_rng(1).normal(0.1, 1.0, 40)
-    assert paired_difference(values, seed=1) == paired_difference(values, seed=1)
+    sample = Sample(np.random.default_rng(1).normal(0.1, 1.0, 40), np.zeros(40))
+    assert paired_test(sample, seed=1) == paired_test(sample, seed=1)
 
 
-def test_degenerate_inputs_have_clear_outcomes() -> None:
-    alone = paired_difference(np.array([0.3]))
-    assert (alone.p, alone.low, alone.high) == (1.0, -math.inf, math.inf)
-    ties = paired_difference(np.zeros(12))
-    assert (ties.difference, ties.low, ties.high, ties.p) == (0.0, 0.0, 0.0, 1.0)
-    constant = paired_difference(np.full(12, 0.5))
-    assert (constant.low, constant.high) == (0.5, 0.5)
-    assert constant.p < 0.01
+def test_clusters_of_one_size_are_a_t_test_of_their_means() -> None:
+    rng = np.random.default_rng(4)
+    topics = np.repeat(np.arange(8), 5)
+    values = rng.normal(0.2, 1.0, 40) + np.repeat(rng.normal(0, 1.0, 8), 5)
+    result = paired_test(Sample(values, np.zeros(40), clusters=topics))
+    of_means = paired_test(Sample(values.reshape(8, 5).mean(axis=1), np.zeros(8)), "t")
+    assert result.test == "cluster-t"
+    # The robust error divides by G - 1 as well, but for a factor (N - 1) / (N - 1) that is 1 here.
+    assert result.statistic == pytest.approx(of_means.statistic, rel=1e-6)
+    assert (result.p, result.low, result.high) == pytest.approx((of_means.p, of_means.low, of_means.high), rel=1e-6)
+    assert cluster_error(values, topics)[1] == 7
+    assert result.high - result.low > (lambda flat: flat.high - flat.low)(
+        paired_test(Sample(values, np.zeros(40)), "t")
+    )
+
+
+def test_one_sided_halves_the_two_sided() -> None:
+    two = paired_test(SLEEP, "t").p
+    assert one_sided(SLEEP, 0.0, "less") == pytest.approx(two / 2)
+    assert one_sided(SLEEP, 0.0, "greater") == pytest.approx(1 - two / 2)
+
+
+def test_equivalence_by_hand() -> None:
+    rng = np.random.default_rng(2)
+    sample = Sample(rng.normal(0.0, 0.1, 50), np.zeros(50))
+    error = sample.a.std(ddof=1) / math.sqrt(50)
+    p = equivalence(sample, 0.05)
+    from scipy import stats
+
+    assert p == pytest.approx(stats.t.sf((0.05 - abs(sample.a.mean())) / error, 49))
+    assert equivalence(sample, 0.001) > 0.05
+
+
+def test_pass_fail_without_a_difference_is_not_soon_equivalent() -> None:
+    assert equivalence(table(20, 0, 0, 0), 0.02) > 0.05
+    assert equivalence(table(400, 0, 0, 0), 0.02) < 0.05
+
+
+def test_omnibus() -> None:
+    # Hollander and Wolfe (1973), p. 140: rounding first base; R's friedman.test gives 11.143, p = 0.003805.
+    rounding = np.array(
+        [
+            [5.40, 5.50, 5.55], [5.85, 5.70, 5.75], [5.20, 5.60, 5.50], [5.55, 5.50, 5.40], [5.90, 5.85, 5.70],
+            [5.45, 5.55, 5.60], [5.40, 5.40, 5.35], [5.45, 5.50, 5.35], [5.25, 5.15, 5.00], [5.85, 5.80, 5.70],
+            [5.25, 5.20, 5.10], [5.65, 5.55, 5.45], [5.60, 5.35, 5.45], [5.05, 5.00, 4.95], [5.50, 5.50, 5.40],
+            [5.45, 5.55, 5.50], [5.55, 5.55, 5.35], [5.45, 5.50, 5.55], [5.50, 5.45, 5.25], [5.65, 5.60, 5.40],
+            [5.70, 5.65, 5.55], [6.30, 6.30, 6.25],
+        ]
+    )  # fmt: skip
+    result = omnibus(rounding, passes=False)
+    assert result is not None
+    assert (result.test, result.questions) == ("friedman", 22)
+    assert result.statistic == pytest.approx(11.143, abs=5e-4)
+    assert result.p == pytest.approx(0.003805, abs=5e-7)
+    alike = omnibus(np.ones((5, 3)), passes=True)
+    assert alike is not None
+    assert (alike.test, alike.p) == ("cochran-q", 1.0)
+    assert omnibus(rounding[:, :2], passes=False) is None
+
+
+@pytest.mark.parametrize("test", ["auto", "t", "wilcoxon", "permutation"])
+def test_degenerate_scores_have_clear_outcomes(test: str) -> None:
+    def of(values: list[float]) -> tuple[float, float, float]:
+        result = paired_test(Sample(np.array(values), np.zeros(len(values))), test)  # type: ignore[arg-type]
+        return result.p, result.low, result.high
+
+    assert of([0.3]) == (1.0, -math.inf, math.inf)
+    assert of([0.0] * 12) == (1.0, 0.0, 0.0)
+    assert of([0.5] * 12) == (2 / 2**12, 0.5, 0.5)
+    p, low, high = of([0.1, 0.4])
+    assert p > 0.05
+    assert low < 0.25 < high
+
+
+@pytest.mark.parametrize("test", ["auto", "mcnemar-chi2", "mcnemar-chi2-corrected"])
+def test_degenerate_passes_have_clear_outcomes(test: str) -> None:
+    ties = paired_test(table(5, 0, 0, 5), test)  # type: ignore[arg-type]
+    assert (ties.p, ties.difference) == (1.0, 0.0)
+    assert ties.low == pytest.approx(-ties.high)
+    assert ties.high > 0.2  # ten questions without a difference do not prove that there is none
+
+
+def test_mcnemar_wants_pass_or_fail() -> None:
+    with pytest.raises(ValueError, match="all 0 or 1"):
+        paired_test(SLEEP, "mcnemar")
+
+
+def test_clusters_without_any_spread() -> None:
+    topics = np.repeat([0, 1, 2], 4)
+    same = paired_test(Sample(np.zeros(12), np.zeros(12), clusters=topics))
+    assert (same.p, same.low, same.high) == (1.0, 0.0, 0.0)
+    shifted = paired_test(Sample(np.ones(12), np.zeros(12), clusters=topics))
+    assert shifted.p == pytest.approx(2 / 2**3)
 
 
 def test_mean_interval() -> None:
     assert mean_interval(np.array([1.0])) == (-math.inf, math.inf)
     assert mean_interval(np.array([2.0, 2.0])) == (2.0, 2.0)
-    interval = mean_interval(SLEEP_1 - SLEEP_2)  # as R's t.test(paired = TRUE) gives it
-    assert list(interval) == pytest.approx([-2.4599, -0.7001], abs=1e-4)
+    assert mean_interval(SLEEP.differences) == pytest.approx((-2.4599, -0.7001), abs=1e-4)
+    # Wilson's interval of 15 of 148, from Newcombe (1998), Statistics in Medicine 17, p. 857-872: 0.0624 to 0.1605.
+    passes = np.repeat([1.0, 0.0], [15, 133])
+    assert mean_interval(passes, passes=True) == pytest.approx((0.0624, 0.1605), abs=5e-5)
 
 
-def test_holm_by_hand() -> None:
-    assert adjust([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
-    assert adjust([]) == []
-
-
-def test_questions_needed_for_half_a_standard_deviation() -> None:
-    assert questions_needed(0.5, 1.0) == 34  # G*Power and R's power.t.test(type="paired") say 33.4
-    assert questions_needed(0.0, 1.0) is None
-    assert questions_needed(0.2, 0.0) == 3
-    assert questions_needed(5.0, 1.0) == 3
-    assert questions_needed(0.01, 1.0) == 78_491
+def test_mean_interval_by_bootstrap_is_skewed_as_the_scores_are() -> None:
+    values = np.random.default_rng(3).exponential(1.0, 60)
+    low, high = mean_interval(values)
+    assert low < values.mean() < high
+    assert high - values.mean() > values.mean() - low

@@ -1,10 +1,10 @@
-from pathlib import Path
+import warnings
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from fledge.comparison.verdict import compare_scores, pick_metric, read_scores
+from fledge.comparison.verdict import CompareOptions, compare_scores
 from fledge.core.errors import InputError
 
 
@@ -77,7 +77,7 @@ def test_margin_makes_equivalence_possible() -> None:
     base = _noise(0.5, 1)
     table = _table(base=base, twin=[value + 0.001 * (-1) ** n for n, value in enumerate(base)])
     assert compare_scores(table, "quality").pairs[0].verdict == "inconclusive"
-    assert compare_scores(table, "quality", margin=0.02).pairs[0].verdict == "equivalent"
+    assert compare_scores(table, "quality", CompareOptions(margin=0.02)).pairs[0].verdict == "equivalent"
 
 
 def test_samples_are_averaged_within_a_question() -> None:
@@ -98,8 +98,8 @@ def test_pairs_are_made_of_common_questions_only() -> None:
 
 def test_all_pairs_and_named_baseline() -> None:
     table = _table(a=_noise(0.5, 1), b=_noise(0.5, 2), c=_noise(0.5, 3))
-    assert len(compare_scores(table, "quality", all_pairs=True).pairs) == 3
-    assert {pair.b for pair in compare_scores(table, "quality", baseline="c").pairs} == {"c"}
+    assert len(compare_scores(table, "quality", CompareOptions(all_pairs=True)).pairs) == 3
+    assert {pair.b for pair in compare_scores(table, "quality", CompareOptions(baseline="c")).pairs} == {"c"}
 
 
 def test_same_table_same_verdict() -> None:
@@ -129,28 +129,7 @@ def test_arms_without_a_common_question() -> None:
 
 def test_unknown_baseline() -> None:
     with pytest.raises(InputError, match="no arm 'z'"):
-        compare_scores(_table(a=[1.0], b=[2.0]), "quality", baseline="z")
-
-
-def test_metric_is_token_f1_or_must_be_named() -> None:
-    table = _table(a=[1.0], b=[2.0])
-    assert pick_metric(table.assign(token_f1=0.5), None) == "token_f1"
-    assert pick_metric(table, "quality") == "quality"
-    with pytest.raises(InputError, match="no metric was named"):
-        pick_metric(table, None)
-    with pytest.raises(InputError, match="no metric 'speed'"):
-        pick_metric(table, "speed")
-
-
-def test_scores_file(tmp_path: Path) -> None:
-    path = tmp_path / "scores.csv"
-    path.write_text("question,arm,quality\n1,a,0.5\n1,b,0.7\n")
-    assert len(read_scores(str(path))) == 2
-    path.write_text("question,quality\n1,0.5\n")
-    with pytest.raises(InputError, match="no column arm"):
-        read_scores(str(path))
-    with pytest.raises(InputError, match="there is no such file"):
-        read_scores(str(tmp_path / "none.csv"))
+        compare_scores(_table(a=[1.0], b=[2.0]), "quality", CompareOptions(baseline="z"))
 
 
 def test_what_has_no_better_way_cannot_win() -> None:
@@ -162,4 +141,159 @@ def test_what_has_no_better_way_cannot_win() -> None:
 def test_the_winner_is_the_same_with_all_pairs() -> None:
     table = _table(good=_noise(2.0, 1), middle=_noise(1.5, 2), base=_noise(1.0, 3))
     for all_pairs in (False, True):
-        assert compare_scores(table, "quality", baseline="base", all_pairs=all_pairs).winner == "good"
+        options = CompareOptions(baseline="base", all_pairs=all_pairs)
+        assert compare_scores(table, "quality", options).winner == "good"
+
+
+def test_pass_or_fail_takes_mcnemar_and_several_samples_do_not() -> None:
+    table = _table(a=[0.0, 1.0, 1.0, 0.0, 1.0], b=[1.0, 1.0, 1.0, 1.0, 1.0])
+    pair = compare_scores(table, "quality").pairs[0]
+    assert (pair.test, pair.wins, pair.ties, pair.losses) == ("mcnemar", 2, 3, 0)
+    assert pair.difference == pytest.approx(0.4)
+    assert compare_scores(pd.concat([table, table]), "quality").pairs[0].test == "permutation"
+
+
+def test_a_test_can_be_chosen() -> None:
+    table = _table(a=_noise(0.5, 1), b=_noise(0.6, 2))
+    names = ("t", "wilcoxon", "permutation")
+    found = [compare_scores(table, "quality", CompareOptions(test=name)).pairs[0] for name in names]  # type: ignore[arg-type]
+    assert [pair.test for pair in found] == list(names)
+    assert all(pair.verdict == "better" for pair in found)
+    with pytest.raises(InputError, match="all 0 or 1"):
+        compare_scores(table, "quality", CompareOptions(test="mcnemar"))
+
+
+def test_topics_are_clusters() -> None:
+    rng = np.random.default_rng(5)
+    rows = [
+        {"question": f"q{topic}-{number}", "arm": arm, "topic": f"t{topic}", "quality": value + own * (arm == "b")}
+        for topic in range(12)
+        for own in [rng.normal(0.03, 0.1)]
+        for number in range(10)
+        for value in [rng.normal(0.5, 0.1)]
+        for arm in ("a", "b")
+    ]
+    table = pd.DataFrame(rows)
+    result = compare_scores(table, "quality")
+    flat = compare_scores(table, "quality", CompareOptions(by_topic=False))
+    assert (result.pairs[0].test, flat.pairs[0].test) == ("cluster-t", "permutation")
+    assert result.pairs[0].p > flat.pairs[0].p
+    assert any("12 topics" in note for note in result.notes)
+    assert not any("topic" in note for note in flat.notes)
+    alone = table[table["question"].str.endswith("-0")]  # one question of each topic: nothing is related
+    assert compare_scores(alone, "quality").pairs[0].test == "permutation"
+
+
+def test_few_topics_are_told() -> None:
+    table = _table(a=_noise(0.5, 1), b=_noise(0.6, 2))
+    table["topic"] = table["question"].str[-1].map(lambda digit: "even" if int(digit) % 2 == 0 else "odd")
+    assert any("so few topics" in note for note in compare_scores(table, "quality").notes)
+
+
+def test_guards_keep_a_winner_from_winning() -> None:
+    rng = np.random.default_rng(7)
+    base = _noise(0.5, 1)
+    table = _table(base=base, slow=[x + 0.1 for x in _noise(0.5, 1)], quick=[x + 0.05 for x in _noise(0.5, 1)])
+    seconds = {"base": 1.0, "slow": 1.5, "quick": 1.0}
+    table["latency_s"] = [seconds[arm] * rng.uniform(0.95, 1.05) for arm in table["arm"]]
+    table["quality"] += rng.normal(0, 0.02, len(table))
+    free = compare_scores(table, "quality")
+    assert free.winner == "slow"
+    result = compare_scores(table, "quality", CompareOptions(guards=("latency_s<=+10%",)))
+    assert result.winner == "quick"
+    passed = {pair.a: pair.guards[0].passed for pair in result.pairs}
+    assert passed == {"slow": False, "quick": True}
+    only = table[table["arm"] != "quick"]
+    none = compare_scores(only, "quality", CompareOptions(guards=("latency_s<=+10%",)))
+    assert none.winner is None
+    assert none.pairs[0].verdict == "better"
+    assert "not shown to keep latency_s<=+10%" in none.conclusion()
+
+
+def test_a_guard_in_the_wrong_direction_or_without_a_metric() -> None:
+    table = _table(a=_noise(0.5, 1), b=_noise(0.6, 2))
+    with pytest.raises(InputError, match="no metric 'latency_s'"):
+        compare_scores(table, "quality", CompareOptions(guards=("latency_s<=+10%",)))
+    with pytest.raises(InputError, match="quality is better when higher"):
+        compare_scores(table, "quality", CompareOptions(guards=("quality<=+10%",)), direction_of=lambda _: True)
+
+
+def test_equivalence_is_adjusted_for_the_number_of_pairs() -> None:
+    arms = {name: _noise(0.5, seed) for seed, name in enumerate(("base", "b", "c", "d"), 1)}
+    two = compare_scores(_table(base=arms["base"], b=arms["b"]), "quality", CompareOptions(margin=0.05)).pairs[0]
+    four = compare_scores(_table(**arms), "quality", CompareOptions(margin=0.05)).pairs[0]
+    assert two.equivalence_p is not None
+    assert four.equivalence_p is not None
+    assert four.equivalence_p > two.equivalence_p
+    assert compare_scores(_table(**arms), "quality").pairs[0].equivalence_p is None
+
+
+def test_more_questions_are_asked_for_by_margin_where_there_is_no_difference() -> None:
+    table = _table(a=_noise(0.5, 1, 12), b=_noise(0.5, 2, 12))
+    without = compare_scores(table, "quality").pairs[0].needed_questions
+    within = compare_scores(table, "quality", CompareOptions(margin=0.05)).pairs[0].needed_questions
+    assert without is not None
+    assert within is not None
+    assert within < without
+
+
+def test_what_was_asked_for_is_enough() -> None:
+    """As many questions as `needed_questions` says find a difference like the one seen in about 80 of 100 cases."""
+    first = compare_scores(_table(a=_noise(0.5, 1, 20), b=_noise(0.53, 9, 20)), "quality").pairs[0]
+    assert first.needed_questions is not None
+    spread = np.std(np.subtract(_noise(0.53, 9, 20), _noise(0.5, 1, 20)), ddof=1)
+    rng, found = np.random.default_rng(0), 0
+    for _ in range(200):
+        values = rng.normal(first.difference, spread, 20 + first.needed_questions)
+        t = values.mean() / values.std(ddof=1) * np.sqrt(len(values))
+        found += abs(t) > 1.97
+    assert 0.7 < found / 200 < 0.9
+
+
+def test_holes_are_told_and_paired_on_what_both_have() -> None:
+    table = _table(a=[0.1, 0.2, 0.3, 0.4], b=[0.2, 0.3, float("nan"), float("inf")])
+    result = compare_scores(table, "quality")
+    assert result.pairs[0].questions == 2
+    assert any("2 answers of b without quality" in note for note in result.notes)
+    assert any("2 of 4 questions lack a score" in note for note in result.notes)
+
+
+def test_only_the_planned_metric_is_not_exploratory() -> None:
+    table = _table(a=_noise(0.5, 1), b=_noise(0.6, 2)).assign(other=1.0)
+    assert not compare_scores(table, "quality").exploratory
+    assert not compare_scores(table, "quality", planned={"metric": "quality"}).exploratory
+    assert compare_scores(table, "quality", planned={"metric": "other"}).exploratory
+
+
+def test_a_constant_metric_is_compared_without_a_warning() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        result = compare_scores(
+            _table(a=[1.0] * 8, b=[1.0] * 8, c=[1.0] * 8), "quality", CompareOptions(margin=0.1, all_pairs=True)
+        )
+    assert {pair.verdict for pair in result.pairs} == {"inconclusive"}
+    assert result.omnibus is not None
+    assert result.omnibus.p == 1.0
+
+
+@pytest.mark.parametrize("bad", [{"margin": 0.0}, {"margin": float("nan")}, {"alpha": 0.0}, {"test": "magic"}])
+def test_options_that_make_no_sense(bad: dict[str, float]) -> None:
+    with pytest.raises(InputError):
+        CompareOptions(**bad)  # type: ignore[arg-type]
+
+
+def test_a_million_rows_are_soon_averaged() -> None:
+    """The whole figure is in `make soak`; here a tenth, whose memory is what matters."""
+    rng = np.random.default_rng(0)
+    questions, arms, samples = 10_000, 5, 2
+    count = questions * arms * samples
+    table = pd.DataFrame(
+        {
+            "question": np.repeat(np.arange(questions), arms * samples),
+            "arm": np.tile(np.repeat(list("abcde"), samples), questions),
+            "quality": rng.normal(0.5, 0.1, count),
+        }
+    )
+    result = compare_scores(table, "quality")
+    assert {pair.test for pair in result.pairs} == {"t"}
+    assert [arm.questions for arm in result.arms] == [questions] * arms

@@ -18,10 +18,11 @@ from langchain_core.runnables import RunnableLambda
 from mlflow import MlflowClient
 
 from fledge.chains.engine_llm import EngineChatModel
+from fledge.comparison.verdict import CompareOptions
 from fledge.core.errors import FledgeError, InputError
 from fledge.core.settings import Workspace
 from fledge.experiments._mlflow import load_table
-from fledge.experiments.comparison import CompareOptions, compare
+from fledge.experiments.comparison import compare
 from fledge.experiments.config import ArmConfig, ExperimentConfig
 from fledge.experiments.run import resume_experiment, run_experiment
 from fledge.models import snapshot
@@ -55,7 +56,8 @@ def test_runs_traces_and_tables_are_in_mlflow(workspace: Workspace) -> None:
     assert parent.info.status == "FINISHED"
     assert parent.data.params["prompts"] == "simple,conversational,expert,educational"
     assert parent.data.metrics["cells"] == 40
-    assert {item.path for item in client.list_artifacts(result.run_id)} == {"answers.json", "arms.png", "config.json"}
+    artifacts = {item.path for item in client.list_artifacts(result.run_id)}
+    assert artifacts == {"answers.json", "arms.png", "config.json", "plan.json"}
 
     nested = client.search_runs([experiment], f"tags.`mlflow.parentRunId` = '{result.run_id}'")
     assert {run.info.run_name for run in nested} == {"simple", "conversational", "expert", "educational"}

@@ -12,7 +12,8 @@ import click
 COMMANDS = {
     "demo": ("fledge.cli.demo:demo", "A whole life on the embedded model, in about a minute."),
     "experiment": ("fledge.cli.experiment:experiment", "Ask all questions with all prompts."),
-    "compare": ("fledge.cli.experiment:compare", "Verdicts on the arms of an experiment."),
+    "compare": ("fledge.cli.comparison:compare", "Verdicts on the arms of an experiment."),
+    "plan": ("fledge.cli.comparison:plan", "How many questions a comparison needs."),
     "prompts": ("fledge.cli.prompts:prompts", "The prompt registry."),
     "register": ("fledge.cli.registry:register", "Register a release."),
     "promote": ("fledge.cli.registry:promote", "Move an alias to a release, by evidence."),

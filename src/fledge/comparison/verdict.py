@@ -1,18 +1,69 @@
 """Verdicts: for each pair of arms better, worse, equivalent or inconclusive, from a table of scores."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import pandas as pd
 
-from fledge.comparison.statistics import adjust, mean_interval, paired_difference, questions_needed
+from fledge.comparison.guards import Guard, GuardResult, check_guard, read_guard
+from fledge.comparison.power import (
+    ALPHA,
+    POWER,
+    questions_for_equivalence,
+    questions_for_mcnemar,
+    questions_needed,
+)
+from fledge.comparison.statistics import (
+    TESTS,
+    Omnibus,
+    PairedTest,
+    Sample,
+    TestName,
+    adjust,
+    equivalence,
+    mean_interval,
+    omnibus,
+    one_sided,
+    paired_test,
+)
+from fledge.comparison.table import Scores, by_question, metrics, missing_in_words
 from fledge.core.errors import InputError
 
 Verdict = Literal["better", "worse", "equivalent", "inconclusive"]
-ALPHA = 0.05
+Direction = Callable[[str], bool | None]
+
+
+@dataclass(frozen=True)
+class CompareOptions:
+    """How to compare.
+
+    `metric` is `token_f1` where there are references, `baseline` the first arm unless named. Differences below
+    `margin` are as good as none. `guards` are limits of what a winner may lose elsewhere, as in `latency_s<=+10%`.
+    `alpha` is the chance of any wrong `better` or `worse`. `by_topic` counts the questions of one topic as related.
+    `higher_is_better` tells the direction of a metric that fledge does not know.
+    """
+
+    metric: str | None = None
+    baseline: str | None = None
+    margin: float | None = None
+    all_pairs: bool = False
+    guards: tuple[str, ...] = ()
+    test: TestName = "auto"
+    alpha: float | None = None
+    by_topic: bool = True
+    higher_is_better: bool | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.margin is not None and not 0 < self.margin < math.inf:
+            raise InputError(f"margin must be above 0, not {self.margin:g}", hint="--margin 0.02")
+        if self.alpha is not None and not 0 < self.alpha <= 0.5:
+            raise InputError(f"alpha must be above 0 and at most 0.5, not {self.alpha:g}", hint="--alpha 0.05")
+        if self.test not in TESTS:
+            raise InputError(f"no test {self.test!r}", hint=f"--test one of: {', '.join(TESTS)}")
 
 
 @dataclass(frozen=True)
@@ -28,7 +79,12 @@ class ArmSummary:
 @dataclass(frozen=True)
 class Pair:
     """`a` against the baseline `b`. `ci` is the 95 % interval of the difference, not adjusted for the number of pairs;
-    the verdict follows `p_adjusted`. `needed_questions` are further ones for 80 % power at the difference seen."""
+    the verdict follows `p_adjusted`.
+
+    `equivalence_p` and `non_inferiority_p` are those of the one-sided tests against the margin, adjusted as well, None
+    without a margin. `wins`, `ties` and `losses` count questions. `needed_questions` are further ones for 80 % power
+    at the difference and spread seen.
+    """
 
     a: str
     b: str
@@ -41,16 +97,36 @@ class Pair:
     statistic: float
     verdict: Verdict
     needed_questions: int | None
+    equivalence_p: float | None
+    non_inferiority_p: float | None
+    wins: int
+    ties: int
+    losses: int
+    guards: tuple[GuardResult, ...]
+
+    @property
+    def guarded(self) -> bool:
+        """Whether it passes all guards."""
+        return all(guard.passed for guard in self.guards)
+
+    def seen(self, metric: str) -> str:
+        """The difference and its interval for people, without the closing bracket; pass/fail in percentage points."""
+        low, high = self.ci
+        scale, unit = (100.0, "points of ") if self.test.startswith("mcnemar") else (1.0, "")
+        if not math.isfinite(low):
+            return f"{self.difference * scale:+.3g} {unit}{metric} (no interval"
+        width = (high - low) * scale
+        digits = max(0, 2 - math.floor(math.log10(width))) if width else 3
+        numbers = [f"{number * scale:+.{digits}f}" for number in (self.difference, low, high)]
+        return f"{numbers[0]} {unit}{metric} (95 % interval {numbers[1]} to {numbers[2]}"
 
     def in_words(self, metric: str) -> str:
         """One sentence for people."""
-        low, high = self.ci
-        interval = f"95 % interval {low:+.3f} to {high:+.3f}" if math.isfinite(low) else "no interval"
         plural = "" if self.questions == 1 else "s"
-        seen = f"{self.difference:+.3f} {metric} ({interval}, {self.questions} question{plural})"
+        seen = f"{self.seen(metric)}, {self.questions:,} question{plural})"
         if self.verdict == "inconclusive":
             more = f"ask about {self.needed_questions:,} more" if self.needed_questions else "ask more questions"
-            if self.difference == low == high == 0:
+            if self.ties == self.questions > 1:
                 more = "they score alike on every question"
             return f"{self.a} against {self.b}: inconclusive, {seen}; {more}"
         return f"{self.a} is {self.verdict} {'to' if self.verdict == 'equivalent' else 'than'} {self.b}: {seen}"
@@ -58,129 +134,220 @@ class Pair:
 
 @dataclass(frozen=True)
 class Comparison:
-    """All pairs on one metric. `winner` is better than the baseline after correction, or None; `leader` has the best
-    mean, which alone proves nothing."""
+    """All pairs on one metric. `winner` is better than the baseline after correction and passes the guards, or is
+    None; `leader` has the best mean, which alone proves nothing. `notes` say what to know when reading it.
+
+    `planned` is what was laid down before the questions were asked, None where nothing was; any metric but the
+    planned one is `exploratory`.
+    """
 
     metric: str
+    higher_is_better: bool | None
     baseline: str
+    alpha: float
+    margin: float | None
+    correction: str
     arms: tuple[ArmSummary, ...]
     pairs: tuple[Pair, ...]
+    omnibus: Omnibus | None
     winner: str | None
     leader: str
+    planned: dict[str, Any] | None
+    exploratory: bool
+    notes: tuple[str, ...]
 
     def as_dict(self) -> dict[str, Any]:
-        return asdict(self)
+        return {**asdict(self), "omnibus": self.omnibus._asdict() if self.omnibus else None}
+
+    def conclusion(self) -> str:
+        """Who has won, or why nobody has."""
+        if self.winner:
+            return f"winner: {self.winner}"
+        held = [pair for pair in self.pairs if pair.b == self.baseline and _gain(pair, self) and not pair.guarded]
+        if held:
+            guard = next(guard for guard in held[0].guards if not guard.passed)
+            return f"winner: none. {held[0].a} is better, but it is not shown to keep {guard.guard}"
+        if self.higher_is_better is None:
+            return f"winner: none. Neither way of {self.metric} is better."
+        return f"winner: none. {self.leader} has the best mean, which alone proves nothing."
+
+
+class _Tested(NamedTuple):
+    """A pair with the results of its tests, before they are adjusted."""
+
+    a: str
+    b: str
+    sample: Sample
+    result: PairedTest
 
 
 def compare_scores(
     table: pd.DataFrame,
     metric: str,
+    options: CompareOptions | None = None,
     *,
-    baseline: str | None = None,
-    all_pairs: bool = False,
-    margin: float | None = None,
     higher_is_better: bool | None = True,
-    seed: int = 0,
+    direction_of: Direction = lambda _: None,
+    planned: dict[str, Any] | None = None,
 ) -> Comparison:
-    """Compare arms of a long table with columns `question`, `arm`, `metric` (samples are averaged in a question).
+    """Compare arms of a long table with columns `question`, `arm`, `metric` and perhaps `sample` and `topic`.
 
     Where neither way is better (`higher_is_better` None) nothing can win; `better` then only says higher.
-
-    Raises `InputError` for an unknown metric or arm, fewer than two arms, or pairs without a common question.
+    `direction_of` tells the direction of a guarded metric where it is known. The same table gives the same verdicts.
+    Raises `InputError` for what cannot be compared.
     """
-    wide = _wide(table, metric)
-    arms = list(wide.columns)
-    baseline = baseline or arms[0]
-    if baseline not in arms:
-        raise InputError(f"no arm {baseline!r}", hint=f"arms: {', '.join(arms)}")
-    arms.sort(key=lambda arm: arm != baseline)  # first; the others keep their order
-    if all_pairs:
+    options = options or CompareOptions()
+    scores = by_question(table, metric)
+    arms, baseline = _arms(scores, options)
+    if options.all_pairs:
         names = [(a, b) for index, b in enumerate(arms) for a in arms[index + 1 :]]
     else:
         names = [(arm, baseline) for arm in arms if arm != baseline]
-    tests = [(a, b, _differences(wide, a, b)) for a, b in names]
-    results = [paired_difference(values, seed=seed) for _, _, values in tests]
-    adjusted = adjust([result.p for result in results])
+    tested = [_tested(scores, a, b, options) for a, b in names]
+    guards = [(guard, by_question(table, guard.metric)) for guard in _guards(table, options, direction_of)]
+    alpha = options.alpha or ALPHA
+    pairs = _pairs(tested, options, alpha, higher_is_better, guards)
+    summaries = tuple(_summary(scores, arm, options.seed) for arm in arms)
     sign = -1 if higher_is_better is False else 1
-    pairs = []
-    for (a, b, values), result, p_adjusted in zip(tests, results, adjusted, strict=True):
-        verdict = _verdict(result.difference * sign, p_adjusted, _within(values, margin))
-        needed = None
-        if verdict == "inconclusive" and len(values) > 1:
-            total = questions_needed(result.difference, float(np.std(values, ddof=1)))
-            needed = max(1, total - len(values)) if total else None
-        numbers = (result.difference, (result.low, result.high), result.p, p_adjusted, result.test, result.statistic)
-        pairs.append(Pair(a, b, len(values), *numbers, verdict, needed))
-    summaries = tuple(_summary(wide, arm) for arm in arms)
-    best = max(summaries, key=lambda arm: arm.mean * sign).name
-    better = [pair.a for pair in pairs if pair.verdict == "better" and pair.b == baseline]
     means = {arm.name: arm.mean for arm in summaries}
-    if higher_is_better is None:
-        better = []
-    winner = max(better, key=lambda name: means[name] * sign, default=None)
-    return Comparison(metric, baseline, summaries, tuple(pairs), winner, best)
-
-
-def read_scores(path: str) -> pd.DataFrame:
-    """A long table from a CSV file with at least the columns `question`, `arm` and one metric."""
-    try:
-        table = pd.read_csv(path)
-    except FileNotFoundError:
-        raise InputError(f"{path}: there is no such file", hint="check the path given to --scores") from None
-    except (ValueError, OSError) as error:
-        raise InputError(f"{path}: {error}", hint="columns: question, arm, and one for each metric") from None
-    missing = [name for name in ("question", "arm") if name not in table]
-    if missing:
-        raise InputError(f"{path}: no column {', '.join(missing)}", hint="columns: question, arm, and metrics")
-    return table
-
-
-def pick_metric(table: pd.DataFrame, metric: str | None) -> str:
-    """The metric named, or `token_f1` where the table has references. Raises `InputError` if there is none."""
-    numeric = [str(name) for name in table.select_dtypes("number").columns if name != "sample"]
-    if metric is None and "token_f1" in numeric and table["token_f1"].notna().any():
-        return "token_f1"
-    if metric in numeric:
-        return str(metric)
-    what = "no metric was named, and there are no references" if metric is None else f"no metric {metric!r}"
-    raise InputError(what, hint=f"--metric one of: {', '.join(numeric)}")
-
-
-def _wide(table: pd.DataFrame, metric: str) -> pd.DataFrame:
-    order: Sequence[str] = list(dict.fromkeys(table["arm"].astype(str)))
-    if len(order) < 2:
-        raise InputError("a comparison needs at least two arms", hint="fledge experiment --prompts a,b")
-    finite = table[np.isfinite(table[metric].astype(float))]
-    wide = finite.assign(arm=finite["arm"].astype(str)).pivot_table(
-        index="question", columns="arm", values=metric, aggfunc="mean"
+    won = [pair.a for pair in pairs if pair.b == baseline and pair.verdict == "better" and pair.guarded]
+    return Comparison(
+        metric=metric,
+        higher_is_better=higher_is_better,
+        baseline=baseline,
+        alpha=alpha,
+        margin=options.margin,
+        correction="holm",
+        arms=summaries,
+        pairs=tuple(pairs),
+        omnibus=omnibus(scores.whole(), passes=scores.passes),
+        winner=None if higher_is_better is None else max(won, key=lambda name: means[name] * sign, default=None),
+        leader=max(means, key=lambda name: means[name] * sign),
+        planned=planned,
+        exploratory=planned is not None and planned.get("metric") != metric,
+        notes=tuple(_notes(scores, tested, options)),
     )
-    empty = [arm for arm in order if arm not in wide]
-    if empty:
-        raise InputError(f"arm {empty[0]!r} has no value of {metric}", hint="choose another --metric")
-    return wide[order]
 
 
-def _differences(wide: pd.DataFrame, a: str, b: str) -> np.ndarray[Any, np.dtype[np.float64]]:
-    values = (wide[a] - wide[b]).dropna().to_numpy(dtype=np.float64)
-    if not len(values):
-        raise InputError(f"arms {a!r} and {b!r} have no question in common")
-    return values
+def _arms(scores: Scores, options: CompareOptions) -> tuple[list[str], str]:
+    """The arms, the baseline first; the others keep their order."""
+    baseline = options.baseline or scores.arms[0]
+    if baseline not in scores.arms:
+        raise InputError(f"no arm {baseline!r}", hint=f"arms: {', '.join(scores.arms)}")
+    return sorted(scores.arms, key=lambda arm: arm != baseline), baseline
 
 
-def _within(values: np.ndarray[Any, np.dtype[np.float64]], margin: float | None) -> bool:
-    """Two one-sided tests at 5 % each: the 90 % interval lies within the margin."""
-    if margin is None or len(values) < 2:
-        return False
-    test = paired_difference(values, confidence=1 - 2 * ALPHA)
-    return -margin < test.low and test.high < margin
+def _guards(table: pd.DataFrame, options: CompareOptions, direction_of: Direction) -> list[Guard]:
+    guards = [read_guard(text) for text in options.guards]
+    for guard in guards:
+        if guard.metric not in table:
+            hint = f"one of: {', '.join(metrics(table))}"
+            raise InputError(f"guard {guard.text!r}: no metric {guard.metric!r}", hint=hint)
+        way = direction_of(guard.metric)
+        if way is not None and way == guard.most:
+            raise InputError(
+                f"guard {guard.text!r}: {guard.metric} is better when {'higher' if way else 'lower'}",
+                hint=f"limit the loss: {guard.metric}{'>=-' if way else '<=+'}{abs(guard.change):g}",
+            )
+    return guards
 
 
-def _verdict(gain: float, p_adjusted: float, equivalent: bool) -> Verdict:
-    if p_adjusted < ALPHA and gain != 0:
+def _tested(scores: Scores, a: str, b: str, options: CompareOptions) -> _Tested:
+    sample = scores.pair(a, b, by_topic=options.by_topic)
+    try:
+        return _Tested(a, b, sample, paired_test(sample, options.test, seed=options.seed))
+    except ValueError as error:
+        raise InputError(f"{scores.metric}: {error}", hint="--test auto") from None
+
+
+def _pairs(
+    tested: Sequence[_Tested],
+    options: CompareOptions,
+    alpha: float,
+    way: bool | None,
+    guards: Sequence[tuple[Guard, Scores]],
+) -> list[Pair]:
+    sign = -1 if way is False else 1
+    adjusted = adjust([item.result.p for item in tested])
+    none: list[float | None] = [None] * len(tested)
+    equal, kept = none, none
+    if (margin := options.margin) is not None:
+        equal = [*adjust([equivalence(item.sample, margin) for item in tested])]
+        side: Literal["less", "greater"] = "less" if sign < 0 else "greater"
+        kept = [*adjust([one_sided(item.sample, -sign * margin, side) for item in tested])]
+    pairs = []
+    for item, p_adjusted, equal_p, kept_p in zip(tested, adjusted, equal, kept, strict=True):
+        result = item.result
+        gains = item.sample.differences * sign
+        verdict = _verdict(result.difference * sign, p_adjusted < alpha, equal_p is not None and equal_p < alpha)
+        needed = _needed(item, options, alpha / len(tested)) if verdict == "inconclusive" else None
+        pairs.append(
+            Pair(
+                a=item.a,
+                b=item.b,
+                questions=len(gains),
+                difference=result.difference,
+                ci=(result.low, result.high),
+                p=result.p,
+                p_adjusted=p_adjusted,
+                test=result.test,
+                statistic=result.statistic,
+                verdict=verdict,
+                needed_questions=needed,
+                equivalence_p=equal_p,
+                non_inferiority_p=kept_p,
+                wins=int(np.sum(gains > 0)),
+                ties=int(np.sum(gains == 0)),
+                losses=int(np.sum(gains < 0)),
+                guards=tuple(
+                    check_guard(guard, of.pair(item.a, item.b, by_topic=options.by_topic), alpha)
+                    for guard, of in guards
+                ),
+            )
+        )
+    return pairs
+
+
+def _verdict(gain: float, different: bool, equivalent: bool) -> Verdict:
+    if different and gain != 0:
         return "better" if gain > 0 else "worse"
     return "equivalent" if equivalent else "inconclusive"
 
 
-def _summary(wide: pd.DataFrame, arm: str) -> ArmSummary:
-    values = wide[arm].dropna().to_numpy(dtype=np.float64)
-    return ArmSummary(arm, float(values.mean()), mean_interval(values), len(values))
+def _needed(item: _Tested, options: CompareOptions, alpha: float) -> int | None:
+    """Further questions for 80 % power at the spread seen: to find the difference seen, or with a margin that there is
+    none, whichever takes fewer."""
+    result, count = item.result, len(item.sample.a)
+    if count < 2:
+        return None
+    if result.test.startswith("mcnemar"):
+        disagreement = sum(item.sample.discordant) / count
+        totals = [questions_for_mcnemar(result.difference, disagreement, power=POWER, alpha=alpha)]
+    else:
+        totals = [questions_needed(result.difference, result.spread, power=POWER, alpha=alpha)]
+    if options.margin is not None:
+        totals.append(questions_for_equivalence(options.margin, result.spread, power=POWER, alpha=alpha))
+    enough = [total for total in totals if total is not None]
+    return max(1, min(enough) - count) if enough else None
+
+
+def _notes(scores: Scores, tested: Sequence[_Tested], options: CompareOptions) -> list[str]:
+    notes = list(missing_in_words(scores))
+    clustered = [item.sample.clusters for item in tested if item.sample.clusters is not None]
+    if clustered and options.test == "auto":
+        count = len(np.unique(clustered[0]))
+        notes.append(f"questions of one topic count as related: {count} topics")
+        if count < 10:
+            notes.append("so few topics make wide intervals; --independent takes all questions as independent")
+    elif clustered:
+        notes.append(f"the test {options.test} takes all questions as independent, also those of one topic")
+    return notes
+
+
+def _summary(scores: Scores, arm: str, seed: int) -> ArmSummary:
+    values = scores.of(arm)
+    return ArmSummary(arm, float(values.mean()), mean_interval(values, passes=scores.passes, seed=seed), len(values))
+
+
+def _gain(pair: Pair, comparison: Comparison) -> bool:
+    return pair.verdict == "better" and comparison.higher_is_better is not None

@@ -9,12 +9,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import fledge
-from fledge.comparison.verdict import Comparison
+from fledge.comparison.verdict import CompareOptions, Comparison
 from fledge.core import state
 from fledge.core.errors import FledgeError
 from fledge.core.interrupts import uninterrupted
 from fledge.core.settings import Workspace, load
-from fledge.experiments.comparison import CompareOptions
 from fledge.experiments.config import ExperimentConfig
 from fledge.experiments.run import ExperimentResult, select_questions
 from fledge.models import selection, snapshot

@@ -38,6 +38,7 @@ from fledge.tracking._mlflow import experiment_id
 
 TABLE = "answers.json"
 CONFIG = "config.json"
+PLAN = "plan.json"
 LONGEST_PARAM = 6000  # MLflow's limit
 # A run's param, and the field of a snapshot that it holds.
 MODEL_PARAMS = {
@@ -73,6 +74,7 @@ def start_runs(
         name = f"experiment-{time.strftime('%Y%m%d-%H%M%S')}"
         runs.append(_create(client, experiment, name, {**common, **about}, tags, questions))
         client.log_dict(runs[0], _pinned(config, arms), CONFIG)
+        client.log_dict(runs[0], _planned(config, arms, questions), PLAN)
         for arm in arms:
             params = {**common, **_arm_params(arm, models)}
             tags = {
@@ -176,6 +178,28 @@ def _pinned(config: ExperimentConfig, arms: Sequence[Arm]) -> dict[str, Any]:
     else:
         content["prompts"] = list(dict.fromkeys(labels))
     return content
+
+
+def _planned(config: ExperimentConfig, arms: Sequence[Arm], questions: QuestionSet) -> dict[str, Any]:
+    """What the comparison is to be judged by, laid down before the first question is asked."""
+    judged = any(item.reference for item in questions.questions)
+    return {
+        "metric": config.metric or ("token_f1" if judged else ""),
+        "margin": config.margin,
+        "alpha": config.alpha,
+        "questions": len(questions.questions),
+        "samples": config.samples,
+        "arms": [arm.name for arm in arms],
+        "time": time.time(),
+    }
+
+
+def load_plan(client: MlflowClient, run_id: str) -> dict[str, Any] | None:
+    """What was laid down before an experiment's questions were asked; None where nothing was."""
+    try:
+        return _load(client, run_id, PLAN, hint="")
+    except InputError:
+        return None
 
 
 def load_table(client: MlflowClient, run_id: str) -> pd.DataFrame:

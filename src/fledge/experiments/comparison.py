@@ -1,28 +1,24 @@
-"""`compare`: verdicts on a recorded experiment, or on a table of scores in a file."""
+"""`compare`: verdicts on the arms of an experiment, or of a table of scores from elsewhere."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import replace
+from typing import Any
 
 import pandas as pd
 
-from fledge.comparison.verdict import Comparison, compare_scores, pick_metric, read_scores
+from fledge.comparison.table import pick_metric, read_scores
+from fledge.comparison.verdict import CompareOptions, Comparison, compare_scores
 from fledge.core.errors import InputError
 from fledge.core.jsonable import jsonable
 from fledge.core.settings import Workspace
 from fledge.scoring.scorers import SCORERS
 
-LOWER_IS_BETTER = ("latency_s", "ttft_s")
-NEITHER_IS_BETTER = ("prompt_tokens", "completion_tokens")
-
-
-@dataclass(frozen=True)
-class CompareOptions:
-    """How to compare; see `compare_scores`."""
-
-    metric: str | None = None
-    baseline: str | None = None
-    margin: float | None = None
-    all_pairs: bool = False
+# Whether a metric is better when higher; None where neither way is.
+KNOWN: dict[str, bool | None] = {
+    **{name: scorer.higher_is_better for name, scorer in SCORERS.items()},
+    **dict.fromkeys(("latency_s", "ttft_s", "cost", "error_rate"), False),
+    **dict.fromkeys(("prompt_tokens", "completion_tokens"), None),
+}
 
 
 def compare(
@@ -33,33 +29,53 @@ def compare(
     if (run_id is None) == (scores is None):
         raise InputError("name a run, or a file of scores", hint="fledge compare RUN, or fledge compare --scores F.csv")
     if scores is not None:
-        return _compare(read_scores(scores), options)
+        return _compare(read_scores(scores), options, None)
 
-    from fledge.experiments._mlflow import load_table, tag_run
+    from fledge.experiments._mlflow import load_plan, load_table, tag_run
     from fledge.tracking._mlflow import connect
 
     client = connect(workspace.tracking)
     table = load_table(client, str(run_id))
-    result = _compare(table.drop(columns="question").rename(columns={"question_id": "question"}), options)
+    planned = load_plan(client, str(run_id))
+    result = _compare(_by_question_id(table), _as_planned(options, planned), planned)
     client.log_text(str(run_id), json.dumps(jsonable(result.as_dict()), indent=2), "comparison.json")
     tag_run(client, str(run_id), {"fledge.winner": result.winner or "none", "fledge.compared_metric": result.metric})
     return result
 
 
-def _compare(table: pd.DataFrame, options: CompareOptions) -> Comparison:
+def _compare(table: pd.DataFrame, options: CompareOptions, planned: dict[str, Any] | None) -> Comparison:
     metric = pick_metric(table, options.metric)
-    return compare_scores(
-        table,
-        metric,
-        baseline=options.baseline,
-        all_pairs=options.all_pairs,
-        margin=options.margin,
-        higher_is_better=_higher_is_better(metric),
-    )
+    way = _higher_is_better(metric, options.higher_is_better)
+    return compare_scores(table, metric, options, higher_is_better=way, direction_of=_direction, planned=planned)
 
 
-def _higher_is_better(metric: str) -> bool | None:
-    """By the scorer, or by name; a metric that we do not know is taken as better when higher."""
-    if metric in SCORERS:
-        return SCORERS[metric].higher_is_better
-    return None if metric in NEITHER_IS_BETTER else metric not in LOWER_IS_BETTER
+def _by_question_id(table: pd.DataFrame) -> pd.DataFrame:
+    """An experiment's table as `compare_scores` takes it; failed answers make the metric `error_rate`."""
+    failed = (table["error"] != "").astype(float)
+    return table.drop(columns="question").rename(columns={"question_id": "question"}).assign(error_rate=failed)
+
+
+def _as_planned(options: CompareOptions, planned: dict[str, Any] | None) -> CompareOptions:
+    """What was laid down before the questions were asked, unless told otherwise."""
+    if not planned:
+        return options
+    metric = options.metric or planned["metric"] or None
+    margin = options.margin
+    if margin is None and metric == planned["metric"]:
+        margin = planned["margin"]
+    return replace(options, metric=metric, margin=margin, alpha=options.alpha or planned["alpha"])
+
+
+def _higher_is_better(metric: str, told: bool | None) -> bool | None:
+    """As told, or as known; a metric of which neither is so is taken as better when higher."""
+    if metric not in KNOWN:
+        return True if told is None else told
+    known = KNOWN[metric]
+    if told is not None and known is not None and told != known:
+        hint = f"leave out --{'lower' if known else 'higher'}-is-better"
+        raise InputError(f"{metric} is better when {'higher' if known else 'lower'}", hint=hint)
+    return known if told is None else told
+
+
+def _direction(metric: str) -> bool | None:
+    return KNOWN.get(metric)

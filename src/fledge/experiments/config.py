@@ -51,6 +51,9 @@ class ExperimentConfig(EngineSettings):
     concurrency: int = option(64, "most answers in the making at once")
     latency: bool = option(False, "ask one at a time, so that no answer waits for another")
     order_seed: int = option(0, "seed of the order in which cells are asked, and of --limit")
+    metric: str = option("", "metric that is to decide, laid down before asking; token_f1 where there are references")
+    margin: float | None = option(None, "differences of that metric below this are to be as good as none")
+    alpha: float = option(0.05, "chance of any wrong verdict that is to be taken")
     nested_cells: bool = option(False, "a nested run for each answer too, not only for each arm")
     tags: tuple[str, ...] = option((), "tags of the runs, as key=value")
     tracking_timeout: float = option(300.0, "seconds to wait at the end for a tracking server that does not answer")
@@ -62,6 +65,8 @@ class ExperimentConfig(EngineSettings):
             ("limit", 0, 10_000_000),
             ("concurrency", 1, 1024),
             ("tracking_timeout", 0, 86_400),
+            ("alpha", 1e-6, 0.5),
+            *([] if self.margin is None else [("margin", 1e-9, 1e9)]),
         )
         unknown = [name for name in self.scorers if name not in SCORERS]
         if unknown:

@@ -1,0 +1,91 @@
+"""`fledge compare` and `fledge plan`."""
+
+from typing import Any, get_args
+
+import click
+
+from fledge.cli.options import settings
+from fledge.cli.output import emit, json_option, message
+from fledge.comparison.power import ALPHA, POWER
+from fledge.comparison.power import plan as plan_questions
+from fledge.comparison.statistics import TestName
+from fledge.comparison.verdict import CompareOptions, Comparison
+from fledge.core.errors import RefusedError
+from fledge.core.settings import Workspace, load
+from fledge.experiments.comparison import compare as compare_run
+
+
+@click.command()
+@settings(Workspace)
+@click.argument("run", required=False)
+@click.option("--scores", help="A CSV file with columns question, arm, and one for each metric.")
+@click.option("--metric", help="The metric to compare; the planned one, or token_f1 where there are references.")
+@click.option("--baseline", help="The arm that the others are compared with; the first one unless named.")
+@click.option("--margin", type=float, help="Differences below this are as good as none; without it none is equivalent.")
+@click.option(
+    "--guard", "guards", multiple=True, help='What a winner may not lose, as in "latency_s<=+10%"; repeatable.'
+)
+@click.option("--all-pairs", is_flag=True, help="Compare every arm with every other.")
+@click.option("--test", type=click.Choice(get_args(TestName)), default="auto", show_default=True, help="Which test.")
+@click.option("--alpha", type=float, help=f"Chance of any wrong better or worse.  [default: {ALPHA:g}]")
+@click.option("--independent", is_flag=True, help="Take all questions as independent, also those of one topic.")
+@click.option(
+    "--higher-is-better/--lower-is-better", default=None, help="The direction of a metric that fledge does not know."
+)
+@click.option("--seed", type=int, default=0, show_default=True, help="Seed of resampling.")
+@click.option("--require", is_flag=True, help="End with exit code 3 unless there is a winner.")
+@json_option
+def compare(run: str | None, scores: str | None, independent: bool, require: bool, as_json: bool, **flags: Any) -> None:
+    """Say for each pair of arms of RUN whether one is better, worse, equivalent, or not known yet."""
+    names = CompareOptions.__dataclass_fields__
+    chosen = {name: flags.pop(name) for name in names if name in flags}
+    options = CompareOptions(**chosen, by_topic=not independent)
+    result = compare_run(load(Workspace, flags).value, run, scores=scores, options=options)
+    emit(as_json, result.as_dict(), *_lines(result))
+    for note in result.notes:
+        message(f"note: {note}")
+    if require and not result.winner:
+        raise RefusedError("no arm has won", hint="ask more questions: fledge experiment --like RUN")
+
+
+@click.command()
+@click.option("--effect", type=float, required=True, help="The smallest difference that is worth finding.")
+@click.option(
+    "--sd",
+    type=float,
+    default=1.0,
+    show_default=True,
+    help="Standard deviation of a question's difference between two arms; with 1, --effect is in standard deviations.",
+)
+@click.option(
+    "--disagreement", type=float, help="For pass/fail: the share of questions that only one of two arms passes."
+)
+@click.option("--equivalence", is_flag=True, help="Plan to show that arms are the same within --effect.")
+@click.option("--power", type=float, default=POWER, show_default=True, help="Chance of finding it.")
+@click.option("--alpha", type=float, default=ALPHA, show_default=True, help="Chance of any wrong verdict.")
+@click.option("--arms", type=int, default=2, show_default=True, help="Arms, all compared with the first.")
+@json_option
+def plan(as_json: bool, **numbers: Any) -> None:
+    """Say how many questions a comparison needs, before it is made."""
+    found = plan_questions(**numbers)
+    what = "that arms are the same within" if numbers["equivalence"] else "a difference of"
+    text = (
+        f"{found.questions:,} questions to each arm: {found.power:.0%} chance of finding {what} {found.effect:g} "
+        f"(standard deviation {found.sd:.3g}, {found.test}, alpha {found.alpha:.3g} for each pair)"
+    )
+    emit(as_json, found._asdict(), text)
+
+
+def _lines(result: Comparison) -> list[str]:
+    lines = [f"  {pair.in_words(result.metric)}" for pair in result.pairs]
+    for pair in result.pairs:
+        lines += [
+            f"  {pair.a} {'keeps' if guard.passed else 'is not shown to keep'} {guard.guard} against {pair.b} "
+            f"({guard.difference:+.3g}, p = {guard.p:.3g})"
+            for guard in pair.guards
+        ]
+    if result.omnibus:
+        lines.append(f"  all arms at once: p = {result.omnibus.p:.3g} ({result.omnibus.test})")
+    if result.exploratory:
+        lines.append(f"  exploratory: {result.metric} was not laid down before the questions were asked")
+    return [*lines, result.conclusion()]

@@ -1,0 +1,159 @@
+"""Tables of scores: read, checked, and averaged to one score for each question and arm."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from fledge.comparison.statistics import Numbers, Sample
+from fledge.core.errors import InputError
+
+COLUMNS = ("question", "arm", "sample", "topic")  # of a long table; every other column of numbers is a metric
+
+
+@dataclass(frozen=True)
+class Scores:
+    """One metric: `values` has a row for each question and a column for each arm, NaN where there is no answer.
+
+    `passes` where every score is 0 or 1 and no question was answered twice by an arm. `topics` numbers each question's
+    topic, or is None where questions have none. `missing` counts for each arm the answers without this metric.
+    """
+
+    metric: str
+    arms: tuple[str, ...]
+    values: Numbers
+    passes: bool
+    topics: NDArray[np.intp] | None
+    missing: tuple[int, ...]
+
+    def of(self, arm: str) -> Numbers:
+        """The scores of one arm, without the questions that it lacks."""
+        values = self.values[:, self.arms.index(arm)]
+        return values[np.isfinite(values)]
+
+    def pair(self, a: str, b: str, *, by_topic: bool = True) -> Sample:
+        """The questions that both arms have. Raises `InputError` if there is none.
+
+        Topics become clusters where some of them has more than one question, and there is more than one of them.
+        """
+        left, right = self.values[:, self.arms.index(a)], self.values[:, self.arms.index(b)]
+        both = np.isfinite(left) & np.isfinite(right)
+        count = int(both.sum())
+        if not count:
+            raise InputError(
+                f"arms {a!r} and {b!r} have no question in common with {self.metric}", hint="ask both the same ones"
+            )
+        clusters = None
+        if by_topic and self.topics is not None:
+            _, found = np.unique(self.topics[both], return_inverse=True)
+            if 1 < found.max() + 1 < count:
+                clusters = found
+        return Sample(left[both], right[both], self.passes, clusters)
+
+    def whole(self) -> Numbers:
+        """The questions that all arms have."""
+        return self.values[np.isfinite(self.values).all(axis=1)]
+
+
+def read_scores(path: str) -> pd.DataFrame:
+    """A long table from a CSV file with at least the columns `question`, `arm` and one metric."""
+    try:
+        table = pd.read_csv(path, dtype={name: str for name in COLUMNS if name != "sample"}, keep_default_na=True)
+    except FileNotFoundError:
+        raise InputError(f"{path}: there is no such file", hint="check the path given to --scores") from None
+    except (ValueError, OSError) as error:
+        raise InputError(f"{path}: {error}", hint="columns: question, arm, and one for each metric") from None
+    missing = [name for name in ("question", "arm") if name not in table]
+    if missing:
+        raise InputError(f"{path}: no column {', '.join(missing)}", hint="columns: question, arm, and metrics")
+    for name in ("question", "arm"):
+        if table[name].isna().any():
+            line = int(np.flatnonzero(table[name].isna())[0]) + 2
+            raise InputError(f"{path}, line {line}: no {name}", hint="give every row a question and an arm")
+    return table
+
+
+def pick_metric(table: pd.DataFrame, metric: str | None) -> str:
+    """The metric named, or `token_f1` where the table has references. Raises `InputError` if there is none."""
+    numeric = metrics(table)
+    if metric is None and "token_f1" in numeric and table["token_f1"].notna().any():
+        return "token_f1"
+    if metric is not None and metric in table and metric not in COLUMNS:
+        return metric  # where it is text, `by_question` says in which row
+    what = "no metric was named, and there are no references" if metric is None else f"no metric {metric!r}"
+    raise InputError(what, hint=f"--metric one of: {', '.join(numeric) or '(the table has no column of numbers)'}")
+
+
+def metrics(table: pd.DataFrame) -> list[str]:
+    """The columns of a long table that can be compared."""
+    return [str(name) for name in table.select_dtypes(["number", "bool"]) if name not in COLUMNS]
+
+
+def by_question(table: pd.DataFrame, metric: str) -> Scores:
+    """Average the samples of a long table with columns `question`, `arm`, `metric`, and perhaps `topic`.
+
+    Raises `InputError` for text where numbers should be, fewer than two arms, or an arm without a score.
+    """
+    arm_codes, arms = pd.factorize(table["arm"].astype(str))
+    if len(arms) < 2:
+        raise InputError("a comparison needs at least two arms", hint="fledge experiment --prompts a,b")
+    question_codes, questions = pd.factorize(table["question"])
+    scores = _numbers(table[metric], metric)
+    finite = np.isfinite(scores)
+    cells = (question_codes * len(arms) + arm_codes)[finite]
+    size = len(questions) * len(arms)
+    counts = np.bincount(cells, minlength=size).reshape(len(questions), len(arms))
+    sums = np.bincount(cells, weights=scores[finite], minlength=size).reshape(counts.shape)
+    values = np.where(counts > 0, sums / np.maximum(counts, 1), np.nan)
+    empty = [str(arm) for arm, column in zip(arms, counts.T, strict=True) if not column.any()]
+    if empty:
+        raise InputError(f"arm {empty[0]!r} has no value of {metric}", hint="choose another --metric")
+    passes = bool(counts.max() == 1 and np.isin(scores[finite], (0.0, 1.0)).all())
+    missing = np.bincount(arm_codes[~finite], minlength=len(arms))
+    topics = _topics(table, question_codes, questions) if "topic" in table else None
+    return Scores(metric, tuple(map(str, arms)), values, passes, topics, tuple(map(int, missing)))
+
+
+def missing_in_words(scores: Scores) -> Iterator[str]:
+    """What is not there: cells without a score, and questions that not every arm has."""
+    for arm, count in zip(scores.arms, scores.missing, strict=True):
+        if count:
+            yield f"{count:,} answer{'' if count == 1 else 's'} of {arm} without {scores.metric}"
+    whole, every = len(scores.whole()), len(scores.values)
+    if whole < every:
+        yield f"{every - whole:,} of {every:,} questions lack a score of some arm; a pair is compared on what both have"
+
+
+def _numbers(column: "pd.Series[Any]", metric: str) -> Numbers:
+    if pd.api.types.is_numeric_dtype(column) or pd.api.types.is_bool_dtype(column):
+        return column.to_numpy(dtype=np.float64, na_value=np.nan)
+    numbers = pd.to_numeric(column, errors="coerce")
+    wrong = numbers.isna() & column.notna() & (column.astype(str).str.strip() != "")
+    if wrong.any():
+        place = int(np.flatnonzero(wrong)[0])
+        raise InputError(
+            f"column {metric}, row {place + 1}: {str(column.iloc[place])[:80]!r} is no number",
+            hint="leave a cell empty where there is no score",
+        )
+    return numbers.to_numpy(dtype=np.float64, na_value=np.nan)
+
+
+def _topics(table: pd.DataFrame, question_codes: NDArray[np.intp], questions: Any) -> NDArray[np.intp] | None:
+    """A number for the topic of each question; a question without one is a topic of its own."""
+    given = table["topic"].astype(object).where(table["topic"].notna(), "").astype(str)
+    codes, names = pd.factorize(given)
+    if list(names) == [""] or not len(names):
+        return None
+    lowest = np.full(len(questions), len(names), dtype=np.intp)
+    highest = np.full(len(questions), -1, dtype=np.intp)
+    np.minimum.at(lowest, question_codes, codes)
+    np.maximum.at(highest, question_codes, codes)
+    if (lowest != highest).any():
+        name = questions[int(np.flatnonzero(lowest != highest)[0])]
+        raise InputError(f"question {name!r} has two topics", hint="give every row of a question the same topic")
+    alone = np.asarray(names)[lowest] == ""
+    lowest[alone] = len(names) + np.flatnonzero(alone)
+    return lowest

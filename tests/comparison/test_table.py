@@ -1,0 +1,89 @@
+import re
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from fledge.comparison.table import by_question, metrics, pick_metric, read_scores
+from fledge.core.errors import InputError
+
+
+def _table(**columns: list[object]) -> pd.DataFrame:
+    return pd.DataFrame({"question": ["q1", "q1", "q2", "q2"], "arm": ["a", "b", "a", "b"], **columns})
+
+
+def test_metric_is_token_f1_or_must_be_named() -> None:
+    table = _table(quality=[1.0, 2.0, 3.0, 4.0])
+    assert pick_metric(table.assign(token_f1=0.5), None) == "token_f1"
+    assert pick_metric(table, "quality") == "quality"
+    with pytest.raises(InputError, match="no metric was named"):
+        pick_metric(table, None)
+    with pytest.raises(InputError, match="no metric 'speed'"):
+        pick_metric(table, "speed")
+    with pytest.raises(InputError, match="no metric 'arm'"):
+        pick_metric(table, "arm")
+
+
+def test_only_numbers_are_metrics() -> None:
+    table = _table(quality=[1, 2, 3, 4], sample=[0, 0, 0, 0], right=[True, False, True, True], text=list("abcd"))
+    assert metrics(table) == ["quality", "right"]
+    assert by_question(table, "right").passes
+
+
+def test_samples_are_averaged_and_arms_keep_their_order() -> None:
+    table = pd.DataFrame({"question": [7, 7, 7, 8], "arm": ["z", "z", "a", "a"], "quality": [1.0, 3.0, 5.0, 6.0]})
+    scores = by_question(table, "quality")
+    assert scores.arms == ("z", "a")
+    np.testing.assert_array_equal(scores.values, [[2.0, 5.0], [np.nan, 6.0]])
+    assert not scores.passes
+
+
+def test_text_in_a_column_of_numbers_is_named() -> None:
+    with pytest.raises(InputError, match="column quality, row 3: 'good' is no number"):
+        by_question(_table(quality=["1", "2", "good", "4"]), "quality")
+    assert by_question(_table(quality=["1", "2", "", None]), "quality").missing == (1, 1)
+
+
+def test_a_question_has_one_topic() -> None:
+    with pytest.raises(InputError, match="question 'q1' has two topics"):
+        by_question(_table(quality=[1.0] * 4, topic=["x", "y", "x", "x"]), "quality")
+    topics = by_question(_table(quality=[1.0] * 4, topic=["x", "x", None, ""]), "quality").topics
+    assert topics is not None
+    assert len(set(topics)) == 2  # the one without a topic is on its own
+    assert by_question(_table(quality=[1.0] * 4, topic=[None] * 4), "quality").topics is None
+
+
+def test_scores_file(tmp_path: Path) -> None:
+    path = tmp_path / "scores.csv"
+    path.write_text("question,arm,quality\n1,a,0.5\n1,b,0.7\n")
+    assert len(read_scores(str(path))) == 2
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        ("question,quality\n1,0.5\n", "no column arm"),
+        ("question,arm,quality\n1,a,0.5\n,b,0.7\n", "line 3: no question"),
+        ("question,arm,quality\n1,,0.5\n", "line 2: no arm"),
+        ("", "No columns to parse"),
+        ('question,arm\n1,"a\n', "scores.csv: "),
+    ],
+)
+def test_scores_files_that_are_none(tmp_path: Path, content: str, problem: str) -> None:
+    path = tmp_path / "scores.csv"
+    path.write_text(content)
+    with pytest.raises(InputError, match=problem):
+        read_scores(str(path))
+
+
+def test_a_scores_file_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="there is no such file"):
+        read_scores(str(tmp_path / "none.csv"))
+
+
+def test_a_scores_file_of_bytes(tmp_path: Path) -> None:
+    path = tmp_path / "scores.csv"
+    path.write_bytes(bytes(range(256)))
+    with pytest.raises(InputError, match=re.escape(str(path))):
+        read_scores(str(path))
