@@ -201,8 +201,8 @@ def bootstrap_interval(values: Numbers, *, seed: int = 0) -> tuple[float, float]
 def adjust(p_values: list[float], method: Literal["holm", "fdr_bh"] = "holm") -> list[float]:
     """Correction for several comparisons: Holm (1979) for the chance of any error, Benjamini and Hochberg (1995) for
     the share of false findings."""
-    if not p_values:
-        return []
+    if len(p_values) < 2:
+        return list(p_values)
     return [float(p) for p in multipletests(p_values, method=method)[1]]
 
 
