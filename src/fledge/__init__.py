@@ -17,6 +17,8 @@ _PUBLIC = {
     "ExperimentResult": "fledge.experiments.run",
     "FledgeError": "fledge.core.errors",
     "GenerationParams": "fledge.models.engine",
+    "QuestionSet": "fledge.questions.question_set",
+    "QuestionsConfig": "fledge.questions.versions",
     "ServeConfig": "fledge.supervision.endpoints",
     "Workspace": "fledge.core.settings",
     "check_endpoint": "fledge.serving.smoke",
@@ -24,8 +26,9 @@ _PUBLIC = {
     "history": "fledge.registry.release",
     "open_prompts": "fledge.prompts.store",
     "promote": "fledge.registry.release",
-    "read_questions": "fledge.questions.question_set",
+    "read_questions": "fledge.questions.sources",
     "register": "fledge.registry.release",
+    "register_questions": "fledge.questions.versions",
     "resume_experiment": "fledge.experiments.run",
     "run_demo": "fledge.demo.life",
     "run_experiment": "fledge.experiments.run",
@@ -50,7 +53,10 @@ if TYPE_CHECKING:
     from fledge.models.engine import GenerationParams as GenerationParams
     from fledge.prompts.prompt import Draft as Draft
     from fledge.prompts.store import open_prompts as open_prompts
-    from fledge.questions.question_set import read_questions as read_questions
+    from fledge.questions.question_set import QuestionSet as QuestionSet
+    from fledge.questions.sources import read_questions as read_questions
+    from fledge.questions.versions import QuestionsConfig as QuestionsConfig
+    from fledge.questions.versions import register_questions as register_questions
     from fledge.registry.release import history as history
     from fledge.registry.release import promote as promote
     from fledge.registry.release import register as register

@@ -4,7 +4,8 @@ from pathlib import Path
 import pytest
 
 from fledge.core.errors import InputError
-from fledge.questions.question_set import default_questions, read_questions
+from fledge.questions.question_set import default_questions
+from fledge.questions.sources import read_questions
 
 ROWS = "\n".join(json.dumps({"id": f"q{n}", "question": f"What is {n}?", "reference": str(n)}) for n in range(1, 7))
 

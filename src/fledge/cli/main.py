@@ -15,6 +15,7 @@ COMMANDS = {
     "compare": ("fledge.cli.comparison:compare", "Verdicts on the arms of an experiment."),
     "plan": ("fledge.cli.comparison:plan", "How many questions a comparison needs."),
     "prompts": ("fledge.cli.prompts:prompts", "The prompt registry."),
+    "questions": ("fledge.cli.questions:questions", "Question sets: show, validate, sample, register."),
     "register": ("fledge.cli.registry:register", "Register a release."),
     "promote": ("fledge.cli.registry:promote", "Move an alias to a release, by evidence."),
     "history": ("fledge.cli.registry:history", "Who moved which alias, when and why."),

@@ -126,11 +126,12 @@ def _create(
 
 def dataset(questions: QuestionSet) -> Dataset:
     """The question set as MLflow knows it."""
+    source = questions.source
     return Dataset(
-        name=re.split(r"[\\/]", questions.source)[-1],
+        name=source.removeprefix("dataset:") if source.startswith("dataset:") else re.split(r"[\\/]", source)[-1],
         digest=questions.digest[:8],  # as short as MLflow's own
         source_type="local",
-        source=json.dumps({"uri": questions.source}),
+        source=json.dumps({"uri": source}),
         profile=json.dumps({"num_rows": len(questions.questions)}),
     )
 

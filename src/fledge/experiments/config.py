@@ -43,7 +43,9 @@ class ExperimentConfig(EngineSettings):
     more_models: tuple[str, ...] = option((), "further models: every prompt is asked of each of them as well")
     prompts: tuple[str, ...] = option(tuple(TEMPLATES), "prompts as name, name/version or name@alias")
     arms: tuple[ArmConfig, ...] = option((), "arms of prompt, model and generation, instead of --prompts", flag=False)
-    questions: str = option("default", "question set: a .jsonl, .csv or .yaml file")
+    questions: str = option(
+        "default", "question set: a .jsonl, .csv or .yaml file, dataset:NAME for one in MLflow, or default"
+    )
     limit: int = option(0, "ask at most this many questions, drawn evenly over topics; 0 for all")
     samples: int = option(1, "answers to each question from each arm")
     generation: GenerationParams = field(default_factory=GenerationParams)

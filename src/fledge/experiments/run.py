@@ -14,7 +14,8 @@ from fledge.models import selection
 from fledge.models.engine import Engine, GenerationParams, generate
 from fledge.models.selection import RemoteModel
 from fledge.models.snapshot import Snapshot
-from fledge.questions.question_set import QuestionSet, read_questions
+from fledge.questions.question_set import QuestionSet
+from fledge.questions.sources import read_questions
 
 if TYPE_CHECKING:
     from fledge.experiments._mlflow_record import ExperimentRecord
@@ -57,6 +58,7 @@ class ExperimentResult:
 def run_experiment(
     config: ExperimentConfig | None = None,
     *,
+    questions: QuestionSet | None = None,
     arms: Mapping[str, Any] | None = None,
     engine: Engine | None = None,
     progress: Progress | None = None,
@@ -64,6 +66,7 @@ def run_experiment(
 ) -> ExperimentResult:
     """Ask every question of every arm and record runs, traces, tables and plots in MLflow.
 
+    `questions` are a set that was read already, as from a DataFrame, instead of the one that `config` names.
     `arms` are LangChain runnables of one's own by name: each gets a question's columns as a dictionary and gives text
     or a message. They come beside the prompts of `config`; without a `config` they are all that is asked.
     `progress(done, total, failed, tokens)` is called after each answer, `say` before what else takes long.
@@ -75,7 +78,8 @@ def run_experiment(
         config = ExperimentConfig.load({"prompts": ()} if chains else None)
     if not (config.prompts or config.arms or chains):
         raise InputError("there is no prompt to ask with", hint="--prompts simple,expert")
-    questions = select_questions(config)
+    asked_for = select_questions(config, questions)
+    config = replace(config, questions=asked_for.source)  # of a set in MLflow the version
     asked = wanted(config)
 
     from fledge.experiments._mlflow import start_runs
@@ -89,7 +93,7 @@ def run_experiment(
         client = connect(config.tracking)
         store = open_store(client, say)
         built = build_arms(config, asked, [store.load(arm.prompt) for arm in asked])
-        check_variables(built, questions)
+        check_variables(built, asked_for)
         _check_room(built, models)
         engines = _engines(stack, config, models, engine, say)
         built = [
@@ -97,7 +101,7 @@ def run_experiment(
         ]
         built += own_arms(chains, built)
         started = {name: (models[name], engines[name].info) for name in models}
-        plan = start_runs(client, config, built, questions, started, store)
+        plan = start_runs(client, config, built, asked_for, started, store)
         journal = Journal.create(plan)
         stack.callback(journal.close)
         return _carry_out(ExperimentRecord(client, plan, say), journal, engines, chains, progress, say)
@@ -237,10 +241,10 @@ def _result(journal: "Journal") -> ExperimentResult:
     return ExperimentResult(plan.run_id, len(answers), sum(bool(answer.error) for answer in answers), arms)
 
 
-def select_questions(config: ExperimentConfig) -> QuestionSet:
-    """The questions that a configuration means: of fledge's own set the held-out ones, and at most `limit`."""
-    questions = read_questions(config.questions)
-    if config.questions == "default":
+def select_questions(config: ExperimentConfig, given: QuestionSet | None = None) -> QuestionSet:
+    """The questions given, or those that a configuration means: of fledge's own the held-out ones; at most `limit`."""
+    questions = given or read_questions(config.questions, config)
+    if given is None and config.questions == "default":
         questions = questions.only("test")
     return questions.sample(config.limit, config.order_seed) if config.limit else questions
 

@@ -1,0 +1,242 @@
+"""`fledge questions`."""
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.table import Table
+
+from fledge.cli.options import settings
+from fledge.cli.output import emit, emit_exactly, json_option, message, steps_progress, table
+from fledge.core.errors import InputError
+from fledge.core.settings import Workspace, load
+from fledge.questions import versions
+from fledge.questions.files import jsonl, write_file
+from fledge.questions.question_set import Question, QuestionSet
+from fledge.questions.rows import Problem, Reading
+from fledge.questions.sources import read, read_questions
+from fledge.questions.summary import Length, Summary, summarize
+from fledge.questions.versions import QuestionsConfig, check_name, register_questions
+
+SHOWN_OF_A_KIND = 5
+SHOWN_TOPICS = 20
+
+source_argument = click.argument("source", metavar="QUESTIONS")
+overwrite_option = click.option("--overwrite", is_flag=True, help="Replace a file that is there.")
+
+
+@click.group()
+def questions() -> None:
+    """Question sets: look at them, check them, draw from them, keep versions in MLflow.
+
+    QUESTIONS is a .jsonl, .csv or .yaml file, dataset:NAME for an evaluation dataset in MLflow (dataset:NAME/2 for one
+    version, dataset:d-... by its id), or default for fledge's own.
+    """
+
+
+@questions.command()
+@settings(Workspace)
+@source_argument
+@click.option("--limit", type=click.IntRange(0), default=3, show_default=True, help="Show this many of the questions.")
+@json_option
+def show(source: str, limit: int, as_json: bool, **flags: Any) -> None:
+    """Statistics: questions by topic and split, references, lengths; and the first few questions."""
+    found = read_questions(source, load(Workspace, flags).value)
+    summary, first = summarize(found), found.questions[:limit]
+    value = {**summary.as_dict(), "first": [asdict(item) for item in first]}
+    emit(as_json, value, _counts(summary), _lengths(summary), *_first(first))
+    if not as_json:
+        message(f"digest {summary.digest[:12]}; next: fledge questions validate {source}")
+
+
+@questions.command()
+@settings(Workspace)
+@source_argument
+@click.option("--fix", "out", type=click.Path(path_type=Path), help="Write a copy without rows that are there twice.")
+@overwrite_option
+@json_option
+def validate(source: str, out: Path | None, overwrite: bool, as_json: bool, **flags: Any) -> None:
+    """All that is wrong (exit code 2) and all that is odd, with line and fix."""
+    from fledge.questions.checks import cleaned, warnings
+
+    reading = read(source, load(Workspace, flags).value)
+    found = warnings(reading)
+    value = {
+        "source": reading.source,
+        "questions": len(reading.questions),
+        "errors": [problem._asdict() for problem in reading.errors],
+        "warnings": [problem._asdict() for problem in found],
+        "fixed": None,
+    }
+    errors = reading.errors
+    if out is not None and all(error.kind == "duplicate" for error in errors):
+        clean = cleaned(reading)
+        write_file(clean, out, overwrite=overwrite)
+        left_out = len(reading.questions) + len(errors) - len(clean.questions)
+        value["fixed"] = {"output": str(out), "questions": len(clean.questions), "left_out": left_out}
+        errors = ()
+    emit(as_json, value, *_problems(reading, "error", reading.errors), *_problems(reading, "warning", found))
+    if value["fixed"]:
+        message(f"wrote {out}: {len(clean.questions)} questions, {left_out} left out")
+    elif not as_json:
+        message(f"{reading.source}: {len(reading.questions)} questions can be asked")
+    if errors:
+        kept = f", so {out} was not written" if out else ""
+        raise InputError(f"{reading.source} has {_number(errors, 'error')}{kept}", hint="mend the rows that are named")
+
+
+@questions.command()
+@settings(Workspace)
+@source_argument
+@click.option("--size", type=click.IntRange(1), required=True, help="How many questions to draw.")
+@click.option("--seed", type=int, default=0, show_default=True, help="The same seed draws the same questions.")
+@click.option("--split", default="", help="Only of this split.")
+@click.option("--topic", default="", help="Only of this topic.")
+@click.option(
+    "--output", type=click.Path(path_type=Path), help="A .jsonl, .csv or .yaml file. [default: JSONL on stdout]"
+)
+@overwrite_option
+@json_option
+def sample(
+    source: str,
+    size: int,
+    seed: int,
+    split: str,
+    topic: str,
+    output: Path | None,
+    overwrite: bool,
+    as_json: bool,
+    **flags: Any,
+) -> None:
+    """Draw questions evenly over topics; what is written is a question set with the same ids."""
+    every = read_questions(source, load(Workspace, flags).value)
+    drawn = _chosen(every, split, topic).sample(size, seed)
+    if output is not None:
+        write_file(drawn, output, overwrite=overwrite)
+    value = {
+        "source": drawn.source,
+        "digest": drawn.digest,
+        "output": str(output) if output else None,
+        "questions": [asdict(item) for item in drawn.questions],
+    }
+    if as_json:
+        emit(True, value)
+    elif output is None:
+        emit_exactly(jsonl(drawn))
+    else:
+        message(f"wrote {output}: {len(drawn.questions)} questions")
+    if len(drawn.questions) < size:
+        message(f"there are only {len(drawn.questions)}")
+
+
+@questions.command()
+@settings(QuestionsConfig)
+@source_argument
+@click.option("--name", required=True, help="Name of the question set in MLflow.")
+@json_option
+def register(source: str, name: str, as_json: bool, **flags: Any) -> None:
+    """Keep questions in MLflow as the newest version of a set: the evaluation dataset NAME/1, NAME/2, and so on.
+
+    Unchanged questions make no new version.
+    """
+    check_name(name)
+    config = load(QuestionsConfig, flags).value
+    found = read_questions(source, config)
+    with steps_progress("registering") as progress:
+        version = register_questions(found, name, config, progress=lambda done, total: progress(done, total, "records"))
+    emit(as_json, version.as_dict(), f"{name}/{version.version}{'' if version.new else ' (unchanged)'}")
+    if not as_json:
+        message(f"next: fledge experiment --questions {version.source}")
+
+
+@questions.command("list")
+@settings(Workspace)
+@click.argument("name", default="")
+@json_option
+def list_(name: str, as_json: bool, **flags: Any) -> None:
+    """All versions of the question sets in MLflow, or of the one that is called NAME, newest first."""
+    from fledge.questions import _mlflow
+    from fledge.tracking._mlflow import connect
+
+    if name:
+        check_name(name)
+    found = _mlflow.versions(connect(load(Workspace, flags).value.tracking), name)
+    rows = [[item.source, item.questions, item.digest[:12], _when(item.time), item.dataset_id] for item in found]
+    columns = ["questions", "number", "digest", "registered", "id in MLflow"]
+    emit(as_json, [_without_new(item) for item in found], table("question sets", columns, rows))
+
+
+def _without_new(version: versions.Version) -> dict[str, Any]:
+    return {name: value for name, value in version.as_dict().items() if name != "new"}
+
+
+def _when(seconds: float) -> str:
+    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(seconds))
+
+
+def _chosen(every: QuestionSet, split: str, topic: str) -> QuestionSet:
+    for name, wanted in (("split", split), ("topic", topic)):
+        there = sorted({getattr(item, name) for item in every.questions} - {""})
+        if wanted and wanted not in there:
+            known = ", ".join(there[:SHOWN_TOPICS]) or "none is given"
+            raise InputError(f"{every.source} has no {name} {wanted!r}", hint=f"{name}s there: {known}")
+    chosen = every.only(split, topic=topic)
+    if not chosen.questions:
+        raise InputError(f"{every.source} has no question of both {split!r} and {topic!r}", hint="name one of them")
+    return chosen
+
+
+def _counts(summary: Summary) -> Table:
+    splits = list(summary.splits)
+    columns = ["topic", "questions", *(split or "no split" for split in splits if splits != [""])]
+    rows: list[list[Any]] = [
+        [topic.topic or "no topic", topic.questions, *(topic.splits.get(split, 0) for split in splits)][: len(columns)]
+        for topic in summary.topics
+    ]
+    if len(rows) > SHOWN_TOPICS:
+        more = f"{len(rows) - SHOWN_TOPICS} more topics"
+        rest = [sum(row[index] for row in rows[SHOWN_TOPICS:]) for index in range(1, len(columns))]
+        rows = [*rows[:SHOWN_TOPICS], [more, *rest]]
+    total = [sum(row[index] for row in rows) for index in range(1, len(columns))]
+    return table(summary.source, columns, [*rows, ["in all", *total]])
+
+
+def _lengths(summary: Summary) -> Table:
+    share = f"{summary.references:,} ({summary.references / summary.questions:.0%})"
+    rows = [
+        ["questions", f"{summary.questions:,}", *_length(summary.question_words, summary.question_characters)],
+        ["references", share, *_length(summary.reference_words, summary.reference_characters)],
+    ]
+    return table("lengths, median and maximum", ["", "number", "words", "characters"], rows)
+
+
+def _length(*lengths: Length | None) -> list[str]:
+    return [f"{length.median:,.0f}, {length.max:,}" if length else "" for length in lengths]
+
+
+def _first(items: Sequence[Question]) -> Iterator[str]:
+    for item in items:
+        yield f"{item.id}  {item.question}"
+        if item.reference:
+            yield f"{' ' * len(item.id)}  {item.reference}"
+
+
+def _problems(reading: Reading, what: str, problems: Sequence[Problem]) -> Iterator[str]:
+    """The first few of each kind, and how many more there are."""
+    kinds: dict[str, list[Problem]] = {}
+    for problem in problems:
+        kinds.setdefault(problem.kind, []).append(problem)
+    if problems:
+        yield _number(problems, what)
+    for kind, found in kinds.items():
+        for problem in found[:SHOWN_OF_A_KIND]:
+            yield f"  {reading.where(problem)}: {problem.message}\n    {problem.hint}"
+        if len(found) > SHOWN_OF_A_KIND:
+            yield f"  and {len(found) - SHOWN_OF_A_KIND:,} more of this kind ({kind}); --json has all"
+
+
+def _number(problems: Sequence[Problem], what: str) -> str:
+    return f"{len(problems):,} {what}{'' if len(problems) == 1 else 's'}"

@@ -1,0 +1,70 @@
+"""Question sets that are kept in MLflow: each version an evaluation dataset called `NAME/1`, `NAME/2`, ..."""
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from fledge.core.errors import InputError
+from fledge.core.settings import Workspace, load, option
+from fledge.questions.question_set import QuestionSet
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class QuestionsConfig(Workspace):
+    """Where question sets are kept: MLflow shows a dataset with an experiment."""
+
+    experiment_name: str = option("fledge", "MLflow experiment", env="EXPERIMENT_NAME")
+
+
+@dataclass(frozen=True)
+class Version:
+    """One version of a question set; `time` is when it was registered, in seconds since the epoch.
+
+    `new` is False where the newest version had these questions already.
+    """
+
+    name: str
+    version: int
+    dataset_id: str
+    digest: str
+    questions: int
+    time: float
+    new: bool = False
+
+    @property
+    def source(self) -> str:
+        """What `read_questions` takes."""
+        return f"dataset:{self.name}/{self.version}"
+
+    def as_dict(self) -> dict[str, Any]:
+        return {**vars(self), "source": self.source}
+
+
+def register_questions(
+    questions: QuestionSet,
+    name: str,
+    config: QuestionsConfig | None = None,
+    *,
+    progress: Progress = lambda _done, _total: None,
+) -> Version:
+    """Keep a question set in MLflow as the newest version of `name`; unchanged questions make no new version.
+
+    Without a `config` the settings say where. `progress(done, total)` is told of records.
+    Raises `InputError` for a name that cannot be one, and for questions that MLflow cannot tell apart.
+    """
+    check_name(name)
+    from fledge.questions._mlflow import register
+    from fledge.tracking._mlflow import connect, experiment_id
+
+    config = config or load(QuestionsConfig).value
+    client = connect(config.tracking)
+    return register(client, experiment_id(client, config.experiment_name), questions, name, progress)
+
+
+def check_name(name: str) -> None:
+    """Raise `InputError` unless a question set can be called that."""
+    if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,199}", name) or re.fullmatch("d-[0-9a-f]{32}", name):
+        raise InputError(f"{name!r} cannot be the name of a question set", hint="letters, digits, '_', '-' and '.'")
