@@ -16,7 +16,7 @@ from fledge.scoring.scorers import SCORERS
 # Whether a metric is better when higher; None where neither way is.
 KNOWN: dict[str, bool | None] = {
     **{name: scorer.higher_is_better for name, scorer in SCORERS.items()},
-    **dict.fromkeys(("latency_s", "ttft_s", "cost", "error_rate"), False),
+    **dict.fromkeys(("latency_s", "latency_p95_s", "ttft_s", "cost", "error_rate"), False),
     **dict.fromkeys(("prompt_tokens", "completion_tokens"), None),
 }
 
@@ -37,7 +37,7 @@ def compare(
     client = connect(workspace.tracking)
     table = load_table(client, str(run_id))
     planned = load_plan(client, str(run_id))
-    result = _compare(_by_question_id(table), _as_planned(options, planned), planned)
+    result = _compare(scores_of(table), _as_planned(options, planned), planned)
     client.log_text(str(run_id), json.dumps(jsonable(result.as_dict()), indent=2), "comparison.json")
     tag_run(client, str(run_id), {"fledge.winner": result.winner or "none", "fledge.compared_metric": result.metric})
     return result
@@ -46,11 +46,11 @@ def compare(
 def _compare(table: pd.DataFrame, options: CompareOptions, planned: dict[str, Any] | None) -> Comparison:
     metric = pick_metric(table, options.metric)
     way = _higher_is_better(metric, options.higher_is_better)
-    return compare_scores(table, metric, options, higher_is_better=way, direction_of=_direction, planned=planned)
+    return compare_scores(table, metric, options, higher_is_better=way, direction_of=direction_of, planned=planned)
 
 
-def _by_question_id(table: pd.DataFrame) -> pd.DataFrame:
-    """An experiment's table as `compare_scores` takes it; failed answers make the metric `error_rate`."""
+def scores_of(table: pd.DataFrame) -> pd.DataFrame:
+    """An experiment's table as comparisons take it; failed answers make the metric `error_rate`."""
     failed = (table["error"] != "").astype(float)
     return table.drop(columns="question").rename(columns={"question_id": "question"}).assign(error_rate=failed)
 
@@ -77,5 +77,6 @@ def _higher_is_better(metric: str, told: bool | None) -> bool | None:
     return known if told is None else told
 
 
-def _direction(metric: str) -> bool | None:
+def direction_of(metric: str) -> bool | None:
+    """Whether a metric is better when higher; None where neither way is, or it is not known."""
     return KNOWN.get(metric)
