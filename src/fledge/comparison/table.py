@@ -34,18 +34,22 @@ class Scores:
         values = self.values[:, self.arms.index(arm)]
         return values[np.isfinite(values)]
 
+    def share(self, a: str, b: str) -> bool:
+        """Whether two arms have a question in common."""
+        return a in self.arms and b in self.arms and bool(np.isfinite(self._two(a, b)).all(axis=1).any())
+
     def pair(self, a: str, b: str, *, by_topic: bool = True) -> Sample:
         """The questions that both arms have. Raises `InputError` if there is none.
 
         Topics become clusters where some of them has more than one question, and there is more than one of them.
         """
-        left, right = self.values[:, self.arms.index(a)], self.values[:, self.arms.index(b)]
-        both = np.isfinite(left) & np.isfinite(right)
+        two = self._two(a, b)
+        both: NDArray[np.bool_] = np.all(np.isfinite(two), axis=1)
         if not both.any():
             raise InputError(
                 f"arms {a!r} and {b!r} have no question in common with {self.metric}", hint="ask both the same ones"
             )
-        return Sample(left[both], right[both], self.passes, self.clusters(both) if by_topic else None)
+        return Sample(two[both, 0], two[both, 1], self.passes, self.clusters(both) if by_topic else None)
 
     def clusters(self, which: NDArray[np.bool_]) -> NDArray[np.intp] | None:
         """The topics of some questions, numbered from 0; None where they say nothing of what is related."""
@@ -53,6 +57,9 @@ class Scores:
             return None
         _, found = np.unique(self.topics[which], return_inverse=True)
         return found if 1 < found.max() + 1 < len(found) else None
+
+    def _two(self, a: str, b: str) -> Numbers:
+        return self.values[:, [self.arms.index(a), self.arms.index(b)]]
 
     def whole(self) -> Numbers:
         """The questions that all arms have."""

@@ -169,6 +169,8 @@ class Comparison:
             return f"winner: none. {held[0].a} is better, but it is not shown to keep {guard.guard}"
         if self.higher_is_better is None:
             return f"winner: none. Neither way of {self.metric} is better."
+        if {pair.verdict for pair in self.pairs if pair.b == self.baseline} == {"equivalent"}:
+            return f"winner: none. Nothing differs from {self.baseline} by {self.margin:g} or more."
         return f"winner: none. {self.leader} has the best mean, which alone proves nothing."
 
 
