@@ -21,7 +21,7 @@ def main() -> None:
     config = fledge.ExperimentConfig.load(arguments)
 
     prompts = fledge.open_prompts(config, say=print)
-    engine = selection.start(config, selection.find(config.model), print)
+    engine = selection.start(config, selection.find(config.model, config), print)
     try:
         for name in config.prompts:
             prompt = prompts.load(name)

@@ -13,6 +13,7 @@ _PUBLIC = {
     "CompareOptions": "fledge.comparison.verdict",
     "Comparison": "fledge.comparison.verdict",
     "Draft": "fledge.prompts.prompt",
+    "Evaluation": "fledge.experiments.evaluation",
     "ExperimentConfig": "fledge.experiments.config",
     "ExperimentResult": "fledge.experiments.run",
     "FledgeError": "fledge.core.errors",
@@ -23,6 +24,7 @@ _PUBLIC = {
     "Workspace": "fledge.core.settings",
     "check_endpoint": "fledge.serving.smoke",
     "compare": "fledge.experiments.comparison",
+    "evaluate": "fledge.experiments.evaluation",
     "history": "fledge.registry.release",
     "open_prompts": "fledge.prompts.store",
     "promote": "fledge.registry.release",
@@ -47,6 +49,8 @@ if TYPE_CHECKING:
     from fledge.experiments.comparison import compare as compare
     from fledge.experiments.config import ArmConfig as ArmConfig
     from fledge.experiments.config import ExperimentConfig as ExperimentConfig
+    from fledge.experiments.evaluation import Evaluation as Evaluation
+    from fledge.experiments.evaluation import evaluate as evaluate
     from fledge.experiments.run import ExperimentResult as ExperimentResult
     from fledge.experiments.run import resume_experiment as resume_experiment
     from fledge.experiments.run import run_experiment as run_experiment

@@ -164,12 +164,12 @@ def test_a_closed_engine_takes_no_more(start: Start) -> None:
 
 
 def test_a_url_is_a_model(server: Server) -> None:
-    engine = selection.start(EngineSettings(prompt_price=1.0), selection.find(f"{server.url}#first"))
+    engine = selection.start(EngineSettings(prompt_price=1.0), selection.find(f"{server.url}#first", EngineSettings()))
     assert engine.info.name == "remote"
     assert engine.info.device.startswith("127.0.0.1:")
     engine.close()
     with pytest.raises(InputError, match="cannot run a URL"):
-        selection.start(EngineSettings(engine="openvino"), selection.find(server.url))
+        selection.start(EngineSettings(engine="openvino"), selection.find(server.url, EngineSettings()))
 
 
 @pytest.mark.slow

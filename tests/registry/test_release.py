@@ -11,8 +11,9 @@ from mlflow import MlflowClient
 from fledge.core.errors import FledgeError, InputError, RefusedError
 from fledge.core.settings import Workspace
 from fledge.experiments.config import ExperimentConfig
-from fledge.registry.manifest import MANIFEST, read_release
-from fledge.registry.release import DEFAULT_NAME, cached, history, promote, register
+from fledge.models.manifest import MANIFEST, read_release
+from fledge.models.selection import release_folder
+from fledge.registry.release import DEFAULT_NAME, history, promote, register
 
 QUESTION = "What is machine learning?"
 
@@ -118,15 +119,15 @@ def test_a_release_is_found_by_every_name(workspace: Workspace) -> None:
     register(_config(workspace), name=DEFAULT_NAME, prompt="simple")
     promote(workspace, DEFAULT_NAME, 1, force=True, reason="first")
     names = (DEFAULT_NAME, f"{DEFAULT_NAME}@champion", f"{DEFAULT_NAME}/1", f"models:/{DEFAULT_NAME}/1")
-    assert len({cached(workspace, name) for name in names}) == 1
+    assert len({release_folder(name, workspace) for name in names}) == 1
     with pytest.raises(InputError, match="no release"):
-        cached(workspace, f"{DEFAULT_NAME}@challenger")
+        release_folder(f"{DEFAULT_NAME}@challenger", workspace)
 
 
 @pytest.mark.parametrize("damage", ["changed", "missing", "not in the manifest"])
 def test_a_damaged_release_is_not_loaded(workspace: Workspace, damage: str) -> None:
     register(_config(workspace), name=DEFAULT_NAME, prompt="simple")
-    folder = cached(workspace, f"{DEFAULT_NAME}/1")
+    folder = release_folder(f"{DEFAULT_NAME}/1", workspace)
     assert read_release(folder).version == 1
     weights = folder / "snapshot" / "model.safetensors"
     if damage == "changed":

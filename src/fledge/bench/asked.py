@@ -23,7 +23,7 @@ from fledge.prompts.store import open_prompts
 def main(verb: str, content: dict[str, Any]) -> None:
     generation = GenerationParams(max_tokens=content["tokens"], ignore_eos=True)
     config = ExperimentConfig(**content["config"], generation=generation)
-    engine = selection.start(config, selection.find(config.model))
+    engine = selection.start(config, selection.find(config.model, config))
     generate(engine, ["warm up"], GenerationParams(max_tokens=4))
     work = _recorded if verb == "recorded" else _unrecorded
     found = work(config, engine, content["templates"])

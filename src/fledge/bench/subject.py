@@ -16,7 +16,8 @@ from fledge.models.selection import EngineSettings
 def main() -> None:
     config: dict[str, Any] = json.loads(sys.argv[1])
     plan = Plan(**config["plan"])
-    engine = selection.start(EngineSettings(**config["settings"]), selection.find(config["model"]))
+    settings = EngineSettings(**config["settings"])
+    engine = selection.start(settings, selection.find(config["model"], settings))
     params = GenerationParams(max_tokens=plan.tokens, ignore_eos=True)
     _times(engine.submit([1, 2, 3], GenerationParams(max_tokens=4, ignore_eos=True)))  # to warm up
     for load, prompts in plan.rounds():

@@ -1,5 +1,6 @@
 """`fledge compare` and `fledge plan`."""
 
+from pathlib import Path
 from typing import Any, get_args
 
 import click
@@ -32,15 +33,24 @@ from fledge.experiments.comparison import compare as compare_run
 @click.option(
     "--higher-is-better/--lower-is-better", default=None, help="The direction of a metric that fledge does not know."
 )
+@click.option("--report", type=click.Path(path_type=Path, dir_okay=False), help="Write a page to look at.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Seed of resampling.")
 @click.option("--require", is_flag=True, help="End with exit code 3 unless there is a winner.")
 @json_option
-def compare(run: str | None, scores: str | None, independent: bool, require: bool, as_json: bool, **flags: Any) -> None:
+def compare(
+    run: str | None,
+    scores: str | None,
+    independent: bool,
+    report: Path | None,
+    require: bool,
+    as_json: bool,
+    **flags: Any,
+) -> None:
     """Say for each pair of arms of RUN whether one is better, worse, equivalent, or not known yet."""
     names = CompareOptions.__dataclass_fields__
     chosen = {name: flags.pop(name) for name in names if name in flags}
     options = CompareOptions(**chosen, by_topic=not independent)
-    result = compare_run(load(Workspace, flags).value, run, scores=scores, options=options)
+    result = compare_run(load(Workspace, flags).value, run, scores=scores, options=options, report=report)
     emit(as_json, result.as_dict(), *_lines(result))
     for note in result.notes:
         message(f"note: {note}")

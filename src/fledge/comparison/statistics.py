@@ -159,9 +159,19 @@ def omnibus(scores: Numbers, *, passes: bool) -> Omnibus | None:
     return Omnibus(name, float(statistic), float(p), questions)
 
 
-def mean_interval(values: Numbers, *, passes: bool = False, seed: int = 0) -> tuple[float, float]:
-    """95 % interval of a mean: Wilson's for pass/fail, else as `bootstrap_interval`; infinite for one value."""
+def mean_interval(
+    values: Numbers, *, passes: bool = False, clusters: NDArray[np.intp] | None = None, seed: int = 0
+) -> tuple[float, float]:
+    """95 % interval of a mean; infinite for one value.
+
+    Wilson's for pass/fail, with clusters a t interval on cluster-robust errors, else as `bootstrap_interval`.
+    """
     count = len(values)
+    if clusters is not None and np.ptp(values) > 0:
+        error, freedom = cluster_error(values, clusters)
+        half = float(stats.t.ppf((1 + CONFIDENCE) / 2, freedom)) * error
+        low, high = float(np.mean(values)) - half, float(np.mean(values)) + half
+        return (max(low, 0.0), min(high, 1.0)) if passes else (low, high)
     if passes:
         low, high = proportion_confint(int(values.sum()), count, 1 - CONFIDENCE, "wilson")
         return float(low), float(high)

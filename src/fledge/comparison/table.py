@@ -34,24 +34,32 @@ class Scores:
         values = self.values[:, self.arms.index(arm)]
         return values[np.isfinite(values)]
 
+    def share(self, a: str, b: str) -> bool:
+        """Whether two arms have a question in common."""
+        return a in self.arms and b in self.arms and bool(np.isfinite(self._two(a, b)).all(axis=1).any())
+
     def pair(self, a: str, b: str, *, by_topic: bool = True) -> Sample:
         """The questions that both arms have. Raises `InputError` if there is none.
 
         Topics become clusters where some of them has more than one question, and there is more than one of them.
         """
-        left, right = self.values[:, self.arms.index(a)], self.values[:, self.arms.index(b)]
-        both = np.isfinite(left) & np.isfinite(right)
-        count = int(both.sum())
-        if not count:
+        two = self._two(a, b)
+        both: NDArray[np.bool_] = np.all(np.isfinite(two), axis=1)
+        if not both.any():
             raise InputError(
                 f"arms {a!r} and {b!r} have no question in common with {self.metric}", hint="ask both the same ones"
             )
-        clusters = None
-        if by_topic and self.topics is not None:
-            _, found = np.unique(self.topics[both], return_inverse=True)
-            if 1 < found.max() + 1 < count:
-                clusters = found
-        return Sample(left[both], right[both], self.passes, clusters)
+        return Sample(two[both, 0], two[both, 1], self.passes, self.clusters(both) if by_topic else None)
+
+    def clusters(self, which: NDArray[np.bool_]) -> NDArray[np.intp] | None:
+        """The topics of some questions, numbered from 0; None where they say nothing of what is related."""
+        if self.topics is None:
+            return None
+        _, found = np.unique(self.topics[which], return_inverse=True)
+        return found if 1 < found.max() + 1 < len(found) else None
+
+    def _two(self, a: str, b: str) -> Numbers:
+        return self.values[:, [self.arms.index(a), self.arms.index(b)]]
 
     def whole(self) -> Numbers:
         """The questions that all arms have."""
@@ -93,24 +101,33 @@ def metrics(table: pd.DataFrame) -> list[str]:
 
 
 def by_question(table: pd.DataFrame, metric: str) -> Scores:
+    """`score_questions` for a comparison: raises `InputError` for fewer than two arms, or an arm without a score."""
+    if table["arm"].nunique() < 2:
+        raise InputError("a comparison needs at least two arms", hint="fledge experiment --prompts a,b")
+    scores = score_questions(table, metric)
+    arms = [] if scores is None else [arm for arm in scores.arms if len(scores.of(arm))]
+    empty = [str(arm) for arm in table["arm"].unique() if str(arm) not in arms]
+    if scores is None or empty:
+        raise InputError(f"arm {empty[0]!r} has no value of {metric}", hint="choose another --metric")
+    return scores
+
+
+def score_questions(table: pd.DataFrame, metric: str) -> Scores | None:
     """Average the samples of a long table with columns `question`, `arm`, `metric`, and perhaps `topic`.
 
-    Raises `InputError` for text where numbers should be, fewer than two arms, or an arm without a score.
+    None where there is no score at all. Raises `InputError` for text where numbers should be.
     """
     arm_codes, arms = pd.factorize(table["arm"].astype(str))
-    if len(arms) < 2:
-        raise InputError("a comparison needs at least two arms", hint="fledge experiment --prompts a,b")
     question_codes, questions = pd.factorize(table["question"])
     scores = _numbers(table[metric], metric)
     finite = np.isfinite(scores)
+    if not finite.any():
+        return None
     cells = (question_codes * len(arms) + arm_codes)[finite]
     size = len(questions) * len(arms)
     counts = np.bincount(cells, minlength=size).reshape(len(questions), len(arms))
     sums = np.bincount(cells, weights=scores[finite], minlength=size).reshape(counts.shape)
     values = np.where(counts > 0, sums / np.maximum(counts, 1), np.nan)
-    empty = [str(arm) for arm, column in zip(arms, counts.T, strict=True) if not column.any()]
-    if empty:
-        raise InputError(f"arm {empty[0]!r} has no value of {metric}", hint="choose another --metric")
     passes = bool(counts.max() == 1 and np.isin(scores[finite], (0.0, 1.0)).all())
     missing = np.bincount(arm_codes[~finite], minlength=len(arms))
     topics = _topics(table, question_codes, questions) if "topic" in table else None

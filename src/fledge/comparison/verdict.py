@@ -169,6 +169,8 @@ class Comparison:
             return f"winner: none. {held[0].a} is better, but it is not shown to keep {guard.guard}"
         if self.higher_is_better is None:
             return f"winner: none. Neither way of {self.metric} is better."
+        if {pair.verdict for pair in self.pairs if pair.b == self.baseline} == {"equivalent"}:
+            return f"winner: none. Nothing differs from {self.baseline} by {self.margin:g} or more."
         return f"winner: none. {self.leader} has the best mean, which alone proves nothing."
 
 
@@ -207,7 +209,7 @@ def compare_scores(
     guards = [(guard, by_question(table, guard.metric)) for guard in _guards(table, options, direction_of)]
     alpha = options.alpha or ALPHA
     pairs = _pairs(tested, options, alpha, higher_is_better, guards)
-    summaries = tuple(_summary(scores, arm, options.seed) for arm in arms)
+    summaries = tuple(_summary(scores, arm, options) for arm in arms)
     sign = -1 if higher_is_better is False else 1
     means = {arm.name: arm.mean for arm in summaries}
     won = [pair.a for pair in pairs if pair.b == baseline and pair.verdict == "better" and pair.guarded]
@@ -344,9 +346,12 @@ def _notes(scores: Scores, tested: Sequence[_Tested], options: CompareOptions) -
     return notes
 
 
-def _summary(scores: Scores, arm: str, seed: int) -> ArmSummary:
+def _summary(scores: Scores, arm: str, options: CompareOptions) -> ArmSummary:
     values = scores.of(arm)
-    return ArmSummary(arm, float(values.mean()), mean_interval(values, passes=scores.passes, seed=seed), len(values))
+    answered = np.isfinite(scores.values[:, scores.arms.index(arm)])
+    clusters = scores.clusters(answered) if options.by_topic else None
+    interval = mean_interval(values, passes=scores.passes, clusters=clusters, seed=options.seed)
+    return ArmSummary(arm, float(values.mean()), interval, len(values))
 
 
 def _gain(pair: Pair, comparison: Comparison) -> bool:

@@ -219,6 +219,12 @@ def load_settings(client: MlflowClient, run_id: str) -> dict[str, Any]:
     return _load(client, run_id, CONFIG, hint="name the run_id of an experiment, as fledge experiment prints it")
 
 
+def log_evaluation(client: MlflowClient, run_id: str, content: str, passed: bool) -> None:
+    """Keep what `evaluate` found in its run."""
+    client.log_text(run_id, content, "evaluation.json")
+    tag_run(client, run_id, {"fledge.kind": "evaluation", "fledge.passed": str(passed).lower()})
+
+
 class ArmSettings(NamedTuple):
     """What one arm of an experiment asked with; `prompt` as `name/version`, empty for a chain of the user's own."""
 

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -16,28 +17,44 @@ from fledge.scoring.scorers import SCORERS
 # Whether a metric is better when higher; None where neither way is.
 KNOWN: dict[str, bool | None] = {
     **{name: scorer.higher_is_better for name, scorer in SCORERS.items()},
-    **dict.fromkeys(("latency_s", "ttft_s", "cost", "error_rate"), False),
+    **dict.fromkeys(("latency_s", "latency_p95_s", "ttft_s", "cost", "error_rate"), False),
     **dict.fromkeys(("prompt_tokens", "completion_tokens"), None),
 }
 
 
 def compare(
-    workspace: Workspace, run_id: str | None = None, *, scores: str | None = None, options: CompareOptions | None = None
+    workspace: Workspace,
+    run_id: str | None = None,
+    *,
+    scores: str | None = None,
+    options: CompareOptions | None = None,
+    report: Path | None = None,
 ) -> Comparison:
-    """Verdicts for each pair of arms of the run `run_id` (kept there as `comparison.json`) or of the file `scores`."""
+    """Verdicts for each pair of arms of the run `run_id` or of the file `scores`.
+
+    A run keeps them as `comparison.json`, with a page to look at as `comparison.html`; `report` is a file for the page.
+    """
     options = options or CompareOptions()
     if (run_id is None) == (scores is None):
         raise InputError("name a run, or a file of scores", hint="fledge compare RUN, or fledge compare --scores F.csv")
     if scores is not None:
-        return _compare(read_scores(scores), options, None)
+        table = read_scores(scores)
+        result = _compare(table, options, None)
+        if report is not None:
+            _write(_page(result, table), report)
+        return result
 
     from fledge.experiments._mlflow import load_plan, load_table, tag_run
     from fledge.tracking._mlflow import connect
 
     client = connect(workspace.tracking)
-    table = load_table(client, str(run_id))
+    table = scores_of(load_table(client, str(run_id)))
     planned = load_plan(client, str(run_id))
-    result = _compare(_by_question_id(table), _as_planned(options, planned), planned)
+    result = _compare(table, _as_planned(options, planned), planned)
+    page = _page(result, table, str(run_id))
+    if report is not None:
+        _write(page, report)
+    client.log_text(str(run_id), page, "comparison.html")
     client.log_text(str(run_id), json.dumps(jsonable(result.as_dict()), indent=2), "comparison.json")
     tag_run(client, str(run_id), {"fledge.winner": result.winner or "none", "fledge.compared_metric": result.metric})
     return result
@@ -46,13 +63,26 @@ def compare(
 def _compare(table: pd.DataFrame, options: CompareOptions, planned: dict[str, Any] | None) -> Comparison:
     metric = pick_metric(table, options.metric)
     way = _higher_is_better(metric, options.higher_is_better)
-    return compare_scores(table, metric, options, higher_is_better=way, direction_of=_direction, planned=planned)
+    return compare_scores(table, metric, options, higher_is_better=way, direction_of=direction_of, planned=planned)
 
 
-def _by_question_id(table: pd.DataFrame) -> pd.DataFrame:
-    """An experiment's table as `compare_scores` takes it; failed answers make the metric `error_rate`."""
+def _page(result: Comparison, table: pd.DataFrame, run_id: str = "") -> str:
+    from fledge.comparison.report import render_report  # matplotlib, which takes a second to load
+
+    return render_report(result, table, run_id=run_id)
+
+
+def _write(page: str, report: Path) -> None:
+    try:
+        report.write_text(page, encoding="utf-8")
+    except OSError as error:
+        raise InputError(f"{report}: {error.strerror}", hint="--report FILE.html") from None
+
+
+def scores_of(table: pd.DataFrame) -> pd.DataFrame:
+    """An experiment's table as comparisons take it; failed answers make the metric `error_rate`."""
     failed = (table["error"] != "").astype(float)
-    return table.drop(columns="question").rename(columns={"question_id": "question"}).assign(error_rate=failed)
+    return table.rename(columns={"question": "text", "question_id": "question"}).assign(error_rate=failed)
 
 
 def _as_planned(options: CompareOptions, planned: dict[str, Any] | None) -> CompareOptions:
@@ -77,5 +107,6 @@ def _higher_is_better(metric: str, told: bool | None) -> bool | None:
     return known if told is None else told
 
 
-def _direction(metric: str) -> bool | None:
+def direction_of(metric: str) -> bool | None:
+    """Whether a metric is better when higher; None where neither way is, or it is not known."""
     return KNOWN.get(metric)

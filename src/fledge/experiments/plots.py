@@ -4,6 +4,8 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from fledge.comparison.plots import literals
+
 
 def plot_arms(table: pd.DataFrame) -> Figure:
     """Two panels over the arms: every answer's score with the mean, and every answer's seconds."""
@@ -25,5 +27,5 @@ def _draw(axes: Axes, table: pd.DataFrame, arms: list[str], column: str, title: 
         axes.plot(offsets, values, ".", alpha=0.4, color="tab:blue")
         if len(values):
             axes.plot([place - 0.25, place + 0.25], [values.mean()] * 2, color="black")
-    axes.set_xticks(range(len(arms)), arms)
+    axes.set_xticks(range(len(arms)), literals(arms))
     axes.set_title(title, fontsize=10)

@@ -89,7 +89,7 @@ def run_experiment(
     from fledge.tracking._mlflow import connect
 
     with contextlib.ExitStack() as stack:
-        models = {name: selection.find(name) for name in dict.fromkeys(arm.model for arm in asked)}
+        models = {name: selection.find(name, config) for name in dict.fromkeys(arm.model for arm in asked)}
         client = connect(config.tracking)
         store = open_store(client, say)
         built = build_arms(config, asked, [store.load(arm.prompt) for arm in asked])
@@ -140,7 +140,7 @@ def resume_experiment(
         record = ExperimentRecord(connect(workspace.tracking), plan, say)
         engines: dict[str, Engine] = {}
         if journal.unanswered():
-            models = {arm.model: selection.find(arm.model) for arm in plan.arms if arm.prompt}
+            models = {arm.model: selection.find(arm.model, workspace) for arm in plan.arms if arm.prompt}
             engines = _engines(stack, plan.config, models, engine, say)
             _check_unchanged(plan, models, engines)
         record.go_on()

@@ -1,7 +1,9 @@
 """Which engine runs a model here, and why."""
 
+import re
 from dataclasses import dataclass
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Literal, NamedTuple
 from urllib.parse import urlsplit
 
@@ -10,6 +12,7 @@ from fledge.core.settings import Workspace, option, out_of_range
 from fledge.models import snapshot
 from fledge.models.engine import Engine, EngineInfo, Mode
 from fledge.models.machine import gpu
+from fledge.models.manifest import FILES, read_release
 from fledge.models.openvino_files import ExportError, Say, exported, read_gate
 from fledge.models.scripted import ScriptedEngine
 from fledge.models.snapshot import Snapshot
@@ -65,13 +68,32 @@ class Choice(NamedTuple):
     reason: str
 
 
-def find(model: str) -> Snapshot | RemoteModel:
-    """What a name means: a URL is a remote model, anything else a snapshot."""
+def find(model: str, workspace: Workspace) -> Snapshot | RemoteModel:
+    """What a name means: a URL is a remote model, anything else a snapshot; that of a release is its own copy."""
+    if is_release(model):
+        folder = release_folder(model, workspace)
+        manifest = read_release(folder)
+        return snapshot.check(folder / FILES, source=f"models:/{manifest.name}/{manifest.version}")
     if not is_remote(model):
         return snapshot.resolve(model)
     if urlsplit(model).password:
         raise InputError("a model's URL is recorded, and must hold no password", hint="export OPENAI_API_KEY=...")
     return RemoteModel(model)
+
+
+def release_folder(model: str, workspace: Workspace) -> Path:
+    """The folder of the release that `name@alias`, `name/3` or `models:/...` means, fetched and checked."""
+    from fledge.models._mlflow import fetch
+    from fledge.models._mlflow import find as find_version
+    from fledge.tracking._mlflow import connect
+
+    client = connect(workspace.tracking)
+    return fetch(client, find_version(client, model), workspace.state_dir / "releases")
+
+
+def is_release(model: str) -> bool:
+    """Whether a name is that of a release: `models:/name/3`, `models:/name@alias` or `name@alias`."""
+    return re.fullmatch(r"models:/.+|[^/:@\s]+@[^/@\s]+", model) is not None
 
 
 def is_remote(model: str) -> bool:

@@ -9,6 +9,9 @@ from fledge.models.embedded.templates import TEMPLATES
 from fledge.prompts import template as templates
 from fledge.prompts.prompt import Draft, Prompt, PromptStore, Reference, check_alias, parse_reference
 
+# Registered at first use; `question` asks what has a prompt of its own, as an endpoint does.
+DEFAULTS = {**TEMPLATES, "question": "{{question}}"}
+
 
 class Store(ABC):
     """`PromptStore` over the few things that a back end has to do: read, add, describe, and keep aliases."""
@@ -60,8 +63,8 @@ class Store(ABC):
     def load(self, name: str) -> Prompt:
         reference = parse_reference(name)
         found = self.find(reference)
-        if found is None and name in TEMPLATES:
-            return self.register(Draft(name, TEMPLATES[name], message="default of fledge"))
+        if found is None and name in DEFAULTS:
+            return self.register(Draft(name, DEFAULTS[name], message="default of fledge"))
         if found is None:
             raise self._unknown(name)
         templates.check(found.label, found.template)  # others register too, with MLflow's own rules

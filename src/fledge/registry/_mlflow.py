@@ -1,4 +1,4 @@
-"""Releases in MLflow's model registry: register, find, promote."""
+"""Releases in MLflow's model registry: register, promote."""
 
 import contextlib
 import getpass
@@ -7,7 +7,7 @@ import os
 import tempfile
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -22,15 +22,15 @@ from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
 
 from fledge.core.errors import FledgeError, InputError, RefusedError
 from fledge.experiments._mlflow import load_arm, load_comparison
+from fledge.models import manifest as manifests
+from fledge.models._mlflow import DIGEST_TAG
 from fledge.models.engine import GenerationParams
+from fledge.models.manifest import Manifest
 from fledge.models.snapshot import Snapshot
 from fledge.prompts.prompt import Prompt
 from fledge.prompts.template import variables
-from fledge.registry import manifest as manifests
-from fledge.registry.manifest import Manifest
 from fledge.tracking._mlflow import experiment_id
 
-DIGEST_TAG = "fledge.digest"
 HISTORY_TAG = "fledge.history."
 REQUIREMENTS = ("mlflow", "langchain-core", "transformers", "torch", "openvino-genai", "optimum-intel", "pandas")
 
@@ -91,45 +91,6 @@ def register_release(
         manifest = manifests.write_release(folder, manifest, snapshot)
         existing = _with_digest(client, name, manifest.digest) or _log(client, manifest, folder, experiment, state_dir)
     return Release(name, int(existing.version), f"models:/{name}/{existing.version}", manifest.digest)
-
-
-def find(client: MlflowClient, target: str) -> ModelVersion:
-    """The version that `name`, `name@alias`, `name/3` or `models:/...` means; a bare name means its champion."""
-    name = target.removeprefix("models:/")
-    name, _, alias = name.partition("@")
-    name, _, version = name.partition("/")
-    try:
-        if version:
-            return client.get_model_version(name, version)
-        return client.get_model_version_by_alias(name, alias or "champion")
-    except MlflowException as error:
-        raise InputError(
-            f"no release {target!r}: {str(error).splitlines()[0]}",
-            hint="fledge register, then fledge promote NAME VERSION",
-        ) from None
-
-
-def fetch(client: MlflowClient, version: ModelVersion, releases: Path) -> Path:
-    """The folder of a release in fledge's own cache, checked; fetched from MLflow if it is missing or damaged there.
-
-    Raises `FledgeError` if what MLflow has is not what was registered.
-    """
-    digest = version.tags.get(DIGEST_TAG, "")
-    kept = manifests.find_cached(releases, version.name, int(version.version), digest)
-    if kept is not None:
-        return kept
-    with tempfile.TemporaryDirectory() as folder:
-        source = mlflow.artifacts.download_artifacts(
-            artifact_uri=f"models:/{version.name}/{version.version}", dst_path=folder, tracking_uri=client.tracking_uri
-        )
-        release = Path(source) / "artifacts" / "release"
-        manifest = manifests.read_release(release)
-        if manifest.digest != digest:
-            raise FledgeError(
-                f"{version.name}/{version.version}: its manifest is not the one that was registered; it is not loaded",
-                hint="register the model again",
-            )
-        return manifests.cache_release(release, replace(manifest, version=int(version.version)), releases)
 
 
 def promote_release(

@@ -1,7 +1,6 @@
 """`register`, `promote` and `history`: releases as a user handles them."""
 
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fledge.core.errors import InputError
@@ -69,7 +68,8 @@ def promote(
     reason: str = "",
 ) -> "Move":
     """Move an alias by evidence, or by force with a reason, and keep the release ready for `serve`."""
-    from fledge.registry._mlflow import fetch, find, promote_release
+    from fledge.models._mlflow import fetch, find
+    from fledge.registry._mlflow import promote_release
     from fledge.tracking._mlflow import connect
 
     client = connect(workspace.tracking)
@@ -84,14 +84,3 @@ def history(workspace: Workspace, name: str) -> list[dict[str, Any]]:
     from fledge.tracking._mlflow import connect
 
     return _mlflow.history(connect(workspace.tracking), name)
-
-
-def cached(workspace: Workspace, target: str) -> Path:
-    """The folder of the release that `target` means, fetched and checked."""
-    if not target:
-        raise InputError("name a release", hint="fledge serve NAME@champion")
-    from fledge.registry._mlflow import fetch, find
-    from fledge.tracking._mlflow import connect
-
-    client = connect(workspace.tracking)
-    return fetch(client, find(client, target), workspace.state_dir / "releases")

@@ -14,9 +14,9 @@ from fledge.core.errors import InputError
 from fledge.core.settings import load
 from fledge.models import selection, snapshot
 from fledge.models.engine import GenerationParams
+from fledge.models.manifest import FILES, read_release
 from fledge.models.selection import EngineSettings
 from fledge.prompts.prompt import Prompt
-from fledge.registry.manifest import FILES, read_release
 
 
 class HuggingFaceModelWrapper(PythonModel):  # type: ignore[misc]

@@ -13,8 +13,8 @@ from fastapi.responses import JSONResponse, PlainTextResponse, Response, Streami
 from starlette.exceptions import HTTPException
 
 from fledge.core.errors import FledgeError, InputError
+from fledge.models.manifest import Manifest
 from fledge.prompts.template import fill, variables
-from fledge.registry.manifest import Manifest
 from fledge.serving.engine_client import EngineClient, EngineGoneError, Result
 from fledge.serving.errors import add_errors, openai_error
 from fledge.serving.outbox import Outbox

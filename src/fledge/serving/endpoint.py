@@ -11,7 +11,7 @@ from typing import Any
 import uvicorn
 
 from fledge.core.control import Control
-from fledge.registry.manifest import read_release
+from fledge.models.manifest import read_release
 from fledge.serving.app import Endpoint, build_app
 from fledge.serving.engine_client import EngineClient
 from fledge.serving.outbox import Outbox

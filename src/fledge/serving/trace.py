@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from fledge.core.messages import OutboxRecord
-from fledge.registry.manifest import Manifest
+from fledge.models.manifest import Manifest
 from fledge.serving.engine_client import Result
 
 

@@ -18,8 +18,8 @@ import psutil
 from fledge.core import state
 from fledge.core.errors import FledgeError, InputError
 from fledge.core.settings import Workspace, option, out_of_range
-from fledge.models.selection import EngineSettings
-from fledge.registry.manifest import FILES, Manifest, read_release
+from fledge.models.manifest import FILES, Manifest, read_release
+from fledge.models.selection import EngineSettings, release_folder
 
 LOOPBACK_HOSTS = ("127.0.0.1", "localhost", "::1")
 MINIMUM_KEY_BYTES = 32
@@ -88,10 +88,9 @@ def prepare(config: ServeConfig, target: str) -> Path:
     _check_key(config.host)
     folder = state.ensure(config.state_dir / "endpoints" / str(config.port))
     check_port(config)
-
-    from fledge.registry.release import cached
-
-    release = cached(config, target)
+    if not target:
+        raise InputError("name a release", hint="fledge serve NAME@champion")
+    release = release_folder(target, config)
     manifest = read_release(release)
     path = folder / "config.json"
     state.write_json(path, _configuration(config, release, manifest, folder))

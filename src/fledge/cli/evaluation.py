@@ -1,0 +1,55 @@
+"""`fledge evaluate`."""
+
+from pathlib import Path
+from typing import Any, get_args
+
+import click
+
+from fledge.cli.options import settings
+from fledge.cli.output import cells_progress, emit, json_option, message, table
+from fledge.comparison.gates import GateOn
+from fledge.core.errors import RefusedError
+from fledge.experiments.config import ExperimentConfig
+from fledge.experiments.evaluation import evaluate as evaluate_target
+from fledge.experiments.evaluation import write_junit
+
+
+@click.command()
+@click.argument("target")
+@settings(ExperimentConfig, without=("model", "more_models", "prompts", "metric", "margin", "alpha"))
+@click.option("--prompt", help="Prompt as name, name/version or name@alias; a release brings its own.")
+@click.option("--gate", "gates", multiple=True, help='What must hold, as in "token_f1>=0.6, error_rate<=0.01".')
+@click.option(
+    "--gate-on",
+    type=click.Choice(get_args(GateOn)),
+    default="bound",
+    show_default=True,
+    help="Judge gates on the far end of the 95 % interval, or on the mean.",
+)
+@click.option("--junit", type=click.Path(path_type=Path, dir_okay=False), help="Write a JUnit file for CI.")
+@json_option
+def evaluate(
+    target: str,
+    prompt: str | None,
+    gates: tuple[str, ...],
+    gate_on: GateOn,
+    junit: Path | None,
+    as_json: bool,
+    **flags: Any,
+) -> None:
+    """Ask TARGET all questions and score the answers: a model, a release as NAME@ALIAS, or a URL."""
+    with cells_progress("asking") as progress:
+        found = evaluate_target(
+            target, gates, prompt=prompt, gate_on=gate_on, settings=flags, progress=progress, say=message
+        )
+    if junit is not None:
+        write_junit(found, junit)
+    rows = [[name, value, *found.intervals[name]] for name, value in found.metrics.items()]
+    title = f"{target}, {found.questions} questions, run {found.run_id}"
+    emit(as_json, found.as_dict(), table(title, ["metric", "mean", "from", "to"], rows), *found.in_words())
+    if found.failed:
+        message(f"{found.failed} answers failed; once more: fledge experiment --resume {found.run_id}")
+    failed = [gate.gate for gate in found.gates if not gate.passed]
+    if failed:
+        hint = "ask more questions, or judge by the mean alone: --gate-on mean" if gate_on == "bound" else ""
+        raise RefusedError(f"{len(failed)} of {len(found.gates)} gates failed: {', '.join(failed)}", hint=hint)

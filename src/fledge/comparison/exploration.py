@@ -1,0 +1,41 @@
+"""All other metrics of a comparison, which nobody laid down beforehand: to look at, not to decide by."""
+
+from typing import NamedTuple
+
+import pandas as pd
+
+from fledge.comparison.statistics import adjust, paired_test
+from fledge.comparison.table import metrics, score_questions
+from fledge.comparison.verdict import Comparison
+
+
+class Finding(NamedTuple):
+    """A difference of arm `a` to the baseline on another metric. `q` is the p-value corrected over all findings after
+    Benjamini and Hochberg: of those with q below 5 %, about 5 % are false."""
+
+    metric: str
+    a: str
+    difference: float
+    ci: tuple[float, float]
+    questions: int
+    p: float
+    q: float
+
+
+def explore(table: pd.DataFrame, comparison: Comparison) -> list[Finding]:
+    """The difference to the baseline on every metric but the compared one, for each arm that has it."""
+    found: list[Finding] = []
+    for metric in metrics(table):
+        scores = score_questions(table, metric)
+        if scores is None or metric == comparison.metric or not len(scores.of(comparison.baseline)):
+            continue
+        for arm in (arm.name for arm in comparison.arms if arm.name != comparison.baseline):
+            if scores.share(arm, comparison.baseline):
+                sample = scores.pair(arm, comparison.baseline)
+                result = paired_test(sample)
+                interval = (result.low, result.high)
+                found.append(Finding(metric, arm, result.difference, interval, len(sample.a), result.p, result.p))
+    return [
+        finding._replace(q=q)
+        for finding, q in zip(found, adjust([finding.p for finding in found], "fdr_bh"), strict=True)
+    ]

@@ -1,0 +1,68 @@
+"""Plots of comparisons, as matplotlib figures, and as SVG for a page."""
+
+import io
+import math
+from collections.abc import Mapping, Sequence
+
+from markupsafe import Markup
+from matplotlib import rc_context
+from matplotlib.figure import Figure
+
+from fledge.comparison.statistics import Numbers
+from fledge.comparison.verdict import Comparison
+
+COLOURS = {"better": "tab:green", "worse": "tab:red", "equivalent": "tab:blue", "inconclusive": "tab:gray"}
+
+
+def forest(comparison: Comparison) -> Figure:
+    """The difference of each pair with its 95 % interval, a line each; the margin as a band."""
+    pairs = list(reversed(comparison.pairs))
+    figure = Figure(figsize=(7, 0.9 + 0.5 * len(pairs)), layout="constrained")
+    axes = figure.subplots()
+    if comparison.margin:
+        axes.axvspan(-comparison.margin, comparison.margin, color="tab:blue", alpha=0.12, linewidth=0)
+    for place, pair in enumerate(pairs):
+        colour = COLOURS[pair.verdict]
+        if all(map(math.isfinite, pair.ci)):
+            axes.plot(pair.ci, [place, place], color=colour, linewidth=2)
+        axes.plot([pair.difference], [place], "o", color=colour)
+    axes.axvline(0, color="black", linewidth=0.8)
+    several = len({pair.b for pair in pairs}) > 1
+    names = [f"{pair.a} - {pair.b}" if several else pair.a for pair in pairs]
+    labels = [f"{name} ({pair.verdict})" for name, pair in zip(names, pairs, strict=True)]
+    axes.set_yticks(range(len(pairs)), [literal(label) for label in labels])
+    axes.set_ylim(-0.6, len(pairs) - 0.4)
+    against = "" if several else f" to {comparison.baseline}"
+    axes.set_xlabel(literal(f"difference in {comparison.metric}{against}, 95 % interval"))
+    return figure
+
+
+def boxes(values: Mapping[str, Numbers], title: str) -> Figure:
+    """A box for each name: median, quartiles, and what lies far out."""
+    names = [name for name, numbers in values.items() if len(numbers)]
+    figure = Figure(figsize=(max(3.5, 1.2 + 1.1 * len(names)), 2.6), layout="constrained")
+    axes = figure.subplots()
+    if names:
+        axes.boxplot([values[name] for name in names])
+    axes.set_xticks(range(1, len(names) + 1), literals(names))
+    axes.set_title(literal(title), fontsize=10)
+    return figure
+
+
+def literal(text: str) -> str:
+    """A text that matplotlib takes as it is: without its mathematics."""
+    return text.replace("$", r"\$")
+
+
+def literals(texts: Sequence[str]) -> list[str]:
+    """`literal` of each."""
+    return [literal(text) for text in texts]
+
+
+def svg(figure: Figure) -> Markup:
+    """A figure as a part of a page."""
+    buffer = io.StringIO()
+    with rc_context({"svg.hashsalt": "fledge"}):  # else the same figure is never the same text
+        figure.savefig(buffer, format="svg", metadata={"Date": None})
+    text = buffer.getvalue()
+    return Markup(text[text.index("<svg") :])  # noqa: S704 (drawn by matplotlib, which escapes its texts)

@@ -1,0 +1,143 @@
+"""The report of a comparison: one HTML file that loads nothing from the network."""
+
+import time
+from importlib.metadata import version
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from fledge.comparison.exploration import explore
+from fledge.comparison.plots import boxes, forest, svg
+from fledge.comparison.table import Scores, by_question
+from fledge.comparison.verdict import Comparison
+from fledge.prompts.diff import Part, word_diff
+
+MOST_QUESTIONS = 200
+LONGEST_TEXT = 4000
+FIGURES = ("latency_s", "ttft_s", "prompt_tokens", "completion_tokens", "cost")
+
+
+class Shown(NamedTuple):
+    """One answer, in parts that say what differs from the baseline's."""
+
+    arm: str
+    parts: list[Part]
+    score: float | None
+    error: str
+
+
+class Row(NamedTuple):
+    """One question with the answers of all arms; `spread` is the largest difference between their scores."""
+
+    number: int
+    question: str
+    reference: str
+    spread: float
+    answers: list[Shown]
+
+
+def render_report(comparison: Comparison, table: pd.DataFrame, *, run_id: str = "") -> str:
+    """A page on a comparison and the long table that it was made from.
+
+    Where the table has the columns `answer`, `text` (the question) and `reference`, answers stand side by side, those
+    of the 200 questions on which arms differ most.
+    """
+    scores = by_question(table, comparison.metric)
+    environment = Environment(loader=PackageLoader("fledge.comparison"), autoescape=True, undefined=StrictUndefined)
+    environment.filters["number"] = _number
+    return environment.get_template("comparison.html").render(
+        comparison=comparison,
+        forest=svg(forest(comparison)),
+        matrix=_matrix(scores, comparison),
+        figures=_figures(table, comparison),
+        boxes=[svg(boxes(_by_arm(table, name, comparison), name)) for name in ("latency_s", "cost") if name in table],
+        findings=explore(table, comparison),
+        rows=_rows(table, scores, comparison) if "answer" in table else [],
+        questions=len(scores.values),
+        most=MOST_QUESTIONS,
+        run_id=run_id,
+        version=version("fledge"),
+        written=time.strftime("%Y-%m-%d %H:%M %Z"),
+    )
+
+
+def _matrix(scores: Scores, comparison: Comparison) -> list[tuple[str, list[tuple[int, int, int] | None]]]:
+    """For each arm, against each other: on how many questions it wins, ties and loses."""
+    sign = -1 if comparison.higher_is_better is False else 1
+    names = [arm.name for arm in comparison.arms]
+    rows: list[tuple[str, list[tuple[int, int, int] | None]]] = []
+    for a in names:
+        cells: list[tuple[int, int, int] | None] = []
+        for b in names:
+            if a == b or not scores.share(a, b):
+                cells.append(None)
+                continue
+            gains = scores.pair(a, b).differences * sign
+            cells.append((int(np.sum(gains > 0)), int(np.sum(gains == 0)), int(np.sum(gains < 0))))
+        rows.append((a, cells))
+    return rows
+
+
+def _figures(table: pd.DataFrame, comparison: Comparison) -> dict[str, dict[str, float]]:
+    """Means of what answers took, by figure and arm."""
+    return {
+        name: {arm: float(values.mean()) for arm, values in _by_arm(table, name, comparison).items() if len(values)}
+        for name in FIGURES
+        if name in table and table[name].notna().any()
+    }
+
+
+def _by_arm(table: pd.DataFrame, column: str, comparison: Comparison) -> dict[str, Any]:
+    arms = table["arm"].astype(str)
+    return {
+        arm.name: table.loc[arms == arm.name, column].dropna().to_numpy(dtype=np.float64) for arm in comparison.arms
+    }
+
+
+def _rows(table: pd.DataFrame, scores: Scores, comparison: Comparison) -> list[Row]:
+    questions = list(dict.fromkeys(table["question"]))
+    counted = np.where(np.isfinite(scores.values), scores.values, np.nan)
+    spreads = [float(np.nanmax(row) - np.nanmin(row)) if np.isfinite(row).any() else 0.0 for row in counted]
+    order = sorted(range(len(questions)), key=lambda place: -spreads[place])[:MOST_QUESTIONS]
+    chosen = table[table["question"].isin([questions[place] for place in order])]
+    groups = chosen.drop_duplicates(["question", "arm"]).groupby("question")  # of several samples the first is shown
+    return [_row(place + 1, groups.get_group(questions[place]), spreads[place], comparison) for place in order]
+
+
+def _row(number: int, answers: pd.DataFrame, spread: float, comparison: Comparison) -> Row:
+    by_arm = {str(row["arm"]): row for row in answers.to_dict("records")}
+    base = _cut(by_arm.get(comparison.baseline, {}).get("answer"))
+    shown = []
+    for arm in comparison.arms:
+        row = by_arm.get(arm.name)
+        if row is None:
+            continue
+        text = _cut(row["answer"])
+        parts = [Part("equal", text)] if arm.name == comparison.baseline else _compared(base, text)
+        value = row[comparison.metric]
+        score = float(value) if isinstance(value, (int, float)) and np.isfinite(value) else None
+        shown.append(Shown(arm.name, parts, score, _cut(row.get("error"))))
+    any_row = next(iter(by_arm.values()))
+    question = _cut(any_row.get("text", any_row["question"]))
+    return Row(number, question, _cut(any_row.get("reference")), spread, shown)
+
+
+def _compared(base: str, text: str) -> list[Part]:
+    """What differs, word by word; the whole text where hardly a word is shared."""
+    parts = word_diff(base, text)
+    shared = sum(len(part.text) for part in parts if part.op == "equal")
+    return parts if 2 * shared >= max(len(base), len(text)) else [Part("insert", text)]
+
+
+def _cut(value: object) -> str:
+    """A text, not too long for a page; nothing for what is none."""
+    text = value if isinstance(value, str) else ""
+    return text if len(text) <= LONGEST_TEXT else f"{text[:LONGEST_TEXT]} ... ({len(text):,} characters)"
+
+
+def _number(value: float | None) -> str:
+    if value is None or not np.isfinite(value):
+        return "-"
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"

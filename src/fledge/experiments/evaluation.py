@@ -1,0 +1,138 @@
+"""`evaluate`: an experiment of one arm, with an interval for every metric and gates."""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree as ET
+
+from fledge.comparison.estimates import estimate
+from fledge.comparison.gates import Gate, GateOn, GateResult, judge, read_gates
+from fledge.core.errors import InputError
+from fledge.core.jsonable import jsonable
+from fledge.core.settings import Workspace, load
+from fledge.experiments.comparison import direction_of, scores_of
+from fledge.experiments.config import ExperimentConfig
+from fledge.experiments.run import run_experiment
+from fledge.models.engine import Engine
+from fledge.models.manifest import read_release
+from fledge.models.selection import is_release, is_remote, release_folder
+
+Progress = Callable[[int, int, int, int], None]
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What came of it. `metrics` are means over questions, `intervals` their 95 % intervals; `passed` if all gates
+    did. It is recorded in the run `run_id`."""
+
+    run_id: str
+    target: str
+    prompt: str
+    questions: int
+    cells: int
+    failed: int
+    metrics: dict[str, float]
+    intervals: dict[str, tuple[float, float]]
+    gates: tuple[GateResult, ...]
+    gate_on: GateOn
+    passed: bool
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    def in_words(self) -> list[str]:
+        """A line for each gate, those that failed first."""
+        return [gate.in_words() for gate in sorted(self.gates, key=lambda gate: gate.passed)]
+
+
+def evaluate(
+    target: str,
+    gates: str | Sequence[str] = (),
+    *,
+    prompt: str | None = None,
+    gate_on: GateOn = "bound",
+    settings: Mapping[str, Any] | None = None,
+    engine: Engine | None = None,
+    progress: Progress | None = None,
+    say: Say = lambda _: None,
+) -> Evaluation:
+    """Ask `target` all questions and score the answers.
+
+    `target` is `embedded`, a folder, a Hub id, a release or a URL. A release is asked with its own prompt and
+    generation settings, a URL with the question as it is, any other model with the prompt `simple`, unless `prompt`
+    names one. `gates` are as `token_f1>=0.6`, judged on the far end of the interval or the mean. `settings` are those
+    of an experiment. Raises `InputError` before anything is asked if gates, questions and target do not fit.
+    """
+    wanted = [gate for text in ([gates] if isinstance(gates, str) else gates) for gate in read_gates(text)]
+    config = configured(target, prompt, settings or {})
+    _check(wanted)
+    result = run_experiment(config, engine=engine, progress=progress, say=say)
+
+    from fledge.experiments._mlflow import load_table, log_evaluation
+    from fledge.tracking._mlflow import connect
+
+    client = connect(config.tracking)
+    table = scores_of(load_table(client, result.run_id))
+    estimates = estimate(table)
+    judged = tuple(judge(gate, estimates, gate_on) for gate in wanted)
+    evaluation = Evaluation(
+        run_id=result.run_id,
+        target=target,
+        prompt=result.arms[0].prompt,
+        questions=table["question"].nunique(),
+        cells=result.cells,
+        failed=result.failed,
+        metrics={name: found.value for name, found in estimates.items()},
+        intervals={name: found.ci for name, found in estimates.items()},
+        gates=judged,
+        gate_on=gate_on,
+        passed=all(gate.passed for gate in judged),
+    )
+    log_evaluation(client, result.run_id, json.dumps(jsonable(evaluation.as_dict()), indent=2), evaluation.passed)
+    return evaluation
+
+
+def configured(target: str, prompt: str | None, settings: Mapping[str, Any]) -> ExperimentConfig:
+    """The experiment that asks a target: one arm, with what a release brings along."""
+    given = {name: value for name, value in settings.items() if value is not None}
+    chosen = prompt or ("question" if is_remote(target) else "simple")
+    if is_release(target):
+        manifest = read_release(release_folder(target, load(Workspace, given).value))
+        chosen = prompt or f"{manifest.prompt_name}/{manifest.prompt_version}"
+        own = {name: value for name, value in manifest.generation.items() if name not in ("n", "logprobs")}
+        given = {**own, **given}
+    return ExperimentConfig.load({**given, "model": target, "prompts": (chosen,), "more_models": ()})
+
+
+def write_junit(evaluation: Evaluation, path: Path) -> None:
+    """A JUnit file with a test case for each gate, as CI systems read it."""
+    failures = sum(not gate.passed for gate in evaluation.gates)
+    name = f"fledge evaluate {evaluation.target}"
+    suite = ET.Element("testsuite", name=name, tests=str(len(evaluation.gates)), failures=str(failures))
+    properties = ET.SubElement(suite, "properties")
+    for metric, value in {"run_id": evaluation.run_id, **evaluation.metrics}.items():
+        ET.SubElement(properties, "property", name=metric, value=str(value))
+    for gate in evaluation.gates:
+        case = ET.SubElement(suite, "testcase", classname=name, name=gate.gate)
+        if not gate.passed:
+            ET.SubElement(case, "failure", message=gate.in_words(), type="gate")
+    root = ET.Element("testsuites")
+    root.append(suite)
+    ET.indent(root)
+    try:
+        ET.ElementTree(root).write(path, encoding="utf-8", xml_declaration=True)
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror}", hint="name a file to write to") from None
+
+
+def _check(gates: Sequence[Gate]) -> None:
+    for gate in gates:
+        way = direction_of(gate.metric)
+        if way is not None and way != gate.least:
+            raise InputError(
+                f"gate {gate.text!r}: {gate.metric} is better when {'higher' if way else 'lower'}",
+                hint=f"{gate.metric}{'>=' if way else '<='}{gate.limit:g}",
+            )

@@ -1,0 +1,124 @@
+"""The page of a comparison, also looked at in a real browser."""
+
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from markupsafe import escape
+
+from fledge.comparison.exploration import explore
+from fledge.comparison.report import render_report
+from fledge.comparison.verdict import CompareOptions, compare_scores
+
+EVIL = '<script>alert("x")</script><img src=http://127.0.0.1:9/x>'
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+
+
+def _table(count: int = 40) -> pd.DataFrame:
+    rng = np.random.default_rng(0)
+    rows = [
+        {
+            "question": f"q{number}",
+            "text": f"{EVIL} {number}?",
+            "reference": "It is so.",
+            "arm": arm,
+            "answer": f"It is {'not ' if shift else ''}so. {EVIL}",
+            "error": "",
+            "token_f1": 0.5 + shift + rng.normal(0, 0.05),
+            "chrf": 0.4 + shift + rng.normal(0, 0.05),
+            "latency_s": rng.gamma(4, 0.1),
+        }
+        for number in range(count)
+        for arm, shift in (("base", 0.0), ("$a_b$ & <b>", 0.1))
+    ]
+    return pd.DataFrame(rows)
+
+
+def _page(table: pd.DataFrame, **options: object) -> str:
+    result = compare_scores(table, "token_f1", CompareOptions(**options))  # type: ignore[arg-type]
+    return render_report(result, table, run_id="abc")
+
+
+def test_everything_is_on_the_page_and_nothing_is_markup() -> None:
+    page = _page(_table(), guards=("latency_s<=+50%",), margin=0.01)
+    assert "&lt;script&gt;alert" in page
+    assert EVIL not in page
+    assert "$a_b$ &amp; &lt;b&gt;" in page
+    for part in ("Verdicts", "Wins, ties, losses", "Other metrics", "Answers", "The fine print", "<svg", "latency_s"):
+        assert part in page
+    assert re.search("<ins> ?not ?</ins>", page)
+    assert "Nothing was laid down beforehand" in page
+
+
+def test_the_page_loads_nothing() -> None:
+    page = _page(_table()).replace(escape(EVIL), "")
+    assert "default-src 'none'" in page
+    assert not re.search(r"""<(?:link|img|iframe)|\bsrc=["']?http|@import|url\((?!#)""", page)
+
+
+def test_the_same_comparison_is_the_same_page() -> None:
+    without_time = [re.sub(r"ritten [\d: -]+", "", _page(_table())) for _ in range(2)]
+    assert without_time[0] == without_time[1]
+
+
+def test_only_the_questions_that_differ_most_are_shown() -> None:
+    page = _page(_table(250))
+    assert "The 200 questions on which arms differ most" in page
+    assert page.count("data-spread=") == 200
+
+
+def test_a_table_of_scores_alone_has_no_answers() -> None:
+    page = _page(_table()[["question", "arm", "token_f1"]])
+    assert "<h2>Answers</h2>" not in page
+    assert "<h2>Other metrics</h2>" not in page
+
+
+def test_holes_and_failed_answers_are_shown() -> None:
+    table = _table(5)
+    table.loc[1, ["token_f1", "answer", "error"]] = [np.nan, None, "the server was away"]
+    page = _page(table.drop(index=3))
+    assert "the server was away" in page
+    assert "without token_f1" in page
+
+
+def test_other_metrics_are_corrected_together() -> None:
+    table = _table().assign(noise=np.random.default_rng(1).normal(size=80))
+    found = {finding.metric: finding for finding in explore(table, compare_scores(table, "token_f1"))}
+    assert set(found) == {"chrf", "latency_s", "noise"}
+    assert found["chrf"].q < 0.05 < found["noise"].q
+    assert all(finding.q >= finding.p for finding in found.values())
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium here: apt install chromium")
+def test_the_page_in_a_browser(tmp_path: Path) -> None:
+    """The script sorts, and nothing is refused by the page's own policy."""
+    page = _page(_table())
+    probe = (
+        '<script>document.querySelector("[data-by=number]").click();'
+        'document.title = "first " + document.querySelector("#answers tr").dataset.number;</script></body>'
+    )
+    (tmp_path / "page.html").write_text(page.replace("</body>", probe), encoding="utf-8")
+    done = subprocess.run(
+        [
+            str(CHROMIUM),
+            "--headless",
+            "--no-sandbox",
+            "--disable-gpu",
+            f"--user-data-dir={tmp_path / 'profile'}",
+            "--virtual-time-budget=2000",
+            "--dump-dom",
+            (tmp_path / "page.html").as_uri(),
+        ],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+    )
+    assert "<title>first 1</title>" in done.stdout
+    assert done.stdout.count("<tr data-number") == 40
+    assert "<svg" in done.stdout

@@ -1,0 +1,135 @@
+"""`evaluate` on real models and a real store, its gates, and what CI reads of it."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from xml.etree import ElementTree as ET
+
+import pytest
+from mlflow import MlflowClient
+
+from fledge.core.errors import InputError
+from fledge.core.settings import Workspace
+from fledge.experiments.config import ExperimentConfig
+from fledge.experiments.evaluation import configured, evaluate, write_junit
+from fledge.models.embedded.corpus import load_corpus
+from fledge.models.engine import Engine
+from fledge.models.scripted import ScriptedEngine
+from fledge.registry.release import DEFAULT_NAME, promote, register
+from tests.conftest import Run
+
+ANSWERS = {text: entry.answer for entry in load_corpus() for text in entry.held_out}
+
+
+def _half_right(prompt: str) -> str:
+    """The right answer to every second question."""
+    question = prompt.split("Question: ")[1].split("\n")[0]
+    return ANSWERS[question] if len(question) % 2 else "no idea"
+
+
+def test_metrics_intervals_and_gates_are_recorded(workspace: Workspace, tmp_path: Path) -> None:
+    found = evaluate(
+        "embedded",
+        "token_f1>=0.1, error_rate<=0.2, exact_match>=0.9",
+        settings={"limit": 40, "engine": "scripted", "tracking_uri": workspace.tracking_uri},
+        engine=ScriptedEngine(_half_right),
+    )
+    assert (found.questions, found.cells, found.failed) == (40, 40, 0)
+    assert found.prompt == "simple/1"
+    low, high = found.intervals["exact_match"]
+    assert low < found.metrics["exact_match"] < high
+    assert {gate.gate: gate.passed for gate in found.gates} == {
+        "token_f1>=0.1": True,
+        "error_rate<=0.2": True,
+        "exact_match>=0.9": False,
+    }
+    assert not found.passed
+
+    client = MlflowClient(workspace.tracking_uri)
+    run = client.get_run(found.run_id)
+    assert (run.data.tags["fledge.kind"], run.data.tags["fledge.passed"]) == ("evaluation", "false")
+    kept = json.loads(Path(client.download_artifacts(found.run_id, "evaluation.json", str(tmp_path))).read_text())
+    assert kept["metrics"] == pytest.approx(found.metrics)
+
+    path = tmp_path / "gates.xml"
+    write_junit(found, path)
+    suite = ET.parse(path).getroot()[0]
+    assert (suite.get("tests"), suite.get("failures")) == ("3", "1")
+    failed = [case.get("name") for case in suite.iter("testcase") if case.find("failure") is not None]
+    assert failed == ["exact_match>=0.9"]
+
+
+def test_gates_that_cannot_be_meant_are_said_before_anything_is_asked(workspace: Workspace) -> None:
+    asked: list[str] = []
+    engine = ScriptedEngine(lambda prompt: asked.append(prompt) or "x")  # type: ignore[func-returns-value]
+    for gate, problem in (
+        ("token_f1<=0.5", "better when higher"),
+        ("latency_s>=1", "better when lower"),
+        ("x", "gate"),
+    ):
+        with pytest.raises(InputError, match=problem):
+            evaluate("embedded", gate, settings={"limit": 2}, engine=engine)
+    assert asked == []
+
+
+def test_a_target_brings_what_it_has(workspace: Workspace) -> None:
+    model = {"tracking_uri": workspace.tracking_uri}
+    assert configured("embedded", None, model).prompts == ("simple",)
+    assert configured("embedded", "expert", model).prompts == ("expert",)
+    assert configured("http://127.0.0.1:1/v1#m", None, model).prompts == ("question",)
+
+
+@pytest.mark.slow
+def test_a_release_is_asked_with_its_own_prompt_and_settings(workspace: Workspace, embedded_engine: Engine) -> None:
+    config = ExperimentConfig.load({"tracking_uri": workspace.tracking_uri, "max_tokens": 24})
+    register(config, name=DEFAULT_NAME, prompt="expert")
+    promote(workspace, DEFAULT_NAME, 1, force=True, reason="first")
+    target = f"{DEFAULT_NAME}@champion"
+    where = {"tracking_uri": workspace.tracking_uri}
+    told = configured(target, None, where)
+    assert (told.prompts, told.generation.max_tokens) == (("expert/1",), 24)
+    assert configured(target, None, {"max_tokens": 8, **where}).generation.max_tokens == 8
+    found = evaluate(target, "token_f1>=0.3", settings={"limit": 24, **where}, engine=embedded_engine)
+    assert found.passed
+    assert found.metrics["completion_tokens"] <= 24
+    with pytest.raises(InputError, match="no release"):
+        evaluate(f"{DEFAULT_NAME}@nobody", settings=where)
+
+
+@pytest.mark.slow
+def test_gates_in_a_ci_script(fledge: Run, workspace: Workspace, tmp_path: Path) -> None:
+    """As a CI job runs it: the exit code decides, the JUnit file says why."""
+    common = ("evaluate", "embedded", "--limit", "60", "--gate")
+    done = fledge(*common, "token_f1>=0.5, error_rate<=0.1", "--json", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    answer = json.loads(done.stdout)
+    assert answer["passed"] is True
+    assert answer["metrics"]["token_f1"] > 0.5
+    done = fledge(*common, "token_f1>=0.999", "--gate", "empty<=0.5", "--junit", "gates.xml", "--json", cwd=tmp_path)
+    assert done.returncode == 3
+    assert json.loads(done.stdout)["passed"] is False
+    assert "1 of 2 gates failed: token_f1>=0.999" in done.stderr
+    assert ET.parse(tmp_path / "gates.xml").getroot()[0].get("failures") == "1"
+
+
+@pytest.mark.slow
+def test_the_pytest_fixture(workspace: Workspace, tmp_path: Path) -> None:
+    (tmp_path / "test_model.py").write_text(
+        "def test_good(fledge_evaluate):\n"
+        "    found = fledge_evaluate('embedded', 'error_rate<=0.5', settings={'engine': 'scripted', 'limit': 12})\n"
+        "    assert found.metrics['error_rate'] == 0\n"
+        "def test_bad(fledge_evaluate):\n"
+        "    fledge_evaluate('embedded', 'token_f1>=0.99', settings={'engine': 'scripted', 'limit': 12})\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "test_model.py"],
+        cwd=tmp_path,
+        env=os.environ | {"MLFLOW_TRACKING_URI": workspace.tracking_uri},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert "1 failed, 1 passed" in done.stdout, done.stdout
+    assert "FAILED  token_f1>=0.99" in done.stdout
