@@ -78,11 +78,11 @@ def validate(source: str, out: Path | None, overwrite: bool, as_json: bool, **fl
         left_out = len(reading.questions) + len(errors) - len(clean.questions)
         value["fixed"] = {"output": str(out), "questions": len(clean.questions), "left_out": left_out}
         errors = ()
-    emit(as_json, value, *_problems(reading, "error", reading.errors), *_problems(reading, "warning", found))
+    count = f"{len(reading.questions):,} questions"
+    heading = f"{reading.source}: {count}, {_number(reading.errors, 'error')}, {_number(found, 'warning')}"
+    emit(as_json, value, heading, *_problems(reading, "errors", reading.errors), *_problems(reading, "warnings", found))
     if value["fixed"]:
         message(f"wrote {out}: {len(clean.questions)} questions, {left_out} left out")
-    elif not as_json:
-        message(f"{reading.source}: {len(reading.questions)} questions can be asked")
     if errors:
         kept = f", so {out} was not written" if out else ""
         raise InputError(f"{reading.source} has {_number(errors, 'error')}{kept}", hint="mend the rows that are named")
@@ -164,8 +164,8 @@ def list_(name: str, as_json: bool, **flags: Any) -> None:
     if name:
         check_name(name)
     found = _mlflow.versions(connect(load(Workspace, flags).value.tracking), name)
-    rows = [[item.source, item.questions, item.digest[:12], _when(item.time), item.dataset_id] for item in found]
-    columns = ["questions", "number", "digest", "registered", "id in MLflow"]
+    rows = [[item.source, item.questions, _when(item.time), item.dataset_id] for item in found]
+    columns = ["set", "questions", "registered", "id in MLflow"]
     emit(as_json, [_without_new(item) for item in found], table("question sets", columns, rows))
 
 
@@ -230,7 +230,7 @@ def _problems(reading: Reading, what: str, problems: Sequence[Problem]) -> Itera
     for problem in problems:
         kinds.setdefault(problem.kind, []).append(problem)
     if problems:
-        yield _number(problems, what)
+        yield what
     for kind, found in kinds.items():
         for problem in found[:SHOWN_OF_A_KIND]:
             yield f"  {reading.where(problem)}: {problem.message}\n    {problem.hint}"
@@ -239,4 +239,4 @@ def _problems(reading: Reading, what: str, problems: Sequence[Problem]) -> Itera
 
 
 def _number(problems: Sequence[Problem], what: str) -> str:
-    return f"{len(problems):,} {what}{'' if len(problems) == 1 else 's'}"
+    return f"{f'{len(problems):,}' if problems else 'no'} {what}{'' if len(problems) == 1 else 's'}"

@@ -85,12 +85,14 @@ def _datasets() -> Iterator[None]:
     try:
         yield
     except MlflowException as error:
-        if error.error_code not in NO_DATASETS:
-            raise
-        raise FledgeError(
-            "the tracking server keeps no datasets: it is older than MLflow 3.4, or has no SQL store",
-            hint="give a file of questions, or another MLFLOW_TRACKING_URI",
-        ) from None
+        hint = "give a file of questions, or another MLFLOW_TRACKING_URI"
+        if error.error_code in NO_DATASETS:
+            what = "the tracking server keeps no datasets: it is older than MLflow 3.4, or has no SQL store"
+            raise FledgeError(what, hint=hint) from None
+        if "500 error" in str(error):  # as a server of MLflow 3 that keeps its runs in files
+            what = "the tracking server fails when it is asked for datasets; they need a SQL store"
+            raise FledgeError(what, hint=hint) from None
+        raise
 
 
 def _find(client: MlflowClient, name: str) -> EvaluationDataset:
@@ -105,7 +107,9 @@ def _find(client: MlflowClient, name: str) -> EvaluationDataset:
     if not (found or numbered):
         raise InputError(f"MLflow has no dataset {name!r}", hint="fledge questions list, or see the Datasets of MLflow")
     if found and VERSION_TAG in found[0].tags and not _is_whole(found[0]):
-        raise InputError(f"dataset {name!r} is not whole: it was being registered", hint="register it again")
+        raise InputError(
+            f"dataset {name!r} is not whole: its registration goes on, or was interrupted", hint="register it again"
+        )
     return found[0] if found else numbered[-1]
 
 

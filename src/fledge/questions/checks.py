@@ -13,8 +13,8 @@ from rapidfuzz import process
 from rapidfuzz.distance import OSA
 
 from fledge.core.errors import InputError
-from fledge.questions.question_set import KNOWN, Question, QuestionSet
-from fledge.questions.rows import Problem, Reading, content, lookalike
+from fledge.questions.question_set import Question, QuestionSet
+from fledge.questions.rows import Problem, Reading, content, derived_id, lookalike
 
 LONG_CHARACTERS = 4000  # about 1,000 tokens of English, all that a small model takes
 UNEVEN = 10  # times as many questions in the largest topic as in the median one
@@ -57,9 +57,8 @@ def _odd_rows(reading: Reading) -> Iterator[Problem]:
     for line, item in zip(reading.lines, reading.questions, strict=True):
         reference = item.reference or ""
         if reference.strip().casefold() == item.question.strip().casefold():
-            yield Problem(
-                "reference", line, "the reference is the question itself", "write the answer, or leave it out"
-            )
+            what = "the reference is the question itself"
+            yield Problem("reference", line, what, "write the answer, or leave it out")
         if len(item.question) > LONG_CHARACTERS:
             what = f"the question has {len(item.question):,} characters, which small models cannot take"
             yield Problem("long", line, what, "shorten it, or see that the model's context is large enough")
@@ -80,7 +79,7 @@ def _alike(reading: Reading) -> Iterator[Problem]:
             split = reading.questions[place].split
             others = [first for name, first in first_of.items() if split and name and name != split]
             if others:
-                yield _leak(reading, place, min(others), "the same question as")
+                yield _leak(reading, place, min(others), "the same question as on")
             elif first_of:
                 yield _repeated(reading, place, places[0])
             first_of.setdefault(split, place)
@@ -96,10 +95,11 @@ def _repeated(reading: Reading, place: int, first: int) -> Problem:
     line, where = reading.lines[place], f"{reading.unit} {reading.lines[first]}"
     one, other = reading.questions[place], reading.questions[first]
     if content(one) == content(other):
-        return Problem("duplicate", line, f"the same row as {where}", "write a copy without it with --fix OUT")
+        return Problem("duplicate", line, f"the same row as on {where}", "write a copy without it with --fix OUT")
     if one.question == other.question:
-        return Problem("repeated", line, f"the same question as {where}, not the same row", "keep one of the two")
-    return Problem("near-duplicate", line, f"the same words as {where}", "keep one of the two")
+        what = f"the same question as on {where}, with other columns"
+        return Problem("repeated", line, what, "keep one of the two, unless both are meant")
+    return Problem("near-duplicate", line, f"the same words as on {where}", "keep one of the two")
 
 
 def _one_letter_apart(reading: Reading) -> Iterator[Problem]:
@@ -107,6 +107,7 @@ def _one_letter_apart(reading: Reading) -> Iterator[Problem]:
     places: dict[str, int] = {}
     for place, item in enumerate(reading.questions):
         places.setdefault(_words(item.question), place)
+    places.pop("", None)
     pairs = set()
     for order in (sorted(places), sorted(places, key=lambda text: text[::-1])):
         for step in range(1, min(NEIGHBOURS, len(order) - 1) + 1):
@@ -117,18 +118,26 @@ def _one_letter_apart(reading: Reading) -> Iterator[Problem]:
             first, place = sorted((places[one], places[other]))
             splits = {reading.questions[first].split, reading.questions[place].split} - {""}
             if len(splits) > 1:
-                yield _leak(reading, place, first, "one letter apart from")
+                yield _leak(reading, place, first, "one letter apart from that on")
             else:
-                what = f"one letter apart from {reading.unit} {reading.lines[first]}"
+                what = f"one letter apart from that on {reading.unit} {reading.lines[first]}"
                 yield Problem("near-duplicate", reading.lines[place], what, "keep one, if they mean the same")
 
 
 def _is_slip(one: str, other: str) -> bool:
-    """Whether what differs is a longer word: `top-k` and `top-p`, 12 and 13 are meant to be different."""
-    pairs = [(a, b) for a, b in zip(one.split(), other.split(), strict=False) if a != b]
-    if len(one.split()) != len(other.split()):
-        return not any(letter.isdigit() for letter in one + other)
-    return all(a.isalpha() and b.isalpha() and min(len(a), len(b)) >= SHORTEST_WORD for a, b in pairs)
+    """Whether what differs is a space, or a longer word of letters that have a case.
+
+    `top-k` and `top-p`, 12 and 13, or one sign in a Chinese sentence are meant to be different.
+    """
+    words, others = one.split(), other.split()
+    if len(words) != len(others):
+        return _is_cased("".join(words + others))
+    pairs = [(a, b) for a, b in zip(words, others, strict=True) if a != b]
+    return all(_is_cased(a + b) and min(len(a), len(b)) >= SHORTEST_WORD for a, b in pairs)
+
+
+def _is_cased(text: str) -> bool:
+    return all(letter.upper() != letter for letter in text)
 
 
 def _words(text: str) -> str:
@@ -145,20 +154,19 @@ def _columns(reading: Reading) -> Iterator[Problem]:
         if 0 < len(empty) < len(values):
             what = f"{len(empty):,} of {len(values):,} questions have no {name}, the first on {reading.unit} {empty[0]}"
             yield Problem("missing", None, what, f"fill in the column {name!r}, or leave the rows out")
-        meant = lookalike(name, further)
-        if len(empty) == len(values) and meant:
-            hint = f"rename it to {name!r}, if that is what it is"
-            yield Problem("column", None, f"no column {name!r}, but one that is called {meant!r}", hint)
+        if len(empty) == len(values):
+            yield from _otherwise_called(name, further)
+    if all(item.id == derived_id(item.question) for item in questions):
+        yield from _otherwise_called("id", further)
     for name in ("topic", "split"):
         yield from _spelled_in_two_ways(name, [getattr(item, name) for item in questions])
-    yield from _nearly_known(further)
 
 
-def _nearly_known(further: Iterable[str]) -> Iterator[Problem]:
-    for column in further:
-        known = column.strip().casefold()
-        if known in KNOWN and known not in ("reference", "topic", "split"):
-            yield Problem("column", None, f"{column!r} is not the column {known!r}", f"rename it to {known!r}")
+def _otherwise_called(name: str, columns: Iterable[str]) -> Iterator[Problem]:
+    meant = lookalike(name, columns)
+    if meant:
+        hint = f"rename it to {name!r}, if that is what it is"
+        yield Problem("column", None, f"no column {name!r}, but one that is called {meant!r}", hint)
 
 
 def _spelled_in_two_ways(name: str, values: Sequence[str]) -> Iterator[Problem]:

@@ -116,7 +116,7 @@ def _jsonl(text: str) -> Rows:
         try:
             row = json.loads(content)
         except json.JSONDecodeError as error:
-            yield Problem("syntax", line, f"column {error.colno}: not JSON: {error.msg}", JSONL_HINT)
+            yield Problem("syntax", line, f"not JSON at column {error.colno}: {error.msg}", JSONL_HINT)
             continue
         except (ValueError, RecursionError):
             yield Problem("syntax", line, "a number too long or lists too deep", JSONL_HINT)
@@ -136,10 +136,11 @@ def _csv(text: str) -> Rows:
         yield Problem("column", 1, f"two columns are called {twice[0]!r}", "give each column a name of its own")
         return
     while True:
+        before = reader.reader.line_num
         try:
             row = next(reader, None)
-        except csv.Error as error:
-            yield Problem("syntax", reader.line_num, str(error), "close every double quote")
+        except csv.Error as error:  # where the row began: an open quote goes on to the end of the file
+            yield Problem("syntax", before + 1, str(error), "close every double quote")
             continue
         if row is None:
             return

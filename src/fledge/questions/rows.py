@@ -93,6 +93,11 @@ def collect(source: str, unit: str, items: Iterable[Row | Problem], problems: Se
     return Reading(source, unit, tuple(questions), tuple(lines), tuple(ordered[line] for line in sorted(ordered)))
 
 
+def derived_id(question: str) -> str:
+    """The id of a question that comes without one: the same wherever it is asked."""
+    return hashlib.sha256(question.encode()).hexdigest()[:12]
+
+
 def content(item: Question) -> tuple[Any, ...]:
     """All columns but the id, to be compared."""
     return (item.question, item.reference, item.topic, item.split, *sorted(item.columns.items()))
@@ -122,7 +127,7 @@ def _question(row: Row) -> Question | Problem:
         what = f"the question has {len(question)} characters, {MAXIMUM_CHARACTERS} at most"
         return Problem("length", row.line, what, "shorten it")
     return Question(
-        id=texts.get("id", "").strip() or hashlib.sha256(question.encode()).hexdigest()[:12],
+        id=texts.get("id", "").strip() or derived_id(question),
         question=question,
         reference=texts.get("reference") or None,
         topic=texts.get("topic", ""),

@@ -1,0 +1,246 @@
+"""Question sets in a real MLflow store."""
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import pytest
+from hypothesis import HealthCheck, given, settings
+from mlflow import MlflowClient
+
+from fledge.core.errors import FledgeError, InputError
+from fledge.core.settings import Workspace
+from fledge.questions import _mlflow
+from fledge.questions.question_set import Question, QuestionSet, default_questions
+from fledge.questions.sources import read, read_questions
+from fledge.questions.versions import QuestionsConfig, Version, register_questions
+from fledge.tracking._mlflow import connect
+from tests.experiments.tracking_server import TrackingServer
+from tests.questions.test_files import sets
+
+ONE = QuestionSet("mine.csv", (Question("1", "a?", "x", "t", "test", {"level": "2"}), Question("2", "b?")))
+TWO = QuestionSet("mine.csv", (*ONE.questions, Question("3", "c?")))
+
+
+@pytest.fixture
+def config(workspace: Workspace) -> QuestionsConfig:
+    return QuestionsConfig(workspace.tracking_uri, workspace.state)
+
+
+@pytest.fixture
+def client(config: QuestionsConfig) -> MlflowClient:
+    return connect(config.tracking)
+
+
+def test_versions_stay_and_unchanged_questions_make_none(config: QuestionsConfig) -> None:
+    first = register_questions(ONE, "qa", config)
+    assert (first.version, first.new, first.digest, first.questions) == (1, True, ONE.digest, 2)
+    assert register_questions(ONE, "qa", config) == Version("qa", 1, first.dataset_id, ONE.digest, 2, first.time)
+    second = register_questions(TWO, "qa", config)
+    assert (second.version, second.new, second.source) == (2, True, "dataset:qa/2")
+    assert register_questions(ONE, "qa", config).version == 3  # what is newest counts
+    newest = read_questions("dataset:qa", config)
+    assert (newest.source, newest.questions, newest.digest) == ("dataset:qa/3", ONE.questions, ONE.digest)
+    assert read_questions("dataset:qa/2", config).questions == TWO.questions
+    by_id = read_questions(f"dataset:{first.dataset_id}", config)
+    assert (by_id.source, by_id.questions) == (f"dataset:{first.dataset_id}", ONE.questions)
+
+
+def test_versions_are_listed_by_name_and_newest_first(config: QuestionsConfig, client: MlflowClient) -> None:
+    for questions, name in ((ONE, "qa"), (TWO, "qa"), (ONE, "q"), (ONE, "qa.b")):
+        register_questions(questions, name, config)
+    client.create_dataset("of others")
+    every = _mlflow.versions(client)
+    assert [version.source for version in every] == ["dataset:q/1", "dataset:qa/2", "dataset:qa/1", "dataset:qa.b/1"]
+    assert [version.version for version in _mlflow.versions(client, "qa")] == [2, 1]
+
+
+@settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(questions=sets())
+def test_what_is_registered_reads_back_the_same(config: QuestionsConfig, questions: QuestionSet) -> None:
+    inputs = [(item.question, sorted(item.columns.items())) for item in questions.questions]
+    if any(inputs.count(item) > 1 for item in inputs):
+        with pytest.raises(InputError, match="MLflow keeps once"):
+            register_questions(questions, "any", config)
+        return
+    version = register_questions(questions, "any", config)
+    again = read_questions(version.source, config)
+    assert again.questions == questions.questions
+    assert again.digest == questions.digest
+
+
+@pytest.mark.slow
+def test_the_order_of_many_is_kept(config: QuestionsConfig) -> None:
+    many = default_questions()
+    heard: list[tuple[int, int]] = []
+    register_questions(many, "many", config, progress=lambda done, total: heard.append((done, total)))
+    assert read_questions("dataset:many", config).questions == many.questions
+    assert heard == [(0, 2688), (1000, 2688), (2000, 2688)]
+
+
+def test_mlflow_has_it_as_it_wants_it(config: QuestionsConfig, client: MlflowClient) -> None:
+    register_questions(ONE, "qa", config)
+    dataset = mlflow.genai.datasets.get_dataset(name="qa/1")
+    frame = dataset.to_df()
+    row = next(row for row in frame.to_dict("records") if row["tags"]["id"] == "1")
+    assert row["inputs"] == {"question": "a?", "level": "2"}
+    assert row["expectations"] == {"expected_response": "x"}
+    assert {"id": "1", "topic": "t", "split": "test"}.items() <= row["tags"].items()
+    experiment = client.get_experiment_by_name("fledge")
+    assert experiment is not None
+    assert dataset.experiment_ids == [experiment.experiment_id]
+
+
+def _dataset(client: MlflowClient, name: str, *records: dict[str, Any]) -> str:
+    dataset = client.create_dataset(name)
+    if records:
+        dataset.merge_records(list(records))
+    return str(dataset.dataset_id)
+
+
+def test_a_dataset_of_others(config: QuestionsConfig, client: MlflowClient) -> None:
+    records: list[dict[str, Any]] = [
+        {"inputs": {"question": "a?"}, "expectations": {"expected_response": "x", "guidelines": ["be kind"]}},
+        {
+            "inputs": {"question": "b?", "level": 2},
+            "expectations": {"expected_facts": ["x", "y"]},
+            "tags": {"topic": "t"},
+        },
+        {"inputs": {"question": "c?"}},
+    ]
+    _dataset(client, "it's theirs", *records)
+    found = read_questions("dataset:it's theirs", config)
+    assert found.source == "dataset:it's theirs"
+    by_text = {item.question: item for item in found.questions}
+    assert by_text["a?"].reference == "x"
+    assert by_text["a?"].columns == {"guidelines": '["be kind"]'}
+    assert (by_text["b?"].reference, by_text["b?"].topic, by_text["b?"].columns) == ("x\ny", "t", {"level": "2"})
+    assert by_text["c?"] == Question(by_text["c?"].id, "c?")
+
+
+def test_a_dataset_without_questions(config: QuestionsConfig, client: MlflowClient) -> None:
+    _dataset(client, "other", {"inputs": {"query": "a?"}})
+    with pytest.raises(InputError, match=r"dataset:other, record 1: no column 'question', only .*'query'") as caught:
+        read_questions("dataset:other", config)
+    assert caught.value.hint == "rename the column 'query' to 'question'"
+    _dataset(client, "nothing")
+    assert [error.message for error in read("dataset:nothing", config).errors] == ["no questions in it"]
+
+
+def test_a_version_that_was_changed_is_refused(config: QuestionsConfig, client: MlflowClient) -> None:
+    version = register_questions(ONE, "qa", config)
+    client.get_dataset(version.dataset_id).merge_records([{"inputs": {"question": "z?"}}])
+    for source in ("dataset:qa", "dataset:qa/1"):
+        with pytest.raises(InputError, match="dataset:qa/1 was changed in MLflow") as caught:
+            read_questions(source, config)
+    assert f"fledge questions register dataset:{version.dataset_id} --name qa" in caught.value.hint
+    as_it_is = read_questions(f"dataset:{version.dataset_id}", config)
+    assert [item.question for item in as_it_is.questions] == ["a?", "b?", "z?"]
+    assert register_questions(as_it_is, "qa", config).version == 2
+    assert read_questions("dataset:qa", config).questions == as_it_is.questions
+
+
+def test_names_that_mean_nothing_or_several(config: QuestionsConfig, client: MlflowClient) -> None:
+    for name in ("nothing", "qa/7", "d-" + "0" * 32, "50%", "a'b"):
+        with pytest.raises(InputError, match="MLflow has no dataset"):
+            read_questions(f"dataset:{name}", config)
+    with pytest.raises(InputError, match="cannot be looked for"):
+        read_questions("dataset:a'\"b", config)
+    for name in ("twice", "twice"):
+        identity = _dataset(client, name, {"inputs": {"question": "a?"}})
+    with pytest.raises(InputError, match="several datasets") as caught:
+        read_questions("dataset:twice", config)
+    assert f"dataset:{identity}" in caught.value.hint
+    with pytest.raises(InputError, match="no question set's"):
+        register_questions(ONE, "twice", config)
+
+
+@pytest.mark.parametrize("name", ["", "a b", "a/1", "d-" + "0" * 32, "-a", "a%"])
+def test_names_that_cannot_be(config: QuestionsConfig, name: str) -> None:
+    with pytest.raises(InputError, match="cannot be the name"):
+        register_questions(ONE, name, config)
+
+
+def test_questions_that_mlflow_cannot_tell_apart_are_refused(config: QuestionsConfig, client: MlflowClient) -> None:
+    twice = QuestionSet("mine.csv", (Question("1", "a?", "x"), Question("2", "a?", "y")))
+    with pytest.raises(InputError, match=r"mine\.csv: questions '1' and '2' are the same"):
+        register_questions(twice, "qa", config)
+    assert list(client.search_datasets()) == []
+
+
+def test_an_interruption_leaves_nothing_behind(config: QuestionsConfig, client: MlflowClient) -> None:
+    def interrupt(_done: int, _total: int) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        register_questions(ONE, "qa", config, progress=interrupt)
+    assert list(client.search_datasets()) == []
+
+
+def test_a_version_that_a_killed_process_left_is_not_read(config: QuestionsConfig, client: MlflowClient) -> None:
+    client.create_dataset("qa/1", tags={_mlflow.VERSION_TAG: "1"})
+    with pytest.raises(InputError, match="not whole"):
+        read_questions("dataset:qa/1", config)
+    with pytest.raises(InputError, match="no dataset 'qa'"):
+        read_questions("dataset:qa", config)
+    assert register_questions(ONE, "qa", config).version == 2
+    assert read_questions("dataset:qa", config).questions == ONE.questions
+
+
+def test_two_that_register_at_once_get_two_versions(config: QuestionsConfig) -> None:
+    different = [QuestionSet("mine.csv", (Question(str(n), f"{n}?"),)) for n in range(4)]
+    register_questions(TWO, "qa", config)
+    with ThreadPoolExecutor(4) as pool:
+        made = list(pool.map(lambda questions: register_questions(questions, "qa", config), different))
+    assert sorted(version.version for version in made) == [2, 3, 4, 5]
+    for version, questions in zip(made, different, strict=True):
+        assert read_questions(version.source, config).questions == questions.questions
+
+
+@pytest.mark.slow
+def test_the_same_through_a_server(tmp_path: Path, port: int) -> None:
+    server = TrackingServer(tmp_path, port)
+    try:
+        config = QuestionsConfig(server.url, str(tmp_path / ".fledge"))
+        many = default_questions()
+        assert register_questions(many, "qa", config).version == 1
+        assert read_questions("dataset:qa", config).digest == many.digest
+        with pytest.raises(InputError, match="MLflow has no dataset"):
+            read_questions("dataset:" + "d-" + "0" * 32, config)
+    finally:
+        server.close()
+
+
+@pytest.mark.parametrize(
+    ("code", "body"),
+    [
+        (404, "<!doctype html><title>404 Not Found</title>"),  # 2.12, 2.22
+        (500, "Internal Server Error"),  # 3.17 over a file store
+    ],
+)
+def test_a_server_without_datasets_is_said(monkeypatch: pytest.MonkeyPatch, code: int, body: str) -> None:
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers.get("content-length", 0)))
+            self.send_response(code)
+            self.send_header("content-length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body.encode())
+
+        def log_message(self, *args: object) -> None: ...
+
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        uri = f"http://127.0.0.1:{server.server_port}"
+        try:
+            with pytest.raises(FledgeError, match=r"datasets.* SQL store") as caught:
+                _mlflow.read_dataset(MlflowClient(tracking_uri=uri, registry_uri=uri), "qa")
+        finally:
+            server.shutdown()
+            thread.join()
+    assert caught.value.hint == "give a file of questions, or another MLFLOW_TRACKING_URI"
