@@ -173,8 +173,9 @@ def mean_interval(
         low, high = float(np.mean(values)) - half, float(np.mean(values)) + half
         return (max(low, 0.0), min(high, 1.0)) if passes else (low, high)
     if passes:
-        low, high = proportion_confint(int(values.sum()), count, 1 - CONFIDENCE, "wilson")
-        return float(low), float(high)
+        passed = int(values.sum())
+        low, high = proportion_confint(passed, count, 1 - CONFIDENCE, "wilson")
+        return (float(low) if passed else 0.0), (float(high) if passed < count else 1.0)  # but for what rounding leaves
     if count < 2:
         return (-math.inf, math.inf)
     if np.ptp(values) == 0:
