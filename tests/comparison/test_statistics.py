@@ -141,20 +141,47 @@ def test_seeded() -> None:
     assert paired_test(sample, seed=1) == paired_test(sample, seed=1)
 
 
-def test_clusters_of_one_size_are_a_t_test_of_their_means() -> None:
+def test_many_clusters_of_one_size_are_a_t_test_of_their_means() -> None:
     rng = np.random.default_rng(4)
-    topics = np.repeat(np.arange(8), 5)
-    values = rng.normal(0.2, 1.0, 40) + np.repeat(rng.normal(0, 1.0, 8), 5)
-    result = paired_test(Sample(values, np.zeros(40), clusters=topics))
-    of_means = paired_test(Sample(values.reshape(8, 5).mean(axis=1), np.zeros(8)), "t")
+    topics = np.repeat(np.arange(120), 5)
+    values = rng.normal(0.2, 1.0, 600) + np.repeat(rng.normal(0, 1.0, 120), 5)
+    result = paired_test(Sample(values, np.zeros(600), clusters=topics))
+    of_means = paired_test(Sample(values.reshape(120, 5).mean(axis=1), np.zeros(120)), "t")
     assert result.test == "cluster-t"
-    # The robust error divides by G - 1 as well, but for a factor (N - 1) / (N - 1) that is 1 here.
     assert result.statistic == pytest.approx(of_means.statistic, rel=1e-6)
     assert (result.p, result.low, result.high) == pytest.approx((of_means.p, of_means.low, of_means.high), rel=1e-6)
-    assert cluster_error(values, topics)[1] == 7
-    assert result.high - result.low > (lambda flat: flat.high - flat.low)(
-        paired_test(Sample(values, np.zeros(40)), "t")
-    )
+    assert cluster_error(values, topics)[1] == 119
+    flat = paired_test(Sample(values, np.zeros(600)), "t")
+    assert result.high - result.low > flat.high - flat.low
+
+
+def test_few_clusters_are_flipped_as_a_whole() -> None:
+    topics = np.array([0, 1, 1, 2, 2, 2, 3, 4, 5, 5])
+    values = np.array([0.2, 0.1, 0.3, 0.2, -0.1, 0.3, 0.4, 0.1, 0.2, 0.5])
+    result = paired_test(Sample(values, np.zeros(10), clusters=topics))
+    # Each of the six topics gains: of 64 ways to set their signs, two are as extreme.
+    assert (result.test, result.p) == ("cluster-permutation", 2 / 64)
+    assert 0 < result.low < values.mean() < result.high
+    # One topic has a cluster of each question: then it is the permutation test.
+    alone = Sample(SLEEP.a, SLEEP.b, clusters=np.arange(10))
+    assert paired_test(alone).p == pytest.approx(paired_test(SLEEP).p)
+
+
+def test_five_clusters_prove_nothing() -> None:
+    sample = Sample(np.repeat(1.0, 10) + np.arange(10) / 100, np.zeros(10), clusters=np.repeat(np.arange(5), 2))
+    result = paired_test(sample)
+    assert result.p == 2 / 32
+    assert (result.low, result.high) == (-math.inf, math.inf)
+
+
+def test_the_interval_of_clusters_is_where_flips_do_not_refuse() -> None:
+    rng = np.random.default_rng(8)
+    topics = np.repeat(np.arange(9), [1, 2, 3, 4, 5, 6, 7, 8, 9])
+    sample = Sample(rng.normal(0.3, 1.0, 45), np.zeros(45), clusters=topics)
+    result = paired_test(sample)
+    for bound, alternative in ((result.low, "greater"), (result.high, "less")):
+        assert one_sided(sample, bound - 1e-9 if alternative == "greater" else bound + 1e-9, alternative) <= 0.025  # type: ignore[arg-type]
+        assert one_sided(sample, bound + 1e-9 if alternative == "greater" else bound - 1e-9, alternative) > 0.024  # type: ignore[arg-type]
 
 
 def test_one_sided_halves_the_two_sided() -> None:
@@ -228,12 +255,13 @@ def test_mcnemar_wants_pass_or_fail() -> None:
         paired_test(SLEEP, "mcnemar")
 
 
-def test_clusters_without_any_spread() -> None:
-    topics = np.repeat([0, 1, 2], 4)
-    same = paired_test(Sample(np.zeros(12), np.zeros(12), clusters=topics))
-    assert (same.p, same.low, same.high) == (1.0, 0.0, 0.0)
-    shifted = paired_test(Sample(np.ones(12), np.zeros(12), clusters=topics))
-    assert shifted.p == pytest.approx(2 / 2**3)
+@pytest.mark.parametrize("count", [3, 120])
+def test_clusters_without_any_spread(count: int) -> None:
+    topics = np.repeat(np.arange(count), 4)
+    same = paired_test(Sample(np.zeros(4 * count), np.zeros(4 * count), clusters=topics))
+    assert same.p == 1.0
+    shifted = paired_test(Sample(np.ones(4 * count), np.zeros(4 * count), clusters=topics))
+    assert shifted.p == pytest.approx(2 / 2**count)
 
 
 def test_mean_interval() -> None:

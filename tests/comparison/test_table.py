@@ -64,8 +64,8 @@ def test_scores_file(tmp_path: Path) -> None:
     ("content", "problem"),
     [
         ("question,quality\n1,0.5\n", "no column arm"),
-        ("question,arm,quality\n1,a,0.5\n,b,0.7\n", "line 3: no question"),
-        ("question,arm,quality\n1,,0.5\n", "line 2: no arm"),
+        ("question,arm,quality\n1,a,0.5\n,b,0.7\n", "row 2: no question"),
+        ("question,arm,quality\n1,,0.5\n", "row 1: no arm"),
         ("", "No columns to parse"),
         ('question,arm\n1,"a\n', "scores.csv: "),
     ],
@@ -75,6 +75,13 @@ def test_scores_files_that_are_none(tmp_path: Path, content: str, problem: str) 
     path.write_text(content)
     with pytest.raises(InputError, match=problem):
         read_scores(str(path))
+
+
+def test_a_table_of_ones_own() -> None:
+    table = _table(quality=[1.0, 2.0, 3.0, 4.0])
+    assert read_scores(table.set_index("question", drop=False)).equals(table)
+    with pytest.raises(InputError, match="the table: no column question, arm"):
+        read_scores(pd.DataFrame({"quality": [1.0]}))
 
 
 def test_a_scores_file_that_is_not_there(tmp_path: Path) -> None:

@@ -176,7 +176,7 @@ def test_topics_are_clusters() -> None:
     table = pd.DataFrame(rows)
     result = compare_scores(table, "quality")
     flat = compare_scores(table, "quality", CompareOptions(by_topic=False))
-    assert (result.pairs[0].test, flat.pairs[0].test) == ("cluster-t", "permutation")
+    assert (result.pairs[0].test, flat.pairs[0].test) == ("cluster-permutation", "permutation")
     assert result.pairs[0].p > flat.pairs[0].p
     assert any("12 topics" in note for note in result.notes)
     assert not any("topic" in note for note in flat.notes)

@@ -25,11 +25,11 @@ def test_two_arms_as_mlflow_compares_them(workspace: Workspace) -> None:
     rng = np.random.default_rng(0)
     scores = {"base": rng.normal(0.5, 0.1, 24), "other": rng.normal(0.55, 0.1, 24)}
 
-    @scorer
+    @scorer  # type: ignore[untyped-decorator]
     def quality(outputs: Any) -> float:
         return float(outputs)
 
-    @scorer
+    @scorer  # type: ignore[untyped-decorator]
     def right(outputs: Any) -> bool:
         return float(outputs) > 0.5
 

@@ -36,7 +36,7 @@ def test_power_at_the_planned_number(kind: str, effect: float, questions: int) -
 
 @pytest.mark.parametrize(
     ("kind", "margin", "questions"),
-    [("normal", 0.3, 60), ("f1", 0.1, 60), ("pass", 0.1, 300), ("topics", 0.4, 120)],
+    [("normal", 0.3, 60), ("f1", 0.1, 300), ("pass", 0.1, 300), ("topics", 0.4, 120)],
 )
 def test_arms_at_the_margin_are_not_equivalent(kind: str, margin: float, questions: int) -> None:
     wrong = share(simulate(TABLES, kind, questions, [0.0, margin], margin), "equivalent")

@@ -45,8 +45,8 @@ def evaluate(
     if junit is not None:
         write_junit(found, junit)
     rows = [[name, value, *found.intervals[name]] for name, value in found.metrics.items()]
-    title = f"{target}, {found.questions} questions, run {found.run_id}"
-    emit(as_json, found.as_dict(), table(title, ["metric", "mean", "from", "to"], rows), *found.in_words())
+    shown = table(f"{found.questions} questions", ["metric", "mean", "from", "to"], rows)
+    emit(as_json, found.as_dict(), shown, *found.in_words(), f"run {found.run_id}")
     if found.failed:
         message(f"{found.failed} answers failed; once more: fledge experiment --resume {found.run_id}")
     failed = [gate.gate for gate in found.gates if not gate.passed]

@@ -66,22 +66,27 @@ class Scores:
         return self.values[np.isfinite(self.values).all(axis=1)]
 
 
-def read_scores(path: str) -> pd.DataFrame:
-    """A long table from a CSV file with at least the columns `question`, `arm` and one metric."""
+def read_scores(source: str | pd.DataFrame) -> pd.DataFrame:
+    """A long table, from a CSV file or as it is, with at least the columns `question`, `arm` and one metric."""
+    where = source if isinstance(source, str) else "the table"
+    table = _read(source) if isinstance(source, str) else source.reset_index(drop=True)
+    missing = [name for name in ("question", "arm") if name not in table]
+    if missing:
+        raise InputError(f"{where}: no column {', '.join(missing)}", hint="columns: question, arm, and metrics")
+    for name in ("question", "arm"):
+        if table[name].isna().any():
+            row = int(np.flatnonzero(table[name].isna())[0]) + 1
+            raise InputError(f"{where}, row {row}: no {name}", hint="give every row a question and an arm")
+    return table
+
+
+def _read(path: str) -> pd.DataFrame:
     try:
-        table = pd.read_csv(path, dtype={name: str for name in COLUMNS if name != "sample"}, keep_default_na=True)
+        return pd.read_csv(path, dtype={name: str for name in COLUMNS if name != "sample"})
     except FileNotFoundError:
         raise InputError(f"{path}: there is no such file", hint="check the path given to --scores") from None
     except (ValueError, OSError) as error:
         raise InputError(f"{path}: {error}", hint="columns: question, arm, and one for each metric") from None
-    missing = [name for name in ("question", "arm") if name not in table]
-    if missing:
-        raise InputError(f"{path}: no column {', '.join(missing)}", hint="columns: question, arm, and metrics")
-    for name in ("question", "arm"):
-        if table[name].isna().any():
-            line = int(np.flatnonzero(table[name].isna())[0]) + 2
-            raise InputError(f"{path}, line {line}: no {name}", hint="give every row a question and an arm")
-    return table
 
 
 def pick_metric(table: pd.DataFrame, metric: str | None) -> str:

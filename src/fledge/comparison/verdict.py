@@ -340,7 +340,8 @@ def _notes(scores: Scores, tested: Sequence[_Tested], options: CompareOptions) -
         count = len(np.unique(clustered[0]))
         notes.append(f"questions of one topic count as related: {count} topics")
         if count < 10:
-            notes.append("so few topics make wide intervals; --independent takes all questions as independent")
+            prove = "prove nothing" if count < 6 else "make wide intervals"
+            notes.append(f"so few topics {prove}; --independent takes all questions as independent")
     elif clustered:
         notes.append(f"the test {options.test} takes all questions as independent, also those of one topic")
     return notes

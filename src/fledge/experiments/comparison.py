@@ -26,11 +26,11 @@ def compare(
     workspace: Workspace,
     run_id: str | None = None,
     *,
-    scores: str | None = None,
+    scores: str | pd.DataFrame | None = None,
     options: CompareOptions | None = None,
     report: Path | None = None,
 ) -> Comparison:
-    """Verdicts for each pair of arms of the run `run_id` or of the file `scores`.
+    """Verdicts for each pair of arms of the run `run_id` or of the CSV file or table `scores`.
 
     A run keeps them as `comparison.json`, with a page to look at as `comparison.html`; `report` is a file for the page.
     """
