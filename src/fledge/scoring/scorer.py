@@ -4,6 +4,7 @@ import inspect
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
+from functools import cached_property
 from typing import Any
 
 Function = Callable[..., float | bool | None]
@@ -53,12 +54,16 @@ class Scorer:
     default: bool = True
     recorded: bool = False
 
+    @cached_property
+    def parameters(self) -> Mapping[str, bool]:
+        """The parameters of the function, and whether each must be known."""
+        found = inspect.signature(self.function).parameters.items()
+        return {name: item.default is item.empty for name, item in found}
+
     @property
     def needs(self) -> tuple[str, ...]:
         """What must be known of an answer."""
-        return tuple(
-            name for name, item in inspect.signature(self.function).parameters.items() if item.default is item.empty
-        )
+        return tuple(name for name, needed in self.parameters.items() if needed)
 
     def applies(self, response: Response) -> bool:
         """Whether all that it needs is known."""
@@ -66,7 +71,7 @@ class Scorer:
 
     def __call__(self, response: Response) -> float | None:
         """The score, None where there is none. Raises `ValueError` for one that is no number in its range."""
-        known = {name: response.value(name) for name in inspect.signature(self.function).parameters}
+        known = {name: response.value(name) for name in self.parameters}
         found = self.function(**{name: value for name, value in known.items() if value is not None})
         if found is None:
             return None
