@@ -26,6 +26,7 @@ _PUBLIC = {
     "compare": "fledge.experiments.comparison",
     "evaluate": "fledge.experiments.evaluation",
     "history": "fledge.registry.release",
+    "mlflow_scorers": "fledge.scoring._mlflow",
     "open_prompts": "fledge.prompts.store",
     "promote": "fledge.registry.release",
     "read_questions": "fledge.questions.sources",
@@ -34,6 +35,7 @@ _PUBLIC = {
     "resume_experiment": "fledge.experiments.run",
     "run_demo": "fledge.demo.life",
     "run_experiment": "fledge.experiments.run",
+    "scorer": "fledge.scoring.catalogue",
     "serve": "fledge.supervision.endpoints",
     "status": "fledge.supervision.endpoints",
     "stop": "fledge.supervision.endpoints",
@@ -64,6 +66,8 @@ if TYPE_CHECKING:
     from fledge.registry.release import history as history
     from fledge.registry.release import promote as promote
     from fledge.registry.release import register as register
+    from fledge.scoring._mlflow import mlflow_scorers as mlflow_scorers
+    from fledge.scoring.catalogue import scorer as scorer
     from fledge.serving.smoke import check_endpoint as check_endpoint
     from fledge.supervision.endpoints import ServeConfig as ServeConfig
     from fledge.supervision.endpoints import serve as serve

@@ -33,7 +33,7 @@ def _table(count: int = 40) -> pd.DataFrame:
             "latency_s": rng.gamma(4, 0.1),
         }
         for number in range(count)
-        for arm, shift in (("base", 0.0), ("$a_b$ & <b>", 0.1))
+        for arm, shift in (("base", 0.0), ("$a_b$ & <b> \U0001f600", 0.1))
     ]
     return pd.DataFrame(rows)
 
@@ -47,7 +47,7 @@ def test_everything_is_on_the_page_and_nothing_is_markup() -> None:
     page = _page(_table(), guards=("latency_s<=+50%",), margin=0.01)
     assert "&lt;script&gt;alert" in page
     assert EVIL not in page
-    assert "$a_b$ &amp; &lt;b&gt;" in page
+    assert "$a_b$ &amp; &lt;b&gt; \U0001f600" in page
     for part in ("Verdicts", "Wins, ties, losses", "Other metrics", "Answers", "The fine print", "<svg", "latency_s"):
         assert part in page
     assert re.search("<ins> ?not ?</ins>", page)

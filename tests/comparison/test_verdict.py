@@ -258,6 +258,14 @@ def test_holes_are_told_and_paired_on_what_both_have() -> None:
     assert any("2 of 4 questions lack a score" in note for note in result.notes)
 
 
+def test_the_leader_is_found_on_the_questions_that_all_have() -> None:
+    """An arm that answered only the easy questions does not lead by that."""
+    table = _table(a=[0.1, 0.2, 0.9, 0.9], b=[float("nan"), float("nan"), 0.8, 0.85])
+    result = compare_scores(table, "quality")
+    assert [arm.mean for arm in result.arms] == pytest.approx([0.525, 0.825])
+    assert result.leader == "a"
+
+
 def test_only_the_planned_metric_is_not_exploratory() -> None:
     table = _table(a=_noise(0.5, 1), b=_noise(0.6, 2)).assign(other=1.0)
     assert not compare_scores(table, "quality").exploratory

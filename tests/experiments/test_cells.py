@@ -15,6 +15,7 @@ from fledge.experiments.arms import Arm
 from fledge.experiments.cells import Answer, Cell, ask, order_cells
 from fledge.models.engine import GenerationParams
 from fledge.questions.question_set import Question
+from fledge.scoring.catalogue import chosen
 
 ARM = Arm("a", None, "", GenerationParams(), chain="mine")
 
@@ -25,7 +26,7 @@ def _cells(count: int = 1, question: str = "Why?", reference: str | None = None)
 
 def _ask(work: Any, cells: list[Cell], **options: Any) -> list[Answer]:
     chain = work if hasattr(work, "invoke") else RunnableLambda(work)
-    return list(ask(cells, {("a", 0): chain}, lambda _: None, **{"at_once": 4, **options}))
+    return list(ask(cells, {("a", 0): chain}, lambda _: None, **{"at_once": 4, "scorers": chosen(()), **options}))
 
 
 def test_cells_are_interleaved_in_an_order_that_the_seed_decides() -> None:

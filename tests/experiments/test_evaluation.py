@@ -81,6 +81,34 @@ def test_a_target_brings_what_it_has(workspace: Workspace) -> None:
     assert configured("http://127.0.0.1:1/v1#m", None, model).prompts == ("question",)
 
 
+def test_a_scorer_that_fails_costs_no_answer(workspace: Workspace, tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text("def odd(answer):\n    return 1 / 0\n")
+    said: list[str] = []
+    found = evaluate(
+        "embedded",
+        settings={
+            "limit": 20,
+            "engine": "scripted",
+            "scorers": f"empty,{tmp_path / 'mine.py'}:odd",
+            "tracking_uri": workspace.tracking_uri,
+        },
+        engine=ScriptedEngine(),
+        say=said.append,
+    )
+    assert (found.cells, found.failed) == (20, 0)
+    assert found.metrics["empty"] == 0
+    (told,) = [text for text in said if "scorer odd failed" in text]
+    assert "ZeroDivisionError" in told
+
+
+@pytest.mark.slow
+def test_perplexity_of_a_real_engine(workspace: Workspace, embedded_engine: Engine) -> None:
+    settings = {"limit": 12, "scorers": "perplexity,token_f1", "tracking_uri": workspace.tracking_uri}
+    found = evaluate("embedded", "perplexity<=2", settings=settings, engine=embedded_engine)
+    assert found.passed  # it has learnt its answers by heart
+    assert 1 <= found.metrics["perplexity"] < 2
+
+
 @pytest.mark.slow
 def test_a_release_is_asked_with_its_own_prompt_and_settings(workspace: Workspace, embedded_engine: Engine) -> None:
     config = ExperimentConfig.load({"tracking_uri": workspace.tracking_uri, "max_tokens": 24})

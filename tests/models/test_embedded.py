@@ -6,7 +6,7 @@ from fledge.models import snapshot
 from fledge.models.embedded.corpus import load_corpus
 from fledge.models.embedded.templates import TEMPLATES
 from fledge.models.engine import Engine, GenerationParams, Message, Prompt, generate
-from fledge.scoring.scorers import token_f1
+from fledge.scoring.overlap import token_f1
 
 PARAMS = GenerationParams(max_tokens=96)
 

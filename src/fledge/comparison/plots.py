@@ -2,6 +2,7 @@
 
 import io
 import math
+import warnings
 from collections.abc import Mapping, Sequence
 
 from markupsafe import Markup
@@ -62,7 +63,9 @@ def literals(texts: Sequence[str]) -> list[str]:
 def svg(figure: Figure) -> Markup:
     """A figure as a part of a page."""
     buffer = io.StringIO()
-    with rc_context({"svg.hashsalt": "fledge"}):  # else the same figure is never the same text
+    # With a salt the same figure is the same text; texts stay texts, for the browser has the letters that we lack.
+    with rc_context({"svg.hashsalt": "fledge", "svg.fonttype": "none"}), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing")
         figure.savefig(buffer, format="svg", metadata={"Date": None})
     text = buffer.getvalue()
     return Markup(text[text.index("<svg") :])  # noqa: S704 (drawn by matplotlib, which escapes its texts)

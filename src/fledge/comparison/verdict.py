@@ -171,6 +171,8 @@ class Comparison:
             return f"winner: none. Neither way of {self.metric} is better."
         if {pair.verdict for pair in self.pairs if pair.b == self.baseline} == {"equivalent"}:
             return f"winner: none. Nothing differs from {self.baseline} by {self.margin:g} or more."
+        if all(pair.ties == pair.questions for pair in self.pairs):
+            return "winner: none. All arms score alike on every question."
         return f"winner: none. {self.leader} has the best mean, which alone proves nothing."
 
 
@@ -211,8 +213,11 @@ def compare_scores(
     pairs = _pairs(tested, options, alpha, higher_is_better, guards)
     summaries = tuple(_summary(scores, arm, options) for arm in arms)
     sign = -1 if higher_is_better is False else 1
-    means = {arm.name: arm.mean for arm in summaries}
-    won = [pair.a for pair in pairs if pair.b == baseline and pair.verdict == "better" and pair.guarded]
+    won = {
+        pair.a: pair.difference * sign
+        for pair in pairs
+        if pair.b == baseline and pair.verdict == "better" and pair.guarded
+    }
     return Comparison(
         metric=metric,
         higher_is_better=higher_is_better,
@@ -223,12 +228,20 @@ def compare_scores(
         arms=summaries,
         pairs=tuple(pairs),
         omnibus=omnibus(scores.whole(), passes=scores.passes),
-        winner=None if higher_is_better is None else max(won, key=lambda name: means[name] * sign, default=None),
-        leader=max(means, key=lambda name: means[name] * sign),
+        winner=None if higher_is_better is None else max(won, key=lambda name: won[name], default=None),
+        leader=_leader(scores, arms, sign),
         planned=planned,
         exploratory=planned is not None and planned.get("metric") != metric,
         notes=tuple(_notes(scores, tested, options)),
     )
+
+
+def _leader(scores: Scores, arms: Sequence[str], sign: int) -> str:
+    """The arm with the best mean over the questions that all arms have; where there is none, over its own."""
+    whole = scores.whole()
+    shared = dict(zip(scores.arms, whole.mean(axis=0), strict=True)) if len(whole) else {}
+    means = {arm: float(shared.get(arm, scores.of(arm).mean())) for arm in arms}
+    return max(means, key=lambda name: means[name] * sign)
 
 
 def _arms(scores: Scores, options: CompareOptions) -> tuple[list[str], str]:

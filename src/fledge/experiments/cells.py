@@ -18,7 +18,8 @@ from fledge.core.errors import InputError
 from fledge.experiments.arms import Arm
 from fledge.models.engine import Completion
 from fledge.questions.question_set import Question
-from fledge.scoring.scorers import score
+from fledge.scoring.catalogue import score
+from fledge.scoring.scorer import Response, Scorer
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,7 @@ class Answer:
     """What came of a cell: text and scores, or an error. It is a line of the journal, so all of it is plain data.
 
     Moments are nanoseconds since the epoch. `final` is false for an error that may pass. `steps` are the spans that
-    MLflow's own tracing saw inside the chain.
+    MLflow's own tracing saw inside the chain. `score_errors` say why a scorer gave no score.
     """
 
     key: str
@@ -62,6 +63,7 @@ class Answer:
     cost: float = 0.0
     turns_left_out: int = 0
     scores: dict[str, float] = field(default_factory=dict)
+    score_errors: dict[str, str] = field(default_factory=dict)
     steps: list[dict[str, Any]] = field(default_factory=list)
 
 
@@ -94,7 +96,7 @@ def ask(
     keep: Callable[[Answer], None],
     *,
     at_once: int,
-    scorers: Sequence[str] = (),
+    scorers: Sequence[Scorer] = (),
     traced: Traced = lambda _, run: (run(), []),
 ) -> Generator[Answer]:
     """Answers as they come; `chains` holds one chain for each arm and sample, and `at_once` cells are in the making.
@@ -150,7 +152,7 @@ class _Listener(BaseCallbackHandler):
             self.prompt_text, self.filled_ns = prompt, time.time_ns()
 
 
-def _ask(cell: Cell, chain: Chain, scorers: Sequence[str], traced: Traced) -> Answer:
+def _ask(cell: Cell, chain: Chain, scorers: Sequence[Scorer], traced: Traced) -> Answer:
     listener = _Listener()
     text = error = ""
     final = True
@@ -163,7 +165,6 @@ def _ask(cell: Cell, chain: Chain, scorers: Sequence[str], traced: Traced) -> An
         error, final = _storable(str(problem) or type(problem).__name__), isinstance(problem, InputError)
     arrived = time.time_ns()
     filled = listener.filled_ns or started
-    scores = {} if error else score(text, cell.question.reference, scorers)
     answer = Answer(
         key=cell.key,
         attempt=cell.attempt,
@@ -178,12 +179,32 @@ def _ask(cell: Cell, chain: Chain, scorers: Sequence[str], traced: Traced) -> An
         filled_ns=filled,
         submitted_ns=filled,
         generated_ns=arrived,
-        ended_ns=max(arrived, time.time_ns()),
+        ended_ns=arrived,
         latency_s=None if error else (arrived - started) / 1e9,
-        scores=scores,
         steps=steps,
     )
-    return _with_figures(answer, listener)
+    answer = _with_figures(answer, listener)
+    return answer if error else _scored(answer, cell.question, listener, scorers)
+
+
+def _scored(answer: Answer, question: Question, listener: _Listener, scorers: Sequence[Scorer]) -> Answer:
+    response = Response(
+        answer=answer.text,
+        question=question.question,
+        reference=question.reference,
+        columns=question.columns,
+        finish_reason=answer.finish_reason,
+        prompt_tokens=answer.prompt_tokens,
+        completion_tokens=answer.completion_tokens,
+        ttft_s=answer.ttft_s,
+        latency_s=answer.latency_s,
+        cost=answer.cost,
+        logprobs=listener.completion.logprobs if listener.completion else (),
+    )
+    found = score(response, scorers)
+    return replace(
+        answer, scores=found.values, score_errors=found.errors, ended_ns=max(answer.ended_ns, time.time_ns())
+    )
 
 
 def _with_figures(answer: Answer, listener: _Listener) -> Answer:

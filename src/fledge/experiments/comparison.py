@@ -12,14 +12,7 @@ from fledge.comparison.verdict import CompareOptions, Comparison, compare_scores
 from fledge.core.errors import InputError
 from fledge.core.jsonable import jsonable
 from fledge.core.settings import Workspace
-from fledge.scoring.scorers import SCORERS
-
-# Whether a metric is better when higher; None where neither way is.
-KNOWN: dict[str, bool | None] = {
-    **{name: scorer.higher_is_better for name, scorer in SCORERS.items()},
-    **dict.fromkeys(("latency_s", "latency_p95_s", "ttft_s", "cost", "error_rate"), False),
-    **dict.fromkeys(("prompt_tokens", "completion_tokens"), None),
-}
+from fledge.scoring.catalogue import direction_of, known
 
 
 def compare(
@@ -98,15 +91,10 @@ def _as_planned(options: CompareOptions, planned: dict[str, Any] | None) -> Comp
 
 def _higher_is_better(metric: str, told: bool | None) -> bool | None:
     """As told, or as known; a metric of which neither is so is taken as better when higher."""
-    if metric not in KNOWN:
+    if not known(metric):
         return True if told is None else told
-    known = KNOWN[metric]
-    if told is not None and known is not None and told != known:
-        hint = f"leave out --{'lower' if known else 'higher'}-is-better"
-        raise InputError(f"{metric} is better when {'higher' if known else 'lower'}", hint=hint)
-    return known if told is None else told
-
-
-def direction_of(metric: str) -> bool | None:
-    """Whether a metric is better when higher; None where neither way is, or it is not known."""
-    return KNOWN.get(metric)
+    way = direction_of(metric)
+    if told is not None and way is not None and told != way:
+        hint = f"leave out --{'lower' if way else 'higher'}-is-better"
+        raise InputError(f"{metric} is better when {'higher' if way else 'lower'}", hint=hint)
+    return way if told is None else told

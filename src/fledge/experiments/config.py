@@ -14,7 +14,7 @@ from fledge.core.settings import load, option, out_of_range
 from fledge.models.embedded.templates import TEMPLATES
 from fledge.models.engine import GenerationParams
 from fledge.models.selection import EngineSettings
-from fledge.scoring.scorers import SCORERS
+from fledge.scoring.catalogue import BUILT_IN, chosen, find
 
 SAMPLING_TEMPERATURE = 0.7
 
@@ -49,7 +49,9 @@ class ExperimentConfig(EngineSettings):
     limit: int = option(0, "ask at most this many questions, drawn evenly over topics; 0 for all")
     samples: int = option(1, "answers to each question from each arm")
     generation: GenerationParams = field(default_factory=GenerationParams)
-    scorers: tuple[str, ...] = option((), f"scores of each answer, all unless named: {', '.join(SCORERS)}")
+    scorers: tuple[str, ...] = option(
+        (), f"scores of each answer, of {', '.join(BUILT_IN)}; all; or your own as file.py:function"
+    )
     concurrency: int = option(64, "most answers in the making at once")
     latency: bool = option(False, "ask one at a time, so that no answer waits for another")
     order_seed: int = option(0, "seed of the order in which cells are asked, and of --limit")
@@ -70,9 +72,7 @@ class ExperimentConfig(EngineSettings):
             ("alpha", 1e-6, 0.5),
             *([] if self.margin is None else [("margin", 1e-9, 1e9)]),
         )
-        unknown = [name for name in self.scorers if name not in SCORERS]
-        if unknown:
-            found.append(f"scorers are {', '.join(SCORERS)}, not {', '.join(unknown)}")
+        found += [problem for name in self.scorers if name != "all" and (problem := _unknown(name))]
         strange = [tag for tag in self.tags if not tag.partition("=")[0] or "=" not in tag]
         if strange:
             found.append(f"tags are key=value, not {', '.join(strange)}")
@@ -98,6 +98,11 @@ class ExperimentConfig(EngineSettings):
         return config
 
     @property
+    def logprobs(self) -> bool:
+        """Whether a scorer needs the log probabilities of tokens."""
+        return any("logprobs" in scorer.needs for scorer in chosen(self.scorers))
+
+    @property
     def at_once(self) -> int:
         """How many answers are in the making at the same time."""
         return 1 if self.latency else self.concurrency
@@ -117,6 +122,14 @@ class ExperimentConfig(EngineSettings):
     def as_params(self) -> dict[str, str]:
         """As MLflow's params: texts."""
         return {name: as_param(value) for name, value in self.as_dict().items()}
+
+
+def _unknown(scorer: str) -> str:
+    try:
+        find(scorer)
+    except InputError as error:
+        return f"{error.message}; {error.hint}"
+    return ""
 
 
 def as_param(value: Any) -> str:

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree as ET
@@ -12,12 +12,19 @@ from fledge.comparison.gates import Gate, GateOn, GateResult, judge, read_gates
 from fledge.core.errors import InputError
 from fledge.core.jsonable import jsonable
 from fledge.core.settings import Workspace, load
-from fledge.experiments.comparison import direction_of, scores_of
+from fledge.experiments.comparison import scores_of
 from fledge.experiments.config import ExperimentConfig
-from fledge.experiments.run import run_experiment
+from fledge.experiments.run import run_experiment, select_questions
 from fledge.models.engine import Engine
 from fledge.models.manifest import read_release
 from fledge.models.selection import is_release, is_remote, release_folder
+from fledge.scoring.catalogue import chosen, direction_of, known
+from fledge.scoring.scorer import Response
+
+# What every answer has, without a scorer.
+ALWAYS = ("latency_s", "latency_p95_s", "ttft_s", "prompt_tokens", "completion_tokens", "cost", "error_rate")
+# What a scorer may need that does not come from the question set.
+_TOLD = {item.name for item in fields(Response)}
 
 Progress = Callable[[int, int, int, int], None]
 Say = Callable[[str], None]
@@ -68,7 +75,7 @@ def evaluate(
     """
     wanted = [gate for text in ([gates] if isinstance(gates, str) else gates) for gate in read_gates(text)]
     config = configured(target, prompt, settings or {})
-    _check(wanted)
+    _check(wanted, config)
     result = run_experiment(config, engine=engine, progress=progress, say=say)
 
     from fledge.experiments._mlflow import load_table, log_evaluation
@@ -128,7 +135,10 @@ def write_junit(evaluation: Evaluation, path: Path) -> None:
         raise InputError(f"{path}: {error.strerror}", hint="name a file to write to") from None
 
 
-def _check(gates: Sequence[Gate]) -> None:
+def _check(gates: Sequence[Gate], config: ExperimentConfig) -> None:
+    """Raise `InputError` for a gate that no answer can pass, before any is paid for."""
+    scorers = {item.name: item for item in chosen(config.scorers)}
+    questions = select_questions(config).questions if gates else ()
     for gate in gates:
         way = direction_of(gate.metric)
         if way is not None and way != gate.least:
@@ -136,3 +146,15 @@ def _check(gates: Sequence[Gate]) -> None:
                 f"gate {gate.text!r}: {gate.metric} is better when {'higher' if way else 'lower'}",
                 hint=f"{gate.metric}{'>=' if way else '<='}{gate.limit:g}",
             )
+        if gate.metric in ALWAYS:
+            continue
+        if gate.metric not in scorers:
+            raise InputError(
+                f"gate {gate.text!r}: {gate.metric} is not scored",
+                hint=f"--scorers {gate.metric}" if known(gate.metric) else f"one of: {', '.join((*scorers, *ALWAYS))}",
+            )
+        wants = [name for name in scorers[gate.metric].needs if name == "reference" or name not in _TOLD]
+        for name in wants:
+            if not any((item.reference if name == "reference" else item.columns.get(name)) for item in questions):
+                hint = f"add a column {name!r} to {config.questions}"
+                raise InputError(f"gate {gate.text!r}: no question has a {name}", hint=hint)

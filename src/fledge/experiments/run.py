@@ -1,6 +1,7 @@
 """`run_experiment` and `resume_experiment`: ask all questions of all arms, and record everything."""
 
 import contextlib
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,7 @@ from fledge.models.selection import RemoteModel
 from fledge.models.snapshot import Snapshot
 from fledge.questions.question_set import QuestionSet
 from fledge.questions.sources import read_questions
+from fledge.scoring.catalogue import chosen
 
 if TYPE_CHECKING:
     from fledge.experiments._mlflow_record import ExperimentRecord
@@ -96,6 +98,8 @@ def run_experiment(
         check_variables(built, asked_for)
         _check_room(built, models)
         engines = _engines(stack, config, models, engine, say)
+        if config.logprobs:
+            built = [replace(arm, generation=replace(arm.generation, logprobs=True)) for arm in built]
         built = [
             replace(arm, model_digest=_digest(models[arm.model]), mode=engines[arm.model].info.mode) for arm in built
         ]
@@ -169,7 +173,7 @@ def _carry_out(
             _chains(plan, engines, chains),
             journal.append,
             at_once=config.at_once,
-            scorers=config.scorers,
+            scorers=chosen(config.scorers),
             traced=captured(plan.run_id, plan.experiment_id),
         )
         waiting = {cell.key for cell in cells}
@@ -184,6 +188,7 @@ def _carry_out(
                 tokens += answer.completion_tokens or 0
                 if progress:
                     progress(done, len(before) + len(cells), failed, tokens)
+        _tell_failed_scorers(journal, say)
         recorder.wait(config.tracking_timeout, say)
         retried(lambda: record.finish(journal.latest()), journal, config.tracking_timeout, say)
     recorder.stop()
@@ -227,6 +232,13 @@ def _engines(
         if engines[name].info.name in ("openvino", "transformers"):  # so that the first cell is no slower than others
             generate(engines[name], ["warm up"], GenerationParams(max_tokens=4))
     return engines
+
+
+def _tell_failed_scorers(journal: "Journal", say: Say) -> None:
+    failed = [(name, text) for answer in journal.latest() for name, text in answer.score_errors.items()]
+    for name, count in Counter(name for name, _ in failed).items():
+        last = next(text for other, text in reversed(failed) if other == name)
+        say(f"scorer {name} failed on {count} answers, which have no such score: {last}")
 
 
 def _result(journal: "Journal") -> ExperimentResult:

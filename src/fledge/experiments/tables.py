@@ -1,13 +1,15 @@
 """An experiment's answers as a table, and the figures of its arms."""
 
-from collections.abc import Sequence
+import json
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import pandas as pd
 
 from fledge.experiments.cells import Answer, trace_id
 from fledge.experiments.journal import Plan
-from fledge.scoring.scorers import question_quality
+from fledge.scoring.surface import question_quality
 
 # Numbers of a row that are no score.
 FIGURES = ("sample", "prompt_tokens", "completion_tokens", "ttft_s", "latency_s", "cost", "turns_left_out")
@@ -20,6 +22,7 @@ def build_table(plan: Plan, answers: Sequence[Answer]) -> pd.DataFrame:
     ordered = sorted(answers, key=lambda row: (places[row.question_id], arms[row.arm], row.sample))
     questions = {item.id: item for item in plan.questions.questions}
     rare = [name for name in ("cost", "turns_left_out") if any(getattr(answer, name) for answer in answers)]
+    told = any(answer.score_errors for answer in answers)
     rows: list[dict[str, Any]] = []
     for answer in ordered:
         question = questions[answer.question_id]
@@ -40,6 +43,7 @@ def build_table(plan: Plan, answers: Sequence[Answer]) -> pd.DataFrame:
                 "latency_s": answer.latency_s,
                 **{name: getattr(answer, name) for name in rare},
                 **answer.scores,
+                **({"score_errors": json.dumps(answer.score_errors)} if told else {}),
                 "trace_id": trace_id(plan.run_id, answer.key, answer.attempt),
             }
         )
@@ -49,7 +53,7 @@ def build_table(plan: Plan, answers: Sequence[Answer]) -> pd.DataFrame:
 def arm_metrics(table: pd.DataFrame) -> dict[str, float]:
     """Figures of one arm's rows: how many, the means of all scores, and what the answers took; times in seconds.
 
-    `effectiveness` is the success rate times the mean response quality.
+    `effectiveness` is the success rate times the mean response quality, `NAME_failed` how often a scorer failed.
     """
     good = table[table["error"] == ""]
     success = len(good) / len(table) if len(table) else 0.0
@@ -63,6 +67,9 @@ def arm_metrics(table: pd.DataFrame) -> dict[str, float]:
             metrics[name] = float(good[name].mean())
     if "response_quality" in metrics:
         metrics["effectiveness"] = success * metrics["response_quality"]
+    failures: Iterable[str] = good.get("score_errors", ())
+    for name, count in Counter(name for text in failures for name in json.loads(text)).items():
+        metrics[f"{name}_failed"] = float(count)
     latency, ttft = good["latency_s"].dropna().astype(float), good["ttft_s"].dropna().astype(float)
     if len(latency):
         metrics |= {"latency_mean_s": float(latency.mean()), "latency_p95_s": float(latency.quantile(0.95))}

@@ -1,0 +1,199 @@
+"""The table of scorers: those of fledge and a user's own, found by name."""
+
+import importlib
+import importlib.util
+import math
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Final, NamedTuple, overload
+
+from fledge.core.errors import InputError
+from fledge.scoring import assertions, figures, overlap, surface
+from fledge.scoring.scorer import Function, Response, Scorer
+
+
+def _of(function: Function, higher: bool | None, low: float, high: float, *, default: bool = True) -> Scorer:
+    return Scorer(function.__name__, function, higher, low, high, default)
+
+
+def _figure(function: Function, higher: bool | None) -> Scorer:
+    return Scorer(function.__name__, function, higher, 0.0, default=False, recorded=True)
+
+
+BUILT_IN: Final = {
+    scorer.name: scorer
+    for scorer in (
+        _of(overlap.token_f1, True, 0, 1),
+        _of(overlap.exact_match, True, 0, 1),
+        _of(overlap.chrf, True, 0, 1),
+        _of(overlap.bleu, True, 0, 1, default=False),
+        _of(overlap.rouge_1, True, 0, 1, default=False),
+        _of(overlap.rouge_2, True, 0, 1, default=False),
+        _of(overlap.rouge_l, True, 0, 1, default=False),
+        _of(overlap.similarity, True, 0, 1),
+        _of(surface.response_length, None, 0, math.inf),
+        _of(surface.response_quality, True, 0, 1),
+        _of(surface.empty, False, 0, 1),
+        _of(surface.truncated, False, 0, 1),
+        _of(surface.refusal, False, 0, 1),
+        _of(surface.rep_4, False, 0, 1),
+        _of(surface.distinct_1, True, 0, 1, default=False),
+        _of(surface.distinct_2, True, 0, 1, default=False),
+        _of(surface.language, True, 0, 1, default=False),
+        _of(surface.readability, None, -math.inf, math.inf, default=False),
+        _of(surface.perplexity, False, 1, math.inf, default=False),
+        _of(assertions.contains, True, 0, 1),
+        _of(assertions.not_contains, True, 0, 1),
+        _of(assertions.matches, True, 0, 1),
+        _of(assertions.json_valid, True, 0, 1),
+        _figure(figures.latency_s, False),
+        _figure(figures.ttft_s, False),
+        _figure(figures.prompt_tokens, None),
+        _figure(figures.completion_tokens, None),
+        _figure(figures.cost, False),
+    )
+}
+# Metrics that are made of many answers, and whether they are better when higher.
+DERIVED: Final[dict[str, bool | None]] = {
+    "latency_p95_s": False,
+    "error_rate": False,
+    "success_rate": True,
+    "preference": True,
+}
+_own: dict[str, Scorer] = {}
+
+
+class Scores(NamedTuple):
+    """The scores of one answer by name, and why a scorer gave none where it failed."""
+
+    values: dict[str, float]
+    errors: dict[str, str]
+
+
+@overload
+def scorer(
+    function: Function,
+    *,
+    name: str = "",
+    higher_is_better: bool | None = True,
+    low: float = -math.inf,
+    high: float = math.inf,
+) -> Function: ...
+
+
+@overload
+def scorer(
+    function: None = None,
+    *,
+    name: str = "",
+    higher_is_better: bool | None = True,
+    low: float = -math.inf,
+    high: float = math.inf,
+) -> Callable[[Function], Function]: ...
+
+
+def scorer(
+    function: Function | None = None,
+    *,
+    name: str = "",
+    higher_is_better: bool | None = True,
+    low: float = -math.inf,
+    high: float = math.inf,
+) -> Function | Callable[[Function], Function]:
+    """Make a scorer of a function: `fledge.scorer(polite)`, or as a decorator; its name can then be asked for.
+
+    The function's parameters say what it gets: `answer`, `question`, `reference`, other fields of `Response`, or
+    columns of the question set. It returns a number, or None for no score. Raises `InputError` for a name that fledge
+    has itself.
+    """
+
+    def register(given: Function) -> Function:
+        called = name or given.__name__
+        if called in BUILT_IN or called in DERIVED:
+            raise InputError(f"fledge has a scorer {called!r} itself", hint="give yours another name")
+        _own[called] = Scorer(called, given, higher_is_better, low, high, default=False)
+        return given
+
+    return register if function is None else register(function)
+
+
+def find(name: str) -> Scorer:
+    """The scorer of a name, or the function that `file.py:function` or `package.module:function` means.
+
+    Raises `InputError` where there is none.
+    """
+    known = BUILT_IN.get(name) or _own.get(name)
+    if known is not None:
+        return known
+    place, colon, function = name.rpartition(":")
+    if not colon:
+        hint = f"one of: {', '.join(BUILT_IN)}; your own as my_scorers.py:function"
+        raise InputError(f"no scorer {name!r}", hint=hint)
+    found = getattr(_module(place, name), function, None)
+    if not callable(found):
+        raise InputError(f"{place} has no function {function!r}", hint=f"define it there: def {function}(answer): ...")
+    if _own.get(function) is None or _own[function].function is not found:
+        scorer(found)  # unless the file did so itself, and told its direction
+    return _own[function]
+
+
+def chosen(names: Sequence[str]) -> tuple[Scorer, ...]:
+    """The scorers named; the default ones where none are, all of fledge's for `all`."""
+    if not names:
+        return tuple(item for item in BUILT_IN.values() if item.default)
+    every = [item for item in BUILT_IN.values() if not item.recorded]
+    found = [item for name in names for item in (every if name == "all" else [find(name)])]
+    return tuple(dict.fromkeys(item for item in found if not item.recorded))
+
+
+def score(response: Response, scorers: Sequence[Scorer]) -> Scores:
+    """What each of the scorers gives, as far as what it needs is known. An error stays with its scorer."""
+    values: dict[str, float] = {}
+    errors: dict[str, str] = {}
+    for item in scorers:
+        if not item.applies(response):
+            continue
+        try:
+            found = item(response)
+        except Exception as error:  # noqa: BLE001 (a user's function may raise anything; the answer is kept)
+            errors[item.name] = f"{type(error).__name__}: {error}"[:500]
+            continue
+        if found is not None:
+            values[item.name] = found
+    return Scores(values, errors)
+
+
+def known(metric: str) -> bool:
+    """Whether the direction of a metric is known."""
+    return metric in BUILT_IN or metric in _own or metric in DERIVED
+
+
+def direction_of(metric: str) -> bool | None:
+    """Whether a metric is better when higher; None where neither way is, or it is not known."""
+    if metric in DERIVED:
+        return DERIVED[metric]
+    item = BUILT_IN.get(metric) or _own.get(metric)
+    return item.higher_is_better if item else None
+
+
+def _module(place: str, name: str) -> object:
+    try:
+        if not place.endswith(".py"):
+            return importlib.import_module(place)
+        path = Path(place).resolve()
+        title = f"fledge_scorers_{path.stem}"
+        if title not in sys.modules or getattr(sys.modules[title], "__file__", "") != str(path):
+            spec = importlib.util.spec_from_file_location(title, path)
+            if spec is None or spec.loader is None:
+                raise ImportError(f"{path} cannot be loaded")
+            module = importlib.util.module_from_spec(spec)
+            sys.modules[title] = module
+            spec.loader.exec_module(module)
+        return sys.modules[title]
+    except FileNotFoundError:
+        raise InputError(f"{place}: there is no such file", hint="check the path given to --scorers") from None
+    except Exception as error:
+        sys.modules.pop(f"fledge_scorers_{Path(place).stem}", None)
+        hint = "mend the file, or check the name: my_scorers.py:function"
+        raise InputError(f"scorer {name!r}: {type(error).__name__}: {error}", hint=hint) from error

@@ -1,0 +1,97 @@
+"""Scores of an answer against a reference, from 0 to 1; higher is better."""
+
+import re
+from collections import Counter
+from functools import cache
+from typing import Any
+
+from rapidfuzz import fuzz
+
+MOST_COMPARED = 4_000_000  # words of one text times words of the other: ROUGE-L takes that much time
+
+
+def _words(text: str) -> list[str]:
+    """Lower-case words without punctuation and articles, as SQuAD's official evaluation normalises."""
+    plain = re.sub(r"[^\w\s]", "", text.lower())
+    return [word for word in plain.split() if word not in {"a", "an", "the"}]
+
+
+def exact_match(answer: str, reference: str) -> float:
+    """1 if the normalised words are the same, else 0. Higher is better. Source: SQuAD 1.1 (Rajpurkar et al. 2016)."""
+    return float(_words(answer) == _words(reference))
+
+
+def token_f1(answer: str, reference: str) -> float:
+    """Harmonic mean of word precision and recall, 0 to 1. Higher is better. Source: SQuAD 1.1, as `exact_match`."""
+    mine, theirs = Counter(_words(answer)), Counter(_words(reference))
+    if not mine or not theirs:
+        return float(mine == theirs)
+    common = (mine & theirs).total()
+    return 2 * common / (mine.total() + theirs.total())
+
+
+def chrf(answer: str, reference: str) -> float:
+    """chrF2, the F-score of character n-grams up to 6, 0 to 1 (sacrebleu's, divided by 100). Higher is better. Source:
+    Popović 2015; sacrebleu."""
+    return _unit(_chrf().sentence_score(answer, [reference]).score / 100)
+
+
+def bleu(answer: str, reference: str) -> float:
+    """BLEU of one sentence with sacrebleu's smoothing and effective order, 0 to 1 (sacrebleu's, divided by 100).
+    Higher is better; of single short answers it is a coarse measure. Source: Papineni et al. 2002; sacrebleu."""
+    return _unit(_bleu().sentence_score(answer, [reference]).score / 100)
+
+
+def rouge_1(answer: str, reference: str) -> float | None:
+    """ROUGE-1, the F-score of words, 0 to 1. Higher is better. Source: Lin 2004; rouge-score, without stemming."""
+    return _rouge("rouge1", answer, reference)
+
+
+def rouge_2(answer: str, reference: str) -> float | None:
+    """ROUGE-2, the F-score of pairs of words, 0 to 1. Higher is better. Source: Lin 2004; rouge-score."""
+    return _rouge("rouge2", answer, reference)
+
+
+def rouge_l(answer: str, reference: str) -> float | None:
+    """ROUGE-L, the F-score of the longest common subsequence of words, 0 to 1; none for very long texts. Higher is
+    better. Source: Lin 2004; rouge-score."""
+    return _rouge("rougeL", answer, reference)
+
+
+def similarity(answer: str, reference: str) -> float:
+    """How alike the characters are: 1 less the share of insertions and deletions that make one text of the other, 0 to
+    1. Higher is better. It knows no meaning. Source: Levenshtein 1966; rapidfuzz's `fuzz.ratio`."""
+    return fuzz.ratio(answer, reference) / 100
+
+
+# sacrebleu takes 0.3 s to load, rouge-score 3 s: they are loaded by the first answer that is scored.
+@cache
+def _chrf() -> Any:
+    from sacrebleu.metrics import CHRF
+
+    return CHRF()
+
+
+@cache
+def _bleu() -> Any:
+    from sacrebleu.metrics import BLEU
+
+    return BLEU(effective_order=True)
+
+
+@cache
+def _rouge_scorer(kind: str) -> Any:
+    from rouge_score.rouge_scorer import RougeScorer
+
+    return RougeScorer([kind])
+
+
+def _rouge(kind: str, answer: str, reference: str) -> float | None:
+    if kind == "rougeL" and len(answer.split()) * len(reference.split()) > MOST_COMPARED:
+        return None
+    return _unit(_rouge_scorer(kind).score(reference, answer)[kind].fmeasure)
+
+
+def _unit(value: float) -> float:
+    """Without what rounding adds beyond 1."""
+    return min(max(float(value), 0.0), 1.0)

@@ -1,0 +1,135 @@
+import re
+from pathlib import Path
+
+import pytest
+
+from fledge.core.errors import InputError
+from fledge.scoring.catalogue import BUILT_IN, chosen, direction_of, find, known, score, scorer
+from fledge.scoring.scorer import Response
+
+FULL = Response(
+    answer="It is a good method of learning from data.",
+    question="What is machine learning, in a sentence?",
+    reference="It is a way of learning from data.",
+    columns={"contains": "data", "not_contains": "magic", "regex": "learn", "json": "any"},
+    finish_reason="stop",
+    prompt_tokens=8,
+    completion_tokens=9,
+    ttft_s=0.1,
+    latency_s=0.5,
+    cost=0.001,
+    logprobs=(-0.1, -0.2),
+)
+
+
+def test_every_scorer_gives_a_number_in_its_range() -> None:
+    found = score(FULL, tuple(BUILT_IN.values()))
+    assert found.errors == {}
+    assert set(found.values) == set(BUILT_IN)
+    assert all(BUILT_IN[name].low <= value <= BUILT_IN[name].high for name, value in found.values.items())
+
+
+def test_a_scorer_applies_where_all_it_needs_is_known() -> None:
+    bare = score(Response("hello there"), chosen(()))
+    assert set(bare.values) == {"response_length", "response_quality", "empty", "refusal"}
+    judged = score(Response("hello there", reference="hello", finish_reason="length"), chosen(()))
+    assert set(judged.values) - set(bare.values) == {"token_f1", "exact_match", "chrf", "similarity", "truncated"}
+    columns = score(Response("hello", columns={"contains": "hell", "regex": ""}), chosen(()))
+    assert columns.values["contains"] == 1
+    assert "matches" not in columns.values  # an empty cell demands nothing
+
+
+def test_names() -> None:
+    assert {item.name for item in chosen(("empty", "bleu"))} == {"empty", "bleu"}
+    assert len(chosen(("all",))) == sum(not item.recorded for item in BUILT_IN.values())
+    assert [item.name for item in chosen(("empty", "all"))].count("empty") == 1
+    with pytest.raises(InputError, match="no scorer 'magic'"):
+        chosen(("magic",))
+
+
+def test_directions() -> None:
+    assert direction_of("token_f1") is True
+    assert direction_of("latency_s") is False
+    assert direction_of("error_rate") is False
+    assert direction_of("response_length") is None
+    assert known("response_length")
+    assert not known("magic")
+
+
+def test_a_function_becomes_a_scorer_in_one_line() -> None:
+    scorer(polite)
+    assert score(Response("please wait"), chosen(("polite",))).values == {"polite": 1.0}
+
+    @scorer(name="short", higher_is_better=False, low=0, high=1)
+    def anything(answer: str, question: str) -> float:
+        return len(answer) / len(question)
+
+    assert direction_of("short") is False
+    assert score(Response("ab", "abcd"), chosen(("short",))).values == {"short": 0.5}
+    beyond = score(Response("abcdefgh", "abcd"), chosen(("short",)))
+    assert beyond.values == {}
+    assert "a score of 2 is not from 0 to 1" in beyond.errors["short"]
+
+
+def polite(answer: str) -> bool:
+    return "please" in answer
+
+
+@pytest.mark.parametrize("result", [float("nan"), float("inf"), "high", [1]])
+def test_what_is_no_score_is_an_error_and_loses_nothing(result: object) -> None:
+    scorer(lambda answer: result if answer else None, name="odd")  # type: ignore[arg-type,return-value]
+    found = score(Response("x"), chosen(("odd", "empty")))
+    assert found.values == {"empty": 0.0}
+    assert "ValueError" in found.errors["odd"]
+
+
+def test_none_is_no_score_and_no_error() -> None:
+    scorer(lambda answer: None if answer else 1.0, name="nothing")
+    assert score(Response("x"), chosen(("nothing",))) == ({}, {})
+
+
+def test_a_name_of_fledge_is_taken() -> None:
+    with pytest.raises(InputError, match="has a scorer 'bleu' itself"):
+        scorer(polite, name="bleu")
+
+
+def test_scorers_from_a_file(tmp_path: Path) -> None:
+    path = tmp_path / "mine.py"
+    path.write_text(
+        "import fledge\n"
+        "def loud(answer): return float(answer.isupper())\n"
+        "@fledge.scorer(higher_is_better=False)\n"
+        "def rude(answer): return 1 / 0\n"
+    )
+    found = score(Response("HEY"), chosen((f"{path}:loud", f"{path}:rude")))
+    assert found.values == {"loud": 1.0}
+    assert found.errors == {"rude": "ZeroDivisionError: division by zero"}
+    assert direction_of("rude") is False
+    with pytest.raises(InputError, match="no function 'none'"):
+        find(f"{path}:none")
+    with pytest.raises(InputError, match="there is no such file"):
+        find(f"{tmp_path / 'other.py'}:loud")
+    path.with_name("broken.py").write_text("def (:")
+    with pytest.raises(InputError, match="SyntaxError"):
+        find(f"{path.with_name('broken.py')}:loud")
+    with pytest.raises(InputError, match="ModuleNotFoundError"):
+        find("no.such.module:loud")
+
+
+def test_strange_answers() -> None:
+    for text in ("", "\U0001f600", "\u200f\u0645\u0631\u062d\u0628\u0627", "\x00\x1b[31m", "a" * 200_000, "\n" * 1000):
+        response = Response(text, "q?", "reference", finish_reason="stop", logprobs=(-1.0,))
+        assert score(response, chosen(("all",))).errors == {}
+
+
+def test_the_page_of_scorers_tells_the_truth() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "scorers.md").read_text(encoding="utf-8")
+    rows = {match[1]: match[0] for match in re.finditer(r"^\| `(\w+)` \|.*$", page, flags=re.MULTILINE)}
+    assert set(rows) == set(BUILT_IN)
+    ways = {True: "higher", False: "lower", None: "neither"}
+    for name, item in BUILT_IN.items():
+        _, _, span, way, runs, *_ = (cell.strip() for cell in rows[name].split("|"))
+        bounds = f"{item.low:g} to {item.high:g}".replace("-inf to inf", "any number").replace("to inf", "and more")
+        assert (span, way) == (bounds, ways[item.higher_is_better]), name
+        assert runs == ("always" if item.recorded else "yes" if item.default else "on request"), name
+        assert (item.function.__doc__ or "").count(".") >= 2, name
