@@ -6,7 +6,9 @@ split are tags.
 
 import contextlib
 import json
+import random
 import re
+import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -26,7 +28,7 @@ POSITION_TAG = "fledge.position"  # MLflow keeps records in no order
 RECORD_TAGS = ("id", "topic", "split")
 PAGE = 100
 BATCH = 1000  # records in a call: about a second
-ATTEMPTS = 10
+ATTEMPTS = 8
 NO_DATASETS = ("ENDPOINT_NOT_FOUND", "NOT_IMPLEMENTED", "FEATURE_DISABLED")
 
 
@@ -114,14 +116,17 @@ def _find(client: MlflowClient, name: str) -> EvaluationDataset:
 
 
 def _create(client: MlflowClient, experiment_id: str, name: str) -> EvaluationDataset:
-    """An empty dataset for the next version. MLflow lets two have one name: of two processes the later one goes on."""
-    for _ in range(ATTEMPTS):
+    """An empty dataset for the next version.
+
+    MLflow lets two have one name, and its times are no order: whoever finds another of the name tries again later.
+    """
+    for attempt in range(ATTEMPTS):
         version = max(_numbered(client, name), default=0) + 1
         made = client.create_dataset(f"{name}/{version}", experiment_id, {VERSION_TAG: str(version)})
-        rivals = _named(client, made.name)
-        if min(rivals, key=lambda dataset: (dataset.created_time, dataset.dataset_id)).dataset_id == made.dataset_id:
+        if len(_named(client, made.name)) == 1:
             return made
         client.delete_dataset(made.dataset_id)
+        time.sleep(random.uniform(0, 0.1 * 2**attempt))
     raise FledgeError(f"others keep registering {name!r} at the same time", hint="try again")
 
 
@@ -160,8 +165,8 @@ def _is_whole(dataset: EvaluationDataset) -> bool:
 def _version(dataset: EvaluationDataset, *, new: bool = False) -> Version:
     name, _, number = dataset.name.rpartition("/")
     count = json.loads(dataset.profile or "{}").get("num_records", 0)
-    digest, time = dataset.tags[DIGEST_TAG], dataset.created_time / 1000
-    return Version(name, int(number), dataset.dataset_id, digest, count, time, new)
+    digest, created = dataset.tags[DIGEST_TAG], dataset.created_time / 1000
+    return Version(name, int(number), dataset.dataset_id, digest, count, created, new)
 
 
 def _records(questions: QuestionSet) -> list[dict[str, Any]]:
