@@ -164,6 +164,18 @@ def _better(value: Any) -> str:
     return text
 
 
+def in_words(counts: JudgeCounts) -> str:
+    """What a judge did, in a sentence."""
+    parts = [f"the judge was asked {counts.asked:,} times"]
+    if counts.retried:
+        parts.append(f"{counts.retried:,} of them again, after what was no judgement")
+    if counts.failed:
+        parts.append(f"{counts.failed:,} judgements are missing")
+    if counts.inconsistent:
+        parts.append(f"{counts.inconsistent:,} pairs were judged otherwise when swapped, and count as ties")
+    return "; ".join(parts)
+
+
 def judge_scorer(judge: Judge) -> Scorer:
     """The judge's grade as a score; where it gives none there is no score, and it is counted."""
 
