@@ -15,6 +15,7 @@ from fledge.models.embedded.templates import TEMPLATES
 from fledge.models.engine import GenerationParams
 from fledge.models.selection import EngineSettings
 from fledge.scoring.catalogue import BUILT_IN, chosen, find
+from fledge.scoring.judge import JudgeConfig
 
 SAMPLING_TEMPERATURE = 0.7
 
@@ -52,6 +53,7 @@ class ExperimentConfig(EngineSettings):
     scorers: tuple[str, ...] = option(
         (), f"scores of each answer, of {', '.join(BUILT_IN)}; all; or your own as file.py:function"
     )
+    judging: JudgeConfig = field(default_factory=JudgeConfig)
     concurrency: int = option(64, "most answers in the making at once")
     latency: bool = option(False, "ask one at a time, so that no answer waits for another")
     order_seed: int = option(0, "seed of the order in which cells are asked, and of --limit")
@@ -116,8 +118,9 @@ class ExperimentConfig(EngineSettings):
         values = asdict(self)
         generation = values.pop("generation")
         del values["tracking_uri"], values["state"]
+        judging = values.pop("judging")
         unset = {name: generation.pop(name) for name in ("n", "logprobs", "ignore_eos")}
-        return {**values, **generation, **({"ignore_eos": True} if unset["ignore_eos"] else {})}
+        return {**values, **generation, **judging, **({"ignore_eos": True} if unset["ignore_eos"] else {})}
 
     def as_params(self) -> dict[str, str]:
         """As MLflow's params: texts."""

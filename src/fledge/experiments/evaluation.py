@@ -19,6 +19,7 @@ from fledge.models.engine import Engine
 from fledge.models.manifest import read_release
 from fledge.models.selection import is_release, is_remote, release_folder
 from fledge.scoring.catalogue import chosen, direction_of, known
+from fledge.scoring.judge import JUDGE
 from fledge.scoring.scorer import Response
 
 # What every answer has, without a scorer.
@@ -138,6 +139,7 @@ def write_junit(evaluation: Evaluation, path: Path) -> None:
 def _check(gates: Sequence[Gate], config: ExperimentConfig) -> None:
     """Raise `InputError` for a gate that no answer can pass, before any is paid for."""
     scorers = {item.name: item for item in chosen(config.scorers)}
+    graded = (JUDGE,) if config.judging.judge else ()
     questions = select_questions(config).questions if gates else ()
     for gate in gates:
         way = direction_of(gate.metric)
@@ -146,7 +148,7 @@ def _check(gates: Sequence[Gate], config: ExperimentConfig) -> None:
                 f"gate {gate.text!r}: {gate.metric} is better when {'higher' if way else 'lower'}",
                 hint=f"{gate.metric}{'>=' if way else '<='}{gate.limit:g}",
             )
-        if gate.metric in ALWAYS:
+        if gate.metric in (*ALWAYS, *graded):
             continue
         if gate.metric not in scorers:
             raise InputError(

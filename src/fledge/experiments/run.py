@@ -18,6 +18,7 @@ from fledge.models.snapshot import Snapshot
 from fledge.questions.question_set import QuestionSet
 from fledge.questions.sources import read_questions
 from fledge.scoring.catalogue import chosen
+from fledge.scoring.judge import Judge, in_words, judge_scorer, same_model
 
 if TYPE_CHECKING:
     from fledge.experiments._mlflow_record import ExperimentRecord
@@ -166,6 +167,7 @@ def _carry_out(
 
     plan, config = journal.plan, journal.plan.config
     cells = journal.unanswered()
+    judge = _judge(plan, say) if cells else None
     recorder = Recorder(journal, record.send, record.sample)
     with _ended(record, recorder, journal, say):
         answers = ask(
@@ -173,7 +175,7 @@ def _carry_out(
             _chains(plan, engines, chains),
             journal.append,
             at_once=config.at_once,
-            scorers=chosen(config.scorers),
+            scorers=(*chosen(config.scorers), *([judge_scorer(judge)] if judge else [])),
             traced=captured(plan.run_id, plan.experiment_id),
         )
         waiting = {cell.key for cell in cells}
@@ -189,6 +191,8 @@ def _carry_out(
                 if progress:
                     progress(done, len(before) + len(cells), failed, tokens)
         _tell_failed_scorers(journal, say)
+        if judge:
+            say(in_words(judge.counts))
         recorder.wait(config.tracking_timeout, say)
         retried(lambda: record.finish(journal.latest()), journal, config.tracking_timeout, say)
     recorder.stop()
@@ -232,6 +236,19 @@ def _engines(
         if engines[name].info.name in ("openvino", "transformers"):  # so that the first cell is no slower than others
             generate(engines[name], ["warm up"], GenerationParams(max_tokens=4))
     return engines
+
+
+def _judge(plan: "Plan", say: Say) -> Judge | None:
+    """The judge that grades every answer, where there is one."""
+    judging = plan.config.judging
+    if not judging.judge:
+        return None
+    from fledge.scoring._mlflow_judge import open_judge
+
+    for model in dict.fromkeys(arm.model for arm in plan.arms):
+        if warning := same_model(judging.judge, model):
+            say(f"warning: {warning}")
+    return open_judge(judging)
 
 
 def _tell_failed_scorers(journal: "Journal", say: Say) -> None:

@@ -60,6 +60,7 @@ DERIVED: Final[dict[str, bool | None]] = {
     "error_rate": False,
     "success_rate": True,
     "preference": True,
+    "judge": True,
 }
 _own: dict[str, Scorer] = {}
 

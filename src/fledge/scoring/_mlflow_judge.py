@@ -1,0 +1,101 @@
+"""MLflow's `make_judge` on any OpenAI-compatible server, as a judge."""
+
+import os
+import queue
+import threading
+from collections.abc import Callable
+from typing import Any
+
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+
+from mlflow.exceptions import MlflowException
+from mlflow.genai.judges import make_judge
+
+from fledge.scoring.judge import BEST, CRITERIA, WORST, Judge, JudgeConfig, JudgeError, NotUnderstoodError, Said
+
+ALONE = "Answer with the JSON object alone, without any other word."
+UNPARSED = "Failed to parse"
+
+
+def open_judge(config: JudgeConfig) -> Judge:
+    """The judge of a configuration. Its key is `OPENAI_API_KEY`."""
+    return Judge(MlflowJudgeModel(config), retries=config.judge_retries)
+
+
+class MlflowJudgeModel:
+    """Judges made by MLflow: it words the task, asks for JSON by schema, and retries what a server refuses for now.
+
+    Whatever takes longer than the time for an answer is given up.
+    """
+
+    def __init__(self, config: JudgeConfig) -> None:
+        base, _, name = config.judge.partition("#")
+        criteria = config.judge_criteria or CRITERIA
+        grade = (
+            "Grade the answer in {{ outputs }} to the question in {{ inputs }} with a whole number from "
+            f"{WORST} (poor) to {BEST} (excellent). {criteria}"
+        )
+        prefer = (
+            "Which of the two answers in {{ outputs }} to the question in {{ inputs }} is better? "
+            f"Say first, second, or tie. Their order means nothing. {criteria}"
+        )
+        self._timeout_s = config.judge_timeout
+        os.environ.setdefault("OPENAI_API_KEY", "none")  # MLflow wants one, also where the server does not
+        os.environ["MLFLOW_GATEWAY_ROUTE_TIMEOUT_SECONDS"] = str(max(1, int(config.judge_timeout)))
+        self._judges = {
+            (kind, again): make_judge(
+                name=f"fledge_{kind}",
+                instructions=f"{text} {{{{ expectations }}}} {ALONE if again else ''}".strip(),
+                model=f"openai:/{name or 'default'}",
+                feedback_value_type=int if kind == "grade" else str,
+                inference_params={"temperature": 0.0},
+                base_url=f"{base.rstrip('/')}/chat/completions",
+            )
+            for kind, text in (("grade", grade), ("prefer", prefer))
+            for again in (False, True)
+        }
+
+    def grade(self, question: str, answer: str, reference: str | None, *, again: bool) -> Said:
+        return self._ask("grade", question, {"answer": answer}, reference, again)
+
+    def prefer(self, question: str, first: str, second: str, reference: str | None, *, again: bool) -> Said:
+        return self._ask("prefer", question, {"first": first, "second": second}, reference, again)
+
+    def _ask(self, kind: str, question: str, outputs: dict[str, str], reference: str | None, again: bool) -> Said:
+        expected = {"expected_response": reference} if reference else {"expected_response": "(none is given)"}
+        judge = self._judges[kind, again]
+        try:
+            found = within(
+                self._timeout_s,
+                lambda: judge(inputs={"question": question}, outputs=outputs, expectations=expected),
+            )
+        except MlflowException as error:
+            text = str(error).splitlines()[0] if str(error) else type(error).__name__
+            if UNPARSED in text:
+                raise NotUnderstoodError(text[:300]) from None
+            raise JudgeError(f"the judge does not answer: {text[:300]}", hint="see the judge's log") from None
+        except (TypeError, LookupError, ValueError, AttributeError) as error:  # MLflow expects an object
+            raise NotUnderstoodError(f"{type(error).__name__}: {error}") from None
+        if found.error is not None or found.value is None:
+            raise NotUnderstoodError(f"no value: {found.error}")
+        return Said(found.value, str(found.rationale or ""))
+
+
+def within(seconds: float, work: Callable[[], Any]) -> Any:
+    """What `work` gives within so many seconds. Raises `JudgeError` where it takes longer; it ends by itself later."""
+    results: queue.SimpleQueue[tuple[bool, Any]] = queue.SimpleQueue()
+
+    def run() -> None:
+        try:
+            results.put((True, work()))
+        except Exception as error:  # noqa: BLE001 (it is raised where it is waited for)
+            results.put((False, error))
+
+    threading.Thread(target=run, name="judge", daemon=True).start()
+    try:
+        good, found = results.get(timeout=seconds)
+    except queue.Empty:
+        raise JudgeError(f"the judge took more than {seconds:g} s", hint="raise --judge-timeout") from None
+    if good:
+        return found
+    raise found

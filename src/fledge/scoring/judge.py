@@ -1,0 +1,196 @@
+"""A judge: a model that grades answers, or says which of two is better; what it says is checked before it counts."""
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol
+from urllib.parse import urlsplit
+
+from fledge.core.errors import FledgeError
+from fledge.core.settings import option, out_of_range
+from fledge.scoring.scorer import Scorer
+
+WORST, BEST = 1, 5
+JUDGE = "judge"  # the name of its score
+CRITERIA = (
+    "Is the answer right and complete? Where there is an expected response, what it says is what counts, not how it is "
+    "worded. An answer that is wrong, evades the question or says nothing is poor."
+)
+
+
+@dataclass(frozen=True)
+class JudgeConfig:
+    """Which judge, and by what."""
+
+    judge: str = option("", "a judge: the URL of an OpenAI-compatible server, as http://127.0.0.1:8000/v1#NAME")
+    judge_criteria: str = option("", "what the judge goes by, in words; right and complete unless told")
+    judge_retries: int = option(2, "how often the judge is asked again after an answer that is no judgement")
+    judge_timeout: float = option(60.0, "seconds that the judge has for an answer")
+
+    def __post_init__(self) -> None:
+        problems = self.problems()
+        if problems:
+            raise ValueError("; ".join(problems))
+
+    def problems(self) -> list[str]:
+        """What is wrong with the values, all of it."""
+        found = out_of_range(self, ("judge_retries", 0, 20), ("judge_timeout", 0.1, 3600))
+        if self.judge and not self.judge.startswith(("http://", "https://")):
+            found.append(f"a judge is a URL, not {self.judge!r}")
+        elif urlsplit(self.judge).password:
+            found.append("a judge's URL is recorded, and must hold no password: export OPENAI_API_KEY=...")
+        return found
+
+
+class Said(NamedTuple):
+    """What a judge said: a value, which is still to be checked, and why."""
+
+    value: Any
+    rationale: str
+
+
+class NotUnderstoodError(FledgeError):
+    """The judge answered, and what it said is no judgement: ask again."""
+
+
+class JudgeError(FledgeError):
+    """The judge gave no judgement, however often it was asked; there is no score."""
+
+
+class JudgeModel(Protocol):
+    """Asks a model. `again` is true where its last answer was no judgement."""
+
+    def grade(self, question: str, answer: str, reference: str | None, *, again: bool) -> Said:
+        """A whole number from 1 to 5. Raises `NotUnderstoodError`, or `JudgeError` where asking again is of no use."""
+        ...
+
+    def prefer(self, question: str, first: str, second: str, reference: str | None, *, again: bool) -> Said:
+        """`first`, `second` or `tie`."""
+        ...
+
+
+@dataclass(frozen=True)
+class Grade:
+    """From 0 (the judge's 1) to 1 (its 5), and why."""
+
+    value: float
+    rationale: str
+
+
+@dataclass(frozen=True)
+class Preference:
+    """1 for `a`, -1 for `b`, 0 for neither; not `agreed` where the judge said otherwise with the two swapped."""
+
+    value: int
+    agreed: bool
+    rationale: str
+
+
+class JudgeCounts(NamedTuple):
+    """How often the judge was asked, asked again, gave no judgement in the end, and contradicted itself."""
+
+    asked: int = 0
+    retried: int = 0
+    failed: int = 0
+    inconsistent: int = 0
+
+
+class Judge:
+    """Grades and prefers through a model; may be used by many threads. `counts` tells what came of it."""
+
+    def __init__(self, model: JudgeModel, *, retries: int = 2) -> None:
+        self._model = model
+        self._retries = retries
+        self._lock = threading.Lock()
+        self._counts = JudgeCounts()
+
+    @property
+    def counts(self) -> JudgeCounts:
+        with self._lock:
+            return self._counts
+
+    def grade(self, question: str, answer: str, reference: str | None = None) -> Grade:
+        """The grade of an answer. Raises `JudgeError` where there is none."""
+        said = self._ask(lambda again: self._model.grade(question, answer, reference, again=again), _whole_number)
+        return Grade((said.value - WORST) / (BEST - WORST), said.rationale)
+
+    def prefer(self, question: str, a: str, b: str, reference: str | None = None) -> Preference:
+        """Which of two answers is better: asked twice, with the two swapped, and only what is said both times counts.
+
+        Raises `JudgeError` where there is no judgement.
+        """
+        there = self._ask(lambda again: self._model.prefer(question, a, b, reference, again=again), _better)
+        back = self._ask(lambda again: self._model.prefer(question, b, a, reference, again=again), _better)
+        signs = {"first": 1, "second": -1, "tie": 0}
+        value, swapped = signs[there.value], -signs[back.value]
+        if value != swapped:
+            self._count(inconsistent=1)
+            return Preference(0, False, f"{there.rationale} / swapped: {back.rationale}")
+        return Preference(value, True, there.rationale)
+
+    def _ask(self, ask: Callable[[bool], Said], check: Callable[[Any], Any]) -> Said:
+        problem = ""
+        for attempt in range(self._retries + 1):
+            self._count(asked=1, retried=int(attempt > 0))
+            try:
+                said = ask(attempt > 0)
+                return Said(check(said.value), said.rationale)
+            except NotUnderstoodError as error:
+                problem = error.message
+            except JudgeError:
+                self._count(failed=1)
+                raise
+        self._count(failed=1)
+        raise JudgeError(f"the judge gave no judgement in {self._retries + 1} answers: {problem}")
+
+    def _count(self, **more: int) -> None:
+        with self._lock:
+            self._counts = self._counts._replace(
+                **{name: getattr(self._counts, name) + count for name, count in more.items()}
+            )
+
+
+def _whole_number(value: Any) -> int:
+    text = str(value).strip()
+    if isinstance(value, bool) or text.removesuffix(".0") not in {str(number) for number in range(WORST, BEST + 1)}:
+        raise NotUnderstoodError(f"{text[:80]!r} is no whole number from {WORST} to {BEST}")
+    return int(float(text))
+
+
+def _better(value: Any) -> str:
+    text = str(value).strip().lower()
+    if text not in ("first", "second", "tie"):
+        raise NotUnderstoodError(f"{text[:80]!r} is not first, second or tie")
+    return text
+
+
+def in_words(counts: JudgeCounts) -> str:
+    """What a judge did, in a sentence."""
+    parts = [f"the judge was asked {counts.asked:,} times"]
+    if counts.retried:
+        parts.append(f"{counts.retried:,} of them again, after what was no judgement")
+    if counts.failed:
+        parts.append(f"{counts.failed:,} judgements are missing")
+    if counts.inconsistent:
+        parts.append(f"{counts.inconsistent:,} pairs were judged otherwise when swapped, and count as ties")
+    return "; ".join(parts)
+
+
+def judge_scorer(judge: Judge) -> Scorer:
+    """The judge's grade as a score; where it gives none there is no score, and it is counted."""
+
+    def grade(question: str, answer: str, reference: str = "") -> float:
+        return judge.grade(question, answer, reference or None).value
+
+    return Scorer(JUDGE, grade, True, 0.0, 1.0, default=False)
+
+
+def same_model(judge: str, model: str) -> str:
+    """A warning where a judge would grade its own answers; empty where it is another model."""
+    ours, theirs = judge.rstrip("/"), model.rstrip("/")
+    if not ours or not theirs:
+        return ""
+    name, other = ours.partition("#")[2], theirs.partition("#")[2] or theirs
+    if ours == theirs or (name and name == other) or (not name and ours == theirs.partition("#")[0]):
+        return f"the judge {judge} is the model that it judges: models favour their own answers"
+    return ""

@@ -1,0 +1,64 @@
+"""Experiments with a judge: on a real server that breaks three of ten answers."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from mlflow import MlflowClient
+
+from fledge.core.settings import Workspace
+from fledge.experiments._mlflow import load_table
+from fledge.experiments.config import ExperimentConfig
+from fledge.experiments.evaluation import evaluate
+from fledge.models.scripted import ScriptedEngine
+from tests.scoring.judge_server import JudgeServer, serve
+
+
+def _grade(_: str) -> dict[str, Any]:
+    return {"result": 4, "rationale": "good enough"}
+
+
+def test_grades_are_scores_and_missing_ones_are_counted(workspace: Workspace) -> None:
+    said: list[str] = []
+    with serve(JudgeServer(_grade, broken=0.3, seed=2)) as server:
+        settings = {
+            "limit": 40,
+            "engine": "scripted",
+            "judge": server.url,
+            "judge_retries": 1,
+            "tracking_uri": workspace.tracking_uri,
+        }
+        found = evaluate("embedded", "judge>=0.5", settings=settings, engine=ScriptedEngine(), say=said.append)
+    table = load_table(MlflowClient(workspace.tracking_uri), found.run_id)
+    grades = table["judge"].dropna()
+    missing = len(table) - len(grades)
+    broken = sum(count for kind, count in server.broke.items() if kind)
+    assert set(grades) == {0.75}
+    assert found.metrics["judge"] == 0.75
+    assert found.passed
+    assert 0 < missing < 12
+    assert len(server.bodies) == 40 + broken - missing
+    (told,) = [text for text in said if text.startswith("the judge was asked")]
+    assert f"{len(server.bodies)} times" in told
+    assert f"{missing} judgements are missing" in told
+
+
+def test_the_judge_is_recorded_and_survives_a_file(workspace: Workspace, tmp_path: Path) -> None:
+    config = ExperimentConfig.load({"judge": "http://127.0.0.1:9/v1#x", "judge_retries": 5})
+    assert config.judging.judge_retries == 5
+    assert ExperimentConfig.load(config.as_dict()).judging == config.judging
+    assert config.as_params()["judge"] == "http://127.0.0.1:9/v1#x"
+
+
+@pytest.mark.parametrize("bad", [{"judge": "gpt-4"}, {"judge_timeout": 0}])
+def test_a_judge_that_cannot_be_is_told(bad: dict[str, Any]) -> None:
+    with pytest.raises(Exception, match=r"judge"):
+        ExperimentConfig.load(bad)
+
+
+def test_a_model_that_judges_itself_is_told(workspace: Workspace) -> None:
+    said: list[str] = []
+    with serve(JudgeServer(_grade)) as server:
+        settings = {"limit": 2, "judge": server.url, "tracking_uri": workspace.tracking_uri}
+        evaluate(server.url, settings=settings, engine=ScriptedEngine(), say=said.append)
+    assert any("is the model that it judges" in text for text in said)

@@ -1,0 +1,167 @@
+"""A judge on a real server: what is broken is counted, asked again, and never scored in silence."""
+
+import re
+import time
+from typing import Any
+
+import pytest
+
+from fledge.scoring._mlflow_judge import open_judge
+from fledge.scoring.judge import Grade, Judge, JudgeConfig, JudgeError, NotUnderstoodError, Said, same_model
+from tests.scoring.judge_server import BROKEN, JudgeServer, serve
+
+
+def _grade(text: str) -> dict[str, Any]:
+    """A judge that gives 5 to a long answer and 1 to a short one."""
+    answer = re.search(r'"answer": "(.*?)"', text)
+    assert answer is not None
+    return {"result": 5 if len(answer[1]) > 10 else 1, "rationale": "by its length"}
+
+
+def _longer(text: str) -> dict[str, Any]:
+    first, second = (re.search(rf'"{name}": "(.*?)"', text) for name in ("first", "second"))
+    assert first is not None
+    assert second is not None
+    lengths = len(first[1]), len(second[1])
+    better = "tie" if lengths[0] == lengths[1] else "first" if lengths[0] > lengths[1] else "second"
+    return {"result": better, "rationale": "the longer one"}
+
+
+def test_grades_are_from_0_to_1_with_reasons() -> None:
+    with serve(JudgeServer(_grade)) as server:
+        judge = open_judge(JudgeConfig(judge=server.url))
+        assert judge.grade("Why?", "because it is so", "because") == Grade(1.0, "by its length")
+        assert judge.grade("Why?", "no").value == 0.0
+        assert judge.counts == (2, 0, 0, 0)
+        text = str(server.bodies[0]["messages"])
+    assert "Why?" in text
+    assert "because it is so" in text
+    assert "expected_response" in text
+    assert server.bodies[0]["model"] == "judge"
+    assert server.bodies[0]["temperature"] == 0
+
+
+@pytest.mark.parametrize("kind", BROKEN)
+def test_a_judge_that_always_says_nonsense_gives_no_grade(kind: str) -> None:
+    with serve(JudgeServer(_grade, broken=1.0, kinds=(kind,))) as server:
+        judge = open_judge(JudgeConfig(judge=server.url, judge_retries=2))
+        with pytest.raises(JudgeError, match="no judgement in 3 answers"):
+            judge.grade("Why?", "because it is so")
+        assert judge.counts == (3, 2, 1, 0)
+    assert "JSON object alone" in str(server.bodies[1]["messages"])
+    assert "JSON object alone" not in str(server.bodies[0]["messages"])
+
+
+def test_three_of_ten_answers_broken() -> None:
+    with serve(JudgeServer(_grade, broken=0.3, seed=1)) as server:
+        judge = open_judge(JudgeConfig(judge=server.url, judge_retries=2))
+        graded, failed = 0, 0
+        for number in range(200):
+            good = number % 2 == 0
+            try:
+                found = judge.grade("Why?", "because it is so" if good else "no")
+            except JudgeError:
+                failed += 1
+            else:
+                assert found.value == float(good)
+                graded += 1
+        counts = judge.counts
+    broken = sum(count for kind, count in server.broke.items() if kind)
+    assert broken > 50
+    assert counts.asked == len(server.bodies)
+    assert counts.failed == failed == 200 - graded
+    assert counts.retried == broken - failed  # every broken answer was asked again, but for the last of those given up
+    assert failed < 20
+
+
+def test_what_a_judge_says_both_ways_counts() -> None:
+    with serve(JudgeServer(_longer)) as server:
+        judge = open_judge(JudgeConfig(judge=server.url))
+        assert judge.prefer("Why?", "because it is so", "no").value == 1
+        assert judge.prefer("Why?", "no", "because it is so").value == -1
+        assert judge.prefer("Why?", "yes", "but").value == 0
+        assert judge.counts == (6, 0, 0, 0)
+
+
+def test_a_judge_that_likes_what_comes_first_decides_nothing() -> None:
+    with serve(JudgeServer(lambda _: {"result": "first", "rationale": "it came first"})) as server:
+        judge = open_judge(JudgeConfig(judge=server.url))
+        found = judge.prefer("Why?", "because", "no")
+        assert (found.value, found.agreed) == (0, False)
+        assert judge.counts.inconsistent == 1
+
+
+def test_a_judge_that_hangs_or_refuses_is_given_up() -> None:
+    with serve(JudgeServer(_grade, hang_s=5.0)) as server:
+        judge = open_judge(JudgeConfig(judge=server.url, judge_timeout=0.5))
+        started = time.monotonic()
+        with pytest.raises(JudgeError, match=r"took more than 0\.5 s"):
+            judge.grade("Why?", "because")
+        assert time.monotonic() - started < 3
+    with serve(JudgeServer(_grade, status=401)) as server:
+        judge = open_judge(JudgeConfig(judge=server.url))
+        with pytest.raises(JudgeError, match=r"does not answer: .*no"):
+            judge.grade("Why?", "because")
+        assert judge.counts == (1, 0, 1, 0)
+
+
+def test_a_judge_that_is_not_there(port: int) -> None:
+    judge = open_judge(JudgeConfig(judge=f"http://127.0.0.1:{port}/v1#none", judge_timeout=5.0))
+    with pytest.raises(JudgeError):
+        judge.grade("Why?", "because")
+
+
+class Scripted:
+    """A judge without a server, that says what it is told."""
+
+    def __init__(self, *said: Any) -> None:
+        self.said = list(said)
+        self.answered = 0
+
+    def grade(self, *_: Any, again: bool) -> Said:
+        assert again == bool(self.answered)
+        value = self.said.pop(0)
+        self.answered += 1
+        if isinstance(value, Exception):
+            raise value
+        return Said(value, "")
+
+    prefer = grade
+
+
+@pytest.mark.parametrize("value", [0, 6, 3.5, True, None, "three", "", [3], {"a": 1}, float("nan")])
+def test_what_is_no_grade(value: Any) -> None:
+    judge = Judge(Scripted(value, 3), retries=1)
+    assert judge.grade("q", "a").value == 0.5
+    assert judge.counts == (2, 1, 0, 0)
+
+
+@pytest.mark.parametrize("value", [3, "3", 3.0, " 3 ", "3.0"])
+def test_what_is_one(value: Any) -> None:
+    assert Judge(Scripted(value)).grade("q", "a").value == 0.5
+
+
+def test_not_understood_is_asked_again_and_refused_is_not() -> None:
+    assert Judge(Scripted(NotUnderstoodError("?"), 5)).grade("q", "a").value == 1.0
+    with pytest.raises(JudgeError, match="no"):
+        Judge(Scripted(JudgeError("no"), 5)).grade("q", "a")
+
+
+@pytest.mark.parametrize(
+    ("judge", "model", "same"),
+    [
+        ("http://127.0.0.1:8000/v1#a", "http://127.0.0.1:8000/v1#a", True),
+        ("http://127.0.0.1:8000/v1#org/name", "org/name", True),
+        ("http://127.0.0.1:8000/v1#a", "http://127.0.0.1:8000/v1#b", False),
+        ("http://127.0.0.1:8000/v1#a", "embedded", False),
+        ("http://127.0.0.1:8000/v1", "http://127.0.0.1:8000/v1/", True),
+    ],
+)
+def test_a_model_that_judges_itself_is_told(judge: str, model: str, same: bool) -> None:
+    assert bool(same_model(judge, model)) == same
+
+
+@pytest.mark.parametrize("bad", [{"judge": "gpt"}, {"judge": "http://u:p@h/v1"}, {"judge_retries": -1}])
+def test_settings_that_make_no_judge(bad: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=r"judge|retries"):
+        JudgeConfig(**bad)
