@@ -18,10 +18,12 @@ _PUBLIC = {
     "ExperimentResult": "fledge.experiments.run",
     "FledgeError": "fledge.core.errors",
     "GenerationParams": "fledge.models.engine",
+    "JudgeConfig": "fledge.scoring.judge",
     "QuestionSet": "fledge.questions.question_set",
     "QuestionsConfig": "fledge.questions.versions",
     "ServeConfig": "fledge.supervision.endpoints",
     "Workspace": "fledge.core.settings",
+    "calibrate_judge": "fledge.scoring.calibration",
     "check_endpoint": "fledge.serving.smoke",
     "compare": "fledge.experiments.comparison",
     "evaluate": "fledge.experiments.evaluation",
@@ -67,7 +69,9 @@ if TYPE_CHECKING:
     from fledge.registry.release import promote as promote
     from fledge.registry.release import register as register
     from fledge.scoring._mlflow import mlflow_scorers as mlflow_scorers
+    from fledge.scoring.calibration import calibrate_judge as calibrate_judge
     from fledge.scoring.catalogue import scorer as scorer
+    from fledge.scoring.judge import JudgeConfig as JudgeConfig
     from fledge.serving.smoke import check_endpoint as check_endpoint
     from fledge.supervision.endpoints import ServeConfig as ServeConfig
     from fledge.supervision.endpoints import serve as serve

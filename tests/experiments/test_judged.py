@@ -20,9 +20,9 @@ def _grade(_: str) -> dict[str, Any]:
 
 def test_grades_are_scores_and_missing_ones_are_counted(workspace: Workspace) -> None:
     said: list[str] = []
-    with serve(JudgeServer(_grade, broken=0.3, seed=2)) as server:
+    with serve(JudgeServer(_grade, broken=0.4, seed=2)) as server:
         settings = {
-            "limit": 40,
+            "limit": 80,
             "engine": "scripted",
             "judge": server.url,
             "judge_retries": 1,
@@ -36,8 +36,8 @@ def test_grades_are_scores_and_missing_ones_are_counted(workspace: Workspace) ->
     assert set(grades) == {0.75}
     assert found.metrics["judge"] == 0.75
     assert found.passed
-    assert 0 < missing < 12
-    assert len(server.bodies) == 40 + broken - missing
+    assert 0 < missing < 40
+    assert len(server.bodies) == 80 + broken - missing
     (told,) = [text for text in said if text.startswith("the judge was asked")]
     assert f"{len(server.bodies)} times" in told
     assert f"{missing} judgements are missing" in told

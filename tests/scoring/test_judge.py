@@ -7,7 +7,17 @@ from typing import Any
 import pytest
 
 from fledge.scoring._mlflow_judge import open_judge
-from fledge.scoring.judge import Grade, Judge, JudgeConfig, JudgeError, NotUnderstoodError, Said, same_model
+from fledge.scoring.judge import (
+    GIVE_UP,
+    Grade,
+    Judge,
+    JudgeConfig,
+    JudgeError,
+    NoAnswerError,
+    NotUnderstoodError,
+    Said,
+    same_model,
+)
 from tests.scoring.judge_server import BROKEN, JudgeServer, serve
 
 
@@ -144,7 +154,21 @@ def test_what_is_one(value: Any) -> None:
 def test_not_understood_is_asked_again_and_refused_is_not() -> None:
     assert Judge(Scripted(NotUnderstoodError("?"), 5)).grade("q", "a").value == 1.0
     with pytest.raises(JudgeError, match="no"):
-        Judge(Scripted(JudgeError("no"), 5)).grade("q", "a")
+        Judge(Scripted(NoAnswerError("no"), 5)).grade("q", "a")
+
+
+def test_a_judge_that_never_answers_is_asked_no_more() -> None:
+    class Silent:
+        def grade(self, *_: Any, **__: Any) -> Said:
+            raise NoAnswerError("nobody there")
+
+        prefer = grade
+
+    judge = Judge(Silent())
+    for _ in range(20):
+        with pytest.raises(JudgeError):
+            judge.grade("q", "a")
+    assert judge.counts == (GIVE_UP, 0, 20, 0)
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ from typing import Any, get_args
 import click
 
 from fledge.cli.options import settings
-from fledge.cli.output import emit, json_option, message
+from fledge.cli.output import emit, json_option, message, steps_progress
 from fledge.comparison.power import ALPHA, POWER
 from fledge.comparison.power import plan as plan_questions
 from fledge.comparison.statistics import TestName
@@ -14,10 +14,12 @@ from fledge.comparison.verdict import CompareOptions, Comparison
 from fledge.core.errors import RefusedError
 from fledge.core.settings import Workspace, load
 from fledge.experiments.comparison import compare as compare_run
+from fledge.scoring.judge import JudgeConfig
 
 
 @click.command()
 @settings(Workspace)
+@settings(JudgeConfig)
 @click.argument("run", required=False)
 @click.option("--scores", help="A CSV file with columns question, arm, and one for each metric.")
 @click.option("--metric", help="The metric to compare; the planned one, or token_f1 where there are references.")
@@ -50,7 +52,17 @@ def compare(
     names = CompareOptions.__dataclass_fields__
     chosen = {name: flags.pop(name) for name in names if name in flags}
     options = CompareOptions(**chosen, by_topic=not independent)
-    result = compare_run(load(Workspace, flags).value, run, scores=scores, options=options, report=report)
+    judging = load(JudgeConfig, flags).value
+    with steps_progress("judging") as progress:
+        result = compare_run(
+            load(Workspace, flags).value,
+            run,
+            scores=scores,
+            options=options,
+            judging=judging,
+            report=report,
+            progress=progress,
+        )
     emit(as_json, result.as_dict(), *_lines(result))
     for note in result.notes:
         message(f"note: {note}")

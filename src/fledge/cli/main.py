@@ -14,6 +14,7 @@ COMMANDS = {
     "experiment": ("fledge.cli.experiment:experiment", "Ask all questions with all prompts."),
     "compare": ("fledge.cli.comparison:compare", "Verdicts on the arms of an experiment."),
     "evaluate": ("fledge.cli.evaluation:evaluate", "Score a model, a release or a URL, with gates."),
+    "judge": ("fledge.cli.judge:judge", "A judge against what people say."),
     "plan": ("fledge.cli.comparison:plan", "How many questions a comparison needs."),
     "prompts": ("fledge.cli.prompts:prompts", "The prompt registry."),
     "questions": ("fledge.cli.questions:questions", "Question sets: show, validate, sample, register."),

@@ -202,7 +202,8 @@ def compare_scores(
     """
     options = options or CompareOptions()
     scores = by_question(table, metric)
-    arms, baseline = _arms(scores, options)
+    arms = baseline_first(scores.arms, options.baseline)
+    baseline = arms[0]
     if options.all_pairs:
         names = [(a, b) for index, b in enumerate(arms) for a in arms[index + 1 :]]
     else:
@@ -236,20 +237,20 @@ def compare_scores(
     )
 
 
+def baseline_first(arms: Sequence[str], baseline: str | None) -> list[str]:
+    """The arms with the baseline before the others, which keep their order. Raises `InputError` if it is none."""
+    first = baseline or arms[0]
+    if first not in arms:
+        raise InputError(f"no arm {first!r}", hint=f"arms: {', '.join(arms)}")
+    return sorted(arms, key=lambda arm: arm != first)
+
+
 def _leader(scores: Scores, arms: Sequence[str], sign: int) -> str:
     """The arm with the best mean over the questions that all arms have; where there is none, over its own."""
     whole = scores.whole()
     shared = dict(zip(scores.arms, whole.mean(axis=0), strict=True)) if len(whole) else {}
     means = {arm: float(shared.get(arm, scores.of(arm).mean())) for arm in arms}
     return max(means, key=lambda name: means[name] * sign)
-
-
-def _arms(scores: Scores, options: CompareOptions) -> tuple[list[str], str]:
-    """The arms, the baseline first; the others keep their order."""
-    baseline = options.baseline or scores.arms[0]
-    if baseline not in scores.arms:
-        raise InputError(f"no arm {baseline!r}", hint=f"arms: {', '.join(scores.arms)}")
-    return sorted(scores.arms, key=lambda arm: arm != baseline), baseline
 
 
 def _guards(table: pd.DataFrame, options: CompareOptions, direction_of: Direction) -> list[Guard]:

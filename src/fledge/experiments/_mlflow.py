@@ -38,6 +38,7 @@ from fledge.tracking._mlflow import experiment_id
 
 TABLE = "answers.json"
 CONFIG = "config.json"
+NAME_A_RUN = "name the run_id of an experiment, as fledge experiment prints it"
 PLAN = "plan.json"
 LONGEST_PARAM = 6000  # MLflow's limit
 # A run's param, and the field of a snapshot that it holds.
@@ -198,25 +199,25 @@ def _planned(config: ExperimentConfig, arms: Sequence[Arm], questions: QuestionS
 def load_plan(client: MlflowClient, run_id: str) -> dict[str, Any] | None:
     """What was laid down before an experiment's questions were asked; None where nothing was."""
     try:
-        return _load(client, run_id, PLAN, hint="")
+        return load_artifact(client, run_id, PLAN, hint="")
     except InputError:
         return None
 
 
 def load_table(client: MlflowClient, run_id: str) -> pd.DataFrame:
     """The table of answers of an experiment's parent run: one row for each cell. Raises `InputError` if it has none."""
-    content = _load(client, run_id, TABLE, hint="name the run_id of an experiment, as fledge experiment prints it")
+    content = load_artifact(client, run_id, TABLE, hint=NAME_A_RUN)
     return pd.DataFrame(content["data"], columns=content["columns"])
 
 
 def load_comparison(client: MlflowClient, run_id: str) -> dict[str, Any]:
     """What `compare` left in a run. Raises `InputError` if it was never compared."""
-    return _load(client, run_id, "comparison.json", hint=f"fledge compare {run_id}")
+    return load_artifact(client, run_id, "comparison.json", hint=f"fledge compare {run_id}")
 
 
 def load_settings(client: MlflowClient, run_id: str) -> dict[str, Any]:
     """The settings that an experiment was started with, its prompts pinned to the versions that were asked."""
-    return _load(client, run_id, CONFIG, hint="name the run_id of an experiment, as fledge experiment prints it")
+    return load_artifact(client, run_id, CONFIG, hint=NAME_A_RUN)
 
 
 def log_evaluation(client: MlflowClient, run_id: str, content: str, passed: bool) -> None:
@@ -245,7 +246,8 @@ def load_arm(client: MlflowClient, run_id: str, arm: str) -> ArmSettings:
     return ArmSettings(params["prompt"], params["model"], params.get("model_digest", ""), generation)
 
 
-def _load(client: MlflowClient, run_id: str, artifact: str, *, hint: str) -> dict[str, Any]:
+def load_artifact(client: MlflowClient, run_id: str, artifact: str, *, hint: str) -> dict[str, Any]:
+    """A JSON object that a run keeps. Raises `InputError` if it has none of that name."""
     try:
         with tempfile.TemporaryDirectory() as folder:
             path = Path(client.download_artifacts(run_id, artifact, folder))

@@ -17,6 +17,7 @@ from fledge.experiments.journal import Plan
 from fledge.experiments.plots import plot_arms
 from fledge.experiments.recorder import Say
 from fledge.experiments.tables import arm_metrics, build_table
+from fledge.scoring.judge import JudgeCounts
 from fledge.tracking._mlflow_traces import NoTracesError, SpanRecord, TraceRecord, token_usage, write_traces
 
 METRICS_AT_ONCE = 1000  # MLflow's limit
@@ -62,8 +63,8 @@ class ExperimentRecord:
         if self._plan.config.nested_cells:
             self._send_runs(answers)
 
-    def finish(self, answers: Sequence[Answer]) -> None:
-        """Log tables, metrics and the plot, and end all runs as FINISHED."""
+    def finish(self, answers: Sequence[Answer], judge: JudgeCounts | None = None) -> None:
+        """Log tables, metrics, what a judge did and the plot, and end all runs as FINISHED."""
         plan, table = self._plan, build_table(self._plan, answers)
         machine = self._resources.metrics()
         for arm in plan.arms:
@@ -79,6 +80,7 @@ class ExperimentRecord:
             "failed": int((table["error"] != "").sum()),
             "success_rate": float((table["error"] == "").mean()),
             "seconds": (ended - began) / 1e9,
+            **({f"judge_{name}": count for name, count in judge._asdict().items()} if judge else {}),
         }
         self._log_metrics(plan.run_id, [*self._metrics(figures), *machine])
         for run_id in self._runs():

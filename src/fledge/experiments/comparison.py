@@ -1,6 +1,7 @@
 """`compare`: verdicts on the arms of an experiment, or of a table of scores from elsewhere."""
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -8,11 +9,14 @@ from typing import Any
 import pandas as pd
 
 from fledge.comparison.table import pick_metric, read_scores
-from fledge.comparison.verdict import CompareOptions, Comparison, compare_scores
+from fledge.comparison.verdict import CompareOptions, Comparison, baseline_first, compare_scores
 from fledge.core.errors import InputError
 from fledge.core.jsonable import jsonable
 from fledge.core.settings import Workspace
 from fledge.scoring.catalogue import direction_of, known
+from fledge.scoring.judge import PREFERENCE, JudgeConfig
+
+Progress = Callable[[int, int, str], None]
 
 
 def compare(
@@ -21,13 +25,19 @@ def compare(
     *,
     scores: str | pd.DataFrame | None = None,
     options: CompareOptions | None = None,
+    judging: JudgeConfig | None = None,
     report: Path | None = None,
+    progress: Progress = lambda _done, _total, _what: None,
 ) -> Comparison:
     """Verdicts for each pair of arms of the run `run_id` or of the CSV file or table `scores`.
 
     A run keeps them as `comparison.json`, with a page to look at as `comparison.html`; `report` is a file for the page.
+    With `judging` a judge says which of two answers is better, and the metric is `preference`; `progress(done, total,
+    what)` is called after each pair.
     """
     options = options or CompareOptions()
+    if judging is not None and judging.judge:
+        options = _judged(options, scores)
     if (run_id is None) == (scores is None):
         raise InputError("name a run, or a file of scores", hint="fledge compare RUN, or fledge compare --scores F.csv")
     if scores is not None:
@@ -43,7 +53,17 @@ def compare(
     client = connect(workspace.tracking)
     table = scores_of(load_table(client, str(run_id)))
     planned = load_plan(client, str(run_id))
-    result = _compare(table, _as_planned(options, planned), planned)
+    options = _as_planned(options, planned)
+    notes: list[str] = []
+    if judging is not None and judging.judge:
+        from fledge.experiments.preferences import with_preferences
+
+        baseline = baseline_first(list(dict.fromkeys(table["arm"])), options.baseline)[0]
+        table, notes = with_preferences(client, str(run_id), table, baseline, judging, progress)
+    elif options.metric == PREFERENCE:
+        raise InputError(f"{PREFERENCE} is what a judge says", hint=f"fledge compare {run_id} --judge URL#NAME")
+    result = _compare(table, options, planned)
+    result = replace(result, notes=(*notes, *result.notes))
     page = _page(result, table, str(run_id))
     if report is not None:
         _write(page, report)
@@ -51,6 +71,19 @@ def compare(
     client.log_text(str(run_id), json.dumps(jsonable(result.as_dict()), indent=2), "comparison.json")
     tag_run(client, str(run_id), {"fledge.winner": result.winner or "none", "fledge.compared_metric": result.metric})
     return result
+
+
+def _judged(options: CompareOptions, scores: object) -> CompareOptions:
+    """The options with a judge's metric. Raises `InputError` for what does not go together with a judge."""
+    if scores is not None:
+        raise InputError("a judge reads answers, and a table of scores has none", hint="fledge compare RUN --judge URL")
+    if options.all_pairs:
+        hint = "leave out --all-pairs, or name another --baseline"
+        raise InputError("a judge compares each arm with the baseline", hint=hint)
+    if options.metric not in (None, PREFERENCE):
+        hint = "leave out --metric; grades for each answer: fledge experiment --judge URL"
+        raise InputError(f"with a judge the metric is {PREFERENCE}, not {options.metric}", hint=hint)
+    return replace(options, metric=PREFERENCE)
 
 
 def _compare(table: pd.DataFrame, options: CompareOptions, planned: dict[str, Any] | None) -> Comparison:

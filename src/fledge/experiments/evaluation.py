@@ -19,7 +19,7 @@ from fledge.models.engine import Engine
 from fledge.models.manifest import read_release
 from fledge.models.selection import is_release, is_remote, release_folder
 from fledge.scoring.catalogue import chosen, direction_of, known
-from fledge.scoring.judge import JUDGE
+from fledge.scoring.judge import JUDGE, JudgeCounts
 from fledge.scoring.scorer import Response
 
 # What every answer has, without a scorer.
@@ -47,9 +47,10 @@ class Evaluation:
     gates: tuple[GateResult, ...]
     gate_on: GateOn
     passed: bool
+    judge: JudgeCounts | None = None
 
     def as_dict(self) -> dict[str, Any]:
-        return asdict(self)
+        return {**asdict(self), "judge": self.judge._asdict() if self.judge else None}
 
     def in_words(self) -> list[str]:
         """A line for each gate, those that failed first."""
@@ -98,6 +99,7 @@ def evaluate(
         gates=judged,
         gate_on=gate_on,
         passed=all(gate.passed for gate in judged),
+        judge=result.judge,
     )
     log_evaluation(client, result.run_id, json.dumps(jsonable(evaluation.as_dict()), indent=2), evaluation.passed)
     return evaluation

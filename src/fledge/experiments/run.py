@@ -18,7 +18,7 @@ from fledge.models.snapshot import Snapshot
 from fledge.questions.question_set import QuestionSet
 from fledge.questions.sources import read_questions
 from fledge.scoring.catalogue import chosen
-from fledge.scoring.judge import Judge, in_words, judge_scorer, same_model
+from fledge.scoring.judge import Judge, JudgeCounts, in_words, judge_scorer, same_model
 
 if TYPE_CHECKING:
     from fledge.experiments._mlflow_record import ExperimentRecord
@@ -47,15 +47,16 @@ class ArmResult:
 
 @dataclass(frozen=True)
 class ExperimentResult:
-    """Where the experiment is recorded and what came of it."""
+    """Where the experiment is recorded and what came of it; `judge` where a judge was asked now."""
 
     run_id: str
     cells: int
     failed: int
     arms: tuple[ArmResult, ...]
+    judge: JudgeCounts | None = None
 
     def as_dict(self) -> dict[str, Any]:
-        return asdict(self)
+        return {**asdict(self), "judge": self.judge._asdict() if self.judge else None}
 
 
 def run_experiment(
@@ -191,12 +192,13 @@ def _carry_out(
                 if progress:
                     progress(done, len(before) + len(cells), failed, tokens)
         _tell_failed_scorers(journal, say)
-        if judge:
-            say(in_words(judge.counts))
+        counts = judge.counts if judge else None
+        if counts:
+            say(in_words(counts))
         recorder.wait(config.tracking_timeout, say)
-        retried(lambda: record.finish(journal.latest()), journal, config.tracking_timeout, say)
+        retried(lambda: record.finish(journal.latest(), counts), journal, config.tracking_timeout, say)
     recorder.stop()
-    return _result(journal)
+    return replace(_result(journal), judge=counts)
 
 
 def _chains(plan: "Plan", engines: Mapping[str, Engine], own: Mapping[str, Any]) -> dict[tuple[str, int], "Chain"]:

@@ -11,7 +11,7 @@ os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 from mlflow.exceptions import MlflowException
 from mlflow.genai.judges import make_judge
 
-from fledge.scoring.judge import BEST, CRITERIA, WORST, Judge, JudgeConfig, JudgeError, NotUnderstoodError, Said
+from fledge.scoring.judge import BEST, WORST, Judge, JudgeConfig, NoAnswerError, NotUnderstoodError, Said
 
 ALONE = "Answer with the JSON object alone, without any other word."
 UNPARSED = "Failed to parse"
@@ -19,7 +19,7 @@ UNPARSED = "Failed to parse"
 
 def open_judge(config: JudgeConfig) -> Judge:
     """The judge of a configuration. Its key is `OPENAI_API_KEY`."""
-    return Judge(MlflowJudgeModel(config), retries=config.judge_retries)
+    return Judge(MlflowJudgeModel(config), retries=config.judge_retries, at_once=config.judge_concurrency)
 
 
 class MlflowJudgeModel:
@@ -30,14 +30,13 @@ class MlflowJudgeModel:
 
     def __init__(self, config: JudgeConfig) -> None:
         base, _, name = config.judge.partition("#")
-        criteria = config.judge_criteria or CRITERIA
         grade = (
             "Grade the answer in {{ outputs }} to the question in {{ inputs }} with a whole number from "
-            f"{WORST} (poor) to {BEST} (excellent). {criteria}"
+            f"{WORST} (poor) to {BEST} (excellent). {config.criteria}"
         )
         prefer = (
             "Which of the two answers in {{ outputs }} to the question in {{ inputs }} is better? "
-            f"Say first, second, or tie. Their order means nothing. {criteria}"
+            f"Say first, second, or tie. Their order means nothing. {config.criteria}"
         )
         self._timeout_s = config.judge_timeout
         os.environ.setdefault("OPENAI_API_KEY", "none")  # MLflow wants one, also where the server does not
@@ -73,7 +72,7 @@ class MlflowJudgeModel:
             text = str(error).splitlines()[0] if str(error) else type(error).__name__
             if UNPARSED in text:
                 raise NotUnderstoodError(text[:300]) from None
-            raise JudgeError(f"the judge does not answer: {text[:300]}", hint="see the judge's log") from None
+            raise NoAnswerError(f"the judge does not answer: {text[:300]}", hint="see the judge's log") from None
         except (TypeError, LookupError, ValueError, AttributeError) as error:  # MLflow expects an object
             raise NotUnderstoodError(f"{type(error).__name__}: {error}") from None
         if found.error is not None or found.value is None:
@@ -82,7 +81,7 @@ class MlflowJudgeModel:
 
 
 def within(seconds: float, work: Callable[[], Any]) -> Any:
-    """What `work` gives within so many seconds. Raises `JudgeError` where it takes longer; it ends by itself later."""
+    """What `work` gives within so many seconds. Raises `NoAnswerError` where it takes longer; it ends by itself."""
     results: queue.SimpleQueue[tuple[bool, Any]] = queue.SimpleQueue()
 
     def run() -> None:
@@ -95,7 +94,7 @@ def within(seconds: float, work: Callable[[], Any]) -> Any:
     try:
         good, found = results.get(timeout=seconds)
     except queue.Empty:
-        raise JudgeError(f"the judge took more than {seconds:g} s", hint="raise --judge-timeout") from None
+        raise NoAnswerError(f"the judge took more than {seconds:g} s", hint="raise --judge-timeout") from None
     if good:
         return found
     raise found

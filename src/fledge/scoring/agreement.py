@@ -1,11 +1,12 @@
 """How far a judge agrees with people."""
 
-import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 from statsmodels.stats.inter_rater import cohens_kappa
+from statsmodels.stats.proportion import proportion_confint
 
 
 class Agreement(NamedTuple):
@@ -22,8 +23,14 @@ class Agreement(NamedTuple):
 
 
 def agreement(people: Sequence[float], judge: Sequence[float]) -> Agreement:
-    """Compare labels of the same answers. With more than two labels, near misses count by half (weights by distance,
-    Cohen 1968); else Cohen 1960."""
+    """Compare labels of the same answers. Raises `ValueError` where there is none.
+
+    Two labels: Cohen 1960. More: weighted by the distance of labels (Cohen 1968; Cicchetti and Allison 1971), so that
+    4 for 5 is a smaller disagreement than 1 for 5. The interval is the wider of the asymptotic one (Fleiss, Cohen and
+    Everitt 1969), which has no width where all agree, and of Wilson's for the share that agrees.
+    """
+    if not people:
+        raise ValueError("no labels")
     labels = sorted({*people, *judge})
     places = {label: place for place, label in enumerate(labels)}
     table = np.zeros((len(labels), len(labels)), dtype=int)
@@ -33,7 +40,25 @@ def agreement(people: Sequence[float], judge: Sequence[float]) -> Agreement:
     rows = tuple(tuple(int(count) for count in row) for row in table)
     if len(set(people)) < 2 or len(set(judge)) < 2:
         return Agreement(None, None, agreed, tuple(labels), rows)
-    result = cohens_kappa(table, weights=np.asarray(labels) if len(labels) > 2 else None, return_results=True)
-    low, high = float(result.kappa_low), float(result.kappa_upp)
-    interval = (max(low, -1.0), min(high, 1.0)) if math.isfinite(low) and math.isfinite(high) else None
-    return Agreement(float(result.kappa), interval, agreed, tuple(labels), rows)
+    with np.errstate(invalid="ignore"):  # the root of a variance of -1e-18
+        result = cohens_kappa(table, weights=np.asarray(labels) if len(labels) > 2 else None, return_results=True)
+    kappa = float(result.kappa)
+    asymptotic = [limit for limit in (result.kappa_low, result.kappa_upp) if np.isfinite(limit)]
+    bounds = [*map(float, asymptotic), *_wilson(table, np.asarray(labels, dtype=float))]
+    return Agreement(kappa, (max(min(bounds), -1.0), min(max(bounds), 1.0)), agreed, tuple(labels), rows)
+
+
+def _wilson(table: NDArray[np.int_], labels: NDArray[np.float64]) -> list[float]:
+    """Limits of kappa from those of the (weighted) share that agrees, its chance taken as known.
+
+    Near misses spread less than hits and misses do, which counts as more labels; one full miss more than was seen
+    keeps that from few of them.
+    """
+    n = float(table.sum())
+    hits = 1 - np.abs(labels[:, None] - labels) / (labels[-1] - labels[0])
+    chance = float((hits * np.outer(table.sum(axis=1), table.sum(axis=0))).sum()) / n**2
+    share, square = float((hits * table).sum()), float((hits**2 * table).sum())
+    mean = share / (n + 1)
+    worth = n * mean * (1 - mean) / (square / (n + 1) - mean**2)
+    limits = proportion_confint(share / n * worth, worth, method="wilson")
+    return [(float(limit) - chance) / (1 - chance) for limit in limits]

@@ -10,6 +10,7 @@ from typing import Final, NamedTuple, overload
 
 from fledge.core.errors import InputError
 from fledge.scoring import assertions, figures, overlap, surface
+from fledge.scoring.judge import JUDGE, PREFERENCE
 from fledge.scoring.scorer import Function, Response, Scorer
 
 
@@ -59,8 +60,8 @@ DERIVED: Final[dict[str, bool | None]] = {
     "latency_p95_s": False,
     "error_rate": False,
     "success_rate": True,
-    "preference": True,
-    "judge": True,
+    PREFERENCE: True,
+    JUDGE: True,
 }
 _own: dict[str, Scorer] = {}
 

@@ -1,17 +1,23 @@
 """A judge: a model that grades answers, or says which of two is better; what it says is checked before it counts."""
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Generator, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, TypeVar
 from urllib.parse import urlsplit
 
 from fledge.core.errors import FledgeError
 from fledge.core.settings import option, out_of_range
 from fledge.scoring.scorer import Scorer
 
+T = TypeVar("T")
+R = TypeVar("R")
+
 WORST, BEST = 1, 5
+GIVE_UP = 5  # failures to answer one after the other
 JUDGE = "judge"  # the name of its score
+PREFERENCE = "preference"  # that of which of two answers it finds better
 CRITERIA = (
     "Is the answer right and complete? Where there is an expected response, what it says is what counts, not how it is "
     "worded. An answer that is wrong, evades the question or says nothing is poor."
@@ -26,15 +32,22 @@ class JudgeConfig:
     judge_criteria: str = option("", "what the judge goes by, in words; right and complete unless told")
     judge_retries: int = option(2, "how often the judge is asked again after an answer that is no judgement")
     judge_timeout: float = option(60.0, "seconds that the judge has for an answer")
+    judge_concurrency: int = option(8, "most questions put to the judge at once")
 
     def __post_init__(self) -> None:
         problems = self.problems()
         if problems:
             raise ValueError("; ".join(problems))
 
+    @property
+    def criteria(self) -> str:
+        return self.judge_criteria or CRITERIA
+
     def problems(self) -> list[str]:
         """What is wrong with the values, all of it."""
-        found = out_of_range(self, ("judge_retries", 0, 20), ("judge_timeout", 0.1, 3600))
+        found = out_of_range(
+            self, ("judge_retries", 0, 20), ("judge_timeout", 0.1, 3600), ("judge_concurrency", 1, 1024)
+        )
         if self.judge and not self.judge.startswith(("http://", "https://")):
             found.append(f"a judge is a URL, not {self.judge!r}")
         elif urlsplit(self.judge).password:
@@ -57,11 +70,15 @@ class JudgeError(FledgeError):
     """The judge gave no judgement, however often it was asked; there is no score."""
 
 
+class NoAnswerError(JudgeError):
+    """The judge cannot be reached, refuses, or takes too long: asking again at once is of no use."""
+
+
 class JudgeModel(Protocol):
     """Asks a model. `again` is true where its last answer was no judgement."""
 
     def grade(self, question: str, answer: str, reference: str | None, *, again: bool) -> Said:
-        """A whole number from 1 to 5. Raises `NotUnderstoodError`, or `JudgeError` where asking again is of no use."""
+        """A whole number from 1 to 5. Raises `NotUnderstoodError` or `NoAnswerError`."""
         ...
 
     def prefer(self, question: str, first: str, second: str, reference: str | None, *, again: bool) -> Said:
@@ -96,11 +113,16 @@ class JudgeCounts(NamedTuple):
 
 
 class Judge:
-    """Grades and prefers through a model; may be used by many threads. `counts` tells what came of it."""
+    """Grades and prefers through a model; may be used by many threads. `counts` tells what came of it.
 
-    def __init__(self, model: JudgeModel, *, retries: int = 2) -> None:
+    A judge that does not answer five times in a row is asked no more.
+    """
+
+    def __init__(self, model: JudgeModel, *, retries: int = 2, at_once: int = 8) -> None:
         self._model = model
         self._retries = retries
+        self._at_once = threading.Semaphore(at_once)
+        self._unanswered = 0
         self._lock = threading.Lock()
         self._counts = JudgeCounts()
 
@@ -130,24 +152,56 @@ class Judge:
 
     def _ask(self, ask: Callable[[bool], Said], check: Callable[[Any], Any]) -> Said:
         problem = ""
-        for attempt in range(self._retries + 1):
-            self._count(asked=1, retried=int(attempt > 0))
-            try:
-                said = ask(attempt > 0)
-                return Said(check(said.value), said.rationale)
-            except NotUnderstoodError as error:
-                problem = error.message
-            except JudgeError:
-                self._count(failed=1)
-                raise
+        with self._at_once:
+            for attempt in range(self._retries + 1):
+                try:
+                    said = self._once(ask, attempt)
+                    return Said(check(said.value), said.rationale)
+                except NotUnderstoodError as error:
+                    problem = error.message
         self._count(failed=1)
         raise JudgeError(f"the judge gave no judgement in {self._retries + 1} answers: {problem}")
+
+    def _once(self, ask: Callable[[bool], Said], attempt: int) -> Said:
+        if self._unanswered >= GIVE_UP:
+            self._count(failed=1)
+            raise NoAnswerError(f"the judge did not answer {GIVE_UP} times in a row, and is asked no more")
+        self._count(asked=1, retried=int(attempt > 0))
+        try:
+            said = ask(attempt > 0)
+        except NoAnswerError:
+            self._unanswered += 1
+            self._count(failed=1)
+            raise
+        except NotUnderstoodError:
+            self._unanswered = 0
+            raise
+        self._unanswered = 0
+        return said
 
     def _count(self, **more: int) -> None:
         with self._lock:
             self._counts = self._counts._replace(
                 **{name: getattr(self._counts, name) + count for name, count in more.items()}
             )
+
+
+def ask_all(
+    items: Sequence[T], one: Callable[[T], R], at_once: int, progress: Callable[[int, int], None]
+) -> Generator[tuple[T, R | JudgeError]]:
+    """What `one` gives for each item, or why it gives nothing, as it comes; `progress` is told of done and all."""
+    pool = ThreadPoolExecutor(at_once, thread_name_prefix="judge")
+    try:
+        futures = {pool.submit(one, item): item for item in items}
+        for done, future in enumerate(as_completed(futures), 1):
+            try:
+                found: R | JudgeError = future.result()
+            except JudgeError as error:
+                found = error
+            yield futures[future], found
+            progress(done, len(items))
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
 
 
 def _whole_number(value: Any) -> int:

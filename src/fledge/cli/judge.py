@@ -1,0 +1,58 @@
+"""`fledge judge`."""
+
+from typing import Any
+
+import click
+
+from fledge.cli.options import settings
+from fledge.cli.output import emit, json_option, message, steps_progress, table
+from fledge.core.errors import RefusedError
+from fledge.core.settings import load
+from fledge.scoring.calibration import Calibration, calibrate_judge
+from fledge.scoring.judge import JudgeConfig, in_words
+
+SHOWN = 5
+
+
+@click.group()
+def judge() -> None:
+    """A judge: a model that grades answers, or says which of two is better."""
+
+
+@judge.command()
+@settings(JudgeConfig)
+@click.option(
+    "--labels",
+    required=True,
+    help="A CSV file: question, answer, label (1 to 5, or 0 and 1), or question, a, b, label (a, b, tie); reference.",
+)
+@click.option("--min-kappa", type=float, help="End with exit code 3 unless the interval of kappa is above this.")
+@json_option
+def calibrate(labels: str, min_kappa: float | None, as_json: bool, **flags: Any) -> None:
+    """Compare a judge with what people said of the same answers."""
+    with steps_progress("judging") as progress:
+        found = calibrate_judge(load(JudgeConfig, flags).value, labels, min_kappa=min_kappa, progress=progress)
+    classes = found.agreement.labels
+    rows = [[f"people {name:g}", *counts] for name, counts in zip(classes, found.agreement.table, strict=True)]
+    shown = table(f"{found.judged:,} answers", ["", *(f"judge {name:g}" for name in classes)], rows)
+    emit(as_json, found.as_dict(), shown, *_lines(found))
+    message(in_words(found.counts))
+    if found.passed is False:
+        raise RefusedError(
+            f"the judge is not shown to agree with a kappa of {min_kappa:g}",
+            hint="label more answers, or try other --judge-criteria",
+        )
+
+
+def _lines(found: Calibration) -> list[str]:
+    agreed = found.agreement
+    lines = [f"the judge says the same on {agreed.agreed:.0%} of them"]
+    if agreed.kappa is None or agreed.ci is None:
+        lines.append("kappa: none, as one of the two said the same of every answer")
+    else:
+        lines.append(f"kappa {agreed.kappa:.2f} (95 % interval {agreed.ci[0]:.2f} to {agreed.ci[1]:.2f})")
+    for item in found.disagreements[:SHOWN]:
+        lines.append(f"  row {item.line}: people {item.people:g}, judge {item.judge:g}: {item.question[:100]}")
+        if item.rationale:
+            lines.append(f"    {item.rationale[:200]}")
+    return lines

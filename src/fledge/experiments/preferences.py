@@ -1,0 +1,142 @@
+"""Preferences: whether a judge finds an arm's answers better than those of the baseline, question by question."""
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import pandas as pd
+from mlflow import MlflowClient
+
+from fledge.core.errors import InputError
+from fledge.core.interrupts import uninterrupted
+from fledge.experiments._mlflow import load_artifact, load_settings
+from fledge.scoring._mlflow_judge import open_judge
+from fledge.scoring.judge import (
+    PREFERENCE,
+    JudgeConfig,
+    JudgeCounts,
+    JudgeError,
+    Preference,
+    ask_all,
+    in_words,
+    same_model,
+)
+
+Progress = Callable[[int, int, str], None]
+Known = dict["Two", Preference]
+
+
+class Two(NamedTuple):
+    """What a judge is shown: texts alone, so that the same ones are judged once, whichever arms they come from."""
+
+    question: str
+    reference: str
+    a: str
+    b: str
+
+
+def with_preferences(
+    client: MlflowClient,
+    run_id: str,
+    table: pd.DataFrame,
+    baseline: str,
+    judging: JudgeConfig,
+    progress: Progress = lambda _done, _total, _what: None,
+) -> tuple[pd.DataFrame, list[str]]:
+    """The long table of a run with the column `preference`, and what to know about it.
+
+    It is 0 for the baseline; for another arm's answer 1 where the judge finds it better than the baseline's answer to
+    the same sample of the question, -1 where worse, 0 where neither. It is missing where one of the two failed or
+    the judge gave no judgement. What the same judge judged by the same criteria before in this run is not judged
+    again. Raises `InputError` where the judge gave no judgement at all.
+    """
+    pairs = dict(_pairs(table, baseline))
+    different = {two for two in pairs.values() if two.a != two.b}
+    known = _load(client, run_id, judging)
+    wanted = [two for two in dict.fromkeys(pairs.values()) if two in different and two not in known]
+    counts, error = JudgeCounts(), ""
+    if wanted:
+        judge = open_judge(judging)
+        try:
+            for two, said in ask_all(
+                wanted,
+                lambda two: judge.prefer(two.question, two.a, two.b, two.reference or None),
+                judging.judge_concurrency,
+                lambda done, every: progress(done, every, "pairs judged"),
+            ):
+                if isinstance(said, JudgeError):
+                    error = said.message
+                else:
+                    known[two] = said
+        finally:
+            with uninterrupted():
+                _keep(client, run_id, judging, known)
+        counts = judge.counts
+    found = {two: known[two] for two in different if two in known}
+    if different and not found:
+        raise InputError(f"there is no judgement on any of {len(different):,} pairs: {error}", hint="--judge URL#NAME")
+
+    values = {row: 0.0 if two.a == two.b else float(found[two].value) for row, two in pairs.items() if _is(two, found)}
+    column = pd.Series(values, dtype=float).reindex(table.index)
+    column[(table["arm"] == baseline) & (table["error"] == "")] = 0.0
+    alike = sum(two.a == two.b for two in pairs.values())
+    settings = load_settings(client, run_id)
+    notes = [*_notes(judging, counts, list(found.values()), alike), *_itself(judging, settings)]
+    return table.assign(**{PREFERENCE: column}), notes
+
+
+def _is(two: Two, found: Known) -> bool:
+    return two.a == two.b or two in found
+
+
+def _pairs(table: pd.DataFrame, baseline: str) -> Iterator[tuple[int, Two]]:
+    """What is to be compared, by the row of the arm's answer."""
+    answered = table[table["error"] == ""]
+    base = answered[answered["arm"] == baseline]
+    texts = dict(zip(zip(base["question"], base["sample"], strict=True), base["answer"], strict=True))
+    others = answered[answered["arm"] != baseline]
+    for index, row in zip(others.index, others.to_dict("records"), strict=True):
+        text = texts.get((row["question"], row["sample"]))
+        if text is not None:
+            reference = row["reference"] if isinstance(row["reference"], str) else ""
+            yield index, Two(row["text"], reference, row["answer"], text)
+
+
+def _notes(judging: JudgeConfig, counts: JudgeCounts, found: Sequence[Preference], alike: int) -> Iterator[str]:
+    yield f"preference is what the judge {judging.judge} says, asked both ways round, by: {judging.criteria}"
+    if counts.asked:
+        yield in_words(counts._replace(inconsistent=0))
+    inconsistent = sum(not preference.agreed for preference in found)
+    if inconsistent:
+        yield f"{inconsistent:,} of {len(found):,} pairs were judged otherwise when swapped, and count as ties"
+    if alike:
+        yield f"{alike:,} pairs of the same text count as ties, and were not judged"
+
+
+def _itself(judging: JudgeConfig, settings: Mapping[str, Any]) -> list[str]:
+    arms = [arm["model"] for arm in settings.get("arms", ()) if arm.get("model")]
+    models = dict.fromkeys([settings["model"], *settings.get("more_models", ()), *arms])
+    return [text for model in models if (text := same_model(judging.judge, model))]
+
+
+def _artifact(judging: JudgeConfig) -> str:
+    what = hashlib.sha256(f"{judging.judge}\n{judging.criteria}".encode()).hexdigest()[:12]
+    return f"preferences/{what}.json"
+
+
+def _load(client: MlflowClient, run_id: str, judging: JudgeConfig) -> Known:
+    try:
+        rows = load_artifact(client, run_id, _artifact(judging), hint="")["preferences"]
+    except InputError:  # it was never asked
+        return {}
+    return {
+        Two(*(row[name] for name in Two._fields)): Preference(row["value"], row["agreed"], row["rationale"])
+        for row in rows
+    }
+
+
+def _keep(client: MlflowClient, run_id: str, judging: JudgeConfig, known: Known) -> None:
+    rows = [{**two._asdict(), **vars(preference)} for two, preference in known.items()]
+    content = {"judge": judging.judge, "criteria": judging.criteria, "preferences": rows}
+    client.log_text(run_id, json.dumps(content, indent=1), _artifact(judging))

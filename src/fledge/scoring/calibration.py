@@ -1,0 +1,176 @@
+"""`calibrate_judge`: a judge against what people said of the same answers."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from typing import Any, Literal, NamedTuple
+
+import pandas as pd
+
+from fledge.core.errors import InputError
+from fledge.scoring.agreement import Agreement, agreement
+from fledge.scoring.judge import BEST, WORST, Judge, JudgeConfig, JudgeCounts, JudgeError, ask_all
+
+Progress = Callable[[int, int, str], None]
+Kind = Literal["grades", "pass or fail", "preferences"]
+
+PASS_FROM = 4  # of the grades from 1 to 5
+SHOWN = 20
+HINT = "columns: question, answer, label (1 to 5, or 0 and 1), or question, a, b, label (a, b, tie)"
+PREFERRED = {"a": 1.0, "b": -1.0, "tie": 0.0}
+PASSED = {"0": 0.0, "1": 1.0, "false": 0.0, "true": 1.0, "fail": 0.0, "pass": 1.0}
+GRADED = {str(grade): float(grade) for grade in range(WORST, BEST + 1)}
+
+
+class Labelled(NamedTuple):
+    """A row of the file: a question, one answer or two, and what people said."""
+
+    line: int
+    question: str
+    reference: str | None
+    a: str
+    b: str | None
+    label: float
+
+
+class Disagreement(NamedTuple):
+    """Where the judge says otherwise; `line` counts the rows of the file from 1."""
+
+    line: int
+    question: str
+    people: float
+    judge: float
+    rationale: str
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What came of it. `kind` is what the labels are: `grades`, `pass or fail` (the judge passes from 4 on) or
+    `preferences` (1 for a, -1 for b, 0 for a tie). `passed` is None unless there was something to reach."""
+
+    judge: str
+    kind: Kind
+    labels: int
+    judged: int
+    counts: JudgeCounts
+    agreement: Agreement
+    disagreements: tuple[Disagreement, ...]
+    passed: bool | None
+
+    def as_dict(self) -> dict[str, Any]:
+        found = self.agreement._asdict()
+        values = {**asdict(self), **found, "labels": self.labels, "classes": found["labels"]}
+        del values["agreement"]
+        return {
+            **values,
+            "counts": self.counts._asdict(),
+            "disagreements": [item._asdict() for item in self.disagreements],
+        }
+
+
+def calibrate_judge(
+    judging: JudgeConfig,
+    labels: str | pd.DataFrame,
+    *,
+    min_kappa: float | None = None,
+    progress: Progress = lambda _done, _total, _what: None,
+) -> Calibration:
+    """Ask a judge about answers that people have judged; `labels` is a CSV file or a table.
+
+    `passed` if the lower end of the interval of kappa reaches `min_kappa`. Raises `InputError` for labels that are
+    none, and where the judge gave no judgement at all.
+    """
+    if not judging.judge:
+        raise InputError("there is no judge", hint="--judge URL#NAME")
+    if min_kappa is not None and not -1 <= min_kappa <= 1:
+        raise InputError(f"kappa is from -1 to 1, not {min_kappa:g}", hint="--min-kappa 0.6")
+    kind, rows = read_labels(labels)
+
+    from fledge.scoring._mlflow_judge import open_judge
+
+    judge = open_judge(judging)
+    found: list[tuple[Labelled, float, str]] = []
+    error = ""
+    for row, said in ask_all(
+        rows,
+        lambda row: _judged(judge, kind, row),
+        judging.judge_concurrency,
+        lambda done, every: progress(done, every, "rows judged"),
+    ):
+        if isinstance(said, JudgeError):
+            error = said.message
+        else:
+            found.append((row, *said))
+    if not found:
+        raise InputError(f"there is no judgement on any of {len(rows):,} rows: {error}", hint="--judge URL#NAME")
+    agreed = agreement([row.label for row, _, _ in found], [value for _, value, _ in found])
+    return Calibration(
+        judge=judging.judge,
+        kind=kind,
+        labels=len(rows),
+        judged=len(found),
+        counts=judge.counts,
+        agreement=agreed,
+        disagreements=tuple(_disagreements(found)),
+        passed=None if min_kappa is None else agreed.ci is not None and agreed.ci[0] >= min_kappa,
+    )
+
+
+def read_labels(source: str | pd.DataFrame) -> tuple[Kind, list[Labelled]]:
+    """The labels of a file and their kind. Raises `InputError` for what is no file of labels, with the row."""
+    where = source if isinstance(source, str) else "the table"
+    table = (_read(source) if isinstance(source, str) else source.astype(object).where(source.notna(), "")).astype(str)
+    paired = "a" in table and "b" in table
+    needed = ("question", "a", "b", "label") if paired else ("question", "answer", "label")
+    missing = [name for name in needed if name not in table]
+    if missing:
+        raise InputError(f"{where}: no column {', '.join(missing)}", hint=HINT)
+    if table.empty:
+        raise InputError(f"{where}: no labels in it", hint=HINT)
+    said = table["label"].str.strip().str.lower().str.removesuffix(".0")
+    kind, known = _kind(paired, set(said))
+    for line, text in enumerate(said, 1):
+        if text not in known:
+            raise InputError(f"{where}, row {line}: {text[:80]!r} is no label, of {', '.join(known)}", hint=HINT)
+    rows = table.to_dict("records")
+    return kind, [
+        Labelled(
+            line,
+            row["question"],
+            row.get("reference") or None,
+            row["a"] if paired else row["answer"],
+            row["b"] if paired else None,
+            known[label],
+        )
+        for line, (row, label) in enumerate(zip(rows, said, strict=True), 1)
+    ]
+
+
+def _kind(paired: bool, said: set[str]) -> tuple[Kind, dict[str, float]]:
+    if paired:
+        return "preferences", PREFERRED
+    return ("pass or fail", PASSED) if said <= set(PASSED) else ("grades", GRADED)
+
+
+def _read(path: str) -> pd.DataFrame:
+    try:
+        return pd.read_csv(path, dtype=str, keep_default_na=False)
+    except FileNotFoundError:
+        raise InputError(f"{path}: there is no such file", hint="check the path given to --labels") from None
+    except (ValueError, OSError) as error:
+        raise InputError(f"{path}: {error}", hint=HINT) from None
+
+
+def _judged(judge: Judge, kind: Kind, row: Labelled) -> tuple[float, str]:
+    if row.b is not None:
+        preference = judge.prefer(row.question, row.a, row.b, row.reference)
+        return float(preference.value), preference.rationale
+    grade = judge.grade(row.question, row.a, row.reference)
+    value = WORST + grade.value * (BEST - WORST)
+    return float(value >= PASS_FROM) if kind == "pass or fail" else value, grade.rationale
+
+
+def _disagreements(found: list[tuple[Labelled, float, str]]) -> Iterator[Disagreement]:
+    """The largest ones first."""
+    others = [item for item in found if item[0].label != item[1]]
+    for row, value, rationale in sorted(others, key=lambda item: (-abs(item[0].label - item[1]), item[0].line))[:SHOWN]:
+        yield Disagreement(row.line, row.question, row.label, value, rationale)

@@ -1,0 +1,126 @@
+"""A judge in comparisons: asked about pairs both ways round, on a real server."""
+
+import re
+from typing import Any
+
+import pytest
+from mlflow import MlflowClient
+
+from fledge.comparison.verdict import CompareOptions, Comparison
+from fledge.core.errors import InputError
+from fledge.core.settings import Workspace
+from fledge.experiments._mlflow import load_artifact, load_comparison
+from fledge.experiments.comparison import compare
+from fledge.experiments.config import ExperimentConfig
+from fledge.experiments.run import run_experiment
+from fledge.models.scripted import ScriptedEngine
+from fledge.scoring.judge import JudgeConfig
+from tests.scoring.judge_server import JudgeServer, serve
+
+
+def _longer(text: str) -> dict[str, Any]:
+    first, second = (re.search(rf'"{name}": "(.*?)"', text) for name in ("first", "second"))
+    assert first is not None
+    assert second is not None
+    lengths = len(first[1]), len(second[1])
+    better = "tie" if lengths[0] == lengths[1] else "first" if lengths[0] > lengths[1] else "second"
+    return {"result": better, "rationale": "the longer one"}
+
+
+@pytest.fixture
+def run_id(workspace: Workspace) -> str:
+    """Forty questions of which the second arm says much, the third what the first one says."""
+
+    def script(prompt: str) -> str:
+        return "An answer that is long indeed" if "expert" in prompt else "An answer"
+
+    settings = {
+        "prompts": ("simple", "expert", "educational"),
+        "limit": 40,
+        "tracking_uri": workspace.tracking_uri,
+        "metric": "preference",
+    }
+    return run_experiment(ExperimentConfig.load(settings), engine=ScriptedEngine(script)).run_id
+
+
+def _judged(workspace: Workspace, run_id: str, server: JudgeServer, **options: Any) -> Comparison:
+    judging = JudgeConfig(judge=server.url, judge_retries=1)
+    return compare(workspace, run_id, options=CompareOptions(**options), judging=judging)
+
+
+def test_a_judge_decides(workspace: Workspace, run_id: str) -> None:
+    told: list[tuple[int, int, str]] = []
+    with serve(JudgeServer(_longer)) as server:
+        judging = JudgeConfig(judge=server.url)
+        found = compare(workspace, run_id, judging=judging, progress=lambda *what: told.append(what))
+        asked = len(server.bodies)
+        again = compare(workspace, run_id, judging=judging, options=CompareOptions(guards=("latency_s<=+900%",)))
+        assert len(server.bodies) == asked == 2 * 40  # both ways round; what is the same text is not asked about
+    assert told[-1] == (40, 40, "pairs judged")
+    by_arm = {pair.a: pair for pair in found.pairs}
+    assert (found.metric, found.winner, found.exploratory) == ("preference", "expert", False)
+    assert (by_arm["expert"].verdict, by_arm["expert"].difference) == ("better", 1.0)
+    assert (by_arm["educational"].verdict, by_arm["educational"].ties) == ("inconclusive", 40)
+    assert again.pairs[0].p == found.pairs[0].p
+    assert load_comparison(MlflowClient(workspace.tracking_uri), run_id)["metric"] == "preference"
+    (kept,) = MlflowClient(workspace.tracking_uri).list_artifacts(run_id, "preferences")
+    content = load_artifact(MlflowClient(workspace.tracking_uri), run_id, kept.path, hint="")
+    assert len(content["preferences"]) == 40
+    assert content["preferences"][0]["rationale"] == "the longer one"
+    with pytest.raises(InputError, match="preference is what a judge says"):
+        compare(workspace, run_id)
+    notes = " ".join(found.notes)
+    assert server.url in notes
+    assert "asked 80 times" in notes
+    assert "40 pairs of the same text" in notes
+
+
+def test_another_criterion_is_another_judgement(workspace: Workspace, run_id: str) -> None:
+    with serve(JudgeServer(_longer)) as server:
+        _judged(workspace, run_id, server)
+        compare(workspace, run_id, judging=JudgeConfig(judge=server.url, judge_criteria="Which is politer?"))
+        assert len(server.bodies) == 160
+        assert "Which is politer?" in str(server.bodies[-1])
+        assert "Which is politer?" not in str(server.bodies[0])
+
+
+def test_broken_judgements_are_missing_and_asked_for_the_next_time(workspace: Workspace, run_id: str) -> None:
+    with serve(JudgeServer(_longer, broken=0.4, seed=3)) as server:
+        found = _judged(workspace, run_id, server)
+        missing = 40 - next(pair for pair in found.pairs if pair.a == "expert").questions
+        assert 0 < missing < 40
+        assert f"{missing} judgements are missing" in " ".join(found.notes)
+        assert f"{missing} answers of expert without preference" in " ".join(found.notes)
+        server.broken, before = 0.0, len(server.bodies)
+        found = _judged(workspace, run_id, server)
+        assert len(server.bodies) == before + 2 * missing
+    assert next(pair for pair in found.pairs if pair.a == "expert").questions == 40
+
+
+def test_a_judge_that_likes_the_first_decides_nothing(workspace: Workspace, run_id: str) -> None:
+    with serve(JudgeServer(lambda _: {"result": "first", "rationale": "it came first"})) as server:
+        found = _judged(workspace, run_id, server)
+    assert found.winner is None
+    assert {pair.verdict for pair in found.pairs} == {"inconclusive"}
+    assert "40 of 40 pairs were judged otherwise when swapped" in " ".join(found.notes)
+
+
+def test_a_judge_that_says_nothing_usable(workspace: Workspace, run_id: str) -> None:
+    with (
+        serve(JudgeServer(_longer, broken=1.0, kinds=("prose",))) as server,
+        pytest.raises(InputError, match="no judgement on any of 40 pairs: the judge gave no judgement in 2 answers"),
+    ):
+        _judged(workspace, run_id, server)
+
+
+BAD: list[tuple[str, dict[str, Any]]] = [
+    ("with a judge the metric is preference", {"options": CompareOptions(metric="token_f1")}),
+    ("each arm with the baseline", {"options": CompareOptions(all_pairs=True)}),
+    ("reads answers", {"run_id": None, "scores": "scores.csv"}),
+]
+
+
+@pytest.mark.parametrize(("said", "settings"), BAD)
+def test_what_does_not_go_with_a_judge(workspace: Workspace, said: str, settings: dict[str, Any]) -> None:
+    with pytest.raises(InputError, match=said):
+        compare(workspace, **{"run_id": "run", "judging": JudgeConfig(judge="http://127.0.0.1:9/v1#x"), **settings})
