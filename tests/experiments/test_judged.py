@@ -6,11 +6,14 @@ from typing import Any
 import pytest
 from mlflow import MlflowClient
 
-from fledge.core.settings import Workspace
+from fledge.core.settings import Workspace, load
 from fledge.experiments._mlflow import load_table
 from fledge.experiments.config import ExperimentConfig
 from fledge.experiments.evaluation import evaluate
 from fledge.models.scripted import ScriptedEngine
+from fledge.registry.release import promote, register
+from fledge.supervision.endpoints import ServeConfig, stop
+from fledge.supervision.endpoints import serve as serve_release
 from tests.scoring.judge_server import JudgeServer, serve
 
 
@@ -62,3 +65,26 @@ def test_a_model_that_judges_itself_is_told(workspace: Workspace) -> None:
         settings = {"limit": 2, "judge": server.url, "tracking_uri": workspace.tracking_uri}
         evaluate(server.url, settings=settings, engine=ScriptedEngine(), say=said.append)
     assert any("is the model that it judges" in text for text in said)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("engine", ["scripted", "auto"])
+def test_our_own_endpoint_as_a_judge(workspace: Workspace, port: int, engine: str) -> None:
+    """Neither an echo nor the small model in the box says what a judge must: all is counted, and nothing scored."""
+    where = {"tracking_uri": workspace.tracking_uri, "state": workspace.state}
+    register(ExperimentConfig.load(where), name="mine", prompt="simple")
+    promote(workspace, "mine", 1, force=True, reason="test")
+    config = load(ServeConfig, {**where, "port": port, "engine": engine}).value
+    endpoint = serve_release(config, "mine@champion")
+    try:
+        settings = {"limit": 6, "judge": f"{endpoint.url}/v1#mine", "judge_retries": 1, **where}
+        found = evaluate("embedded", "judge>=0.5", settings=settings, engine=ScriptedEngine())
+    finally:
+        stop(config)
+    assert found.judge is not None
+    assert found.judge.failed == 6
+    assert "judge" not in found.metrics
+    assert not found.passed
+    assert found.gates[0].value is None
+    run = MlflowClient(workspace.tracking_uri).get_run(found.run_id)
+    assert (run.data.metrics["judge_failed"], run.data.metrics["judge_asked"]) == (6, found.judge.asked)

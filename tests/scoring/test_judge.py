@@ -1,6 +1,8 @@
 """A judge on a real server: what is broken is counted, asked again, and never scored in silence."""
 
 import re
+import subprocess
+import sys
 import time
 from typing import Any
 
@@ -189,3 +191,18 @@ def test_a_model_that_judges_itself_is_told(judge: str, model: str, same: bool) 
 def test_settings_that_make_no_judge(bad: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=r"judge|retries"):
         JudgeConfig(**bad)
+
+
+def test_nobody_but_the_judge_is_asked() -> None:
+    """MLflow would look for the model's price on GitHub."""
+    program = (
+        "import sys; asked = set()\n"
+        "sys.addaudithook(lambda event, given: asked.add(given[0]) if event == 'socket.getaddrinfo' else None)\n"
+        "from fledge.scoring._mlflow_judge import open_judge\n"
+        "from fledge.scoring.judge import JudgeConfig\n"
+        "open_judge(JudgeConfig(judge=sys.argv[1])).grade('Why?', 'because it is so')\n"
+        "assert asked == {'127.0.0.1'}, asked\n"
+    )
+    with serve(JudgeServer(_grade)) as server:
+        done = subprocess.run([sys.executable, "-c", program, server.url], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+os.environ.setdefault("MLFLOW_MODEL_CATALOG_URI", "")  # it looks for prices on GitHub before the first question
 
 from mlflow.exceptions import MlflowException
 from mlflow.genai.judges import make_judge
