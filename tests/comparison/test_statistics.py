@@ -11,6 +11,7 @@ from fledge.comparison.statistics import (
     Sample,
     adjust,
     cluster_error,
+    cluster_interval,
     equivalence,
     mean_interval,
     omnibus,
@@ -278,3 +279,11 @@ def test_mean_interval_by_bootstrap_is_skewed_as_the_scores_are() -> None:
     low, high = mean_interval(values)
     assert low < values.mean() < high
     assert high - values.mean() > values.mean() - low
+
+
+def test_one_topic_that_differs_excludes_no_sign() -> None:
+    """Sets of topics alone would give an interval that ends at 0."""
+    gains, topics = np.zeros(60), np.repeat(np.arange(12), 5)
+    gains[3] = -1.0
+    low, high = cluster_interval(gains, topics)
+    assert low < gains.mean() < 0 < high

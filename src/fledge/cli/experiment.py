@@ -67,7 +67,7 @@ def _only_workspace(flags: dict[str, Any], file: Path | None, like: str | None) 
 
 
 def _experiment_table(result: ExperimentResult) -> Table:
-    names = ("token_f1", "exact_match", "success_rate", "latency_mean_s")
+    names = ("token_f1", "exact_match", "judge", *(["success_rate"] if result.failed else []), "latency_mean_s")
     shown = [name for name in names if any(name in arm.metrics for arm in result.arms)]
     rows = [[arm.name, arm.prompt, *(arm.metrics.get(name) for name in shown)] for arm in result.arms]
     return table(f"run {result.run_id}", ["arm", "prompt", *shown], rows)

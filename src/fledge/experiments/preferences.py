@@ -14,6 +14,7 @@ from fledge.experiments._mlflow import load_artifact, load_settings
 from fledge.scoring._mlflow_judge import open_judge
 from fledge.scoring.judge import (
     PREFERENCE,
+    TRY_JUDGE,
     JudgeConfig,
     JudgeCounts,
     JudgeError,
@@ -75,7 +76,7 @@ def with_preferences(
         counts = judge.counts
     found = {two: known[two] for two in different if two in known}
     if different and not found:
-        raise InputError(f"there is no judgement on any of {len(different):,} pairs: {error}", hint="--judge URL#NAME")
+        raise InputError(f"there is no judgement on any of {len(different):,} pairs: {error}", hint=TRY_JUDGE)
 
     values = {row: 0.0 if two.a == two.b else float(found[two].value) for row, two in pairs.items() if _is(two, found)}
     column = pd.Series(values, dtype=float).reindex(table.index)

@@ -8,7 +8,7 @@ import pandas as pd
 
 from fledge.core.errors import InputError
 from fledge.scoring.agreement import Agreement, agreement
-from fledge.scoring.judge import BEST, WORST, Judge, JudgeConfig, JudgeCounts, JudgeError, ask_all
+from fledge.scoring.judge import BEST, TRY_JUDGE, WORST, Judge, JudgeConfig, JudgeCounts, JudgeError, ask_all
 
 Progress = Callable[[int, int, str], None]
 Kind = Literal["grades", "pass or fail", "preferences"]
@@ -101,7 +101,7 @@ def calibrate_judge(
         else:
             found.append((row, *said))
     if not found:
-        raise InputError(f"there is no judgement on any of {len(rows):,} rows: {error}", hint="--judge URL#NAME")
+        raise InputError(f"there is no judgement on any of {len(rows):,} rows: {error}", hint=TRY_JUDGE)
     agreed = agreement([row.label for row, _, _ in found], [value for _, value, _ in found])
     return Calibration(
         judge=judging.judge,

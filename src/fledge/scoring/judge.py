@@ -17,6 +17,7 @@ R = TypeVar("R")
 WORST, BEST = 1, 5
 GIVE_UP = 5  # failures to answer one after the other
 JUDGE = "judge"  # the name of its score
+TRY_JUDGE = "see that a model answers there, and is able to judge; --judge URL#NAME"
 PREFERENCE = "preference"  # that of which of two answers it finds better
 CRITERIA = (
     "Is the answer right and complete? Where there is an expected response, what it says is what counts, not how it is "
@@ -224,7 +225,7 @@ def in_words(counts: JudgeCounts) -> str:
     if counts.retried:
         parts.append(f"{counts.retried:,} of them again, after what was no judgement")
     if counts.failed:
-        parts.append(f"{counts.failed:,} judgements are missing")
+        parts.append(f"{counts.failed:,} judgement{'s are' if counts.failed > 1 else ' is'} missing")
     if counts.inconsistent:
         parts.append(f"{counts.inconsistent:,} pairs were judged otherwise when swapped, and count as ties")
     return "; ".join(parts)
