@@ -77,6 +77,15 @@ def test_a_table_of_scores_alone_has_no_answers() -> None:
     assert "<h2>Other metrics</h2>" not in page
 
 
+def test_metrics_that_never_differ_are_one_line() -> None:
+    page = _page(_table().assign(empty=0.0, refusal=0.0))
+    assert "The same on every question: empty, refusal." in page
+    assert "<td>empty</td>" not in page
+    page = _page(_table()[["question", "arm", "token_f1"]].assign(empty=0.0))
+    assert "The same on every question: empty." in page
+    assert "To look at" not in page
+
+
 def test_holes_and_failed_answers_are_shown() -> None:
     table = _table(5)
     table.loc[1, ["token_f1", "answer", "error"]] = [np.nan, None, "the server was away"]

@@ -45,6 +45,8 @@ def render_report(comparison: Comparison, table: pd.DataFrame, *, run_id: str = 
     of the 200 questions on which arms differ most.
     """
     scores = by_question(table, comparison.metric)
+    findings = explore(table, comparison)
+    telling = {finding.metric for finding in findings if finding.difference or any(finding.ci)}
     environment = Environment(loader=PackageLoader("fledge.comparison"), autoescape=True, undefined=StrictUndefined)
     environment.filters["number"] = _number
     return environment.get_template("comparison.html").render(
@@ -53,7 +55,8 @@ def render_report(comparison: Comparison, table: pd.DataFrame, *, run_id: str = 
         matrix=_matrix(scores, comparison),
         figures=_figures(table, comparison),
         boxes=[svg(boxes(_by_arm(table, name, comparison), name)) for name in ("latency_s", "cost") if name in table],
-        findings=explore(table, comparison),
+        findings=sorted((item for item in findings if item.metric in telling), key=lambda item: item.q),
+        alike=[name for name in dict.fromkeys(item.metric for item in findings) if name not in telling],
         rows=_rows(table, scores, comparison) if "answer" in table else [],
         questions=len(scores.values),
         most=MOST_QUESTIONS,
