@@ -10,7 +10,7 @@ from fledge.comparison.verdict import Comparison
 
 
 class Finding(NamedTuple):
-    """A difference of arm `a` to the baseline on another metric. `q` is the p-value corrected over all findings after
+    """A difference of arm `a` to the baseline on another metric; `ties` are questions without one. `q` is the p-value corrected over all findings after
     Benjamini and Hochberg: of those with q below 5 %, about 5 % are false."""
 
     metric: str
@@ -18,6 +18,7 @@ class Finding(NamedTuple):
     difference: float
     ci: tuple[float, float]
     questions: int
+    ties: int
     p: float
     q: float
 
@@ -34,7 +35,9 @@ def explore(table: pd.DataFrame, comparison: Comparison) -> list[Finding]:
                 sample = scores.pair(arm, comparison.baseline)
                 result = paired_test(sample)
                 interval = (result.low, result.high)
-                found.append(Finding(metric, arm, result.difference, interval, len(sample.a), result.p, result.p))
+                ties = int((sample.differences == 0).sum())
+                figures = (result.difference, interval, len(sample.a), ties, result.p)
+                found.append(Finding(metric, arm, *figures, q=result.p))
     return [
         finding._replace(q=q)
         for finding, q in zip(found, adjust([finding.p for finding in found], "fdr_bh"), strict=True)

@@ -46,7 +46,7 @@ def render_report(comparison: Comparison, table: pd.DataFrame, *, run_id: str = 
     """
     scores = by_question(table, comparison.metric)
     findings = explore(table, comparison)
-    telling = {finding.metric for finding in findings if finding.difference or any(finding.ci)}
+    telling = {finding.metric for finding in findings if finding.ties < finding.questions}
     environment = Environment(loader=PackageLoader("fledge.comparison"), autoescape=True, undefined=StrictUndefined)
     environment.filters["number"] = _number
     return environment.get_template("comparison.html").render(
