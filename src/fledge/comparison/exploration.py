@@ -10,8 +10,8 @@ from fledge.comparison.verdict import Comparison
 
 
 class Finding(NamedTuple):
-    """A difference of arm `a` to the baseline on another metric; `ties` are questions without one. `q` is the p-value corrected over all findings after
-    Benjamini and Hochberg: of those with q below 5 %, about 5 % are false."""
+    """A difference of arm `a` to the baseline on another metric; `ties` are questions without one. `q` is the p-value
+    corrected over all findings after Benjamini and Hochberg: of those with q below 5 %, about 5 % are false."""
 
     metric: str
     a: str
