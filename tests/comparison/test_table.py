@@ -68,6 +68,7 @@ def test_scores_file(tmp_path: Path) -> None:
         ("question,arm,quality\n1,,0.5\n", "row 1: no arm"),
         ("", "No columns to parse"),
         ('question,arm\n1,"a\n', "scores.csv: "),
+        ("question,arm,quality\n1,a,0.5,9\n1,b,0.7,8\n", "more columns than the first line"),
     ],
 )
 def test_scores_files_that_are_none(tmp_path: Path, content: str, problem: str) -> None:

@@ -237,6 +237,28 @@ def test_more_questions_are_asked_for_by_margin_where_there_is_no_difference() -
     assert within < without
 
 
+def test_too_few_questions_for_any_verdict_ask_for_enough() -> None:
+    """Two questions that differ alike: sign flips of five give no 5 %. All pass: Tango's limit needs 52 for 5 points."""
+    pair = compare_scores(_table(a=[0.1, 0.2], b=[0.2, 0.3]), "quality").pairs[0]
+    assert pair.needed_questions == 4
+    for count, verdict, needed in ((10, "inconclusive", 42), (51, "inconclusive", 1), (52, "equivalent", None)):
+        table = _table(a=[1.0] * count, b=[1.0] * count)
+        pair = compare_scores(table, "quality", CompareOptions(margin=0.05)).pairs[0]
+        assert (pair.verdict, pair.needed_questions) == (verdict, needed)
+
+
+def test_rows_that_are_there_twice_are_told() -> None:
+    table = _table(a=_noise(0.5, 1, 12), b=_noise(0.5, 2, 12))
+    (note,) = compare_scores(pd.concat([table, table.head(1)]), "quality").notes
+    assert note.startswith("1 row of a question and arm that have one")
+    assert compare_scores(table, "quality").notes == ()
+
+
+def test_numbers_too_large_to_reckon_with() -> None:
+    with pytest.raises(InputError, match=r"row 1: 1e\+308 is too large"):
+        compare_scores(_table(a=[1e308] * 9, b=[-1e308] * 9), "quality")
+
+
 def test_what_was_asked_for_is_enough() -> None:
     """As many questions as `needed_questions` says find a difference like the one seen in about 80 of 100 cases."""
     first = compare_scores(_table(a=_noise(0.5, 1, 20), b=_noise(0.53, 9, 20)), "quality").pairs[0]

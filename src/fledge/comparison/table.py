@@ -1,5 +1,6 @@
 """Tables of scores: read, checked, and averaged to one score for each question and arm."""
 
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 from fledge.comparison.statistics import Numbers, Sample
 from fledge.core.errors import InputError
 
+LARGEST = 1e100  # its square is a number still
 COLUMNS = ("question", "arm", "sample", "topic")  # of a long table; every other column of numbers is a metric
 
 
@@ -82,7 +84,11 @@ def read_scores(source: str | pd.DataFrame) -> pd.DataFrame:
 
 def _read(path: str) -> pd.DataFrame:
     try:
-        return pd.read_csv(path, dtype={name: str for name in COLUMNS if name != "sample"})
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", pd.errors.ParserWarning)  # pandas would drop or shift columns
+            return pd.read_csv(path, dtype={name: str for name in COLUMNS if name != "sample"}, index_col=False)
+    except pd.errors.ParserWarning:
+        raise InputError(f"{path}: rows have more columns than the first line", hint="name every column") from None
     except FileNotFoundError:
         raise InputError(f"{path}: there is no such file", hint="check the path given to --scores") from None
     except (ValueError, OSError) as error:
@@ -139,6 +145,13 @@ def score_questions(table: pd.DataFrame, metric: str) -> Scores | None:
     return Scores(metric, tuple(map(str, arms)), values, passes, topics, tuple(map(int, missing)))
 
 
+def repeated_in_words(table: pd.DataFrame) -> Iterator[str]:
+    """What was averaged though nothing says that it are samples."""
+    count = 0 if "sample" in table else int(table.duplicated(["question", "arm"]).sum())
+    if count:
+        yield f"{count:,} row{'' if count == 1 else 's'} of a question and arm that have one: averaged, as samples"
+
+
 def missing_in_words(scores: Scores) -> Iterator[str]:
     """What is not there: cells without a score, and questions that not every arm has."""
     for arm, count in zip(scores.arms, scores.missing, strict=True):
@@ -151,7 +164,7 @@ def missing_in_words(scores: Scores) -> Iterator[str]:
 
 def _numbers(column: "pd.Series[Any]", metric: str) -> Numbers:
     if pd.api.types.is_numeric_dtype(column) or pd.api.types.is_bool_dtype(column):
-        return column.to_numpy(dtype=np.float64, na_value=np.nan)
+        return _refuse_large(column.to_numpy(dtype=np.float64, na_value=np.nan), metric)
     numbers = pd.to_numeric(column, errors="coerce")
     wrong = numbers.isna() & column.notna() & (column.astype(str).str.strip() != "")
     if wrong.any():
@@ -160,7 +173,17 @@ def _numbers(column: "pd.Series[Any]", metric: str) -> Numbers:
             f"column {metric}, row {place + 1}: {str(column.iloc[place])[:80]!r} is no number",
             hint="leave a cell empty where there is no score",
         )
-    return numbers.to_numpy(dtype=np.float64, na_value=np.nan)
+    return _refuse_large(numbers.to_numpy(dtype=np.float64, na_value=np.nan), metric)
+
+
+def _refuse_large(numbers: Numbers, metric: str) -> Numbers:
+    large = np.isfinite(numbers) & (np.abs(numbers) > LARGEST)
+    if large.any():
+        place = int(np.flatnonzero(large)[0])
+        raise InputError(
+            f"column {metric}, row {place + 1}: {numbers[place]:g} is too large to reckon with", hint="use another unit"
+        )
+    return numbers
 
 
 def _topics(table: pd.DataFrame, question_codes: NDArray[np.intp], questions: Any) -> NDArray[np.intp] | None:

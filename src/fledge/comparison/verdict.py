@@ -7,6 +7,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import pandas as pd
+from scipy import stats
 
 from fledge.comparison.guards import Guard, GuardResult, check_guard, read_guard
 from fledge.comparison.power import (
@@ -29,7 +30,7 @@ from fledge.comparison.statistics import (
     one_sided,
     paired_test,
 )
-from fledge.comparison.table import Scores, by_question, metrics, missing_in_words
+from fledge.comparison.table import Scores, by_question, metrics, missing_in_words, repeated_in_words
 from fledge.core.errors import InputError
 
 Verdict = Literal["better", "worse", "equivalent", "inconclusive"]
@@ -233,7 +234,7 @@ def compare_scores(
         leader=_leader(scores, arms, sign),
         planned=planned,
         exploratory=planned is not None and planned.get("metric") != metric,
-        notes=tuple(_notes(scores, tested, options)),
+        notes=tuple(_notes(table, scores, tested, options)),
     )
 
 
@@ -342,13 +343,21 @@ def _needed(item: _Tested, options: CompareOptions, alpha: float) -> int | None:
     else:
         totals = [questions_needed(result.difference, result.spread, power=POWER, alpha=alpha)]
     if options.margin is not None:
-        totals.append(questions_for_equivalence(options.margin, result.spread, power=POWER, alpha=alpha))
-    enough = [total for total in totals if total is not None]
+        total = questions_for_equivalence(options.margin, result.spread, power=POWER, alpha=alpha)
+        if total is not None and result.test.startswith("mcnemar"):  # Tango's limit, where all agree
+            total = max(total, math.ceil(stats.norm.isf(alpha) ** 2 * (1 / options.margin - 1)))
+        totals.append(total)
+    enough = [max(total, _fewest(result.test, alpha)) for total in totals if total is not None]
     return max(1, min(enough) - count) if enough else None
 
 
-def _notes(scores: Scores, tested: Sequence[_Tested], options: CompareOptions) -> list[str]:
-    notes = list(missing_in_words(scores))
+def _fewest(test: str, alpha: float) -> int:
+    """Questions below which sign flips cannot reach alpha."""
+    return math.ceil(math.log2(2 / alpha)) if test in ("permutation", "wilcoxon") else 1
+
+
+def _notes(table: pd.DataFrame, scores: Scores, tested: Sequence[_Tested], options: CompareOptions) -> list[str]:
+    notes = [*missing_in_words(scores), *repeated_in_words(table)]
     clustered = [item.sample.clusters for item in tested if item.sample.clusters is not None]
     if clustered and options.test == "auto":
         count = len(np.unique(clustered[0]))
