@@ -238,7 +238,7 @@ def test_more_questions_are_asked_for_by_margin_where_there_is_no_difference() -
 
 
 def test_too_few_questions_for_any_verdict_ask_for_enough() -> None:
-    """Two questions that differ alike: sign flips of five give no 5 %. All pass: Tango's limit needs 52 for 5 points."""
+    """Two that differ alike: sign flips of five give no 5 %. All pass: Tango's limit needs 52 for 5 points."""
     pair = compare_scores(_table(a=[0.1, 0.2], b=[0.2, 0.3]), "quality").pairs[0]
     assert pair.needed_questions == 4
     for count, verdict, needed in ((10, "inconclusive", 42), (51, "inconclusive", 1), (52, "equivalent", None)):
