@@ -50,6 +50,14 @@ def test_full_agreement_on_few_labels_proves_little() -> None:
     assert many[0] > 0.9
 
 
+def test_the_opposite_on_every_row() -> None:
+    found = agreement([0.0, 1.0] * 4, [1.0, 0.0] * 4)
+    assert found.kappa == -1.0
+    assert found.ci is not None
+    assert found.ci[0] == -1.0
+    assert -1.0 < found.ci[1] < 0.5
+
+
 def test_one_label_only_has_no_kappa() -> None:
     found = agreement([1.0, 1.0], [1.0, 0.0])
     assert (found.kappa, found.ci, found.agreed) == (None, None, 0.5)

@@ -89,8 +89,39 @@ def test_none_is_no_score_and_no_error() -> None:
 
 
 def test_a_name_of_fledge_is_taken() -> None:
-    with pytest.raises(InputError, match="has a scorer 'bleu' itself"):
+    with pytest.raises(InputError, match="fledge has 'bleu' itself"):
         scorer(polite, name="bleu")
+
+
+@pytest.mark.parametrize("name", ["answer", "error", "sample", "cells", "judge", "a b", "<lambda>"])
+def test_a_name_that_something_else_has(name: str) -> None:
+    with pytest.raises(InputError, match=r"itself|cannot be the name"):
+        scorer(len, name=name)
+
+
+def test_two_of_one_name_are_refused(tmp_path: Path) -> None:
+    for file, value in (("one.py", 1), ("two.py", 0)):
+        (tmp_path / file).write_text(f"def polite(answer):\n    return {value}\n")
+    with pytest.raises(InputError, match="two scorers are called 'polite'"):
+        chosen((f"{tmp_path / 'one.py'}:polite", f"{tmp_path / 'two.py'}:polite"))
+
+
+def test_a_file_tells_name_and_direction_itself(tmp_path: Path) -> None:
+    (tmp_path / "told.py").write_text(
+        "import fledge\n@fledge.scorer(name='rude', higher_is_better=False)\ndef rudeness(answer):\n    return 0.5\n"
+    )
+    found = find(f"{tmp_path / 'told.py'}:rudeness")
+    assert (found.name, found.higher_is_better) == ("rude", False)
+    assert direction_of("rude") is False
+
+
+def test_a_scorer_that_ends_the_process_fails_like_any_other(tmp_path: Path) -> None:
+    (tmp_path / "quits.py").write_text("def quits(answer):\n    raise SystemExit(0)\n")
+    found = score(FULL, (find(f"{tmp_path / 'quits.py'}:quits"),))
+    assert found.errors == {"quits": "SystemExit: 0"}
+    (tmp_path / "ends.py").write_text("import sys\nsys.exit()\n")
+    with pytest.raises(InputError, match="SystemExit"):
+        find(f"{tmp_path / 'ends.py'}:x")
 
 
 def test_scorers_from_a_file(tmp_path: Path) -> None:

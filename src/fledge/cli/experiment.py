@@ -25,7 +25,7 @@ from fledge.experiments.run import ExperimentResult, resume_experiment, run_expe
 def experiment(config: Path | None, like: str | None, resume: str | None, as_json: bool, **flags: Any) -> None:
     """Ask all questions with all prompts; runs, traces, tables and a plot go to MLflow."""
     with cells_progress("asking") as progress:
-        if resume:
+        if resume is not None:
             workspace = _only_workspace(flags, config, like)
             result = resume_experiment(workspace, resume, progress=progress, say=message)
         else:

@@ -74,6 +74,10 @@ def main() -> NoReturn:
     for number in (signal.SIGINT, signal.SIGTERM):  # also where the shell that started us had them ignored
         signal.signal(number, _interrupt)
     debug = "--debug" in sys.argv
+    if "--json" in sys.argv:
+        from fledge.cli.output import keep_stdout
+
+        keep_stdout()
     try:
         code = app.main(standalone_mode=False)
     except click.exceptions.Abort:

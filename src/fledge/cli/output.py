@@ -2,9 +2,10 @@
 
 import contextlib
 import json
+import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, TextIO
 
 import click
 from rich.console import Console
@@ -39,10 +40,25 @@ def show_error(text: str, hint: str = "") -> None:
         console.print(Text.assemble(("try: ", "bold"), hint), soft_wrap=True)
 
 
+_document: TextIO | None = None
+
+
+def keep_stdout() -> None:
+    """Keep stdout for the one document of `--json`: what else is printed there, also by libraries, goes to stderr."""
+    global _document  # noqa: PLW0603 (a process has one stdout)
+    if sys.stdout is None or sys.stderr is None:  # closed by whoever started us
+        return
+    sys.stdout.flush()
+    _document = os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="utf-8")
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+
+
 def emit(as_json: bool, value: Any, *shown: str | Text | Table) -> None:
     """Print a result: `value` as JSON, or `shown` for people, one below the other."""
     if as_json:
-        sys.stdout.write(json.dumps(jsonable(value), indent=2, allow_nan=False) + "\n")
+        out = _document or sys.stdout
+        out.write(json.dumps(jsonable(value), indent=2, allow_nan=False) + "\n")
+        out.flush()
         return
     console = Console(highlight=False)
     for item in shown:

@@ -1,6 +1,5 @@
 """Tables of scores: read, checked, and averaged to one score for each question and arm."""
 
-import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -10,6 +9,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from fledge.comparison.statistics import Numbers, Sample
+from fledge.core.csv_files import read_csv
 from fledge.core.errors import InputError
 
 LARGEST = 1e100  # its square is a number still
@@ -71,7 +71,11 @@ class Scores:
 def read_scores(source: str | pd.DataFrame) -> pd.DataFrame:
     """A long table, from a CSV file or as it is, with at least the columns `question`, `arm` and one metric."""
     where = source if isinstance(source, str) else "the table"
-    table = _read(source) if isinstance(source, str) else source.reset_index(drop=True)
+    if isinstance(source, str):
+        texts = {name: str for name in COLUMNS if name != "sample"}
+        table = read_csv(source, "--scores", "columns: question, arm, and one for each metric", dtype=texts)
+    else:
+        table = source.reset_index(drop=True)
     missing = [name for name in ("question", "arm") if name not in table]
     if missing:
         raise InputError(f"{where}: no column {', '.join(missing)}", hint="columns: question, arm, and metrics")
@@ -80,19 +84,6 @@ def read_scores(source: str | pd.DataFrame) -> pd.DataFrame:
             row = int(np.flatnonzero(table[name].isna())[0]) + 1
             raise InputError(f"{where}, row {row}: no {name}", hint="give every row a question and an arm")
     return table
-
-
-def _read(path: str) -> pd.DataFrame:
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", pd.errors.ParserWarning)  # pandas would drop or shift columns
-            return pd.read_csv(path, dtype={name: str for name in COLUMNS if name != "sample"}, index_col=False)
-    except pd.errors.ParserWarning:
-        raise InputError(f"{path}: rows have more columns than the first line", hint="name every column") from None
-    except FileNotFoundError:
-        raise InputError(f"{path}: there is no such file", hint="check the path given to --scores") from None
-    except (ValueError, OSError) as error:
-        raise InputError(f"{path}: {error}", hint="columns: question, arm, and one for each metric") from None
 
 
 def pick_metric(table: pd.DataFrame, metric: str | None) -> str:

@@ -51,14 +51,15 @@ def agreement(people: Sequence[float], judge: Sequence[float]) -> Agreement:
 def _wilson(table: NDArray[np.int_], labels: NDArray[np.float64]) -> list[float]:
     """Limits of kappa from those of the (weighted) share that agrees, its chance taken as known.
 
-    Near misses spread less than hits and misses do, which counts as more labels; one full miss more than was seen
-    keeps that from few of them.
+    Near misses spread less than hits and misses do, which counts as more labels; one full miss more than was seen, or
+    hit where most are misses, keeps that from few of them.
     """
     n = float(table.sum())
     hits = 1 - np.abs(labels[:, None] - labels) / (labels[-1] - labels[0])
     chance = float((hits * np.outer(table.sum(axis=1), table.sum(axis=0))).sum()) / n**2
     share, square = float((hits * table).sum()), float((hits**2 * table).sum())
-    mean = share / (n + 1)
-    worth = n * mean * (1 - mean) / (square / (n + 1) - mean**2)
+    more = float(share < n / 2)
+    mean = (share + more) / (n + 1)
+    worth = n * mean * (1 - mean) / ((square + more) / (n + 1) - mean**2)
     limits = proportion_confint(share / n * worth, worth, method="wilson")
     return [(float(limit) - chance) / (1 - chance) for limit in limits]

@@ -6,6 +6,7 @@ from typing import Any, Literal, NamedTuple
 
 import pandas as pd
 
+from fledge.core.csv_files import read_csv
 from fledge.core.errors import InputError
 from fledge.scoring.agreement import Agreement, agreement
 from fledge.scoring.judge import BEST, TRY_JUDGE, WORST, Judge, JudgeConfig, JudgeCounts, JudgeError, ask_all
@@ -118,7 +119,10 @@ def calibrate_judge(
 def read_labels(source: str | pd.DataFrame) -> tuple[Kind, list[Labelled]]:
     """The labels of a file and their kind. Raises `InputError` for what is no file of labels, with the row."""
     where = source if isinstance(source, str) else "the table"
-    table = (_read(source) if isinstance(source, str) else source.astype(object).where(source.notna(), "")).astype(str)
+    if isinstance(source, str):
+        table = read_csv(source, "--labels", HINT, dtype=str, keep_default_na=False)
+    else:
+        table = source.astype(object).where(source.notna(), "").astype(str)
     paired = "a" in table and "b" in table
     needed = ("question", "a", "b", "label") if paired else ("question", "answer", "label")
     missing = [name for name in needed if name not in table]
@@ -149,15 +153,6 @@ def _kind(paired: bool, said: set[str]) -> tuple[Kind, dict[str, float]]:
     if paired:
         return "preferences", PREFERRED
     return ("pass or fail", PASSED) if said <= set(PASSED) else ("grades", GRADED)
-
-
-def _read(path: str) -> pd.DataFrame:
-    try:
-        return pd.read_csv(path, dtype=str, keep_default_na=False)
-    except FileNotFoundError:
-        raise InputError(f"{path}: there is no such file", hint="check the path given to --labels") from None
-    except (ValueError, OSError) as error:
-        raise InputError(f"{path}: {error}", hint=HINT) from None
 
 
 def _judged(judge: Judge, kind: Kind, row: Labelled) -> tuple[float, str]:

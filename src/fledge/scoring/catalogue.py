@@ -3,7 +3,9 @@
 import importlib
 import importlib.util
 import math
+import re
 import sys
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final, NamedTuple, overload
@@ -63,6 +65,14 @@ DERIVED: Final[dict[str, bool | None]] = {
     PREFERENCE: True,
     JUDGE: True,
 }
+# Columns of the table of answers, and figures of an arm.
+RESERVED: Final = frozenset(
+    {
+        *("question_id", "question", "topic", "reference", "arm", "sample", "answer", "text", "error", "finish_reason"),
+        *("turns_left_out", "score_errors", "trace_id", "cells", "failed", "seconds", "success", "question_quality"),
+        *("effectiveness", "latency_mean_s", "ttft_mean_s"),
+    }
+)
 _own: dict[str, Scorer] = {}
 
 
@@ -112,8 +122,10 @@ def scorer(
 
     def register(given: Function) -> Function:
         called = name or given.__name__
-        if called in BUILT_IN or called in DERIVED:
-            raise InputError(f"fledge has a scorer {called!r} itself", hint="give yours another name")
+        if called in BUILT_IN or called in DERIVED or called in RESERVED:
+            raise InputError(f"fledge has {called!r} itself", hint="give your scorer another name")
+        if not re.fullmatch(r"[A-Za-z_]\w{0,99}", called):
+            raise InputError(f"{called!r} cannot be the name of a scorer", hint="letters, digits and '_': name=...")
         _own[called] = Scorer(called, given, higher_is_better, low, high, default=False)
         return given
 
@@ -135,8 +147,10 @@ def find(name: str) -> Scorer:
     found = getattr(_module(place, name), function, None)
     if not callable(found):
         raise InputError(f"{place} has no function {function!r}", hint=f"define it there: def {function}(answer): ...")
-    if _own.get(function) is None or _own[function].function is not found:
-        scorer(found)  # unless the file did so itself, and told its direction
+    for item in _own.values():  # the file may have told its name and direction itself
+        if item.function is found:
+            return item
+    scorer(found, name=function)
     return _own[function]
 
 
@@ -146,7 +160,11 @@ def chosen(names: Sequence[str]) -> tuple[Scorer, ...]:
         return tuple(item for item in BUILT_IN.values() if item.default)
     every = [item for item in BUILT_IN.values() if not item.recorded]
     found = [item for name in names for item in (every if name == "all" else [find(name)])]
-    return tuple(dict.fromkeys(item for item in found if not item.recorded))
+    distinct = tuple(dict.fromkeys(item for item in found if not item.recorded))
+    twice = [name for name, count in Counter(item.name for item in distinct).items() if count > 1]
+    if twice:
+        raise InputError(f"two scorers are called {twice[0]!r}", hint="give one another name: fledge.scorer(name=...)")
+    return distinct
 
 
 def score(response: Response, scorers: Sequence[Scorer]) -> Scores:
@@ -158,7 +176,7 @@ def score(response: Response, scorers: Sequence[Scorer]) -> Scores:
             continue
         try:
             found = item(response)
-        except Exception as error:  # noqa: BLE001 (a user's function may raise anything; the answer is kept)
+        except (Exception, SystemExit) as error:  # noqa: BLE001 (a user's function; the answer is kept)
             errors[item.name] = f"{type(error).__name__}: {error}"[:500]
             continue
         if found is not None:
@@ -195,7 +213,7 @@ def _module(place: str, name: str) -> object:
         return sys.modules[title]
     except FileNotFoundError:
         raise InputError(f"{place}: there is no such file", hint="check the path given to --scorers") from None
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         sys.modules.pop(f"fledge_scorers_{Path(place).stem}", None)
         hint = "mend the file, or check the name: my_scorers.py:function"
         raise InputError(f"scorer {name!r}: {type(error).__name__}: {error}", hint=hint) from error

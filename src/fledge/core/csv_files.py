@@ -1,0 +1,25 @@
+"""CSV files of users."""
+
+import warnings
+from typing import Any
+
+import pandas as pd
+
+from fledge.core.errors import InputError
+
+
+def read_csv(path: str, flag: str, hint: str, **options: Any) -> pd.DataFrame:
+    """A CSV file that a user named with `flag`; `options` are pandas's. Raises `InputError` for what is none, and where
+    rows have more columns than the first line, of which pandas would make an index."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", pd.errors.ParserWarning)
+            table: pd.DataFrame = pd.read_csv(path, index_col=False, **options)
+            return table
+    except pd.errors.ParserWarning:
+        problem, hint = "rows have more columns than the first line", 'texts with commas between double quotes: "a, b"'
+    except FileNotFoundError:
+        problem, hint = "there is no such file", f"check the path given to {flag}"
+    except (ValueError, OSError) as error:
+        problem = str(error)
+    raise InputError(f"{path}: {problem}", hint=hint) from None
