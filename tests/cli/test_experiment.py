@@ -3,6 +3,9 @@
 import json
 from pathlib import Path
 
+import pytest
+from mlflow import MlflowClient
+
 from fledge.core.settings import Workspace
 from tests.conftest import Run
 
@@ -21,3 +24,40 @@ def test_an_empty_run_is_no_new_experiment(fledge: Run, tmp_path: Path) -> None:
     done = fledge("experiment", "--resume", "", cwd=tmp_path)
     assert (done.returncode, "no experiment" in done.stderr) == (2, True)
     assert not (tmp_path / "mlflow.db").exists()
+
+
+@pytest.mark.parametrize(
+    ("content", "flags", "said"),
+    [
+        ("arms: [{prompt: simple}]", ("--prompts", "expert"), "--prompts would say it again"),
+        ("questions: 2024-13-45", (), "month must be in 1..12"),
+        ("{1: 2, a: 3}", (), "no setting"),
+    ],
+)
+def test_files_of_settings_that_are_none(
+    fledge: Run, tmp_path: Path, content: str, flags: tuple[str, ...], said: str
+) -> None:
+    (tmp_path / "mine.yaml").write_text(content)
+    done = fledge("experiment", "--config", "mine.yaml", *flags, cwd=tmp_path)
+    assert done.returncode == 2
+    assert said in done.stderr
+
+
+def test_a_state_folder_that_cannot_be_leaves_no_run(fledge: Run, workspace: Workspace, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    flags = ("--engine", "scripted", "--prompts", "simple", "--limit", "2", "--state", "file/x")
+    done = fledge("experiment", *flags, cwd=tmp_path)
+    assert (done.returncode, "cannot create" in done.stderr) == (1, True)
+    client = MlflowClient(workspace.tracking_uri)
+    assert client.search_runs([found.experiment_id for found in client.search_experiments()]) == []
+
+
+def test_a_scorer_that_is_gone_is_no_damaged_journal(fledge: Run, workspace: Workspace, tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text("def one(answer):\n    return 1\n")
+    flags = ("--engine", "scripted", "--prompts", "simple", "--limit", "2", "--scorers", "mine.py:one", "--json")
+    run_id = json.loads(fledge("experiment", *flags, cwd=tmp_path).stdout)["run_id"]
+    (tmp_path / "mine.py").rename(tmp_path / "other.py")
+    done = fledge("experiment", "--resume", run_id, cwd=tmp_path)
+    assert done.returncode == 2
+    assert "no such file" in done.stderr
+    assert "damaged" not in done.stderr

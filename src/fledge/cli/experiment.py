@@ -43,7 +43,7 @@ def experiment(config: Path | None, like: str | None, resume: str | None, as_jso
 
 def _configured(flags: dict[str, Any], file: Path | None, like: str | None) -> ExperimentConfig:
     if like is None:
-        return ExperimentConfig.load(flags, file=file)
+        return _one_way(ExperimentConfig.load(flags, file=file), flags)
     if file is not None:
         raise InputError("--config and --like both name settings", hint="give one of them")
     from fledge.experiments._mlflow import load_settings
@@ -51,7 +51,15 @@ def _configured(flags: dict[str, Any], file: Path | None, like: str | None) -> E
 
     given = {name: value for name, value in flags.items() if value is not None}
     settings = load_settings(connect(load(Workspace, flags).value.tracking), like)
-    return ExperimentConfig.load({**settings, **given})
+    return _one_way(ExperimentConfig.load({**settings, **given}), flags)
+
+
+def _one_way(config: ExperimentConfig, flags: dict[str, Any]) -> ExperimentConfig:
+    """Raise `InputError` for flags that arms leave without any meaning."""
+    idle = [f"--{name.replace('_', '-')}" for name in ("prompts", "more_models") if flags.get(name) is not None]
+    if config.arms and idle:
+        raise InputError(f"arms say what is asked; {', '.join(idle)} would say it again", hint="add an arm instead")
+    return config
 
 
 def _only_workspace(flags: dict[str, Any], file: Path | None, like: str | None) -> Workspace:

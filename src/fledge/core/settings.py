@@ -101,7 +101,7 @@ def load(
     environ = os.environ if environ is None else environ
     known = list(options(cls))
     path, content = file or ("", {})
-    unknown = sorted(set(content) - {item.name for item in known})
+    unknown = sorted(set(content) - {item.name for item in known}, key=str)
     if unknown:
         raise InputError(f"{path}: no setting {', '.join(map(repr, unknown))}", hint="fledge config show")
     values: dict[str, Any] = {}

@@ -148,7 +148,7 @@ def _read(path: Path) -> dict[str, Any]:
         content = tomllib.loads(text) if path.suffix == ".toml" else yaml.safe_load(text)
     except FileNotFoundError:
         raise InputError(f"{path}: there is no such file", hint="check the path given to --config") from None
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, yaml.YAMLError) as error:
+    except (OSError, ValueError, yaml.YAMLError) as error:  # a ValueError of a date with month 13, too
         raise InputError(f"{path}: {error}", hint="write settings as TOML or YAML") from None
     if not isinstance(content, dict):
         raise InputError(f"{path}: no settings in it", hint="one to a line, as in: samples: 3")

@@ -81,6 +81,13 @@ class Journal:
                 hint="resume it in the folder where it ran, or name that with --state",
             ) from None
         except ValidationError as error:
+            refused = [
+                item["msg"].removeprefix("Value error, ") for item in error.errors() if item["type"] == "value_error"
+            ]
+            if refused:  # it was good when it was written
+                raise InputError(
+                    f"experiment {run_id} cannot go on: {refused[0]}", hint="put back what is missing"
+                ) from None
             raise FledgeError(
                 f"{folder / 'plan.json'} is damaged in {error.error_count()} places", hint="start a new experiment"
             ) from None

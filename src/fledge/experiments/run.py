@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from fledge.core import state
 from fledge.core.errors import FledgeError, InputError
 from fledge.core.interrupts import uninterrupted
 from fledge.core.settings import Workspace
@@ -107,6 +108,7 @@ def run_experiment(
         ]
         built += own_arms(chains, built)
         started = {name: (models[name], engines[name].info) for name in models}
+        state.ensure(config.state_dir / "experiments")  # before there are runs that nothing could end
         plan = start_runs(client, config, built, asked_for, started, store)
         journal = Journal.create(plan)
         stack.callback(journal.close)
