@@ -1,5 +1,12 @@
 """Experiments with a judge: on a real server that breaks three of ten answers."""
 
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +21,7 @@ from fledge.models.scripted import ScriptedEngine
 from fledge.registry.release import promote, register
 from fledge.supervision.endpoints import ServeConfig, stop
 from fledge.supervision.endpoints import serve as serve_release
+from tests.conftest import Run
 from tests.scoring.judge_server import JudgeServer, serve
 
 
@@ -88,3 +96,30 @@ def test_our_own_endpoint_as_a_judge(workspace: Workspace, port: int, engine: st
     assert found.gates[0].value is None
     run = MlflowClient(workspace.tracking_uri).get_run(found.run_id)
     assert (run.data.metrics["judge_failed"], run.data.metrics["judge_asked"]) == (6, found.judge.asked)
+
+
+@pytest.mark.slow
+def test_ctrl_c_asks_the_judge_no_more_and_the_rest_is_judged_later(
+    fledge: Run, workspace: Workspace, tmp_path: Path
+) -> None:
+    with serve(JudgeServer(_grade, hang_s=0.5)) as server:
+        flags = ("--engine", "scripted", "--prompts", "simple", "--limit", "16", "--judge", server.url)
+        command = [sys.executable, "-m", "fledge", "experiment", *flags, "--judge-concurrency", "2", "--json"]
+        clean = {name: value for name, value in os.environ.items() if not name.startswith("MLFLOW_")}
+        running = subprocess.Popen(command, cwd=tmp_path, env=clean, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        while len(server.bodies) < 5:
+            time.sleep(0.05)
+        asked, began = len(server.bodies), time.monotonic()
+        running.send_signal(signal.SIGINT)
+        _, told = running.communicate(timeout=60)
+        assert running.returncode == 130
+        assert time.monotonic() - began < 5
+        assert len(server.bodies) <= asked + 2
+        run_id = re.search(r"--resume ([0-9a-f]{32})", told.decode())
+        assert run_id is not None
+        server.hang_s = 0.0
+        done = fledge("experiment", "--resume", run_id[1], "--json", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert found["judge"]["asked"] == len(server.bodies)
+    assert len(load_table(MlflowClient(workspace.tracking_uri), run_id[1])["judge"].dropna()) == 16

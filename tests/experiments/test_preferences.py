@@ -75,6 +75,16 @@ def test_a_judge_decides(workspace: Workspace, run_id: str) -> None:
     assert "40 pairs of the same text" in notes
 
 
+def test_another_baseline_asks_nothing_twice(workspace: Workspace, run_id: str) -> None:
+    with serve(JudgeServer(_longer)) as server:
+        first = _judged(workspace, run_id, server)
+        asked = len(server.bodies)
+        turned = _judged(workspace, run_id, server, baseline="expert")
+        assert len(server.bodies) == asked
+    assert first.pairs[0].difference == 1
+    assert {pair.difference for pair in turned.pairs} == {-1}
+
+
 def test_another_criterion_is_another_judgement(workspace: Workspace, run_id: str) -> None:
     with serve(JudgeServer(_longer)) as server:
         _judged(workspace, run_id, server)

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fledge.core.errors import InputError
-from fledge.questions.files import jsonl, write_file
+from fledge.questions.files import jsonl, read_file, write_file
 from fledge.questions.question_set import Question, QuestionSet, default_questions
 from fledge.questions.sources import read, read_questions
 
@@ -253,3 +253,29 @@ def test_a_hundred_thousand_questions_take_seconds(tmp_path: Path, suffix: str) 
     started = time.process_time()
     assert len(read_questions(path).questions) == 100_000
     assert time.process_time() - started < 15  # 2 s on a quiet machine of 2026
+
+
+def test_a_name_twice_in_an_object_is_an_error(tmp_path: Path) -> None:
+    path = tmp_path / "q.jsonl"
+    path.write_text('{"question": "a?", "question": "b?"}\n')
+    with pytest.raises(InputError, match="'question' twice in one object"):
+        read_file(path).question_set()
+
+
+def test_what_replaces_a_private_file_is_private(tmp_path: Path) -> None:
+    path, link = tmp_path / "q.csv", tmp_path / "link.csv"
+    path.write_text("")
+    path.chmod(0o600)
+    link.symlink_to(path)
+    write_file(QuestionSet("x", (Question("1", "a?"),)), link, overwrite=True)
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert link.is_symlink()
+    assert len(read_file(path).questions) == 1
+    with pytest.raises(InputError, match="cannot be written"):
+        write_file(QuestionSet("x", (Question("1", "a?"),)), tmp_path / f"{'x' * 300}.csv")
+
+
+def test_a_long_question_in_csv(tmp_path: Path) -> None:
+    path = tmp_path / "q.csv"
+    path.write_text(f"question\n{'a' * 150_000}?\n")
+    assert len(read_file(path).questions[0].question) == 150_001

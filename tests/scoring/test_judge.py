@@ -187,7 +187,16 @@ def test_a_model_that_judges_itself_is_told(judge: str, model: str, same: bool) 
     assert bool(same_model(judge, model)) == same
 
 
-@pytest.mark.parametrize("bad", [{"judge": "gpt"}, {"judge": "http://u:p@h/v1"}, {"judge_retries": -1}])
+@pytest.mark.parametrize(
+    "bad",
+    [
+        {"judge": "gpt"},
+        {"judge": "http://u:p@h/v1"},
+        {"judge": "http://key@h/v1"},
+        {"judge": "http://h/v1?key=x"},
+        {"judge_retries": -1},
+    ],
+)
 def test_settings_that_make_no_judge(bad: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=r"judge|retries"):
         JudgeConfig(**bad)

@@ -12,7 +12,7 @@ from fledge.core.errors import InputError
 from fledge.experiments.config import ArmConfig, ExperimentConfig
 from fledge.models.engine import GenerationParams
 from fledge.prompts.prompt import Prompt
-from fledge.questions.question_set import Question, QuestionSet
+from fledge.questions.question_set import KNOWN, Question, QuestionSet
 
 # What MLflow calls a prompt's settings, and the field of GenerationParams that it sets.
 PROMPT_SETTINGS = {
@@ -23,6 +23,7 @@ PROMPT_SETTINGS = {
     "stop_sequences": "stop",
 }
 
+HIDDEN = tuple(name for name in KNOWN if name != "question")
 _SINGLE_BRACES = re.compile(r"(?<!\{)\{([A-Za-z_]\w*)\}(?!\})")
 
 
@@ -125,6 +126,9 @@ def check_variables(arms: Sequence[Arm], questions: QuestionSet) -> None:
         if arm.prompt is None:
             continue
         for name in arm.prompt.variables:
+            if name in HIDDEN and name not in columns:
+                what = f"prompt {arm.label} asks for {name!r}, which no model is shown"
+                raise InputError(what, hint="a prompt takes question, and further columns")
             for item in questions.questions:
                 if name not in item.variables:
                     raise InputError(

@@ -107,7 +107,7 @@ def ask(
 
     def one(cell: Cell) -> Answer | None:
         answer = _ask(cell, chains[cell.arm, cell.sample], scorers, traced)
-        if answer.error and stopped.is_set():  # it was broken off, which says nothing of the cell
+        if (answer.error or answer.score_errors) and stopped.is_set():  # broken off, which says nothing of the cell
             return None
         keep(answer)
         return answer

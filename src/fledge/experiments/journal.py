@@ -16,6 +16,7 @@ from fledge.experiments.arms import Arm
 from fledge.experiments.cells import Answer, Cell, order_cells
 from fledge.experiments.config import ExperimentConfig
 from fledge.questions.question_set import QuestionSet
+from fledge.scoring.judge import JudgeCounts
 
 
 @dataclass(frozen=True)
@@ -101,6 +102,18 @@ class Journal:
             return int(json.loads((self.folder / "sent.json").read_text()))
         except FileNotFoundError:
             return 0
+
+    @property
+    def judge_counts(self) -> JudgeCounts:
+        """What the judge did so far, but for parts that were killed."""
+        try:
+            return JudgeCounts(*json.loads((self.folder / "judge.json").read_text()))
+        except FileNotFoundError:
+            return JudgeCounts()
+
+    def add_judge_counts(self, more: JudgeCounts) -> None:
+        counts = [before + new for before, new in zip(self.judge_counts, more, strict=True)]
+        state.write_json(self.folder / "judge.json", counts)
 
     def mark_sent(self, count: int) -> None:
         state.write_json(self.folder / "sent.json", count)

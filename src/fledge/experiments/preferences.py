@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import pandas as pd
@@ -19,7 +20,6 @@ from fledge.scoring.judge import (
     JudgeCounts,
     JudgeError,
     Preference,
-    ask_all,
     in_words,
     same_model,
 )
@@ -35,6 +35,10 @@ class Two(NamedTuple):
     reference: str
     a: str
     b: str
+
+    @property
+    def swapped(self) -> "Two":
+        return self._replace(a=self.b, b=self.a)
 
 
 def with_preferences(
@@ -55,15 +59,17 @@ def with_preferences(
     pairs = dict(_pairs(table, baseline))
     different = {two for two in pairs.values() if two.a != two.b}
     known = _load(client, run_id, judging)
+    for two in different:
+        if two not in known and two.swapped in known:
+            known[two] = replace(known[two.swapped], value=-known[two.swapped].value)
     wanted = [two for two in dict.fromkeys(pairs.values()) if two in different and two not in known]
     counts, error = JudgeCounts(), ""
     if wanted:
         judge = open_judge(judging)
         try:
-            for two, said in ask_all(
+            for two, said in judge.ask_all(
                 wanted,
                 lambda two: judge.prefer(two.question, two.a, two.b, two.reference or None),
-                judging.judge_concurrency,
                 lambda done, every: progress(done, every, "pairs judged"),
             ):
                 if isinstance(said, JudgeError):

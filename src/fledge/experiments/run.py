@@ -186,7 +186,7 @@ def _carry_out(
         done, failed, tokens = len(before), sum(bool(answer.error) for answer in before), 0
         if progress:
             progress(done, len(before) + len(cells), failed, tokens)
-        with contextlib.closing(answers):
+        with _judging(judge, journal), contextlib.closing(answers):
             for answer in answers:
                 done += 1
                 failed += bool(answer.error)
@@ -194,7 +194,7 @@ def _carry_out(
                 if progress:
                     progress(done, len(before) + len(cells), failed, tokens)
         _tell_failed_scorers(journal, say)
-        counts = judge.counts if judge else None
+        counts = journal.judge_counts if config.judging.judge else None
         if counts:
             say(in_words(counts))
         recorder.wait(config.tracking_timeout, say)
@@ -253,6 +253,17 @@ def _judge(plan: "Plan", say: Say) -> Judge | None:
         if warning := same_model(judging.judge, model):
             say(f"warning: {warning}")
     return open_judge(judging)
+
+
+@contextlib.contextmanager
+def _judging(judge: Judge | None, journal: "Journal") -> Iterator[None]:
+    """Ends with a judge that is asked no more, and what it did in the journal."""
+    try:
+        yield
+    finally:
+        if judge:
+            judge.stop()
+            journal.add_judge_counts(judge.counts)
 
 
 def _tell_failed_scorers(journal: "Journal", say: Say) -> None:

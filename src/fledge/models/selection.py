@@ -76,8 +76,10 @@ def find(model: str, workspace: Workspace) -> Snapshot | RemoteModel:
         return snapshot.check(folder / FILES, source=f"models:/{manifest.name}/{manifest.version}")
     if not is_remote(model):
         return snapshot.resolve(model)
-    if urlsplit(model).password:
-        raise InputError("a model's URL is recorded, and must hold no password", hint="export OPENAI_API_KEY=...")
+    if "@" in urlsplit(model).netloc:
+        raise InputError(
+            "a model's URL is recorded, and must hold no user or password", hint="export OPENAI_API_KEY=..."
+        )
     return RemoteModel(model)
 
 

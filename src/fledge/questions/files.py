@@ -5,6 +5,7 @@ import csv
 import io
 import json
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import yaml
 
 from fledge.core.errors import InputError
 from fledge.questions.question_set import KNOWN, QuestionSet
-from fledge.questions.rows import Nested, Problem, Reading, Row, collect
+from fledge.questions.rows import MAXIMUM_CHARACTERS, Nested, Problem, Reading, Row, collect
 
 Rows = Iterator[Row | Problem]
 
@@ -49,12 +50,16 @@ def read_file(path: Path) -> Reading:
 def write_file(questions: QuestionSet, path: Path, *, overwrite: bool = False) -> None:
     """Write a set so that reading it gives the same ids. Raises `InputError` if the file is there or cannot be."""
     writer = _of_kind(path, {".jsonl": jsonl, ".csv": _as_csv, ".yaml": _as_yaml, ".yml": _as_yaml})
-    if path.exists() and not overwrite:
-        raise InputError(f"{path} is there already", hint="name another file, or --overwrite it")
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    target = path.resolve()  # of a link, what it leads to
+    temporary = target.with_name(f".fledge.{os.getpid()}")
     try:
+        there = target.exists()
+        if there and not overwrite:
+            raise InputError(f"{path} is there already", hint="name another file, or --overwrite it")
         temporary.write_text(writer(questions), encoding="utf-8", newline="")
-        temporary.replace(path)
+        if there:
+            shutil.copymode(target, temporary)
+        temporary.replace(target)
     except OSError as error:
         temporary.unlink(missing_ok=True)
         raise InputError(f"{path}: cannot be written: {error.strerror}", hint="choose another place") from None
@@ -114,7 +119,10 @@ def _jsonl(text: str) -> Rows:
         if not content.strip():
             continue
         try:
-            row = json.loads(content)
+            row = json.loads(content, object_pairs_hook=_distinct)
+        except _TwiceError as error:
+            yield Problem("syntax", line, f"{error.args[0]!r} twice in one object", JSONL_HINT)
+            continue
         except json.JSONDecodeError as error:
             yield Problem("syntax", line, f"not JSON at column {error.colno}: {error.msg}", JSONL_HINT)
             continue
@@ -124,7 +132,20 @@ def _jsonl(text: str) -> Rows:
         yield Row(line, row) if isinstance(row, dict) else Problem("syntax", line, "not an object", JSONL_HINT)
 
 
+class _TwiceError(Exception):
+    """A name is there twice."""
+
+
+def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise _TwiceError(next(name for name in names if names.count(name) > 1))
+    return found
+
+
 def _csv(text: str) -> Rows:
+    csv.field_size_limit(max(csv.field_size_limit(), 2 * MAXIMUM_CHARACTERS))
     reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
     try:
         names = reader.fieldnames or []

@@ -1,10 +1,6 @@
 """MLflow's `make_judge` on any OpenAI-compatible server, as a judge."""
 
 import os
-import queue
-import threading
-from collections.abc import Callable
-from typing import Any
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("MLFLOW_MODEL_CATALOG_URI", "")  # it looks for prices on GitHub before the first question
@@ -20,14 +16,16 @@ UNPARSED = "Failed to parse"
 
 def open_judge(config: JudgeConfig) -> Judge:
     """The judge of a configuration. Its key is `OPENAI_API_KEY`."""
-    return Judge(MlflowJudgeModel(config), retries=config.judge_retries, at_once=config.judge_concurrency)
+    return Judge(
+        MlflowJudgeModel(config),
+        retries=config.judge_retries,
+        at_once=config.judge_concurrency,
+        timeout_s=config.judge_timeout,
+    )
 
 
 class MlflowJudgeModel:
-    """Judges made by MLflow: it words the task, asks for JSON by schema, and retries what a server refuses for now.
-
-    Whatever takes longer than the time for an answer is given up.
-    """
+    """Judges made by MLflow: it words the task, asks for JSON by schema, and retries what a server refuses for now."""
 
     def __init__(self, config: JudgeConfig) -> None:
         base, _, name = config.judge.partition("#")
@@ -39,7 +37,6 @@ class MlflowJudgeModel:
             "Which of the two answers in {{ outputs }} to the question in {{ inputs }} is better? "
             f"Say first, second, or tie. Their order means nothing. {config.criteria}"
         )
-        self._timeout_s = config.judge_timeout
         os.environ.setdefault("OPENAI_API_KEY", "none")  # MLflow wants one, also where the server does not
         os.environ["MLFLOW_GATEWAY_ROUTE_TIMEOUT_SECONDS"] = str(max(1, int(config.judge_timeout)))
         self._judges = {
@@ -65,10 +62,7 @@ class MlflowJudgeModel:
         expected = {"expected_response": reference} if reference else {"expected_response": "(none is given)"}
         judge = self._judges[kind, again]
         try:
-            found = within(
-                self._timeout_s,
-                lambda: judge(inputs={"question": question}, outputs=outputs, expectations=expected),
-            )
+            found = judge(inputs={"question": question}, outputs=outputs, expectations=expected)
         except MlflowException as error:
             text = str(error).splitlines()[0] if str(error) else type(error).__name__
             if UNPARSED in text:
@@ -79,23 +73,3 @@ class MlflowJudgeModel:
         if found.error is not None or found.value is None:
             raise NotUnderstoodError(f"no value: {found.error}")
         return Said(found.value, str(found.rationale or ""))
-
-
-def within(seconds: float, work: Callable[[], Any]) -> Any:
-    """What `work` gives within so many seconds. Raises `NoAnswerError` where it takes longer; it ends by itself."""
-    results: queue.SimpleQueue[tuple[bool, Any]] = queue.SimpleQueue()
-
-    def run() -> None:
-        try:
-            results.put((True, work()))
-        except Exception as error:  # noqa: BLE001 (it is raised where it is waited for)
-            results.put((False, error))
-
-    threading.Thread(target=run, name="judge", daemon=True).start()
-    try:
-        good, found = results.get(timeout=seconds)
-    except queue.Empty:
-        raise NoAnswerError(f"the judge took more than {seconds:g} s", hint="raise --judge-timeout") from None
-    if good:
-        return found
-    raise found

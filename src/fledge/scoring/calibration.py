@@ -9,7 +9,7 @@ import pandas as pd
 from fledge.core.csv_files import read_csv
 from fledge.core.errors import InputError
 from fledge.scoring.agreement import Agreement, agreement
-from fledge.scoring.judge import BEST, TRY_JUDGE, WORST, Judge, JudgeConfig, JudgeCounts, JudgeError, ask_all
+from fledge.scoring.judge import BEST, TRY_JUDGE, WORST, Judge, JudgeConfig, JudgeCounts, JudgeError
 
 Progress = Callable[[int, int, str], None]
 Kind = Literal["grades", "pass or fail", "preferences"]
@@ -91,11 +91,8 @@ def calibrate_judge(
     judge = open_judge(judging)
     found: list[tuple[Labelled, float, str]] = []
     error = ""
-    for row, said in ask_all(
-        rows,
-        lambda row: _judged(judge, kind, row),
-        judging.judge_concurrency,
-        lambda done, every: progress(done, every, "rows judged"),
+    for row, said in judge.ask_all(
+        rows, lambda row: _judged(judge, kind, row), lambda done, every: progress(done, every, "rows judged")
     ):
         if isinstance(said, JudgeError):
             error = said.message

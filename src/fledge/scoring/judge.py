@@ -1,6 +1,8 @@
 """A judge: a model that grades answers, or says which of two is better; what it says is checked before it counts."""
 
+import queue
 import threading
+import time
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
@@ -15,6 +17,7 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 WORST, BEST = 1, 5
+POLL_S = 0.1
 GIVE_UP = 5  # failures to answer one after the other
 JUDGE = "judge"  # the name of its score
 TRY_JUDGE = "see that a model answers there, and is able to judge; --judge URL#NAME"
@@ -51,8 +54,8 @@ class JudgeConfig:
         )
         if self.judge and not self.judge.startswith(("http://", "https://")):
             found.append(f"a judge is a URL, not {self.judge!r}")
-        elif urlsplit(self.judge).password:
-            found.append("a judge's URL is recorded, and must hold no password: export OPENAI_API_KEY=...")
+        elif "@" in urlsplit(self.judge).netloc or urlsplit(self.judge).query:
+            found.append("a judge's URL is recorded, and must hold no key: export OPENAI_API_KEY=...")
         return found
 
 
@@ -116,13 +119,16 @@ class JudgeCounts(NamedTuple):
 class Judge:
     """Grades and prefers through a model; may be used by many threads. `counts` tells what came of it.
 
-    A judge that does not answer five times in a row is asked no more.
+    A judge that does not answer five times in a row is asked no more. What takes longer than `timeout_s` is given up.
     """
 
-    def __init__(self, model: JudgeModel, *, retries: int = 2, at_once: int = 8) -> None:
+    def __init__(self, model: JudgeModel, *, retries: int = 2, at_once: int = 8, timeout_s: float = 60.0) -> None:
         self._model = model
         self._retries = retries
-        self._at_once = threading.Semaphore(at_once)
+        self._at_once = at_once
+        self._room = threading.Semaphore(at_once)
+        self._timeout_s = timeout_s
+        self._stopped = threading.Event()
         self._unanswered = 0
         self._lock = threading.Lock()
         self._counts = JudgeCounts()
@@ -151,9 +157,31 @@ class Judge:
             return Preference(0, False, f"{there.rationale} / swapped: {back.rationale}")
         return Preference(value, True, there.rationale)
 
+    def ask_all(
+        self, items: Sequence[T], one: Callable[[T], R], progress: Callable[[int, int], None]
+    ) -> Generator[tuple[T, R | JudgeError]]:
+        """What `one` gives for each item, or why it gives nothing, as it comes; `progress` is told of done and all."""
+        pool = ThreadPoolExecutor(self._at_once, thread_name_prefix="judge")
+        try:
+            futures = {pool.submit(one, item): item for item in items}
+            for done, future in enumerate(as_completed(futures), 1):
+                try:
+                    found: R | JudgeError = future.result()
+                except JudgeError as error:
+                    found = error
+                yield futures[future], found
+                progress(done, len(items))
+        finally:
+            self.stop()
+            pool.shutdown(wait=False, cancel_futures=True)
+
+    def stop(self) -> None:
+        """Ask no more, and wait for no answer."""
+        self._stopped.set()
+
     def _ask(self, ask: Callable[[bool], Said], check: Callable[[Any], Any]) -> Said:
         problem = ""
-        with self._at_once:
+        with self._room:
             for attempt in range(self._retries + 1):
                 try:
                     said = self._once(ask, attempt)
@@ -164,12 +192,14 @@ class Judge:
         raise JudgeError(f"the judge gave no judgement in {self._retries + 1} answers: {problem}")
 
     def _once(self, ask: Callable[[bool], Said], attempt: int) -> Said:
+        if self._stopped.is_set():
+            raise JudgeError("stopped")
         if self._unanswered >= GIVE_UP:
             self._count(failed=1)
             raise NoAnswerError(f"the judge did not answer {GIVE_UP} times in a row, and is asked no more")
         self._count(asked=1, retried=int(attempt > 0))
         try:
-            said = ask(attempt > 0)
+            said = self._within(lambda: ask(attempt > 0))
         except NoAnswerError:
             self._unanswered += 1
             self._count(failed=1)
@@ -180,29 +210,36 @@ class Judge:
         self._unanswered = 0
         return said
 
+    def _within(self, work: Callable[[], Said]) -> Said:
+        """What `work` gives in time. What takes longer ends by itself, in a thread that keeps no process alive."""
+        results: queue.SimpleQueue[Said | Exception] = queue.SimpleQueue()
+
+        def run() -> None:
+            try:
+                results.put(work())
+            except Exception as error:  # noqa: BLE001 (it is raised where it is waited for)
+                results.put(error)
+
+        threading.Thread(target=run, name="judge", daemon=True).start()
+        deadline = time.monotonic() + self._timeout_s
+        while not self._stopped.is_set():
+            try:
+                found = results.get(timeout=max(0.0, min(POLL_S, deadline - time.monotonic())))
+            except queue.Empty:
+                if time.monotonic() >= deadline:
+                    hint = "raise --judge-timeout"
+                    raise NoAnswerError(f"the judge took more than {self._timeout_s:g} s", hint=hint) from None
+                continue
+            if isinstance(found, Exception):
+                raise found
+            return found
+        raise JudgeError("stopped")
+
     def _count(self, **more: int) -> None:
         with self._lock:
             self._counts = self._counts._replace(
                 **{name: getattr(self._counts, name) + count for name, count in more.items()}
             )
-
-
-def ask_all(
-    items: Sequence[T], one: Callable[[T], R], at_once: int, progress: Callable[[int, int], None]
-) -> Generator[tuple[T, R | JudgeError]]:
-    """What `one` gives for each item, or why it gives nothing, as it comes; `progress` is told of done and all."""
-    pool = ThreadPoolExecutor(at_once, thread_name_prefix="judge")
-    try:
-        futures = {pool.submit(one, item): item for item in items}
-        for done, future in enumerate(as_completed(futures), 1):
-            try:
-                found: R | JudgeError = future.result()
-            except JudgeError as error:
-                found = error
-            yield futures[future], found
-            progress(done, len(items))
-    finally:
-        pool.shutdown(wait=False, cancel_futures=True)
 
 
 def _whole_number(value: Any) -> int:
