@@ -3,8 +3,10 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 from fledge.core.settings import Workspace
+from tests.conftest import Run
 
 
 def test_a_terminal_shows_a_bar_and_messages(workspace: Workspace) -> None:
@@ -33,3 +35,21 @@ def test_a_terminal_shows_a_bar_and_messages(workspace: Workspace) -> None:
     assert "/120 answers, 0 failed" in text
     assert "tokens/s" in text
     assert "next: fledge compare" in text
+
+
+def test_a_reader_that_leaves_early_is_no_error(fledge: Run, tmp_path: Path) -> None:
+    for flags in (("questions", "show", "default"), ("questions", "show", "default", "--json")):
+        command = [sys.executable, "-m", "fledge", *flags]
+        running = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        assert running.stdout is not None
+        running.stdout.close()
+        _, said = running.communicate(timeout=60)
+        assert running.returncode == 0, said
+        assert b"Error" not in said
+
+
+def test_escape_sequences_of_others_are_shown_not_sent(fledge: Run, tmp_path: Path) -> None:
+    (tmp_path / "q.jsonl").write_text('{"question": "a\\u001b[2Jb?"}\n')
+    done = fledge("questions", "show", "q.jsonl", cwd=tmp_path)
+    assert "\x1b" not in done.stdout
+    assert "a\\x1b[2Jb?" in done.stdout

@@ -114,7 +114,7 @@ PROMPT: Any = st.builds(
     st.just(1),
     TEMPLATE | CHAT,
     st.lists(NAME.map(lambda name: f"is-{name}"), max_size=2).map(tuple),
-    st.dictionaries(CONTENT.map(lambda text: f"x{text}"), CONTENT, max_size=2),
+    st.dictionaries(NAME, CONTENT, max_size=2),
     st.dictionaries(CONTENT, PLAIN | st.lists(PLAIN, max_size=2), max_size=2),
     CONTENT,
 )

@@ -4,6 +4,7 @@ import json
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
 
 import mlflow
 import pytest
@@ -49,14 +50,32 @@ def test_all_that_is_registered_is_there(store: PromptStore) -> None:
     assert (dict(found.settings), found.message) == ({"temperature": 0.5}, "why")
 
 
-def test_what_may_change_changes_under_an_unchanged_text(store: PromptStore) -> None:
-    first = Draft("mine", "Q: {{question}}", ("good",), {"team": "a", "kept": "x"}, {"temperature": 0.5, "top_p": 1})
-    store.register(first)
-    second = Draft("mine", "Q: {{question}}", ("new",), {"team": "b"}, {"temperature": 0.7})
-    found = store.register(second)
+def test_what_may_change_changes_under_an_unchanged_prompt(store: PromptStore) -> None:
+    warm = {"temperature": 0.5, "top_p": 1, "stop_sequences": ["END"]}
+    store.register(Draft("mine", "Q: {{question}}", ("good",), {"team": "a", "kept": "x"}, warm))
+    found = store.register(Draft("mine", "Q: {{question}}", ("new",), {"team": "b"}, warm))
     assert (found.version, found.aliases, dict(found.tags)) == (1, ("good", "new"), {"team": "b", "kept": "x"})
-    assert dict(found.settings) == {"temperature": 0.7}
-    assert dict(store.register(Draft("mine", "Q: {{question}}")).settings) == {"temperature": 0.7}
+
+
+def test_other_settings_are_another_version(store: PromptStore) -> None:
+    for version, settings in enumerate(({"temperature": 0.5}, {"temperature": 0.7}, {}), 1):
+        found = store.register(Draft("mine", "Q: {{question}}", settings=settings))
+        assert (found.version, dict(found.settings)) == (version, settings)
+    assert dict(store.load("mine/1").settings) == {"temperature": 0.5}
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        {"tags": {"a?b": "x"}},
+        {"tags": {"a/../b": "x"}},
+        {"settings": {"stop_sequences": "END"}},
+        {"settings": {"temperature": "warm"}},
+    ],
+)
+def test_what_mlflow_would_refuse_is_refused_before(bad: dict[str, Any]) -> None:
+    with pytest.raises(InputError):
+        Draft("mine", "{{question}}", **bad)
 
 
 def test_a_conversation(store: PromptStore) -> None:

@@ -99,6 +99,19 @@ def test_a_name_that_something_else_has(name: str) -> None:
         scorer(len, name=name)
 
 
+def test_parameters_that_take_the_rest_need_nothing() -> None:
+    scorer(lambda answer, *_, **__: len(answer), name="with_rest")
+    assert score(FULL, chosen(("with_rest",))).values == {"with_rest": len(FULL.answer)}
+
+
+def test_an_async_function_is_no_scorer() -> None:
+    async def slow(answer: str) -> float:
+        return 1.0
+
+    with pytest.raises(InputError, match="async"):
+        scorer(slow)  # type: ignore[arg-type]
+
+
 def test_two_of_one_name_are_refused(tmp_path: Path) -> None:
     for file, value in (("one.py", 1), ("two.py", 0)):
         (tmp_path / file).write_text(f"def polite(answer):\n    return {value}\n")

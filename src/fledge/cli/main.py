@@ -2,7 +2,6 @@
 
 import difflib
 import importlib
-import os
 import signal
 import sys
 from typing import Any, NoReturn
@@ -87,10 +86,12 @@ def main() -> NoReturn:
     except click.ClickException as error:
         error.show()
         code = error.exit_code
-    except BrokenPipeError:  # the reader of our output left early, as `head` does
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        code = 0
     except Exception as error:
+        from fledge.cli.output import ReaderLeftError, leave
+
+        if isinstance(error, ReaderLeftError):
+            leave()
+            sys.exit(0)
         if debug:
             raise
         code = _explain(error)

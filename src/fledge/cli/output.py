@@ -24,20 +24,34 @@ def err() -> Console:
 
 
 _bars: list[Progress] = []
+# What moves a terminal's cursor and colours belongs to us, not to answers and question files.
+_CONTROLS = {code: f"\\x{code:02x}" for code in (*range(0x20), *range(0x7F, 0xA0)) if chr(code) not in "\n\t"}
+
+
+class ReaderLeftError(Exception):
+    """Whoever read our output has gone, as `head` does."""
+
+
+@contextlib.contextmanager
+def _read_by_somebody() -> Iterator[None]:
+    try:
+        yield
+    except (BrokenPipeError, SystemExit):  # the latter is what rich makes of the former
+        raise ReaderLeftError from None
 
 
 def message(text: str) -> None:
     """A line for the user, on stderr; above a bar, where there is one."""
     console = _bars[-1].console if _bars else err()
-    console.print(Text(text), soft_wrap=True)
+    console.print(Text(text.translate(_CONTROLS)), soft_wrap=True)
 
 
 def show_error(text: str, hint: str = "") -> None:
     """What happened and what to type next, on stderr."""
     console = err()
-    console.print(Text.assemble(("error: ", "bold red"), text), soft_wrap=True)
+    console.print(Text.assemble(("error: ", "bold red"), text.translate(_CONTROLS)), soft_wrap=True)
     if hint:
-        console.print(Text.assemble(("try: ", "bold"), hint), soft_wrap=True)
+        console.print(Text.assemble(("try: ", "bold"), hint.translate(_CONTROLS)), soft_wrap=True)
 
 
 _document: TextIO | None = None
@@ -53,24 +67,35 @@ def keep_stdout() -> None:
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
 
 
+def leave() -> None:
+    """Have nothing more to say to whoever has gone."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for file in (sys.stdout, _document):
+        if file is not None:
+            os.dup2(nowhere, file.fileno())
+
+
 def emit(as_json: bool, value: Any, *shown: str | Text | Table) -> None:
     """Print a result: `value` as JSON, or `shown` for people, one below the other."""
-    if as_json:
-        out = _document or sys.stdout
-        out.write(json.dumps(jsonable(value), indent=2, allow_nan=False) + "\n")
-        out.flush()
-        return
-    console = Console(highlight=False)
-    for item in shown:
-        if isinstance(item, Table):
-            console.print(item)
-        else:
-            console.print(Text(item) if isinstance(item, str) else item, soft_wrap=True)
+    with _read_by_somebody():
+        if as_json:
+            out = _document or sys.stdout
+            out.write(json.dumps(jsonable(value), indent=2, allow_nan=False) + "\n")
+            out.flush()
+            return
+        console = Console(highlight=False)
+        for item in shown:
+            if isinstance(item, Table):
+                console.print(item)
+            else:
+                text = Text(item.translate(_CONTROLS)) if isinstance(item, str) else item
+                console.print(text, soft_wrap=True)
 
 
 def emit_exactly(text: str) -> None:
     """Print a text to the byte, as a console for people does not."""
-    click.echo(text, nl=False)
+    with _read_by_somebody():
+        click.echo(text, nl=False)
 
 
 def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> Table:
@@ -80,7 +105,7 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> 
         numeric = bool(rows) and all(isinstance(row[index], (int, float)) for row in rows)
         result.add_column(name, justify="right" if numeric else "left", overflow="fold")
     for row in rows:
-        result.add_row(*(Text(_cell(value)) for value in row))
+        result.add_row(*(Text(_cell(value).translate(_CONTROLS)) for value in row))
     return result
 
 

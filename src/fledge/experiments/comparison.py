@@ -56,7 +56,7 @@ def compare(
     options = _as_planned(options, planned)
     notes: list[str] = []
     if judging is not None and judging.judge:
-        from fledge.experiments.preferences import with_preferences
+        from fledge.experiments._mlflow_preferences import with_preferences
 
         baseline = baseline_first(list(dict.fromkeys(table["arm"])), options.baseline)[0]
         table, notes = with_preferences(client, str(run_id), table, baseline, judging, progress)

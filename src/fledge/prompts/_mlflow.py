@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, cast
 from uuid import uuid4
 
-import mlflow
 from mlflow import MlflowClient
 from mlflow.entities.model_registry import PromptVersion, RegisteredModel
 from mlflow.exceptions import MlflowException
@@ -86,8 +85,6 @@ class RegistryStore(Store):
             for key, value in draft.tags.items():
                 self._client.set_prompt_tag(prompt.name, key, value)
                 self._client.set_prompt_version_tag(prompt.name, prompt.version, key, value)
-            if draft.settings:
-                mlflow.genai.set_prompt_model_config(prompt.name, prompt.version, dict(draft.settings))
         except (MlflowException, ValidationError) as error:
             raise _refused(draft, error) from None
 

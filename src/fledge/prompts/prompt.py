@@ -1,5 +1,6 @@
 """A prompt, one pinned version of a template; what is to be registered; and what keeps prompts."""
 
+import posixpath
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -15,6 +16,8 @@ MAX_CHARACTERS = 100_000  # MLflow's limit; a server of MLflow 2 takes 5,000 and
 _NAME = r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,199}"
 _REFERENCE = re.compile(rf"(?:prompts:/)?(?P<name>{_NAME})(?:/(?P<version>[1-9][0-9]{{0,8}})|@(?P<alias>[^/@\s]+))?")
 _ALIAS = re.compile(r"[A-Za-z0-9_-]{1,200}")
+_TAG = re.compile(r"[\w./: -]{1,250}")
+_NUMBERS = {"temperature", "max_tokens", "top_p", "top_k"}
 _RESERVED_ALIAS = re.compile(r"latest|v?[0-9]+", re.IGNORECASE)
 
 
@@ -81,12 +84,25 @@ class Draft:
         for key in self.tags:
             if key.startswith(("mlflow.", "_mlflow")):
                 raise InputError(f"tag {key!r} of prompt {self.name!r} is MLflow's own", hint="name it otherwise")
+            if not _TAG.fullmatch(key) or posixpath.normpath(key) != key:
+                hint = "letters, digits, '_', '-', '.', ':', '/' and spaces"
+                raise InputError(f"{key!r} of prompt {self.name!r} cannot be the name of a tag", hint=hint)
+        self._check_settings()
         templates.check(self.name, self.template)
         size = len(self.template) if isinstance(self.template, str) else sum(len(t.content) for t in self.template)
         if size > MAX_CHARACTERS:
             raise InputError(
                 f"prompt {self.name!r} has {size:,} characters; MLflow keeps {MAX_CHARACTERS:,}", hint="make it shorter"
             )
+
+    def _check_settings(self) -> None:
+        stops = self.settings.get("stop_sequences", [])
+        if not isinstance(stops, (list, tuple)) or not all(isinstance(text, str) for text in stops):
+            raise InputError(f"stop_sequences of prompt {self.name!r} is a list of texts", hint="stop_sequences: [END]")
+        for name in _NUMBERS & set(self.settings):
+            value = self.settings[name]
+            if isinstance(value, bool) or not isinstance(value, (int, float)):
+                raise InputError(f"{name} of prompt {self.name!r} is a number, not {value!r}", hint=f"{name}: 1")
 
 
 class PromptStore(Protocol):

@@ -1,4 +1,4 @@
-"""What every store of prompts does alike: which version a name means, when a text is new, what is listed."""
+"""What every store of prompts does alike: which version a name means, when a prompt is new, what is listed."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -36,7 +36,7 @@ class Store(ABC):
 
     @abstractmethod
     def describe(self, prompt: Prompt, draft: Draft) -> None:
-        """Set tags of the draft on a version that exists, and its settings if it has any."""
+        """Set tags of the draft on a version that exists."""
 
     @abstractmethod
     def aliases(self, name: str) -> Mapping[str, int]:
@@ -51,7 +51,7 @@ class Store(ABC):
 
     def register(self, draft: Draft) -> Prompt:
         found = self.find(Reference(draft.name, None, None))
-        if found is not None and found.template == draft.template:
+        if found is not None and (found.template, dict(found.settings)) == (draft.template, dict(draft.settings)):
             version = found.version
             self.describe(found, draft)
         else:

@@ -2,6 +2,7 @@
 
 import importlib
 import importlib.util
+import inspect
 import math
 import re
 import sys
@@ -126,6 +127,8 @@ def scorer(
             raise InputError(f"fledge has {called!r} itself", hint="give your scorer another name")
         if not re.fullmatch(r"[A-Za-z_]\w{0,99}", called):
             raise InputError(f"{called!r} cannot be the name of a scorer", hint="letters, digits and '_': name=...")
+        if inspect.iscoroutinefunction(given):
+            raise InputError(f"{called} is async, which no scorer can be", hint=f"def {called}(answer): ...")
         _own[called] = Scorer(called, given, higher_is_better, low, high, default=False)
         return given
 

@@ -58,7 +58,8 @@ class Scorer:
     def parameters(self) -> Mapping[str, bool]:
         """The parameters of the function, and whether each must be known."""
         found = inspect.signature(self.function).parameters.items()
-        return {name: item.default is item.empty for name, item in found}
+        rest = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+        return {name: item.default is item.empty for name, item in found if item.kind not in rest}
 
     @property
     def needs(self) -> tuple[str, ...]:
