@@ -88,6 +88,7 @@ def test_preferences_with_broken_answers(fledge: Run, tmp_path: Path) -> None:
     [
         (["question", "label"], ["q", 1], "no column answer"),
         (["question", "answer", "label"], ["q", "a", "good"], "row 1: 'good' is no label"),
+        (["question", "answer", "label"], [" ", "a", 1], "row 1: no question"),
         (["question", "answer", "label"], ["q", "a", "6"], "row 1: '6' is no label"),
         (["question", "answer", "label"], ["q", "no", "never", 1], "more columns than the first line"),
         (["question", "a", "b", "label"], ["q", "x", "y", "c"], "row 1: 'c' is no label, of a, b, tie"),

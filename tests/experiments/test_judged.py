@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from mlflow import MlflowClient
 
+from fledge.core.errors import InputError
 from fledge.core.settings import Workspace, load
 from fledge.experiments._mlflow import load_table
 from fledge.experiments.config import ExperimentConfig
@@ -123,3 +124,24 @@ def test_ctrl_c_asks_the_judge_no_more_and_the_rest_is_judged_later(
     found = json.loads(done.stdout)
     assert found["judge"]["asked"] == len(server.bodies)
     assert len(load_table(MlflowClient(workspace.tracking_uri), run_id[1])["judge"].dropna()) == 16
+
+
+def test_a_key_is_recorded_nowhere(workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-secret-99\r\n")  # as a key file of Windows has it
+    with serve(JudgeServer(_grade)) as server:
+        settings = {"limit": 2, "judge": server.url, "tracking_uri": workspace.tracking_uri}
+        found = evaluate("embedded", settings=settings, engine=ScriptedEngine())
+        assert found.metrics["judge"] == 0.75
+    kept = [path.read_bytes() for path in tmp_path.rglob("*") if path.is_file() and not path.is_symlink()]
+    assert len(kept) > 10
+    assert not any(b"sk-secret-99" in content for content in kept)
+
+
+def test_a_key_that_no_header_takes(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-a\nb")
+    settings = {"limit": 2, "judge": "http://127.0.0.1:9/v1#x", "tracking_uri": workspace.tracking_uri}
+    with pytest.raises(InputError, match="OPENAI_API_KEY holds a character"):
+        evaluate("embedded", settings=settings, engine=ScriptedEngine())
+    client = MlflowClient(workspace.tracking_uri)
+    runs = client.search_runs([item.experiment_id for item in client.search_experiments()])
+    assert {run.info.status for run in runs} == {"FAILED"}

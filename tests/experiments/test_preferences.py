@@ -7,7 +7,7 @@ import pytest
 from mlflow import MlflowClient
 
 from fledge.comparison.verdict import CompareOptions, Comparison
-from fledge.core.errors import InputError
+from fledge.core.errors import FledgeError, InputError
 from fledge.core.settings import Workspace
 from fledge.experiments._mlflow import load_artifact, load_comparison
 from fledge.experiments.comparison import compare
@@ -118,7 +118,7 @@ def test_a_judge_that_likes_the_first_decides_nothing(workspace: Workspace, run_
 def test_a_judge_that_says_nothing_usable(workspace: Workspace, run_id: str) -> None:
     with (
         serve(JudgeServer(_longer, broken=1.0, kinds=("prose",))) as server,
-        pytest.raises(InputError, match="no judgement on any of 40 pairs: the judge gave no judgement in 2 answers"),
+        pytest.raises(FledgeError, match="no judgement on any of 40 pairs: the judge gave no judgement in 2 answers"),
     ):
         _judged(workspace, run_id, server)
 

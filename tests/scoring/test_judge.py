@@ -195,6 +195,7 @@ def test_a_model_that_judges_itself_is_told(judge: str, model: str, same: bool) 
         {"judge": "http://key@h/v1"},
         {"judge": "http://h/v1?key=x"},
         {"judge_retries": -1},
+        {"judge_criteria": "{{ x }}"},
     ],
 )
 def test_settings_that_make_no_judge(bad: dict[str, Any]) -> None:

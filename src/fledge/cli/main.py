@@ -31,6 +31,7 @@ COMMANDS = {
     "config": ("fledge.cli.config:config", "Where each setting comes from."),
 }
 INTERRUPTED = 130
+DRIVERS = ("psycopg2", "pymysql", "pymssql")  # of SQL stores, which MLflow leaves to its users
 
 
 class Commands(click.Group):
@@ -117,7 +118,9 @@ def _explain(error: Exception) -> int:
         show_error(error.message, error.hint)
         return error.exit_code
     if isinstance(error, ModuleNotFoundError):
-        show_error(f"{error.name} is not installed", 'pip install "fledge[models,openvino,serve]"')
+        extras = 'pip install "fledge[models,openvino,serve]"'
+        hint = f"pip install {error.name}" if error.name in DRIVERS else extras
+        show_error(f"{error.name} is not installed", hint)
         return 1
     if type(error).__module__.startswith("mlflow"):
         show_error(

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import pandas as pd
 from mlflow import MlflowClient
 
-from fledge.core.errors import InputError
+from fledge.core.errors import FledgeError, InputError
 from fledge.core.interrupts import uninterrupted
 from fledge.experiments._mlflow import load_artifact, load_settings
 from fledge.scoring._mlflow_judge import open_judge
@@ -54,7 +54,7 @@ def with_preferences(
     It is 0 for the baseline; for another arm's answer 1 where the judge finds it better than the baseline's answer to
     the same sample of the question, -1 where worse, 0 where neither. It is missing where one of the two failed or
     the judge gave no judgement. What the same judge judged by the same criteria before in this run is not judged
-    again. Raises `InputError` where the judge gave no judgement at all.
+    again. Raises `FledgeError` where the judge gave no judgement at all.
     """
     pairs = dict(_pairs(table, baseline))
     different = {two for two in pairs.values() if two.a != two.b}
@@ -82,7 +82,7 @@ def with_preferences(
         counts = judge.counts
     found = {two: known[two] for two in different if two in known}
     if different and not found:
-        raise InputError(f"there is no judgement on any of {len(different):,} pairs: {error}", hint=TRY_JUDGE)
+        raise FledgeError(f"there is no judgement on any of {len(different):,} pairs: {error}", hint=TRY_JUDGE)
 
     values = {row: 0.0 if two.a == two.b else float(found[two].value) for row, two in pairs.items() if _is(two, found)}
     column = pd.Series(values, dtype=float).reindex(table.index)

@@ -14,6 +14,7 @@ from langchain_core.messages import BaseMessage
 from langchain_core.outputs import LLMResult
 from langchain_core.runnables import Runnable
 
+from fledge.core.api_key import without_key
 from fledge.core.errors import InputError
 from fledge.experiments.arms import Arm
 from fledge.models.engine import Completion
@@ -162,7 +163,8 @@ def _ask(cell: Cell, chain: Chain, scorers: Sequence[Scorer], traced: Traced) ->
         found, steps = traced(cell, lambda: chain.invoke(cell.question.variables, {"callbacks": [listener]}))
         text = _plain(found)
     except Exception as problem:  # noqa: BLE001 (a chain may raise anything; it stays with its cell)
-        error, final = _storable(str(problem) or type(problem).__name__), isinstance(problem, InputError)
+        error = _storable(without_key(str(problem)) or type(problem).__name__)
+        final = isinstance(problem, InputError)
     arrived = time.time_ns()
     filled = listener.filled_ns or started
     answer = Answer(

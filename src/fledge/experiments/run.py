@@ -170,9 +170,9 @@ def _carry_out(
 
     plan, config = journal.plan, journal.plan.config
     cells = journal.unanswered()
-    judge = _judge(plan, say) if cells else None
     recorder = Recorder(journal, record.send, record.sample)
     with _ended(record, recorder, journal, say):
+        judge = _judge(plan, say) if cells else None
         answers = ask(
             cells,
             _chains(plan, engines, chains),

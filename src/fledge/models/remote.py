@@ -5,7 +5,6 @@ back-off.
 """
 
 import itertools
-import os
 import threading
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor, wait
@@ -15,6 +14,7 @@ from urllib.parse import urlsplit
 
 import openai
 
+from fledge.core.api_key import api_key
 from fledge.core.errors import FledgeError, InputError
 from fledge.models.engine import (
     Chunk,
@@ -56,7 +56,7 @@ class RemoteEngine:
         self._prices = prices or Prices()
         self._client = openai.OpenAI(
             base_url=base,
-            api_key=os.environ.get("OPENAI_API_KEY") or "none",
+            api_key=api_key() or "none",
             max_retries=RETRIES,
             timeout=TIMEOUT_S,
         )

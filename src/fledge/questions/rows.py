@@ -88,7 +88,7 @@ def collect(source: str, unit: str, items: Iterable[Row | Problem], problems: Se
             questions.append(found)
             lines.append(item.line or 0)
     if not questions and not errors:
-        errors.append(Problem("empty", None, "no questions in it", 'one JSON object a line: {"question": "..."}'))
+        errors.append(Problem("empty", None, "no questions in it", "a row for each, with the text as 'question'"))
     ordered = {error.line or 0: error for error in reversed(errors)}  # one for each row
     return Reading(source, unit, tuple(questions), tuple(lines), tuple(ordered[line] for line in sorted(ordered)))
 

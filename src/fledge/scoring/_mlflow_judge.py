@@ -8,6 +8,7 @@ os.environ.setdefault("MLFLOW_MODEL_CATALOG_URI", "")  # it looks for prices on 
 from mlflow.exceptions import MlflowException
 from mlflow.genai.judges import make_judge
 
+from fledge.core.api_key import VARIABLE, api_key
 from fledge.scoring.judge import BEST, WORST, Judge, JudgeConfig, NoAnswerError, NotUnderstoodError, Said
 
 ALONE = "Answer with the JSON object alone, without any other word."
@@ -37,7 +38,7 @@ class MlflowJudgeModel:
             "Which of the two answers in {{ outputs }} to the question in {{ inputs }} is better? "
             f"Say first, second, or tie. Their order means nothing. {config.criteria}"
         )
-        os.environ.setdefault("OPENAI_API_KEY", "none")  # MLflow wants one, also where the server does not
+        os.environ[VARIABLE] = api_key() or "none"  # MLflow reads it there, and wants one
         os.environ["MLFLOW_GATEWAY_ROUTE_TIMEOUT_SECONDS"] = str(max(1, int(config.judge_timeout)))
         self._judges = {
             (kind, again): make_judge(

@@ -7,7 +7,7 @@ from typing import Any, Literal, NamedTuple
 import pandas as pd
 
 from fledge.core.csv_files import read_csv
-from fledge.core.errors import InputError
+from fledge.core.errors import FledgeError, InputError
 from fledge.scoring.agreement import Agreement, agreement
 from fledge.scoring.judge import BEST, TRY_JUDGE, WORST, Judge, JudgeConfig, JudgeCounts, JudgeError
 
@@ -78,7 +78,7 @@ def calibrate_judge(
     """Ask a judge about answers that people have judged; `labels` is a CSV file or a table.
 
     `passed` if the lower end of the interval of kappa reaches `min_kappa`. Raises `InputError` for labels that are
-    none, and where the judge gave no judgement at all.
+    none, `FledgeError` where the judge gave no judgement at all.
     """
     if not judging.judge:
         raise InputError("there is no judge", hint="--judge URL#NAME")
@@ -99,7 +99,7 @@ def calibrate_judge(
         else:
             found.append((row, *said))
     if not found:
-        raise InputError(f"there is no judgement on any of {len(rows):,} rows: {error}", hint=TRY_JUDGE)
+        raise FledgeError(f"there is no judgement on any of {len(rows):,} rows: {error}", hint=TRY_JUDGE)
     agreed = agreement([row.label for row, _, _ in found], [value for _, value, _ in found])
     return Calibration(
         judge=judging.judge,
@@ -132,6 +132,8 @@ def read_labels(source: str | pd.DataFrame) -> tuple[Kind, list[Labelled]]:
     for line, text in enumerate(said, 1):
         if text not in known:
             raise InputError(f"{where}, row {line}: {text[:80]!r} is no label, of {', '.join(known)}", hint=HINT)
+        if not table["question"].iloc[line - 1].strip():
+            raise InputError(f"{where}, row {line}: no question", hint=HINT)
     rows = table.to_dict("records")
     return kind, [
         Labelled(

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final, NamedTuple, overload
 
+from fledge.core.api_key import without_key
 from fledge.core.errors import InputError
 from fledge.scoring import assertions, figures, overlap, surface
 from fledge.scoring.judge import JUDGE, PREFERENCE
@@ -180,7 +181,7 @@ def score(response: Response, scorers: Sequence[Scorer]) -> Scores:
         try:
             found = item(response)
         except (Exception, SystemExit) as error:  # noqa: BLE001 (a user's function; the answer is kept)
-            errors[item.name] = f"{type(error).__name__}: {error}"[:500]
+            errors[item.name] = without_key(f"{type(error).__name__}: {error}")[:500]
             continue
         if found is not None:
             values[item.name] = found

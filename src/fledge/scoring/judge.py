@@ -54,7 +54,9 @@ class JudgeConfig:
         )
         if self.judge and not self.judge.startswith(("http://", "https://")):
             found.append(f"a judge is a URL, not {self.judge!r}")
-        elif "@" in urlsplit(self.judge).netloc or urlsplit(self.judge).query:
+        if "{{" in self.judge_criteria or "}}" in self.judge_criteria:
+            found.append("judge_criteria are words, without {{ and }}")
+        if "@" in urlsplit(self.judge).netloc or urlsplit(self.judge).query:
             found.append("a judge's URL is recorded, and must hold no key: export OPENAI_API_KEY=...")
         return found
 

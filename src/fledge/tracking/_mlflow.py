@@ -39,9 +39,12 @@ def connect(uri: str) -> MlflowClient:
     scheme = urlsplit(uri).scheme.partition("+")[0]
     if scheme not in (*SQL_SCHEMES, "http", "https"):
         raise InputError(
-            f"tracking store {uri!r}: only SQL stores and http(s) servers are supported",
+            f"tracking store {_without_password(uri)!r}: only SQL stores and http(s) servers are supported",
             hint="export MLFLOW_TRACKING_URI=sqlite:///mlflow.db",
         )
+    if scheme == "sqlite" and uri.partition(":///")[2] in ("", ":memory:"):
+        hint = "export MLFLOW_TRACKING_URI=sqlite:///mlflow.db"
+        raise InputError(f"tracking store {uri!r} is no file: it would be gone with the command", hint=hint)
     _quiet()
     if scheme == "sqlite":
         file = _sqlite_file(uri)
