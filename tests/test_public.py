@@ -32,6 +32,8 @@ NAMES = {
     "register",
     "register_questions",
     "resume_experiment",
+    "rollback",
+    "verify",
     "run_demo",
     "run_experiment",
     "scorer",

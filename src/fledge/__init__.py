@@ -35,12 +35,14 @@ _PUBLIC = {
     "register": "fledge.registry.release",
     "register_questions": "fledge.questions.versions",
     "resume_experiment": "fledge.experiments.run",
+    "rollback": "fledge.registry.release",
     "run_demo": "fledge.demo.life",
     "run_experiment": "fledge.experiments.run",
     "scorer": "fledge.scoring.catalogue",
     "serve": "fledge.supervision.endpoints",
     "status": "fledge.supervision.endpoints",
     "stop": "fledge.supervision.endpoints",
+    "verify": "fledge.registry.release",
 }
 __all__ = tuple(_PUBLIC)
 
@@ -68,6 +70,8 @@ if TYPE_CHECKING:
     from fledge.registry.release import history as history
     from fledge.registry.release import promote as promote
     from fledge.registry.release import register as register
+    from fledge.registry.release import rollback as rollback
+    from fledge.registry.release import verify as verify
     from fledge.scoring._mlflow import mlflow_scorers as mlflow_scorers
     from fledge.scoring.calibration import calibrate_judge as calibrate_judge
     from fledge.scoring.catalogue import scorer as scorer

@@ -106,13 +106,23 @@ def test_prompts_experiment_register_history(fledge: Run, tmp_path: Path, engine
     assert isinstance(compared, dict)
     release = ask("register", "--run", experiment["run_id"])
     assert isinstance(release, dict)
-    assert set(release) == {"name", "version", "model_uri", "digest"}
+    assert set(release) == {"name", "version", "model_uri", "digest", "new"}
+    verified = ask("verify", f"{release['name']}/1")
+    assert isinstance(verified, dict)
+    assert set(verified) == {"name", "version", "digest", "files", "signed", "signature_checked"}
     refused = fledge("promote", release["name"], "1", "--evidence", experiment["run_id"], cwd=tmp_path)
     assert refused.returncode == (0 if compared["winner"] else 3)
     moved = ask("promote", release["name"], "1", "--force", "--reason", "because")
     assert isinstance(moved, dict)
-    assert set(moved) == {"name", "alias", "from", "to"}
+    assert set(moved) == {"name", "alias", "from", "to", "prompts"}
+    ask("register", "--prompt", "expert")
+    ask("promote", release["name"], "2", "--force", "--reason", "another")
+    back = ask("rollback", release["name"])
+    assert isinstance(back, dict)
+    assert (set(back), back["from"], back["to"]) == (set(moved), 2, 1)
     moves = ask("history", release["name"])
     assert isinstance(moves, list)
-    assert set(moves[0]) == {"time", "who", "name", "alias", "from", "to", "reason", "evidence", "forced"}
+    assert [move["action"] for move in moves] == ["rollback", "promote", "promote"]
+    fields = {"time", "who", "name", "alias", "action", "from", "to", "prompts", "reason", "evidence", "forced"}
+    assert set(moves[0]) == {*fields, "digest", "number"}
     assert ask("status") == {"endpoints": []}

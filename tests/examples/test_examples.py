@@ -49,3 +49,13 @@ def test_mlflow3_native_prompts(workspace: Workspace) -> None:
     assert "again, unchanged: lesson/2" in told
     assert "lesson/2 against lesson/1: " in told or "lesson/2 is " in told
     assert "6 traces are linked to lesson/2" in told
+
+
+@pytest.mark.slow
+def test_deploy_model_and_quick_test(workspace: Workspace) -> None:
+    told = _run("deploy_model.py")
+    assert "registered huggingface-dialogpt-model version 1" in told
+    assert "huggingface-dialogpt-model@champion: none -> 1, because it passed token_f1>=0.5" in told
+    asked = _run("quick_test.py")
+    assert asked.count("  Machine learning is the study of programs") == 5
+    assert "streamed:|M|ach|ine| learning" in asked

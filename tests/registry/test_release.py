@@ -1,19 +1,21 @@
 """Releases: registered, found, promoted by evidence, loaded by MLflow."""
 
 import json
+import uuid
+from collections.abc import Callable
 from pathlib import Path
 
 import mlflow
-import pandas as pd
 import pytest
 from mlflow import MlflowClient
 
-from fledge.core.errors import FledgeError, InputError, RefusedError
+from fledge.core.errors import ConflictError, FledgeError, InputError, RefusedError
 from fledge.core.settings import Workspace
 from fledge.experiments.config import ExperimentConfig
 from fledge.models.manifest import MANIFEST, read_release
 from fledge.models.selection import release_folder
-from fledge.registry.release import DEFAULT_NAME, history, promote, register
+from fledge.prompts.store import open_prompts
+from fledge.registry.release import DEFAULT_NAME, history, promote, register, rollback, verify
 
 QUESTION = "What is machine learning?"
 
@@ -24,19 +26,36 @@ def _config(workspace: Workspace) -> ExperimentConfig:
     return ExperimentConfig(tracking_uri=workspace.tracking_uri, state=workspace.state)
 
 
-def _evidence(workspace: Workspace, digest: str, winner: str | None) -> str:
+def _evidence(workspace: Workspace, digest: str, winner: str | None, **params: object) -> str:
     """A run as a comparison leaves it."""
     client = MlflowClient(workspace.tracking_uri)
+    content: dict[str, object] = {"winner": winner, "leader": "expert", "baseline": "simple", "metric": "token_f1"}
+    content |= {"exploratory": False, "planned": None}
+    content |= {key: value for key, value in params.items() if key in content}
     run = client.create_run(
-        client.create_experiment(f"evidence-{winner}-{digest[:4]}", artifact_location=str(Path.cwd() / "a"))
+        client.create_experiment(f"evidence-{uuid.uuid4()}", artifact_location=str(Path.cwd() / "a"))
     )
     for arm in ("simple", "expert"):
         tags = {"mlflow.parentRunId": run.info.run_id, "fledge.arm": arm}
         nested = client.create_run(run.info.experiment_id, tags=tags).info.run_id
-        for name, value in (("prompt", f"{arm}/1"), ("model", "embedded"), ("model_digest", digest)):
+        values = {"prompt": f"{arm}/1", "model": "embedded", "model_digest": digest}
+        for name, value in {**values, **{key: value for key, value in params.items() if key not in content}}.items():
             client.log_param(nested, name, value)
-    content = {"winner": winner, "leader": "expert", "baseline": "simple", "metric": "token_f1"}
     client.log_text(run.info.run_id, json.dumps(content), "comparison.json")
+    return str(run.info.run_id)
+
+
+def _evaluation(workspace: Workspace, digest: str, gates: list[tuple[str, bool]]) -> str:
+    """A run as an evaluation of the prompt `expert` leaves it."""
+    client = MlflowClient(workspace.tracking_uri)
+    experiment = client.create_experiment(f"evaluation-{uuid.uuid4()}", artifact_location=str(Path.cwd() / "a"))
+    run = client.create_run(experiment)
+    tags = {"mlflow.parentRunId": run.info.run_id, "fledge.arm": "expert"}
+    nested = client.create_run(experiment, tags=tags).info.run_id
+    for name, value in (("prompt", "expert/1"), ("model", "embedded"), ("model_digest", digest)):
+        client.log_param(nested, name, value)
+    content = {"gates": [{"gate": gate, "passed": passed} for gate, passed in gates]}
+    client.log_text(run.info.run_id, json.dumps(content), "evaluation.json")
     return str(run.info.run_id)
 
 
@@ -52,25 +71,20 @@ def test_a_registered_release_has_what_mlflow_needs(workspace: Workspace) -> Non
     assert client.get_registered_model(DEFAULT_NAME).aliases == {}
     info = mlflow.models.get_model_info(release.model_uri)
     assert info.signature is not None
-    assert info.signature.inputs.input_names() == ["question"]
-    assert {param.name for param in info.signature.params} == {"max_tokens", "temperature", "top_p"}
+    assert info.signature.inputs.input_names() == [0, "question", "messages"]
+    assert {param.name for param in info.signature.params} == {
+        *("max_tokens", "temperature", "top_p", "top_k", "min_p", "repetition_penalty", "seed", "stop")
+    }
     assert info.saved_input_example_info is not None
-
-    model = mlflow.pyfunc.load_model(release.model_uri)
-    answers = model.predict(pd.DataFrame({"question": [QUESTION, "What is MLOps?"]}))
-    assert len(answers) == 2
-    assert answers[0].startswith("Machine learning")
-    assert model.predict([{"question": QUESTION}], params={"max_tokens": 3})[0] != answers[0]
-    model.unwrap_python_model().engine.close()
 
 
 def test_the_same_content_is_the_same_version(workspace: Workspace) -> None:
     first, again, other = (
         register(_config(workspace), name="mine", prompt=name) for name in ("simple", "simple", "expert")
     )
-    assert first == again
-    assert (first.version, other.version) == (1, 2)
-    assert first.digest != other.digest
+    assert (first.version, again.version, other.version) == (1, 1, 2)
+    assert (first.new, again.new, other.new) == (True, False, True)
+    assert first.digest == again.digest != other.digest
 
 
 def test_promotion_needs_evidence(workspace: Workspace) -> None:
@@ -80,8 +94,12 @@ def test_promotion_needs_evidence(workspace: Workspace) -> None:
         promote(workspace, DEFAULT_NAME, 1)
     refusals = [
         (_evidence(workspace, digest, None), "has no winner"),
-        (_evidence(workspace, digest, "simple"), "prompt simple/1 won, it uses expert/1"),
-        (_evidence(workspace, "0" * 64, "expert"), "another model won"),
+        (_evidence(workspace, digest, "simple"), "the prompt simple/1 that did so, and the release uses expert/1"),
+        (_evidence(workspace, "0" * 64, "expert"), "another model that did so"),
+        (_evidence(workspace, digest, "expert", exploratory=True), "no metric was laid down, not token_f1"),
+        (_evidence(workspace, digest, "expert", max_tokens=9), "max_tokens was 9, and the release has 128"),
+        (_evaluation(workspace, digest, gates=[]), "the evaluation had no gates"),
+        (_evaluation(workspace, digest, gates=[("token_f1>=0.6", False)]), "failed its gates: token_f1>=0.6"),
         ("0" * 32, "there is no run"),
     ]
     for run, problem in refusals:
@@ -91,13 +109,60 @@ def test_promotion_needs_evidence(workspace: Workspace) -> None:
 
     proof = _evidence(workspace, digest, "expert")
     move = promote(workspace, DEFAULT_NAME, 1, evidence=proof)
-    assert move.as_dict() == {"name": DEFAULT_NAME, "alias": "champion", "from": None, "to": 1}
+    assert (move.before, move.after) == (None, 1)
     champion = MlflowClient(workspace.tracking_uri).get_model_version_by_alias(DEFAULT_NAME, "champion")
     assert int(champion.version) == 1
     (entry,) = history(workspace, DEFAULT_NAME)
     assert entry["evidence"] == proof
     assert entry["reason"] == "better than simple on token_f1"
     assert entry["forced"] is False
+
+
+def test_an_evaluation_that_passed_is_evidence(workspace: Workspace) -> None:
+    register(_config(workspace), name=DEFAULT_NAME, prompt="expert")
+    passed = _evaluation(workspace, _model_digest(workspace, 1), gates=[("token_f1>=0.6", True)])
+    promote(workspace, DEFAULT_NAME, 1, evidence=passed)
+    assert history(workspace, DEFAULT_NAME)[0]["reason"] == "passed token_f1>=0.6"
+
+
+def test_the_prompts_alias_moves_along_and_back(workspace: Workspace) -> None:
+    for name in ("simple", "expert"):
+        register(_config(workspace), name=DEFAULT_NAME, prompt=name)
+    prompts = open_prompts(workspace)
+
+    def where() -> tuple[str, list[str]]:
+        client = MlflowClient(workspace.tracking_uri)
+        champion = client.get_model_version_by_alias(DEFAULT_NAME, "champion").version
+        return str(champion), [name for name in ("simple", "expert") if "champion" in prompts.load(name).aliases]
+
+    promote(workspace, DEFAULT_NAME, 1, force=True, reason="first")
+    assert where() == ("1", ["simple"])
+    promote(workspace, DEFAULT_NAME, 2, force=True, reason="second")
+    assert where() == ("2", ["expert"])
+    promote(workspace, DEFAULT_NAME, 2, force=True, reason="once more")
+    move = rollback(workspace, DEFAULT_NAME)
+    assert (move.before, move.after) == (2, 1)
+    assert where() == ("1", ["simple"])
+    with pytest.raises(InputError, match="has had no version before"):
+        rollback(workspace, DEFAULT_NAME)
+    promote(workspace, DEFAULT_NAME, 2, force=True, reason="again")
+    MlflowClient(workspace.tracking_uri).set_registered_model_alias(DEFAULT_NAME, "champion", "1")
+    with pytest.raises(ConflictError, match="outside of fledge"):
+        rollback(workspace, DEFAULT_NAME)
+    shown = [(move["action"], move["from"], move["to"]) for move in history(workspace, DEFAULT_NAME)]
+    promotions = [("promote", 1, 2), ("rollback", 2, 1), ("promote", 2, 2), ("promote", 1, 2), ("promote", None, 1)]
+    assert shown == promotions
+    assert all(len(move["digest"]) == 64 for move in history(workspace, DEFAULT_NAME))
+
+
+def test_only_the_expected_version_is_replaced(workspace: Workspace) -> None:
+    for name in ("simple", "expert"):
+        register(_config(workspace), name=DEFAULT_NAME, prompt=name)
+    promote(workspace, DEFAULT_NAME, 1, force=True, reason="first", expected=0)
+    with pytest.raises(ConflictError, match="is 1, not nothing"):
+        promote(workspace, DEFAULT_NAME, 2, force=True, reason="second", expected=0)
+    promote(workspace, DEFAULT_NAME, 2, force=True, reason="second", expected=1)
+    assert len(history(workspace, DEFAULT_NAME)) == 2
 
 
 def test_force_needs_a_reason_and_is_recorded(workspace: Workspace) -> None:
@@ -115,6 +180,17 @@ def test_force_needs_a_reason_and_is_recorded(workspace: Workspace) -> None:
     ]
 
 
+def test_what_is_not_there(workspace: Workspace) -> None:
+    for use in (history, rollback):
+        with pytest.raises(InputError, match="no registered model 'nobody'"):
+            use(workspace, "nobody")
+    for target in ("nobody", "nobody@champion", "models:/nobody/1", "nobody/x", "embedded"):
+        with pytest.raises(InputError, match="no release"):
+            verify(workspace, target)
+    with pytest.raises(InputError, match="no release"):
+        promote(workspace, "nobody", 1, force=True, reason="why not")
+
+
 def test_a_release_is_found_by_every_name(workspace: Workspace) -> None:
     register(_config(workspace), name=DEFAULT_NAME, prompt="simple")
     promote(workspace, DEFAULT_NAME, 1, force=True, reason="first")
@@ -124,22 +200,52 @@ def test_a_release_is_found_by_every_name(workspace: Workspace) -> None:
         release_folder(f"{DEFAULT_NAME}@challenger", workspace)
 
 
-@pytest.mark.parametrize("damage", ["changed", "missing", "not in the manifest"])
-def test_a_damaged_release_is_not_loaded(workspace: Workspace, damage: str) -> None:
+DAMAGES: dict[str, Callable[[Path], object]] = {
+    "snapshot/model.safetensors was changed": lambda folder: _flip(folder / "snapshot" / "model.safetensors"),
+    "snapshot/config.json is missing": lambda folder: (folder / "snapshot" / "config.json").unlink(),
+    "snapshot/extra.bin is not in the manifest": lambda folder: (folder / "snapshot" / "extra.bin").write_bytes(b"."),
+    "its release.json is not the one that was registered": lambda folder: _edit(folder / MANIFEST),
+}
+
+
+def _flip(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+
+
+def _edit(path: Path) -> None:
+    content = json.loads(path.read_text())
+    path.write_text(json.dumps({**content, "licence": "none"}))
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_what_was_changed_in_the_store_is_refused(workspace: Workspace, damage: str) -> None:
+    release = register(_config(workspace), name=DEFAULT_NAME, prompt="simple")
+    (stored,) = Path.cwd().glob("mlartifacts/*/models/*/artifacts/artifacts/release")
+    files = sum(path.is_file() for path in stored.rglob("*")) - 1
+    assert verify(workspace, f"{DEFAULT_NAME}/1") == (DEFAULT_NAME, 1, release.digest, files, False, False)
+    DAMAGES[damage](stored)
+    with pytest.raises(FledgeError, match=damage):
+        verify(workspace, f"{DEFAULT_NAME}/1")
+    with pytest.raises(FledgeError, match=damage):
+        release_folder(f"{DEFAULT_NAME}/1", workspace)
+    with pytest.raises(FledgeError, match=damage):
+        promote(workspace, DEFAULT_NAME, 1, force=True, reason="all the same")
+    if MANIFEST not in damage:  # of its own accord a release knows nothing of what was registered
+        with pytest.raises(FledgeError, match=damage):
+            mlflow.pyfunc.load_model(release.model_uri)
+    assert history(workspace, DEFAULT_NAME) == []
+
+
+def test_a_copy_that_was_damaged_is_fetched_again(workspace: Workspace) -> None:
     register(_config(workspace), name=DEFAULT_NAME, prompt="simple")
     folder = release_folder(f"{DEFAULT_NAME}/1", workspace)
     assert read_release(folder).version == 1
-    weights = folder / "snapshot" / "model.safetensors"
-    if damage == "changed":
-        content = bytearray(weights.read_bytes())
-        content[-1] ^= 1
-        weights.write_bytes(content)
-    elif damage == "missing":
-        weights.unlink()
-    else:
-        weights.with_name("extra.bin").write_bytes(b"\x80")
-    with pytest.raises(FledgeError, match=damage):
+    _flip(folder / "snapshot" / "model.safetensors")
+    with pytest.raises(FledgeError, match=r"model\.safetensors was changed; it is not loaded"):
         read_release(folder)
+    assert read_release(release_folder(f"{DEFAULT_NAME}/1", workspace)).version == 1
 
 
 def test_a_release_without_a_manifest(tmp_path: Path) -> None:

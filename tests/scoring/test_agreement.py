@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from fledge.scoring.agreement import agreement
@@ -81,6 +81,7 @@ def test_the_interval_covers(n: int, same: float) -> None:
 
 
 @given(st.lists(st.tuples(st.integers(1, 5), st.integers(1, 5)), min_size=1, max_size=40))
+@example([(2, 4), (4, 5)])
 def test_ranges(pairs: list[tuple[int, int]]) -> None:
     found = agreement([float(a) for a, _ in pairs], [float(b) for _, b in pairs])
     assert 0 <= found.agreed <= 1

@@ -12,6 +12,7 @@ from fledge.tracking._mlflow import connect
 @pytest.mark.slow
 def test_in_mlflow_evaluate(workspace: Workspace) -> None:
     connect(workspace.tracking)
+    mlflow.set_experiment("scored")
     data = [
         {
             "inputs": {"question": "What is the capital of France?"},

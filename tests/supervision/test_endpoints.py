@@ -7,17 +7,21 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import httpx
 import psutil
 import pytest
 
-from fledge.core.errors import InputError
+from fledge.core.errors import FledgeError, InputError
 from fledge.core.messages import OutboxRecord
 from fledge.core.settings import Workspace
 from fledge.experiments.config import ExperimentConfig
+from fledge.models.engine import Message
 from fledge.monitoring.health import summarize
 from fledge.monitoring.recorder import read_outbox
+from fledge.prompts.prompt import Draft
+from fledge.prompts.store import open_prompts
 from fledge.registry.release import promote, register
 from fledge.serving.smoke import check_endpoint
 from fledge.supervision.endpoints import EndpointStatus, ServeConfig, serve, status, stop
@@ -221,3 +225,39 @@ def test_a_key_is_asked_for_on_every_route_but_health(config: ServeConfig, monke
 def test_stopping_nothing(workspace: Workspace) -> None:
     with pytest.raises(InputError, match="no endpoint runs"):
         stop(workspace)
+
+
+@pytest.mark.parametrize("engine", ["openvino", "transformers"])
+def test_a_damaged_release_keeps_serving_and_is_not_loaded_again(config: ServeConfig, engine: Any) -> None:
+    endpoint = serve(replace(config, engine=engine), "mine@champion")
+    (served,) = (Path(config.state) / "releases").iterdir()
+    (stored,) = Path.cwd().glob("mlartifacts/*/models/*/artifacts/artifacts/release")
+    try:
+        with httpx.Client(base_url=endpoint.url, timeout=30, trust_env=False) as client:
+            before = client.post("/invocations", json={"dataframe_split": TABLE}).json()
+            for folder in (served, stored):
+                for path in [*folder.glob("snapshot/*.safetensors"), *folder.glob("engines/*/*.bin")]:
+                    with path.open("r+b") as file:  # in place, as a failing disk does it
+                        file.seek(-4096, os.SEEK_END)
+                        file.write(b"\xff" * 4096)
+            assert client.post("/invocations", json={"dataframe_split": TABLE}).json() == before
+    finally:
+        stop(config)
+    with pytest.raises(FledgeError, match=r"snapshot/model\.safetensors was changed"):
+        serve(config, "mine@champion")
+
+
+def test_a_release_whose_prompt_is_a_conversation(config: ServeConfig) -> None:
+    turns = (Message("system", "Answer in one sentence."), Message("user", "{{question}}"))
+    open_prompts(config).register(Draft("chatty", turns))
+    register(ExperimentConfig(tracking_uri=config.tracking_uri, state=config.state), name="mine", prompt="chatty")
+    running = serve(config, "models:/mine/2")
+    try:
+        with httpx.Client(base_url=running.url, timeout=30, trust_env=False) as client:
+            rows = client.post("/invocations", json={"dataframe_split": TABLE}).json()["predictions"]
+            turns_sent = [{"role": turn.role, "content": turn.content} for turn in turns[:1]]
+            turns_sent.append({"role": "user", "content": QUESTION})
+            chat = client.post("/v1/chat/completions", json={"messages": turns_sent}).json()
+        assert rows[0] == chat["choices"][0]["message"]["content"].strip() != ""
+    finally:
+        stop(config)

@@ -11,7 +11,7 @@ from fledge.bench.processes import Measured, module, random_model, run
 from fledge.bench.rounds import Plan, Round, summarize
 from fledge.core.errors import InputError
 from fledge.core.settings import option, out_of_range
-from fledge.models import machine, selection, snapshot
+from fledge.models import machine, selection
 from fledge.models.openvino_files import Say, exported
 from fledge.models.selection import EngineSettings
 from fledge.models.snapshot import Snapshot
@@ -79,7 +79,7 @@ def bench_engines(
     about = {**machine.describe(), "busy": psutil.cpu_percent(interval=1.0) / 100}
     if about["busy"] > QUIET:
         say(f"other programs use {about['busy']:.0%} of this machine: the figures will be lower than they could be")
-    model = snapshot.resolve(config.model or str(random_model(config.state_dir, say)))
+    model = selection.find_snapshot(config.model or str(random_model(config.state_dir, say)), config)
     plan = Plan(config.loads, config.repeats, config.prompt_tokens, config.tokens, model.vocabulary)
     if config.prompt_tokens + config.tokens > model.context:
         raise InputError(

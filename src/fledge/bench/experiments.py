@@ -16,7 +16,7 @@ from fledge.core.errors import MissingExtraError
 from fledge.core.settings import option, out_of_range
 from fledge.experiments.config import ExperimentConfig
 from fledge.experiments.run import select_questions
-from fledge.models import machine, selection, snapshot
+from fledge.models import machine, selection
 from fledge.models.embedded.templates import TEMPLATES
 from fledge.models.openvino_files import Say, exported
 from fledge.models.selection import EngineSettings
@@ -72,7 +72,7 @@ def bench_experiment(
     if find_spec("langchain_huggingface") is None:
         raise MissingExtraError("langchain-huggingface", "bench")
     about = {**machine.describe(), "busy": psutil.cpu_percent(interval=1.0) / 100}
-    model = snapshot.resolve(config.model or str(random_model(config.state_dir, say)))
+    model = selection.find_snapshot(config.model or str(random_model(config.state_dir, say)), config)
     settings = {name: getattr(config, name) for name in ("engine", "device", "mode", "cache_gb", "limit")}
     asked = ExperimentConfig(**settings, model=str(model.path), state=config.state)
     questions = [item.question for item in select_questions(asked).questions]

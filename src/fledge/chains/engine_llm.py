@@ -18,7 +18,7 @@ from langchain_core.outputs import (
     GenerationChunk,
     LLMResult,
 )
-from langchain_core.runnables import Runnable, RunnableLambda
+from langchain_core.runnables import Runnable, RunnableGenerator, RunnableLambda
 from pydantic import ConfigDict
 
 from fledge.core.errors import InputError
@@ -115,21 +115,46 @@ class EngineChatModel(BaseChatModel):
 
 def build_chain(prompt: Prompt, engine: Engine, params: GenerationParams) -> Runnable[Mapping[str, str], str]:
     """`prompt | llm | parser`: from the variables of a question to the answer's text, stripped."""
-    strip = RunnableLambda(str.strip, name="strip")
     fill: Runnable[Mapping[str, str], Any] = RunnableLambda(_filler(prompt), name="prompt")
     if isinstance(prompt.template, str):
-        return fill | EngineLLM(engine=engine, params=params) | StrOutputParser() | strip
-    return fill | EngineChatModel(engine=engine, params=params) | StrOutputParser() | strip
+        return fill | EngineLLM(engine=engine, params=params) | _parser()
+    return fill | EngineChatModel(engine=engine, params=params) | _parser()
+
+
+def build_chat_chain(engine: Engine, params: GenerationParams) -> Runnable[Sequence[Message], str]:
+    """`messages | llm | parser`: from a conversation to the answer's text, stripped."""
+    turns: Runnable[Sequence[Message], Any] = RunnableLambda(_messages, name="messages")
+    return turns | EngineChatModel(engine=engine, params=params) | _parser()
+
+
+def _parser() -> Runnable[Any, str]:
+    return StrOutputParser() | RunnableGenerator(_stripped, name="strip")
+
+
+def _stripped(pieces: Iterator[str]) -> Iterator[str]:
+    """Pieces of a text without the white space before and after all of it."""
+    begun, held = False, ""
+    for piece in pieces:
+        text = held + piece if begun else piece.lstrip()
+        begun = begun or bool(text)
+        kept = text.rstrip()
+        held = text[len(kept) :]
+        if kept:
+            yield kept
+    if not begun:
+        yield ""
 
 
 def _filler(prompt: Prompt) -> Callable[[Mapping[str, str]], str | list[BaseMessage]]:
     def fill(values: Mapping[str, str]) -> str | list[BaseMessage]:
         filled = prompt.fill(values)
-        if isinstance(filled, str):
-            return filled
-        return convert_to_messages([(turn.role, turn.content) for turn in filled])
+        return filled if isinstance(filled, str) else _messages(filled)
 
     return fill
+
+
+def _messages(turns: Sequence[Message]) -> list[BaseMessage]:
+    return convert_to_messages([(turn.role, turn.content) for turn in turns])
 
 
 def _generation(completion: Completion) -> Generation:

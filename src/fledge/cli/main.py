@@ -19,6 +19,8 @@ COMMANDS = {
     "questions": ("fledge.cli.questions:questions", "Question sets: show, validate, sample, register."),
     "register": ("fledge.cli.registry:register", "Register a release."),
     "promote": ("fledge.cli.registry:promote", "Move an alias to a release, by evidence."),
+    "verify": ("fledge.cli.registry:verify", "Check a release against its manifest."),
+    "rollback": ("fledge.cli.registry:rollback", "Take back the last promotion of an alias."),
     "history": ("fledge.cli.registry:history", "Who moved which alias, when and why."),
     "serve": ("fledge.cli.endpoints:serve", "Serve a release."),
     "status": ("fledge.cli.endpoints:status", "Show the endpoints that run here."),

@@ -1,7 +1,8 @@
-"""`fledge register`, `fledge promote`, `fledge history`."""
+"""`fledge register`, `fledge verify`, `fledge promote`, `fledge rollback`, `fledge history`."""
 
 import time
 from dataclasses import asdict, fields
+from pathlib import Path
 from typing import Any
 
 import click
@@ -10,8 +11,10 @@ from fledge.cli.options import settings
 from fledge.cli.output import emit, json_option, message, table
 from fledge.core.settings import Workspace, load
 from fledge.experiments.config import ExperimentConfig
+from fledge.models.manifest import Weights
 from fledge.models.selection import EngineSettings
 from fledge.registry import release as releases
+from fledge.registry.moves import Move
 from fledge.registry.release import ReleaseConfig
 
 NOT_OF_A_RELEASE = (
@@ -27,14 +30,66 @@ NOT_OF_A_RELEASE = (
     "--run", "run_id", help="An experiment that was compared; its winner's prompt is taken, else its leader's."
 )
 @click.option("--prompt", help="The prompt of the release: name, name/version or name@alias.")
+@click.option("--arm", help="The arm of --run, instead of its winner.")
+@click.option(
+    "--weights",
+    type=click.Choice(["copy", "reference"]),
+    default="copy",
+    show_default=True,
+    help="Keep the model's files, or only its Hub id and commit.",
+)
+@click.option(
+    "--sign-key", type=click.Path(path_type=Path), help="A private key (PEM, elliptic curve) to sign the release with."
+)
 @json_option
-def register(run_id: str | None, prompt: str | None, as_json: bool, **flags: Any) -> None:
-    """Register a release: model files, one prompt version, and a manifest of digests. No alias moves."""
+def register(
+    run_id: str | None,
+    prompt: str | None,
+    arm: str | None,
+    weights: Weights,
+    sign_key: Path | None,
+    as_json: bool,
+    **flags: Any,
+) -> None:
+    """Register a release: model files, exported engines, one prompt version, and a manifest of digests.
+
+    The same content is registered once only. No alias moves.
+    """
     name = load(ReleaseConfig, {"name": flags.pop("name")}).value.name
-    result = releases.register(ExperimentConfig.load(flags), name=name, run_id=run_id, prompt=prompt)
-    emit(as_json, asdict(result), f"{result.name} version {result.version}")
+    result = releases.register(
+        ExperimentConfig.load(flags),
+        name=name,
+        run_id=run_id,
+        arm=arm,
+        prompt=prompt,
+        weights=weights,
+        sign_key=sign_key,
+    )
+    known = "" if result.new else ", which was registered before with the same content"
+    known += " and is not signed anew" if sign_key and not result.new else ""
+    emit(as_json, asdict(result), f"{result.name} version {result.version}{known}")
     if not as_json:
         message(f"next: fledge promote {result.name} {result.version}")
+
+
+@click.command()
+@settings(Workspace)
+@click.argument("target")
+@click.option("--key", type=click.Path(path_type=Path), help="The public key (PEM) that the signature must fit.")
+@json_option
+def verify(target: str, key: Path | None, as_json: bool, **flags: Any) -> None:
+    """Check what is stored of a release (NAME@ALIAS or models:/NAME/VERSION) against its manifest."""
+    found = releases.verify(load(Workspace, flags).value, target, key=key)
+    signature = (
+        "signature holds" if found.signature_checked else "signed, not checked" if found.signed else "not signed"
+    )
+    emit(
+        as_json,
+        found._asdict(),
+        f"{found.name} version {found.version}: {found.files} files are as registered; {signature}",
+    )
+    if found.signed and key is None and not as_json:
+        message("next: --key PUBLIC.pem checks the signature")
 
 
 @click.command()
@@ -42,20 +97,49 @@ def register(run_id: str | None, prompt: str | None, as_json: bool, **flags: Any
 @click.argument("name")
 @click.argument("version", type=int)
 @click.option("--alias", default="champion", show_default=True, help="The alias to move.")
-@click.option("--evidence", help="The run of a comparison that the release's prompt has won.")
+@click.option("--evidence", help="The run of a comparison that it won, or of an evaluation whose gates it passed.")
 @click.option("--force", is_flag=True, help="Without evidence; needs --reason.")
 @click.option("--reason", default="", help="Why, for the history.")
+@click.option("--expected", type=int, help="Only if the alias means this version still; 0 for none.")
 @json_option
 def promote(
-    name: str, version: int, alias: str, evidence: str | None, force: bool, reason: str, as_json: bool, **flags: Any
+    name: str,
+    version: int,
+    alias: str,
+    evidence: str | None,
+    force: bool,
+    reason: str,
+    expected: int | None,
+    as_json: bool,
+    **flags: Any,
 ) -> None:
     """Move an alias of NAME to VERSION if the evidence says that it is better."""
     workspace = load(Workspace, flags).value
-    move = releases.promote(workspace, name, version, alias=alias, evidence=evidence, force=force, reason=reason)
-    before = "none" if move.from_version is None else move.from_version
-    emit(as_json, move.as_dict(), f"{name}@{alias}: {before} -> {move.to_version}")
+    move = releases.promote(
+        workspace,
+        name,
+        version,
+        alias=alias,
+        evidence=evidence,
+        force=force,
+        reason=reason,
+        expected=expected,
+        say=message,
+    )
+    _show(move, as_json)
     if not as_json:
         message(f"next: fledge serve {name}@{alias}")
+
+
+@click.command()
+@settings(Workspace)
+@click.argument("name")
+@click.option("--alias", default="champion", show_default=True, help="The alias to move.")
+@click.option("--reason", default="", help="Why, for the history.")
+@json_option
+def rollback(name: str, alias: str, reason: str, as_json: bool, **flags: Any) -> None:
+    """Take back the last promotion of an alias of NAME; once more, the one before."""
+    _show(releases.rollback(load(Workspace, flags).value, name, alias=alias, reason=reason, say=message), as_json)
 
 
 @click.command()
@@ -64,10 +148,21 @@ def promote(
 @json_option
 def history(name: str, as_json: bool, **flags: Any) -> None:
     """Who moved which alias of NAME, when and why; newest first."""
-    moves = releases.history(load(Workspace, flags).value, name)
-    columns = ["time", "who", "alias", "from", "to", "forced", "reason"]
+    moves = releases.history(load(Workspace, flags).value, name, say=message)
+    columns = ["time", "who", "action", "alias", "from", "to", "forced", "reason"]
     rows = [[_when(move["time"]), *(move[column] for column in columns[1:])] for move in moves]
     emit(as_json, moves, table(name, columns, rows))
+
+
+def _show(move: Move, as_json: bool) -> None:
+    names = ("name", "alias", "from", "to", "prompts")
+    lines = [f"{move.name}@{move.alias}: {move.before or 'none'} -> {move.after}"]
+    lines += [
+        f"prompt {change.name}@{move.alias}: {change.before or 'none'} -> {change.after or 'none'}"
+        for change in move.changes[:-1]
+        if change.before != change.after
+    ]
+    emit(as_json, {name: move.as_dict()[name] for name in names}, *lines)
 
 
 def _when(seconds: float) -> str:

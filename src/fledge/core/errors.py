@@ -27,6 +27,10 @@ class RefusedError(FledgeError):
     exit_code = 3
 
 
+class ConflictError(FledgeError):
+    """Somebody else was faster; nothing was changed."""
+
+
 class MissingExtraError(FledgeError):
     """A part of fledge that is not installed."""
 

@@ -16,7 +16,7 @@ from fledge.core.interrupts import uninterrupted
 from fledge.core.settings import Workspace, load
 from fledge.experiments.config import ExperimentConfig
 from fledge.experiments.run import ExperimentResult, select_questions
-from fledge.models import selection, snapshot
+from fledge.models import selection
 from fledge.monitoring.health import Health, summarize
 from fledge.monitoring.recorder import read_outbox
 from fledge.questions.question_set import QuestionSet
@@ -165,7 +165,7 @@ def _live(
     cleanup: contextlib.ExitStack,
 ) -> None:
     with stage("model") as words:
-        model = snapshot.resolve(config.model)
+        model = selection.find_snapshot(config.model, config)
         engine = selection.start(config, model)
         cleanup.callback(engine.close)
         words.append(f"{model.architecture}, {model.size / 1e6:.1f} MB, on {engine.info.name}: {engine.info.reason}")

@@ -8,6 +8,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import pandas as pd
@@ -226,24 +227,57 @@ def log_evaluation(client: MlflowClient, run_id: str, content: str, passed: bool
     tag_run(client, run_id, {"fledge.kind": "evaluation", "fledge.passed": str(passed).lower()})
 
 
-class ArmSettings(NamedTuple):
-    """What one arm of an experiment asked with; `prompt` as `name/version`, empty for a chain of the user's own."""
+def load_evaluation(client: MlflowClient, run_id: str) -> dict[str, Any] | None:
+    """What `evaluate` left in a run; None where the run is of something else."""
+    try:
+        return load_artifact(client, run_id, "evaluation.json", hint="")
+    except InputError:
+        return None
 
+
+class ArmSettings(NamedTuple):
+    """What one arm of an experiment asked with, and how it did.
+
+    `prompt` is `name/version`, empty for a chain of the user's own; `metrics` are means over questions.
+    """
+
+    name: str
     prompt: str
     model: str
     model_digest: str
     generation: GenerationParams
+    questions_digest: str = ""
+    metrics: Mapping[str, float] = MappingProxyType({})
 
 
-def load_arm(client: MlflowClient, run_id: str, arm: str) -> ArmSettings:
-    """What the arm `arm` of an experiment asked with. Raises `InputError` if the experiment has no such arm."""
-    experiment = client.get_run(run_id).info.experiment_id
+def load_arm(client: MlflowClient, run_id: str, arm: str | None = None) -> ArmSettings:
+    """What the arm `arm` of an experiment asked with; without a name its only one.
+
+    Raises `InputError` if the experiment has no such arm, or several.
+    """
+    try:
+        experiment = client.get_run(run_id).info.experiment_id
+    except MlflowException:
+        raise InputError(f"there is no run {run_id!r}", hint=NAME_A_RUN) from None
     nested = client.search_runs([experiment], f"tags.`mlflow.parentRunId` = '{run_id}'")
-    params = next((run.data.params for run in nested if run.data.tags["fledge.arm"] == arm), None)
-    if params is None:
-        raise InputError(f"run {run_id} has no arm {arm!r}", hint="name the run_id of an experiment that was compared")
+    arms = {run.data.tags["fledge.arm"]: run for run in nested if "fledge.arm" in run.data.tags}
+    if arm is None and len(arms) != 1:
+        raise InputError(f"run {run_id} has {len(arms)} arms", hint=f"--arm one of: {', '.join(arms)}")
+    chosen = arm if arm is not None else next(iter(arms))
+    if chosen not in arms:
+        raise InputError(f"run {run_id} has no arm {arm!r}", hint=f"arms: {', '.join(arms) or 'none'}")
+    run = arms[chosen]
+    params = run.data.params
     generation = load(GenerationParams, {item.name: params.get(item.name) for item in options(GenerationParams)}).value
-    return ArmSettings(params["prompt"], params["model"], params.get("model_digest", ""), generation)
+    return ArmSettings(
+        chosen,
+        params["prompt"],
+        params["model"],
+        params.get("model_digest", ""),
+        generation,
+        params.get("question_set_digest", ""),
+        run.data.metrics,
+    )
 
 
 def load_artifact(client: MlflowClient, run_id: str, artifact: str, *, hint: str) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from types import MappingProxyType
 from typing import Any
 
 from fledge.core.errors import InputError
@@ -85,13 +86,7 @@ def build_arms(config: ExperimentConfig, arms: Sequence[ArmConfig], prompts: Seq
     """
     built = []
     for arm, prompt in zip(arms, prompts, strict=True):
-        try:
-            generation = replace(config.generation, **{**_prompt_settings(prompt), **arm.generation})
-        except (TypeError, ValueError) as error:
-            raise InputError(
-                f"prompt {prompt.label} with its settings {dict(prompt.settings)}: {error}", hint="mend its settings"
-            ) from None
-        built.append(Arm(arm.name, prompt, arm.model, generation))
+        built.append(Arm(arm.name, prompt, arm.model, settled(config.generation, prompt, arm.generation)))
     named = [replace(arm, name=name) for arm, name in zip(built, _names(built), strict=True)]
     twice = [name for name, count in Counter(arm.name for arm in named).items() if count > 1]
     if twice:
@@ -99,9 +94,25 @@ def build_arms(config: ExperimentConfig, arms: Sequence[ArmConfig], prompts: Seq
     return named
 
 
-def _prompt_settings(prompt: Prompt) -> dict[str, Any]:
-    found = {field: prompt.settings[name] for name, field in PROMPT_SETTINGS.items() if name in prompt.settings}
-    return {name: tuple(value) if name == "stop" else value for name, value in found.items()}
+def settled(
+    generation: GenerationParams, prompt: Prompt, own: Mapping[str, Any] = MappingProxyType({})
+) -> GenerationParams:
+    """Generation settings with those that the prompt itself brings along, and then `own`.
+
+    Raises `InputError` for settings that no engine takes.
+    """
+    found: dict[str, Any] = {
+        field: prompt.settings[name] for name, field in PROMPT_SETTINGS.items() if name in prompt.settings
+    }
+    found |= own
+    if "stop" in found:
+        found["stop"] = tuple(found["stop"])
+    try:
+        return replace(generation, **found)
+    except (TypeError, ValueError) as error:
+        raise InputError(
+            f"prompt {prompt.label} with its settings {dict(prompt.settings)}: {error}", hint="mend its settings"
+        ) from None
 
 
 def _names(arms: Sequence[Arm]) -> list[str]:

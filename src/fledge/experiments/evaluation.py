@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree as ET
@@ -13,10 +13,10 @@ from fledge.core.errors import InputError
 from fledge.core.jsonable import jsonable
 from fledge.core.settings import Workspace, load
 from fledge.experiments.comparison import scores_of
-from fledge.experiments.config import ExperimentConfig
+from fledge.experiments.config import ArmConfig, ExperimentConfig
 from fledge.experiments.run import run_experiment, select_questions
 from fledge.models.engine import Engine
-from fledge.models.manifest import read_release
+from fledge.models.manifest import load_manifest
 from fledge.models.selection import is_release, is_remote, release_folder
 from fledge.scoring.catalogue import chosen, direction_of, known
 from fledge.scoring.judge import JUDGE, JudgeCounts
@@ -110,11 +110,16 @@ def configured(target: str, prompt: str | None, settings: Mapping[str, Any]) -> 
     given = {name: value for name, value in settings.items() if value is not None}
     chosen = prompt or ("question" if is_remote(target) else "simple")
     if is_release(target):
-        manifest = read_release(release_folder(target, load(Workspace, given).value))
-        chosen = prompt or f"{manifest.prompt_name}/{manifest.prompt_version}"
+        manifest = load_manifest(release_folder(target, load(Workspace, given).value))
+        chosen = prompt or manifest.prompt_label
         own = {name: value for name, value in manifest.generation.items() if name not in ("n", "logprobs")}
         given = {**own, **given}
-    return ExperimentConfig.load({**given, "model": target, "prompts": (chosen,), "more_models": ()})
+    config = ExperimentConfig.load({**given, "model": target, "prompts": (chosen,), "more_models": ()})
+    if is_release(target) and prompt is None:  # what it was registered with, whatever the prompt would bring along
+        return replace(
+            config, arms=(ArmConfig(chosen, generation={name: getattr(config.generation, name) for name in own}),)
+        )
+    return config
 
 
 def write_junit(evaluation: Evaluation, path: Path) -> None:

@@ -1,7 +1,9 @@
 """Releases in MLflow's model registry: which version a name means, and its folder on this machine."""
 
+import contextlib
 import re
 import tempfile
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,8 +14,10 @@ from mlflow.exceptions import MlflowException
 
 from fledge.core.errors import FledgeError, InputError
 from fledge.models import manifest as manifests
+from fledge.models.manifest import Manifest
 
 DIGEST_TAG = "fledge.digest"
+SEAL_TAG = "fledge.seal"
 
 
 def find(client: MlflowClient, target: str) -> ModelVersion:
@@ -37,24 +41,41 @@ def fetch(client: MlflowClient, version: ModelVersion, releases: Path) -> Path:
 
     Raises `FledgeError` if what MLflow has is not what was registered.
     """
-    digest = version.tags.get(DIGEST_TAG, "")
-    if not re.fullmatch("[0-9a-f]{64}", digest):
+    number, digest, seal = int(version.version), version.tags.get(DIGEST_TAG, ""), version.tags.get(SEAL_TAG, "")
+    if not all(re.fullmatch("[0-9a-f]{64}", tag) for tag in (digest, seal)):
         raise InputError(
             f"{version.name}/{version.version} was not registered by fledge, which cannot tell what is in it",
             hint="fledge register --model FOLDER",
         )
-    kept = manifests.find_cached(releases, version.name, int(version.version), digest)
+    kept = manifests.find_cached(releases, version.name, number, digest, seal)
     if kept is not None:
         return kept
+    with stored(client, version) as (release, manifest):
+        return manifests.cache_release(release, replace(manifest, version=number), releases)
+
+
+@contextlib.contextmanager
+def stored(client: MlflowClient, version: ModelVersion) -> Iterator[tuple[Path, Manifest]]:
+    """A version's release folder as MLflow has it, checked, and its manifest.
+
+    Raises `FledgeError` if it is not what was registered.
+    """
+    where = f"{version.name}/{version.version}"
     with tempfile.TemporaryDirectory() as folder:
-        source = mlflow.artifacts.download_artifacts(
-            artifact_uri=f"models:/{version.name}/{version.version}", dst_path=folder, tracking_uri=client.tracking_uri
-        )
+        try:
+            source = mlflow.artifacts.download_artifacts(
+                artifact_uri=f"models:/{where}", dst_path=folder, tracking_uri=client.tracking_uri
+            )
+        except (MlflowException, OSError) as error:
+            raise FledgeError(
+                f"{where}: MLflow's files of it cannot be read: {str(error).splitlines()[0]}",
+                hint=manifests.REGISTER_AGAIN,
+            ) from None
         release = Path(source) / "artifacts" / "release"
         manifest = manifests.read_release(release)
-        if manifest.digest != digest:
+        if manifest.seal != version.tags.get(SEAL_TAG):
             raise FledgeError(
-                f"{version.name}/{version.version}: its manifest is not the one that was registered; it is not loaded",
-                hint="register the model again",
+                f"{where}: its {manifests.MANIFEST} is not the one that was registered; it is not loaded",
+                hint=manifests.REGISTER_AGAIN,
             )
-        return manifests.cache_release(release, replace(manifest, version=int(version.version)), releases)
+        yield release, manifest

@@ -21,6 +21,7 @@ from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from fledge.core.errors import FledgeError, InputError
+from fledge.core.processes import module_command
 from fledge.models.engine import Message
 
 TIME_LIMIT_S = 2.0
@@ -73,7 +74,7 @@ class ChatTemplate:
 
     def _spawn(self) -> "subprocess.Popen[str]":
         child = subprocess.Popen(
-            [sys.executable, "-m", __name__],
+            module_command(__name__),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,

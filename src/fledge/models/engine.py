@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple, Protocol
 
-from fledge.core.errors import FledgeError
+from fledge.core.errors import FledgeError, InputError
 from fledge.core.settings import option
 
 FinishReason = Literal["stop", "length", "cancelled"]
@@ -245,10 +245,16 @@ class Engine(Protocol):
 
 
 def generate(engine: Engine, prompts: Sequence[Prompt], params: GenerationParams) -> list[Completion]:
-    """Answers to all prompts, in their order, computed together."""
+    """Answers to all prompts, in their order, computed together. An `InputError` says which of several is wrong."""
     streams: list[Stream] = []
     try:
-        streams.extend(engine.submit(prompt, params) for prompt in prompts)
+        for number, prompt in enumerate(prompts):
+            try:
+                streams.append(engine.submit(prompt, params))
+            except InputError as error:
+                if len(prompts) == 1:
+                    raise
+                raise InputError(f"row {number}: {error.message}", error.hint) from None
         return [stream.result() for stream in streams]
     except BaseException:
         for stream in streams:

@@ -14,8 +14,9 @@ import zmq
 from fledge.core.control import Control
 from fledge.core.errors import FledgeError
 from fledge.core.messages import Ask, Cancel, Piece
-from fledge.models import selection, snapshot
+from fledge.models import selection
 from fledge.models.engine import Engine, GenerationParams, Message, Stream, generate
+from fledge.models.manifest import read_release, snapshot_of
 from fledge.models.selection import EngineSettings
 
 _encode = msgspec.msgpack.Encoder().encode
@@ -91,8 +92,8 @@ class EngineHost:
 def main() -> None:
     config: dict[str, Any] = json.loads(sys.argv[1])
     control = Control(int(sys.argv[2]), _on_event)
-    folder = Path(config["snapshot"])
-    model = snapshot.check(folder, source=config["model"])
+    folder = Path(config["release"])
+    model = snapshot_of(folder, read_release(folder))
     engine = selection.start(EngineSettings(**config["settings"]), model)
     generate(engine, ["warm up"], GenerationParams(max_tokens=2))
     host = EngineHost(engine, config["address"])

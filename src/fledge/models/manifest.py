@@ -1,24 +1,39 @@
-"""A release on disk: a folder with the snapshot's files and `release.json`, which names and digests all of it."""
+"""A release on disk: a folder with the snapshot's files, exported engines, and `release.json`, which names and digests
+all of it."""
 
 import hashlib
 import json
 import os
 import shutil
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from fledge.core import state
 from fledge.core.errors import FledgeError
+from fledge.models import snapshot as snapshots
+from fledge.models.engine import Message
 from fledge.models.snapshot import Snapshot
 
 MANIFEST = "release.json"
+SIGNATURE = "release.sig"
 FILES = "snapshot"
+ENGINES = "engines"
+
+REGISTER_AGAIN = "roll back, or delete that version in MLflow and register it again"
+
+Weights = Literal["copy", "reference"]
 
 
 @dataclass(frozen=True)
 class Manifest:
-    """What a release consists of; `files` maps a path in the folder to its SHA-256. `version` is 0 until registered."""
+    """What a release consists of. `files` maps a path in the folder to its SHA-256.
+
+    `weights` says whether the model's files are in the release or only named, by Hub id and commit. `engines` maps the
+    mode of each exported engine to what its gate measured, `evaluation` holds what spoke for the arm it was made of,
+    `environment` the machine that registered it. `version` is 0 until registered.
+    """
 
     name: str
     model: str
@@ -26,65 +41,118 @@ class Manifest:
     model_digest: str
     prompt_name: str
     prompt_version: int
-    template: str
+    template: str | tuple[Message, ...]
     generation: dict[str, Any]
-    files: dict[str, str]
+    files: dict[str, str] = field(default_factory=dict)
+    weights: Weights = "copy"
+    licence: str = ""
+    engines: dict[str, dict[str, Any]] = field(default_factory=dict)
+    evaluation: dict[str, Any] = field(default_factory=dict)
+    environment: dict[str, Any] = field(default_factory=dict)
     version: int = 0
-    evidence: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def prompt_label(self) -> str:
+        return f"{self.prompt_name}/{self.prompt_version}"
 
     @property
     def digest(self) -> str:
-        """SHA-256 of everything that decides what the release answers."""
-        content = asdict(self)
-        del content["version"], content["evidence"]
-        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+        """SHA-256 of what decides the answers: two releases of a name with the same one are the same."""
+        kept = ("name", "model_digest", "prompt_name", "prompt_version", "template", "generation", "weights")
+        return _digest({name: value for name, value in asdict(self).items() if name in kept})
+
+    @property
+    def seal(self) -> str:
+        """SHA-256 of the whole manifest, the digests of all files among it, but for the version's number."""
+        return _digest({name: value for name, value in asdict(self).items() if name != "version"})
 
 
-def write_release(folder: Path, manifest: Manifest, snapshot: Snapshot) -> Manifest:
-    """Copy the snapshot's files to `folder/snapshot`, write the manifest beside them, and return it complete."""
-    target = state.ensure(folder / FILES)
-    digests = {}
-    for name in snapshot.files:
-        (target / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(snapshot.path / name, target / name)
-        digests[f"{FILES}/{name}"] = _sha256(target / name)
-    complete = replace(manifest, files=digests)
-    state.write_json(folder / MANIFEST, asdict(complete))
+def write_release(folder: Path, manifest: Manifest, snapshot: Snapshot, exports: Mapping[str, Path]) -> Manifest:
+    """Lay out a release in `folder` and return its manifest, complete.
+
+    The snapshot's files, unless they are only named, and those in the folders `exports` of engines by mode take no room
+    where the file system can give a file a second name.
+    """
+    found = {f"{ENGINES}/{mode}/{path.name}": path for mode, made in exports.items() for path in sorted(made.iterdir())}
+    if manifest.weights == "copy":
+        found |= {f"{FILES}/{name}": snapshot.path / name for name in snapshot.files}
+    for name, path in found.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        try:
+            (folder / name).hardlink_to(path.resolve())
+        except OSError:
+            shutil.copyfile(path, folder / name)
+    complete = replace(manifest, files={name: _sha256(path) for name, path in found.items()})
+    state.write_json(state.ensure(folder) / MANIFEST, asdict(complete))
     return complete
+
+
+def load_manifest(folder: Path) -> Manifest:
+    """The manifest of a release folder. Raises `FledgeError` if it cannot be read."""
+    try:
+        content = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        if not isinstance(content["template"], str):
+            content["template"] = tuple(Message(**turn) for turn in content["template"])
+        return Manifest(**content)
+    except (OSError, ValueError, TypeError, LookupError) as error:
+        raise FledgeError(f"{folder}: no readable {MANIFEST}: {error}", hint=REGISTER_AGAIN) from None
 
 
 def read_release(folder: Path) -> Manifest:
     """The manifest of a release folder, after checking every file against it.
 
-    Raises `FledgeError` that names the first file that is missing, changed or not listed.
+    Raises `FledgeError` that names the files that are missing, changed or not listed.
     """
-    try:
-        manifest = Manifest(**json.loads((folder / MANIFEST).read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError) as error:
-        raise FledgeError(f"{folder}: no readable {MANIFEST}: {error}", hint="fledge register") from None
-    present = {path.relative_to(folder).as_posix() for path in (folder / FILES).rglob("*") if path.is_file()}
+    manifest = load_manifest(folder)
+    own = (MANIFEST, SIGNATURE)
+    present = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir()} - {*own}
+    problems = []
     for path in sorted(manifest.files.keys() | present):
         if path not in present:
-            problem = "is missing"
+            problems.append(f"{path} is missing")
         elif path not in manifest.files:
-            problem = "is not in the manifest"
-        elif _sha256(folder / path) != manifest.files[path]:
-            problem = "was changed"
-        else:
-            continue
+            problems.append(f"{path} is not in the manifest")
+        elif not (folder / path).is_file() or _sha256(folder / path) != manifest.files[path]:
+            problems.append(f"{path} was changed")
+    if problems:
+        where = f"{manifest.name}/{manifest.version}" if manifest.version else manifest.name
         raise FledgeError(
-            f"release {manifest.name}: {path} {problem}; it is not loaded", hint="register the model again"
+            f"release {where}: {'; '.join(problems)}; it is not loaded",
+            hint=REGISTER_AGAIN,
         )
     return manifest
 
 
-def find_cached(releases: Path, name: str, version: int, digest: str) -> Path | None:
+def snapshot_of(folder: Path, manifest: Manifest) -> Snapshot:
+    """The model of a checked release: its own copy, or, where it is only named, what the Hub has at that commit.
+
+    Raises `FledgeError` if that is not what was registered.
+    """
+    if manifest.weights == "copy":
+        return snapshots.check(folder / FILES, source=manifest.model, commit=manifest.commit)
+    found = snapshots.resolve(f"{manifest.model.partition('@')[0]}@{manifest.commit}")
+    if found.digest != manifest.model_digest:
+        raise FledgeError(
+            f"release {manifest.name}: {manifest.model} has other files than those that were registered; "
+            "it is not loaded",
+            hint=f"remove it from the Hub's cache; or {REGISTER_AGAIN}",
+        )
+    return found
+
+
+def exported_beside(snapshot: Path, mode: str) -> Path | None:
+    """The exported engine that the release of a snapshot's folder brings along; None where it brings none."""
+    folder = snapshot.parent / ENGINES / mode
+    return folder if (snapshot.parent / MANIFEST).is_file() and folder.is_dir() else None
+
+
+def find_cached(releases: Path, name: str, version: int, digest: str, seal: str) -> Path | None:
     """The folder of a release that `cache_release` kept, if it is whole; a damaged one is removed."""
     folder = _cache_folder(releases, name, version, digest)
     if not folder.is_dir():
         return None
     try:
-        if read_release(folder).digest == digest:
+        if read_release(folder).seal == seal:
             return folder
     except FledgeError:
         pass
@@ -110,6 +178,10 @@ def cache_release(source: Path, manifest: Manifest, releases: Path) -> Path:
 
 def _cache_folder(releases: Path, name: str, version: int, digest: str) -> Path:
     return releases / f"{name}-{version}-{digest[:12]}".replace("/", "_")
+
+
+def _digest(content: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def _sha256(path: Path) -> str:

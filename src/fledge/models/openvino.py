@@ -17,8 +17,9 @@ from fledge.models.snapshot import Snapshot
 from fledge.models.text import Text
 from fledge.models.worker import Answer, WorkerEngine
 
-EXACT: dict[str, Any] = {"KV_CACHE_PRECISION": "f32", "INFERENCE_PRECISION_HINT": "f32"}
-FAST: dict[str, Any] = {}
+# Weights mapped from a file would change under a running engine with the file.
+FAST: dict[str, Any] = {"ENABLE_MMAP": False}
+EXACT: dict[str, Any] = {**FAST, "KV_CACHE_PRECISION": "f32", "INFERENCE_PRECISION_HINT": "f32"}
 
 _REASONS: dict[Any, FinishReason] = {
     openvino_genai.GenerationFinishReason.STOP: "stop",

@@ -9,7 +9,6 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,7 +16,9 @@ from typing import NamedTuple
 
 from fledge.core import state
 from fledge.core.errors import FledgeError
+from fledge.core.processes import module_command
 from fledge.models.engine import Mode
+from fledge.models.manifest import exported_beside
 from fledge.models.snapshot import Snapshot
 
 Say = Callable[[str], None]
@@ -35,19 +36,18 @@ class Gate(NamedTuple):
 
 
 def exported(snapshot: Snapshot, cache: Path, mode: Mode, say: Say) -> Path:
-    """The folder of the exported model; what is missing is made first, and said with an estimate.
+    """The folder of the exported model: that of the snapshot's release, else the cache's.
 
-    Raises `ExportError` where OpenVINO does not know the architecture.
+    What is missing is made first, and said with an estimate. Raises `ExportError` where OpenVINO does not know the
+    architecture.
     """
-    exact = state.ensure(cache) / f"{snapshot.digest[:16]}-exact"
-    with _made(exact) as (working, lock):
-        if working:
-            estimate = 8 + 0.12e-6 * snapshot.parameters  # measured: 8 s for 2 M parameters, 22 s for 124 M
-            say(f"exporting {snapshot.source} to OpenVINO, once for this model: about {estimate:.0f} s")
-            _run(snapshot, lock, "exact", str(snapshot.path), str(working))
+    beside = exported_beside(snapshot.path, mode)
+    if beside is not None:
+        return beside
+    exact = exported_beside(snapshot.path, "exact") or _exact(snapshot, cache, say)
     if mode == "exact":
         return exact
-    fast = cache / f"{snapshot.digest[:16]}-fast"
+    fast = _folder(snapshot, cache, "fast")
     with _made(fast) as (working, lock):
         if working:
             estimate = 8 + 0.3e-6 * snapshot.parameters
@@ -57,10 +57,35 @@ def exported(snapshot: Snapshot, cache: Path, mode: Mode, say: Say) -> Path:
     return fast
 
 
+def in_cache(snapshot: Snapshot, cache: Path) -> dict[Mode, Path]:
+    """The folders of a model that were exported before, by mode."""
+    modes: tuple[Mode, ...] = ("exact", "fast")
+    return {mode: folder for mode in modes if (folder := _folder(snapshot, cache, mode)).is_dir()}
+
+
+def is_exported(snapshot: Snapshot, cache: Path, mode: Mode) -> bool:
+    """Whether the model needs no export to run in a mode."""
+    return exported_beside(snapshot.path, mode) is not None or mode in in_cache(snapshot, cache)
+
+
 def read_gate(fast: Path) -> Gate:
     """What was measured when the fast model was made."""
     content = json.loads((fast / "gate.json").read_text(encoding="utf-8"))
     return Gate(content["perplexity_ratio"], content["token_agreement"])
+
+
+def _folder(snapshot: Snapshot, cache: Path, mode: Mode) -> Path:
+    return cache / f"{snapshot.digest[:16]}-{mode}"
+
+
+def _exact(snapshot: Snapshot, cache: Path, say: Say) -> Path:
+    exact = _folder(snapshot, state.ensure(cache), "exact")
+    with _made(exact) as (working, lock):
+        if working:
+            estimate = 8 + 0.12e-6 * snapshot.parameters  # measured: 8 s for 2 M parameters, 22 s for 124 M
+            say(f"exporting {snapshot.source} to OpenVINO, once for this model: about {estimate:.0f} s")
+            _run(snapshot, lock, "exact", str(snapshot.path), str(working))
+    return exact
 
 
 @contextmanager
@@ -83,7 +108,7 @@ def _made(folder: Path) -> Iterator[tuple[Path | None, int]]:
 def _run(snapshot: Snapshot, lock: int, *step: str) -> None:
     # A child that outlives a killed parent keeps the lock for as long as it writes.
     done = subprocess.run(
-        [sys.executable, "-m", "fledge.models._openvino_export", *step],
+        [*module_command("fledge.models._openvino_export"), *step],
         env=os.environ | {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_VERBOSITY": "error"},
         capture_output=True,
         text=True,

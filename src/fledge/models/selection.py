@@ -1,7 +1,7 @@
 """Which engine runs a model here, and why."""
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -12,8 +12,8 @@ from fledge.core.settings import Workspace, option, out_of_range
 from fledge.models import snapshot
 from fledge.models.engine import Engine, EngineInfo, Mode
 from fledge.models.machine import gpu
-from fledge.models.manifest import FILES, read_release
-from fledge.models.openvino_files import ExportError, Say, exported, read_gate
+from fledge.models.manifest import read_release, snapshot_of
+from fledge.models.openvino_files import ExportError, Say, exported, is_exported, read_gate
 from fledge.models.scripted import ScriptedEngine
 from fledge.models.snapshot import Snapshot
 
@@ -73,7 +73,7 @@ def find(model: str, workspace: Workspace) -> Snapshot | RemoteModel:
     if is_release(model):
         folder = release_folder(model, workspace)
         manifest = read_release(folder)
-        return snapshot.check(folder / FILES, source=f"models:/{manifest.name}/{manifest.version}")
+        return replace(snapshot_of(folder, manifest), source=f"models:/{manifest.name}/{manifest.version}")
     if not is_remote(model):
         return snapshot.resolve(model)
     if "@" in urlsplit(model).netloc:
@@ -81,6 +81,17 @@ def find(model: str, workspace: Workspace) -> Snapshot | RemoteModel:
             "a model's URL is recorded, and must hold no user or password", hint="export OPENAI_API_KEY=..."
         )
     return RemoteModel(model)
+
+
+def find_snapshot(model: str, workspace: Workspace) -> Snapshot:
+    """As `find`, where the files themselves are wanted. Raises `InputError` for a URL."""
+    found = find(model, workspace)
+    if isinstance(found, RemoteModel):
+        raise InputError(
+            f"{model} is a URL: a model behind one can be asked, but its files cannot be had",
+            hint="name the model itself: a folder, a Hub id or a release",
+        )
+    return found
 
 
 def release_folder(model: str, workspace: Workspace) -> Path:
@@ -102,9 +113,10 @@ def is_remote(model: str) -> bool:
     return model.startswith(("http://", "https://"))
 
 
-def choose(settings: EngineSettings) -> Choice:
+def choose(settings: EngineSettings, model: Snapshot | None = None) -> Choice:
     """Resolve `auto` for a model of one's own by hardware and what is installed.
 
+    OpenVINO runs a model that has been exported for it also where nothing is installed that could export one.
     Raises `MissingExtraError` if what was asked for is not installed, `InputError` if settings do not go together.
     """
     if settings.engine == "scripted":
@@ -112,8 +124,8 @@ def choose(settings: EngineSettings) -> Choice:
     if settings.engine == "remote":
         raise InputError("the engine remote wants a URL as the model", hint="--model http://127.0.0.1:8000/v1#NAME")
     if settings.engine == "auto":
-        choice = _automatic(settings)
-    elif not installed(settings.engine):
+        choice = _automatic(settings, model)
+    elif not _runs(settings.engine, settings, model):
         raise MissingExtraError(f"the engine {settings.engine}", EXTRAS[settings.engine])
     else:
         on_gpu = settings.device == "gpu" or (settings.device == "auto" and settings.engine == "transformers" and gpu())
@@ -125,12 +137,12 @@ def choose(settings: EngineSettings) -> Choice:
     return choice
 
 
-def _automatic(settings: EngineSettings) -> Choice:
+def _automatic(settings: EngineSettings, model: Snapshot | None) -> Choice:
     if settings.device != "cpu" and settings.mode != "fast" and gpu() and installed("transformers"):
         return Choice("transformers", "gpu", "continuous batching on the GPU")
     if settings.device == "gpu":
         return Choice("transformers", "gpu", "as set")
-    if installed("openvino"):
+    if _runs("openvino", settings, model):
         return Choice("openvino", "cpu", "continuous batching on the CPU")
     if installed("transformers"):
         return Choice("transformers", "cpu", "OpenVINO, which is faster on a CPU, is not installed")
@@ -140,8 +152,20 @@ def _automatic(settings: EngineSettings) -> Choice:
 def installed(engine: str) -> bool:
     """Whether the libraries of an engine are there; none of them is imported."""
     modules = {"openvino": ("openvino_genai", "optimum.intel"), "transformers": ("transformers", "torch")}
+    return _found(modules.get(engine, ()))
+
+
+def _runs(engine: str, settings: EngineSettings, model: Snapshot | None) -> bool:
+    if installed(engine):
+        return True
+    mode: Mode = "exact" if settings.mode == "exact" else "fast"
+    exported = engine == "openvino" and model and is_exported(model, settings.state_dir / "engines", mode)
+    return bool(exported) and _found(("openvino_genai",))
+
+
+def _found(modules: tuple[str, ...]) -> bool:
     try:
-        return all(find_spec(name) for name in modules.get(engine, ()))
+        return all(find_spec(name) for name in modules)
     except ModuleNotFoundError:
         return False
 
@@ -150,7 +174,7 @@ def start(settings: EngineSettings, model: Snapshot | RemoteModel, say: Say = la
     """The engine for a model, loaded and ready. `say` is told what takes long, with an estimate."""
     if isinstance(model, RemoteModel):
         return _remote(settings, model)
-    choice = choose(settings)
+    choice = choose(settings, model)
     if choice.name == "scripted":
         return ScriptedEngine()
     if choice.name == "openvino":

@@ -64,7 +64,12 @@ class Store(ABC):
         reference = parse_reference(name)
         found = self.find(reference)
         if found is None and name in DEFAULTS:
-            return self.register(Draft(name, DEFAULTS[name], message="default of fledge"))
+            try:
+                return self.register(Draft(name, DEFAULTS[name], message="default of fledge"))
+            except InputError:
+                found = self.find(reference)  # somebody else registered it meanwhile
+                if found is None:
+                    raise
         if found is None:
             raise self._unknown(name)
         templates.check(found.label, found.template)  # others register too, with MLflow's own rules

@@ -1,248 +1,170 @@
-"""Releases in MLflow's model registry: register, promote."""
+"""Releases in MLflow's model registry: registering one."""
 
 import contextlib
-import getpass
 import json
-import os
 import tempfile
-import time
-from collections.abc import Iterator
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import get_type_hints
 
 import mlflow
 import pandas as pd
 from mlflow import MlflowClient
+from mlflow.entities import LoggedModelOutput, LoggedModelStatus
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
-from mlflow.models import ModelSignature
+from mlflow.models import Model, ModelSignature
+from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
 
-from fledge.core.errors import FledgeError, InputError, RefusedError
-from fledge.experiments._mlflow import load_arm, load_comparison
+from fledge.core.errors import FledgeError
+from fledge.core.interrupts import uninterrupted
 from fledge.models import manifest as manifests
-from fledge.models._mlflow import DIGEST_TAG
+from fledge.models._mlflow import DIGEST_TAG, SEAL_TAG
 from fledge.models.engine import GenerationParams
 from fledge.models.manifest import Manifest
 from fledge.models.snapshot import Snapshot
 from fledge.prompts.prompt import Prompt
-from fledge.prompts.template import variables
+from fledge.registry import package
+from fledge.registry._mlflow_versions import add_version
+from fledge.registry.rows import BARE, MESSAGES
+from fledge.registry.signing import sign
 from fledge.tracking._mlflow import experiment_id
 
-HISTORY_TAG = "fledge.history."
-REQUIREMENTS = ("mlflow", "langchain-core", "transformers", "torch", "openvino-genai", "optimum-intel", "pandas")
+PARAM_TYPES = {int: DataType.long, float: DataType.double, list: DataType.string}
+NOT_ASKED = ("n", "logprobs", "ignore_eos")
+EXAMPLE = "What is machine learning?"
 
 
 @dataclass(frozen=True)
 class Release:
-    """A registered version."""
+    """A registered version; `new` unless the same content was registered before."""
 
     name: str
     version: int
     model_uri: str
     digest: str
-
-
-@dataclass(frozen=True)
-class Move:
-    """An alias that moved; `from_version` is None for its first version."""
-
-    name: str
-    alias: str
-    from_version: int | None
-    to_version: int
-
-    def as_dict(self) -> dict[str, Any]:
-        return {"name": self.name, "alias": self.alias, "from": self.from_version, "to": self.to_version}
+    new: bool
 
 
 def register_release(
     client: MlflowClient,
-    name: str,
+    manifest: Manifest,
     snapshot: Snapshot,
     prompt: Prompt,
-    generation: GenerationParams,
+    engines: Mapping[str, Path],
     *,
     experiment: str,
-    evidence: dict[str, Any],
-    state_dir: Path,
+    key: Path | None,
 ) -> Release:
-    """A new version of `name`, or the one that already has the same content."""
-    if not isinstance(prompt.template, str):
-        raise InputError(
-            f"prompt {prompt.label} is a conversation, which a release cannot have yet", hint="register a text prompt"
-        )
-    manifest = Manifest(
-        name=name,
-        model=snapshot.source,
-        commit=snapshot.commit,
-        model_digest=snapshot.digest,
-        prompt_name=prompt.name,
-        prompt_version=prompt.version,
-        template=prompt.template,
-        generation=_plain(generation),
-        files={},
-        evidence=evidence,
-    )
-    with tempfile.TemporaryDirectory() as temporary:
-        folder = Path(temporary) / "release"
-        manifest = manifests.write_release(folder, manifest, snapshot)
-        existing = _with_digest(client, name, manifest.digest) or _log(client, manifest, folder, experiment, state_dir)
-    return Release(name, int(existing.version), f"models:/{name}/{existing.version}", manifest.digest)
+    """A new version, signed with the private key `key` where there is one, or the one with the same content."""
+    found = _with_digest(client, manifest)
+    new = found is None
+    if found is None:
+        with tempfile.TemporaryDirectory() as temporary:
+            folder = Path(temporary) / "release"
+            manifest = manifests.write_release(folder, manifest, snapshot, engines)
+            if key is not None:
+                sign(folder, key)
+            found = _log(client, manifest, folder, package.copy_code(Path(temporary)), prompt, experiment)
+    version = int(found.version)
+    return Release(manifest.name, version, f"models:/{manifest.name}/{version}", manifest.digest, new)
 
 
-def promote_release(
-    client: MlflowClient, version: ModelVersion, alias: str, *, evidence: str | None, force: bool, reason: str
-) -> Move:
-    """Move `alias` to `version`. Raises `RefusedError` unless the run `evidence` has this release's arm as winner.
-
-    With `force` the reason is recorded instead of evidence.
-    """
-    if force:
-        if not reason:
-            raise InputError("a forced promotion needs a reason", hint='--force --reason "..."')
-    else:
-        reason = _proof(client, version, evidence)
-    current = client.get_registered_model(version.name).aliases.get(alias)
-    move = Move(version.name, alias, int(current) if current else None, int(version.version))
-    entry = {
-        "time": time.time(),
-        "who": _user(),
-        **move.as_dict(),
-        "reason": reason,
-        "evidence": evidence,
-        "forced": force,
-    }
-    client.set_registered_model_alias(version.name, alias, version.version)
-    client.set_registered_model_tag(version.name, f"{HISTORY_TAG}{time.time_ns()}", json.dumps(entry))
-    return move
-
-
-def history(client: MlflowClient, name: str) -> list[dict[str, Any]]:
-    """Who moved which alias, when and why; newest first."""
-    try:
-        tags = client.get_registered_model(name).tags
-    except MlflowException:
-        raise InputError(f"no registered model {name!r}", hint="fledge register") from None
-    keys = sorted((key for key in tags if key.startswith(HISTORY_TAG)), reverse=True)
-    return [json.loads(tags[key]) for key in keys]
-
-
-def _proof(client: MlflowClient, version: ModelVersion, evidence: str | None) -> str:
-    """The reason that the evidence gives, or `RefusedError`."""
-    where = f"{version.name}/{version.version}"
-    hint = 'give --evidence RUN of a comparison that it won, or --force --reason "..."'
-    if not evidence:
-        raise RefusedError(f"{where} is not promoted: no evidence was given", hint=hint)
-    try:
-        comparison = load_comparison(client, evidence)
-        if comparison["winner"] is None:
-            raise RefusedError(f"{where} is not promoted: the comparison has no winner", hint=hint)
-        won, tags = load_arm(client, evidence, comparison["winner"]), version.tags
-    except InputError as error:
-        raise RefusedError(f"{where} is not promoted: {error.message}", hint=error.hint) from None
-    if won.model_digest != tags.get("fledge.model_digest"):
-        raise RefusedError(f"{where} is not promoted: in run {evidence} another model won", hint=hint)
-    uses = f"{tags.get('fledge.prompt_name')}/{tags.get('fledge.prompt_version')}"
-    if won.prompt != uses:
-        raise RefusedError(f"{where} is not promoted: prompt {won.prompt or 'none'} won, it uses {uses}", hint=hint)
-    return f"better than {comparison['baseline']} on {comparison['metric']}"
-
-
-def _log(client: MlflowClient, manifest: Manifest, folder: Path, experiment: str, state_dir: Path) -> ModelVersion:
-    names = variables(manifest.template)
-    signature = ModelSignature(
-        inputs=Schema([ColSpec(DataType.string, name) for name in names]),
-        outputs=Schema([ColSpec(DataType.string)]),
-        params=ParamSchema(
-            [
-                ParamSpec("max_tokens", DataType.long, manifest.generation["max_tokens"]),
-                ParamSpec("temperature", DataType.double, manifest.generation["temperature"]),
-                ParamSpec("top_p", DataType.double, manifest.generation["top_p"]),
-            ]
-        ),
-    )
-    tags = {
-        DIGEST_TAG: manifest.digest,
-        "fledge.model_digest": manifest.model_digest,
-        "fledge.prompt_name": manifest.prompt_name,
-        "fledge.prompt_version": str(manifest.prompt_version),
-    }
+def _log(
+    client: MlflowClient, manifest: Manifest, folder: Path, code: Path, prompt: Prompt, experiment: str
+) -> ModelVersion:
     run = client.create_run(
         experiment_id(client, experiment), run_name=f"register-{manifest.name}", tags={"fledge.kind": "release"}
-    )
+    ).info
     status = "FAILED"
     try:
-        with mlflow.start_run(run_id=run.info.run_id), _trial_load(state_dir):
-            logged = mlflow.pyfunc.log_model(
-                name="release",
-                python_model=str(Path(__file__).with_name("wrapper.py")),
-                artifacts={"release": str(folder)},
-                signature=signature,
-                input_example=pd.DataFrame([dict.fromkeys(names, "What is machine learning?")]),
-                pip_requirements=_requirements(),
-                metadata={"fledge": asdict(manifest)},
-                prompts=[f"prompts:/{manifest.prompt_name}/{manifest.prompt_version}"],
-            )
-        if _missing(client, manifest.name):
-            client.create_registered_model(manifest.name)
-        version = client.create_model_version(
-            manifest.name, logged.model_uri, run_id=run.info.run_id, tags=tags, model_id=logged.model_id
+        model_id = client.create_logged_model(
+            run.experiment_id, name="release", source_run_id=run.run_id, model_type="fledge-release"
+        ).model_id
+        client.log_outputs(run.run_id, [LoggedModelOutput(model_id, step=0)])
+        # Not log_model, which would load the model and ask it something, and only warn where that fails.
+        mlflow.pyfunc.save_model(
+            folder.parent / "model",
+            mlflow_model=Model(run_id=run.run_id, model_id=model_id, model_uuid=model_id, prompts=[prompt.uri]),
+            python_model=str(Path(__file__).with_name("wrapper.py")),
+            artifacts={"release": str(folder)},
+            code_paths=[str(code)],
+            signature=_signature(manifest, prompt),
+            input_example=pd.DataFrame([dict.fromkeys(prompt.variables, EXAMPLE)]),
+            pip_requirements=package.requirements(manifest),
+            metadata={"fledge": json.loads(json.dumps(asdict(manifest)))},
         )
+        client.log_model_artifacts(model_id, str(folder.parent / "model"))
+        client.finalize_logged_model(model_id, LoggedModelStatus.READY)
+        client.link_prompt_version_to_run(run.run_id, prompt.uri)
+        client.link_prompt_version_to_model(prompt.name, str(prompt.version), model_id)
+        with uninterrupted():
+            version = _add_version(client, manifest, run.run_id, model_id)
         status = "FINISHED"
-    except MlflowException as error:
-        raise FledgeError(f"MLflow did not register {manifest.name}: {str(error).splitlines()[0]}") from None
+    except (MlflowException, OSError) as error:
+        raise FledgeError(
+            f"MLflow did not register {manifest.name}: {str(error).splitlines()[0]}", hint="nothing is left of it"
+        ) from None
     except KeyboardInterrupt:
         status = "KILLED"
         raise
     finally:
-        client.set_terminated(run.info.run_id, status)
+        with uninterrupted(), contextlib.suppress(MlflowException):  # the store may be what failed
+            if status != "FINISHED":
+                _delete_models(client, run.experiment_id, run.run_id)
+            client.set_terminated(run.run_id, status)
     return version
 
 
-@contextlib.contextmanager
-def _trial_load(state_dir: Path) -> Iterator[None]:
-    """MLflow loads a model with an input example once to try it: let it use our engine cache."""
-    before = os.environ.get("FLEDGE_HOME")
-    os.environ["FLEDGE_HOME"] = str(state_dir)
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ["FLEDGE_HOME"]
-        else:
-            os.environ["FLEDGE_HOME"] = before
+def _add_version(client: MlflowClient, manifest: Manifest, run_id: str, model_id: str) -> ModelVersion:
+    """The last step: from here on the release is there. Of two that register the same at once the first one counts."""
+    tags = {
+        DIGEST_TAG: manifest.digest,
+        SEAL_TAG: manifest.seal,
+        "fledge.model": manifest.model,
+        "fledge.model_digest": manifest.model_digest,
+        "fledge.prompt": manifest.prompt_label,
+        "fledge.licence": manifest.licence or "unknown",
+    }
+    version = add_version(client, manifest.name, f"models:/{model_id}", run_id=run_id, tags=tags, model_id=model_id)
+    first = _with_digest(client, manifest)
+    if first is None or int(first.version) == int(version.version):
+        return version
+    client.delete_model_version(manifest.name, version.version)
+    _delete_models(client, client.get_run(run_id).info.experiment_id, run_id)
+    return first
 
 
-def _missing(client: MlflowClient, name: str) -> bool:
-    try:
-        client.get_registered_model(name)
-    except MlflowException as error:
-        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
-            raise
-        return True
-    return False
+def _signature(manifest: Manifest, prompt: Prompt) -> ModelSignature:
+    """Every column may be left out: a row has the prompt's variables, or a text alone, or messages."""
+    kinds = get_type_hints(GenerationParams)
+    asked = {
+        name: float(value) if kinds[name] is float else value
+        for name, value in manifest.generation.items()
+        if name not in NOT_ASKED
+    }
+    return ModelSignature(
+        inputs=Schema([ColSpec(DataType.string, name, required=False) for name in (BARE, *prompt.variables, MESSAGES)]),
+        outputs=Schema([ColSpec(DataType.string)]),
+        params=ParamSchema(
+            [
+                ParamSpec(name, PARAM_TYPES[type(value)], value, shape=(-1,) if isinstance(value, list) else None)
+                for name, value in asked.items()
+            ]
+        ),
+    )
 
 
-def _with_digest(client: MlflowClient, name: str, digest: str) -> ModelVersion | None:
-    found = client.search_model_versions(filter_string=f"tags.`{DIGEST_TAG}` = '{digest}'")
-    return min((item for item in found if item.name == name), key=lambda item: int(item.version), default=None)
+def _delete_models(client: MlflowClient, experiment: str, run_id: str) -> None:
+    """Remove what a run stored for a version that does not come to be."""
+    for model in client.search_logged_models([experiment], filter_string=f"source_run_id = '{run_id}'"):
+        with contextlib.suppress(MlflowException, OSError, NotImplementedError):  # `mlflow gc` removes what is left
+            get_artifact_repository(model.artifact_location).delete_artifacts()
+        client.delete_logged_model(model.model_id)
 
 
-def _user() -> str:
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError):  # a container's user may have no name
-        return f"uid {os.getuid()}"
-
-
-def _plain(generation: GenerationParams) -> dict[str, Any]:
-    values = asdict(generation)
-    return {**values, "stop": list(generation.stop)}
-
-
-def _requirements() -> list[str]:
-    installed = {name.lower().replace("_", "-") for dist in metadata.distributions() if (name := dist.metadata["Name"])}
-    return [f"{name}=={metadata.version(name)}" for name in REQUIREMENTS if name in installed]
+def _with_digest(client: MlflowClient, manifest: Manifest) -> ModelVersion | None:
+    found = client.search_model_versions(filter_string=f"tags.`{DIGEST_TAG}` = '{manifest.digest}'")
+    return min((item for item in found if item.name == manifest.name), key=lambda item: int(item.version), default=None)

@@ -1,17 +1,41 @@
-"""`register`, `promote` and `history`: releases as a user handles them."""
+"""`register`, `verify`, `promote`, `rollback` and `history`: releases as a user handles them."""
 
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+import getpass
+import os
+import re
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from fledge.core.errors import InputError
-from fledge.core.settings import Workspace, option
+from fledge.core.errors import ConflictError, InputError
+from fledge.core.settings import Workspace, load, option
+from fledge.experiments.arms import settled
 from fledge.experiments.config import ExperimentConfig
-from fledge.models import snapshot
+from fledge.models import selection
+from fledge.models.manifest import SIGNATURE, Manifest, Weights, read_release
+from fledge.prompts.prompt import PromptStore, check_alias
+from fledge.registry import package
+from fledge.registry.moves import LOG, Change, Move, to_undo
 
 if TYPE_CHECKING:
-    from fledge.registry._mlflow import Move, Release
+    from fledge.registry._mlflow import Release
+
+Say = Callable[[str], None]
 
 DEFAULT_NAME = "huggingface-dialogpt-model"
+
+
+class Verification(NamedTuple):
+    """What was checked: how many files, and the signature where there is one and a key was given."""
+
+    name: str
+    version: int
+    digest: str
+    files: int
+    signed: bool
+    signature_checked: bool
 
 
 @dataclass(frozen=True)
@@ -21,39 +45,78 @@ class ReleaseConfig(Workspace):
     name: str = option(DEFAULT_NAME, "registered model", env="MODEL_NAME")
 
 
-def register(config: ExperimentConfig, *, name: str, run_id: str | None = None, prompt: str | None = None) -> "Release":
-    """Register a release of `config.model` with one prompt, `simple` unless named.
+def register(
+    config: ExperimentConfig,
+    *,
+    name: str | None = None,
+    run_id: str | None = None,
+    arm: str | None = None,
+    prompt: str | None = None,
+    weights: Weights = "copy",
+    sign_key: Path | None = None,
+) -> "Release":
+    """Register a release of `config.model` with one prompt, `simple` unless named; the same content once only.
 
-    From a run, prompt version, model and settings are those of the comparison's winner, or of its leader where nothing
-    won.
+    Without a name the setting MODEL_NAME counts, else `huggingface-dialogpt-model`.
+    From a run, model, prompt version and settings are those of `arm`, else of what was evaluated or the comparison's
+    winner, or its leader where nothing won. `weights` may be `reference` for a model of the Hub: only its id and commit
+    are kept, and its files are checked when they are fetched. `sign_key` is a private key in a PEM file.
     """
-    from fledge.experiments._mlflow import load_arm, load_comparison
     from fledge.prompts._mlflow import open_store
     from fledge.registry._mlflow import register_release
+    from fledge.registry._mlflow_evidence import chosen_arm
+    from fledge.registry.signing import check_key
     from fledge.tracking._mlflow import connect
 
+    name = name or load(ReleaseConfig).value.name
+    if sign_key is not None:
+        check_key(sign_key)
     client = connect(config.tracking)
-    evidence: dict[str, Any] = {}
+    prompts = open_store(client)
+    _check_name(name, prompts)
+    evaluation: dict[str, Any] = {}
+    generation, model, own = config.generation, config.model, prompt is not None or not run_id
     if run_id:
-        comparison = load_comparison(client, run_id)
-        evidence = {"run_id": run_id, "winner": comparison["winner"], "metric": comparison["metric"]}
-        name_of_arm = comparison["winner"] or comparison["leader"]
-        arm = load_arm(client, run_id, name_of_arm)
-        if not arm.prompt:
-            raise InputError(f"{name_of_arm} is a chain of your own, which no release holds", hint="--prompt NAME")
-        prompt = prompt or arm.prompt
-        config = replace(config, model=arm.model, generation=arm.generation)
-    model = snapshot.resolve(config.model)
-    chosen = open_store(client).load(prompt or "simple")
+        found, evaluation = chosen_arm(client, run_id, arm)
+        if not (prompt or found.prompt):
+            raise InputError(f"{found.name} is a chain of your own, which no release holds", hint="--prompt NAME")
+        prompt, generation, model = prompt or found.prompt, found.generation, found.model
+    elif arm:
+        raise InputError("an arm is one of a run", hint="--run RUN --arm ARM")
+    snapshot = selection.find_snapshot(model, config)
+    if run_id and snapshot.digest != found.model_digest:
+        raise InputError(
+            f"{model} is not the model any more that run {run_id} asked: its files have changed",
+            hint="repeat the experiment",
+        )
+    chosen = prompts.load(prompt or "simple")
+    generation = settled(generation, chosen) if own else generation
+    engines = package.exports(snapshot, config.state_dir, weights)
+    manifest = package.describe(
+        name, snapshot, chosen, generation, weights=weights, evaluation=evaluation, engines=engines
+    )
     return register_release(
-        client,
-        name,
-        model,
-        chosen,
-        config.generation,
-        experiment=config.experiment_name,
-        evidence=evidence,
-        state_dir=config.state_dir,
+        client, manifest, snapshot, chosen, engines, experiment=config.experiment_name, key=sign_key
+    )
+
+
+def verify(workspace: Workspace, target: str, *, key: Path | None = None) -> Verification:
+    """Check what the tracking store has of a release against its manifest, and with a public `key` its signature.
+
+    Raises `FledgeError` that names every file that is missing, changed or not listed.
+    """
+    from fledge.models._mlflow import find, stored
+    from fledge.registry.signing import check_signature
+    from fledge.tracking._mlflow import connect
+
+    client = connect(workspace.tracking)
+    version = find(client, target)
+    with stored(client, version) as (folder, manifest):
+        signed = (folder / SIGNATURE).is_file()
+        if key is not None:
+            check_signature(folder, key)
+    return Verification(
+        manifest.name, int(version.version), manifest.digest, len(manifest.files), signed, key is not None
     )
 
 
@@ -66,21 +129,141 @@ def promote(
     evidence: str | None = None,
     force: bool = False,
     reason: str = "",
-) -> "Move":
-    """Move an alias by evidence, or by force with a reason, and keep the release ready for `serve`."""
+    expected: int | None = None,
+    say: Say = lambda _: None,
+) -> Move:
+    """Move an alias by evidence, or by force with a reason, and keep the release ready for `serve`.
+
+    The alias of the release's prompt moves with it. With `expected` the alias must mean that version still (0: none).
+    Raises `RefusedError` where the evidence does not speak for this release, `ConflictError` where somebody else moves
+    the alias at the same time.
+    """
     from fledge.models._mlflow import fetch, find
-    from fledge.registry._mlflow import promote_release
+    from fledge.prompts._mlflow import open_store
+    from fledge.registry._mlflow_evidence import proof
+    from fledge.registry._mlflow_moves import MoveLog, owner
+    from fledge.tracking._mlflow import connect
+
+    check_alias(alias)
+    client = connect(workspace.tracking)
+    release = read_release(fetch(client, find(client, f"{name}/{version}"), workspace.state_dir / "releases"))
+    if force and not reason:
+        raise InputError("a forced promotion needs a reason", hint='--force --reason "..."')
+    given = "" if force else proof(client, release, evidence)
+    prompts = open_store(client)
+    log = MoveLog(client, name, prompts, say)
+
+    def wanted(moves: Sequence[Move]) -> Move:
+        current = log.current(alias)
+        last = next((move for move in reversed(moves) if move.alias == alias), None)
+        if last is not None and last.after != current:
+            say(f"{name}@{alias} was moved to {current or 'nothing'} outside of fledge since")
+        if expected is not None and (current or 0) != expected:
+            raise ConflictError(
+                f"{name}@{alias} is {current or 'nothing'}, not {expected or 'nothing'}; nothing was moved",
+                hint=f"fledge history {name}",
+            )
+        return Move(
+            name=name,
+            alias=alias,
+            action="promote",
+            changes=(*_prompt_changes(prompts, release, last, alias), Change("model", name, current, version)),
+            time=time.time(),
+            who=_user(),
+            owner=owner(),
+            reason=f"{given}; {reason}" if given and reason else given or reason,
+            evidence=evidence,
+            forced=force,
+            digest=release.digest,
+        )
+
+    return log.add(wanted)
+
+
+def rollback(
+    workspace: Workspace,
+    name: str,
+    *,
+    alias: str = "champion",
+    reason: str = "",
+    say: Say = lambda _: None,
+) -> Move:
+    """Take back the last promotion of an alias that was not taken back yet; the prompt's alias goes with it.
+
+    Raises `InputError` where there is none to go back to, `ConflictError` where the alias was moved meanwhile.
+    """
+    from fledge.models._mlflow import DIGEST_TAG, find
+    from fledge.prompts._mlflow import open_store
+    from fledge.registry._mlflow_moves import MoveLog, owner
     from fledge.tracking._mlflow import connect
 
     client = connect(workspace.tracking)
-    found = find(client, f"{name}/{version}")
-    fetch(client, found, workspace.state_dir / "releases")
-    return promote_release(client, found, alias, evidence=evidence, force=force, reason=reason)
+    log = MoveLog(client, name, open_store(client), say)
+
+    def wanted(moves: Sequence[Move]) -> Move:
+        current = log.current(alias)
+        last = to_undo(moves, alias)
+        if last is None or last.before is None:
+            raise InputError(f"{name}@{alias} has had no version before", hint=f"fledge history {name}")
+        if current != last.after:
+            raise ConflictError(
+                f"{name}@{alias} is {current or 'nothing'}, and was moved there outside of fledge",
+                hint=f'fledge promote {name} {last.before} --alias {alias} --force --reason "..."',
+            )
+        return Move(
+            name=name,
+            alias=alias,
+            action="rollback",
+            changes=tuple(change.reversed for change in last.changes),
+            time=time.time(),
+            who=_user(),
+            owner=owner(),
+            reason=reason or f"takes back the move of {time.strftime('%Y-%m-%d %H:%M', time.localtime(last.time))}",
+            digest=find(client, f"{name}/{last.before}").tags.get(DIGEST_TAG, ""),
+            undoes=last.number,
+        )
+
+    return log.add(wanted)
 
 
-def history(workspace: Workspace, name: str) -> list[dict[str, Any]]:
-    """Moves of a registered model's aliases, newest first: time, who, alias, from, to, reason, evidence, forced."""
-    from fledge.registry import _mlflow
+def history(workspace: Workspace, name: str, say: Say = lambda _: None) -> list[dict[str, Any]]:
+    """Moves of a registered model's aliases, newest first, as `Move.as_dict` has them.
+
+    A move that was begun and not ended is ended first.
+    """
+    from fledge.prompts._mlflow import open_store
+    from fledge.registry._mlflow_moves import MoveLog
     from fledge.tracking._mlflow import connect
 
-    return _mlflow.history(connect(workspace.tracking), name)
+    client = connect(workspace.tracking)
+    log = MoveLog(client, name, open_store(client), say)
+    log.current("champion")  # raises for an unknown model
+    return [move.as_dict() for move in reversed(log.settle())]
+
+
+def _check_name(name: str, prompts: PromptStore) -> None:
+    if not re.fullmatch(r"[^/:@\x00-\x1f]{1,200}", name) or name.endswith(LOG):
+        hint = f"no '/', ':' or '@', and not '{LOG}' at its end"
+        raise InputError(f"{name!r} cannot be the name of a release", hint=hint)
+    try:
+        prompts.versions(name)
+    except InputError:
+        return
+    raise InputError(f"{name!r} is the name of a prompt, and MLflow keeps both in one place", hint="--name ANOTHER")
+
+
+def _prompt_changes(prompts: PromptStore, release: Manifest, last: Move | None, alias: str) -> Iterator[Change]:
+    """The alias of the release's prompt, and of another prompt that the last move gave it to."""
+    for change in last.changes[:-1] if last else ():
+        if change.name != release.prompt_name and change.after is not None:
+            yield Change("prompt", change.name, change.after, None)
+    versions = prompts.versions(release.prompt_name)
+    before = next((prompt.version for prompt in versions if alias in prompt.aliases), None)
+    yield Change("prompt", release.prompt_name, before, release.prompt_version)
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a container's user may have no name
+        return f"uid {os.getuid()}"

@@ -40,7 +40,7 @@ def agreement(people: Sequence[float], judge: Sequence[float]) -> Agreement:
     rows = tuple(tuple(int(count) for count in row) for row in table)
     if len(set(people)) < 2 or len(set(judge)) < 2:
         return Agreement(None, None, agreed, tuple(labels), rows)
-    with np.errstate(invalid="ignore"):  # the root of a variance of -1e-18
+    with np.errstate(invalid="ignore", divide="ignore"):  # the root of a variance of -1e-18, or of 0
         result = cohens_kappa(table, weights=np.asarray(labels) if len(labels) > 2 else None, return_results=True)
     kappa = float(result.kappa)
     asymptotic = [limit for limit in (result.kappa_low, result.kappa_upp) if np.isfinite(limit)]

@@ -14,7 +14,7 @@ from starlette.exceptions import HTTPException
 
 from fledge.core.errors import FledgeError, InputError
 from fledge.models.manifest import Manifest
-from fledge.prompts.template import fill, variables
+from fledge.prompts.prompt import Prompt
 from fledge.serving.engine_client import EngineClient, EngineGoneError, Result
 from fledge.serving.errors import add_errors, openai_error
 from fledge.serving.outbox import Outbox
@@ -30,7 +30,7 @@ class Endpoint:
         self.manifest = manifest
         self.engine = engine
         self.outbox = outbox
-        self.variables = variables(manifest.template)
+        self.prompt = Prompt(manifest.prompt_name, manifest.prompt_version, manifest.template)
         self.draining = False
 
     @property
@@ -47,9 +47,16 @@ class Endpoint:
     def params(self, chosen: dict[str, Any]) -> dict[str, Any]:
         return {**self.manifest.generation, **chosen}
 
-    async def answer(self, trace: RequestTrace, params: dict[str, Any], text: str) -> Result:
-        """The whole answer to one prompt, noted in `trace`."""
-        async for piece in self.engine.stream(params, text=text):
+    async def answer(self, trace: RequestTrace, params: dict[str, Any], row: dict[str, str]) -> Result:
+        """The whole answer to the release's prompt, noted in `trace`."""
+        filled = self.prompt.fill(row)
+        if isinstance(filled, str):
+            trace.prompt_text = filled
+            pieces = self.engine.stream(params, text=filled)
+        else:
+            trace.prompt_text = "\n".join(f"{turn.role}: {turn.content}" for turn in filled)
+            pieces = self.engine.stream(params, messages=[(turn.role, turn.content) for turn in filled])
+        async for piece in pieces:
             trace.result.add(piece)
         return trace.result
 
@@ -158,7 +165,7 @@ def _add_invocations(app: FastAPI, endpoint: Endpoint) -> None:
     @app.post("/invocations", summary="Answer rows of a table by the release's prompt (MLflow's scoring protocol)")
     async def invocations(body: InvocationsRequest) -> JSONResponse:
         try:
-            rows = body.rows(endpoint.variables)
+            rows = body.rows(endpoint.prompt.variables)
         except ValueError as error:
             raise InputError(str(error)) from None
         params = endpoint.params(body.params.settings())
@@ -166,8 +173,7 @@ def _add_invocations(app: FastAPI, endpoint: Endpoint) -> None:
 
         async def one(trace: RequestTrace, row: dict[str, str]) -> str:
             async with _recorded(endpoint, trace):
-                trace.prompt_text = fill(endpoint.manifest.template, row)
-                return (await endpoint.answer(trace, params, trace.prompt_text)).text.strip()
+                return (await endpoint.answer(trace, params, row)).text.strip()
 
         async with asyncio.TaskGroup() as group:
             tasks = [group.create_task(one(trace, row)) for trace, row in zip(traces, rows, strict=True)]

@@ -11,7 +11,7 @@ from typing import Any
 import uvicorn
 
 from fledge.core.control import Control
-from fledge.models.manifest import read_release
+from fledge.models.manifest import load_manifest
 from fledge.serving.app import Endpoint, build_app
 from fledge.serving.engine_client import EngineClient
 from fledge.serving.outbox import Outbox
@@ -21,7 +21,7 @@ from fledge.serving.security import LOOPBACK
 async def serve(config: dict[str, Any], control_fd: int) -> None:
     """Serve until the supervisor says stop or is gone."""
     loop = asyncio.get_running_loop()
-    manifest = read_release(Path(config["release"]))
+    manifest = load_manifest(Path(config["release"]))
     outbox = Outbox(Path(config["outbox"])) if config["record"] else None
     endpoint = Endpoint(manifest, EngineClient(config["address"]), outbox)
     app = build_app(endpoint, hosts=(*LOOPBACK, *config["hosts"]), key=os.environ.get("FLEDGE_API_KEY"))

@@ -29,7 +29,7 @@ class RequestTrace:
             route=self.route,
             release=manifest.name,
             version=manifest.version,
-            prompt=f"{manifest.prompt_name}/{manifest.prompt_version}" if self.route == "invocations" else "",
+            prompt=manifest.prompt_label if self.route == "invocations" else "",
             status=status,
             started_ns=self.started_ns,
             ended_ns=time.time_ns(),

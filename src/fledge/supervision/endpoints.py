@@ -18,7 +18,7 @@ import psutil
 from fledge.core import state
 from fledge.core.errors import FledgeError, InputError
 from fledge.core.settings import Workspace, option, out_of_range
-from fledge.models.manifest import FILES, Manifest, read_release
+from fledge.models.manifest import Manifest, load_manifest
 from fledge.models.selection import EngineSettings, release_folder
 
 LOOPBACK_HOSTS = ("127.0.0.1", "localhost", "::1")
@@ -91,7 +91,7 @@ def prepare(config: ServeConfig, target: str) -> Path:
     if not target:
         raise InputError("name a release", hint="fledge serve NAME@champion")
     release = release_folder(target, config)
-    manifest = read_release(release)
+    manifest = load_manifest(release)
     path = folder / "config.json"
     state.write_json(path, _configuration(config, release, manifest, folder))
     return path
@@ -137,8 +137,7 @@ def _configuration(config: ServeConfig, release: Path, manifest: Manifest, folde
         "drain_s": config.drain_s,
         "release": {"name": manifest.name, "version": manifest.version, "prompt": manifest.prompt_name},
         "engine": {
-            "snapshot": str(release / FILES),
-            "model": manifest.model,
+            "release": str(release),
             "settings": {item.name: getattr(config, item.name) for item in fields(EngineSettings)},
         },
         "endpoint": {

@@ -113,7 +113,12 @@ def experiment_id(client: MlflowClient, name: str) -> str:
     if uri.startswith("sqlite"):
         folder = re.sub(r"[^\w-]+", "_", name)
         location = (_sqlite_file(uri).parent / "mlartifacts" / folder).as_uri()
-    return str(client.create_experiment(name, artifact_location=location))
+    try:
+        return str(client.create_experiment(name, artifact_location=location))
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
+        return experiment_id(client, name)  # somebody else was faster
 
 
 def _create(file: Path) -> None:

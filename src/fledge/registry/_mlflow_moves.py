@@ -1,0 +1,163 @@
+"""The log of moves in MLflow, and carrying them out.
+
+The log of NAME is the registered model `NAME.history`: each entry is a version of it, which refers to the version that
+the alias moves to. MLflow numbers versions one after the other, so there is one order for everybody, and an entry
+counts unless another one came in between (`moves.in_force`). An entry is written before any alias moves: whoever finds
+one that was not carried out to its end does that first.
+"""
+
+import contextlib
+import json
+import os
+import socket
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, replace
+
+import psutil
+from mlflow import MlflowClient
+from mlflow.entities.model_registry import ModelVersion
+from mlflow.exceptions import MlflowException
+
+from fledge.core.errors import ConflictError, InputError
+from fledge.prompts.prompt import PromptStore
+from fledge.registry._mlflow_versions import add_version
+from fledge.registry.moves import LOG, Change, Move, in_force
+
+LEASE_S = 10.0  # a move that takes longer is finished by whoever comes next
+POLL_S = 0.1
+ATTEMPTS = 10
+ENTRY_TAG = "fledge.move"
+DONE_TAG = "fledge.done"
+
+Say = Callable[[str], None]
+
+
+class MoveLog:
+    """The moves of the aliases of one registered model."""
+
+    def __init__(self, client: MlflowClient, name: str, prompts: PromptStore, say: Say) -> None:
+        self._client = client
+        self._name = name
+        self._prompts = prompts
+        self._say = say
+
+    def read(self) -> list[Move]:
+        """The moves in force, oldest first."""
+        found: list[ModelVersion] = []
+        token: str | None = ""
+        while token is not None:
+            page = self._client.search_model_versions(
+                f"name = '{self._name}{LOG}'", max_results=1000, page_token=token or None
+            )
+            found += page
+            token = page.token or None
+        return in_force(_entry(item) for item in found if ENTRY_TAG in item.tags)
+
+    def settle(self) -> list[Move]:
+        """The moves in force, after those that were begun and not ended have been ended."""
+        moves = self.read()
+        seen = time.monotonic()
+        while undone := [move for move in moves if not move.done]:
+            if all(_is_gone(move.owner) for move in undone) or time.monotonic() - seen > LEASE_S:
+                for move in undone:
+                    self._carry_out(move)
+                    where = f"{move.name}@{move.alias}"
+                    self._say(f"{where}: {move.who} began to move it to {move.after} and did not end; ended now")
+                return self.read()
+            time.sleep(POLL_S)
+            moves = self.read()
+        return moves
+
+    def add(self, wanted: Callable[[Sequence[Move]], Move]) -> Move:
+        """Carry out the move that `wanted` makes of those in force.
+
+        Raises `ConflictError` where somebody else moves the alias meanwhile; nothing has moved then.
+        """
+        for _ in range(ATTEMPTS):
+            moves = self.settle()
+            began = time.monotonic()
+            move = wanted(moves)
+            move = self._append(replace(move, follows=moves[-1].number if moves else 0))
+            now = self.read()
+            if any(other.number == move.number for other in now):
+                self._carry_out(move, began)
+                return move
+            rival = next(other for other in now if other.number > move.follows)
+            if rival.alias == move.alias:
+                raise ConflictError(
+                    f"{rival.who} has just moved {rival.name}@{rival.alias} to {rival.after}; nothing else was moved",
+                    hint=f"fledge history {rival.name}",
+                )
+        raise ConflictError(f"others keep moving the aliases of {self._name}", hint="try again")
+
+    def current(self, alias: str) -> int | None:
+        """The version that an alias means."""
+        try:
+            found = self._client.get_registered_model(self._name).aliases.get(alias)
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                raise
+            raise InputError(f"no registered model {self._name!r}", hint="fledge register") from None
+        return int(found) if found is not None else None
+
+    def _append(self, move: Move) -> Move:
+        content = asdict(move)
+        del content["number"], content["done"]
+        entry = add_version(
+            self._client,
+            f"{self._name}{LOG}",
+            f"models:/{move.name}/{move.after}",
+            tags={ENTRY_TAG: json.dumps(content)},
+            description=f"{move.alias}: {move.before or 'none'} -> {move.after}, by {move.who}: {move.reason}",
+            about={
+                "tags": {"fledge.kind": "history"},
+                "description": f"Who moved which alias of {self._name}, when and why: fledge history {self._name}",
+            },
+        )
+        return replace(move, number=int(entry.version))
+
+    def _carry_out(self, move: Move, began: float | None = None) -> None:
+        """Set the aliases and mark the entry. One that is late looks first whether it still is its turn."""
+        for change in move.changes:
+            late = began is not None and time.monotonic() - began > LEASE_S / 2
+            if late and self.read()[-1].number != move.number:
+                return
+            self._set(change, move.alias)
+        self._client.set_model_version_tag(f"{self._name}{LOG}", str(move.number), DONE_TAG, owner())
+        newest = [other for other in self.read() if other.alias == move.alias][-1]
+        if newest.number != move.number and newest.done:  # it went to sleep, and woke up when others had moved on
+            for change in newest.changes:
+                self._set(change, newest.alias)
+
+    def _set(self, change: Change, alias: str) -> None:
+        if change.kind == "prompt":
+            if change.after is not None:
+                self._prompts.set_alias(change.name, alias, change.after)
+                return
+            with contextlib.suppress(InputError):  # it is gone already
+                self._prompts.delete_alias(change.name, alias)
+        else:
+            self._client.set_registered_model_alias(change.name, alias, str(change.after))
+
+
+def owner() -> str:
+    """This process, so that others can tell whether it lives."""
+    return f"{socket.gethostname()} {os.getpid()} {psutil.Process().create_time():.2f}"
+
+
+def _is_gone(owner: str) -> bool:
+    """Whether a process has ended, as far as can be told from here: that of another machine may be alive."""
+    host, pid, created = owner.rsplit(" ", 2)
+    if host != socket.gethostname():
+        return False
+    try:
+        return f"{psutil.Process(int(pid)).create_time():.2f}" != created
+    except psutil.NoSuchProcess:
+        return True
+
+
+def _entry(stored: ModelVersion) -> Move:
+    content = json.loads(stored.tags[ENTRY_TAG])
+    content["changes"] = tuple(Change(**change) for change in content["changes"])
+    return Move(**content, number=int(stored.version), done=DONE_TAG in stored.tags)

@@ -1,0 +1,316 @@
+"""Registering: what a release holds, from a run or a model, once only, whole or not at all."""
+
+import ast
+import contextlib
+import json
+import multiprocessing
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from functools import cache
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import pytest
+from mlflow.models import get_model_info
+
+from fledge.comparison.verdict import CompareOptions
+from fledge.core.errors import InputError
+from fledge.core.settings import Workspace
+from fledge.experiments._mlflow import load_arm
+from fledge.experiments.comparison import compare
+from fledge.experiments.config import ArmConfig, ExperimentConfig
+from fledge.experiments.evaluation import evaluate
+from fledge.experiments.run import run_experiment
+from fledge.models.engine import Engine
+from fledge.models.manifest import ENGINES, Manifest, load_manifest
+from fledge.models.selection import find, release_folder
+from fledge.models.snapshot import Snapshot
+from fledge.prompts.prompt import Draft
+from fledge.prompts.store import open_prompts
+from fledge.registry.release import promote, register
+from fledge.tracking._mlflow import connect
+from tests.models.hub_server import Hub, serve
+
+pytestmark = pytest.mark.slow
+
+
+def _config(workspace: Workspace, **settings: Any) -> ExperimentConfig:
+    return ExperimentConfig(tracking_uri=workspace.tracking_uri, state=workspace.state, **settings)
+
+
+def _manifest(workspace: Workspace, version: int = 1) -> Manifest:
+    return load_manifest(release_folder(f"mine/{version}", workspace))
+
+
+def _versions(workspace: Workspace) -> list[int]:
+    client = connect(workspace.tracking_uri)
+    return sorted(int(item.version) for item in client.search_model_versions("name = 'mine'"))
+
+
+def _logged_models(workspace: Workspace) -> int:
+    client = connect(workspace.tracking_uri)
+    experiments = [item.experiment_id for item in client.search_experiments()]
+    return len(client.search_logged_models(experiments))
+
+
+def test_from_a_comparison(workspace: Workspace, embedded_engine: Engine) -> None:
+    config = _config(workspace, prompts=("simple", "expert"), limit=4)
+    config = replace(config, generation=replace(config.generation, max_tokens=24))
+    run = run_experiment(config, engine=embedded_engine)
+    with pytest.raises(InputError, match="comparison"):
+        register(config, name="mine", run_id=run.run_id)
+    verdict = compare(config, run.run_id, options=CompareOptions(metric="token_f1"))
+    register(_config(workspace), name="mine", run_id=run.run_id)
+    manifest = _manifest(workspace)
+    leader = next(arm for arm in run.arms if arm.name == verdict.leader)
+    assert (manifest.prompt_label, manifest.generation["max_tokens"]) == (leader.prompt, 24)
+    assert manifest.evaluation["run_id"] == run.run_id
+    assert manifest.evaluation["metrics"]["token_f1"] == pytest.approx(leader.metrics["token_f1"])
+    assert len(manifest.evaluation["question_set_digest"]) == 64
+    assert manifest.licence == "apache-2.0"
+    assert manifest.environment["versions"]["mlflow"]
+    other = next(arm.name for arm in run.arms if arm.name != verdict.leader)
+    register(_config(workspace), name="mine", run_id=run.run_id, arm=other)
+    assert _manifest(workspace, 2).prompt_name == other
+    with pytest.raises(InputError, match="has no arm 'nobody'"):
+        register(_config(workspace), name="mine", run_id=run.run_id, arm="nobody")
+
+
+def test_from_an_evaluation_of_a_release(workspace: Workspace, embedded_engine: Engine) -> None:
+    first = register(_config(workspace), name="mine", prompt="expert")
+    settings = {"tracking_uri": workspace.tracking_uri, "state": workspace.state, "limit": 3}
+    found = evaluate("models:/mine/1", "error_rate<=0.5", gate_on="mean", settings=settings, engine=embedded_engine)
+    promote(workspace, "mine", 1, evidence=found.run_id)
+    again = register(_config(workspace), name="mine", run_id=found.run_id)
+    assert (again.version, again.new, again.digest) == (1, False, first.digest)
+    register(_config(workspace), name="other", run_id=found.run_id)
+    evaluation = load_manifest(release_folder("other/1", workspace)).evaluation
+    assert (evaluation["passed"], evaluation["gates"][0]["gate"]) == (True, "error_rate<=0.5")
+
+
+def test_a_model_that_has_changed_since_its_run(workspace: Workspace, tmp_path: Path, embedded_engine: Engine) -> None:
+    embedded = find("embedded", workspace)
+    assert isinstance(embedded, Snapshot)
+    folder = tmp_path / "model"
+    folder.mkdir()
+    for name in embedded.files:
+        (folder / name).write_bytes((embedded.path / name).read_bytes())
+    run = run_experiment(_config(workspace, model=str(folder), prompts=("simple",), limit=2), engine=embedded_engine)
+    (folder / "README.md").write_text("another")
+    with pytest.raises(InputError, match="its files have changed"):
+        register(_config(workspace), name="mine", run_id=run.run_id, arm="simple")
+
+
+def test_engines_that_were_exported_come_along(workspace: Workspace, embedded_engine: Engine) -> None:
+    register(_config(workspace), name="mine")
+    manifest = _manifest(workspace)
+    folder = release_folder("mine/1", workspace)
+    assert "exact" in manifest.engines
+    assert f"{ENGINES}/exact/openvino_model.bin" in manifest.files
+    assert (folder / ENGINES / "exact" / "openvino_model.xml").is_file()
+    if "fast" in manifest.engines:
+        assert manifest.engines["fast"]["perplexity_ratio"] > 0
+
+
+def test_a_release_is_evaluated_with_its_own_settings(workspace: Workspace, embedded_engine: Engine) -> None:
+    """An arm's settings come before those of its prompt, and stay with the release."""
+    open_prompts(workspace).register(Draft("brief", "{{question}} In short:", settings={"max_tokens": 9}))
+    arm = ArmConfig("brief", generation={"max_tokens": 11})
+    run = run_experiment(_config(workspace, arms=(arm,), limit=3), engine=embedded_engine)
+    register(_config(workspace), name="mine", run_id=run.run_id, arm=run.arms[0].name)
+    settings = {"tracking_uri": workspace.tracking_uri, "state": workspace.state, "limit": 3}
+    found = evaluate("models:/mine/1", "error_rate<=0.5", gate_on="mean", settings=settings, engine=embedded_engine)
+    assert load_arm(connect(workspace.tracking_uri), found.run_id).generation.max_tokens == 11
+    promote(workspace, "mine", 1, evidence=found.run_id)
+
+
+def test_a_prompts_own_settings_and_variables(workspace: Workspace) -> None:
+    store = open_prompts(workspace)
+    store.register(Draft("brief", "{{question}} In short:", settings={"max_tokens": 9, "stop_sequences": ["."]}))
+    config = _config(workspace)
+    config = replace(config, generation=replace(config.generation, temperature=1))
+    release = register(config, name="mine", prompt="brief")
+    generation = _manifest(workspace).generation
+    assert (generation["max_tokens"], generation["stop"], generation["temperature"]) == (9, ["."], 1)
+    params = {param.name: param.dtype.name for param in get_model_info(release.model_uri).signature.params}
+    assert (params["temperature"], params["max_tokens"]) == ("double", "long")
+    store.register(Draft("odd", "{{messages}}"))
+    with pytest.raises(InputError, match="has a variable 'messages'"):
+        register(_config(workspace), name="mine", prompt="odd")
+
+
+@pytest.mark.parametrize("name", ["a/b", "a:b", "a@b", "mine.history", "simple"])
+def test_a_name_that_cannot_be(workspace: Workspace, name: str) -> None:
+    open_prompts(workspace).load("simple")
+    with pytest.raises(InputError, match=r"cannot be the name of a release|is the name of a prompt"):
+        register(_config(workspace), name=name)
+    assert len(open_prompts(workspace).versions("simple")) == 1
+
+
+def test_only_a_model_of_the_hub_is_kept_by_reference(workspace: Workspace) -> None:
+    with pytest.raises(InputError, match="embedded is not of the Hub"):
+        register(_config(workspace), name="mine", weights="reference")
+    with pytest.raises(InputError, match="is a URL"):
+        register(_config(workspace, model="http://127.0.0.1:9/v1#x"), name="mine")
+
+
+BY_REFERENCE = """
+import sys
+import mlflow
+from fledge.experiments._mlflow import load_arm
+from fledge.experiments.config import ArmConfig, ExperimentConfig
+from fledge.registry.release import register
+
+release = register(
+    ExperimentConfig(tracking_uri=sys.argv[1], state=sys.argv[2], model="org/model"), name="mine", weights="reference"
+)
+model = mlflow.pyfunc.load_model(release.model_uri)
+print(model.predict("What is machine learning?", params={"max_tokens": 8})[0])
+"""
+
+
+def test_by_reference_only_the_name_is_kept_and_the_digest_is_checked(workspace: Workspace, tmp_path: Path) -> None:
+    embedded = find("embedded", workspace)
+    assert isinstance(embedded, Snapshot)
+    clean = {name: value for name, value in os.environ.items() if not name.startswith(("MLFLOW_", "HF_"))}
+    command = [sys.executable, "-c", BY_REFERENCE, workspace.tracking_uri, workspace.state]
+    with serve(Hub({name: (embedded.path / name).read_bytes() for name in embedded.files})) as hub:
+        env = {**clean, "HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "hf"), "NO_PROXY": "127.0.0.1"}
+        done = subprocess.run(command, env=env, capture_output=True, text=True, check=False, timeout=120)
+    assert done.stdout.strip().endswith("Machine learning is the study of"), done.stderr
+    manifest = _manifest(workspace)
+    assert (manifest.model, manifest.commit, manifest.files) == ("org/model", "a" * 40, {})
+    (cached,) = (tmp_path / "hf").rglob("README.md")
+    cached.resolve().write_text("another card")
+    env = {**clean, "HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "hf")}
+    load = ["-c", f"import mlflow; mlflow.set_tracking_uri({workspace.tracking_uri!r}); "]
+    load[1] += "mlflow.pyfunc.load_model('models:/mine/1')"
+    refused = subprocess.run([sys.executable, *load], env=env, capture_output=True, text=True, check=False, timeout=120)
+    assert "has other files than those that were registered; it is not loaded" in refused.stderr
+
+
+def test_requirements_hold_all_that_a_release_imports(workspace: Workspace, embedded_engine: Engine) -> None:
+    register(_config(workspace), name="mine")
+    (stored,) = Path.cwd().glob("mlartifacts/*/models/*/artifacts/requirements.txt")
+    named = {line.partition("==")[0] for line in stored.read_text().split()}
+    program = "import sys, fledge.registry.wrapper, fledge.models.openvino; print(*(m.__file__ for n, m in "
+    program += "sys.modules.items() if n.startswith('fledge.')))"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=120)
+    imported = {name for file in done.stdout.split() for name in _imports(Path(file))} - {"fledge"}
+    known = metadata.packages_distributions()
+    missing = {
+        name
+        for name in imported - sys.stdlib_module_names
+        if not {_canonical(item) for item in known[name]} & _with_what_they_require(named)
+    }
+    assert missing == set()
+    assert "torch" not in named
+
+
+def _imports(file: Path) -> Iterator[str]:
+    """The packages that a module imports as it is loaded."""
+    for node in ast.parse(file.read_text()).body:
+        if isinstance(node, ast.Import):
+            yield from (alias.name.partition(".")[0] for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield str(node.module).partition(".")[0]
+
+
+@cache
+def _required(name: str) -> frozenset[str]:
+    with contextlib.suppress(metadata.PackageNotFoundError):
+        wanted = [line for line in metadata.requires(name) or [] if "extra ==" not in line]
+        return frozenset(_canonical(re.split(r"[^A-Za-z0-9._-]", line)[0]) for line in wanted)
+    return frozenset()
+
+
+def _with_what_they_require(names: set[str]) -> set[str]:
+    found: set[str] = set()
+    left = {_canonical(name) for name in names}
+    while left:
+        found |= left
+        left = {other for name in left for other in _required(name)} - found
+    return found
+
+
+def _canonical(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def _register(workspace: Workspace, ready: Any, results: Any) -> None:
+    ready.wait()
+    results.put(register(_config(workspace), name="mine").version)
+
+
+def test_the_same_content_at_the_same_time_is_one_version(workspace: Workspace) -> None:
+    context = multiprocessing.get_context("spawn")
+    ready, results = context.Barrier(2), context.Queue()
+    both = [context.Process(target=_register, args=(workspace, ready, results)) for _ in range(2)]
+    for process in both:
+        process.start()
+    found = [results.get(timeout=120) for _ in both]
+    for process in both:
+        process.join(timeout=60)
+        assert process.exitcode == 0
+    assert found[0] == found[1]
+    assert _versions(workspace) == [found[0]]
+    assert _logged_models(workspace) == 1
+
+
+SLOW = """
+import signal, sys, time
+from mlflow import MlflowClient
+from fledge.experiments._mlflow import load_arm
+from fledge.experiments.config import ArmConfig, ExperimentConfig
+from fledge.registry.release import register
+
+signal.signal(signal.SIGINT, signal.default_int_handler)  # where the tests run in the background it is ignored
+step = sys.argv[1]
+method = getattr(MlflowClient, step)
+def slow(*args, **kwargs):
+    result = method(*args, **kwargs)
+    print("there", flush=True)
+    time.sleep(60)
+    return result
+setattr(MlflowClient, step, slow)
+register(ExperimentConfig(tracking_uri=sys.argv[2], state=sys.argv[3]), name="mine")
+"""
+
+
+@pytest.mark.parametrize("step", ["create_logged_model", "log_model_artifacts", "finalize_logged_model"])
+def test_interrupted_it_leaves_nothing(workspace: Workspace, step: str) -> None:
+    command = [sys.executable, "-c", SLOW, step, workspace.tracking_uri, workspace.state]
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("MLFLOW_")}
+    with subprocess.Popen(command, env=clean, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as child:
+        assert child.stdout
+        assert child.stdout.readline() == "there\n"
+        time.sleep(0.2)
+        child.send_signal(signal.SIGINT)
+        child.communicate(timeout=60)
+    assert _versions(workspace) == []
+    assert _logged_models(workspace) == 0
+    assert not list(Path.cwd().glob("mlartifacts/*/models/*/artifacts/*"))
+    assert register(_config(workspace), name="mine").version == 1
+
+
+def test_the_command_line(workspace: Workspace, fledge: Any) -> None:
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("MLFLOW_")}
+    env = {**clean, "MLFLOW_TRACKING_URI": workspace.tracking_uri}
+    done = fledge("register", "--name", "mine", "--json", env=env)
+    assert json.loads(done.stdout).keys() == {"name", "version", "model_uri", "digest", "new"}
+    again = fledge("register", "--name", "mine", env=env)
+    assert again.stdout == "mine version 1, which was registered before with the same content\n"
+    checked = fledge("verify", "models:/mine/1", "--json", env=env)
+    assert json.loads(checked.stdout)["files"] > 5
+    (weights,) = Path.cwd().glob("mlartifacts/*/models/*/artifacts/artifacts/release/snapshot/model.safetensors")
+    weights.unlink()
+    damaged = fledge("verify", "mine/1", env=env)
+    assert damaged.returncode == 1
+    assert "snapshot/model.safetensors is missing; it is not loaded" in damaged.stderr

@@ -1,0 +1,79 @@
+"""What a release takes as input, in the forms that people, MLflow's server and pandas give it."""
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from fledge.core.errors import InputError
+from fledge.models.engine import Message
+from fledge.registry.rows import read_rows
+
+TURNS = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Who?"}]
+CONVERSATION = (Message("system", "Be brief."), Message("user", "Who?"))
+A, B = {"question": "a"}, {"question": "b"}
+
+
+@pytest.mark.parametrize(
+    ("given", "rows"),
+    [
+        ("a", [A]),
+        (["a", "b"], [A, B]),
+        (np.array(["a", "b"]), [A, B]),
+        (pd.Series(["a", "b"]), [A, B]),
+        (A, [A]),
+        ([A, B], [A, B]),
+        ({"question": ["a", "b"]}, [A, B]),
+        ({"question": np.array(["a", "b"])}, [A, B]),
+        (pd.DataFrame({"question": ["a", "b"], "id": [1, 2]}), [A, B]),
+        (pd.DataFrame(["a", "b"]), [A, B]),
+        (pd.DataFrame({"question": [np.array(["a", "b"])]}), [A, B]),
+        (pd.DataFrame({"question": []}), []),
+        ([], []),
+        (TURNS, [CONVERSATION]),
+        ([TURNS, TURNS], [CONVERSATION] * 2),
+        ({"messages": TURNS}, [CONVERSATION]),
+        ([{"messages": TURNS}, {"messages": TURNS}], [CONVERSATION] * 2),
+        (pd.DataFrame({"messages": [TURNS, TURNS]}), [CONVERSATION] * 2),
+        (pd.DataFrame({"messages": TURNS}), [CONVERSATION]),
+        (pd.DataFrame({"question": [None], "messages": [TURNS]}), [CONVERSATION]),
+        ({"messages": '[{"role": "user", "content": "Who?"}]'}, [CONVERSATION[1:]]),
+    ],
+)
+def test_every_form_gives_the_same_rows(given: Any, rows: list[Any]) -> None:
+    assert read_rows(given, ("question",)) == rows
+
+
+def test_several_variables() -> None:
+    row = {"question": "a", "tone": "kind"}
+    assert read_rows(row, ("question", "tone")) == [row]
+    assert read_rows({"question": ["a", "b"], "tone": "kind"}, ("question", "tone")) == [row, {**row, "question": "b"}]
+    with pytest.raises(InputError, match="row 1: a text alone does not say which variable it is"):
+        read_rows([row, "a"], ("question", "tone"))
+
+
+@pytest.mark.parametrize(
+    ("given", "problem"),
+    [
+        (["a", ""], "row 1: column 'question' must be a text that is not empty"),
+        ([A, {"question": 3}], "row 1: column 'question' must be a text"),
+        (pd.DataFrame({"question": ["a", None]}), "row 1: column 'question' must be a text"),
+        (pd.DataFrame({"text": ["a"]}), "no column is named 'question'"),
+        ([A, 7], "row 1: int is no row"),
+        (None, "row 0: NoneType is no row"),
+        ({"messages": []}, "row 0: messages is empty"),
+        ({"messages": "hello"}, "row 0: messages is not a conversation"),
+        ([TURNS, [{"role": "robot", "content": "x"}]], "row 1: messages is not a conversation"),
+        ({"messages": 7}, "row 0: messages is not a conversation"),
+        ([A, {"messages": TURNS}], "row 1: messages and question cannot be mixed"),
+    ],
+)
+def test_bad_rows_are_told(given: Any, problem: str) -> None:
+    with pytest.raises(InputError, match=problem):
+        read_rows(given, ("question",))
+
+
+def test_lists_of_different_length() -> None:
+    with pytest.raises(InputError, match="differ in length"):
+        read_rows({"question": ["a", "b"], "tone": ["kind"]}, ("question", "tone"))

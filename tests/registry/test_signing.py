@@ -1,0 +1,63 @@
+"""Signed releases: with a pair of keys, without a network."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from fledge.core.errors import FledgeError, InputError
+from fledge.core.settings import Workspace
+from fledge.experiments.config import ExperimentConfig
+from fledge.models.manifest import SIGNATURE
+from fledge.registry.release import register, verify
+
+pytest.importorskip("model_signing", reason="the extra sign is not installed")
+pytestmark = pytest.mark.slow
+
+
+def _keys(folder: Path, name: str) -> tuple[Path, Path]:
+    private, public = folder / f"{name}.pem", folder / f"{name}.pub"
+    make = ["openssl", "ecparam", "-name", "prime256v1", "-genkey", "-noout", "-out", str(private)]
+    subprocess.run(make, check=True, capture_output=True)
+    subprocess.run(
+        ["openssl", "ec", "-in", str(private), "-pubout", "-out", str(public)], check=True, capture_output=True
+    )
+    return private, public
+
+
+def _stored() -> Path:
+    (found,) = Path.cwd().glob("mlartifacts/*/models/*/artifacts/artifacts/release")
+    return found
+
+
+def test_a_signature_holds_for_its_key_and_nothing_else(workspace: Workspace, tmp_path: Path) -> None:
+    config = ExperimentConfig(tracking_uri=workspace.tracking_uri, state=workspace.state)
+    private, public = _keys(tmp_path, "ours")
+    _, others = _keys(tmp_path, "theirs")
+    with pytest.raises(InputError, match="is no private key"):
+        register(config, name="mine", sign_key=public)
+    with pytest.raises(InputError, match="is no private key"):
+        register(config, name="mine", sign_key=tmp_path / "none.pem")
+    assert not (tmp_path / "mlartifacts").exists()
+
+    register(config, name="mine", sign_key=private)
+    found = verify(workspace, "mine/1", key=public)
+    assert (found.signed, found.signature_checked) == (True, True)
+    assert verify(workspace, "mine/1").signature_checked is False
+    with pytest.raises(FledgeError, match="the signature does not hold"):
+        verify(workspace, "mine/1", key=others)
+    with pytest.raises(InputError, match="is no public key"):
+        verify(workspace, "mine/1", key=private)
+    # The tool that others have says the same of the folder.
+    command = ["-m", "model_signing", "verify", "key", str(_stored()), "--public_key", str(public)]
+    tool = [sys.executable, *command, "--signature", str(_stored() / SIGNATURE)]
+    assert subprocess.run(tool, check=False, capture_output=True).returncode == 0
+    (_stored() / "more.txt").write_text("added")
+    assert subprocess.run(tool, check=False, capture_output=True).returncode != 0
+
+
+def test_what_is_not_signed_is_told(workspace: Workspace, tmp_path: Path) -> None:
+    register(ExperimentConfig(tracking_uri=workspace.tracking_uri, state=workspace.state), name="mine")
+    with pytest.raises(FledgeError, match="is not signed"):
+        verify(workspace, "mine/1", key=_keys(tmp_path, "ours")[1])

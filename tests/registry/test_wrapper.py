@@ -1,0 +1,203 @@
+"""The MLflow model of a release: what it answers, to whom, and what it says of bad input."""
+
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import pandas as pd
+import pytest
+from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
+
+from fledge.core.settings import Workspace
+from fledge.experiments.config import ExperimentConfig
+from fledge.models.engine import Message
+from fledge.prompts.prompt import Draft
+from fledge.prompts.store import open_prompts
+from fledge.registry.release import register
+
+QUESTION = "What is machine learning?"
+ANSWER = "Machine learning is the study of"
+FEW = {"max_tokens": 8}
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def stored(tmp_path_factory: pytest.TempPathFactory, empty_store: Path) -> Workspace:
+    """A workspace that stays for the whole module, with nothing exported yet: its first release carries no engine."""
+    folder = tmp_path_factory.mktemp("wrapper")
+    (folder / "mlflow.db").write_bytes(empty_store.read_bytes())
+    return Workspace(f"sqlite:///{folder / 'mlflow.db'}", str(folder / ".fledge"))
+
+
+def _load(workspace: Workspace, prompt: str, monkeypatch: pytest.MonkeyPatch) -> Any:
+    folder = Path(workspace.state).parent
+    monkeypatch.chdir(folder)
+    config = ExperimentConfig(tracking_uri=workspace.tracking_uri, state=workspace.state)
+    release = register(config, name="mine", prompt=prompt)
+    mlflow.set_tracking_uri(workspace.tracking_uri)
+    return mlflow.pyfunc.load_model(release.model_uri)
+
+
+@pytest.fixture(scope="module")
+def model(stored: Workspace) -> Iterator[Any]:
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        loaded = _load(stored, "simple", monkeypatch)
+        yield loaded
+    loaded.unwrap_python_model().engine.close()
+
+
+def test_one_or_many(model: Any) -> None:
+    many = model.predict(pd.DataFrame({"question": [QUESTION, "What is MLOps?"]}), params=FEW)
+    assert many == [ANSWER, "MLOps is the set of pract"]
+    assert model.predict(QUESTION, params=FEW) == [ANSWER]
+    assert model.predict([QUESTION], params=FEW) == [ANSWER]
+    assert model.predict({"question": QUESTION}, params=FEW) == [ANSWER]
+    assert model.predict([{"question": QUESTION}], params={**FEW, "stop": ["is"]}) == ["Machine learning"]
+    whole = model.predict(QUESTION)
+    assert whole[0].startswith(ANSWER)
+
+
+def test_conversations(model: Any) -> None:
+    turns = [{"role": "user", "content": QUESTION}]
+    alone = model.predict({"messages": turns}, params=FEW)
+    assert model.predict([{"messages": turns}, {"messages": turns}], params=FEW) == alone * 2
+    turns += [{"role": "assistant", "content": alone[0]}, {"role": "user", "content": "Why?"}]
+    assert len(model.predict({"messages": turns}, params=FEW)) == 1
+
+
+@pytest.mark.parametrize("calls", [1, 32])
+def test_a_whole_table_is_one_batch_and_threads_share_it(
+    model: Any, monkeypatch: pytest.MonkeyPatch, calls: int
+) -> None:
+    engine = model.unwrap_python_model().engine
+    turn, arrived = engine._turn, threading.Event()
+
+    def patient() -> None:
+        """No step before all questions are there: where one call waits for another's answer, they never are."""
+        deadline = time.monotonic() + 60
+        while not arrived.is_set() and time.monotonic() < deadline:
+            if engine.stats().waiting == 32:
+                arrived.set()
+            time.sleep(0.005)
+        turn()
+
+    monkeypatch.setattr(engine, "_turn", patient)
+    questions = [f"What is number {number}?" for number in range(32)]
+    tables = [pd.DataFrame({"question": questions[number::calls]}) for number in range(calls)]
+    callers = [threading.Thread(target=model.predict, args=(table,)) for table in tables]
+    for caller in callers:
+        caller.start()
+    for caller in callers:
+        caller.join()
+    assert arrived.is_set()
+
+
+def test_streams(model: Any) -> None:
+    pieces = list(model.predict_stream({"question": QUESTION}, params=FEW))
+    assert len(pieces) > 3
+    assert "".join(pieces) == ANSWER
+    with pytest.raises(MlflowException, match="single input"):
+        list(model.predict_stream([QUESTION, QUESTION]))
+    with pytest.raises(MlflowException, match="must be a text that is not empty"):
+        list(model.predict_stream({"question": ""}))
+
+
+@pytest.mark.parametrize(
+    ("given", "params", "problem"),
+    [
+        ([QUESTION, " "], {}, "row 1: column 'question' must be a text that is not empty"),
+        ([QUESTION, "x" * 20_000], {}, "row 1: the prompt has .* tokens"),
+        ({"messages": [{"role": "user", "content": "x" * 20_000}]}, {}, "row 0: .* tokens"),
+        ({"text": QUESTION}, {}, "no column is named 'question'"),
+        (QUESTION, {"temperature": 9.0}, "temperature must be from 0 to 2, not 9"),
+        (QUESTION, {"max_tokens": 0}, "max_tokens must be from 1 to 4096, not 0"),
+    ],
+)
+def test_bad_input_is_told(model: Any, given: Any, params: dict[str, Any], problem: str) -> None:
+    with pytest.raises(MlflowException, match=problem):
+        model.predict(given, params=params)
+
+
+def test_a_parameter_that_is_none(model: Any) -> None:
+    wrapper = model.unwrap_python_model()
+    with pytest.raises(MlflowException, match="named temprature"):
+        wrapper.predict(None, QUESTION, {"temprature": 1.0})
+    assert wrapper.predict(None, QUESTION, {"max_tokens": 8, "temperature": None}) == [ANSWER]
+
+
+def test_it_is_traced(model: Any, stored: Workspace) -> None:
+    mlflow.set_experiment("traced")
+    model.predict(["Is this traced?"], params=FEW)
+    mlflow.flush_trace_async_logging()
+    experiment = MlflowClient(stored.tracking_uri).get_experiment_by_name("traced")
+    (trace,) = MlflowClient(stored.tracking_uri).search_traces([experiment.experiment_id])
+    (span,) = trace.data.spans
+    assert span.inputs == [{"question": "Is this traced?"}]
+    assert (span.attributes["fledge.prompt"], span.attributes["max_tokens"]) == ("simple/1", 8)
+
+
+@pytest.mark.filterwarnings("ignore:Starting with pandas version 4:DeprecationWarning")  # MLflow's own
+def test_mlflow_evaluates_it(model: Any) -> None:
+    @mlflow.genai.scorer  # type: ignore[untyped-decorator]
+    def says(outputs: str, expectations: dict[str, Any]) -> bool:
+        return str(outputs).startswith(expectations["start"])
+
+    found = mlflow.genai.evaluate(
+        data=[{"inputs": {"question": QUESTION}, "expectations": {"start": "Machine"}}],
+        predict_fn=lambda question: model.predict({"question": question}, params=FEW)[0],
+        scorers=[says],
+    )
+    assert found.metrics["says/mean"] == 1.0
+
+
+def test_a_conversation_as_prompt(stored: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    turns = (Message("system", "Answer briefly."), Message("user", "{{question}}"))
+    open_prompts(stored).register(Draft("chatty", turns))
+    loaded = _load(stored, "chatty", monkeypatch)
+    answers = loaded.predict([QUESTION, "What is MLOps?"], params=FEW)
+    assert len(answers) == 2
+    assert "".join(loaded.predict_stream(QUESTION, params=FEW)) == answers[0]
+    with pytest.raises(MlflowException, match="row 1: "):
+        loaded.predict([QUESTION, "x" * 20_000])
+    loaded.unwrap_python_model().engine.close()
+
+
+ELSEWHERE = """
+import sys
+sys.path = [place for place in sys.path if "__editable__" not in place and not place.endswith("/src")]
+sys.meta_path = [finder for finder in sys.meta_path if "editable" not in repr(finder)]
+try:
+    import fledge
+except ModuleNotFoundError:
+    print("not installed")
+import mlflow
+model = mlflow.pyfunc.load_model("models:/mine/1")
+import fledge
+print(fledge.__file__)
+print(model.predict("What is machine learning?", params={"max_tokens": 8})[0])
+"""
+
+
+def test_where_fledge_is_not_installed(model: Any, stored: Workspace, tmp_path: Path) -> None:
+    """The release brings its own code along; in an empty folder it exports its engine by that code, too."""
+    done = subprocess.run(
+        [sys.executable, "-c", ELSEWHERE],
+        env={"MLFLOW_TRACKING_URI": stored.tracking_uri, "HOME": str(tmp_path), "PATH": "/usr/bin:/bin"},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=200,
+    )
+    lines = done.stdout.splitlines()
+    assert lines[0] == "not installed", done.stderr
+    assert "/artifacts/code/fledge/" in lines[1]
+    assert lines[2] == ANSWER
+    assert (tmp_path / ".fledge" / "engines").is_dir()
