@@ -1,40 +1,146 @@
 """The engine process's way with requests that it cannot take: an answer, never its end."""
 
+import contextlib
+import socket
 import subprocess
 import sys
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import msgspec
 import pytest
-import zmq
 
-from fledge.core.messages import Ask, Piece
+from fledge.core.frames import ASK, CANCEL, Frames, frame
+from fledge.core.messages import Ask, Cancel, Piece
+
+Connect = Callable[[Path], "Line"]
 
 HOST = """
-import sys
-from fledge.models.host import EngineHost
+import socket, sys
+from fledge.models import host, selection, snapshot
 from fledge.models.scripted import ScriptedEngine
-EngineHost(ScriptedEngine(), sys.argv[1]).run()
+listener = socket.socket(socket.AF_UNIX)
+listener.bind(sys.argv[1] + ".new")
+listener.listen()
+import os
+engine = ScriptedEngine() if sys.argv[2] == "scripted" else selection.start(
+    selection.EngineSettings(state=sys.argv[2]), snapshot.resolve("embedded"))
+os.rename(sys.argv[1] + ".new", sys.argv[1])
+host.serve(engine, listener)
 """
+
+
+class Line:
+    """An endpoint's end of the line, without an endpoint."""
+
+    def __init__(self, address: Path) -> None:
+        deadline = time.monotonic() + 60
+        while not address.exists() and time.monotonic() < deadline:
+            time.sleep(0.02)
+        self._socket = socket.socket(socket.AF_UNIX)
+        self._socket.settimeout(20)
+        self._socket.connect(str(address))
+        self._frames = Frames()
+        self._pieces: list[Piece] = []
+
+    def send(self, kind: int, message: Ask | Cancel) -> None:
+        self._socket.sendall(frame(kind, msgspec.msgpack.encode(message)))
+
+    def next(self) -> Piece:
+        while not self._pieces:
+            for _, body in self._frames.feed(self._socket.recv(7)):  # cut anywhere
+                self._pieces.append(msgspec.msgpack.decode(body, type=Piece))
+        return self._pieces.pop(0)
+
+    def until(self, ended: Callable[[Piece], bool]) -> list[Piece]:
+        pieces = [self.next()]
+        while not ended(pieces[-1]):
+            pieces.append(self.next())
+        return pieces
+
+    def close(self) -> None:
+        self._socket.close()
+
+
+@pytest.fixture
+def connect() -> Iterator[Connect]:
+    """Opens lines, and closes them when the test is over."""
+    with contextlib.ExitStack() as stack:
+        yield lambda address: stack.enter_context(contextlib.closing(Line(address)))
+
+
+def _host(tmp_path: Path, engine: str) -> Iterator[Path]:
+    address = tmp_path / "e"
+    host = subprocess.Popen([sys.executable, "-c", HOST, str(address), engine])
+    yield address
+    host.kill()
+    host.wait()
+
+
+@pytest.fixture
+def scripted(tmp_path: Path) -> Iterator[Path]:
+    yield from _host(tmp_path, "scripted")
+
+
+@pytest.fixture
+def embedded(tmp_path: Path, engine_cache: Path) -> Iterator[Path]:
+    yield from _host(tmp_path, str(engine_cache.parent))
 
 
 @pytest.mark.parametrize(
     "params",
-    [{"top_p": 1e-9}, {"max_tokens": 0}, {"stop": ["x" * 200]}],
+    [{"top_p": 1e-9}, {"max_tokens": 0}, {"stop": ["x" * 200]}, {"nonsense": 1}],
 )
-def test_bad_settings_are_refused_and_the_next_request_is_answered(params: dict[str, object], tmp_path: Path) -> None:
-    address = f"ipc://{tmp_path}/e"
-    host = subprocess.Popen([sys.executable, "-c", HOST, address])
-    context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
-    with context, context.socket(zmq.DEALER) as client:
-        client.connect(address)
-        client.setsockopt(zmq.RCVTIMEO, 5000)
-        client.setsockopt(zmq.LINGER, 0)
-        pieces = []
-        for ask in (Ask("bad", params, text="x"), Ask("good", {}, text="x")):
-            client.send_multipart([b"ask", msgspec.msgpack.encode(ask)])
-            pieces.append(msgspec.msgpack.decode(client.recv(), type=Piece))
-    host.kill()
-    host.wait()
-    assert (pieces[0].id, pieces[0].error_kind) == ("bad", "input")
-    assert (pieces[1].id, pieces[1].text, pieces[1].finish_reason) == ("good", "X", "stop")
+def test_bad_settings_are_refused_and_the_next_request_is_answered(
+    params: dict[str, object], scripted: Path, connect: Connect
+) -> None:
+    line = connect(scripted)
+    line.send(ASK, Ask("bad", params, text="x"))
+    refused = line.next()
+    line.send(ASK, Ask("good", {}, text="x"))
+    answered = line.next()
+    assert (refused.id, refused.error_kind) == ("bad", "input")
+    assert (answered.id, answered.text, answered.finish_reason) == ("good", "X", "stop")
+
+
+def test_an_answer_comes_in_pieces_or_whole(scripted: Path, connect: Connect) -> None:
+    line = connect(scripted)
+    line.send(ASK, Ask("pieces", {"n": 2, "logprobs": True}, messages=[("user", "one two three")]))
+    pieces = [line.next() for _ in range(6)]
+    assert "".join(piece.text for piece in pieces if piece.index == 0) == "ONE TWO THREE"
+    assert [piece.finish_reason for piece in pieces if piece.index == 1] == [None, None, "stop"]
+    line.send(ASK, Ask("whole", {"n": 2}, text="one two three", stream=False))
+    wholes = [line.next(), line.next()]
+    assert [(piece.index, piece.text, piece.tokens) for piece in wholes] == [(i, "ONE TWO THREE", 3) for i in (0, 1)]
+    assert all(piece.finish_reason == "stop" and piece.first_token_ns for piece in wholes)
+
+
+@pytest.mark.slow
+def test_a_cancelled_answer_ends_and_so_do_those_of_an_endpoint_that_is_gone(embedded: Path, connect: Connect) -> None:
+    line = connect(embedded)
+    long = {"max_tokens": 200, "ignore_eos": True}
+    line.send(ASK, Ask("long", long, text="x"))
+    line.next()
+    line.send(CANCEL, Cancel("long"))
+    ended = line.until(lambda piece: piece.finish_reason is not None)
+    assert ended[-1].finish_reason == "cancelled"
+    for number in range(8):
+        line.send(ASK, Ask(f"left {number}", long, text="x"))
+    line.next()
+    line.close()
+    again = connect(embedded)
+    again.send(ASK, Ask("after", {"max_tokens": 4}, text="What is MLOps?", stream=False))
+    assert again.next().finish_reason in ("stop", "length")
+
+
+def test_a_message_that_is_no_message_ends_its_line_only(scripted: Path, connect: Connect) -> None:
+    line = connect(scripted)
+    with socket.socket(socket.AF_UNIX) as bad:
+        bad.connect(str(scripted))
+        bad.sendall(b"\xff" * 4096)
+        bad.settimeout(5)
+        with contextlib.suppress(ConnectionResetError):  # it had more to read
+            assert bad.recv(100) == b""
+    line.send(ASK, Ask("good", {}, text="x"))
+    assert line.next().text == "X"

@@ -19,7 +19,7 @@ from fledge.core.settings import Workspace
 from fledge.experiments.config import ExperimentConfig
 from fledge.models.engine import Message
 from fledge.monitoring.health import summarize
-from fledge.monitoring.recorder import read_outbox
+from fledge.monitoring.outbox_reader import read_outbox
 from fledge.prompts.prompt import Draft
 from fledge.prompts.store import open_prompts
 from fledge.registry.release import promote, register
@@ -107,7 +107,8 @@ def _assert_traces_match(config: ServeConfig, records: list[OutboxRecord]) -> No
     for record in records:
         trace = by_id[record.trace_id]
         assert trace.info.tags["fledge.release"] == "mine/1"
-        assert ("mlflow.linkedPrompts" in trace.info.tags) == (record.route == "invocations")
+        assert ("mlflow.linkedPrompts" in trace.info.tags) == bool(record.prompt)
+        assert bool(record.prompt) == (record.route == "invocations" and record.status == 200)
     health = summarize(records)
     assert (health.errors, health.requests) == (0, len(records))
 
@@ -230,7 +231,7 @@ def test_stopping_nothing(workspace: Workspace) -> None:
 @pytest.mark.parametrize("engine", ["openvino", "transformers"])
 def test_a_damaged_release_keeps_serving_and_is_not_loaded_again(config: ServeConfig, engine: Any) -> None:
     endpoint = serve(replace(config, engine=engine), "mine@champion")
-    (served,) = (Path(config.state) / "releases").iterdir()
+    (served,) = (Path(config.state) / "releases").glob("mine-*")
     (stored,) = Path.cwd().glob("mlartifacts/*/models/*/artifacts/artifacts/release")
     try:
         with httpx.Client(base_url=endpoint.url, timeout=30, trust_env=False) as client:

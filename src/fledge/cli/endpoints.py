@@ -11,7 +11,7 @@ from fledge.cli.output import emit, json_option, message, table
 from fledge.core.errors import FledgeError, InputError
 from fledge.core.settings import Workspace, load
 from fledge.monitoring.health import summarize
-from fledge.monitoring.recorder import read_outbox
+from fledge.monitoring.outbox_reader import read_outbox
 from fledge.serving.smoke import check_endpoint
 from fledge.supervision import endpoints
 from fledge.supervision.endpoints import ServeConfig
@@ -19,18 +19,18 @@ from fledge.supervision.endpoints import ServeConfig
 
 @click.command()
 @settings(ServeConfig)
-@click.argument("target")
+@click.argument("targets", metavar="TARGET...", nargs=-1, required=True)
 @click.option("--detach", is_flag=True, help="Return when the endpoint is ready; it goes on in the background.")
 @json_option
-def serve(target: str, detach: bool, as_json: bool, **flags: Any) -> None:
-    """Serve TARGET: NAME@alias, NAME/version, or NAME for its champion."""
+def serve(targets: tuple[str, ...], detach: bool, as_json: bool, **flags: Any) -> None:
+    """Serve each TARGET: NAME@alias, NAME/version, or NAME for its champion. A request's `model` chooses among them."""
     config = load(ServeConfig, flags).value
     if not detach:
-        path = endpoints.prepare(config, target)
-        message(f"serving {target} on http://{config.host}:{config.port}; Ctrl-C stops it")
+        path = endpoints.prepare(config, *targets)
+        message(f"serving {', '.join(targets)} on {config.url}; Ctrl-C stops it")
         command = endpoints.supervisor_command(path)
         os.execv(command[0], command)
-    running = endpoints.serve(config, target)
+    running = endpoints.serve(config, *targets)
     value = {
         "url": running.url,
         "pid": running.pid,

@@ -26,6 +26,7 @@ COMMANDS = {
     "status": ("fledge.cli.endpoints:status", "Show the endpoints that run here."),
     "stop": ("fledge.cli.endpoints:stop", "Stop an endpoint."),
     "test": ("fledge.cli.endpoints:test", "Smoke test of a running endpoint."),
+    "chat": ("fledge.cli.chat:chat", "Talk to an endpoint or a model."),
     "monitor": ("fledge.cli.endpoints:monitor", "How an endpoint has done."),
     "ui": ("fledge.cli.ui:ui", "MLflow's own UI on the tracking store."),
     "bench": ("fledge.cli.bench:bench", "Measure fledge against what you would use instead."),

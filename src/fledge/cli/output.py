@@ -98,6 +98,12 @@ def emit_exactly(text: str) -> None:
         click.echo(text, nl=False)
 
 
+def emit_piece(text: str, *, to_stderr: bool = False) -> None:
+    """Print the next part of a text that is still coming, at once."""
+    with _read_by_somebody():
+        click.echo(text.translate(_CONTROLS), nl=False, err=to_stderr)
+
+
 def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> Table:
     """A table; numbers stand right."""
     result = Table(title=title, title_justify="left", title_style="bold")

@@ -1,35 +1,43 @@
 """The messages between the processes of an endpoint."""
 
+import time
 from dataclasses import dataclass, field
 from typing import Any
 
 
 @dataclass(frozen=True)
 class Ask:
-    """Endpoint to engine: start an answer. Exactly one of `text` and `messages` (role and content) is set."""
+    """Endpoint to engine: start the answers to one prompt. One of `text`, `messages` (role, content) and `token_ids` is
+    set. Without `stream` each answer comes as one piece when it is whole."""
 
     id: str
     params: dict[str, Any]
     text: str | None = None
     messages: list[tuple[str, str]] | None = None
+    token_ids: list[int] | None = None
+    stream: bool = True
 
 
 @dataclass(frozen=True)
 class Cancel:
-    """Endpoint to engine: nobody waits for this answer any more."""
+    """Endpoint to engine: nobody waits for these answers any more."""
 
     id: str
 
 
 @dataclass(frozen=True)
 class Piece:
-    """Engine to endpoint: the next part of an answer; the last one has a `finish_reason` or an `error`.
+    """Engine to endpoint: the next part of an answer; the last one has a `finish_reason`, or an `error`, which ends all
+    answers to the prompt.
 
-    `error_kind` is `input` for a prompt that the model cannot take, else `engine`. `turns_left_out` counts the oldest
-    turns of a conversation that the model's window had no room for.
+    `index` tells several answers to one prompt apart. `error_kind` is `input` for a prompt that the model cannot take,
+    else `engine`. `turns_left_out` counts the oldest turns of a conversation that the model's window had no room for.
+    `logprobs`, where asked for, are pairs of a token's text and its natural logarithm of probability.
+    `first_token_ns` is nanoseconds since the epoch.
     """
 
     id: str
+    index: int = 0
     text: str = ""
     tokens: int = 0
     prompt_tokens: int = 0
@@ -37,27 +45,69 @@ class Piece:
     finish_reason: str | None = None
     error: str = ""
     error_kind: str = ""
+    logprobs: list[tuple[str, float]] | None = None
+    first_token_ns: int = 0
+
+
+@dataclass(frozen=True)
+class Answered:
+    """One answer of a request as it is recorded. Times in nanoseconds since the epoch, 0 for what never was."""
+
+    prompt_text: str = ""
+    output: str = ""
+    started_ns: int = 0
+    first_token_ns: int = 0
+    ended_ns: int = 0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    finish_reason: str = ""
 
 
 @dataclass(frozen=True)
 class OutboxRecord:
-    """One request and its outcome, as the endpoint leaves it for the recorder. Times in nanoseconds since the epoch."""
+    """One request and its outcome, as the endpoint leaves it for the recorder. Times in nanoseconds since the epoch.
+
+    `arm` is the alias that answered, empty where a version was named. `release`, `version` and `arm` are empty for a
+    request that was refused before it was clear who would answer.
+    """
 
     trace_id: str
     request_id: str
     route: str
-    release: str
-    version: int
-    prompt: str
     status: int
     started_ns: int
     ended_ns: int
-    first_token_ns: int = 0
+    release: str = ""
+    version: int = 0
+    arm: str = ""
+    prompt: str = ""
     inputs: Any = None
-    prompt_text: str = ""
-    output: str = ""
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
-    finish_reason: str = ""
+    answers: list[Answered] = field(default_factory=list)
     error: str = ""
     tags: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def prompt_tokens(self) -> int:
+        return sum(answer.prompt_tokens for answer in self.answers)
+
+    @property
+    def completion_tokens(self) -> int:
+        return sum(answer.completion_tokens for answer in self.answers)
+
+    @property
+    def first_token_ns(self) -> int:
+        """When the first token of any of its answers was there; 0 if none was."""
+        return min((answer.first_token_ns for answer in self.answers if answer.first_token_ns), default=0)
+
+
+@dataclass(frozen=True)
+class FeedbackRecord:
+    """What somebody thought of an answer; lies in the outbox between the requests."""
+
+    feedback_id: str
+    request_id: str
+    name: str
+    value: bool | float | str
+    comment: str = ""
+    user: str = ""
+    time_ns: int = field(default_factory=time.time_ns)

@@ -18,11 +18,11 @@ from fledge.experiments.config import ExperimentConfig
 from fledge.experiments.run import ExperimentResult, select_questions
 from fledge.models import selection
 from fledge.monitoring.health import Health, summarize
-from fledge.monitoring.recorder import read_outbox
+from fledge.monitoring.outbox_reader import read_outbox
 from fledge.questions.question_set import QuestionSet
 from fledge.registry.release import ReleaseConfig
 from fledge.serving.smoke import Check
-from fledge.supervision.endpoints import ServeConfig, check_port, trace_experiment
+from fledge.supervision.endpoints import ServeConfig, check_port
 
 DEFAULT_QUESTIONS = 12
 TRACES_TIMEOUT_S = 60.0
@@ -263,7 +263,7 @@ def _await_traces(config: ExperimentConfig, life: Life) -> int:
     served = [check.request_id for check in life.checks if check.request_id]
     deadline = time.monotonic() + TRACES_TIMEOUT_S
     while time.monotonic() < deadline:
-        count = count_traces(config.tracking, trace_experiment(life.model_name), served)
+        count = count_traces(config.tracking, life.model_name, served)
         if count == len(served):
             return count
         time.sleep(0.3)

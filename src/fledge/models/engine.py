@@ -3,7 +3,7 @@
 import queue
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple, Protocol
 
@@ -69,6 +69,7 @@ class Message:
     content: str
 
 
+Listener = Callable[["Chunk | Exception"], None]
 Prompt = str | Sequence[Message] | Sequence[int]
 """Text to complete, a conversation to answer, or token ids as they are."""
 
@@ -86,8 +87,8 @@ class Usage:
 class Chunk:
     """The next tokens of an answer, and their text as far as it is certain; the last one has a `finish_reason`.
 
-    `index` tells the `n` answers to one prompt apart. `logprobs`, where asked for, has one value for each token.
-    `usage` comes with the last chunk.
+    `index` tells the `n` answers to one prompt apart. `logprobs`, where asked for, has one value for each token, and
+    `tokens` their texts. `usage` comes with the last chunk.
     """
 
     text: str
@@ -96,6 +97,7 @@ class Chunk:
     logprobs: tuple[float, ...] = ()
     index: int = 0
     usage: Usage | None = None
+    tokens: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -126,7 +128,7 @@ class Completion:
 
 @dataclass
 class Stream:
-    """The answers to one submitted prompt: iterate for chunks, or call `result` for the whole.
+    """The answers to one submitted prompt: iterate for chunks, call `result` for the whole, or `listen`.
 
     An engine calls `put` for each chunk and `fail` once if the answer breaks off.
     """
@@ -138,6 +140,7 @@ class Stream:
     cancelled: bool = False
     _started: float = field(default_factory=time.perf_counter)
     _queue: "queue.SimpleQueue[tuple[float, Chunk | Exception]]" = field(default_factory=queue.SimpleQueue)
+    _listener: "Listener | None" = None
     _left: int = 0
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _ended: threading.Event = field(default_factory=threading.Event)
@@ -146,17 +149,36 @@ class Stream:
         self._left = self.n
 
     def put(self, chunk: Chunk) -> None:
-        self._queue.put((time.perf_counter(), chunk))
         if chunk.finish_reason:
             with self._lock:
                 self._left -= 1
-            if not self._left:
-                self._ended.set()
+        self._hand_over(chunk)
+        if not self._left:
+            self._ended.set()
 
     def fail(self, error: Exception) -> None:
         self.cancelled = True  # the other answers to this prompt have nobody to wait for them
-        self._queue.put((time.perf_counter(), error))
+        self._hand_over(error)
         self._ended.set()
+
+    def listen(self, listener: "Listener") -> None:
+        """Have each chunk, and a failure, passed to `listener` in the thread that makes it, instead of iterating."""
+        with self._lock:
+            while not self._queue.empty():
+                listener(self._queue.get()[1])
+            self._listener = listener
+
+    def _hand_over(self, item: Chunk | Exception) -> None:
+        with self._lock:
+            if self._listener:
+                self._listener(item)
+            else:
+                self._queue.put((time.perf_counter(), item))
+
+    @property
+    def is_over(self) -> bool:
+        """Whether all answers have ended."""
+        return not self._left or self._ended.is_set()
 
     def cancel(self) -> None:
         """Ask the engine to stop; a last chunk with finish reason `cancelled` follows."""

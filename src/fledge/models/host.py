@@ -1,104 +1,170 @@
 """The engine process: `python -m fledge.models.host CONFIG CONTROL_FD`. Answers the endpoint over a local socket."""
 
+import contextlib
 import json
 import os
 import signal
+import socket
+import struct
 import sys
 import threading
+import time
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import msgspec
-import zmq
 
 from fledge.core.control import Control
 from fledge.core.errors import FledgeError
+from fledge.core.frames import ASK, CANCEL, PIECE, Frames, frame
 from fledge.core.messages import Ask, Cancel, Piece
 from fledge.models import selection
-from fledge.models.engine import Engine, GenerationParams, Message, Stream, generate
+from fledge.models.engine import Chunk, Engine, GenerationParams, Message, Stream, generate
 from fledge.models.manifest import read_release, snapshot_of
 from fledge.models.selection import EngineSettings
+
+SEND_TIMEOUT_S = 10  # an endpoint that reads nothing for so long is given up, that the others' answers go on
 
 _encode = msgspec.msgpack.Encoder().encode
 _ask = msgspec.msgpack.Decoder(Ask).decode
 _cancel = msgspec.msgpack.Decoder(Cancel).decode
 
 
-class EngineHost:
-    """Takes `Ask` and `Cancel` from a ROUTER socket and sends each answer's `Piece`s back to who asked."""
+@dataclass
+class _Whole:
+    """An answer on its way that is sent only when it is whole."""
 
-    def __init__(self, engine: Engine, address: str) -> None:
+    texts: list[str] = field(default_factory=list)
+    tokens: int = 0
+    first_token_ns: int = 0
+    logprobs: list[tuple[str, float]] = field(default_factory=list)
+
+    def add(self, piece: Piece) -> None:
+        self.texts.append(piece.text)
+        self.tokens += piece.tokens
+        self.logprobs += piece.logprobs or []
+        self.first_token_ns = self.first_token_ns or piece.first_token_ns
+
+
+class EngineLine:
+    """One endpoint's line to the engine. Its end cancels what was asked on it."""
+
+    def __init__(self, engine: Engine, line: socket.socket) -> None:
         self._engine = engine
-        context: zmq.Context[zmq.Socket[bytes]] = zmq.Context.instance()
-        self._socket = context.socket(zmq.ROUTER)
-        self._socket.bind(address)
-        # Answers come from threads; a zmq socket belongs to one thread, so they pass through a pipe of their own.
-        self._outgoing = context.socket(zmq.PULL)
-        self._outgoing.bind("inproc://pieces")
+        self._line = line
+        line.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", SEND_TIMEOUT_S, 0))
+        self._sending = threading.Lock()
         self._streams: dict[str, Stream] = {}
 
     def run(self) -> None:
-        """Serve until the process ends."""
-        poller = zmq.Poller()
-        poller.register(self._socket, zmq.POLLIN)
-        poller.register(self._outgoing, zmq.POLLIN)
-        while True:
-            for ready, _ in poller.poll():
-                if ready is self._outgoing:
-                    self._socket.send_multipart(self._outgoing.recv_multipart())
-                else:
-                    self._receive(*self._socket.recv_multipart())
+        """Take messages until the line ends."""
+        frames = Frames()
+        # What is no message ends the line, as its end does.
+        with contextlib.suppress(OSError, ValueError, msgspec.MsgspecError):
+            while data := self._line.recv(1 << 18):
+                for kind, body in frames.feed(data):
+                    if kind == ASK:
+                        self._start(_ask(body))
+                    elif kind == CANCEL and (stream := self._streams.get(_cancel(body).id)):
+                        stream.cancel()
+        self._line.close()
+        for stream in list(self._streams.values()):
+            stream.cancel()
 
-    def _receive(self, sender: bytes, kind: bytes, body: bytes) -> None:
-        if kind == b"cancel":
-            stream = self._streams.get(_cancel(body).id)
-            if stream:
-                stream.cancel()
-            return
-        ask = _ask(body)
+    def _start(self, ask: Ask) -> None:
+        prompt: Any = ask.text if ask.text is not None else ask.token_ids
+        if ask.messages is not None:
+            prompt = [Message(*pair) for pair in ask.messages]  # type: ignore[arg-type]
         try:
-            prompt = ask.text if ask.text is not None else [Message(*pair) for pair in ask.messages or []]  # type: ignore[arg-type]
-            stream = self._engine.submit(
-                prompt, GenerationParams(**{**ask.params, "stop": tuple(ask.params.get("stop", ()))})
-            )
-        except (FledgeError, ValueError, LookupError) as error:
-            kind_of = "input" if isinstance(error, ValueError) else "engine"
-            self._socket.send_multipart([sender, _encode(Piece(ask.id, error=str(error), error_kind=kind_of))])
+            params = GenerationParams(**{**ask.params, "stop": tuple(ask.params.get("stop", ()))})
+            stream = self._engine.submit(prompt, params)
+        except (FledgeError, ValueError, LookupError, TypeError) as error:
+            kind = "input" if isinstance(error, (ValueError, TypeError)) else "engine"
+            self._send(Piece(ask.id, error=str(error), error_kind=kind))
             return
         self._streams[ask.id] = stream
-        threading.Thread(target=self._relay, args=(sender, ask.id, stream), daemon=True).start()
+        wholes = None if ask.stream else [_Whole() for _ in range(params.n)]
+        stream.listen(partial(self._heard, ask.id, stream, wholes))
 
-    def _relay(self, sender: bytes, identity: str, stream: Stream) -> None:
-        out: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.PUSH)
-        out.connect("inproc://pieces")
-        try:
-            for chunk in stream:
-                piece = Piece(
-                    identity,
-                    chunk.text,
-                    len(chunk.token_ids),
-                    stream.prompt_tokens,
-                    stream.turns_left_out,
-                    chunk.finish_reason,
-                )
-                out.send_multipart([sender, _encode(piece)])
-        except FledgeError as error:
-            out.send_multipart([sender, _encode(Piece(identity, error=error.message, error_kind="engine"))])
-        finally:
+    def _heard(self, identity: str, stream: Stream, wholes: list[_Whole] | None, item: Chunk | Exception) -> None:
+        if isinstance(item, Exception):
             self._streams.pop(identity, None)
-            out.close()
+            self._send(Piece(identity, error=str(item), error_kind="engine"))
+            return
+        piece = _piece(identity, stream, item)
+        if wholes is not None:
+            whole = wholes[piece.index]
+            whole.add(piece)
+            if piece.finish_reason is None:
+                return
+            piece = _whole(piece, whole)
+        if piece.finish_reason and stream.is_over:
+            self._streams.pop(identity, None)
+        self._send(piece)
+
+    def _send(self, piece: Piece) -> None:
+        try:
+            with self._sending:
+                self._line.sendall(frame(PIECE, _encode(piece)))
+        except OSError:  # the endpoint has gone, or reads nothing: `run` ends, and cancels
+            with contextlib.suppress(OSError):
+                self._line.shutdown(socket.SHUT_RDWR)
+
+
+def _piece(identity: str, stream: Stream, chunk: Chunk) -> Piece:
+    return Piece(
+        identity,
+        chunk.index,
+        chunk.text,
+        len(chunk.token_ids),
+        stream.prompt_tokens,
+        stream.turns_left_out,
+        chunk.finish_reason,
+        logprobs=list(zip(chunk.tokens, chunk.logprobs, strict=False)) if chunk.logprobs else None,
+        first_token_ns=time.time_ns(),
+    )
+
+
+def _whole(last: Piece, whole: _Whole) -> Piece:
+    return Piece(
+        last.id,
+        last.index,
+        "".join(whole.texts),
+        whole.tokens,
+        last.prompt_tokens,
+        last.turns_left_out,
+        last.finish_reason,
+        logprobs=whole.logprobs or None,
+        first_token_ns=whole.first_token_ns,
+    )
+
+
+def serve(engine: Engine, listener: socket.socket) -> None:
+    """Take endpoints on `listener`, until the process ends; a second one, as after a restart, has a line of its own."""
+    while True:
+        line, _ = listener.accept()
+        threading.Thread(target=EngineLine(engine, line).run, name="line", daemon=True).start()
 
 
 def main() -> None:
     config: dict[str, Any] = json.loads(sys.argv[1])
     control = Control(int(sys.argv[2]), _on_event)
-    folder = Path(config["release"])
-    model = snapshot_of(folder, read_release(folder))
-    engine = selection.start(EngineSettings(**config["settings"]), model)
+    try:
+        folder = Path(config["release"])
+        model = snapshot_of(folder, read_release(folder))
+        engine = selection.start(EngineSettings(**config["settings"]), model)
+    except FledgeError as error:
+        control.send(event="failed", error=error.message)
+        sys.exit(error.exit_code)
     generate(engine, ["warm up"], GenerationParams(max_tokens=2))
-    host = EngineHost(engine, config["address"])
-    control.send(event="ready", engine=engine.info.name)
-    host.run()
+    listener = socket.socket(socket.AF_UNIX)
+    Path(config["address"]).unlink(missing_ok=True)
+    listener.bind(config["address"])
+    listener.listen()
+    control.send(event="ready", engine=engine.info.name, mode=engine.info.mode, reason=engine.info.reason)
+    serve(engine, listener)
 
 
 def _on_event(message: dict[str, Any]) -> None:

@@ -51,6 +51,10 @@ class Text:
         if self._template:
             self._template.close()
 
+    def token(self, token_id: int) -> str:
+        """The text of one token; one that is part of a character reads as U+FFFD."""
+        return str(self.tokenizer.decode([token_id], skip_special_tokens=False))
+
     def encode(self, prompt: Prompt, room: int) -> Encoded:
         """Token ids of a prompt; `room` tokens of the window are kept free for the answer.
 

@@ -131,7 +131,8 @@ class WorkerEngine(abc.ABC):
             answer.ended = True
             usage = Usage(answer.stream.prompt_tokens, len(answer.generated))
             chunk = replace(chunk, usage=usage)
-        answer.stream.put(replace(chunk, index=answer.index, logprobs=tuple(logprobs)))
+        tokens = tuple(map(self._text.token, token_ids)) if answer.params.logprobs else ()
+        answer.stream.put(replace(chunk, index=answer.index, logprobs=tuple(logprobs), tokens=tokens))
         return answer.ended
 
     def _busy(self) -> bool:

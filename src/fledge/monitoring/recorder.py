@@ -1,4 +1,5 @@
-"""The recorder process: `python -m fledge.monitoring.recorder CONFIG CONTROL_FD`. Ships the outbox to MLflow."""
+"""The recorder process: `python -m fledge.monitoring.recorder CONFIG CONTROL_FD`. Ships the outbox to MLflow, and looks
+after the aliases that are served."""
 
 import json
 import os
@@ -8,29 +9,24 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import msgspec
-
 from fledge.core import state
 from fledge.core.control import Control
 from fledge.core.errors import FledgeError
-from fledge.core.messages import OutboxRecord
+from fledge.monitoring.outbox_reader import Position, Record, read_batch, remove_shipped
 
-FILE = "outbox.jsonl"
 BATCH = 200
 PERIOD_S = 1.0
 LONGEST_DELAY_S = 60.0
+POSITION_FILE = "position.json"
 
-Ship = Callable[[Sequence[OutboxRecord]], None]
-
-_decode = msgspec.json.Decoder(OutboxRecord).decode
+Ship = Callable[[Sequence[Record]], None]
 
 
 class Recorder:
-    """Reads whole lines behind the last offset kept, ships them, and only then moves the offset."""
+    """Reads whole lines behind the last position kept, ships them, and only then moves the position."""
 
     def __init__(self, folder: Path, ship: Ship) -> None:
-        self._outbox = folder / FILE
-        self._offset_file = folder / "offset.json"
+        self._folder = folder
         self._ship = ship
         self._stop = threading.Event()
 
@@ -55,54 +51,67 @@ class Recorder:
 
     def ship_some(self) -> int:
         """Ship one batch; the number of records in it."""
-        offset = self._offset()
-        if not self._outbox.exists():
-            return 0
-        with self._outbox.open("rb") as file:
-            file.seek(offset)
-            lines = [line for line in (file.readline() for _ in range(BATCH)) if line.endswith(b"\n")]
-        records = []
-        for line in lines:
-            try:
-                records.append(_decode(line))
-            except msgspec.DecodeError:
-                sys.stderr.write("fledge: recorder: a broken line in the outbox was left out\n")
-        if lines:
-            self._ship(records)
-            state.write_json(self._offset_file, {"offset": offset + sum(map(len, lines))})
-        return len(lines)
+        position = self._position()
+        batch = read_batch(self._folder, position, BATCH)
+        if batch.records:
+            self._ship(batch.records)
+        if batch.next != position:
+            state.write_json(self._folder / POSITION_FILE, batch.next._asdict())
+            remove_shipped(self._folder, batch.next)
+        return len(batch.records)
 
-    def _offset(self) -> int:
+    def _position(self) -> Position:
         try:
-            return int(json.loads(self._offset_file.read_text(encoding="utf-8"))["offset"])
-        except (OSError, ValueError, KeyError):
-            return 0
+            return Position(**json.loads((self._folder / POSITION_FILE).read_text(encoding="utf-8")))
+        except (OSError, ValueError, TypeError):
+            return Position()
 
 
-def read_outbox(folder: Path) -> list[OutboxRecord]:
-    """All whole records of an outbox, oldest first."""
-    try:
-        lines = (folder / FILE).read_bytes().splitlines()
-    except OSError:
-        return []
-    return [_decode(line) for line in lines if line.endswith(b"}")]
+def _watch(config: dict[str, Any], control: Control, stopped: threading.Event) -> None:
+    """Tell the supervisor when a served alias means another release."""
+    from fledge.monitoring._mlflow_aliases import AliasWatch
+
+    watch = AliasWatch(config["tracking_uri"], Path(config["releases"]), config["watched"])
+    while True:
+        try:
+            for move in watch.look():
+                control.send(event="moved", **move)
+        except (FledgeError, OSError) as error:
+            sys.stderr.write(f"fledge: recorder: the aliases cannot be looked at: {error}\n")
+        if not config["watch_s"] or stopped.wait(config["watch_s"]):
+            return
 
 
 def main() -> None:
     config: dict[str, Any] = json.loads(sys.argv[1])
-    os.nice(10)
-
-    from fledge.monitoring._mlflow import TraceShipper
-
-    recorder = Recorder(Path(config["outbox"]), TraceShipper(config["tracking_uri"], config["experiment"]))
+    stopped = threading.Event()
+    recorder: Recorder | None = None
 
     def on_event(message: dict[str, Any]) -> None:
         if message["event"] == "gone":
             os._exit(0)
-        recorder.stop()
+        stopped.set()
+        if recorder:
+            recorder.stop()
 
-    Control(int(sys.argv[2]), on_event).send(event="ready")
-    recorder.run()
+    control = Control(int(sys.argv[2]), on_event)
+    # Answers come first: this process gets what nobody else wants.
+    os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
+    os.nice(19)
+
+    from fledge.monitoring._mlflow import TraceShipper
+
+    if config["outbox"]:
+        recorder = Recorder(Path(config["outbox"]), TraceShipper(config["tracking_uri"], config["default_name"]))
+    control.send(event="ready")
+    if config["watch_s"]:
+        threading.Thread(target=_watch, args=(config, control, stopped), name="watch", daemon=True).start()
+    if stopped.is_set() and recorder:
+        recorder.stop()
+    if recorder:
+        recorder.run()
+    else:
+        stopped.wait()
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from fledge.core.errors import ConflictError, InputError
 from fledge.core.settings import Workspace, load, option
 from fledge.experiments.arms import settled
 from fledge.experiments.config import ExperimentConfig
-from fledge.models import selection
+from fledge.models import kept, selection
 from fledge.models.manifest import SIGNATURE, Manifest, Weights, read_release
 from fledge.prompts.prompt import PromptStore, check_alias
 from fledge.registry import package
@@ -146,7 +146,9 @@ def promote(
 
     check_alias(alias)
     client = connect(workspace.tracking)
-    release = read_release(fetch(client, find(client, f"{name}/{version}"), workspace.state_dir / "releases"))
+    releases = workspace.state_dir / "releases"
+    folder = fetch(client, find(client, f"{name}/{version}"), releases)
+    release = read_release(folder)
     if force and not reason:
         raise InputError("a forced promotion needs a reason", hint='--force --reason "..."')
     given = "" if force else proof(client, release, evidence)
@@ -177,7 +179,9 @@ def promote(
             digest=release.digest,
         )
 
-    return log.add(wanted)
+    move = log.add(wanted)
+    kept.remember(releases, workspace.tracking, kept.Reference(name, alias, ""), folder)
+    return move
 
 
 def rollback(
@@ -223,7 +227,10 @@ def rollback(
             undoes=last.number,
         )
 
-    return log.add(wanted)
+    move = log.add(wanted)
+    releases, tracking = workspace.state_dir / "releases", workspace.tracking
+    kept.forget(releases, tracking, kept.Reference(name, alias, ""))
+    return move
 
 
 def history(workspace: Workspace, name: str, say: Say = lambda _: None) -> list[dict[str, Any]]:

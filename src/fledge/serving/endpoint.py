@@ -1,60 +1,188 @@
-"""The endpoint process: `python -m fledge.serving.endpoint CONFIG CONTROL_FD`. Never imports torch or mlflow."""
+"""What is behind the port: the served releases, who answers whom, and each request's way through them."""
 
 import asyncio
 import json
-import os
-import socket
-import sys
-from pathlib import Path
-from typing import Any
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
-import uvicorn
+from starlette.exceptions import HTTPException
 
-from fledge.core.control import Control
-from fledge.models.manifest import load_manifest
-from fledge.serving.app import Endpoint, build_app
-from fledge.serving.engine_client import EngineClient
+from fledge.core.errors import FledgeError
+from fledge.core.limits import Limits
+from fledge.core.messages import Ask, FeedbackRecord, Piece
+from fledge.models.manifest import Manifest
+from fledge.prompts.prompt import Prompt
+from fledge.serving.admission import Admission, estimate_tokens
+from fledge.serving.engine_client import EngineClient, EngineGoneError
+from fledge.serving.metrics import Metrics
 from fledge.serving.outbox import Outbox
-from fledge.serving.security import LOOPBACK
+from fledge.serving.routing import Routes
+from fledge.serving.trace import RequestTrace, Result
 
 
-async def serve(config: dict[str, Any], control_fd: int) -> None:
-    """Serve until the supervisor says stop or is gone."""
-    loop = asyncio.get_running_loop()
-    manifest = load_manifest(Path(config["release"]))
-    outbox = Outbox(Path(config["outbox"])) if config["record"] else None
-    endpoint = Endpoint(manifest, EngineClient(config["address"]), outbox)
-    app = build_app(endpoint, hosts=(*LOOPBACK, *config["hosts"]), key=os.environ.get("FLEDGE_API_KEY"))
-    server = uvicorn.Server(
-        uvicorn.Config(
-            app,
-            log_level="warning",
-            server_header=False,
-            timeout_graceful_shutdown=int(config["drain_s"]),
-            timeout_keep_alive=30,
-        )
-    )
+class Served:
+    """One release: its manifest, its engine, and how much it has to do."""
 
-    def on_event(message: dict[str, Any]) -> None:
-        loop.call_soon_threadsafe(handle, message["event"])
+    def __init__(self, manifest: Manifest, limits: Limits) -> None:
+        self.manifest = manifest
+        self.prompt = Prompt(manifest.prompt_name, manifest.prompt_version, manifest.template)
+        self.client = EngineClient(limits.max_running)
+        self.admission = Admission(limits)
 
-    def handle(event: str) -> None:
-        if event == "engine_ready":
-            endpoint.engine.ready = True
-        elif event == "engine_gone":
-            endpoint.engine.gone()
-        else:  # stop, or the supervisor is gone
-            endpoint.draining = True
-            server.should_exit = True
+    @property
+    def label(self) -> tuple[str, str]:
+        """Name and version, for metrics."""
+        return self.manifest.name, str(self.manifest.version)
 
-    control = Control(control_fd, on_event)
-    listener = socket.socket(fileno=config["listener"])
-    task = asyncio.create_task(server.serve(sockets=[listener]))
-    while not server.started and not task.done():
-        await asyncio.sleep(0.02)
-    control.send(event="ready")
-    await task
+    def params(self, chosen: Mapping[str, Any]) -> dict[str, Any]:
+        """The release's generation settings, with those that a request chose."""
+        return {**self.manifest.generation, **chosen}
 
 
-if __name__ == "__main__":
-    asyncio.run(serve(json.loads(sys.argv[1]), int(sys.argv[2])))
+class Respondent(NamedTuple):
+    """The release that answers a request, under which alias, and the one that answers unseen, if any."""
+
+    served: Served
+    arm: str
+    shadow: "tuple[Served, str] | None"
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a request asks a release: prompts with their text as people read it, `n` answers to each."""
+
+    asks: Sequence[Ask]
+    texts: Sequence[str]
+    n: int = 1
+
+    @property
+    def tokens(self) -> int:
+        """About how many tokens are read and may be generated."""
+        pairs = zip(self.asks, self.texts, strict=True)
+        read = sum(len(ask.token_ids or ()) or estimate_tokens(len(text)) for ask, text in pairs)
+        return read + sum(self.n * int(ask.params["max_tokens"]) for ask in self.asks)
+
+    def results(self) -> list[Result]:
+        """A place for each answer, `n` in a row for each prompt."""
+        return [Result(text) for text in self.texts for _ in range(self.n)]
+
+
+@dataclass
+class Endpoint:
+    """All that is served on one port."""
+
+    limits: Limits
+    routes: Routes
+    served: dict[str, Served]
+    outbox: Outbox | None
+    metrics: Metrics
+    draining: bool = False
+    in_flight: int = 0
+    _shadows: "set[asyncio.Task[None]]" = field(default_factory=set)
+
+    @property
+    def ready(self) -> bool:
+        """Whether every release that has requests by right takes them."""
+        wanted = {arm.release for route in self.routes.routes for arm in route.arms}
+        return not self.draining and all(self.served[release].client.ready for release in wanted)
+
+    def choose(self, trace: RequestTrace, model: str, unit: str) -> Respondent:
+        """Who answers a request for `model`, noted in its trace. Raises 404 for a name that is not served."""
+        choice = self.routes.find(model, unit)
+        if choice is None or choice.release not in self.served:
+            names = ", ".join(route.name for route in self.routes.routes)
+            raise HTTPException(404, f"no model {model!r} here; this endpoint serves {names}")
+        served = self.served[choice.release]
+        shadow = choice.shadow and self.served.get(choice.shadow.release)
+        unseen = (shadow, choice.shadow.alias) if shadow and choice.shadow else None
+        note(trace, served, choice.arm)
+        return Respondent(served, choice.arm, unseen)
+
+    def answers(self, trace: RequestTrace, chosen: Respondent, job: Job) -> AsyncGenerator[tuple[int, Piece]]:
+        """Pieces of all answers with the place of each in `trace.results`, where they are noted as they come.
+
+        Raises as `EngineClient.answers`, and `BusyError` where the release has too much to do.
+        """
+        served = chosen.served
+        trace.results = job.results()
+        if self.draining:
+            raise EngineGoneError("the endpoint is stopping")
+        if not served.client.ready:
+            raise EngineGoneError("the engine is not ready")
+        self._answer_unseen(trace, chosen, job)
+        return self._admitted(trace, served, job)
+
+    async def _admitted(self, trace: RequestTrace, served: Served, job: Job) -> AsyncGenerator[tuple[int, Piece]]:
+        with served.admission.admit(job.tokens):
+            self.in_flight += 1
+            try:
+                async with aclosing(served.client.answers(job.asks, job.n, self.limits.deadline_s)) as pieces:
+                    async for place, piece in pieces:
+                        index = place * job.n + piece.index
+                        trace.results[index].add(piece)
+                        yield index, piece
+            finally:
+                self.in_flight -= 1
+
+    def _answer_unseen(self, trace: RequestTrace, chosen: Respondent, job: Job) -> None:
+        """Have the shadow answer the same, as long as it has room: its trouble is nobody's."""
+        if chosen.shadow is None:
+            return
+        served, alias = chosen.shadow
+        if not served.client.ready or served.admission.requests >= self.limits.max_running:
+            return
+        own = RequestTrace(trace.route, inputs=trace.inputs, tags={"fledge.shadow_of": trace.request_id})
+        note(own, served, alias)
+        own.results = job.results()
+        task = asyncio.create_task(self._shadow(own, served, job))
+        self._shadows.add(task)
+        task.add_done_callback(self._shadows.discard)
+
+    async def _shadow(self, trace: RequestTrace, served: Served, job: Job) -> None:
+        status = 200
+        try:
+            async for _ in self._admitted(trace, served, job):
+                pass
+        except FledgeError as error:
+            status, trace.error = 500, error.message
+        except asyncio.CancelledError:
+            status = 499
+        self.ended(trace, status)
+
+    def ended(self, trace: RequestTrace, status: int) -> None:
+        """Leave the one outcome of a request in the outbox, and count it."""
+        record = trace.finish(status)
+        self.metrics.observe(record)
+        if self.outbox is not None:
+            self.outbox.put(record)
+
+    def take_feedback(self, record: FeedbackRecord) -> None:
+        if self.outbox is not None:
+            self.outbox.put(record)
+
+
+def note(trace: RequestTrace, served: Served, arm: str) -> None:
+    """Who answers a request, for its record."""
+    manifest = served.manifest
+    trace.release, trace.version, trace.arm = manifest.name, manifest.version, arm
+
+
+def head(trace: RequestTrace) -> dict[str, str]:
+    """The headers that say who answered."""
+    headers = {"x-fledge-release": f"{trace.release}/{trace.version}", "x-fledge-arm": trace.arm}
+    if trace.prompt:
+        headers["x-fledge-prompt"] = trace.prompt
+    left_out = max((result.turns_left_out for result in trace.results), default=0)
+    if left_out:
+        headers["x-fledge-turns-left-out"] = str(left_out)
+    return {name: value for name, value in headers.items() if value}
+
+
+def warn(names: Sequence[str]) -> dict[str, str]:
+    """The header that names parameters that were ignored."""
+    if not names:
+        return {}
+    shown = ", ".join(json.dumps(name)[1:-1][:50] for name in sorted(names)[:20])
+    return {"x-fledge-warning": f"ignored: {shown}"}

@@ -1,97 +1,154 @@
 """The endpoint's side of the line to an engine process."""
 
 import asyncio
+import contextlib
 import secrets
-import time
-from collections.abc import AsyncIterator
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import AsyncGenerator, Sequence
+from dataclasses import replace
 
 import msgspec
-import zmq
-import zmq.asyncio
 
 from fledge.core.errors import FledgeError, InputError
+from fledge.core.frames import ASK, CANCEL, Frames, frame
 from fledge.core.messages import Ask, Cancel, Piece
 
 _encode = msgspec.msgpack.Encoder().encode
 _piece = msgspec.msgpack.Decoder(Piece).decode
+
+Place = tuple[int, Piece]
 
 
 class EngineGoneError(FledgeError):
     """The engine process is not there (any more); asking again later helps."""
 
 
-@dataclass
-class Result:
-    """A whole answer as the endpoint needs it; `first_token_ns` in nanoseconds since the epoch."""
-
-    text: str = ""
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
-    turns_left_out: int = 0
-    finish_reason: str = ""
-    first_token_ns: int = 0
-
-    def add(self, piece: Piece) -> None:
-        self.first_token_ns = self.first_token_ns or time.time_ns()
-        self.text += piece.text
-        self.completion_tokens += piece.tokens
-        self.prompt_tokens = piece.prompt_tokens
-        self.turns_left_out = piece.turns_left_out
-        self.finish_reason = piece.finish_reason or ""
+class DeadlineError(FledgeError):
+    """The request took longer than it may."""
 
 
-class EngineClient:
-    """Asks one engine process; `ready` says whether it takes requests."""
+class EngineClient(asyncio.Protocol):
+    """Asks one engine process; `ready` says whether it takes requests. At most `at_once` prompts are with it."""
 
-    def __init__(self, address: str) -> None:
-        self._socket = zmq.asyncio.Context.instance().socket(zmq.DEALER)
-        self._socket.setsockopt(zmq.LINGER, 0)
-        self._socket.connect(address)
-        self._answers: dict[str, asyncio.Queue[Piece]] = {}
-        self.ready = False
+    def __init__(self, at_once: int) -> None:
+        self._transport: asyncio.Transport | None = None
+        self._frames = Frames()
+        self.asked: dict[str, tuple[int, asyncio.Queue[Place]]] = {}
+        self.slots = asyncio.Semaphore(at_once)
 
-    async def run(self) -> None:
-        """Hand arriving pieces to their requests; runs as a task for as long as the endpoint."""
-        while True:
-            piece = _piece(await self._socket.recv())
-            queue = self._answers.get(piece.id)
-            if queue is not None:
-                queue.put_nowait(piece)
+    @property
+    def ready(self) -> bool:
+        return self._transport is not None
 
-    def gone(self) -> None:
-        """The engine process died: every request that waits for it fails now."""
-        self.ready = False
-        for identity, queue in self._answers.items():
-            queue.put_nowait(Piece(identity, error="the engine stopped while it answered", error_kind="gone"))
+    @property
+    def running(self) -> int:
+        """How many prompts are with the engine."""
+        return len(self.asked)
 
-    async def stream(
-        self, params: dict[str, Any], *, text: str | None = None, messages: list[tuple[str, str]] | None = None
-    ) -> AsyncIterator[Piece]:
-        """Pieces of one answer. Leaving the iteration early cancels it.
+    async def connect(self, address: str) -> None:
+        """Raises `OSError` where no engine listens."""
+        await asyncio.get_running_loop().create_unix_connection(lambda: self, address)
 
-        Raises `InputError` for a prompt that does not fit, `EngineGoneError` when there is no engine.
-        """
-        if not self.ready:
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = transport  # type: ignore[assignment]
+
+    def data_received(self, data: bytes) -> None:
+        for _, body in self._frames.feed(data):
+            piece = _piece(body)
+            if piece.id in self.asked:
+                place, queue = self.asked[piece.id]
+                queue.put_nowait((place, piece))
+
+    def connection_lost(self, _error: Exception | None) -> None:
+        self._transport, self._frames = None, Frames()
+        self.fail("the engine stopped while it answered")
+
+    def close(self) -> None:
+        """Hang up; what was asked is cancelled."""
+        if self._transport:
+            self._transport.close()
+
+    def fail(self, error: str) -> None:
+        """End every request that waits for this engine."""
+        for identity, (place, queue) in self.asked.items():
+            queue.put_nowait((place, Piece(identity, error=error, error_kind="gone")))
+
+    def send(self, kind: int, message: Ask | Cancel) -> None:
+        """Raises `EngineGoneError` where there is no engine."""
+        if self._transport is None:
             raise EngineGoneError("the engine is not ready", hint="ask again in a few seconds")
-        identity = secrets.token_hex(8)
-        queue: asyncio.Queue[Piece] = asyncio.Queue()
-        self._answers[identity] = queue
-        finished = False
+        self._transport.write(frame(kind, _encode(message)))
+
+    async def answers(self, asks: Sequence[Ask], n: int, seconds: float) -> AsyncGenerator[Place]:
+        """Pieces of `n` answers to each prompt, with the prompt's place among `asks`. Leaving early cancels them.
+
+        Raises `InputError` for a prompt that does not fit, `DeadlineError` where it takes more than `seconds`,
+        `EngineGoneError` when there is no engine, any other failure as `FledgeError`.
+        """
+        asking = _Asking(self, asks, n)
+        late = Piece("", error=f"the answer took more than {seconds:.3g} s", error_kind="deadline")
+        timer = asyncio.get_running_loop().call_later(seconds, asking.queue.put_nowait, (0, late))
+        begin = asyncio.create_task(asking.begin())
         try:
-            await self._socket.send_multipart([b"ask", _encode(Ask(identity, params, text, messages))])
-            while not finished:
-                piece = await queue.get()
-                finished = bool(piece.error or piece.finish_reason)
-                if piece.error_kind == "input":
-                    raise InputError(piece.error)
-                if piece.error_kind == "gone":
-                    raise EngineGoneError(piece.error)
+            while asking.left:
+                place, piece = await asking.queue.get()
                 if piece.error:
-                    raise FledgeError(piece.error)
-                yield piece
+                    raise _failure(piece, place if len(asks) > 1 else None)
+                asking.arrived(place, piece)
+                yield place, piece
         finally:
-            del self._answers[identity]
-            if not finished:
-                await self._socket.send_multipart([b"cancel", _encode(Cancel(identity))])
+            timer.cancel()
+            begin.cancel()
+            asking.leave()
+
+
+class _Asking:
+    """The prompts of one request: which are with the engine, and how many answers to each are still to come."""
+
+    def __init__(self, client: EngineClient, asks: Sequence[Ask], n: int) -> None:
+        self.queue: asyncio.Queue[Place] = asyncio.Queue()
+        self.left = dict.fromkeys(range(len(asks)), n)
+        self._client = client
+        self._asks = asks
+        self._under_way: set[str] = set()
+
+    async def begin(self) -> None:
+        """Hand the prompts over, each when there is room for it."""
+        for place, ask in enumerate(self._asks):
+            await self._client.slots.acquire()
+            identity = secrets.token_hex(8)
+            self._under_way.add(identity)
+            self._client.asked[identity] = (place, self.queue)
+            try:
+                self._client.send(ASK, replace(ask, id=identity))
+            except EngineGoneError as error:
+                self.queue.put_nowait((place, Piece(identity, error=error.message, error_kind="gone")))
+                return
+
+    def arrived(self, place: int, piece: Piece) -> None:
+        if piece.finish_reason:
+            self.left[place] -= 1
+            if not self.left[place]:
+                del self.left[place]
+                self._end(piece.id)
+
+    def leave(self) -> None:
+        """Cancel what is under way."""
+        for identity in list(self._under_way):
+            self._end(identity)
+            with contextlib.suppress(EngineGoneError):
+                self._client.send(CANCEL, Cancel(identity))
+
+    def _end(self, identity: str) -> None:
+        self._under_way.remove(identity)
+        del self._client.asked[identity]
+        self._client.slots.release()
+
+
+def _failure(piece: Piece, row: int | None) -> FledgeError:
+    if piece.error_kind == "input":
+        return InputError(piece.error if row is None else f"row {row}: {piece.error}")
+    if piece.error_kind == "deadline":
+        return DeadlineError(piece.error)
+    if piece.error_kind == "gone":
+        return EngineGoneError(piece.error)
+    return FledgeError(piece.error)

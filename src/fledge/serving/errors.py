@@ -1,7 +1,8 @@
 """Errors as answers: each in the shape of its protocol, never with a stack trace."""
 
+import sys
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -9,51 +10,81 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
 from fledge.core.errors import FledgeError, InputError
-from fledge.serving.engine_client import EngineGoneError
+from fledge.serving.admission import BusyError
+from fledge.serving.engine_client import DeadlineError, EngineGoneError
 
-RETRY_AFTER = {"Retry-After": "2"}
+RETRY_S = 2
+MAXIMUM_CHARACTERS = 1000
+
+_KINDS = {
+    401: ("authentication_error", "invalid_api_key"),
+    403: ("permission_error", None),
+    404: ("invalid_request_error", "model_not_found"),
+    429: ("rate_limit_error", "rate_limit_exceeded"),
+}
 
 
-def openai_error(message: str, kind: str) -> dict[str, Any]:
+class Outcome(NamedTuple):
+    """An error as HTTP tells it."""
+
+    status: int
+    message: str
+    headers: dict[str, str]
+
+
+def outcome(error: FledgeError, request_id: str) -> Outcome:
+    """What a client is told of an error. What it says of our insides goes to the log only."""
+    if isinstance(error, InputError):
+        return Outcome(400, error.message, {})
+    if isinstance(error, BusyError):
+        return Outcome(429, error.message, {"Retry-After": str(error.retry_after)})
+    if isinstance(error, EngineGoneError):
+        return Outcome(503, error.message, {"Retry-After": str(RETRY_S)})
+    if isinstance(error, DeadlineError):
+        return Outcome(504, error.message, {})
+    sys.stderr.write(f"fledge: request {request_id} failed: {error.message}\n")
+    return Outcome(500, f"the engine failed; the endpoint's log tells more of request {request_id}", {})
+
+
+def openai_error(status: int, message: str) -> dict[str, Any]:
     """The error body of the OpenAI protocol, with all four keys."""
-    return {"error": {"message": message, "type": kind, "param": None, "code": None}}
+    default = ("invalid_request_error" if status < 500 else "server_error", None)
+    kind, code = _KINDS.get(status, default)
+    return {"error": {"message": message[:MAXIMUM_CHARACTERS], "type": kind, "param": None, "code": code}}
 
 
 def error_response(path: str, status: int, message: str, headers: Mapping[str, str] | None = None) -> JSONResponse:
     """An error on the route `path`, in MLflow's form for `/invocations` and in OpenAI's elsewhere."""
     if path == "/invocations":
         code = "BAD_REQUEST" if status < 500 else "INTERNAL_ERROR"
-        return JSONResponse({"error_code": code, "message": message}, status, headers)
-    kind = "invalid_request_error" if status < 500 else "server_error"
-    return JSONResponse(openai_error(message, kind), status, headers)
+        return JSONResponse({"error_code": code, "message": message[:MAXIMUM_CHARACTERS]}, status, headers)
+    return JSONResponse(openai_error(status, message), status, headers)
 
 
 def add_errors(app: FastAPI) -> None:
     """Answer every error that a route can raise; a validation error is 400, never 422."""
 
+    def told(request: Request, status: int, message: str, headers: Mapping[str, str] | None = None) -> JSONResponse:
+        trace = request.scope["state"].get("trace")
+        if trace is not None:
+            trace.error = message
+        return error_response(request.url.path, status, message, headers)
+
     @app.exception_handler(RequestValidationError)
     async def invalid(request: Request, error: RequestValidationError) -> JSONResponse:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"] if part != "body")
-        return error_response(request.url.path, 400, f"{where}: {first['msg']}" if where else first["msg"])
+        return told(request, 400, f"{where}: {first['msg']}" if where else first["msg"])
 
     @app.exception_handler(HTTPException)
     async def refused(request: Request, error: HTTPException) -> JSONResponse:
-        return error_response(request.url.path, error.status_code, str(error.detail), error.headers)
+        return told(request, error.status_code, str(error.detail), error.headers)
 
     @app.exception_handler(FledgeError)
     async def failed(request: Request, error: FledgeError) -> JSONResponse:
-        if isinstance(error, InputError):
-            return error_response(request.url.path, 400, error.message)
-        if isinstance(error, EngineGoneError):
-            return error_response(request.url.path, 503, error.message, RETRY_AFTER)
-        return error_response(request.url.path, 500, error.message)
-
-    @app.exception_handler(ExceptionGroup)
-    async def several(request: Request, errors: ExceptionGroup[Exception]) -> JSONResponse:
-        known = [error for error in errors.exceptions if isinstance(error, FledgeError)]
-        return await failed(request, known[0] if known else FledgeError("the request failed"))
+        trace = request.scope["state"].get("trace")
+        return told(request, *outcome(error, trace.request_id if trace else ""))
 
     @app.exception_handler(Exception)
     async def defect(request: Request, _error: Exception) -> JSONResponse:
-        return error_response(request.url.path, 500, "the request failed; the endpoint's log says why")
+        return told(request, 500, "the request failed; the endpoint's log says why")

@@ -5,40 +5,86 @@ import time
 from dataclasses import dataclass, field
 from typing import Any
 
-from fledge.core.messages import OutboxRecord
-from fledge.models.manifest import Manifest
-from fledge.serving.engine_client import Result
+from fledge.core.messages import Answered, OutboxRecord, Piece
+
+
+@dataclass
+class Result:
+    """One answer as far as it has come."""
+
+    prompt_text: str = ""
+    text: str = ""
+    started_ns: int = field(default_factory=time.time_ns)
+    first_token_ns: int = 0
+    ended_ns: int = 0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    turns_left_out: int = 0
+    finish_reason: str = ""
+    logprobs: list[tuple[str, float]] = field(default_factory=list)
+
+    def add(self, piece: Piece) -> None:
+        if piece.tokens or piece.text:
+            self.first_token_ns = self.first_token_ns or piece.first_token_ns
+        self.text += piece.text
+        self.completion_tokens += piece.tokens
+        self.prompt_tokens = piece.prompt_tokens
+        self.turns_left_out = piece.turns_left_out
+        self.logprobs += piece.logprobs or []
+        if piece.finish_reason:
+            self.finish_reason = piece.finish_reason
+            self.ended_ns = time.time_ns()
 
 
 @dataclass
 class RequestTrace:
-    """One request: what it asked and, in the end, one outcome."""
+    """One request: what it asked, who answers and, in the end, one outcome.
+
+    `status` is the outcome that its answer's status line could not tell any more, as of a stream that broke off.
+    """
 
     route: str
-    inputs: Any
-    prompt_text: str = ""
     request_id: str = field(default_factory=lambda: secrets.token_hex(16))
     started_ns: int = field(default_factory=time.time_ns)
-    result: Result = field(default_factory=Result)
+    inputs: Any = None
+    release: str = ""
+    version: int = 0
+    arm: str = ""
+    prompt: str = ""
+    results: list[Result] = field(default_factory=list)
+    error: str = ""
+    status: int = 0
+    tags: dict[str, str] = field(default_factory=dict)
 
-    def finish(self, manifest: Manifest, status: int, error: str) -> OutboxRecord:
+    def finish(self, status: int) -> OutboxRecord:
         """The record of the request as it ended now."""
+        now = time.time_ns()
+        answers = [
+            Answered(
+                result.prompt_text,
+                result.text,
+                result.started_ns,
+                result.first_token_ns,
+                result.ended_ns or now,
+                result.prompt_tokens,
+                result.completion_tokens,
+                result.finish_reason,
+            )
+            for result in self.results
+        ]
         return OutboxRecord(
             trace_id=f"tr-{self.request_id}",
             request_id=self.request_id,
             route=self.route,
-            release=manifest.name,
-            version=manifest.version,
-            prompt=manifest.prompt_label if self.route == "invocations" else "",
-            status=status,
+            status=self.status or status,
             started_ns=self.started_ns,
-            ended_ns=time.time_ns(),
-            first_token_ns=self.result.first_token_ns,
+            ended_ns=now,
+            release=self.release,
+            version=self.version,
+            arm=self.arm,
+            prompt=self.prompt,
             inputs=self.inputs,
-            prompt_text=self.prompt_text,
-            output=self.result.text,
-            prompt_tokens=self.result.prompt_tokens,
-            completion_tokens=self.result.completion_tokens,
-            finish_reason=self.result.finish_reason,
-            error=error,
+            answers=answers,
+            error=self.error,
+            tags=self.tags,
         )

@@ -6,9 +6,8 @@ import os
 import signal
 import socket
 import subprocess
-import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -17,13 +16,18 @@ import psutil
 
 from fledge.core import state
 from fledge.core.errors import FledgeError, InputError
+from fledge.core.keys import HINT, MINIMUM_BYTES, VARIABLE, read_keys
+from fledge.core.limits import Content, Limits
+from fledge.core.network import LOOPBACK
+from fledge.core.processes import module_command
 from fledge.core.settings import Workspace, option, out_of_range
-from fledge.models.manifest import Manifest, load_manifest
+from fledge.models import kept
+from fledge.models.manifest import Manifest, read_release
 from fledge.models.selection import EngineSettings, release_folder
+from fledge.supervision.route_plan import RoutePlan, plan_routes
 
-LOOPBACK_HOSTS = ("127.0.0.1", "localhost", "::1")
-MINIMUM_KEY_BYTES = 32
 START_TIMEOUT_S = 180.0
+SUPERVISOR = "fledge.supervision.supervisor"
 
 # Supervisors that this process started: they outlive it, but as long as it lives they are its children to reap.
 _started: "dict[int, subprocess.Popen[bytes]]" = {}
@@ -33,14 +37,36 @@ _started: "dict[int, subprocess.Popen[bytes]]" = {}
 class ServeConfig(EngineSettings):
     """How an endpoint is served."""
 
-    host: str = option("127.0.0.1", "address to listen on; beyond loopback FLEDGE_API_KEY must be set")
+    host: str = option("127.0.0.1", f"address to listen on; beyond loopback a key is needed: {VARIABLE} or --keys-file")
     port: int = option(5001, "port to listen on")
     allowed_hosts: tuple[str, ...] = option((), "names by which clients may call this endpoint beyond loopback")
-    drain_s: float = option(30.0, "seconds that running requests get to finish at a stop")
+    keys_file: str = option("", "file of keys, a line NAME KEY each; read again when it changes")
+    cors_origins: tuple[str, ...] = option((), "Origins whose pages may ask, as https://example.org")
+    tls_cert: str = option("", "certificate file for https")
+    tls_key: str = option("", "its private key file")
+    open_metrics: bool = option(False, "let /metrics be read without a key")
+    open_docs: bool = option(False, "let /docs and /openapi.json be read without a key")
+    split: tuple[str, ...] = option((), "share requests among aliases, as champion=90,challenger=10")
+    shadow: str = option("", "have an alias answer a share of the requests unseen, as challenger=10%")
     record: bool = option(True, "record each request as a trace in MLflow")
+    record_content: Content = option("keep", "texts in records: keep, hash or drop")
+    redact: tuple[str, ...] = option((), "taken out of records: email, phone, card, ip, iban, secret, module:function")
+    outbox_mb: int = option(1000, "most that requests not yet in MLflow may take on disk, in MB; beyond, dropped")
+    watch_s: float = option(5.0, "seconds between looks at the aliases that are served; 0 for none")
+    limits: Limits = Limits()
+
+    @property
+    def url(self) -> str:
+        """Where clients on this machine find it."""
+        shown = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{'https' if self.tls_cert else 'http'}://{shown}:{self.port}"
 
     def problems(self) -> list[str]:
-        return super().problems() + out_of_range(self, ("port", 1, 65535), ("drain_s", 0, 3600))
+        found = super().problems() + self.limits.problems()
+        found += out_of_range(self, ("port", 1, 65535), ("outbox_mb", 1, 10**6), ("watch_s", 0, 86_400))
+        if bool(self.tls_cert) != bool(self.tls_key):
+            found.append("tls_cert and tls_key go together")
+        return found
 
 
 @dataclass(frozen=True)
@@ -59,17 +85,12 @@ class EndpointStatus:
         return asdict(self)
 
 
-def trace_experiment(name: str) -> str:
-    """The MLflow experiment that holds the traces of a served model."""
-    return f"{name}-endpoint"
-
-
-def serve(config: ServeConfig, target: str) -> EndpointStatus:
-    """Start the endpoint of a release in the background and return when it is ready.
+def serve(config: ServeConfig, *targets: str) -> EndpointStatus:
+    """Start the endpoint of one or more releases in the background and return when it is ready.
 
     Raises `InputError` for an unknown release or a port in use, `FledgeError` with the log's end if it does not start.
     """
-    path = prepare(config, target)
+    path = prepare(config, *targets)
     log = path.with_name("log.txt")
     with open(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "ab") as file:
         process = subprocess.Popen(
@@ -79,26 +100,39 @@ def serve(config: ServeConfig, target: str) -> EndpointStatus:
     try:
         return _wait_until_ready(process, path.parent, log)
     except BaseException:
-        _terminate(process.pid, config.drain_s)
+        _terminate(process.pid, config.limits.drain_s)
         raise
 
 
-def prepare(config: ServeConfig, target: str) -> Path:
-    """Check host, key and port, find the release, and write the configuration of its supervisor; returns its path."""
-    _check_key(config.host)
+def prepare(config: ServeConfig, *targets: str) -> Path:
+    """Check host, keys and port, find the releases, and write the configuration of a supervisor; returns its path."""
+    _check_access(config)
     folder = state.ensure(config.state_dir / "endpoints" / str(config.port))
     check_port(config)
-    if not target:
+    if not targets or not all(targets):
         raise InputError("name a release", hint="fledge serve NAME@champion")
-    release = release_folder(target, config)
-    manifest = load_manifest(release)
+    plan = plan_routes(targets, config.split, config.shadow)
+    found = {reference: _find(config, reference) for reference in plan.references}
     path = folder / "config.json"
-    state.write_json(path, _configuration(config, release, manifest, folder))
+    state.write_json(path, _configuration(config, plan, found, folder))
     return path
 
 
 def supervisor_command(config_file: Path) -> list[str]:
-    return [sys.executable, "-m", "fledge.supervision.supervisor", str(config_file)]
+    return [*module_command(SUPERVISOR), str(config_file)]
+
+
+def _find(config: ServeConfig, reference: kept.Reference) -> tuple[Path, Manifest]:
+    """The folder of a release: as it was left here last, else from MLflow. What MLflow says of it by now is looked at
+    behind, once the endpoint runs."""
+    releases = config.state_dir / "releases"
+    folder = kept.recall(releases, config.tracking, reference)
+    if folder is not None:
+        with contextlib.suppress(FledgeError):
+            return folder, read_release(folder)
+    folder = release_folder(reference.text, config)
+    kept.remember(releases, config.tracking, reference, folder)
+    return folder, read_release(folder)
 
 
 def status(workspace: Workspace) -> list[EndpointStatus]:
@@ -123,47 +157,66 @@ def stop(workspace: Workspace, port: int | None = None) -> list[EndpointStatus]:
     if len(chosen) > 1:
         raise InputError("several endpoints run here", hint=f"fledge stop --port {chosen[0].url.rpartition(':')[2]}")
     config = json.loads((Path(chosen[0].folder) / "config.json").read_text(encoding="utf-8"))
-    _terminate(chosen[0].pid, float(config["drain_s"]))
+    _terminate(chosen[0].pid, float(config["endpoint"]["limits"]["drain_s"]))
     return chosen
 
 
-def _configuration(config: ServeConfig, release: Path, manifest: Manifest, folder: Path) -> dict[str, Any]:
+def _configuration(
+    config: ServeConfig, plan: RoutePlan, found: Mapping[kept.Reference, tuple[Path, Manifest]], folder: Path
+) -> dict[str, Any]:
     outbox = str(folder / "outbox")
+    names = {reference: f"{manifest.name}/{manifest.version}" for reference, (_, manifest) in found.items()}
+    copied = ("keys_file", "cors_origins", "open_metrics", "open_docs", "tls_cert", "tls_key")
     return {
-        "url": f"http://{f'[{config.host}]' if ':' in config.host else config.host}:{config.port}",
+        "url": config.url,
         "host": config.host,
         "port": config.port,
         "folder": str(folder),
-        "drain_s": config.drain_s,
-        "release": {"name": manifest.name, "version": manifest.version, "prompt": manifest.prompt_name},
-        "engine": {
-            "release": str(release),
-            "settings": {item.name: getattr(config, item.name) for item in fields(EngineSettings)},
-        },
+        "routes": plan.routes(names),
+        "releases": {names[reference]: str(where.resolve()) for reference, (where, _) in found.items()},
+        "engine": {item.name: getattr(config, item.name) for item in fields(EngineSettings)},
         "endpoint": {
-            "release": str(release),
+            **{name: getattr(config, name) for name in copied},
             "hosts": [config.host, *config.allowed_hosts],
-            "outbox": outbox,
-            "record": config.record,
-            "drain_s": config.drain_s,
+            "limits": asdict(config.limits),
+            "outbox": {
+                "folder": outbox,
+                "cap_bytes": config.outbox_mb * 1_000_000,
+                "content": config.record_content,
+                "redact": config.redact,
+            }
+            if config.record
+            else None,
         },
         "recorder": {
-            "outbox": outbox,
+            "outbox": outbox if config.record else "",
             "tracking_uri": config.tracking,
-            "experiment": trace_experiment(manifest.name),
+            "default_name": plan.references[0].name,
+            "releases": str((config.state_dir / "releases").resolve()),
+            "watch_s": config.watch_s,
+            "watched": [
+                {"name": item.name, "alias": item.alias, "release": names[item]} for item in found if item.alias
+            ],
         }
-        if config.record
+        if config.record or config.watch_s
         else None,
     }
 
 
-def _check_key(host: str) -> None:
-    if host in LOOPBACK_HOSTS:
+def _check_access(config: ServeConfig) -> None:
+    """Keys are good, and there are some where others than this machine may ask."""
+    if config.keys_file:
+        read_keys(Path(config.keys_file))
+    for path in filter(None, (config.tls_cert, config.tls_key)):
+        if not Path(path).is_file():
+            raise InputError(f"there is no file {path}", hint="check --tls-cert and --tls-key")
+    own = os.environ.get(VARIABLE, "")
+    if config.host in LOOPBACK or config.keys_file:
         return
-    if len(os.environ.get("FLEDGE_API_KEY", "").encode()) < MINIMUM_KEY_BYTES:
+    if len(own.encode()) < MINIMUM_BYTES:
         raise InputError(
-            f"listening on {host} needs a key of at least {MINIMUM_KEY_BYTES} bytes",
-            hint='export FLEDGE_API_KEY="$(openssl rand -hex 32)", or keep --host 127.0.0.1',
+            f"listening on {config.host} needs a key of at least {MINIMUM_BYTES} bytes",
+            hint=f'export {VARIABLE}="$(openssl rand -hex 32)"; or --keys-file with {HINT}; or keep --host 127.0.0.1',
         )
 
 
@@ -193,7 +246,8 @@ def _wait_until_ready(process: "subprocess.Popen[bytes]", folder: Path, log: Pat
         if process.poll() is not None:
             break
         time.sleep(0.1)
-    last = "\n".join(log.read_text(encoding="utf-8", errors="replace").splitlines()[-5:])
+    lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
+    last = "\n".join(line.removeprefix("fledge: ") for line in lines[-5:])
     raise FledgeError(f"the endpoint did not start:\n{last}", hint=f"read {log}")
 
 
@@ -221,7 +275,7 @@ def _memory(pid: int) -> int:
 
 def _is_supervisor(pid: int) -> bool:
     try:
-        return "fledge.supervision.supervisor" in psutil.Process(pid).cmdline()
+        return any(SUPERVISOR in part for part in psutil.Process(pid).cmdline())
     except psutil.Error:
         return False
 

@@ -1,7 +1,8 @@
 """The supervisor: `python -m fledge.supervision.supervisor CONFIG_FILE`. Standard library only.
 
-Holds the port, starts engine, endpoint and recorder, restarts what dies, and stops them in order: the endpoint
-finishes its requests, the recorder ships what they left, the engine goes last.
+Holds the port, starts engines, endpoint and recorder, restarts what dies, moves requests to another release when an
+alias moves, and stops all in order: the endpoint finishes its requests, the recorder ships what they left, then the
+engines end.
 """
 
 import json
@@ -9,57 +10,20 @@ import os
 import selectors
 import signal
 import socket
-import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from fledge.core import state
-from fledge.core.control import encode
-from fledge.supervision.policy import Restarts, after_crash
+from fledge.supervision.policy import after_crash
+from fledge.supervision.process import Child
+from fledge.supervision.routes import moved, releases_of
 
-MODULES = {
-    "engine": "fledge.models.host",
-    "endpoint": "fledge.serving.endpoint",
-    "recorder": "fledge.monitoring.recorder",
-}
 CRASH_LOOP_EXIT = 4
+FAILED_EXIT = 1
 RECORDER_FINISH_S = 15.0
-
-
-@dataclass
-class Child:
-    """A child process and this end of its control line."""
-
-    role: str
-    config: dict[str, Any]
-    process: subprocess.Popen[bytes] | None = None
-    line: socket.socket | None = None
-    unread: bytes = b""
-    ready: bool = False
-    restarts: Restarts = field(default_factory=Restarts)
-    start_at: float | None = 0.0
-
-    def spawn(self, inherited: tuple[int, ...]) -> socket.socket:
-        ours, theirs = socket.socketpair()
-        command = [sys.executable, "-m", MODULES[self.role], json.dumps(self.config), str(theirs.fileno())]
-        # A session of its own: Ctrl-C in the terminal reaches the supervisor alone, which then stops in order.
-        self.process = subprocess.Popen(
-            command, pass_fds=(theirs.fileno(), *inherited), stdin=subprocess.DEVNULL, start_new_session=True
-        )
-        theirs.close()
-        self.line, self.ready, self.start_at, self.unread = ours, False, None, b""
-        return ours
-
-    def send(self, **message: Any) -> None:
-        if self.line is not None:
-            try:
-                self.line.sendall(encode(message))
-            except OSError:
-                return
 
 
 class Supervisor:
@@ -71,30 +35,37 @@ class Supervisor:
         self.started = time.monotonic()
         self.ready_seconds: float | None = None
         self.stopping = False
+        self.code = 0
         self.last_error = ""
+        self.routes: list[dict[str, Any]] = config["routes"]
+        self.folders: dict[str, str] = config["releases"]
+        self._pending: list[dict[str, Any]] = []
         self._written: dict[str, Any] = {}
         self.listener = socket.create_server(
-            (config["host"], config["port"]), family=socket.AF_INET6 if ":" in config["host"] else socket.AF_INET
+            (config["host"], config["port"]),
+            family=socket.AF_INET6 if ":" in config["host"] else socket.AF_INET,
+            backlog=2048,
         )
-        self.children = {role: Child(role, config[role]) for role in MODULES if config.get(role)}
         # A socket's path has a small limit, so it is not in the state folder.
         self.runtime = tempfile.TemporaryDirectory(prefix="fledge-")
-        for role in ("engine", "endpoint"):
-            self.children[role].config["address"] = f"ipc://{self.runtime.name}/engine"
-        self.children["endpoint"].config["listener"] = self.listener.fileno()
+        self.children: dict[str, Child] = {}
+        for release in self.folders:
+            self._add_engine(release)
+        about = {**config["endpoint"], "routes": self.routes, "releases": self.folders}
+        self.children["endpoint"] = Child("endpoint", {**about, "listener": self.listener.fileno()})
+        if config["recorder"]:
+            self.children["recorder"] = Child("recorder", config["recorder"])
         self.selector = selectors.DefaultSelector()
-        self._wake, wake = socket.socketpair()
-        for end in (self._wake, wake):
+        self._wake, self._wake_other = socket.socketpair()
+        for end in (self._wake, self._wake_other):
             end.setblocking(False)
-        self._wake_other = wake
-        signal.set_wakeup_fd(wake.fileno())
+        signal.set_wakeup_fd(self._wake_other.fileno())
         self.selector.register(self._wake, selectors.EVENT_READ, None)
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD):
             signal.signal(number, lambda *_: None)
 
     def run(self) -> int:
-        """The exit code: 0 after a clean stop, 4 after a crash loop."""
-        code = 0
+        """The exit code: 0 after a clean stop, 1 where a release cannot be served, 4 after a crash loop."""
         try:
             while not self.stopping:
                 self._start_due()
@@ -104,20 +75,38 @@ class Supervisor:
                         self._on_signal(self._wake.recv(64))
                     else:
                         self._on_line(key.data)
-                for child in self.children.values():
+                for child in list(self.children.values()):
                     if child.process is not None and child.process.poll() is not None:
-                        code = self._on_exit(child) or code
+                        self._on_exit(child)
         finally:
             self._stop()
-        return code
+        return self.code
+
+    def _add_engine(self, release: str) -> None:
+        number = len(list(Path(self.runtime.name).iterdir())) + len(self.children)
+        address = f"{self.runtime.name}/engine-{number}"
+        about = {"release": self.folders[release], "settings": self.config["engine"], "address": address}
+        self.children[f"engine {release}"] = Child("engine", about, release)
+
+    def _engines(self) -> list[Child]:
+        return [child for child in self.children.values() if child.role == "engine"]
 
     def _start_due(self) -> None:
         for child in self.children.values():
             if child.start_at is not None and time.monotonic() >= child.start_at:
                 inherited = (self.listener.fileno(),) if child.role == "endpoint" else ()
+                if child.role == "endpoint":
+                    child.config |= {"routes": self.routes, "releases": self.folders}
                 self.selector.register(child.spawn(inherited), selectors.EVENT_READ, child)
-                if child.role == "endpoint" and self.children["engine"].ready:
-                    child.send(event="engine_ready")
+                if child.role == "endpoint":
+                    for engine in self._engines():
+                        self._tell_ready(engine)
+
+    def _tell_ready(self, engine: Child) -> None:
+        if engine.ready:
+            self.children["endpoint"].send(
+                event="engine_ready", release=engine.release, address=engine.config["address"]
+            )
 
     def _patience(self) -> float:
         due = [child.start_at for child in self.children.values() if child.start_at is not None]
@@ -128,27 +117,68 @@ class Supervisor:
             self.stopping = True
 
     def _on_line(self, child: Child) -> None:
-        line = child.line
-        if line is None:
-            return
-        try:
-            content = line.recv(65536)
-        except OSError:
-            content = b""
-        if not content:
+        messages = child.read()
+        if messages is None:
             self._hang_up(child)
             return
-        *messages, child.unread = (child.unread + content).split(b"\n")
-        for message in map(json.loads, messages):
-            if message["event"] == "ready":
-                child.ready = True
+        for message in messages:
+            event = message["event"]
+            if event == "ready":
+                child.ready = child.was_ready = True
                 if child.role == "engine":
-                    self.children["endpoint"].send(event="engine_ready")
+                    self._tell_ready(child)
+                    self._switch()
                 if self.ready_seconds is None and self._is_ready():
                     self.ready_seconds = time.monotonic() - self.started
+            elif event == "failed":
+                child.error = message["error"]
+            elif event == "moved":
+                self._on_moved(message)
+            elif event == "retired":
+                self._retire(message["release"])
+
+    def _on_moved(self, message: dict[str, Any]) -> None:
+        """An alias means another release now: start its engine beside the old one; `_switch` does the rest."""
+        self._pending = [
+            item for item in self._pending if (item["name"], item["alias"]) != (message["name"], message["alias"])
+        ]
+        self._pending.append(message)
+        self.folders = {**self.folders, message["release"]: message["folder"]}
+        if f"engine {message['release']}" not in self.children:
+            self._add_engine(message["release"])
+        self._switch()
+
+    def _switch(self) -> None:
+        """Send requests to the releases whose engines are ready by now."""
+        done = [item for item in self._pending if self._engine_is_ready(item["release"])]
+        if not done:
+            return
+        for item in done:
+            self._pending.remove(item)
+            self.routes = moved(self.routes, item["name"], item["alias"], item["release"])
+            self._say(f"{item['name']}@{item['alias']} is {item['release']} now")
+        wanted = releases_of(self.routes) | {item["release"] for item in self._pending}
+        self.folders = {release: folder for release, folder in self.folders.items() if release in wanted}
+        self.children["endpoint"].send(event="releases", releases=self.folders, routes=self.routes)
+        for release in {item["release"] for item in done}:
+            self._tell_ready(self.children[f"engine {release}"])
+
+    def _engine_is_ready(self, release: str) -> bool:
+        child = self.children.get(f"engine {release}")
+        return child is not None and child.ready
+
+    def _retire(self, release: str) -> None:
+        """The endpoint asks this release nothing more."""
+        if release in self.folders:
+            return
+        child = self.children.pop(f"engine {release}", None)
+        if child is not None:
+            self._hang_up(child)
+            child.end("stop", 0.0)
 
     def _is_ready(self) -> bool:
-        return all(child.ready for child in self.children.values() if child.role != "recorder")
+        wanted = releases_of(self.routes)
+        return self.children["endpoint"].ready and all(self._engine_is_ready(release) for release in wanted)
 
     def _hang_up(self, child: Child) -> None:
         if child.line is not None:
@@ -156,55 +186,84 @@ class Supervisor:
             child.line.close()
             child.line = None
 
-    def _on_exit(self, child: Child) -> int:
+    def _on_exit(self, child: Child) -> None:
         process = child.process
         if process is None:
-            return 0
+            return
+        for message in child.read() or []:  # its last words
+            child.error = message.get("error", child.error)
         self._hang_up(child)
         child.process, child.ready = None, False
-        if child.role == "engine":
-            self.children["endpoint"].send(event="engine_gone")
+        what = f"{child.role} {child.release}".strip()
+        self.last_error = child.error or f"{what} ended with code {process.returncode}"
+        if child.error and not child.was_ready:
+            self._give_up(child)
+            return
         decision = after_crash(child.restarts, time.monotonic())
         child.restarts = decision.record
-        self.last_error = f"{child.role} ended with code {process.returncode}"
-        sys.stderr.write(f"fledge: {self.last_error}; ")
         if decision.give_up and child.role != "recorder":  # answers matter more than their record
-            sys.stderr.write("it keeps crashing, giving up\n")
-            self.stopping = True
-            return CRASH_LOOP_EXIT
-        sys.stderr.write(f"starting it again in {decision.delay_s:g} s\n")
+            self._say(f"{self.last_error}; it keeps crashing, giving up")
+            self.stopping, self.code = True, CRASH_LOOP_EXIT
+            return
+        self._say(f"{self.last_error}; starting it again in {decision.delay_s:g} s")
         child.start_at = time.monotonic() + decision.delay_s
-        return 0
+
+    def _give_up(self, child: Child) -> None:
+        """A child that says why it cannot start will not be able to a second time."""
+        if child.role == "engine" and child.release not in releases_of(self.routes):
+            self._say(f"{child.release} cannot be served, the old release goes on: {child.error}")
+            self._pending = [item for item in self._pending if item["release"] != child.release]
+            self.folders = {name: folder for name, folder in self.folders.items() if name != child.release}
+            del self.children[f"engine {child.release}"]
+            return
+        self._say(child.error)
+        self.stopping, self.code = True, FAILED_EXIT
+
+    def _say(self, text: str) -> None:
+        sys.stderr.write(f"fledge: {text}\n")
+        sys.stderr.flush()
 
     def _stop(self) -> None:
         self.stopping = True
         self._write_state()
-        limits = {"endpoint": self.config["drain_s"] + 2.0, "recorder": RECORDER_FINISH_S, "engine": 2.0}
-        for role, limit in limits.items():
-            child = self.children.get(role)
-            if child is None or child.process is None:
-                continue
-            child.send(event="stop")
-            try:
-                child.process.wait(limit)
-            except subprocess.TimeoutExpired:
-                child.process.kill()
-                child.process.wait()
+        patience = {"endpoint": self.config["endpoint"]["limits"]["drain_s"] + 4.0, "recorder": RECORDER_FINISH_S}
+        for role, seconds in patience.items():
+            if role in self.children:
+                self.children[role].end("stop", seconds)
+        for engine in self._engines():
+            engine.end("stop", 2.0)
         self.listener.close()
         self.runtime.cleanup()
         (self.folder / "state.json").unlink(missing_ok=True)
 
     def _write_state(self) -> None:
         condition = "stopping" if self.stopping else "ready" if self._is_ready() else "starting"
+        aliases = {
+            release: [alias for route in self.routes for alias, what in route["aliases"].items() if what == release]
+            for release in self.folders
+        }
         content = {
             "url": self.config["url"],
             "state": condition,
             "pid": os.getpid(),
             "ready_seconds": self.ready_seconds,
-            "releases": [self.config["release"]],
+            "releases": [
+                {
+                    "name": release.rpartition("/")[0],
+                    "version": int(release.rpartition("/")[2]),
+                    "aliases": aliases[release],
+                    "ready": self._engine_is_ready(release),
+                }
+                for release in self.folders
+            ],
             "processes": [{"role": "supervisor", "pid": os.getpid(), "restarts": 0}]
             + [
-                {"role": child.role, "pid": child.process.pid, "restarts": child.restarts.count}
+                {
+                    "role": child.role,
+                    "pid": child.process.pid,
+                    "restarts": child.restarts.count,
+                    **({"release": child.release} if child.release else {}),
+                }
                 for child in self.children.values()
                 if child.process is not None
             ],

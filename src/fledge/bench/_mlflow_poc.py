@@ -1,0 +1,90 @@
+"""What `bench serve` measures fledge against: one LangChain call a row in an MLflow model, as `mlflow models serve`
+runs it. As a program it registers that model: `python _mlflow_poc.py JSON`.
+
+It runs in an environment without fledge.
+"""
+
+import json
+import sys
+import threading
+import warnings
+from typing import Any
+
+import mlflow
+import pandas as pd
+from langchain_core.output_parsers import StrOutputParser
+from langchain_core.prompts import PromptTemplate
+from langchain_huggingface import HuggingFacePipeline
+from mlflow.models import set_model
+from mlflow.pyfunc import PythonModel
+from transformers import AutoModelForCausalLM, AutoTokenizer, pipeline
+
+REQUIREMENTS = ["mlflow", "torch", "transformers", "langchain-core", "langchain-huggingface"]
+
+
+class HuggingFaceModelWrapper(PythonModel):  # type: ignore[misc]
+    """The proof of concept's model. Beside each answer it tells its number of tokens."""
+
+    def load_context(self, context: Any) -> None:
+        folder, tokens = context.artifacts["model"], context.model_config["tokens"]
+        model = AutoModelForCausalLM.from_pretrained(folder, local_files_only=True, use_safetensors=True)
+        self.made = _counted(model)
+        generate = pipeline(
+            "text-generation",
+            model=model,
+            device=context.model_config["device"],
+            tokenizer=AutoTokenizer.from_pretrained(folder, local_files_only=True),
+            max_new_tokens=tokens,
+            min_new_tokens=tokens,
+            do_sample=False,
+            pad_token_id=0,
+            return_full_text=False,
+        )
+        prompt = PromptTemplate(input_variables=["question"], template="{question}")
+        self.chain = prompt | HuggingFacePipeline(pipeline=generate) | StrOutputParser()
+
+    # Other annotations MLflow would read as a schema.
+    def predict(
+        self,
+        context: Any,  # noqa: ARG002 (MLflow passes it by this name)
+        model_input: pd.DataFrame,
+        params: dict[str, Any] | None = None,  # noqa: ARG002
+    ) -> list[Any]:
+        answers = []
+        for question in model_input["question"]:
+            answer = self.chain.invoke({"question": question})
+            answers.append({"answer": answer, "tokens": self.made.tokens})
+        return answers
+
+
+def _counted(model: Any) -> threading.local:
+    """Notes how many tokens the last answer of each thread had."""
+    made, generate = threading.local(), model.generate
+
+    def counted(*arguments: Any, **settings: Any) -> Any:
+        output = generate(*arguments, **settings)
+        made.tokens = output.shape[1] - settings["input_ids"].shape[1]
+        return output
+
+    model.generate = counted
+    return made
+
+
+def main(config: dict[str, Any]) -> None:
+    """Register the model in `folder` under `name` in `tracking_uri`."""
+    mlflow.set_tracking_uri(config["tracking_uri"])
+    mlflow.pyfunc.log_model(
+        name=config["name"],
+        python_model=__file__,
+        artifacts={"model": config["folder"]},
+        model_config={"tokens": config["tokens"], "device": config["device"]},
+        registered_model_name=config["name"],
+        pip_requirements=REQUIREMENTS,
+    )
+
+
+if __name__ == "__main__":
+    warnings.filterwarnings("ignore")
+    main(json.loads(sys.argv[1]))
+else:
+    set_model(HuggingFaceModelWrapper())

@@ -1,0 +1,57 @@
+"""fledge's engine without an endpoint, under the loads of one: `python -m fledge.bench.in_process JSON`.
+
+Writes what `fledge.bench.asking` writes.
+"""
+
+import asyncio
+import json
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from fledge.bench.loads import Answer, Load, prompts, run_load
+from fledge.core.errors import FledgeError
+from fledge.models import selection
+from fledge.models.engine import Engine, GenerationParams
+from fledge.models.selection import EngineSettings
+
+MOST_AT_ONCE = 512
+
+
+async def _main(config: dict[str, Any]) -> None:
+    settings = EngineSettings(**config["settings"])
+    engine = selection.start(settings, selection.find(config["model"], settings))
+    params = GenerationParams(max_tokens=config["tokens"], ignore_eos=True)
+    texts = prompts(config["characters"], config["seed"])
+    loop = asyncio.get_running_loop()
+
+    with ThreadPoolExecutor(MOST_AT_ONCE) as pool:
+
+        async def ask(prompt: str) -> Answer:
+            return await loop.run_in_executor(pool, _answer, engine, prompt, params)
+
+        for content in config["loads"]:
+            load = Load(**content)
+            await asyncio.gather(*(ask(next(texts)) for _ in range(load.warm_up)))
+            samples = await run_load(load, ask, texts, config["seed"])
+            sys.stdout.write(json.dumps({"load": content, "samples": samples}) + "\n")
+            sys.stdout.flush()
+    engine.close()
+
+
+def _answer(engine: Engine, prompt: str, params: GenerationParams) -> Answer:
+    sent = time.perf_counter()
+    try:
+        # Waiting for the whole does not wake this thread for each token, as nothing would without an endpoint.
+        whole = engine.submit(prompt, params).result()
+    except FledgeError as error:
+        return Answer(error=error.message)
+    answer = Answer([sent + whole.ttft_s], whole.completion_tokens)
+    if whole.completion_tokens != params.max_tokens:
+        answer.error = f"{whole.completion_tokens} tokens"
+    return answer
+
+
+if __name__ == "__main__":
+    asyncio.run(_main(json.loads(sys.argv[1])))

@@ -1,0 +1,122 @@
+"""What fledge's endpoint is measured against: how each peer is installed, prepared and started."""
+
+import json
+import os
+import subprocess
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from fledge.bench.asking import Target
+from fledge.bench.environments import environment
+from fledge.bench.servers import Command, clean_environment
+from fledge.core import state
+from fledge.core.errors import FledgeError
+from fledge.models.openvino_files import Say
+
+MLFLOW, TRANSFORMERS, LITSERVE = "mlflow-serve", "transformers-serve", "litserve"
+
+
+class Place(NamedTuple):
+    """Where a server is prepared: the model's folder, a folder of its own, a free port, `cpu` or `cuda`; how many
+    tokens are asked of it, and how long a client waits for them, in seconds."""
+
+    model: Path
+    folder: Path
+    port: int
+    device: str
+    tokens: int
+    timeout_s: float
+
+    def target(self, protocol: str, model: str = "") -> Target:
+        return Target(f"http://127.0.0.1:{self.port}", protocol, model, self.tokens, self.timeout_s)
+
+
+class Peer(NamedTuple):
+    """The packages of a peer's environment beside torch, about how long pip takes, and what prepares its start.
+
+    `command` gets the folder of the environment's programs.
+    """
+
+    packages: tuple[str, ...]
+    minutes: float
+    command: Callable[[Path, Place], Command]
+
+
+def find_command(name: str, place: Place, state_dir: Path, say: Say) -> Command:
+    """Install a peer where it is not yet, and return what starts it. Raises `FledgeError` that says why it cannot."""
+    peer = PEERS[name]
+    programs = environment(name, peer.packages, peer.minutes, state_dir, say)
+    state.ensure(place.folder)
+    return peer.command(programs, place)
+
+
+def _mlflow(programs: Path, place: Place) -> Command:
+    """`mlflow models serve` of the proof of concept's model, which is registered first."""
+    store = {"MLFLOW_TRACKING_URI": f"sqlite:///{place.folder}/mlflow.db"}
+    content = {
+        "tracking_uri": store["MLFLOW_TRACKING_URI"],
+        "name": "poc",
+        "folder": str(place.model),
+        "tokens": place.tokens,
+        "device": place.device,
+    }
+    own = {**_first_on_path(programs), **store}
+    _prepare(_program(programs, "_mlflow_poc.py", content), place.folder, own)
+    served = ["models", "serve", "-m", "models:/poc/1", "-p", str(place.port), "--env-manager", "local"]
+    return Command([str(programs / "mlflow"), *served], own, place.folder, place.target("invocations"))
+
+
+def _transformers(programs: Path, place: Place) -> Command:
+    """`transformers serve`, which knows conversations only, and ends an answer where the model's files say so: a copy
+    of them with a template that is the text itself, and without an end."""
+    model = state.ensure(place.folder / "model")
+    for path in place.model.iterdir():
+        if path.name not in ("config.json", "generation_config.json", "chat_template.jinja"):
+            (model / path.name).symlink_to(path.resolve())
+    for name in ("config.json", "generation_config.json"):
+        if (place.model / name).is_file():
+            content: dict[str, Any] = json.loads((place.model / name).read_text(encoding="utf-8"))
+            (model / name).write_text(json.dumps({**content, "eos_token_id": None}), encoding="utf-8")
+    (model / "chat_template.jinja").write_text("{{ messages[-1]['content'] }}", encoding="utf-8")
+    served = ["serve", "--continuous-batching", "--device", place.device]
+    served += ["--host", "127.0.0.1", "--port", str(place.port)]
+    return Command(
+        [str(programs / "transformers"), *served, str(model)],
+        _first_on_path(programs),
+        place.folder,
+        place.target("chat", str(model)),
+    )
+
+
+def _litserve(programs: Path, place: Place) -> Command:
+    names = ("tokens", "port", "device")
+    content = {"folder": str(place.model), **{name: getattr(place, name) for name in names}}
+    return Command(
+        _program(programs, "_hf_litserve.py", content), _first_on_path(programs), place.folder, place.target("predict")
+    )
+
+
+def _program(programs: Path, name: str, content: Any) -> list[str]:
+    """The command that runs a file of this folder, without the folder's other modules in its way."""
+    return [str(programs / "python"), "-P", str(Path(__file__).with_name(name)), json.dumps(content)]
+
+
+def _prepare(words: list[str], folder: Path, own: Mapping[str, str]) -> None:
+    done = subprocess.run(words, cwd=folder, env=clean_environment(own), capture_output=True, text=True, check=False)
+    if done.returncode:
+        last = done.stderr.strip().splitlines()[-1:] or [f"it ended with {done.returncode}"]
+        raise FledgeError(f"it could not be prepared: {last[0]}")
+
+
+def _first_on_path(programs: Path) -> dict[str, str]:
+    """Where servers find the programs that they start by name."""
+    return {"PATH": f"{programs}{os.pathsep}{os.environ.get('PATH', '')}"}
+
+
+PEERS = {
+    MLFLOW: Peer(("mlflow", "transformers", "langchain-core", "langchain-huggingface"), 3, _mlflow),
+    # Its extra leaves out requests, which its command line imports.
+    TRANSFORMERS: Peer(("transformers[serving]", "tokenizers", "requests"), 2, _transformers),
+    LITSERVE: Peer(("litserve==0.2.19", "transformers", "tokenizers"), 2, _litserve),
+}

@@ -1,0 +1,289 @@
+"""`bench_serve`: fledge's endpoint under load against the servers that one would use instead, in the same run."""
+
+import socket
+import statistics
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import psutil
+
+from fledge.bench import peers, subjects
+from fledge.bench.asking import Target
+from fledge.bench.environments import pinned
+from fledge.bench.guidellm import CLIENTS, PACKAGE, requests_per_s
+from fledge.bench.loads import Load, Sample, Slo, figures
+from fledge.bench.processes import random_model, run
+from fledge.bench.ratios import costs, over_engine, ratios
+from fledge.bench.servers import Command, running
+from fledge.core import state
+from fledge.core.errors import FledgeError, InputError
+from fledge.core.settings import Workspace, option, out_of_range
+from fledge.models import machine, selection
+from fledge.models.openvino_files import Say
+from fledge.models.selection import EngineSettings
+from fledge.models.snapshot import Snapshot
+
+QUIET = 0.15
+SEED = 0
+
+Progress = Callable[[int, int, str], None]
+
+
+@dataclass(frozen=True)
+class ServeBenchConfig(EngineSettings):
+    """What is asked, by how many, and for how long."""
+
+    experiment_name: str = option("fledge-bench", "MLflow experiment", env="EXPERIMENT_NAME")
+    model: str = option("", "model to serve; DialoGPT-small's architecture with random weights unless named")
+    subjects: tuple[str, ...] = option(tuple(subjects.MODES), "fledge in mode fast (fledge) and exact (fledge-exact)")
+    peers: tuple[str, ...] = option(tuple(peers.PEERS), "servers to measure against; each is installed once")
+    loads: tuple[int, ...] = option((1, 4, 16, 64), "clients that each ask again when they are answered")
+    rates: tuple[float, ...] = option((2.0, 5.0), "requests a second that come at random times, answered or not")
+    seconds: float = option(20.0, "seconds for which each load sends; what is under way then is waited for")
+    repeats: int = option(1, "times that every server is started and measured, in alternating order")
+    tokens: int = option(32, "new tokens of each answer, exactly")
+    prompt_characters: int = option(32, "characters of each prompt, random and never the same")
+    timeout_s: float = option(300.0, "seconds that a client waits for an answer")
+    slo_ttft_s: float = option(2.0, "most seconds to the first token of a good answer")
+    slo_latency_s: float = option(6.0, "most seconds of a good answer")
+    check: Literal["none", "guidellm"] = option("none", "guidellm: has GuideLLM measure fledge too, at 16 clients")
+
+    def problems(self) -> list[str]:
+        found = super().problems() + out_of_range(
+            self,
+            *(("seconds", 1, 3600), ("repeats", 1, 100), ("tokens", 1, 4096), ("prompt_characters", 8, 100_000)),
+            *(("timeout_s", 1, 3600), ("slo_ttft_s", 0, 3600), ("slo_latency_s", 0, 3600)),
+        )
+        if not all(1 <= load <= 512 for load in self.loads) or not all(0 < rate <= 1000 for rate in self.rates):
+            found.append(f"loads must be from 1 to 512 and rates up to 1000, not {self.loads} and {self.rates}")
+        if not self.loads + self.rates:
+            found.append("there must be loads or rates")
+        for what, chosen, known in (("subjects", self.subjects, subjects.MODES), ("peers", self.peers, peers.PEERS)):
+            unknown = sorted(set(chosen) - set(known))
+            if unknown:
+                found.append(f"{what} are {', '.join(known)}, not {', '.join(unknown)}")
+        if not self.subjects:
+            found.append(f"subjects are {', '.join(subjects.MODES)}: name at least one")
+        return found
+
+    @property
+    def plan(self) -> list[Load]:
+        """The loads, from the least to the most: what a server is left with after too much is the last to matter."""
+        closed = [Load("closed", size, self.seconds) for size in sorted(set(self.loads))]
+        return [*closed, *(Load("open", rate, self.seconds) for rate in sorted(set(self.rates)))]
+
+
+@dataclass(frozen=True)
+class ServeBenchResult:
+    """`rows` has one entry for each server, or engine in process, and load.
+
+    `peers` holds what is of a server as a whole. `ratios` is fledge's requests a second over the peer's, by subject,
+    peer and clients; `costs` is what fledge takes over what the peer takes; `http_over_engine` compares an endpoint
+    with its own engine in process. `notes` tells what could not be measured, and why.
+    """
+
+    machine: dict[str, Any]
+    model: str
+    rows: list[dict[str, Any]]
+    peers: list[dict[str, Any]]
+    ratios: dict[str, dict[str, dict[str, float | None]]]
+    costs: dict[str, dict[str, Any]]
+    http_over_engine: dict[str, dict[str, float | None]]
+    check: dict[str, Any] | None = None
+    notes: list[str] = field(default_factory=list)
+    run_id: str = ""
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+class Visit(NamedTuple):
+    """One server's or engine's loads, started once: samples and peak memory (bytes) of each load."""
+
+    samples: list[list[Sample]]
+    memory_bytes: list[int]
+    ready_seconds: float | None = None
+
+
+def bench_serve(
+    config: ServeBenchConfig, progress: Progress = lambda _done, _all, _what: None, say: Say = lambda _: None
+) -> ServeBenchResult:
+    """Start each server, alone on the machine, ask it as the loads say, stop it, and record all figures in MLflow.
+
+    `progress(done, total, what)` is called after each load. What cannot be installed or started becomes a note.
+    Raises `FledgeError` if that is so for every server.
+    """
+    about = {**machine.describe(), "busy": psutil.cpu_percent(interval=1.0) / 100}
+    if about["busy"] > QUIET:
+        say(f"other programs use {about['busy']:.0%} of this machine: the figures will be lower than they could be")
+    model = selection.find_snapshot(config.model or str(random_model(config.state_dir, say)), config)
+    if config.prompt_characters + config.tokens > model.context:
+        raise InputError(f"{model.source} takes {model.context} tokens", hint="lower --prompt-characters or --tokens")
+    with tempfile.TemporaryDirectory(prefix="fledge-bench-") as temporary:
+        bench = _Bench(config, model, Path(temporary), progress, say)
+        bench.run()
+    rows = bench.rows()
+    if not rows:
+        raise FledgeError("nothing could be measured: " + "; ".join(bench.notes))
+    servers = bench.servers()
+    result = ServeBenchResult(
+        about,
+        model.source if config.model else "DialoGPT-small, random weights",
+        rows,
+        servers,
+        ratios(rows, config.subjects, config.peers),
+        costs(rows, servers, config.subjects, config.peers),
+        over_engine(rows, subjects.ENGINES),
+        bench.check,
+        bench.notes,
+    )
+
+    from fledge.bench._mlflow import record_serving
+
+    return replace(result, run_id=record_serving(config, result))
+
+
+class _Bench:
+    """A run of the benchmark: which servers are visited, in which order, and what came of it."""
+
+    def __init__(self, config: ServeBenchConfig, model: Snapshot, folder: Path, progress: Progress, say: Say) -> None:
+        self.config, self.model, self.folder, self.progress, self.say = config, model, folder, progress, say
+        self.notes: list[str] = []
+        self.check: dict[str, Any] | None = None
+        self.visits: dict[str, list[Visit]] = {}
+        self._workspace: Workspace | None = None
+        self._done = 0
+
+    def run(self) -> None:
+        visitors: dict[str, Callable[[Path], Visit]] = {name: partial(self._peer, name) for name in self.config.peers}
+        for name in self.config.subjects:
+            with self._noted(name):
+                subjects.export(self.config, name, self.model, self.say)
+                visitors[subjects.ENGINES[name]] = partial(self._engine, name)
+                visitors[name] = partial(self._subject, name)
+        for number in range(self.config.repeats):
+            for name in list(visitors)[:: -1 if number % 2 else 1]:
+                with self._noted(name):
+                    visit = visitors[name](state.ensure(self.folder / f"{name}-{number}"))
+                    self.visits.setdefault(name, []).append(visit)
+
+    @contextmanager
+    def _noted(self, name: str) -> Iterator[None]:
+        """What fails here is noted, and the others go on."""
+        try:
+            yield
+        except FledgeError as error:
+            self.notes.append(f"{name} was not measured: {error.message}")
+            self.say(self.notes[-1])
+
+    def rows(self) -> list[dict[str, Any]]:
+        slo = Slo(self.config.slo_ttft_s, self.config.slo_latency_s)
+        found = []
+        for name, visits in self.visits.items():
+            for place, load in enumerate(self.config.plan):
+                found.append(
+                    {
+                        "peer": name,
+                        "loop": load.loop,
+                        "load": load.size,
+                        **figures([visit.samples[place] for visit in visits], slo)._asdict(),
+                        "memory_bytes": max(visit.memory_bytes[place] for visit in visits),
+                    }
+                )
+        return found
+
+    def servers(self) -> list[dict[str, Any]]:
+        found = []
+        for name, visits in self.visits.items():
+            ready = [visit.ready_seconds for visit in visits if visit.ready_seconds is not None]
+            packages = peers.PEERS[name].packages if name in peers.PEERS else ("fledge",)
+            found.append(
+                {
+                    "peer": name,
+                    "packages": [pinned(package) for package in packages],
+                    "ready_seconds": statistics.median(ready) if ready else None,
+                    "memory_bytes": max(peak for visit in visits for peak in visit.memory_bytes),
+                }
+            )
+        return found
+
+    def _peer(self, name: str, folder: Path) -> Visit:
+        place = self._place(folder)
+        return self._server(name, peers.find_command(name, place, self.config.state_dir, self.say), folder)
+
+    def _subject(self, name: str, folder: Path) -> Visit:
+        if self._workspace is None:
+            own = state.ensure(self.folder / "workspace")
+            self._workspace = subjects.release(self.config, self.model, own, self.say)
+        command = subjects.serve_command(self.config, name, self._workspace, self._place(folder))
+        return self._server(name, command, folder)
+
+    def _engine(self, name: str, _folder: Path) -> Visit:
+        command = subjects.engine_command(self.config, name, self.model, self._plan(), self.config.tokens)
+        measured = run(command, partial(self._tell, subjects.ENGINES[name]))
+        return Visit(_samples(measured.lines), [measured.memory_bytes] * len(measured.lines))
+
+    def _server(self, name: str, command: Command, folder: Path) -> Visit:
+        memory: list[int] = []
+        with running(command, folder / "log.txt") as server:
+
+            def told(count: int) -> None:
+                memory.append(server.memory.take())
+                self._tell(name, count)
+
+            measured = run(subjects.asking_command(command.target, self._plan()), told)
+            if self.config.check == "guidellm" and name == self.config.subjects[0] and self.check is None:
+                self._check(name, command.target)
+            return Visit(_samples(measured.lines), memory, server.ready_seconds)
+
+    def _check(self, name: str, target: Target) -> None:
+        """The same clients once more, ours and GuideLLM's, one after the other."""
+        slo = Slo(self.config.slo_ttft_s, self.config.slo_latency_s)
+        plan = self._plan([Load("closed", CLIENTS, self.config.seconds)], SEED + 1)
+        samples = _samples(run(subjects.asking_command(target, plan)).lines)
+        ours = figures(samples, slo).requests_per_s
+        try:
+            theirs = requests_per_s(target, self.model.path, plan, self.config.state_dir, self.say)
+        except FledgeError as error:
+            self.notes.append(f"{PACKAGE} did not check: {error.message}")
+            return
+        self.check = {
+            "tool": PACKAGE,
+            "peer": name,
+            "load": CLIENTS,
+            "requests_per_s": theirs,
+            "own_requests_per_s": ours,
+            "ratio": ours / theirs if theirs else None,
+        }
+
+    def _plan(self, loads: Sequence[Load] | None = None, seed: int = SEED) -> dict[str, Any]:
+        found = self.config.plan if loads is None else loads
+        return {
+            "loads": [asdict(load) for load in found],
+            "characters": self.config.prompt_characters,
+            "seed": seed,
+        }
+
+    def _place(self, folder: Path) -> peers.Place:
+        device = "cuda" if machine.gpu() and self.config.device != "cpu" else "cpu"
+        return peers.Place(self.model.path, folder, _free_port(), device, self.config.tokens, self.config.timeout_s)
+
+    def _tell(self, name: str, count: int) -> None:
+        plan = self.config.plan
+        visits = len(self.config.peers) + 2 * len(self.config.subjects)
+        self._done += 1
+        self.progress(self._done, visits * len(plan) * self.config.repeats, f"{name}, {plan[count - 1].label}")
+
+
+def _samples(lines: Sequence[Mapping[str, Any]]) -> list[list[Sample]]:
+    return [[Sample(*values) for values in line["samples"]] for line in lines]
+
+
+def _free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        return int(probe.getsockname()[1])

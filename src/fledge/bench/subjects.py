@@ -1,0 +1,71 @@
+"""fledge as the subject of `bench serve`: a release of the model in a workspace of its own, and its engine alone."""
+
+import sys
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import Any, Literal
+
+from fledge.bench.asking import Target
+from fledge.bench.peers import Place
+from fledge.bench.processes import module
+from fledge.bench.servers import Command
+from fledge.core import state
+from fledge.core.settings import Workspace
+from fledge.experiments.config import ExperimentConfig
+from fledge.models import selection
+from fledge.models.openvino_files import Say, exported
+from fledge.models.selection import EngineSettings
+from fledge.models.snapshot import Snapshot
+from fledge.registry.release import promote, register
+
+RELEASE = "bench"
+MODES: dict[str, Literal["fast", "exact"]] = {"fledge": "fast", "fledge-exact": "exact"}
+ENGINES = {"fledge": "engine", "fledge-exact": "engine-exact"}
+
+
+def engine_settings(settings: EngineSettings, subject: str) -> EngineSettings:
+    """How a subject's engine is run: as set, in the subject's mode."""
+    common = {item.name: getattr(settings, item.name) for item in fields(EngineSettings)}
+    return EngineSettings(**{**common, "mode": MODES[subject]})
+
+
+def export(settings: EngineSettings, subject: str, model: Snapshot, say: Say) -> None:
+    """Make what a subject's engine needs once for a model, so that no measured process does."""
+    if selection.choose(engine_settings(settings, subject), model).name == "openvino":
+        exported(model, settings.state_dir / "engines", MODES[subject], say)
+
+
+def release(settings: EngineSettings, model: Snapshot, folder: Path, say: Say) -> Workspace:
+    """Register the model in a workspace of its own in `folder`, with what was exported of it, and promote it."""
+    say("registering a release of the model for fledge to serve: about 30 s")
+    own = state.ensure(folder / ".fledge")
+    state.ensure(settings.state_dir / "engines")
+    (own / "engines").symlink_to(settings.state_dir / "engines")
+    workspace = Workspace(f"sqlite:///{folder}/mlflow.db", str(own))
+    asked = ExperimentConfig(model=str(model.path), tracking_uri=workspace.tracking_uri, state=workspace.state)
+    register(asked, name=RELEASE, prompt="simple")
+    promote(workspace, RELEASE, 1, force=True, reason="a benchmark")
+    return workspace
+
+
+def serve_command(settings: EngineSettings, subject: str, workspace: Workspace, place: Place) -> Command:
+    """`fledge serve` of that release, as a user types it, in the foreground."""
+    chosen = engine_settings(settings, subject)
+    words = [sys.executable, "-m", "fledge", "serve", f"{RELEASE}@champion", "--port", str(place.port)]
+    for name in ("engine", "device", "mode", "cache_gb"):
+        words += [f"--{name.replace('_', '-')}", str(getattr(chosen, name))]
+    environment = {"MLFLOW_TRACKING_URI": workspace.tracking_uri, "FLEDGE_HOME": workspace.state}
+    return Command(words, environment, place.folder, place.target("completions", RELEASE))
+
+
+def engine_command(
+    settings: EngineSettings, subject: str, model: Snapshot, plan: dict[str, Any], tokens: int
+) -> list[str]:
+    """The program that runs a subject's engine in process under the loads of `plan`."""
+    chosen = asdict(engine_settings(settings, subject))
+    return module("in_process", {**plan, "settings": chosen, "model": str(model.path), "tokens": tokens})
+
+
+def asking_command(target: Target, plan: dict[str, Any]) -> list[str]:
+    """The program that puts the loads of `plan` on a server."""
+    return module("asking", {**plan, "target": target._asdict()})

@@ -1,0 +1,164 @@
+"""`fledge chat`."""
+
+import contextlib
+import io
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NoReturn
+
+import click
+
+from fledge.cli.options import settings
+from fledge.cli.output import emit, emit_piece, json_option, message
+from fledge.conversation.lines import read_entry
+from fledge.conversation.session import ChatConfig, Session, open_partner
+from fledge.core import state
+from fledge.core.errors import FledgeError
+
+HISTORY_LINES = 1000
+
+
+class TerminatedError(KeyboardInterrupt):
+    """SIGTERM, which ends a session also while an answer comes; Ctrl-C ends only the answer then."""
+
+
+@click.command()
+@settings(ChatConfig)
+@click.argument("target")
+@json_option
+def chat(target: str, as_json: bool, **flags: Any) -> None:
+    """Talk to TARGET: the URL of an endpoint, or a model: embedded, a folder, a Hub id, NAME@alias, models:/NAME/3.
+
+    Questions are lines of stdin, answers go to stdout as they come; /help lists the commands. The key of an endpoint is
+    read from FLEDGE_API_KEY, that of another server from OPENAI_API_KEY.
+    """
+    config = ChatConfig.load(flags)
+    talk = Talk(as_json)
+    with _ended_by_sigterm(), contextlib.closing(open_partner(config, target, message)) as partner:
+        session = Session(config, target, partner, talk.show, message, talk.hint)
+        talk.hint(f"{partner.description}; /help lists the commands, Ctrl-D leaves")
+        try:
+            with _line_editing(talk, config.state_dir / "chat_history" if config.chat_history else None):
+                talk.hold(session)
+        finally:
+            if as_json:
+                emit(as_json, {**session.as_dict(), "failed": talk.failed})
+    if talk.failed and not talk.interactive:
+        count = f"{talk.failed} entries" if talk.failed > 1 else "one entry"
+        raise FledgeError(f"{count} failed", hint="see the messages above")
+
+
+class Talk:
+    """The two ends of a session: lines of stdin, and what is shown. Prompts and hints are for a terminal only."""
+
+    def __init__(self, as_json: bool) -> None:
+        self.interactive = bool(sys.stdin) and sys.stdin.isatty()
+        self.edits_lines = self.interactive and sys.stdout.isatty()
+        if isinstance(sys.stdin, io.TextIOWrapper):
+            sys.stdin.reconfigure(errors="surrogateescape")  # one bad byte spoils its own line only
+        self.failed = 0
+        self._silent = as_json and not self.interactive  # the document has the answers
+
+    def hold(self, session: Session) -> None:
+        """Read and handle entries until there are no more. Raises `KeyboardInterrupt` where Ctrl-C is to end it all."""
+        idle, warned = True, False
+        while True:
+            try:
+                idle = True
+                entry = read_entry(self._read)
+                idle = warned = False
+                if not session.handle(entry):
+                    return
+            except EOFError:
+                self.hint("")
+                return
+            except FledgeError as error:
+                self.failed += 1
+                message(_in_a_line(error))
+            except TerminatedError:
+                raise
+            except KeyboardInterrupt:
+                if not self.interactive or (idle and warned):
+                    raise
+                warned = idle
+                self.hint("\nCtrl-C once more, or Ctrl-D, leaves" if idle else "(stopped)")
+
+    def show(self, text: str) -> None:
+        if text and not self._silent:
+            emit_piece(text)
+
+    def hint(self, text: str) -> None:
+        if self.interactive and sys.stderr.isatty():
+            message(text)
+
+    def _read(self, goes_on: bool) -> str:
+        prompt = "... " if goes_on else "> "
+        if self.edits_lines:
+            return input(prompt)
+        if self.interactive and sys.stderr.isatty():
+            emit_piece(prompt, to_stderr=True)
+        line = sys.stdin.readline() if sys.stdin else ""
+        if not line:
+            raise EOFError
+        return line.removesuffix("\n")
+
+
+def _in_a_line(error: FledgeError) -> str:
+    hint = f" (try: {error.hint})" if error.hint else ""
+    return f"error: {' '.join(error.message.split())}{hint}"
+
+
+@contextlib.contextmanager
+def _ended_by_sigterm() -> Iterator[None]:
+    def end(*_: Any) -> NoReturn:
+        raise TerminatedError
+
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+@contextlib.contextmanager
+def _line_editing(talk: Talk, history: Path | None) -> Iterator[None]:
+    """Keys that edit a line, and lines typed before, in `history` too; nothing where no terminal is on both ends."""
+    if not talk.edits_lines:
+        yield
+        return
+    try:
+        import readline
+    except ImportError:  # not on every system
+        yield
+        return
+    readline.parse_and_bind("set enable-bracketed-paste on")  # several lines that are pasted are one question
+    for line in _lines_of(history)[-HISTORY_LINES:]:
+        readline.add_history(line)
+    try:
+        yield
+    finally:
+        if history is not None:
+            count = readline.get_current_history_length()
+            _keep(history, [readline.get_history_item(number + 1) for number in range(count)])
+
+
+def _lines_of(history: Path | None) -> list[str]:
+    try:
+        return history.read_text(encoding="utf-8").splitlines() if history else []
+    except (OSError, ValueError):  # a history that cannot be read is no reason not to talk
+        return []
+
+
+def _keep(history: Path, lines: list[str]) -> None:
+    kept = [line for line in lines if line and line.isprintable()][-HISTORY_LINES:]
+    temporary = history.with_name(f".{history.name}.{os.getpid()}")
+    try:
+        state.ensure(history.parent)
+        with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8") as file:
+            file.write("".join(f"{line}\n" for line in kept))
+        temporary.replace(history)
+    except (OSError, FledgeError):  # one that cannot be written, none not to leave
+        temporary.unlink(missing_ok=True)

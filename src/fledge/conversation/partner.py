@@ -1,0 +1,64 @@
+"""Who answers: what a session needs of it, and an engine of this process."""
+
+from collections.abc import Generator, Mapping, Sequence
+from typing import Any, NamedTuple, Protocol
+
+from fledge.core.errors import InputError
+from fledge.models.engine import Engine, GenerationParams, Message
+
+NO_FEEDBACK_HINT = "fledge serve NAME@champion --detach, then fledge chat http://127.0.0.1:5001"
+
+
+class Part(NamedTuple):
+    """The next part of an answer; the last one has a `finish_reason`.
+
+    `turns_left_out` counts the oldest turns that the model's window had no room for. It comes once, and so does a
+    `request_id` where the partner gives one.
+    """
+
+    text: str = ""
+    finish_reason: str = ""
+    request_id: str = ""
+    turns_left_out: int = 0
+
+
+class Partner(Protocol):
+    """Answers conversations. `description` is for people."""
+
+    description: str
+
+    def ask(self, messages: Sequence[Message], settings: Mapping[str, Any]) -> Generator[Part]:
+        """An answer as it comes; closing the generator stops it. `settings` are fields of `GenerationParams`.
+
+        Raises `FledgeError`, also on the way, if there is no answer or it breaks off.
+        """
+        ...
+
+    def feedback(self, request_id: str, value: bool, comment: str) -> None:
+        """Record what somebody thinks of an answer. Raises `FledgeError` if it is not taken."""
+        ...
+
+    def close(self) -> None: ...
+
+
+class EnginePartner:
+    """An engine in this process, which is closed with it."""
+
+    def __init__(self, engine: Engine, name: str) -> None:
+        self.description = f"{name} on {engine.info.name} ({engine.info.device})"
+        self._engine = engine
+
+    def ask(self, messages: Sequence[Message], settings: Mapping[str, Any]) -> Generator[Part]:
+        stream = self._engine.submit(list(messages), GenerationParams(**settings))
+        try:
+            yield Part(turns_left_out=stream.turns_left_out)
+            for chunk in stream:
+                yield Part(chunk.text, chunk.finish_reason or "")
+        finally:
+            stream.cancel()
+
+    def feedback(self, request_id: str, value: bool, comment: str) -> None:  # noqa: ARG002 (the protocol's)
+        raise InputError("feedback needs a fledge endpoint: nothing is recorded here", hint=NO_FEEDBACK_HINT)
+
+    def close(self) -> None:
+        self._engine.close()

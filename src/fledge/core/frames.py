@@ -1,0 +1,34 @@
+"""How messages lie on the line between an endpoint and its engines: length, kind, body."""
+
+import struct
+from collections.abc import Iterator
+
+ASK, CANCEL, PIECE = 1, 2, 3
+MAXIMUM_BYTES = 64 << 20
+_HEAD = struct.Struct(">IB")
+
+
+def frame(kind: int, body: bytes) -> bytes:
+    """One message of a kind: `ASK`, `CANCEL` or `PIECE`."""
+    return _HEAD.pack(len(body), kind) + body
+
+
+class Frames:
+    """Messages out of bytes as they arrive, cut anywhere."""
+
+    def __init__(self) -> None:
+        self._unread = bytearray()
+
+    def feed(self, data: bytes) -> Iterator[tuple[int, bytes]]:
+        """Kind and body of each message that is whole now. Raises `ValueError` for one that is too large."""
+        self._unread += data
+        while len(self._unread) >= _HEAD.size:
+            length, kind = _HEAD.unpack_from(self._unread)
+            if length > MAXIMUM_BYTES:
+                raise ValueError(f"a message of {length} bytes")
+            end = _HEAD.size + length
+            if len(self._unread) < end:
+                return
+            body = bytes(self._unread[_HEAD.size : end])
+            del self._unread[:end]
+            yield kind, body

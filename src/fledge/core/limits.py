@@ -1,0 +1,46 @@
+"""What an endpoint takes, and how long it is patient."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from fledge.core.settings import option, out_of_range
+
+Content = Literal["keep", "hash", "drop"]
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Bounds of an endpoint; sizes in bytes, times in seconds."""
+
+    max_body_bytes: int = option(1_000_000, "largest body of a request, in bytes")
+    max_json_depth: int = option(32, "how deep JSON may be nested")
+    max_rows: int = option(1000, "most rows or prompts of a request")
+    max_n: int = option(8, "most answers to one prompt")
+    max_new_tokens: int = option(4096, "most new tokens that a request may ask for")
+    max_running: int = option(64, "answers that a release computes at once")
+    queue_requests: int = option(64, "requests that may wait for a release; beyond, 429")
+    queue_tokens: int = option(400_000, "tokens, read and new, of all requests of a release; beyond, 429")
+    deadline_s: float = option(120.0, "seconds that a request may take; beyond, 504")
+    header_timeout_s: float = option(10.0, "seconds that a client may take to send its headers")
+    body_timeout_s: float = option(30.0, "seconds that a client may take to send its body; beyond, 408")
+    write_timeout_s: float = option(30.0, "seconds that a client may take to read what was sent; beyond, hung up")
+    drain_s: float = option(30.0, "seconds that running requests get to finish at a stop")
+
+    def problems(self) -> list[str]:
+        """What is wrong with the values, all of it."""
+        return out_of_range(
+            self,
+            ("max_body_bytes", 1000, 64_000_000),
+            ("max_json_depth", 4, 100),
+            ("max_rows", 1, 100_000),
+            ("max_n", 1, 16),
+            ("max_new_tokens", 1, 4096),
+            ("max_running", 1, 256),
+            ("queue_requests", 0, 100_000),
+            ("queue_tokens", 1, 10**9),
+            ("deadline_s", 0.1, 86_400),
+            ("header_timeout_s", 0.1, 3600),
+            ("body_timeout_s", 0.1, 3600),
+            ("write_timeout_s", 0.1, 3600),
+            ("drain_s", 0, 3600),
+        )

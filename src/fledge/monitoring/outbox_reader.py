@@ -1,0 +1,79 @@
+"""The outbox as the recorder and the monitor read it: whole lines, oldest first, from where one was."""
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import msgspec
+
+from fledge.core.messages import FeedbackRecord, OutboxRecord
+
+KEPT_FILES = 4  # those that are shipped stay for the monitor, up to this many
+
+Record = OutboxRecord | FeedbackRecord
+
+_request = msgspec.json.Decoder(OutboxRecord).decode
+_feedback = msgspec.json.Decoder(FeedbackRecord).decode
+
+
+class Position(NamedTuple):
+    """A file's name and how many of its bytes have been read."""
+
+    file: str = ""
+    offset: int = 0
+
+
+class Batch(NamedTuple):
+    """Records, and where the next ones begin."""
+
+    records: list[Record]
+    next: Position
+
+
+def outbox_files(folder: Path) -> list[Path]:
+    """The files of an outbox, oldest first."""
+    return sorted(folder.glob("outbox-*.jsonl"))
+
+
+def read_batch(folder: Path, position: Position, most: int) -> Batch:
+    """Up to `most` records after a position; no records where there are none yet."""
+    files = [path for path in outbox_files(folder) if path.name >= position.file]
+    for number, path in enumerate(files):
+        offset = position.offset if path.name == position.file else 0
+        with path.open("rb") as file:
+            file.seek(offset)
+            lines = [line for line in (file.readline() for _ in range(most)) if line.endswith(b"\n")]
+        if lines or number == len(files) - 1:
+            return Batch(list(_decoded(lines)), Position(path.name, offset + sum(map(len, lines))))
+    return Batch([], position)
+
+
+def read_outbox(folder: Path) -> list[OutboxRecord]:
+    """All requests that are still in an outbox, oldest first."""
+    found: list[OutboxRecord] = []
+    for path in outbox_files(folder):
+        lines = [line for line in path.read_bytes().splitlines(keepends=True) if line.endswith(b"\n")]
+        found += [record for record in _decoded(lines) if isinstance(record, OutboxRecord)]
+    return found
+
+
+def waiting_bytes(folder: Path, position: Position) -> int:
+    """How much lies behind a position."""
+    sizes = {path.name: path.stat().st_size for path in outbox_files(folder) if path.name >= position.file}
+    return sum(sizes.values()) - min(position.offset, sizes.get(position.file, 0))
+
+
+def remove_shipped(folder: Path, position: Position) -> None:
+    """Delete files before a position, but for the latest few."""
+    shipped = [path for path in outbox_files(folder) if path.name < position.file]
+    for path in shipped[:-KEPT_FILES]:
+        path.unlink(missing_ok=True)
+
+
+def _decoded(lines: list[bytes]) -> Iterator[Record]:
+    for line in lines:
+        try:
+            yield _feedback(line) if line.startswith(b'{"feedback_id"') else _request(line)
+        except msgspec.DecodeError:
+            sys.stderr.write("fledge: a broken line in the outbox was left out\n")

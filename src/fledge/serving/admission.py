@@ -1,0 +1,64 @@
+"""How much a release may have to do at once: beyond, a request is refused at once, with a time to come back."""
+
+import contextlib
+import math
+import time
+from collections import deque
+from collections.abc import Iterator
+
+from fledge.core.errors import FledgeError
+from fledge.core.limits import Limits
+
+RATE_WINDOW_S = 10.0
+CHARACTERS_PER_TOKEN = 4  # a guess, until the engine has read the prompt
+
+
+class BusyError(FledgeError):
+    """The queue is full; `retry_after` is when to ask again, in seconds."""
+
+    def __init__(self, message: str, retry_after: int) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+class Admission:
+    """Counts the requests that a release has, and their tokens."""
+
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits
+        self.requests = 0
+        self.tokens = 0
+        self._ended: deque[float] = deque(maxlen=1000)
+
+    @contextlib.contextmanager
+    def admit(self, tokens: int) -> Iterator[None]:
+        """Hold a place for a request of so many tokens, read and new. Raises `BusyError` where there is none."""
+        limits = self._limits
+        most = limits.max_running + limits.queue_requests
+        if self.requests >= most:
+            raise BusyError(f"{self.requests} requests are running or waiting, and {most} may", self.retry_after())
+        if self.requests and self.tokens + tokens > limits.queue_tokens:
+            raise BusyError(
+                f"{self.tokens} tokens are running or waiting; with this request's {tokens} there would be more than "
+                f"{limits.queue_tokens}",
+                self.retry_after(),
+            )
+        self.requests += 1
+        self.tokens += tokens
+        try:
+            yield
+        finally:
+            self.requests -= 1
+            self.tokens -= tokens
+            self._ended.append(time.monotonic())
+
+    def retry_after(self) -> int:
+        """Seconds until half of what waits now will be done, by how fast requests have ended lately; 1 to 60."""
+        since = time.monotonic() - RATE_WINDOW_S
+        rate = sum(moment > since for moment in self._ended) / RATE_WINDOW_S
+        return min(60, max(1, math.ceil(self.requests / 2 / rate))) if rate else 5
+
+
+def estimate_tokens(characters: int) -> int:
+    """About how many tokens a text has."""
+    return characters // CHARACTERS_PER_TOKEN + 1

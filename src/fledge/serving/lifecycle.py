@@ -1,0 +1,147 @@
+"""A request from its first byte to its one outcome: its id, its body in bounds, hang-ups, slow readers, its record."""
+
+import asyncio
+from collections.abc import Callable
+from contextlib import suppress
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from fledge.core.limits import Limits
+from fledge.serving.connection import ABORT
+from fledge.serving.errors import error_response
+from fledge.serving.trace import RequestTrace
+
+HUNG_UP = 499
+UNRECORDED = frozenset({401, 403})  # nobody that we know; a flood of them shall fill no disk
+ROUTES = {"/invocations": "invocations", "/v1/chat/completions": "chat", "/v1/completions": "completions"}
+
+
+class Lifecycle:
+    """The outermost middleware: gives each request its id, and calls `ended` exactly once with its outcome."""
+
+    def __init__(self, app: ASGIApp, ended: Callable[[RequestTrace, int], None]) -> None:
+        self._app = app
+        self._ended = ended
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        trace = RequestTrace(ROUTES.get(scope["path"], ""))
+        scope.setdefault("state", {})["trace"] = trace
+        status = HUNG_UP
+
+        async def sending(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                MutableHeaders(scope=message)["x-request-id"] = trace.request_id
+            await send(message)
+
+        try:
+            await self._app(scope, receive, sending)
+        except asyncio.CancelledError:
+            trace.status = trace.status or HUNG_UP
+            raise
+        finally:
+            if trace.route and scope["method"] == "POST" and status not in UNRECORDED:
+                self._ended(trace, status)
+
+
+class _RefusedError(Exception):
+    def __init__(self, status: int, message: str, *, close: bool = True) -> None:
+        self.status, self.message, self.close = status, message, close
+
+
+class _SlowReaderError(Exception):
+    pass
+
+
+class Transfer:
+    """Reads the body before the application runs, ends the application when the client hangs up, and the connection
+    when the client does not read."""
+
+    def __init__(self, app: ASGIApp, limits: Limits) -> None:
+        self._app = app
+        self._limits = limits
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        trace: RequestTrace = scope["state"]["trace"]
+        try:
+            body = await self._body(Headers(scope=scope), receive)
+        except _RefusedError as refused:
+            trace.error = refused.message
+            headers = {"connection": "close"} if refused.close else None
+            await error_response(scope["path"], refused.status, refused.message, headers)(scope, receive, send)
+            return
+        if body is None:
+            trace.status, trace.error = HUNG_UP, "the client hung up"
+            return
+        try:
+            await self._run(scope, body, receive, send, trace)
+        except _SlowReaderError:
+            trace.status, trace.error = HUNG_UP, f"the client read nothing for {self._limits.write_timeout_s:g} s"
+            scope.get("extensions", {}).get(ABORT, lambda: None)()
+            await asyncio.sleep(0)  # the connection learns of it before it is asked whether the answer is complete
+
+    async def _run(self, scope: Scope, body: bytes, receive: Receive, send: Send, trace: RequestTrace) -> None:
+        given = False
+
+        async def replay() -> Message:
+            nonlocal given
+            if given:
+                await asyncio.Event().wait()  # a hang-up ends the task instead
+            given = True
+            return {"type": "http.request", "body": body, "more_body": False}
+
+        async def sending(message: Message) -> None:
+            try:
+                async with asyncio.timeout(self._limits.write_timeout_s):
+                    await send(message)
+            except TimeoutError:
+                raise _SlowReaderError from None
+
+        app = asyncio.ensure_future(self._app(scope, replay, sending))
+        hang_up = asyncio.ensure_future(receive())
+        try:
+            await asyncio.wait({app, hang_up}, return_when=asyncio.FIRST_COMPLETED)
+            if not app.done():
+                trace.status, trace.error = trace.status or HUNG_UP, trace.error or "the client hung up"
+        finally:
+            hang_up.cancel()
+            if not app.done():
+                app.cancel()
+        with suppress(asyncio.CancelledError):
+            await app
+
+    async def _body(self, headers: Headers, receive: Receive) -> bytes | None:
+        """The whole body, None where the client hung up before its end."""
+        limits = self._limits
+        if headers.get("content-encoding", "identity").lower() != "identity":
+            raise _RefusedError(400, "compressed bodies are not taken")
+        length = headers.get("content-length", "0")
+        if length.isdigit() and int(length) > limits.max_body_bytes:
+            # Who sends a little too much may finish, and read our answer.
+            raise _too_large(limits, close=int(length) > 10 * limits.max_body_bytes)
+        body = bytearray()
+        try:
+            async with asyncio.timeout(limits.body_timeout_s):
+                while True:
+                    message = await receive()
+                    if message["type"] == "http.disconnect":
+                        return None
+                    body += message.get("body", b"")
+                    if len(body) > limits.max_body_bytes:
+                        raise _too_large(limits, close=True)
+                    if not message.get("more_body", False):
+                        return bytes(body)
+        except TimeoutError:
+            raise _RefusedError(408, f"the body took more than {limits.body_timeout_s:g} s") from None
+
+
+def _too_large(limits: Limits, *, close: bool) -> _RefusedError:
+    return _RefusedError(413, f"the body is larger than {limits.max_body_bytes} bytes", close=close)

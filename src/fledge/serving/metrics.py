@@ -1,0 +1,89 @@
+"""What Prometheus reads at `/metrics`. Names and meanings are vLLM's, with the prefix `fledge_`."""
+
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING
+
+from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from fledge.core.messages import OutboxRecord
+
+if TYPE_CHECKING:
+    from fledge.serving.endpoint import Endpoint
+
+SECONDS = (0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5, 10, 20, 40, 80, 160)
+LABELS = ("model_name", "version")
+
+
+class Metrics:
+    """Counts and times of requests, by the served release's name."""
+
+    def __init__(self) -> None:
+        self._registry = CollectorRegistry()
+        label = LABELS
+
+        def histogram(name: str, text: str) -> Histogram:
+            return Histogram(f"fledge_{name}", text, label, buckets=SECONDS, registry=self._registry)
+
+        def counter(name: str, text: str, labels: tuple[str, ...] = LABELS) -> Counter:
+            return Counter(f"fledge_{name}", text, labels, registry=self._registry)
+
+        self._ttft = histogram("time_to_first_token_seconds", "From a request's arrival to its first token")
+        self._between = histogram("inter_token_latency_seconds", "Mean time between the tokens of an answer")
+        self._latency = histogram("e2e_request_latency_seconds", "From a request's arrival to its end")
+        self._prompt_tokens = counter("prompt_tokens", "Tokens read")
+        self._new_tokens = counter("generation_tokens", "Tokens generated")
+        self._success = counter("request_success", "Answers by the reason of their end", (*label, "finished_reason"))
+        self._requests = counter("requests", "Requests by route and status", (*label, "route", "status"))
+
+    def observe(self, record: OutboxRecord) -> None:
+        """Count one request that has ended."""
+        label = (record.release, str(record.version))
+        self._requests.labels(*label, record.route, str(record.status)).inc()
+        if record.status != 200:
+            return
+        self._latency.labels(*label).observe((record.ended_ns - record.started_ns) / 1e9)
+        if record.first_token_ns:
+            self._ttft.labels(*label).observe((record.first_token_ns - record.started_ns) / 1e9)
+        self._prompt_tokens.labels(*label).inc(record.prompt_tokens)
+        self._new_tokens.labels(*label).inc(record.completion_tokens)
+        for answer in record.answers:
+            self._success.labels(*label, answer.finish_reason).inc()
+            if answer.completion_tokens > 1 and answer.first_token_ns:
+                gaps = (answer.ended_ns - answer.first_token_ns) / (answer.completion_tokens - 1)
+                self._between.labels(*label).observe(max(0.0, gaps / 1e9))
+
+    def watch(self, endpoint: "Endpoint") -> None:
+        """Also tell what the endpoint is doing at the moment of asking."""
+        self._registry.register(_Now(endpoint))
+
+    def text(self) -> bytes:
+        """All of it, in Prometheus' text format."""
+        return generate_latest(self._registry)
+
+
+class _Now(Collector):
+    def __init__(self, endpoint: "Endpoint") -> None:
+        self._endpoint = endpoint
+
+    def collect(self) -> Iterator[Metric]:
+        running = GaugeMetricFamily("fledge_num_requests_running", "Prompts with the engine", labels=LABELS)
+        waiting = GaugeMetricFamily("fledge_num_requests_waiting", "Requests that wait", labels=LABELS)
+        ready = GaugeMetricFamily("fledge_engine_ready", "1 where the engine takes requests", labels=LABELS)
+        for served in self._endpoint.served.values():
+            label = served.label
+            running.add_metric(label, served.client.running)
+            waiting.add_metric(label, max(0, served.admission.requests - served.client.running))
+            ready.add_metric(label, float(served.client.ready))
+        yield from (running, waiting, ready)
+        yield from self._outbox()
+
+    def _outbox(self) -> Iterable[Metric]:
+        outbox = self._endpoint.outbox
+        if outbox is None:
+            return
+        for name, value in (("written", outbox.written), ("dropped", outbox.dropped)):
+            metric = CounterMetricFamily(f"fledge_outbox_{name}", f"Records {name}")
+            metric.add_metric([], value)
+            yield metric

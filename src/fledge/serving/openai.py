@@ -1,0 +1,325 @@
+"""The OpenAI protocol: chat and text completions, whole and streamed."""
+
+import time
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Request
+from fastapi.responses import JSONResponse, Response
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+
+from fledge.core.errors import InputError
+from fledge.core.messages import Ask, Piece
+from fledge.prompts.prompt import Prompt
+from fledge.serving.bodies import MAX_N, MAX_NEW_TOKENS, Generation, Text
+from fledge.serving.docs import responses
+from fledge.serving.endpoint import Endpoint, Job, head, warn
+from fledge.serving.events import Event, EventStream, begun
+from fledge.serving.trace import RequestTrace, Result
+
+SESSION_HEADER = "x-session-id"
+COMPLETION_TOKENS = 16
+
+TokenIds = Annotated[list[Annotated[int, Field(ge=0, le=2**31)]], Field(min_length=1, max_length=200_000)]
+
+
+class TextPart(BaseModel):
+    """A part of a message; only texts are taken."""
+
+    model_config = ConfigDict(strict=True)
+
+    type: Literal["text"]
+    text: Text
+
+
+class ChatMessage(BaseModel):
+    """One turn of a conversation."""
+
+    model_config = ConfigDict(strict=True)
+
+    role: Literal["system", "developer", "user", "assistant"]
+    content: Text | Annotated[list[TextPart], Field(max_length=100)]
+
+    @property
+    def turn(self) -> tuple[str, str]:
+        """Role and text, as engines know them."""
+        text = self.content if isinstance(self.content, str) else "".join(part.text for part in self.content)
+        return ("system" if self.role == "developer" else self.role), text
+
+
+class StreamOptions(BaseModel):
+    """How to stream."""
+
+    model_config = ConfigDict(strict=True)
+
+    include_usage: bool = False
+
+
+class PromptChoice(BaseModel):
+    """A prompt of the release, by name, and the values of its variables."""
+
+    model_config = ConfigDict(strict=True)
+
+    id: Annotated[str, StringConstraints(max_length=200)] = Field(description="`name` or `name/version`")
+    variables: dict[str, Text] = Field(default_factory=dict, max_length=100)
+
+
+class CommonRequest(Generation):
+    """What both kinds of completion take."""
+
+    model: Annotated[str, StringConstraints(max_length=300)] = Field(
+        "", description="`NAME`, `NAME@alias` or `NAME/version`; what is served first if missing"
+    )
+    n: int | None = Field(None, ge=1, le=MAX_N, description="answers to each prompt")
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    user: Annotated[str, StringConstraints(max_length=512)] | None = Field(
+        None, description="whose request it is; keeps to one arm of an experiment"
+    )
+
+    @property
+    def with_usage(self) -> bool:
+        return bool(self.stream_options and self.stream_options.include_usage)
+
+
+class ChatRequest(CommonRequest):
+    """`POST /v1/chat/completions`."""
+
+    messages: list[ChatMessage] = Field(min_length=1, max_length=1000)
+    max_completion_tokens: int | None = Field(None, ge=1, le=MAX_NEW_TOKENS)
+    logprobs: bool | None = None
+    top_logprobs: int | None = Field(None, ge=0, le=20)
+    prompt: PromptChoice | Annotated[str, StringConstraints(max_length=200)] | None = Field(
+        None, description="a prompt of the release by name, into which the last message is filled"
+    )
+
+    @model_validator(mode="after")
+    def _one_limit(self) -> "ChatRequest":
+        self.max_tokens = self.max_completion_tokens or self.max_tokens
+        return self
+
+
+class CompletionRequest(CommonRequest):
+    """`POST /v1/completions`: prompts as they are, as texts or token ids."""
+
+    prompt: (
+        Text
+        | Annotated[list[Text], Field(min_length=1, max_length=1000)]
+        | TokenIds
+        | Annotated[list[TokenIds], Field(min_length=1, max_length=1000)]
+    )
+    logprobs: int | None = Field(None, ge=0, le=5)
+    echo: bool | None = None
+
+    def prompts(self) -> Sequence[str | list[int]]:
+        """Each prompt, as text or token ids."""
+        given: Any = self.prompt
+        if isinstance(given, str) or isinstance(given[0], int):
+            return [given]
+        return list(given)
+
+
+def openai_routes(endpoint: Endpoint, router: APIRouter) -> None:
+    """Add the routes of the protocol."""
+
+    @router.get("/v1/models", summary="What is served", responses=responses(400, 401, 403), tags=["OpenAI"])
+    async def models() -> dict[str, Any]:
+        names = [
+            name for route in endpoint.routes.routes for name in (route.name, *_aliases(route.name, route.aliases))
+        ]
+        cards = [{"id": name, "object": "model", "created": 0, "owned_by": "fledge"} for name in names]
+        return {"object": "list", "data": cards}
+
+    @router.post(
+        "/v1/chat/completions", summary="Answer a conversation", responses=responses(stream=True), tags=["OpenAI"]
+    )
+    async def chat(body: ChatRequest, request: Request) -> Response:
+        trace: RequestTrace = request.state.trace
+        turns = [message.turn for message in body.messages]
+        trace.inputs = {"messages": [{"role": role, "content": content} for role, content in turns]}
+        chosen = endpoint.choose(trace, body.model, unit(request, body.user))
+        if body.prompt is not None:
+            turns = _filled(chosen.served.prompt, body.prompt, turns)
+            trace.prompt = chosen.served.manifest.prompt_label
+        params = {**chosen.served.params(body.settings()), "n": body.n or 1, "logprobs": bool(body.logprobs)}
+        text = "\n".join(f"{role}: {content}" for role, content in turns)
+        job = Job([Ask("", params, messages=turns, stream=bool(body.stream))], [text], body.n or 1)
+        form = _Chat(trace, job.n, body.with_usage)
+        return await _answer(endpoint.answers(trace, chosen, job), form, body)
+
+    @router.post("/v1/completions", summary="Go on with a text", responses=responses(stream=True), tags=["OpenAI"])
+    async def completions(body: CompletionRequest, request: Request) -> Response:
+        trace: RequestTrace = request.state.trace
+        prompts = body.prompts()
+        trace.inputs = {"prompt": body.prompt}
+        chosen = endpoint.choose(trace, body.model, unit(request, body.user))
+        settings = {"max_tokens": COMPLETION_TOKENS, **body.settings()}
+        params = {**chosen.served.params(settings), "n": body.n or 1, "logprobs": body.logprobs is not None}
+        streamed = bool(body.stream)
+        asks = [
+            Ask("", params, text=item, stream=streamed)
+            if isinstance(item, str)
+            else Ask("", params, token_ids=item, stream=streamed)
+            for item in prompts
+        ]
+        texts = [item if isinstance(item, str) else f"{len(item)} token ids" for item in prompts]
+        job = Job(asks, texts, body.n or 1)
+        echoes = [text if body.echo else "" for text in texts for _ in range(job.n)]
+        form = _Completion(trace, job.n, body.with_usage, echoes)
+        return await _answer(endpoint.answers(trace, chosen, job), form, body)
+
+
+def unit(request: Request, user: str | None) -> str:
+    """Whose request it is, for a stable assignment: `user`, else the session, else the key, else nobody's."""
+    found = user or request.headers.get(SESSION_HEADER) or request.state.key_name
+    return str(found or request.state.trace.request_id)
+
+
+def _headers(trace: RequestTrace, body: CommonRequest) -> dict[str, str]:
+    ignored = body.unknown
+    if isinstance(body, ChatRequest) and body.top_logprobs and body.top_logprobs > 1:
+        ignored = [*ignored, "top_logprobs beyond the chosen token"]
+    return {**head(trace), **warn(ignored)}
+
+
+def _aliases(name: str, aliases: Any) -> list[str]:
+    return [f"{name}@{alias}" for alias in aliases]
+
+
+def _filled(prompt: Prompt, choice: PromptChoice | str, turns: list[tuple[str, str]]) -> list[tuple[str, str]]:
+    """The conversation with its last message filled into the release's prompt."""
+    name, values = (choice, {}) if isinstance(choice, str) else (choice.id, choice.variables)
+    if name not in (prompt.name, prompt.label):
+        raise InputError(f"no prompt {name!r} in this release; it has {prompt.label}")
+    missing = [variable for variable in prompt.variables if variable not in values]
+    if len(missing) > 1:
+        raise InputError(f"prompt {prompt.label} needs values for {', '.join(missing)}")
+    filled = prompt.fill({**values, **dict.fromkeys(missing, turns[-1][1])})
+    if isinstance(filled, str):
+        return [*turns[:-1], ("user", filled)]
+    return [*turns[:-1], *((turn.role, turn.content) for turn in filled)]
+
+
+class _Form:
+    """An answer in the protocol's shape; `choice` and `delta` make its parts."""
+
+    prefix = kind = chunk_kind = ""
+
+    def __init__(self, trace: RequestTrace, n: int, with_usage: bool) -> None:
+        self.trace = trace
+        self._n = n
+        self._with_usage = with_usage
+        self._head = {"id": f"{self.prefix}-{trace.request_id}", "created": int(time.time())}
+
+    def choice(self, index: int, result: Result) -> dict[str, Any]:
+        raise NotImplementedError
+
+    def delta(self, index: int, text: str, reason: str | None, logprobs: Any) -> dict[str, Any]:
+        raise NotImplementedError
+
+    def whole(self) -> dict[str, Any]:
+        choices = [self.choice(index, result) for index, result in enumerate(self.trace.results)]
+        return {**self._about(self.kind), "choices": choices, "usage": self._usage()}
+
+    async def events(self, pieces: AsyncGenerator[tuple[int, Piece]]) -> AsyncGenerator[Event]:
+        """One event for each piece that holds anything."""
+        about = self._about(self.chunk_kind)
+        usage: dict[str, Any] = {"usage": None} if self._with_usage else {}
+        for opening in self.openings():
+            yield {**about, "choices": [opening], **usage}
+        async with aclosing(pieces):
+            async for index, piece in pieces:
+                if piece.text or piece.finish_reason or piece.logprobs:
+                    delta = self.delta(index, piece.text, piece.finish_reason, piece.logprobs)
+                    yield {**about, "choices": [delta], **usage}
+        if self._with_usage:
+            yield {**about, "choices": [], "usage": self._usage()}
+
+    def openings(self) -> Sequence[dict[str, Any]]:
+        """What comes before anything is generated."""
+        return ()
+
+    def _about(self, kind: str) -> dict[str, Any]:
+        return {**self._head, "object": kind, "model": self.trace.release}
+
+    def _usage(self) -> dict[str, int]:
+        """Each prompt counts once, however many answers there are to it."""
+        results = self.trace.results
+        prompt = sum(result.prompt_tokens for result in results[:: self._n])
+        new = sum(result.completion_tokens for result in results)
+        return {"prompt_tokens": prompt, "completion_tokens": new, "total_tokens": prompt + new}
+
+
+async def _answer(pieces: AsyncGenerator[tuple[int, Piece]], form: _Form, body: CommonRequest) -> Response:
+    if body.stream:
+        started = await begun(pieces)
+        return EventStream(form.events(started), form.trace, _headers(form.trace, body))
+    async for _ in pieces:
+        pass
+    return JSONResponse(form.whole(), headers=_headers(form.trace, body))
+
+
+class _Chat(_Form):
+    prefix, kind, chunk_kind = "chatcmpl", "chat.completion", "chat.completion.chunk"
+
+    def choice(self, index: int, result: Result) -> dict[str, Any]:
+        message = {"role": "assistant", "content": result.text, "refusal": None}
+        found = _chat_logprobs(result.logprobs)
+        return {"index": index, "message": message, "finish_reason": result.finish_reason, "logprobs": found}
+
+    def delta(self, index: int, text: str, reason: str | None, logprobs: Any) -> dict[str, Any]:
+        delta = {"content": text} if text else {}
+        return {"index": index, "delta": delta, "finish_reason": reason, "logprobs": _chat_logprobs(logprobs)}
+
+    def openings(self) -> Sequence[dict[str, Any]]:
+        delta = {"role": "assistant", "content": ""}
+        count = len(self.trace.results)
+        return [{"index": index, "delta": delta, "finish_reason": None, "logprobs": None} for index in range(count)]
+
+
+class _Completion(_Form):
+    prefix, kind, chunk_kind = "cmpl", "text_completion", "text_completion"
+
+    def __init__(self, trace: RequestTrace, n: int, with_usage: bool, echoes: Sequence[str]) -> None:
+        super().__init__(trace, n, with_usage)
+        self._echoes = echoes
+        self._offsets: dict[int, int] = {}
+
+    def choice(self, index: int, result: Result) -> dict[str, Any]:
+        text = self._echoes[index] + result.text
+        found = self._logprobs(index, result.logprobs)
+        return {"index": index, "text": text, "finish_reason": result.finish_reason, "logprobs": found}
+
+    def delta(self, index: int, text: str, reason: str | None, logprobs: Any) -> dict[str, Any]:
+        return {"index": index, "text": text, "finish_reason": reason, "logprobs": self._logprobs(index, logprobs)}
+
+    def openings(self) -> Sequence[dict[str, Any]]:
+        echoes = [(index, text) for index, text in enumerate(self._echoes) if text]
+        return [{"index": index, "text": text, "finish_reason": None, "logprobs": None} for index, text in echoes]
+
+    def _logprobs(self, index: int, tokens: Sequence[tuple[str, float]] | None) -> dict[str, Any] | None:
+        if not tokens:
+            return None
+        offsets, at = [], self._offsets.get(index, len(self._echoes[index]))
+        for text, _ in tokens:
+            offsets.append(at)
+            at += len(text)
+        self._offsets[index] = at
+        return {
+            "tokens": [text for text, _ in tokens],
+            "token_logprobs": [value for _, value in tokens],
+            "top_logprobs": [{text: value} for text, value in tokens],
+            "text_offset": offsets,
+        }
+
+
+def _chat_logprobs(tokens: Sequence[tuple[str, float]] | None) -> dict[str, Any] | None:
+    if not tokens:
+        return None
+    content = []
+    for text, value in tokens:
+        # Part of a character has no text of its own, and no bytes that could be told.
+        one = {"token": text, "logprob": value, "bytes": None if "\ufffd" in text else list(text.encode())}
+        content.append({**one, "top_logprobs": [one]})
+    return {"content": content, "refusal": None}

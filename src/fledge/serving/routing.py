@@ -1,0 +1,97 @@
+"""Which release answers a request: by the name it gives, by a stable assignment, or both. Pure."""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+
+@dataclass(frozen=True)
+class Arm:
+    """A release under an alias, with its share of the requests (any positive numbers)."""
+
+    alias: str
+    release: str
+    weight: float = 1.0
+
+
+@dataclass(frozen=True)
+class Route:
+    """One model name: `arms` share what asks for the name alone; `aliases` and versions can be asked for by name.
+
+    `shadow` also gets `shadow_share` (0 to 1) of the requests, and nobody sees its answers.
+    """
+
+    name: str
+    arms: tuple[Arm, ...]
+    aliases: Mapping[str, str] = field(default_factory=dict)
+    shadow: Arm | None = None
+    shadow_share: float = 0.0
+
+    @property
+    def releases(self) -> set[str]:
+        extra = {self.shadow.release} if self.shadow else set()
+        return {arm.release for arm in self.arms} | set(self.aliases.values()) | extra
+
+
+class Choice(NamedTuple):
+    """Who answers, as release `name/3` and alias (empty where a version was named), and who answers beside it."""
+
+    release: str
+    arm: str
+    shadow: Arm | None
+
+
+@dataclass(frozen=True)
+class Routes:
+    """All names that an endpoint answers to; the first is meant where a request names none."""
+
+    routes: tuple[Route, ...]
+
+    @classmethod
+    def read(cls, content: Sequence[Mapping[str, object]]) -> "Routes":
+        """From the plain values of the supervisor's message."""
+        return cls(tuple(_route(item) for item in content))
+
+    def find(self, model: str, unit: str) -> Choice | None:
+        """Who answers a request for `model` (`NAME`, `NAME@alias`, `NAME/version`, or nothing) of `unit`, its user or
+        session; None for a name that is not served."""
+        route = next((route for route in self.routes if route.name == _name(model)), None) if model else self.routes[0]
+        if route is None:
+            return None
+        rest = model[len(route.name) :]
+        if rest.startswith("@"):
+            release = route.aliases.get(rest[1:])
+            return Choice(release, rest[1:], None) if release else None
+        if rest:
+            return Choice(model, "", None) if model in route.releases else None
+        arm = assign(route.name, unit, route.arms)
+        shadowed = route.shadow is not None and place(f"{route.name}/shadow", unit) < route.shadow_share
+        return Choice(arm.release, arm.alias, route.shadow if shadowed else None)
+
+
+def _name(model: str) -> str:
+    return model.partition("@")[0].partition("/")[0]
+
+
+def place(salt: str, unit: str) -> float:
+    """A number from 0 up to 1 that is always the same for a unit, and unrelated for another salt."""
+    digest = hashlib.sha256(f"{salt}\0{unit}".encode("utf-8", "surrogatepass")).digest()
+    return int.from_bytes(digest[:8]) / 2**64
+
+
+def assign(salt: str, unit: str, arms: Sequence[Arm]) -> Arm:
+    """The arm of a unit. When the last arm's share grows, units move to it, and none moves between others."""
+    point = place(salt, unit) * sum(arm.weight for arm in arms)
+    for arm in arms:
+        point -= arm.weight
+        if point < 0:
+            return arm
+    return arms[-1]
+
+
+def _route(content: Mapping[str, object]) -> Route:
+    values = dict(content)
+    arms = tuple(Arm(**item) for item in values.pop("arms"))  # type: ignore[attr-defined]
+    shadow = values.pop("shadow", None)
+    return Route(**values, arms=arms, shadow=Arm(**shadow) if shadow else None)  # type: ignore[arg-type]

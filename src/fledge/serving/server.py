@@ -1,0 +1,152 @@
+"""The endpoint process: `python -m fledge.serving.server CONFIG CONTROL_FD`. Never imports torch or mlflow."""
+
+import asyncio
+import json
+import os
+import socket
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import uvicorn
+import uvloop
+
+from fledge.core.control import Control
+from fledge.core.errors import FledgeError
+from fledge.core.keys import VARIABLE, Keys
+from fledge.core.limits import Limits
+from fledge.models.manifest import load_manifest
+from fledge.serving.app import build_app
+from fledge.serving.connection import connection_class
+from fledge.serving.endpoint import Endpoint, Served
+from fledge.serving.metrics import Metrics
+from fledge.serving.outbox import Outbox
+from fledge.serving.redaction import make_redactor
+from fledge.serving.routing import Routes
+from fledge.serving.security import access
+
+
+class Server:
+    """One endpoint, from its first to its last request, at the supervisor's word."""
+
+    def __init__(self, config: Mapping[str, Any], control: Control) -> None:
+        self._loop = asyncio.get_running_loop()
+        self.limits = Limits(**config["limits"])
+        outbox = config["outbox"] and Outbox(
+            Path(config["outbox"]["folder"]),
+            cap_bytes=config["outbox"]["cap_bytes"],
+            content=config["outbox"]["content"],
+            redact=make_redactor(config["outbox"]["redact"]),
+        )
+        self.endpoint = Endpoint(self.limits, Routes.read(config["routes"]), {}, outbox or None, Metrics())
+        for release, folder in config["releases"].items():
+            self._add(release, folder)
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._listener = socket.socket(fileno=config["listener"])
+        keys = Keys(os.environ.get(VARIABLE, ""), Path(config["keys_file"]) if config["keys_file"] else None)
+        rights = access(
+            config["hosts"],
+            config["cors_origins"],
+            open_metrics=config["open_metrics"],
+            open_docs=config["open_docs"],
+        )
+        self._server = uvicorn.Server(
+            uvicorn.Config(
+                build_app(self.endpoint, rights, keys),
+                http=connection_class(self.limits.header_timeout_s),
+                ws="none",
+                log_level="warning",
+                access_log=False,
+                server_header=False,
+                proxy_headers=False,
+                timeout_graceful_shutdown=2,
+                timeout_keep_alive=30,
+                ssl_certfile=config["tls_cert"] or None,
+                ssl_keyfile=config["tls_key"] or None,
+            )
+        )
+        self._control = control
+
+    async def run(self) -> None:
+        """Serve until the supervisor says stop or is gone."""
+        task = asyncio.create_task(self._server.serve(sockets=[self._listener]))
+        while not self._server.started and not task.done():
+            await asyncio.sleep(0.005)
+        self._control.send(event="ready")
+        await task
+
+    def handle(self, message: dict[str, Any]) -> None:
+        event = message["event"]
+        if event == "engine_ready":
+            self._start(self._connect(message["release"], message["address"]))
+        elif event == "releases":
+            self._change(message["releases"], message["routes"])
+        elif event in ("stop", "gone"):  # stop, or the supervisor is gone
+            self._start(self._drain())
+
+    def _start(self, work: Any) -> None:
+        task = asyncio.ensure_future(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def _add(self, release: str, folder: str) -> None:
+        self.endpoint.served[release] = Served(load_manifest(Path(folder)), self.limits)
+
+    def _change(self, releases: Mapping[str, str], routes: Sequence[Mapping[str, Any]]) -> None:
+        """Take the routes as they are from now on. A release that nothing leads to any more ends what it has begun."""
+        for release, folder in releases.items():
+            if release not in self.endpoint.served:
+                self._add(release, folder)
+        self.endpoint.routes = Routes.read(routes)
+        for release in [name for name in self.endpoint.served if name not in releases]:
+            self._start(self._retire(release))
+
+    async def _retire(self, release: str) -> None:
+        served = self.endpoint.served.pop(release)
+        deadline = self._loop.time() + self.limits.drain_s
+        while served.admission.requests and self._loop.time() < deadline:
+            await asyncio.sleep(0.05)
+        served.client.fail("the release was replaced while it answered")
+        served.client.close()
+        self._control.send(event="retired", release=release)
+
+    async def _connect(self, release: str, address: str) -> None:
+        served = self.endpoint.served.get(release)
+        if served is not None and not served.client.ready:
+            await served.client.connect(address)
+
+    async def _drain(self) -> None:
+        """Take no more; let what runs finish in the drain time; then tell the rest, and end."""
+        endpoint = self.endpoint
+        endpoint.draining = True
+        deadline = self._loop.time() + self.limits.drain_s
+        while endpoint.in_flight and self._loop.time() < deadline:
+            await asyncio.sleep(0.02)
+        for served in endpoint.served.values():
+            served.client.fail("the endpoint was stopped while it answered")
+        await asyncio.sleep(0.1)  # for the error frames to leave
+        self._server.should_exit = True
+
+
+async def _main(config: dict[str, Any], control_fd: int) -> None:
+    loop, early = asyncio.get_running_loop(), list[dict[str, Any]]()
+    hear: Callable[[dict[str, Any]], None] = early.append
+
+    def arrived(message: dict[str, Any]) -> None:
+        loop.call_soon_threadsafe(lambda: hear(message))
+
+    control = Control(control_fd, arrived)
+    try:
+        server = Server(config, control)
+    except FledgeError as error:
+        control.send(event="failed", error=error.message)
+        sys.exit(error.exit_code)
+    hear = server.handle
+    for message in early:
+        server.handle(message)
+    await server.run()
+
+
+if __name__ == "__main__":
+    uvloop.run(_main(json.loads(sys.argv[1]), int(sys.argv[2])))

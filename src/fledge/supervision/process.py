@@ -1,0 +1,76 @@
+"""A child process and the supervisor's end of the line to it."""
+
+import json
+import socket
+import subprocess
+from dataclasses import dataclass, field
+from typing import Any
+
+from fledge.core.control import encode
+from fledge.core.processes import module_command
+from fledge.supervision.policy import Restarts
+
+MODULES = {
+    "engine": "fledge.models.host",
+    "endpoint": "fledge.serving.server",
+    "recorder": "fledge.monitoring.recorder",
+}
+
+
+@dataclass
+class Child:
+    """One child: what it is told at its start, and how it is doing. `release` is set for an engine."""
+
+    role: str
+    config: dict[str, Any]
+    release: str = ""
+    process: "subprocess.Popen[bytes] | None" = None
+    line: socket.socket | None = None
+    unread: bytes = b""
+    ready: bool = False
+    was_ready: bool = False
+    error: str = ""
+    restarts: Restarts = field(default_factory=Restarts)
+    start_at: float | None = 0.0
+
+    def spawn(self, inherited: tuple[int, ...]) -> socket.socket:
+        """Start it; `inherited` are descriptors that it gets."""
+        ours, theirs = socket.socketpair()
+        command = [*module_command(MODULES[self.role]), json.dumps(self.config), str(theirs.fileno())]
+        # A session of its own: Ctrl-C in the terminal reaches the supervisor alone, which then stops in order.
+        self.process = subprocess.Popen(
+            command, pass_fds=(theirs.fileno(), *inherited), stdin=subprocess.DEVNULL, start_new_session=True
+        )
+        theirs.close()
+        self.line, self.ready, self.start_at, self.unread, self.error = ours, False, None, b"", ""
+        return ours
+
+    def send(self, **message: Any) -> None:
+        """Tell it something; nothing happens where it is gone."""
+        if self.line is not None:
+            try:
+                self.line.sendall(encode(message))
+            except OSError:
+                return
+
+    def read(self) -> list[dict[str, Any]] | None:
+        """Messages that have arrived; None at the end of the line."""
+        try:
+            content = self.line.recv(65536) if self.line else b""
+        except OSError:
+            content = b""
+        if not content:
+            return None
+        *lines, self.unread = (self.unread + content).split(b"\n")
+        return [json.loads(line) for line in lines]
+
+    def end(self, message: str, patience_s: float) -> None:
+        """Have it stop, and kill it when it does not in time."""
+        if self.process is None:
+            return
+        self.send(event=message)
+        try:
+            self.process.wait(patience_s)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()

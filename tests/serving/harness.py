@@ -1,0 +1,97 @@
+"""Real endpoints for tests: a release laid out without MLflow, served by the supervisor on a port of its own."""
+
+import contextlib
+import json
+import socket
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from fledge.core import state
+from fledge.core.messages import OutboxRecord
+from fledge.models import kept, snapshot
+from fledge.models.manifest import Manifest, write_release
+from fledge.models.openvino_files import exported
+from fledge.monitoring.outbox_reader import read_outbox
+from fledge.supervision.endpoints import EndpointStatus, ServeConfig, serve, status, stop
+
+NAME = "mine"
+TEMPLATE = "{{question}}"
+GENERATION = {"max_tokens": 64, "temperature": 0.0}
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def lay_out(folder: Path, engine_cache: Path, *, template: str = TEMPLATE, versions: int = 1) -> ServeConfig:
+    """A workspace whose releases `mine/1`, `mine/2` ... of the model in the box are kept as promote keeps them:
+    version 1 as champion, 2 as challenger. The tracking store is one that nobody has begun."""
+    releases = state.ensure(folder / ".fledge" / "releases")
+    model = snapshot.resolve("embedded")
+    files = {"exact": exported(model, engine_cache, "exact", lambda _: None)}
+    config = ServeConfig(
+        tracking_uri=f"sqlite:///{folder / 'mlflow.db'}",
+        state=str(folder / ".fledge"),
+        port=free_port(),
+        record=False,
+        watch_s=0.0,
+    )
+    for version in range(1, versions + 1):
+        manifest = Manifest(NAME, "embedded", "", model.digest, "plain", version, template, GENERATION, version=version)
+        where = releases / f"{NAME}-{version}-test"
+        write_release(where, manifest, model, files)
+        alias = {1: "champion", 2: "challenger"}.get(version, f"v{version}")
+        for reference in (kept.Reference(NAME, alias, ""), kept.Reference(NAME, "", str(version))):
+            kept.remember(releases, config.tracking, reference, where)
+    return config
+
+
+@contextlib.contextmanager
+def served(config: ServeConfig, *targets: str, **changes: Any) -> Iterator[EndpointStatus]:
+    """An endpoint, up as long as the block runs."""
+    config = replace(config, **{"port": free_port(), **changes})
+    running = serve(config, *(targets or (f"{NAME}@champion",)))
+    try:
+        yield running
+    finally:
+        if status(config):
+            stop(config, config.port)
+
+
+def client(endpoint: EndpointStatus, **options: Any) -> httpx.Client:
+    return httpx.Client(base_url=endpoint.url, timeout=60, trust_env=False, **options)
+
+
+def outbox(endpoint: EndpointStatus) -> list[OutboxRecord]:
+    """What the endpoint has left so far."""
+    return read_outbox(Path(endpoint.folder) / "outbox")
+
+
+def metrics(endpoint: EndpointStatus, name: str) -> float:
+    """The sum of a metric over its labels."""
+    with client(endpoint) as http:
+        lines = http.get("/metrics").text.splitlines()
+    return sum(float(line.rpartition(" ")[2]) for line in lines if line.partition("{")[0].partition(" ")[0] == name)
+
+
+def until(condition: Callable[[], bool], seconds: float = 20.0) -> bool:
+    """Whether something comes true in time."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if condition():
+            return True
+        time.sleep(0.05)
+    return False
+
+
+def pids(endpoint: EndpointStatus) -> dict[str, int]:
+    """Process ids by role."""
+    content = json.loads((Path(endpoint.folder) / "state.json").read_text(encoding="utf-8"))
+    return {item["role"]: item["pid"] for item in content["processes"]}
