@@ -132,7 +132,7 @@ def test_what_is_wrong_is_told_at_once() -> None:
         "max_tokens": 0,
         "scorers": ("nonsense",),
         "tags": ("plain",),
-        "cache_gb": 0,
+        "cache_gb": -1,
     }
     with pytest.raises(InputError) as caught:
         ExperimentConfig.load(flags)
@@ -143,7 +143,7 @@ def test_what_is_wrong_is_told_at_once() -> None:
         "max_tokens must be from 1 to 4096, not 0",
         "no scorer 'nonsense'",
         "tags are key=value, not plain",
-        "cache_gb must be from 1 to 4096, not 0",
+        "cache_gb must be from 0 to 4096, not -1",
     ):
         assert text in caught.value.message
 

@@ -49,7 +49,7 @@ def test_a_gpu_that_is_not_there() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "value"), [("engine", "tgi"), ("mode", "quick"), ("fast_limit", "0.5"), ("cache_gb", "0")]
+    ("name", "value"), [("engine", "tgi"), ("mode", "quick"), ("fast_limit", "0.5"), ("cache_gb", "-1")]
 )
 def test_bad_settings_are_named(name: str, value: str, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=name.replace("_", ".")):

@@ -3,6 +3,7 @@
 Exact mode keeps weights, cache and arithmetic in fp32; fast mode has int8 weights and quantises as it computes.
 """
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +19,18 @@ from fledge.models.text import Text
 from fledge.models.worker import Answer, WorkerEngine
 
 # Weights mapped from a file would change under a running engine with the file.
-FAST: dict[str, Any] = {"ENABLE_MMAP": False}
+FAST: dict[str, Any] = {"ENABLE_MMAP": False, "KV_CACHE_PRECISION": "u8"}
 EXACT: dict[str, Any] = {**FAST, "KV_CACHE_PRECISION": "f32", "INFERENCE_PRECISION_HINT": "f32"}
 
 _REASONS: dict[Any, FinishReason] = {
     openvino_genai.GenerationFinishReason.STOP: "stop",
     openvino_genai.GenerationFinishReason.LENGTH: "length",
 }
+
+
+BLOCK_TOKENS = 32  # of OpenVINO's cache on a CPU
+USUAL_TOKENS = 12_288
+USUAL_GB = 1.0
 
 
 def check_device(device: str) -> None:
@@ -37,15 +43,14 @@ def check_device(device: str) -> None:
 class OpenVINOEngine(WorkerEngine):
     """One thread steps all answers together; `step` holds the GIL, so serve it from a process of its own."""
 
-    def __init__(self, model: Snapshot, folder: Path, info: EngineInfo, cache_gb: int) -> None:
-        """`folder` is the exported model; `cache_gb` is what keys and values may take, in GB."""
+    def __init__(self, model: Snapshot, folder: Path, info: EngineInfo, cache_gb: float) -> None:
+        """`folder` is the exported model; `cache_gb` is what keys and values may take, in GB, 0 for the usual."""
         scheduler = openvino_genai.SchedulerConfig()
-        scheduler.cache_size = cache_gb
+        scheduler.num_kv_blocks = _blocks(model, info.mode, cache_gb)
         scheduler.enable_prefix_caching = True
         self._pipeline = openvino_genai.ContinuousBatchingPipeline(
             str(folder), scheduler, info.device.upper(), EXACT if info.mode == "exact" else FAST
         )
-        self._cache_gb = cache_gb
         self._count = 0
         super().__init__(info, Text.of(model, Tokenizer.from_file(str(folder / "tokenizer.json"))))
 
@@ -100,7 +105,7 @@ class OpenVINOEngine(WorkerEngine):
     def _read(self, answer: Answer) -> None:
         if answer.handle.get_status() == openvino_genai.GenerationStatus.IGNORED:
             raise FledgeError(
-                f"the prompt does not fit in the engine's cache of {self._cache_gb} GB", hint="--cache-gb with more"
+                "the prompt does not fit in the engine's cache", hint="--cache-gb with more"
             )
         while answer.handle.can_read() and not answer.ended:
             for output in answer.handle.read().values():
@@ -108,3 +113,22 @@ class OpenVINOEngine(WorkerEngine):
                 self._deliver(answer, output.generated_ids, _REASONS.get(output.finish_reason), logprobs)
         if answer.ended:
             self._release(answer)
+
+
+def _blocks(model: Snapshot, mode: str, cache_gb: float) -> int:
+    """How many blocks of keys and values fit in so much memory, at least one answer's; 0 is for `USUAL_TOKENS`, within
+    `USUAL_GB`. OpenVINO itself counts memory in whole gigabytes. A config that does not tell the model's shape is taken
+    for a narrow one's."""
+    config = json.loads((model.path / "config.json").read_text(encoding="utf-8"))
+
+    def number(*names: str) -> int:
+        return next((int(config[name]) for name in names if config.get(name)), 0)
+
+    heads = number("num_attention_heads", "n_head") or 1
+    size = number("head_dim") or number("hidden_size", "n_embd", "d_model") // heads
+    layers = number("num_hidden_layers", "n_layer", "num_layers") or 1
+    # Fast mode keeps a byte for each value, and a scale and a zero point for each head.
+    row = 4 * size if mode == "exact" else size + 8
+    token_bytes = 2 * layers * (number("num_key_value_heads") or heads) * row
+    memory = cache_gb * 1e9 if cache_gb else min(USUAL_TOKENS * token_bytes, USUAL_GB * 1e9)
+    return max(-(-model.context // BLOCK_TOKENS) + 1, int(memory / (BLOCK_TOKENS * token_bytes)))

@@ -31,7 +31,7 @@ class EngineSettings(Workspace):
         "exact", "exact: the tokens of transformers; fast: int8; auto: fast within --fast-limit"
     )
     fast_limit: float = option(1.02, "most that int8 may multiply perplexity by, for --mode auto")
-    cache_gb: int = option(1, "memory for keys and values of running answers, in GB")
+    cache_gb: float = option(0.0, "memory for keys and values, in GB; 0 for 12,288 tokens' in at most 1 GB")
     remote_concurrency: int = option(8, "most requests at once to a remote model")
     prompt_price: float = option(0.0, "price of a million prompt tokens of a remote model")
     completion_price: float = option(0.0, "price of a million generated tokens of a remote model")
@@ -46,7 +46,7 @@ class EngineSettings(Workspace):
         return out_of_range(
             self,
             ("fast_limit", 1, 10),
-            ("cache_gb", 1, 4096),
+            ("cache_gb", 0, 4096),
             ("remote_concurrency", 1, 1024),
             ("prompt_price", 0, 1e9),
             ("completion_price", 0, 1e9),

@@ -13,6 +13,7 @@ from fledge.models.transformers import load, text_of
 from fledge.models.worker import Answer, WorkerEngine
 
 RUNNING = 512
+USUAL_GB = 1.0
 BLOCK_TOKENS = 256
 WAIT_S = 0.05
 
@@ -24,10 +25,10 @@ class PagedTransformersEngine(WorkerEngine):
     done, and a seed does not make sampling repeatable.
     """
 
-    def __init__(self, model: Snapshot, info: EngineInfo, cache_gb: int) -> None:
-        """`cache_gb` is what keys and values may take on the device, in GB."""
+    def __init__(self, model: Snapshot, info: EngineInfo, cache_gb: float) -> None:
+        """`cache_gb` is what keys and values may take on the device, in GB, 0 for the usual."""
         self._model = load(model, "cuda" if info.device == "gpu" else "cpu")
-        self._blocks = max(4, int(cache_gb * 1e9 / (BLOCK_TOKENS * _bytes_a_token(self._model))))
+        self._blocks = max(4, int((cache_gb or USUAL_GB) * 1e9 / (BLOCK_TOKENS * _bytes_a_token(self._model))))
         self._manager: Any = None
         self._settings: tuple[float, ...] = ()
         self._count = itertools.count()

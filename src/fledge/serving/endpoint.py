@@ -133,7 +133,9 @@ class Endpoint:
         served, alias = chosen.shadow
         if not served.client.ready or served.admission.requests >= self.limits.max_running:
             return
-        own = RequestTrace(trace.route, inputs=trace.inputs, tags={"fledge.shadow_of": trace.request_id})
+        own = RequestTrace(
+            trace.route, inputs=trace.inputs, prompt=trace.prompt, tags={"fledge.shadow_of": trace.request_id}
+        )
         note(own, served, alias)
         own.results = job.results()
         task = asyncio.create_task(self._shadow(own, served, job))

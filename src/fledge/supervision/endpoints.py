@@ -211,9 +211,9 @@ def _check_access(config: ServeConfig) -> None:
         if not Path(path).is_file():
             raise InputError(f"there is no file {path}", hint="check --tls-cert and --tls-key")
     own = os.environ.get(VARIABLE, "")
-    if config.host in LOOPBACK or config.keys_file:
+    if config.host in LOOPBACK or (config.keys_file and not own):
         return
-    if len(own.encode()) < MINIMUM_BYTES:
+    if len(os.fsencode(own)) < MINIMUM_BYTES:
         raise InputError(
             f"listening on {config.host} needs a key of at least {MINIMUM_BYTES} bytes",
             hint=f'export {VARIABLE}="$(openssl rand -hex 32)"; or --keys-file with {HINT}; or keep --host 127.0.0.1',

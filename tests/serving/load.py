@@ -1,0 +1,88 @@
+"""Clients that ask an endpoint together for a while, and what each was told."""
+
+import asyncio
+import json
+import random
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+import aiohttp
+
+BODY = {"max_tokens": 32, "ignore_eos": True}
+
+
+@dataclass(frozen=True)
+class Told:
+    """What one client has in its hands of one request; `status` 0 where it hung up before it was told anything.
+
+    `broken` says that a stream ended with an error frame, whose status is `status`; `left` that the client hung up.
+    """
+
+    request_id: str
+    status: int
+    seconds: float
+    left: bool = False
+    broken: bool = False
+    retry_after: bool = False
+
+
+@dataclass
+class Load:
+    """`clients` ask one after the other for `seconds`, `streams` (0 to 1) of them streaming; of the streaming ones a
+    share of `hang_ups` leaves after the first piece. Refused ones wait `pause` seconds."""
+
+    url: str
+    clients: int
+    seconds: float
+    streams: float = 0.5
+    hang_ups: float = 0.0
+    pause: float = 0.05
+    body: dict[str, Any] = field(default_factory=lambda: dict(BODY))
+
+    def run(self) -> list[Told]:
+        return asyncio.run(self._run())
+
+    async def _run(self) -> list[Told]:
+        timeout = aiohttp.ClientTimeout(total=300)
+        async with aiohttp.ClientSession(timeout=timeout, connector=aiohttp.TCPConnector(limit=0)) as session:
+            ended = time.monotonic() + self.seconds
+            found = await asyncio.gather(*(self._client(session, number, ended) for number in range(self.clients)))
+        return [told for one in found for told in one]
+
+    async def _client(self, session: aiohttp.ClientSession, number: int, ended: float) -> list[Told]:
+        rng, told = random.Random(number), list[Told]()
+        while time.monotonic() < ended:
+            stream = rng.random() < self.streams
+            leaves = stream and rng.random() < self.hang_ups
+            text = f"What is number {rng.randrange(10**9)}?"
+            body = {**self.body, "messages": [{"role": "user", "content": text}], "stream": stream}
+            began = time.monotonic()
+            async with session.post(f"{self.url}/v1/chat/completions", json=body) as response:
+                identity = response.headers["x-request-id"]
+                broken = await _read(response, leaves=leaves)
+                status = broken or response.status
+                again = "Retry-After" in response.headers
+            told.append(Told(identity, status, time.monotonic() - began, leaves and status == 200, bool(broken), again))
+            if status != 200:
+                await asyncio.sleep(self.pause)
+        return told
+
+
+async def _read(response: aiohttp.ClientResponse, *, leaves: bool) -> int:
+    """The status of an error frame, 0 where there is none."""
+    status, done = 0, False
+    if not response.headers["content-type"].startswith("text/event-stream"):
+        await response.read()
+        return 0
+    async for line in response.content:
+        if leaves:
+            response.close()
+            return 0
+        if line.startswith(b'data: {"error"'):
+            kind = json.loads(line[6:])["error"]["message"]
+            status = 504 if "took more" in kind else 503 if "stopped" in kind or "replaced" in kind else 500
+        done = done or line.startswith(b"data: [DONE]")
+    if not done and not status:
+        raise AssertionError("a stream ended without an end")
+    return status

@@ -1,0 +1,82 @@
+"""An endpoint under load, for long: every request has one outcome, and nothing grows."""
+
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import pytest
+
+from fledge.core.limits import Limits
+from fledge.supervision.endpoints import EndpointStatus, ServeConfig
+from tests.serving.harness import lay_out, metrics, outbox, pids, served, until
+from tests.serving.load import Load, Told
+
+pytestmark = pytest.mark.soak
+
+MINUTES = float(os.environ.get("FLEDGE_TEST_MINUTES", "10"))
+TAKEN = (200, 400, 429, 503, 504)
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory: pytest.TempPathFactory, engine_cache: Path) -> ServeConfig:
+    return lay_out(tmp_path_factory.mktemp("soak"), engine_cache)
+
+
+def test_64_clients_for_ten_minutes(config: ServeConfig) -> None:
+    with served(config, record=True) as endpoint:
+        told = Load(endpoint.url, 64, 30, hang_ups=0.1).run()  # to warm up
+        before = _held(endpoint)
+        told += Load(endpoint.url, 64, 60 * MINUTES, hang_ups=0.1).run()
+        assert until(lambda: metrics(endpoint, "fledge_num_requests_running") == 0)
+        time.sleep(5)
+        after = _held(endpoint)
+        _agree(endpoint, told)
+        print(f"\n{len(told)} requests, {_counts(told)}; held before {before}, after {after}")
+        for role, (memory, files, threads) in before.items():
+            if role != "recorder":  # which keeps up only when nobody asks
+                assert after[role][0] < 1.05 * memory, role
+                assert after[role][1:] == (files, threads), role
+
+
+def test_four_times_what_it_can_carry(config: ServeConfig) -> None:
+    with served(config, record=True, limits=Limits(max_running=8, queue_requests=8)) as endpoint:
+        Load(endpoint.url, 16, 5).run()
+        unloaded = Load(endpoint.url, 16, 20).run()
+        loaded = Load(endpoint.url, 64, 20, pause=0.1).run()
+        carried = [sum(item.status == 200 for item in one) for one in (unloaded, loaded)]
+        refused = [item.seconds for item in loaded if item.status == 429]
+        assert all(item.retry_after for item in loaded if item.status == 429)
+        late = float(np.quantile(refused, 0.99))
+        print(f"\naccepted {carried[0]} unloaded, {carried[1]} at four times the load; {len(refused)} refused, "
+              f"p50 {np.median(refused) * 1000:.1f} ms, p99 {late * 1000:.1f} ms")  # fmt: skip
+        assert late < 0.1
+        assert carried[1] >= 0.9 * carried[0]
+
+
+def _held(endpoint: EndpointStatus) -> dict[str, tuple[int, int, int]]:
+    """By role: proportional memory in bytes, descriptors and threads."""
+    found = {}
+    for role, pid in pids(endpoint).items():
+        process = psutil.Process(pid)
+        found[role] = (process.memory_full_info().pss, process.num_fds(), process.num_threads())
+    return found
+
+
+def _agree(endpoint: EndpointStatus, told: list[Told]) -> None:
+    """What clients were told is what was recorded, for each of them."""
+    recorded = {record.request_id: record.status for record in outbox(endpoint)}
+    assert len({item.request_id for item in told}) == len(told)
+    for item in told:
+        assert item.status in TAKEN, item
+        assert item.status not in (429, 503) or item.broken or item.retry_after, item
+        # Who hangs up may do so when all was sent already.
+        assert recorded.pop(item.request_id) in ({499, 200} if item.left else {item.status}), item
+    assert recorded == {}
+
+
+def _counts(told: list[Told]) -> dict[Any, int]:
+    kinds = [f"{item.status}{' left' if item.left else ''}" for item in told]
+    return {kind: kinds.count(kind) for kind in sorted(set(kinds))}
