@@ -155,7 +155,7 @@ def test_prompts_of_the_registry(hold: Callable[..., Held], config: ChatConfig) 
     store.set_alias("short", "live", 1)
     held = hold(ScriptedEngine(lambda prompt: prompt.replace("\n", "|")))
     assert held.enter("/prompt simple", "a?") == "Question: a?|Answer:\n"
-    assert held.hints == ["questions are filled into simple/1; /prompt alone turns that off"]
+    assert held.hints[-1] == "questions are filled into simple/1; /prompt alone turns that off"
     assert held.enter("/reset", "/prompt short@live", "b?") == "b? In\n"  # two words, as the prompt's settings say
     with pytest.raises(InputError, match=r"prompt two/1 has the variables topic, question; a session fills in one"):
         held.enter("/prompt two/1")

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from fledge.core.settings import Workspace
+from fledge.supervision import endpoints
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
@@ -49,6 +50,20 @@ def test_mlflow3_native_prompts(workspace: Workspace) -> None:
     assert "again, unchanged: lesson/2" in told
     assert "lesson/2 against lesson/1: " in told or "lesson/2 is " in told
     assert "6 traces are linked to lesson/2" in told
+
+
+@pytest.mark.slow
+def test_serve_model(workspace: Workspace, port: int) -> None:
+    told = _run("serve_model.py", "--port", str(port)).splitlines()
+    assert told[0] == "registered and promoted huggingface-dialogpt-model/1"
+    assert told[1].startswith(f"huggingface-dialogpt-model@champion is ready on http://127.0.0.1:{port} after ")
+    assert told[2].startswith("invocations: Machine learning is the study of programs")
+    assert told[3].startswith("chat: Machine learning is the study of programs")
+    assert told[4] == "stopped; its answers are traces in MLflow now"
+    again = _run("serve_model.py", "What is MLOps?", "--port", str(port))
+    assert "registered" not in again
+    assert "MLOps" in again
+    assert endpoints.status(workspace) == []
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-from fledge.supervision.policy import Restarts, after_crash
+from fledge.supervision.policy import PING_S, Restarts, after_crash, is_hung, slept
 
 
 def test_delays_double_up_to_a_minute() -> None:
@@ -26,3 +26,10 @@ def test_ten_healthy_minutes_forgive() -> None:
         record = after_crash(record, now=float(number)).record
     decision = after_crash(record, now=700.0)
     assert (decision.delay_s, decision.give_up) == (1.0, False)
+
+
+def test_a_silent_child_is_hung_but_not_while_the_supervisor_itself_was_stopped() -> None:
+    assert not is_hung(heard=100.0, now=129.0, patience_s=30.0)
+    assert is_hung(heard=100.0, now=131.0, patience_s=30.0)
+    assert slept(before=100.0, now=101.0) == 0.0
+    assert slept(before=100.0, now=3700.0) == 3600.0 - 2 * PING_S

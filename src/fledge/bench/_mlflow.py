@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING, Any
 from matplotlib.figure import Figure
 from mlflow.entities import Metric, Param
 
-from fledge.bench.plots import plot_throughput, plot_wall_time
+from fledge.bench.plots import plot_serving, plot_throughput, plot_wall_time
 from fledge.tracking._mlflow import connect, experiment_id
 
 if TYPE_CHECKING:
     from fledge.bench.engines import BenchConfig, BenchResult
     from fledge.bench.experiments import ExperimentBenchConfig, ExperimentBenchResult
+    from fledge.bench.serving import ServeBenchConfig, ServeBenchResult
 
 
 def record_engines(config: "BenchConfig", result: "BenchResult") -> str:
@@ -31,10 +32,28 @@ def record_experiment(config: "ExperimentBenchConfig", result: "ExperimentBenchR
     return _record(config, "experiment", result, params, metrics, plot_wall_time(result.rows))
 
 
+def record_serving(config: "ServeBenchConfig", result: "ServeBenchResult") -> str:
+    """Write the run of a serving benchmark and return its id."""
+    figures = ("requests_per_s", "ttft_p50_s", "latency_p50_s", "latency_p99_s", "goodput_per_s", "errors")
+    metrics = {
+        f"{row['peer']}.{name}.{row['loop']}.{row['load']:g}": row[name]
+        for row in result.rows
+        for name in figures
+        if row[name] is not None
+    }
+    for server in result.peers:
+        metrics |= {
+            f"{server['peer']}.{name}": server[name] for name in ("ready_seconds", "memory_bytes") if server[name]
+        }
+    names = ("tokens", "prompt_characters", "seconds", "repeats", "slo_ttft_s", "slo_latency_s")
+    params = {"model": result.model, **{name: getattr(config, name) for name in names}}
+    return _record(config, "serve", result, params, metrics, plot_serving(result.rows))
+
+
 def _record(
-    config: "BenchConfig | ExperimentBenchConfig",
+    config: "BenchConfig | ExperimentBenchConfig | ServeBenchConfig",
     kind: str,
-    result: "BenchResult | ExperimentBenchResult",
+    result: "BenchResult | ExperimentBenchResult | ServeBenchResult",
     params: Mapping[str, Any],
     metrics: Mapping[str, float],
     figure: Figure,

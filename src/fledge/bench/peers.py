@@ -14,7 +14,7 @@ from fledge.core import state
 from fledge.core.errors import FledgeError
 from fledge.models.openvino_files import Say
 
-MLFLOW, TRANSFORMERS, LITSERVE = "mlflow-serve", "transformers-serve", "litserve"
+MLFLOW, TRANSFORMERS, LITSERVE = "mlflow", "transformers", "litserve"
 
 
 class Place(NamedTuple):

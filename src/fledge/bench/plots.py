@@ -23,6 +23,29 @@ def plot_throughput(rows: list[dict[str, Any]]) -> Figure:
     return figure
 
 
+def plot_serving(rows: list[dict[str, Any]]) -> Figure:
+    """Requests a second, and the median latency in seconds, over the clients of a closed loop; a line for each
+    server."""
+    figure = Figure(figsize=(10, 4), layout="constrained")
+    closed = [row for row in rows if row["loop"] == "closed"]
+    loads = sorted({row["load"] for row in closed})
+    figures = {"requests_per_s": "requests/s answered", "latency_p50_s": "median latency, s"}
+    for axes, (name, label) in zip(figure.subplots(1, 2), figures.items(), strict=True):
+        for peer in dict.fromkeys(row["peer"] for row in closed):
+            mine = [row for row in closed if row["peer"] == peer and row[name]]
+            style = "o:" if peer.startswith("engine") else "o-"
+            axes.plot([row["load"] for row in mine], [row[name] for row in mine], style, label=peer)
+        if loads:
+            axes.set_xscale("log", base=2)
+            axes.set_yscale("log")
+            axes.set_xticks(loads, [f"{load:g}" for load in loads])
+        axes.set_xlabel("clients")
+        axes.set_ylabel(label)
+        if loads:
+            axes.legend()
+    return figure
+
+
 def plot_wall_time(rows: list[dict[str, Any]]) -> Figure:
     """A bar for each way of asking the same cells, in seconds."""
     figure = Figure(figsize=(7, 2), layout="constrained")

@@ -75,16 +75,7 @@ def running(command: Command, log: Path) -> Iterator[Running]:
     """Start a server, and stop it with all its processes. Raises `FledgeError` with its last words if it does not
     answer."""
     began = time.monotonic()
-    with log.open("wb") as said:
-        process = subprocess.Popen(
-            command.words,
-            cwd=command.folder,
-            env=clean_environment(command.environment),
-            stdin=subprocess.DEVNULL,
-            stdout=said,
-            stderr=said,
-            start_new_session=True,
-        )
+    process = _start(command, log)
     try:
         with MemoryWatch(process.pid) as memory:
             error = asyncio.run(_first_answer(command.target, process))
@@ -94,6 +85,22 @@ def running(command: Command, log: Path) -> Iterator[Running]:
     finally:
         with uninterrupted():
             _stop(process)
+
+
+def _start(command: Command, log: Path) -> "subprocess.Popen[bytes]":
+    with log.open("wb") as said:
+        try:
+            return subprocess.Popen(
+                command.words,
+                cwd=command.folder,
+                env=clean_environment(command.environment),
+                stdin=subprocess.DEVNULL,
+                stdout=said,
+                stderr=said,
+                start_new_session=True,  # a Ctrl-C is for us to hear
+            )
+        except OSError as error:
+            raise FledgeError(f"{command.words[0]}: {error.strerror}") from None
 
 
 def clean_environment(own: Mapping[str, str]) -> dict[str, str]:
@@ -129,6 +136,7 @@ def _stop(process: "subprocess.Popen[bytes]") -> None:
             item.kill()
     with contextlib.suppress(ProcessLookupError):  # what a first process that died has left behind
         os.killpg(process.pid, signal.SIGKILL)
+    psutil.wait_procs(left, timeout=STOP_TIMEOUT_S)
     process.wait()
 
 

@@ -248,7 +248,14 @@ class _Bench:
         samples = _samples(run(subjects.asking_command(target, plan)).lines)
         ours = figures(samples, slo).requests_per_s
         try:
-            theirs = requests_per_s(target, self.model.path, plan, self.config.state_dir, self.say)
+            theirs = requests_per_s(
+                target,
+                self.model.path,
+                self.config.prompt_characters,
+                len(samples[0]),
+                self.config.state_dir,
+                self.say,
+            )
         except FledgeError as error:
             self.notes.append(f"{PACKAGE} did not check: {error.message}")
             return

@@ -7,6 +7,7 @@ from rich.table import Table
 
 from fledge.bench.engines import PEER, BenchConfig, BenchResult, bench_engines
 from fledge.bench.experiments import ExperimentBenchConfig, bench_experiment
+from fledge.bench.serving import ServeBenchConfig, ServeBenchResult, bench_serve
 from fledge.cli.options import settings
 from fledge.cli.output import emit, json_option, message, steps_progress, table
 from fledge.core.settings import load
@@ -50,6 +51,82 @@ def experiment(as_json: bool, **flags: Any) -> None:
     )
     if not as_json:
         message(f"plot and figures: MLflow experiment {config.experiment_name}, run {result.run_id}")
+
+
+@bench.command()
+@settings(ServeBenchConfig, without=("mode", "fast_limit", "remote_concurrency", "prompt_price", "completion_price"))
+@json_option
+def serve(as_json: bool, **flags: Any) -> None:
+    """Fledge's endpoint under load against mlflow models serve, transformers serve and LitServe."""
+    config = load(ServeBenchConfig, flags).value
+    with steps_progress("measuring") as progress:
+        result = bench_serve(config, progress=progress, say=message)
+    emit(as_json, result.as_dict(), _serve_table(result), _servers_table(config, result), _serve_legend(config, result))
+    if not as_json:
+        message(f"plot and figures: MLflow experiment {config.experiment_name}, run {result.run_id}")
+
+
+def _serve_table(result: ServeBenchResult) -> Table:
+    rows = [
+        [
+            row["peer"],
+            f"{row['load']:g}{'' if row['loop'] == 'closed' else '/s'}",
+            f"{row['requests_per_s']:.2f}",
+            f"{row['output_tokens_per_s']:.0f}",
+            _ms(row["ttft_p50_s"]),
+            f"{_ms(row['inter_token_p50_s'])}/{_ms(row['inter_token_p99_s'])}".strip("/"),
+            f"{_seconds(row['latency_p50_s'])}/{_seconds(row['latency_p99_s'])}".strip("/"),
+            f"{row['goodput_per_s']:.2f}",
+            row["errors"],
+        ]
+        for row in result.rows
+    ]
+    columns = ["server", "load", "req/s", "tok/s", "TTFT", "ITL", "latency", "good/s", "err"]
+    title = f"{result.model} on {result.machine['cpu']}, {result.machine['threads']} threads"
+    return table(title, columns, rows)
+
+
+def _servers_table(config: ServeBenchConfig, result: ServeBenchResult) -> Table:
+    ratios = result.ratios.get(config.subjects[0], {})
+    rows = [
+        [
+            server["peer"],
+            _seconds(server["ready_seconds"]),
+            round(server["memory_bytes"] / 1e6),
+            *(_times(ratios.get(server["peer"], {}).get(f"{load:g}")) for load in config.loads),
+        ]
+        for server in result.peers
+    ]
+    return table("", ["server", "ready s", "MB", *(f"ratio at {load:g}" for load in config.loads)], rows)
+
+
+def _serve_legend(config: ServeBenchConfig, result: ServeBenchResult) -> str:
+    lines = [
+        f"load: clients that ask again when answered, or requests/s that come anyway; {config.tokens} new tokens each.",
+        "TTFT: ms to the first token; ITL: ms between pieces of an answer, p50/p99; latency: s, p50/p99.",
+        f"good/s: answers within {config.slo_ttft_s:g} s to the first token and {config.slo_latency_s:g} s in all.",
+        f"ready: from the command to the first answer. ratio: requests/s of {config.subjects[0]} over this server.",
+        "engine: fledge's engine in process, without HTTP.",
+    ]
+    for name, shares in result.http_over_engine.items():
+        known = [f"{share:.0%} at {load}" for load, share in shares.items() if share is not None]
+        lines.append(f"{name} over its engine in process: {', '.join(known)}")
+    if result.check:
+        theirs, ours = result.check["requests_per_s"], result.check["own_requests_per_s"]
+        lines.append(f"{result.check['tool']} finds {theirs:.2f} requests/s where this finds {ours:.2f}.")
+    return "\n".join([*lines, *result.notes])
+
+
+def _times(ratio: float | None) -> str:
+    return "" if ratio is None else f"{ratio:.1f}"
+
+
+def _ms(seconds: float | None) -> str:
+    return "" if seconds is None else f"{seconds * 1000:.0f}"
+
+
+def _seconds(seconds: float | None) -> str:
+    return "" if seconds is None else f"{seconds:.2f}"
 
 
 def _table(result: BenchResult) -> Table:

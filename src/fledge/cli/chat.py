@@ -17,6 +17,7 @@ from fledge.conversation.lines import read_entry
 from fledge.conversation.session import ChatConfig, Session, open_partner
 from fledge.core import state
 from fledge.core.errors import FledgeError
+from fledge.core.interrupts import uninterrupted
 
 HISTORY_LINES = 1000
 
@@ -83,8 +84,9 @@ class Talk:
             except KeyboardInterrupt:
                 if not self.interactive or (idle and warned):
                     raise
-                warned = idle
-                self.hint("\nCtrl-C once more, or Ctrl-D, leaves" if idle else "(stopped)")
+                with uninterrupted():  # whoever presses it twice means the answer all the same
+                    warned = idle
+                    self.hint("\nCtrl-C once more, or Ctrl-D, leaves" if idle else "(stopped)")
 
     def show(self, text: str) -> None:
         if text and not self._silent:

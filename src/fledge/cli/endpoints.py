@@ -71,6 +71,30 @@ def stop(port: int | None, as_json: bool, **flags: Any) -> None:
 
 
 @click.command()
+@settings(Workspace)
+@click.option("--port", type=int, help="The endpoint on this port; the only one that runs unless given.")
+@json_option
+def restart(port: int | None, as_json: bool, **flags: Any) -> None:
+    """Stop an endpoint and start it again as it was asked for."""
+    running = endpoints.restart(load(Workspace, flags).value, port)
+    value = {"url": running.url, "pid": running.pid, "ready_seconds": running.ready_seconds}
+    emit(as_json, value, f"{running.url} is ready again, pid {running.pid}")
+
+
+@click.command()
+@settings(Workspace)
+@click.option("--port", type=int, help="The endpoint on this port; the only one that runs unless given.")
+@click.option("--lines", type=click.IntRange(1, 100_000), default=50, show_default=True, help="So many of the latest.")
+@click.option("-f", "--follow", is_flag=True, help="Go on with what is added, until Ctrl-C.")
+def logs(port: int | None, lines: int, follow: bool, **flags: Any) -> None:
+    """The log of an endpoint that runs in the background, of all its processes."""
+    chosen = endpoints.find(load(Workspace, flags).value, port)
+    path = endpoints.log_file(Path(chosen.folder))
+    tail = ["tail", "-n", str(lines), *(["-F"] if follow else []), str(path)]
+    os.execvp(tail[0], tail)
+
+
+@click.command()
 @click.argument("url")
 @json_option
 def test(url: str, as_json: bool) -> None:

@@ -25,6 +25,8 @@ COMMANDS = {
     "serve": ("fledge.cli.endpoints:serve", "Serve a release."),
     "status": ("fledge.cli.endpoints:status", "Show the endpoints that run here."),
     "stop": ("fledge.cli.endpoints:stop", "Stop an endpoint."),
+    "restart": ("fledge.cli.endpoints:restart", "Stop an endpoint and start it again."),
+    "logs": ("fledge.cli.endpoints:logs", "The log of an endpoint."),
     "test": ("fledge.cli.endpoints:test", "Smoke test of a running endpoint."),
     "chat": ("fledge.cli.chat:chat", "Talk to an endpoint or a model."),
     "monitor": ("fledge.cli.endpoints:monitor", "How an endpoint has done."),

@@ -13,6 +13,7 @@ from fledge.conversation.dialogue import Answer, Dialogue, as_jsonl, as_markdown
 from fledge.conversation.lines import Entry
 from fledge.conversation.partner import EnginePartner, Partner
 from fledge.core.errors import FledgeError, InputError
+from fledge.core.interrupts import uninterrupted
 from fledge.core.settings import load, option
 from fledge.experiments.arms import PROMPT_SETTINGS, settled
 from fledge.models import selection
@@ -121,9 +122,10 @@ class Session:
                     identity = part.request_id or identity
                     left_out = part.turns_left_out or left_out
         except KeyboardInterrupt:
-            if text.strip():
-                self._show("\n")
-                self.dialogue.keep(sent, Answer(text, "cancelled", identity, time.perf_counter() - started))
+            with uninterrupted():
+                if text.strip():
+                    self._show("\n")
+                    self.dialogue.keep(sent, Answer(text, "cancelled", identity, time.perf_counter() - started))
             raise
         except FledgeError:
             if text.strip():
@@ -177,6 +179,7 @@ class Session:
             self._hint("questions are asked as they are")
             return
         if self._prompts is None:
+            self._hint("opening the prompt registry")
             self._prompts = open_prompts(self._config, self._say)
         prompt = self._prompts.load(name)
         self.dialogue.use(prompt)

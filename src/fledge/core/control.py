@@ -1,4 +1,4 @@
-"""The line between the supervisor and a child: JSON lines over an inherited socket pair.
+"""The line between the supervisor and a child: JSON lines over an inherited socket pair. A ping is answered here.
 
 Nothing lies in the file system, so nobody else can speak on it; its end tells a child that the supervisor is gone.
 """
@@ -29,7 +29,11 @@ class Control:
         with self._socket.makefile("r", encoding="utf-8") as lines:
             try:
                 for line in lines:
-                    self._on_event(json.loads(line))
+                    message = json.loads(line)
+                    if message["event"] == "ping":
+                        self.send(event="pong")
+                    else:
+                        self._on_event(message)
             except OSError:
                 pass
         self._on_event({"event": "gone"})

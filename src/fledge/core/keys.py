@@ -2,62 +2,60 @@
 
 import hashlib
 import hmac
+import sys
 import time
 from pathlib import Path
 
 from fledge.core.errors import InputError
 
 VARIABLE = "FLEDGE_API_KEY"
+OWN_NAME = "default"
 MINIMUM_BYTES = 32
 RELOAD_S = 1.0
 HINT = "a line for each key: NAME KEY, as in: alice $(openssl rand -hex 32)"
 
 
 class Keys:
-    """`name_of` says whose a key is. A file that changes counts within a second; one that is gone or broken opens
+    """`name_of` says whose a key is. What changes in the file counts within a second; one that is gone or broken opens
     nothing. `needed` says whether there is anything to check."""
 
-    def __init__(self, own: str, path: Path | None) -> None:
-        self._own = {"default": _digest(own)} if own else {}
+    def __init__(self, own: str, path: Path | None, reload_s: float = RELOAD_S) -> None:
+        self._own = [(OWN_NAME, _digest(own.encode("utf-8", "surrogateescape")))] if own else []
         self._path = path
-        self._known = self._own | (read_keys(path) if path else {})
-        self._stamp = self._look()
-        self._looked = time.monotonic()
+        self._reload_s = reload_s
+        self._read_at = time.monotonic()
+        self._known = [*self._own, *(read_keys(path).items() if path else ())]
+        self._trouble = ""
 
     @property
     def needed(self) -> bool:
         return bool(self._own) or self._path is not None
 
-    def name_of(self, key: str) -> str | None:
+    def name_of(self, key: bytes) -> str | None:
         """The name of a key, None for one that is not known. Takes as long for a wrong key as for a right one."""
         self._reload()
         given = _digest(key)
-        matches = [name for name, known in self._known.items() if hmac.compare_digest(given, known)]
+        matches = [name for name, known in self._known if hmac.compare_digest(given, known)]
         return matches[0] if matches else None
 
     def _reload(self) -> None:
-        if self._path is None or time.monotonic() - self._looked < RELOAD_S:
+        """Read again, whatever the file's date says: two changes can lie within one tick of a file system's clock."""
+        if self._path is None or time.monotonic() - self._read_at < self._reload_s:
             return
-        self._looked, stamp = time.monotonic(), self._look()
-        if stamp != self._stamp:
-            self._stamp = stamp
-            try:
-                self._known = self._own | read_keys(self._path)
-            except InputError:
-                self._known = self._own
-
-    def _look(self) -> tuple[int, int, int] | None:
+        self._read_at, trouble = time.monotonic(), ""
         try:
-            found = self._path.stat() if self._path else None
-        except OSError:
-            return None
-        return (found.st_mtime_ns, found.st_size, found.st_ino) if found else None
+            self._known = [*self._own, *read_keys(self._path).items()]
+        except InputError as error:
+            self._known, trouble = self._own, error.message
+        if trouble and trouble != self._trouble:
+            sys.stderr.write(f"fledge: {trouble}; until it is mended it opens nothing\n")
+        self._trouble = trouble
 
 
 def read_keys(path: Path) -> dict[str, bytes]:
     """Names and digests of the keys in a file. Raises `InputError` for a file that is none, or a key that is short."""
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"the keys in {path} cannot be read: {error}", hint=HINT) from None
     found: dict[str, bytes] = {}
@@ -67,11 +65,12 @@ def read_keys(path: Path) -> dict[str, bytes]:
             continue
         if len(words) != 2 or words[0] in found:
             raise InputError(f"{path}, line {number}: not a name of its own and a key", hint=HINT)
-        if len(words[1].encode()) < MINIMUM_BYTES:
+        key = words[1].encode()
+        if len(key) < MINIMUM_BYTES:
             raise InputError(f"{path}, line {number}: a key has at least {MINIMUM_BYTES} bytes", hint=HINT)
-        found[words[0]] = _digest(words[1])
+        found[words[0]] = _digest(key)
     return found
 
 
-def _digest(key: str) -> bytes:
-    return hashlib.sha256(key.encode("utf-8", "surrogateescape")).digest()
+def _digest(key: bytes) -> bytes:
+    return hashlib.sha256(key).digest()

@@ -18,7 +18,7 @@ from fledge.models.engine import (
 
 def echo(prompt: str) -> str:
     """The default script: the last line of the prompt, upper case."""
-    return prompt.strip().splitlines()[-1].upper()
+    return (prompt.strip().splitlines() or [""])[-1].upper()
 
 
 class ScriptedEngine:
@@ -32,7 +32,7 @@ class ScriptedEngine:
 
     def submit(self, prompt: Prompt, params: GenerationParams) -> Stream:
         text = prompt if isinstance(prompt, str) else "\n".join(_content(part) for part in prompt)
-        if not text.strip():
+        if not prompt:
             raise InputError("the prompt is empty")
         answer = self._script(text)
         cut = min((answer.index(stop) for stop in params.stop if stop in answer), default=len(answer))

@@ -17,12 +17,12 @@ from starlette.responses import Response
 from fledge.core.keys import Keys
 from fledge.core.messages import FeedbackRecord
 from fledge.serving.bodies import strict_route
-from fledge.serving.docs import describe, responses
+from fledge.serving.docs import Bodies, describe, responses
 from fledge.serving.endpoint import Endpoint
 from fledge.serving.errors import add_errors
-from fledge.serving.invocations import BareRequest, TableRequest, invocations_routes
+from fledge.serving.invocations import BareRequest, invocations_routes
 from fledge.serving.lifecycle import Lifecycle, Transfer
-from fledge.serving.openai import openai_routes
+from fledge.serving.openai import ChatRequest, CompletionRequest, openai_routes
 from fledge.serving.security import Access, Guard
 
 METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
@@ -59,7 +59,8 @@ def build_app(endpoint: Endpoint, access: Access, keys: Keys) -> Any:
     invocations_routes(endpoint, router)
     _feedback(endpoint, router)
     app.include_router(router)
-    describe(app, [TableRequest, BareRequest])
+    bodies = Bodies(ChatRequest, CompletionRequest, BareRequest)
+    describe(app, endpoint, lambda path: keys.needed and not access.is_open(path), bodies)
     endpoint.metrics.watch(endpoint)
     inner: Any = Transfer(app, endpoint.limits)
     if access.origins:
@@ -90,7 +91,7 @@ def _health(endpoint: Endpoint, router: APIRouter) -> None:
     def plain(text: str) -> PlainTextResponse:
         return PlainTextResponse(text)
 
-    about: dict[str, Any] = {"response_class": PlainTextResponse, "responses": responses(403), "tags": ["Operation"]}
+    about: dict[str, Any] = {"response_class": PlainTextResponse, "responses": responses(), "tags": ["Operation"]}
 
     @router.get("/health", summary="The process lives", **about)
     async def health() -> PlainTextResponse:
@@ -100,13 +101,13 @@ def _health(endpoint: Endpoint, router: APIRouter) -> None:
     async def ping() -> PlainTextResponse:
         return plain("\n")
 
-    @router.get(
-        "/version", summary="The MLflow whose protocol is spoken", **{**about, "responses": responses(401, 403)}
-    )
+    @router.get("/version", summary="The MLflow whose protocol is spoken", **{**about, "responses": responses(401)})
     async def version() -> PlainTextResponse:
         return plain(metadata.version("mlflow"))
 
-    @router.get("/ready", summary="Models are loaded and requests are taken", responses=_ready(), tags=["Operation"])
+    @router.get(
+        "/ready", summary="Models are loaded and requests are taken", responses=responses(503), tags=["Operation"]
+    )
     async def ready() -> JSONResponse:
         releases = [
             {"name": served.manifest.name, "version": served.manifest.version, "ready": served.client.ready}
@@ -116,21 +117,20 @@ def _health(endpoint: Endpoint, router: APIRouter) -> None:
         return JSONResponse(content, status_code=200 if endpoint.ready else 503)
 
     @router.get(
-        "/metrics", summary="For Prometheus", response_class=PlainTextResponse, responses=responses(401, 403),
+        "/metrics", summary="For Prometheus", response_class=PlainTextResponse, responses=responses(401),
         tags=["Operation"],
     )  # fmt: skip
     async def metrics() -> Response:
         return Response(endpoint.metrics.text(), media_type=METRICS_TYPE)
 
 
-def _ready() -> dict[int | str, dict[str, Any]]:
-    shape = {"application/json": {"schema": {"type": "object", "required": ["ready"]}}}
-    return {**responses(403), 503: {"description": "Not all models are loaded, or it stops", "content": shape}}
-
-
 def _feedback(endpoint: Endpoint, router: APIRouter) -> None:
     @router.post(
-        "/feedback", summary="What somebody thinks of an answer", responses=responses(400, 401, 403), tags=["Operation"]
+        "/feedback",
+        operation_id="feedback",
+        summary="What somebody thinks of an answer",
+        responses=responses(401, 415),
+        tags=["Operation"],
     )
     async def feedback(body: FeedbackRequest, request: Request) -> dict[str, str]:
         record = FeedbackRecord(

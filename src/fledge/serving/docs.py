@@ -1,112 +1,269 @@
-"""What `/openapi.json` says beyond the types of routes: errors, streams, and the forms of a table."""
+"""What `/openapi.json` says beyond the types of routes: errors, streams, keys, and what the served releases take."""
 
-from typing import Any
+import re
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 from fastapi import FastAPI
 from pydantic import BaseModel
 
-_OPENAI = {
-    "type": "object",
-    "required": ["error"],
-    "properties": {
-        "error": {
-            "type": "object",
-            "required": ["message", "type", "param", "code"],
-            "properties": {
-                "message": {"type": "string"},
-                "type": {"type": "string"},
-                "param": {"type": ["string", "null"]},
-                "code": {"type": ["string", "null"]},
-            },
-        }
-    },
-}
-_MLFLOW = {
-    "type": "object",
-    "required": ["error_code", "message"],
-    "properties": {"error_code": {"type": "string"}, "message": {"type": "string"}},
-}
-_TEXTS = {"type": "array", "items": {"type": "string"}}
-_PREDICTIONS = {
-    "anyOf": [{"type": "object", "required": ["predictions"], "properties": {"predictions": _TEXTS}}, _TEXTS]
-}
+from fledge.core.limits import Limits
+from fledge.serving.bodies import MAX_CHARACTERS, MAX_PROMPTS, Generation
+from fledge.serving.endpoint import Endpoint
+from fledge.serving.shapes import ANSWERS, COMPONENTS, HEX, NULL, Schema, either, list_of, record, reference
+
+_REFERENCE = "#/components/schemas/{model}"
+
 _MEANINGS = {
     400: "The request is wrong",
     401: "No valid key",
     403: "The Host or the Origin is not served",
     404: "No such model",
-    405: "No such method",
-    408: "The body took too long",
+    408: "The request took too long to arrive",
     413: "The body is too large",
-    415: "Not a form of table that is taken",
+    415: "Not a media type that is taken",
     429: "Too much is waiting; Retry-After says when to come back",
+    431: "The headers are too large",
     500: "The request failed; the log says why",
     503: "The engine is not ready; Retry-After says when to come back",
     504: "The answer took too long",
 }
-_USUAL = (400, 401, 403, 404, 408, 413, 429, 500, 503, 504)
+_ALWAYS = (400, 403, 408, 413, 431, 500)
+_OF_ANSWERS = (401, 404, 415, 429, 503, 504)
+_REQUEST_ID = {
+    "description": "Names the request in the log and in feedback",
+    "required": True,
+    "schema": {"type": "string", "pattern": f"^{HEX}$"},
+}
+_FEEDBACK = {"operationId": "feedback", "requestBody": {"request_id": "$response.header.x-request-id"}}
+_RETRY_AFTER = {"description": "Seconds", "required": True, "schema": {"type": "integer", "minimum": 1}}
+_SESSION = {
+    "name": "x-session-id",
+    "in": "header",
+    "description": "Whose request it is where there is no `user`; keeps to one arm of an experiment",
+    "schema": {"type": "string"},
+}
+_ABOUT_ANSWERS = {
+    "x-fledge-release": "Name and version of the release that answered",
+    "x-fledge-arm": "The alias that it answered under",
+    "x-fledge-prompt": "The prompt that was filled in",
+    "x-fledge-warning": "Parameters that were ignored",
+    "x-fledge-turns-left-out": "How many of the oldest turns had no room",
+}
 
 
-def responses(*codes: int, stream: bool = False, predictions: bool = False) -> dict[int | str, dict[str, Any]]:
-    """The answers of a route beside its good one; of a route that generates, those that every one of them has."""
-    shape = _MLFLOW if predictions else _OPENAI
-    wanted = {*codes, *(_USUAL if stream or predictions else (408, 413, 500))}
-    found: dict[int | str, dict[str, Any]] = {
-        code: {"description": _MEANINGS[code], "content": {"application/json": {"schema": shape}}}
-        for code in sorted(wanted)
+def responses(*codes: int, answers: bool = False) -> dict[int | str, dict[str, Any]]:
+    """The responses of a route beside its good one; with `answers`, of a route that generates."""
+    wanted = sorted({*codes, *_ALWAYS, *(_OF_ANSWERS if answers else ())})
+    return {code: {"description": _MEANINGS[code]} for code in wanted}
+
+
+class Bodies(NamedTuple):
+    """The models of the bodies that depend on what is served."""
+
+    chat: type[BaseModel]
+    completion: type[BaseModel]
+    bare: type[BaseModel]
+
+
+class Offer(NamedTuple):
+    """What an endpoint takes at the moment, as far as it shows in a request."""
+
+    models: tuple[str, ...]
+    prompts: tuple[str, ...]
+    variables: tuple[str, ...]
+    limits: Limits
+
+    @classmethod
+    def of(cls, endpoint: Endpoint) -> "Offer":
+        """`variables` are those of the release that answers where none is named."""
+        first = endpoint.served[endpoint.routes.routes[0].arms[0].release].prompt
+        prompts = {label for served in endpoint.served.values() for label in (served.prompt.name, served.prompt.label)}
+        models = tuple(endpoint.routes.names(versions=True))
+        return cls(models, tuple(sorted(prompts)), first.variables, endpoint.limits)
+
+
+def chat_body(model: type[BaseModel], offer: Offer) -> Schema:
+    """The body of a chat completion: which models and prompts there are."""
+    schema = _of(model, offer)
+    labels, names = list(offer.prompts), offer.variables
+    choice: Schema = {
+        "type": "object",
+        "required": ["id"],
+        "properties": {
+            "id": {"enum": labels},
+            "variables": {"type": "object", "additionalProperties": _text(), "maxProperties": 100},
+        },
     }
-    if stream:
-        answer = {
-            "application/json": {"schema": {"type": "object"}},
-            "text/event-stream": {"schema": {"type": "string"}},
+    if len(names) > 1:  # the last message is one of them
+        choice["required"].append("variables")
+        choice["properties"]["variables"]["anyOf"] = [
+            {"required": [name for name in names if name != left_out]} for left_out in names
+        ]
+    by_name = [{"enum": labels}] if len(names) == 1 else []
+    schema["properties"]["prompt"] = {
+        "description": schema["properties"]["prompt"]["description"],
+        **either(choice, *by_name, NULL),
+    }
+    return schema
+
+
+def completion_body(model: type[BaseModel], offer: Offer) -> Schema:
+    """The body of a text completion: `echo` is for texts."""
+    schema = _of(model, offer)
+    text, texts, ids, lists = schema["properties"]["prompt"]["anyOf"]
+    no_echo = {"prompt": either(ids, lists), "echo": {"enum": [False, None]}}
+    schema["anyOf"] = [{"properties": {"prompt": either(text, texts)}}, {"properties": no_echo}]
+    return schema
+
+
+def invocations_body(bare: type[BaseModel], offer: Offer) -> Schema:
+    """The request body of `/invocations`, with every form that it may have and the columns of the release's prompt."""
+    names, most = offer.variables, offer.limits.max_rows
+    forms = _tables(names, most)
+    tables = [{**record(**{name: form}), "additionalProperties": False, "title": name} for name, form in forms.items()]
+    for table in tables:
+        table["properties"]["params"] = either(reference("Generation"), NULL)
+    settings = _of(bare, offer)
+    texts = either(_text(blank=False), list_of(_text(blank=False), minItems=1, maxItems=most))
+    own = {"messages": _conversation(), "prompt": settings["properties"]["prompt"]["anyOf"][:2], "input": texts}
+    own["prompt"] = either(*own["prompt"])
+    bares = [
+        {
+            **settings,
+            "title": name,
+            "required": [name],
+            "properties": {**settings["properties"], **dict.fromkeys(own, NULL), name: form},
         }
-        found[200] = {"description": "The answer, with `stream` as server-sent events", "content": answer}
-    if predictions:
-        found[200] = {"description": "The answers", "content": {"application/json": {"schema": _PREDICTIONS}}}
-    return found
-
-
-def invocations_body(table: type[BaseModel], bare: type[BaseModel]) -> dict[str, Any]:
-    """The request body of `/invocations`, with every form that it may have."""
-    tables = table.model_json_schema(ref_template="#/components/schemas/{model}")
-    forms = [name for name in table.model_fields if name != "params"]
-    tables.pop("$defs", None)
-    tables["oneOf"] = [{"required": [name]} for name in forms]
-    for name in forms:
-        tables["properties"][name].pop("default", None)
-    bares = bare.model_json_schema(ref_template="#/components/schemas/{model}")
-    bares.pop("$defs", None)
-    bares["oneOf"] = [{"required": [name]} for name in ("messages", "prompt", "input")]
-    example = {"dataframe_split": {"columns": ["question"], "data": [["What is machine learning?"]]}}
+        for name, form in own.items()
+        if name != "input" or len(names) == 1
+    ]
+    split = {"dataframe_split": {"columns": list(names), "data": [["What is machine learning?" for _ in names]]}}
+    field = r'[^",\x00-\x1f]*[^\s",][^",\x00-\x1f]*'
+    row = rf"{field}(,{field}){{{len(names) - 1}}}" if len(names) > 1 else field
     return {
         "required": True,
+        "description": "A table may have more columns than these: they are ignored.",
         "content": {
-            "application/json": {"schema": {"anyOf": [tables, bares]}, "example": example},
-            "text/csv": {"schema": {"type": "string"}, "example": "question\nWhat is machine learning?\n"},
+            "application/json": {"schema": {"anyOf": [*tables, *bares]}, "example": split},
+            "text/csv": {
+                "schema": {"type": "string", "pattern": rf"^{re.escape(','.join(names))}(\r?\n{row})*\n?$"},
+                "example": "\n".join([",".join(names), ",".join("What is machine learning?" for _ in names), ""]),
+            },
             "application/vnd.apache.parquet": {"schema": {"type": "string", "format": "binary"}},
         },
     }
 
 
-def describe(app: FastAPI, models: list[type[BaseModel]]) -> None:
-    """Have the application's `/openapi.json` say what is so: errors of validation are 400."""
+def _tables(names: Sequence[str], most: int) -> dict[str, Schema]:
+    """The forms of a table. What JSON Schema cannot say: lists of one length, and more columns with values for each."""
+    text = _text(blank=False)
+    conversation = record(messages=_conversation())
+    row = record(**dict.fromkeys(names, text))
+    if "messages" not in names:
+        row["properties"]["messages"] = NULL
+    rows = either(row, *([conversation] if "messages" not in names else []))
+    bare = [text] if len(names) == 1 else []
+    values = {"type": "array", "prefixItems": [text for _ in names], "minItems": len(names), "maxItems": len(names)}
+    columns = record(**dict.fromkeys(names, list_of(text, maxItems=most)))
+    items = list_of(either(*rows["anyOf"], *bare), maxItems=most)
+    return {
+        "dataframe_split": record(columns={"const": list(names)}, data=list_of(values, maxItems=most)),
+        "dataframe_records": list_of(rows, maxItems=most),
+        "instances": items,
+        "inputs": either(items, {**columns, "additionalProperties": False}, *bare),
+    }
+
+
+def _conversation() -> Schema:
+    return list_of(reference("ChatMessage"), minItems=1, maxItems=1000)
+
+
+def _text(*, blank: bool = True) -> Schema:
+    text = {"type": "string", "maxLength": MAX_CHARACTERS}
+    return text if blank else {**text, "pattern": r"\S"}
+
+
+def _of(model: type[BaseModel], offer: Offer) -> Schema:
+    """A model's schema with the endpoint's own limits and names in it."""
+    schema = model.model_json_schema(ref_template=_REFERENCE)
+    schema.pop("$defs", None)
+    bounds = {
+        "n": offer.limits.max_n,
+        "max_tokens": offer.limits.max_new_tokens,
+        "max_completion_tokens": offer.limits.max_new_tokens,
+    }
+    for name, most in bounds.items():
+        for branch in schema["properties"].get(name, {}).get("anyOf", ()):
+            if "maximum" in branch:
+                branch["maximum"] = most
+    for branch in schema["properties"].get("prompt", {}).get("anyOf", ()):
+        if branch.get("maxItems") == MAX_PROMPTS:
+            branch["maxItems"] = offer.limits.max_rows
+    if "model" in schema["properties"]:
+        schema["properties"]["model"]["enum"] = ["", *offer.models]
+    return schema
+
+
+def describe(app: FastAPI, endpoint: Endpoint, locked: Callable[[str], bool], bodies: Bodies) -> None:
+    """Have the application's `/openapi.json` say what is so at the moment; `locked` paths need a key."""
     original = app.openapi
+    made: dict[Offer, dict[str, Any]] = {}
 
     def openapi() -> dict[str, Any]:
-        if app.openapi_schema:
-            return app.openapi_schema
-        schema = original()
-        components = schema.setdefault("components", {}).setdefault("schemas", {})
-        for model in models:
-            found = model.model_json_schema(ref_template="#/components/schemas/{model}")
-            components.update(found.pop("$defs", {}))
-        for name in ("HTTPValidationError", "ValidationError"):
-            components.pop(name, None)
-        for operations in schema["paths"].values():
-            for operation in operations.values():
-                operation["responses"].pop("422", None)
-        schema["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
-        app.openapi_schema = schema
-        return schema
+        offer = Offer.of(endpoint)
+        if offer not in made:
+            made.clear()
+            app.openapi_schema = None
+            made[offer] = _complete(original(), offer, locked, bodies)
+        return made[offer]
 
     app.openapi = openapi  # type: ignore[method-assign]
+
+
+def _complete(schema: dict[str, Any], offer: Offer, locked: Callable[[str], bool], bodies: Bodies) -> dict[str, Any]:
+    components = schema.setdefault("components", {})
+    schemas = components.setdefault("schemas", {})
+    for model in bodies:
+        schemas.update(model.model_json_schema(ref_template=_REFERENCE).get("$defs", {}))
+    schemas |= {
+        **COMPONENTS,
+        "Generation": _of(Generation, offer),
+        bodies.chat.__name__: chat_body(bodies.chat, offer),
+        bodies.completion.__name__: completion_body(bodies.completion, offer),
+    }
+    for name in ("HTTPValidationError", "ValidationError"):
+        schemas.pop(name, None)
+    components["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
+    schema["paths"]["/invocations"]["post"]["requestBody"] = invocations_body(bodies.bare, offer)
+    for path, operations in schema["paths"].items():
+        for operation in operations.values():
+            _complete_operation(path, operation)
+            if locked(path):
+                operation["security"] = [{"key": []}]
+    return schema
+
+
+def _complete_operation(path: str, operation: dict[str, Any]) -> None:
+    found = operation["responses"]
+    found.pop("422", None)
+    error = reference("ScoringError" if path == "/invocations" else "Error")
+    for code, response in found.items():
+        response["headers"] = {"x-request-id": _REQUEST_ID}
+        if code == "200" or (path, code) == ("/ready", "503"):
+            if path in ANSWERS:
+                response["content"] = _content(ANSWERS[path])
+            continue
+        response["content"] = _content({"application/json": error})
+        if code in ("429", "503"):
+            response["headers"]["Retry-After"] = _RETRY_AFTER
+    if "429" in found:  # a route that generates
+        operation.setdefault("parameters", []).append(_SESSION)
+        found["200"]["headers"] |= {
+            name: {"description": text, "schema": {"type": "string"}} for name, text in _ABOUT_ANSWERS.items()
+        }
+        found["200"]["links"] = {"feedback": _FEEDBACK}
+
+
+def _content(schemas: dict[str, Schema]) -> dict[str, Any]:
+    return {kind: {"schema": schema} for kind, schema in schemas.items()}

@@ -11,6 +11,7 @@ from starlette.exceptions import HTTPException
 
 from fledge.core.errors import FledgeError, InputError
 from fledge.serving.admission import BusyError
+from fledge.serving.bodies import problem
 from fledge.serving.engine_client import DeadlineError, EngineGoneError
 
 RETRY_S = 2
@@ -46,35 +47,42 @@ def outcome(error: FledgeError, request_id: str) -> Outcome:
     return Outcome(500, f"the engine failed; the endpoint's log tells more of request {request_id}", {})
 
 
-def openai_error(status: int, message: str) -> dict[str, Any]:
-    """The error body of the OpenAI protocol, with all four keys."""
+def openai_error(status: int, message: str, param: str | None = None) -> dict[str, Any]:
+    """The error body of the OpenAI protocol, with all four keys; `param` is the field that is wrong."""
     default = ("invalid_request_error" if status < 500 else "server_error", None)
     kind, code = _KINDS.get(status, default)
-    return {"error": {"message": message[:MAXIMUM_CHARACTERS], "type": kind, "param": None, "code": code}}
+    return {"error": {"message": message[:MAXIMUM_CHARACTERS], "type": kind, "param": param, "code": code}}
 
 
-def error_response(path: str, status: int, message: str, headers: Mapping[str, str] | None = None) -> JSONResponse:
+def error_response(
+    path: str, status: int, message: str, headers: Mapping[str, str] | None = None, param: str | None = None
+) -> JSONResponse:
     """An error on the route `path`, in MLflow's form for `/invocations` and in OpenAI's elsewhere."""
     if path == "/invocations":
         code = "BAD_REQUEST" if status < 500 else "INTERNAL_ERROR"
         return JSONResponse({"error_code": code, "message": message[:MAXIMUM_CHARACTERS]}, status, headers)
-    return JSONResponse(openai_error(status, message), status, headers)
+    return JSONResponse(openai_error(status, message, param), status, headers)
 
 
 def add_errors(app: FastAPI) -> None:
     """Answer every error that a route can raise; a validation error is 400, never 422."""
 
-    def told(request: Request, status: int, message: str, headers: Mapping[str, str] | None = None) -> JSONResponse:
+    def told(
+        request: Request,
+        status: int,
+        message: str,
+        headers: Mapping[str, str] | None = None,
+        param: str | None = None,
+    ) -> JSONResponse:
         trace = request.scope["state"].get("trace")
         if trace is not None:
             trace.error = message
-        return error_response(request.url.path, status, message, headers)
+        return error_response(request.url.path, status, message, headers, param)
 
     @app.exception_handler(RequestValidationError)
     async def invalid(request: Request, error: RequestValidationError) -> JSONResponse:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"] if part != "body")
-        return told(request, 400, f"{where}: {first['msg']}" if where else first["msg"])
+        field, message = problem(error.errors())
+        return told(request, 400, message, param=field or None)
 
     @app.exception_handler(HTTPException)
     async def refused(request: Request, error: HTTPException) -> JSONResponse:

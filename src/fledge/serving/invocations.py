@@ -5,25 +5,33 @@ import csv
 import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, TypeVar, cast
+from typing import Annotated, Any, TypeVar
 
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, TypeAdapter, ValidationError
 from starlette.exceptions import HTTPException
 
 from fledge.core.errors import InputError
+from fledge.core.limits import Limits
 from fledge.core.messages import Ask
-from fledge.serving.bodies import Generation, Text, read_json
-from fledge.serving.docs import invocations_body, responses
-from fledge.serving.endpoint import Endpoint, Job, Served, head, warn
-from fledge.serving.openai import ChatMessage, unit
+from fledge.prompts.prompt import Prompt
+from fledge.serving.bodies import MAX_CHARACTERS, MAX_PROMPTS, Generation, Text, check_size, problem, read_json
+from fledge.serving.docs import responses
+from fledge.serving.endpoint import Endpoint, Job, head, warn
+from fledge.serving.openai import Messages, PromptText, unit
+from fledge.serving.parquet import read_parquet
 from fledge.serving.trace import RequestTrace
 
 JSON, CSV, PARQUET = "application/json", "text/csv", "application/vnd.apache.parquet"
-MAX_CHARACTERS = 200_000
+MAX_COLUMNS = 100
+MESSAGES = "messages"
 Name = Annotated[str, StringConstraints(max_length=200)]
+Turns = list[tuple[str, str]]
+Texts = Annotated[list[Text], Field(fail_fast=True, min_length=1, max_length=MAX_PROMPTS)]
 M = TypeVar("M", bound=BaseModel)
+
+_conversation = TypeAdapter(Messages)
 
 
 class Split(BaseModel):
@@ -31,8 +39,8 @@ class Split(BaseModel):
 
     model_config = ConfigDict(strict=True, extra="allow")
 
-    columns: list[Name] = Field(max_length=100)
-    data: list[list[Any]]
+    columns: list[Name] = Field(max_length=MAX_COLUMNS)
+    data: Annotated[list[list[Any]], Field(fail_fast=True)]
 
 
 class TableRequest(BaseModel):
@@ -42,22 +50,26 @@ class TableRequest(BaseModel):
 
     # A null is no table: what is missing has a default that is never looked at.
     dataframe_split: Split = Split(columns=[], data=[])
-    dataframe_records: list[dict[str, Any]] = []
+    dataframe_records: Annotated[list[dict[str, Any]], Field(fail_fast=True)] = []
     instances: list[Any] = []
     inputs: list[Any] | dict[str, list[Any]] | str = []
-    params: Generation = Generation.model_validate({})
+    params: Generation | None = None
 
-    def rows(self) -> list[Any]:
-        """The rows, as mappings or bare values. Raises `InputError` where the table is none."""
+    def rows(self, names: Sequence[str]) -> list[Any]:
+        """The rows, as mappings or bare values, of a table with the columns `names`. Raises `InputError` where it is
+        none."""
         forms = self.model_fields_set - {"params"}
         if len(forms) != 1:
             raise InputError("send exactly one of dataframe_split, dataframe_records, instances, inputs")
         table = getattr(self, next(iter(forms)))
         if isinstance(table, Split):
-            if any(len(row) != len(table.columns) for row in table.data):
-                raise InputError(f"every row of data needs {len(table.columns)} values, one for each column")
+            _check_columns(table.columns, names)
+            for number, row in enumerate(table.data):
+                if len(row) != len(table.columns):
+                    raise InputError(f"row {number}: {len(row)} values for {len(table.columns)} columns")
             return [dict(zip(table.columns, row, strict=True)) for row in table.data]
         if isinstance(table, dict):
+            _check_columns(list(table), names)
             if len({len(values) for values in table.values()}) > 1:
                 raise InputError("the lists in inputs must have one length")
             return [dict(zip(table, values, strict=True)) for values in zip(*table.values(), strict=True)]
@@ -67,9 +79,11 @@ class TableRequest(BaseModel):
 class BareRequest(Generation):
     """A conversation, a prompt as it is, or a text for the release's prompt; the answer comes unwrapped."""
 
-    messages: list[ChatMessage] | None = Field(None, min_length=1, max_length=1000)
-    prompt: Text | Annotated[list[Text], Field(min_length=1, max_length=1000)] | None = None
-    input: Text | Annotated[list[Text], Field(min_length=1, max_length=1000)] | None = None
+    messages: Messages | None = None
+    prompt: (
+        PromptText | Annotated[list[PromptText], Field(fail_fast=True, min_length=1, max_length=MAX_PROMPTS)] | None
+    ) = None
+    input: Text | Texts | None = None
 
 
 @dataclass(frozen=True)
@@ -77,7 +91,7 @@ class Parsed:
     """What was asked, in the engine's terms; `bare` answers come unwrapped."""
 
     inputs: Any
-    prompts: Sequence[str | list[tuple[str, str]]]
+    prompts: Sequence[str | Turns]
     settings: Mapping[str, Any]
     unknown: Sequence[str]
     with_prompt: bool
@@ -90,16 +104,13 @@ def invocations_routes(endpoint: Endpoint, router: APIRouter) -> None:
     @router.post(
         "/invocations",
         summary="Answer rows of a table by the release's prompt, as MLflow's own server does",
-        responses=responses(415, predictions=True),
-        openapi_extra={"requestBody": invocations_body(TableRequest, BareRequest)},
+        responses=responses(answers=True),
         tags=["MLflow"],
     )
     async def invocations(request: Request) -> Response:
         trace: RequestTrace = request.state.trace
         chosen = endpoint.choose(trace, "", unit(request, None))
-        limits = endpoint.limits
-        body, kind = await request.body(), _content_type(request)
-        parsed = await _parsed(body, kind, chosen.served, limits.max_json_depth, limits.max_rows)
+        parsed = await _parsed(await request.body(), _content_type(request), chosen.served.prompt, endpoint.limits)
         trace.inputs = parsed.inputs
         if parsed.with_prompt:
             trace.prompt = chosen.served.manifest.prompt_label
@@ -128,58 +139,72 @@ def _content_type(request: Request) -> str:
     return kind
 
 
-async def _parsed(body: bytes, kind: str, served: Served, max_depth: int, max_rows: int) -> Parsed:
+async def _parsed(body: bytes, kind: str, prompt: Prompt, limits: Limits) -> Parsed:
+    names = prompt.variables
+    settings: Mapping[str, Any] = {}
+    unknown: Sequence[str] = ()
     if kind == JSON:
-        value = read_json(body, max_depth)
+        value = read_json(body, limits.max_json_depth)
         if isinstance(value, dict) and not value.keys().isdisjoint(("messages", "prompt", "input")):
-            return _bare(value, served)
+            return _bare(value, prompt, limits)
         request = _validated(TableRequest, value)
-        rows, settings, unknown = request.rows(), request.params.settings(), request.params.unknown
+        rows = request.rows(names)
+        if request.params is not None:
+            settings, unknown = request.params.settings(), request.params.unknown
+    elif kind == CSV:
+        rows = await asyncio.to_thread(_csv_rows, body, names, limits.max_rows)
     else:
-        read = _csv_rows if kind == CSV else _parquet_rows
-        rows, settings, unknown = await asyncio.to_thread(read, body, max_rows), {}, []
-    if len(rows) > max_rows:
-        raise InputError(f"{len(rows)} rows; at most {max_rows}")
-    tidy = read_rows(rows, served.prompt.variables)
-    return Parsed(tidy, [_fill(served, row) for row in tidy], settings, unknown, with_prompt=True, bare=False)
+        rows = list(await read_parquet(body, names, limits.max_rows))
+    check_size(limits, prompts=len(rows), settings=settings)
+    return _table(rows, prompt, settings, unknown, bare=False)
 
 
-def _bare(value: dict[str, Any], served: Served) -> Parsed:
+def _table(
+    rows: Sequence[Any], prompt: Prompt, settings: Mapping[str, Any], unknown: Sequence[str], *, bare: bool
+) -> Parsed:
+    tidy = read_rows(rows, prompt.variables)
+    inputs = [row if isinstance(row, dict) else {MESSAGES: _as_dicts(row)} for row in tidy]
+    prompts = [_fill(prompt, row) if isinstance(row, dict) else row for row in tidy]
+    with_prompt = any(isinstance(row, dict) for row in tidy)
+    return Parsed(inputs, prompts, settings, unknown, with_prompt=with_prompt, bare=bare)
+
+
+def _bare(value: dict[str, Any], prompt: Prompt, limits: Limits) -> Parsed:
     request = _validated(BareRequest, value)
     given = [name for name in ("messages", "prompt", "input") if getattr(request, name) is not None]
     if len(given) != 1:
         raise InputError("send exactly one of messages, prompt, input")
     settings, unknown = request.settings(), request.unknown
     if request.messages is not None:
+        check_size(limits, settings=settings)
         turns = [message.turn for message in request.messages]
-        inputs = {"messages": [{"role": role, "content": text} for role, text in turns]}
-        return Parsed(inputs, [turns], settings, unknown, with_prompt=False, bare=True)
+        return Parsed({MESSAGES: _as_dicts(turns)}, [turns], settings, unknown, with_prompt=False, bare=True)
     texts = request.prompt if request.prompt is not None else request.input
     texts = [texts] if isinstance(texts, str) else texts or []
+    check_size(limits, prompts=len(texts), settings=settings)
     if request.prompt is not None:
         return Parsed({"prompt": texts}, texts, settings, unknown, with_prompt=False, bare=True)
-    tidy = read_rows(texts, served.prompt.variables)
-    return Parsed(tidy, [_fill(served, row) for row in tidy], settings, unknown, with_prompt=True, bare=True)
+    return _table(texts, prompt, settings, unknown, bare=True)
 
 
 def _validated(model: type[M], value: Any) -> M:
     try:
         return model.model_validate(value)
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise InputError(f"{where}: {first['msg']}" if where else first["msg"]) from None
+        raise InputError(problem(error.errors()).message) from None
 
 
-def read_rows(rows: Sequence[Any], names: Sequence[str]) -> list[dict[str, str]]:
-    """One mapping of texts for each row, with the columns `names`; a bare text is the one variable of a prompt that has
-    just one. Raises `InputError` that names the row."""
+def read_rows(rows: Sequence[Any], names: Sequence[str]) -> list[dict[str, str] | Turns]:
+    """For each row the texts of the columns `names`, or the conversation under `messages`, which needs no prompt; a
+    bare text is the one variable of a prompt that has just one. Raises `InputError` that names the row."""
     return [_row(number, row, names) for number, row in enumerate(rows)]
 
 
-def _row(number: int, row: Any, names: Sequence[str]) -> dict[str, str]:
+def _row(number: int, row: Any, names: Sequence[str]) -> dict[str, str] | Turns:
     if isinstance(row, str) and len(names) == 1:
         row = {names[0]: row}
+    if isinstance(row, dict) and MESSAGES not in names and row.get(MESSAGES) is not None:
+        return _turns(number, row[MESSAGES])
     for name in names:
         value = row.get(name) if isinstance(row, dict) else None
         if not isinstance(value, str) or not value.strip():
@@ -189,45 +214,55 @@ def _row(number: int, row: Any, names: Sequence[str]) -> dict[str, str]:
     return {name: row[name] for name in names}
 
 
-def _fill(served: Served, row: Mapping[str, str]) -> str | list[tuple[str, str]]:
-    filled = served.prompt.fill(row)
+def _turns(number: int, messages: Any) -> Turns:
+    try:
+        return [message.turn for message in _conversation.validate_python(messages)]
+    except ValidationError as error:
+        raise InputError(f"row {number}: {problem(error.errors(), [MESSAGES]).message}") from None
+
+
+def _check_columns(columns: Sequence[str], names: Sequence[str]) -> None:
+    """A table holds each variable of the prompt once, or conversations."""
+    for name in names:
+        count = columns.count(name)
+        if count > 1 or not (count or MESSAGES in columns):
+            raise InputError(f"the table has {'two columns' if count else 'no column'} {name!r}")
+
+
+def _fill(prompt: Prompt, row: Mapping[str, str]) -> str | Turns:
+    filled = prompt.fill(row)
     return filled if isinstance(filled, str) else [(turn.role, turn.content) for turn in filled]
 
 
-def _csv_rows(body: bytes, max_rows: int) -> list[dict[str, str]]:
+def _csv_rows(body: bytes, names: Sequence[str], max_rows: int) -> list[dict[str, str]]:
+    """Rows of a CSV file with the columns `names`; lines that are empty are none."""
     try:
-        reader = csv.DictReader(io.StringIO(body.decode("utf-8-sig"), newline=""), strict=True)
-        rows = [row for row, _ in zip(reader, range(max_rows + 1), strict=False)]
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise InputError(f"the body is no CSV: {error}") from None
-    if any(None in row for row in rows):
-        raise InputError("a row of the CSV has more values than the first line has columns")
-    return cast("list[dict[str, str]]", rows)
-
-
-def _parquet_rows(body: bytes, max_rows: int) -> list[dict[str, Any]]:
-    """Rows of a Parquet file. Texts stay in their dictionaries until it is known how much they are."""
-    import pyarrow as pa
-    from pyarrow import parquet
-
+        text = body.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise InputError(f"the body is not in UTF-8: {error}") from None
+    csv.field_size_limit(MAX_CHARACTERS)
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+    lines = (line for line in reader if line)
     try:
-        file = parquet.ParquetFile(io.BytesIO(body))
-        about = file.metadata
-        groups = [about.row_group(number) for number in range(about.num_row_groups)]
-        if about.num_rows > max_rows or about.num_columns > 100:
-            raise InputError(f"at most {max_rows} rows and 100 columns")
-        if sum(group.total_byte_size for group in groups) > 64 * MAX_CHARACTERS:
-            raise InputError("the table is too large")
-        names = list(file.schema_arrow.names)
-        table = parquet.read_table(io.BytesIO(body), read_dictionary=names, use_threads=False)
-        if table.nbytes > 64 * MAX_CHARACTERS or table.num_rows > max_rows:
-            raise InputError("the table is too large")
-        return cast("list[dict[str, Any]]", table.to_pylist())
-    except (pa.ArrowException, OSError, ValueError) as error:
-        if isinstance(error, InputError):
-            raise
-        raise InputError(f"the body is no Parquet file: {str(error).splitlines()[0]}") from None
+        columns = next(lines, [])
+        if len(columns) > MAX_COLUMNS:  # before anything is made of them
+            raise InputError(f"{len(columns)} columns; at most {MAX_COLUMNS}")
+        _check_columns(columns, names)
+        rows = []
+        for number, line in enumerate(lines):
+            if number >= max_rows:
+                raise InputError(f"more than {max_rows} rows")
+            if len(line) > len(columns):
+                raise InputError(f"row {number}: {len(line)} values for {len(columns)} columns")
+            rows.append(dict(zip(columns, line, strict=False)))
+    except csv.Error as error:
+        raise InputError(f"the body is no CSV: line {reader.line_num}: {error}") from None
+    return rows
 
 
-def _as_text(turns: Sequence[tuple[str, str]]) -> str:
+def _as_dicts(turns: Turns) -> list[dict[str, str]]:
+    return [{"role": role, "content": content} for role, content in turns]
+
+
+def _as_text(turns: Turns) -> str:
     return "\n".join(f"{role}: {content}" for role, content in turns)

@@ -1,4 +1,4 @@
-"""A request from its first byte to its one outcome: its id, its body in bounds, hang-ups, slow readers, its record."""
+"""A request from its first byte to its one outcome: its id, its body in bounds, hang-ups, its record."""
 
 import asyncio
 from collections.abc import Callable
@@ -8,7 +8,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from fledge.core.limits import Limits
-from fledge.serving.connection import ABORT
+from fledge.serving.connection import GONE
 from fledge.serving.errors import error_response
 from fledge.serving.trace import RequestTrace
 
@@ -54,13 +54,8 @@ class _RefusedError(Exception):
         self.status, self.message, self.close = status, message, close
 
 
-class _SlowReaderError(Exception):
-    pass
-
-
 class Transfer:
-    """Reads the body before the application runs, ends the application when the client hangs up, and the connection
-    when the client does not read."""
+    """Reads the body before the application runs, and ends the application when the client hangs up."""
 
     def __init__(self, app: ASGIApp, limits: Limits) -> None:
         self._app = app
@@ -81,15 +76,11 @@ class Transfer:
         if body is None:
             trace.status, trace.error = HUNG_UP, "the client hung up"
             return
-        try:
-            await self._run(scope, body, receive, send, trace)
-        except _SlowReaderError:
-            trace.status, trace.error = HUNG_UP, f"the client read nothing for {self._limits.write_timeout_s:g} s"
-            scope.get("extensions", {}).get(ABORT, lambda: None)()
-            await asyncio.sleep(0)  # the connection learns of it before it is asked whether the answer is complete
+        await self._run(scope, body, receive, send, trace)
 
     async def _run(self, scope: Scope, body: bytes, receive: Receive, send: Send, trace: RequestTrace) -> None:
-        given = False
+        given = lost = False
+        notes = scope.get("extensions", {})
 
         async def replay() -> Message:
             nonlocal given
@@ -99,18 +90,17 @@ class Transfer:
             return {"type": "http.request", "body": body, "more_body": False}
 
         async def sending(message: Message) -> None:
-            try:
-                async with asyncio.timeout(self._limits.write_timeout_s):
-                    await send(message)
-            except TimeoutError:
-                raise _SlowReaderError from None
+            nonlocal lost
+            await send(message)  # where the client has gone this does nothing
+            lost = GONE in notes
 
         app = asyncio.ensure_future(self._app(scope, replay, sending))
         hang_up = asyncio.ensure_future(receive())
         try:
             await asyncio.wait({app, hang_up}, return_when=asyncio.FIRST_COMPLETED)
-            if not app.done():
-                trace.status, trace.error = trace.status or HUNG_UP, trace.error or "the client hung up"
+            if lost or not app.done():
+                reason = notes.get(GONE, "the client hung up")
+                trace.status, trace.error = trace.status or HUNG_UP, trace.error or reason
         finally:
             hang_up.cancel()
             if not app.done():

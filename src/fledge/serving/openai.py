@@ -7,12 +7,13 @@ from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, model_validator
+from starlette.exceptions import HTTPException
 
 from fledge.core.errors import InputError
 from fledge.core.messages import Ask, Piece
 from fledge.prompts.prompt import Prompt
-from fledge.serving.bodies import MAX_N, MAX_NEW_TOKENS, Generation, Text
+from fledge.serving.bodies import MAX_PROMPTS, Count, Generation, NewTokens, Text, check_size, unknown, whole
 from fledge.serving.docs import responses
 from fledge.serving.endpoint import Endpoint, Job, head, warn
 from fledge.serving.events import Event, EventStream, begun
@@ -21,7 +22,12 @@ from fledge.serving.trace import RequestTrace, Result
 SESSION_HEADER = "x-session-id"
 COMPLETION_TOKENS = 16
 
-TokenIds = Annotated[list[Annotated[int, Field(ge=0, le=2**31)]], Field(min_length=1, max_length=200_000)]
+PromptText = Annotated[Text, StringConstraints(min_length=1)]
+TokenIds = Annotated[
+    list[Annotated[int, Field(ge=0, lt=2**31)]],
+    Field(fail_fast=True, min_length=1, max_length=200_000),
+    BeforeValidator(whole),
+]
 
 
 class TextPart(BaseModel):
@@ -36,10 +42,10 @@ class TextPart(BaseModel):
 class ChatMessage(BaseModel):
     """One turn of a conversation."""
 
-    model_config = ConfigDict(strict=True)
+    model_config = ConfigDict(strict=True, extra="allow")
 
     role: Literal["system", "developer", "user", "assistant"]
-    content: Text | Annotated[list[TextPart], Field(max_length=100)]
+    content: Text | Annotated[list[TextPart], Field(fail_fast=True, min_length=1, max_length=100)]
 
     @property
     def turn(self) -> tuple[str, str]:
@@ -48,10 +54,13 @@ class ChatMessage(BaseModel):
         return ("system" if self.role == "developer" else self.role), text
 
 
+Messages = Annotated[list[ChatMessage], Field(fail_fast=True, min_length=1, max_length=1000)]
+
+
 class StreamOptions(BaseModel):
     """How to stream."""
 
-    model_config = ConfigDict(strict=True)
+    model_config = ConfigDict(strict=True, extra="allow")
 
     include_usage: bool = False
 
@@ -71,7 +80,7 @@ class CommonRequest(Generation):
     model: Annotated[str, StringConstraints(max_length=300)] = Field(
         "", description="`NAME`, `NAME@alias` or `NAME/version`; what is served first if missing"
     )
-    n: int | None = Field(None, ge=1, le=MAX_N, description="answers to each prompt")
+    n: Count | None = Field(None, description="answers to each prompt")
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     user: Annotated[str, StringConstraints(max_length=512)] | None = Field(
@@ -82,14 +91,19 @@ class CommonRequest(Generation):
     def with_usage(self) -> bool:
         return bool(self.stream_options and self.stream_options.include_usage)
 
+    @property
+    def unknown(self) -> list[str]:
+        inside = unknown(self.stream_options, "stream_options.") if self.stream_options else []
+        return [*super().unknown, *inside]
+
 
 class ChatRequest(CommonRequest):
     """`POST /v1/chat/completions`."""
 
-    messages: list[ChatMessage] = Field(min_length=1, max_length=1000)
-    max_completion_tokens: int | None = Field(None, ge=1, le=MAX_NEW_TOKENS)
+    messages: Messages
+    max_completion_tokens: NewTokens | None = None
     logprobs: bool | None = None
-    top_logprobs: int | None = Field(None, ge=0, le=20)
+    top_logprobs: Annotated[int, Field(ge=0, le=20), BeforeValidator(whole)] | None = None
     prompt: PromptChoice | Annotated[str, StringConstraints(max_length=200)] | None = Field(
         None, description="a prompt of the release by name, into which the last message is filled"
     )
@@ -99,45 +113,66 @@ class ChatRequest(CommonRequest):
         self.max_tokens = self.max_completion_tokens or self.max_tokens
         return self
 
+    @property
+    def unknown(self) -> list[str]:
+        inside = {name for message in self.messages for name in unknown(message, "messages.")}
+        beyond = ["top_logprobs beyond the chosen token"] if (self.top_logprobs or 0) > 1 else []
+        return [*super().unknown, *inside, *beyond]
+
 
 class CompletionRequest(CommonRequest):
     """`POST /v1/completions`: prompts as they are, as texts or token ids."""
 
     prompt: (
-        Text
-        | Annotated[list[Text], Field(min_length=1, max_length=1000)]
+        PromptText
+        | Annotated[list[PromptText], Field(fail_fast=True, min_length=1, max_length=MAX_PROMPTS)]
         | TokenIds
-        | Annotated[list[TokenIds], Field(min_length=1, max_length=1000)]
+        | Annotated[list[TokenIds], Field(fail_fast=True, min_length=1, max_length=MAX_PROMPTS)]
     )
-    logprobs: int | None = Field(None, ge=0, le=5)
+    logprobs: Annotated[int, Field(ge=0, le=5), BeforeValidator(whole)] | None = None
     echo: bool | None = None
 
     def prompts(self) -> Sequence[str | list[int]]:
-        """Each prompt, as text or token ids."""
+        """Each prompt, as text or token ids. Raises `InputError` where token ids shall come back as text."""
         given: Any = self.prompt
-        if isinstance(given, str) or isinstance(given[0], int):
-            return [given]
-        return list(given)
+        found = [given] if isinstance(given, str) or isinstance(given[0], int) else list(given)
+        if self.echo and not isinstance(found[0], str):
+            raise InputError("echo is for prompts that are texts")
+        return found
+
+    @property
+    def unknown(self) -> list[str]:
+        beyond = ["logprobs beyond the chosen token"] if (self.logprobs or 0) > 1 else []
+        of_prompt = ["logprobs of the prompt"] if self.echo and self.logprobs is not None else []
+        return [*super().unknown, *beyond, *of_prompt]
 
 
 def openai_routes(endpoint: Endpoint, router: APIRouter) -> None:
     """Add the routes of the protocol."""
 
-    @router.get("/v1/models", summary="What is served", responses=responses(400, 401, 403), tags=["OpenAI"])
-    async def models() -> dict[str, Any]:
-        names = [
-            name for route in endpoint.routes.routes for name in (route.name, *_aliases(route.name, route.aliases))
-        ]
-        cards = [{"id": name, "object": "model", "created": 0, "owned_by": "fledge"} for name in names]
-        return {"object": "list", "data": cards}
+    @router.get("/v1/models", summary="What is served", responses=responses(401), tags=["OpenAI"])
+    async def models() -> JSONResponse:
+        return JSONResponse({"object": "list", "data": [_card(name) for name in endpoint.routes.names()]})
+
+    @router.get(
+        "/v1/models/{model:path}",
+        summary="Whether a model is served",
+        responses=responses(401, 404),
+        tags=["OpenAI"],
+    )
+    async def model(model: str) -> JSONResponse:
+        if model not in endpoint.routes.names(versions=True):
+            raise HTTPException(404, f"no model {model!r} here")
+        return JSONResponse(_card(model))
 
     @router.post(
-        "/v1/chat/completions", summary="Answer a conversation", responses=responses(stream=True), tags=["OpenAI"]
+        "/v1/chat/completions", summary="Answer a conversation", responses=responses(answers=True), tags=["OpenAI"]
     )
     async def chat(body: ChatRequest, request: Request) -> Response:
         trace: RequestTrace = request.state.trace
         turns = [message.turn for message in body.messages]
         trace.inputs = {"messages": [{"role": role, "content": content} for role, content in turns]}
+        check_size(endpoint.limits, n=body.n or 1, settings=body.settings())
         chosen = endpoint.choose(trace, body.model, unit(request, body.user))
         if body.prompt is not None:
             turns = _filled(chosen.served.prompt, body.prompt, turns)
@@ -145,14 +180,15 @@ def openai_routes(endpoint: Endpoint, router: APIRouter) -> None:
         params = {**chosen.served.params(body.settings()), "n": body.n or 1, "logprobs": bool(body.logprobs)}
         text = "\n".join(f"{role}: {content}" for role, content in turns)
         job = Job([Ask("", params, messages=turns, stream=bool(body.stream))], [text], body.n or 1)
-        form = _Chat(trace, job.n, body.with_usage)
+        form = _Chat(trace, job.n, body.with_usage, with_top=bool(body.top_logprobs))
         return await _answer(endpoint.answers(trace, chosen, job), form, body)
 
-    @router.post("/v1/completions", summary="Go on with a text", responses=responses(stream=True), tags=["OpenAI"])
+    @router.post("/v1/completions", summary="Go on with a text", responses=responses(answers=True), tags=["OpenAI"])
     async def completions(body: CompletionRequest, request: Request) -> Response:
         trace: RequestTrace = request.state.trace
-        prompts = body.prompts()
         trace.inputs = {"prompt": body.prompt}
+        prompts = body.prompts()
+        check_size(endpoint.limits, prompts=len(prompts), n=body.n or 1, settings=body.settings())
         chosen = endpoint.choose(trace, body.model, unit(request, body.user))
         settings = {"max_tokens": COMPLETION_TOKENS, **body.settings()}
         params = {**chosen.served.params(settings), "n": body.n or 1, "logprobs": body.logprobs is not None}
@@ -176,15 +212,8 @@ def unit(request: Request, user: str | None) -> str:
     return str(found or request.state.trace.request_id)
 
 
-def _headers(trace: RequestTrace, body: CommonRequest) -> dict[str, str]:
-    ignored = body.unknown
-    if isinstance(body, ChatRequest) and body.top_logprobs and body.top_logprobs > 1:
-        ignored = [*ignored, "top_logprobs beyond the chosen token"]
-    return {**head(trace), **warn(ignored)}
-
-
-def _aliases(name: str, aliases: Any) -> list[str]:
-    return [f"{name}@{alias}" for alias in aliases]
+def _card(name: str) -> dict[str, Any]:
+    return {"id": name, "object": "model", "created": 0, "owned_by": "fledge"}
 
 
 def _filled(prompt: Prompt, choice: PromptChoice | str, turns: list[tuple[str, str]]) -> list[tuple[str, str]]:
@@ -252,30 +281,45 @@ class _Form:
 
 
 async def _answer(pieces: AsyncGenerator[tuple[int, Piece]], form: _Form, body: CommonRequest) -> Response:
+    ignored = warn(body.unknown)
     if body.stream:
         started = await begun(pieces)
-        return EventStream(form.events(started), form.trace, _headers(form.trace, body))
+        return EventStream(form.events(started), form.trace, {**head(form.trace), **ignored})
     async for _ in pieces:
         pass
-    return JSONResponse(form.whole(), headers=_headers(form.trace, body))
+    return JSONResponse(form.whole(), headers={**head(form.trace), **ignored})
 
 
 class _Chat(_Form):
     prefix, kind, chunk_kind = "chatcmpl", "chat.completion", "chat.completion.chunk"
 
+    def __init__(self, trace: RequestTrace, n: int, with_usage: bool, *, with_top: bool) -> None:
+        super().__init__(trace, n, with_usage)
+        self._with_top = with_top
+
     def choice(self, index: int, result: Result) -> dict[str, Any]:
         message = {"role": "assistant", "content": result.text, "refusal": None}
-        found = _chat_logprobs(result.logprobs)
+        found = self._logprobs(result.logprobs)
         return {"index": index, "message": message, "finish_reason": result.finish_reason, "logprobs": found}
 
     def delta(self, index: int, text: str, reason: str | None, logprobs: Any) -> dict[str, Any]:
         delta = {"content": text} if text else {}
-        return {"index": index, "delta": delta, "finish_reason": reason, "logprobs": _chat_logprobs(logprobs)}
+        return {"index": index, "delta": delta, "finish_reason": reason, "logprobs": self._logprobs(logprobs)}
 
     def openings(self) -> Sequence[dict[str, Any]]:
         delta = {"role": "assistant", "content": ""}
         count = len(self.trace.results)
         return [{"index": index, "delta": delta, "finish_reason": None, "logprobs": None} for index in range(count)]
+
+    def _logprobs(self, tokens: Sequence[tuple[str, float]] | None) -> dict[str, Any] | None:
+        if not tokens:
+            return None
+        content = []
+        for text, value in tokens:
+            # Part of a character has no text of its own, and no bytes that could be told.
+            one = {"token": text, "logprob": value, "bytes": None if "\ufffd" in text else list(text.encode())}
+            content.append({**one, "top_logprobs": [one] if self._with_top else []})
+        return {"content": content, "refusal": None}
 
 
 class _Completion(_Form):
@@ -312,14 +356,3 @@ class _Completion(_Form):
             "top_logprobs": [{text: value} for text, value in tokens],
             "text_offset": offsets,
         }
-
-
-def _chat_logprobs(tokens: Sequence[tuple[str, float]] | None) -> dict[str, Any] | None:
-    if not tokens:
-        return None
-    content = []
-    for text, value in tokens:
-        # Part of a character has no text of its own, and no bytes that could be told.
-        one = {"token": text, "logprob": value, "bytes": None if "\ufffd" in text else list(text.encode())}
-        content.append({**one, "top_logprobs": [one]})
-    return {"content": content, "refusal": None}

@@ -1,32 +1,46 @@
 """The outbox: append-only files in which the endpoint leaves what happened; the recorder ships them."""
 
 import asyncio
+import contextlib
 import hashlib
 import json
 import os
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
 from fledge.core import state
 from fledge.core.limits import Content
 from fledge.core.messages import FeedbackRecord, OutboxRecord
-from fledge.serving.redaction import Redactor
+from fledge.serving.redaction import DROPPED, Redactor
 
 FLUSH_S = 0.5
 ROTATE_BYTES = 16 << 20
+WAITING_BYTES = 32 << 20  # in memory, as while the disk is full
+
+Record = OutboxRecord | FeedbackRecord
 
 _encode = msgspec.json.Encoder().encode
 
 
+class _Written(NamedTuple):
+    """What became of some lines: how many were written, how many dropped, and those to try again."""
+
+    written: int = 0
+    dropped: int = 0
+    kept: Sequence[bytes] = ()
+    error: str = ""
+
+
 class Outbox:
-    """`put` never waits; a task writes and syncs what has gathered twice a second.
+    """`put` never waits; a thread hides what is to be hidden, and writes and syncs what has gathered twice a second.
 
     Files are `outbox-000001.jsonl` and so on; the recorder removes those that it has shipped. When all of them take
-    more than `cap_bytes`, records are dropped and counted.
+    more than `cap_bytes`, or more waits than `WAITING_BYTES`, records are dropped and counted.
     """
 
     def __init__(self, folder: Path, *, cap_bytes: int, content: Content, redact: Redactor) -> None:
@@ -34,43 +48,82 @@ class Outbox:
         self._cap = cap_bytes
         self._content = content
         self._redact = redact
-        self._waiting: list[bytes] = []
+        self._waiting: list[Record | bytes] = []
         self._waiting_bytes = 0
-        existing = [int(path.stem.rpartition("-")[2]) for path in self._files()]
-        self._number = max(existing, default=0) + 1
+        self._error = ""
+        numbers = [path.stem.rpartition("-")[2] for path in self._files()]
+        self._number = max((int(number) for number in numbers if number.isdecimal()), default=0) + 1
         self._file: Any = None
         self._size = 0
         self.written = self.dropped = 0
 
-    def put(self, record: OutboxRecord | FeedbackRecord) -> None:
+    def put(self, record: Record) -> None:
         """Leave a record; its texts are redacted, hashed or dropped as was set."""
-        if self._waiting_bytes > self._cap:
+        size = len(_encode(record))
+        if self._waiting_bytes + size > WAITING_BYTES:
             self.dropped += 1
             return
-        line = _encode(self._private(record)) + b"\n"
-        self._waiting.append(line)
-        self._waiting_bytes += len(line)
+        self._waiting.append(record)
+        self._waiting_bytes += size
 
     async def run(self) -> None:
         """Write until cancelled; then write what is left."""
+        writing: asyncio.Future[_Written] | None = None
         try:
             while True:
                 await asyncio.sleep(FLUSH_S)
-                await asyncio.to_thread(self._write, self._take())
+                writing = asyncio.ensure_future(asyncio.to_thread(self._write, self._take()))
+                self._settle(await asyncio.shield(writing))
+                writing = None
         finally:
-            self._write(self._take())
+            if writing is not None:  # two threads that write would mix their lines
+                self._settle(await writing)
+            self._settle(self._write(self._take()))
             if self._file:
                 self._file.close()
 
-    def _private(self, record: OutboxRecord | FeedbackRecord) -> OutboxRecord | FeedbackRecord:
+    def _take(self) -> list[Record | bytes]:
+        """What has gathered. Like `_settle` in the thread of `put`: swapped in another, a record could fall between."""
+        gathered, self._waiting, self._waiting_bytes = self._waiting, [], 0
+        return gathered
+
+    def _settle(self, done: _Written) -> None:
+        self.written += done.written
+        self.dropped += done.dropped
+        self._waiting[:0] = done.kept
+        self._waiting_bytes += sum(map(len, done.kept))
+        if done.error and not self._error:
+            sys.stderr.write(f"fledge: the outbox cannot be written, and is tried again: {done.error}\n")
+        self._error = done.error
+
+    def _write(self, gathered: Sequence[Record | bytes]) -> _Written:
+        if not gathered:
+            return _Written()
+        lines = [item if isinstance(item, bytes) else self._line(item) for item in gathered]
+        try:
+            if self._taken() > self._cap:
+                return _Written(dropped=len(lines))
+            if self._file is None or self._size > ROTATE_BYTES:
+                self._rotate()
+            self._append(b"".join(lines))
+        except OSError as error:  # a full disk, say
+            return _Written(kept=lines, error=str(error))
+        return _Written(written=len(lines))
+
+    def _line(self, record: Record) -> bytes:
+        try:
+            return _encode(self._private(record, self._hidden)) + b"\n"
+        except UnicodeError:  # a rule made a text that is none
+            return _encode(self._private(record, lambda value: DROPPED if value else value)) + b"\n"
+
+    def _private(self, record: Record, hidden: Any) -> Record:
         if isinstance(record, FeedbackRecord):
-            return replace(record, comment=self._hidden(record.comment), user=self._hidden(record.user))
+            value = hidden(record.value) if isinstance(record.value, str) else record.value
+            return replace(record, value=value, comment=hidden(record.comment), user=hidden(record.user))
         answers = [
-            replace(item, prompt_text=self._hidden(item.prompt_text), output=self._hidden(item.output))
-            for item in record.answers
+            replace(item, prompt_text=hidden(item.prompt_text), output=hidden(item.output)) for item in record.answers
         ]
-        hidden = self._hidden(record.error)
-        return replace(record, inputs=self._hidden(record.inputs), answers=answers, error=hidden)
+        return replace(record, inputs=hidden(record.inputs), answers=answers, error=hidden(record.error))
 
     def _hidden(self, value: Any) -> Any:
         if not value:
@@ -82,27 +135,6 @@ class Outbox:
             return f"sha256:{hashlib.sha256(text.encode('utf-8', 'surrogatepass')).hexdigest()}"
         return self._redact(value)
 
-    def _take(self) -> list[bytes]:
-        """What has gathered. Called in the thread of `put`: swapped in another, a record could fall between."""
-        lines, self._waiting, self._waiting_bytes = self._waiting, [], 0
-        return lines
-
-    def _write(self, lines: list[bytes]) -> None:
-        if not lines:
-            return
-        try:
-            if self._file is None or self._size > ROTATE_BYTES:
-                self._rotate()
-            if self._taken() > self._cap:
-                self.dropped += len(lines)
-                return
-            self._append(b"".join(lines))
-            self.written += len(lines)
-        except OSError as error:  # a full disk, say: what waits is bounded, and tried again
-            self._waiting[:0] = lines
-            self._waiting_bytes += sum(map(len, lines))
-            sys.stderr.write(f"fledge: the outbox cannot be written: {error}\n")
-
     def _append(self, content: bytes) -> None:
         """All of it or nothing: half a line would be taken for the start of the next."""
         try:
@@ -112,20 +144,34 @@ class Outbox:
             os.fsync(self._file.fileno())
             self._size += len(content)
         except OSError:
-            os.ftruncate(self._file.fileno(), self._size)
+            self._undo()
             raise
+
+    def _undo(self) -> None:
+        try:
+            os.ftruncate(self._file.fileno(), self._size)
+        except OSError:  # then nothing comes behind what may be half a line
+            self._close()
+
+    def _close(self) -> None:
+        file, self._file, self._number = self._file, None, self._number + 1
+        with contextlib.suppress(OSError):
+            file.close()
 
     def _rotate(self) -> None:
         if self._file:
-            self._file.close()
-            self._file, self._number = None, self._number + 1
+            self._close()
         path = self._folder / f"outbox-{self._number:06}.jsonl"
         flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_EXCL
         self._file = open(os.open(path, flags, 0o600), "ab", buffering=0)  # noqa: SIM115
         self._size = 0
 
     def _taken(self) -> int:
-        return sum(path.stat().st_size for path in self._files())
+        sizes = 0
+        for path in self._files():
+            with contextlib.suppress(FileNotFoundError):  # the recorder has shipped it
+                sizes += path.stat().st_size
+        return sizes
 
     def _files(self) -> list[Path]:
         return list(self._folder.glob("outbox-*.jsonl"))

@@ -11,13 +11,43 @@ from fledge.core.errors import InputError
 
 TIMEOUT_S = 0.5
 DROPPED = "[dropped]"
+_GAPS = r" \u00a0\u2007\u202f\u2010-\u2015-"  # blanks and dashes between digits, as people and text programs set them
+_GAP = f"[{_GAPS}]"
+_V4 = r"(?:\d{1,3}\.){3}\d{1,3}"
+_H = "[0-9A-Fa-f]{1,4}"
+_V6 = (
+    rf"(?:(?:{_H}:){{7}}{_H}|(?:{_H}:){{6}}{_V4}"
+    rf"|{_H}(?::{_H})*::(?:(?:{_H}:)*(?:{_V4}|{_H}))?|::(?:{_H}:)*(?:{_V4}|{_H}))"
+)
+_PHONES = (
+    rf"\+(?:[./(){_GAPS}]{{0,2}}\d){{8,15}}",  # +49 (0)30 901820
+    rf"0\d(?:[./(){_GAPS}]{{0,2}}\d){{7,12}}",  # 020 7946 0958
+    rf"\(\d{{2,5}}\){_GAP}?\d{{2,4}}(?:[.{_GAPS}]?\d{{2,4}}){{1,3}}",  # (415) 555-2671
+    rf"(?:1[.{_GAPS}])?\d{{3}}[.{_GAPS}]\d{{3}}[.{_GAPS}]\d{{4}}",  # 415.555.2671
+    rf"(?=(?:{_GAP}?\d){{9,13}}(?!{_GAP}?\d))\d{{2,4}}(?:{_GAP}\d{{2,4}}){{2,5}}",  # 612 34 56 78
+    r"\d{10,11}(?![.,]\d)",  # 4155552671
+    r"\d{3}-\d{4}",  # 555-2671
+)
+_DATE = r"\d{4}[-./]\d\d?[-./]\d\d?(?!\d)|\d\d?[-./]\d\d?[-./]\d{4}(?!\d)"
+_LOCAL = r"[\w.+%'!#$&*~-]"
+_DOMAIN = r"(?:[\w-]{1,63}(?:\.[\w-]{1,63})+|\[[0-9A-Fa-f:.]+\])"
+_SECRETS = (
+    r"(?:(?:sk|pk|rk)[-_]|gh[a-z]_|github_pat_|glpat-|xox[a-z]-|npm_|dapi)[-_A-Za-z0-9.]{16,}",
+    r"hf_[A-Za-z0-9]{24,}",
+    r"(?:AKIA|ASIA)[A-Z0-9]{16}",
+    r"AIza[-_A-Za-z0-9]{30,}",
+    r"eyJ[-_A-Za-z0-9]{10,}(?:\.[-_A-Za-z0-9]*){0,4}",  # a JSON web token
+    r"(?i:bearer)[ ]+[-._~+/A-Za-z0-9]{16,}=*",
+)
+_PEM = r"-----BEGIN [A-Z ]*PRIVATE KEY-----(?:.*?-----END [A-Z ]*PRIVATE KEY-----|.*)"
 PATTERNS = {
-    "email": r"[\w.+-]{1,64}@[\w-]{1,63}(?:\.[\w-]{1,63})+",
-    "phone": r"(?<![\w.])\+?\d{1,3}[ .-]?\(?\d{2,4}\)?(?:[ .-]?\d{2,4}){2,4}(?!\w)",
-    "card": r"(?<!\d)(?:\d[ -]?){12,18}\d(?!\d)",
-    "ip": r"(?<![\d.])(?:\d{1,3}\.){3}\d{1,3}(?![\d.])",
-    "iban": r"\b[A-Z]{2}\d{2}(?: ?[A-Z0-9]{4}){3,7}(?: ?[A-Z0-9]{1,3})?\b",
-    "secret": r"\b(?:sk|pk|ghp|gho|hf|xox[abp]|AKIA|eyJ)[-_A-Za-z0-9.]{16,}",
+    "email": rf'(?<!{_LOCAL})(?:"[^"\n]{{1,64}}"|{_LOCAL}++)@{_DOMAIN}',
+    "phone": rf"(?<![\w.-])(?!{_DATE})(?:{'|'.join(_PHONES)})(?!\w|-\d)",
+    "card": rf"(?<!\d)(?<!\d\.)(?:\d{_GAP}?){{12,18}}\d(?!\d)",
+    "ip": rf"(?<![\w:.]){_V6}(?![\w:]|\.\d)|(?<!\d)(?<!\d\.){_V4}(?!\d|\.\d)",
+    "iban": rf"(?i)(?<![A-Z0-9])(?=(?:[A-Z{_GAPS}]{{0,8}}\d){{8}})[A-Z]{{2}}\d{{2}}(?:{_GAP}?[A-Z0-9]{{4}}){{2,7}}"
+    rf"(?:[A-Z0-9]{{1,3}}|{_GAP}(?=[A-Z]{{0,2}}\d)[A-Z0-9]{{1,3}})?(?![A-Z0-9])",
+    "secret": rf"(?s)(?<![A-Za-z0-9])(?:{'|'.join(_SECRETS)})|{_PEM}",
 }
 
 Rule = Callable[[str], str]
@@ -28,6 +58,7 @@ class Redactor:
 
     def __init__(self, rules: Sequence[Rule]) -> None:
         self._rules = rules
+        self._told: set[str] = set()
 
     def __call__(self, value: Any) -> Any:
         """The same value with its texts rewritten; `[dropped]` in place of all of it where a rule fails."""
@@ -35,9 +66,14 @@ class Redactor:
             return value
         try:
             return self._clean(value)
-        except Exception as error:  # noqa: BLE001 (whatever a user's rule raises, the text must not get out)
-            sys.stderr.write(f"fledge: a redaction rule failed ({type(error).__name__}); the text is dropped\n")
+        except (Exception, SystemExit) as error:  # noqa: BLE001 (whatever a user's rule raises, the text must not get out)
+            self._tell(type(error).__name__)
             return DROPPED
+
+    def _tell(self, kind: str) -> None:
+        if kind not in self._told:
+            self._told.add(kind)
+            sys.stderr.write(f"fledge: a redaction rule fails ({kind}); the texts that it fails at are dropped\n")
 
     def _clean(self, value: Any) -> Any:
         if isinstance(value, str):
@@ -72,7 +108,7 @@ def _rule(name: str) -> Rule:
         raise InputError(f"no redaction rule {name!r}", hint=hint)
     try:
         found: Any = getattr(importlib.import_module(kind), rest)
-    except (ImportError, AttributeError) as error:
+    except Exception as error:  # noqa: BLE001 (a module can do anything when it is imported)
         raise InputError(f"redaction rule {name!r}: {error}", hint=hint) from None
     if not callable(found):
         raise InputError(f"redaction rule {name!r} is no function", hint=hint)
@@ -87,6 +123,7 @@ def _substitution(name: str, expression: str) -> Rule:
         raise InputError(f"redaction rule regex:{expression}: {error}", hint="mend the regular expression") from None
 
     def rule(text: str) -> str:
-        return str(pattern.sub(f"[{name}]", text, timeout=TIMEOUT_S))
+        # `concurrent` lets requests be answered meanwhile.
+        return str(pattern.sub(f"[{name}]", text, timeout=TIMEOUT_S, concurrent=True))
 
     return rule

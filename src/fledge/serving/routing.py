@@ -1,6 +1,7 @@
 """Which release answers a request: by the name it gives, by a stable assignment, or both. Pure."""
 
 import hashlib
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -53,6 +54,18 @@ class Routes:
         """From the plain values of the supervisor's message."""
         return cls(tuple(_route(item) for item in content))
 
+    def names(self, *, versions: bool = False) -> list[str]:
+        """What `model` may be: names and aliases, with `versions` the releases too."""
+        return [
+            name
+            for route in self.routes
+            for name in (
+                route.name,
+                *(f"{route.name}@{alias}" for alias in route.aliases),
+                *(sorted(route.releases) if versions else ()),
+            )
+        ]
+
     def find(self, model: str, unit: str) -> Choice | None:
         """Who answers a request for `model` (`NAME`, `NAME@alias`, `NAME/version`, or nothing) of `unit`, its user or
         session; None for a name that is not served."""
@@ -75,19 +88,16 @@ def _name(model: str) -> str:
 
 
 def place(salt: str, unit: str) -> float:
-    """A number from 0 up to 1 that is always the same for a unit, and unrelated for another salt."""
+    """A number from 0 to below 1 that is always the same for a unit, and unrelated for another salt."""
     digest = hashlib.sha256(f"{salt}\0{unit}".encode("utf-8", "surrogatepass")).digest()
-    return int.from_bytes(digest[:8]) / 2**64
+    return (int.from_bytes(digest[:8]) >> 11) / 2**53
 
 
 def assign(salt: str, unit: str, arms: Sequence[Arm]) -> Arm:
-    """The arm of a unit. When the last arm's share grows, units move to it, and none moves between others."""
-    point = place(salt, unit) * sum(arm.weight for arm in arms)
-    for arm in arms:
-        point -= arm.weight
-        if point < 0:
-            return arm
-    return arms[-1]
+    """The arm of a unit, whatever the order of the arms: the one with the smallest of exponential draws, each with the
+    arm's weight as its rate (weighted rendezvous hashing). When one arm's weight grows, units move to it, and none
+    moves between others."""
+    return min(arms, key=lambda arm: -math.log(1 - place(f"{salt}@{arm.alias}", unit)) / arm.weight)
 
 
 def _route(content: Mapping[str, object]) -> Route:

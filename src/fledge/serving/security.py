@@ -1,8 +1,8 @@
 """Who may ask: the middleware in front of every route. Default-deny."""
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
-from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -13,6 +13,7 @@ from fledge.serving.errors import error_response
 
 ALWAYS_OPEN = frozenset({"/health", "/ready", "/ping"})
 DOCS_FILES = "/static-offline-docs/"
+_HOST = re.compile(r"(?:\[([0-9a-f:.]+)\]|([^\[\]:]+))(?::[0-9]{0,5})?")
 
 
 @dataclass(frozen=True)
@@ -51,19 +52,19 @@ class Guard:
 
     def _refusal(self, scope: Scope) -> tuple[int, str] | None:
         headers = Headers(scope=scope)
-        host = headers.getlist("host")
-        if len(host) != 1 or _host_name(host[0]) not in self._access.hosts:
+        hosts, origins = headers.getlist("host"), headers.getlist("origin")
+        if len(hosts) != 1 or _host_name(hosts[0]) not in self._access.hosts:
             return 403, "this Host is not served here"
-        origin = headers.get("origin")
-        foreign = origin is not None and _netloc(origin) != host[0]
-        if foreign and origin not in self._access.origins:
+        foreign = bool(origins) and not _is_own(origins[0], hosts[0])
+        if len(origins) > 1 or (foreign and origins[0] not in self._access.origins):
             return 403, "requests from this Origin are not allowed"
         scope.setdefault("state", {})["key_name"] = ""
-        preflight = foreign and scope["method"] == "OPTIONS"
+        preflight = foreign and scope["method"] == "OPTIONS" and "access-control-request-method" in headers
         if not self._keys.needed or self._access.is_open(scope["path"]) or preflight:
             return None
         kind, _, given = headers.get("authorization", "").partition(" ")
-        name = self._keys.name_of(given.strip() if kind.lower() == "bearer" else "")
+        # Headers are bytes that were read as Latin-1.
+        name = self._keys.name_of(given.strip().encode("latin-1") if kind.lower() == "bearer" else b"")
         if name is None:
             return 401, "a valid key is needed: Authorization: Bearer KEY"
         scope["state"]["key_name"] = name
@@ -77,16 +78,16 @@ def access(hosts: Iterable[str], origins: Iterable[str], *, open_metrics: bool, 
         opened.add("/metrics")
     if open_docs:
         opened |= {"/docs", "/openapi.json"}
-    return Access(frozenset((*LOOPBACK, *hosts)), frozenset(origins), frozenset(opened))
+    names = (host.strip("[]").lower() for host in (*LOOPBACK, *hosts))
+    wanted = (origin.rstrip("/").lower() for origin in origins)  # as browsers send it
+    return Access(frozenset(names), frozenset(wanted), frozenset(opened))
 
 
 def _host_name(host: str) -> str:
-    name = host.rpartition(":")[0] if host.rpartition(":")[2].isdigit() else host
-    return name.strip("[]").lower()
+    """A Host header's name or address without its port; empty for what is none."""
+    match = _HOST.fullmatch(host.lower())
+    return (match[1] or match[2]) if match else ""
 
 
-def _netloc(origin: str) -> str:
-    try:
-        return urlsplit(origin).netloc
-    except ValueError:
-        return ""
+def _is_own(origin: str, host: str) -> bool:
+    return origin.lower() in (f"http://{host.lower()}", f"https://{host.lower()}")

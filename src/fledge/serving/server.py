@@ -54,9 +54,9 @@ class Server:
         self._server = uvicorn.Server(
             uvicorn.Config(
                 build_app(self.endpoint, rights, keys),
-                http=connection_class(self.limits.header_timeout_s),
+                http=connection_class(self.limits),
                 ws="none",
-                log_level="warning",
+                log_level="error",
                 access_log=False,
                 server_header=False,
                 proxy_headers=False,
@@ -81,7 +81,7 @@ class Server:
         if event == "engine_ready":
             self._start(self._connect(message["release"], message["address"]))
         elif event == "releases":
-            self._change(message["releases"], message["routes"])
+            self._start(self._change(message["releases"], message["routes"], message["addresses"]))
         elif event in ("stop", "gone"):  # stop, or the supervisor is gone
             self._start(self._drain())
 
@@ -93,11 +93,16 @@ class Server:
     def _add(self, release: str, folder: str) -> None:
         self.endpoint.served[release] = Served(load_manifest(Path(folder)), self.limits)
 
-    def _change(self, releases: Mapping[str, str], routes: Sequence[Mapping[str, Any]]) -> None:
-        """Take the routes as they are from now on. A release that nothing leads to any more ends what it has begun."""
+    async def _change(
+        self, releases: Mapping[str, str], routes: Sequence[Mapping[str, Any]], addresses: Mapping[str, str]
+    ) -> None:
+        """Take the routes as they are from now on, once their engines are at hand. A release that nothing leads to any
+        more ends what it has begun."""
         for release, folder in releases.items():
             if release not in self.endpoint.served:
                 self._add(release, folder)
+            if release in addresses:
+                await self._connect(release, addresses[release])
         self.endpoint.routes = Routes.read(routes)
         for release in [name for name in self.endpoint.served if name not in releases]:
             self._start(self._retire(release))

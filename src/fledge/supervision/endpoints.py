@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+from pydantic import TypeAdapter
 
 from fledge.core import state
 from fledge.core.errors import FledgeError, InputError
@@ -24,6 +25,7 @@ from fledge.core.settings import Workspace, option, out_of_range
 from fledge.models import kept
 from fledge.models.manifest import Manifest, read_release
 from fledge.models.selection import EngineSettings, release_folder
+from fledge.supervision.log import message_of
 from fledge.supervision.route_plan import RoutePlan, plan_routes
 
 START_TIMEOUT_S = 180.0
@@ -53,6 +55,8 @@ class ServeConfig(EngineSettings):
     redact: tuple[str, ...] = option((), "taken out of records: email, phone, card, ip, iban, secret, module:function")
     outbox_mb: int = option(1000, "most that requests not yet in MLflow may take on disk, in MB; beyond, dropped")
     watch_s: float = option(5.0, "seconds between looks at the aliases that are served; 0 for none")
+    heartbeat_s: float = option(30.0, "seconds after which a process that does not answer is killed; 0 for never")
+    log_json: bool = option(False, "a JSON object for each line of the log")
     limits: Limits = Limits()
 
     @property
@@ -64,6 +68,7 @@ class ServeConfig(EngineSettings):
     def problems(self) -> list[str]:
         found = super().problems() + self.limits.problems()
         found += out_of_range(self, ("port", 1, 65535), ("outbox_mb", 1, 10**6), ("watch_s", 0, 86_400))
+        found += out_of_range(self, ("heartbeat_s", 0, 3600))
         if bool(self.tls_cert) != bool(self.tls_key):
             found.append("tls_cert and tls_key go together")
         return found
@@ -79,6 +84,7 @@ class EndpointStatus:
     ready_seconds: float | None
     releases: list[dict[str, Any]]
     processes: list[dict[str, Any]]
+    last_error: str
     folder: str
 
     def as_dict(self) -> dict[str, Any]:
@@ -90,8 +96,8 @@ def serve(config: ServeConfig, *targets: str) -> EndpointStatus:
 
     Raises `InputError` for an unknown release or a port in use, `FledgeError` with the log's end if it does not start.
     """
-    path = prepare(config, *targets)
-    log = path.with_name("log.txt")
+    path = prepare(config, *targets, detached=True)
+    log = log_file(path.parent)
     with open(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "ab") as file:
         process = subprocess.Popen(
             supervisor_command(path), stdin=subprocess.DEVNULL, stdout=file, stderr=file, start_new_session=True
@@ -104,8 +110,11 @@ def serve(config: ServeConfig, *targets: str) -> EndpointStatus:
         raise
 
 
-def prepare(config: ServeConfig, *targets: str) -> Path:
-    """Check host, keys and port, find the releases, and write the configuration of a supervisor; returns its path."""
+def prepare(config: ServeConfig, *targets: str, detached: bool = False) -> Path:
+    """Check host, keys and port, find the releases, and write the configuration of a supervisor; returns its path.
+
+    One that is `detached` has its log in a file.
+    """
     _check_access(config)
     folder = state.ensure(config.state_dir / "endpoints" / str(config.port))
     check_port(config)
@@ -114,7 +123,10 @@ def prepare(config: ServeConfig, *targets: str) -> Path:
     plan = plan_routes(targets, config.split, config.shadow)
     found = {reference: _find(config, reference) for reference in plan.references}
     path = folder / "config.json"
-    state.write_json(path, _configuration(config, plan, found, folder))
+    content = _configuration(config, plan, found, folder)
+    content["log"] = {"file": str(log_file(folder)) if detached else "", "json": config.log_json}
+    content["served"] = {"config": asdict(config), "targets": targets}
+    state.write_json(path, content)
     return path
 
 
@@ -135,6 +147,31 @@ def _find(config: ServeConfig, reference: kept.Reference) -> tuple[Path, Manifes
     return folder, read_release(folder)
 
 
+def log_file(folder: Path) -> Path:
+    """The log of the endpoint whose folder this is; older parts are beside it, as `log.txt.1`."""
+    return folder / "log.txt"
+
+
+def restart(workspace: Workspace, port: int | None = None) -> EndpointStatus:
+    """Stop an endpoint and start it again as it was asked for; aliases are looked up anew."""
+    chosen = find(workspace, port)
+    served = json.loads((Path(chosen.folder) / "config.json").read_text(encoding="utf-8"))["served"]
+    config = TypeAdapter(ServeConfig).validate_python(served["config"])
+    stop(workspace, config.port)
+    return serve(config, *served["targets"])
+
+
+def find(workspace: Workspace, port: int | None = None) -> EndpointStatus:
+    """The endpoint that runs on `port`, or the only one there is. Raises `InputError` where it is not clear."""
+    chosen = [item for item in status(workspace) if port is None or item.url.endswith(f":{port}")]
+    if not chosen:
+        raise InputError(f"no endpoint runs{f' on port {port}' if port else ''} here", hint="fledge status")
+    if len(chosen) > 1:
+        first = chosen[0].url.rpartition(":")[2]
+        raise InputError("several endpoints run here", hint=f"name one, as with --port {first}")
+    return chosen[0]
+
+
 def status(workspace: Workspace) -> list[EndpointStatus]:
     """The endpoints that run in this workspace, by port. What a killed supervisor left behind is not shown."""
     for child in _started.values():
@@ -150,15 +187,10 @@ def status(workspace: Workspace) -> list[EndpointStatus]:
 
 def stop(workspace: Workspace, port: int | None = None) -> list[EndpointStatus]:
     """Stop the endpoint on `port`, or the only one there is; returns what was stopped when its processes are gone."""
-    running = status(workspace)
-    chosen = [item for item in running if port is None or item.url.endswith(f":{port}")]
-    if not chosen:
-        raise InputError(f"no endpoint runs{f' on port {port}' if port else ''} here", hint="fledge status")
-    if len(chosen) > 1:
-        raise InputError("several endpoints run here", hint=f"fledge stop --port {chosen[0].url.rpartition(':')[2]}")
-    config = json.loads((Path(chosen[0].folder) / "config.json").read_text(encoding="utf-8"))
-    _terminate(chosen[0].pid, float(config["endpoint"]["limits"]["drain_s"]))
-    return chosen
+    chosen = find(workspace, port)
+    config = json.loads((Path(chosen.folder) / "config.json").read_text(encoding="utf-8"))
+    _terminate(chosen.pid, float(config["endpoint"]["limits"]["drain_s"]))
+    return [chosen]
 
 
 def _configuration(
@@ -172,6 +204,7 @@ def _configuration(
         "host": config.host,
         "port": config.port,
         "folder": str(folder),
+        "heartbeat_s": config.heartbeat_s,
         "routes": plan.routes(names),
         "releases": {names[reference]: str(where.resolve()) for reference, (where, _) in found.items()},
         "engine": {item.name: getattr(config, item.name) for item in fields(EngineSettings)},
@@ -247,7 +280,7 @@ def _wait_until_ready(process: "subprocess.Popen[bytes]", folder: Path, log: Pat
             break
         time.sleep(0.1)
     lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
-    last = "\n".join(line.removeprefix("fledge: ") for line in lines[-5:])
+    last = "\n".join(message_of(line) for line in lines[-5:])
     raise FledgeError(f"the endpoint did not start:\n{last}", hint=f"read {log}")
 
 
@@ -260,6 +293,7 @@ def _status(content: dict[str, Any], folder: Path) -> EndpointStatus:
         ready_seconds=content["ready_seconds"],
         releases=content["releases"],
         processes=processes,
+        last_error=content["last_error"],
         folder=str(folder),
     )
 

@@ -6,6 +6,7 @@ LONGEST_DELAY_S = 60.0
 HEALTHY_S = 600.0
 LOOP_CRASHES = 5
 LOOP_S = 120.0
+PING_S = 2.0
 
 
 @dataclass(frozen=True)
@@ -32,3 +33,14 @@ def after_crash(record: Restarts, now: float) -> Decision:
     looping = len([moment for moment in crashes if now - moment <= LOOP_S]) >= LOOP_CRASHES
     delay = min(LONGEST_DELAY_S, 2.0 ** (len(crashes) - 1))
     return Decision(delay, looping, replace(record, crashes=crashes, count=record.count + 1))
+
+
+def is_hung(heard: float, now: float, patience_s: float) -> bool:
+    """Whether a child that was last heard of at `heard` is to be killed."""
+    return now - heard > patience_s
+
+
+def slept(before: float, now: float) -> float:
+    """Seconds for which the supervisor itself was stopped since it last looked, as on a laptop that was shut: nobody
+    could be heard then."""
+    return max(0.0, now - before - 2 * PING_S)

@@ -1,10 +1,12 @@
 """A child process and the supervisor's end of the line to it."""
 
 import json
+import os
 import socket
 import subprocess
+import time
 from dataclasses import dataclass, field
-from typing import Any
+from typing import IO, Any
 
 from fledge.core.control import encode
 from fledge.core.processes import module_command
@@ -26,6 +28,7 @@ class Child:
     release: str = ""
     process: "subprocess.Popen[bytes] | None" = None
     line: socket.socket | None = None
+    heard: float = 0.0
     unread: bytes = b""
     ready: bool = False
     was_ready: bool = False
@@ -33,17 +36,31 @@ class Child:
     restarts: Restarts = field(default_factory=Restarts)
     start_at: float | None = 0.0
 
-    def spawn(self, inherited: tuple[int, ...]) -> socket.socket:
-        """Start it; `inherited` are descriptors that it gets."""
+    @property
+    def name(self) -> str:
+        """Role and release."""
+        return f"{self.role} {self.release}".strip()
+
+    def spawn(self, inherited: tuple[int, ...]) -> tuple[socket.socket, IO[bytes]]:
+        """Start it; `inherited` are descriptors that it gets. Returns our end of its line, and of what it writes."""
         ours, theirs = socket.socketpair()
         command = [*module_command(MODULES[self.role]), json.dumps(self.config), str(theirs.fileno())]
         # A session of its own: Ctrl-C in the terminal reaches the supervisor alone, which then stops in order.
         self.process = subprocess.Popen(
-            command, pass_fds=(theirs.fileno(), *inherited), stdin=subprocess.DEVNULL, start_new_session=True
+            command,
+            pass_fds=(theirs.fileno(), *inherited),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
         )
         theirs.close()
+        said = self.process.stdout
+        assert said  # noqa: S101 (opened as a pipe)
+        os.set_blocking(said.fileno(), False)
         self.line, self.ready, self.start_at, self.unread, self.error = ours, False, None, b"", ""
-        return ours
+        self.heard = time.monotonic()
+        return ours, said
 
     def send(self, **message: Any) -> None:
         """Tell it something; nothing happens where it is gone."""
@@ -61,6 +78,7 @@ class Child:
             content = b""
         if not content:
             return None
+        self.heard = time.monotonic()
         *lines, self.unread = (self.unread + content).split(b"\n")
         return [json.loads(line) for line in lines]
 

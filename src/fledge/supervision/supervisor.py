@@ -17,7 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from fledge.core import state
-from fledge.supervision.policy import after_crash
+from fledge.supervision import memory
+from fledge.supervision.log import Log
+from fledge.supervision.policy import PING_S, after_crash, is_hung, slept
 from fledge.supervision.process import Child
 from fledge.supervision.routes import moved, releases_of
 
@@ -41,6 +43,9 @@ class Supervisor:
         self.folders: dict[str, str] = config["releases"]
         self._pending: list[dict[str, Any]] = []
         self._written: dict[str, Any] = {}
+        log = config["log"]
+        self.log = Log(Path(log["file"]) if log["file"] else None, as_json=log["json"])
+        self._pinged = self._ticked = time.monotonic()
         self.listener = socket.create_server(
             (config["host"], config["port"]),
             family=socket.AF_INET6 if ":" in config["host"] else socket.AF_INET,
@@ -73,8 +78,11 @@ class Supervisor:
                 for key, _ in self.selector.select(self._patience()):
                     if key.data is None:
                         self._on_signal(self._wake.recv(64))
-                    else:
+                    elif key.fileobj is key.data.line:
                         self._on_line(key.data)
+                    else:
+                        self._on_words(key.data, key.fileobj)
+                self._look_after()
                 for child in list(self.children.values()):
                     if child.process is not None and child.process.poll() is not None:
                         self._on_exit(child)
@@ -97,7 +105,8 @@ class Supervisor:
                 inherited = (self.listener.fileno(),) if child.role == "endpoint" else ()
                 if child.role == "endpoint":
                     child.config |= {"routes": self.routes, "releases": self.folders}
-                self.selector.register(child.spawn(inherited), selectors.EVENT_READ, child)
+                for end in child.spawn(inherited):
+                    self.selector.register(end, selectors.EVENT_READ, child)
                 if child.role == "endpoint":
                     for engine in self._engines():
                         self._tell_ready(engine)
@@ -137,6 +146,35 @@ class Supervisor:
             elif event == "retired":
                 self._retire(message["release"])
 
+    def _on_words(self, child: Child, said: Any) -> None:
+        """What a child has written goes to the log."""
+        try:
+            content = os.read(said.fileno(), 65536)
+        except BlockingIOError:
+            return
+        self.log.feed(child.name, content)
+        if not content:
+            self.selector.unregister(said)
+            said.close()
+
+    def _look_after(self) -> None:
+        """Kill children that should answer and do not."""
+        now = time.monotonic()
+        pause, self._ticked = slept(self._ticked, now), now
+        patience = self.config["heartbeat_s"]
+        for child in self.children.values():
+            if child.process is None or not child.ready:
+                continue
+            child.heard += pause
+            if patience and is_hung(child.heard, now, patience):
+                child.error = f"{child.name} did not answer for {patience:g} s and was killed"
+                child.process.kill()
+                child.heard = now
+        if now - self._pinged >= PING_S:
+            self._pinged = now
+            for child in self.children.values():
+                child.send(event="ping")
+
     def _on_moved(self, message: dict[str, Any]) -> None:
         """An alias means another release now: start its engine beside the old one; `_switch` does the rest."""
         self._pending = [
@@ -145,8 +183,23 @@ class Supervisor:
         self._pending.append(message)
         self.folders = {**self.folders, message["release"]: message["folder"]}
         if f"engine {message['release']}" not in self.children:
+            lacking = self._lacks_memory(message["release"])
             self._add_engine(message["release"])
+            if lacking:
+                child = self.children[f"engine {message['release']}"]
+                child.error = lacking
+                self._give_up(child)
+                return
         self._switch()
+
+    def _lacks_memory(self, release: str) -> str:
+        """Why two engines do not fit here, empty where they do. A new one is taken to need what the largest has."""
+        pids = [child.process.pid for child in self._engines() if child.process]
+        need = max((memory.proportional_bytes(pid) for pid in pids), default=0)
+        free = memory.available_bytes()
+        if not free or need < free:
+            return ""
+        return f"{release} needs about {need / 1e6:.0f} MB beside the old release, and {free / 1e6:.0f} MB are free"
 
     def _switch(self) -> None:
         """Send requests to the releases whose engines are ready by now."""
@@ -159,9 +212,8 @@ class Supervisor:
             self._say(f"{item['name']}@{item['alias']} is {item['release']} now")
         wanted = releases_of(self.routes) | {item["release"] for item in self._pending}
         self.folders = {release: folder for release, folder in self.folders.items() if release in wanted}
-        self.children["endpoint"].send(event="releases", releases=self.folders, routes=self.routes)
-        for release in {item["release"] for item in done}:
-            self._tell_ready(self.children[f"engine {release}"])
+        addresses = {engine.release: engine.config["address"] for engine in self._engines() if engine.ready}
+        self.children["endpoint"].send(event="releases", releases=self.folders, routes=self.routes, addresses=addresses)
 
     def _engine_is_ready(self, release: str) -> bool:
         child = self.children.get(f"engine {release}")
@@ -194,8 +246,9 @@ class Supervisor:
             child.error = message.get("error", child.error)
         self._hang_up(child)
         child.process, child.ready = None, False
-        what = f"{child.role} {child.release}".strip()
-        self.last_error = child.error or f"{what} ended with code {process.returncode}"
+        if process.stdout and not process.stdout.closed:
+            self._on_words(child, process.stdout)
+        self.last_error = child.error or f"{child.name} ended with code {process.returncode}"
         if child.error and not child.was_ready:
             self._give_up(child)
             return
@@ -220,8 +273,7 @@ class Supervisor:
         self.stopping, self.code = True, FAILED_EXIT
 
     def _say(self, text: str) -> None:
-        sys.stderr.write(f"fledge: {text}\n")
-        sys.stderr.flush()
+        self.log.write("supervisor", text)
 
     def _stop(self) -> None:
         self.stopping = True

@@ -1,0 +1,78 @@
+"""A champion behind HTTP: started, asked as MLflow's clients ask and as OpenAI's do, and stopped.
+
+    python examples/serve_model.py ["What is machine learning?"] [--model M] [--port 5001]
+
+Where MODEL_NAME has no champion yet, MODEL is registered and promoted by force, with that reason on record.
+"""
+
+import argparse
+import os
+from collections.abc import Iterator
+
+import httpx
+import openai
+from openai.types.chat import ChatCompletionUserMessageParam
+
+import fledge
+from fledge.core.errors import InputError
+from fledge.core.settings import load
+from fledge.registry.release import ReleaseConfig
+
+KEY = os.environ.get("FLEDGE_API_KEY", "none")  # what `fledge serve` asks for, where it is set
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("question", nargs="?", default="What is machine learning?")
+    parser.add_argument("--model", help="embedded, a folder, or a Hub id as microsoft/DialoGPT-small")
+    parser.add_argument("--port", type=int, help="port to listen on")
+    given = vars(parser.parse_args())
+    question = given.pop("question")
+
+    target = champion(fledge.ExperimentConfig.load({"model": given.pop("model")}))
+    config = load(fledge.ServeConfig, given).value
+    endpoint = fledge.serve(config, target)
+    print(f"{target} is ready on {endpoint.url} after {endpoint.ready_seconds:.1f} s")
+    try:
+        print(f"invocations: {ask_invocations(endpoint.url, question)}")
+        print("chat: ", end="")
+        for piece in ask_chat(endpoint.url, question, target):
+            print(piece, end="", flush=True)
+        print()
+    finally:
+        fledge.stop(config, config.port)
+    print("stopped; its answers are traces in MLflow now")
+
+
+def champion(config: fledge.ExperimentConfig) -> str:
+    """The release to serve, made if there is none."""
+    name = load(ReleaseConfig).value.name
+    target = f"{name}@champion"
+    try:
+        fledge.verify(config, target)
+    except InputError:  # there is no such release
+        release = fledge.register(config, name=name)
+        fledge.promote(config, name, release.version, force=True, reason="the first one, served by an example")
+        print(f"registered and promoted {name}/{release.version}")
+    return target
+
+
+def ask_invocations(url: str, question: str) -> str:
+    """The answer by MLflow's scoring protocol: a row of a table, filled into the release's prompt."""
+    table = {"columns": ["question"], "data": [[question]]}
+    headers = {"authorization": f"Bearer {KEY}"}
+    response = httpx.post(f"{url}/invocations", json={"dataframe_split": table}, headers=headers, timeout=60)
+    response.raise_for_status()
+    return str(response.json()["predictions"][0])
+
+
+def ask_chat(url: str, question: str, model: str) -> Iterator[str]:
+    """The answer by OpenAI's protocol, piece by piece, as any of its clients asks."""
+    client = openai.OpenAI(base_url=f"{url}/v1", api_key=KEY)
+    asked: ChatCompletionUserMessageParam = {"role": "user", "content": question}
+    for event in client.chat.completions.create(model=model, messages=[asked], stream=True):
+        yield event.choices[0].delta.content or ""
+
+
+if __name__ == "__main__":
+    main()

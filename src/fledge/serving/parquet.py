@@ -1,0 +1,115 @@
+"""Parquet tables, read in a process of their own: what a file claims of its size need not be so, and one of 10 KB can
+unfold to gigabytes."""
+
+import asyncio
+import contextlib
+import io
+import os
+import resource
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import msgspec
+
+from fledge.core.errors import InputError
+from fledge.core.keys import VARIABLE
+from fledge.core.processes import module_command
+from fledge.serving.admission import BusyError
+
+TIMEOUT_S = 20.0
+MAX_MEMORY_BYTES = 512 << 20  # beyond what the process takes before it reads
+MAX_TEXT_BYTES = 12_800_000
+AT_ONCE, MOST_WAITING = 2, 16
+RETRY_S = 5
+
+_slots = asyncio.Semaphore(AT_ONCE)
+_places = asyncio.Semaphore(AT_ONCE + MOST_WAITING)
+_OWN = {"ARROW_DEFAULT_MEMORY_POOL": "system", "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
+
+
+class _Read(msgspec.Struct):
+    rows: list[dict[str, str | None]] = []
+    error: str = ""
+
+
+async def read_parquet(body: bytes, names: Sequence[str], max_rows: int) -> list[dict[str, str | None]]:
+    """The columns `names` of a table, row by row; what is no text is None.
+
+    Raises `InputError` for what is no Parquet file, lacks a column, or is too large, `BusyError` where too many wait.
+    """
+    if _places.locked():
+        raise BusyError("too many Parquet files wait to be read", RETRY_S)
+    environment = {**{name: value for name, value in os.environ.items() if name != VARIABLE}, **_OWN}
+    async with _places, _slots:
+        process = await asyncio.create_subprocess_exec(
+            *module_command("fledge.serving.parquet"),
+            str(max_rows),
+            *names,
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.DEVNULL,
+            env=environment,
+        )
+        try:
+            async with asyncio.timeout(TIMEOUT_S):
+                output, _ = await process.communicate(body)
+        except TimeoutError:
+            raise InputError(f"the Parquet file took more than {TIMEOUT_S:g} s to read") from None
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                process.kill()
+            await process.wait()
+    if not output:
+        raise InputError("the body is no Parquet file that can be read")
+    found = msgspec.msgpack.decode(output, type=_Read)
+    if found.error:
+        raise InputError(found.error)
+    return found.rows
+
+
+def _rows(body: bytes, names: Sequence[str], max_rows: int) -> list[dict[str, str | None]]:
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    _limit_memory()
+    try:
+        file = parquet.ParquetFile(io.BytesIO(body))
+        if file.metadata.num_rows > max_rows:
+            raise InputError(f"{file.metadata.num_rows} rows; at most {max_rows}")
+        for name in names:
+            if (count := file.schema_arrow.names.count(name)) != 1:
+                raise InputError(f"the table has {'two columns' if count else 'no column'} {name!r}")
+        table = file.read(columns=list(names), use_threads=False)
+        if table.nbytes > MAX_TEXT_BYTES or table.num_rows > max_rows:
+            raise InputError("the table is too large")
+        columns = [column.to_pylist() for column in table.select(list(names)).columns]
+    except InputError:
+        raise
+    except MemoryError:
+        raise InputError("the table is too large") from None
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise InputError(f"the body is no Parquet file: {str(error).splitlines()[0]}") from None
+    texts = [[value if isinstance(value, str) else None for value in column] for column in columns]
+    return [dict(zip(names, row, strict=True)) for row in zip(*texts, strict=True)]
+
+
+def _limit_memory() -> None:
+    with contextlib.suppress(OSError, ValueError):  # a system that counts otherwise has no such limit
+        pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0])
+        most = pages * resource.getpagesize() + MAX_MEMORY_BYTES
+        resource.setrlimit(resource.RLIMIT_AS, (most, most))
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        resource.setrlimit(resource.RLIMIT_CPU, (int(TIMEOUT_S), int(TIMEOUT_S)))
+
+
+def _main(max_rows: str, *names: str) -> None:
+    try:
+        found = _Read(_rows(sys.stdin.buffer.read(), names, int(max_rows)))
+    except InputError as error:
+        found = _Read(error=error.message)
+    sys.stdout.buffer.write(msgspec.msgpack.encode(found))
+
+
+if __name__ == "__main__":
+    _main(*sys.argv[1:])

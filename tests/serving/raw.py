@@ -1,0 +1,155 @@
+"""HTTP as bytes: what a client sends is sent as it is, and what comes back is read strictly."""
+
+import contextlib
+import re
+import socket
+from collections.abc import Iterator
+from typing import NamedTuple
+
+STATUS_LINE = re.compile(rb"HTTP/1\.1 ([1-5][0-9]{2}) [\x20-\x7e]*")
+HEADER = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+): ?([\x20-\x7e\x80-\xff]*)")
+BODILESS = (204, 304)
+
+
+class NoHttpError(Exception):
+    """What came back is no HTTP."""
+
+
+class Answer(NamedTuple):
+    """One answer; names of headers are in lower case."""
+
+    status: int
+    headers: dict[str, str]
+    body: bytes
+
+
+class Read(NamedTuple):
+    """Whole answers, and the bytes of one that is not whole."""
+
+    answers: list[Answer]
+    rest: bytes
+
+
+def read(content: bytes, *, head: bool = False) -> Read:
+    """The answers in some bytes. With `head` an answer may lack its body, as one to HEAD does.
+
+    Raises `NoHttpError` for what is none.
+    """
+    answers: list[Answer] = []
+    while content:
+        found = _answer(content)
+        if head and (found is None or not _is_start(found[1])):
+            found = _head(content) or found
+        if found is None:
+            break
+        answer, content = found
+        if answer.status >= 200:  # else one that announces the next
+            answers.append(answer)
+    return Read(answers, content)
+
+
+def _is_start(content: bytes) -> bool:
+    return content.startswith(b"HTTP/1.1 "[: len(content)])
+
+
+def _head(content: bytes) -> tuple[Answer, bytes] | None:
+    """Status and headers, and what is behind them; None where they are not whole."""
+    if not _is_start(content):
+        raise NoHttpError(content[:200])
+    top, blank, rest = content.partition(b"\r\n\r\n")
+    if not blank:
+        return None
+    first, *lines = top.split(b"\r\n")
+    status, pairs = STATUS_LINE.fullmatch(first), [HEADER.fullmatch(line) for line in lines]
+    if status is None or not all(pairs):
+        raise NoHttpError(content[:200])
+    headers = {pair[1].decode().lower(): pair[2].decode("latin-1") for pair in pairs if pair}
+    if len(headers) != len(pairs):
+        raise NoHttpError(b"a header twice: " + top)
+    return Answer(int(status[1]), headers, b""), rest
+
+
+def _answer(content: bytes) -> tuple[Answer, bytes] | None:
+    found = _head(content)
+    if found is None or found[0].status < 200 or found[0].status in BODILESS:
+        return found
+    answer, rest = found
+    if answer.headers.get("transfer-encoding") == "chunked":
+        return _chunked(answer, rest)
+    if "content-length" not in answer.headers:
+        raise NoHttpError(b"a body without an end: " + content[:200])
+    length = int(answer.headers["content-length"])
+    return (answer._replace(body=rest[:length]), rest[length:]) if len(rest) >= length else None
+
+
+def _chunked(answer: Answer, rest: bytes) -> tuple[Answer, bytes] | None:
+    body = b""
+    while True:
+        size, line, rest = rest.partition(b"\r\n")
+        if not line:
+            return None
+        if not re.fullmatch(rb"[0-9a-f]+", size):
+            raise NoHttpError(b"a chunk of size " + size[:100])
+        length = int(size, 16)
+        if len(rest) < length + 2:
+            return None
+        if rest[length : length + 2] != b"\r\n":
+            raise NoHttpError(b"a chunk without an end")
+        body, rest = body + rest[:length], rest[length + 2 :]
+        if not length:
+            return answer._replace(body=body), rest
+
+
+@contextlib.contextmanager
+def connected(port: int, *, seconds: float = 10.0, receive_buffer: int = 0) -> Iterator[socket.socket]:
+    """A connection to a port of this machine."""
+    with socket.socket() as opened:
+        if receive_buffer:
+            opened.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
+        opened.settimeout(seconds)
+        opened.connect(("127.0.0.1", port))
+        yield opened
+
+
+def ask(port: int, content: bytes, *, seconds: float = 10.0) -> Answer | None:
+    """The first answer to some bytes; None where the connection was closed without one.
+
+    Raises `TimeoutError` where nothing happens in time.
+    """
+    with connected(port, seconds=seconds) as opened:
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+            opened.sendall(content)
+        return next_answer(opened, head=content.startswith(b"HEAD "))
+
+
+def next_answer(opened: socket.socket, *, head: bool = False) -> Answer | None:
+    """The next answer on a connection; None at its end."""
+    received = b""
+    with contextlib.suppress(ConnectionResetError):
+        while part := opened.recv(1 << 16):
+            received += part
+            if answers := read(received, head=head).answers:
+                return answers[0]
+    return None
+
+
+def closed_within(opened: socket.socket, seconds: float) -> bool:
+    """Whether the other side ends a connection in time; what it still sends is read and thrown away."""
+    opened.settimeout(seconds)
+    try:
+        while opened.recv(1 << 16):
+            pass
+    except TimeoutError:
+        return False
+    except ConnectionResetError:
+        return True
+    return True
+
+
+def request(method: str, target: str, *headers: tuple[str, str], body: bytes = b"", host: str = "localhost") -> bytes:
+    """A request as it should be, but for what its parts hold."""
+    lines = [f"{method} {target} HTTP/1.1", *([f"Host: {host}"] if host else [])]
+    lines += [f"{name}: {value}" for name, value in headers]
+    if body:
+        lines.append(f"Content-Length: {len(body)}")
+    return "\r\n".join(lines).encode("utf-8", "surrogateescape") + b"\r\n\r\n" + body

@@ -1,0 +1,424 @@
+"""OpenAI's own clients, unmodified, and LangChain's; and the protocol as it goes over the wire."""
+
+import asyncio
+import json
+import os
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import httpx
+import openai
+import pytest
+from langchain_openai import ChatOpenAI
+from openai import AsyncOpenAI, OpenAI
+from openai.types.chat import ChatCompletionMessageParam
+from pydantic import SecretStr
+
+from fledge.core.limits import Limits
+from fledge.supervision.endpoints import EndpointStatus
+from tests.serving import harness
+from tests.serving.harness import lay_out, metrics, pids, served, until
+
+pytestmark = pytest.mark.slow
+
+KEY = "k" * 32
+TEMPLATE = "Question: {{question}}\nAnswer:"
+QUESTION = "What is machine learning?"
+MESSAGES: list[ChatCompletionMessageParam] = [{"role": "user", "content": QUESTION}]
+LONG: dict[str, Any] = {"max_tokens": 400, "extra_body": {"ignore_eos": True}}
+# One request of this size fits, and nothing beside it.
+LIMITS = Limits(queue_tokens=3000)
+FILLS = {"n": 8, **LONG}
+
+
+@pytest.fixture(scope="module")
+def endpoint(engine_cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[EndpointStatus]:
+    config = lay_out(tmp_path_factory.mktemp("openai"), engine_cache, template=TEMPLATE)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FLEDGE_API_KEY", KEY)
+        with served(config, limits=LIMITS, open_metrics=True) as running:
+            yield running
+
+
+@pytest.fixture(scope="module")
+def client(endpoint: EndpointStatus) -> Iterator[OpenAI]:
+    """The official client, which checks every answer against its own types."""
+    with OpenAI(base_url=f"{endpoint.url}/v1", api_key=KEY, max_retries=0, _strict_response_validation=True) as opened:
+        yield opened
+
+
+@pytest.fixture(scope="module")
+def http(endpoint: EndpointStatus) -> Iterator[httpx.Client]:
+    with harness.client(endpoint, headers={"authorization": f"Bearer {KEY}"}) as opened:
+        yield opened
+
+
+def _events(response: httpx.Response) -> list[str]:
+    return [line.removeprefix("data: ") for line in response.iter_lines() if line]
+
+
+def test_a_conversation(client: OpenAI) -> None:
+    answer = client.chat.completions.create(model="mine", messages=MESSAGES)
+    (choice,) = answer.choices
+    assert choice.finish_reason == "stop"
+    assert choice.message.role == "assistant"
+    assert choice.message.content
+    assert answer.model == "mine"
+    assert answer.usage is not None
+    assert answer.usage.total_tokens == answer.usage.prompt_tokens + answer.usage.completion_tokens
+    assert answer._request_id is not None
+    assert answer.id == f"chatcmpl-{answer._request_id}"
+    parts = client.chat.completions.create(
+        model="mine",
+        messages=[
+            {
+                "role": "user",
+                "content": [{"type": "text", "text": "What is "}, {"type": "text", "text": "machine learning?"}],
+            }
+        ],
+    )
+    assert parts.choices == answer.choices
+
+
+def test_what_streams_is_what_is_whole(client: OpenAI) -> None:
+    whole = client.chat.completions.create(model="mine", messages=MESSAGES, n=2, logprobs=True, top_logprobs=1)
+    texts, tokens, reasons, usage = ["", ""], [list[Any](), list[Any]()], ["", ""], []
+    with client.chat.completions.create(
+        model="mine",
+        messages=MESSAGES,
+        n=2,
+        logprobs=True,
+        top_logprobs=1,
+        stream=True,
+        stream_options={"include_usage": True},
+    ) as stream:
+        for chunk in stream:
+            usage.append(chunk.usage)
+            for choice in chunk.choices:
+                texts[choice.index] += choice.delta.content or ""
+                reasons[choice.index] += choice.finish_reason or ""
+                tokens[choice.index] += (choice.logprobs and choice.logprobs.content) or []
+    assert texts == [choice.message.content for choice in whole.choices]
+    assert reasons == [choice.finish_reason for choice in whole.choices] == ["stop", "stop"]
+    assert tokens == [choice.logprobs and choice.logprobs.content for choice in whole.choices]
+    assert usage[-1] == whole.usage
+    assert set(usage[:-1]) == {None}
+
+
+def test_asynchronously(endpoint: EndpointStatus, client: OpenAI) -> None:
+    async def ask() -> tuple[list[str | None], str]:
+        async with AsyncOpenAI(base_url=f"{endpoint.url}/v1", api_key=KEY) as asking:
+            one = asking.chat.completions.create(model="mine", messages=MESSAGES)
+            other = asking.completions.create(model="mine", prompt=QUESTION)
+            chat, text = await asyncio.gather(one, other)
+            streamed = ""
+            async with await asking.chat.completions.create(model="mine", messages=MESSAGES, stream=True) as stream:
+                async for chunk in stream:
+                    streamed += chunk.choices[0].delta.content or ""
+        return [chat.choices[0].message.content, text.choices[0].text], streamed
+
+    (chat, text), streamed = asyncio.run(ask())
+    assert (
+        chat == streamed == client.chat.completions.create(model="mine", messages=MESSAGES).choices[0].message.content
+    )
+    assert text == client.completions.create(model="mine", prompt=QUESTION).choices[0].text
+
+
+def test_stop_texts_end_an_answer_and_are_not_returned(client: OpenAI) -> None:
+    whole = client.chat.completions.create(model="mine", messages=MESSAGES).choices[0].message.content or ""
+    third = whole.split(" ")[2]
+    for stop in (third, ["never", third, "there", "at all"]):
+        (choice,) = client.chat.completions.create(model="mine", messages=MESSAGES, stop=stop).choices
+        assert (choice.message.content, choice.finish_reason) == (whole[: whole.index(third)], "stop")
+    (cut,) = client.chat.completions.create(model="mine", messages=MESSAGES, max_completion_tokens=2).choices
+    assert cut.finish_reason == "length"
+    assert whole.startswith(cut.message.content or "-")
+
+
+def test_a_seed_repeats_a_sample_and_n_counts_it_up(client: OpenAI) -> None:
+    sampling: dict[str, Any] = {"model": "mine", "prompt": "A", "temperature": 1.5, "max_tokens": 12, **LONG, "seed": 5}
+    together = [choice.text for choice in client.completions.create(**sampling, n=3).choices]
+    alone = [client.completions.create(**{**sampling, "seed": 5 + index}).choices[0].text for index in range(3)]
+    assert together == alone
+    assert len(set(together)) == 3
+
+
+def test_log_probabilities_have_the_text_and_its_places(client: OpenAI) -> None:
+    asking: dict[str, Any] = {"model": "mine", "prompt": QUESTION, "max_tokens": 8, "logprobs": 1}
+    (choice,) = client.completions.create(**asking).choices
+    found = choice.logprobs
+    assert found is not None
+    assert found.tokens is not None
+    assert found.text_offset is not None
+    assert found.token_logprobs is not None
+    assert "".join(found.tokens) == choice.text
+    assert [
+        choice.text[at:][: len(token)] for at, token in zip(found.text_offset, found.tokens, strict=True)
+    ] == found.tokens
+    assert all(value is not None and value <= 0 for value in found.token_logprobs)
+    (echoed,) = client.completions.create(**asking, echo=True).choices
+    assert echoed.text == QUESTION + choice.text
+    assert echoed.logprobs is not None
+    assert echoed.logprobs.text_offset == [at + len(QUESTION) for at in found.text_offset]
+
+    (chat,) = client.chat.completions.create(model="mine", messages=MESSAGES, max_tokens=3, logprobs=True).choices
+    assert chat.logprobs is not None
+    content = chat.logprobs.content or []
+    assert "".join(token.token for token in content) == chat.message.content
+    assert [bytes(token.bytes or []).decode() for token in content] == [token.token for token in content]
+    assert all(token.top_logprobs == [] for token in content)
+
+
+def test_completions_of_a_text_a_list_and_token_ids(client: OpenAI) -> None:
+    one = client.completions.create(model="mine", prompt=QUESTION)
+    assert one.usage is not None
+    assert one.usage.completion_tokens == 16  # the protocol's own default
+    assert one._request_id is not None
+    assert one.id == f"cmpl-{one._request_id}"
+    several = client.completions.create(model="mine", prompt=["Hello", QUESTION], n=2)
+    assert [choice.index for choice in several.choices] == [0, 1, 2, 3]
+    assert [choice.text for choice in several.choices[2:]] == [one.choices[0].text] * 2
+    assert several.usage is not None
+    assert several.usage.prompt_tokens > one.usage.prompt_tokens  # each prompt once, however many answers
+    assert several.usage.prompt_tokens < 2 * one.usage.prompt_tokens
+
+    ids = client.completions.create(model="mine", prompt=[5, 6, 7], max_tokens=4)
+    lists = client.completions.create(model="mine", prompt=[[5, 6, 7], [8]], max_tokens=4)
+    assert lists.choices[0].text == ids.choices[0].text
+    assert ids.usage is not None
+    assert ids.usage.prompt_tokens == 3
+
+
+def test_streamed_completions_echo_and_are_told_apart(client: OpenAI) -> None:
+    asking: dict[str, Any] = {"model": "mine", "prompt": ["Hello", QUESTION], "echo": True, "n": 2}
+    whole = client.completions.create(**asking)
+    texts = [""] * 4
+    # The client's own type of a chunk has no place for a `finish_reason` that is still to come.
+    with (
+        OpenAI(base_url=client.base_url, api_key=KEY) as lenient,
+        lenient.completions.create(**asking, stream=True) as stream,
+    ):
+        for chunk in stream:
+            texts[chunk.choices[0].index] += chunk.choices[0].text
+    assert texts == [choice.text for choice in whole.choices]
+    assert texts[0].startswith("Hello")
+    assert texts[2].startswith(QUESTION)
+
+
+@pytest.mark.parametrize(
+    ("asking", "kind", "param"),
+    [
+        ({"messages": []}, openai.BadRequestError, "messages"),
+        ({"temperature": 3}, openai.BadRequestError, "temperature"),
+        ({"n": 9}, openai.BadRequestError, None),
+        ({"max_tokens": 5000}, openai.BadRequestError, "max_tokens"),
+        ({"stop": ["a", "b", "c", "d", "e"]}, openai.BadRequestError, "stop"),
+        ({"messages": [{"role": "tool", "content": "x", "tool_call_id": "1"}]}, openai.BadRequestError, "messages"),
+        ({"messages": [{"role": "user", "content": "word " * 600}]}, openai.BadRequestError, None),
+        ({"messages": [{"role": "user", "content": "word " * 600}], "stream": True}, openai.BadRequestError, None),
+        ({"model": "other"}, openai.NotFoundError, None),
+        ({"model": "mine@nobody"}, openai.NotFoundError, None),
+        ({"model": "mine/2"}, openai.NotFoundError, None),
+    ],
+)
+def test_what_is_wrong_raises_the_clients_own_errors_and_is_asked_once(
+    endpoint: EndpointStatus,
+    client: OpenAI,
+    asking: dict[str, Any],
+    kind: type[openai.APIStatusError],
+    param: str | None,
+) -> None:
+    before = metrics(endpoint, "fledge_requests_total")
+    with pytest.raises(kind) as caught:
+        client.with_options(max_retries=2).chat.completions.create(**{"model": "mine", "messages": MESSAGES, **asking})
+    error = caught.value.response.json()["error"]
+    assert set(error) == {"message", "type", "param", "code"}
+    assert error["type"] == "invalid_request_error"
+    assert error["param"] == param
+    assert caught.value.request_id == caught.value.response.headers["x-request-id"]
+    assert metrics(endpoint, "fledge_requests_total") == before + 1
+
+
+def test_echo_of_token_ids_is_refused(client: OpenAI) -> None:
+    with pytest.raises(openai.BadRequestError, match="echo is for prompts that are texts"):
+        client.completions.create(model="mine", prompt=[5, 6], echo=True)
+
+
+def test_a_wrong_key(endpoint: EndpointStatus) -> None:
+    with (
+        OpenAI(base_url=f"{endpoint.url}/v1", api_key="no") as asking,
+        pytest.raises(openai.AuthenticationError) as caught,
+    ):
+        asking.models.list()
+    error = caught.value.response.json()["error"]
+    assert set(error) == {"message", "type", "param", "code"}
+    assert error["code"] == "invalid_api_key"
+
+
+def test_too_much_is_refused_at_once_and_the_client_comes_back_when_it_was_told(client: OpenAI) -> None:
+    patient = client.with_options(max_retries=2)
+    with client.chat.completions.create(model="mine", messages=MESSAGES, stream=True, **FILLS) as stream:
+        next(iter(stream))
+        started = time.monotonic()
+        with pytest.raises(openai.RateLimitError) as caught:
+            client.chat.completions.create(model="mine", messages=MESSAGES)
+        assert time.monotonic() - started < 1
+        assert set(caught.value.response.json()["error"]) == {"message", "type", "param", "code"}
+        assert 1 <= int(caught.value.response.headers["retry-after"]) <= 60
+        with ThreadPoolExecutor(1) as other:
+            answer = other.submit(patient.chat.completions.create, model="mine", messages=MESSAGES)
+            time.sleep(0.2)
+            stream.close()
+            assert answer.result().choices[0].message.content
+
+
+def test_models_by_name_alias_and_version(client: OpenAI) -> None:
+    assert [model.id for model in client.models.list()] == ["mine", "mine@champion"]
+    texts = set()
+    for name in ("mine", "mine@champion", "mine/1"):
+        assert client.models.retrieve(name).id == name
+        raw = client.chat.completions.with_raw_response.create(model=name, messages=MESSAGES)
+        texts.add(raw.parse().choices[0].message.content)
+        assert raw.headers["x-fledge-release"] == "mine/1"
+        assert raw.headers.get("x-fledge-arm") == ("champion" if name != "mine/1" else None)
+    assert len(texts) == 1
+    with pytest.raises(openai.NotFoundError):
+        client.models.retrieve("other")
+
+
+def test_unknown_parameters_are_ignored_and_named(client: OpenAI) -> None:
+    asking: dict[str, Any] = {"model": "mine", "messages": [{**MESSAGES[0], "name": "Ann"}]}
+    plain = client.chat.completions.with_raw_response.create(model="mine", messages=MESSAGES)
+    assert "x-fledge-warning" not in plain.headers
+    raw = client.chat.completions.with_raw_response.create(
+        **asking, frequency_penalty=0.5, logprobs=True, top_logprobs=5, extra_body={"größe\n": 1, "nothing": None}
+    )
+    assert raw.parse().choices[0].message.content == plain.parse().choices[0].message.content
+    named = raw.headers["x-fledge-warning"]
+    for name in ("frequency_penalty", "messages.name", "top_logprobs beyond the chosen token", r"gr\u00f6\u00dfe\n"):
+        assert name in named
+    assert "nothing" not in named
+    text = client.completions.with_raw_response.create(model="mine", prompt="x", best_of=1, logprobs=5, echo=True)
+    for name in ("best_of", "logprobs beyond the chosen token", "logprobs of the prompt"):
+        assert name in text.headers["x-fledge-warning"]
+
+
+def test_the_prompt_of_the_release_by_name(client: OpenAI) -> None:
+    filled = TEMPLATE.replace("{{question}}", QUESTION)
+    expected = client.chat.completions.create(model="mine", messages=[{"role": "user", "content": filled}]).choices
+    for prompt in ("plain", "plain/1", {"id": "plain"}, {"id": "plain/1", "variables": {"question": QUESTION}}):
+        raw = client.chat.completions.with_raw_response.create(
+            model="mine", messages=MESSAGES, extra_body={"prompt": prompt}
+        )
+        assert raw.parse().choices == expected
+        assert raw.headers["x-fledge-prompt"] == "plain/1"
+    for wrong in ("other", "plain/2", {"id": "other"}):
+        with pytest.raises(openai.BadRequestError, match="it has plain/1"):
+            client.chat.completions.create(model="mine", messages=MESSAGES, extra_body={"prompt": wrong})
+
+
+def test_events_on_the_wire(http: httpx.Client) -> None:
+    body = {"messages": MESSAGES, "stream": True, "n": 2, "stream_options": {"include_usage": True}}
+    with http.stream("POST", "/v1/chat/completions", json=body) as response:
+        assert response.headers["content-type"].startswith("text/event-stream")
+        events = _events(response)
+    assert events[-1] == "[DONE]"
+    chunks = [json.loads(event) for event in events[:-1]]
+    heads = {(chunk["id"], chunk["created"], chunk["object"], chunk["model"]) for chunk in chunks}
+    (only,) = heads
+    assert only[0] == f"chatcmpl-{response.headers['x-request-id']}"
+    assert only[2:] == ("chat.completion.chunk", "mine")
+    for index in range(2):
+        own = [choice for chunk in chunks for choice in chunk["choices"] if choice["index"] == index]
+        assert own[0]["delta"] == {"role": "assistant", "content": ""}
+        assert all("role" not in choice["delta"] for choice in own[1:])
+        assert [choice["finish_reason"] for choice in own] == [None] * (len(own) - 1) + ["stop"]
+    assert chunks[-1]["choices"] == []
+    assert chunks[-1]["usage"]["completion_tokens"] > 2
+    assert all(chunk["usage"] is None for chunk in chunks[:-1])
+
+    del body["stream_options"]
+    with http.stream("POST", "/v1/chat/completions", json=body) as response:
+        assert not any("usage" in json.loads(event) for event in _events(response)[:-1])
+
+
+def test_every_answer_has_an_id_of_its_own(http: httpx.Client) -> None:
+    answers = [
+        http.get("/v1/models"),
+        http.get("/nowhere"),
+        http.delete("/v1/models"),
+        http.get("/health"),
+        http.post("/v1/completions", json={"prompt": "x"}),
+        http.post("/v1/completions", content=b"{"),
+        http.get("/v1/models", headers={"authorization": "Bearer no"}),
+        http.get("/v1/models", headers={"host": "evil.example"}),
+    ]
+    ids = [answer.headers["x-request-id"] for answer in answers]
+    assert [answer.status_code for answer in answers] == [200, 404, 405, 200, 200, 415, 401, 403]
+    assert len(set(ids)) == len(ids)
+    assert answers[2].headers["allow"] == "GET"
+
+
+@pytest.mark.skipif(not shutil.which("curl"), reason="needs curl")
+def test_curl_shows_an_answer_as_it_is_generated(endpoint: EndpointStatus) -> None:
+    body = json.dumps({"prompt": QUESTION, "stream": True, "max_tokens": 400, "ignore_eos": True})
+    command = ["curl", "-sN", f"{endpoint.url}/v1/completions", "-H", f"Authorization: Bearer {KEY}", "-d", body]
+    with subprocess.Popen(
+        [*command, "-H", "Content-Type: application/json"], stdout=subprocess.PIPE, text=True
+    ) as curl:
+        assert curl.stdout is not None
+        first = curl.stdout.readline()
+        still_running = curl.poll() is None
+        rest = curl.stdout.read()
+    assert first.startswith('data: {"id":"cmpl-')
+    assert still_running
+    assert rest.endswith("\n\ndata: [DONE]\n\n")
+    assert rest.count("data: ") > 50
+
+
+def test_langchain(endpoint: EndpointStatus, client: OpenAI) -> None:
+    whole = client.chat.completions.create(model="mine", messages=MESSAGES, temperature=0.0)
+    model = ChatOpenAI(base_url=f"{endpoint.url}/v1", api_key=SecretStr(KEY), model="mine", temperature=0.0)
+    answer = model.invoke(QUESTION)
+    assert answer.content == whole.choices[0].message.content
+    assert answer.usage_metadata is not None
+    assert whole.usage is not None
+    assert answer.usage_metadata["total_tokens"] == whole.usage.total_tokens
+    assert answer.response_metadata["finish_reason"] == "stop"
+    assert [found.content for found in model.batch([QUESTION, "Hello", QUESTION])][::2] == [answer.content] * 2
+    pieces = [piece.content for piece in model.stream(QUESTION)]
+    assert len([piece for piece in pieces if piece]) > 2
+    assert "".join(map(str, pieces)) == answer.content
+
+
+def test_an_engine_that_dies_in_the_middle(endpoint: EndpointStatus, client: OpenAI, http: httpx.Client) -> None:
+    with client.chat.completions.create(model="mine", messages=MESSAGES, stream=True, **FILLS) as stream:
+        chunks = iter(stream)
+        for _ in range(3):
+            next(chunks)
+        os.kill(pids(endpoint)["engine"], signal.SIGKILL)
+        with pytest.raises(openai.APIError) as caught:
+            list(chunks)
+    assert caught.value.message == "the engine stopped while it answered"
+    assert caught.value.type == "server_error"
+    gone = http.post("/v1/chat/completions", json={"messages": MESSAGES, "stream": True})
+    assert (gone.status_code, gone.headers["retry-after"]) == (503, "2")
+    assert set(gone.json()["error"]) == {"message", "type", "param", "code"}
+    assert until(lambda: http.get("/ready").status_code == 200)
+
+    body = {"messages": MESSAGES, "stream": True, "n": 8, "max_tokens": 400, "ignore_eos": True}
+    with http.stream("POST", "/v1/chat/completions", json=body) as response:
+        lines = response.iter_lines()
+        next(lines)
+        os.kill(pids(endpoint)["engine"], signal.SIGKILL)
+        last = [line for line in lines if line][-1]
+    assert response.status_code == 200
+    assert set(json.loads(last.removeprefix("data: "))["error"]) == {"message", "type", "param", "code"}
+    assert until(lambda: http.get("/ready").status_code == 200)
+    assert client.chat.completions.create(model="mine", messages=MESSAGES).choices[0].finish_reason == "stop"

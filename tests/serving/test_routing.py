@@ -1,0 +1,197 @@
+"""Who answers whom: assignments that stay, shares that hold, and names that are found or are not."""
+
+import collections
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import stats
+
+from fledge.serving.routing import Arm, Choice, Route, Routes, assign, place
+from tests.serving.harness import client, lay_out, served
+
+UNITS = [f"user {number}" for number in range(10_000)]
+WEIGHTS = [(90, 10), (50, 50), (1, 1, 1), (50, 30, 20), (99, 1), (0.5, 0.25, 0.25), (5, 10, 20, 65)]
+NAMES = ("champion", "challenger", "third", "fourth")
+
+
+def _arms(weights: tuple[float, ...]) -> list[Arm]:
+    pairs = enumerate(zip(NAMES, weights, strict=False), start=1)
+    return [Arm(alias, f"mine/{number}", weight) for number, (alias, weight) in pairs]
+
+
+def _assigned(weights: tuple[float, ...], salt: str = "mine") -> list[str]:
+    arms = _arms(weights)
+    return [assign(salt, unit, arms).alias for unit in UNITS]
+
+
+@pytest.mark.parametrize("weights", WEIGHTS)
+def test_shares_are_the_weights(weights: tuple[float, ...]) -> None:
+    counts = collections.Counter(_assigned(weights))
+    expected = [weight / sum(weights) * len(UNITS) for weight in weights]
+    seen = [counts[alias] for alias in NAMES[: len(weights)]]
+    assert stats.chisquare(seen, expected).pvalue > 0.001
+    assert _assigned(weights) == _assigned(tuple(3.7 * weight for weight in weights))  # only their ratio counts
+
+
+@pytest.mark.parametrize("weights", WEIGHTS)
+def test_when_one_share_grows_units_move_to_it_and_none_between_others(weights: tuple[float, ...]) -> None:
+    before = _assigned(weights)
+    for grown in range(len(weights)):
+        changed = tuple(weight * (1.8 if place == grown else 1) for place, weight in enumerate(weights))
+        moved = {new for old, new in zip(before, _assigned(changed), strict=True) if old != new}
+        assert moved == {NAMES[grown]}
+
+
+def test_a_canary_that_goes_up_in_steps_keeps_everyone_that_it_has() -> None:
+    had: set[str] = set()
+    for share in (1, 5, 25, 50, 99):
+        pairs = zip(UNITS, _assigned((100 - share, share)), strict=True)
+        has = {unit for unit, alias in pairs if alias == "challenger"}
+        assert had < has
+        had = has
+
+
+def test_the_order_of_the_arms_and_their_releases_change_nothing() -> None:
+    arms = _arms((50, 30, 20))
+    other = [Arm(arm.alias, "mine/9", arm.weight) for arm in reversed(arms)]
+    assert all(assign("mine", unit, arms).alias == assign("mine", unit, other).alias for unit in UNITS[:2000])
+
+
+def test_names_of_models_assign_apart() -> None:
+    pairs = zip(_assigned((50, 50), "mine"), _assigned((50, 50), "other"), strict=True)
+    table = collections.Counter(pairs)
+    seen = [[table[one, two] for two in NAMES[:2]] for one in NAMES[:2]]
+    assert stats.chi2_contingency(seen).pvalue > 0.001
+
+
+@given(st.text(max_size=50), st.text(max_size=50))
+def test_a_place_is_from_zero_to_below_one_and_stays(salt: str, unit: str) -> None:
+    assert 0 <= place(salt, unit) < 1
+    assert place(salt, unit) == place(salt, unit)
+
+
+@given(st.text(), st.lists(st.floats(1e-3, 1e6), min_size=1, max_size=4))
+@settings(max_examples=200)
+def test_every_unit_has_an_arm(unit: str, weights: list[float]) -> None:
+    arms = _arms(tuple(weights))
+    assert assign("mine", unit, arms) in arms
+
+
+ROUTES = Routes(
+    (
+        Route(
+            "mine",
+            (Arm("champion", "mine/1", 90.0), Arm("challenger", "mine/2", 10.0)),
+            {"champion": "mine/1", "challenger": "mine/2", "old": "mine/3"},
+            Arm("shade", "mine/4"),
+            0.1,
+        ),
+        Route("other", (Arm("", "other/7"),)),
+    )
+)
+
+
+@pytest.mark.parametrize(
+    ("model", "release", "arm"),
+    [
+        ("mine@champion", "mine/1", "champion"),
+        ("mine@challenger", "mine/2", "challenger"),
+        ("mine@old", "mine/3", "old"),
+        ("mine/2", "mine/2", ""),
+        ("mine/4", "mine/4", ""),
+        ("other", "other/7", ""),
+        ("other/7", "other/7", ""),
+    ],
+)
+def test_what_a_name_means(model: str, release: str, arm: str) -> None:
+    assert {ROUTES.find(model, unit) for unit in UNITS[:200]} == {Choice(release, arm, None)}
+
+
+@pytest.mark.parametrize(
+    "model",
+    ["theirs", "mine@", "mine/", "mine/9", "mine/01", "mine/2/", "mine/2@champion", "mine@champion/1", "mine@nobody",
+     "other/1", "other@champion", "MINE", " mine", "mine ", "@champion", "/1", "mine@champion@champion", "mine:1"],
+)  # fmt: skip
+def test_what_is_not_served_is_nobody(model: str) -> None:
+    assert ROUTES.find(model, "somebody") is None
+
+
+@given(st.text())
+def test_any_text_is_a_name_that_is_served_or_none(model: str) -> None:
+    choice = ROUTES.find(model, "somebody")
+    assert choice is None or choice.release in ROUTES.routes[0].releases | ROUTES.routes[1].releases
+
+
+def test_no_name_means_the_first_and_shares_it_as_its_name_does() -> None:
+    for unit in UNITS[:500]:
+        assert ROUTES.find("", unit) == ROUTES.find("mine", unit)
+
+
+def test_the_shadow_gets_its_share_whoever_answers() -> None:
+    choices = [choice for unit in UNITS if (choice := ROUTES.find("mine", unit))]
+    assert len(choices) == len(UNITS)
+    table = collections.Counter((choice.arm, choice.shadow is not None) for choice in choices)
+    shadowed = table["champion", True] + table["challenger", True]
+    assert stats.binomtest(shadowed, len(UNITS), 0.1).pvalue > 0.001
+    seen = [[table[arm, shade] for shade in (True, False)] for arm in ("champion", "challenger")]
+    assert stats.chi2_contingency(seen).pvalue > 0.001  # the shadow says nothing about the arm
+
+
+@pytest.mark.parametrize(("share", "expected"), [(0.0, 0), (1.0, 10_000)])
+def test_a_shadow_of_all_or_nothing(share: float, expected: int) -> None:
+    route = Route("mine", (Arm("champion", "mine/1"),), shadow=Arm("shade", "mine/2"), shadow_share=share)
+    choices = [Routes((route,)).find("", unit) for unit in UNITS]
+    assert sum(choice is not None and choice.shadow is not None for choice in choices) == expected
+
+
+def test_routes_as_the_supervisor_writes_them() -> None:
+    plain: dict[str, Any] = {
+        "name": "mine",
+        "arms": [{"alias": "champion", "release": "mine/1", "weight": 1.0}],
+        "aliases": {"champion": "mine/1"},
+        "shadow": {"alias": "challenger", "release": "mine/2", "weight": 1.0},
+        "shadow_share": 0.5,
+    }
+    (route,) = Routes.read([plain]).routes
+    assert (route.arms, route.shadow) == ((Arm("champion", "mine/1"),), Arm("challenger", "mine/2"))
+    assert route.releases == {"mine/1", "mine/2"}
+
+
+@pytest.fixture(scope="module")
+def starts(tmp_path_factory: pytest.TempPathFactory, engine_cache: Path) -> list[dict[str, str]]:
+    """Who answered each of some users, in two starts of one endpoint."""
+    config = lay_out(tmp_path_factory.mktemp("split"), engine_cache, versions=2)
+    found = []
+    for _ in range(2):
+        with (
+            served(config, engine="scripted", split=("champion=70", "challenger=30")) as endpoint,
+            client(endpoint) as http,
+        ):
+            found.append({user: _arm(http, user) for user in UNITS[:60]})
+            found[-1] |= {f"session {user}": _arm(http, "", {"x-session-id": user}) for user in UNITS[:20]}
+    return found
+
+
+def _arm(http: Any, user: str, headers: dict[str, str] | None = None) -> str:
+    body = {"messages": [{"role": "user", "content": "x"}], **({"user": user} if user else {})}
+    answer = http.post("/v1/chat/completions", json=body, headers=headers)
+    return f"{answer.headers['x-fledge-arm']} {answer.headers['x-fledge-release']}"
+
+
+@pytest.mark.slow
+def test_two_starts_give_everyone_the_same_arm(starts: list[dict[str, str]]) -> None:
+    first, second = starts
+    assert first == second
+    assert set(first.values()) == {"champion mine/1", "challenger mine/2"}
+    assert all(first[f"session {user}"] == first[user] for user in UNITS[:20])
+
+
+@pytest.mark.slow
+def test_a_running_endpoint_assigns_as_can_be_worked_out_beforehand(starts: list[dict[str, str]]) -> None:
+    arms = _arms((70, 30))
+    assert {user: arm.split()[0] for user, arm in starts[0].items() if user in UNITS} == {
+        user: assign("mine", user, arms).alias for user in UNITS[:60]
+    }

@@ -1,0 +1,41 @@
+"""The log of an endpoint: whole lines, whoever wrote them, and no file without end."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from fledge.supervision import log
+from fledge.supervision.log import Log, message_of
+
+
+def test_lines_are_whole_wherever_they_were_cut(tmp_path: Path) -> None:
+    path = tmp_path / "log.txt"
+    written = Log(path, as_json=False)
+    for content in (b"fledge: one\ntw", b"o\n", b"thr", b"ee"):
+        written.feed("engine mine/1", content)
+    written.feed("endpoint", b"\xff\n")
+    written.feed("engine mine/1", b"")  # it ended without a line's end
+    lines = path.read_text(encoding="utf-8").splitlines()
+    assert [message_of(line) for line in lines] == ["one", "two", "\ufffd", "three"]
+    assert all(" engine mine/1: " in line for line in lines if "\ufffd" not in line)
+    assert path.stat().st_mode & 0o777 == 0o600
+
+
+def test_json_lines(tmp_path: Path) -> None:
+    path = tmp_path / "log.txt"
+    Log(path, as_json=True).write("recorder", 'a "quoted" word')
+    (line,) = path.read_text(encoding="utf-8").splitlines()
+    assert json.loads(line)["role"] == "recorder"
+    assert message_of(line) == 'a "quoted" word'
+
+
+def test_old_parts_are_kept_up_to_a_number(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(log, "ROTATE_BYTES", 100)
+    path = tmp_path / "log.txt"
+    written = Log(path, as_json=False)
+    for number in range(40):
+        written.write("engine", f"line {number} {'x' * 40}")
+    names = sorted(item.name for item in tmp_path.iterdir())
+    assert names == ["log.txt", *(f"log.txt.{number}" for number in range(1, log.KEPT + 1))]
+    assert "line 39" in path.read_text(encoding="utf-8")

@@ -1,0 +1,129 @@
+"""Releases that move under a running endpoint, and what happens when they cannot."""
+
+import os
+import shutil
+import signal
+import threading
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import httpx
+import psutil
+import pytest
+
+from fledge.core.settings import Workspace
+from fledge.experiments.config import ExperimentConfig
+from fledge.models.engine import GenerationParams
+from fledge.registry.release import promote, register, rollback
+from fledge.supervision.endpoints import EndpointStatus, ServeConfig, find, log_file, restart, serve, status, stop
+from tests.serving.harness import pids, until
+
+pytestmark = pytest.mark.slow
+
+BODY = {"inputs": ["What is machine learning?"]}
+
+
+@pytest.fixture
+def config(workspace: Workspace, port: int) -> ServeConfig:
+    """Two releases of the model in the box that answer differently; the first is champion."""
+    for tokens in (4, 8):
+        generation = GenerationParams(max_tokens=tokens)
+        experiment = ExperimentConfig(tracking_uri=workspace.tracking_uri, state=workspace.state, generation=generation)
+        register(experiment, name="mine", prompt="simple")
+    promote(workspace, "mine", 1, force=True, reason="test")
+    return ServeConfig(tracking_uri=workspace.tracking_uri, state=workspace.state, port=port, watch_s=0.5)
+
+
+@pytest.fixture
+def endpoint(config: ServeConfig) -> Iterator[EndpointStatus]:
+    running = serve(config, "mine@champion")
+    yield running
+    if status(config):
+        stop(config)
+
+
+def _version(endpoint: EndpointStatus) -> str:
+    answer = httpx.post(f"{endpoint.url}/invocations", json=BODY, timeout=60, trust_env=False)
+    assert answer.status_code == 200, answer.text
+    return answer.headers["x-fledge-release"]
+
+
+class _Asking:
+    """Asks without a pause, and notes which release answered, or what else came."""
+
+    def __init__(self, endpoint: EndpointStatus) -> None:
+        self.answers: list[str] = []
+        self._ended = threading.Event()
+        self._threads = [threading.Thread(target=self._ask, args=(endpoint,)) for _ in range(4)]
+
+    def __enter__(self) -> "_Asking":
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+        for thread in self._threads:
+            thread.join()
+
+    def _ask(self, endpoint: EndpointStatus) -> None:
+        with httpx.Client(timeout=60, trust_env=False) as client:
+            while not self._ended.is_set():
+                answer = client.post(f"{endpoint.url}/invocations", json=BODY)
+                self.answers.append(answer.headers.get("x-fledge-release", f"{answer.status_code} {answer.text}"))
+
+
+def test_requests_move_with_the_alias_and_none_fails(config: ServeConfig, endpoint: EndpointStatus) -> None:
+    with _Asking(endpoint) as asking:
+        assert until(lambda: len(asking.answers) > 20)
+        promote(config, "mine", 2, force=True, reason="test")
+        assert until(lambda: asking.answers[-1] == "mine/2", 60)
+        rollback(config, "mine")
+        assert until(lambda: asking.answers[-1] == "mine/1", 60)
+    assert set(asking.answers) == {"mine/1", "mine/2"}
+    assert until(lambda: [item["version"] for item in status(config)[0].releases] == [1])
+    assert until(lambda: [part["role"] for part in status(config)[0].processes].count("engine") == 1)
+
+
+def test_a_release_that_cannot_be_served_leaves_the_old_one(config: ServeConfig, endpoint: EndpointStatus) -> None:
+    stored = Path.cwd().glob("mlartifacts/*/models/*/artifacts/artifacts/release/snapshot/model.safetensors")
+    for path in stored:
+        with path.open("r+b") as file:
+            file.seek(-1, os.SEEK_END)
+            file.write(b"\x7f")
+    for kept in (Path(config.state) / "releases").glob("mine-2-*"):
+        shutil.rmtree(kept)
+    from mlflow import MlflowClient
+
+    MlflowClient(config.tracking).set_registered_model_alias("mine", "champion", "2")
+    log = log_file(Path(endpoint.folder))
+    assert until(lambda: "model.safetensors was changed" in log.read_text(encoding="utf-8"), 30)
+    assert _version(endpoint) == "mine/1"
+
+
+def test_an_endpoint_starts_and_restarts_without_a_tracking_server(config: ServeConfig) -> None:
+    database = Path(config.tracking.removeprefix("sqlite:///"))
+    database.rename("away.db")
+    database.mkdir()  # no database can be opened there
+    running = serve(config, "mine@champion")  # promoted, and never served before
+    try:
+        assert _version(running) == "mine/1"
+        assert restart(config).url == running.url
+        assert _version(running) == "mine/1"
+    finally:
+        stop(config)
+
+
+def test_an_engine_that_hangs_is_killed_and_comes_back(config: ServeConfig) -> None:
+    running = serve(replace(config, heartbeat_s=3.0), "mine@champion")
+    try:
+        engine = pids(running)["engine"]
+        os.kill(engine, signal.SIGSTOP)
+        assert until(lambda: not psutil.pid_exists(engine), 20)
+        assert until(lambda: httpx.get(f"{running.url}/ready", trust_env=False).status_code == 200, 30)
+        assert _version(running) == "mine/1"
+        assert "did not answer for 3 s" in log_file(Path(running.folder)).read_text(encoding="utf-8")
+        assert find(config).url == running.url
+    finally:
+        stop(config)
