@@ -4,6 +4,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
 INSTALLED := $(VENV)/installed
+# Tests run in several processes, each file in one of them.
+AT_ONCE := --numprocesses auto --maxprocesses 4 --dist loadfile
 
 .PHONY: demo test test-fast soak lint install clean
 
@@ -11,10 +13,10 @@ demo: $(INSTALLED)  ## A whole life of the embedded model; QUESTIONS=file asks y
 	$(BIN)/fledge demo $(if $(QUESTIONS),--questions "$(QUESTIONS)")
 
 test: lint  ## Lint, types, imports and all tests
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(AT_ONCE)
 
 test-fast: lint  ## The same without the tests marked slow
-	$(BIN)/python -m pytest -m "not slow and not soak"
+	$(BIN)/python -m pytest $(AT_ONCE) -m "not slow and not soak"
 
 soak: $(INSTALLED)  ## What takes long: random kills, peers in environments of their own; reported in docs/
 	$(BIN)/python -m pytest -m soak --timeout 7200

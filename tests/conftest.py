@@ -1,4 +1,8 @@
-"""Fixtures: real stores and real engines, made once where they are dear and copied where they are cheap."""
+"""Fixtures: real stores and real engines, made once where they are dear and copied where they are cheap.
+
+Tests by Hypothesis try 100 examples each; `pytest --hypothesis-profile soak` tries 10,000, and `make soak` does so for
+those of serving.
+"""
 
 import os
 import shutil
@@ -9,6 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from fledge.core.settings import Workspace
 from fledge.models import selection, snapshot
@@ -24,11 +29,15 @@ for name in ("MODEL_NAME", "EXPERIMENT_NAME"):
     os.environ.pop(name, None)
 
 
+settings.register_profile("soak", max_examples=10_000, deadline=None)
+
+
 @pytest.fixture(scope="session")
 def engine_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where exported models are kept for the whole session."""
-    folder = tmp_path_factory.mktemp("state") / "engines"
-    folder.mkdir()
+    """Where exported models are kept for the whole session, whatever the number of processes that run it."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "state" / "engines"
+    folder.mkdir(parents=True, exist_ok=True)
     return folder
 
 

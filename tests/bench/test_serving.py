@@ -162,7 +162,7 @@ def test_bench_serve_measures_and_records(fledge: Run, workspace: Workspace) -> 
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout)
-    assert result["notes"] == ["litserve was not measured: it did not start: it ended with 3; it is broken"]
+    assert result["notes"] == ["litserve is left out: it did not start: it ended with 3; it is broken"]
     rows = {(row["peer"], row["loop"]): row for row in result["rows"]}
     assert rows.keys() == {(peer, loop) for peer in ("engine", "fledge") for loop in ("closed", "open")}
     for (peer, loop), row in rows.items():
@@ -208,7 +208,6 @@ def test_every_peer_in_an_environment_of_its_own(workspace: Workspace) -> None:
     config = ServeBenchConfig(
         tracking_uri=workspace.tracking_uri,
         state=workspace.state,
-        model="embedded",
         subjects=("fledge",),
         loads=(2,),
         rates=(),

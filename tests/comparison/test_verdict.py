@@ -1,4 +1,5 @@
 import warnings
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -293,6 +294,29 @@ def test_only_the_planned_metric_is_not_exploratory() -> None:
     assert not compare_scores(table, "quality").exploratory
     assert not compare_scores(table, "quality", planned={"metric": "quality"}).exploratory
     assert compare_scores(table, "quality", planned={"metric": "other"}).exploratory
+
+
+@pytest.mark.parametrize(
+    ("options", "departure"),
+    [
+        (CompareOptions(alpha=0.2), "alpha is 0.2, and 0.05 was laid down"),
+        (CompareOptions(test="wilcoxon"), "the test wilcoxon was chosen afterwards"),
+        (CompareOptions(by_topic=False), "questions of one topic were taken as independent"),
+    ],
+)
+def test_another_way_to_a_verdict_than_the_planned_one_is_exploratory(options: CompareOptions, departure: str) -> None:
+    table = _table(a=_noise(0.5, 1), b=_noise(0.6, 2)).assign(topic=lambda rows: rows["question"])
+    plan = {"metric": "quality", "alpha": 0.05}
+    assert compare_scores(table, "quality", planned=plan).departures == ()
+    assert compare_scores(table, "quality", replace(options, alpha=0.01), planned=plan).exploratory == (
+        options.alpha is None
+    )
+    assert compare_scores(table, "quality", options, planned=plan).departures == (departure,)
+
+
+def test_a_baseline_that_beats_all_is_told() -> None:
+    table = _table(a=_noise(0.9, 1), b=_noise(0.2, 2), c=_noise(0.3, 3))
+    assert compare_scores(table, "quality").conclusion() == "winner: none. Nothing is as good as a."
 
 
 def test_a_constant_metric_is_compared_without_a_warning() -> None:

@@ -1,7 +1,10 @@
+import itertools
 import json
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from tokenizers import Tokenizer
 from tokenizers.processors import TemplateProcessing
 
@@ -142,3 +145,65 @@ def test_the_start_of_a_stop_text_comes_out_at_the_end(text: Text) -> None:
     ids = text.encode("go ST", room=10).token_ids
     parts = [decoder.feed([token], None) for token in ids] + [decoder.feed([], "length")]
     assert "".join(part.text for part in parts) == "go ST"
+
+
+def _byte_tokens(text: Text) -> dict[int, int]:
+    """The token that stands for each byte alone, in the alphabet of byte-level tokenizers."""
+    printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
+    others = [byte for byte in range(256) if byte not in printable]
+    letters = {byte: chr(byte) for byte in printable} | {byte: chr(256 + at) for at, byte in enumerate(others)}
+    return {byte: text.tokenizer.token_to_id(letter) for byte, letter in letters.items()}
+
+
+def _parts(items: list[int], places: list[int]) -> list[list[int]]:
+    cuts = sorted({0, len(items), *(place % (len(items) + 1) for place in places)})
+    return [items[start:stop] for start, stop in itertools.pairwise(cuts)]
+
+
+def _until_first_stop(whole: str, stops: list[str]) -> str:
+    """The text before the stop that is whole first; of those that are whole at once, the longest."""
+    found = [(whole.index(stop) + len(stop), whole.index(stop)) for stop in stops if stop in whole]
+    return whole[: min(found)[1]] if found else whole
+
+
+def _assert_it_comes_out(text: Text, parts: list[list[int]], stops: list[str], expected: str, stopped: bool) -> None:
+    decoder, emitted, reason = Decoder(text, stops), "", None
+    for part in [*parts, []]:
+        chunk = decoder.feed(part, None if part else "length")
+        emitted, reason = emitted + chunk.text, chunk.finish_reason
+        assert expected.startswith(emitted)
+        if reason:
+            break
+    assert emitted == expected
+    assert reason == ("stop" if stopped else "length")
+
+
+# The last character of an answer may be half of one: U+FFFD stands for such, and is not given out.
+CHARACTERS = st.characters(codec="utf-8", exclude_characters="\ufffd")
+
+
+@settings(deadline=None)
+@given(st.text(CHARACTERS), st.data(), st.lists(st.integers(0, 10_000)))
+def test_any_text_however_its_bytes_are_cut(text: Text, whole: str, data: st.DataObject, places: list[int]) -> None:
+    starts = st.integers(0, max(0, len(whole) - 1))
+    inside = st.builds(lambda start, length: whole[start : start + length], starts, st.integers(1, 4))
+    stops = data.draw(st.lists(st.one_of(inside, st.text(CHARACTERS, max_size=4)).filter(bool), max_size=4))
+    tokens = _byte_tokens(text)
+    parts = _parts([tokens[byte] for byte in whole.encode()], places)
+    expected = _until_first_stop(whole, stops)
+    _assert_it_comes_out(text, parts, stops, expected, any(stop in whole for stop in stops))
+
+
+@settings(deadline=None)
+@given(st.lists(st.integers(0, 2047)), st.lists(st.integers(0, 10_000)), st.data())
+def test_any_tokens_however_they_are_cut(
+    text: Text, token_ids: list[int], places: list[int], data: st.DataObject
+) -> None:
+    whole = Decoder(text, ()).feed(token_ids, "length").text
+    everything = text.tokenizer.decode(token_ids, skip_special_tokens=True)
+    assert everything.startswith(whole)
+    assert set(everything[len(whole) :]) <= {"\ufffd"}
+    start = data.draw(st.integers(0, max(0, len(whole) - 1)))
+    stops = [stop for stop in (whole[start : start + 3], data.draw(st.text(max_size=3))) if stop]
+    expected = _until_first_stop(whole, stops)
+    _assert_it_comes_out(text, _parts(token_ids, places), stops, expected, any(stop in whole for stop in stops))

@@ -30,7 +30,7 @@ def _evidence(workspace: Workspace, digest: str, winner: str | None, **params: o
     """A run as a comparison leaves it."""
     client = MlflowClient(workspace.tracking_uri)
     content: dict[str, object] = {"winner": winner, "leader": "expert", "baseline": "simple", "metric": "token_f1"}
-    content |= {"exploratory": False, "planned": None}
+    content |= {"exploratory": False, "planned": None, "departures": []}
     content |= {key: value for key, value in params.items() if key in content}
     run = client.create_run(
         client.create_experiment(f"evidence-{uuid.uuid4()}", artifact_location=str(Path.cwd() / "a"))
@@ -96,7 +96,7 @@ def test_promotion_needs_evidence(workspace: Workspace) -> None:
         (_evidence(workspace, digest, None), "has no winner"),
         (_evidence(workspace, digest, "simple"), "the prompt simple/1 that did so, and the release uses expert/1"),
         (_evidence(workspace, "0" * 64, "expert"), "another model that did so"),
-        (_evidence(workspace, digest, "expert", exploratory=True), "no metric was laid down, not token_f1"),
+        (_evidence(workspace, digest, "expert", exploratory=True, departures=["alpha is 0.5"]), "alpha is 0.5"),
         (_evidence(workspace, digest, "expert", max_tokens=9), "max_tokens was 9, and the release has 128"),
         (_evaluation(workspace, digest, gates=[]), "the evaluation had no gates"),
         (_evaluation(workspace, digest, gates=[("token_f1>=0.6", False)]), "failed its gates: token_f1>=0.6"),

@@ -242,7 +242,7 @@ def test_what_is_wrong_raises_the_clients_own_errors_and_is_asked_once(
     assert error["type"] == "invalid_request_error"
     assert error["param"] == param
     assert caught.value.request_id == caught.value.response.headers["x-request-id"]
-    assert metrics(endpoint, "fledge_requests_total") == before + 1
+    assert until(lambda: metrics(endpoint, "fledge_requests_total") == before + 1)
 
 
 def test_echo_of_token_ids_is_refused(client: OpenAI) -> None:
@@ -276,6 +276,16 @@ def test_too_much_is_refused_at_once_and_the_client_comes_back_when_it_was_told(
             time.sleep(0.2)
             stream.close()
             assert answer.result().choices[0].message.content
+
+
+def test_metrics_count_what_clients_are_told(endpoint: EndpointStatus, client: OpenAI) -> None:
+    names = ("fledge_prompt_tokens_total", "fledge_generation_tokens_total", "fledge_request_success_total")
+    before = [metrics(endpoint, name) for name in names]
+    usage = client.completions.create(model="mine", prompt=["Hello", QUESTION], n=3).usage
+    assert usage is not None
+    more = [usage.prompt_tokens, usage.completion_tokens, 6]
+    expected = [old + new for old, new in zip(before, more, strict=True)]
+    assert until(lambda: [metrics(endpoint, name) for name in names] == expected)
 
 
 def test_models_by_name_alias_and_version(client: OpenAI) -> None:

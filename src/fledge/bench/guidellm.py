@@ -19,12 +19,17 @@ CLIENTS = 16
 TIMEOUT_S = 900.0
 
 
+def install(state_dir: Path, say: Say) -> Path:
+    """The program, in its environment. Raises `FledgeError` if it cannot be installed."""
+    return environment("guidellm", (PACKAGE,), 2, state_dir, say) / "guidellm"
+
+
 def requests_per_s(target: Target, model: Path, characters: int, count: int, state_dir: Path, say: Say) -> float:
     """What GuideLLM finds when as many clients ask `count` requests in a closed loop.
 
-    Raises `FledgeError` if it cannot be installed or fails, or if an answer has another number of tokens.
+    Raises `FledgeError` if it fails, or if an answer has another number of tokens.
     """
-    program = environment("guidellm", (PACKAGE,), 2, state_dir, say) / "guidellm"
+    program = install(state_dir, say)
     say("GuideLLM measures the same endpoint: about a minute")
     with tempfile.TemporaryDirectory(prefix="fledge-guidellm-") as temporary:
         folder = Path(temporary)

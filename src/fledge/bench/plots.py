@@ -24,26 +24,34 @@ def plot_throughput(rows: list[dict[str, Any]]) -> Figure:
 
 
 def plot_serving(rows: list[dict[str, Any]]) -> Figure:
-    """Requests a second, and the median latency in seconds, over the clients of a closed loop; a line for each
-    server."""
+    """Requests a second, and the median latency in seconds, over the clients of a closed loop; a line for each server,
+    dotted for an engine without one."""
     figure = Figure(figsize=(10, 4), layout="constrained")
     closed = [row for row in rows if row["loop"] == "closed"]
     loads = sorted({row["load"] for row in closed})
+    names = list(dict.fromkeys(row["peer"] for row in closed))
+    colors = {name: f"C{place}" for place, name in enumerate(dict.fromkeys(_server(name) for name in names))}
     figures = {"requests_per_s": "requests/s answered", "latency_p50_s": "median latency, s"}
-    for axes, (name, label) in zip(figure.subplots(1, 2), figures.items(), strict=True):
-        for peer in dict.fromkeys(row["peer"] for row in closed):
-            mine = [row for row in closed if row["peer"] == peer and row[name]]
-            style = "o:" if peer.startswith("engine") else "o-"
-            axes.plot([row["load"] for row in mine], [row[name] for row in mine], style, label=peer)
+    for axes, (figure_name, label) in zip(figure.subplots(1, 2), figures.items(), strict=True):
+        for name in names:
+            mine = [row for row in closed if row["peer"] == name and row[figure_name]]
+            style = "o-" if name == _server(name) else "o:"
+            points = [row["load"] for row in mine], [row[figure_name] for row in mine]
+            axes.plot(*points, style, color=colors[_server(name)], label=name)
         if loads:
             axes.set_xscale("log", base=2)
             axes.set_yscale("log")
             axes.set_xticks(loads, [f"{load:g}" for load in loads])
         axes.set_xlabel("clients")
         axes.set_ylabel(label)
-        if loads:
-            axes.legend()
+    if loads:
+        figure.legend(*axes.get_legend_handles_labels(), loc="outside right center")
     return figure
+
+
+def _server(name: str) -> str:
+    """The endpoint that an engine belongs to, which is drawn in its colour."""
+    return name.replace("engine", "fledge")
 
 
 def plot_wall_time(rows: list[dict[str, Any]]) -> Figure:

@@ -19,7 +19,7 @@ from fledge.core.errors import FledgeError
 from fledge.core.interrupts import uninterrupted
 
 START_TIMEOUT_S = 300.0
-STOP_TIMEOUT_S = 20.0
+STOP_TIMEOUT_S = 10.0
 SAMPLE_S = 0.5
 
 

@@ -12,10 +12,9 @@ from typing import Any, Literal, NamedTuple
 
 import psutil
 
-from fledge.bench import peers, subjects
+from fledge.bench import guidellm, peers, subjects
 from fledge.bench.asking import Target
 from fledge.bench.environments import pinned
-from fledge.bench.guidellm import CLIENTS, PACKAGE, requests_per_s
 from fledge.bench.loads import Load, Sample, Slo, figures
 from fledge.bench.processes import random_model, run
 from fledge.bench.ratios import costs, over_engine, ratios
@@ -160,6 +159,9 @@ class _Bench:
         self._done = 0
 
     def run(self) -> None:
+        if self.config.check == "guidellm":
+            with self._noted(guidellm.PACKAGE):  # before anything is measured
+                guidellm.install(self.config.state_dir, self.say)
         visitors: dict[str, Callable[[Path], Visit]] = {name: partial(self._peer, name) for name in self.config.peers}
         for name in self.config.subjects:
             with self._noted(name):
@@ -168,6 +170,8 @@ class _Bench:
                 visitors[name] = partial(self._subject, name)
         for number in range(self.config.repeats):
             for name in list(visitors)[:: -1 if number % 2 else 1]:
+                if number and name not in self.visits:
+                    continue  # it failed before
                 with self._noted(name):
                     visit = visitors[name](state.ensure(self.folder / f"{name}-{number}"))
                     self.visits.setdefault(name, []).append(visit)
@@ -178,7 +182,7 @@ class _Bench:
         try:
             yield
         except FledgeError as error:
-            self.notes.append(f"{name} was not measured: {error.message}")
+            self.notes.append(f"{name} is left out: {error.message}")
             self.say(self.notes[-1])
 
     def rows(self) -> list[dict[str, Any]]:
@@ -244,29 +248,20 @@ class _Bench:
     def _check(self, name: str, target: Target) -> None:
         """The same clients once more, ours and GuideLLM's, one after the other."""
         slo = Slo(self.config.slo_ttft_s, self.config.slo_latency_s)
-        plan = self._plan([Load("closed", CLIENTS, self.config.seconds)], SEED + 1)
+        plan = self._plan([Load("closed", guidellm.CLIENTS, self.config.seconds)], SEED + 1)
         samples = _samples(run(subjects.asking_command(target, plan)).lines)
         ours = figures(samples, slo).requests_per_s
-        try:
-            theirs = requests_per_s(
-                target,
-                self.model.path,
-                self.config.prompt_characters,
-                len(samples[0]),
-                self.config.state_dir,
-                self.say,
-            )
-        except FledgeError as error:
-            self.notes.append(f"{PACKAGE} did not check: {error.message}")
-            return
-        self.check = {
-            "tool": PACKAGE,
-            "peer": name,
-            "load": CLIENTS,
-            "requests_per_s": theirs,
-            "own_requests_per_s": ours,
-            "ratio": ours / theirs if theirs else None,
-        }
+        asked = (self.config.prompt_characters, len(samples[0]))
+        with self._noted(guidellm.PACKAGE):
+            theirs = guidellm.requests_per_s(target, self.model.path, *asked, self.config.state_dir, self.say)
+            self.check = {
+                "tool": guidellm.PACKAGE,
+                "peer": name,
+                "load": guidellm.CLIENTS,
+                "requests_per_s": theirs,
+                "own_requests_per_s": ours,
+                "ratio": ours / theirs,
+            }
 
     def _plan(self, loads: Sequence[Load] | None = None, seed: int = SEED) -> dict[str, Any]:
         found = self.config.plan if loads is None else loads

@@ -72,7 +72,6 @@ def _serve_table(result: ServeBenchResult) -> Table:
             row["peer"],
             f"{row['load']:g}{'' if row['loop'] == 'closed' else '/s'}",
             f"{row['requests_per_s']:.2f}",
-            f"{row['output_tokens_per_s']:.0f}",
             _ms(row["ttft_p50_s"]),
             f"{_ms(row['inter_token_p50_s'])}/{_ms(row['inter_token_p99_s'])}".strip("/"),
             f"{_seconds(row['latency_p50_s'])}/{_seconds(row['latency_p99_s'])}".strip("/"),
@@ -81,7 +80,7 @@ def _serve_table(result: ServeBenchResult) -> Table:
         ]
         for row in result.rows
     ]
-    columns = ["server", "load", "req/s", "tok/s", "TTFT", "ITL", "latency", "good/s", "err"]
+    columns = ["server", "load", "req/s", "TTFT", "ITL", "latency", "good/s", "err"]
     title = f"{result.model} on {result.machine['cpu']}, {result.machine['threads']} threads"
     return table(title, columns, rows)
 
@@ -97,7 +96,7 @@ def _servers_table(config: ServeBenchConfig, result: ServeBenchResult) -> Table:
         ]
         for server in result.peers
     ]
-    return table("", ["server", "ready s", "MB", *(f"ratio at {load:g}" for load in config.loads)], rows)
+    return table("", ["server", "ready s", "MB", *(f"ratio {load:g}" for load in config.loads)], rows)
 
 
 def _serve_legend(config: ServeBenchConfig, result: ServeBenchResult) -> str:
@@ -105,7 +104,7 @@ def _serve_legend(config: ServeBenchConfig, result: ServeBenchResult) -> str:
         f"load: clients that ask again when answered, or requests/s that come anyway; {config.tokens} new tokens each.",
         "TTFT: ms to the first token; ITL: ms between pieces of an answer, p50/p99; latency: s, p50/p99.",
         f"good/s: answers within {config.slo_ttft_s:g} s to the first token and {config.slo_latency_s:g} s in all.",
-        f"ready: from the command to the first answer. ratio: requests/s of {config.subjects[0]} over this server.",
+        f"ready: from the command to the first answer. ratio: requests/s of {config.subjects[0]} over these, by load.",
         "engine: fledge's engine in process, without HTTP.",
     ]
     for name, shares in result.http_over_engine.items():

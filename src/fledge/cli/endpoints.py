@@ -12,7 +12,7 @@ from fledge.core.errors import FledgeError, InputError
 from fledge.core.settings import Workspace, load
 from fledge.monitoring.health import summarize
 from fledge.monitoring.outbox_reader import read_outbox
-from fledge.serving.smoke import check_endpoint
+from fledge.serving.smoke import Feedback, check_endpoint, give_feedback
 from fledge.supervision import endpoints
 from fledge.supervision.endpoints import ServeConfig
 
@@ -112,6 +112,26 @@ def test(url: str, as_json: bool) -> None:
 
 @click.command()
 @settings(Workspace)
+@click.argument("request_id")
+@click.option("--value", required=True, help="true, false, a number, or a word.")
+@click.option("--name", default="feedback", show_default=True, help="What is judged.")
+@click.option("--comment", default="", help="Why.")
+@click.option("--user", default="", help="Who says so.")
+@click.option("--url", help="The endpoint that answered; the only one that runs here unless given.")
+@json_option
+def feedback(
+    request_id: str, value: str, name: str, comment: str, user: str, url: str | None, as_json: bool, **flags: Any
+) -> None:
+    """What somebody thinks of an answer, by its x-request-id; it is kept with the answer's trace."""
+    where = url or endpoints.find(load(Workspace, flags).value).url
+    given = Feedback(request_id, _judgement(value), name, comment, user)
+    identity = give_feedback(where, given, key=os.environ.get("FLEDGE_API_KEY"))
+    document = {"request_id": request_id, "feedback_id": identity, "name": name, "value": given.value}
+    emit(as_json, document, f"noted: {name} = {value}")
+
+
+@click.command()
+@settings(Workspace)
 @click.argument("url", required=False)
 @json_option
 def monitor(url: str | None, as_json: bool, **flags: Any) -> None:
@@ -124,6 +144,15 @@ def monitor(url: str | None, as_json: bool, **flags: Any) -> None:
     rows = [[name, value] for name, value in health.as_dict().items()]
     value: dict[str, Any] = {"url": chosen[0].url, "slo": health.as_dict(), "drift": None, "arms": []}
     emit(as_json, value, table(chosen[0].url, ["figure", "value"], rows))
+
+
+def _judgement(text: str) -> bool | float | str:
+    if text.lower() in ("true", "false"):
+        return text.lower() == "true"
+    try:
+        return float(text)
+    except ValueError:
+        return text
 
 
 def _process(part: dict[str, Any]) -> list[Any]:

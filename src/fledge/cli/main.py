@@ -29,6 +29,7 @@ COMMANDS = {
     "logs": ("fledge.cli.endpoints:logs", "The log of an endpoint."),
     "test": ("fledge.cli.endpoints:test", "Smoke test of a running endpoint."),
     "chat": ("fledge.cli.chat:chat", "Talk to an endpoint or a model."),
+    "feedback": ("fledge.cli.endpoints:feedback", "What somebody thinks of an answer."),
     "monitor": ("fledge.cli.endpoints:monitor", "How an endpoint has done."),
     "ui": ("fledge.cli.ui:ui", "MLflow's own UI on the tracking store."),
     "bench": ("fledge.cli.bench:bench", "Measure fledge against what you would use instead."),

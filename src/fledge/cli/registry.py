@@ -69,7 +69,7 @@ def register(
     known += " and is not signed anew" if sign_key and not result.new else ""
     emit(as_json, asdict(result), f"{result.name} version {result.version}{known}")
     if not as_json:
-        message(f"next: fledge promote {result.name} {result.version}")
+        message(f"next: fledge promote {result.name} {result.version} --evidence RUN")
 
 
 @click.command()

@@ -1,7 +1,7 @@
 """Verdicts: for each pair of arms better, worse, equivalent or inconclusive, from a table of scores."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, NamedTuple
 
@@ -138,8 +138,8 @@ class Comparison:
     """All pairs on one metric. `winner` is better than the baseline after correction and passes the guards, or is
     None; `leader` has the best mean, which alone proves nothing. `notes` say what to know when reading it.
 
-    `planned` is what was laid down before the questions were asked, None where nothing was; any metric but the
-    planned one is `exploratory`.
+    `planned` is what was laid down before the questions were asked, None where nothing was; `departures` say in what
+    this comparison is another one, which makes it `exploratory`.
     """
 
     metric: str
@@ -154,6 +154,7 @@ class Comparison:
     winner: str | None
     leader: str
     planned: dict[str, Any] | None
+    departures: tuple[str, ...]
     exploratory: bool
     notes: tuple[str, ...]
 
@@ -172,6 +173,8 @@ class Comparison:
             return f"winner: none. Neither way of {self.metric} is better."
         if {pair.verdict for pair in self.pairs if pair.b == self.baseline} == {"equivalent"}:
             return f"winner: none. Nothing differs from {self.baseline} by {self.margin:g} or more."
+        if {pair.verdict for pair in self.pairs if pair.b == self.baseline} == {"worse"}:
+            return f"winner: none. Nothing is as good as {self.baseline}."
         if all(pair.ties == pair.questions for pair in self.pairs):
             return "winner: none. All arms score alike on every question."
         return f"winner: none. {self.leader} has the best mean, which alone proves nothing."
@@ -220,6 +223,7 @@ def compare_scores(
         for pair in pairs
         if pair.b == baseline and pair.verdict == "better" and pair.guarded
     }
+    departures = tuple(_departures(table, metric, options, planned or {}))
     return Comparison(
         metric=metric,
         higher_is_better=higher_is_better,
@@ -233,7 +237,8 @@ def compare_scores(
         winner=None if higher_is_better is None else max(won, key=lambda name: won[name], default=None),
         leader=_leader(scores, arms, sign),
         planned=planned,
-        exploratory=planned is not None and planned.get("metric") != metric,
+        departures=departures,
+        exploratory=bool(departures),
         notes=tuple(_notes(table, scores, tested, options)),
     )
 
@@ -244,6 +249,21 @@ def baseline_first(arms: Sequence[str], baseline: str | None) -> list[str]:
     if first not in arms:
         raise InputError(f"no arm {first!r}", hint=f"arms: {', '.join(arms)}")
     return sorted(arms, key=lambda arm: arm != first)
+
+
+def _departures(table: pd.DataFrame, metric: str, options: CompareOptions, planned: dict[str, Any]) -> Iterator[str]:
+    """In what a comparison is not the one that was laid down, where that could make a winner of another arm."""
+    if not planned:
+        return
+    if planned.get("metric") != metric:
+        yield f"{planned.get('metric') or 'no metric'} was laid down, not {metric}"
+    alpha = planned.get("alpha") or ALPHA
+    if (options.alpha or alpha) > alpha:
+        yield f"alpha is {options.alpha:g}, and {alpha:g} was laid down"
+    if options.test != "auto":
+        yield f"the test {options.test} was chosen afterwards"
+    if not options.by_topic and "topic" in table and table["topic"].nunique() > 1:
+        yield "questions of one topic were taken as independent"
 
 
 def _leader(scores: Scores, arms: Sequence[str], sign: int) -> str:

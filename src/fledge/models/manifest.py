@@ -82,7 +82,7 @@ def write_release(folder: Path, manifest: Manifest, snapshot: Snapshot, exports:
             (folder / name).hardlink_to(path.resolve())
         except OSError:
             shutil.copyfile(path, folder / name)
-    complete = replace(manifest, files={name: _sha256(path) for name, path in found.items()})
+    complete = replace(manifest, files={name: file_digest(path) for name, path in found.items()})
     state.write_json(state.ensure(folder) / MANIFEST, asdict(complete))
     return complete
 
@@ -112,7 +112,7 @@ def read_release(folder: Path) -> Manifest:
             problems.append(f"{path} is missing")
         elif path not in manifest.files:
             problems.append(f"{path} is not in the manifest")
-        elif not (folder / path).is_file() or _sha256(folder / path) != manifest.files[path]:
+        elif not (folder / path).is_file() or file_digest(folder / path) != manifest.files[path]:
             problems.append(f"{path} was changed")
     if problems:
         where = f"{manifest.name}/{manifest.version}" if manifest.version else manifest.name
@@ -184,6 +184,7 @@ def _digest(content: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
-def _sha256(path: Path) -> str:
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file's content."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,7 +1,8 @@
 """OpenVINO's files of a snapshot: exported once for each digest and mode, complete or not at all, and kept.
 
 In the cache a snapshot has `<digest>-exact` with fp32 weights and `<digest>-fast` with int8 weights; the latter holds
-`gate.json`, what int8 does to this model.
+`gate.json`, what int8 does to this model. Each has `files.json`, the SHA-256 of its files: what was damaged is made
+anew.
 """
 
 import fcntl
@@ -18,10 +19,12 @@ from fledge.core import state
 from fledge.core.errors import FledgeError
 from fledge.core.processes import module_command
 from fledge.models.engine import Mode
-from fledge.models.manifest import exported_beside
+from fledge.models.manifest import exported_beside, file_digest
 from fledge.models.snapshot import Snapshot
 
 Say = Callable[[str], None]
+
+DIGESTS = "files.json"
 
 
 class ExportError(FledgeError):
@@ -74,6 +77,19 @@ def read_gate(fast: Path) -> Gate:
     return Gate(content["perplexity_ratio"], content["token_agreement"])
 
 
+def is_whole(folder: Path) -> bool:
+    """Whether an exported model is as it was made."""
+    try:
+        known = json.loads((folder / DIGESTS).read_text(encoding="utf-8"))
+        return bool(known == _digests(folder))
+    except (OSError, ValueError):
+        return False
+
+
+def _digests(folder: Path) -> dict[str, str]:
+    return {path.name: file_digest(path) for path in sorted(folder.iterdir()) if path.name != DIGESTS}
+
+
 def _folder(snapshot: Snapshot, cache: Path, mode: Mode) -> Path:
     return cache / f"{snapshot.digest[:16]}-{mode}"
 
@@ -90,16 +106,18 @@ def _exact(snapshot: Snapshot, cache: Path, say: Say) -> Path:
 
 @contextmanager
 def _made(folder: Path) -> Iterator[tuple[Path | None, int]]:
-    """Gives a place to make `folder` in, None if it is there already; one process at a time."""
+    """Gives a place to make `folder` in, None if it is there already and whole; one process at a time."""
     with folder.with_suffix(".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        if folder.is_dir():
+        if is_whole(folder):
             yield None, lock.fileno()
             return
+        shutil.rmtree(folder, ignore_errors=True)
         working = folder.with_suffix(".part")
         shutil.rmtree(working, ignore_errors=True)  # of a process that was killed
         try:
             yield working, lock.fileno()
+            state.write_json(working / DIGESTS, _digests(working))
             working.rename(folder)
         finally:
             shutil.rmtree(working, ignore_errors=True)

@@ -137,10 +137,10 @@ class Decoder:
         """The chunk for the next tokens; its finish reason is `stop` when a stop text was met."""
         new = "".join(self._stream.step(self._text.tokenizer, token) or "" for token in token_ids)
         text = self._held + new
-        found = [text.index(stop) for stop in self._stop if stop in text]
-        if found:
+        found = [(text.index(stop) + len(stop), text.index(stop)) for stop in self._stop if stop in text]
+        if found:  # the one that was whole first, however the text was cut
             self._held = ""
-            return Chunk(text[: min(found)], tuple(token_ids), "stop")
+            return Chunk(text[: min(found)[1]], tuple(token_ids), "stop")
         keep = 0 if finish_reason else self._longest_start(text)
         self._held = text[len(text) - keep :]
         return Chunk(text[: len(text) - keep], tuple(token_ids), finish_reason)

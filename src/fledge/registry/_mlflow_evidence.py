@@ -71,8 +71,7 @@ def _verdict(client: MlflowClient, run_id: str) -> tuple[str, ArmSettings]:
         verdicts = [f"{pair['a']} against {pair['b']}: {pair['verdict']}" for pair in comparison.get("pairs", ())]
         raise InputError("; ".join(["the comparison has no winner", *verdicts]))
     if comparison["exploratory"]:
-        planned = (comparison["planned"] or {}).get("metric") or "no metric"
-        raise InputError(f"the comparison is exploratory: {planned} was laid down, not {comparison['metric']}")
+        raise InputError(f"the comparison is exploratory: {'; '.join(comparison['departures'])}")
     reason = f"better than {comparison['baseline']} on {comparison['metric']}"
     return reason, load_arm(client, run_id, comparison["winner"])
 

@@ -13,7 +13,7 @@ from fledge.core.processes import ROOT
 from fledge.models import machine
 from fledge.models.engine import GenerationParams
 from fledge.models.manifest import Manifest, Weights
-from fledge.models.openvino_files import in_cache
+from fledge.models.openvino_files import in_cache, is_whole
 from fledge.models.snapshot import Snapshot
 from fledge.prompts.prompt import Prompt
 from fledge.registry.rows import MESSAGES
@@ -67,11 +67,11 @@ def describe(
 
 
 def exports(snapshot: Snapshot, state_dir: Path, weights: Weights) -> dict[str, Path]:
-    """The folders of the model's engines that were exported on this machine, by mode."""
+    """The folders of the model's engines that were exported on this machine and are whole, by mode."""
     return (
         {}
         if weights == "reference"
-        else {str(mode): path for mode, path in in_cache(snapshot, state_dir / "engines").items()}
+        else {str(mode): path for mode, path in in_cache(snapshot, state_dir / "engines").items() if is_whole(path)}
     )
 
 

@@ -138,7 +138,7 @@ def promote(
     Raises `RefusedError` where the evidence does not speak for this release, `ConflictError` where somebody else moves
     the alias at the same time.
     """
-    from fledge.models._mlflow import fetch, find
+    from fledge.models._mlflow import fetch, find, stored
     from fledge.prompts._mlflow import open_store
     from fledge.registry._mlflow_evidence import proof
     from fledge.registry._mlflow_moves import MoveLog, owner
@@ -147,7 +147,9 @@ def promote(
     check_alias(alias)
     client = connect(workspace.tracking)
     releases = workspace.state_dir / "releases"
-    folder = fetch(client, find(client, f"{name}/{version}"), releases)
+    found = find(client, f"{name}/{version}")
+    with stored(client, found):  # what others would fetch is whole, too
+        folder = fetch(client, found, releases)
     release = read_release(folder)
     if force and not reason:
         raise InputError("a forced promotion needs a reason", hint='--force --reason "..."')
@@ -196,13 +198,15 @@ def rollback(
 
     Raises `InputError` where there is none to go back to, `ConflictError` where the alias was moved meanwhile.
     """
-    from fledge.models._mlflow import DIGEST_TAG, find
+    from fledge.models._mlflow import DIGEST_TAG, fetch, find
     from fledge.prompts._mlflow import open_store
     from fledge.registry._mlflow_moves import MoveLog, owner
     from fledge.tracking._mlflow import connect
 
     client = connect(workspace.tracking)
     log = MoveLog(client, name, open_store(client), say)
+    releases = workspace.state_dir / "releases"
+    folders: dict[int | None, Path] = {}
 
     def wanted(moves: Sequence[Move]) -> Move:
         current = log.current(alias)
@@ -214,6 +218,8 @@ def rollback(
                 f"{name}@{alias} is {current or 'nothing'}, and was moved there outside of fledge",
                 hint=f'fledge promote {name} {last.before} --alias {alias} --force --reason "..."',
             )
+        target = find(client, f"{name}/{last.before}")
+        folders[last.before] = fetch(client, target, releases)
         return Move(
             name=name,
             alias=alias,
@@ -223,13 +229,12 @@ def rollback(
             who=_user(),
             owner=owner(),
             reason=reason or f"takes back the move of {time.strftime('%Y-%m-%d %H:%M', time.localtime(last.time))}",
-            digest=find(client, f"{name}/{last.before}").tags.get(DIGEST_TAG, ""),
+            digest=target.tags.get(DIGEST_TAG, ""),
             undoes=last.number,
         )
 
     move = log.add(wanted)
-    releases, tracking = workspace.state_dir / "releases", workspace.tracking
-    kept.forget(releases, tracking, kept.Reference(name, alias, ""))
+    kept.remember(releases, workspace.tracking, kept.Reference(name, alias, ""), folders[move.after])
     return move
 
 

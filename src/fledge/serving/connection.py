@@ -5,7 +5,7 @@ import json
 import secrets
 from typing import Any
 
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
 from fledge.core.limits import Limits
 from fledge.serving.errors import openai_error
@@ -23,6 +23,7 @@ class Connection(HttpToolsProtocol):
     _notes: dict[str, Any]
     _timer: asyncio.TimerHandle | None = None
     _reader_timer: asyncio.TimerHandle | None = None
+    _running: RequestResponseCycle | None = None
     _in_head = True
     _begun = False
     _chunk_has_body = False
@@ -37,6 +38,10 @@ class Connection(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._notes.setdefault(GONE, "the client hung up")
+        self.pipeline.clear()
+        if self._running is not None:  # uvicorn tells the latest request only, which may be one that waits
+            self._running.disconnected = True
+            self._running.message_event.set()
         self._stop_timer()
         self.resume_writing()
         self._unset_keepalive_if_required()
@@ -80,6 +85,10 @@ class Connection(HttpToolsProtocol):
         self._stop_timer()
         self._in_head, self._chunk_has_body = False, True
         super().on_headers_complete()
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        self._running = cycle
+        super()._start_asgi_task(cycle, app)
 
     def on_body(self, body: bytes) -> None:
         self._chunk_has_body = True

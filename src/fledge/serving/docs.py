@@ -1,6 +1,5 @@
 """What `/openapi.json` says beyond the types of routes: errors, streams, keys, and what the served releases take."""
 
-import re
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -12,6 +11,8 @@ from fledge.serving.bodies import MAX_CHARACTERS, MAX_PROMPTS, Generation
 from fledge.serving.endpoint import Endpoint
 from fledge.serving.shapes import ANSWERS, COMPONENTS, HEX, NULL, Schema, either, list_of, record, reference
 
+# What Python takes for space; the \s of a schema depends on who reads it.
+_SPACE = r"\t-\r\x1c- \x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000"
 _REFERENCE = "#/components/schemas/{model}"
 
 _MEANINGS = {
@@ -119,60 +120,75 @@ def completion_body(model: type[BaseModel], offer: Offer) -> Schema:
 
 def invocations_body(bare: type[BaseModel], offer: Offer) -> Schema:
     """The request body of `/invocations`, with every form that it may have and the columns of the release's prompt."""
-    names, most = offer.variables, offer.limits.max_rows
-    forms = _tables(names, most)
-    tables = [{**record(**{name: form}), "additionalProperties": False, "title": name} for name, form in forms.items()]
-    for table in tables:
-        table["properties"]["params"] = either(reference("Generation"), NULL)
-    settings = _of(bare, offer)
-    texts = either(_text(blank=False), list_of(_text(blank=False), minItems=1, maxItems=most))
-    own = {"messages": _conversation(), "prompt": settings["properties"]["prompt"]["anyOf"][:2], "input": texts}
-    own["prompt"] = either(*own["prompt"])
-    bares = [
-        {
-            **settings,
-            "title": name,
-            "required": [name],
-            "properties": {**settings["properties"], **dict.fromkeys(own, NULL), name: form},
-        }
-        for name, form in own.items()
-        if name != "input" or len(names) == 1
-    ]
-    split = {"dataframe_split": {"columns": list(names), "data": [["What is machine learning?" for _ in names]]}}
-    field = r'[^",\x00-\x1f]*[^\s",][^",\x00-\x1f]*'
-    row = rf"{field}(,{field}){{{len(names) - 1}}}" if len(names) > 1 else field
+    names = offer.variables
+    asked = ["What is machine learning?" for _ in names]
+    split = {"dataframe_split": {"columns": list(names), "data": [asked]}}
+    lines = f"{','.join(names)}\n{','.join(asked)}\n"
     return {
         "required": True,
         "description": "A table may have more columns than these: they are ignored.",
         "content": {
-            "application/json": {"schema": {"anyOf": [*tables, *bares]}, "example": split},
-            "text/csv": {
-                "schema": {"type": "string", "pattern": rf"^{re.escape(','.join(names))}(\r?\n{row})*\n?$"},
-                "example": "\n".join([",".join(names), ",".join("What is machine learning?" for _ in names), ""]),
-            },
+            "application/json": {"schema": either(_table(offer), _bare(bare, offer)), "example": split},
+            "text/csv": {"schema": {"type": "string", "pattern": _csv_pattern(names)}, "example": lines},
             "application/vnd.apache.parquet": {"schema": {"type": "string", "format": "binary"}},
         },
     }
 
 
-def _tables(names: Sequence[str], most: int) -> dict[str, Schema]:
-    """The forms of a table. What JSON Schema cannot say: lists of one length, and more columns with values for each."""
-    text = _text(blank=False)
-    conversation = record(messages=_conversation())
+def _table(offer: Offer) -> Schema:
+    """Exactly one form of table. What JSON Schema cannot say: lists of one length; more columns than these, with values
+    for each in every row."""
+    names, most, text = offer.variables, offer.limits.max_rows, _text(blank=False)
     row = record(**dict.fromkeys(names, text))
+    rows = [row]
     if "messages" not in names:
         row["properties"]["messages"] = NULL
-    rows = either(row, *([conversation] if "messages" not in names else []))
-    bare = [text] if len(names) == 1 else []
+        rows.append(record(messages=_conversation()))
+    alone = [text] if len(names) == 1 else []
     values = {"type": "array", "prefixItems": [text for _ in names], "minItems": len(names), "maxItems": len(names)}
-    columns = record(**dict.fromkeys(names, list_of(text, maxItems=most)))
-    items = list_of(either(*rows["anyOf"], *bare), maxItems=most)
-    return {
+    lists = record(**dict.fromkeys(names, list_of(text, maxItems=most)))
+    items = list_of(either(*rows, *alone), maxItems=most)
+    forms = {
         "dataframe_split": record(columns={"const": list(names)}, data=list_of(values, maxItems=most)),
-        "dataframe_records": list_of(rows, maxItems=most),
+        "dataframe_records": list_of(either(*rows), maxItems=most),
         "instances": items,
-        "inputs": either(items, {**columns, "additionalProperties": False}, *bare),
+        "inputs": either(items, {**lists, "additionalProperties": False}, *alone),
     }
+    return {
+        "title": "Table",
+        "type": "object",
+        "properties": {**forms, "params": either(reference("Generation"), NULL)},
+        "oneOf": [{"required": [form]} for form in forms],
+        "additionalProperties": False,
+    }
+
+
+def _bare(model: type[BaseModel], offer: Offer) -> Schema:
+    """Exactly one of messages, prompt and input, with settings beside it."""
+    schema = _of(model, offer)
+    text = _text(blank=False)
+    forms = {
+        "messages": _conversation(),
+        "prompt": either(*schema["properties"]["prompt"]["anyOf"][:2]),
+        "input": either(text, list_of(text, minItems=1, maxItems=offer.limits.max_rows)),
+    }
+    if len(offer.variables) > 1:
+        del forms["input"]
+    schema["anyOf"] = [
+        {"title": form, "required": [form], "properties": {**dict.fromkeys(forms, NULL), form: forms[form]}}
+        for form in forms
+    ]
+    for form in ("messages", "prompt", "input"):
+        schema["properties"][form] = either(forms[form], NULL) if form in forms else NULL
+    return schema
+
+
+def _csv_pattern(names: Sequence[str]) -> str:
+    """Lines of plain texts; quoted ones are taken too, and no pattern could say how many there must be."""
+    plain = r'[^",\x00-\x1f]*'
+    field = rf'{plain}[^",\x00-\x1f{_SPACE}]{plain}'
+    row = ",".join(field for _ in names)
+    return rf"^{','.join(names)}(\r?\n{row})*\n?$"
 
 
 def _conversation() -> Schema:
@@ -181,7 +197,7 @@ def _conversation() -> Schema:
 
 def _text(*, blank: bool = True) -> Schema:
     text = {"type": "string", "maxLength": MAX_CHARACTERS}
-    return text if blank else {**text, "pattern": r"\S"}
+    return text if blank else {**text, "pattern": f"[^{_SPACE}]"}
 
 
 def _of(model: type[BaseModel], offer: Offer) -> Schema:

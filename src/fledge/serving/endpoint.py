@@ -106,13 +106,14 @@ class Endpoint:
         Raises as `EngineClient.answers`, and `BusyError` where the release has too much to do.
         """
         served = chosen.served
-        trace.results = job.results()
+        trace.results, trace.n = job.results(), job.n
         if self.draining:
             raise EngineGoneError("the endpoint is stopping")
         if not served.client.ready:
             raise EngineGoneError("the engine is not ready")
         self._answer_unseen(trace, chosen, job)
-        return self._admitted(trace, served, job)
+        trace.pieces = pieces = self._admitted(trace, served, job)
+        return pieces
 
     async def _admitted(self, trace: RequestTrace, served: Served, job: Job) -> AsyncGenerator[tuple[int, Piece]]:
         with served.admission.admit(job.tokens):
@@ -137,7 +138,7 @@ class Endpoint:
             trace.route, inputs=trace.inputs, prompt=trace.prompt, tags={"fledge.shadow_of": trace.request_id}
         )
         note(own, served, alias)
-        own.results = job.results()
+        own.results, own.n = job.results(), job.n
         task = asyncio.create_task(self._shadow(own, served, job))
         self._shadows.add(task)
         task.add_done_callback(self._shadows.discard)

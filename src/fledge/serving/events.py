@@ -60,4 +60,7 @@ class EventStream(Response):
             told = outcome(error, self._trace.request_id)
             self._trace.status, self._trace.error = told.status, error.message
             end = event(openai_error(told.status, told.message))
+        except Exception as error:
+            self._trace.status, self._trace.error = 500, type(error).__name__
+            raise
         await send({"type": "http.response.body", "body": end, "more_body": False})

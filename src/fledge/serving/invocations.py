@@ -19,7 +19,7 @@ from fledge.prompts.prompt import Prompt
 from fledge.serving.bodies import MAX_CHARACTERS, MAX_PROMPTS, Generation, Text, check_size, problem, read_json
 from fledge.serving.docs import responses
 from fledge.serving.endpoint import Endpoint, Job, head, warn
-from fledge.serving.openai import Messages, PromptText, unit
+from fledge.serving.openai import Messages, PromptText, unit, unknown_of
 from fledge.serving.parquet import read_parquet
 from fledge.serving.trace import RequestTrace
 
@@ -84,6 +84,10 @@ class BareRequest(Generation):
         PromptText | Annotated[list[PromptText], Field(fail_fast=True, min_length=1, max_length=MAX_PROMPTS)] | None
     ) = None
     input: Text | Texts | None = None
+
+    @property
+    def unknown(self) -> list[str]:
+        return [*super().unknown, *unknown_of(self.messages or ())]
 
 
 @dataclass(frozen=True)

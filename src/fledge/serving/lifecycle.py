@@ -105,8 +105,12 @@ class Transfer:
             hang_up.cancel()
             if not app.done():
                 app.cancel()
-        with suppress(asyncio.CancelledError):
-            await app
+        try:
+            with suppress(asyncio.CancelledError):
+                await app
+        finally:
+            if trace.pieces is not None:  # what was not even begun does not close it
+                await trace.pieces.aclose()
 
     async def _body(self, headers: Headers, receive: Receive) -> bytes | None:
         """The whole body, None where the client hung up before its end."""

@@ -54,6 +54,11 @@ class ChatMessage(BaseModel):
         return ("system" if self.role == "developer" else self.role), text
 
 
+def unknown_of(messages: Sequence[ChatMessage]) -> list[str]:
+    """Names in messages that nothing here knows."""
+    return sorted({name for message in messages for name in unknown(message, "messages.")})
+
+
 Messages = Annotated[list[ChatMessage], Field(fail_fast=True, min_length=1, max_length=1000)]
 
 
@@ -115,7 +120,7 @@ class ChatRequest(CommonRequest):
 
     @property
     def unknown(self) -> list[str]:
-        inside = {name for message in self.messages for name in unknown(message, "messages.")}
+        inside = unknown_of(self.messages)
         beyond = ["top_logprobs beyond the chosen token"] if (self.top_logprobs or 0) > 1 else []
         return [*super().unknown, *inside, *beyond]
 

@@ -16,10 +16,11 @@ import msgspec
 from fledge.core import state
 from fledge.core.limits import Content
 from fledge.core.messages import FeedbackRecord, OutboxRecord
-from fledge.serving.redaction import DROPPED, Redactor
+from fledge.serving.redaction import RedactionError, Redactor
 
 FLUSH_S = 0.5
 ROTATE_BYTES = 16 << 20
+DROPPED = "[dropped]"  # in place of every text of a request that could not be redacted
 WAITING_BYTES = 32 << 20  # in memory, as while the disk is full
 
 Record = OutboxRecord | FeedbackRecord
@@ -113,7 +114,7 @@ class Outbox:
     def _line(self, record: Record) -> bytes:
         try:
             return _encode(self._private(record, self._hidden)) + b"\n"
-        except UnicodeError:  # a rule made a text that is none
+        except RedactionError:
             return _encode(self._private(record, lambda value: DROPPED if value else value)) + b"\n"
 
     def _private(self, record: Record, hidden: Any) -> Record:

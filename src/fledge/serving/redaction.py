@@ -1,4 +1,4 @@
-"""What is taken out of texts before anything but the engine sees them. Fails closed: on any error no text is kept."""
+"""What is taken out of texts before anything but the engine sees them."""
 
 import importlib
 import sys
@@ -10,7 +10,6 @@ import regex
 from fledge.core.errors import InputError
 
 TIMEOUT_S = 0.5
-DROPPED = "[dropped]"
 _GAPS = r" \u00a0\u2007\u202f\u2010-\u2015-"  # blanks and dashes between digits, as people and text programs set them
 _GAP = f"[{_GAPS}]"
 _V4 = r"(?:\d{1,3}\.){3}\d{1,3}"
@@ -53,6 +52,10 @@ PATTERNS = {
 Rule = Callable[[str], str]
 
 
+class RedactionError(Exception):
+    """A rule failed: nothing of what it was to clean may be kept."""
+
+
 class Redactor:
     """Applies rules, in order, to every text of a value."""
 
@@ -61,19 +64,19 @@ class Redactor:
         self._told: set[str] = set()
 
     def __call__(self, value: Any) -> Any:
-        """The same value with its texts rewritten; `[dropped]` in place of all of it where a rule fails."""
+        """The same value with its texts rewritten. Raises `RedactionError` where a rule fails, whatever it raises."""
         if not self._rules:
             return value
         try:
             return self._clean(value)
-        except (Exception, SystemExit) as error:  # noqa: BLE001 (whatever a user's rule raises, the text must not get out)
+        except (Exception, SystemExit) as error:  # noqa: BLE001 (a user's rule can raise anything)
             self._tell(type(error).__name__)
-            return DROPPED
+            raise RedactionError from None
 
     def _tell(self, kind: str) -> None:
         if kind not in self._told:
             self._told.add(kind)
-            sys.stderr.write(f"fledge: a redaction rule fails ({kind}); the texts that it fails at are dropped\n")
+            sys.stderr.write(f"fledge: a redaction rule fails ({kind}); the texts of such requests are dropped\n")
 
     def _clean(self, value: Any) -> Any:
         if isinstance(value, str):
@@ -81,6 +84,7 @@ class Redactor:
                 value = rule(value)
                 if not isinstance(value, str):
                     raise TypeError("a redaction rule gives a text")
+                value.encode()  # raises for half a character, which could not be written
             return value
         if isinstance(value, dict):
             return {self._clean(key): self._clean(item) for key, item in value.items()}

@@ -7,7 +7,7 @@ from typing import Any
 
 import httpx
 
-from fledge.core.errors import FledgeError
+from fledge.core.errors import FledgeError, InputError
 
 QUESTION = "What is machine learning?"
 
@@ -47,6 +47,36 @@ def check_endpoint(url: str, *, key: str | None = None, question: str = QUESTION
             ("bad input", lambda: client.post("/invocations", json={"rows": []}), _refused),
         ]
         return [_check(*ask) for ask in asks]
+
+
+@dataclass(frozen=True)
+class Feedback:
+    """What somebody thinks of the answer with this `x-request-id`."""
+
+    request_id: str
+    value: bool | float | str
+    name: str = "feedback"
+    comment: str = ""
+    user: str = ""
+
+
+def give_feedback(url: str, feedback: Feedback, *, key: str | None = None) -> str:
+    """Leave feedback with the endpoint at `url`; returns its id.
+
+    Raises `InputError` for feedback that it does not take, `FledgeError` when nothing answers.
+    """
+    headers = {"authorization": f"Bearer {key}"} if key else {}
+    try:
+        answer = httpx.post(f"{url}/feedback", json=asdict(feedback), headers=headers, timeout=30, trust_env=False)
+    except httpx.HTTPError as error:
+        raise FledgeError(f"nothing answers at {url}: {error}", hint="fledge status") from None
+    if answer.status_code == httpx.codes.OK:
+        return str(answer.json()["feedback_id"])
+    try:
+        problem = str(answer.json()["error"]["message"])
+    except (ValueError, LookupError):
+        problem = f"it answered {answer.status_code}"
+    raise InputError(f"{url} did not take the feedback: {problem}", hint="REQUEST_ID is an answer's x-request-id")
 
 
 def _check(name: str, ask: Callable[[], httpx.Response], read: Callable[[httpx.Response], str]) -> Check:

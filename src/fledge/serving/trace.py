@@ -2,6 +2,7 @@
 
 import secrets
 import time
+from collections.abc import AsyncGenerator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -40,7 +41,9 @@ class Result:
 class RequestTrace:
     """One request: what it asked, who answers and, in the end, one outcome.
 
+    `results` has `n` answers in a row to each prompt, which is counted once.
     `status` is the outcome that its answer's status line could not tell any more, as of a stream that broke off.
+    `pieces` is what generates its answers, to be closed however the request ends.
     """
 
     route: str
@@ -52,9 +55,11 @@ class RequestTrace:
     arm: str = ""
     prompt: str = ""
     results: list[Result] = field(default_factory=list)
+    n: int = 1
     error: str = ""
     status: int = 0
     tags: dict[str, str] = field(default_factory=dict)
+    pieces: AsyncGenerator[Any] | None = None
 
     def finish(self, status: int) -> OutboxRecord:
         """The record of the request as it ended now."""
@@ -66,11 +71,11 @@ class RequestTrace:
                 result.started_ns,
                 result.first_token_ns,
                 result.ended_ns or now,
-                result.prompt_tokens,
+                0 if index % self.n else result.prompt_tokens,
                 result.completion_tokens,
                 result.finish_reason,
             )
-            for result in self.results
+            for index, result in enumerate(self.results)
         ]
         return OutboxRecord(
             trace_id=f"tr-{self.request_id}",

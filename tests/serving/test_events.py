@@ -1,0 +1,185 @@
+"""Server-sent events as a client of the standard reads them, whatever they carry and however their bytes arrive."""
+
+import asyncio
+import itertools
+import json
+import subprocess
+import sys
+from collections.abc import AsyncGenerator, Callable, Mapping, MutableMapping
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fledge.core.errors import FledgeError, InputError
+from fledge.serving.engine_client import EngineGoneError
+from fledge.serving.events import EventStream, begun
+from fledge.serving.trace import RequestTrace
+
+NUMBERS = st.integers(-(2**53), 2**53) | st.floats(allow_nan=False, allow_infinity=False)
+VALUES = st.recursive(
+    st.none() | st.booleans() | NUMBERS | st.text(),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
+    max_leaves=10,
+)
+EVENTS = st.lists(st.dictionaries(st.text(), VALUES, max_size=4), max_size=6)
+
+
+class Reader:
+    """The standard's parser (WHATWG, 9.2.6), by its letter: bytes in any parts, `data` of each event out."""
+
+    def __init__(self) -> None:
+        self.events: list[str] = []
+        self._bytes = b""
+        self._data: list[str] = []
+
+    def feed(self, part: bytes) -> None:
+        self._bytes += part
+        while (end := self._line_end()) is not None:
+            line, self._bytes = self._bytes[: end[0]], self._bytes[end[1] :]
+            self._line(line.decode())
+
+    def _line_end(self) -> tuple[int, int] | None:
+        for at, byte in enumerate(self._bytes):
+            if byte == ord("\n"):
+                return at, at + 1
+            if byte == ord("\r") and at + 1 < len(self._bytes):
+                return at, at + (2 if self._bytes[at + 1] == ord("\n") else 1)
+        return None
+
+    def _line(self, line: str) -> None:
+        if not line:
+            if self._data:
+                self.events.append("\n".join(self._data))
+            self._data = []
+            return
+        name, _, value = line.partition(":")
+        assert name == "data", "only events are sent"
+        self._data.append(value.removeprefix(" "))
+
+
+def _sent(events: Callable[[], AsyncGenerator[Mapping[str, Any]]], trace: RequestTrace) -> tuple[bytes, list[Any]]:
+    """The body of a stream, and its messages."""
+    messages: list[Any] = []
+
+    async def send(message: MutableMapping[str, Any]) -> None:
+        messages.append(message)
+
+    async def receive() -> MutableMapping[str, Any]:
+        raise AssertionError("nothing more is asked of a client")
+
+    async def run() -> None:
+        await EventStream(events(), trace, {"x-fledge-arm": "champion"})({"type": "http"}, receive, send)
+
+    asyncio.run(run())
+    return b"".join(message["body"] for message in messages[1:]), messages
+
+
+def _read(body: bytes, places: list[int]) -> list[str]:
+    cuts = [0, *sorted(place % (len(body) + 1) for place in places), len(body)]
+    reader = Reader()
+    for start, stop in itertools.pairwise(cuts):
+        reader.feed(body[start:stop])
+    return reader.events
+
+
+@settings(deadline=None)
+@given(EVENTS, st.lists(st.integers(0, 10_000)))
+def test_any_values_survive_any_cut(values: list[dict[str, Any]], places: list[int]) -> None:
+    async def events() -> AsyncGenerator[Mapping[str, Any]]:
+        for value in values:
+            yield value
+
+    trace = RequestTrace("chat")
+    body, messages = _sent(events, trace)
+    found = _read(body, places)
+    assert [json.loads(data) for data in found[:-1]] == values
+    assert found[-1] == "[DONE]"
+    assert body.endswith(b"\n\n")
+    assert len(messages) == len(values) + 2  # each goes out when it is there
+    assert [message["more_body"] for message in messages[1:]] == [True] * len(values) + [False]
+    assert (trace.status, trace.error) == (0, "")
+
+
+@settings(deadline=None)
+@given(EVENTS, st.text(), st.lists(st.integers(0, 10_000)))
+def test_what_fails_on_the_way_is_the_last_event(values: list[dict[str, Any]], said: str, places: list[int]) -> None:
+    async def events() -> AsyncGenerator[Mapping[str, Any]]:
+        for value in values:
+            yield value
+        raise EngineGoneError(said)
+
+    trace = RequestTrace("chat")
+    body, _ = _sent(events, trace)
+    found = _read(body, places)
+    assert [json.loads(data) for data in found[:-1]] == values
+    error = json.loads(found[-1])["error"]
+    assert set(error) == {"message", "type", "param", "code"}
+    assert error["message"] == said[:1000]
+    assert (trace.status, trace.error) == (503, said)
+
+
+def test_what_an_engines_own_failure_says_stays_here(capsys: pytest.CaptureFixture[str]) -> None:
+    async def events() -> AsyncGenerator[Mapping[str, Any]]:
+        yield {"n": 1}
+        raise FledgeError("/home/ann/model.bin is broken")
+
+    trace = RequestTrace("chat")
+    body, messages = _sent(events, trace)
+    assert b"ann" not in body
+    assert trace.request_id.encode() in body
+    assert trace.status == 500
+    assert "/home/ann/model.bin is broken" in capsys.readouterr().err
+    head = dict(messages[0]["headers"])
+    assert head[b"content-type"] == b"text/event-stream; charset=utf-8"
+    assert head[b"cache-control"] == b"no-cache"
+    assert head[b"x-fledge-arm"] == b"champion"
+    assert b"content-length" not in head
+
+
+def test_a_stream_that_breaks_off_is_no_success() -> None:
+    async def events() -> AsyncGenerator[Mapping[str, Any]]:
+        yield {"n": 1}
+        raise ZeroDivisionError
+
+    trace = RequestTrace("chat")
+    with pytest.raises(ZeroDivisionError):
+        _sent(events, trace)
+    assert trace.finish(200).status == 500
+
+
+def test_what_fails_before_the_first_piece_can_still_be_a_status() -> None:
+    closed = []
+
+    async def pieces() -> AsyncGenerator[int]:
+        try:
+            yield 1
+            yield 2
+        finally:
+            closed.append(True)
+
+    async def refused(prompt: str) -> AsyncGenerator[int]:
+        if not prompt:
+            raise InputError("the prompt is empty")
+        yield 1
+
+    async def run() -> list[int]:
+        with pytest.raises(InputError):
+            await begun(refused(""))
+        left = await begun(pieces())
+        assert await anext(left) == 1
+        await left.aclose()  # who leaves early lets the engine know
+        return [piece async for piece in await begun(pieces())]
+
+    assert asyncio.run(run()) == [1, 2]
+    assert closed == [True, True]
+
+
+@pytest.mark.soak
+def test_ten_thousand_of_each() -> None:
+    """The properties of events, tables and stop texts, with the profile `soak`."""
+    files = ["tests/serving/test_events.py", "tests/serving/test_tables.py", "tests/models/test_text.py"]
+    command = [sys.executable, "-m", "pytest", "-q", "--hypothesis-profile", "soak", "--timeout", "7200"]
+    done = subprocess.run([*command, *files], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout

@@ -1,0 +1,405 @@
+"""MLflow's scoring protocol: every form of table, what is wrong with one, and MLflow's own client and server."""
+
+import asyncio
+import io
+import json
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pandas as pd
+import psutil
+import pyarrow as pa
+import pytest
+from pyarrow.parquet import ParquetFile
+
+from fledge.core.limits import Limits
+from fledge.core.settings import Workspace
+from fledge.experiments.config import ExperimentConfig
+from fledge.registry.release import promote, register
+from fledge.supervision.endpoints import EndpointStatus, ServeConfig
+from tests.serving.harness import client, lay_out, pids, served
+from tests.serving.parquet_files import claiming, written
+
+pytestmark = pytest.mark.slow
+
+JSON, CSV, PARQUET = "application/json", "text/csv", "application/vnd.apache.parquet"
+ROWS = ["What is it?", "Why, and when?"]
+ANSWERS = [row.upper() for row in ROWS]
+LIMITS = Limits(max_rows=10, max_body_bytes=3_000_000)
+
+
+@pytest.fixture(scope="module")
+def endpoint(tmp_path_factory: pytest.TempPathFactory, engine_cache: Path) -> Iterator[EndpointStatus]:
+    config = lay_out(tmp_path_factory.mktemp("invocations"), engine_cache)
+    with served(config, engine="scripted", limits=LIMITS) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def http(endpoint: EndpointStatus) -> Iterator[httpx.Client]:
+    with client(endpoint) as opened:
+        yield opened
+
+
+def _ask(http: httpx.Client, content: bytes | str, kind: str) -> httpx.Response:
+    return http.post("/invocations", content=content, headers={"content-type": kind})
+
+
+def _refused(response: httpx.Response, status: int = 400) -> str:
+    """The message of an error in MLflow's shape."""
+    assert response.status_code == status, response.text
+    error = response.json()
+    assert set(error) == {"error_code", "message"}
+    assert error["error_code"] == "BAD_REQUEST"
+    return str(error["message"])
+
+
+@pytest.mark.parametrize(
+    "table",
+    [
+        {"dataframe_split": {"columns": ["question"], "data": [[row] for row in ROWS]}},
+        {"dataframe_split": {"index": [7, 8], "columns": ["a", "question"], "data": [[1, row] for row in ROWS]}},
+        {"dataframe_records": [{"question": row, "more": {"deep": [1]}} for row in ROWS]},
+        {"instances": ROWS},
+        {"instances": [{"question": row} for row in ROWS]},
+        {"inputs": ROWS},
+        {"inputs": [{"question": row} for row in ROWS]},
+        {"inputs": {"question": ROWS, "more": [1, None]}},
+        {"inputs": {"question": ROWS}, "params": None},
+        {"inputs": ROWS, "params": {"temperature": 0.0, "seed": 3.0}},
+    ],
+)
+def test_every_form_of_json(http: httpx.Client, table: dict[str, Any]) -> None:
+    response = http.post("/invocations", json=table)
+    assert response.json() == {"predictions": ANSWERS}
+    assert response.headers["x-fledge-prompt"] == "plain/1"
+    assert "x-fledge-warning" not in response.headers
+
+
+def test_one_text_and_no_rows(http: httpx.Client) -> None:
+    assert http.post("/invocations", json={"inputs": ROWS[0]}).json() == {"predictions": ANSWERS[:1]}
+    tables: list[dict[str, Any]] = [{"instances": []}, {"dataframe_split": {"columns": ["question"], "data": []}}]
+    for empty in tables:
+        assert http.post("/invocations", json=empty).json() == {"predictions": []}
+
+
+def test_params_are_the_settings_of_the_request(http: httpx.Client) -> None:
+    response = http.post("/invocations", json={"inputs": ROWS, "params": {"max_tokens": 2, "stop": "IS", "beams": 2}})
+    assert response.json() == {"predictions": ["WHAT", "WHY, AND"]}
+    assert response.headers["x-fledge-warning"] == "ignored: beams"
+    for params, said in (
+        ({"max_tokens": 0}, "params.max_tokens: Input should be greater than or equal to 1"),
+        ({"temperature": "hot"}, "params.temperature: Input should be a valid number"),
+        ({"top_k": 1.5}, "params.top_k: Input should be a valid integer"),
+        ({"max_tokens": True}, "params.max_tokens: Input should be a valid integer"),
+        (["max_tokens"], "params: Input should be a valid dictionary or instance of Generation"),
+    ):
+        assert _refused(http.post("/invocations", json={"inputs": ROWS, "params": params})) == said
+
+
+def test_conversations_prompts_and_inputs_without_a_table(http: httpx.Client) -> None:
+    turns = [{"role": "system", "content": "Shout."}, {"role": "user", "content": "Why?"}]
+    bare: list[tuple[dict[str, Any], list[str]]] = [
+        ({"messages": turns}, ["WHY?"]),
+        ({"messages": turns, "max_tokens": 1, "prompt": None}, ["WHY?"]),
+        ({"prompt": "as it is"}, ["AS IT IS"]),
+        ({"prompt": ["as it is", "and more"], "max_tokens": 1}, ["AS", "AND"]),
+        ({"input": "Why?"}, ["WHY?"]),
+        ({"input": ROWS}, ANSWERS),
+    ]
+    for body, answers in bare:
+        response = http.post("/invocations", json=body)
+        assert response.json() == answers
+        assert response.headers.get("x-fledge-prompt") == ("plain/1" if "input" in body else None)
+    records = http.post("/invocations", json={"dataframe_records": [{"messages": turns}, {"question": "How?"}]})
+    assert records.json() == {"predictions": ["WHY?", "HOW?"]}
+    assert "send exactly one of" in _refused(http.post("/invocations", json={"input": "a", "prompt": "b"}))
+    assert "send exactly one of" in _refused(http.post("/invocations", json={"messages": None}))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        'question\nWhat is it?\n"Why, and when?"\n',
+        'question\r\nWhat is it?\r\n"Why, and when?"',
+        '\ufeffquestion\n\nWhat is it?\n\n"Why, and when?"\n\n',
+        ',question,more\n0,What is it?,x\n1,"Why, and when?"\n',
+    ],
+)
+def test_csv(http: httpx.Client, text: str) -> None:
+    assert _ask(http, text.encode(), CSV).json() == {"predictions": ANSWERS}
+
+
+def test_csv_as_pandas_writes_it(http: httpx.Client) -> None:
+    rows = ['say "hi"', "größer, als\nzwei Zeilen", "123"]
+    text = pd.DataFrame({"question": rows}).to_csv()
+    assert _ask(http, text, f"{CSV}; charset=utf-8").json() == {"predictions": ['SAY "HI"', "ZWEI ZEILEN", "123"]}
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"question\n\xff\n", "the body is not in UTF-8"),
+        (b'question\n"never closed\nand on', "the body is no CSV: line 3: unexpected end of data"),
+        (b'question\n"a"b\n', "the body is no CSV: line 2: "),
+        (b"question\nfine\na,b\n", "row 1: 2 values for 1 columns"),
+        (b"a,question\n1,fine\n2\n", "row 1: column 'question' must be a text that is not empty"),
+        (b"question\nfine\n  \t\n", "row 1: column 'question' must be a text that is not empty"),
+        (b"query\nfine\n", "the table has no column 'question'"),
+        (b"question,question\na,b\n", "the table has two columns 'question'"),
+        (b"", "the table has no column 'question'"),
+        (b"question\n" + b"x\n" * 11, "more than 10 rows"),
+        (b",".join(b"c%d" % number for number in range(200_000)) + b",question\n" + b"x\n" * 9, "200001 columns"),
+        (b"question\n" + b"x" * 200_001, "field larger than field limit (200000)"),
+    ],
+)
+def test_csv_that_is_none(http: httpx.Client, content: bytes, said: str) -> None:
+    assert said in _refused(_ask(http, content, CSV))
+
+
+def test_csv_with_zero_bytes_is_text_like_any_other(http: httpx.Client) -> None:
+    assert _ask(http, b"question\na\0b\n", CSV).json() == {"predictions": ["A\0B"]}
+
+
+def test_parquet(http: httpx.Client) -> None:
+    plain = written({"more": [1, 2], "question": ROWS})
+    for content in (
+        plain,
+        written({"question": ROWS}, row_group_size=1, compression="gzip"),
+        written({"question": pa.array(ROWS).dictionary_encode()}),
+        written({"question": pa.array(ROWS, pa.large_string())}, use_dictionary=False),
+        written({f"column {number}": ROWS for number in range(2000)} | {"question": ROWS}),
+    ):
+        assert _ask(http, content, PARQUET).json() == {"predictions": ANSWERS}
+    assert _ask(http, written({"question": pa.array([], pa.string())}), PARQUET).json() == {"predictions": []}
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"", "the body is no Parquet file"),
+        (b"PAR1" * 100, "the body is no Parquet file"),
+        (written({"question": ROWS})[:-10], "the body is no Parquet file"),
+        (written({"query": ROWS}), "the table has no column 'question'"),
+        (written({"question": ["fine", None]}), "row 1: column 'question' must be a text that is not empty"),
+        (written({"question": [1, 2]}), "row 0: column 'question' must be a text that is not empty"),
+        (written({"question": [b"x"]}), "row 0: column 'question' must be a text that is not empty"),
+        (written({"question": ["x"] * 11}), "11 rows; at most 10"),
+        (written({"question": ["x" * 200_001]}), "row 0: column 'question' has more than 200000 characters"),
+        (written({"question": ["x" * 2_000_000] * 8}), "the table is too large"),
+        (claiming(written({"question": ["x"] * 123_457}), 123_457, 5, count=1), "the table is too large"),
+    ],
+)
+def test_parquet_that_is_none(http: httpx.Client, content: bytes, said: str) -> None:
+    assert said in _refused(_ask(http, content, PARQUET))
+
+
+def test_a_parquet_file_that_unfolds_harms_nobody(endpoint: EndpointStatus, http: httpx.Client) -> None:
+    honest = written({"question": ["x" * (150 << 20)]}, compression="zstd", write_statistics=False, store_schema=False)
+    content = claiming(honest, ParquetFile(io.BytesIO(honest)).metadata.row_group(0).total_byte_size, 5000)
+    assert len(content) < 100_000
+    process = psutil.Process(pids(endpoint)["endpoint"])
+    before = process.memory_info().rss
+    assert "the table is too large" in _refused(_ask(http, content, PARQUET))
+    assert process.memory_info().rss < before + (20 << 20)
+    assert process.children() == []
+    assert http.post("/invocations", json={"inputs": ROWS}).json() == {"predictions": ANSWERS}
+
+
+@pytest.mark.parametrize(
+    ("kind", "status"),
+    [
+        (JSON, 200),
+        ("application/json; charset=UTF-8", 200),
+        ('Application/JSON;charset="utf-8"', 200),
+        ("application/json; charset=latin-1", 415),
+        ("application/json; format=pandas-split", 415),
+        ("text/plain", 415),
+        ("application/x-www-form-urlencoded", 415),
+        ("", 415),
+    ],
+)
+def test_media_types(http: httpx.Client, kind: str, status: int) -> None:
+    response = _ask(http, json.dumps({"inputs": ROWS}), kind)
+    assert response.status_code == status
+    if status == 415:
+        assert _refused(response, 415) == f"send {JSON}, {CSV} or {PARQUET}, in UTF-8"
+
+
+@pytest.mark.parametrize(
+    ("table", "said"),
+    [
+        ({}, "send exactly one of dataframe_split, dataframe_records, instances, inputs"),
+        ({"inputs": ROWS, "instances": ROWS}, "send exactly one of"),
+        ({"inputs": None}, "inputs: "),
+        ({"inputs": ROWS, "data": 1}, "data: Extra inputs are not permitted"),
+        ({"dataframe_split": {"columns": ["query"], "data": [["a"]]}}, "the table has no column 'question'"),
+        ({"dataframe_split": {"columns": ["query"], "data": []}}, "the table has no column 'question'"),
+        ({"dataframe_split": {"columns": ["question"] * 2, "data": [["a", "b"]]}}, "two columns 'question'"),
+        ({"dataframe_split": {"columns": ["question"], "data": [["a"], ["b", "c"]]}}, "row 1: 2 values for 1 columns"),
+        ({"dataframe_split": {"columns": ["question"], "data": [["a"], "b"]}}, "data.1: Input should be a valid list"),
+        ({"dataframe_split": {"columns": [0], "data": [["a"]]}}, "columns.0: Input should be a valid string"),
+        ({"dataframe_records": [{"question": "a"}, {"query": "b"}]}, "row 1: column 'question'"),
+        ({"dataframe_records": [{"question": "a"}, "b"]}, "dataframe_records.1: "),
+        ({"instances": ["a", 1]}, "row 1: column 'question'"),
+        ({"instances": ["a", ["b"]]}, "row 1: column 'question'"),
+        ({"inputs": ["a", " \n"]}, "row 1: column 'question' must be a text that is not empty"),
+        ({"inputs": ["a", "x" * 200_001]}, "row 1: column 'question' has more than 200000 characters"),
+        ({"inputs": {"question": ["a"], "more": []}}, "the lists in inputs must have one length"),
+        ({"inputs": {"query": ["a"]}}, "the table has no column 'question'"),
+        ({"inputs": {}}, "the table has no column 'question'"),
+        ({"inputs": ["a"] * 11}, "rows or prompts: 11; this endpoint takes at most 10"),
+        ({"prompt": ["a"] * 11}, "rows or prompts: 11; this endpoint takes at most 10"),
+        ({"dataframe_records": [{"question": "a"}, {"messages": [{"role": "robot", "content": "b"}]}]}, "row 1: "),
+        ({"dataframe_records": [{"messages": []}]}, "row 0: messages: List should have at least 1 item"),
+        ({"messages": [{"role": "user", "content": "a"}, {"role": "user", "content": 1}]}, "messages.1.content: "),
+        ({"input": ["a", ""]}, "row 1: column 'question' must be a text that is not empty"),
+    ],
+)
+def test_an_error_says_where_it_is(http: httpx.Client, table: dict[str, Any], said: str) -> None:
+    assert said in _refused(http.post("/invocations", json=table))
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"", "the body is no JSON"),
+        (b"{", "the body is no JSON"),
+        (b"{}{}", "the body is no JSON: JSON is malformed: trailing characters"),
+        (b"\xef\xbb\xbf{}", "the body is no JSON"),
+        (b'{"inputs": ["\xff"]}', "the body is no JSON"),
+        (b'{"inputs": ["\xed\xa0\x80"]}', "the body is no JSON"),
+        (rb'{"inputs": ["\ud800 alone"]}', "the body is no JSON"),
+        (b'{"inputs": "a", "params": {"seed": NaN}}', "the body is no JSON"),
+        (b'{"inputs": "a", "params": {"temperature": 1e999}}', "the body is no JSON: Number out of range"),
+        (b'{"inputs": "a", "params": {"temperature": ' + b"9" * 400 + b"}}", "params.temperature: "),
+        (b'{"inputs": "a", "params": {"seed": ' + b"9" * 4000 + b"}}", "params.seed: "),
+        (b'{"inputs": "a", "params": {"seed": ' + b"9" * 5000 + b"}}", "the body is no JSON"),
+        (b"[1]", "Input should be a valid dictionary"),
+        (b"null", "Input should be a valid dictionary"),
+        (b'"text"', "Input should be a valid dictionary"),
+        (b"[" * 33 + b"]" * 33, "the body is nested more than 32 deep"),
+        (b"[" * 500_000, "the body is nested more than 32 deep"),
+        (b"{" + b",".join(b'"%d":0' % number for number in range(1001)) + b"}", "more than 1000 keys"),
+    ],
+)
+def test_json_that_is_none(http: httpx.Client, content: bytes, said: str) -> None:
+    assert said in _refused(_ask(http, content, JSON))
+
+
+def test_json_at_the_edge_of_what_is_one(http: httpx.Client) -> None:
+    for content in (
+        b'{"inputs": "A", "inputs": ["What is it?"]}',  # the last one counts, as in MLflow's own server
+        b'{"dataframe_records": [{"question": "What is it?", "x": ' + b"[" * 29 + b"]" * 29 + b"}]}",
+        rb'{"inputs": "What\u0020is it?"}',
+        b'\n\t{"inputs": "What is it?", "params": {"top_k": 0.0, "unknown": ' + b"9" * 4000 + b"}} ",
+    ):
+        assert _ask(http, content, JSON).json() == {"predictions": ["WHAT IS IT?"]}
+    assert _ask(http, rb'{"inputs": "\ud83d\ude42\u0000"}', JSON).json() == {"predictions": ["🙂\0"]}
+
+
+def test_a_prompt_of_several_variables(tmp_path: Path, engine_cache: Path) -> None:
+    config = lay_out(tmp_path, engine_cache, template="{{question}} {{context}}")
+    rows = [{"question": "Who?", "context": "a b"}, {"question": "How?", "context": "c"}]
+    columns: dict[str, Any] = {name: [row[name] for row in rows] for name in ("context", "question")}
+    split = {"columns": list(columns), "data": [list(row.values())[::-1] for row in rows]}
+    with served(config, engine="scripted") as running, client(running) as http:
+        answers = {"predictions": ["WHO? A B", "HOW? C"]}
+        for table in (
+            {"dataframe_records": rows},
+            {"inputs": columns},
+            {"dataframe_split": split},
+        ):
+            assert http.post("/invocations", json=table).json() == answers
+        assert _ask(http, pd.DataFrame(columns).to_csv(index=False), CSV).json() == answers
+        assert _ask(http, written(columns), PARQUET).json() == answers
+        assert "row 0: column 'question'" in _refused(http.post("/invocations", json={"inputs": "alone"}))
+        assert "row 0: column 'question'" in _refused(http.post("/invocations", json={"input": "alone"}))
+        chosen = {"id": "plain", "variables": {"context": "a b"}}
+        turns = [{"role": "user", "content": "Who?"}]
+        chat = http.post("/v1/chat/completions", json={"messages": turns, "prompt": chosen}).json()
+        assert chat["choices"][0]["message"]["content"] == "WHO? A B"
+        lacking = http.post("/v1/chat/completions", json={"messages": turns, "prompt": "plain"})
+        assert lacking.json()["error"]["message"] == "prompt plain/1 needs values for question, context"
+
+
+@pytest.mark.filterwarnings("ignore:.*Any type hint")  # MLflow's, when it is imported
+def test_mlflows_own_client(endpoint: EndpointStatus) -> None:
+    from mlflow.pyfunc.scoring_server.client import ScoringServerClient
+
+    host, _, port = endpoint.url.removeprefix("http://").partition(":")
+    scoring = ScoringServerClient(host, port)
+    scoring.wait_server_ready(timeout=5)
+    assert scoring.get_version().startswith("3.")
+    for data in (pd.DataFrame({"question": ROWS}), ROWS, np.array(ROWS), [{"question": row} for row in ROWS]):
+        found = scoring.invoke(data).get_predictions()
+        assert found[0].tolist() == ANSWERS
+    cut = scoring.invoke(pd.DataFrame({"question": ROWS}), params={"max_tokens": 1})
+    assert json.loads(cut.to_json()) == {"predictions": ["WHAT", "WHY,"]}
+    with pytest.raises(Exception, match=r"error code 400.*no column 'question'"):
+        scoring.invoke(pd.DataFrame({"query": ROWS}))
+
+
+@pytest.mark.filterwarnings("ignore:.*Any type hint")
+def test_mlflows_own_server_answers_the_same(workspace: Workspace, port: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    import mlflow
+    from mlflow.pyfunc import scoring_server
+
+    monkeypatch.setenv("_MLFLOW_IS_IN_SERVING_ENVIRONMENT", "true")  # it sets that itself, and leaves it
+    release = register(
+        ExperimentConfig(tracking_uri=workspace.tracking_uri, state=workspace.state), name="mine", prompt="simple"
+    )
+    promote(workspace, "mine", 1, force=True, reason="test")
+    mlflow.set_tracking_uri(workspace.tracking_uri)
+    model = mlflow.pyfunc.load_model(release.model_uri)
+    bodies = _bodies_for_both()
+    try:
+        theirs = asyncio.run(_from_app(scoring_server.init(model), bodies))
+    finally:
+        model.unwrap_python_model().engine.close()
+    config = ServeConfig(tracking_uri=workspace.tracking_uri, state=workspace.state, port=port, watch_s=0.0)
+    with served(config, record=False) as running, client(running) as http:
+        ours = [_ask(http, content, kind) for content, kind in bodies]
+    assert [response.status_code for response in theirs] == [200] * len(bodies)
+    assert [response.json() for response in ours] == [response.json() for response in theirs]
+
+
+def _bodies_for_both() -> list[tuple[bytes, str]]:
+    """What docs/releases.md says of MLflow's server."""
+    questions = ["What is machine learning?", "What is MLOps?"]
+    turns = [{"role": "user", "content": questions[0]}]
+    frame = pd.DataFrame({"question": questions})
+    params = {"max_tokens": 6, "stop": ["study"]}
+    tables: list[dict[str, Any]] = [
+        {"dataframe_split": frame.to_dict(orient="split")},
+        {"dataframe_records": frame.to_dict(orient="records"), "params": params},
+        {"instances": questions},
+        {"inputs": {"question": questions}, "params": params},
+        {"inputs": questions[0]},
+        {"messages": turns},
+        {"messages": turns, "max_tokens": 5},
+        {"dataframe_records": [{"messages": turns}]},
+    ]
+    found = [(json.dumps(table).encode(), JSON) for table in tables]
+    return [*found, (frame.to_csv(index=False).encode(), CSV), (written({"question": questions}), PARQUET)]
+
+
+async def _from_app(app: Any, bodies: list[tuple[bytes, str]]) -> list[httpx.Response]:
+    transport = httpx.ASGITransport(app)
+    async with httpx.AsyncClient(transport=transport, base_url="http://mlflow", timeout=60) as asking:
+        return [
+            await asking.post("/invocations", content=content, headers={"content-type": kind})
+            for content, kind in bodies
+        ]
+
+
+def test_the_same_in_any_number_at_once(http: httpx.Client) -> None:
+    """Tables are read beside each other, and none gets another's answers."""
+    texts = [f"row {number}" for number in range(40)]
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(lambda text: _ask(http, f"question\n{text}\n", CSV).json(), texts))
+    assert found == [{"predictions": [text.upper()]} for text in texts]

@@ -1,0 +1,89 @@
+"""MLflow's evaluation and its judges, with an endpoint as what is evaluated and as what judges."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import mlflow.genai
+import pytest
+from mlflow.genai.judges import make_judge
+from openai import OpenAI
+
+from fledge.core.settings import Workspace
+from fledge.scoring._mlflow_judge import open_judge
+from fledge.scoring.judge import Grade, JudgeConfig, JudgeError
+from fledge.supervision.endpoints import EndpointStatus
+from fledge.tracking._mlflow import connect
+from tests.serving.harness import client, lay_out, metrics, served
+from tests.serving.judge_model import lay_out_judge
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("ignore:Starting with pandas version 4:DeprecationWarning"),  # MLflow's own
+]
+
+QUESTIONS = ["What is machine learning?", "What is MLOps?"]
+JUDGEMENT = '{"result": 4, "rationale": "It names the field."}'
+
+
+@pytest.fixture(scope="module")
+def endpoint(tmp_path_factory: pytest.TempPathFactory, engine_cache: Path) -> Iterator[EndpointStatus]:
+    folder = tmp_path_factory.mktemp("clients")
+    config = lay_out(folder, engine_cache)
+    lay_out_judge(config, JUDGEMENT, folder / "model")
+    with served(config, "mine@champion", "judge@champion", engine="transformers") as running:
+        yield running
+
+
+def test_an_endpoint_is_evaluated_by_a_judge_on_it(
+    endpoint: EndpointStatus, workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "none")
+    connect(workspace.tracking)
+    mlflow.set_experiment("clients")
+    graded = make_judge(
+        name="graded",
+        instructions="Grade the answer in {{ outputs }} to the question in {{ inputs }} from 1 to 5.",
+        model="openai:/judge",
+        feedback_value_type=int,
+        base_url=f"{endpoint.url}/v1/chat/completions",
+    )
+
+    @mlflow.genai.scorer  # type: ignore[untyped-decorator]
+    def answered(inputs: dict[str, Any], outputs: str) -> bool:
+        return bool(outputs == expected[inputs["question"]])
+
+    with client(endpoint) as http, OpenAI(base_url=f"{endpoint.url}/v1", api_key="none") as asking:
+        table = http.post("/invocations", json={"inputs": QUESTIONS, "params": {"max_tokens": 8}}).json()
+        expected = dict(zip(QUESTIONS, table["predictions"], strict=True))
+
+        def predict(question: str) -> str:
+            return asking.completions.create(model="mine", prompt=question, max_tokens=8).choices[0].text.strip()
+
+        found = mlflow.genai.evaluate(
+            data=[{"inputs": {"question": question}} for question in QUESTIONS],
+            predict_fn=predict,
+            scorers=[graded, answered],
+        )
+    assert found.metrics == {"graded/mean": 4.0, "answered/mean": 1.0}
+    assert metrics(endpoint, "fledge_requests_total") >= 5
+
+
+def test_our_own_judge_on_an_endpoint(endpoint: EndpointStatus) -> None:
+    judge = open_judge(JudgeConfig(judge=f"{endpoint.url}/v1#judge"))
+    assert judge.grade(QUESTIONS[0], "A field of study", "The study of algorithms") == Grade(
+        0.75, "It names the field."
+    )
+    assert judge.counts == (1, 0, 0, 0)
+
+
+def test_a_model_that_cannot_judge_gives_no_grade(endpoint: EndpointStatus) -> None:
+    judge = open_judge(JudgeConfig(judge=f"{endpoint.url}/v1#mine", judge_retries=1))
+    with pytest.raises(JudgeError):
+        judge.grade(QUESTIONS[0], "A field of study")
+    assert judge.counts.failed == 1
+    missing = open_judge(JudgeConfig(judge=f"{endpoint.url}/v1#nobody"))
+    with pytest.raises(JudgeError, match="no model 'nobody' here"):
+        missing.grade(QUESTIONS[0], "A field of study")
+    assert missing.counts.asked == 1

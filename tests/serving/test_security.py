@@ -1,0 +1,389 @@
+"""Who gets in: every route with every method and every kind of key; Host, Origin and CORS; TLS; what errors tell."""
+
+import itertools
+import json
+import re
+import ssl
+import subprocess
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import NamedTuple
+from urllib.parse import urljoin, urlsplit
+
+import httpx
+import pytest
+
+from fledge.core.errors import InputError
+from fledge.supervision.endpoints import EndpointStatus, ServeConfig, serve
+from tests.conftest import Run
+from tests.serving.harness import client, lay_out, outbox, served, until
+from tests.serving.raw import Answer, ask, request
+
+pytestmark = pytest.mark.slow
+
+METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE")
+OPEN = {"/health", "/ready", "/ping"}
+UNKNOWN = (
+    "/", "/nowhere", "/v1", "/v1/", "/v1/models/", "/METRICS", "//metrics", "/metrics/", "/health/", "/health/x",
+    "/%6detrics", "/health/../metrics", "/health%2f..%2fmetrics", "/health;x", "/health%00", "/ready%20",
+    "/static-offline-docs/", "/static-offline-docs/../metrics", "/redoc", "/admin", "/.env", "/docs/oauth2-redirect",
+)  # fmt: skip
+OWN, ALICE, BOB, CAROL = (letter * 64 for letter in "abcd")
+ORIGIN = "https://app.example.org"
+WORDS = "my-very-own-words"
+HOSTS = ("127.0.0.1", "localhost", "LocalHost", "[::1]", "api.example.org", "API.EXAMPLE.ORG", "[2001:db8::7]")
+FOREIGN_HOSTS = (
+    "evil.example", "localhost.evil.example", "127.0.0.1.evil.example", "127.0.0.2", "0.0.0.0", "", "[::1", "::1",
+    "localhost:5001:5001", "localhost, evil.example", "user@localhost", "localhost/", "[localhost]", "[::1]x",
+    "2130706433", "localhost\u00b2", "localhost:\u00b2",
+)  # fmt: skip
+
+
+NO_KEYS = [
+    "Bearer", "Bearer ", ALICE, f"Basic {ALICE}", f"Bearer {ALICE} x", f"Bearer {ALICE[:-1]}",
+    f"Bearer {ALICE.upper()}", f"Bearer alice {ALICE}", "Bearer alice", f"Bearer\x0b{ALICE}", f"Bearer: {ALICE}",
+    "Bearer \xff\xfe", f"Bearer {'x' * 9000}",
+]  # fmt: skip
+BAD_BODIES = [
+    b"{", b"[]", b"null", b'"x"', b"{}", b'{"messages": 1}', b'{"messages": []}', b"\xff",
+    b'{"model": "../../etc/passwd"}', b'{"messages": [{"role": "user", "content": "x"}], "model": "nobody", "n": 99}',
+    b'{"dataframe_split": 1}', b'{"inputs": {}}', b'{"messages": [{"role": "user", "content": "x"}], "n": 99}',
+    b'{"instances": [1]}', b"[" * 5000,
+]  # fmt: skip
+BAD_TYPES = ["text/csv", "application/vnd.apache.parquet", "text/plain", "application/json; charset=utf-16", ""]
+INSIDES = [
+    "traceback", 'file "', ".py", "/work/", "/root/", "/home/", "site-packages", "pydantic", "fastapi", "uvicorn",
+    WORDS, OWN, ALICE,
+]  # fmt: skip
+NO_HTTP = [
+    b"GET\r\n\r\n", b"\0\0\0\0", b"GET /health HTTP/1.1\r\nHost\r\n\r\n", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+    b"GET / HTTP/9.9\r\n\r\n", b"POST /invocations HTTP/1.1\r\nHost: localhost\r\nContent-Length: x\r\n\r\n",
+    b"\x16\x03\x01\x02\0\x01\0" * 20,
+]  # fmt: skip
+
+
+class Keyed(NamedTuple):
+    """An endpoint that wants a key, and the file that it reads them from."""
+
+    endpoint: EndpointStatus
+    file: Path
+
+    @property
+    def port(self) -> int:
+        return int(urlsplit(self.endpoint.url).port or 0)
+
+    def ask(
+        self, method: str, path: str, *headers: tuple[str, str], host: str = "localhost", body: bytes = b""
+    ) -> Answer:
+        found = ask(self.port, request(method, path, ("Connection", "close"), *headers, host=host, body=body))
+        assert found is not None, (method, path, headers)
+        return found
+
+    def write(self, **keys: str) -> None:
+        self.file.write_text("".join(f"{name} {key}\n" for name, key in keys.items()), encoding="utf-8")
+        time.sleep(1.1)  # what changes counts within a second
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory: pytest.TempPathFactory, engine_cache: Path) -> ServeConfig:
+    laid_out = lay_out(tmp_path_factory.mktemp("secure"), engine_cache)
+    return replace(laid_out, engine="scripted", record=True)
+
+
+@pytest.fixture(scope="module")
+def keyed(config: ServeConfig) -> Iterator[Keyed]:
+    """Keys from the environment and a file; one Origin may ask; two names beside loopback."""
+    file = Path(config.state) / "keys"
+    file.write_text(f"# people\nalice {ALICE}\nbob {BOB}\n", encoding="utf-8")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FLEDGE_API_KEY", OWN)
+        hosts = ("api.example.org", "2001:db8::7")
+        with served(config, keys_file=str(file), cors_origins=(f"{ORIGIN}/",), allowed_hosts=hosts) as running:
+            yield Keyed(running, file)
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A certificate for this machine, and its key."""
+    folder = tmp_path_factory.mktemp("tls")
+    cert, key = folder / "cert.pem", folder / "key.pem"
+    subprocess.run(
+        ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=localhost",
+         "-addext", "subjectAltName=IP:127.0.0.1,DNS:localhost", "-keyout", str(key), "-out", str(cert)],
+        check=True, capture_output=True,
+    )  # fmt: skip
+    return cert, key
+
+
+@pytest.fixture(scope="module")
+def opened(config: ServeConfig, certificate: tuple[Path, Path]) -> Iterator[httpx.Client]:
+    """A client without a key of an endpoint that wants one, but not for metrics and docs; over https."""
+    cert, key = certificate
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FLEDGE_API_KEY", OWN)
+        options = {"open_metrics": True, "open_docs": True, "tls_cert": str(cert), "tls_key": str(key), "record": False}
+        with served(config, **options) as running:
+            trusting = ssl.create_default_context(cafile=str(cert))
+            with httpx.Client(base_url=running.url, verify=trusting, trust_env=False, timeout=30) as http:
+                yield http
+
+
+def _bearer(key: str) -> tuple[str, str]:
+    return ("Authorization", f"Bearer {key}")
+
+
+def _routes(keyed: Keyed) -> list[str]:
+    """Every path that the endpoint says it has, those of its docs, and such as it has not."""
+    with client(keyed.endpoint, headers=dict([_bearer(OWN)])) as http:
+        paths = [*http.get("/openapi.json").json()["paths"]]
+        files = [urlsplit(urljoin("/docs", link)).path for link in _links(http.get("/docs").text)]
+    assert len(paths) > 8
+    assert files
+    return [*paths, "/docs", "/openapi.json", *files, *UNKNOWN]
+
+
+def _links(page: str) -> list[str]:
+    return re.findall(r"""(?:src|href|url)\s*[=:]\s*["']([^"']+)["']""", page)
+
+
+def test_every_route_and_method_wants_a_key_that_is_known(keyed: Keyed) -> None:
+    keyed.write(alice=ALICE, bob=BOB)
+    routes = _routes(keyed)
+    keyed.write(alice=ALICE, carol=CAROL)  # bob's is revoked and carol's is new, while it runs
+    given = {"none": (), "wrong": (_bearer("x" * 64),), "revoked": (_bearer(BOB),)}
+    allowed = {"right": (_bearer(ALICE),), "own": (_bearer(OWN),), "added": (_bearer(CAROL),)}
+    identities = set()
+    for method, path in itertools.product(METHODS, routes):
+        for kind, headers in given.items():
+            answer = keyed.ask(method, path, *headers)
+            identities.add(answer.headers["x-request-id"])
+            if path in OPEN:
+                assert answer.status in (200, 405), (method, path, kind)
+            else:
+                assert answer.status == 401, (method, path, kind)
+                assert answer.headers["www-authenticate"] == "Bearer"
+                assert method == "HEAD" or json.loads(answer.body)
+        for kind, headers in allowed.items():
+            answer = keyed.ask(method, path, *headers)
+            identities.add(answer.headers["x-request-id"])
+            assert answer.status in (200, 307, 400, 404, 405, 415), (method, path, kind, answer)
+    assert len(identities) == len(METHODS) * len(routes) * 6
+
+
+@pytest.mark.parametrize("value", NO_KEYS)
+def test_what_looks_like_a_key_is_none(keyed: Keyed, value: str) -> None:
+    keyed.write(alice=ALICE)
+    answer = ask(keyed.port, request("GET", "/v1/models", ("Connection", "close")).replace(
+        b"Connection", b"Authorization: " + value.encode("latin-1") + b"\r\nConnection"))  # fmt: skip
+    assert answer is not None
+    assert answer.status in (400, 401)
+    found = keyed.ask("GET", "/v1/models", ("authorization", f"bearer   {ALICE} "))
+    assert found.status == 200
+
+
+def test_a_key_in_another_place_opens_nothing(keyed: Keyed) -> None:
+    places = [("x-api-key", OWN), ("cookie", f"key={OWN}"), ("proxy-authorization", f"Bearer {OWN}")]
+    assert keyed.ask("GET", "/v1/models", *places).status == 401
+    assert keyed.ask("GET", f"/v1/models?key={OWN}&api_key={OWN}").status == 401
+    trailer = (
+        b"POST /invocations HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n"
+    )
+    answer = ask(keyed.port, trailer + f"Authorization: Bearer {OWN}\r\n\r\n".encode())
+    assert answer is not None
+    assert answer.status == 401
+
+
+@pytest.mark.parametrize("broken", ["alice short\n", None])
+def test_a_broken_or_vanished_file_opens_nothing_but_for_the_environments_key(keyed: Keyed, broken: str | None) -> None:
+    keyed.write(alice=ALICE)
+    assert keyed.ask("GET", "/v1/models", _bearer(ALICE)).status == 200
+    if broken is None:
+        keyed.file.unlink()
+    else:
+        keyed.file.write_text(f"bob {BOB}\n{broken}", encoding="utf-8")
+    time.sleep(1.1)
+    assert [keyed.ask("GET", "/v1/models", _bearer(key)).status for key in (ALICE, BOB, OWN)] == [401, 401, 200]
+    keyed.write(alice=ALICE)
+    assert keyed.ask("GET", "/v1/models", _bearer(ALICE)).status == 200
+
+
+def test_an_answer_and_its_feedback_are_of_the_key_that_asked(keyed: Keyed) -> None:
+    keyed.write(alice=ALICE, bob=BOB)
+    kind, body = ("Content-Type", "application/json"), b'{"request_id": "%s", "value": true}' % (b"0" * 32)
+    for key in (ALICE, BOB, OWN):
+        assert keyed.ask("POST", "/feedback", _bearer(key), kind, body=body).status == 200
+    folder = Path(keyed.endpoint.folder) / "outbox"
+
+    def users() -> list[str]:
+        lines = [line for path in sorted(folder.glob("*.jsonl")) for line in path.read_text("utf-8").splitlines()]
+        return [value["user"] for value in map(json.loads, lines) if "feedback_id" in value]
+
+    assert until(lambda: users() == ["alice", "bob", "default"], 5.0)
+
+
+def test_refusals_of_strangers_fill_no_disk(keyed: Keyed) -> None:
+    for _ in range(5):
+        assert keyed.ask("POST", "/invocations", body=b"{}").status == 401
+        assert keyed.ask("POST", "/invocations", host="evil.example", body=b"{}").status == 403
+    keyed.ask("POST", "/invocations", _bearer(OWN), ("Content-Type", "application/json"), body=b"{}")
+    assert until(lambda: len(outbox(keyed.endpoint)) > 0, 5.0)
+    assert not {record.status for record in outbox(keyed.endpoint)} & {401, 403}
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_hosts_are_few_whatever_the_method_and_the_key(keyed: Keyed, method: str) -> None:
+    for host, port in itertools.product(HOSTS, ("", ":5001", ":", f":{keyed.port}")):
+        answer = keyed.ask(method, "/v1/models", _bearer(OWN), host=host + port)
+        assert answer.status in (200, 405), (host, port)
+    for host, path in itertools.product(FOREIGN_HOSTS, ("/health", "/v1/models", "/nowhere")):
+        answer = keyed.ask(method, path, _bearer(OWN), host=host)
+        assert answer.status in (400, 403), host
+        assert len(answer.headers["x-request-id"]) == 32
+
+
+def test_a_request_has_one_host(keyed: Keyed) -> None:
+    assert keyed.ask("GET", "/health", ("Host", "localhost")).status == 403
+    assert keyed.ask("GET", "/health", ("Host", "evil.example")).status == 403
+    assert keyed.ask("GET", "/health", host="").status == 403
+    assert keyed.ask("GET", "http://evil.example/health", host="evil.example").status == 403
+    trailer = (
+        b"POST /ping HTTP/1.1\r\nHost: evil.example\r\nTransfer-Encoding: chunked\r\n\r\n0\r\nHost: localhost\r\n\r\n"
+    )
+    answer = ask(keyed.port, trailer)
+    assert answer is not None
+    assert answer.status == 403
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_pages_of_other_origins_may_not_ask(keyed: Keyed, method: str) -> None:
+    port = keyed.port
+    own = [f"http://localhost:{port}", f"https://localhost:{port}", f"HTTP://LOCALHOST:{port}"]
+    here = f"http://localhost:{port}"
+    foreign = ["null", "", "http://evil.example", f"{here}1", "http://localhost", f"http://127.0.0.1:{port}"]
+    foreign += [f"{here}@evil.example", f"{here}.evil.example", here.removeprefix("http:"), f"ftp://localhost:{port}"]
+    foreign += [f"{ORIGIN}.evil.example", ORIGIN.replace("https", "http"), f"{ORIGIN}:443", "*", f"{ORIGIN}, {here}"]
+    for path in ("/health", "/v1/models", "/invocations"):
+        for origin in own:
+            assert keyed.ask(method, path, _bearer(OWN), ("Origin", origin), host=f"localhost:{port}").status != 403
+        for origin in foreign:
+            answer = keyed.ask(method, path, _bearer(OWN), ("Origin", origin), host=f"localhost:{port}")
+            assert answer.status == 403, (origin, path)
+            assert not [name for name in answer.headers if name.startswith("access-control")]
+    twice = [("Origin", f"http://localhost:{port}"), ("Origin", "http://evil.example")]
+    assert keyed.ask(method, "/v1/models", _bearer(OWN), *twice, host=f"localhost:{port}").status == 403
+
+
+def test_pages_of_a_configured_origin_may_ask_with_a_key(keyed: Keyed) -> None:
+    origin = ("Origin", ORIGIN)
+    preflight = [origin, ("Access-Control-Request-Method", "POST"),
+                 ("Access-Control-Request-Headers", "authorization, content-type, x-session-id")]  # fmt: skip
+    answer = keyed.ask("OPTIONS", "/v1/chat/completions", *preflight)
+    assert (answer.status, answer.headers["access-control-allow-origin"]) == (200, ORIGIN)
+    assert "POST" in answer.headers["access-control-allow-methods"]
+    assert "authorization" in answer.headers["access-control-allow-headers"].lower()
+    models = keyed.ask("GET", "/v1/models", origin, _bearer(OWN))
+    assert (models.status, models.headers["access-control-allow-origin"]) == (200, ORIGIN)
+    assert "x-request-id" in models.headers["access-control-expose-headers"]
+    assert "access-control-allow-credentials" not in models.headers
+    assert keyed.ask("GET", "/v1/models", origin).status == 401
+    assert keyed.ask("OPTIONS", "/v1/models", origin).status == 401  # no preflight
+    assert keyed.ask("OPTIONS", "/v1/models", *preflight[:1], ("Access-Control-Request-Method", "DELETE")).status == 400
+
+
+def test_errors_tell_nothing_of_our_insides_or_of_others(keyed: Keyed) -> None:
+    kind, key = ("Content-Type", "application/json"), _bearer(OWN)
+    chat = json.dumps({"messages": [{"role": "user", "content": WORDS}]}).encode()
+    assert keyed.ask("POST", "/v1/chat/completions", key, kind, body=chat).status == 200
+    paths = ("/v1/chat/completions", "/v1/completions", "/invocations", "/feedback")
+    told = [keyed.ask("POST", path, key, kind, body=body) for body in BAD_BODIES for path in paths]
+    told += [keyed.ask(method, path, key) for method in METHODS[2:] for path in UNKNOWN]
+    told += [keyed.ask("POST", "/invocations", key, ("Content-Type", mime), body=b"\0PAR1") for mime in BAD_TYPES]
+    refused = [answer for answer in told if answer.status not in (200, 307)]
+    assert len(refused) > 0.8 * len(told)
+    for answer in refused:
+        assert 400 <= answer.status < 500
+        assert len(answer.body) < 1500
+        assert "server" not in answer.headers
+        text = answer.body.decode().lower()
+        assert not [hint for hint in (*INSIDES, str(keyed.file.parent).lower()) if hint in text], text
+
+
+@pytest.mark.parametrize("nonsense", NO_HTTP)
+def test_even_what_is_no_http_is_answered_with_an_id(keyed: Keyed, nonsense: bytes) -> None:
+    answer = ask(keyed.port, nonsense)
+    assert answer is not None
+    assert answer.status == 400
+    assert re.fullmatch("[0-9a-f]{32}", answer.headers["x-request-id"])
+    assert set(json.loads(answer.body)["error"]) == {"message", "type", "param", "code"}
+
+
+def test_what_is_opened_is_open_and_nothing_else(opened: httpx.Client) -> None:
+    assert opened.get("/metrics").status_code == 200
+    assert opened.get("/docs").status_code == 200
+    assert set(opened.get("/openapi.json").json()["paths"]) > {"/invocations", "/feedback"}
+    for path in ("/v1/models", "/version", "/docs/oauth2-redirect", "/metrics/", "/docs/", "/static-offline-docs"):
+        assert opened.get(path).status_code == 401, path
+    assert opened.post("/metrics").status_code == 405
+    assert opened.get("/static-offline-docs/../v1/models").status_code in (401, 404)
+    for path in ("%2e%2e/app.py", "..%2f..%2fv1/models", "/etc/passwd"):
+        assert opened.get(f"/static-offline-docs/{path}").status_code in (401, 404), path
+    assert opened.get("/v1/models", headers=dict([_bearer(OWN)])).status_code == 200
+
+
+def test_the_docs_load_nothing_from_the_network(opened: httpx.Client) -> None:
+    page = opened.get("/docs").text
+    links = [link for link in _links(page) if not link.startswith("data:")]
+    assert any(link.endswith(".js") for link in links)
+    for link in links:
+        assert not re.match(r"(?:[a-z+]+:)?//", link), link
+        file = opened.get(urljoin("/docs", link))
+        assert file.status_code == 200, link
+        if link.partition("?")[0].endswith(".css"):
+            assert not re.findall(r"""(?:@import|url\()\s*["']?(?:https?:)?//""", file.text), link
+    assert not re.findall(r"""(?:fetch|import|load)\w*\(\s*["'](?:https?:)?//""", page)
+
+
+def test_https_is_spoken_and_nothing_else(opened: httpx.Client, certificate: tuple[Path, Path]) -> None:
+    assert opened.base_url.scheme == "https"
+    table = {"dataframe_split": {"columns": ["question"], "data": [["over tls?"]]}}
+    answer = opened.post("/invocations", json=table, headers=dict([_bearer(OWN)]))
+    assert answer.json() == {"predictions": ["OVER TLS?"]}
+    chat = {"messages": [{"role": "user", "content": "one two"}], "stream": True}
+    with opened.stream("POST", "/v1/chat/completions", json=chat, headers=dict([_bearer(OWN)])) as streamed:
+        assert [line for line in streamed.iter_lines() if line][-1] == "data: [DONE]"
+    assert ask(int(opened.base_url.port or 0), request("GET", "/health")) is None
+    with httpx.Client(base_url=opened.base_url, trust_env=False) as distrusting, pytest.raises(httpx.ConnectError):
+        distrusting.get("/health")
+
+
+@pytest.mark.parametrize("own", ["", "short", "k" * 31])
+def test_beyond_loopback_a_good_key_is_needed_or_nothing_starts(
+    config: ServeConfig, own: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FLEDGE_API_KEY", own)
+    for host in ("0.0.0.0", "::", "", "192.0.2.1", "127.0.0.2"):
+        with pytest.raises(InputError, match="needs a key of at least 32 bytes"):
+            serve(replace(config, host=host), "mine@champion")
+    if own:  # a weak key beside a file of good ones would still open the door
+        file = Path(config.state) / "good"
+        file.write_text(f"alice {ALICE}\n", encoding="utf-8")
+        with pytest.raises(InputError, match="needs a key of at least 32 bytes"):
+            serve(replace(config, host="0.0.0.0", keys_file=str(file)), "mine@champion")
+
+
+@pytest.mark.parametrize(("own", "file"), [("", ""), ("short", ""), ("", "alice short\n")])
+def test_the_command_line_refuses_with_exit_code_2(
+    config: ServeConfig, fledge: Run, tmp_path: Path, own: str, file: str
+) -> None:
+    (tmp_path / "keys").write_text(file, encoding="utf-8")
+    environment = {"PATH": "/usr/bin:/bin", "HOME": str(tmp_path), "FLEDGE_API_KEY": own, "FLEDGE_HOME": config.state}
+    keys = ["--keys-file", str(tmp_path / "keys")] if file else []
+    ended = fledge("serve", "mine@champion", "--host", "0.0.0.0", *keys, env=environment, cwd=tmp_path)
+    assert ended.returncode == 2
+    assert ended.stdout == ""
+    assert "Traceback" not in ended.stderr
+    assert "32 bytes" in ended.stderr
+    assert "openssl rand" in ended.stderr
+    assert not (Path(config.state) / "endpoints" / "5001" / "state.json").exists()
