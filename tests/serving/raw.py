@@ -39,7 +39,8 @@ def read(content: bytes, *, head: bool = False) -> Read:
     while content:
         found = _answer(content)
         if head and (found is None or not _is_start(found[1])):
-            found = _head(content) or found
+            bare = _head(content)
+            found = bare if bare and _is_start(bare[1]) else found
         if found is None:
             break
         answer, content = found

@@ -5,6 +5,7 @@ from pathlib import Path
 import click
 
 from fledge.cli.output import emit, json_option, table
+from fledge.conversation.session import ChatConfig
 from fledge.core.settings import load, options
 from fledge.experiments.config import ExperimentConfig
 from fledge.registry.release import ReleaseConfig
@@ -22,7 +23,7 @@ def config() -> None:
 def show(origin: bool, as_json: bool) -> None:
     """Show the settings that commands would use here."""
     rows: dict[str, dict[str, object]] = {}
-    for cls in (ExperimentConfig, ReleaseConfig, ServeConfig):
+    for cls in (ExperimentConfig, ReleaseConfig, ServeConfig, ChatConfig):
         resolved = load(cls)
         for item in options(cls):
             value = getattr(resolved.value, item.name, None)

@@ -1,19 +1,21 @@
 """`fledge serve`, `status`, `stop`, `test`, `monitor`."""
 
 import os
+import sys
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import click
 
 from fledge.cli.options import settings
-from fledge.cli.output import emit, json_option, message, table
+from fledge.cli.output import emit, emit_exactly, json_option, message, table
 from fledge.core.errors import FledgeError, InputError
 from fledge.core.settings import Workspace, load
 from fledge.monitoring.health import summarize
 from fledge.monitoring.outbox_reader import read_outbox
 from fledge.serving.smoke import Feedback, check_endpoint, give_feedback
-from fledge.supervision import endpoints
+from fledge.supervision import endpoints, recipes
 from fledge.supervision.endpoints import ServeConfig
 
 
@@ -21,10 +23,22 @@ from fledge.supervision.endpoints import ServeConfig
 @settings(ServeConfig)
 @click.argument("targets", metavar="TARGET...", nargs=-1, required=True)
 @click.option("--detach", is_flag=True, help="Return when the endpoint is ready; it goes on in the background.")
+@click.option("--print-unit", is_flag=True, help="Print a systemd unit that serves so, and serve nothing.")
+@click.option("--print-dockerfile", is_flag=True, help="Print a Dockerfile that serves so, and serve nothing.")
 @json_option
-def serve(targets: tuple[str, ...], detach: bool, as_json: bool, **flags: Any) -> None:
+def serve(
+    targets: tuple[str, ...], detach: bool, print_unit: bool, print_dockerfile: bool, as_json: bool, **flags: Any
+) -> None:
     """Serve each TARGET: NAME@alias, NAME/version, or NAME for its champion. A request's `model` chooses among them."""
     config = load(ServeConfig, flags).value
+    if print_unit:
+        arguments = recipes.words(targets, flags)
+        emit_exactly(recipes.systemd_unit(sys.executable, str(Path.cwd()), arguments, config.limits.drain_s))
+        return
+    if print_dockerfile:
+        arguments = recipes.words(targets, {**flags, "host": None})
+        emit_exactly(recipes.dockerfile(metadata.version("fledge"), arguments, config.port))
+        return
     if not detach:
         path = endpoints.prepare(config, *targets)
         message(f"serving {', '.join(targets)} on {config.url}; Ctrl-C stops it")

@@ -1,0 +1,63 @@
+"""How to have an endpoint run by others: a systemd unit, a Dockerfile. Pure."""
+
+import json
+import shlex
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+STOP_MARGIN_S = 30
+
+
+def words(targets: Sequence[str], flags: Mapping[str, Any]) -> list[str]:
+    """The arguments of `fledge serve` again, of what was given."""
+    found = list(targets)
+    for name, value in flags.items():
+        flag = name.replace("_", "-")
+        if isinstance(value, bool):
+            found.append(f"--{flag}" if value else f"--no-{flag}")
+        elif value is not None:
+            found += [f"--{flag}", str(value)]
+    return found
+
+
+def systemd_unit(python: str, folder: str, arguments: Sequence[str], drain_s: float) -> str:
+    """A unit that serves from `folder`; keys and the like come from an environment file beside it."""
+    command = shlex.join([python, "-m", "fledge", "serve", *arguments])
+    return f"""[Unit]
+Description=fledge serve {arguments[0]}
+After=network-online.target
+Wants=network-online.target
+
+[Service]
+Type=exec
+WorkingDirectory={folder}
+EnvironmentFile=-{folder}/fledge.env
+ExecStart={command}
+KillMode=mixed
+TimeoutStopSec={drain_s + STOP_MARGIN_S:g}
+Restart=on-failure
+RestartSec=5
+RestartPreventExitStatus=2
+UMask=0077
+NoNewPrivileges=true
+
+[Install]
+WantedBy=default.target
+"""
+
+
+def dockerfile(version: str, arguments: Sequence[str], port: int) -> str:
+    """An image that serves on all addresses, so that it needs a key: FLEDGE_API_KEY, or --keys-file on a mount."""
+    entry = json.dumps(["fledge", "serve", *arguments, "--host", "0.0.0.0"])  # noqa: S104 (behind a key)
+    return f"""FROM python:3.11-slim
+RUN pip install --no-cache-dir "fledge[openvino,serve]=={version}"
+RUN useradd --create-home fledge
+USER fledge
+WORKDIR /home/fledge
+# The release comes from MLFLOW_TRACKING_URI, or from a .fledge folder that is mounted here.
+# A key is needed: docker run --env FLEDGE_API_KEY ... --env FLEDGE_ALLOWED_HOSTS=name.of.this.service
+VOLUME /home/fledge/.fledge
+EXPOSE {port}
+STOPSIGNAL SIGTERM
+ENTRYPOINT {entry}
+"""
