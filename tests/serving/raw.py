@@ -1,14 +1,17 @@
 """HTTP as bytes: what a client sends is sent as it is, and what comes back is read strictly."""
 
 import contextlib
+import json
 import re
 import socket
 from collections.abc import Iterator
 from typing import NamedTuple
+from urllib.parse import urlsplit
 
 STATUS_LINE = re.compile(rb"HTTP/1\.1 ([1-5][0-9]{2}) [\x20-\x7e]*")
 HEADER = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+): ?([\x20-\x7e\x80-\xff]*)")
 BODILESS = (204, 304)
+JSON = ("Content-Type", "application/json")
 
 
 class NoHttpError(Exception):
@@ -83,22 +86,23 @@ def _answer(content: bytes) -> tuple[Answer, bytes] | None:
     return (answer._replace(body=rest[:length]), rest[length:]) if len(rest) >= length else None
 
 
-def _chunked(answer: Answer, rest: bytes) -> tuple[Answer, bytes] | None:
-    body = b""
+def _chunked(answer: Answer, content: bytes) -> tuple[Answer, bytes] | None:
+    parts, at = [], 0
     while True:
-        size, line, rest = rest.partition(b"\r\n")
-        if not line:
+        end = content.find(b"\r\n", at)
+        if end < 0:
             return None
+        size = content[at:end]
         if not re.fullmatch(rb"[0-9a-f]+", size):
             raise NoHttpError(b"a chunk of size " + size[:100])
-        length = int(size, 16)
-        if len(rest) < length + 2:
+        start, at = end + 2, end + 4 + int(size, 16)
+        if len(content) < at:
             return None
-        if rest[length : length + 2] != b"\r\n":
+        if content[at - 2 : at] != b"\r\n":
             raise NoHttpError(b"a chunk without an end")
-        body, rest = body + rest[:length], rest[length + 2 :]
-        if not length:
-            return answer._replace(body=body), rest
+        parts.append(content[start : at - 2])
+        if not parts[-1]:
+            return answer._replace(body=b"".join(parts)), content[at:]
 
 
 @contextlib.contextmanager
@@ -154,3 +158,29 @@ def request(method: str, target: str, *headers: tuple[str, str], body: bytes = b
     if body:
         lines.append(f"Content-Length: {len(body)}")
     return "\r\n".join(lines).encode("utf-8", "surrogateescape") + b"\r\n\r\n" + body
+
+
+def question(path: str, value: object) -> bytes:
+    """A request that posts JSON."""
+    return request("POST", path, JSON, body=json.dumps(value).encode())
+
+
+def port_of(url: str) -> int:
+    return int(urlsplit(url).port or 0)
+
+
+class Work(NamedTuple):
+    """What an endpoint has to do at the moment: prompts with the engine, and requests that wait."""
+
+    running: int
+    waiting: int
+
+
+def work_of(port: int) -> Work:
+    """By the wire, as making a client takes longer than some of what is looked at."""
+    answer = ask(port, request("GET", "/metrics"))
+    if answer is None:
+        return Work(0, 0)
+    text = answer.body.decode()
+    counts = [re.findall(rf"^fledge_num_requests_{name}{{.*}} (\d+)", text, re.MULTILINE) for name in Work._fields]
+    return Work(*(sum(map(int, found)) for found in counts))

@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from collections.abc import AsyncGenerator, Callable, Mapping, MutableMapping
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,6 +18,7 @@ from fledge.serving.engine_client import EngineGoneError
 from fledge.serving.events import EventStream, begun
 from fledge.serving.trace import RequestTrace
 
+ROOT = Path(__file__).parent.parent.parent
 NUMBERS = st.integers(-(2**53), 2**53) | st.floats(allow_nan=False, allow_infinity=False)
 VALUES = st.recursive(
     st.none() | st.booleans() | NUMBERS | st.text(),
@@ -181,5 +183,5 @@ def test_ten_thousand_of_each() -> None:
     """The properties of events, tables and stop texts, with the profile `soak`."""
     files = ["tests/serving/test_events.py", "tests/serving/test_tables.py", "tests/models/test_text.py"]
     command = [sys.executable, "-m", "pytest", "-q", "--hypothesis-profile", "soak", "--timeout", "7200"]
-    done = subprocess.run([*command, *files], capture_output=True, text=True, check=False)
+    done = subprocess.run([*command, *files], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout

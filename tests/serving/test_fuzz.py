@@ -5,19 +5,18 @@ import asyncio
 import os
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
-from urllib.parse import urlsplit
 
 import psutil
 import pytest
 
 from fledge.core.limits import Limits
 from fledge.supervision.endpoints import EndpointStatus
-from tests.serving.harness import client, lay_out, metrics, pids, served, until
+from tests.serving.harness import client, lay_out, pids, served, until
 from tests.serving.hostile import HONEST, cases
-from tests.serving.raw import NoHttpError, read
+from tests.serving.raw import Answer, NoHttpError, port_of, read, work_of
 
 pytestmark = pytest.mark.slow
 
@@ -62,10 +61,6 @@ def _is_as_before(before: Condition, now: Condition) -> bool:
     )
 
 
-def _is_idle(endpoint: EndpointStatus) -> bool:
-    return metrics(endpoint, "fledge_num_requests_running") + metrics(endpoint, "fledge_num_requests_waiting") == 0
-
-
 async def _outcome(port: int, case: bytes) -> Outcome:
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     received, closed = b"", False
@@ -92,14 +87,13 @@ async def _outcome(port: int, case: bytes) -> Outcome:
         writer.transport.abort()
 
 
-def _problem(answers: Iterable[object], closed: bool, rest: bytes) -> str:
-    found = [*answers]
-    statuses = [answer.status for answer in found]  # type: ignore[attr-defined]
+def _problem(found: Sequence[Answer], closed: bool, rest: bytes) -> str:
+    statuses = [answer.status for answer in found]
     if any(status >= 500 for status in statuses):
         return f"answered {statuses}"
     if not closed and (rest or not found):
         return "neither answered nor closed"
-    if any(len(answer.headers.get("x-request-id", "")) != 32 for answer in found):  # type: ignore[attr-defined]
+    if any(len(answer.headers.get("x-request-id", "")) != 32 for answer in found):
         return "an answer without its id"
     return ""
 
@@ -122,7 +116,7 @@ async def _run(port: int, wanted: Iterable[bytes]) -> tuple[Counter[int], list[t
 
 def _fuzz(endpoint: EndpointStatus, count: int, seed: int) -> Counter[int]:
     """Send so many cases; the endpoint must be as it was, and must have said nothing unexpected."""
-    port = int(urlsplit(endpoint.url).port or 0)
+    port = port_of(endpoint.url)
     log = Path(endpoint.folder) / "log.txt"
     asyncio.run(_run(port, HONEST * 10))  # threads and caches that any work makes
     until(lambda: _condition(endpoint).descriptors < AT_ONCE, 3.0)
@@ -133,7 +127,7 @@ def _fuzz(endpoint: EndpointStatus, count: int, seed: int) -> Counter[int]:
         table = {"dataframe_split": {"columns": ["question"], "data": [["still there?"]]}}
         assert http.post("/invocations", json=table).json() == {"predictions": ["STILL THERE?"]}
         assert http.get("/ready").status_code == 200
-    assert until(lambda: _is_idle(endpoint), 10.0)
+    assert until(lambda: sum(work_of(port)) == 0, 10.0)
     assert until(lambda: _is_as_before(before, _condition(endpoint)), 10.0), (before, _condition(endpoint))
     with log.open(encoding="utf-8") as file:
         file.seek(logged)
@@ -142,7 +136,7 @@ def _fuzz(endpoint: EndpointStatus, count: int, seed: int) -> Counter[int]:
 
 
 def test_honest_requests_are_answered(endpoint: EndpointStatus) -> None:
-    statuses, problems = asyncio.run(_run(int(urlsplit(endpoint.url).port or 0), HONEST))
+    statuses, problems = asyncio.run(_run(port_of(endpoint.url), HONEST))
     assert problems == []
     assert statuses[200] >= len(HONEST) - 4
 

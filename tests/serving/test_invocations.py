@@ -29,7 +29,7 @@ pytestmark = pytest.mark.slow
 JSON, CSV, PARQUET = "application/json", "text/csv", "application/vnd.apache.parquet"
 ROWS = ["What is it?", "Why, and when?"]
 ANSWERS = [row.upper() for row in ROWS]
-LIMITS = Limits(max_rows=10, max_body_bytes=3_000_000)
+LIMITS = Limits(max_rows=10, max_n=2, max_new_tokens=100, max_body_bytes=3_000_000)
 
 
 @pytest.fixture(scope="module")
@@ -300,6 +300,32 @@ def test_json_at_the_edge_of_what_is_one(http: httpx.Client) -> None:
     ):
         assert _ask(http, content, JSON).json() == {"predictions": ["WHAT IS IT?"]}
     assert _ask(http, rb'{"inputs": "\ud83d\ude42\u0000"}', JSON).json() == {"predictions": ["🙂\0"]}
+
+
+def test_the_endpoints_own_limits_hold_for_every_protocol(http: httpx.Client) -> None:
+    chat = {"messages": [{"role": "user", "content": "Why?"}]}
+    fits: list[tuple[str, dict[str, Any]]] = [
+        ("/v1/chat/completions", {**chat, "n": 2, "max_tokens": 100}),
+        ("/v1/completions", {"prompt": ["a"] * 10, "n": 2}),
+        ("/invocations", {"inputs": ["a"] * 10, "params": {"max_tokens": 100}}),
+    ]
+    for path, body in fits:
+        assert http.post(path, json=body).status_code == 200
+    beyond: list[tuple[str, dict[str, Any], str]] = [
+        ("/v1/chat/completions", {**chat, "n": 3}, "n: 3; this endpoint takes at most 2"),
+        ("/v1/chat/completions", {**chat, "max_completion_tokens": 101}, "max_tokens: 101; this endpoint takes"),
+        ("/v1/completions", {"prompt": ["a"] * 11}, "rows or prompts: 11; this endpoint takes at most 10"),
+        ("/v1/completions", {"prompt": "a", "max_tokens": 101}, "max_tokens: 101; this endpoint takes at most 100"),
+        ("/invocations", {"inputs": "a", "params": {"max_tokens": 101}}, "max_tokens: 101; this endpoint takes"),
+        ("/invocations", {**chat, "max_tokens": 101}, "max_tokens: 101; this endpoint takes at most 100"),
+    ]
+    for path, body, said in beyond:
+        refused = http.post(path, json=body)
+        assert refused.status_code == 400
+        assert said in refused.text
+    schemas = http.get("/openapi.json").json()["components"]["schemas"]
+    assert schemas["CompletionRequest"]["properties"]["n"]["anyOf"][0]["maximum"] == 2
+    assert schemas["Generation"]["properties"]["max_tokens"]["anyOf"][0]["maximum"] == 100
 
 
 def test_a_prompt_of_several_variables(tmp_path: Path, engine_cache: Path) -> None:

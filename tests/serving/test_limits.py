@@ -1,17 +1,13 @@
-"""What an endpoint does not take, and for how long it is patient: each bound is answered in its own way, and what was
-being computed for nobody stops."""
+"""What an endpoint does not take, and for how long it is patient with what comes and with who does not read."""
 
 import contextlib
 import json
-import re
 import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
-from urllib.parse import urlsplit
 
 import httpx
 import psutil
@@ -20,17 +16,12 @@ import pytest
 from fledge.core.limits import Limits
 from fledge.supervision.endpoints import EndpointStatus, ServeConfig
 from tests.serving.harness import client, lay_out, pids, served, until
-from tests.serving.raw import ask, closed_within, connected, next_answer, request
+from tests.serving.raw import JSON, ask, closed_within, connected, next_answer, port_of, question, request, work_of
 
 pytestmark = pytest.mark.slow
 
 WIRE = Limits(header_timeout_s=0.5, body_timeout_s=0.5, write_timeout_s=0.7)
-BUSY = Limits(
-    max_running=2, queue_requests=2, queue_tokens=100_000, deadline_s=3.0, max_rows=100, max_n=4, max_new_tokens=200
-)
-JSON = ("Content-Type", "application/json")
 CHAT = "/v1/chat/completions"
-LONG: dict[str, Any] = {"prompt": ["go on"] * 80, "n": 4, "max_tokens": 200, "ignore_eos": True}
 TOP = b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
 CHUNKED = TOP + b"Transfer-Encoding: chunked\r\n\r\n"
 MEMORY = 50_000_000
@@ -48,17 +39,6 @@ def wire(config: ServeConfig) -> Iterator[EndpointStatus]:
         yield running
 
 
-@pytest.fixture(scope="module")
-def busy(config: ServeConfig) -> Iterator[EndpointStatus]:
-    """An endpoint with an engine that takes its time, and little room."""
-    with served(config, limits=BUSY) as running:
-        yield running
-
-
-def _port(endpoint: EndpointStatus) -> int:
-    return int(urlsplit(endpoint.url).port or 0)
-
-
 def _post(endpoint: EndpointStatus, path: str, value: object) -> httpx.Response:
     with client(endpoint) as http:
         return http.post(path, json=value)
@@ -68,37 +48,12 @@ def _chat(content: str, **more: object) -> dict[str, object]:
     return {"messages": [{"role": "user", "content": content}], **more}
 
 
-def _running(endpoint: EndpointStatus) -> int:
-    return _now(endpoint, "running")
-
-
-def _in_work(endpoint: EndpointStatus) -> int:
-    return _now(endpoint, "running") + _now(endpoint, "waiting")
-
-
-def _now(endpoint: EndpointStatus, what: str) -> int:
-    """By the wire, as making a client takes longer than some of what is looked at."""
-    answer = ask(_port(endpoint), request("GET", "/metrics"))
-    assert answer is not None
-    found = re.findall(rf"^fledge_num_requests_{what}{{.*}} (\d+)", answer.body.decode(), re.MULTILINE)
-    return sum(map(int, found))
-
-
-def _is_idle(pid: int) -> bool:
-    """Whether a process computes nothing for a moment."""
-    process = psutil.Process(pid)
-    before = process.cpu_times()
-    time.sleep(0.3)
-    after = process.cpu_times()
-    return after.user + after.system - before.user - before.system < 0.05
-
-
 # Sizes
 
 
 def test_a_body_that_is_too_large_is_refused_before_it_is_read(wire: EndpointStatus) -> None:
     for length in (1_000_001, 5_000_000, 10**12):
-        answer = ask(_port(wire), TOP + f"Content-Length: {length}\r\n\r\n{{".encode())
+        answer = ask(port_of(wire.url), TOP + f"Content-Length: {length}\r\n\r\n{{".encode())
         assert answer is not None
         assert answer.status == 413
         assert "1000000 bytes" in json.loads(answer.body)["error"]["message"]
@@ -111,7 +66,7 @@ def test_a_body_that_is_too_large_is_refused_before_it_is_read(wire: EndpointSta
 
 
 def test_a_chunked_body_ends_where_it_becomes_too_large(wire: EndpointStatus) -> None:
-    with connected(_port(wire)) as opened:
+    with connected(port_of(wire.url)) as opened:
         opened.sendall(CHUNKED)
         with contextlib.suppress(ConnectionError):
             for _ in range(100):
@@ -120,7 +75,7 @@ def test_a_chunked_body_ends_where_it_becomes_too_large(wire: EndpointStatus) ->
             answer = next_answer(opened)
             assert answer is None or answer.status == 413
         assert closed_within(opened, 5.0)
-    with connected(_port(wire)) as opened:
+    with connected(port_of(wire.url)) as opened:
         opened.sendall(CHUNKED + b"f4241\r\n" + b" " * 1_000_001)
         answer = next_answer(opened)
         assert answer is None or (answer.status, answer.headers["connection"]) == (413, "close")
@@ -129,7 +84,7 @@ def test_a_chunked_body_ends_where_it_becomes_too_large(wire: EndpointStatus) ->
 @pytest.mark.parametrize("encoding", ["gzip", "br", "deflate", "zstd", "identity, gzip", "GZIP"])
 def test_compressed_bodies_are_not_taken(wire: EndpointStatus, encoding: str) -> None:
     answer = ask(
-        _port(wire), request("POST", CHAT, JSON, ("Content-Encoding", encoding), body=b"\x1f\x8b" + b"\0" * 50)
+        port_of(wire.url), request("POST", CHAT, JSON, ("Content-Encoding", encoding), body=b"\x1f\x8b" + b"\0" * 50)
     )
     assert answer is not None
     assert answer.status == 400
@@ -147,7 +102,7 @@ def test_json_is_nested_only_so_deep(wire: EndpointStatus, opening: str, depth: 
 
 
 def test_headers_are_few_and_small(wire: EndpointStatus) -> None:
-    port, host = _port(wire), b"GET /health HTTP/1.1\r\nHost: localhost\r\n"
+    port, host = port_of(wire.url), b"GET /health HTTP/1.1\r\nHost: localhost\r\n"
     assert (ok := ask(port, host + b"X: y\r\n" * 190 + b"\r\n")) is not None
     assert ok.status == 200
     huge = b"X: " + b"y" * 70_000 + b"\r\n"
@@ -168,7 +123,7 @@ def test_headers_are_few_and_small(wire: EndpointStatus) -> None:
 
 def test_trailers_and_chunk_extensions_are_small_too(wire: EndpointStatus) -> None:
     for bomb in (b"0\r\nX: ", b"0\r\n", b"5;"):
-        with connected(_port(wire)) as opened:
+        with connected(port_of(wire.url)) as opened:
             opened.sendall(CHUNKED + bomb)
             sent = 0
             with contextlib.suppress(ConnectionError):
@@ -176,37 +131,6 @@ def test_trailers_and_chunk_extensions_are_small_too(wire: EndpointStatus) -> No
                     sent += opened.send(b"y" * 100_000 if len(bomb) != 3 else b"A: b\r\n" * 20_000)
             assert sent < 20_000_000
             assert closed_within(opened, 5.0)
-
-
-@pytest.mark.parametrize(
-    ("path", "value"),
-    [
-        (CHAT, _chat("x", n=5)),
-        (CHAT, _chat("x", max_tokens=201)),
-        (CHAT, _chat("x", max_completion_tokens=201)),
-        (CHAT, _chat("x", stop=["a", "b", "c", "d", "e"])),
-        (CHAT, {"messages": [{"role": "user", "content": "x"}] * 1001}),
-        ("/v1/completions", {"prompt": ["x"] * 101}),
-        ("/v1/completions", {"prompt": "x", "n": 5}),
-        ("/v1/completions", {"prompt": "x", "max_tokens": 201}),
-        ("/invocations", {"instances": ["x"] * 101}),
-        ("/invocations", {"instances": ["x"], "params": {"max_tokens": 201}}),
-        ("/invocations", {"inputs": {"question": ["x"] * 101}}),
-    ],
-)
-def test_numbers_and_lists_have_the_bounds_that_were_set(busy: EndpointStatus, path: str, value: object) -> None:
-    refused = _post(busy, path, value)
-    assert refused.status_code == 400
-    assert re.search(r"\b(4|100|200|1000)\b", refused.text)
-
-
-def test_what_lies_within_the_bounds_is_answered(busy: EndpointStatus) -> None:
-    assert len(_post(busy, CHAT, _chat("x", n=4, max_tokens=2)).json()["choices"]) == 4
-    assert _post(busy, CHAT, _chat("x", max_tokens=200)).status_code == 200
-    assert (
-        len(_post(busy, "/invocations", {"instances": ["x"] * 100, "params": {"max_tokens": 1}}).json()["predictions"])
-        == 100
-    )
 
 
 # Times
@@ -220,7 +144,7 @@ def test_who_sends_nothing_or_half_a_head_is_let_go(wire: EndpointStatus) -> Non
         (b"GET /health HTTP/1.1\r\nHost: local", 408),
     ):
         started = time.monotonic()
-        answer = ask(_port(wire), begun)
+        answer = ask(port_of(wire.url), begun)
         assert (answer.status if answer else None) == told
         assert 0.4 < time.monotonic() - started < 3.0
 
@@ -240,7 +164,7 @@ def test_who_sends_nothing_or_half_a_head_is_let_go(wire: EndpointStatus) -> Non
 def test_a_client_that_drips_is_let_go_whatever_it_drips(
     wire: EndpointStatus, begin: bytes, drip: bytes, told: int
 ) -> None:
-    with connected(_port(wire), seconds=5.0) as opened:
+    with connected(port_of(wire.url), seconds=5.0) as opened:
         opened.sendall(begin)
         started, ended = time.monotonic(), threading.Event()
 
@@ -261,7 +185,7 @@ def test_a_client_that_drips_is_let_go_whatever_it_drips(
 
 def test_a_slow_body_that_comes_in_time_is_taken(wire: EndpointStatus) -> None:
     body = json.dumps(_chat("slow but there")).encode()
-    with connected(_port(wire)) as opened:
+    with connected(port_of(wire.url)) as opened:
         opened.sendall(TOP + f"Content-Length: {len(body)}\r\n\r\n".encode())
         for part in (body[:10], body[10:20], body[20:]):
             time.sleep(0.08)
@@ -275,7 +199,7 @@ def _flood(stream: bool) -> bytes:
     """A request for an answer of some megabytes."""
     text = f"{'w' * 46} " * 4000
     value = {"prompt": [text] * 5, "max_tokens": 4096, "n": 8, "stream": stream}
-    return request("POST", "/v1/completions", JSON, body=json.dumps(value).encode())
+    return question("/v1/completions", value)
 
 
 def _holds(endpoint: EndpointStatus, opened: socket.socket) -> bool:
@@ -287,15 +211,15 @@ def _holds(endpoint: EndpointStatus, opened: socket.socket) -> bool:
 
 @pytest.mark.parametrize("stream", [True, False])
 def test_a_client_that_never_reads_is_dropped_and_computes_no_more(wire: EndpointStatus, stream: bool) -> None:
-    with connected(_port(wire), receive_buffer=4096) as opened:
+    with connected(port_of(wire.url), receive_buffer=4096) as opened:
         opened.sendall(_flood(stream))
         assert until(lambda: _holds(wire, opened), 5.0)
         assert until(lambda: not _holds(wire, opened), 10.0)
-        assert _in_work(wire) == 0
+        assert sum(work_of(port_of(wire.url))) == 0
 
 
 def test_many_requests_at_once_by_a_client_that_never_reads(wire: EndpointStatus) -> None:
-    with connected(_port(wire), receive_buffer=4096, seconds=1.0) as opened:
+    with connected(port_of(wire.url), receive_buffer=4096, seconds=1.0) as opened:
         with contextlib.suppress(ConnectionError, TimeoutError):
             for _ in range(5000):
                 opened.sendall(request("GET", "/openapi.json") * 4)
@@ -303,7 +227,7 @@ def test_many_requests_at_once_by_a_client_that_never_reads(wire: EndpointStatus
 
 
 def test_a_client_that_reads_slowly_gets_it_all(wire: EndpointStatus) -> None:
-    with connected(_port(wire), receive_buffer=1 << 20) as opened:
+    with connected(port_of(wire.url), receive_buffer=1 << 20) as opened:
         opened.sendall(_flood(stream=True).replace(b" HTTP/1.1", b" HTTP/1.1\r\nConnection: close"))
         received, started = 0, time.monotonic()
         last = b""
@@ -313,80 +237,6 @@ def test_a_client_that_reads_slowly_gets_it_all(wire: EndpointStatus) -> None:
         assert time.monotonic() - started > 2 * WIRE.write_timeout_s
         assert received > 5_000_000
         assert b"data: [DONE]\n\n" in last
-
-
-# Queues, deadlines, hang-ups
-
-
-def test_over_the_queue_is_429_at_once_and_what_runs_goes_on(busy: EndpointStatus) -> None:
-    body = {**LONG, "prompt": ["go on"] * 3}
-    with ThreadPoolExecutor(4) as pool, client(busy) as http:
-        running = [pool.submit(_post, busy, "/v1/completions", body) for _ in range(4)]
-        assert until(lambda: _in_work(busy) >= 4, 5.0)
-        refused = [http.post("/v1/completions", json=body) for _ in range(5)]
-        for answer in refused:
-            assert answer.status_code == 429
-            assert 1 <= int(answer.headers["retry-after"]) <= 60
-            assert answer.json()["error"]["code"] == "rate_limit_exceeded"
-        assert min(answer.elapsed.total_seconds() for answer in refused) < 0.1
-        assert [future.result().status_code for future in running] == [200] * 4
-        assert http.post("/v1/completions", json={"prompt": "x"}).status_code == 200
-
-
-def test_the_queue_is_counted_in_tokens_too(busy: EndpointStatus) -> None:
-    with client(busy) as http, http.stream("POST", "/v1/completions", json={**LONG, "stream": True}) as long:
-        lines = long.iter_lines()  # which hangs up when it is thrown away
-        assert next(lines).startswith("data: ")
-        refused = http.post("/v1/completions", json=LONG)
-        assert (refused.status_code, int(refused.headers["retry-after"]) >= 1) == (429, True)
-        assert re.search("tokens .* more than 100000", refused.text)
-        with client(busy) as other:
-            assert other.post("/v1/completions", json={"prompt": "x", "max_tokens": 2}).status_code in (200, 504)
-    assert until(lambda: _in_work(busy) == 0, 1.0)
-
-
-@pytest.mark.parametrize("path", ["/v1/completions", "/invocations"])
-def test_beyond_the_deadline_is_504_and_nothing_is_computed_any_more(busy: EndpointStatus, path: str) -> None:
-    params = {"max_tokens": 200, "ignore_eos": True}
-    body = LONG if path == "/v1/completions" else {"instances": ["go on and on"] * 100, "params": params}
-    if (
-        path == "/invocations"
-    ):  # one answer to each row: too quick for a deadline on a fast machine, unless others ask too
-        with client(busy) as http, http.stream("POST", "/v1/completions", json={**LONG, "stream": True}) as other:
-            lines = other.iter_lines()
-            next(lines)
-            late = _post(busy, path, body)
-    else:
-        late = _post(busy, path, body)
-    assert late.status_code == 504
-    assert "3 s" in late.text
-    assert 2.5 < late.elapsed.total_seconds() < 5.0
-    assert until(lambda: _in_work(busy) == 0, 1.0)
-    assert until(lambda: _is_idle(pids(busy)["engine"]), 3.0)
-
-
-def test_a_stream_beyond_its_deadline_ends_with_an_error(busy: EndpointStatus) -> None:
-    with client(busy) as http, http.stream("POST", "/v1/completions", json={**LONG, "stream": True}) as late:
-        events = [line.removeprefix("data: ") for line in late.iter_lines() if line]
-    assert len(events) > 10
-    assert "3 s" in json.loads(events[-1])["error"]["message"]
-    assert until(lambda: _is_idle(pids(busy)["engine"]), 3.0)
-
-
-@pytest.mark.parametrize("stream", [True, False])
-@pytest.mark.parametrize("ahead", [b"", request("GET", "/health")])
-def test_who_hangs_up_stops_what_is_computed_for_him(busy: EndpointStatus, stream: bool, ahead: bytes) -> None:
-    body = json.dumps({**LONG, "stream": stream}).encode()
-    engine = pids(busy)["engine"]
-    with connected(_port(busy)) as opened:
-        opened.sendall(request("POST", "/v1/completions", JSON, body=body) + ahead)
-        assert until(lambda: _running(busy) == 2, 3.0)
-        if stream:
-            assert opened.recv(100).startswith(b"HTTP/1.1 200 OK")
-        assert not _is_idle(engine)
-    assert until(lambda: _in_work(busy) == 0, 1.0)
-    assert until(lambda: _is_idle(engine), 2.0)
-    assert _post(busy, CHAT, _chat("still there?")).status_code == 200
 
 
 # Bombs
@@ -448,7 +298,7 @@ def test_bombs_take_little_memory_and_leave_nothing(wire: EndpointStatus) -> Non
     descriptors = process.num_fds()
 
     def throw(bomb: bytes) -> int:
-        answer = ask(_port(wire), bomb, seconds=20.0)
+        answer = ask(port_of(wire.url), bomb, seconds=20.0)
         return answer.status if answer else 0
 
     with _growth_of(pid) as growth, ThreadPoolExecutor(8) as pool:
@@ -464,7 +314,7 @@ def test_hundreds_of_connections_that_say_nothing_go_away(wire: EndpointStatus) 
     descriptors = process.num_fds()
     with contextlib.ExitStack() as stack, _growth_of(process.pid) as growth:
         for _ in range(400):
-            stack.enter_context(connected(_port(wire)))
+            stack.enter_context(connected(port_of(wire.url)))
         assert _post(wire, CHAT, _chat("x")).status_code == 200
         assert until(lambda: process.num_fds() <= descriptors, 10.0)
         assert growth() < MEMORY

@@ -83,6 +83,7 @@ def _assert_it_holds(endpoint: EndpointStatus, folder: Path, examples: int, *opt
     assert "Traceback" not in (Path(endpoint.folder) / "log.txt").read_text(encoding="utf-8")
 
 
+@pytest.mark.timeout(900)
 def test_the_schema_holds(endpoint: EndpointStatus, tmp_path: Path) -> None:
     _assert_it_holds(endpoint, tmp_path, 100, "--seed", "1")
 

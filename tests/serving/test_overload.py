@@ -1,0 +1,171 @@
+"""More requests than there is room or time for: refused at once or ended in time, and what nobody waits for any more is
+not computed."""
+
+import contextlib
+import json
+import re
+import socket
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+import pytest
+
+from fledge.core.limits import Limits
+from fledge.supervision.endpoints import EndpointStatus
+from tests.serving.harness import client, lay_out, pids, served, until
+from tests.serving.raw import ask, connected, next_answer, port_of, question, request, work_of
+
+pytestmark = pytest.mark.slow
+
+DEADLINE_S = 4.0
+LIMITS = Limits(
+    max_running=2,
+    queue_requests=2,
+    queue_tokens=100_000,
+    deadline_s=DEADLINE_S,
+    max_rows=100,
+    max_n=4,
+    max_new_tokens=200,
+)
+CHAT = "/v1/chat/completions"
+LONG: dict[str, Any] = {"prompt": ["go on"] * 80, "n": 4, "max_tokens": 200, "ignore_eos": True}
+
+
+@pytest.fixture(scope="module")
+def busy(tmp_path_factory: pytest.TempPathFactory, engine_cache: Path) -> Iterator[EndpointStatus]:
+    """An endpoint with an engine that takes its time, and little room."""
+    with served(lay_out(tmp_path_factory.mktemp("busy"), engine_cache), limits=LIMITS) as running:
+        yield running
+
+
+def _post(endpoint: EndpointStatus, path: str, value: object) -> httpx.Response:
+    with client(endpoint) as http:
+        return http.post(path, json=value)
+
+
+def _chat(content: str, **more: object) -> dict[str, object]:
+    return {"messages": [{"role": "user", "content": content}], **more}
+
+
+def _in_work(endpoint: EndpointStatus) -> int:
+    return sum(work_of(port_of(endpoint.url)))
+
+
+def _is_idle(pid: int) -> bool:
+    """Whether a process computes nothing for a moment."""
+    process = psutil.Process(pid)
+    before = process.cpu_times()
+    time.sleep(0.3)
+    after = process.cpu_times()
+    return after.user + after.system - before.user - before.system < 0.05
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        (CHAT, _chat("x", n=5)),
+        (CHAT, _chat("x", max_tokens=201)),
+        (CHAT, _chat("x", max_completion_tokens=201)),
+        (CHAT, _chat("x", stop=["a", "b", "c", "d", "e"])),
+        (CHAT, {"messages": [{"role": "user", "content": "x"}] * 1001}),
+        ("/v1/completions", {"prompt": ["x"] * 101}),
+        ("/v1/completions", {"prompt": "x", "n": 5}),
+        ("/v1/completions", {"prompt": "x", "max_tokens": 201}),
+        ("/invocations", {"instances": ["x"] * 101}),
+        ("/invocations", {"instances": ["x"], "params": {"max_tokens": 201}}),
+        ("/invocations", {"inputs": {"question": ["x"] * 101}}),
+    ],
+)
+def test_numbers_and_lists_have_the_bounds_that_were_set(busy: EndpointStatus, path: str, value: object) -> None:
+    refused = _post(busy, path, value)
+    assert refused.status_code == 400
+    assert re.search(r"\b(4|100|200|1000)\b", refused.text)
+
+
+def test_what_lies_within_the_bounds_is_answered(busy: EndpointStatus) -> None:
+    assert len(_post(busy, CHAT, _chat("x", n=4, max_tokens=2)).json()["choices"]) == 4
+    assert _post(busy, CHAT, _chat("x", max_tokens=200)).status_code == 200
+    assert (
+        len(_post(busy, "/invocations", {"instances": ["x"] * 100, "params": {"max_tokens": 1}}).json()["predictions"])
+        == 100
+    )
+
+
+def _begun(endpoint: EndpointStatus, stack: contextlib.ExitStack, asked: bytes) -> socket.socket:
+    opened = stack.enter_context(connected(port_of(endpoint.url), seconds=30.0))
+    opened.sendall(asked)
+    return opened
+
+
+def test_over_the_queue_is_429_at_once_and_what_runs_goes_on(busy: EndpointStatus) -> None:
+    asked = question("/v1/completions", {**LONG, "prompt": ["go on"] * 2})
+    with contextlib.ExitStack() as stack:
+        running = [_begun(busy, stack, asked) for _ in range(4)]
+        assert until(lambda: _in_work(busy) >= 4, 2.0)
+        quickest = 10.0
+        for _ in range(5):
+            started = time.monotonic()
+            refused = ask(port_of(busy.url), asked)
+            quickest = min(quickest, time.monotonic() - started)
+            assert refused is not None
+            assert refused.status == 429
+            assert 1 <= int(refused.headers["retry-after"]) <= 60
+            assert json.loads(refused.body)["error"]["code"] == "rate_limit_exceeded"
+        assert quickest < 0.1
+        answers = [next_answer(opened) for opened in running]
+    assert [answer and answer.status for answer in answers] == [200] * 4
+    assert _post(busy, "/v1/completions", {"prompt": "x"}).status_code == 200
+
+
+def test_the_queue_is_counted_in_tokens_too(busy: EndpointStatus) -> None:
+    with client(busy) as http, http.stream("POST", "/v1/completions", json={**LONG, "stream": True}) as long:
+        lines = long.iter_lines()  # which hangs up when it is thrown away
+        assert next(lines).startswith("data: ")
+        refused = http.post("/v1/completions", json=LONG)
+        assert (refused.status_code, int(refused.headers["retry-after"]) >= 1) == (429, True)
+        assert re.search("tokens .* more than 100000", refused.text)
+        with client(busy) as other:
+            assert other.post("/v1/completions", json={"prompt": "x", "max_tokens": 2}).status_code in (200, 504)
+    assert until(lambda: _in_work(busy) == 0, 1.0)
+
+
+def test_beyond_the_deadline_is_504_and_nothing_is_computed_any_more(busy: EndpointStatus) -> None:
+    half = {**LONG, "prompt": LONG["prompt"][:40]}
+    rows = {"instances": ["go on and on"] * 100, "params": {"max_tokens": 200, "ignore_eos": True}}
+    started = time.monotonic()
+    with contextlib.ExitStack() as stack:
+        streamed = _begun(busy, stack, question("/v1/completions", {**half, "stream": True}))
+        others = [
+            _begun(busy, stack, question("/v1/completions", half)),
+            _begun(busy, stack, question("/invocations", rows)),
+        ]
+        late = [next_answer(opened) for opened in others]
+        assert DEADLINE_S - 0.5 < time.monotonic() - started < DEADLINE_S + 1.5
+        broken = next_answer(streamed)
+    assert [answer and answer.status for answer in late] == [504, 504]
+    assert all(answer and b"4 s" in answer.body for answer in late)
+    assert broken is not None
+    events = [line.removeprefix("data: ") for line in broken.body.decode().splitlines() if line]
+    assert len(events) > 10
+    assert "4 s" in json.loads(events[-1])["error"]["message"]
+    assert until(lambda: _in_work(busy) == 0, 1.0)
+    assert until(lambda: _is_idle(pids(busy)["engine"]), 3.0)
+
+
+@pytest.mark.parametrize("stream", [True, False])
+@pytest.mark.parametrize("ahead", [b"", request("GET", "/health")])
+def test_who_hangs_up_stops_what_is_computed_for_him(busy: EndpointStatus, stream: bool, ahead: bytes) -> None:
+    engine = pids(busy)["engine"]
+    with connected(port_of(busy.url)) as opened:
+        opened.sendall(question("/v1/completions", {**LONG, "stream": stream}) + ahead)
+        assert until(lambda: work_of(port_of(busy.url)).running == 2, 3.0)
+        if stream:
+            assert opened.recv(100).startswith(b"HTTP/1.1 200 OK")
+        assert not _is_idle(engine)
+    assert until(lambda: _in_work(busy) == 0, 1.0)
+    assert until(lambda: _is_idle(engine), 2.0)
+    assert _post(busy, CHAT, _chat("still there?")).status_code == 200

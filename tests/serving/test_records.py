@@ -1,0 +1,267 @@
+"""What a running endpoint leaves behind: one record for each request with the client's id and status, whatever happens
+to the request, the disk or the process."""
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import time
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from fledge.core.limits import Limits
+from fledge.monitoring.outbox_reader import outbox_files
+from fledge.supervision.endpoints import EndpointStatus, ServeConfig
+from tests.serving.harness import client, free_port, lay_out, metrics, outbox, pids, served, until
+from tests.serving.raw import JSON, connected, next_answer, port_of, question, request, work_of
+
+pytestmark = pytest.mark.slow
+
+CHAT = "/v1/chat/completions"
+LONG: dict[str, Any] = {"prompt": ["go on"] * 60, "n": 4, "max_tokens": 200, "ignore_eos": True}
+LIMITS = Limits(max_running=1, queue_requests=0, deadline_s=1.5, body_timeout_s=0.5, max_body_bytes=100_000)
+ADDRESS = "me@example.org"
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory: pytest.TempPathFactory, engine_cache: Path) -> ServeConfig:
+    return replace(lay_out(tmp_path_factory.mktemp("outbox"), engine_cache), record=True)
+
+
+@pytest.fixture(scope="module")
+def endpoint(config: ServeConfig) -> Iterator[EndpointStatus]:
+    """With little room and time, so that every outcome can be had."""
+    with served(config, limits=LIMITS) as running:
+        yield running
+
+
+def _raw(folder: Path) -> str:
+    return "".join(path.read_text(encoding="utf-8") for path in outbox_files(folder))
+
+
+def _outcomes(endpoint: EndpointStatus) -> Counter[tuple[str, int]]:
+    return Counter((record.request_id, record.status) for record in outbox(endpoint))
+
+
+def _hang_up(endpoint: EndpointStatus) -> str:
+    """Leave a stream after its first bytes; the id that it had."""
+    with connected(port_of(endpoint.url)) as opened:
+        opened.sendall(question("/v1/completions", {**LONG, "stream": True}))
+        head = opened.recv(4096).decode()
+        return head.lower().partition("x-request-id: ")[2][:32]
+
+
+def _broken_stream(endpoint: EndpointStatus) -> tuple[str, int]:
+    """A stream whose engine is killed."""
+    with client(endpoint) as http, http.stream("POST", "/v1/completions", json={**LONG, "stream": True}) as streamed:
+        lines = streamed.iter_lines()
+        next(lines)
+        os.kill(pids(endpoint)["engine"], signal.SIGKILL)
+        events = [line.removeprefix("data: ") for line in lines if line]
+    assert "stopped" in json.loads(events[-1])["error"]["message"]
+    return streamed.headers["x-request-id"], 503
+
+
+def test_every_outcome_leaves_one_record_with_the_clients_id(endpoint: EndpointStatus) -> None:
+    before = _outcomes(endpoint)
+    good = {"messages": [{"role": "user", "content": "hello"}], "max_tokens": 4}
+    seen: list[tuple[str, int]] = []
+
+    def post(path: str, expected: int, **how: Any) -> None:
+        with client(endpoint) as http:
+            answer = http.post(path, **how)
+        assert answer.status_code == expected, (path, answer.text)
+        seen.append((answer.headers["x-request-id"], expected))
+
+    for path, body in ((CHAT, good), ("/v1/completions", {"prompt": "x"}), ("/invocations", {"instances": ["x"]})):
+        post(path, 200, json=body)
+        post(path, 400, json={})
+        post(path, 400, content=b"{", headers=[JSON])
+        post(path, 413, content=b" " * 100_001, headers=[JSON])
+        post(path, 400, content=b"{}", headers=[JSON, ("content-encoding", "gzip")])
+        post(path, 415, content=b"x", headers={"content-type": "text/plain"})
+    post(CHAT, 200, json={**good, "stream": True})
+    post(CHAT, 404, json={**good, "model": "nobody"})
+    post("/v1/completions", 504, json=LONG)
+    with client(endpoint) as http, http.stream("POST", "/v1/completions", json={**LONG, "stream": True}) as long:
+        lines = long.iter_lines()  # which hangs up when it is thrown away
+        next(lines)
+        post(CHAT, 429, json=good)
+        seen.append((long.headers["x-request-id"], 499))
+    assert until(lambda: sum(work_of(port_of(endpoint.url))) == 0, 3.0)
+    seen.append((_hang_up(endpoint), 499))
+    with connected(port_of(endpoint.url)) as opened:
+        opened.sendall(request("POST", CHAT, JSON, body=b"x" * 50)[:-10])
+        late = next_answer(opened)
+        assert late is not None
+        seen.append((late.headers["x-request-id"], 408))
+    seen.append(_broken_stream(endpoint))
+    wanted = Counter(seen)
+    assert len(wanted) == len(seen) == 26
+    assert until(lambda: _outcomes(endpoint) - before == wanted, 10.0), (wanted, _outcomes(endpoint) - before)
+    assert until(lambda: _is_up(endpoint))
+
+
+def test_a_request_that_was_never_whole_and_one_left_before_its_answer_are_499(endpoint: EndpointStatus) -> None:
+    before = _outcomes(endpoint)
+    with connected(port_of(endpoint.url)) as opened:
+        opened.sendall(request("POST", CHAT, JSON, body=b"x" * 50)[:-10])
+        time.sleep(0.1)
+    with connected(port_of(endpoint.url)) as opened:
+        opened.sendall(question("/v1/completions", LONG))
+        assert until(lambda: work_of(port_of(endpoint.url)).running == 1, 3.0)
+    assert until(lambda: sum((_outcomes(endpoint) - before).values()) == 2, 5.0)
+    time.sleep(0.6)
+    assert sorted(status for _, status in _outcomes(endpoint) - before) == [499, 499]
+
+
+def test_what_is_no_question_leaves_no_record(endpoint: EndpointStatus) -> None:
+    before = _outcomes(endpoint)
+    with client(endpoint) as http:
+        for method, path in (
+            ("GET", CHAT),
+            ("DELETE", "/invocations"),
+            ("POST", "/nowhere"),
+            ("GET", "/metrics"),
+            ("HEAD", "/ready"),
+        ):
+            http.request(method, path)
+        answered = http.post(CHAT, json={"messages": [{"role": "user", "content": "x"}], "max_tokens": 2}).headers[
+            "x-request-id"
+        ]
+        given = {"request_id": answered, "value": "good", "comment": "short"}
+        feedback = http.post("/feedback", json=given).json()
+    assert until(lambda: feedback["feedback_id"] in _raw(Path(endpoint.folder) / "outbox"), 5.0)
+    assert _outcomes(endpoint) - before == Counter([(answered, 200)])
+
+
+def test_a_killed_endpoint_loses_no_line_but_those_of_the_last_second(endpoint: EndpointStatus) -> None:
+    ids: list[tuple[float, str]] = []
+    with client(endpoint) as http, contextlib.suppress(httpx.HTTPError):
+        until_then = time.monotonic() + 2.5
+        killed = False
+        while True:
+            answer = http.post(CHAT, json={"messages": [{"role": "user", "content": "x"}], "max_tokens": 2})
+            ids.append((time.monotonic(), answer.headers["x-request-id"]))
+            if time.monotonic() > until_then and not killed:
+                os.kill(pids(endpoint)["endpoint"], signal.SIGKILL)
+                killed = True
+    died = ids[-1][0]
+    assert until(lambda: _is_up(endpoint))
+    with client(endpoint) as http:
+        after = http.post(CHAT, json={"messages": [{"role": "user", "content": "x"}], "max_tokens": 2}).headers[
+            "x-request-id"
+        ]
+    assert until(lambda: (after, 200) in _outcomes(endpoint), 5.0)
+    found = _outcomes(endpoint)
+    assert max(found.values()) == 1
+    assert not [identity for moment, identity in ids if moment < died - 1.1 and (identity, 200) not in found]
+    assert len([1 for moment, _ in ids if moment < died - 1.1]) > 20
+    files = outbox_files(Path(endpoint.folder) / "outbox")
+    assert sum(len(path.read_bytes().splitlines()) for path in files) >= len(outbox(endpoint))
+
+
+def _is_up(endpoint: EndpointStatus) -> bool:
+    with client(endpoint) as http, contextlib.suppress(httpx.HTTPError):
+        return http.get("/ready").status_code == 200
+    return False
+
+
+RULES = """
+def shout(text):
+    if "boom" in text.lower():
+        raise RuntimeError(text)
+    return text.replace("quiet", "LOUD").replace("QUIET", "LOUD")
+"""
+
+
+def test_a_users_rules_and_the_cap_on_a_running_endpoint(
+    config: ServeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "our_rules.py").write_text(RULES, encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    rules = ("email", "our_rules:shout", "regex:(a|aa)+$")
+    with served(config, engine="scripted", redact=rules, outbox_mb=1) as running, client(running) as http:
+
+        def say(text: str) -> str:
+            answer = http.post(CHAT, json={"messages": [{"role": "user", "content": text}]})
+            assert answer.json()["choices"][0]["message"]["content"] == text.upper()
+            return answer.headers["x-request-id"]
+
+        clean, failed, hung = say(f"quiet {ADDRESS}"), say("boom secret words"), say("a" * 100 + "b")
+        assert until(lambda: len(outbox(running)) == 3, 15.0)
+        records = {record.request_id: record for record in outbox(running)}
+        assert records[clean].inputs == {"messages": [{"role": "user", "content": "LOUD [email]"}]}
+        for identity in (failed, hung):
+            assert (records[identity].inputs, records[identity].status) == ("[dropped]", 200)
+            assert records[identity].answers[0].completion_tokens > 0
+        raw = _raw(Path(running.folder) / "outbox").lower()
+        assert not [word for word in (ADDRESS, "secret words", "aaaa", "quiet") if word in raw]
+        for _ in range(12):
+            say("x" * 50_000 + " y")
+            time.sleep(0.1)
+        assert until(lambda: metrics(running, "fledge_outbox_dropped_total") > 0, 10.0)
+        assert until(
+            lambda: (
+                metrics(running, "fledge_outbox_written_total") + metrics(running, "fledge_outbox_dropped_total") == 15
+            ),
+            5.0,
+        )
+        assert len(outbox(running)) == metrics(running, "fledge_outbox_written_total")
+
+
+@pytest.fixture
+def small_disk(config: ServeConfig) -> Iterator[tuple[ServeConfig, Path]]:
+    """A configuration whose outbox has a disk of its own, with room for 256 kB."""
+    port = free_port()
+    folder = Path(config.state) / "endpoints" / str(port) / "outbox"
+    folder.mkdir(parents=True, mode=0o700)
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=256k,mode=700", "tmpfs", str(folder)], check=False, capture_output=True
+    )
+    if mounted.returncode:
+        pytest.skip("this test mounts a small disk, and may not here")
+    try:
+        yield replace(config, port=port), folder
+    finally:
+        subprocess.run(["umount", "-l", str(folder)], check=False)
+
+
+def test_on_a_full_disk_serving_goes_on_and_no_line_is_torn(small_disk: tuple[ServeConfig, Path]) -> None:
+    config, folder = small_disk
+    filler = folder / "somebody's file"
+    with served(config, engine="scripted", port=config.port) as running, client(running) as http:
+        ids = []
+
+        def say(text: str) -> None:
+            answer = http.post(CHAT, json={"messages": [{"role": "user", "content": text}]})
+            assert answer.status_code == 200
+            assert answer.elapsed.total_seconds() < 1.0
+            ids.append(answer.headers["x-request-id"])
+
+        say("before")
+        assert until(lambda: len(outbox(running)) == 1, 5.0)
+        with contextlib.suppress(OSError), filler.open("wb", buffering=0) as file:
+            while True:
+                file.write(b"\0" * 4096)
+        for number in range(30):
+            say(f"while it is full {number} " + "x" * 2000)
+            time.sleep(0.05)
+        log = Path(running.folder) / "log.txt"
+        assert until(lambda: "No space left" in log.read_text(encoding="utf-8"), 5.0)
+        content = _raw(folder)
+        assert content.endswith("\n")
+        assert [json.loads(line)["request_id"] for line in content.splitlines()] == ids[: content.count("\n")]
+        assert content.count("\n") < 31
+        filler.unlink()
+        say("after")
+        assert until(lambda: {record.request_id for record in outbox(running)} == {*ids}, 10.0)
+        assert metrics(running, "fledge_outbox_written_total") == 32
+        assert metrics(running, "fledge_outbox_dropped_total") == 0
