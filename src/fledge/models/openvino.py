@@ -104,9 +104,7 @@ class OpenVINOEngine(WorkerEngine):
 
     def _read(self, answer: Answer) -> None:
         if answer.handle.get_status() == openvino_genai.GenerationStatus.IGNORED:
-            raise FledgeError(
-                "the prompt does not fit in the engine's cache", hint="--cache-gb with more"
-            )
+            raise FledgeError("the prompt does not fit in the engine's cache", hint="--cache-gb with more")
         while answer.handle.can_read() and not answer.ended:
             for output in answer.handle.read().values():
                 logprobs = output.generated_log_probs if answer.params.logprobs else ()
