@@ -1,6 +1,5 @@
-"""MLflow's scoring protocol: every form of table, what is wrong with one, and MLflow's own client and server."""
+"""MLflow's scoring protocol: every form of table, and what is wrong with one."""
 
-import asyncio
 import io
 import json
 from collections.abc import Iterator
@@ -9,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-import numpy as np
 import pandas as pd
 import psutil
 import pyarrow as pa
@@ -17,10 +15,7 @@ import pytest
 from pyarrow.parquet import ParquetFile
 
 from fledge.core.limits import Limits
-from fledge.core.settings import Workspace
-from fledge.experiments.config import ExperimentConfig
-from fledge.registry.release import promote, register
-from fledge.supervision.endpoints import EndpointStatus, ServeConfig
+from fledge.supervision.endpoints import EndpointStatus
 from tests.serving.harness import client, lay_out, pids, served
 from tests.serving.parquet_files import claiming, written
 
@@ -351,76 +346,6 @@ def test_a_prompt_of_several_variables(tmp_path: Path, engine_cache: Path) -> No
         assert chat["choices"][0]["message"]["content"] == "WHO? A B"
         lacking = http.post("/v1/chat/completions", json={"messages": turns, "prompt": "plain"})
         assert lacking.json()["error"]["message"] == "prompt plain/1 needs values for question, context"
-
-
-@pytest.mark.filterwarnings("ignore:.*Any type hint")  # MLflow's, when it is imported
-def test_mlflows_own_client(endpoint: EndpointStatus) -> None:
-    from mlflow.pyfunc.scoring_server.client import ScoringServerClient
-
-    host, _, port = endpoint.url.removeprefix("http://").partition(":")
-    scoring = ScoringServerClient(host, port)
-    scoring.wait_server_ready(timeout=5)
-    assert scoring.get_version().startswith("3.")
-    for data in (pd.DataFrame({"question": ROWS}), ROWS, np.array(ROWS), [{"question": row} for row in ROWS]):
-        found = scoring.invoke(data).get_predictions()
-        assert found[0].tolist() == ANSWERS
-    cut = scoring.invoke(pd.DataFrame({"question": ROWS}), params={"max_tokens": 1})
-    assert json.loads(cut.to_json()) == {"predictions": ["WHAT", "WHY,"]}
-    with pytest.raises(Exception, match=r"error code 400.*no column 'question'"):
-        scoring.invoke(pd.DataFrame({"query": ROWS}))
-
-
-@pytest.mark.filterwarnings("ignore:.*Any type hint")
-def test_mlflows_own_server_answers_the_same(workspace: Workspace, port: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    import mlflow
-    from mlflow.pyfunc import scoring_server
-
-    monkeypatch.setenv("_MLFLOW_IS_IN_SERVING_ENVIRONMENT", "true")  # it sets that itself, and leaves it
-    release = register(
-        ExperimentConfig(tracking_uri=workspace.tracking_uri, state=workspace.state), name="mine", prompt="simple"
-    )
-    promote(workspace, "mine", 1, force=True, reason="test")
-    mlflow.set_tracking_uri(workspace.tracking_uri)
-    model = mlflow.pyfunc.load_model(release.model_uri)
-    bodies = _bodies_for_both()
-    try:
-        theirs = asyncio.run(_from_app(scoring_server.init(model), bodies))
-    finally:
-        model.unwrap_python_model().engine.close()
-    config = ServeConfig(tracking_uri=workspace.tracking_uri, state=workspace.state, port=port, watch_s=0.0)
-    with served(config, record=False) as running, client(running) as http:
-        ours = [_ask(http, content, kind) for content, kind in bodies]
-    assert [response.status_code for response in theirs] == [200] * len(bodies)
-    assert [response.json() for response in ours] == [response.json() for response in theirs]
-
-
-def _bodies_for_both() -> list[tuple[bytes, str]]:
-    """What docs/releases.md says of MLflow's server."""
-    questions = ["What is machine learning?", "What is MLOps?"]
-    turns = [{"role": "user", "content": questions[0]}]
-    frame = pd.DataFrame({"question": questions})
-    params = {"max_tokens": 6, "stop": ["study"]}
-    tables: list[dict[str, Any]] = [
-        {"dataframe_split": frame.to_dict(orient="split")},
-        {"dataframe_records": frame.to_dict(orient="records"), "params": params},
-        {"instances": questions},
-        {"inputs": {"question": questions}, "params": params},
-        {"inputs": questions[0]},
-        {"messages": turns},
-        {"messages": turns, "max_tokens": 5},
-        {"dataframe_records": [{"messages": turns}]},
-    ]
-    found = [(json.dumps(table).encode(), JSON) for table in tables]
-    return [*found, (frame.to_csv(index=False).encode(), CSV), (written({"question": questions}), PARQUET)]
-
-
-async def _from_app(app: Any, bodies: list[tuple[bytes, str]]) -> list[httpx.Response]:
-    transport = httpx.ASGITransport(app)
-    async with httpx.AsyncClient(transport=transport, base_url="http://mlflow", timeout=60) as asking:
-        return [
-            await asking.post("/invocations", content=content, headers={"content-type": kind})
-            for content, kind in bodies
-        ]
 
 
 def test_the_same_in_any_number_at_once(http: httpx.Client) -> None:

@@ -16,7 +16,7 @@ import httpx
 import pytest
 
 from fledge.core.errors import InputError
-from fledge.supervision.endpoints import EndpointStatus, ServeConfig, serve
+from fledge.supervision.endpoints import EndpointStatus, ServeConfig, prepare
 from tests.conftest import Run
 from tests.serving.harness import client, lay_out, outbox, served, until
 from tests.serving.raw import Answer, ask, port_of, request
@@ -364,12 +364,12 @@ def test_beyond_loopback_a_good_key_is_needed_or_nothing_starts(
     monkeypatch.setenv("FLEDGE_API_KEY", own)
     for host in ("0.0.0.0", "::", "", "192.0.2.1", "127.0.0.2"):
         with pytest.raises(InputError, match="needs a key of at least 32 bytes"):
-            serve(replace(config, host=host), "mine@champion")
+            prepare(replace(config, host=host), "mine@champion")
     if own:  # a weak key beside a file of good ones would still open the door
         file = Path(config.state) / "good"
         file.write_text(f"alice {ALICE}\n", encoding="utf-8")
         with pytest.raises(InputError, match="needs a key of at least 32 bytes"):
-            serve(replace(config, host="0.0.0.0", keys_file=str(file)), "mine@champion")
+            prepare(replace(config, host="0.0.0.0", keys_file=str(file)), "mine@champion")
 
 
 @pytest.mark.parametrize(("own", "file"), [("", ""), ("short", ""), ("", "alice short\n")])
@@ -379,7 +379,8 @@ def test_the_command_line_refuses_with_exit_code_2(
     (tmp_path / "keys").write_text(file, encoding="utf-8")
     environment = {"PATH": "/usr/bin:/bin", "HOME": str(tmp_path), "FLEDGE_API_KEY": own, "FLEDGE_HOME": config.state}
     keys = ["--keys-file", str(tmp_path / "keys")] if file else []
-    ended = fledge("serve", "mine@champion", "--host", "0.0.0.0", *keys, env=environment, cwd=tmp_path)
+    # A release that there is not: whatever happens, nothing listens beyond loopback.
+    ended = fledge("serve", "nobody@champion", "--host", "0.0.0.0", *keys, env=environment, cwd=tmp_path)
     assert ended.returncode == 2
     assert ended.stdout == ""
     assert "Traceback" not in ended.stderr
