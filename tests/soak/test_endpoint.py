@@ -27,7 +27,7 @@ def config(tmp_path_factory: pytest.TempPathFactory, engine_cache: Path) -> Serv
 
 def test_64_clients_for_ten_minutes(config: ServeConfig) -> None:
     with served(config, record=True) as endpoint:
-        told = Load(endpoint.url, 64, 30, hang_ups=0.1).run()  # to warm up
+        told = Load(endpoint.url, 64, 180, hang_ups=0.1).run()  # until its caches are full
         before = _held(endpoint)
         told += Load(endpoint.url, 64, 60 * MINUTES, hang_ups=0.1).run()
         assert until(lambda: metrics(endpoint, "fledge_num_requests_running") == 0)
