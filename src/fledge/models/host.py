@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import shutil
 import signal
 import socket
 import struct
@@ -24,6 +25,7 @@ from fledge.models import selection
 from fledge.models.engine import Chunk, Engine, GenerationParams, Message, Stream, generate
 from fledge.models.manifest import read_release, snapshot_of
 from fledge.models.selection import EngineSettings
+from fledge.models.snapshot import Snapshot
 
 SEND_TIMEOUT_S = 10  # an endpoint that reads nothing for so long is given up, that the others' answers go on
 
@@ -152,8 +154,7 @@ def main() -> None:
     config: dict[str, Any] = json.loads(sys.argv[1])
     control = Control(int(sys.argv[2]), _on_event)
     try:
-        folder = Path(config["release"])
-        model = snapshot_of(folder, read_release(folder))
+        model = _model(Path(config["release"]))
         engine = selection.start(EngineSettings(**config["settings"]), model)
     except FledgeError as error:
         control.send(event="failed", error=error.message)
@@ -165,6 +166,16 @@ def main() -> None:
     listener.listen()
     control.send(event="ready", engine=engine.info.name, mode=engine.info.mode, reason=engine.info.reason)
     serve(engine, listener)
+
+
+def _model(folder: Path) -> Snapshot:
+    """The model of a release in our own cache. A damaged one is removed: whoever starts next fetches it anew."""
+    try:
+        manifest = read_release(folder)
+    except FledgeError:
+        shutil.rmtree(folder)
+        raise
+    return snapshot_of(folder, manifest)
 
 
 def _on_event(message: dict[str, Any]) -> None:

@@ -6,11 +6,13 @@ import json
 import os
 import shutil
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from fledge.core import state
+from fledge.core.digests import file_digest
 from fledge.core.errors import FledgeError
 from fledge.models import snapshot as snapshots
 from fledge.models.engine import Message
@@ -106,13 +108,16 @@ def read_release(folder: Path) -> Manifest:
     manifest = load_manifest(folder)
     own = (MANIFEST, SIGNATURE)
     present = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir()} - {*own}
+    with ThreadPoolExecutor(2) as pool:  # of which each waits for the disk, or computes outside of Python
+        here = [path for path in manifest.files if path in present and (folder / path).is_file()]
+        digests = dict(zip(here, pool.map(lambda path: file_digest(folder / path), here), strict=True))
     problems = []
     for path in sorted(manifest.files.keys() | present):
         if path not in present:
             problems.append(f"{path} is missing")
         elif path not in manifest.files:
             problems.append(f"{path} is not in the manifest")
-        elif not (folder / path).is_file() or file_digest(folder / path) != manifest.files[path]:
+        elif digests.get(path) != manifest.files[path]:
             problems.append(f"{path} was changed")
     if problems:
         where = f"{manifest.name}/{manifest.version}" if manifest.version else manifest.name
@@ -129,7 +134,8 @@ def snapshot_of(folder: Path, manifest: Manifest) -> Snapshot:
     Raises `FledgeError` if that is not what was registered.
     """
     if manifest.weights == "copy":
-        return snapshots.check(folder / FILES, source=manifest.model, commit=manifest.commit)
+        known = {name.removeprefix(f"{FILES}/"): digest for name, digest in manifest.files.items()}
+        return snapshots.check(folder / FILES, source=manifest.model, commit=manifest.commit, digests=known)
     found = snapshots.resolve(f"{manifest.model.partition('@')[0]}@{manifest.commit}")
     if found.digest != manifest.model_digest:
         raise FledgeError(
@@ -182,9 +188,3 @@ def _cache_folder(releases: Path, name: str, version: int, digest: str) -> Path:
 
 def _digest(content: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-
-
-def file_digest(path: Path) -> str:
-    """SHA-256 of a file's content."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -16,10 +16,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 from fledge.core import state
+from fledge.core.digests import file_digest
 from fledge.core.errors import FledgeError
 from fledge.core.processes import module_command
 from fledge.models.engine import Mode
-from fledge.models.manifest import exported_beside, file_digest
+from fledge.models.manifest import exported_beside
 from fledge.models.snapshot import Snapshot
 
 Say = Callable[[str], None]

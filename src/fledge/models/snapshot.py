@@ -4,12 +4,13 @@ import fnmatch
 import hashlib
 import json
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+from fledge.core.digests import file_digest
 from fledge.core.errors import FledgeError, InputError
 from fledge.models import weights
 from fledge.models.config_files import FETCH_AGAIN, read_json, read_object, refuse_adapter, refuse_code
@@ -97,19 +98,27 @@ def _folder(model: str) -> Path | None:
         return None
 
 
-def check(folder: Path, *, source: str, commit: str = "", root: Path | None = None) -> Snapshot:
+def check(
+    folder: Path,
+    *,
+    source: str,
+    commit: str = "",
+    root: Path | None = None,
+    digests: Mapping[str, str] | None = None,
+) -> Snapshot:
     """Read the names, JSON and weight headers of `folder`, refuse what must not be loaded, and digest what is left.
 
     Links may lead only within `root`, the folder itself unless given. Files of other kinds are never opened.
+    `digests` are the SHA-256 of its files by name, where somebody has just read them.
     """
     try:
-        return _checked(folder, source, commit, root or folder.resolve())
+        return _checked(folder, source, commit, root or folder.resolve(), digests or {})
     except OSError as error:
         hint = "make it readable: chmod -R u+rX"
         raise FledgeError(f"cannot read {source}: {error.strerror or error}", hint=hint) from None
 
 
-def _checked(folder: Path, source: str, commit: str, root: Path) -> Snapshot:
+def _checked(folder: Path, source: str, commit: str, root: Path, digests: Mapping[str, str]) -> Snapshot:
     present = _names(folder, source, root)
     refuse_adapter(present, source)
     loaded = weights.files(folder, present, source)
@@ -122,7 +131,7 @@ def _checked(folder: Path, source: str, commit: str, root: Path) -> Snapshot:
         source=source,
         commit=commit,
         files=names,
-        digest=_digest(folder, names),
+        digest=_digest(folder, names, digests),
         size=sum((folder / name).stat().st_size for name in names),
         licence=_licence(folder, names),
         architecture=config["architectures"][0],
@@ -231,9 +240,8 @@ def _start(path: Path) -> str:
         return file.read(20_000)
 
 
-def _digest(folder: Path, names: Collection[str]) -> str:
+def _digest(folder: Path, names: Collection[str], digests: Mapping[str, str]) -> str:
     total = hashlib.sha256()
     for name in names:
-        with (folder / name).open("rb") as file:
-            total.update(f"{name}\0{hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
+        total.update(f"{name}\0{digests.get(name) or file_digest(folder / name)}\n".encode())
     return total.hexdigest()

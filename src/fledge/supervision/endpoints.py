@@ -23,7 +23,7 @@ from fledge.core.network import LOOPBACK
 from fledge.core.processes import module_command
 from fledge.core.settings import Workspace, option, out_of_range
 from fledge.models import kept
-from fledge.models.manifest import Manifest, read_release
+from fledge.models.manifest import Manifest, load_manifest
 from fledge.models.selection import EngineSettings, release_folder
 from fledge.supervision.log import message_of
 from fledge.supervision.route_plan import RoutePlan, plan_routes
@@ -97,6 +97,17 @@ def serve(config: ServeConfig, *targets: str) -> EndpointStatus:
     Raises `InputError` for an unknown release or a port in use, `FledgeError` with the log's end if it does not start.
     """
     path = prepare(config, *targets, detached=True)
+    folders = json.loads(path.read_text(encoding="utf-8"))["releases"].values()
+    try:
+        return _start(config, path)
+    except FledgeError:
+        if all(Path(folder).is_dir() for folder in folders):
+            raise
+    # A copy that was kept here was damaged, and is gone: the registry has another.
+    return _start(config, prepare(config, *targets, detached=True))
+
+
+def _start(config: ServeConfig, path: Path) -> EndpointStatus:
     log = log_file(path.parent)
     with open(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "ab") as file:
         process = subprocess.Popen(
@@ -139,12 +150,10 @@ def _find(config: ServeConfig, reference: kept.Reference) -> tuple[Path, Manifes
     behind, once the endpoint runs."""
     releases = config.state_dir / "releases"
     folder = kept.recall(releases, config.tracking, reference)
-    if folder is not None:
-        with contextlib.suppress(FledgeError):
-            return folder, read_release(folder)
-    folder = release_folder(reference.text, config)
-    kept.remember(releases, config.tracking, reference, folder)
-    return folder, read_release(folder)
+    if folder is None:
+        folder = release_folder(reference.text, config)
+        kept.remember(releases, config.tracking, reference, folder)
+    return folder, load_manifest(folder)  # the engine checks the files, before it loads them
 
 
 def log_file(folder: Path) -> Path:
