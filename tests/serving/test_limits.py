@@ -3,6 +3,7 @@
 import contextlib
 import json
 import socket
+import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -216,6 +217,22 @@ def test_a_client_that_never_reads_is_dropped_and_computes_no_more(wire: Endpoin
         assert until(lambda: _holds(wire, opened), 5.0)
         assert until(lambda: not _holds(wire, opened), 10.0)
         assert sum(work_of(port_of(wire.url))) == 0
+
+
+def test_behind_tls_too_a_client_that_never_reads_is_dropped(
+    config: ServeConfig, certificate: tuple[Path, Path]
+) -> None:
+    cert, key = certificate
+    trusting = ssl.create_default_context(cafile=str(cert))
+    with served(config, engine="scripted", limits=WIRE, tls_cert=str(cert), tls_key=str(key)) as running:
+        for stream in (True, False):
+            with (
+                connected(port_of(running.url), receive_buffer=4096) as opened,
+                trusting.wrap_socket(opened, server_hostname="127.0.0.1") as secured,
+            ):
+                secured.sendall(_flood(stream))
+                assert until(lambda: _holds(running, secured), 5.0)
+                assert until(lambda: not _holds(running, secured), 10.0)
 
 
 def test_many_requests_at_once_by_a_client_that_never_reads(wire: EndpointStatus) -> None:

@@ -4,7 +4,6 @@ import itertools
 import json
 import re
 import ssl
-import subprocess
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -102,19 +101,6 @@ def keyed(config: ServeConfig) -> Iterator[Keyed]:
         hosts = ("api.example.org", "2001:db8::7")
         with served(config, keys_file=str(file), cors_origins=(f"{ORIGIN}/",), allowed_hosts=hosts) as running:
             yield Keyed(running, file)
-
-
-@pytest.fixture(scope="module")
-def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """A certificate for this machine, and its key."""
-    folder = tmp_path_factory.mktemp("tls")
-    cert, key = folder / "cert.pem", folder / "key.pem"
-    subprocess.run(
-        ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=localhost",
-         "-addext", "subjectAltName=IP:127.0.0.1,DNS:localhost", "-keyout", str(key), "-out", str(cert)],
-        check=True, capture_output=True,
-    )  # fmt: skip
-    return cert, key
 
 
 @pytest.fixture(scope="module")
