@@ -14,6 +14,7 @@ import psutil
 
 from fledge.core import state
 from fledge.core.errors import FledgeError
+from fledge.core.interrupts import postponed
 from fledge.models.openvino_files import Say
 
 
@@ -55,18 +56,20 @@ def random_model(state_dir: Path, say: Say) -> Path:
 @contextmanager
 def _child(command: list[str]) -> Iterator["subprocess.Popen[str]"]:
     """A process of ours that must end well, and does not outlive us."""
-    with (
-        tempfile.TemporaryFile("w+") as said,
-        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=said, text=True) as child,
-    ):
+    child: subprocess.Popen[str] | None = None
+    with tempfile.TemporaryFile("w+") as said:
         try:
+            with postponed():
+                child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=said, text=True)
             yield child
             if child.wait():
                 said.seek(0)
                 last = said.read().strip().splitlines()[-1:] or ["no message"]
                 raise FledgeError(f"a measured process ended with {child.returncode}: {last[0]}")
         finally:
-            child.kill()
+            if child is not None:
+                child.kill()
+                child.communicate()
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""Cleaning up without being interrupted a second time."""
+"""Moments in which an interruption would leave something behind: cleaning up, and starting."""
 
 import contextlib
 import signal
@@ -18,3 +18,23 @@ def uninterrupted() -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def postponed() -> Iterator[None]:
+    """SIGINT and SIGTERM that arrive inside come when it is over: what is being started is in nobody's hands yet."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    arrived: list[int] = []
+    before = {
+        number: signal.signal(number, lambda number, _: arrived.append(number))
+        for number in (signal.SIGINT, signal.SIGTERM)
+    }
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        for number in arrived[:1]:
+            signal.raise_signal(number)

@@ -16,6 +16,7 @@ from fledge.models.manifest import Manifest
 from fledge.prompts.prompt import Prompt
 from fledge.serving.admission import Admission, estimate_tokens
 from fledge.serving.engine_client import EngineClient, EngineGoneError
+from fledge.serving.errors import NO_MODEL
 from fledge.serving.metrics import Metrics
 from fledge.serving.outbox import Outbox
 from fledge.serving.routing import Routes
@@ -93,7 +94,7 @@ class Endpoint:
         choice = self.routes.find(model, unit)
         if choice is None or choice.release not in self.served:
             names = ", ".join(route.name for route in self.routes.routes)
-            raise HTTPException(404, f"no model {model!r} here; this endpoint serves {names}")
+            raise HTTPException(404, f"{NO_MODEL} {model!r} here; this endpoint serves {names}")
         served = self.served[choice.release]
         shadow = choice.shadow and self.served.get(choice.shadow.release)
         unseen = (shadow, choice.shadow.alias) if shadow and choice.shadow else None

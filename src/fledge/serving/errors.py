@@ -16,11 +16,11 @@ from fledge.serving.engine_client import DeadlineError, EngineGoneError
 
 RETRY_S = 2
 MAXIMUM_CHARACTERS = 1000
+NO_MODEL = "no model"
 
 _KINDS = {
     401: ("authentication_error", "invalid_api_key"),
     403: ("permission_error", None),
-    404: ("invalid_request_error", "model_not_found"),
     429: ("rate_limit_error", "rate_limit_exceeded"),
 }
 
@@ -51,6 +51,8 @@ def openai_error(status: int, message: str, param: str | None = None) -> dict[st
     """The error body of the OpenAI protocol, with all four keys; `param` is the field that is wrong."""
     default = ("invalid_request_error" if status < 500 else "server_error", None)
     kind, code = _KINDS.get(status, default)
+    if status == 404 and param == "model":
+        code = "model_not_found"
     return {"error": {"message": message[:MAXIMUM_CHARACTERS], "type": kind, "param": param, "code": code}}
 
 
@@ -86,7 +88,8 @@ def add_errors(app: FastAPI) -> None:
 
     @app.exception_handler(HTTPException)
     async def refused(request: Request, error: HTTPException) -> JSONResponse:
-        return told(request, error.status_code, str(error.detail), error.headers)
+        param = "model" if str(error.detail).startswith(NO_MODEL) else None  # any other 404 is a path
+        return told(request, error.status_code, str(error.detail), error.headers, param)
 
     @app.exception_handler(FledgeError)
     async def failed(request: Request, error: FledgeError) -> JSONResponse:

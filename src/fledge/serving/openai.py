@@ -16,6 +16,7 @@ from fledge.prompts.prompt import Prompt
 from fledge.serving.bodies import MAX_PROMPTS, Count, Generation, NewTokens, Text, check_size, unknown, whole
 from fledge.serving.docs import responses
 from fledge.serving.endpoint import Endpoint, Job, head, warn
+from fledge.serving.errors import NO_MODEL
 from fledge.serving.events import Event, EventStream, begun
 from fledge.serving.trace import RequestTrace, Result
 
@@ -167,7 +168,7 @@ def openai_routes(endpoint: Endpoint, router: APIRouter) -> None:
     )
     async def model(model: str) -> JSONResponse:
         if model not in endpoint.routes.names(versions=True):
-            raise HTTPException(404, f"no model {model!r} here")
+            raise HTTPException(404, f"{NO_MODEL} {model!r} here")
         return JSONResponse(_card(model))
 
     @router.post(

@@ -84,7 +84,8 @@ def _check(name: str, ask: Callable[[], httpx.Response], read: Callable[[httpx.R
     try:
         response = ask()
         detail, passed = read(response), True
-        identity = response.headers.get("x-request-id", "")
+        answered = response.request.method == "POST" and response.is_success
+        identity = response.headers["x-request-id"] if answered else ""
     except (httpx.HTTPError, ValueError, LookupError) as error:
         detail, passed, identity = f"{type(error).__name__}: {error}", False, ""
     return Check(name, passed, time.perf_counter() - started, detail, identity)
