@@ -68,7 +68,8 @@ def test_a_whole_life(fledge: Run, home: Path, port: int, tmp_path: Path) -> Non
     assert int(champion.version) == 1
     served = client.get_experiment_by_name("huggingface-dialogpt-model-endpoint")
     assert served is not None
-    assert len(client.search_traces(locations=[served.experiment_id])) == 2
+    traces = client.search_traces(locations=[served.experiment_id])
+    assert sorted(trace.info.tags["fledge.status"] for trace in traces) == ["200", "200", "400"]  # with the bad request
 
 
 def test_on_questions_of_ones_own(fledge: Run, home: Path, port: int, tmp_path: Path) -> None:

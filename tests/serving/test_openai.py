@@ -205,9 +205,9 @@ def test_streamed_completions_echo_and_are_told_apart(client: OpenAI) -> None:
         ({"messages": [{"role": "tool", "content": "x", "tool_call_id": "1"}]}, openai.BadRequestError, "messages"),
         ({"messages": [{"role": "user", "content": "word " * 600}]}, openai.BadRequestError, None),
         ({"messages": [{"role": "user", "content": "word " * 600}], "stream": True}, openai.BadRequestError, None),
-        ({"model": "other"}, openai.NotFoundError, None),
-        ({"model": "mine@nobody"}, openai.NotFoundError, None),
-        ({"model": "mine/2"}, openai.NotFoundError, None),
+        ({"model": "other"}, openai.NotFoundError, "model"),
+        ({"model": "mine@nobody"}, openai.NotFoundError, "model"),
+        ({"model": "mine/2"}, openai.NotFoundError, "model"),
     ],
 )
 def test_what_is_wrong_raises_the_clients_own_errors_and_is_asked_once(
