@@ -3,8 +3,7 @@
 import json
 import os
 import signal
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,6 +24,7 @@ from fledge.prompts.store import open_prompts
 from fledge.registry.release import promote, register
 from fledge.serving.smoke import check_endpoint
 from fledge.supervision.endpoints import EndpointStatus, ServeConfig, serve, status, stop
+from tests.serving.harness import until
 
 pytestmark = pytest.mark.slow
 
@@ -57,15 +57,6 @@ def client(endpoint: EndpointStatus) -> Iterator[httpx.Client]:
 
 def _pids(endpoint: EndpointStatus) -> dict[str, int]:
     return {item["role"]: item["pid"] for item in endpoint.processes}
-
-
-def _until(condition: Callable[[], bool], seconds: float = 20.0) -> bool:
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        if condition():
-            return True
-        time.sleep(0.05)
-    return False
 
 
 def test_it_answers_records_and_stops_without_a_trace_of_processes(
@@ -172,10 +163,10 @@ def test_foreign_hosts_and_origins_are_refused(client: httpx.Client) -> None:
 
 def test_a_killed_engine_comes_back(config: ServeConfig, endpoint: EndpointStatus, client: httpx.Client) -> None:
     os.kill(_pids(endpoint)["engine"], signal.SIGKILL)
-    assert _until(lambda: client.get("/ready").status_code == 503)
+    assert until(lambda: client.get("/ready").status_code == 503)
     refused = client.post("/invocations", json={"dataframe_split": TABLE})
     assert (refused.status_code, refused.headers["retry-after"]) == (503, "2")
-    assert _until(lambda: client.get("/ready").status_code == 200)
+    assert until(lambda: client.get("/ready").status_code == 200)
     assert client.post("/invocations", json={"dataframe_split": TABLE}).status_code == 200
     (running,) = status(config)
     assert {item["role"]: item["restarts"] for item in running.processes}["engine"] == 1
@@ -183,7 +174,7 @@ def test_a_killed_engine_comes_back(config: ServeConfig, endpoint: EndpointStatu
 
 def test_children_die_with_a_killed_supervisor(config: ServeConfig, endpoint: EndpointStatus) -> None:
     os.kill(endpoint.pid, signal.SIGKILL)
-    assert _until(
+    assert until(
         lambda: not any(psutil.pid_exists(pid) for role, pid in _pids(endpoint).items() if role != "supervisor")
     )
     assert status(config) == []
