@@ -32,6 +32,16 @@ for name in ("MODEL_NAME", "EXPERIMENT_NAME"):
 settings.register_profile("soak", max_examples=10_000, deadline=None)
 
 
+@pytest.fixture(autouse=True)
+def _own_mlflow_environment() -> Iterator[None]:
+    """MLflow puts the store and the experiment that a test uses into the environment; neither outlives the test."""
+    before = {name: value for name, value in os.environ.items() if name.startswith("MLFLOW_")}
+    yield
+    for name in [name for name in os.environ if name.startswith("MLFLOW_")]:
+        del os.environ[name]
+    os.environ.update(before)
+
+
 @pytest.fixture(scope="session")
 def engine_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Where exported models are kept for the whole session, whatever the number of processes that run it."""
@@ -83,7 +93,6 @@ def fledge() -> Run:
 
     def run(*arguments: str, **options: object) -> "subprocess.CompletedProcess[str]":
         command = [sys.executable, "-m", "fledge", *arguments]
-        # MLflow puts the store that a test uses into the environment.
         clean = {name: value for name, value in os.environ.items() if not name.startswith("MLFLOW_")}
         options = {"env": clean, **options}
         return subprocess.run(command, capture_output=True, text=True, check=False, timeout=240, **options)  # type: ignore[call-overload,no-any-return]

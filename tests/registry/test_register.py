@@ -83,6 +83,13 @@ def test_from_a_comparison(workspace: Workspace, embedded_engine: Engine) -> Non
         register(_config(workspace), name="mine", run_id=run.run_id, arm="nobody")
 
 
+def test_an_experiment_that_the_environment_names_for_another_store_is_none_of_ours(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_ID", "987654321")
+    assert register(_config(workspace), name="mine").version == 1
+
+
 def test_from_an_evaluation_of_a_release(workspace: Workspace, embedded_engine: Engine) -> None:
     first = register(_config(workspace), name="mine", prompt="expert")
     settings = {"tracking_uri": workspace.tracking_uri, "state": workspace.state, "limit": 3}

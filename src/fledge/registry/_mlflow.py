@@ -98,7 +98,8 @@ def _log(
         )
         client.log_model_artifacts(model_id, str(folder.parent / "model"))
         client.finalize_logged_model(model_id, LoggedModelStatus.READY)
-        client.link_prompt_version_to_run(run.run_id, prompt.uri)
+        # The version itself, not its URI: MLflow would look the URI up in the experiment that the environment names.
+        client.link_prompt_version_to_run(run.run_id, client.get_prompt_version(prompt.name, str(prompt.version)))
         client.link_prompt_version_to_model(prompt.name, str(prompt.version), model_id)
         with uninterrupted():
             version = _add_version(client, manifest, run.run_id, model_id)
