@@ -37,7 +37,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 	@$(PIP) torch
 	@echo "[3/3] installing MLflow, transformers, OpenVINO and the tools"
 	@$(PIP) setuptools
-	@$(PIP) --no-build-isolation --editable ".[models,openvino,serve,sign,bench,dev]"
+	@$(PIP) --no-build-isolation --editable ".[models,openvino,serve,sign,otlp,bench,dev]"
 	@touch $@
 
 clean:  ## Remove what make and the demo created here

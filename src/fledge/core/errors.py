@@ -31,6 +31,10 @@ class ConflictError(FledgeError):
     """Somebody else was faster; nothing was changed."""
 
 
+class DamagedError(FledgeError):
+    """Files are not those that were registered."""
+
+
 class MissingExtraError(FledgeError):
     """A part of fledge that is not installed."""
 

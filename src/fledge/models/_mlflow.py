@@ -12,7 +12,7 @@ from mlflow import MlflowClient
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 
-from fledge.core.errors import FledgeError, InputError
+from fledge.core.errors import DamagedError, FledgeError, InputError
 from fledge.models import manifest as manifests
 from fledge.models.manifest import Manifest
 
@@ -74,7 +74,7 @@ def stored(client: MlflowClient, version: ModelVersion) -> Iterator[tuple[Path, 
         release = Path(source) / "artifacts" / "release"
         manifest = manifests.read_release(release)
         if manifest.seal != version.tags.get(SEAL_TAG):
-            raise FledgeError(
+            raise DamagedError(
                 f"{where}: its {manifests.MANIFEST} is not the one that was registered; it is not loaded",
                 hint=manifests.REGISTER_AGAIN,
             )

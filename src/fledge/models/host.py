@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import math
 import os
 import shutil
 import signal
@@ -156,16 +157,23 @@ def main() -> None:
     try:
         model = _model(Path(config["release"]))
         engine = selection.start(EngineSettings(**config["settings"]), model)
+        _smoke_test(engine)
     except FledgeError as error:
         control.send(event="failed", error=error.message)
         sys.exit(error.exit_code)
-    generate(engine, ["warm up"], GenerationParams(max_tokens=2))
     listener = socket.socket(socket.AF_UNIX)
     Path(config["address"]).unlink(missing_ok=True)
     listener.bind(config["address"])
     listener.listen()
     control.send(event="ready", engine=engine.info.name, mode=engine.info.mode, reason=engine.info.reason)
     serve(engine, listener)
+
+
+def _smoke_test(engine: Engine) -> None:
+    """Warm up, and see that what comes is an answer. Raises `FledgeError` where it is none."""
+    (done,) = generate(engine, ["warm up"], GenerationParams(max_tokens=2, logprobs=True, ignore_eos=True))
+    if not done.token_ids or not all(map(math.isfinite, done.logprobs)):
+        raise FledgeError("the model answers nothing that makes sense: its probabilities are no numbers")
 
 
 def _model(folder: Path) -> Snapshot:

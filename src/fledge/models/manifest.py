@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from fledge.core import state
 from fledge.core.digests import file_digest
-from fledge.core.errors import FledgeError
+from fledge.core.errors import DamagedError, FledgeError
 from fledge.models import snapshot as snapshots
 from fledge.models.engine import Message
 from fledge.models.snapshot import Snapshot
@@ -97,7 +97,7 @@ def load_manifest(folder: Path) -> Manifest:
             content["template"] = tuple(Message(**turn) for turn in content["template"])
         return Manifest(**content)
     except (OSError, ValueError, TypeError, LookupError) as error:
-        raise FledgeError(f"{folder}: no readable {MANIFEST}: {error}", hint=REGISTER_AGAIN) from None
+        raise DamagedError(f"{folder}: no readable {MANIFEST}: {error}", hint=REGISTER_AGAIN) from None
 
 
 def read_release(folder: Path) -> Manifest:
@@ -121,7 +121,7 @@ def read_release(folder: Path) -> Manifest:
             problems.append(f"{path} was changed")
     if problems:
         where = f"{manifest.name}/{manifest.version}" if manifest.version else manifest.name
-        raise FledgeError(
+        raise DamagedError(
             f"release {where}: {'; '.join(problems)}; it is not loaded",
             hint=REGISTER_AGAIN,
         )
@@ -138,7 +138,7 @@ def snapshot_of(folder: Path, manifest: Manifest) -> Snapshot:
         return snapshots.check(folder / FILES, source=manifest.model, commit=manifest.commit, digests=known)
     found = snapshots.resolve(f"{manifest.model.partition('@')[0]}@{manifest.commit}")
     if found.digest != manifest.model_digest:
-        raise FledgeError(
+        raise DamagedError(
             f"release {manifest.name}: {manifest.model} has other files than those that were registered; "
             "it is not loaded",
             hint=f"remove it from the Hub's cache; or {REGISTER_AGAIN}",

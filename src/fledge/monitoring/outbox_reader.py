@@ -25,10 +25,37 @@ class Position(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """Records, and where the next ones begin."""
+    """Records, where the next ones begin, and how many lines there were, broken ones too."""
 
     records: list[Record]
     next: Position
+    lines: int = 0
+
+
+class LineCount:
+    """How many lines lie behind a position; each byte is looked at once."""
+
+    def __init__(self, folder: Path, position: Position) -> None:
+        self._folder = folder
+        self._seen = position
+        self._lines = 0
+
+    def count(self) -> int:
+        for path in outbox_files(self._folder):
+            if path.name < self._seen.file:
+                continue
+            offset = self._seen.offset if path.name == self._seen.file else 0
+            with path.open("rb") as file:
+                file.seek(offset)
+                while block := file.read(1 << 20):
+                    self._lines += block.count(b"\n")
+                    offset += len(block)
+            self._seen = Position(path.name, offset)
+        return self._lines
+
+    def passed(self, lines: int) -> None:
+        """The position has moved on over so many."""
+        self._lines -= lines
 
 
 def outbox_files(folder: Path) -> list[Path]:
@@ -45,7 +72,7 @@ def read_batch(folder: Path, position: Position, most: int) -> Batch:
             file.seek(offset)
             lines = [line for line in (file.readline() for _ in range(most)) if line.endswith(b"\n")]
         if lines or number == len(files) - 1:
-            return Batch(list(_decoded(lines)), Position(path.name, offset + sum(map(len, lines))))
+            return Batch(list(_decoded(lines)), Position(path.name, offset + sum(map(len, lines))), len(lines))
     return Batch([], position)
 
 

@@ -5,34 +5,63 @@ import json
 import os
 import sys
 import threading
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from fledge.core import state
 from fledge.core.control import Control
 from fledge.core.errors import FledgeError
-from fledge.monitoring.outbox_reader import Position, Record, read_batch, remove_shipped
+from fledge.monitoring.duties import Duties
+from fledge.monitoring.outbox_reader import LineCount, Position, Record, read_batch, remove_shipped, waiting_bytes
 
 BATCH = 200
+BUSY_BATCH = 20
+BUSY_PERCENT = 50.0  # of the processors' time: from there on every second that we take is taken from answers
+BUSY_SHARE = 0.04
 PERIOD_S = 1.0
 LONGEST_DELAY_S = 60.0
 POSITION_FILE = "position.json"
+OTLP_POSITION_FILE = "position-otlp.json"
 
 Ship = Callable[[Sequence[Record]], None]
 
 
 class Recorder:
-    """Reads whole lines behind the last position kept, ships them, and only then moves the position."""
+    """Reads whole lines behind the last position kept, ships them, and only then moves the position.
 
-    def __init__(self, folder: Path, ship: Ship) -> None:
+    While the machine is busy it takes a small share of the time only, and more the fuller the outbox is.
+    `told` is called with the figures after each batch.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        ship: Ship,
+        *,
+        cap_bytes: int,
+        told: Callable[..., None] = lambda **_: None,
+        position_file: str = POSITION_FILE,
+        others: Sequence[str] = (),
+    ) -> None:
         self._folder = folder
         self._ship = ship
+        self._cap = cap_bytes
+        self._told = told
+        self._file = folder / position_file
+        self._others = others
+        self._waiting = LineCount(folder, self._position())
         self._stop = threading.Event()
+        self.shipped = 0
+        self.trouble = ""
 
     def run(self) -> None:
         """Ship until `stop`, then once more what is left."""
         delay = PERIOD_S
+        psutil.cpu_percent()
         while not self._stop.wait(delay):
             delay = PERIOD_S if self._try_to_ship() else min(2 * delay, LONGEST_DELAY_S)
         self._try_to_ship()
@@ -42,76 +71,134 @@ class Recorder:
 
     def _try_to_ship(self) -> bool:
         try:
-            while self.ship_some():
+            while self._ship_politely():
                 pass
         except (FledgeError, OSError) as error:
-            sys.stderr.write(f"fledge: recorder: {error}\n")
-            return False
-        return True
+            if str(error) != self.trouble:
+                sys.stderr.write(f"fledge: recorder: {error}\n")
+            self.trouble = str(error)
+        else:
+            self.trouble = ""
+        self._tell()
+        return not self.trouble
 
-    def ship_some(self) -> int:
+    def _ship_politely(self) -> int:
+        """Ship one batch, and make way for as long as is due; the number of records in it."""
+        busy = not self._stop.is_set() and psutil.cpu_percent() > BUSY_PERCENT
+        began = time.monotonic()
+        count = self.ship_some(BUSY_BATCH if busy else BATCH)
+        if count:
+            self._tell()
+        if busy and count:
+            filled = waiting_bytes(self._folder, self._position()) / self._cap
+            self._stop.wait(pause(time.monotonic() - began, filled))
+        return count
+
+    def ship_some(self, most: int = BATCH) -> int:
         """Ship one batch; the number of records in it."""
         position = self._position()
-        batch = read_batch(self._folder, position, BATCH)
+        batch = read_batch(self._folder, position, most)
         if batch.records:
             self._ship(batch.records)
+            self.shipped += len(batch.records)
         if batch.next != position:
-            state.write_json(self._folder / POSITION_FILE, batch.next._asdict())
-            remove_shipped(self._folder, batch.next)
+            state.write_json(self._file, batch.next._asdict())
+            self._waiting.passed(batch.lines)
+            remove_shipped(self._folder, min([batch.next, *map(self._position, self._others)]))
         return len(batch.records)
 
-    def _position(self) -> Position:
+    def _tell(self) -> None:
+        self._told(shipped=self.shipped, waiting=self._waiting.count(), trouble=self.trouble)
+
+    def _position(self, file: str = "") -> Position:
         try:
-            return Position(**json.loads((self._folder / POSITION_FILE).read_text(encoding="utf-8")))
+            path = self._folder / file if file else self._file
+            return Position(**json.loads(path.read_text(encoding="utf-8")))
         except (OSError, ValueError, TypeError):
             return Position()
 
 
-def _watch(config: dict[str, Any], control: Control, stopped: threading.Event) -> None:
-    """Tell the supervisor when a served alias means another release."""
-    from fledge.monitoring._mlflow_aliases import AliasWatch
-
-    watch = AliasWatch(config["tracking_uri"], Path(config["releases"]), config["watched"])
-    while True:
-        try:
-            for move in watch.look():
-                control.send(event="moved", **move)
-        except (FledgeError, OSError) as error:
-            sys.stderr.write(f"fledge: recorder: the aliases cannot be looked at: {error}\n")
-        if not config["watch_s"] or stopped.wait(config["watch_s"]):
-            return
+def pause(seconds: float, filled: float) -> float:
+    """How long to make way after `seconds` of work on a busy machine, with so much of the outbox's room taken (0 to 1):
+    from half of it on nothing matters more than to make room."""
+    share = min(1.0, max(BUSY_SHARE, 2 * filled))
+    return seconds * (1 / share - 1)
 
 
 def main() -> None:
     config: dict[str, Any] = json.loads(sys.argv[1])
-    stopped = threading.Event()
-    recorder: Recorder | None = None
+    stopped, imported = threading.Event(), threading.Event()
+    recorders: list[Recorder] = []
 
-    def on_event(message: dict[str, Any]) -> None:
-        if message["event"] == "gone":
-            os._exit(0)
+    def stop() -> None:
         stopped.set()
-        if recorder:
+        for recorder in recorders:
             recorder.stop()
 
+    def attend() -> None:
+        imported.wait()
+        duties.run()
+
+    def on_event(message: dict[str, Any]) -> None:
+        event = message["event"]
+        if event == "gone":
+            os._exit(0)
+        elif event == "look":
+            duties.look()
+        elif event == "refused":
+            duties.refused(message)
+        else:
+            stop()
+
     control = Control(int(sys.argv[2]), on_event)
-    # Answers come first: this process gets what nobody else wants.
+    duties = Duties(config, control)
+    # Begun before this thread steps back, so that it does not: a canary is judged also where all are busy.
+    threading.Thread(target=attend, name="duties", daemon=True).start()
+    # Answers come first: what ships gets what nobody else wants.
     os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
     os.nice(19)
 
     from fledge.monitoring._mlflow import TraceShipper
 
+    imported.set()
     if config["outbox"]:
-        recorder = Recorder(Path(config["outbox"]), TraceShipper(config["tracking_uri"], config["default_name"]))
+        recorders += _recorders(config, TraceShipper(config["tracking_uri"], config["default_name"]), control)
     control.send(event="ready")
-    if config["watch_s"]:
-        threading.Thread(target=_watch, args=(config, control, stopped), name="watch", daemon=True).start()
-    if stopped.is_set() and recorder:
-        recorder.stop()
-    if recorder:
-        recorder.run()
-    else:
-        stopped.wait()
+    if stopped.is_set():  # while this was imported
+        stop()
+    _run(recorders)
+    stopped.wait()
+
+
+def _run(recorders: Sequence[Recorder]) -> None:
+    """Let all ship until they have been stopped."""
+    threads = [threading.Thread(target=recorder.run, name="ship") for recorder in recorders]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+
+def _recorders(config: dict[str, Any], to_mlflow: Ship, control: Control) -> list[Recorder]:
+    folder, cap = Path(config["outbox"]), config["cap_bytes"]
+
+    def told(**figures: Any) -> None:
+        control.send(event="recorder", **figures)
+
+    if not config["otlp"]:
+        return [Recorder(folder, to_mlflow, cap_bytes=cap, told=told)]
+    from fledge.monitoring._otlp import OtlpShipper
+
+    return [
+        Recorder(folder, to_mlflow, cap_bytes=cap, told=told, others=(OTLP_POSITION_FILE,)),
+        Recorder(
+            folder,
+            OtlpShipper(config["otlp"]),
+            cap_bytes=cap,
+            position_file=OTLP_POSITION_FILE,
+            others=(POSITION_FILE,),
+        ),
+    ]
 
 
 if __name__ == "__main__":

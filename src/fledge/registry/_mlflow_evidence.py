@@ -1,6 +1,7 @@
 """What speaks for a release: a comparison that its arm won, or an evaluation whose gates it passed; and which arm of a
 run a release is made of."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from mlflow import MlflowClient
@@ -8,6 +9,7 @@ from mlflow import MlflowClient
 from fledge.core.errors import InputError, RefusedError
 from fledge.experiments._mlflow import ArmSettings, load_arm, load_comparison, load_evaluation
 from fledge.models.manifest import Manifest
+from fledge.registry._mlflow_canary import load_canary
 
 # Of generation settings, those that say nothing of the answer.
 APART = ("n", "logprobs", "ignore_eos")
@@ -20,6 +22,9 @@ def proof(client: MlflowClient, release: Manifest, evidence: str | None) -> str:
     if not evidence:
         raise RefusedError(f"{where} is not promoted: no evidence was given", hint=hint)
     try:
+        canary = load_canary(client, evidence)
+        if canary is not None:
+            return _of_canary(canary, release)
         reason, arm = _verdict(client, evidence)
     except InputError as error:
         raise RefusedError(f"{where} is not promoted: {error.message}", hint=hint) from None
@@ -74,6 +79,14 @@ def _verdict(client: MlflowClient, run_id: str) -> tuple[str, ArmSettings]:
         raise InputError(f"the comparison is exploratory: {'; '.join(comparison['departures'])}")
     reason = f"better than {comparison['baseline']} on {comparison['metric']}"
     return reason, load_arm(client, run_id, comparison["winner"])
+
+
+def _of_canary(canary: Mapping[str, Any], release: Manifest) -> str:
+    if not canary["passed"]:
+        raise InputError(f"its canary was rolled back {canary['reason']}")
+    if canary["digest"] != release.digest:
+        raise InputError("that is the canary of another release")
+    return f"passed its canary {canary['reason']}"
 
 
 def _differs(release: Manifest, arm: ArmSettings) -> str:

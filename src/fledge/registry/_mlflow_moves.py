@@ -13,6 +13,7 @@ import socket
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
+from typing import Any
 
 import psutil
 from mlflow import MlflowClient
@@ -22,12 +23,13 @@ from mlflow.exceptions import MlflowException
 from fledge.core.errors import ConflictError, InputError
 from fledge.prompts.prompt import PromptStore
 from fledge.registry._mlflow_versions import add_version
-from fledge.registry.moves import LOG, Change, Move, in_force
+from fledge.registry.moves import LOG, Change, Move, Note, in_force
 
 LEASE_S = 10.0  # a move that takes longer is finished by whoever comes next
 POLL_S = 0.1
 ATTEMPTS = 10
 ENTRY_TAG = "fledge.move"
+NOTE_TAG = "fledge.note"
 DONE_TAG = "fledge.done"
 
 Say = Callable[[str], None]
@@ -44,6 +46,23 @@ class MoveLog:
 
     def read(self) -> list[Move]:
         """The moves in force, oldest first."""
+        return in_force(_entry(item) for item in self._entries() if ENTRY_TAG in item.tags)
+
+    def notes(self) -> list[Note]:
+        """What was noted beside the moves, oldest first."""
+        noted = (item for item in self._entries() if NOTE_TAG in item.tags)
+        return sorted(
+            (Note(**json.loads(item.tags[NOTE_TAG]), number=int(item.version)) for item in noted),
+            key=lambda item: item.number,
+        )
+
+    def note(self, note: Note) -> None:
+        """Append a note. It stands in nobody's way: moves do not see it."""
+        content = asdict(note)
+        del content["number"]
+        self._add_entry(NOTE_TAG, content, note.after, f"{note.alias}: {note.action}, {note.reason}")
+
+    def _entries(self) -> list[ModelVersion]:
         found: list[ModelVersion] = []
         token: str | None = ""
         while token is not None:
@@ -52,7 +71,7 @@ class MoveLog:
             )
             found += page
             token = page.token or None
-        return in_force(_entry(item) for item in found if ENTRY_TAG in item.tags)
+        return found
 
     def settle(self) -> list[Move]:
         """The moves in force, after those that were begun and not ended have been ended."""
@@ -104,18 +123,22 @@ class MoveLog:
     def _append(self, move: Move) -> Move:
         content = asdict(move)
         del content["number"], content["done"]
+        words = f"{move.alias}: {move.before or 'none'} -> {move.after}, by {move.who}: {move.reason}"
+        return replace(move, number=self._add_entry(ENTRY_TAG, content, move.after, words))
+
+    def _add_entry(self, tag: str, content: dict[str, Any], version: int | None, words: str) -> int:
         entry = add_version(
             self._client,
             f"{self._name}{LOG}",
-            f"models:/{move.name}/{move.after}",
-            tags={ENTRY_TAG: json.dumps(content)},
-            description=f"{move.alias}: {move.before or 'none'} -> {move.after}, by {move.who}: {move.reason}",
+            f"models:/{self._name}/{version}",
+            tags={tag: json.dumps(content)},
+            description=words,
             about={
                 "tags": {"fledge.kind": "history"},
                 "description": f"Who moved which alias of {self._name}, when and why: fledge history {self._name}",
             },
         )
-        return replace(move, number=int(entry.version))
+        return int(entry.version)
 
     def _carry_out(self, move: Move, began: float | None = None) -> None:
         """Set the aliases and mark the entry. One that is late looks first whether it still is its turn."""

@@ -61,6 +61,29 @@ class Move:
         return {**shown, "from": self.before, "to": self.after, "prompts": prompts, "number": self.number}
 
 
+@dataclass(frozen=True)
+class Note:
+    """What happened to a release under an alias without a move of it: `before` is what is served, `after` what was
+    tried. Nothing is taken back by a rollback."""
+
+    name: str
+    alias: str
+    action: Literal["refused", "canary"]
+    before: int | None
+    after: int
+    time: float
+    who: str
+    reason: str
+    evidence: str | None = None
+    number: int = 0
+
+    def as_dict(self) -> dict[str, Any]:
+        """As `history` shows it."""
+        kept = ("time", "who", "name", "alias", "action", "reason", "evidence", "number")
+        shown = {name: getattr(self, name) for name in kept}
+        return {**shown, "forced": False, "digest": "", "from": self.before, "to": self.after, "prompts": []}
+
+
 def in_force(moves: Iterable[Move]) -> list[Move]:
     """The entries that count, oldest first: of two that follow the same one the earlier, so that nobody moves what
     somebody else has just moved."""

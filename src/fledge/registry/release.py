@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from fledge.core.errors import ConflictError, InputError
 from fledge.core.settings import Workspace, load, option
@@ -17,7 +17,7 @@ from fledge.models import kept, selection
 from fledge.models.manifest import SIGNATURE, Manifest, Weights, read_release
 from fledge.prompts.prompt import PromptStore, check_alias
 from fledge.registry import package
-from fledge.registry.moves import LOG, Change, Move, to_undo
+from fledge.registry.moves import LOG, Change, Move, Note, to_undo
 
 if TYPE_CHECKING:
     from fledge.registry._mlflow import Release
@@ -239,7 +239,8 @@ def rollback(
 
 
 def history(workspace: Workspace, name: str, say: Say = lambda _: None) -> list[dict[str, Any]]:
-    """Moves of a registered model's aliases, newest first, as `Move.as_dict` has them.
+    """Moves of a registered model's aliases, and what was noted beside them, newest first, as `Move.as_dict` and
+    `Note.as_dict` have them.
 
     A move that was begun and not ended is ended first.
     """
@@ -250,7 +251,29 @@ def history(workspace: Workspace, name: str, say: Say = lambda _: None) -> list[
     client = connect(workspace.tracking)
     log = MoveLog(client, name, open_store(client), say)
     log.current("champion")  # raises for an unknown model
-    return [move.as_dict() for move in reversed(log.settle())]
+    entries: list[Move | Note] = [*log.settle(), *log.notes()]
+    return [entry.as_dict() for entry in sorted(entries, key=lambda entry: entry.number, reverse=True)]
+
+
+def note(
+    tracking_uri: str,
+    name: str,
+    alias: str,
+    action: Literal["refused", "canary"],
+    before: int | None,
+    after: int,
+    reason: str,
+    *,
+    evidence: str | None = None,
+) -> None:
+    """Add to the history of `name` what happened under an alias that did not move: `before` goes on, not `after`."""
+    from fledge.prompts._mlflow import open_store
+    from fledge.registry._mlflow_moves import MoveLog
+    from fledge.tracking._mlflow import connect
+
+    client = connect(tracking_uri)
+    log = MoveLog(client, name, open_store(client), lambda _: None)
+    log.note(Note(name, alias, action, before, after, time.time(), _user(), reason, evidence))
 
 
 def _check_name(name: str, prompts: PromptStore) -> None:

@@ -25,18 +25,25 @@ class Admission:
     """Counts the requests that a release has, and their tokens."""
 
     def __init__(self, limits: Limits) -> None:
-        self._limits = limits
+        self.limits = limits
         self.requests = 0
         self.tokens = 0
-        self._ended: deque[float] = deque(maxlen=1000)
+        self._ended: deque[float] = deque()
+
+    def full(self) -> BusyError | None:
+        """Why not even the smallest request has a place, None where one has."""
+        most = self.limits.max_running + self.limits.queue_requests
+        if self.requests < most:
+            return None
+        return BusyError(f"{self.requests} requests are running or waiting, and {most} may", self.retry_after())
 
     @contextlib.contextmanager
     def admit(self, tokens: int) -> Iterator[None]:
         """Hold a place for a request of so many tokens, read and new. Raises `BusyError` where there is none."""
-        limits = self._limits
-        most = limits.max_running + limits.queue_requests
-        if self.requests >= most:
-            raise BusyError(f"{self.requests} requests are running or waiting, and {most} may", self.retry_after())
+        limits = self.limits
+        full = self.full()
+        if full:
+            raise full
         if self.requests and self.tokens + tokens > limits.queue_tokens:
             raise BusyError(
                 f"{self.tokens} tokens are running or waiting; with this request's {tokens} there would be more than "
@@ -51,12 +58,18 @@ class Admission:
             self.requests -= 1
             self.tokens -= tokens
             self._ended.append(time.monotonic())
+            self._forget()
 
     def retry_after(self) -> int:
         """Seconds until half of what waits now will be done, by how fast requests have ended lately; 1 to 60."""
-        since = time.monotonic() - RATE_WINDOW_S
-        rate = sum(moment > since for moment in self._ended) / RATE_WINDOW_S
+        self._forget()
+        rate = len(self._ended) / RATE_WINDOW_S
         return min(60, max(1, math.ceil(self.requests / 2 / rate))) if rate else 5
+
+    def _forget(self) -> None:
+        since = time.monotonic() - RATE_WINDOW_S
+        while self._ended and self._ended[0] < since:
+            self._ended.popleft()
 
 
 def estimate_tokens(characters: int) -> int:

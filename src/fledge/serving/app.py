@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import secrets
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from importlib import metadata
 from typing import Annotated, Any
 
@@ -24,6 +24,7 @@ from fledge.serving.invocations import BareRequest, invocations_routes
 from fledge.serving.lifecycle import Lifecycle, Transfer
 from fledge.serving.openai import ChatRequest, CompletionRequest, openai_routes
 from fledge.serving.security import Access, Guard
+from fledge.serving.webhook import read_secret, webhook_route
 
 METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -42,8 +43,8 @@ class FeedbackRequest(BaseModel):
     user: Annotated[str, StringConstraints(max_length=512)] = ""
 
 
-def build_app(endpoint: Endpoint, access: Access, keys: Keys) -> Any:
-    """The ASGI application with all that stands before it."""
+def build_app(endpoint: Endpoint, access: Access, keys: Keys, knocked: Callable[[], None]) -> Any:
+    """The ASGI application with all that stands before it. `knocked` is called when MLflow says that an alias moved."""
     app = FastAPIOffline(
         title="fledge",
         version=metadata.version("fledge"),
@@ -53,16 +54,18 @@ def build_app(endpoint: Endpoint, access: Access, keys: Keys) -> Any:
         swagger_ui_oauth2_redirect_url="/docs/oauth2-redirect",
     )
     add_errors(app)
-    router = APIRouter(route_class=strict_route(endpoint.limits.max_json_depth))
+    router = APIRouter(route_class=strict_route(lambda: endpoint.limits.max_json_depth))
     _health(endpoint, router)
     openai_routes(endpoint, router)
     invocations_routes(endpoint, router)
     _feedback(endpoint, router)
+    if secret := read_secret():
+        webhook_route(router, secret, knocked)
     app.include_router(router)
     bodies = Bodies(ChatRequest, CompletionRequest, BareRequest)
     describe(app, endpoint, lambda path: keys.needed and not access.is_open(path), bodies)
     endpoint.metrics.watch(endpoint)
-    inner: Any = Transfer(app, endpoint.limits)
+    inner: Any = Transfer(app, lambda: endpoint.limits, endpoint.full)
     if access.origins:
         exposed = ["x-request-id", "x-fledge-release", "x-fledge-arm", "x-fledge-prompt", "x-fledge-warning"]
         inner = CORSMiddleware(

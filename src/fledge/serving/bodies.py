@@ -109,15 +109,15 @@ class StrictRoute(APIRoute):
     """A route whose body, if it has a model, is JSON, read strictly: UTF-8, no NaN, numbers that are finite, nested at
     most `max_depth` deep."""
 
-    max_depth = 32
+    max_depth: Callable[[], int]
 
     def get_route_handler(self) -> Callable[[Request], Any]:
-        handle, depth, wants_json = super().get_route_handler(), self.max_depth, self.body_field is not None
+        handle, wants_json = super().get_route_handler(), self.body_field is not None
 
         async def strict(request: Request) -> Response:
             if wants_json and not _is_json(request.headers.get("content-type", "")):
                 raise HTTPException(415, "send Content-Type: application/json")
-            response: Response = await handle(_StrictRequest(request.scope, request.receive, depth))
+            response: Response = await handle(_StrictRequest(request.scope, request.receive, self.max_depth()))
             return response
 
         return strict
@@ -132,9 +132,9 @@ class _StrictRequest(Request):
         return read_json(await self.body(), self._max_depth)
 
 
-def strict_route(max_depth: int) -> type[StrictRoute]:
-    """`StrictRoute` with this depth."""
-    return type("StrictRoute", (StrictRoute,), {"max_depth": max_depth})
+def strict_route(max_depth: Callable[[], int]) -> type[StrictRoute]:
+    """`StrictRoute` with this depth, which may change."""
+    return type("StrictRoute", (StrictRoute,), {"max_depth": staticmethod(max_depth)})
 
 
 def read_json(body: bytes, max_depth: int) -> Any:

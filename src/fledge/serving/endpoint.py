@@ -14,7 +14,7 @@ from fledge.core.limits import Limits
 from fledge.core.messages import Ask, FeedbackRecord, Piece
 from fledge.models.manifest import Manifest
 from fledge.prompts.prompt import Prompt
-from fledge.serving.admission import Admission, estimate_tokens
+from fledge.serving.admission import Admission, BusyError, estimate_tokens
 from fledge.serving.engine_client import EngineClient, EngineGoneError
 from fledge.serving.errors import NO_MODEL
 from fledge.serving.metrics import Metrics
@@ -31,6 +31,11 @@ class Served:
         self.prompt = Prompt(manifest.prompt_name, manifest.prompt_version, manifest.template)
         self.client = EngineClient(limits.max_running)
         self.admission = Admission(limits)
+
+    def limit(self, limits: Limits) -> None:
+        """Other limits from here on."""
+        self.admission.limits = limits
+        self.client.resize(limits.max_running)
 
     @property
     def label(self) -> tuple[str, str]:
@@ -79,6 +84,7 @@ class Endpoint:
     served: dict[str, Served]
     outbox: Outbox | None
     metrics: Metrics
+    facts: dict[str, Any] = field(default_factory=dict)  # of the recorder and of releases, as the supervisor told them
     draining: bool = False
     in_flight: int = 0
     _shadows: "set[asyncio.Task[None]]" = field(default_factory=set)
@@ -88,6 +94,11 @@ class Endpoint:
         """Whether every release that has requests by right takes them."""
         wanted = {arm.release for route in self.routes.routes for arm in route.arms}
         return not self.draining and all(self.served[release].client.ready for release in wanted)
+
+    def full(self) -> BusyError | None:
+        """Why no request can be taken at the moment, whatever it asks; None where one might be."""
+        refusals = [served.admission.full() for served in self.served.values()]
+        return refusals[0] if all(refusals) else None
 
     def choose(self, trace: RequestTrace, model: str, unit: str) -> Respondent:
         """Who answers a request for `model`, noted in its trace. Raises 404 for a name that is not served."""

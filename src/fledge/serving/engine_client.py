@@ -34,10 +34,22 @@ class EngineClient(asyncio.Protocol):
         self._frames = Frames()
         self.asked: dict[str, tuple[int, asyncio.Queue[Place]]] = {}
         self.slots = asyncio.Semaphore(at_once)
+        self._at_once = at_once
+        self._taken: set[asyncio.Task[bool]] = set()
 
     @property
     def ready(self) -> bool:
         return self._transport is not None
+
+    def resize(self, at_once: int) -> None:
+        """Have at most `at_once` prompts with the engine; where more are, it counts as they end."""
+        for _ in range(at_once - self._at_once):
+            self.slots.release()
+        for _ in range(self._at_once - at_once):
+            task = asyncio.ensure_future(self.slots.acquire())
+            self._taken.add(task)
+            task.add_done_callback(self._taken.discard)
+        self._at_once = at_once
 
     @property
     def running(self) -> int:

@@ -8,8 +8,9 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from fledge.core.limits import Limits
+from fledge.serving.admission import BusyError
 from fledge.serving.connection import GONE
-from fledge.serving.errors import error_response
+from fledge.serving.errors import error_response, outcome
 from fledge.serving.trace import RequestTrace
 
 HUNG_UP = 499
@@ -56,17 +57,27 @@ class _RefusedError(Exception):
 
 
 class Transfer:
-    """Reads the body before the application runs, and ends the application when the client hangs up."""
+    """Reads the body before the application runs, and ends the application when the client hangs up.
 
-    def __init__(self, app: ASGIApp, limits: Limits) -> None:
+    Where `full` says why nothing can be taken, a request is refused before its body is looked at: under a load that is
+    too much, refusals must cost little.
+    """
+
+    def __init__(self, app: ASGIApp, limits: Callable[[], Limits], full: Callable[[], BusyError | None]) -> None:
         self._app = app
         self._limits = limits
+        self._full = full
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
         trace: RequestTrace = scope["state"]["trace"]
+        busy = self._full() if trace.route and scope["method"] == "POST" else None
+        if busy:
+            trace.error = busy.message
+            await error_response(scope["path"], *outcome(busy, trace.request_id))(scope, receive, send)
+            return
         try:
             body = await self._body(Headers(scope=scope), receive)
         except _RefusedError as refused:
@@ -116,7 +127,7 @@ class Transfer:
 
     async def _body(self, headers: Headers, receive: Receive) -> bytes | None:
         """The whole body, None where the client hung up before its end."""
-        limits = self._limits
+        limits = self._limits()
         if headers.get("content-encoding", "identity").lower() != "identity":
             raise _RefusedError(400, "compressed bodies are not taken")
         length = headers.get("content-length", "0")

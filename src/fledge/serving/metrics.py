@@ -77,7 +77,32 @@ class _Now(Collector):
             waiting.add_metric(label, max(0, served.admission.requests - served.client.running))
             ready.add_metric(label, float(served.client.ready))
         yield from (running, waiting, ready)
+        yield self._shares()
         yield from self._outbox()
+        yield from self._told()
+
+    def _shares(self) -> Metric:
+        shares = GaugeMetricFamily("fledge_arm_share", "Share of a model's requests", labels=("model_name", "arm"))
+        for route in self._endpoint.routes.routes:
+            whole = sum(arm.weight for arm in route.arms)
+            for arm in route.arms:
+                shares.add_metric((route.name, arm.alias), arm.weight / whole)
+        return shares
+
+    def _told(self) -> Iterable[Metric]:
+        """What the supervisor told of others."""
+        recorder, refused = self._endpoint.facts.get("recorder"), self._endpoint.facts.get("refused", ())
+        counter = CounterMetricFamily("fledge_release_refused", "Releases that could not be served", labels=LABELS)
+        for release in sorted(set(refused)):
+            name, _, version = release.rpartition("/")
+            counter.add_metric((name, version), refused.count(release))
+        yield counter
+        if recorder:
+            shipped = CounterMetricFamily("fledge_recorder_shipped", "Records in MLflow, since the recorder started")
+            shipped.add_metric([], recorder["shipped"])
+            waiting = GaugeMetricFamily("fledge_recorder_waiting", "Records that are not in MLflow yet")
+            waiting.add_metric([], recorder["waiting"])
+            yield from (shipped, waiting)
 
     def _outbox(self) -> Iterable[Metric]:
         outbox = self._endpoint.outbox

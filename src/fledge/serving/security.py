@@ -10,6 +10,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from fledge.core.keys import Keys
 from fledge.core.network import LOOPBACK
 from fledge.serving.errors import error_response
+from fledge.serving.webhook import PATH, read_secret
 
 ALWAYS_OPEN = frozenset({"/health", "/ready", "/ping"})
 DOCS_FILES = "/static-offline-docs/"
@@ -76,6 +77,8 @@ def access(hosts: Iterable[str], origins: Iterable[str], *, open_metrics: bool, 
     opened = set(ALWAYS_OPEN)
     if open_metrics:
         opened.add("/metrics")
+    if read_secret():
+        opened.add(PATH)  # what is signed needs no key
     if open_docs:
         opened |= {"/docs", "/openapi.json"}
     names = (host.strip("[]").lower() for host in (*LOOPBACK, *hosts))

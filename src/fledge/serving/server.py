@@ -6,6 +6,7 @@ import os
 import socket
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,10 @@ import uvicorn
 import uvloop
 
 from fledge.core.control import Control
-from fledge.core.errors import FledgeError
+from fledge.core.errors import FledgeError, InputError
 from fledge.core.keys import VARIABLE, Keys
 from fledge.core.limits import Limits
+from fledge.core.settings import load
 from fledge.models.manifest import load_manifest
 from fledge.serving.app import build_app
 from fledge.serving.connection import connection_class
@@ -33,6 +35,7 @@ class Server:
     def __init__(self, config: Mapping[str, Any], control: Control) -> None:
         self._loop = asyncio.get_running_loop()
         self.limits = Limits(**config["limits"])
+        self._fixed_limits = config["fixed_limits"]
         outbox = config["outbox"] and Outbox(
             Path(config["outbox"]["folder"]),
             cap_bytes=config["outbox"]["cap_bytes"],
@@ -51,10 +54,11 @@ class Server:
             open_metrics=config["open_metrics"],
             open_docs=config["open_docs"],
         )
+        self._connections = connection_class(self.limits)
         self._server = uvicorn.Server(
             uvicorn.Config(
-                build_app(self.endpoint, rights, keys),
-                http=connection_class(self.limits),
+                build_app(self.endpoint, rights, keys, lambda: control.send(event="look")),
+                http=self._connections,
                 ws="none",
                 log_level="error",
                 access_log=False,
@@ -82,8 +86,26 @@ class Server:
             self._start(self._connect(message["release"], message["address"]))
         elif event == "releases":
             self._start(self._change(message["releases"], message["routes"], message["addresses"]))
+        elif event == "facts":
+            self.endpoint.facts |= message
+        elif event == "reload":
+            self._reload()
         elif event in ("stop", "gone"):  # stop, or the supervisor is gone
             self._start(self._drain())
+
+    def _reload(self) -> None:
+        """Read limits again where they were set, but for those that were given at the start."""
+        try:
+            limits = replace(load(Limits).value, **self._fixed_limits)
+        except InputError as error:
+            sys.stderr.write(f"fledge: the limits stay as they are: {error.message}\n")
+            return
+        changed = {name: value for name, value in asdict(limits).items() if value != getattr(self.limits, name)}
+        self.limits = self.endpoint.limits = self._connections.limits = limits
+        for served in self.endpoint.served.values():
+            served.limit(limits)
+        said = ", ".join(f"{name}={value}" for name, value in changed.items()) or "they are as before"
+        sys.stderr.write(f"fledge: limits were read again: {said}\n")
 
     def _start(self, work: Any) -> None:
         task = asyncio.ensure_future(work)

@@ -21,7 +21,7 @@ from fledge.core.keys import HINT, MINIMUM_BYTES, VARIABLE, read_keys
 from fledge.core.limits import Content, Limits
 from fledge.core.network import LOOPBACK
 from fledge.core.processes import module_command
-from fledge.core.settings import Workspace, option, out_of_range
+from fledge.core.settings import Workspace, load, option, out_of_range
 from fledge.models import kept
 from fledge.models.manifest import Manifest, load_manifest
 from fledge.models.selection import EngineSettings, release_folder
@@ -50,10 +50,17 @@ class ServeConfig(EngineSettings):
     open_docs: bool = option(False, "let /docs and /openapi.json be read without a key")
     split: tuple[str, ...] = option((), "share requests among aliases, as champion=90,challenger=10")
     shadow: str = option("", "have an alias answer a share of the requests unseen, as challenger=10%")
+    canary: str = option("", "try the release of an alias on more and more requests, as challenger")
+    steps: tuple[str, ...] = option(("5", "25", "50", "100"), "its shares of the requests in percent, rising")
+    hold: str = option("10m", "how long each share is held, as 30s, 10m or 1h")
+    guard: tuple[str, ...] = option(
+        ("error_rate<=+1%", "ttft_p95<=+20%"), "what a canary may lose; beyond, it is rolled back"
+    )
     record: bool = option(True, "record each request as a trace in MLflow")
     record_content: Content = option("keep", "texts in records: keep, hash or drop")
     redact: tuple[str, ...] = option((), "taken out of records: email, phone, card, ip, iban, secret, module:function")
     outbox_mb: int = option(1000, "most that requests not yet in MLflow may take on disk, in MB; beyond, dropped")
+    otlp: str = option("", "also send each request's spans to this OTLP address, as http://127.0.0.1:4318/v1/traces")
     watch_s: float = option(5.0, "seconds between looks at the aliases that are served; 0 for none")
     heartbeat_s: float = option(30.0, "seconds after which a process that does not answer is killed; 0 for never")
     log_json: bool = option(False, "a JSON object for each line of the log")
@@ -76,7 +83,8 @@ class ServeConfig(EngineSettings):
 
 @dataclass(frozen=True)
 class EndpointStatus:
-    """A running endpoint. `processes` hold role, pid, memory_bytes and restarts."""
+    """A running endpoint. `processes` hold role, pid, memory_bytes and restarts; `recorder` the numbers of records
+    `shipped` and `waiting`, and its `trouble`; `canary` its `release`, `condition`, `share` and `reason`."""
 
     url: str
     state: str
@@ -86,6 +94,8 @@ class EndpointStatus:
     processes: list[dict[str, Any]]
     last_error: str
     folder: str
+    recorder: dict[str, Any] | None = None
+    canary: dict[str, Any] | None = None
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -131,7 +141,11 @@ def prepare(config: ServeConfig, *targets: str, detached: bool = False) -> Path:
     check_port(config)
     if not targets or not all(targets):
         raise InputError("name a release", hint="fledge serve NAME@champion")
-    plan = plan_routes(targets, config.split, config.shadow)
+    if config.canary:
+        _check_canary(config)
+    if config.otlp:
+        _check_otlp(config)
+    plan = plan_routes(targets, config.split, config.shadow, config.canary)
     found = {reference: _find(config, reference) for reference in plan.references}
     path = folder / "config.json"
     content = _configuration(config, plan, found, folder)
@@ -221,6 +235,7 @@ def _configuration(
             **{name: getattr(config, name) for name in copied},
             "hosts": [config.host, *config.allowed_hosts],
             "limits": asdict(config.limits),
+            "fixed_limits": _fixed(config.limits),
             "outbox": {
                 "folder": outbox,
                 "cap_bytes": config.outbox_mb * 1_000_000,
@@ -232,6 +247,8 @@ def _configuration(
         },
         "recorder": {
             "outbox": outbox if config.record else "",
+            "cap_bytes": config.outbox_mb * 1_000_000,
+            "otlp": config.otlp,
             "tracking_uri": config.tracking,
             "default_name": plan.references[0].name,
             "releases": str((config.state_dir / "releases").resolve()),
@@ -239,6 +256,18 @@ def _configuration(
             "watched": [
                 {"name": item.name, "alias": item.alias, "release": names[item]} for item in found if item.alias
             ],
+            "canary": {
+                "name": plan.references[0].name,
+                "steady": plan.references[0].alias,
+                "trial": config.canary,
+                "steps": config.steps,
+                "hold": config.hold,
+                "guards": config.guard,
+                "file": str((folder / "canary.json").resolve()),
+                "state": str(config.state_dir.resolve()),
+            }
+            if config.canary
+            else None,
         }
         if config.record or config.watch_s
         else None,
@@ -260,6 +289,28 @@ def _check_access(config: ServeConfig) -> None:
             f"listening on {config.host} needs a key of at least {MINIMUM_BYTES} bytes",
             hint=f'export {VARIABLE}="$(openssl rand -hex 32)"; or --keys-file with {HINT}; or keep --host 127.0.0.1',
         )
+
+
+def _check_canary(config: ServeConfig) -> None:
+    from fledge.monitoring.canary import read_plan
+
+    read_plan(config.steps, config.hold, config.guard)
+    if not config.record:
+        raise InputError("a canary is judged by what is recorded", hint="leave out --no-record")
+
+
+def _check_otlp(config: ServeConfig) -> None:
+    from fledge.monitoring._otlp import OtlpShipper
+
+    OtlpShipper(config.otlp)
+    if not config.record:
+        raise InputError("what is sent to --otlp is what is recorded", hint="leave out --no-record")
+
+
+def _fixed(limits: Limits) -> dict[str, Any]:
+    """Limits that no file and no environment has set so: they stay when the others are read again."""
+    elsewhere = load(Limits).value
+    return {name: value for name, value in asdict(limits).items() if value != getattr(elsewhere, name)}
 
 
 def check_port(config: ServeConfig) -> None:
@@ -304,6 +355,8 @@ def _status(content: dict[str, Any], folder: Path) -> EndpointStatus:
         processes=processes,
         last_error=content["last_error"],
         folder=str(folder),
+        recorder=content["recorder"],
+        canary=content["canary"],
     )
 
 

@@ -45,14 +45,15 @@ class Child:
         """Start it; `inherited` are descriptors that it gets. Returns our end of its line, and of what it writes."""
         ours, theirs = socket.socketpair()
         command = [*module_command(MODULES[self.role]), json.dumps(self.config), str(theirs.fileno())]
-        # A session of its own: Ctrl-C in the terminal reaches the supervisor alone, which then stops in order.
+        # A group of its own: Ctrl-C in the terminal reaches the supervisor alone, which then stops in order. No session
+        # of its own: between sessions Linux shares processors evenly, whatever the priorities (autogroup).
         self.process = subprocess.Popen(
             command,
             pass_fds=(theirs.fileno(), *inherited),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
-            start_new_session=True,
+            process_group=0,
         )
         theirs.close()
         said = self.process.stdout

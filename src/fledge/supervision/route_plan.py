@@ -9,6 +9,7 @@ from fledge.core.errors import InputError
 from fledge.models.kept import Reference, parse
 
 SPLIT_HINT = "--split champion=90,challenger=10"
+CANARY_HINT = "fledge serve NAME@champion --canary challenger"
 SHADOW_HINT = "--shadow challenger=10%"
 
 
@@ -45,8 +46,8 @@ class RoutePlan:
         }
 
 
-def plan_routes(targets: Sequence[str], split: Sequence[str], shadow: str) -> RoutePlan:
-    """Read what a user wants. Raises `InputError` for what cannot be read."""
+def plan_routes(targets: Sequence[str], split: Sequence[str], shadow: str, canary: str = "") -> RoutePlan:
+    """Read what a user wants; `canary` is the alias that is on trial. Raises `InputError` for what cannot be read."""
     references = [parse(target) for target in targets]
     for target, item in zip(targets, references, strict=True):
         if not item.name or (item.version and not re.fullmatch("[1-9][0-9]*", item.version)):
@@ -58,7 +59,11 @@ def plan_routes(targets: Sequence[str], split: Sequence[str], shadow: str) -> Ro
     if unseen and not 0 < unseen[1] <= 100:
         raise InputError("a shadow gets more than 0 and at most 100 % of the requests", hint=SHADOW_HINT)
     name = references[0].name
-    extra = [alias for alias, _ in shares] + ([unseen[0]] if unseen else [])
+    if canary and split:
+        raise InputError("a canary shares the requests itself", hint="leave out --split")
+    if canary and references[0].alias in ("", canary):
+        raise InputError(f"a canary is tried beside another alias than {canary}", hint=CANARY_HINT)
+    extra = [alias for alias, _ in shares] + ([unseen[0]] if unseen else []) + ([canary] if canary else [])
     wanted = [*references, *(Reference(name, alias, "") for alias in extra)]
     return RoutePlan(tuple(dict.fromkeys(wanted)), shares, (unseen[0], unseen[1] / 100) if unseen else None)
 

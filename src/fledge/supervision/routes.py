@@ -21,6 +21,23 @@ def moved(routes: Sequence[Route], name: str, alias: str, release: str) -> list[
     return [_moved(route, alias, release) if route["name"] == name else dict(route) for route in routes]
 
 
+def shared(routes: Sequence[Route], name: str, shares: Mapping[str, float]) -> list[dict[str, Any]]:
+    """The same routes where the aliases of `name` share its requests so; those that get none are left out."""
+    return [
+        {
+            **route,
+            "arms": [
+                {"alias": alias, "release": route["aliases"][alias], "weight": weight}
+                for alias, weight in shares.items()
+                if weight > 0 and alias in route["aliases"]
+            ],
+        }
+        if route["name"] == name
+        else dict(route)
+        for route in routes
+    ]
+
+
 def _moved(route: Route, alias: str, release: str) -> dict[str, Any]:
     def arm(content: Mapping[str, Any]) -> dict[str, Any]:
         return {**content, "release": release} if content["alias"] == alias else dict(content)

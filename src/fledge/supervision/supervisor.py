@@ -13,15 +13,17 @@ import socket
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from fledge.core import state
 from fledge.supervision import memory
 from fledge.supervision.log import Log
+from fledge.supervision.moves import Moves
 from fledge.supervision.policy import PING_S, after_crash, is_hung, slept
 from fledge.supervision.process import Child
-from fledge.supervision.routes import moved, releases_of
+from fledge.supervision.routes import releases_of
 
 CRASH_LOOP_EXIT = 4
 FAILED_EXIT = 1
@@ -39,9 +41,8 @@ class Supervisor:
         self.stopping = False
         self.code = 0
         self.last_error = ""
-        self.routes: list[dict[str, Any]] = config["routes"]
-        self.folders: dict[str, str] = config["releases"]
-        self._pending: list[dict[str, Any]] = []
+        self.moves = Moves(config["routes"], config["releases"])
+        self._facts: dict[str, Any] = {"recorder": None, "refused": [], "canary": None}
         self._written: dict[str, Any] = {}
         log = config["log"]
         self.log = Log(Path(log["file"]) if log["file"] else None, as_json=log["json"])
@@ -54,12 +55,20 @@ class Supervisor:
         # A socket's path has a small limit, so it is not in the state folder.
         self.runtime = tempfile.TemporaryDirectory(prefix="fledge-")
         self.children: dict[str, Child] = {}
-        for release in self.folders:
+        for release in self.moves.folders:
             self._add_engine(release)
-        about = {**config["endpoint"], "routes": self.routes, "releases": self.folders}
+        about = {**config["endpoint"], "routes": self.moves.routes, "releases": self.moves.folders}
         self.children["endpoint"] = Child("endpoint", {**about, "listener": self.listener.fileno()})
         if config["recorder"]:
             self.children["recorder"] = Child("recorder", config["recorder"])
+        self._handlers: dict[str, Callable[[dict[str, Any]], None]] = {
+            "moved": self._on_moved,
+            "refused": self._refuse,
+            "shares": self._on_shares,
+            "recorder": lambda message: self._tell_facts(recorder=message),
+            "look": lambda message: self._tell_recorder(**message),
+            "retired": lambda message: self._retire(message["release"]),
+        }
         self.selector = selectors.DefaultSelector()
         self._wake, self._wake_other = socket.socketpair()
         for end in (self._wake, self._wake_other):
@@ -93,7 +102,7 @@ class Supervisor:
     def _add_engine(self, release: str) -> None:
         number = len(list(Path(self.runtime.name).iterdir())) + len(self.children)
         address = f"{self.runtime.name}/engine-{number}"
-        about = {"release": self.folders[release], "settings": self.config["engine"], "address": address}
+        about = {"release": self.moves.folders[release], "settings": self.config["engine"], "address": address}
         self.children[f"engine {release}"] = Child("engine", about, release)
 
     def _engines(self) -> list[Child]:
@@ -104,10 +113,11 @@ class Supervisor:
             if child.start_at is not None and time.monotonic() >= child.start_at:
                 inherited = (self.listener.fileno(),) if child.role == "endpoint" else ()
                 if child.role == "endpoint":
-                    child.config |= {"routes": self.routes, "releases": self.folders}
+                    child.config |= {"routes": self.moves.routes, "releases": self.moves.folders}
                 for end in child.spawn(inherited):
                     self.selector.register(end, selectors.EVENT_READ, child)
                 if child.role == "endpoint":
+                    child.send(event="facts", **self._facts)
                     for engine in self._engines():
                         self._tell_ready(engine)
 
@@ -124,6 +134,8 @@ class Supervisor:
     def _on_signal(self, numbers: bytes) -> None:
         if signal.SIGTERM in numbers or signal.SIGINT in numbers:
             self.stopping = True
+        elif signal.SIGHUP in numbers:
+            self.children["endpoint"].send(event="reload")
 
     def _on_line(self, child: Child) -> None:
         messages = child.read()
@@ -133,18 +145,19 @@ class Supervisor:
         for message in messages:
             event = message["event"]
             if event == "ready":
-                child.ready = child.was_ready = True
-                if child.role == "engine":
-                    self._tell_ready(child)
-                    self._switch()
-                if self.ready_seconds is None and self._is_ready():
-                    self.ready_seconds = time.monotonic() - self.started
+                self._on_ready(child)
             elif event == "failed":
                 child.error = message["error"]
-            elif event == "moved":
-                self._on_moved(message)
-            elif event == "retired":
-                self._retire(message["release"])
+            elif event in self._handlers:
+                self._handlers[event](message)
+
+    def _on_ready(self, child: Child) -> None:
+        child.ready = child.was_ready = True
+        if child.role == "engine":
+            self._tell_ready(child)
+            self._switch()
+        if self.ready_seconds is None and self._is_ready():
+            self.ready_seconds = time.monotonic() - self.started
 
     def _on_words(self, child: Child, said: Any) -> None:
         """What a child has written goes to the log."""
@@ -177,16 +190,13 @@ class Supervisor:
 
     def _on_moved(self, message: dict[str, Any]) -> None:
         """An alias means another release now: start its engine beside the old one; `_switch` does the rest."""
-        self._pending = [
-            item for item in self._pending if (item["name"], item["alias"]) != (message["name"], message["alias"])
-        ]
-        self._pending.append(message)
-        self.folders = {**self.folders, message["release"]: message["folder"]}
-        if f"engine {message['release']}" not in self.children:
-            lacking = self._lacks_memory(message["release"])
-            self._add_engine(message["release"])
+        release = message["release"]
+        self.moves.begin(message)
+        if f"engine {release}" not in self.children:
+            lacking = self._lacks_memory(release)
+            self._add_engine(release)
             if lacking:
-                child = self.children[f"engine {message['release']}"]
+                child = self.children[f"engine {release}"]
                 child.error = lacking
                 self._give_up(child)
                 return
@@ -203,17 +213,43 @@ class Supervisor:
 
     def _switch(self) -> None:
         """Send requests to the releases whose engines are ready by now."""
-        done = [item for item in self._pending if self._engine_is_ready(item["release"])]
-        if not done:
-            return
+        done = self.moves.finish(self._engine_is_ready)
         for item in done:
-            self._pending.remove(item)
-            self.routes = moved(self.routes, item["name"], item["alias"], item["release"])
             self._say(f"{item['name']}@{item['alias']} is {item['release']} now")
-        wanted = releases_of(self.routes) | {item["release"] for item in self._pending}
-        self.folders = {release: folder for release, folder in self.folders.items() if release in wanted}
+        if done:
+            self._tell_routes()
+
+    def _tell_routes(self) -> None:
         addresses = {engine.release: engine.config["address"] for engine in self._engines() if engine.ready}
-        self.children["endpoint"].send(event="releases", releases=self.folders, routes=self.routes, addresses=addresses)
+        self.children["endpoint"].send(
+            event="releases", releases=self.moves.folders, routes=self.moves.routes, addresses=addresses
+        )
+
+    def _on_shares(self, message: dict[str, Any]) -> None:
+        """A canary goes on, or back."""
+        canary = message["canary"]
+        if canary != self._facts["canary"] and canary["condition"] != "none":
+            words = canary["reason"] or f"with {100 * canary['share']:g} % of the requests"
+            self._say(f"the canary {canary['release']} is {canary['condition']} {words}")
+        self._tell_facts(canary=canary)
+        if self.moves.share(message):
+            self._tell_routes()
+
+    def _refuse(self, message: dict[str, Any]) -> None:
+        """A release that an alias means cannot be served: everybody is told, and the old one goes on."""
+        self._say(f"{message['release']} cannot be served, {message['old']} goes on: {message['error']}")
+        self.last_error = message["error"]
+        self._tell_facts(refused=[*self._facts["refused"], message["release"]])
+
+    def _tell_facts(self, **facts: Any) -> None:
+        """What the endpoint says of us on /metrics."""
+        self._facts |= facts
+        if "endpoint" in self.children:
+            self.children["endpoint"].send(event="facts", **facts)
+
+    def _tell_recorder(self, **message: Any) -> None:
+        if "recorder" in self.children:
+            self.children["recorder"].send(**message)
 
     def _engine_is_ready(self, release: str) -> bool:
         child = self.children.get(f"engine {release}")
@@ -221,7 +257,7 @@ class Supervisor:
 
     def _retire(self, release: str) -> None:
         """The endpoint asks this release nothing more."""
-        if release in self.folders:
+        if release in self.moves.folders:
             return
         child = self.children.pop(f"engine {release}", None)
         if child is not None:
@@ -229,7 +265,7 @@ class Supervisor:
             child.end("stop", 0.0)
 
     def _is_ready(self) -> bool:
-        wanted = releases_of(self.routes)
+        wanted = releases_of(self.moves.routes)
         return self.children["endpoint"].ready and all(self._engine_is_ready(release) for release in wanted)
 
     def _hang_up(self, child: Child) -> None:
@@ -255,6 +291,9 @@ class Supervisor:
         decision = after_crash(child.restarts, time.monotonic())
         child.restarts = decision.record
         if decision.give_up and child.role != "recorder":  # answers matter more than their record
+            if child.role == "engine" and any(engine.ready for engine in self._engines()):
+                self._give_up_release(child)
+                return
             self._say(f"{self.last_error}; it keeps crashing, giving up")
             self.stopping, self.code = True, CRASH_LOOP_EXIT
             return
@@ -263,14 +302,23 @@ class Supervisor:
 
     def _give_up(self, child: Child) -> None:
         """A child that says why it cannot start will not be able to a second time."""
-        if child.role == "engine" and child.release not in releases_of(self.routes):
-            self._say(f"{child.release} cannot be served, the old release goes on: {child.error}")
-            self._pending = [item for item in self._pending if item["release"] != child.release]
-            self.folders = {name: folder for name, folder in self.folders.items() if name != child.release}
+        if child.role == "engine" and child.release not in releases_of(self.moves.routes):
+            for item in self.moves.give_up(child.release):
+                told = {**item, "event": "refused", "error": child.error}
+                self._refuse(told)
+                self._tell_recorder(**told)
             del self.children[f"engine {child.release}"]
             return
         self._say(child.error)
         self.stopping, self.code = True, FAILED_EXIT
+
+    def _give_up_release(self, child: Child) -> None:
+        """An engine that keeps crashing while others answer is left as it is; they go on."""
+        child.error = f"{self.last_error}; it keeps crashing, and is not started again"
+        if child.release in releases_of(self.moves.routes):
+            self._say(child.error)
+        else:
+            self._give_up(child)
 
     def _say(self, text: str) -> None:
         self.log.write("supervisor", text)
@@ -290,10 +338,6 @@ class Supervisor:
 
     def _write_state(self) -> None:
         condition = "stopping" if self.stopping else "ready" if self._is_ready() else "starting"
-        aliases = {
-            release: [alias for route in self.routes for alias, what in route["aliases"].items() if what == release]
-            for release in self.folders
-        }
         content = {
             "url": self.config["url"],
             "state": condition,
@@ -303,10 +347,10 @@ class Supervisor:
                 {
                     "name": release.rpartition("/")[0],
                     "version": int(release.rpartition("/")[2]),
-                    "aliases": aliases[release],
+                    "aliases": self.moves.aliases(release),
                     "ready": self._engine_is_ready(release),
                 }
-                for release in self.folders
+                for release in self.moves.folders
             ],
             "processes": [{"role": "supervisor", "pid": os.getpid(), "restarts": 0}]
             + [
@@ -320,6 +364,8 @@ class Supervisor:
                 if child.process is not None
             ],
             "last_error": self.last_error,
+            "recorder": self._facts["recorder"],
+            "canary": self._facts["canary"],
         }
         if content != self._written:
             state.write_json(self.folder / "state.json", content)

@@ -1,0 +1,175 @@
+"""A canary: a release on trial gets more and more of the requests, as long as it keeps within its guards. Pure.
+
+`decide` is asked again and again with what both releases have done; nothing here waits, asks or stores.
+"""
+
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import numpy as np
+from statsmodels.stats.proportion import confint_proportions_2indep
+
+from fledge.comparison.guards import Guard, read_guard
+from fledge.core.errors import InputError
+
+ENOUGH = 20  # requests in a step, of the release on trial, before it is judged
+LATEST = 2000  # requests that the percentiles and rates are taken from
+CONFIDENCE = 0.99  # that a guard is broken, before the canary ends in the middle of a hold
+PATIENCE = 3.0  # holds in which a release on trial has to get within its guards
+RESAMPLES = 400
+
+_METRIC = re.compile(r"error_rate|(ttft|latency)_p(50|90|95|99)")
+_TIME = re.compile(r"(\d+(?:\.\d+)?)\s*(s|m|h|)")
+
+Condition = Literal["running", "passed", "rolled back"]
+
+
+@dataclass(frozen=True)
+class CanaryPlan:
+    """`steps` are shares of the requests, 0 to 1, rising; each is held for `hold_s` seconds."""
+
+    steps: tuple[float, ...]
+    hold_s: float
+    guards: tuple[Guard, ...]
+
+
+@dataclass(frozen=True)
+class CanaryState:
+    """Where a canary is. Times in seconds since the epoch."""
+
+    step: int = 0
+    began: float = 0.0
+    condition: Condition = "running"
+    reason: str = ""
+
+    def share(self, plan: CanaryPlan) -> float:
+        """What the release on trial gets of the requests; when it has passed, what it had last."""
+        return 0.0 if self.condition == "rolled back" else plan.steps[self.step]
+
+
+@dataclass(frozen=True)
+class Tally:
+    """What a release did: requests, those of them that failed (a status of 500 and above), times in seconds of those
+    that it answered."""
+
+    requests: int = 0
+    errors: int = 0
+    ttft: tuple[float, ...] = ()
+    latency: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True)
+class Reading:
+    """A guard as it looks now: the figure on trial and that of the release beside it, None where there are too few, and
+    whether the guard is kept, or surely broken."""
+
+    guard: str
+    trial: float | None
+    steady: float | None
+    kept: bool
+    broken: bool
+
+    @property
+    def words(self) -> str:
+        shown = ["nothing" if value is None else f"{value:.4g}" for value in (self.trial, self.steady)]
+        return f"{self.guard}: {shown[0]} against {shown[1]}"
+
+
+def read_plan(steps: Sequence[str], hold: str, guards: Sequence[str]) -> CanaryPlan:
+    """Read what a user wants, as `5,25,50,100`, `10m`, and `error_rate<=+1%`. Raises `InputError`."""
+    shares = tuple(_share(step) for step in steps)
+    if not shares or list(shares) != sorted(set(shares)) or shares[0] >= 1:
+        raise InputError("--steps are rising shares that begin below 100", hint="--steps 5,25,50,100")
+    found = _TIME.fullmatch(hold.strip())
+    seconds = float(found[1]) * {"s": 1, "": 1, "m": 60, "h": 3600}[found[2]] if found else 0.0
+    if not seconds > 0:
+        raise InputError(f"--hold {hold!r} is no time", hint="--hold 10m, or 30s, or 1h")
+    return CanaryPlan(shares, seconds, tuple(map(_guard, guards)))
+
+
+def decide(plan: CanaryPlan, state: CanaryState, trial: Tally, steady: Tally, now: float) -> CanaryState:
+    """What follows from `trial`, of this step alone, and `steady`, since the canary began.
+
+    A guard that is surely broken ends it at once. After a hold, and with enough requests, the next step follows if all
+    guards are kept; while one is not, it goes on looking, for three holds at most.
+    """
+    if state.condition != "running":
+        return state
+    readings = read_guards(plan, trial, steady)
+    broken = [reading.words for reading in readings if reading.broken]
+    if broken:
+        return replace(state, condition="rolled back", reason=_said(plan, state, broken))
+    held = now - state.began
+    if held < plan.hold_s or trial.requests < ENOUGH:
+        return state
+    over = [reading.words for reading in readings if not reading.kept]
+    if over:
+        if held < PATIENCE * plan.hold_s:
+            return state
+        return replace(state, condition="rolled back", reason=_said(plan, state, over))
+    if state.step + 1 < len(plan.steps):
+        return CanaryState(state.step + 1, now)
+    return replace(state, condition="passed", reason=_said(plan, state, [reading.words for reading in readings]))
+
+
+def read_guards(plan: CanaryPlan, trial: Tally, steady: Tally) -> list[Reading]:
+    """Each guard as it looks now."""
+    return [_read(guard, trial, steady) for guard in plan.guards]
+
+
+def _read(guard: Guard, trial: Tally, steady: Tally) -> Reading:
+    if guard.metric == "error_rate":
+        return _read_rate(guard, trial, steady)
+    name, _, percent = guard.metric.partition("_p")
+    mine, other = (np.asarray(getattr(tally, name)[-LATEST:]) for tally in (trial, steady))
+    if len(mine) < ENOUGH or len(other) < ENOUGH:
+        return Reading(guard.text, None, None, kept=False, broken=False)
+    quantile = int(percent) / 100
+    value, beside = float(np.quantile(mine, quantile)), float(np.quantile(other, quantile))
+    rng = np.random.default_rng(0)
+    drawn = [np.quantile(rng.choice(values, (RESAMPLES, len(values))), quantile, axis=1) for values in (mine, other)]
+    limits = _limit(guard, drawn[1])
+    surely = float(np.mean(drawn[0] > limits)) > CONFIDENCE
+    return Reading(guard.text, value, beside, kept=value <= float(_limit(guard, beside)), broken=surely)
+
+
+def _read_rate(guard: Guard, trial: Tally, steady: Tally) -> Reading:
+    """Of rates a percentage is one of points: +1 % on no errors would allow none."""
+    if trial.requests < ENOUGH or not steady.requests:
+        return Reading(guard.text, None, None, kept=False, broken=False)
+    rate, beside = trial.errors / trial.requests, steady.errors / steady.requests
+    low, _ = confint_proportions_2indep(
+        trial.errors, trial.requests, steady.errors, steady.requests, method="newcomb", alpha=2 * (1 - CONFIDENCE)
+    )
+    return Reading(guard.text, rate, beside, kept=rate - beside <= guard.change, broken=bool(low > guard.change))
+
+
+def _limit(guard: Guard, beside: Any) -> Any:
+    return beside * (1 + guard.change) if guard.relative else beside + guard.change
+
+
+def _said(plan: CanaryPlan, state: CanaryState, words: Sequence[str]) -> str:
+    return f"at {100 * plan.steps[state.step]:g} % of the requests: {'; '.join(words) or 'no guard was set'}"
+
+
+def _share(text: str) -> float:
+    try:
+        value = float(text.strip().removesuffix("%")) / 100
+    except ValueError:
+        value = math.nan
+    if not 0 < value <= 1:
+        raise InputError(f"--steps: {text!r} is no share of the requests", hint="--steps 5,25,50,100")
+    return value
+
+
+def _guard(text: str) -> Guard:
+    guard = read_guard(text)
+    if not _METRIC.fullmatch(guard.metric) or not guard.most:
+        raise InputError(
+            f"guard {text!r}: a canary is guarded by error_rate, and by ttft_ or latency_ with p50, p90, p95 or p99",
+            hint='--guard "error_rate<=+1%, ttft_p95<=+20%"',
+        )
+    return guard

@@ -1,0 +1,44 @@
+"""MLflow's webhooks: word that an alias has moved. They are looked at as a knock only, what is so is asked of MLflow."""
+
+import base64
+import hashlib
+import hmac
+import os
+import time
+from collections.abc import Callable
+
+from fastapi import APIRouter, Request
+from starlette.exceptions import HTTPException
+
+from fledge.serving.docs import responses
+
+VARIABLE = "FLEDGE_WEBHOOK_SECRET"
+PATH = "/webhooks/mlflow"
+FRESH_S = 300.0
+
+
+def webhook_route(router: APIRouter, secret: bytes, knocked: Callable[[], None]) -> None:
+    """Add the route; `secret` is the one that the webhook was created with in MLflow."""
+
+    @router.post(PATH, summary="Where MLflow says that an alias has moved", responses=responses(401), tags=["Operation"])
+    async def webhook(request: Request) -> dict[str, bool]:
+        headers = request.headers
+        signature, moment, delivery = (
+            headers.get(f"x-mlflow-{name}", "") for name in ("signature", "timestamp", "delivery-id")
+        )
+        if not _is_signed(secret, f"{delivery}.{moment}.".encode("latin-1") + await request.body(), signature):
+            raise HTTPException(401, "this is not signed with the webhook's secret")
+        if not moment.isascii() or not moment.isdigit() or abs(time.time() - int(moment[:20])) > FRESH_S:
+            raise HTTPException(401, "this was signed too long ago")
+        knocked()
+        return {"received": True}
+
+
+def read_secret() -> bytes:
+    """The secret of the environment; empty where webhooks are not taken."""
+    return os.fsencode(os.environ.get(VARIABLE, ""))
+
+
+def _is_signed(secret: bytes, content: bytes, signature: str) -> bool:
+    right = b"v1," + base64.b64encode(hmac.new(secret, content, hashlib.sha256).digest())
+    return hmac.compare_digest(right, signature.encode("latin-1"))

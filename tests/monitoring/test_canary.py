@@ -1,0 +1,101 @@
+"""What follows from how a release on trial does: pure decisions."""
+
+import random
+
+import pytest
+
+from fledge.core.errors import InputError
+from fledge.monitoring.canary import CanaryPlan, CanaryState, Tally, decide, read_guards, read_plan
+
+PLAN = read_plan(("5", "25", "50", "100"), "10m", ("error_rate<=+1%", "ttft_p95<=+20%"))
+BEGUN = CanaryState(began=1000.0)
+
+
+def _tally(requests: int, *, errors: int = 0, seconds: float = 0.1, seed: int = 0) -> Tally:
+    rng = random.Random(seed)
+    times = tuple(seconds * rng.uniform(0.9, 1.1) for _ in range(requests - errors))
+    return Tally(requests, errors, times, times)
+
+
+def test_what_a_user_types_is_read() -> None:
+    assert PLAN.steps == (0.05, 0.25, 0.5, 1.0)
+    assert PLAN.hold_s == 600
+    assert [guard.metric for guard in PLAN.guards] == ["error_rate", "ttft_p95"]
+    assert read_plan(("10%",), "90", ()).hold_s == 90
+
+
+@pytest.mark.parametrize(
+    ("steps", "hold", "guard", "words"),
+    [
+        (("50", "25"), "10m", "error_rate<=+1%", "rising"),
+        (("100",), "10m", "error_rate<=+1%", "begin below 100"),
+        (("0", "50"), "10m", "error_rate<=+1%", "no share"),
+        (("x",), "10m", "error_rate<=+1%", "no share"),
+        (("nan",), "10m", "error_rate<=+1%", "no share"),
+        (("5",), "soon", "error_rate<=+1%", "no time"),
+        (("5",), "0s", "error_rate<=+1%", "no time"),
+        (("5",), "10m", "token_f1<=+1%", "guarded by error_rate"),
+        (("5",), "10m", "error_rate>=-1%", "guarded by error_rate"),
+        (("5",), "10m", "nonsense", "no change"),
+    ],
+)
+def test_what_cannot_be_read_is_refused(steps: tuple[str, ...], hold: str, guard: str, words: str) -> None:
+    with pytest.raises(InputError, match=words):
+        read_plan(steps, hold, (guard,))
+
+
+def test_it_moves_on_after_each_hold_and_passes_after_the_last() -> None:
+    state, now, shares = BEGUN, 1000.0, []
+    trial, steady = _tally(200), _tally(2000, seed=1)
+    for _ in range(4):
+        shares.append(state.share(PLAN))
+        assert decide(PLAN, state, trial, steady, now + 599) == state
+        now += 600
+        state = decide(PLAN, state, trial, steady, now)
+    assert shares == [0.05, 0.25, 0.5, 1.0]
+    assert state.condition == "passed"
+    assert "ttft_p95" in state.reason
+    assert decide(PLAN, state, _tally(200, errors=200), steady, now + 600) == state
+
+
+def test_it_waits_for_enough_requests() -> None:
+    late = 1000.0 + 10 * 600
+    assert decide(PLAN, BEGUN, _tally(19), _tally(2000, seed=1), late) == BEGUN
+    assert decide(PLAN, BEGUN, _tally(20), _tally(2000, seed=1), late).step == 1
+
+
+@pytest.mark.parametrize("trial", [_tally(60, errors=12), _tally(60, seconds=0.15)])
+def test_a_guard_that_is_surely_broken_ends_it_at_once(trial: Tally) -> None:
+    state = decide(PLAN, BEGUN, trial, _tally(2000, seed=1), 1010.0)
+    assert state.condition == "rolled back"
+    assert state.share(PLAN) == 0
+    assert "at 5 % of the requests" in state.reason
+
+
+def test_one_that_may_be_chance_gets_three_holds() -> None:
+    trial, steady = _tally(60, errors=1), _tally(2000, seed=1)  # 1.7 % of 60, where 1 % is allowed
+    assert [reading.kept for reading in read_guards(PLAN, trial, steady)] == [False, True]
+    assert decide(PLAN, BEGUN, trial, steady, 1000.0 + 1799) == BEGUN
+    assert decide(PLAN, BEGUN, trial, steady, 1000.0 + 1800).condition == "rolled back"
+
+
+def test_with_nothing_beside_it_no_guard_is_kept() -> None:
+    state = decide(PLAN, BEGUN, _tally(200), Tally(), 1000.0 + 700)
+    assert state == BEGUN
+
+
+def test_a_release_that_is_as_good_is_seldom_taken_back() -> None:
+    """Judged after each twenty requests, as it is looked at again and again; times and error rates are the same."""
+    plan = CanaryPlan(PLAN.steps, 1e9, PLAN.guards)
+    wrong = 0
+    for seed in range(100):
+        rng = random.Random(seed)
+        steady = [rng.lognormvariate(-2, 0.3) for _ in range(1000)]
+        trial = [rng.lognormvariate(-2, 0.3) for _ in range(400)]
+        for count in range(20, 401, 20):
+            mine = Tally(count, 0, tuple(trial[:count]), tuple(trial[:count]))
+            state = decide(plan, BEGUN, mine, Tally(1000, 0, tuple(steady), tuple(steady)), 1001.0)
+            if state.condition != "running":
+                wrong += 1
+                break
+    assert wrong <= 5

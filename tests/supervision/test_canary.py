@@ -1,0 +1,121 @@
+"""A canary on a real endpoint: it goes on, is rolled back, and leaves its word in the history."""
+
+import json
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from fledge.core.errors import InputError
+from fledge.core.settings import Workspace
+from fledge.experiments.config import ExperimentConfig
+from fledge.models.engine import GenerationParams
+from fledge.registry.release import history, promote, register
+from fledge.supervision.endpoints import EndpointStatus, ServeConfig, find, prepare, serve, status, stop
+from tests.serving.harness import metrics, until
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture
+def config(workspace: Workspace, port: int) -> ServeConfig:
+    """Releases 1, 2 and 3 with answers of 4, 5 and 200 tokens; the first is champion."""
+    for tokens in (4, 5, 200):
+        generation = GenerationParams(max_tokens=tokens, ignore_eos=True)
+        experiment = ExperimentConfig(tracking_uri=workspace.tracking_uri, state=workspace.state, generation=generation)
+        register(experiment, name="mine", prompt="simple")
+    promote(workspace, "mine", 1, force=True, reason="test")
+    return ServeConfig(
+        tracking_uri=workspace.tracking_uri,
+        state=workspace.state,
+        port=port,
+        watch_s=0.5,
+        canary="challenger",
+        steps=("30", "100"),
+        hold="2s",
+        guard=("error_rate<=+1%", "latency_p95<=+200%"),
+    )
+
+
+@contextmanager
+def _asked(config: ServeConfig) -> Iterator[tuple[EndpointStatus, list[int]]]:
+    """The endpoint, with clients that ask without a pause, and the statuses that they were told."""
+    endpoint, ended, told = serve(config, "mine@champion"), threading.Event(), list[int]()
+
+    def ask() -> None:
+        with httpx.Client(base_url=endpoint.url, timeout=60, trust_env=False) as http:
+            while not ended.is_set():
+                told.append(http.post("/invocations", json={"inputs": ["What is MLOps?"]}).status_code)
+
+    threads = [threading.Thread(target=ask) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    try:
+        yield endpoint, told
+    finally:
+        ended.set()
+        for thread in threads:
+            thread.join()
+        if status(config):
+            stop(config)
+
+
+def _condition(config: ServeConfig) -> Callable[[], Any]:
+    return lambda: (find(config).canary or {}).get("condition")
+
+
+def test_one_that_keeps_within_its_guards_becomes_what_is_served(config: ServeConfig, workspace: Workspace) -> None:
+    promote(workspace, "mine", 2, alias="challenger", force=True, reason="test")
+    with _asked(config) as (endpoint, told):
+        assert until(lambda: (find(config).canary or {}).get("share") == 0.3)
+        assert metrics(endpoint, "fledge_arm_share") == pytest.approx(1.0)
+        assert until(lambda: history(workspace, "mine")[0]["alias"] == "champion", 60)
+        assert until(lambda: _condition(config)() == "none")
+        (entry, *_), (release,) = history(workspace, "mine"), find(config).releases
+        assert (entry["action"], entry["from"], entry["to"], entry["forced"]) == ("promote", 1, 2, False)
+        assert "passed its canary at 100 % of the requests" in entry["reason"]
+        assert (release["version"], sorted(release["aliases"])) == (2, ["challenger", "champion"])
+    assert set(told) == {200}
+
+
+def test_one_that_breaks_a_guard_is_rolled_back_and_not_tried_again(config: ServeConfig, workspace: Workspace) -> None:
+    promote(workspace, "mine", 3, alias="challenger", force=True, reason="test")
+    with _asked(config) as (endpoint, told):
+        assert until(lambda: _condition(config)() == "rolled back", 60)
+        assert until(lambda: history(workspace, "mine")[0]["action"] == "canary", 20)
+        (entry, *_) = history(workspace, "mine")
+        assert (entry["alias"], entry["from"], entry["to"]) == ("challenger", 1, 3)
+        assert "latency_p95" in entry["reason"]
+        assert entry["evidence"]
+        with httpx.Client(base_url=endpoint.url, timeout=60, trust_env=False) as http:
+            answers = [http.post("/invocations", json={"inputs": ["Why?"]}) for _ in range(30)]
+        assert {answer.headers["x-fledge-release"] for answer in answers} == {"mine/1"}
+    assert set(told) == {200}
+    with _asked(config):
+        assert until(lambda: _condition(config)() == "rolled back", 30)
+        assert metrics(find(config), "fledge_arm_share") == 1.0
+    assert sum(entry["action"] == "canary" for entry in history(workspace, "mine")) == 1
+    kept = json.loads((Path(endpoint.folder) / "canary.json").read_text())
+    assert kept["state"]["condition"] == "rolled back"
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"record": False}, "judged by what is recorded"),
+        ({"split": ("champion=90", "challenger=10")}, "shares the requests itself"),
+        ({"canary": "champion"}, "beside another alias"),
+        ({"steps": ("100",)}, "begin below 100"),
+    ],
+)
+def test_what_does_not_go_together_is_refused(
+    config: ServeConfig, workspace: Workspace, changes: dict[str, Any], words: str
+) -> None:
+    promote(workspace, "mine", 2, alias="challenger", force=True, reason="test")
+    with pytest.raises(InputError, match=words):
+        prepare(replace(config, **changes), "mine@champion")
