@@ -30,7 +30,8 @@ class Told:
 @dataclass
 class Load:
     """`clients` ask one after the other for `seconds`, `streams` (0 to 1) of them streaming; of the streaming ones a
-    share of `hang_ups` leaves after the first piece. Refused ones wait `pause` seconds."""
+    share of `hang_ups` leaves after the first piece. Refused ones wait `pause` seconds; all wait about `think` seconds
+    between two requests."""
 
     url: str
     clients: int
@@ -38,6 +39,7 @@ class Load:
     streams: float = 0.5
     hang_ups: float = 0.0
     pause: float = 0.05
+    think: float = 0.0
     body: dict[str, Any] = field(default_factory=lambda: dict(BODY))
 
     def run(self) -> list[Told]:
@@ -66,6 +68,8 @@ class Load:
             told.append(Told(identity, status, time.monotonic() - began, leaves and status == 200, bool(broken), again))
             if status != 200:
                 await asyncio.sleep(self.pause)
+            if self.think:
+                await asyncio.sleep(rng.expovariate(1 / self.think))
         return told
 
 

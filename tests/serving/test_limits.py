@@ -2,6 +2,8 @@
 
 import contextlib
 import json
+import os
+import signal
 import socket
 import ssl
 import threading
@@ -335,3 +337,29 @@ def test_hundreds_of_connections_that_say_nothing_go_away(wire: EndpointStatus) 
         assert _post(wire, CHAT, _chat("x")).status_code == 200
         assert until(lambda: process.num_fds() <= descriptors, 10.0)
         assert growth() < MEMORY
+
+
+# Other limits while it runs
+
+
+def test_limits_are_read_again_at_a_hang_up_but_for_those_given_at_the_start(
+    config: ServeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    settings = tmp_path / "fledge.toml"
+    with served(config, engine="scripted", limits=Limits(max_n=3)) as running:
+        assert _post(running, CHAT, _chat("Why?", n=3, max_tokens=50)).status_code == 200
+        settings.write_text("max_new_tokens = 40\nmax_n = 8\nmax_running = 2\nmax_json_depth = 4\n")
+        os.kill(running.pid, signal.SIGHUP)
+        assert until(lambda: _post(running, CHAT, _chat("Why?", max_tokens=50)).status_code == 400)
+        assert _post(running, CHAT, _chat("Why?", max_tokens=40)).status_code == 200
+        assert "at most 3" in _post(running, CHAT, _chat("Why?", n=4, max_tokens=4)).text
+        assert "more than 4 deep" in _post(running, CHAT, _chat("Why?", other=[[[[1]]]])).text
+        with ThreadPoolExecutor(8) as pool:
+            answers = pool.map(lambda _: _post(running, CHAT, _chat("Why?", max_tokens=4)).status_code, range(16))
+            assert list(answers) == [200] * 16
+        settings.write_text("max_new_tokens = 'many'\n")
+        os.kill(running.pid, signal.SIGHUP)
+        text = Path(running.folder) / "log.txt"
+        assert until(lambda: "the limits stay as they are" in text.read_text(encoding="utf-8"))
+        assert _post(running, CHAT, _chat("Why?", max_tokens=50)).status_code == 400

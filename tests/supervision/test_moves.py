@@ -9,15 +9,18 @@ from dataclasses import replace
 from pathlib import Path
 
 import httpx
+import numpy as np
 import psutil
 import pytest
+from safetensors.numpy import load_file, save_file
 
 from fledge.core.settings import Workspace
 from fledge.experiments.config import ExperimentConfig
 from fledge.models.engine import GenerationParams
-from fledge.registry.release import promote, register, rollback
+from fledge.models.snapshot import resolve
+from fledge.registry.release import history, promote, register, rollback
 from fledge.supervision.endpoints import EndpointStatus, ServeConfig, find, log_file, restart, serve, status, stop
-from tests.serving.harness import pids, until
+from tests.serving.harness import metrics, pids, until
 
 pytestmark = pytest.mark.slow
 
@@ -70,8 +73,12 @@ class _Asking:
     def _ask(self, endpoint: EndpointStatus) -> None:
         with httpx.Client(timeout=60, trust_env=False) as client:
             while not self._ended.is_set():
-                answer = client.post(f"{endpoint.url}/invocations", json=BODY)
-                self.answers.append(answer.headers.get("x-fledge-release", f"{answer.status_code} {answer.text}"))
+                try:
+                    answer = client.post(f"{endpoint.url}/invocations", json=BODY)
+                except httpx.TransportError as error:
+                    self.answers.append(repr(error))
+                else:
+                    self.answers.append(answer.headers.get("x-fledge-release", f"{answer.status_code} {answer.text}"))
 
 
 def test_requests_move_with_the_alias_and_none_fails(config: ServeConfig, endpoint: EndpointStatus) -> None:
@@ -99,6 +106,25 @@ def test_a_release_that_cannot_be_served_leaves_the_old_one(config: ServeConfig,
     MlflowClient(config.tracking).set_registered_model_alias("mine", "champion", "2")
     log = log_file(Path(endpoint.folder))
     assert until(lambda: "model.safetensors was changed" in log.read_text(encoding="utf-8"), 30)
+    assert _version(endpoint) == "mine/1"
+    assert "model.safetensors was changed" in find(config).last_error
+    assert until(lambda: metrics(endpoint, "fledge_release_refused_total") == 1)
+    assert until(lambda: history(config, "mine")[0]["action"] == "refused")
+    (entry, *_) = history(config, "mine")
+    assert (entry["alias"], entry["from"], entry["to"]) == ("champion", 1, 2)
+    assert "mine/1 goes on" in entry["reason"]
+
+
+def test_a_release_whose_answers_are_no_numbers_is_not_served(config: ServeConfig, endpoint: EndpointStatus) -> None:
+    folder = Path("broken")
+    shutil.copytree(resolve("embedded").path, folder)
+    weights = load_file(folder / "model.safetensors")
+    save_file({name: np.full_like(values, np.nan) for name, values in weights.items()}, folder / "model.safetensors")
+    register(ExperimentConfig(model=str(folder), tracking_uri=config.tracking_uri, state=config.state), name="mine")
+    promote(config, "mine", 3, force=True, reason="test")
+    assert until(lambda: history(config, "mine")[0]["action"] == "refused", 60)
+    (entry, *_) = history(config, "mine")
+    assert (entry["from"], entry["to"]) == (1, 3)
     assert _version(endpoint) == "mine/1"
 
 

@@ -20,8 +20,9 @@ from fledge.monitoring.outbox_reader import LineCount, Position, Record, read_ba
 
 BATCH = 200
 BUSY_BATCH = 20
-BUSY_PERCENT = 50.0  # of the processors' time: from there on every second that we take is taken from answers
+BUSY_PERCENT = 50.0  # of the processors' time, used by others: what we take from there on is taken from answers
 BUSY_SHARE = 0.04
+NICE = 5
 PERIOD_S = 1.0
 LONGEST_DELAY_S = 60.0
 POSITION_FILE = "position.json"
@@ -55,13 +56,13 @@ class Recorder:
         self._others = others
         self._waiting = LineCount(folder, self._position())
         self._stop = threading.Event()
+        self._process = psutil.Process()
         self.shipped = 0
         self.trouble = ""
 
     def run(self) -> None:
         """Ship until `stop`, then once more what is left."""
         delay = PERIOD_S
-        psutil.cpu_percent()
         while not self._stop.wait(delay):
             delay = PERIOD_S if self._try_to_ship() else min(2 * delay, LONGEST_DELAY_S)
         self._try_to_ship()
@@ -84,15 +85,27 @@ class Recorder:
 
     def _ship_politely(self) -> int:
         """Ship one batch, and make way for as long as is due; the number of records in it."""
-        busy = not self._stop.is_set() and psutil.cpu_percent() > BUSY_PERCENT
+        busy = self._is_busy()
         began = time.monotonic()
         count = self.ship_some(BUSY_BATCH if busy else BATCH)
+        ended = time.monotonic()
         if count:
             self._tell()
         if busy and count:
             filled = waiting_bytes(self._folder, self._position()) / self._cap
-            self._stop.wait(pause(time.monotonic() - began, filled))
+            self._make_way(ended + pause(ended - began, filled))
         return count
+
+    def _make_way(self, until: float) -> None:
+        """Wait, for as long as others need the machine."""
+        while (left := until - time.monotonic()) > 0 and self._is_busy():
+            self._stop.wait(min(PERIOD_S, left))
+            self._tell()
+
+    def _is_busy(self) -> bool:
+        """Whether others have used the machine since this was asked last."""
+        others = psutil.cpu_percent() - self._process.cpu_percent() / (psutil.cpu_count() or 1)
+        return others > BUSY_PERCENT and not self._stop.is_set()
 
     def ship_some(self, most: int = BATCH) -> int:
         """Ship one batch; the number of records in it."""
@@ -152,11 +165,11 @@ def main() -> None:
 
     control = Control(int(sys.argv[2]), on_event)
     duties = Duties(config, control)
-    # Begun before this thread steps back, so that it does not: a canary is judged also where all are busy.
     threading.Thread(target=attend, name="duties", daemon=True).start()
-    # Answers come first: what ships gets what nobody else wants.
+    # Answers come first. Not lower still: a thread that is given no time may hold the interpreter's lock meanwhile, and
+    # aliases and a canary would not be looked at.
     os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
-    os.nice(19)
+    os.nice(NICE)
 
     from fledge.monitoring._mlflow import TraceShipper
 

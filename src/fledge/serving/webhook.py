@@ -1,4 +1,4 @@
-"""MLflow's webhooks: word that an alias has moved. They are looked at as a knock only, what is so is asked of MLflow."""
+"""MLflow's webhooks: word that an alias has moved. It is taken as a knock: what has moved is asked of MLflow."""
 
 import base64
 import hashlib
@@ -20,7 +20,7 @@ FRESH_S = 300.0
 def webhook_route(router: APIRouter, secret: bytes, knocked: Callable[[], None]) -> None:
     """Add the route; `secret` is the one that the webhook was created with in MLflow."""
 
-    @router.post(PATH, summary="Where MLflow says that an alias has moved", responses=responses(401), tags=["Operation"])
+    @router.post(PATH, summary="MLflow says that an alias has moved", responses=responses(401), tags=["Operation"])
     async def webhook(request: Request) -> dict[str, bool]:
         headers = request.headers
         signature, moment, delivery = (

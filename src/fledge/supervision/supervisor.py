@@ -5,6 +5,7 @@ alias moves, and stops all in order: the endpoint finishes its requests, the rec
 engines end.
 """
 
+import itertools
 import json
 import os
 import selectors
@@ -54,6 +55,7 @@ class Supervisor:
         )
         # A socket's path has a small limit, so it is not in the state folder.
         self.runtime = tempfile.TemporaryDirectory(prefix="fledge-")
+        self._numbers = itertools.count()
         self.children: dict[str, Child] = {}
         for release in self.moves.folders:
             self._add_engine(release)
@@ -100,8 +102,7 @@ class Supervisor:
         return self.code
 
     def _add_engine(self, release: str) -> None:
-        number = len(list(Path(self.runtime.name).iterdir())) + len(self.children)
-        address = f"{self.runtime.name}/engine-{number}"
+        address = f"{self.runtime.name}/engine-{next(self._numbers)}"  # of its own, whatever others still listen on
         about = {"release": self.moves.folders[release], "settings": self.config["engine"], "address": address}
         self.children[f"engine {release}"] = Child("engine", about, release)
 

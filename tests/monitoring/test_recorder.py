@@ -1,0 +1,178 @@
+"""The recorder: each record is shipped once, in time, and when the tracker can take it."""
+
+import json
+import sqlite3
+import threading
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from mlflow import MlflowClient
+
+from fledge.core.errors import FledgeError
+from fledge.core.messages import Answered, FeedbackRecord, OutboxRecord
+from fledge.core.settings import Workspace
+from fledge.monitoring import recorder as recorder_module
+from fledge.monitoring._mlflow import TraceShipper
+from fledge.monitoring.outbox_reader import KEPT_FILES, Record, outbox_files
+from fledge.monitoring.recorder import POSITION_FILE, Recorder, pause
+from fledge.tracking._mlflow import connect
+from tests.serving.harness import until
+
+CAP = 10**9
+
+
+def _record(number: int) -> OutboxRecord:
+    identity, now = f"{number:032x}", time.time_ns()
+    answer = Answered("user: Why?", "Because.", now - 3, now - 2, now - 1, 4, 5, "stop")
+    inputs = {"messages": [{"role": "user", "content": "Why?"}]}
+    return OutboxRecord(
+        f"tr-{identity}", identity, "chat", 200, now - 4, now, "mine", 1, "champion", "", inputs, [answer]
+    )
+
+
+def _leave(folder: Path, numbers: Sequence[int], file: int = 1) -> None:
+    import msgspec
+
+    folder.mkdir(exist_ok=True)
+    with (folder / f"outbox-{file:06}.jsonl").open("ab") as lines:
+        for number in numbers:
+            lines.write(msgspec.json.encode(_record(number)) + b"\n")
+
+
+def _traces(workspace: Workspace) -> list[str]:
+    client = connect(workspace.tracking)
+    experiment = client.get_experiment_by_name("mine-endpoint")
+    found = client.search_traces(locations=[experiment.experiment_id], max_results=500) if experiment else []
+    return sorted(trace.info.trace_id for trace in found)
+
+
+class _Sink:
+    """Takes records, or nothing while it is down."""
+
+    def __init__(self) -> None:
+        self.taken: list[Record] = []
+        self.down = False
+
+    def __call__(self, records: Sequence[Record]) -> None:
+        if self.down:
+            raise FledgeError("the tracker does not answer")
+        self.taken += records
+
+
+def test_what_was_left_is_in_mlflow_once_however_often_it_is_shipped(workspace: Workspace, tmp_path: Path) -> None:
+    outbox = tmp_path / "outbox"
+    _leave(outbox, range(30))
+    shipper = TraceShipper(workspace.tracking, "mine")
+    recorder = Recorder(outbox, shipper, cap_bytes=CAP)
+    assert [recorder.ship_some(20) for _ in range(3)] == [20, 10, 0]
+    expected = [f"tr-{number:032x}" for number in range(30)]
+    assert _traces(workspace) == expected
+    (outbox / POSITION_FILE).unlink()  # as where the machine stopped before the position was kept
+    again = Recorder(outbox, shipper, cap_bytes=CAP)
+    assert again.ship_some() == 30
+    assert _traces(workspace) == expected
+
+
+def test_it_goes_on_where_it_was_left_and_leaves_a_broken_line_out(tmp_path: Path) -> None:
+    outbox, sink = tmp_path / "outbox", _Sink()
+    _leave(outbox, [1, 2])
+    Recorder(outbox, sink, cap_bytes=CAP).ship_some()
+    with (outbox / "outbox-000001.jsonl").open("ab") as file:
+        file.write(b'{"trace_id": \n')
+    _leave(outbox, [3])
+    with (outbox / "outbox-000001.jsonl").open("ab") as file:
+        file.write(b'{"half a line')
+    told: dict[str, Any] = {}
+    recorder = Recorder(outbox, sink, cap_bytes=CAP, told=lambda **figures: told.update(figures))
+    recorder.stop()
+    recorder.run()
+    assert [record.request_id for record in sink.taken] == [f"{number:032x}" for number in (1, 2, 3)]
+    assert told == {"shipped": 1, "waiting": 0, "trouble": ""}
+
+
+def test_a_tracker_that_is_down_only_delays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(recorder_module, "PERIOD_S", 0.05)
+    outbox, sink, told = tmp_path / "outbox", _Sink(), list[dict[str, Any]]()
+    sink.down = True
+    _leave(outbox, range(5))
+    recorder = Recorder(outbox, sink, cap_bytes=CAP, told=lambda **figures: told.append(figures))
+    thread = threading.Thread(target=recorder.run)
+    thread.start()
+    try:
+        assert until(lambda: len(told) > 2)
+        assert told[-1] == {"shipped": 0, "waiting": 5, "trouble": "the tracker does not answer"}
+        _leave(outbox, range(5, 8))
+        sink.down = False
+        assert until(lambda: told[-1] == {"shipped": 8, "waiting": 0, "trouble": ""})
+    finally:
+        recorder.stop()
+        thread.join()
+    assert len(sink.taken) == 8
+
+
+def test_a_store_that_is_locked_is_waited_for(workspace: Workspace, tmp_path: Path) -> None:
+    outbox = tmp_path / "outbox"
+    _leave(outbox, range(3))
+    recorder = Recorder(outbox, TraceShipper(workspace.tracking, "mine"), cap_bytes=CAP)
+    recorder.ship_some(1)  # which makes the experiment
+    database = sqlite3.connect(workspace.tracking.removeprefix("sqlite:///"), check_same_thread=False)
+    database.execute("BEGIN EXCLUSIVE")
+    unlocking = threading.Timer(2.0, database.rollback)
+    unlocking.start()
+    began = time.monotonic()
+    while recorder._try_to_ship() is False:
+        assert time.monotonic() - began < 30
+    unlocking.join()
+    database.close()
+    assert len(_traces(workspace)) == 3
+
+
+def test_files_that_are_shipped_are_removed_once_every_reader_has_them(tmp_path: Path) -> None:
+    outbox, sink = tmp_path / "outbox", _Sink()
+    for file in range(1, KEPT_FILES + 4):
+        _leave(outbox, [file], file)
+    recorder = Recorder(outbox, sink, cap_bytes=CAP, others=("position-other.json",))
+    while recorder.ship_some():
+        pass
+    assert len(outbox_files(outbox)) == KEPT_FILES + 3
+    other = Recorder(outbox, sink, cap_bytes=CAP, position_file="position-other.json", others=(POSITION_FILE,))
+    while other.ship_some():
+        pass
+    assert len(outbox_files(outbox)) == KEPT_FILES + 1
+    assert len(sink.taken) == 2 * (KEPT_FILES + 3)
+
+
+def test_feedback_becomes_an_assessment_once(workspace: Workspace, tmp_path: Path) -> None:
+    outbox = tmp_path / "outbox"
+    _leave(outbox, [7])
+    import msgspec
+
+    with (outbox / "outbox-000001.jsonl").open("ab") as file:
+        for name, value in (("good", True), ("stars", 4.0)):
+            given = FeedbackRecord(f"{name}-id", f"{7:032x}", name, value, "fine", "ann")
+            file.write(msgspec.json.encode(given) + b"\n")
+        file.write(msgspec.json.encode(FeedbackRecord("lost", f"{8:032x}", "good", False)) + b"\n")
+    shipper = TraceShipper(workspace.tracking, "mine")
+    Recorder(outbox, shipper, cap_bytes=CAP).ship_some()
+    (outbox / POSITION_FILE).unlink()
+    Recorder(outbox, shipper, cap_bytes=CAP).ship_some()
+    trace = MlflowClient(workspace.tracking).get_trace(f"tr-{7:032x}")
+    found = {item.name: (item.feedback.value, item.rationale) for item in trace.info.assessments}
+    assert len(trace.info.assessments) == 2
+    assert found == {"good": (True, "fine"), "stars": (4.0, "fine")}
+
+
+def test_on_a_busy_machine_it_takes_a_small_share_until_the_outbox_fills() -> None:
+    assert pause(1.0, 0.0) == pytest.approx(24.0)
+    assert pause(1.0, 0.1) == pytest.approx(4.0)
+    assert pause(1.0, 0.5) == pause(1.0, 2.0) == 0.0
+
+
+def test_a_position_that_cannot_be_read_ships_from_the_start(tmp_path: Path) -> None:
+    outbox, sink = tmp_path / "outbox", _Sink()
+    _leave(outbox, [1])
+    (outbox / POSITION_FILE).write_text(json.dumps({"file": "outbox-000001.jsonl"})[:-3])
+    assert Recorder(outbox, sink, cap_bytes=CAP).ship_some() == 1

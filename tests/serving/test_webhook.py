@@ -1,0 +1,97 @@
+"""MLflow's webhooks: who may knock, and that a knock moves an endpoint at once."""
+
+import base64
+import hashlib
+import hmac
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from mlflow import MlflowClient
+from mlflow.entities.webhook import WebhookEvent
+
+from fledge.core.keys import VARIABLE as KEY
+from fledge.core.settings import Workspace
+from fledge.experiments.config import ExperimentConfig
+from fledge.models.engine import GenerationParams
+from fledge.registry.release import promote, register
+from fledge.serving.webhook import PATH, VARIABLE
+from fledge.supervision.endpoints import EndpointStatus, ServeConfig, find, serve, stop
+from tests.experiments.tracking_server import TrackingServer
+from tests.serving.harness import client, free_port, lay_out, served, until
+
+pytestmark = pytest.mark.slow
+
+SECRET = "a secret of the webhook"  # noqa: S105
+
+
+def _signed(body: bytes, *, secret: str = SECRET, moment: float | None = None) -> dict[str, str]:
+    stamp = str(int(time.time() if moment is None else moment))
+    digest = hmac.new(secret.encode(), f"delivery.{stamp}.".encode() + body, hashlib.sha256).digest()
+    return {
+        "x-mlflow-delivery-id": "delivery",
+        "x-mlflow-timestamp": stamp,
+        "x-mlflow-signature": f"v1,{base64.b64encode(digest).decode()}",
+    }
+
+
+@pytest.fixture
+def endpoint(tmp_path: Path, engine_cache: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[EndpointStatus]:
+    monkeypatch.setenv(VARIABLE, SECRET)
+    monkeypatch.setenv(KEY, "k" * 32)
+    with served(lay_out(tmp_path, engine_cache), engine="scripted", record=False) as running:
+        yield running
+
+
+def test_only_what_is_signed_now_is_taken_and_needs_no_key(endpoint: EndpointStatus) -> None:
+    body = b'{"entity": "model_version_alias"}'
+    with client(endpoint) as http:
+        assert http.post(PATH, content=body, headers=_signed(body)).json() == {"received": True}
+        for headers in (
+            {},
+            _signed(b"something else"),
+            _signed(body, secret=SECRET[1:]),
+            _signed(body, moment=time.time() - 400),
+            _signed(body, moment=time.time() + 400),
+            {**_signed(body), "x-mlflow-timestamp": "now"},
+        ):
+            answer = http.post(PATH, content=body, headers=headers)
+            assert answer.status_code == 401, headers
+            assert "error" in answer.json()
+        assert http.get("/v1/models").status_code == 401
+
+
+def test_without_a_secret_there_is_no_such_route(tmp_path: Path, engine_cache: Path) -> None:
+    with served(lay_out(tmp_path, engine_cache), engine="scripted") as running, client(running) as http:
+        assert http.post(PATH, content=b"{}", headers=_signed(b"{}")).status_code == 404
+
+
+def test_an_alias_that_moves_is_served_at_once(
+    workspace: Workspace, tmp_path: Path, port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key = base64.urlsafe_b64encode(b"0" * 32).decode()
+    monkeypatch.setenv("MLFLOW_WEBHOOK_SECRET_ENCRYPTION_KEY", key)
+    monkeypatch.setenv("MLFLOW_WEBHOOK_ALLOWED_SCHEMES", "http,https")
+    monkeypatch.setenv("MLFLOW_WEBHOOK_ALLOW_PRIVATE_IPS", "true")
+    monkeypatch.setenv("MLFLOW_WEBHOOK_CACHE_TTL", "1")  # which webhooks there are
+    monkeypatch.setenv(VARIABLE, SECRET)
+    server = TrackingServer(tmp_path, port)
+    try:
+        here = Workspace(server.url, workspace.state)
+        for tokens in (4, 5):
+            generation = GenerationParams(max_tokens=tokens)
+            register(ExperimentConfig(tracking_uri=server.url, state=here.state, generation=generation), name="mine")
+        promote(here, "mine", 1, force=True, reason="test")
+        config = ServeConfig(tracking_uri=server.url, state=here.state, port=free_port(), watch_s=3600)
+        running = serve(config, "mine@champion")
+        try:
+            MlflowClient(server.url).create_webhook(
+                "fledge", f"{running.url}{PATH}", [WebhookEvent("model_version_alias", "created")], secret=SECRET
+            )
+            promote(here, "mine", 2, force=True, reason="test")
+            assert until(lambda: [item["version"] for item in find(config).releases] == [2], 30)
+        finally:
+            stop(config)
+    finally:
+        server.close()
