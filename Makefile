@@ -18,8 +18,8 @@ test: lint  ## Lint, types, imports and all tests
 test-fast: lint  ## The same without the tests marked slow
 	$(BIN)/python -m pytest $(AT_ONCE) -m "not slow and not soak"
 
-soak: $(INSTALLED)  ## What takes long: random kills, peers in environments of their own; reported in docs/
-	$(BIN)/python -m pytest -m soak --timeout 7200
+soak: $(INSTALLED)  ## What takes long: random kills, faults, peers in environments of their own; reported in docs/
+	FLEDGE_TEST_TABLE=docs/reliability.md $(BIN)/python -m pytest -m soak --timeout 7200
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

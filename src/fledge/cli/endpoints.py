@@ -2,6 +2,7 @@
 
 import os
 import sys
+from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from fledge.monitoring.health import summarize
 from fledge.monitoring.outbox_reader import read_outbox
 from fledge.serving.smoke import Feedback, check_endpoint, give_feedback
 from fledge.supervision import endpoints, recipes
-from fledge.supervision.endpoints import ServeConfig
+from fledge.supervision.endpoints import EndpointStatus, ServeConfig
 
 
 @click.command()
@@ -70,7 +71,8 @@ def status(as_json: bool, **flags: Any) -> None:
     ]
     columns = ["url", "state", "release", "process", "pid", "memory", "restarts"]
     value = {"endpoints": [item.as_dict() for item in found]}
-    emit(as_json, value, table("endpoints", columns, rows) if rows else "no endpoint runs")
+    lines = [f"{item.url}: {words}" for item in found for words in _going_on(item)]
+    emit(as_json, value, table("endpoints", columns, rows) if rows else "no endpoint runs", *lines)
 
 
 @click.command()
@@ -167,6 +169,17 @@ def _judgement(text: str) -> bool | float | str:
         return float(text)
     except ValueError:
         return text
+
+
+def _going_on(endpoint: EndpointStatus) -> Iterator[str]:
+    """What is under way beside answering."""
+    if endpoint.canary and endpoint.canary["condition"] != "none":
+        canary = endpoint.canary
+        words = canary["reason"] or f"with {100 * canary['share']:g} % of the requests"
+        yield f"the canary {canary['release']} is {canary['condition']} {words}"
+    if endpoint.recorder and endpoint.recorder["waiting"]:
+        trouble = endpoint.recorder["trouble"]
+        yield f"{endpoint.recorder['waiting']} records are not in MLflow yet{f': {trouble}' if trouble else ''}"
 
 
 def _process(part: dict[str, Any]) -> list[Any]:

@@ -196,7 +196,7 @@ def _recorders(config: dict[str, Any], to_mlflow: Ship, control: Control) -> lis
     folder, cap = Path(config["outbox"]), config["cap_bytes"]
 
     def told(**figures: Any) -> None:
-        control.send(event="recorder", **figures)
+        control.send(event="recorder", figures=figures)
 
     if not config["otlp"]:
         return [Recorder(folder, to_mlflow, cap_bytes=cap, told=told)]

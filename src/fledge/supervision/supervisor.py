@@ -67,7 +67,7 @@ class Supervisor:
             "moved": self._on_moved,
             "refused": self._refuse,
             "shares": self._on_shares,
-            "recorder": lambda message: self._tell_facts(recorder=message),
+            "recorder": lambda message: self._tell_facts(recorder=message["figures"]),
             "look": lambda message: self._tell_recorder(**message),
             "retired": lambda message: self._retire(message["release"]),
         }

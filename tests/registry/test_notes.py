@@ -1,0 +1,50 @@
+"""What is noted in a history beside the moves."""
+
+import pytest
+
+from fledge.core.errors import RefusedError
+from fledge.core.settings import Workspace
+from fledge.experiments.config import ExperimentConfig
+from fledge.models.engine import GenerationParams
+from fledge.registry._mlflow_canary import record_canary
+from fledge.registry.release import history, note, promote, register, rollback
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture
+def released(workspace: Workspace) -> Workspace:
+    """Three releases of `mine`."""
+    for tokens in (4, 5, 6):
+        generation = GenerationParams(max_tokens=tokens)
+        config = ExperimentConfig(tracking_uri=workspace.tracking_uri, state=workspace.state, generation=generation)
+        register(config, name="mine")
+    return workspace
+
+
+def test_a_note_is_shown_and_stands_in_no_moves_way(released: Workspace) -> None:
+    uri = released.tracking
+    promote(released, "mine", 1, force=True, reason="first")
+    note(uri, "mine", "champion", "refused", 1, 3, "could not be served")
+    promote(released, "mine", 2, force=True, reason="second")
+    note(uri, "mine", "challenger", "canary", 2, 3, "rolled back", evidence="run")
+    assert rollback(released, "mine").after == 1
+    shown = [(item["action"], item["from"], item["to"], item["forced"]) for item in history(released, "mine")]
+    assert shown == [
+        ("rollback", 2, 1, False),
+        ("canary", 2, 3, False),
+        ("promote", 1, 2, True),
+        ("refused", 1, 3, False),
+        ("promote", None, 1, True),
+    ]
+
+
+def test_a_canary_is_evidence_for_its_own_release_if_it_passed(released: Workspace) -> None:
+    uri = released.tracking
+    failed = record_canary(uri, "mine", 2, False, "at 5 % of the requests: error_rate<=+1%: 0.5 against 0", [])
+    passed = record_canary(uri, "mine", 2, True, "at 100 % of the requests: error_rate<=+1%: 0 against 0", [])
+    with pytest.raises(RefusedError, match="its canary was rolled back at 5 %"):
+        promote(released, "mine", 2, evidence=failed)
+    with pytest.raises(RefusedError, match="the canary of another release"):
+        promote(released, "mine", 3, evidence=passed)
+    assert promote(released, "mine", 2, evidence=passed).reason.startswith("passed its canary at 100 %")
