@@ -13,10 +13,11 @@ from mlflow import MlflowClient
 
 from fledge.core.errors import FledgeError
 from fledge.core.messages import Answered, FeedbackRecord, OutboxRecord
+from fledge.core.outbox_files import outbox_files
 from fledge.core.settings import Workspace
 from fledge.monitoring import recorder as recorder_module
 from fledge.monitoring._mlflow import TraceShipper
-from fledge.monitoring.outbox_reader import KEPT_FILES, Record, outbox_files
+from fledge.monitoring.outbox_reader import KEPT_FILES, Record
 from fledge.monitoring.recorder import POSITION_FILE, Recorder, pause
 from fledge.tracking._mlflow import connect
 from tests.serving.harness import until

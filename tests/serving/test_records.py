@@ -17,7 +17,7 @@ import httpx
 import pytest
 
 from fledge.core.limits import Limits
-from fledge.monitoring.outbox_reader import outbox_files
+from fledge.core.outbox_files import outbox_files
 from fledge.supervision.endpoints import EndpointStatus, ServeConfig
 from tests.serving.harness import client, free_port, lay_out, metrics, outbox, pids, served, until
 from tests.serving.raw import JSON, connected, next_answer, port_of, question, request, work_of
@@ -97,6 +97,7 @@ def test_every_outcome_leaves_one_record_with_the_clients_id(endpoint: EndpointS
         seen.append((long.headers["x-request-id"], 499))
     assert until(lambda: sum(work_of(port_of(endpoint.url))) == 0, 3.0)
     seen.append((_hang_up(endpoint), 499))
+    assert until(lambda: sum(work_of(port_of(endpoint.url))) == 0, 3.0)
     with connected(port_of(endpoint.url)) as opened:
         opened.sendall(request("POST", CHAT, JSON, body=b"x" * 50)[:-10])
         late = next_answer(opened)
@@ -105,7 +106,7 @@ def test_every_outcome_leaves_one_record_with_the_clients_id(endpoint: EndpointS
     seen.append(_broken_stream(endpoint))
     wanted = Counter(seen)
     assert len(wanted) == len(seen) == 26
-    assert until(lambda: _outcomes(endpoint) - before == wanted, 10.0), (wanted, _outcomes(endpoint) - before)
+    assert until(lambda: _outcomes(endpoint) - before == wanted, 10.0), wanted - _outcomes(endpoint)
     assert until(lambda: _is_up(endpoint))
 
 

@@ -129,7 +129,7 @@ def test_a_text_that_was_cleaned_is_clean(text: str, name: str) -> None:
 
 @given(
     st.recursive(
-        st.none() | st.booleans() | st.integers() | st.text(max_size=20),
+        st.none() | st.booleans() | st.floats(allow_nan=False) | st.text(max_size=20),
         lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=5), inner, max_size=4),
         max_leaves=20,
     )
@@ -210,3 +210,15 @@ def test_a_regex_that_hangs_is_stopped_and_lets_no_text_out() -> None:
 def test_a_rule_that_there_is_not_is_told(module: str, rule: str) -> None:
     with pytest.raises(InputError, match="redaction rule"):
         make_redactor([rule])
+
+
+def test_numbers_are_read_as_texts_are_and_rows_of_them_are_only_counted() -> None:
+    clean = make_redactor(("card",))
+    assert clean({"card": 4111111111111111, "n": 3, "x": 0.5, "yes": True}) == {
+        "card": "[card]",
+        "n": 3,
+        "x": 0.5,
+        "yes": True,
+    }
+    assert clean({"prompt": [[31, 7, 9], [4, 4]]}) == {"prompt": ["[3 numbers]", "[2 numbers]"]}  # tokens of a text
+    assert make_redactor(())({"prompt": [31, 7, 9]}) == {"prompt": [31, 7, 9]}

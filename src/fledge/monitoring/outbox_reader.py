@@ -8,6 +8,7 @@ from typing import NamedTuple
 import msgspec
 
 from fledge.core.messages import FeedbackRecord, OutboxRecord
+from fledge.core.outbox_files import outbox_files
 
 KEPT_FILES = 4  # those that are shipped stay for the monitor, up to this many
 
@@ -56,11 +57,6 @@ class LineCount:
     def passed(self, lines: int) -> None:
         """The position has moved on over so many."""
         self._lines -= lines
-
-
-def outbox_files(folder: Path) -> list[Path]:
-    """The files of an outbox, oldest first."""
-    return sorted(folder.glob("outbox-*.jsonl"))
 
 
 def read_batch(folder: Path, position: Position, most: int) -> Batch:

@@ -123,12 +123,13 @@ class Endpoint:
             raise EngineGoneError("the endpoint is stopping")
         if not served.client.ready:
             raise EngineGoneError("the engine is not ready")
-        self._answer_unseen(trace, chosen, job)
-        trace.pieces = pieces = self._admitted(trace, served, job)
+        trace.pieces = pieces = self._admitted(trace, chosen, job)
         return pieces
 
-    async def _admitted(self, trace: RequestTrace, served: Served, job: Job) -> AsyncGenerator[tuple[int, Piece]]:
+    async def _admitted(self, trace: RequestTrace, chosen: Respondent, job: Job) -> AsyncGenerator[tuple[int, Piece]]:
+        served = chosen.served
         with served.admission.admit(job.tokens):
+            self._answer_unseen(trace, chosen, job)
             self.in_flight += 1
             try:
                 async with aclosing(served.client.answers(job.asks, job.n, self.limits.deadline_s)) as pieces:
@@ -151,14 +152,14 @@ class Endpoint:
         )
         note(own, served, alias)
         own.results, own.n = job.results(), job.n
-        task = asyncio.create_task(self._shadow(own, served, job))
+        task = asyncio.create_task(self._shadow(own, Respondent(served, alias, None), job))
         self._shadows.add(task)
         task.add_done_callback(self._shadows.discard)
 
-    async def _shadow(self, trace: RequestTrace, served: Served, job: Job) -> None:
+    async def _shadow(self, trace: RequestTrace, shadow: Respondent, job: Job) -> None:
         status = 200
         try:
-            async for _ in self._admitted(trace, served, job):
+            async for _ in self._admitted(trace, shadow, job):
                 pass
         except FledgeError as error:
             status, trace.error = 500, error.message

@@ -16,6 +16,7 @@ import msgspec
 from fledge.core import state
 from fledge.core.limits import Content
 from fledge.core.messages import FeedbackRecord, OutboxRecord
+from fledge.core.outbox_files import outbox_file, outbox_files
 from fledge.serving.redaction import RedactionError, Redactor
 
 FLUSH_S = 0.5
@@ -52,7 +53,7 @@ class Outbox:
         self._waiting: list[Record | bytes] = []
         self._waiting_bytes = 0
         self._error = ""
-        numbers = [path.stem.rpartition("-")[2] for path in self._files()]
+        numbers = [path.stem.rpartition("-")[2] for path in outbox_files(self._folder)]
         self._number = max((int(number) for number in numbers if number.isdecimal()), default=0) + 1
         self._file: Any = None
         self._size = 0
@@ -162,17 +163,14 @@ class Outbox:
     def _rotate(self) -> None:
         if self._file:
             self._close()
-        path = self._folder / f"outbox-{self._number:06}.jsonl"
+        path = outbox_file(self._folder, self._number)
         flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_EXCL
         self._file = open(os.open(path, flags, 0o600), "ab", buffering=0)  # noqa: SIM115
         self._size = 0
 
     def _taken(self) -> int:
         sizes = 0
-        for path in self._files():
+        for path in outbox_files(self._folder):
             with contextlib.suppress(FileNotFoundError):  # the recorder has shipped it
                 sizes += path.stat().st_size
         return sizes
-
-    def _files(self) -> list[Path]:
-        return list(self._folder.glob("outbox-*.jsonl"))

@@ -89,7 +89,12 @@ class Redactor:
         if isinstance(value, dict):
             return {self._clean(key): self._clean(item) for key, item in value.items()}
         if isinstance(value, (list, tuple)):
+            if len(value) > 1 and all(type(item) is int for item in value):  # tokens, say: a text that no rule can read
+                return f"[{len(value)} numbers]"
             return [self._clean(item) for item in value]
+        if isinstance(value, (int, float)) and not isinstance(value, bool):  # a card's, or a phone's
+            cleaned = self._clean(str(value))
+            return value if cleaned == str(value) else cleaned
         return value
 
 
