@@ -9,11 +9,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mlflow.exceptions import MlflowException
-
 from fledge.core import state
 from fledge.core.control import Control
-from fledge.core.errors import FledgeError
 from fledge.core.messages import OutboxRecord
 from fledge.core.settings import Workspace
 from fledge.monitoring._mlflow_aliases import AliasWatch
@@ -23,6 +20,7 @@ from fledge.registry._mlflow_canary import record_canary
 from fledge.registry.release import note, promote
 
 BATCH = 1000
+RETRY_S = 10.0
 
 
 @dataclass
@@ -65,10 +63,12 @@ class CanaryWatch:
         self._seen: dict[str, _Seen] = {}
         self._all: dict[str, _Seen] = {}
         self._owed = False
+        self._due = 0.0
+        self._evidence = ""
         self._told: dict[str, Any] = {}
 
     def step(self) -> None:
-        """Look once, and act on it. Raises `FledgeError` where MLflow does not take how it ended; call again."""
+        """Look once, and act on it. Raises what MLflow raises where it does not take how it ended; call again."""
         pair = (self._aliases.release(self._name, self._steady), self._aliases.release(self._name, self._trial))
         if pair != self._pair:
             self._begin(pair)
@@ -84,12 +84,13 @@ class CanaryWatch:
                 self._owed = decided.condition != "running"
                 self._keep(decided)
         self._tell(self._state.share(self._plan), self._state.condition)
-        if self._owed:
+        if self._owed and time.monotonic() >= self._due:
+            self._due = time.monotonic() + RETRY_S
             self._end()
 
     def _begin(self, pair: tuple[str, str]) -> None:
         """Another release is on trial, or this process is a new one: go on where it was left, or begin."""
-        self._pair, self._owed, self._figures = pair, False, []
+        self._pair, self._owed, self._figures, self._evidence = pair, False, [], ""
         self._position = Position()
         self._seen = {release: _Seen() for release in pair}
         self._all = {release: _Seen() for release in pair}
@@ -145,17 +146,14 @@ class CanaryWatch:
         """Leave in MLflow how it ended; a release that has passed becomes what is served."""
         before, after = (int(release.rpartition("/")[2]) for release in self._pair)
         uri = self._workspace.tracking
-        try:
-            passed, reason = self._state.condition == "passed", self._state.reason
-            run_id = record_canary(uri, self._name, after, passed, reason, self._figures)
-            if passed:
-                promote(self._workspace, self._name, after, alias=self._steady, evidence=run_id, expected=before)
-                for move in self._aliases.look():
-                    self._control.send(**move)
-            else:
-                words = f"rolled back {reason}"
-                note(uri, self._name, self._trial, "canary", before, after, words, evidence=run_id)
-        except MlflowException as error:
-            raise FledgeError(f"MLflow does not answer: {str(error).splitlines()[0]}") from None
+        passed, reason = self._state.condition == "passed", self._state.reason
+        self._evidence = self._evidence or record_canary(uri, self._name, after, passed, reason, self._figures)
+        if passed:
+            promote(self._workspace, self._name, after, alias=self._steady, evidence=self._evidence, expected=before)
+            for move in self._aliases.look():
+                self._control.send(**move)
+        else:
+            words = f"rolled back {reason}"
+            note(uri, self._name, self._trial, "canary", before, after, words, evidence=self._evidence)
         self._owed = False
         self._keep(self._state)

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fledge.core.control import Control
-from fledge.core.errors import FledgeError
 
 if TYPE_CHECKING:
     from fledge.monitoring._mlflow_aliases import AliasWatch
@@ -86,9 +85,10 @@ class Duties:
         """Try; what goes wrong is said once, and tried again at the next turn."""
         try:
             action()
-        except (FledgeError, OSError) as error:
-            if self._trouble.get(trouble) != str(error):
-                sys.stderr.write(f"fledge: recorder: {trouble}: {error}\n")
-            self._trouble[trouble] = str(error)
+        except Exception as error:  # noqa: BLE001 (whatever MLflow and its store raise, the other duties go on)
+            words = str(error) or type(error).__name__
+            if self._trouble.get(trouble) != words:
+                sys.stderr.write(f"fledge: recorder: {trouble}: {words}\n")
+            self._trouble[trouble] = words
         else:
             self._trouble.pop(trouble, None)

@@ -14,7 +14,6 @@ import psutil
 
 from fledge.core import state
 from fledge.core.control import Control
-from fledge.core.errors import FledgeError
 from fledge.monitoring.duties import Duties
 from fledge.monitoring.outbox_reader import LineCount, Position, Record, read_batch, remove_shipped, waiting_bytes
 
@@ -74,10 +73,11 @@ class Recorder:
         try:
             while self._ship_politely():
                 pass
-        except (FledgeError, OSError) as error:
-            if str(error) != self.trouble:
-                sys.stderr.write(f"fledge: recorder: {error}\n")
-            self.trouble = str(error)
+        except Exception as error:  # noqa: BLE001 (whatever MLflow and its store raise, it is tried again)
+            words = str(error) or type(error).__name__
+            if words != self.trouble:
+                sys.stderr.write(f"fledge: recorder: {words}\n")
+            self.trouble = words
         else:
             self.trouble = ""
         self._tell()
