@@ -65,17 +65,24 @@ def build_app(endpoint: Endpoint, access: Access, keys: Keys, knocked: Callable[
     bodies = Bodies(ChatRequest, CompletionRequest, BareRequest)
     describe(app, endpoint, lambda path: keys.needed and not access.is_open(path), bodies)
     endpoint.metrics.watch(endpoint)
-    inner: Any = Transfer(app, lambda: endpoint.limits, endpoint.full)
-    if access.origins:
-        exposed = ["x-request-id", "x-fledge-release", "x-fledge-arm", "x-fledge-prompt", "x-fledge-warning"]
-        inner = CORSMiddleware(
-            inner,
+    guarded: Any = Guard(Transfer(app, lambda: endpoint.limits, endpoint.full), access, keys)
+    if access.origins:  # around the guard: a page may read why it was refused
+        exposed = [
+            "x-request-id",
+            "x-fledge-release",
+            "x-fledge-arm",
+            "x-fledge-prompt",
+            "x-fledge-warning",
+            "retry-after",
+        ]
+        guarded = CORSMiddleware(
+            guarded,
             allow_origins=sorted(access.origins),
             allow_methods=["GET", "POST"],
-            allow_headers=["authorization", "content-type", "x-session-id"],
+            allow_headers=["*"],  # OpenAI's client sends a dozen of its own
             expose_headers=exposed,
         )
-    return Lifecycle(Guard(inner, access, keys), endpoint.ended)
+    return Lifecycle(guarded, endpoint.ended)
 
 
 def _lifespan(endpoint: Endpoint) -> Any:

@@ -60,8 +60,7 @@ class Guard:
         if len(origins) > 1 or (foreign and origins[0] not in self._access.origins):
             return 403, "requests from this Origin are not allowed"
         scope.setdefault("state", {})["key_name"] = ""
-        preflight = foreign and scope["method"] == "OPTIONS" and "access-control-request-method" in headers
-        if not self._keys.needed or self._access.is_open(scope["path"]) or preflight:
+        if not self._keys.needed or self._access.is_open(scope["path"]):
             return None
         kind, _, given = headers.get("authorization", "").partition(" ")
         # Headers are bytes that were read as Latin-1.
