@@ -135,15 +135,24 @@ def test_files_that_are_shipped_are_removed_once_every_reader_has_them(tmp_path:
     outbox, sink = tmp_path / "outbox", _Sink()
     for file in range(1, KEPT_FILES + 4):
         _leave(outbox, [file], file)
-    recorder = Recorder(outbox, sink, cap_bytes=CAP, others=("position-other.json",))
+    recorder = Recorder(outbox, sink, cap_bytes=CAP, waits_for="position-other.json")
     while recorder.ship_some():
         pass
     assert len(outbox_files(outbox)) == KEPT_FILES + 3
-    other = Recorder(outbox, sink, cap_bytes=CAP, position_file="position-other.json", others=(POSITION_FILE,))
+    other = Recorder(outbox, sink, cap_bytes=CAP, position_file="position-other.json", removes=False)
     while other.ship_some():
         pass
-    assert len(outbox_files(outbox)) == KEPT_FILES + 1
-    assert len(sink.taken) == 2 * (KEPT_FILES + 3)
+    assert len(outbox_files(outbox)) == KEPT_FILES + 3
+    _leave(outbox, [100], KEPT_FILES + 4)
+    recorder.ship_some()
+    assert len(outbox_files(outbox)) == KEPT_FILES + 2
+    assert len(sink.taken) == 2 * (KEPT_FILES + 3) + 1
+    for file in range(200, 210):
+        _leave(outbox, [file], file)
+    small = Recorder(outbox, sink, cap_bytes=1000, waits_for="position-other.json")
+    while small.ship_some():
+        pass
+    assert len(outbox_files(outbox)) == KEPT_FILES + 1  # where room is scarce nobody is waited for
 
 
 def test_feedback_becomes_an_assessment_once(workspace: Workspace, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
 from fledge.core.errors import DamagedError, FledgeError, InputError
@@ -19,35 +20,50 @@ class AliasWatch:
         self._tracking_uri = tracking_uri
         self._releases = releases
         self._known = {(item["name"], item["alias"]): item["release"] for item in watched}
-        self._tried: dict[tuple[str, str], str] = {}
+        self._refused: dict[tuple[str, str], str] = {}
 
     def release(self, name: str, alias: str) -> str:
-        """What an alias meant at the last look."""
+        """What is served under an alias, as of the last look."""
         return self._known[name, alias]
+
+    def refused(self, name: str, alias: str, old: str, release: str) -> None:
+        """It turned out that a release cannot be served: `old` is, until the alias moves again."""
+        self._known[name, alias] = old
+        self._refused[name, alias] = release
 
     def look(self) -> Iterator[dict[str, Any]]:
         """Events since the last look: `moved` with the checked folder of the release that is meant now, or `refused`,
         once, where the registry has something else than what was registered.
 
-        Raises `FledgeError` where MLflow cannot be asked.
+        Raises `FledgeError`, at the end, for aliases that could not be looked at.
         """
+        trouble = ""
+        client = connect(self._tracking_uri)
+        for name, alias in list(self._known):
+            try:
+                event = self._look_at(client, name, alias)
+            except (FledgeError, MlflowException, OSError) as error:
+                trouble = f"{name}@{alias}: {str(error).partition(chr(10))[0]}"
+            else:
+                if event:
+                    yield event
+        if trouble:
+            raise FledgeError(trouble)
+
+    def _look_at(self, client: MlflowClient, name: str, alias: str) -> dict[str, Any] | None:
+        reference, before = kept.Reference(name, alias, ""), self._known[name, alias]
+        version = find(client, reference.text)
+        release = f"{name}/{version.version}"
+        if release == before:
+            self._refused.pop((name, alias), None)
+        if release in (before, self._refused.get((name, alias))):
+            return None
+        about = {"name": name, "alias": alias, "release": release}
         try:
-            client = connect(self._tracking_uri)
-            for (name, alias), before in list(self._known.items()):
-                reference = kept.Reference(name, alias, "")
-                version = find(client, reference.text)
-                release = f"{name}/{version.version}"
-                if release in (before, self._tried.get((name, alias))):
-                    continue
-                self._tried[name, alias] = release
-                about = {"name": name, "alias": alias, "release": release}
-                try:
-                    folder = fetch(client, version, self._releases)
-                except (DamagedError, InputError) as error:
-                    yield {"event": "refused", **about, "old": before, "error": error.message}
-                    continue
-                kept.remember(self._releases, self._tracking_uri, reference, folder)
-                self._known[name, alias] = release
-                yield {"event": "moved", **about, "folder": str(folder.resolve())}
-        except MlflowException as error:
-            raise FledgeError(f"MLflow does not answer: {str(error).splitlines()[0]}") from None
+            folder = fetch(client, version, self._releases)
+        except (DamagedError, InputError) as error:
+            self.refused(name, alias, before, release)
+            return {"event": "refused", **about, "old": before, "error": error.message}
+        kept.remember(self._releases, self._tracking_uri, reference, folder)
+        self._known[name, alias] = release
+        return {"event": "moved", **about, "folder": str(folder.resolve())}

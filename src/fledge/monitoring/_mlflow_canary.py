@@ -2,10 +2,11 @@
 it ended is left in MLflow."""
 
 import json
+import threading
 import time
 from collections import deque
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from fledge.registry._mlflow_canary import record_canary
 from fledge.registry.release import note, promote
 
 BATCH = 1000
-RETRY_S = 10.0
+HUNG_UP = 499
 
 
 @dataclass
@@ -32,13 +33,14 @@ class _Seen:
     latency: deque[float] = field(default_factory=lambda: deque(maxlen=LATEST))
 
     def add(self, record: OutboxRecord) -> None:
-        if record.status in (400, 429, 499):  # the client's doing, or ours for all alike
+        """A client that hung up has waited at least for as long as it did."""
+        if 400 <= record.status < HUNG_UP:  # the client's doing, or that of all clients together
             return
         self.statuses.append(record.status)
-        if record.status == 200:
+        if record.status in (200, HUNG_UP):
             self.latency.append((record.ended_ns - record.started_ns) / 1e9)
-            if record.first_token_ns:
-                self.ttft.append((record.first_token_ns - record.started_ns) / 1e9)
+            if record.first_token_ns or record.status == HUNG_UP:
+                self.ttft.append(((record.first_token_ns or record.ended_ns) - record.started_ns) / 1e9)
 
     def tally(self) -> Tally:
         errors = sum(status >= 500 for status in self.statuses)
@@ -46,85 +48,123 @@ class _Seen:
 
 
 class CanaryWatch:
-    """Leads the canary that `config["canary"]` describes. What it has decided outlives the process."""
+    """Leads the canary that `config["canary"]` describes. What it has decided outlives the process, and a release that
+    was judged is not tried again until the alias on trial means another."""
 
     def __init__(self, config: Mapping[str, Any], aliases: AliasWatch, control: Control) -> None:
         about = config["canary"]
-        self._plan = read_plan(about["steps"], about["hold"], about["guards"])
+        self._asked = [list(about["steps"]), about["hold"], list(about["guards"])]
+        self._plan = read_plan(*self._asked)
         self._name, self._steady, self._trial = about["name"], about["steady"], about["trial"]
         self._file, self._outbox = Path(about["file"]), Path(config["outbox"])
         self._workspace = Workspace(config["tracking_uri"], about["state"])
         self._aliases, self._control = aliases, control
+        self._lock = threading.Lock()
         self._pair = ("", "")
         self._state = CanaryState()
         self._since = 0.0
         self._figures: list[dict[str, Any]] = []
-        self._position = Position()
-        self._seen: dict[str, _Seen] = {}
-        self._all: dict[str, _Seen] = {}
-        self._owed = False
-        self._due = 0.0
         self._evidence = ""
         self._told: dict[str, Any] = {}
+        self.owed = False  # how it ended is not in MLflow yet
+        self.period_s = min(5.0, max(0.5, self._plan.hold_s / 20))
 
     def step(self) -> None:
-        """Look once, and act on it. Raises what MLflow raises where it does not take how it ended; call again."""
-        pair = (self._aliases.release(self._name, self._steady), self._aliases.release(self._name, self._trial))
-        if pair != self._pair:
-            self._begin(pair)
-        if pair[0] == pair[1]:  # nothing is on trial
-            self._tell(0.0, "none")
-            return
-        if self._state.condition == "running":
-            self._read()
-            trial, steady = self._seen[pair[1]].tally(), self._all[pair[0]].tally()
-            decided = decide(self._plan, self._state, trial, steady, time.time())
-            if decided != self._state:
-                self._figures = [asdict(reading) for reading in read_guards(self._plan, trial, steady)]
-                self._owed = decided.condition != "running"
-                self._keep(decided)
-        self._tell(self._state.share(self._plan), self._state.condition)
-        if self._owed and time.monotonic() >= self._due:
-            self._due = time.monotonic() + RETRY_S
-            self._end()
+        """Look once, and act on it. Asks nobody but the outbox."""
+        with self._lock:
+            pair = (self._aliases.release(self._name, self._steady), self._aliases.release(self._name, self._trial))
+            if pair[0] == pair[1]:  # nothing is on trial
+                self._pair, self.owed = pair, False
+                self._tell(0.0, "none")
+                return
+            if pair != self._pair:
+                self._begin(pair)
+            if self._state.condition == "running":
+                self._read()
+                trial, steady = self._seen.tally(), self._beside.tally()
+                self._decided(decide(self._plan, self._state, trial, steady, time.time()), trial, steady)
+            going_on = self._state.condition == "running" or (self._state.condition == "passed" and self.owed)
+            self._tell(self._plan.steps[self._state.step] if going_on else 0.0, self._state.condition)
+
+    def crashed(self, release: str) -> None:
+        """The engine of a release keeps crashing; where it is on trial, that is the end of it."""
+        with self._lock:
+            if release == self._pair[1] and self._state.condition == "running":
+                reason = f"at {100 * self._plan.steps[self._state.step]:g} % of the requests: its engine keeps crashing"
+                self._decided(replace(self._state, condition="rolled back", reason=reason), Tally(), Tally())
+
+    def conclude(self) -> None:
+        """Leave in MLflow how it ended; a release that has passed becomes what is served. It raises what MLflow
+        raises, and is called again then."""
+        with self._lock:
+            pair, passed, reason = self._pair, self._state.condition == "passed", self._state.reason
+        before, after = (int(release.rpartition("/")[2]) for release in pair)
+        uri = self._workspace.tracking
+        self._evidence = self._evidence or record_canary(uri, self._name, after, passed, reason, self._figures)
+        if passed:
+            promote(self._workspace, self._name, after, alias=self._steady, evidence=self._evidence, expected=before)
+            for event in self._aliases.look():
+                self._control.send(**event)
+        else:
+            words = f"rolled back {reason}"
+            note(uri, self._name, self._trial, "canary", before, after, words, evidence=self._evidence)
+        with self._lock:
+            if pair[1] == self._pair[1]:
+                self.owed = False
+                self._keep()
+
+    def _decided(self, new: CanaryState, trial: Tally, steady: Tally) -> None:
+        old, self._state = self._state, new
+        if new.step != old.step:
+            self._seen = _Seen()
+        if new.condition != old.condition:
+            self._figures = [asdict(reading) for reading in read_guards(self._plan, trial, steady)]
+            self.owed = True
+        if new != old:
+            self._keep()
 
     def _begin(self, pair: tuple[str, str]) -> None:
         """Another release is on trial, or this process is a new one: go on where it was left, or begin."""
-        self._pair, self._owed, self._figures, self._evidence = pair, False, [], ""
-        self._position = Position()
-        self._seen = {release: _Seen() for release in pair}
-        self._all = {release: _Seen() for release in pair}
+        self._pair, self.owed, self._figures, self._evidence = pair, False, [], ""
+        self._position, self._seen, self._beside = Position(), _Seen(), _Seen()
+        now = time.time()
+        kept = self._kept()
+        if kept and kept["trial"] == pair[1] and kept["state"].condition != "running":
+            self._state, self._since = kept["state"], kept["since"]
+            self.owed, self._figures = kept["owed"] and kept["steady"] == pair[0], kept["figures"]
+        elif kept and [kept["steady"], kept["trial"], kept["plan"]] == [*pair, self._asked]:
+            # The time for which nobody looked is not held.
+            self._state, self._since = replace(kept["state"], began=now, looks=0, judged=0), kept["since"]
+        else:
+            self._state, self._since = CanaryState(began=now), now
+            self._keep()
+
+    def _kept(self) -> dict[str, Any]:
+        """What the file says; empty where there is none that can be read."""
+        names = ("steady", "trial", "plan", "since", "owed", "figures")
         try:
             content = json.loads(self._file.read_text(encoding="utf-8"))
-            known = content["pair"] == list(pair)
+            return {"state": CanaryState(**content["state"]), **{name: content[name] for name in names}}
         except (OSError, ValueError, LookupError, TypeError):
-            known = False
-        if known:
-            self._state, self._since = CanaryState(**content["state"]), content["since"]
-            self._owed, self._figures = content["owed"], content["figures"]
-        else:
-            self._since = time.time()
-            self._keep(CanaryState(began=self._since))
+            return {}
 
-    def _keep(self, new: CanaryState) -> None:
-        if new.step != self._state.step:
-            self._seen = {release: _Seen() for release in self._pair}
-        self._state = new
-        content = {"pair": self._pair, "since": self._since, "state": asdict(new)}
-        state.write_json(self._file, {**content, "owed": self._owed, "figures": self._figures})
+    def _keep(self) -> None:
+        about = {"steady": self._pair[0], "trial": self._pair[1], "plan": self._asked, "since": self._since}
+        content = {**about, "state": asdict(self._state), "owed": self.owed, "figures": self._figures}
+        state.write_json(self._file, content)
 
     def _read(self) -> None:
-        """What has come to the outbox; what a file held before this process or this step is left out by its time."""
+        """What has come to the outbox: of the release on trial in this step, of the one beside it since it began."""
         while True:
             batch = read_batch(self._outbox, self._position, BATCH)
             for record in batch.records:
-                if not isinstance(record, OutboxRecord) or record.arm not in (self._steady, self._trial):
+                if not isinstance(record, OutboxRecord) or "fledge.shadow_of" in record.tags:
                     continue
-                release, began = f"{record.release}/{record.version}", record.started_ns / 1e9
-                if release in self._all and began >= self._since:
-                    self._all[release].add(record)
-                    if began >= self._state.began:
-                        self._seen[release].add(record)
+                came = (f"{record.release}/{record.version}", record.arm)
+                if came == (self._pair[1], self._trial) and record.started_ns / 1e9 >= self._state.began:
+                    self._seen.add(record)
+                elif came == (self._pair[0], self._steady) and record.started_ns / 1e9 >= self._since:
+                    self._beside.add(record)
             moved, self._position = batch.next != self._position, batch.next
             if not moved:
                 return
@@ -134,6 +174,7 @@ class CanaryWatch:
         trial, reason = self._pair[1], self._state.reason if condition != "none" else ""
         told = {
             "name": self._name,
+            "steady": self._steady,
             "shares": {self._steady: 1.0 - share, self._trial: share},
             "releases": dict(zip((self._steady, self._trial), self._pair, strict=True)),
             "canary": {"release": trial, "condition": condition, "share": share, "reason": reason},
@@ -141,19 +182,3 @@ class CanaryWatch:
         if told != self._told:
             self._control.send(event="shares", **told)
             self._told = told
-
-    def _end(self) -> None:
-        """Leave in MLflow how it ended; a release that has passed becomes what is served."""
-        before, after = (int(release.rpartition("/")[2]) for release in self._pair)
-        uri = self._workspace.tracking
-        passed, reason = self._state.condition == "passed", self._state.reason
-        self._evidence = self._evidence or record_canary(uri, self._name, after, passed, reason, self._figures)
-        if passed:
-            promote(self._workspace, self._name, after, alias=self._steady, evidence=self._evidence, expected=before)
-            for move in self._aliases.look():
-                self._control.send(**move)
-        else:
-            words = f"rolled back {reason}"
-            note(uri, self._name, self._trial, "canary", before, after, words, evidence=self._evidence)
-        self._owed = False
-        self._keep(self._state)

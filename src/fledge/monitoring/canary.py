@@ -17,9 +17,9 @@ from fledge.core.errors import InputError
 
 ENOUGH = 20  # requests in a step, of the release on trial, before it is judged
 LATEST = 2000  # requests that the percentiles and rates are taken from
-CONFIDENCE = 0.99  # that a guard is broken, before the canary ends in the middle of a hold
-PATIENCE = 3.0  # holds in which a release on trial has to get within its guards
-RESAMPLES = 400
+CONFIDENCE = 0.995  # that a guard is broken, before the canary ends in the middle of a hold
+HOLDS = 3  # in which a release on trial has to be seen within its guards
+RESAMPLES = 1000
 
 _METRIC = re.compile(r"error_rate|(ttft|latency)_p(50|90|95|99)")
 _TIME = re.compile(r"(\d+(?:\.\d+)?)\s*(s|m|h|)")
@@ -38,16 +38,14 @@ class CanaryPlan:
 
 @dataclass(frozen=True)
 class CanaryState:
-    """Where a canary is. Times in seconds since the epoch."""
+    """Where a canary is; `began` is when its step did, in seconds since the epoch."""
 
     step: int = 0
     began: float = 0.0
     condition: Condition = "running"
     reason: str = ""
-
-    def share(self, plan: CanaryPlan) -> float:
-        """What the release on trial gets of the requests; when it has passed, what it had last."""
-        return 0.0 if self.condition == "rolled back" else plan.steps[self.step]
+    looks: int = 0  # at the ends of how many holds of this step it was judged
+    judged: int = 0  # requests of this step that had come when a broken guard was looked for last
 
 
 @dataclass(frozen=True)
@@ -93,22 +91,26 @@ def read_plan(steps: Sequence[str], hold: str, guards: Sequence[str]) -> CanaryP
 def decide(plan: CanaryPlan, state: CanaryState, trial: Tally, steady: Tally, now: float) -> CanaryState:
     """What follows from `trial`, of this step alone, and `steady`, since the canary began.
 
-    A guard that is surely broken ends it at once. After a hold, and with enough requests, the next step follows if all
-    guards are kept; while one is not, it goes on looking, for three holds at most.
+    A guard that is surely broken ends it; that is looked for each time the requests have doubled, for whoever looks
+    all the time finds chance. At the end of a hold with enough requests the next step follows if all guards are kept;
+    it gets three holds for that.
     """
-    if state.condition != "running":
+    if state.condition != "running" or trial.requests < ENOUGH:
+        return state
+    held_out = now - state.began >= (state.looks + 1) * plan.hold_s
+    if not held_out and trial.requests < 2 * state.judged:
         return state
     readings = read_guards(plan, trial, steady)
     broken = [reading.words for reading in readings if reading.broken]
     if broken:
         return replace(state, condition="rolled back", reason=_said(plan, state, broken))
-    held = now - state.began
-    if held < plan.hold_s or trial.requests < ENOUGH:
-        return state
+    if not held_out:
+        return replace(state, judged=trial.requests)
     over = [reading.words for reading in readings if not reading.kept]
     if over:
-        if held < PATIENCE * plan.hold_s:
-            return state
+        looks = state.looks + 1
+        if looks < HOLDS:
+            return replace(state, looks=looks, judged=trial.requests)
         return replace(state, condition="rolled back", reason=_said(plan, state, over))
     if state.step + 1 < len(plan.steps):
         return CanaryState(state.step + 1, now)

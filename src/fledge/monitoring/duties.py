@@ -11,13 +11,16 @@ from fledge.core.control import Control
 
 if TYPE_CHECKING:
     from fledge.monitoring._mlflow_aliases import AliasWatch
+    from fledge.monitoring._mlflow_canary import CanaryWatch
 
-TICK_S = 0.5
 RETRY_S = 10.0
 
 
 class Duties:
-    """`run` does what is due, for ever; `look` and `refused` may be called from any thread."""
+    """`run` does what is due, for ever; the other methods may be called from any thread.
+
+    A canary is judged in a thread of its own: nothing that waits for MLflow may hold it up.
+    """
 
     def __init__(self, config: dict[str, Any], control: Control) -> None:
         self._config = config
@@ -25,6 +28,7 @@ class Duties:
         self._called = threading.Event()
         self._looks = threading.Event()
         self._refused: list[dict[str, Any]] = []
+        self._crashed: list[str] = []
         self._trouble: dict[str, str] = {}
 
     def look(self) -> None:
@@ -37,6 +41,10 @@ class Duties:
         self._refused.append(message)
         self._called.set()
 
+    def crashed(self, release: str) -> None:
+        """A release's engine keeps crashing, and is not started again."""
+        self._crashed.append(release)
+
     def run(self) -> None:
         from fledge.monitoring._mlflow_aliases import AliasWatch
         from fledge.monitoring._mlflow_canary import CanaryWatch
@@ -44,36 +52,48 @@ class Duties:
         config = self._config
         watch = AliasWatch(config["tracking_uri"], Path(config["releases"]), config["watched"])
         canary = CanaryWatch(config, watch, self._control) if config["canary"] else None
+        if canary is not None:
+            threading.Thread(target=self._lead, args=(canary,), name="canary", daemon=True).start()
         due = 0.0
         while True:
             self._called.clear()
             if self._looks.is_set() or (config["watch_s"] and time.monotonic() >= due):
                 self._looks.clear()
-                self._attempt("the aliases cannot be looked at", lambda: self._look(watch))
+                if not self._attempt("the aliases cannot be looked at", lambda: self._look(watch)):
+                    self._looks.set()
                 due = time.monotonic() + config["watch_s"]
             if self._refused:
-                self._attempt("the history cannot be written", self._note_refused)
-            if canary is not None:
-                self._attempt("the canary waits", canary.step)
-            self._called.wait(self._patience(due, with_canary=canary is not None))
+                self._attempt("the history cannot be written", lambda: self._note_refused(watch))
+            if canary is not None and canary.owed:
+                self._attempt("how the canary ended cannot be written", canary.conclude)
+            self._called.wait(self._patience(due, owed=canary is not None and canary.owed))
 
-    def _patience(self, due: float, *, with_canary: bool) -> float | None:
-        if with_canary:
-            return TICK_S
-        waits = [RETRY_S] if self._refused else []
+    def _patience(self, due: float, *, owed: bool) -> float | None:
+        waits = [RETRY_S] if self._refused or self._looks.is_set() or owed else []
         if self._config["watch_s"]:
             waits.append(max(0.0, due - time.monotonic()))
         return min(waits, default=None)
 
-    def _look(self, watch: "AliasWatch") -> None:
-        for move in watch.look():
-            self._control.send(**move)
-            if move["event"] == "refused":
-                self._refused.append(move)
+    def _lead(self, canary: "CanaryWatch") -> None:
+        while True:
+            while self._crashed:
+                canary.crashed(self._crashed.pop())
+            self._attempt("the canary waits", canary.step)
+            if canary.owed:
+                self._called.set()
+            time.sleep(canary.period_s)
 
-    def _note_refused(self) -> None:
+    def _look(self, watch: "AliasWatch") -> None:
+        for event in watch.look():
+            self._control.send(**event)
+            if event["event"] == "refused":
+                self._refused.append(event)
+
+    def _note_refused(self, watch: "AliasWatch") -> None:
         from fledge.registry.release import note
 
+        for item in self._refused:
+            watch.refused(item["name"], item["alias"], item["old"], item["release"])
         while self._refused:
             item = self._refused[0]
             old, new = (int(item[which].rpartition("/")[2]) for which in ("old", "release"))
@@ -81,7 +101,7 @@ class Duties:
             note(self._config["tracking_uri"], item["name"], item["alias"], "refused", old, new, words)
             self._refused.pop(0)
 
-    def _attempt(self, trouble: str, action: Callable[[], None]) -> None:
+    def _attempt(self, trouble: str, action: Callable[[], None]) -> bool:
         """Try; what goes wrong is said once, and tried again at the next turn."""
         try:
             action()
@@ -90,5 +110,6 @@ class Duties:
             if self._trouble.get(trouble) != words:
                 sys.stderr.write(f"fledge: recorder: {trouble}: {words}\n")
             self._trouble[trouble] = words
-        else:
-            self._trouble.pop(trouble, None)
+            return False
+        self._trouble.pop(trouble, None)
+        return True

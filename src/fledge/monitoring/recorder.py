@@ -1,6 +1,7 @@
 """The recorder process: `python -m fledge.monitoring.recorder CONFIG CONTROL_FD`. Ships the outbox to MLflow, and looks
 after the aliases that are served."""
 
+import contextlib
 import json
 import os
 import sys
@@ -14,6 +15,7 @@ import psutil
 
 from fledge.core import state
 from fledge.core.control import Control
+from fledge.core.outbox_files import outbox_files
 from fledge.monitoring.duties import Duties
 from fledge.monitoring.outbox_reader import LineCount, Position, Record, read_batch, remove_shipped, waiting_bytes
 
@@ -23,6 +25,7 @@ BUSY_PERCENT = 50.0  # of the processors' time, used by others: what we take fro
 BUSY_SHARE = 0.04
 NICE = 5
 PERIOD_S = 1.0
+HALF = 0.5  # of the outbox's room
 LONGEST_DELAY_S = 60.0
 POSITION_FILE = "position.json"
 OTLP_POSITION_FILE = "position-otlp.json"
@@ -34,7 +37,8 @@ class Recorder:
     """Reads whole lines behind the last position kept, ships them, and only then moves the position.
 
     While the machine is busy it takes a small share of the time only, and more the fuller the outbox is.
-    `told` is called with the figures after each batch.
+    `told` is called with the figures after each batch. One of several readers `removes` what is shipped, and waits for
+    the one whose position is in `waits_for`.
     """
 
     def __init__(
@@ -45,14 +49,16 @@ class Recorder:
         cap_bytes: int,
         told: Callable[..., None] = lambda **_: None,
         position_file: str = POSITION_FILE,
-        others: Sequence[str] = (),
+        waits_for: str = "",
+        removes: bool = True,
     ) -> None:
         self._folder = folder
         self._ship = ship
         self._cap = cap_bytes
         self._told = told
         self._file = folder / position_file
-        self._others = others
+        self._waits_for = waits_for
+        self._removes = removes
         self._waiting = LineCount(folder, self._position())
         self._stop = threading.Event()
         self._process = psutil.Process()
@@ -71,29 +77,29 @@ class Recorder:
 
     def _try_to_ship(self) -> bool:
         try:
+            self.trouble, before = "", self.trouble
             while self._ship_politely():
                 pass
+            self._tell()
         except Exception as error:  # noqa: BLE001 (whatever MLflow and its store raise, it is tried again)
             words = str(error) or type(error).__name__
-            if words != self.trouble:
+            if words != before:
                 sys.stderr.write(f"fledge: recorder: {words}\n")
             self.trouble = words
-        else:
-            self.trouble = ""
-        self._tell()
-        return not self.trouble
+            with contextlib.suppress(OSError):
+                self._tell()
+            return False
+        return True
 
     def _ship_politely(self) -> int:
         """Ship one batch, and make way for as long as is due; the number of records in it."""
-        busy = self._is_busy()
-        began = time.monotonic()
-        count = self.ship_some(BUSY_BATCH if busy else BATCH)
-        ended = time.monotonic()
+        busy, filled = self._is_busy(), waiting_bytes(self._folder, self._position()) / self._cap
+        began = time.thread_time()
+        count = self.ship_some(BUSY_BATCH if busy and filled < HALF else BATCH)
         if count:
             self._tell()
         if busy and count:
-            filled = waiting_bytes(self._folder, self._position()) / self._cap
-            self._make_way(ended + pause(ended - began, filled))
+            self._make_way(time.monotonic() + pause(time.thread_time() - began, filled))
         return count
 
     def _make_way(self, until: float) -> None:
@@ -117,8 +123,16 @@ class Recorder:
         if batch.next != position:
             state.write_json(self._file, batch.next._asdict())
             self._waiting.passed(batch.lines)
-            remove_shipped(self._folder, min([batch.next, *map(self._position, self._others)]))
+            if self._removes:
+                self._remove(batch.next)
         return len(batch.records)
+
+    def _remove(self, position: Position) -> None:
+        """Remove what all have shipped. A reader that is away may cost nobody else records: it is not waited for where
+        room gets scarce."""
+        scarce = sum(path.stat().st_size for path in outbox_files(self._folder)) > HALF * self._cap
+        other = self._position(self._waits_for) if self._waits_for and not scarce else position
+        remove_shipped(self._folder, min(position, other))
 
     def _tell(self) -> None:
         self._told(shipped=self.shipped, waiting=self._waiting.count(), trouble=self.trouble)
@@ -134,7 +148,7 @@ class Recorder:
 def pause(seconds: float, filled: float) -> float:
     """How long to make way after `seconds` of work on a busy machine, with so much of the outbox's room taken (0 to 1):
     from half of it on nothing matters more than to make room."""
-    share = min(1.0, max(BUSY_SHARE, 2 * filled))
+    share = min(1.0, max(BUSY_SHARE, filled / HALF))
     return seconds * (1 / share - 1)
 
 
@@ -153,15 +167,14 @@ def main() -> None:
         duties.run()
 
     def on_event(message: dict[str, Any]) -> None:
-        event = message["event"]
-        if event == "gone":
-            os._exit(0)
-        elif event == "look":
-            duties.look()
-        elif event == "refused":
-            duties.refused(message)
-        else:
-            stop()
+        actions: dict[str, Callable[[], None]] = {
+            "gone": lambda: os._exit(0),
+            "look": duties.look,
+            "refused": lambda: duties.refused(message),
+            "crashed": lambda: duties.crashed(message["release"]),
+            "stop": stop,
+        }
+        actions[message["event"]]()
 
     control = Control(int(sys.argv[2]), on_event)
     duties = Duties(config, control)
@@ -203,14 +216,8 @@ def _recorders(config: dict[str, Any], to_mlflow: Ship, control: Control) -> lis
     from fledge.monitoring._otlp import OtlpShipper
 
     return [
-        Recorder(folder, to_mlflow, cap_bytes=cap, told=told, others=(OTLP_POSITION_FILE,)),
-        Recorder(
-            folder,
-            OtlpShipper(config["otlp"]),
-            cap_bytes=cap,
-            position_file=OTLP_POSITION_FILE,
-            others=(POSITION_FILE,),
-        ),
+        Recorder(folder, to_mlflow, cap_bytes=cap, told=told, waits_for=OTLP_POSITION_FILE),
+        Recorder(folder, OtlpShipper(config["otlp"]), cap_bytes=cap, position_file=OTLP_POSITION_FILE, removes=False),
     ]
 
 

@@ -93,6 +93,7 @@ class Endpoint:
     def ready(self) -> bool:
         """Whether every release that has requests by right takes them."""
         wanted = {arm.release for route in self.routes.routes for arm in route.arms}
+        wanted.discard((self.facts.get("canary") or {}).get("release"))  # a release on trial is nobody's by right
         return not self.draining and all(self.served[release].client.ready for release in wanted)
 
     def full(self) -> BusyError | None:

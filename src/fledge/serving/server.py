@@ -1,6 +1,7 @@
 """The endpoint process: `python -m fledge.serving.server CONFIG CONTROL_FD`. Never imports torch or mlflow."""
 
 import asyncio
+import contextlib
 import json
 import os
 import socket
@@ -104,6 +105,7 @@ class Server:
         self.limits = self.endpoint.limits = self._connections.limits = limits
         for served in self.endpoint.served.values():
             served.limit(limits)
+        self._control.send(event="limits", limits=asdict(limits))
         said = ", ".join(f"{name}={value}" for name, value in changed.items()) or "they are as before"
         sys.stderr.write(f"fledge: limits were read again: {said}\n")
 
@@ -124,7 +126,8 @@ class Server:
             if release not in self.endpoint.served:
                 self._add(release, folder)
             if release in addresses:
-                await self._connect(release, addresses[release])
+                with contextlib.suppress(OSError):  # it has just died, and will be told of when it is back
+                    await self._connect(release, addresses[release])
         self.endpoint.routes = Routes.read(routes)
         for release in [name for name in self.endpoint.served if name not in releases]:
             self._start(self._retire(release))

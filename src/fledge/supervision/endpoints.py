@@ -8,7 +8,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -178,8 +178,10 @@ def log_file(folder: Path) -> Path:
 def restart(workspace: Workspace, port: int | None = None) -> EndpointStatus:
     """Stop an endpoint and start it again as it was asked for; aliases are looked up anew."""
     chosen = find(workspace, port)
-    served = json.loads((Path(chosen.folder) / "config.json").read_text(encoding="utf-8"))["served"]
+    content = json.loads((Path(chosen.folder) / "config.json").read_text(encoding="utf-8"))
+    served = content["served"]
     config = TypeAdapter(ServeConfig).validate_python(served["config"])
+    config = replace(config, limits=replace(load(Limits).value, **content["endpoint"]["fixed_limits"]))
     stop(workspace, config.port)
     return serve(config, *served["targets"])
 

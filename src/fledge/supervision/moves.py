@@ -20,11 +20,16 @@ class Moves:
     pending: list[Move] = field(default_factory=list)
     shares: Mapping[str, Any] = field(default_factory=dict)
 
-    def begin(self, move: Move) -> None:
-        """An alias means another release now; what it meant to move to before is forgotten."""
+    def begin(self, move: Move) -> set[str]:
+        """An alias means another release now; what it was to move to before is forgotten. Returns the releases that
+        nothing leads to any more and that nobody was told of."""
+        known = set(self.folders)
         self.pending = [item for item in self.pending if (item["name"], item["alias"]) != (move["name"], move["alias"])]
         self.pending.append(move)
+        self._forget()
+        forgotten = known - set(self.folders)
         self.folders = {**self.folders, move["release"]: move["folder"]}
+        return forgotten - {move["release"]}
 
     def finish(self, is_ready: Callable[[str], bool]) -> list[Move]:
         """Take the routes to the releases that are ready by now; returns the moves that are done."""
@@ -46,21 +51,27 @@ class Moves:
         return [{**item, "old": aliases[item["name"]][item["alias"]]} for item in given_up]
 
     def share(self, shares: Mapping[str, Any]) -> bool:
-        """Share requests among aliases so, once they mean here what they meant there; whether that is now."""
-        self.shares = shares
-        return self._apply_shares()
+        """Share requests among aliases so, once they mean here what they meant there; until then `steady` has all.
+        Returns whether anything is other than before."""
+        before, self.shares = self.routes, shares
+        self._apply_shares()
+        return self.routes != before
+
+    def meant(self, name: str, alias: str) -> str:
+        """The release that is served under an alias."""
+        return str(next(route["aliases"][alias] for route in self.routes if route["name"] == name))
 
     def aliases(self, release: str) -> list[str]:
         """The aliases that mean a release."""
         return [alias for route in self.routes for alias, what in route["aliases"].items() if what == release]
 
-    def _apply_shares(self) -> bool:
+    def _apply_shares(self) -> None:
         wanted = self.shares
         route = next((route for route in self.routes if wanted and route["name"] == wanted["name"]), None)
-        if route is None or any(route["aliases"].get(alias) != what for alias, what in wanted["releases"].items()):
-            return False
-        self.routes = shared(self.routes, wanted["name"], wanted["shares"])
-        return True
+        if route is None:
+            return
+        meant = all(route["aliases"].get(alias) == what for alias, what in wanted["releases"].items())
+        self.routes = shared(self.routes, wanted["name"], wanted["shares"] if meant else {wanted["steady"]: 1.0})
 
     def _forget(self) -> None:
         wanted = releases_of(self.routes) | {item["release"] for item in self.pending}

@@ -5,6 +5,7 @@ alias moves, and stops all in order: the endpoint finishes its requests, the rec
 engines end.
 """
 
+import contextlib
 import itertools
 import json
 import os
@@ -69,6 +70,7 @@ class Supervisor:
             "shares": self._on_shares,
             "recorder": lambda message: self._tell_facts(recorder=message["figures"]),
             "look": lambda message: self._tell_recorder(**message),
+            "limits": lambda message: self._on_limits(message["limits"]),
             "retired": lambda message: self._retire(message["release"]),
         }
         self.selector = selectors.DefaultSelector()
@@ -87,6 +89,8 @@ class Supervisor:
                 self._start_due()
                 self._write_state()
                 for key, _ in self.selector.select(self._patience()):
+                    if key.fileobj not in self.selector.get_map():  # closed meanwhile: of an engine that was retired
+                        continue
                     if key.data is None:
                         self._on_signal(self._wake.recv(64))
                     elif key.fileobj is key.data.line:
@@ -115,6 +119,9 @@ class Supervisor:
                 inherited = (self.listener.fileno(),) if child.role == "endpoint" else ()
                 if child.role == "endpoint":
                     child.config |= {"routes": self.moves.routes, "releases": self.moves.folders}
+                if child.role == "recorder":
+                    for item in child.config["watched"]:
+                        item["release"] = self.moves.meant(item["name"], item["alias"])
                 for end in child.spawn(inherited):
                     self.selector.register(end, selectors.EVENT_READ, child)
                 if child.role == "endpoint":
@@ -192,7 +199,8 @@ class Supervisor:
     def _on_moved(self, message: dict[str, Any]) -> None:
         """An alias means another release now: start its engine beside the old one; `_switch` does the rest."""
         release = message["release"]
-        self.moves.begin(message)
+        for forgotten in self.moves.begin(message):
+            self._end_engine(forgotten)
         if f"engine {release}" not in self.children:
             lacking = self._lacks_memory(release)
             self._add_engine(release)
@@ -236,6 +244,12 @@ class Supervisor:
         if self.moves.share(message):
             self._tell_routes()
 
+    def _on_limits(self, limits: dict[str, Any]) -> None:
+        """The endpoint has read its limits again: they are those of its next start, and of our patience at a stop."""
+        self.config["endpoint"]["limits"] = self.children["endpoint"].config["limits"] = limits
+        with contextlib.suppress(OSError):
+            state.write_json(self.folder / "config.json", self.config)
+
     def _refuse(self, message: dict[str, Any]) -> None:
         """A release that an alias means cannot be served: everybody is told, and the old one goes on."""
         self._say(f"{message['release']} cannot be served, {message['old']} goes on: {message['error']}")
@@ -260,6 +274,9 @@ class Supervisor:
         """The endpoint asks this release nothing more."""
         if release in self.moves.folders:
             return
+        self._end_engine(release)
+
+    def _end_engine(self, release: str) -> None:
         child = self.children.pop(f"engine {release}", None)
         if child is not None:
             self._hang_up(child)
@@ -292,8 +309,8 @@ class Supervisor:
         decision = after_crash(child.restarts, time.monotonic())
         child.restarts = decision.record
         if decision.give_up and child.role != "recorder":  # answers matter more than their record
-            if child.role == "engine" and any(engine.ready for engine in self._engines()):
-                self._give_up_release(child)
+            if child.role == "engine" and self._is_on_trial(child.release):
+                self._give_up_trial(child)
                 return
             self._say(f"{self.last_error}; it keeps crashing, giving up")
             self.stopping, self.code = True, CRASH_LOOP_EXIT
@@ -313,11 +330,18 @@ class Supervisor:
         self._say(child.error)
         self.stopping, self.code = True, FAILED_EXIT
 
-    def _give_up_release(self, child: Child) -> None:
-        """An engine that keeps crashing while others answer is left as it is; they go on."""
+    def _is_on_trial(self, release: str) -> bool:
+        """Whether nobody has a right to this release's answers: it is on its way, a shadow, or a canary."""
+        canary = self._facts["canary"] or {}
+        arms = {arm["release"] for route in self.moves.routes for arm in route["arms"]}
+        return release not in arms or (release == canary.get("release") and canary.get("condition") == "running")
+
+    def _give_up_trial(self, child: Child) -> None:
+        """The engine of a release on trial that keeps crashing is left as it is; what is served goes on."""
         child.error = f"{self.last_error}; it keeps crashing, and is not started again"
         if child.release in releases_of(self.moves.routes):
             self._say(child.error)
+            self._tell_recorder(event="crashed", release=child.release)
         else:
             self._give_up(child)
 
@@ -369,8 +393,9 @@ class Supervisor:
             "canary": self._facts["canary"],
         }
         if content != self._written:
-            state.write_json(self.folder / "state.json", content)
-            self._written = content
+            with contextlib.suppress(OSError):  # a full disk ends no endpoint; it is tried again
+                state.write_json(self.folder / "state.json", content)
+                self._written = content
 
 
 def main() -> None:
