@@ -1,6 +1,8 @@
 """A canary on a real endpoint: it goes on, is rolled back, and leaves its word in the history."""
 
 import json
+import os
+import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,7 +17,7 @@ from fledge.core.errors import InputError
 from fledge.core.settings import Workspace
 from fledge.experiments.config import ExperimentConfig
 from fledge.models.engine import GenerationParams
-from fledge.registry.release import history, promote, register
+from fledge.registry.release import history, promote, register, rollback
 from fledge.supervision.endpoints import EndpointStatus, ServeConfig, find, prepare, serve, status, stop
 from tests.serving.harness import metrics, until
 
@@ -65,6 +67,13 @@ def _asked(config: ServeConfig) -> Iterator[tuple[EndpointStatus, list[int]]]:
             stop(config)
 
 
+def _answering(endpoint: EndpointStatus) -> set[str]:
+    """Who answers thirty requests of nobody in particular."""
+    with httpx.Client(base_url=endpoint.url, timeout=60, trust_env=False) as http:
+        answers = [http.post("/invocations", json={"inputs": ["Why?"]}) for _ in range(30)]
+    return {answer.headers["x-fledge-release"] for answer in answers}
+
+
 def _condition(config: ServeConfig) -> Callable[[], Any]:
     return lambda: (find(config).canary or {}).get("condition")
 
@@ -80,6 +89,10 @@ def test_one_that_keeps_within_its_guards_becomes_what_is_served(config: ServeCo
         assert (entry["action"], entry["from"], entry["to"], entry["forced"]) == ("promote", 1, 2, False)
         assert "passed its canary at 100 % of the requests" in entry["reason"]
         assert (release["version"], sorted(release["aliases"])) == (2, ["challenger", "champion"])
+        rollback(workspace, "mine")  # somebody thinks otherwise: the same release is not tried a second time
+        assert until(lambda: _condition(config)() == "passed", 30)
+        assert until(lambda: _answering(endpoint) == {"mine/1"})
+        assert find(config).canary == {**(find(config).canary or {}), "share": 0.0, "release": "mine/2"}
     assert set(told) == {200}
 
 
@@ -92,9 +105,7 @@ def test_one_that_breaks_a_guard_is_rolled_back_and_not_tried_again(config: Serv
         assert (entry["alias"], entry["from"], entry["to"]) == ("challenger", 1, 3)
         assert "latency_p95" in entry["reason"]
         assert entry["evidence"]
-        with httpx.Client(base_url=endpoint.url, timeout=60, trust_env=False) as http:
-            answers = [http.post("/invocations", json={"inputs": ["Why?"]}) for _ in range(30)]
-        assert {answer.headers["x-fledge-release"] for answer in answers} == {"mine/1"}
+        assert _answering(endpoint) == {"mine/1"}
     assert set(told) == {200}
     with _asked(config):
         assert until(lambda: _condition(config)() == "rolled back", 30)
@@ -102,6 +113,29 @@ def test_one_that_breaks_a_guard_is_rolled_back_and_not_tried_again(config: Serv
     assert sum(entry["action"] == "canary" for entry in history(workspace, "mine")) == 1
     kept = json.loads((Path(endpoint.folder) / "canary.json").read_text())
     assert kept["state"]["condition"] == "rolled back"
+
+
+def test_one_whose_engine_keeps_crashing_takes_nothing_with_it(config: ServeConfig, workspace: Workspace) -> None:
+    promote(workspace, "mine", 2, alias="challenger", force=True, reason="test")
+    patient = replace(config, hold="10m", guard=("latency_p95<=+1000%",))
+    endpoint = serve(patient, "mine@champion")
+    try:
+        assert until(lambda: _condition(config)() == "running")
+        for _ in range(5):
+            assert until(lambda: bool(_engines(config, "mine/2")), 30)
+            os.kill(_engines(config, "mine/2").pop(), signal.SIGKILL)
+            assert until(lambda: not _engines(config, "mine/2"))
+        assert until(lambda: _condition(config)() == "rolled back")
+        assert _answering(endpoint) == {"mine/1"}
+        assert httpx.get(f"{endpoint.url}/ready", trust_env=False).status_code == 200
+        assert until(lambda: history(workspace, "mine")[0]["action"] == "canary")
+        assert "keeps crashing" in history(workspace, "mine")[0]["reason"]
+    finally:
+        stop(config)
+
+
+def _engines(config: ServeConfig, release: str) -> set[int]:
+    return {part["pid"] for part in find(config).processes if part.get("release") == release}
 
 
 @pytest.mark.parametrize(

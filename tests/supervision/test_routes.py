@@ -6,6 +6,7 @@ import pytest
 
 from fledge.core.errors import InputError
 from fledge.models.kept import Reference
+from fledge.supervision.moves import Moves
 from fledge.supervision.route_plan import plan_routes
 from fledge.supervision.routes import moved, releases_of
 
@@ -50,3 +51,73 @@ def test_what_a_user_wants_served() -> None:
 def test_what_cannot_be_read_is_told(targets: list[str], split: list[str], shadow: str, message: str) -> None:
     with pytest.raises(InputError, match=message):
         plan_routes(targets, split, shadow)
+
+
+# Moves that take time
+
+
+def _moves() -> Moves:
+    routes = [
+        {
+            "name": "mine",
+            "arms": [{"alias": "champion", "release": "mine/1", "weight": 1.0}],
+            "aliases": {"champion": "mine/1", "challenger": "mine/2"},
+            "shadow": None,
+            "shadow_share": 0.0,
+        }
+    ]
+    return Moves(routes, {"mine/1": "one", "mine/2": "two"})
+
+
+def _arms(moves: Moves) -> dict[str, float]:
+    return {arm["release"]: arm["weight"] for arm in moves.routes[0]["arms"]}
+
+
+def _to(release: str, alias: str = "challenger") -> dict[str, str]:
+    return {"name": "mine", "alias": alias, "release": release, "folder": release}
+
+
+def _quarter(trial: str) -> dict[str, Any]:
+    return {
+        "name": "mine",
+        "steady": "champion",
+        "shares": {"champion": 0.75, "challenger": 0.25},
+        "releases": {"champion": "mine/1", "challenger": trial},
+    }
+
+
+def test_a_move_is_done_when_its_engine_is_ready() -> None:
+    moves = _moves()
+    assert moves.begin(_to("mine/3")) == set()
+    assert moves.finish(set().__contains__) == []
+    assert moves.meant("mine", "challenger") == "mine/2"
+    assert [item["release"] for item in moves.finish({"mine/3"}.__contains__)] == ["mine/3"]
+    assert (moves.meant("mine", "challenger"), sorted(moves.folders)) == ("mine/3", ["mine/1", "mine/3"])
+
+
+def test_one_that_is_overtaken_is_forgotten() -> None:
+    moves = _moves()
+    moves.begin(_to("mine/3"))
+    assert moves.begin(_to("mine/4")) == {"mine/3"}
+    assert moves.begin(_to("mine/2")) == {"mine/4"}
+    assert sorted(moves.folders) == ["mine/1", "mine/2"]
+
+
+def test_one_that_is_given_up_says_what_stays() -> None:
+    moves = _moves()
+    moves.begin(_to("mine/3", "champion"))
+    (given_up,) = moves.give_up("mine/3")
+    assert (given_up["alias"], given_up["old"], given_up["release"]) == ("champion", "mine/1", "mine/3")
+    assert sorted(moves.folders) == ["mine/1", "mine/2"]
+
+
+def test_shares_count_only_while_aliases_mean_what_they_were_meant_for() -> None:
+    moves = _moves()
+    assert moves.share(_quarter("mine/2"))
+    assert _arms(moves) == {"mine/1": 0.75, "mine/2": 0.25}
+    assert not moves.share(_quarter("mine/2"))
+    moves.begin(_to("mine/3"))
+    assert moves.share(_quarter("mine/3"))  # which is not there yet: nobody guards the other
+    assert _arms(moves) == {"mine/1": 1.0}
+    moves.finish({"mine/3"}.__contains__)
+    assert _arms(moves) == {"mine/1": 0.75, "mine/3": 0.25}
