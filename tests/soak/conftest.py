@@ -38,7 +38,7 @@ def figures(request: pytest.FixtureRequest, times: int) -> Iterator[Figures]:
     yield found
     (about,) = request.node.get_closest_marker("fault").args
     assert isinstance(about, Fault)
-    seen = words(found) if request.node.stash.get(PASSED, False) else "FAILED"
+    seen = words(found) if request.node.stash.get(PASSED, False) else f"FAILED; {words(found)}"
     line = row(about, times, seen)
     print(f"\n{line}")
     if TABLE and request.node.get_closest_marker("soak"):

@@ -93,7 +93,9 @@ class Endpoint:
     def ready(self) -> bool:
         """Whether every release that has requests by right takes them."""
         wanted = {arm.release for route in self.routes.routes for arm in route.arms}
-        wanted.discard((self.facts.get("canary") or {}).get("release"))  # a release on trial is nobody's by right
+        canary = self.facts.get("canary") or {}
+        if canary.get("condition") == "running":  # a release on trial is nobody's by right
+            wanted.discard(canary["release"])
         return not self.draining and all(self.served[release].client.ready for release in wanted)
 
     def full(self) -> BusyError | None:
