@@ -34,7 +34,7 @@ from tests.soak.clients import Together, Told
 
 FLUSHED_S = 1.1  # records wait for at most so long in the memory of an endpoint
 SHIPPED_S = 600.0  # the recorder makes way on a busy machine
-STOPS = 10
+STOPS = 40
 
 
 @dataclass(frozen=True)

@@ -89,7 +89,7 @@ class Supervisor:
                 self._start_due()
                 self._write_state()
                 for key, _ in self.selector.select(self._patience()):
-                    if key.fileobj not in self.selector.get_map():  # closed meanwhile: of an engine that was retired
+                    if self.selector.get_map().get(key.fd) is not key:  # closed meanwhile, as of a retired engine
                         continue
                     if key.data is None:
                         self._on_signal(self._wake.recv(64))
