@@ -152,12 +152,14 @@ def test_routes_as_the_supervisor_writes_them() -> None:
         "name": "mine",
         "arms": [{"alias": "champion", "release": "mine/1", "weight": 1.0}],
         "aliases": {"champion": "mine/1"},
+        "versions": ["mine/7"],
         "shadow": {"alias": "challenger", "release": "mine/2", "weight": 1.0},
         "shadow_share": 0.5,
     }
     (route,) = Routes.read([plain]).routes
     assert (route.arms, route.shadow) == ((Arm("champion", "mine/1"),), Arm("challenger", "mine/2"))
-    assert route.releases == {"mine/1", "mine/2"}
+    assert route.releases == {"mine/1", "mine/2", "mine/7"}
+    assert Routes.read([plain]).find("mine/7", "")
 
 
 @pytest.fixture(scope="module")

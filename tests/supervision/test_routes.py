@@ -34,6 +34,7 @@ def test_what_a_user_wants_served() -> None:
     assert plan.references == (Reference("chat", "champion", ""), Reference("chat", "", "2"))
     (route,) = _routes("chat", split=("champion=1", "challenger=3"))
     assert [(arm["alias"], arm["weight"]) for arm in route["arms"]] == [("champion", 1.0), ("challenger", 3.0)]
+    assert [route["versions"] for route in _routes("chat@champion", "chat/2", "other/7")] == [["chat/2"], ["other/7"]]
     assert _routes("chat", shadow="challenger=10%")[0]["shadow_share"] == pytest.approx(0.1)
 
 
@@ -62,6 +63,7 @@ def _moves() -> Moves:
             "name": "mine",
             "arms": [{"alias": "champion", "release": "mine/1", "weight": 1.0}],
             "aliases": {"champion": "mine/1", "challenger": "mine/2"},
+            "versions": [],
             "shadow": None,
             "shadow_share": 0.0,
         }

@@ -22,7 +22,7 @@ from fledge.monitoring.outbox_reader import LineCount, Position, Record, read_ba
 BATCH = 200
 BUSY_BATCH = 20
 BUSY_PERCENT = 50.0  # of the processors' time, used by others: what we take from there on is taken from answers
-BUSY_SHARE = 0.04
+BUSY_SHARE = 0.08
 NICE = 5
 PERIOD_S = 1.0
 HALF = 0.5  # of the outbox's room

@@ -4,7 +4,7 @@ import hashlib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 
 @dataclass(frozen=True)
@@ -18,7 +18,8 @@ class Arm:
 
 @dataclass(frozen=True)
 class Route:
-    """One model name: `arms` share what asks for the name alone; `aliases` and versions can be asked for by name.
+    """One model name: `arms` share what asks for the name alone; `aliases` can be asked for by name, and the releases
+    of all of these and of `versions` by version.
 
     `shadow` also gets `shadow_share` (0 to 1) of the requests, and nobody sees its answers.
     """
@@ -28,11 +29,12 @@ class Route:
     aliases: Mapping[str, str] = field(default_factory=dict)
     shadow: Arm | None = None
     shadow_share: float = 0.0
+    versions: tuple[str, ...] = ()
 
     @property
     def releases(self) -> set[str]:
         extra = {self.shadow.release} if self.shadow else set()
-        return {arm.release for arm in self.arms} | set(self.aliases.values()) | extra
+        return {arm.release for arm in self.arms} | set(self.aliases.values()) | set(self.versions) | extra
 
 
 class Choice(NamedTuple):
@@ -104,4 +106,5 @@ def _route(content: Mapping[str, object]) -> Route:
     values = dict(content)
     arms = tuple(Arm(**item) for item in values.pop("arms"))  # type: ignore[attr-defined]
     shadow = values.pop("shadow", None)
-    return Route(**values, arms=arms, shadow=Arm(**shadow) if shadow else None)  # type: ignore[arg-type]
+    versions: Any = values.pop("versions", ())
+    return Route(**values, arms=arms, shadow=Arm(**shadow) if shadow else None, versions=tuple(versions))  # type: ignore[arg-type]

@@ -41,6 +41,7 @@ class RoutePlan:
             "name": name,
             "arms": arms,
             "aliases": aliases,
+            "versions": [names[item] for item in items if item.version],
             "shadow": {"alias": shadow, "release": aliases[shadow], "weight": 1.0} if shadow else None,
             "shadow_share": share,
         }

@@ -10,7 +10,7 @@ def releases_of(routes: Sequence[Route]) -> set[str]:
     """Every release, as `name/3`, that a route leads to."""
     found: set[str] = set()
     for route in routes:
-        found |= {arm["release"] for arm in route["arms"]} | set(route["aliases"].values())
+        found |= {arm["release"] for arm in route["arms"]} | set(route["aliases"].values()) | set(route["versions"])
         if route["shadow"]:
             found.add(route["shadow"]["release"])
     return found
