@@ -246,19 +246,24 @@ def test_a_wrong_key(endpoint: EndpointStatus) -> None:
 
 def test_too_much_is_refused_at_once_and_the_client_comes_back_when_it_was_told(client: OpenAI) -> None:
     patient = client.with_options(max_retries=2)
-    with client.chat.completions.create(model="mine", messages=MESSAGES, stream=True, **FILLS) as stream:
+    for _ in range(3):  # where the machine stands still for a second, the first one has been answered meanwhile
+        stream = client.chat.completions.create(model="mine", messages=MESSAGES, stream=True, **FILLS)
         next(iter(stream))
         started = time.monotonic()
-        with pytest.raises(openai.RateLimitError) as caught:
+        try:
             client.chat.completions.create(model="mine", messages=MESSAGES)
-        assert time.monotonic() - started < 1
-        assert set(caught.value.response.json()["error"]) == {"message", "type", "param", "code"}
-        assert 1 <= int(caught.value.response.headers["retry-after"]) <= 60
-        with ThreadPoolExecutor(1) as other:
-            answer = other.submit(patient.chat.completions.create, model="mine", messages=MESSAGES)
-            time.sleep(0.2)
-            stream.close()
-            assert answer.result().choices[0].message.content
+        except openai.RateLimitError as error:
+            refused = error.response
+            break
+        stream.close()
+    assert time.monotonic() - started < 1
+    assert set(refused.json()["error"]) == {"message", "type", "param", "code"}
+    assert 1 <= int(refused.headers["retry-after"]) <= 60
+    with ThreadPoolExecutor(1) as other:
+        answer = other.submit(patient.chat.completions.create, model="mine", messages=MESSAGES)
+        time.sleep(0.2)
+        stream.close()
+        assert answer.result().choices[0].message.content
 
 
 def test_metrics_count_what_clients_are_told(endpoint: EndpointStatus, client: OpenAI) -> None:

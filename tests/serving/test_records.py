@@ -26,7 +26,7 @@ pytestmark = pytest.mark.slow
 
 CHAT = "/v1/chat/completions"
 LONG: dict[str, Any] = {"prompt": ["go on"] * 60, "n": 4, "max_tokens": 200, "ignore_eos": True}
-LIMITS = Limits(max_running=1, queue_requests=0, deadline_s=1.5, body_timeout_s=0.5, max_body_bytes=100_000)
+LIMITS = Limits(max_running=1, queue_requests=0, deadline_s=4.0, body_timeout_s=0.5, max_body_bytes=100_000)
 ADDRESS = "me@example.org"
 
 
