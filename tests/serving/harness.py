@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import psutil
 
 from fledge.core import state
 from fledge.core.messages import OutboxRecord
@@ -95,3 +96,12 @@ def pids(endpoint: EndpointStatus) -> dict[str, int]:
     """Process ids by role."""
     content = json.loads((Path(endpoint.folder) / "state.json").read_text(encoding="utf-8"))
     return {item["role"]: item["pid"] for item in content["processes"]}
+
+
+def held(endpoint: EndpointStatus) -> dict[str, tuple[int, int, int]]:
+    """By role: proportional memory in bytes, descriptors and threads."""
+    found = {}
+    for role, pid in pids(endpoint).items():
+        process = psutil.Process(pid)
+        found[role] = (process.memory_full_info().pss, process.num_fds(), process.num_threads())
+    return found

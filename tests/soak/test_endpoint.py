@@ -6,12 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import psutil
 import pytest
 
 from fledge.core.limits import Limits
 from fledge.supervision.endpoints import EndpointStatus, ServeConfig
-from tests.serving.harness import lay_out, metrics, outbox, pids, served, until
+from tests.serving.harness import held, lay_out, metrics, outbox, served, until
 from tests.serving.load import Load, Told
 
 pytestmark = pytest.mark.soak
@@ -28,11 +27,11 @@ def config(tmp_path_factory: pytest.TempPathFactory, engine_cache: Path) -> Serv
 def test_64_clients_for_ten_minutes(config: ServeConfig) -> None:
     with served(config, record=True) as endpoint:
         told = Load(endpoint.url, 64, 180, hang_ups=0.1).run()  # until its caches are full
-        before = _held(endpoint)
+        before = held(endpoint)
         told += Load(endpoint.url, 64, 60 * MINUTES, hang_ups=0.1).run()
         assert until(lambda: metrics(endpoint, "fledge_num_requests_running") == 0)
         time.sleep(5)
-        after = _held(endpoint)
+        after = held(endpoint)
         _agree(endpoint, told)
         print(f"\n{len(told)} requests, {_counts(told)}; held before {before}, after {after}")
         for role, (memory, files, threads) in before.items():
@@ -54,15 +53,6 @@ def test_four_times_what_it_can_carry(config: ServeConfig) -> None:
               f"p50 {np.median(refused) * 1000:.1f} ms, p99 {late * 1000:.1f} ms")  # fmt: skip
         assert late < 0.1
         assert carried[1] >= 0.9 * carried[0]
-
-
-def _held(endpoint: EndpointStatus) -> dict[str, tuple[int, int, int]]:
-    """By role: proportional memory in bytes, descriptors and threads."""
-    found = {}
-    for role, pid in pids(endpoint).items():
-        process = psutil.Process(pid)
-        found[role] = (process.memory_full_info().pss, process.num_fds(), process.num_threads())
-    return found
 
 
 def _agree(endpoint: EndpointStatus, told: list[Told]) -> None:

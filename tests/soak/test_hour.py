@@ -3,15 +3,14 @@
 import os
 import time
 
-import psutil
 import pytest
 from mlflow import MlflowClient
 
 from fledge.core.settings import Workspace
 from fledge.experiments.config import ExperimentConfig
 from fledge.registry.release import promote, register
-from fledge.supervision.endpoints import EndpointStatus, ServeConfig
-from tests.serving.harness import metrics, pids, served, until
+from fledge.supervision.endpoints import ServeConfig
+from tests.serving.harness import held, metrics, served, until
 from tests.serving.load import Load
 
 pytestmark = pytest.mark.soak
@@ -25,11 +24,11 @@ def test_an_hour(workspace: Workspace, port: int) -> None:
     config = ServeConfig(tracking_uri=workspace.tracking_uri, state=workspace.state, port=port)
     with served(config, "mine@champion") as endpoint:
         told = Load(endpoint.url, 16, 900 * HOURS, hang_ups=0.1, think=1.0).run()  # until its caches are full
-        before = _held(endpoint)
+        before = held(endpoint)
         told += Load(endpoint.url, 16, 2700 * HOURS, hang_ups=0.1, think=1.0).run()
         assert until(lambda: metrics(endpoint, "fledge_recorder_waiting") == 0, 300)
         time.sleep(5)
-        after, dropped = _held(endpoint), metrics(endpoint, "fledge_outbox_dropped_total")
+        after, dropped = held(endpoint), metrics(endpoint, "fledge_outbox_dropped_total")
     statuses = [item.status for item in told]
     found = {status: statuses.count(status) for status in sorted(set(statuses))}
     print(f"\n{len(told)} requests, {found}; held before {before}, after {after}")
@@ -43,15 +42,6 @@ def test_an_hour(workspace: Workspace, port: int) -> None:
         assert after[role][0] < 1.05 * memory + 5_000_000, role
         assert after[role][1] <= files + 2, role
         assert after[role][2] <= threads, role
-
-
-def _held(endpoint: EndpointStatus) -> dict[str, tuple[int, int, int]]:
-    """By role: proportional memory in bytes, descriptors and threads."""
-    found = {}
-    for role, pid in pids(endpoint).items():
-        process = psutil.Process(pid)
-        found[role] = (process.memory_full_info().pss, process.num_fds(), process.num_threads())
-    return found
 
 
 def _traces(workspace: Workspace) -> set[str]:

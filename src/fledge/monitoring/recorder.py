@@ -178,6 +178,7 @@ def main() -> None:
 
     control = Control(int(sys.argv[2]), on_event)
     duties = Duties(config, control)
+    # Begun before this thread steps back, which it would inherit.
     threading.Thread(target=attend, name="duties", daemon=True).start()
     # Answers come first. Not lower still: a thread that is given no time may hold the interpreter's lock meanwhile, and
     # aliases and a canary would not be looked at.
