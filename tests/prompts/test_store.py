@@ -3,6 +3,7 @@
 import json
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
@@ -13,6 +14,7 @@ from mlflow import MlflowClient
 from fledge.core.errors import FledgeError, InputError
 from fledge.core.settings import Workspace
 from fledge.models.engine import Message
+from fledge.prompts import _mlflow
 from fledge.prompts._mlflow import RegistryStore, open_store
 from fledge.prompts._mlflow_artifacts import ArtifactStore
 from fledge.prompts.prompt import Draft, PromptStore
@@ -40,6 +42,32 @@ def test_an_unchanged_text_makes_no_new_version(store: PromptStore) -> None:
     assert store.load("mine").version == 3
     assert store.load("mine/1").template == "Q: {{question}}"
     assert store.load("prompts:/mine@latest").version == 3
+
+
+def test_of_several_that_register_the_same_at_once_the_first_counts(
+    client: MlflowClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    all_looked, add = threading.Barrier(3), RegistryStore.add
+
+    def add_together(self: RegistryStore, draft: Draft) -> int:
+        all_looked.wait(timeout=30)
+        return add(self, draft)
+
+    store = open_store(client)
+    store.register(Draft("another", "{{question}} makes the tables of the store"))
+    monkeypatch.setattr(RegistryStore, "add", add_together)
+    with ThreadPoolExecutor(3) as pool:
+        found = list(pool.map(lambda _: open_store(client).load("simple").version, range(3)))
+    assert found == [1, 1, 1]
+    assert [prompt.version for prompt in store.versions("simple")] == [1]
+
+
+def test_a_prompt_whose_maker_died_gets_its_first_version_from_another(
+    client: MlflowClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_mlflow, "FIRST_VERSION_S", 0.2)
+    client.create_prompt("simple")
+    assert open_store(client).load("simple").version == 1
 
 
 def test_all_that_is_registered_is_there(store: PromptStore) -> None:

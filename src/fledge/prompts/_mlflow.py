@@ -2,6 +2,7 @@
 
 import json
 import re
+import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, cast
 from uuid import uuid4
@@ -19,6 +20,7 @@ from fledge.prompts.store import Store
 
 IS_PROMPT = "tags.`mlflow.prompt.is_prompt` = 'true'"
 PAGE = 100
+FIRST_VERSION_S = 5.0  # after that, who made the prompt is taken to have died
 
 
 def open_store(client: MlflowClient, say: Callable[[str], None] = lambda _: None) -> PromptStore:
@@ -67,11 +69,14 @@ class RegistryStore(Store):
 
     def add(self, draft: Draft) -> int:
         template = draft.template
-        content = template if isinstance(template, str) else [vars(turn) for turn in template]
         try:
+            if not self._create(draft):
+                found = self._awaited(draft.name)
+                if found is not None and (found.template, dict(found.settings)) == (template, dict(draft.settings)):
+                    return found.version
             stored = self._client.register_prompt(
                 draft.name,
-                content,
+                template if isinstance(template, str) else [vars(turn) for turn in template],
                 commit_message=draft.message or None,
                 tags=dict(draft.tags),
                 model_config=dict(draft.settings) or None,
@@ -100,6 +105,25 @@ class RegistryStore(Store):
 
     def link_to_run(self, prompt: Prompt, run_id: str) -> None:
         self._client.link_prompt_version_to_run(run_id, PromptVersion(prompt.name, prompt.version, prompt.text))
+
+    def _create(self, draft: Draft) -> bool:
+        """Make a prompt without versions, which one alone can of several that try at once."""
+        try:
+            self._client.create_prompt(draft.name, draft.message or None, dict(draft.tags))
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                raise
+            return False
+        return True
+
+    def _awaited(self, name: str) -> Prompt | None:
+        """The newest version of a prompt that is there, or that somebody else made this moment."""
+        until = time.monotonic() + FIRST_VERSION_S
+        while (found := self.find(Reference(name, None, None))) is None and time.monotonic() < until:
+            if self._registered(name) is None:  # it is a model's name
+                break
+            time.sleep(0.05)
+        return found
 
     # MLflow 3.17 leaves the aliases out of prompt versions that it searches, and has them on what they are kept as.
     def _registered(self, name: str) -> RegisteredModel | None:

@@ -64,12 +64,7 @@ class Store(ABC):
         reference = parse_reference(name)
         found = self.find(reference)
         if found is None and name in DEFAULTS:
-            try:
-                return self.register(Draft(name, DEFAULTS[name], message="default of fledge"))
-            except InputError:
-                found = self.find(reference)  # somebody else registered it meanwhile
-                if found is None:
-                    raise
+            return self.register(Draft(name, DEFAULTS[name], message="default of fledge"))
         if found is None:
             raise self._unknown(name)
         templates.check(found.label, found.template)  # others register too, with MLflow's own rules
