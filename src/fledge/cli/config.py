@@ -1,15 +1,24 @@
 """`fledge config`."""
 
+from difflib import get_close_matches
 from pathlib import Path
 
 import click
 
-from fledge.cli.output import emit, json_option, table
+from fledge.bench.engines import BenchConfig
+from fledge.bench.experiments import ExperimentBenchConfig
+from fledge.bench.serving import ServeBenchConfig
+from fledge.cli.output import emit, json_option, message, table
 from fledge.conversation.session import ChatConfig
-from fledge.core.settings import load, options
+from fledge.core.settings import load, options, unknown_keys
 from fledge.experiments.config import ExperimentConfig
+from fledge.questions.versions import QuestionsConfig
 from fledge.registry.release import ReleaseConfig
+from fledge.scoring.judge import JudgeConfig
 from fledge.supervision.endpoints import ServeConfig
+
+SHOWN = (ExperimentConfig, ReleaseConfig, ServeConfig, ChatConfig)
+OTHERS = (JudgeConfig, QuestionsConfig, BenchConfig, ExperimentBenchConfig, ServeBenchConfig)
 
 
 @click.group()
@@ -23,7 +32,7 @@ def config() -> None:
 def show(origin: bool, as_json: bool) -> None:
     """Show the settings that commands would use here."""
     rows: dict[str, dict[str, object]] = {}
-    for cls in (ExperimentConfig, ReleaseConfig, ServeConfig, ChatConfig):
+    for cls in SHOWN:
         resolved = load(cls)
         for item in options(cls):
             value = getattr(resolved.value, item.name, None)
@@ -38,3 +47,6 @@ def show(origin: bool, as_json: bool) -> None:
     columns = ["name", "value", "origin", "env"] if origin else ["name", "value"]
     shown = [[row[column] if column != "value" else str(row[column]) for column in columns] for row in rows.values()]
     emit(as_json, list(rows.values()), table(str(Path.cwd()), columns, shown))
+    for path, key in unknown_keys(*SHOWN, *OTHERS):
+        near = get_close_matches(key, rows, 1)
+        message(f"{path}: no setting {key!r}" + (f"; did you mean {near[0]!r}?" if near else "; it is ignored"))

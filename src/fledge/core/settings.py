@@ -158,12 +158,24 @@ def _sources(
     yield ".env", {item.name: dotenv[item.env] for item in known if item.is_flag and dotenv.get(item.env)}
     yield file
     names = {item.name for item in known}
+    for path, content in _files(folder, environ):
+        yield str(path), {name: value for name, value in content.items() if name in names}
+
+
+def _files(folder: Path, environ: Mapping[str, str]) -> Iterator[tuple[Path, Mapping[str, Any]]]:
     user = Path(environ.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "fledge" / "config.toml"
     for path, table in ((folder / "fledge.toml", ()), (folder / "pyproject.toml", ("tool", "fledge")), (user, ())):
         content = _read_toml(path)
         for key in table:
             content = content.get(key, {})
-        yield str(path), {name: value for name, value in content.items() if name in names}
+        yield path, content
+
+
+def unknown_keys(*classes: type) -> Iterator[tuple[Path, str]]:
+    """Each key of the files that settings are read from here that is a setting of none of `classes`."""
+    known = {item.name for cls in classes for item in options(cls)}
+    for path, content in _files(Path.cwd(), os.environ):
+        yield from ((path, key) for key in content if key not in known)
 
 
 def _read_toml(path: Path) -> dict[str, Any]:
