@@ -26,12 +26,16 @@ def test_an_hour(workspace: Workspace, port: int) -> None:
         told = Load(endpoint.url, 16, 900 * HOURS, hang_ups=0.1, think=1.0).run()  # until its caches are full
         before = held(endpoint)
         told += Load(endpoint.url, 16, 2700 * HOURS, hang_ups=0.1, think=1.0).run()
-        assert until(lambda: metrics(endpoint, "fledge_recorder_waiting") == 0, 300)
+        waiting, begun = metrics(endpoint, "fledge_recorder_waiting"), time.monotonic()
+        caught_up = until(lambda: metrics(endpoint, "fledge_recorder_waiting") == 0, 900)
+        seconds = time.monotonic() - begun
         time.sleep(5)
         after, dropped = held(endpoint), metrics(endpoint, "fledge_outbox_dropped_total")
     statuses = [item.status for item in told]
     found = {status: statuses.count(status) for status in sorted(set(statuses))}
-    print(f"\n{len(told)} requests, {found}; held before {before}, after {after}")
+    print(f"\n{len(told)} requests, {found}; {waiting:.0f} traces waited, caught up with in {seconds:.0f} s; "
+          f"held before {before}, after {after}")  # fmt: skip
+    assert caught_up
     assert set(found) == {200}
     assert dropped == 0
     assert _traces(workspace) == {f"tr-{item.request_id}" for item in told}
