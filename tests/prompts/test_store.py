@@ -223,10 +223,12 @@ def test_what_others_registered_is_shown_but_not_used(client: MlflowClient, temp
 def test_what_mlflow_refuses(client: MlflowClient) -> None:
     client.create_registered_model("model")
     store = RegistryStore(client, "here")
-    with pytest.raises(InputError, match="MLflow does not take prompt 'model': Model 'model' exists"):
+    with pytest.raises(InputError, match="'model' is the name of a model"):
         store.register(Draft("model", "{{question}}"))
     with pytest.raises(InputError, match=r"MLflow does not take prompt 'mine'.*temperature"):
         store.register(Draft("mine", "{{question}}", settings={"temperature": -1}))
+    assert store.list({}) == []
+    assert [model.name for model in client.search_registered_models()] == ["model"]
     with pytest.raises(InputError, match="no prompt 'model'"):
         store.load("model")
 

@@ -68,20 +68,29 @@ class RegistryStore(Store):
         return [_prompt(stored, registered) for stored in sorted(found, key=lambda stored: int(stored.version))]
 
     def add(self, draft: Draft) -> int:
-        template = draft.template
+        # Not register_prompt: it would put the prompt under the experiment that the environment names, here or not.
+        template, tags, settings = draft.template, dict(draft.tags), dict(draft.settings)
+        created = False
         try:
-            if not self._create(draft):
+            created = self._create(draft)
+            if not created:
+                if self._registered(draft.name) is None:
+                    raise InputError(f"{draft.name!r} is the name of a model, and MLflow keeps both in one place")
                 found = self._awaited(draft.name)
-                if found is not None and (found.template, dict(found.settings)) == (template, dict(draft.settings)):
+                if found is not None and (found.template, dict(found.settings)) == (template, settings):
                     return found.version
-            stored = self._client.register_prompt(
+                for key, value in tags.items():
+                    self._client.set_prompt_tag(draft.name, key, value)
+            stored = self._client.create_prompt_version(
                 draft.name,
                 template if isinstance(template, str) else [vars(turn) for turn in template],
-                commit_message=draft.message or None,
-                tags=dict(draft.tags),
-                model_config=dict(draft.settings) or None,
+                description=draft.message or None,
+                tags=tags,
+                model_config=settings or None,
             )
         except (MlflowException, ValidationError) as error:
+            if created:
+                self._client.delete_prompt(draft.name)
             raise _refused(draft, error) from None
         return int(stored.version)
 
@@ -120,8 +129,6 @@ class RegistryStore(Store):
         """The newest version of a prompt that is there, or that somebody else made this moment."""
         until = time.monotonic() + FIRST_VERSION_S
         while (found := self.find(Reference(name, None, None))) is None and time.monotonic() < until:
-            if self._registered(name) is None:  # it is a model's name
-                break
             time.sleep(0.05)
         return found
 
