@@ -3,8 +3,10 @@
 import contextlib
 import json
 import socket
+import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -68,6 +70,26 @@ def served(config: ServeConfig, *targets: str, **changes: Any) -> Iterator[Endpo
 
 def client(endpoint: EndpointStatus, **options: Any) -> httpx.Client:
     return httpx.Client(base_url=endpoint.url, timeout=60, trust_env=False, **options)
+
+
+@contextlib.contextmanager
+def asking(endpoint: EndpointStatus, ask: Callable[[httpx.Client], None], clients: int = 4) -> Iterator[None]:
+    """So many clients that each call `ask` again and again until the block ends."""
+    ended = threading.Event()
+
+    def go_on() -> None:
+        with client(endpoint) as http:
+            while not ended.is_set():
+                ask(http)
+
+    with ThreadPoolExecutor(clients) as pool:
+        work = [pool.submit(go_on) for _ in range(clients)]
+        try:
+            yield
+        finally:
+            ended.set()
+    for one in work:
+        one.result()
 
 
 def outbox(endpoint: EndpointStatus) -> list[OutboxRecord]:

@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -19,7 +18,7 @@ from fledge.experiments.config import ExperimentConfig
 from fledge.models.engine import GenerationParams
 from fledge.registry.release import history, promote, register, rollback
 from fledge.supervision.endpoints import EndpointStatus, ServeConfig, find, prepare, serve, status, stop
-from tests.serving.harness import metrics, until
+from tests.serving.harness import asking, client, metrics, until
 
 pytestmark = pytest.mark.slow
 
@@ -47,29 +46,22 @@ def config(workspace: Workspace, port: int) -> ServeConfig:
 @contextmanager
 def _asked(config: ServeConfig) -> Iterator[tuple[EndpointStatus, list[int]]]:
     """The endpoint, with clients that ask without a pause, and the statuses that they were told."""
-    endpoint, ended, told = serve(config, "mine@champion"), threading.Event(), list[int]()
+    endpoint, told = serve(config, "mine@champion"), list[int]()
 
-    def ask() -> None:
-        with httpx.Client(base_url=endpoint.url, timeout=60, trust_env=False) as http:
-            while not ended.is_set():
-                told.append(http.post("/invocations", json={"inputs": ["What is MLOps?"]}).status_code)
+    def ask(http: httpx.Client) -> None:
+        told.append(http.post("/invocations", json={"inputs": ["What is MLOps?"]}).status_code)
 
-    threads = [threading.Thread(target=ask) for _ in range(4)]
-    for thread in threads:
-        thread.start()
     try:
-        yield endpoint, told
+        with asking(endpoint, ask):
+            yield endpoint, told
     finally:
-        ended.set()
-        for thread in threads:
-            thread.join()
         if status(config):
             stop(config)
 
 
 def _answering(endpoint: EndpointStatus) -> set[str]:
     """Who answers thirty requests of nobody in particular."""
-    with httpx.Client(base_url=endpoint.url, timeout=60, trust_env=False) as http:
+    with client(endpoint) as http:
         answers = [http.post("/invocations", json={"inputs": ["Why?"]}) for _ in range(30)]
     return {answer.headers["x-fledge-release"] for answer in answers}
 

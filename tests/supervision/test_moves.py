@@ -3,7 +3,6 @@
 import os
 import shutil
 import signal
-import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -20,7 +19,7 @@ from fledge.models.engine import GenerationParams
 from fledge.models.snapshot import resolve
 from fledge.registry.release import history, promote, register, rollback
 from fledge.supervision.endpoints import EndpointStatus, ServeConfig, find, log_file, restart, serve, status, stop
-from tests.serving.harness import metrics, pids, until
+from tests.serving.harness import asking, metrics, pids, until
 
 pytestmark = pytest.mark.slow
 
@@ -52,43 +51,20 @@ def _version(endpoint: EndpointStatus) -> str:
     return answer.headers["x-fledge-release"]
 
 
-class _Asking:
-    """Asks without a pause, and notes which release answered, or what else came."""
-
-    def __init__(self, endpoint: EndpointStatus) -> None:
-        self.answers: list[str] = []
-        self._ended = threading.Event()
-        self._threads = [threading.Thread(target=self._ask, args=(endpoint,)) for _ in range(4)]
-
-    def __enter__(self) -> "_Asking":
-        for thread in self._threads:
-            thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._ended.set()
-        for thread in self._threads:
-            thread.join()
-
-    def _ask(self, endpoint: EndpointStatus) -> None:
-        with httpx.Client(timeout=60, trust_env=False) as client:
-            while not self._ended.is_set():
-                try:
-                    answer = client.post(f"{endpoint.url}/invocations", json=BODY)
-                except httpx.TransportError as error:
-                    self.answers.append(repr(error))
-                else:
-                    self.answers.append(answer.headers.get("x-fledge-release", f"{answer.status_code} {answer.text}"))
-
-
 def test_requests_move_with_the_alias_and_none_fails(config: ServeConfig, endpoint: EndpointStatus) -> None:
-    with _Asking(endpoint) as asking:
-        assert until(lambda: len(asking.answers) > 20)
+    answers: list[str] = []
+
+    def ask(http: httpx.Client) -> None:
+        answer = http.post("/invocations", json=BODY)
+        answers.append(answer.headers.get("x-fledge-release", f"{answer.status_code} {answer.text}"))
+
+    with asking(endpoint, ask):
+        assert until(lambda: len(answers) > 20)
         promote(config, "mine", 2, force=True, reason="test")
-        assert until(lambda: asking.answers[-1] == "mine/2", 60)
+        assert until(lambda: answers[-1] == "mine/2", 60)
         rollback(config, "mine")
-        assert until(lambda: asking.answers[-1] == "mine/1", 60)
-    assert set(asking.answers) == {"mine/1", "mine/2"}
+        assert until(lambda: answers[-1] == "mine/1", 60)
+    assert set(answers) == {"mine/1", "mine/2"}
     assert until(lambda: [item["version"] for item in status(config)[0].releases] == [1])
     assert until(lambda: [part["role"] for part in status(config)[0].processes].count("engine") == 1)
 
