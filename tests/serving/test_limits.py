@@ -149,7 +149,7 @@ def test_who_sends_nothing_or_half_a_head_is_let_go(wire: EndpointStatus) -> Non
         started = time.monotonic()
         answer = ask(port_of(wire.url), begun)
         assert (answer.status if answer else None) == told
-        assert 0.4 < time.monotonic() - started < 3.0
+        assert 0.4 < time.monotonic() - started < 5.0
 
 
 @pytest.mark.parametrize(

@@ -256,7 +256,7 @@ def test_too_much_is_refused_at_once_and_the_client_comes_back_when_it_was_told(
             refused = error.response
             break
         stream.close()
-    assert time.monotonic() - started < 1
+    assert time.monotonic() - started < 3
     assert set(refused.json()["error"]) == {"message", "type", "param", "code"}
     assert 1 <= int(refused.headers["retry-after"]) <= 60
     with ThreadPoolExecutor(1) as other:

@@ -22,6 +22,7 @@ from tests.serving.raw import connected, next_answer, port_of, question, request
 pytestmark = pytest.mark.slow
 
 DEADLINE_S = 6.0
+SOON_S = 4.0  # not when the deadline ends it, and enough for a machine with other work
 LIMITS = Limits(
     max_running=2,
     queue_requests=2,
@@ -105,10 +106,10 @@ def test_over_the_queue_is_429_at_once_and_what_runs_goes_on(busy: EndpointStatu
     asked = question("/v1/completions", {**LONG, "prompt": ["go on"] * 3})
     with contextlib.ExitStack() as stack:
         running = [_begun(busy, stack, asked) for _ in range(4)]
-        assert until(lambda: _in_work(busy) >= 4, 2.0)
+        assert until(lambda: _in_work(busy) >= 4, SOON_S)
         started = time.monotonic()
         refused = [next_answer(opened) for opened in [_begun(busy, stack, asked) for _ in range(5)]]
-        assert time.monotonic() - started < 2.0  # all five, on a machine with other work
+        assert time.monotonic() - started < SOON_S  # all five
         for answer in refused:
             assert answer is not None
             assert answer.status == 429
@@ -127,7 +128,7 @@ def test_the_queue_is_counted_in_tokens_too(busy: EndpointStatus) -> None:
         assert re.search("tokens .* more than 100000", refused.text)
         with client(busy) as other:
             assert other.post("/v1/completions", json={"prompt": "x", "max_tokens": 2}).status_code in (200, 504)
-    assert until(lambda: _in_work(busy) == 0, 1.0)
+    assert until(lambda: _in_work(busy) == 0, SOON_S)
 
 
 def test_beyond_the_deadline_is_504_and_nothing_is_computed_any_more(busy: EndpointStatus) -> None:
@@ -141,7 +142,7 @@ def test_beyond_the_deadline_is_504_and_nothing_is_computed_any_more(busy: Endpo
             _begun(busy, stack, question("/invocations", rows)),
         ]
         late = [next_answer(opened) for opened in others]
-        assert DEADLINE_S - 0.5 < time.monotonic() - started < DEADLINE_S + 1.5
+        assert DEADLINE_S - 0.5 < time.monotonic() - started < DEADLINE_S + SOON_S
         broken = next_answer(streamed)
     assert [answer and answer.status for answer in late] == [504, 504]
     assert all(answer and b"6 s" in answer.body for answer in late)
@@ -149,8 +150,8 @@ def test_beyond_the_deadline_is_504_and_nothing_is_computed_any_more(busy: Endpo
     events = [line.removeprefix("data: ") for line in broken.body.decode().splitlines() if line]
     assert len(events) > 10
     assert "6 s" in json.loads(events[-1])["error"]["message"]
-    assert until(lambda: _in_work(busy) == 0, 1.0)
-    assert until(lambda: _is_idle(pids(busy)["engine"]), 3.0)
+    assert until(lambda: _in_work(busy) == 0, SOON_S)
+    assert until(lambda: _is_idle(pids(busy)["engine"]), SOON_S)
 
 
 @pytest.mark.parametrize("stream", [True, False])
@@ -159,10 +160,10 @@ def test_who_hangs_up_stops_what_is_computed_for_him(busy: EndpointStatus, strea
     engine = pids(busy)["engine"]
     with connected(port_of(busy.url)) as opened:
         opened.sendall(question("/v1/completions", {**LONG, "stream": stream}) + ahead)
-        assert until(lambda: work_of(port_of(busy.url)).running == 2, 3.0)
+        assert until(lambda: work_of(port_of(busy.url)).running == 2, SOON_S)
         if stream:
             assert opened.recv(100).startswith(b"HTTP/1.1 200 OK")
-        assert not _is_idle(engine)
-    assert until(lambda: _in_work(busy) == 0, 1.0)
-    assert until(lambda: _is_idle(engine), 2.0)
+        assert until(lambda: not _is_idle(engine), SOON_S)
+    assert until(lambda: _in_work(busy) == 0, SOON_S)
+    assert until(lambda: _is_idle(engine), SOON_S)
     assert _post(busy, CHAT, _chat("still there?")).status_code == 200

@@ -95,9 +95,9 @@ def test_every_outcome_leaves_one_record_with_the_clients_id(endpoint: EndpointS
         next(lines)
         post(CHAT, 429, json=good)
         seen.append((long.headers["x-request-id"], 499))
-    assert until(lambda: sum(work_of(port_of(endpoint.url))) == 0, 3.0)
+    assert until(lambda: sum(work_of(port_of(endpoint.url))) == 0, 10.0)
     seen.append((_hang_up(endpoint), 499))
-    assert until(lambda: sum(work_of(port_of(endpoint.url))) == 0, 3.0)
+    assert until(lambda: sum(work_of(port_of(endpoint.url))) == 0, 10.0)
     with connected(port_of(endpoint.url)) as opened:
         opened.sendall(request("POST", CHAT, JSON, body=b"x" * 50)[:-10])
         late = next_answer(opened)
@@ -117,7 +117,7 @@ def test_a_request_that_was_never_whole_and_one_left_before_its_answer_are_499(e
         time.sleep(0.1)
     with connected(port_of(endpoint.url)) as opened:
         opened.sendall(question("/v1/completions", LONG))
-        assert until(lambda: work_of(port_of(endpoint.url)).running == 1, 3.0)
+        assert until(lambda: work_of(port_of(endpoint.url)).running == 1, 10.0)
     assert until(lambda: sum((_outcomes(endpoint) - before).values()) == 2, 5.0)
     time.sleep(0.6)
     assert sorted(status for _, status in _outcomes(endpoint) - before) == [499, 499]
@@ -239,7 +239,7 @@ def test_on_a_full_disk_serving_goes_on_and_no_line_is_torn(small_disk: tuple[Se
         def say(text: str) -> None:
             answer = http.post(CHAT, json={"messages": [{"role": "user", "content": text}]})
             assert answer.status_code == 200
-            assert answer.elapsed.total_seconds() < 1.0
+            assert answer.elapsed.total_seconds() < 5.0
             ids.append(answer.headers["x-request-id"])
 
         say("before")
