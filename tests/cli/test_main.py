@@ -136,3 +136,19 @@ def test_prompts_experiment_register_history(fledge: Run, tmp_path: Path, engine
     fields = {"time", "who", "name", "alias", "action", "from", "to", "prompts", "reason", "evidence", "forced"}
     assert set(moves[0]) == {*fields, "digest", "number"}
     assert ask("status") == {"endpoints": []}
+
+
+WITH_A_THREAD = """
+import signal, threading
+from fledge.cli import main
+threading.Thread(target=threading.Event().wait).start()
+main.app.main = lambda **_: signal.raise_signal(signal.SIGINT)
+main.main()
+"""
+
+
+def test_interrupted_it_ends_whatever_a_thread_waits_for(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", WITH_A_THREAD], cwd=tmp_path, capture_output=True, timeout=60, check=False
+    )
+    assert (done.returncode, done.stderr) == (130, b"interrupted\n")

@@ -1,7 +1,9 @@
 """The command line: a table of commands, each imported when it is called, and the one place that catches errors."""
 
+import contextlib
 import difflib
 import importlib
+import os
 import signal
 import sys
 from typing import Any, NoReturn
@@ -102,6 +104,8 @@ def main() -> NoReturn:
         if debug:
             raise
         code = _explain(error)
+    if code == INTERRUPTED:
+        _end_at_once()
     sys.exit(code if isinstance(code, int) else 0)
 
 
@@ -114,6 +118,14 @@ def _say_interrupted() -> int:
 
     message("interrupted")
     return INTERRUPTED
+
+
+def _end_at_once() -> NoReturn:
+    """End without waiting for threads: one that was being started when the interruption came may wait for ever."""
+    for file in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError, AttributeError):  # closed, by us or who started us
+            file.flush()
+    os._exit(INTERRUPTED)
 
 
 def _explain(error: Exception) -> int:
