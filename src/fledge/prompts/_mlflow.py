@@ -69,7 +69,7 @@ class RegistryStore(Store):
 
     def add(self, draft: Draft) -> int:
         # Not register_prompt: it would put the prompt under the experiment that the environment names, here or not.
-        template, tags, settings = draft.template, dict(draft.tags), dict(draft.settings)
+        template, tags = draft.template, dict(draft.tags)
         created = False
         try:
             created = self._create(draft)
@@ -77,7 +77,7 @@ class RegistryStore(Store):
                 if self._registered(draft.name) is None:
                     raise InputError(f"{draft.name!r} is the name of a model, and MLflow keeps both in one place")
                 found = self._awaited(draft.name)
-                if found is not None and (found.template, dict(found.settings)) == (template, settings):
+                if found is not None and draft.makes(found):
                     return found.version
                 for key, value in tags.items():
                     self._client.set_prompt_tag(draft.name, key, value)
@@ -86,7 +86,7 @@ class RegistryStore(Store):
                 template if isinstance(template, str) else [vars(turn) for turn in template],
                 description=draft.message or None,
                 tags=tags,
-                model_config=settings or None,
+                model_config=dict(draft.settings) or None,
             )
         except (MlflowException, ValidationError) as error:
             if created:

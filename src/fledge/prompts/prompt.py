@@ -95,6 +95,10 @@ class Draft:
                 f"prompt {self.name!r} has {size:,} characters; MLflow keeps {MAX_CHARACTERS:,}", hint="make it shorter"
             )
 
+    def makes(self, prompt: Prompt) -> bool:
+        """Whether a version is what this would become, so that it needs no new one."""
+        return (prompt.template, dict(prompt.settings)) == (self.template, dict(self.settings))
+
     def _check_settings(self) -> None:
         stops = self.settings.get("stop_sequences", [])
         if not isinstance(stops, (list, tuple)) or not all(isinstance(text, str) for text in stops):

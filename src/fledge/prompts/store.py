@@ -51,7 +51,7 @@ class Store(ABC):
 
     def register(self, draft: Draft) -> Prompt:
         found = self.find(Reference(draft.name, None, None))
-        if found is not None and (found.template, dict(found.settings)) == (draft.template, dict(draft.settings)):
+        if found is not None and draft.makes(found):
             version = found.version
             self.describe(found, draft)
         else:
