@@ -1,6 +1,8 @@
 """OpenAI's own clients, unmodified, and LangChain's."""
 
 import asyncio
+import os
+import signal
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -16,7 +18,7 @@ from pydantic import SecretStr
 
 from fledge.core.limits import Limits
 from fledge.supervision.endpoints import EndpointStatus
-from tests.serving.harness import lay_out, metrics, served, until
+from tests.serving.harness import lay_out, metrics, pids, served, until
 
 pytestmark = pytest.mark.slow
 
@@ -244,26 +246,32 @@ def test_a_wrong_key(endpoint: EndpointStatus) -> None:
     assert error["code"] == "invalid_api_key"
 
 
-def test_too_much_is_refused_at_once_and_the_client_comes_back_when_it_was_told(client: OpenAI) -> None:
-    patient = client.with_options(max_retries=2)
-    for _ in range(3):  # where the machine stands still for a second, the first one has been answered meanwhile
-        stream = client.chat.completions.create(model="mine", messages=MESSAGES, stream=True, **FILLS)
-        next(iter(stream))
-        started = time.monotonic()
+def test_too_much_is_refused_at_once_and_the_client_comes_back_when_it_was_told(
+    endpoint: EndpointStatus, client: OpenAI
+) -> None:
+    def busy() -> bool:
+        return any(metrics(endpoint, f"fledge_num_requests_{state}") for state in ("running", "waiting"))
+
+    engine, ask = pids(endpoint)["engine"], client.chat.completions.create
+    patient = client.with_options(max_retries=5)
+    with ThreadPoolExecutor(2) as others:
+        os.kill(engine, signal.SIGSTOP)  # nothing is done before it goes on, whatever else the machine does
         try:
-            client.chat.completions.create(model="mine", messages=MESSAGES)
-        except openai.RateLimitError as error:
-            refused = error.response
-            break
-        stream.close()
-    assert time.monotonic() - started < 3
+            filling = others.submit(lambda: ask(model="mine", messages=MESSAGES, **FILLS))
+            assert until(busy)
+            started = time.monotonic()
+            with pytest.raises(openai.RateLimitError) as caught:
+                ask(model="mine", messages=MESSAGES)
+            assert time.monotonic() - started < 3
+            answer = others.submit(patient.chat.completions.create, model="mine", messages=MESSAGES)
+            time.sleep(0.2)
+        finally:
+            os.kill(engine, signal.SIGCONT)
+        assert len(filling.result().choices) == 8
+        assert answer.result().choices[0].message.content
+    refused = caught.value.response
     assert set(refused.json()["error"]) == {"message", "type", "param", "code"}
     assert 1 <= int(refused.headers["retry-after"]) <= 60
-    with ThreadPoolExecutor(1) as other:
-        answer = other.submit(patient.chat.completions.create, model="mine", messages=MESSAGES)
-        time.sleep(0.2)
-        stream.close()
-        assert answer.result().choices[0].message.content
 
 
 def test_metrics_count_what_clients_are_told(endpoint: EndpointStatus, client: OpenAI) -> None:
