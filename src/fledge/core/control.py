@@ -11,12 +11,14 @@ from typing import Any
 
 
 class Control:
-    """The child's end: a thread calls `on_event` for each message; the end of the line is `{"event": "gone"}`."""
+    """The child's end."""
 
-    def __init__(self, descriptor: int, on_event: Callable[[dict[str, Any]], None]) -> None:
+    def __init__(self, descriptor: int) -> None:
         self._socket = socket.socket(fileno=descriptor)
-        self._on_event = on_event
-        threading.Thread(target=self._listen, name="control", daemon=True).start()
+
+    def listen(self, on_event: Callable[[dict[str, Any]], object]) -> None:
+        """From now on a thread calls `on_event` for each message; the end of the line is `{"event": "gone"}`."""
+        threading.Thread(target=self._listen, args=(on_event,), name="control", daemon=True).start()
 
     def send(self, **message: Any) -> None:
         """Tell the supervisor something; nothing happens if it is gone."""
@@ -25,7 +27,7 @@ class Control:
         except OSError:
             return
 
-    def _listen(self) -> None:
+    def _listen(self, on_event: Callable[[dict[str, Any]], object]) -> None:
         with self._socket.makefile("r", encoding="utf-8") as lines:
             try:
                 for line in lines:
@@ -33,10 +35,10 @@ class Control:
                     if message["event"] == "ping":
                         self.send(event="pong")
                     else:
-                        self._on_event(message)
+                        on_event(message)
             except OSError:
                 pass
-        self._on_event({"event": "gone"})
+        on_event({"event": "gone"})
 
 
 def encode(message: dict[str, Any]) -> bytes:

@@ -1,10 +1,51 @@
 """Digests of files."""
 
+import contextlib
 import hashlib
+import json
+import time
 from pathlib import Path
+from typing import Any
+
+from fledge.core import state
+
+SETTLED_NS = 100_000_000  # the clock of a file system ticks every 10 ms at most
 
 
 def file_digest(path: Path) -> str:
     """SHA-256 of a file's content."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+class KnownDigests:
+    """SHA-256 of files that may have been read before; what they were is kept in `file`.
+
+    A file is read again where its place on disk, its size or the time of its last change is another. The system sets
+    that time, and no program can set it back.
+    """
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+        try:
+            content = json.loads(file.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            content = None
+        self._known: dict[str, list[Any]] = content if isinstance(content, dict) else {}
+        self._new: dict[str, list[Any]] = {}
+
+    def digest(self, path: Path) -> str:
+        """SHA-256 of a file's content."""
+        seen = path.stat()
+        stamp = [seen.st_dev, seen.st_ino, seen.st_size, seen.st_ctime_ns]
+        known = self._known.get(str(path))
+        found = str(known[-1]) if known and known[:-1] == stamp else file_digest(path)
+        if time.time_ns() - seen.st_ctime_ns > SETTLED_NS:  # else a later change could bear the same time
+            self._new[str(path)] = [*stamp, found]
+        return found
+
+    def save(self) -> None:
+        """Keep what is known of the files that were asked for."""
+        if self._new != self._known:
+            with contextlib.suppress(OSError):  # a full disk, say: they are read again
+                state.write_json(self._file, self._new)

@@ -24,7 +24,7 @@ from fledge.core.frames import ASK, CANCEL, PIECE, Frames, frame
 from fledge.core.messages import Ask, Cancel, Piece
 from fledge.models import selection
 from fledge.models.engine import Chunk, Engine, GenerationParams, Message, Stream, generate
-from fledge.models.manifest import read_release, snapshot_of
+from fledge.models.manifest import read_kept, snapshot_of
 from fledge.models.selection import EngineSettings
 from fledge.models.snapshot import Snapshot
 
@@ -153,7 +153,8 @@ def serve(engine: Engine, listener: socket.socket) -> None:
 
 def main() -> None:
     config: dict[str, Any] = json.loads(sys.argv[1])
-    control = Control(int(sys.argv[2]), _on_event)
+    control = Control(int(sys.argv[2]))
+    control.listen(_on_event)
     try:
         model = _model(Path(config["release"]))
         engine = selection.start(EngineSettings(**config["settings"]), model)
@@ -179,7 +180,7 @@ def _smoke_test(engine: Engine) -> None:
 def _model(folder: Path) -> Snapshot:
     """The model of a release in our own cache. A damaged one is removed: whoever starts next fetches it anew."""
     try:
-        manifest = read_release(folder)
+        manifest = read_kept(folder)
     except FledgeError:
         shutil.rmtree(folder)
         raise

@@ -5,14 +5,14 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from fledge.core import state
-from fledge.core.digests import file_digest
+from fledge.core.digests import KnownDigests, file_digest
 from fledge.core.errors import DamagedError, FledgeError
 from fledge.models import snapshot as snapshots
 from fledge.models.engine import Message
@@ -100,8 +100,8 @@ def load_manifest(folder: Path) -> Manifest:
         raise DamagedError(f"{folder}: no readable {MANIFEST}: {error}", hint=REGISTER_AGAIN) from None
 
 
-def read_release(folder: Path) -> Manifest:
-    """The manifest of a release folder, after checking every file against it.
+def read_release(folder: Path, digest: Callable[[Path], str] = file_digest) -> Manifest:
+    """The manifest of a release folder, after checking every file's `digest` against it.
 
     Raises `FledgeError` that names the files that are missing, changed or not listed.
     """
@@ -110,7 +110,7 @@ def read_release(folder: Path) -> Manifest:
     present = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir()} - {*own}
     with ThreadPoolExecutor(2) as pool:  # of which each waits for the disk, or computes outside of Python
         here = [path for path in manifest.files if path in present and (folder / path).is_file()]
-        digests = dict(zip(here, pool.map(lambda path: file_digest(folder / path), here), strict=True))
+        digests = dict(zip(here, pool.map(lambda path: digest(folder / path), here), strict=True))
     problems = []
     for path in sorted(manifest.files.keys() | present):
         if path not in present:
@@ -126,6 +126,15 @@ def read_release(folder: Path) -> Manifest:
             hint=REGISTER_AGAIN,
         )
     return manifest
+
+
+def read_kept(folder: Path) -> Manifest:
+    """As `read_release`, of a folder that `cache_release` made: files are read that were not, or changed since."""
+    known = KnownDigests(folder.with_name(f".{folder.name}.digests.json"))
+    try:
+        return read_release(folder, known.digest)
+    finally:
+        known.save()
 
 
 def snapshot_of(folder: Path, manifest: Manifest) -> Snapshot:
@@ -158,7 +167,7 @@ def find_cached(releases: Path, name: str, version: int, digest: str, seal: str)
     if not folder.is_dir():
         return None
     try:
-        if read_release(folder).seal == seal:
+        if read_kept(folder).seal == seal:
             return folder
     except FledgeError:
         pass

@@ -12,7 +12,7 @@ from fledge.core.settings import Workspace, option, out_of_range
 from fledge.models import snapshot
 from fledge.models.engine import Engine, EngineInfo, Mode
 from fledge.models.machine import gpu
-from fledge.models.manifest import read_release, snapshot_of
+from fledge.models.manifest import read_kept, snapshot_of
 from fledge.models.openvino_files import ExportError, Say, exported, is_exported, read_gate
 from fledge.models.scripted import ScriptedEngine
 from fledge.models.snapshot import Snapshot
@@ -72,7 +72,7 @@ def find(model: str, workspace: Workspace) -> Snapshot | RemoteModel:
     """What a name means: a URL is a remote model, anything else a snapshot; that of a release is its own copy."""
     if is_release(model):
         folder = release_folder(model, workspace)
-        manifest = read_release(folder)
+        manifest = read_kept(folder)
         return replace(snapshot_of(folder, manifest), source=f"models:/{manifest.name}/{manifest.version}")
     if not is_remote(model):
         return snapshot.resolve(model)

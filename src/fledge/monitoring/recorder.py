@@ -176,8 +176,9 @@ def main() -> None:
         }
         actions[message["event"]]()
 
-    control = Control(int(sys.argv[2]), on_event)
+    control = Control(int(sys.argv[2]))
     duties = Duties(config, control)
+    control.listen(on_event)
     # Begun before this thread steps back, which it would inherit.
     threading.Thread(target=attend, name="duties", daemon=True).start()
     # Answers come first. Not lower still: a thread that is given no time may hold the interpreter's lock meanwhile, and

@@ -14,7 +14,7 @@ from fledge.core.settings import Workspace, load, option
 from fledge.experiments.arms import settled
 from fledge.experiments.config import ExperimentConfig
 from fledge.models import kept, selection
-from fledge.models.manifest import SIGNATURE, Manifest, Weights, read_release
+from fledge.models.manifest import SIGNATURE, Manifest, Weights, read_kept
 from fledge.prompts.prompt import PromptStore, check_alias
 from fledge.registry import package
 from fledge.registry.moves import LOG, Change, Move, Note, to_undo
@@ -150,7 +150,7 @@ def promote(
     found = find(client, f"{name}/{version}")
     with stored(client, found):  # what others would fetch is whole, too
         folder = fetch(client, found, releases)
-    release = read_release(folder)
+    release = read_kept(folder)
     if force and not reason:
         raise InputError("a forced promotion needs a reason", hint='--force --reason "..."')
     given = "" if force else proof(client, release, evidence)

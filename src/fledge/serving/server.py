@@ -6,7 +6,7 @@ import json
 import os
 import socket
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -160,21 +160,13 @@ class Server:
 
 
 async def _main(config: dict[str, Any], control_fd: int) -> None:
-    loop, early = asyncio.get_running_loop(), list[dict[str, Any]]()
-    hear: Callable[[dict[str, Any]], None] = early.append
-
-    def arrived(message: dict[str, Any]) -> None:
-        loop.call_soon_threadsafe(lambda: hear(message))
-
-    control = Control(control_fd, arrived)
+    control, loop = Control(control_fd), asyncio.get_running_loop()
     try:
         server = Server(config, control)
     except FledgeError as error:
         control.send(event="failed", error=error.message)
         sys.exit(error.exit_code)
-    hear = server.handle
-    for message in early:
-        server.handle(message)
+    control.listen(lambda message: loop.call_soon_threadsafe(server.handle, message))
     await server.run()
 
 

@@ -63,7 +63,8 @@ class Supervisor:
         about = {**config["endpoint"], "routes": self.moves.routes, "releases": self.moves.folders}
         self.children["endpoint"] = Child("endpoint", {**about, "listener": self.listener.fileno()})
         if config["recorder"]:
-            self.children["recorder"] = Child("recorder", config["recorder"])
+            # Nothing is to be recorded before the first answer, which it would only delay.
+            self.children["recorder"] = Child("recorder", config["recorder"], start_at=None)
         self._handlers: dict[str, Callable[[dict[str, Any]], None]] = {
             "moved": self._on_moved,
             "refused": self._refuse,
@@ -166,6 +167,8 @@ class Supervisor:
             self._switch()
         if self.ready_seconds is None and self._is_ready():
             self.ready_seconds = time.monotonic() - self.started
+            if "recorder" in self.children:
+                self.children["recorder"].start_at = 0.0
 
     def _on_words(self, child: Child, said: Any) -> None:
         """What a child has written goes to the log."""

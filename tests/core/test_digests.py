@@ -1,0 +1,70 @@
+import hashlib
+import os
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from fledge.core.digests import SETTLED_NS, KnownDigests
+
+CONTENT = os.urandom(8_000_000)
+
+
+@pytest.fixture
+def weights(tmp_path: Path) -> Path:
+    path = tmp_path / "model.bin"
+    path.write_bytes(CONTENT)
+    time.sleep(2 * SETTLED_NS / 1e9)
+    return path
+
+
+def _digest(path: Path) -> tuple[str, int]:
+    """A digest, and how much of the file was read for it."""
+    known = KnownDigests(path.with_name("known.json"))
+    before = psutil.Process().io_counters().read_chars
+    found = known.digest(path)
+    read = psutil.Process().io_counters().read_chars - before
+    known.save()
+    return found, read
+
+
+def test_a_file_is_read_once(weights: Path) -> None:
+    expected = hashlib.sha256(CONTENT).hexdigest()
+    found, read = _digest(weights)
+    assert found == expected
+    assert read >= len(CONTENT)
+    found, read = _digest(weights)
+    assert found == expected
+    assert read < len(CONTENT) / 100
+
+
+def test_a_changed_file_is_read_again_whatever_its_times_say(weights: Path) -> None:
+    before = weights.stat()
+    _digest(weights)
+    with weights.open("r+b") as file:
+        file.write(bytes([CONTENT[0] ^ 1]))
+    os.utime(weights, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert weights.stat().st_mtime_ns == before.st_mtime_ns
+    assert _digest(weights)[0] == hashlib.sha256(weights.read_bytes()).hexdigest()
+
+
+def test_a_file_in_anothers_place_is_read(weights: Path) -> None:
+    _digest(weights)
+    other = weights.with_name("other.bin")
+    other.write_bytes(CONTENT[::-1])
+    other.replace(weights)
+    assert _digest(weights)[0] == hashlib.sha256(CONTENT[::-1]).hexdigest()
+
+
+def test_what_was_changed_just_now_is_not_kept(weights: Path) -> None:
+    weights.write_bytes(CONTENT)
+    _digest(weights)
+    assert _digest(weights)[1] >= len(CONTENT)
+
+
+@pytest.mark.parametrize("content", ["", "{", "[1]", '{"model.bin": []}', "null"])
+def test_what_is_kept_and_cannot_be_read_is_made_anew(weights: Path, content: str) -> None:
+    weights.with_name("known.json").write_text(content)
+    assert _digest(weights)[0] == hashlib.sha256(CONTENT).hexdigest()
+    assert _digest(weights)[1] < len(CONTENT) / 100
