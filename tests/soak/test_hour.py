@@ -23,7 +23,9 @@ def test_an_hour(workspace: Workspace, port: int) -> None:
     promote(workspace, "mine", 1, force=True, reason="soak")
     config = ServeConfig(tracking_uri=workspace.tracking_uri, state=workspace.state, port=port)
     with served(config, "mine@champion") as endpoint:
-        told = Load(endpoint.url, 16, 900 * HOURS, hang_ups=0.1, think=1.0).run()  # until its caches are full
+        # Until its caches are full, and it has had the largest batch that can come: also a busy hour may bring one.
+        told = Load(endpoint.url, 16, 60.0, hang_ups=0.1).run()
+        told += Load(endpoint.url, 16, 840 * HOURS, hang_ups=0.1, think=1.0).run()
         before = held(endpoint)
         told += Load(endpoint.url, 16, 2700 * HOURS, hang_ups=0.1, think=1.0).run()
         waiting, begun = metrics(endpoint, "fledge_recorder_waiting"), time.monotonic()

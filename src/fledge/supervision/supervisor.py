@@ -30,6 +30,7 @@ from fledge.supervision.routes import releases_of
 CRASH_LOOP_EXIT = 4
 FAILED_EXIT = 1
 RECORDER_FINISH_S = 15.0
+RECORDER_WAIT_S = 10.0
 
 
 class Supervisor:
@@ -63,8 +64,8 @@ class Supervisor:
         about = {**config["endpoint"], "routes": self.moves.routes, "releases": self.moves.folders}
         self.children["endpoint"] = Child("endpoint", {**about, "listener": self.listener.fileno()})
         if config["recorder"]:
-            # Nothing is to be recorded before the first answer, which it would only delay.
-            self.children["recorder"] = Child("recorder", config["recorder"], start_at=None)
+            # It would only delay the first answer; but then it looks after aliases, too.
+            self.children["recorder"] = Child("recorder", config["recorder"], start_at=self.started + RECORDER_WAIT_S)
         self._handlers: dict[str, Callable[[dict[str, Any]], None]] = {
             "moved": self._on_moved,
             "refused": self._refuse,
@@ -167,7 +168,7 @@ class Supervisor:
             self._switch()
         if self.ready_seconds is None and self._is_ready():
             self.ready_seconds = time.monotonic() - self.started
-            if "recorder" in self.children:
+            if "recorder" in self.children and self.children["recorder"].process is None:
                 self.children["recorder"].start_at = 0.0
 
     def _on_words(self, child: Child, said: Any) -> None:
