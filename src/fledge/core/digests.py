@@ -36,11 +36,11 @@ class KnownDigests:
 
     def digest(self, path: Path) -> str:
         """SHA-256 of a file's content."""
-        name, seen = str(path.resolve()), path.stat()
+        name, seen, now = str(path.resolve()), path.stat(), time.time_ns()
         stamp = [seen.st_dev, seen.st_ino, seen.st_size, seen.st_ctime_ns]
         known = self._known.get(name)
         found = str(known[-1]) if known and known[:-1] == stamp else file_digest(path)
-        if time.time_ns() - seen.st_ctime_ns > SETTLED_NS:  # else a later change could bear the same time
+        if now - seen.st_ctime_ns > SETTLED_NS:  # else a later change could bear the same time
             self._new[name] = [*stamp, found]
         return found
 
