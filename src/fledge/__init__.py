@@ -11,7 +11,7 @@ __version__ = "0.1.0"
 _PUBLIC = {
     "ArmConfig": "fledge.experiments.config",
     "CompareOptions": "fledge.comparison.verdict",
-    "Comparison": "fledge.comparison.verdict",
+    "Comparison": "fledge.comparison.findings",
     "Draft": "fledge.prompts.prompt",
     "Evaluation": "fledge.experiments.evaluation",
     "ExperimentConfig": "fledge.experiments.config",
@@ -21,7 +21,7 @@ _PUBLIC = {
     "JudgeConfig": "fledge.scoring.judge",
     "QuestionSet": "fledge.questions.question_set",
     "QuestionsConfig": "fledge.questions.versions",
-    "ServeConfig": "fledge.supervision.endpoints",
+    "ServeConfig": "fledge.supervision.config",
     "Workspace": "fledge.core.settings",
     "calibrate_judge": "fledge.scoring.calibration",
     "check_endpoint": "fledge.serving.smoke",
@@ -47,8 +47,8 @@ _PUBLIC = {
 __all__ = tuple(_PUBLIC)
 
 if TYPE_CHECKING:
+    from fledge.comparison.findings import Comparison as Comparison
     from fledge.comparison.verdict import CompareOptions as CompareOptions
-    from fledge.comparison.verdict import Comparison as Comparison
     from fledge.core.errors import FledgeError as FledgeError
     from fledge.core.settings import Workspace as Workspace
     from fledge.demo.life import run_demo as run_demo
@@ -77,7 +77,7 @@ if TYPE_CHECKING:
     from fledge.scoring.catalogue import scorer as scorer
     from fledge.scoring.judge import JudgeConfig as JudgeConfig
     from fledge.serving.smoke import check_endpoint as check_endpoint
-    from fledge.supervision.endpoints import ServeConfig as ServeConfig
+    from fledge.supervision.config import ServeConfig as ServeConfig
     from fledge.supervision.endpoints import serve as serve
     from fledge.supervision.endpoints import status as status
     from fledge.supervision.endpoints import stop as stop

@@ -9,7 +9,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from fledge.comparison.verdict import CompareOptions, Comparison, compare_scores
+from fledge.comparison.findings import Comparison
+from fledge.comparison.verdict import CompareOptions, compare_scores
 
 KINDS = ("normal", "f1", "pass", "topics")
 

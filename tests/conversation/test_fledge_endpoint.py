@@ -13,7 +13,8 @@ from fledge.core.settings import Workspace
 from fledge.experiments.config import ExperimentConfig
 from fledge.monitoring.outbox_reader import Position, read_batch
 from fledge.registry.release import promote, register
-from fledge.supervision.endpoints import EndpointStatus, ServeConfig, serve, status, stop
+from fledge.supervision.config import ServeConfig
+from fledge.supervision.endpoints import EndpointStatus, serve, status, stop
 from tests.conftest import Run
 
 pytestmark = pytest.mark.slow

@@ -20,8 +20,9 @@ from fledge.experiments.config import ExperimentConfig
 from fledge.experiments.evaluation import evaluate
 from fledge.models.scripted import ScriptedEngine
 from fledge.registry.release import promote, register
-from fledge.supervision.endpoints import ServeConfig, stop
+from fledge.supervision.config import ServeConfig
 from fledge.supervision.endpoints import serve as serve_release
+from fledge.supervision.endpoints import stop
 from tests.conftest import Run
 from tests.scoring.judge_server import JudgeServer, serve
 

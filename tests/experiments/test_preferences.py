@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 from mlflow import MlflowClient
 
-from fledge.comparison.verdict import CompareOptions, Comparison
+from fledge.comparison.findings import Comparison
+from fledge.comparison.verdict import CompareOptions
 from fledge.core.errors import FledgeError, InputError
 from fledge.core.settings import Workspace
 from fledge.experiments._mlflow import load_artifact, load_comparison

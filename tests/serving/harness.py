@@ -20,7 +20,8 @@ from fledge.models import kept, snapshot
 from fledge.models.manifest import Manifest, write_release
 from fledge.models.openvino_files import exported
 from fledge.monitoring.outbox_reader import read_outbox
-from fledge.supervision.endpoints import EndpointStatus, ServeConfig, serve, status, stop
+from fledge.supervision.config import ServeConfig
+from fledge.supervision.endpoints import EndpointStatus, serve, status, stop
 
 NAME = "mine"
 TEMPLATE = "{{question}}"

@@ -11,7 +11,7 @@ from transformers.utils import logging
 from fledge.core import state
 from fledge.models import kept, snapshot
 from fledge.models.manifest import Manifest, write_release
-from fledge.supervision.endpoints import ServeConfig
+from fledge.supervision.config import ServeConfig
 from tests.models.tiny_models import VOCABULARY
 
 NAME = "judge"

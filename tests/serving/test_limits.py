@@ -17,7 +17,8 @@ import psutil
 import pytest
 
 from fledge.core.limits import Limits
-from fledge.supervision.endpoints import EndpointStatus, ServeConfig
+from fledge.supervision.config import ServeConfig
+from fledge.supervision.endpoints import EndpointStatus
 from tests.serving.harness import client, lay_out, pids, served, until
 from tests.serving.raw import JSON, ask, closed_within, connected, next_answer, port_of, question, request, work_of
 

@@ -14,7 +14,8 @@ import pytest
 from fledge.core.settings import Workspace
 from fledge.experiments.config import ExperimentConfig
 from fledge.registry.release import promote, register
-from fledge.supervision.endpoints import EndpointStatus, ServeConfig
+from fledge.supervision.config import ServeConfig
+from fledge.supervision.endpoints import EndpointStatus
 from tests.serving.harness import client, lay_out, served
 from tests.serving.parquet_files import written
 

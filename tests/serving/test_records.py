@@ -18,7 +18,8 @@ import pytest
 
 from fledge.core.limits import Limits
 from fledge.core.outbox_files import outbox_files
-from fledge.supervision.endpoints import EndpointStatus, ServeConfig
+from fledge.supervision.config import ServeConfig
+from fledge.supervision.endpoints import EndpointStatus
 from tests.serving.harness import client, free_port, lay_out, metrics, outbox, pids, served, until
 from tests.serving.raw import JSON, connected, next_answer, port_of, question, request, work_of
 

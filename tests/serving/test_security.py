@@ -15,7 +15,8 @@ import httpx
 import pytest
 
 from fledge.core.errors import InputError
-from fledge.supervision.endpoints import EndpointStatus, ServeConfig, prepare
+from fledge.supervision.config import ServeConfig
+from fledge.supervision.endpoints import EndpointStatus, prepare
 from tests.conftest import Run
 from tests.serving.harness import client, lay_out, outbox, served, until
 from tests.serving.raw import Answer, ask, port_of, request

@@ -17,7 +17,8 @@ from fledge.experiments.config import ExperimentConfig
 from fledge.models.engine import GenerationParams
 from fledge.registry.release import promote, register
 from fledge.serving.webhook import PATH, VARIABLE
-from fledge.supervision.endpoints import EndpointStatus, ServeConfig, find, serve, stop
+from fledge.supervision.config import ServeConfig
+from fledge.supervision.endpoints import EndpointStatus, find, serve, stop
 from tests.experiments.tracking_server import TrackingServer
 from tests.serving.harness import client, free_port, lay_out, served, until
 

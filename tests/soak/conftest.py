@@ -9,7 +9,7 @@ from shutil import copyfile
 
 import pytest
 
-from fledge.supervision.endpoints import ServeConfig
+from fledge.supervision.config import ServeConfig
 from tests.serving.harness import lay_out
 from tests.soak.table import Fault, Figures, put, row, words
 

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from fledge.core.limits import Limits
-from fledge.supervision.endpoints import EndpointStatus, ServeConfig
+from fledge.supervision.config import ServeConfig
+from fledge.supervision.endpoints import EndpointStatus
 from tests.serving.harness import held, lay_out, metrics, outbox, served, until
 from tests.serving.load import Load, Told
 

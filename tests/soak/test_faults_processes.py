@@ -9,7 +9,7 @@ from typing import Any
 import psutil
 
 from fledge.core.limits import Limits
-from fledge.supervision.endpoints import ServeConfig
+from fledge.supervision.config import ServeConfig
 from tests.serving.harness import until
 from tests.serving.raw import work_of
 from tests.soak.clients import Asking, Together

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from fledge.models import kept
-from fledge.supervision.endpoints import ServeConfig
+from fledge.supervision.config import ServeConfig
 from tests.experiments.tracking_server import TrackingServer
 from tests.serving.harness import NAME, free_port, metrics, until
 from tests.soak.clients import Asking, Together, Told

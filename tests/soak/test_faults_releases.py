@@ -14,7 +14,7 @@ from mlflow import MlflowClient
 
 from fledge.models import kept
 from fledge.registry.release import promote
-from fledge.supervision.endpoints import ServeConfig
+from fledge.supervision.config import ServeConfig
 from tests.conftest import Run
 from tests.serving.harness import NAME, free_port, lay_out, until
 from tests.soak.clients import Asking, Together

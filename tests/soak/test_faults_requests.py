@@ -17,7 +17,7 @@ from safetensors.numpy import load_file, save_file
 from fledge.core.limits import Limits
 from fledge.models import kept, snapshot
 from fledge.models.manifest import Manifest, write_release
-from fledge.supervision.endpoints import ServeConfig
+from fledge.supervision.config import ServeConfig
 from tests.serving.harness import GENERATION, NAME, TEMPLATE, until
 from tests.serving.raw import JSON, Answer, ask, connected, question, request, work_of
 from tests.soak.clients import CHAT, Together, Told

@@ -9,7 +9,7 @@ from mlflow import MlflowClient
 from fledge.core.settings import Workspace
 from fledge.experiments.config import ExperimentConfig
 from fledge.registry.release import promote, register
-from fledge.supervision.endpoints import ServeConfig
+from fledge.supervision.config import ServeConfig
 from tests.serving.harness import held, metrics, served, until
 from tests.serving.load import Load
 

@@ -17,7 +17,8 @@ from fledge.core.settings import Workspace
 from fledge.experiments.config import ExperimentConfig
 from fledge.models.engine import GenerationParams
 from fledge.registry.release import history, promote, register, rollback
-from fledge.supervision.endpoints import EndpointStatus, ServeConfig, find, prepare, serve, status, stop
+from fledge.supervision.config import ServeConfig
+from fledge.supervision.endpoints import EndpointStatus, find, prepare, serve, status, stop
 from tests.serving.harness import asking, client, metrics, until
 
 pytestmark = pytest.mark.slow

@@ -23,7 +23,8 @@ from fledge.prompts.prompt import Draft
 from fledge.prompts.store import open_prompts
 from fledge.registry.release import promote, register
 from fledge.serving.smoke import check_endpoint
-from fledge.supervision.endpoints import EndpointStatus, ServeConfig, serve, status, stop
+from fledge.supervision.config import ServeConfig
+from fledge.supervision.endpoints import EndpointStatus, serve, status, stop
 from tests.serving.harness import until
 
 pytestmark = pytest.mark.slow

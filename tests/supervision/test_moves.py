@@ -18,7 +18,8 @@ from fledge.experiments.config import ExperimentConfig
 from fledge.models.engine import GenerationParams
 from fledge.models.snapshot import resolve
 from fledge.registry.release import history, promote, register, rollback
-from fledge.supervision.endpoints import EndpointStatus, ServeConfig, find, log_file, restart, serve, status, stop
+from fledge.supervision.config import ServeConfig
+from fledge.supervision.endpoints import EndpointStatus, find, log_file, restart, serve, status, stop
 from tests.serving.harness import asking, metrics, pids, until
 
 pytestmark = pytest.mark.slow

@@ -7,10 +7,11 @@ import click
 
 from fledge.cli.options import settings
 from fledge.cli.output import emit, json_option, message, steps_progress
+from fledge.comparison.findings import Comparison
 from fledge.comparison.power import ALPHA, POWER
 from fledge.comparison.power import plan as plan_questions
 from fledge.comparison.statistics import TestName
-from fledge.comparison.verdict import CompareOptions, Comparison
+from fledge.comparison.verdict import CompareOptions
 from fledge.core.errors import RefusedError
 from fledge.core.settings import Workspace, load
 from fledge.experiments.comparison import compare as compare_run

@@ -15,7 +15,7 @@ from fledge.experiments.config import ExperimentConfig
 from fledge.questions.versions import QuestionsConfig
 from fledge.registry.release import ReleaseConfig
 from fledge.scoring.judge import JudgeConfig
-from fledge.supervision.endpoints import ServeConfig
+from fledge.supervision.config import ServeConfig
 
 SHOWN = (ExperimentConfig, ReleaseConfig, ServeConfig, ChatConfig)
 OTHERS = (JudgeConfig, QuestionsConfig, BenchConfig, ExperimentBenchConfig, ServeBenchConfig)

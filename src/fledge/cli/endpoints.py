@@ -17,7 +17,8 @@ from fledge.monitoring.health import summarize
 from fledge.monitoring.outbox_reader import read_outbox
 from fledge.serving.smoke import Feedback, check_endpoint, give_feedback
 from fledge.supervision import endpoints, recipes
-from fledge.supervision.endpoints import EndpointStatus, ServeConfig
+from fledge.supervision.config import ServeConfig
+from fledge.supervision.endpoints import EndpointStatus
 
 
 @click.command()

@@ -4,9 +4,9 @@ from typing import NamedTuple
 
 import pandas as pd
 
+from fledge.comparison.findings import Comparison
 from fledge.comparison.statistics import adjust, paired_test
 from fledge.comparison.table import metrics, score_questions
-from fledge.comparison.verdict import Comparison
 
 
 class Finding(NamedTuple):

@@ -9,8 +9,8 @@ from markupsafe import Markup
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 
+from fledge.comparison.findings import Comparison
 from fledge.comparison.statistics import Numbers
-from fledge.comparison.verdict import Comparison
 
 COLOURS = {"better": "tab:green", "worse": "tab:red", "equivalent": "tab:blue", "inconclusive": "tab:gray"}
 

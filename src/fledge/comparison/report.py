@@ -9,9 +9,9 @@ import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from fledge.comparison.exploration import explore
+from fledge.comparison.findings import Comparison
 from fledge.comparison.plots import boxes, forest, svg
 from fledge.comparison.table import Scores, by_question
-from fledge.comparison.verdict import Comparison
 from fledge.prompts.diff import Part, word_diff
 
 MOST_QUESTIONS = 200

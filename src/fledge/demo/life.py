@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import fledge
-from fledge.comparison.verdict import CompareOptions, Comparison
+from fledge.comparison.findings import Comparison
+from fledge.comparison.verdict import CompareOptions
 from fledge.core import state
 from fledge.core.errors import FledgeError
 from fledge.core.interrupts import uninterrupted
@@ -22,7 +23,8 @@ from fledge.monitoring.outbox_reader import read_outbox
 from fledge.questions.question_set import QuestionSet
 from fledge.registry.release import ReleaseConfig
 from fledge.serving.smoke import Check
-from fledge.supervision.endpoints import ServeConfig, check_port
+from fledge.supervision.config import ServeConfig
+from fledge.supervision.endpoints import check_port
 
 DEFAULT_QUESTIONS = 12
 TRACES_TIMEOUT_S = 60.0
@@ -117,7 +119,9 @@ def run_demo(
     check_port(serving)
     life = Life(model_name=load(ReleaseConfig).value.name)
     with contextlib.ExitStack() as cleanup:
-        _live(life, _Stages(life, listener), config, serving, asked, folder, keep_serving, cleanup)
+        stage = _Stages(life, listener)
+        _make_release(life, stage, config, asked, cleanup)
+        _serve_release(life, stage, config, serving, asked, folder, keep_serving, cleanup)
     return life
 
 
@@ -154,15 +158,8 @@ class _Stages:
                 self.listener.ended(stage, " ".join(words))
 
 
-def _live(
-    life: Life,
-    stage: _Stages,
-    config: ExperimentConfig,
-    serving: ServeConfig,
-    asked: QuestionSet,
-    folder: Path,
-    keep_serving: bool,
-    cleanup: contextlib.ExitStack,
+def _make_release(
+    life: Life, stage: _Stages, config: ExperimentConfig, asked: QuestionSet, cleanup: contextlib.ExitStack
 ) -> None:
     with stage("model") as words:
         model = selection.find_snapshot(config.model, config)
@@ -183,6 +180,7 @@ def _live(
         )
     with stage("compare") as words:
         life.comparison = _compare(config, life.experiment, asked)
+        life.answers = _answers(config, life.experiment.run_id)
         words.append(f"winner: {life.comparison.winner or 'none'}")
     with stage("register") as words:
         release = fledge.register(config, name=life.model_name, run_id=life.experiment.run_id)
@@ -191,6 +189,18 @@ def _live(
     with stage("promote") as words:
         life.promotion = _promote(config, life, asked)
         words.append(f"champion: {life.promotion}")
+
+
+def _serve_release(
+    life: Life,
+    stage: _Stages,
+    config: ExperimentConfig,
+    serving: ServeConfig,
+    asked: QuestionSet,
+    folder: Path,
+    keep_serving: bool,
+    cleanup: contextlib.ExitStack,
+) -> None:
     with stage("serve") as words:
         stopping = cleanup.enter_context(contextlib.ExitStack())
         stopping.callback(_stop_if_running, serving)
@@ -207,7 +217,6 @@ def _live(
     with stage("report") as words:
         from fledge.demo.report import write_report
 
-        life.answers = _answers(config, life.experiment.run_id)
         life.report = str(write_report(life, folder / "fledge-report.html"))
         words.append(life.report)
     with stage("stop") as words:

@@ -19,7 +19,8 @@ from fledge.core.errors import FledgeError, InputError
 from fledge.core.settings import load, options
 from fledge.models.selection import is_release, release_folder
 from fledge.supervision import endpoints
-from fledge.supervision.endpoints import EndpointStatus, ServeConfig
+from fledge.supervision.config import ServeConfig
+from fledge.supervision.endpoints import EndpointStatus
 
 FLAVOR = "python_function"
 TIMEOUT_S = 600.0

@@ -8,8 +8,9 @@ from typing import Any
 
 import pandas as pd
 
+from fledge.comparison.findings import Comparison
 from fledge.comparison.table import pick_metric, read_scores
-from fledge.comparison.verdict import CompareOptions, Comparison, baseline_first, compare_scores
+from fledge.comparison.verdict import CompareOptions, baseline_first, compare_scores
 from fledge.core.errors import InputError
 from fledge.core.jsonable import jsonable
 from fledge.core.settings import Workspace

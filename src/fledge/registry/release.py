@@ -162,11 +162,7 @@ def promote(
         last = next((move for move in reversed(moves) if move.alias == alias), None)
         if last is not None and last.after != current:
             say(f"{name}@{alias} was moved to {current or 'nothing'} outside of fledge since")
-        if expected is not None and (current or 0) != expected:
-            raise ConflictError(
-                f"{name}@{alias} is {current or 'nothing'}, not {expected or 'nothing'}; nothing was moved",
-                hint=f"fledge history {name}",
-            )
+        _check_expected(name, alias, current or 0, expected)
         return Move(
             name=name,
             alias=alias,
@@ -184,6 +180,14 @@ def promote(
     move = log.add(wanted)
     kept.remember(releases, workspace.tracking, kept.Reference(name, alias, ""), folder)
     return move
+
+
+def _check_expected(name: str, alias: str, current: int, expected: int | None) -> None:
+    if expected is not None and current != expected:
+        raise ConflictError(
+            f"{name}@{alias} is {current or 'nothing'}, not {expected or 'nothing'}; nothing was moved",
+            hint=f"fledge history {name}",
+        )
 
 
 def rollback(

@@ -18,13 +18,14 @@ from pydantic import TypeAdapter
 from fledge.core import state
 from fledge.core.errors import FledgeError, InputError
 from fledge.core.keys import HINT, MINIMUM_BYTES, VARIABLE, read_keys
-from fledge.core.limits import Content, Limits
+from fledge.core.limits import Limits
 from fledge.core.network import LOOPBACK
 from fledge.core.processes import module_command
-from fledge.core.settings import Workspace, load, option, out_of_range
+from fledge.core.settings import Workspace, load
 from fledge.models import kept
 from fledge.models.manifest import Manifest, load_manifest
 from fledge.models.selection import EngineSettings, release_folder
+from fledge.supervision.config import ServeConfig
 from fledge.supervision.log import message_of
 from fledge.supervision.route_plan import RoutePlan, plan_routes
 
@@ -33,52 +34,6 @@ SUPERVISOR = "fledge.supervision.supervisor"
 
 # Supervisors that this process started: they outlive it, but as long as it lives they are its children to reap.
 _started: "dict[int, subprocess.Popen[bytes]]" = {}
-
-
-@dataclass(frozen=True)
-class ServeConfig(EngineSettings):
-    """How an endpoint is served."""
-
-    host: str = option("127.0.0.1", f"address to listen on; beyond loopback a key is needed: {VARIABLE} or --keys-file")
-    port: int = option(5001, "port to listen on")
-    allowed_hosts: tuple[str, ...] = option((), "names by which clients may call this endpoint beyond loopback")
-    keys_file: str = option("", "file of keys, a line NAME KEY each; read again when it changes")
-    cors_origins: tuple[str, ...] = option((), "Origins whose pages may ask, as https://example.org")
-    tls_cert: str = option("", "certificate file for https")
-    tls_key: str = option("", "its private key file")
-    open_metrics: bool = option(False, "let /metrics be read without a key")
-    open_docs: bool = option(False, "let /docs and /openapi.json be read without a key")
-    split: tuple[str, ...] = option((), "share requests among aliases, as champion=90,challenger=10")
-    shadow: str = option("", "have an alias answer a share of the requests unseen, as challenger=10%")
-    canary: str = option("", "try the release of an alias on more and more requests, as challenger")
-    steps: tuple[str, ...] = option(("5", "25", "50", "100"), "its shares of the requests in percent, rising")
-    hold: str = option("10m", "how long each share is held, as 30s, 10m or 1h")
-    guard: tuple[str, ...] = option(
-        ("error_rate<=+1%", "ttft_p95<=+20%"), "what a canary may lose; beyond, it is rolled back"
-    )
-    record: bool = option(True, "record each request as a trace in MLflow")
-    record_content: Content = option("keep", "texts in records: keep, hash or drop")
-    redact: tuple[str, ...] = option((), "taken out of records: email, phone, card, ip, iban, secret, module:function")
-    outbox_mb: int = option(1000, "most that requests not yet in MLflow may take on disk, in MB; beyond, dropped")
-    otlp: str = option("", "also send each request's spans to this OTLP address, as http://127.0.0.1:4318/v1/traces")
-    watch_s: float = option(5.0, "seconds between looks at the aliases that are served; 0 for none")
-    heartbeat_s: float = option(30.0, "seconds after which a process that does not answer is killed; 0 for never")
-    log_json: bool = option(False, "a JSON object for each line of the log")
-    limits: Limits = Limits()
-
-    @property
-    def url(self) -> str:
-        """Where clients on this machine find it."""
-        shown = f"[{self.host}]" if ":" in self.host else self.host
-        return f"{'https' if self.tls_cert else 'http'}://{shown}:{self.port}"
-
-    def problems(self) -> list[str]:
-        found = super().problems() + self.limits.problems()
-        found += out_of_range(self, ("port", 1, 65535), ("outbox_mb", 1, 10**6), ("watch_s", 0, 86_400))
-        found += out_of_range(self, ("heartbeat_s", 0, 3600))
-        if bool(self.tls_cert) != bool(self.tls_key):
-            found.append("tls_cert and tls_key go together")
-        return found
 
 
 @dataclass(frozen=True)

@@ -57,6 +57,18 @@ class Moves:
         self._apply_shares()
         return self.routes != before
 
+    def described(self, is_ready: Callable[[str], bool]) -> list[dict[str, Any]]:
+        """What `state.json` says of the releases that are served or awaited."""
+        return [
+            {
+                "name": release.rpartition("/")[0],
+                "version": int(release.rpartition("/")[2]),
+                "aliases": self.aliases(release),
+                "ready": is_ready(release),
+            }
+            for release in self.folders
+        ]
+
     def meant(self, name: str, alias: str) -> str:
         """The release that is served under an alias."""
         return str(next(route["aliases"][alias] for route in self.routes if route["name"] == name))

@@ -41,6 +41,11 @@ class Child:
         """Role and release."""
         return f"{self.role} {self.release}".strip()
 
+    def described(self) -> dict[str, Any]:
+        """What `state.json` says of it, as long as it runs."""
+        about = {"role": self.role, "pid": self.process.pid if self.process else 0, "restarts": self.restarts.count}
+        return about | ({"release": self.release} if self.release else {})
+
     def spawn(self, inherited: tuple[int, ...]) -> tuple[socket.socket, IO[bytes]]:
         """Start it; `inherited` are descriptors that it gets. Returns our end of its line, and of what it writes."""
         ours, theirs = socket.socketpair()

@@ -372,26 +372,9 @@ class Supervisor:
             "state": condition,
             "pid": os.getpid(),
             "ready_seconds": self.ready_seconds,
-            "releases": [
-                {
-                    "name": release.rpartition("/")[0],
-                    "version": int(release.rpartition("/")[2]),
-                    "aliases": self.moves.aliases(release),
-                    "ready": self._engine_is_ready(release),
-                }
-                for release in self.moves.folders
-            ],
+            "releases": self.moves.described(self._engine_is_ready),
             "processes": [{"role": "supervisor", "pid": os.getpid(), "restarts": 0}]
-            + [
-                {
-                    "role": child.role,
-                    "pid": child.process.pid,
-                    "restarts": child.restarts.count,
-                    **({"release": child.release} if child.release else {}),
-                }
-                for child in self.children.values()
-                if child.process is not None
-            ],
+            + [child.described() for child in self.children.values() if child.process is not None],
             "last_error": self.last_error,
             "recorder": self._facts["recorder"],
             "canary": self._facts["canary"],

@@ -1,0 +1,125 @@
+"""What a comparison finds: verdicts and figures of each pair of arms, and how they are put in words."""
+
+import math
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+from fledge.comparison.guards import GuardResult
+from fledge.comparison.statistics import Omnibus
+
+Verdict = Literal["better", "worse", "equivalent", "inconclusive"]
+
+
+@dataclass(frozen=True)
+class ArmSummary:
+    """Mean of the metric over questions and its 95 % interval."""
+
+    name: str
+    mean: float
+    ci: tuple[float, float]
+    questions: int
+
+
+@dataclass(frozen=True)
+class Pair:
+    """`a` against the baseline `b`. `ci` is the 95 % interval of the difference, not adjusted for the number of pairs;
+    the verdict follows `p_adjusted`.
+
+    `equivalence_p` and `non_inferiority_p` are those of the one-sided tests against the margin, adjusted as well, None
+    without a margin. `wins`, `ties` and `losses` count questions. `needed_questions` are further ones for 80 % power
+    at the difference and spread seen.
+    """
+
+    a: str
+    b: str
+    questions: int
+    difference: float
+    ci: tuple[float, float]
+    p: float
+    p_adjusted: float
+    test: str
+    statistic: float
+    verdict: Verdict
+    needed_questions: int | None
+    equivalence_p: float | None
+    non_inferiority_p: float | None
+    wins: int
+    ties: int
+    losses: int
+    guards: tuple[GuardResult, ...]
+
+    @property
+    def guarded(self) -> bool:
+        """Whether it passes all guards."""
+        return all(guard.passed for guard in self.guards)
+
+    def seen(self, metric: str) -> str:
+        """The difference and its interval for people, without the closing bracket; pass/fail in percentage points."""
+        low, high = self.ci
+        scale, unit = (100.0, "points of ") if self.test.startswith("mcnemar") else (1.0, "")
+        if not math.isfinite(low):
+            return f"{self.difference * scale:+.3g} {unit}{metric} (no interval"
+        width = (high - low) * scale
+        digits = max(0, 2 - math.floor(math.log10(width))) if width else 3
+        numbers = [f"{number * scale:+.{digits}f}" for number in (self.difference, low, high)]
+        return f"{numbers[0]} {unit}{metric} (95 % interval {numbers[1]} to {numbers[2]}"
+
+    def in_words(self, metric: str) -> str:
+        """One sentence for people."""
+        plural = "" if self.questions == 1 else "s"
+        seen = f"{self.seen(metric)}, {self.questions:,} question{plural})"
+        if self.verdict == "inconclusive":
+            more = f"ask about {self.needed_questions:,} more" if self.needed_questions else "ask more questions"
+            if self.ties == self.questions > 1:
+                more = "they score alike on every question"
+            return f"{self.a} against {self.b}: inconclusive, {seen}; {more}"
+        return f"{self.a} is {self.verdict} {'to' if self.verdict == 'equivalent' else 'than'} {self.b}: {seen}"
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """All pairs on one metric. `winner` is better than the baseline after correction and passes the guards, or is
+    None; `leader` has the best mean, which alone proves nothing. `notes` say what to know when reading it.
+
+    `planned` is what was laid down before the questions were asked, None where nothing was; `departures` say in what
+    this comparison is another one, which makes it `exploratory`.
+    """
+
+    metric: str
+    higher_is_better: bool | None
+    baseline: str
+    alpha: float
+    margin: float | None
+    correction: str
+    arms: tuple[ArmSummary, ...]
+    pairs: tuple[Pair, ...]
+    omnibus: Omnibus | None
+    winner: str | None
+    leader: str
+    planned: dict[str, Any] | None
+    departures: tuple[str, ...]
+    exploratory: bool
+    notes: tuple[str, ...]
+
+    def as_dict(self) -> dict[str, Any]:
+        return {**asdict(self), "omnibus": self.omnibus._asdict() if self.omnibus else None}
+
+    def conclusion(self) -> str:
+        """Who has won, or why nobody has."""
+        if self.winner:
+            return f"winner: {self.winner}"
+        if self.higher_is_better is None:
+            return f"winner: none. Neither way of {self.metric} is better."
+        pairs = [pair for pair in self.pairs if pair.b == self.baseline]
+        held = [pair for pair in pairs if pair.verdict == "better" and not pair.guarded]
+        if held:
+            guard = next(guard for guard in held[0].guards if not guard.passed)
+            return f"winner: none. {held[0].a} is better, but it is not shown to keep {guard.guard}"
+        verdicts = {pair.verdict for pair in pairs}
+        if verdicts == {"equivalent"}:
+            return f"winner: none. Nothing differs from {self.baseline} by {self.margin:g} or more."
+        if verdicts == {"worse"}:
+            return f"winner: none. Nothing is as good as {self.baseline}."
+        if all(pair.ties == pair.questions for pair in self.pairs):
+            return "winner: none. All arms score alike on every question."
+        return f"winner: none. {self.leader} has the best mean, which alone proves nothing."
