@@ -31,7 +31,9 @@ class ServeConfig(EngineSettings):
     )
     record: bool = option(True, "record each request as a trace in MLflow")
     record_content: Content = option("keep", "texts in records: keep, hash or drop")
-    redact: tuple[str, ...] = option((), "taken out of records: email, phone, card, ip, iban, secret, module:function")
+    redact: tuple[str, ...] = option(
+        (), "taken out of records: email, phone, card, ip, iban, secret, regex:EXPRESSION, module:function"
+    )
     outbox_mb: int = option(1000, "most that requests not yet in MLflow may take on disk, in MB; beyond, dropped")
     otlp: str = option("", "also send each request's spans to this OTLP address, as http://127.0.0.1:4318/v1/traces")
     watch_s: float = option(5.0, "seconds between looks at the aliases that are served; 0 for none")
