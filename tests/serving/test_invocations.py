@@ -86,6 +86,10 @@ def test_params_are_the_settings_of_the_request(http: httpx.Client) -> None:
     response = http.post("/invocations", json={"inputs": ROWS, "params": {"max_tokens": 2, "stop": "IS", "beams": 2}})
     assert response.json() == {"predictions": ["WHAT", "WHY, AND"]}
     assert response.headers["x-fledge-warning"] == "ignored: beams"
+    split = {"columns": ["question"], "index": [0], "data": [["a"]], "dtype": "text"}
+    response = http.post("/invocations", json={"dataframe_split": split, "model": "mine", "params": {"beams": 2}})
+    assert response.json() == {"predictions": ["A"]}
+    assert response.headers["x-fledge-warning"] == "ignored: beams, dataframe_split.dtype, model"
     for params, said in (
         ({"max_tokens": 0}, "params.max_tokens: Input should be greater than or equal to 1"),
         ({"temperature": "hot"}, "params.temperature: Input should be a valid number"),
@@ -231,7 +235,6 @@ def test_media_types(http: httpx.Client, kind: str, status: int) -> None:
         ({}, "send exactly one of dataframe_split, dataframe_records, instances, inputs"),
         ({"inputs": ROWS, "instances": ROWS}, "send exactly one of"),
         ({"inputs": None}, "inputs: "),
-        ({"inputs": ROWS, "data": 1}, "data: Extra inputs are not permitted"),
         ({"dataframe_split": {"columns": ["query"], "data": [["a"]]}}, "the table has no column 'question'"),
         ({"dataframe_split": {"columns": ["query"], "data": []}}, "the table has no column 'question'"),
         ({"dataframe_split": {"columns": ["question"] * 2, "data": [["a", "b"]]}}, "two columns 'question'"),

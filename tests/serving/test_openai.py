@@ -310,6 +310,10 @@ def test_unknown_parameters_are_ignored_and_named(client: OpenAI) -> None:
     for name in ("frequency_penalty", "messages.name", "top_logprobs beyond the chosen token", r"gr\u00f6\u00dfe\n"):
         assert name in named
     assert "nothing" not in named
+    part = {"type": "text", "text": QUESTION, "tone": "kind"}
+    asking = {"messages": [{"role": "user", "content": [part]}], "prompt": {"id": "plain", "version": "2"}}
+    raw = client.chat.completions.with_raw_response.create(model="mine", messages=MESSAGES, extra_body=asking)
+    assert raw.headers["x-fledge-warning"] == "ignored: messages.content.tone, prompt.version"
     text = client.completions.with_raw_response.create(model="mine", prompt="x", best_of=1, logprobs=5, echo=True)
     for name in ("best_of", "logprobs beyond the chosen token", "logprobs of the prompt"):
         assert name in text.headers["x-fledge-warning"]

@@ -32,7 +32,7 @@ def endpoint(tmp_path_factory: pytest.TempPathFactory, engine_cache: Path) -> It
     config = lay_out(tmp_path_factory.mktemp("schema"), engine_cache)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("FLEDGE_API_KEY", KEY)
-        with served(config, engine="scripted") as running:
+        with served(config, engine="scripted", record=True) as running:  # feedback wants it
             yield running
 
 

@@ -12,13 +12,14 @@ from fastapi.middleware.cors import CORSMiddleware
 from fastapi.responses import JSONResponse, PlainTextResponse
 from fastapi_offline import FastAPIOffline
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 from fledge.core.keys import Keys
 from fledge.core.messages import FeedbackRecord
-from fledge.serving.bodies import strict_route
+from fledge.serving.bodies import strict_route, unknown
 from fledge.serving.docs import Bodies, describe, responses
-from fledge.serving.endpoint import Endpoint
+from fledge.serving.endpoint import Endpoint, warn
 from fledge.serving.errors import add_errors
 from fledge.serving.invocations import BareRequest, invocations_routes
 from fledge.serving.lifecycle import Lifecycle, Transfer
@@ -32,7 +33,7 @@ METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 class FeedbackRequest(BaseModel):
     """What somebody thinks of an answer."""
 
-    model_config = ConfigDict(strict=True, extra="forbid")
+    model_config = ConfigDict(strict=True, extra="allow")
 
     request_id: Annotated[str, StringConstraints(pattern=r"^(chatcmpl-|cmpl-)?[0-9a-f]{32}$")] = Field(
         description="the answer's `x-request-id`, or the `id` of a completion"
@@ -139,10 +140,12 @@ def _feedback(endpoint: Endpoint, router: APIRouter) -> None:
         "/feedback",
         operation_id="feedback",
         summary="What somebody thinks of an answer",
-        responses=responses(401, 415),
+        responses=responses(401, 409, 415),
         tags=["Operation"],
     )
-    async def feedback(body: FeedbackRequest, request: Request) -> dict[str, str]:
+    async def feedback(body: FeedbackRequest, request: Request, response: Response) -> dict[str, str]:
+        if endpoint.outbox is None:
+            raise HTTPException(409, "this endpoint records nothing, so there is no answer to tie feedback to")
         record = FeedbackRecord(
             feedback_id=secrets.token_hex(16),
             request_id=body.request_id.rpartition("-")[2],
@@ -151,5 +154,6 @@ def _feedback(endpoint: Endpoint, router: APIRouter) -> None:
             comment=body.comment,
             user=body.user or request.state.key_name,
         )
-        endpoint.take_feedback(record)
+        endpoint.outbox.put(record)
+        response.headers.update(warn(unknown(body)))
         return {"feedback_id": record.feedback_id, "request_id": record.request_id}

@@ -21,6 +21,7 @@ _MEANINGS = {
     403: "The Host or the Origin is not served",
     404: "No such model",
     408: "The request took too long to arrive",
+    409: "This endpoint records nothing, so feedback has no answer to go with",
     413: "The body is too large",
     415: "Not a media type that is taken",
     429: "Too much is waiting; Retry-After says when to come back",
@@ -29,6 +30,7 @@ _MEANINGS = {
     503: "The engine is not ready; Retry-After says when to come back",
     504: "The answer took too long",
 }
+BARE = ("messages", "prompt", "input")
 _ALWAYS = (400, 403, 408, 413, 431, 500)
 _OF_ANSWERS = (401, 404, 415, 429, 503, 504)
 _REQUEST_ID = {
@@ -159,7 +161,7 @@ def _table(offer: Offer) -> Schema:
         "type": "object",
         "properties": {**forms, "params": either(reference("Generation"), NULL)},
         "oneOf": [{"required": [form]} for form in forms],
-        "additionalProperties": False,
+        "propertyNames": {"not": {"enum": list(BARE)}},
     }
 
 
@@ -178,7 +180,7 @@ def _bare(model: type[BaseModel], offer: Offer) -> Schema:
         {"title": form, "required": [form], "properties": {**dict.fromkeys(forms, NULL), form: forms[form]}}
         for form in forms
     ]
-    for form in ("messages", "prompt", "input"):
+    for form in BARE:
         schema["properties"][form] = either(forms[form], NULL) if form in forms else NULL
     return schema
 

@@ -11,7 +11,7 @@ from starlette.exceptions import HTTPException
 
 from fledge.core.errors import FledgeError
 from fledge.core.limits import Limits
-from fledge.core.messages import Ask, FeedbackRecord, Piece
+from fledge.core.messages import Ask, Piece
 from fledge.models.manifest import Manifest
 from fledge.prompts.prompt import Prompt
 from fledge.serving.admission import Admission, BusyError, estimate_tokens
@@ -174,10 +174,6 @@ class Endpoint:
         """Leave the one outcome of a request in the outbox, and count it."""
         record = trace.finish(status)
         self.metrics.observe(record)
-        if self.outbox is not None:
-            self.outbox.put(record)
-
-    def take_feedback(self, record: FeedbackRecord) -> None:
         if self.outbox is not None:
             self.outbox.put(record)
 

@@ -16,7 +16,7 @@ from fledge.core.errors import InputError
 from fledge.core.limits import Limits
 from fledge.core.messages import Ask
 from fledge.prompts.prompt import Prompt
-from fledge.serving.bodies import MAX_CHARACTERS, MAX_PROMPTS, Generation, Text, check_size, problem, read_json
+from fledge.serving.bodies import MAX_CHARACTERS, MAX_PROMPTS, Generation, Text, check_size, problem, read_json, unknown
 from fledge.serving.docs import responses
 from fledge.serving.endpoint import Endpoint, Job, head, warn
 from fledge.serving.openai import Messages, PromptText, unit, unknown_of
@@ -26,6 +26,7 @@ from fledge.serving.trace import RequestTrace
 JSON, CSV, PARQUET = "application/json", "text/csv", "application/vnd.apache.parquet"
 MAX_COLUMNS = 100
 MESSAGES = "messages"
+FORMS = {"dataframe_split", "dataframe_records", "instances", "inputs"}
 Name = Annotated[str, StringConstraints(max_length=200)]
 Turns = list[tuple[str, str]]
 Texts = Annotated[list[Text], Field(fail_fast=True, min_length=1, max_length=MAX_PROMPTS)]
@@ -40,13 +41,14 @@ class Split(BaseModel):
     model_config = ConfigDict(strict=True, extra="allow")
 
     columns: list[Name] = Field(max_length=MAX_COLUMNS)
+    index: Any = None  # pandas writes it, and the order of the rows is enough
     data: Annotated[list[list[Any]], Field(fail_fast=True)]
 
 
 class TableRequest(BaseModel):
     """Exactly one form of table, and `params`."""
 
-    model_config = ConfigDict(strict=True, extra="forbid")
+    model_config = ConfigDict(strict=True, extra="allow")
 
     # A null is no table: what is missing has a default that is never looked at.
     dataframe_split: Split = Split(columns=[], data=[])
@@ -58,7 +60,7 @@ class TableRequest(BaseModel):
     def rows(self, names: Sequence[str]) -> list[Any]:
         """The rows, as mappings or bare values, of a table with the columns `names`. Raises `InputError` where it is
         none."""
-        forms = self.model_fields_set - {"params"}
+        forms = self.model_fields_set & FORMS
         if len(forms) != 1:
             raise InputError("send exactly one of dataframe_split, dataframe_records, instances, inputs")
         table = getattr(self, next(iter(forms)))
@@ -74,6 +76,12 @@ class TableRequest(BaseModel):
                 raise InputError("the lists in inputs must have one length")
             return [dict(zip(table, values, strict=True)) for values in zip(*table.values(), strict=True)]
         return [table] if isinstance(table, str) else list(table)
+
+    @property
+    def unknown(self) -> list[str]:
+        """Names that nothing here knows; a null means nothing."""
+        inside = self.params.unknown if self.params else []
+        return [*unknown(self), *unknown(self.dataframe_split, "dataframe_split."), *inside]
 
 
 class BareRequest(Generation):
@@ -97,7 +105,7 @@ class Parsed:
     inputs: Any
     prompts: Sequence[str | Turns]
     settings: Mapping[str, Any]
-    unknown: Sequence[str]
+    ignored: Sequence[str]
     with_prompt: bool
     bare: bool
 
@@ -130,7 +138,7 @@ def invocations_routes(endpoint: Endpoint, router: APIRouter) -> None:
             pass
         found = [result.text.strip() for result in trace.results]
         return JSONResponse(
-            found if parsed.bare else {"predictions": found}, headers={**head(trace), **warn(parsed.unknown)}
+            found if parsed.bare else {"predictions": found}, headers={**head(trace), **warn(parsed.ignored)}
         )
 
 
@@ -146,31 +154,32 @@ def _content_type(request: Request) -> str:
 async def _parsed(body: bytes, kind: str, prompt: Prompt, limits: Limits) -> Parsed:
     names = prompt.variables
     settings: Mapping[str, Any] = {}
-    unknown: Sequence[str] = ()
+    ignored: Sequence[str] = ()
     if kind == JSON:
         value = read_json(body, limits.max_json_depth)
         if isinstance(value, dict) and not value.keys().isdisjoint(("messages", "prompt", "input")):
             return _bare(value, prompt, limits)
         request = _validated(TableRequest, value)
         rows = request.rows(names)
+        ignored = request.unknown
         if request.params is not None:
-            settings, unknown = request.params.settings(), request.params.unknown
+            settings = request.params.settings()
     elif kind == CSV:
         rows = await asyncio.to_thread(_csv_rows, body, names, limits.max_rows)
     else:
         rows = list(await read_parquet(body, names, limits.max_rows))
     check_size(limits, prompts=len(rows), settings=settings)
-    return _table(rows, prompt, settings, unknown, bare=False)
+    return _table(rows, prompt, settings, ignored, bare=False)
 
 
 def _table(
-    rows: Sequence[Any], prompt: Prompt, settings: Mapping[str, Any], unknown: Sequence[str], *, bare: bool
+    rows: Sequence[Any], prompt: Prompt, settings: Mapping[str, Any], ignored: Sequence[str], *, bare: bool
 ) -> Parsed:
     tidy = read_rows(rows, prompt.variables)
     inputs = [row if isinstance(row, dict) else {MESSAGES: _as_dicts(row)} for row in tidy]
     prompts = [_fill(prompt, row) if isinstance(row, dict) else row for row in tidy]
     with_prompt = any(isinstance(row, dict) for row in tidy)
-    return Parsed(inputs, prompts, settings, unknown, with_prompt=with_prompt, bare=bare)
+    return Parsed(inputs, prompts, settings, ignored, with_prompt=with_prompt, bare=bare)
 
 
 def _bare(value: dict[str, Any], prompt: Prompt, limits: Limits) -> Parsed:
@@ -178,17 +187,17 @@ def _bare(value: dict[str, Any], prompt: Prompt, limits: Limits) -> Parsed:
     given = [name for name in ("messages", "prompt", "input") if getattr(request, name) is not None]
     if len(given) != 1:
         raise InputError("send exactly one of messages, prompt, input")
-    settings, unknown = request.settings(), request.unknown
+    settings, ignored = request.settings(), request.unknown
     if request.messages is not None:
         check_size(limits, settings=settings)
         turns = [message.turn for message in request.messages]
-        return Parsed({MESSAGES: _as_dicts(turns)}, [turns], settings, unknown, with_prompt=False, bare=True)
+        return Parsed({MESSAGES: _as_dicts(turns)}, [turns], settings, ignored, with_prompt=False, bare=True)
     texts = request.prompt if request.prompt is not None else request.input
     texts = [texts] if isinstance(texts, str) else texts or []
     check_size(limits, prompts=len(texts), settings=settings)
     if request.prompt is not None:
-        return Parsed({"prompt": texts}, texts, settings, unknown, with_prompt=False, bare=True)
-    return _table(texts, prompt, settings, unknown, bare=True)
+        return Parsed({"prompt": texts}, texts, settings, ignored, with_prompt=False, bare=True)
+    return _table(texts, prompt, settings, ignored, bare=True)
 
 
 def _validated(model: type[M], value: Any) -> M:

@@ -11,6 +11,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstr
 from starlette.exceptions import HTTPException
 
 from fledge.core.errors import InputError
+from fledge.core.keys import OWN_NAME
 from fledge.core.messages import Ask, Piece
 from fledge.prompts.prompt import Prompt
 from fledge.serving.bodies import MAX_PROMPTS, Count, Generation, NewTokens, Text, check_size, unknown, whole
@@ -34,7 +35,7 @@ TokenIds = Annotated[
 class TextPart(BaseModel):
     """A part of a message; only texts are taken."""
 
-    model_config = ConfigDict(strict=True)
+    model_config = ConfigDict(strict=True, extra="allow")
 
     type: Literal["text"]
     text: Text
@@ -57,7 +58,9 @@ class ChatMessage(BaseModel):
 
 def unknown_of(messages: Sequence[ChatMessage]) -> list[str]:
     """Names in messages that nothing here knows."""
-    return sorted({name for message in messages for name in unknown(message, "messages.")})
+    found = {name for message in messages for name in unknown(message, "messages.")}
+    parts = [part for message in messages if isinstance(message.content, list) for part in message.content]
+    return sorted(found | {name for part in parts for name in unknown(part, "messages.content.")})
 
 
 Messages = Annotated[list[ChatMessage], Field(fail_fast=True, min_length=1, max_length=1000)]
@@ -74,7 +77,7 @@ class StreamOptions(BaseModel):
 class PromptChoice(BaseModel):
     """A prompt of the release, by name, and the values of its variables."""
 
-    model_config = ConfigDict(strict=True)
+    model_config = ConfigDict(strict=True, extra="allow")
 
     id: Annotated[str, StringConstraints(max_length=200)] = Field(description="`name` or `name/version`")
     variables: dict[str, Text] = Field(default_factory=dict, max_length=100)
@@ -122,6 +125,8 @@ class ChatRequest(CommonRequest):
     @property
     def unknown(self) -> list[str]:
         inside = unknown_of(self.messages)
+        if isinstance(self.prompt, PromptChoice):
+            inside += unknown(self.prompt, "prompt.")
         beyond = ["top_logprobs beyond the chosen token"] if (self.top_logprobs or 0) > 1 else []
         return [*super().unknown, *inside, *beyond]
 
@@ -213,8 +218,12 @@ def openai_routes(endpoint: Endpoint, router: APIRouter) -> None:
 
 
 def unit(request: Request, user: str | None) -> str:
-    """Whose request it is, for a stable assignment: `user`, else the session, else the key, else nobody's."""
-    found = user or request.headers.get(SESSION_HEADER) or request.state.key_name
+    """Whose request it is, for a stable assignment: `user`, else the session, else the name of the key, else nobody's.
+
+    The key of the environment has no name: all share it.
+    """
+    key = request.state.key_name if request.state.key_name != OWN_NAME else ""
+    found = user or request.headers.get(SESSION_HEADER) or key
     return str(found or request.state.trace.request_id)
 
 
