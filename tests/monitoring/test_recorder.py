@@ -17,8 +17,8 @@ from fledge.core.outbox_files import outbox_files
 from fledge.core.settings import Workspace
 from fledge.monitoring import recorder as recorder_module
 from fledge.monitoring._mlflow import TraceShipper
-from fledge.monitoring.outbox_reader import KEPT_FILES, Record
-from fledge.monitoring.recorder import POSITION_FILE, Recorder, pause
+from fledge.monitoring.outbox_reader import KEPT_FILES, Record, RecordRefusedError
+from fledge.monitoring.recorder import POSITION_FILE, REFUSED_FILE, Recorder, pause
 from fledge.tracking._mlflow import connect
 from tests.serving.harness import until
 
@@ -91,7 +91,7 @@ def test_it_goes_on_where_it_was_left_and_leaves_a_broken_line_out(tmp_path: Pat
     recorder.stop()
     recorder.run()
     assert [record.request_id for record in sink.taken] == [f"{number:032x}" for number in (1, 2, 3)]
-    assert told == {"shipped": 1, "waiting": 0, "trouble": ""}
+    assert told == {"shipped": 1, "waiting": 0, "refused": 0, "trouble": ""}
 
 
 def test_a_tracker_that_is_down_only_delays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -104,14 +104,38 @@ def test_a_tracker_that_is_down_only_delays(tmp_path: Path, monkeypatch: pytest.
     thread.start()
     try:
         assert until(lambda: len(told) > 2)
-        assert told[-1] == {"shipped": 0, "waiting": 5, "trouble": "the tracker does not answer"}
+        assert told[-1] == {"shipped": 0, "waiting": 5, "refused": 0, "trouble": "the tracker does not answer"}
         _leave(outbox, range(5, 8))
         sink.down = False
-        assert until(lambda: told[-1] == {"shipped": 8, "waiting": 0, "trouble": ""})
+        assert until(lambda: told[-1] == {"shipped": 8, "waiting": 0, "refused": 0, "trouble": ""})
     finally:
         recorder.stop()
         thread.join()
     assert len(sink.taken) == 8
+
+
+def test_one_record_that_is_refused_for_ever_holds_up_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(recorder_module, "PERIOD_S", 0.01)
+    outbox, sink = tmp_path / "outbox", _Sink()
+    _leave(outbox, range(40))
+
+    def ship(records: Sequence[Record]) -> None:
+        if any(record.request_id == f"{13:032x}" for record in records):
+            raise RecordRefusedError("that cannot be stored")
+        sink(records)
+
+    told: dict[str, Any] = {}
+    recorder = Recorder(outbox, ship, cap_bytes=CAP, told=lambda **figures: told.update(figures))
+    thread = threading.Thread(target=recorder.run)
+    thread.start()
+    try:
+        assert until(lambda: told == {"shipped": 39, "waiting": 0, "refused": 1, "trouble": ""})
+    finally:
+        recorder.stop()
+        thread.join()
+    assert [record.request_id for record in sink.taken] == [f"{n:032x}" for n in range(40) if n != 13]
+    (kept,) = (outbox / REFUSED_FILE).read_text(encoding="utf-8").splitlines()
+    assert json.loads(kept)["request_id"] == f"{13:032x}"
 
 
 def test_a_store_that_is_locked_is_waited_for(workspace: Workspace, tmp_path: Path) -> None:
@@ -161,8 +185,8 @@ def test_feedback_becomes_an_assessment_once(workspace: Workspace, tmp_path: Pat
     import msgspec
 
     with (outbox / "outbox-000001.jsonl").open("ab") as file:
-        for name, value in (("good", True), ("stars", 4.0)):
-            given = FeedbackRecord(f"{name}-id", f"{7:032x}", name, value, "fine", "ann")
+        for name, value, user in (("good", True, "ann"), ("stars", 4.0, "\0" + "x" * 500)):
+            given = FeedbackRecord(f"{name}-id", f"{7:032x}", name, value, "fi\0ne", user)
             file.write(msgspec.json.encode(given) + b"\n")
         file.write(msgspec.json.encode(FeedbackRecord("lost", f"{8:032x}", "good", False)) + b"\n")
     shipper = TraceShipper(workspace.tracking, "mine")
@@ -173,6 +197,7 @@ def test_feedback_becomes_an_assessment_once(workspace: Workspace, tmp_path: Pat
     found = {item.name: (item.feedback.value, item.rationale) for item in trace.info.assessments}
     assert len(trace.info.assessments) == 2
     assert found == {"good": (True, "fine"), "stars": (4.0, "fine")}
+    assert {item.source.source_id for item in trace.info.assessments} == {"ann", "x" * 250}  # what PostgreSQL takes
 
 
 def test_on_a_busy_machine_it_takes_a_small_share_until_the_outbox_fills() -> None:

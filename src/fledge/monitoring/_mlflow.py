@@ -10,10 +10,13 @@ from mlflow.tracing.client import TracingClient
 
 from fledge.core.errors import FledgeError
 from fledge.core.messages import Answered, FeedbackRecord, OutboxRecord
+from fledge.monitoring.outbox_reader import RecordRefusedError
 from fledge.tracking._mlflow import connect, experiment_id
 from fledge.tracking._mlflow_traces import SpanRecord, TraceRecord, token_usage, write_traces
 
 FEEDBACK_KEY = "fledge.feedback_id"
+SOURCE_CHARACTERS = 250  # of MLflow's own table
+REFUSALS = ("BAD_REQUEST", "INVALID_PARAMETER_VALUE", "REQUEST_LIMIT_EXCEEDED")
 
 
 def trace_experiment(name: str) -> str:
@@ -40,7 +43,8 @@ class TraceShipper:
                 if isinstance(record, FeedbackRecord):
                     _assess(client, record)
         except MlflowException as error:
-            raise FledgeError(f"MLflow did not take the traces: {str(error).splitlines()[0]}") from None
+            kind = RecordRefusedError if error.error_code in REFUSALS else FledgeError
+            raise kind(f"MLflow did not take the traces: {str(error).splitlines()[0]}") from None
 
     def _name(self, record: OutboxRecord) -> str:
         return record.release or self._default
@@ -115,16 +119,21 @@ def _assess(client: MlflowClient, record: FeedbackRecord) -> None:
         raise
     if any((item.metadata or {}).get(FEEDBACK_KEY) == record.feedback_id for item in known):
         return
-    source = AssessmentSource(source_type="HUMAN", source_id=record.user or "anonymous")
+    source = AssessmentSource(source_type="HUMAN", source_id=_storable(record.user or "anonymous")[:SOURCE_CHARACTERS])
     feedback = Feedback(
         name=record.name,
         value=record.value,
         source=source,
-        rationale=record.comment or None,
+        rationale=_storable(record.comment) or None,
         trace_id=trace_id,
         metadata={FEEDBACK_KEY: record.feedback_id},
     )
     tracing.log_assessment(trace_id, feedback)
+
+
+def _storable(text: str) -> str:
+    """What every database takes: PostgreSQL has no place for a NUL."""
+    return text.replace("\0", "")
 
 
 def count_traces(tracking_uri: str, name: str, request_ids: Sequence[str]) -> int:

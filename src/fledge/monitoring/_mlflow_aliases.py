@@ -26,10 +26,13 @@ class AliasWatch:
         """What is served under an alias, as of the last look."""
         return self._known[name, alias]
 
-    def refused(self, name: str, alias: str, old: str, release: str) -> None:
-        """It turned out that a release cannot be served: `old` is, until the alias moves again."""
+    def refused(self, name: str, alias: str, old: str, release: str, old_folder: str = "") -> None:
+        """It turned out that a release cannot be served: `old` is, until the alias moves again, and is what an endpoint
+        starts from."""
         self._known[name, alias] = old
         self._refused[name, alias] = release
+        if old_folder:
+            kept.remember(self._releases, self._tracking_uri, kept.Reference(name, alias, ""), Path(old_folder))
 
     def look(self) -> Iterator[dict[str, Any]]:
         """Events since the last look: `moved` with the checked folder of the release that is meant now, or `refused`,

@@ -76,12 +76,17 @@ class Duties:
 
     def _lead(self, canary: "CanaryWatch") -> None:
         while True:
-            while self._crashed:
-                canary.crashed(self._crashed.pop())
-            self._attempt("the canary waits", canary.step)
+            # A crash says nothing before it is known what is on trial.
+            if self._attempt("the canary waits", canary.step):
+                self._attempt("how the canary ended cannot be kept", lambda: self._pass_on_crashes(canary))
             if canary.owed:
                 self._called.set()
             time.sleep(canary.period_s)
+
+    def _pass_on_crashes(self, canary: "CanaryWatch") -> None:
+        while self._crashed:
+            canary.crashed(self._crashed[0])
+            self._crashed.pop(0)
 
     def _look(self, watch: "AliasWatch") -> None:
         for event in watch.look():
@@ -93,7 +98,7 @@ class Duties:
         from fledge.registry.release import note
 
         for item in self._refused:
-            watch.refused(item["name"], item["alias"], item["old"], item["release"])
+            watch.refused(item["name"], item["alias"], item["old"], item["release"], item.get("old_folder", ""))
         while self._refused:
             item = self._refused[0]
             old, new = (int(item[which].rpartition("/")[2]) for which in ("old", "release"))

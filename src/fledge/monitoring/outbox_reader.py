@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import msgspec
 
+from fledge.core.errors import FledgeError
 from fledge.core.messages import FeedbackRecord, OutboxRecord
 from fledge.core.outbox_files import outbox_files
 
@@ -16,6 +17,10 @@ Record = OutboxRecord | FeedbackRecord
 
 _request = msgspec.json.Decoder(OutboxRecord).decode
 _feedback = msgspec.json.Decoder(FeedbackRecord).decode
+
+
+class RecordRefusedError(FledgeError):
+    """Records that will not be taken, however often they are sent."""
 
 
 class Position(NamedTuple):

@@ -1,4 +1,4 @@
-"""The recorder process: `python -m fledge.monitoring.recorder CONFIG CONTROL_FD`. Ships the outbox to MLflow, and looks
+"""The recorder process: `python -m fledge.monitoring.recorder CONTROL_FD`. Ships the outbox to MLflow, and looks
 after the aliases that are served."""
 
 import contextlib
@@ -11,13 +11,22 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import psutil
 
 from fledge.core import state
 from fledge.core.control import Control
 from fledge.core.outbox_files import outbox_files
 from fledge.monitoring.duties import Duties
-from fledge.monitoring.outbox_reader import LineCount, Position, Record, read_batch, remove_shipped, waiting_bytes
+from fledge.monitoring.outbox_reader import (
+    LineCount,
+    Position,
+    Record,
+    RecordRefusedError,
+    read_batch,
+    remove_shipped,
+    waiting_bytes,
+)
 
 BATCH = 200
 BUSY_BATCH = 20
@@ -29,6 +38,7 @@ HALF = 0.5  # of the outbox's room
 LONGEST_DELAY_S = 60.0
 POSITION_FILE = "position.json"
 OTLP_POSITION_FILE = "position-otlp.json"
+REFUSED_FILE = "refused.jsonl"
 
 Ship = Callable[[Sequence[Record]], None]
 
@@ -62,7 +72,8 @@ class Recorder:
         self._waiting = LineCount(folder, self._position())
         self._stop = threading.Event()
         self._process = psutil.Process()
-        self.shipped = 0
+        self._limit = BATCH
+        self.shipped = self.refused = 0
         self.trouble = ""
 
     def run(self) -> None:
@@ -114,18 +125,34 @@ class Recorder:
         return others > BUSY_PERCENT and not self._stop.is_set()
 
     def ship_some(self, most: int = BATCH) -> int:
-        """Ship one batch; the number of records in it."""
+        """Ship one batch; the number of records in it. After a failure the next one is half as large, until the one
+        record is found that is refused for itself."""
         position = self._position()
-        batch = read_batch(self._folder, position, most)
+        batch = read_batch(self._folder, position, min(most, self._limit))
         if batch.records:
-            self._ship(batch.records)
-            self.shipped += len(batch.records)
+            try:
+                self._ship(batch.records)
+                self.shipped += len(batch.records)
+            except Exception as error:
+                self._limit = max(1, len(batch.records) // 2)
+                if len(batch.records) > 1 or not isinstance(error, RecordRefusedError):
+                    raise
+                self._set_aside(batch.records[0], error)
+            self._limit = min(BATCH, 2 * self._limit)
         if batch.next != position:
             state.write_json(self._file, batch.next._asdict())
             self._waiting.passed(batch.lines)
             if self._removes:
                 self._remove(batch.next)
         return len(batch.records)
+
+    def _set_aside(self, record: Record, error: RecordRefusedError) -> None:
+        """Keep a record beside the outbox, for people: it would hold up all others for ever."""
+        file = self._folder / REFUSED_FILE
+        with open(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "ab") as kept:
+            kept.write(msgspec.json.encode(record) + b"\n")
+        self.refused += 1
+        sys.stderr.write(f"fledge: recorder: a record was refused and is in {file}: {error.message}\n")
 
     def _remove(self, position: Position) -> None:
         """Remove what all have shipped. A reader that is away may cost nobody else records: it is not waited for where
@@ -135,7 +162,8 @@ class Recorder:
         remove_shipped(self._folder, min(position, other))
 
     def _tell(self) -> None:
-        self._told(shipped=self.shipped, waiting=self._waiting.count(), trouble=self.trouble)
+        waiting = self._waiting.count()
+        self._told(shipped=self.shipped, waiting=waiting, refused=self.refused, trouble=self.trouble)
 
     def _position(self, file: str = "") -> Position:
         try:
@@ -153,7 +181,8 @@ def pause(seconds: float, filled: float) -> float:
 
 
 def main() -> None:
-    config: dict[str, Any] = json.loads(sys.argv[1])
+    control = Control(int(sys.argv[1]))
+    config = control.config
     stopped, imported = threading.Event(), threading.Event()
     recorders: list[Recorder] = []
 
@@ -176,7 +205,6 @@ def main() -> None:
         }
         actions[message["event"]]()
 
-    control = Control(int(sys.argv[2]))
     duties = Duties(config, control)
     control.listen(on_event)
     # Begun before this thread steps back, which it would inherit.

@@ -100,9 +100,11 @@ class _Now(Collector):
         if recorder:
             shipped = CounterMetricFamily("fledge_recorder_shipped", "Records in MLflow, since the recorder started")
             shipped.add_metric([], recorder["shipped"])
+            aside = CounterMetricFamily("fledge_recorder_refused", "Records that MLflow refused: see refused.jsonl")
+            aside.add_metric([], recorder["refused"])
             waiting = GaugeMetricFamily("fledge_recorder_waiting", "Records that are not in MLflow yet")
             waiting.add_metric([], recorder["waiting"])
-            yield from (shipped, waiting)
+            yield from (shipped, aside, waiting)
 
     def _outbox(self) -> Iterable[Metric]:
         outbox = self._endpoint.outbox
