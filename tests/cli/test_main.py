@@ -76,11 +76,12 @@ def test_compare_a_file_of_scores(fledge: Run, tmp_path: Path) -> None:
 
 def test_config_shows_where_a_value_comes_from(fledge: Run, tmp_path: Path) -> None:
     (tmp_path / "fledge.toml").write_text("samples = 3\n")
-    environment = os.environ | {"FLEDGE_PORT": "5009"}
+    environment = os.environ | {"FLEDGE_PORT": "5009", "FLEDGE_MAX_ROWS": "7"}
     done = fledge("config", "show", "--origin", "--json", cwd=tmp_path, env=environment)
     rows = {row["name"]: row for row in json.loads(done.stdout)}
     assert (rows["samples"]["value"], rows["samples"]["origin"]) == (3, str(tmp_path / "fledge.toml"))
     assert (rows["port"]["value"], rows["port"]["origin"]) == (5009, "environment")
+    assert (rows["max_rows"]["value"], rows["max_rows"]["origin"]) == (7, "environment")
     assert rows["max_tokens"]["origin"] == "default"
 
 

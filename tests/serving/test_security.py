@@ -362,7 +362,7 @@ def test_beyond_loopback_a_good_key_is_needed_or_nothing_starts(
             prepare(replace(config, host="0.0.0.0", keys_file=str(file)), "mine@champion")
 
 
-@pytest.mark.parametrize(("own", "file"), [("", ""), ("short", ""), ("", "alice short\n")])
+@pytest.mark.parametrize(("own", "file"), [("", ""), ("short", ""), ("", "alice short\n"), ("", "#\n")])
 def test_the_command_line_refuses_with_exit_code_2(
     config: ServeConfig, fledge: Run, tmp_path: Path, own: str, file: str
 ) -> None:

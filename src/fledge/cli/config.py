@@ -10,7 +10,7 @@ from fledge.bench.experiments import ExperimentBenchConfig
 from fledge.bench.serving import ServeBenchConfig
 from fledge.cli.output import emit, json_option, message, table
 from fledge.conversation.session import ChatConfig
-from fledge.core.settings import load, options, unknown_keys
+from fledge.core.settings import flat, load, options, unknown_keys
 from fledge.experiments.config import ExperimentConfig
 from fledge.questions.versions import QuestionsConfig
 from fledge.registry.release import ReleaseConfig
@@ -34,13 +34,11 @@ def show(origin: bool, as_json: bool) -> None:
     rows: dict[str, dict[str, object]] = {}
     for cls in SHOWN:
         resolved = load(cls)
+        values = dict(flat(resolved.value))
         for item in options(cls):
-            value = getattr(resolved.value, item.name, None)
-            if value is None:
-                value = getattr(getattr(resolved.value, "generation", None), item.name, None)
             rows[item.name] = {
                 "name": item.name,
-                "value": value,
+                "value": values[item.name],
                 "origin": resolved.origins[item.name],
                 "env": item.env,
             }

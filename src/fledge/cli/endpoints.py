@@ -1,7 +1,9 @@
 """`fledge serve`, `status`, `stop`, `test`, `monitor`."""
 
+import json
 import os
 import sys
+from collections import deque
 from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
@@ -43,6 +45,9 @@ def serve(
         return
     if not detach:
         path = endpoints.prepare(config, *targets)
+        if as_json:
+            version = int(next(iter(json.loads(path.read_text(encoding="utf-8"))["releases"])).rpartition("/")[2])
+            emit(True, {"url": config.url, "pid": os.getpid(), "version": version, "ready_seconds": None})
         message(f"serving {', '.join(targets)} on {config.url}; Ctrl-C stops it")
         command = endpoints.supervisor_command(path)
         os.execv(command[0], command)
@@ -83,8 +88,8 @@ def status(as_json: bool, **flags: Any) -> None:
 def stop(port: int | None, as_json: bool, **flags: Any) -> None:
     """Stop an endpoint: running requests finish, what was recorded is shipped."""
     stopped = endpoints.stop(load(Workspace, flags).value, port)
-    value = {"stopped": [item.url for item in stopped]}
-    emit(as_json, value, f"stopped {', '.join(value['stopped'])}")
+    value = {"endpoints": [item.as_dict() for item in stopped]}
+    emit(as_json, value, f"stopped {', '.join(item.url for item in stopped)}")
 
 
 @click.command()
@@ -94,19 +99,30 @@ def stop(port: int | None, as_json: bool, **flags: Any) -> None:
 def restart(port: int | None, as_json: bool, **flags: Any) -> None:
     """Stop an endpoint and start it again as it was asked for."""
     running = endpoints.restart(load(Workspace, flags).value, port)
-    value = {"url": running.url, "pid": running.pid, "ready_seconds": running.ready_seconds}
+    value = {"endpoints": [running.as_dict()]}
     emit(as_json, value, f"{running.url} is ready again, pid {running.pid}")
 
 
 @click.command()
 @settings(Workspace)
-@click.option("--port", type=int, help="The endpoint on this port; the only one that runs unless given.")
+@click.option(
+    "--port", type=int, help="The endpoint on this port, also one that has ended; else the only one that runs."
+)
 @click.option("--lines", type=click.IntRange(1, 100_000), default=50, show_default=True, help="So many of the latest.")
 @click.option("-f", "--follow", is_flag=True, help="Go on with what is added, until Ctrl-C.")
-def logs(port: int | None, lines: int, follow: bool, **flags: Any) -> None:
-    """The log of an endpoint that runs in the background, of all its processes."""
-    chosen = endpoints.find(load(Workspace, flags).value, port)
-    path = endpoints.log_file(Path(chosen.folder))
+@json_option
+def logs(port: int | None, lines: int, follow: bool, as_json: bool, **flags: Any) -> None:
+    """The log of an endpoint in the background, of all its processes."""
+    workspace = load(Workspace, flags).value
+    path = endpoints.find_log(workspace, port)
+    if as_json:
+        if follow:
+            raise InputError("a log that goes on is no JSON document", hint="leave out --follow")
+        with path.open(encoding="utf-8", errors="replace") as file:
+            latest = [line.rstrip("\n") for line in deque(file, lines)]
+        running = [item.as_dict() for item in endpoints.status(workspace) if Path(item.folder) == path.parent]
+        emit(True, {"endpoints": running, "log": str(path), "lines": latest})
+        return
     tail = ["tail", "-n", str(lines), *(["-F"] if follow else []), str(path)]
     os.execvp(tail[0], tail)
 

@@ -27,6 +27,12 @@ class RefusedError(FledgeError):
     exit_code = 3
 
 
+class CrashLoopError(FledgeError):
+    """An endpoint whose processes crash again and again."""
+
+    exit_code = 4
+
+
 class ConflictError(FledgeError):
     """Somebody else was faster; nothing was changed."""
 

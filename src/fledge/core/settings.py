@@ -67,6 +67,16 @@ def options(cls: type) -> Iterator[Option]:
             yield Option(item.name, kind, default, item.metadata["help"], env)
 
 
+def flat(settings: Any) -> Iterator[tuple[str, Any]]:
+    """Names and values of settings, as `options` has them."""
+    for item in fields(settings):
+        value = getattr(settings, item.name)
+        if is_dataclass(value):
+            yield from flat(value)
+        else:
+            yield item.name, value
+
+
 def out_of_range(settings: Any, *bounds: tuple[str, float, float]) -> list[str]:
     """For each name whose value is not from low to high, what is wrong."""
     found = [(name, getattr(settings, name), low, high) for name, low, high in bounds]

@@ -67,7 +67,9 @@ def give_feedback(url: str, feedback: Feedback, *, key: str | None = None) -> st
     """
     headers = {"authorization": f"Bearer {key}"} if key else {}
     try:
-        answer = httpx.post(f"{url}/feedback", json=asdict(feedback), headers=headers, timeout=30, trust_env=False)
+        answer = httpx.post(
+            f"{url.rstrip('/')}/feedback", json=asdict(feedback), headers=headers, timeout=30, trust_env=False
+        )
     except httpx.HTTPError as error:
         raise FledgeError(f"nothing answers at {url}: {error}", hint="fledge status") from None
     if answer.status_code == httpx.codes.OK:

@@ -7,7 +7,7 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -16,15 +16,15 @@ import psutil
 from pydantic import TypeAdapter
 
 from fledge.core import state
-from fledge.core.errors import FledgeError, InputError
-from fledge.core.keys import HINT, MINIMUM_BYTES, VARIABLE, read_keys
+from fledge.core.errors import CrashLoopError, FledgeError, InputError
 from fledge.core.limits import Limits
-from fledge.core.network import LOOPBACK
+from fledge.core.network import family_of
 from fledge.core.processes import module_command
 from fledge.core.settings import Workspace, load
 from fledge.models import kept
 from fledge.models.manifest import Manifest, load_manifest
 from fledge.models.selection import EngineSettings, release_folder
+from fledge.supervision.checks import check
 from fledge.supervision.config import ServeConfig
 from fledge.supervision.log import message_of
 from fledge.supervision.route_plan import RoutePlan, plan_routes
@@ -61,22 +61,31 @@ def serve(config: ServeConfig, *targets: str) -> EndpointStatus:
 
     Raises `InputError` for an unknown release or a port in use, `FledgeError` with the log's end if it does not start.
     """
-    path = prepare(config, *targets, detached=True)
+    return _serve(config, targets, os.environ)
+
+
+def _serve(config: ServeConfig, targets: Sequence[str], environ: Mapping[str, str]) -> EndpointStatus:
+    path = prepare(config, *targets, detached=True, environ=environ)
     folders = json.loads(path.read_text(encoding="utf-8"))["releases"].values()
     try:
-        return _start(config, path)
+        return _start(config, path, environ)
     except FledgeError:
         if all(Path(folder).is_dir() for folder in folders):
             raise
     # A copy that was kept here was damaged, and is gone: the registry has another.
-    return _start(config, prepare(config, *targets, detached=True))
+    return _start(config, prepare(config, *targets, detached=True, environ=environ), environ)
 
 
-def _start(config: ServeConfig, path: Path) -> EndpointStatus:
+def _start(config: ServeConfig, path: Path, environ: Mapping[str, str]) -> EndpointStatus:
     log = log_file(path.parent)
     with open(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "ab") as file:
         process = subprocess.Popen(
-            supervisor_command(path), stdin=subprocess.DEVNULL, stdout=file, stderr=file, start_new_session=True
+            supervisor_command(path),
+            stdin=subprocess.DEVNULL,
+            stdout=file,
+            stderr=file,
+            start_new_session=True,
+            env=dict(environ),
         )
     _started[process.pid] = process
     try:
@@ -86,20 +95,18 @@ def _start(config: ServeConfig, path: Path) -> EndpointStatus:
         raise
 
 
-def prepare(config: ServeConfig, *targets: str, detached: bool = False) -> Path:
+def prepare(
+    config: ServeConfig, *targets: str, detached: bool = False, environ: Mapping[str, str] = os.environ
+) -> Path:
     """Check host, keys and port, find the releases, and write the configuration of a supervisor; returns its path.
 
     One that is `detached` has its log in a file.
     """
-    _check_access(config)
+    check(config, environ)
     folder = state.ensure(config.state_dir / "endpoints" / str(config.port))
     check_port(config)
     if not targets or not all(targets):
         raise InputError("name a release", hint="fledge serve NAME@champion")
-    if config.canary:
-        _check_canary(config)
-    if config.otlp:
-        _check_otlp(config)
     plan = plan_routes(targets, config.split, config.shadow, config.canary)
     found = {reference: _find(config, reference) for reference in plan.references}
     path = folder / "config.json"
@@ -130,15 +137,30 @@ def log_file(folder: Path) -> Path:
     return folder / "log.txt"
 
 
+def find_log(workspace: Workspace, port: int | None = None) -> Path:
+    """The log of the endpoint on `port`, also after its end, or of the only one that runs. Raises `InputError` where
+    there is none."""
+    folder = workspace.state_dir / "endpoints" / str(port)
+    if port is None or not log_file(folder).is_file():
+        folder = Path(find(workspace, port).folder)
+    content = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    if not content["log"]["file"]:
+        raise InputError("that endpoint runs in the foreground, and its log is what it prints there", hint="--detach")
+    return log_file(folder)
+
+
 def restart(workspace: Workspace, port: int | None = None) -> EndpointStatus:
-    """Stop an endpoint and start it again as it was asked for; aliases are looked up anew."""
+    """Stop an endpoint and start it again as it was asked for, with what its environment had and this one lacks, as a
+    key. Nothing is stopped where it could not start again."""
     chosen = find(workspace, port)
     content = json.loads((Path(chosen.folder) / "config.json").read_text(encoding="utf-8"))
     served = content["served"]
     config = TypeAdapter(ServeConfig).validate_python(served["config"])
     config = replace(config, limits=replace(load(Limits).value, **content["endpoint"]["fixed_limits"]))
+    environ = {**_environment(chosen.pid), **os.environ}
+    check(config, environ)
     stop(workspace, config.port)
-    return serve(config, *served["targets"])
+    return _serve(config, served["targets"], environ)
 
 
 def find(workspace: Workspace, port: int | None = None) -> EndpointStatus:
@@ -231,39 +253,6 @@ def _configuration(
     }
 
 
-def _check_access(config: ServeConfig) -> None:
-    """Keys are good, and there are some where others than this machine may ask."""
-    if config.keys_file:
-        read_keys(Path(config.keys_file))
-    for path in filter(None, (config.tls_cert, config.tls_key)):
-        if not Path(path).is_file():
-            raise InputError(f"there is no file {path}", hint="check --tls-cert and --tls-key")
-    own = os.environ.get(VARIABLE, "")
-    if config.host in LOOPBACK or (config.keys_file and not own):
-        return
-    if len(os.fsencode(own)) < MINIMUM_BYTES:
-        raise InputError(
-            f"listening on {config.host} needs a key of at least {MINIMUM_BYTES} bytes",
-            hint=f'export {VARIABLE}="$(openssl rand -hex 32)"; or --keys-file with {HINT}; or keep --host 127.0.0.1',
-        )
-
-
-def _check_canary(config: ServeConfig) -> None:
-    from fledge.monitoring.canary import read_plan
-
-    read_plan(config.steps, config.hold, config.guard)
-    if not config.record:
-        raise InputError("a canary is judged by what is recorded", hint="leave out --no-record")
-
-
-def _check_otlp(config: ServeConfig) -> None:
-    from fledge.monitoring._otlp import OtlpShipper
-
-    OtlpShipper(config.otlp)
-    if not config.record:
-        raise InputError("what is sent to --otlp is what is recorded", hint="leave out --no-record")
-
-
 def _fixed(limits: Limits) -> dict[str, Any]:
     """Limits that no file and no environment has set so: they stay when the others are read again."""
     elsewhere = load(Limits).value
@@ -272,8 +261,7 @@ def _fixed(limits: Limits) -> dict[str, Any]:
 
 def check_port(config: ServeConfig) -> None:
     """Raise `InputError` if the port is in use, with the pid if the endpoint there is ours."""
-    family = socket.AF_INET6 if ":" in config.host else socket.AF_INET
-    with socket.socket(family, socket.SOCK_STREAM) as probe:
+    with socket.socket(family_of(config.host), socket.SOCK_STREAM) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((config.host, config.port))
@@ -298,7 +286,8 @@ def _wait_until_ready(process: "subprocess.Popen[bytes]", folder: Path, log: Pat
         time.sleep(0.1)
     lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
     last = "\n".join(message_of(line) for line in lines[-5:])
-    raise FledgeError(f"the endpoint did not start:\n{last}", hint=f"read {log}")
+    kind = CrashLoopError if process.poll() == CrashLoopError.exit_code else FledgeError
+    raise kind(f"the endpoint did not start:\n{last}", hint=f"read {log}")
 
 
 def _status(content: dict[str, Any], folder: Path) -> EndpointStatus:
@@ -324,6 +313,14 @@ def _memory(pid: int) -> int:
     except psutil.Error:
         return 0
     return int(getattr(memory, "pss", memory.rss))
+
+
+def _environment(pid: int) -> dict[str, str]:
+    """What a process had in its environment when it was started; nothing where the system does not tell."""
+    try:
+        return psutil.Process(pid).environ()
+    except (psutil.Error, OSError):
+        return {}
 
 
 def _is_supervisor(pid: int) -> bool:

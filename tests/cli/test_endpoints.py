@@ -1,0 +1,154 @@
+"""`fledge serve`, `status`, `logs`, `restart`, `feedback` and `stop` as a script uses them."""
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+import pytest
+
+from tests.conftest import Run
+from tests.serving.harness import free_port, lay_out, until
+
+pytestmark = pytest.mark.slow
+
+KEY = "k" * 32
+PROCESSES = {"role", "pid", "memory_bytes", "restarts"}
+
+
+class Shell:
+    """A workspace with a release `mine/1`, and commands that end in it."""
+
+    def __init__(self, fledge: Run, folder: Path, engine_cache: Path) -> None:
+        config = lay_out(folder, engine_cache)
+        self._fledge = fledge
+        self.folder = folder
+        self.state = Path(config.state)
+        self.port = str(free_port())
+        self.serve = ["serve", "mine@champion", "--port", self.port, "--engine", "scripted", "--watch-s", "0"]
+        kept = {name: value for name, value in os.environ.items() if not name.startswith(("FLEDGE_", "MLFLOW_"))}
+        self.environ = {**kept, "FLEDGE_HOME": config.state, "MLFLOW_TRACKING_URI": config.tracking_uri}
+
+    def __call__(self, *words: str, code: int = 0, **environ: str) -> Any:
+        done = self._fledge(*words, cwd=self.folder, env={**self.environ, **environ})
+        assert done.returncode == code, done.stderr
+        assert "Traceback" not in done.stderr
+        return json.loads(done.stdout) if "--json" in words and not code else done.stdout + done.stderr
+
+
+@pytest.fixture
+def shell(fledge: Run, tmp_path: Path, engine_cache: Path) -> Iterator[Shell]:
+    found = Shell(fledge, tmp_path, engine_cache)
+    yield found
+    with contextlib.suppress(AssertionError):
+        found("stop")
+
+
+def test_a_day_in_json(shell: Shell) -> None:
+    served = shell(*shell.serve, "--detach", "--json", FLEDGE_API_KEY=KEY)
+    assert set(served) == {"url", "pid", "version", "ready_seconds"}
+    assert served["version"] == 1
+    (endpoint,) = shell("status", "--json")["endpoints"]
+    assert (endpoint["url"], endpoint["state"], endpoint["pid"]) == (served["url"], "ready", served["pid"])
+    assert [release["version"] for release in endpoint["releases"]] == [1]
+    assert [set(part) - {"release"} for part in endpoint["processes"]] == [PROCESSES] * 4
+
+    told = shell("test", served["url"], "--json", FLEDGE_API_KEY=KEY)
+    assert told["passed"]
+    headers = {"authorization": f"Bearer {KEY}"}
+    with httpx.Client(base_url=served["url"], headers=headers, timeout=30, trust_env=False) as client:
+        answer = client.post("/invocations", json={"inputs": ["a question"]})
+    words = ("feedback", answer.headers["x-request-id"], "--value", "true", "--url", f"{served['url']}/", "--json")
+    feedback = shell(*words, FLEDGE_API_KEY=KEY)
+    assert set(feedback) == {"request_id", "feedback_id", "name", "value"}
+    assert shell("monitor", "--json")["slo"]["requests"] >= 1
+
+    (again,) = shell("restart", "--json")["endpoints"]  # in a shell that has no key
+    assert (again["url"], again["state"]) == (served["url"], "ready")
+    assert again["pid"] != served["pid"]
+    assert httpx.get(f"{served['url']}/v1/models", trust_env=False).status_code == 401
+    assert httpx.get(f"{served['url']}/v1/models", headers=headers, trust_env=False).status_code == 200
+
+    log = shell("logs", "--json", "--lines", "5")
+    assert [item["pid"] for item in log["endpoints"]] == [again["pid"]]
+    assert Path(log["log"]).is_file()
+    assert [item["url"] for item in shell("stop", "--json")["endpoints"]] == [served["url"]]
+    assert shell("status", "--json") == {"endpoints": []}
+    ended = shell("logs", "--port", shell.port, "--json")
+    assert ended["endpoints"] == []
+    shell("logs", code=2)
+    shell("logs", "--port", shell.port, "--follow", "--json", code=2)
+
+
+def test_in_the_foreground(shell: Shell) -> None:
+    command = [sys.executable, "-m", "fledge", *shell.serve, "--json"]
+    with subprocess.Popen(
+        command, cwd=shell.folder, env=shell.environ, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+    ) as process:
+        try:
+            assert until(lambda: bool(shell("status", "--json")["endpoints"]))
+            assert "runs in the foreground" in shell("logs", "--port", shell.port, code=2)
+        finally:
+            process.terminate()
+            said = process.communicate(timeout=60)[0]
+    url = f"http://127.0.0.1:{shell.port}"
+    assert json.loads(said) == {"url": url, "pid": process.pid, "version": 1, "ready_seconds": None}
+    assert process.returncode == 0
+
+
+def test_what_cannot_be_served_so_is_2_before_anything_is_started(
+    shell: Shell, tmp_path: Path, certificate: tuple[Path, Path]
+) -> None:
+    none, (good, key) = tmp_path / "none", certificate
+    none.write_text("# nobody\n")
+    for words, said in (
+        (["--redact", "nosuch"], "no redaction rule 'nosuch'"),
+        (["--redact", "regex:("], "redaction rule regex:("),
+        (["--tls-cert", str(none), "--tls-key", str(key)], "no certificate with its key"),
+        (["--tls-cert", str(good), "--tls-key", str(none)], "no certificate with its key"),
+        (["--host", "0.0.0.0", "--keys-file", str(none)], "needs a key of at least 32 bytes"),
+    ):
+        assert said in shell(*shell.serve, "--detach", *words, code=2)
+    assert not (shell.state / "endpoints").exists()
+
+
+def test_a_key_that_is_gone_keeps_what_runs_running(shell: Shell) -> None:
+    keys = shell.folder / "keys"
+    keys.write_text(f"alice {KEY}\n")
+    served = shell(*shell.serve, "--detach", "--json", "--keys-file", str(keys))
+    keys.unlink()
+    assert "cannot be read" in shell("restart", code=2)
+    assert shell("status", "--json")["endpoints"][0]["pid"] == served["pid"]
+
+
+def test_without_records_there_is_no_place_for_feedback(shell: Shell) -> None:
+    served = shell(*shell.serve, "--no-record", "--detach", "--json")
+    assert "records nothing" in shell("feedback", "0" * 32, "--value", "1", "--url", served["url"], code=2)
+
+
+def test_a_crash_loop_is_4_in_the_background_too(shell: Shell) -> None:
+    command = [sys.executable, "-m", "fledge", *shell.serve, "--detach"]
+    state, killed = shell.state / "endpoints" / shell.port / "state.json", set[int]()
+    with subprocess.Popen(
+        command, cwd=shell.folder, env=shell.environ, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    ) as process:
+        deadline = time.monotonic() + 120
+        while process.poll() is None and time.monotonic() < deadline:
+            with contextlib.suppress(OSError, ValueError, psutil.Error, ProcessLookupError):
+                for part in json.loads(state.read_text(encoding="utf-8"))["processes"]:
+                    if part["role"] == "engine" and part["pid"] not in killed:
+                        killed.add(part["pid"])
+                        os.kill(part["pid"], signal.SIGKILL)
+            time.sleep(0.01)
+        said = process.communicate(timeout=60)[1]
+    assert process.returncode == 4
+    assert "it keeps crashing, giving up" in said
+    assert len(killed) == 5
