@@ -65,7 +65,7 @@ def served(config: ServeConfig, *targets: str, **changes: Any) -> Iterator[Endpo
     try:
         yield running
     finally:
-        if status(config):
+        if running.url in [item.url for item in status(config)]:
             stop(config, config.port)
 
 

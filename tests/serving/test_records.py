@@ -9,6 +9,7 @@ import subprocess
 import time
 from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ import pytest
 from fledge.core.limits import Limits
 from fledge.core.outbox_files import outbox_files
 from fledge.supervision.config import ServeConfig
-from fledge.supervision.endpoints import EndpointStatus
+from fledge.supervision.endpoints import EndpointStatus, stop
 from tests.serving.harness import client, free_port, lay_out, metrics, outbox, pids, served, until
 from tests.serving.raw import JSON, connected, next_answer, port_of, question, request, work_of
 
@@ -122,6 +123,21 @@ def test_a_request_that_was_never_whole_and_one_left_before_its_answer_are_499(e
     assert until(lambda: sum((_outcomes(endpoint) - before).values()) == 2, 5.0)
     time.sleep(0.6)
     assert sorted(status for _, status in _outcomes(endpoint) - before) == [499, 499]
+
+
+def test_at_the_end_of_the_drain_time_everybody_is_told_also_who_waits(config: ServeConfig) -> None:
+    limits = replace(LIMITS, queue_requests=100, deadline_s=60.0, drain_s=0.5)
+    with served(config, limits=limits) as endpoint, ThreadPoolExecutor(8) as pool, client(endpoint) as http:
+        asked = [pool.submit(http.post, "/v1/completions", json={**LONG, "stream": i % 2 > 0}) for i in range(8)]
+        assert until(lambda: sum(work_of(port_of(endpoint.url))) == 8, 10.0)
+        stop(config, port_of(endpoint.url))
+        answers = [one.result() for one in asked]
+    assert {answer.status_code for answer in answers} <= {200, 503}
+    for answer in answers:
+        said = answer.text.strip().splitlines()[-1].removeprefix("data: ")
+        assert "stopped" in json.loads(said)["error"]["message"] or answer.status_code == 503
+    outcomes = Counter((record.request_id, record.status) for record in outbox(endpoint))
+    assert outcomes == Counter((answer.headers["x-request-id"], 503) for answer in answers)
 
 
 def test_what_is_no_question_leaves_no_record(endpoint: EndpointStatus) -> None:

@@ -65,6 +65,8 @@ def test_it_answers_records_and_stops_without_a_trace_of_processes(
 ) -> None:
     assert set(_pids(endpoint)) == {"supervisor", "engine", "endpoint", "recorder"}
     assert all(item["memory_bytes"] > 1_000_000 for item in endpoint.processes)
+    lines = [" ".join(psutil.Process(pid).cmdline()) for pid in _pids(endpoint).values()]
+    assert not [line for line in lines if config.tracking in line]  # where a password may be, and everybody reads
     assert [check.name for check in check_endpoint(endpoint.url) if not check.passed] == []
     forms: list[dict[str, object]] = [
         {"dataframe_split": TABLE},

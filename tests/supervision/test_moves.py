@@ -3,6 +3,7 @@
 import os
 import shutil
 import signal
+import subprocess
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -19,7 +20,17 @@ from fledge.models.engine import GenerationParams
 from fledge.models.snapshot import resolve
 from fledge.registry.release import history, promote, register, rollback
 from fledge.supervision.config import ServeConfig
-from fledge.supervision.endpoints import EndpointStatus, find, log_file, restart, serve, status, stop
+from fledge.supervision.endpoints import (
+    EndpointStatus,
+    find,
+    log_file,
+    prepare,
+    restart,
+    serve,
+    status,
+    stop,
+    supervisor_command,
+)
 from tests.serving.harness import asking, metrics, pids, until
 
 pytestmark = pytest.mark.slow
@@ -103,6 +114,7 @@ def test_a_release_whose_answers_are_no_numbers_is_not_served(config: ServeConfi
     (entry, *_) = history(config, "mine")
     assert (entry["from"], entry["to"]) == (1, 3)
     assert _version(endpoint) == "mine/1"
+    assert _version(restart(config)) == "mine/1"  # what was served last, not what could not be
 
 
 def test_an_endpoint_starts_and_restarts_without_a_tracking_server(config: ServeConfig) -> None:
@@ -116,6 +128,26 @@ def test_an_endpoint_starts_and_restarts_without_a_tracking_server(config: Serve
         assert _version(running) == "mine/1"
     finally:
         stop(config)
+
+
+def test_the_recorder_waits_for_no_release_that_does_not_come_up(config: ServeConfig) -> None:
+    def running(role: str) -> dict[str, int]:
+        found = [part for item in status(config) for part in item.processes if part["role"] == role]
+        return {part.get("release", ""): part["pid"] for part in found}
+
+    path = prepare(config, "mine@champion", "mine/2", detached=True)
+    with subprocess.Popen(supervisor_command(path), stderr=subprocess.DEVNULL) as process:
+        try:
+            assert until(lambda: "mine/2" in running("engine"))
+            engine = running("engine")["mine/2"]
+            os.kill(engine, signal.SIGSTOP)
+            assert until(lambda: bool(running("recorder")))
+            assert status(config)[0].state == "starting"
+            os.kill(engine, signal.SIGCONT)
+            assert until(lambda: status(config)[0].state == "ready", 30)
+            assert len([part for part in status(config)[0].processes if part["role"] == "recorder"]) == 1
+        finally:
+            process.terminate()
 
 
 def test_an_engine_that_hangs_is_killed_and_comes_back(config: ServeConfig) -> None:

@@ -9,6 +9,10 @@ def test_delays_double_up_to_a_minute() -> None:
         record = decision.record
     assert delays == [1, 2, 4, 8, 16, 32, 60, 60]
     assert record.count == 8
+    for number in range(8, 2000):  # a day and more of it
+        decision = after_crash(record, now=number * 100.0)
+        record = decision.record
+    assert (decision.delay_s, record.count) == (60, 2000)
 
 
 def test_five_crashes_in_two_minutes_are_a_loop() -> None:

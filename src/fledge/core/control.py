@@ -11,10 +11,12 @@ from typing import Any
 
 
 class Control:
-    """The child's end."""
+    """The child's end. `config` is what came first, not on the command line: that everybody on the machine can read."""
 
     def __init__(self, descriptor: int) -> None:
         self._socket = socket.socket(fileno=descriptor)
+        self._lines = self._socket.makefile("r", encoding="utf-8")
+        self.config: dict[str, Any] = json.loads(self._lines.readline())
 
     def listen(self, on_event: Callable[[dict[str, Any]], object]) -> None:
         """From now on a thread calls `on_event` for each message; the end of the line is `{"event": "gone"}`."""
@@ -28,15 +30,15 @@ class Control:
             return
 
     def _listen(self, on_event: Callable[[dict[str, Any]], object]) -> None:
-        with self._socket.makefile("r", encoding="utf-8") as lines:
+        with self._lines:
             try:
-                for line in lines:
+                for line in self._lines:
                     message = json.loads(line)
                     if message["event"] == "ping":
                         self.send(event="pong")
                     else:
                         on_event(message)
-            except OSError:
+            except (OSError, ValueError):
                 pass
         on_event({"event": "gone"})
 

@@ -1,7 +1,6 @@
-"""The engine process: `python -m fledge.models.host CONFIG CONTROL_FD`. Answers the endpoint over a local socket."""
+"""The engine process: `python -m fledge.models.host CONTROL_FD`. Answers the endpoint over a local socket."""
 
 import contextlib
-import json
 import math
 import os
 import shutil
@@ -83,7 +82,7 @@ class EngineLine:
         try:
             params = GenerationParams(**{**ask.params, "stop": tuple(ask.params.get("stop", ()))})
             stream = self._engine.submit(prompt, params)
-        except (FledgeError, ValueError, LookupError, TypeError) as error:
+        except (FledgeError, ValueError, LookupError, TypeError, OSError) as error:
             kind = "input" if isinstance(error, (ValueError, TypeError)) else "engine"
             self._send(Piece(ask.id, error=str(error), error_kind=kind))
             return
@@ -152,8 +151,8 @@ def serve(engine: Engine, listener: socket.socket) -> None:
 
 
 def main() -> None:
-    config: dict[str, Any] = json.loads(sys.argv[1])
-    control = Control(int(sys.argv[2]))
+    control = Control(int(sys.argv[1]))
+    config = control.config
     control.listen(_on_event)
     try:
         model = _model(Path(config["release"]))
@@ -182,7 +181,7 @@ def _model(folder: Path) -> Snapshot:
     try:
         manifest = read_kept(folder)
     except FledgeError:
-        shutil.rmtree(folder)
+        shutil.rmtree(folder, ignore_errors=True)
         raise
     return snapshot_of(folder, manifest)
 

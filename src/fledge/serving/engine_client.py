@@ -16,6 +16,7 @@ _encode = msgspec.msgpack.Encoder().encode
 _piece = msgspec.msgpack.Decoder(Piece).decode
 
 Place = tuple[int, Piece]
+RECONNECT_S = 1.0
 
 
 class EngineGoneError(FledgeError):
@@ -31,6 +32,9 @@ class EngineClient(asyncio.Protocol):
 
     def __init__(self, at_once: int) -> None:
         self._transport: asyncio.Transport | None = None
+        self._address = ""
+        self._connecting = asyncio.Lock()
+        self._again: asyncio.Task[None] | None = None
         self._frames = Frames()
         self.asked: dict[str, tuple[int, asyncio.Queue[Place]]] = {}
         self.slots = asyncio.Semaphore(at_once)
@@ -57,8 +61,18 @@ class EngineClient(asyncio.Protocol):
         return len(self.asked)
 
     async def connect(self, address: str) -> None:
-        """Raises `OSError` where no engine listens."""
-        await asyncio.get_running_loop().create_unix_connection(lambda: self, address)
+        """Nothing happens where there is a line already. Raises `OSError` where no engine listens."""
+        async with self._connecting:
+            self._address = address
+            if not self.ready:
+                await asyncio.get_running_loop().create_unix_connection(lambda: self, address)
+
+    async def _reconnect(self) -> None:
+        """A line can break while both its ends live on, as where one of them stood still for too long."""
+        while self._address and not self.ready:
+            await asyncio.sleep(RECONNECT_S)
+            with contextlib.suppress(OSError):
+                await self.connect(self._address)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = transport  # type: ignore[assignment]
@@ -73,9 +87,12 @@ class EngineClient(asyncio.Protocol):
     def connection_lost(self, _error: Exception | None) -> None:
         self._transport, self._frames = None, Frames()
         self.fail("the engine stopped while it answered")
+        if self._address:
+            self._again = asyncio.ensure_future(self._reconnect())
 
     def close(self) -> None:
-        """Hang up; what was asked is cancelled."""
+        """Hang up, for good; what was asked is cancelled."""
+        self._address = ""
         if self._transport:
             self._transport.close()
 

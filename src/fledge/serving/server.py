@@ -1,8 +1,7 @@
-"""The endpoint process: `python -m fledge.serving.server CONFIG CONTROL_FD`. Never imports torch or mlflow."""
+"""The endpoint process: `python -m fledge.serving.server CONTROL_FD`. Never imports torch or mlflow."""
 
 import asyncio
 import contextlib
-import json
 import os
 import socket
 import sys
@@ -78,7 +77,8 @@ class Server:
         task = asyncio.create_task(self._server.serve(sockets=[self._listener]))
         while not self._server.started and not task.done():
             await asyncio.sleep(0.005)
-        self._control.send(event="ready")
+        if not task.done():  # else it could not listen, and says why
+            self._control.send(event="ready")
         await task
 
     def handle(self, message: dict[str, Any]) -> None:
@@ -143,7 +143,7 @@ class Server:
 
     async def _connect(self, release: str, address: str) -> None:
         served = self.endpoint.served.get(release)
-        if served is not None and not served.client.ready:
+        if served is not None:
             await served.client.connect(address)
 
     async def _drain(self) -> None:
@@ -155,14 +155,15 @@ class Server:
             await asyncio.sleep(0.02)
         for served in endpoint.served.values():
             served.client.fail("the endpoint was stopped while it answered")
+            served.client.close()  # what still waited for a place with the engine gets none
         await asyncio.sleep(0.1)  # for the error frames to leave
         self._server.should_exit = True
 
 
-async def _main(config: dict[str, Any], control_fd: int) -> None:
-    control, loop = Control(control_fd), asyncio.get_running_loop()
+async def _main(control: Control) -> None:
+    loop = asyncio.get_running_loop()
     try:
-        server = Server(config, control)
+        server = Server(control.config, control)
     except FledgeError as error:
         control.send(event="failed", error=error.message)
         sys.exit(error.exit_code)
@@ -171,4 +172,4 @@ async def _main(config: dict[str, Any], control_fd: int) -> None:
 
 
 if __name__ == "__main__":
-    uvloop.run(_main(json.loads(sys.argv[1]), int(sys.argv[2])))
+    uvloop.run(_main(Control(int(sys.argv[1]))))

@@ -1,5 +1,6 @@
 """Memory of processes and of the machine, as Linux tells it; 0 where nothing does."""
 
+from collections.abc import Iterable
 from pathlib import Path
 
 
@@ -11,6 +12,16 @@ def available_bytes() -> int:
 def proportional_bytes(pid: int) -> int:
     """A process's memory, with its share of what it shares."""
     return _field(Path(f"/proc/{pid}/smaps_rollup"), "Pss:")
+
+
+def lacking(pids: Iterable[int], what: str) -> str:
+    """Why one more process of their kind does not fit here, empty where it does: it is taken to need as much as the
+    largest has."""
+    need = max((proportional_bytes(pid) for pid in pids), default=0)
+    free = available_bytes()
+    if not free or need < free:
+        return ""
+    return f"{what} needs about {need / 1e6:.0f} MB beside the old release, and {free / 1e6:.0f} MB are free"
 
 
 def _field(path: Path, name: str) -> int:

@@ -73,6 +73,12 @@ class Moves:
         """The release that is served under an alias."""
         return str(next(route["aliases"][alias] for route in self.routes if route["name"] == name))
 
+    def is_on_trial(self, release: str, canary: Mapping[str, Any] | None) -> bool:
+        """Whether nobody has a right to this release's answers: it is on its way, a shadow, or a `canary` that runs."""
+        arms = {arm["release"] for route in self.routes for arm in route["arms"]}
+        trial = canary["release"] if canary and canary["condition"] == "running" else ""
+        return release not in arms or release == trial
+
     def aliases(self, release: str) -> list[str]:
         """The aliases that mean a release."""
         return [alias for route in self.routes for alias, what in route["aliases"].items() if what == release]

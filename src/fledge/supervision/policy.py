@@ -6,6 +6,7 @@ LONGEST_DELAY_S = 60.0
 HEALTHY_S = 600.0
 LOOP_CRASHES = 5
 LOOP_S = 120.0
+KEPT_CRASHES = 8  # enough for the longest delay
 PING_S = 2.0
 
 
@@ -29,7 +30,7 @@ class Decision:
 def after_crash(record: Restarts, now: float) -> Decision:
     """Delays of 1, 2, 4 ... 60 s; forgotten after ten healthy minutes; five crashes in two minutes are a crash loop."""
     recent = record.crashes if record.crashes and now - record.crashes[-1] < HEALTHY_S else ()
-    crashes = (*recent, now)
+    crashes = (*recent, now)[-KEPT_CRASHES:]
     looping = len([moment for moment in crashes if now - moment <= LOOP_S]) >= LOOP_CRASHES
     delay = min(LONGEST_DELAY_S, 2.0 ** (len(crashes) - 1))
     return Decision(delay, looping, replace(record, crashes=crashes, count=record.count + 1))

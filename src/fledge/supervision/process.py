@@ -41,6 +41,15 @@ class Child:
         """Role and release."""
         return f"{self.role} {self.release}".strip()
 
+    @property
+    def is_running(self) -> bool:
+        return self.process is not None and self.process.poll() is None
+
+    @property
+    def is_given_up(self) -> bool:
+        """It has ended, and is not to be started again."""
+        return self.process is None and self.start_at is None
+
     def described(self) -> dict[str, Any]:
         """What `state.json` says of it, as long as it runs."""
         about = {"role": self.role, "pid": self.process.pid if self.process else 0, "restarts": self.restarts.count}
@@ -49,7 +58,7 @@ class Child:
     def spawn(self, inherited: tuple[int, ...]) -> tuple[socket.socket, IO[bytes]]:
         """Start it; `inherited` are descriptors that it gets. Returns our end of its line, and of what it writes."""
         ours, theirs = socket.socketpair()
-        command = [*module_command(MODULES[self.role]), json.dumps(self.config), str(theirs.fileno())]
+        command = [*module_command(MODULES[self.role]), str(theirs.fileno())]
         # A group of its own: Ctrl-C in the terminal reaches the supervisor alone, which then stops in order. No session
         # of its own: between sessions Linux shares processors evenly, whatever the priorities (autogroup).
         self.process = subprocess.Popen(
@@ -66,6 +75,7 @@ class Child:
         os.set_blocking(said.fileno(), False)
         self.line, self.ready, self.start_at, self.unread, self.error = ours, False, None, b"", ""
         self.heard = time.monotonic()
+        self.send(**self.config)
         return ours, said
 
     def send(self, **message: Any) -> None:
@@ -98,3 +108,4 @@ class Child:
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait()
+        self.process = None

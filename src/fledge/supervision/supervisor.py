@@ -20,14 +20,17 @@ from pathlib import Path
 from typing import Any
 
 from fledge.core import state
+from fledge.core.errors import CrashLoopError
+from fledge.core.network import family_of
 from fledge.supervision import memory
 from fledge.supervision.log import Log
 from fledge.supervision.moves import Moves
-from fledge.supervision.policy import PING_S, after_crash, is_hung, slept
+from fledge.supervision.policy import PING_S, Restarts, after_crash, is_hung, slept
 from fledge.supervision.process import Child
 from fledge.supervision.routes import releases_of
+from fledge.supervision.signals import Signals
+from fledge.supervision.state_file import StateFile
 
-CRASH_LOOP_EXIT = 4
 FAILED_EXIT = 1
 RECORDER_FINISH_S = 15.0
 RECORDER_WAIT_S = 10.0
@@ -46,14 +49,12 @@ class Supervisor:
         self.last_error = ""
         self.moves = Moves(config["routes"], config["releases"])
         self._facts: dict[str, Any] = {"recorder": None, "refused": [], "canary": None}
-        self._written: dict[str, Any] = {}
+        self.state_file = StateFile(self.folder / "state.json")
         log = config["log"]
         self.log = Log(Path(log["file"]) if log["file"] else None, as_json=log["json"])
         self._pinged = self._ticked = time.monotonic()
         self.listener = socket.create_server(
-            (config["host"], config["port"]),
-            family=socket.AF_INET6 if ":" in config["host"] else socket.AF_INET,
-            backlog=2048,
+            (config["host"], config["port"]), family=family_of(config["host"]), backlog=2048
         )
         # A socket's path has a small limit, so it is not in the state folder.
         self.runtime = tempfile.TemporaryDirectory(prefix="fledge-")
@@ -76,13 +77,8 @@ class Supervisor:
             "retired": lambda message: self._retire(message["release"]),
         }
         self.selector = selectors.DefaultSelector()
-        self._wake, self._wake_other = socket.socketpair()
-        for end in (self._wake, self._wake_other):
-            end.setblocking(False)
-        signal.set_wakeup_fd(self._wake_other.fileno())
-        self.selector.register(self._wake, selectors.EVENT_READ, None)
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD):
-            signal.signal(number, lambda *_: None)
+        self.signals = Signals()
+        self.selector.register(self.signals, selectors.EVENT_READ, None)
 
     def run(self) -> int:
         """The exit code: 0 after a clean stop, 1 where a release cannot be served, 4 after a crash loop."""
@@ -90,15 +86,7 @@ class Supervisor:
             while not self.stopping:
                 self._start_due()
                 self._write_state()
-                for key, _ in self.selector.select(self._patience()):
-                    if self.selector.get_map().get(key.fd) is not key:  # closed meanwhile, as of a retired engine
-                        continue
-                    if key.data is None:
-                        self._on_signal(self._wake.recv(64))
-                    elif key.fileobj is key.data.line:
-                        self._on_line(key.data)
-                    else:
-                        self._on_words(key.data, key.fileobj)
+                self._hear(self._patience())
                 self._look_after()
                 for child in list(self.children.values()):
                     if child.process is not None and child.process.poll() is not None:
@@ -106,6 +94,18 @@ class Supervisor:
         finally:
             self._stop()
         return self.code
+
+    def _hear(self, seconds: float) -> None:
+        """Take what comes within so many seconds: signals, lines of children, and what they write."""
+        for key, _ in self.selector.select(seconds):
+            if self.selector.get_map().get(key.fd) is not key:  # closed meanwhile, as of a retired engine
+                continue
+            if key.data is None:
+                self._on_signal(self.signals.take())
+            elif key.fileobj is key.data.line:
+                self._on_line(key.data)
+            else:
+                self._on_words(key.data, key.fileobj)
 
     def _add_engine(self, release: str) -> None:
         address = f"{self.runtime.name}/engine-{next(self._numbers)}"  # of its own, whatever others still listen on
@@ -166,6 +166,10 @@ class Supervisor:
         if child.role == "engine":
             self._tell_ready(child)
             self._switch()
+        if child.role == "recorder":
+            for engine in self._engines():
+                if engine.is_given_up:
+                    self._tell_recorder(event="crashed", release=engine.release)
         if self.ready_seconds is None and self._is_ready():
             self.ready_seconds = time.monotonic() - self.started
             if "recorder" in self.children and self.children["recorder"].process is None:
@@ -205,24 +209,18 @@ class Supervisor:
         release = message["release"]
         for forgotten in self.moves.begin(message):
             self._end_engine(forgotten)
-        if f"engine {release}" not in self.children:
-            lacking = self._lacks_memory(release)
+        child = self.children.get(f"engine {release}")
+        if child is None:
+            lacking = memory.lacking([item.process.pid for item in self._engines() if item.process], release)
             self._add_engine(release)
             if lacking:
                 child = self.children[f"engine {release}"]
                 child.error = lacking
                 self._give_up(child)
                 return
+        elif child.is_given_up:
+            child.restarts, child.start_at = Restarts(), 0.0
         self._switch()
-
-    def _lacks_memory(self, release: str) -> str:
-        """Why two engines do not fit here, empty where they do. A new one is taken to need what the largest has."""
-        pids = [child.process.pid for child in self._engines() if child.process]
-        need = max((memory.proportional_bytes(pid) for pid in pids), default=0)
-        free = memory.available_bytes()
-        if not free or need < free:
-            return ""
-        return f"{release} needs about {need / 1e6:.0f} MB beside the old release, and {free / 1e6:.0f} MB are free"
 
     def _switch(self) -> None:
         """Send requests to the releases whose engines are ready by now."""
@@ -231,6 +229,8 @@ class Supervisor:
             self._say(f"{item['name']}@{item['alias']} is {item['release']} now")
         if done:
             self._tell_routes()
+            if self.children["endpoint"].process is None:
+                self._retire_all()
 
     def _tell_routes(self) -> None:
         addresses = {engine.release: engine.config["address"] for engine in self._engines() if engine.ready}
@@ -280,6 +280,11 @@ class Supervisor:
             return
         self._end_engine(release)
 
+    def _retire_all(self) -> None:
+        """No endpoint asks the releases that nothing leads to any more."""
+        for engine in self._engines():
+            self._retire(engine.release)
+
     def _end_engine(self, release: str) -> None:
         child = self.children.pop(f"engine {release}", None)
         if child is not None:
@@ -306,6 +311,8 @@ class Supervisor:
         child.process, child.ready = None, False
         if process.stdout and not process.stdout.closed:
             self._on_words(child, process.stdout)
+        if child.role == "endpoint":
+            self._retire_all()
         self.last_error = child.error or f"{child.name} ended with code {process.returncode}"
         if child.error and not child.was_ready:
             self._give_up(child)
@@ -313,11 +320,11 @@ class Supervisor:
         decision = after_crash(child.restarts, time.monotonic())
         child.restarts = decision.record
         if decision.give_up and child.role != "recorder":  # answers matter more than their record
-            if child.role == "engine" and self._is_on_trial(child.release):
+            if child.role == "engine" and self.moves.is_on_trial(child.release, self._facts["canary"]):
                 self._give_up_trial(child)
                 return
             self._say(f"{self.last_error}; it keeps crashing, giving up")
-            self.stopping, self.code = True, CRASH_LOOP_EXIT
+            self.stopping, self.code = True, CrashLoopError.exit_code
             return
         self._say(f"{self.last_error}; starting it again in {decision.delay_s:g} s")
         child.start_at = time.monotonic() + decision.delay_s
@@ -325,26 +332,25 @@ class Supervisor:
     def _give_up(self, child: Child) -> None:
         """A child that says why it cannot start will not be able to a second time."""
         if child.role == "engine" and child.release not in releases_of(self.moves.routes):
-            for item in self.moves.give_up(child.release):
-                told = {**item, "event": "refused", "error": child.error}
-                self._refuse(told)
-                self._tell_recorder(**told)
+            self._give_up_moves(child)
             del self.children[f"engine {child.release}"]
             return
         self._say(child.error)
         self.stopping, self.code = True, FAILED_EXIT
 
-    def _is_on_trial(self, release: str) -> bool:
-        """Whether nobody has a right to this release's answers: it is on its way, a shadow, or a canary."""
-        canary = self._facts["canary"] or {}
-        arms = {arm["release"] for route in self.moves.routes for arm in route["arms"]}
-        return release not in arms or (release == canary.get("release") and canary.get("condition") == "running")
+    def _give_up_moves(self, child: Child) -> None:
+        for item in self.moves.give_up(child.release):
+            old_folder = self.moves.folders.get(item["old"], "")
+            told = {**item, "event": "refused", "error": child.error, "old_folder": old_folder}
+            self._refuse(told)
+            self._tell_recorder(**told)
 
     def _give_up_trial(self, child: Child) -> None:
         """The engine of a release on trial that keeps crashing is left as it is; what is served goes on."""
         child.error = f"{self.last_error}; it keeps crashing, and is not started again"
         if child.release in releases_of(self.moves.routes):
             self._say(child.error)
+            self._give_up_moves(child)
             self._tell_recorder(event="crashed", release=child.release)
         else:
             self._give_up(child)
@@ -356,14 +362,17 @@ class Supervisor:
         self.stopping = True
         self._write_state()
         patience = {"endpoint": self.config["endpoint"]["limits"]["drain_s"] + 4.0, "recorder": RECORDER_FINISH_S}
-        for role, seconds in patience.items():
-            if role in self.children:
-                self.children[role].end("stop", seconds)
+        for child in [self.children[role] for role in patience if role in self.children]:
+            child.send(event="stop")
+            deadline = time.monotonic() + patience[child.role]
+            while child.is_running and time.monotonic() < deadline:
+                self._hear(0.2)  # what all say meanwhile, that nobody waits for a full pipe
+            child.end("stop", 0.0)
         for engine in self._engines():
             engine.end("stop", 2.0)
         self.listener.close()
         self.runtime.cleanup()
-        (self.folder / "state.json").unlink(missing_ok=True)
+        self.state_file.remove()
 
     def _write_state(self) -> None:
         condition = "stopping" if self.stopping else "ready" if self._is_ready() else "starting"
@@ -379,10 +388,7 @@ class Supervisor:
             "recorder": self._facts["recorder"],
             "canary": self._facts["canary"],
         }
-        if content != self._written:
-            with contextlib.suppress(OSError):  # a full disk ends no endpoint; it is tried again
-                state.write_json(self.folder / "state.json", content)
-                self._written = content
+        self.state_file.write(content)
 
 
 def main() -> None:
