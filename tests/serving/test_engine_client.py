@@ -36,7 +36,7 @@ def test_a_line_that_breaks_while_both_ends_live_is_there_again(tmp_path: Path) 
             lines[0].close()
             await _soon(came)
             assert is_ready()
-            client.close()
+            client.close("stopped")
             came.clear()
             with pytest.raises(asyncio.TimeoutError):
                 await asyncio.wait_for(came.wait(), 2)

@@ -33,6 +33,7 @@ class EngineClient(asyncio.Protocol):
     def __init__(self, at_once: int) -> None:
         self._transport: asyncio.Transport | None = None
         self._address = ""
+        self._closed = ""
         self._connecting = asyncio.Lock()
         self._again: asyncio.Task[None] | None = None
         self._frames = Frames()
@@ -86,17 +87,19 @@ class EngineClient(asyncio.Protocol):
 
     def connection_lost(self, _error: Exception | None) -> None:
         self._transport, self._frames = None, Frames()
-        self.fail("the engine stopped while it answered")
+        self._fail("the engine stopped while it answered")
         if self._address:
             self._again = asyncio.ensure_future(self._reconnect())
 
-    def close(self) -> None:
-        """Hang up, for good; what was asked is cancelled."""
-        self._address = ""
+    def close(self, error: str) -> None:
+        """Hang up, for good: what was asked, and what waits for a place, ends with `error`."""
+        self._address, self._closed = "", error
+        self._fail(error)
         if self._transport:
             self._transport.close()
+            self._transport = None
 
-    def fail(self, error: str) -> None:
+    def _fail(self, error: str) -> None:
         """End every request that waits for this engine."""
         for identity, (place, queue) in self.asked.items():
             queue.put_nowait((place, Piece(identity, error=error, error_kind="gone")))
@@ -104,7 +107,7 @@ class EngineClient(asyncio.Protocol):
     def send(self, kind: int, message: Ask | Cancel) -> None:
         """Raises `EngineGoneError` where there is no engine."""
         if self._transport is None:
-            raise EngineGoneError("the engine is not ready", hint="ask again in a few seconds")
+            raise EngineGoneError(self._closed or "the engine is not ready", hint="ask again in a few seconds")
         self._transport.write(frame(kind, _encode(message)))
 
     async def answers(self, asks: Sequence[Ask], n: int, seconds: float) -> AsyncGenerator[Place]:

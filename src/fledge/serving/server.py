@@ -137,8 +137,7 @@ class Server:
         deadline = self._loop.time() + self.limits.drain_s
         while served.admission.requests and self._loop.time() < deadline:
             await asyncio.sleep(0.05)
-        served.client.fail("the release was replaced while it answered")
-        served.client.close()
+        served.client.close("the release was replaced while it answered")
         self._control.send(event="retired", release=release)
 
     async def _connect(self, release: str, address: str) -> None:
@@ -154,8 +153,7 @@ class Server:
         while endpoint.in_flight and self._loop.time() < deadline:
             await asyncio.sleep(0.02)
         for served in endpoint.served.values():
-            served.client.fail("the endpoint was stopped while it answered")
-            served.client.close()  # what still waited for a place with the engine gets none
+            served.client.close("the endpoint was stopped while it answered")
         await asyncio.sleep(0.1)  # for the error frames to leave
         self._server.should_exit = True
 
