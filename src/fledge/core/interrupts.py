@@ -1,9 +1,13 @@
 """Moments in which an interruption would leave something behind: cleaning up, and starting."""
 
+import atexit
 import contextlib
+import shutil
 import signal
+import tempfile
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 
 
 @contextlib.contextmanager
@@ -18,6 +22,20 @@ def uninterrupted() -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def scratch_folder() -> Iterator[Path]:
+    """A folder that goes with the block, and again when the process ends if the block was left by an exception: a
+    library's threads, as those of an interrupted download, may write into it until then."""
+    folder = Path(tempfile.mkdtemp(prefix="fledge-"))
+    try:
+        yield folder
+    except BaseException:
+        atexit.register(shutil.rmtree, folder, ignore_errors=True)
+        raise
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextlib.contextmanager

@@ -3,7 +3,6 @@
 import contextlib
 import json
 import re
-import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -26,6 +25,7 @@ from mlflow.entities import (
 from mlflow.exceptions import MlflowException
 
 from fledge.core.errors import InputError
+from fledge.core.interrupts import scratch_folder
 from fledge.core.settings import load, options
 from fledge.experiments.arms import Arm
 from fledge.experiments.config import ExperimentConfig, as_param
@@ -283,8 +283,8 @@ def load_arm(client: MlflowClient, run_id: str, arm: str | None = None) -> ArmSe
 def load_artifact(client: MlflowClient, run_id: str, artifact: str, *, hint: str) -> dict[str, Any]:
     """A JSON object that a run keeps. Raises `InputError` if it has none of that name."""
     try:
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(client.download_artifacts(run_id, artifact, folder))
+        with scratch_folder() as folder:
+            path = Path(client.download_artifacts(run_id, artifact, str(folder)))
             content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     except (MlflowException, OSError):
         raise InputError(f"there is no run {run_id!r} with {artifact}", hint=hint) from None

@@ -2,7 +2,6 @@
 
 import contextlib
 import re
-import tempfile
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +12,7 @@ from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 
 from fledge.core.errors import DamagedError, FledgeError, InputError
+from fledge.core.interrupts import scratch_folder
 from fledge.models import manifest as manifests
 from fledge.models.manifest import Manifest
 
@@ -61,10 +61,10 @@ def stored(client: MlflowClient, version: ModelVersion) -> Iterator[tuple[Path, 
     Raises `FledgeError` if it is not what was registered.
     """
     where = f"{version.name}/{version.version}"
-    with tempfile.TemporaryDirectory() as folder:
+    with scratch_folder() as folder:
         try:
             source = mlflow.artifacts.download_artifacts(
-                artifact_uri=f"models:/{where}", dst_path=folder, tracking_uri=client.tracking_uri
+                artifact_uri=f"models:/{where}", dst_path=str(folder), tracking_uri=client.tracking_uri
             )
         except (MlflowException, OSError) as error:
             raise FledgeError(

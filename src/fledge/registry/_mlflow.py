@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -19,7 +18,7 @@ from mlflow.store.artifact.artifact_repository_registry import get_artifact_repo
 from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
 
 from fledge.core.errors import FledgeError
-from fledge.core.interrupts import uninterrupted
+from fledge.core.interrupts import scratch_folder, uninterrupted
 from fledge.models import manifest as manifests
 from fledge.models._mlflow import DIGEST_TAG, SEAL_TAG
 from fledge.models.engine import GenerationParams
@@ -62,12 +61,12 @@ def register_release(
     found = _with_digest(client, manifest)
     new = found is None
     if found is None:
-        with tempfile.TemporaryDirectory() as temporary:
-            folder = Path(temporary) / "release"
+        with scratch_folder() as scratch:
+            folder = scratch / "release"
             manifest = manifests.write_release(folder, manifest, snapshot, engines)
             if key is not None:
                 sign(folder, key)
-            found = _log(client, manifest, folder, package.copy_code(Path(temporary)), prompt, experiment)
+            found = _log(client, manifest, folder, package.copy_code(scratch), prompt, experiment)
     version = int(found.version)
     return Release(manifest.name, version, f"models:/{manifest.name}/{version}", manifest.digest, new)
 

@@ -1,0 +1,32 @@
+"""What an interruption leaves behind."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+WRITES_ON = """
+import sys, threading, time
+from fledge.core.interrupts import scratch_folder
+
+def download(folder):
+    for number in range(100):
+        (folder / str(number % 10)).mkdir(parents=True, exist_ok=True)
+        (folder / str(number % 10) / "file").write_text("x")
+        time.sleep(0.01)
+
+try:
+    with scratch_folder() as folder:
+        threading.Thread(target=download, args=(folder,)).start()
+        time.sleep(0.1)
+        raise KeyboardInterrupt
+except KeyboardInterrupt:
+    time.sleep(0.1)
+    print(folder, folder.is_dir())
+"""
+
+
+def test_an_interrupted_download_is_an_interruption_and_leaves_no_folder() -> None:
+    done = subprocess.run([sys.executable, "-c", WRITES_ON], capture_output=True, text=True, check=True)
+    folder, _, still_there = done.stdout.strip().rpartition(" ")
+    assert still_there == "True"  # the thread went on, else this shows nothing
+    assert not Path(folder).exists()
