@@ -1,5 +1,7 @@
 """MLflow's evaluation and its judges, with an endpoint as what is evaluated and as what judges."""
 
+import contextlib
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,7 @@ from fledge.scoring._mlflow_judge import open_judge
 from fledge.scoring.judge import Grade, JudgeConfig, JudgeError
 from fledge.supervision.endpoints import EndpointStatus
 from fledge.tracking._mlflow import connect
+from tests.scoring.judge_server import JudgeServer, serve
 from tests.serving.harness import client, lay_out, metrics, served
 from tests.serving.judge_model import lay_out_judge
 
@@ -76,6 +79,27 @@ def test_our_own_judge_on_an_endpoint(endpoint: EndpointStatus) -> None:
         0.75, "It names the field."
     )
     assert judge.counts == (1, 0, 0, 0)
+
+
+def test_three_of_ten_of_an_endpoints_judgements_broken_on_their_way(endpoint: EndpointStatus) -> None:
+    with OpenAI(base_url=f"{endpoint.url}/v1", api_key="none") as asking:
+
+        def judged(text: str) -> dict[str, Any]:
+            said = asking.chat.completions.create(model="judge", messages=[{"role": "user", "content": text}])
+            return dict(json.loads(said.choices[0].message.content or ""))
+
+        with serve(JudgeServer(judged, broken=0.3, seed=3)) as server:
+            judge = open_judge(JudgeConfig(judge=server.url, judge_retries=2))
+            grades: list[float] = []
+            for _ in range(60):
+                with contextlib.suppress(JudgeError):
+                    grades.append(judge.grade(QUESTIONS[0], "A field of study").value)
+    broken = sum(count for kind, count in server.broke.items() if kind)
+    assert broken > 10
+    assert set(grades) == {0.75}
+    assert judge.counts.failed == 60 - len(grades)
+    assert judge.counts.asked == 60 + judge.counts.retried
+    assert judge.counts.retried == broken - judge.counts.failed
 
 
 def test_a_model_that_cannot_judge_gives_no_grade(endpoint: EndpointStatus) -> None:
