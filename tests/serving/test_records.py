@@ -160,7 +160,7 @@ def test_what_is_no_question_leaves_no_record(endpoint: EndpointStatus) -> None:
         ]
         given = {"request_id": answered, "value": "good", "comment": "short"}
         feedback = http.post("/feedback", json=given).json()
-    assert until(lambda: feedback["feedback_id"] in _raw(Path(endpoint.folder) / "outbox"), 5.0)
+    assert until(lambda: feedback["feedback_id"] in _raw(Path(endpoint.folder) / "outbox"))
     assert _outcomes(endpoint) - before == Counter([(answered, 200)])
 
 
@@ -178,7 +178,7 @@ def test_a_killed_endpoint_loses_no_line_but_those_of_the_last_second(endpoint: 
         after = http.post(CHAT, json={"messages": [{"role": "user", "content": "x"}], "max_tokens": 2}).headers[
             "x-request-id"
         ]
-    assert until(lambda: (after, 200) in _outcomes(endpoint), 5.0)
+    assert until(lambda: (after, 200) in _outcomes(endpoint))
     found = _outcomes(endpoint)
     assert max(found.values()) == 1
     assert not [identity for moment, identity in ids if moment < died - 1.1 and (identity, 200) not in found]
@@ -264,7 +264,7 @@ def test_on_a_full_disk_serving_goes_on_and_no_line_is_torn(small_disk: tuple[Se
             ids.append(answer.headers["x-request-id"])
 
         say("before")
-        assert until(lambda: len(outbox(running)) == 1, 5.0)
+        assert until(lambda: len(outbox(running)) == 1)
         with contextlib.suppress(OSError), filler.open("wb", buffering=0) as file:
             while True:
                 file.write(b"\0" * 4096)
@@ -272,7 +272,7 @@ def test_on_a_full_disk_serving_goes_on_and_no_line_is_torn(small_disk: tuple[Se
             say(f"while it is full {number} " + "x" * 2000)
             time.sleep(0.05)
         log = Path(running.folder) / "log.txt"
-        assert until(lambda: "No space left" in log.read_text(encoding="utf-8"), 5.0)
+        assert until(lambda: "No space left" in log.read_text(encoding="utf-8"))
         content = _raw(folder)
         assert content.endswith("\n")
         assert [json.loads(line)["request_id"] for line in content.splitlines()] == ids[: content.count("\n")]

@@ -206,7 +206,7 @@ def test_an_answer_and_its_feedback_are_of_the_key_that_asked(keyed: Keyed) -> N
         lines = [line for path in sorted(folder.glob("*.jsonl")) for line in path.read_text("utf-8").splitlines()]
         return [value["user"] for value in map(json.loads, lines) if "feedback_id" in value]
 
-    assert until(lambda: users() == ["alice", "bob", "default"], 5.0)
+    assert until(lambda: users() == ["alice", "bob", "default"])
 
 
 def test_refusals_of_strangers_fill_no_disk(keyed: Keyed) -> None:
@@ -214,7 +214,7 @@ def test_refusals_of_strangers_fill_no_disk(keyed: Keyed) -> None:
         assert keyed.ask("POST", "/invocations", body=b"{}").status == 401
         assert keyed.ask("POST", "/invocations", host="evil.example", body=b"{}").status == 403
     keyed.ask("POST", "/invocations", _bearer(OWN), ("Content-Type", "application/json"), body=b"{}")
-    assert until(lambda: len(outbox(keyed.endpoint)) > 0, 5.0)
+    assert until(lambda: len(outbox(keyed.endpoint)) > 0)
     assert not {record.status for record in outbox(keyed.endpoint)} & {401, 403}
 
 
