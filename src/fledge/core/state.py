@@ -5,7 +5,7 @@ import os
 import shutil
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from fledge.core.errors import FledgeError
 
@@ -39,6 +39,11 @@ def check_writable(folder: Path, need_bytes: int = MINIMUM_FREE_BYTES) -> None:
         raise FledgeError(
             f"cannot write in {folder}: {error.strerror}", hint="work in a folder that you may write"
         ) from None
+
+
+def open_to_append(path: Path) -> BinaryIO:
+    """A file of mode 0600 to add to, made where it is not there."""
+    return open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "ab")
 
 
 def write_json(path: Path, value: Any) -> None:

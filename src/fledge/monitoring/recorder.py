@@ -149,7 +149,7 @@ class Recorder:
     def _set_aside(self, record: Record, error: RecordRefusedError) -> None:
         """Keep a record beside the outbox, for people: it would hold up all others for ever."""
         file = self._folder / REFUSED_FILE
-        with open(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "ab") as kept:
+        with state.open_to_append(file) as kept:
             kept.write(msgspec.json.encode(record) + b"\n")
         self.refused += 1
         sys.stderr.write(f"fledge: recorder: a record was refused and is in {file}: {error.message}\n")

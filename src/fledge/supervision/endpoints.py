@@ -78,7 +78,7 @@ def _serve(config: ServeConfig, targets: Sequence[str], environ: Mapping[str, st
 
 def _start(config: ServeConfig, path: Path, environ: Mapping[str, str]) -> EndpointStatus:
     log = log_file(path.parent)
-    with open(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "ab") as file:
+    with state.open_to_append(log) as file:
         process = subprocess.Popen(
             supervisor_command(path),
             stdin=subprocess.DEVNULL,

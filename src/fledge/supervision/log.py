@@ -1,10 +1,11 @@
 """The endpoint's log: lines of all its processes, in one file that is rotated, or on stderr."""
 
 import json
-import os
 import sys
 import time
 from pathlib import Path
+
+from fledge.core import state
 
 ROTATE_BYTES = 10_000_000
 KEPT = 5
@@ -31,10 +32,8 @@ class Log:
             return
         try:
             self._rotate(self._path)
-            with open(
-                os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "a", encoding="utf-8"
-            ) as file:
-                file.write(f"{line}\n")
+            with state.open_to_append(self._path) as file:
+                file.write(f"{line}\n".encode())
         except OSError:  # a full disk ends no endpoint
             return
 
