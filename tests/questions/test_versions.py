@@ -190,12 +190,14 @@ def test_a_version_that_a_killed_process_left_is_not_read(config: QuestionsConfi
     assert read_questions("dataset:qa", config).questions == ONE.questions
 
 
-def test_two_that_register_at_once_get_two_versions(config: QuestionsConfig) -> None:
+def test_those_that_register_at_once_get_a_version_each(config: QuestionsConfig) -> None:
     different = [QuestionSet("mine.csv", (Question(str(n), f"{n}?"),)) for n in range(4)]
     register_questions(TWO, "qa", config)
     with ThreadPoolExecutor(4) as pool:
         made = list(pool.map(lambda questions: register_questions(questions, "qa", config), different))
-    assert sorted(version.version for version in made) == [2, 3, 4, 5]
+    numbers = {version.version for version in made}  # one that two had taken may be left out
+    assert len(numbers) == 4
+    assert min(numbers) > 1
     for version, questions in zip(made, different, strict=True):
         assert read_questions(version.source, config).questions == questions.questions
 

@@ -119,6 +119,7 @@ def _create(client: MlflowClient, experiment_id: str, name: str) -> EvaluationDa
     """An empty dataset for the next version.
 
     MLflow lets two have one name, and its times are no order: whoever finds another of the name tries again later.
+    The number may then be left out, as a third has taken the next one meanwhile.
     """
     for attempt in range(ATTEMPTS):
         version = max(_numbered(client, name), default=0) + 1
