@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -53,9 +54,11 @@ def shell(fledge: Run, tmp_path: Path, engine_cache: Path) -> Iterator[Shell]:
 
 
 def test_a_day_in_json(shell: Shell) -> None:
-    served = shell(*shell.serve, "--detach", "--json", FLEDGE_API_KEY=KEY)
+    served = shell(*shell.serve, "--detach", "--json", FLEDGE_API_KEY=KEY, FLEDGE_MAX_N="2")
     assert set(served) == {"url", "pid", "version", "ready_seconds"}
     assert served["version"] == 1
+    folder = shell.state / "endpoints"
+    shutil.copytree(folder / shell.port, folder / "1", ignore=shutil.ignore_patterns("outbox"))  # another's, long ended
     (endpoint,) = shell("status", "--json")["endpoints"]
     assert (endpoint["url"], endpoint["state"], endpoint["pid"]) == (served["url"], "ready", served["pid"])
     assert [release["version"] for release in endpoint["releases"]] == [1]
@@ -71,11 +74,14 @@ def test_a_day_in_json(shell: Shell) -> None:
     assert set(feedback) == {"request_id", "feedback_id", "name", "value"}
     assert shell("monitor", "--json")["slo"]["requests"] >= 1
 
-    (again,) = shell("restart", "--json")["endpoints"]  # in a shell that has no key
+    (again,) = shell("restart", "--json")["endpoints"]  # in a shell that has no key, and none of its settings
     assert (again["url"], again["state"]) == (served["url"], "ready")
     assert again["pid"] != served["pid"]
     assert httpx.get(f"{served['url']}/v1/models", trust_env=False).status_code == 401
     assert httpx.get(f"{served['url']}/v1/models", headers=headers, trust_env=False).status_code == 200
+    many = {"prompt": "x", "n": 3}
+    with httpx.Client(base_url=served["url"], headers=headers, timeout=30, trust_env=False) as client:
+        assert "at most 2" in client.post("/v1/completions", json=many).text
 
     log = shell("logs", "--json", "--lines", "5")
     assert [item["pid"] for item in log["endpoints"]] == [again["pid"]]

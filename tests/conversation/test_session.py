@@ -187,6 +187,8 @@ def test_save(hold: Callable[..., Held], workspace: Workspace) -> None:
     held.enter("/save --overwrite talk.jsonl")
     assert len(talk.read_text().splitlines()) == 5
     assert stat.S_IMODE(talk.stat().st_mode) == 0o600
+    with pytest.raises(InputError, match="/save needs FILE"):
+        held.enter("/save --overwrite")
     for place in ("no/such/folder.md", "/save --overwrite .", "a\0b", "~nobody-of-this-name/x"):
         with pytest.raises(InputError, match=r"cannot be written|is there already"):
             held.enter(place if place.startswith("/save") else f"/save {place}")

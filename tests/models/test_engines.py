@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -124,6 +125,20 @@ def test_a_prompt_that_does_not_fit_is_refused_and_harms_no_other(engine: Engine
     assert one(engine).finish_reason == "stop"
 
 
+def test_next_to_no_temperature_is_none(engine: Engine) -> None:
+    assert one(engine, temperature=1e-46).token_ids == one(engine).token_ids
+    with pytest.raises(ValueError, match=r"min_p must be from 0 to 0\.999"):
+        GenerationParams(temperature=1, min_p=1)
+
+
+def test_one_that_ends_near_the_windows_end_harms_no_other(engine: Engine) -> None:
+    """A window has learned positions, and rows that have ended still have some."""
+    long = engine.submit([5] * 500, GenerationParams(max_tokens=4, ignore_eos=True))
+    short = engine.submit(QUESTION, GenerationParams(max_tokens=60, ignore_eos=True))
+    assert long.result().completion_tokens == 4
+    assert short.result().token_ids == one(engine, max_tokens=60, ignore_eos=True).token_ids
+
+
 def test_a_conversation_without_room_loses_its_oldest_turns_and_says_so(engine: Engine) -> None:
     turns = [Message("user", "old words " * 200), Message("assistant", "x"), Message("user", "What is overfitting?")]
     answer = one(engine, turns, max_tokens=20)
@@ -161,6 +176,18 @@ def test_a_request_joins_those_that_run(name: str, engine_cache: Path) -> None:
         started.close()
 
 
+def test_a_prompt_beyond_the_paged_cache_is_refused_and_harms_no_other() -> None:
+    model = snapshot.resolve("embedded")
+    info = EngineInfo("transformers", "cpu", "exact", "as set")
+    engine = PagedTransformersEngine(replace(model, context=4096), info, cache_gb=1e-9)
+    try:
+        with pytest.raises(InputError, match="the model takes 768"):
+            engine.submit([5] * 1000, GenerationParams())
+        assert one(engine).finish_reason == "stop"
+    finally:
+        engine.close()
+
+
 POISON = 1999
 
 
@@ -169,9 +196,11 @@ class _PoisonedTransformers(TransformersEngine):
 
     def __init__(self, info: EngineInfo) -> None:
         super().__init__(snapshot.resolve("embedded"), info)
-        self._model.register_forward_pre_hook(self._fail, with_kwargs=True)
+        self.steps = 0
+        self._model.register_forward_pre_hook(self._step, with_kwargs=True)
 
-    def _fail(self, _model: Any, _args: Any, kwargs: Any) -> None:
+    def _step(self, _model: Any, _args: Any, kwargs: Any) -> None:
+        self.steps += 1
         if (kwargs["input_ids"] == POISON).any():
             raise RuntimeError("poison")
 
@@ -192,6 +221,7 @@ def test_a_poison_prompt_fails_alone(engine_cache: Path) -> None:
                     stream.result()
             else:
                 assert stream.result().token_ids == expected[place]
+        assert engine.steps < 4 * 24 + 8  # in groups: one after another would be 7 x 24
         assert generate(engine, prompts[:1], params)[0].token_ids == expected[0]
     finally:
         engine.close()

@@ -92,9 +92,9 @@ def test_what_passes_is_tried_again(server: Server, start: Start, status: int) -
 @pytest.mark.parametrize(
     ("status", "kind", "words", "hint"),
     [
-        (401, InputError, "does not let you in", "OPENAI_API_KEY"),
-        (403, InputError, "does not let you in", "OPENAI_API_KEY"),
-        (404, InputError, "has no model 'first'", "/models"),
+        (401, FledgeError, "does not let you in", "OPENAI_API_KEY"),
+        (403, FledgeError, "does not let you in", "OPENAI_API_KEY"),
+        (404, FledgeError, "has no model 'first'", "/models"),
         (400, InputError, "does not take the request: .*scripted 400", ""),
         (429, FledgeError, "still refuses", "--remote-concurrency"),
         (500, FledgeError, "scripted 500", "ask again"),

@@ -1,5 +1,6 @@
 import itertools
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -52,6 +53,29 @@ def test_the_oldest_turns_go_first_and_it_is_said(text: Text) -> None:
     ids, left_out = text.encode(turns, room=100)
     assert left_out == 2  # the answer to what was left out goes with it
     assert ids == text.encode(turns[2:], room=100).token_ids
+
+
+@pytest.mark.parametrize("words", [[4] * 60, [1, 30, 2, 40, 1, 1, 25, 3, 90, 2, 7]])
+def test_as_few_turns_as_possible_are_left_out(text: Text, words: list[int]) -> None:
+    turns = [Message("assistant" if at % 2 else "user", "old word " * count) for at, count in enumerate(words)]
+    ids, left_out = text.encode(turns, room=300)
+    assert 0 < left_out < len(turns)
+    assert turns[left_out].role == "user" or left_out == len(turns) - 1
+    assert ids == text.encode(turns[left_out:], room=300).token_ids
+    more = next(at for at in range(left_out - 1, -1, -1) if turns[at].role == "user")
+    assert text.encode(turns[more:], room=300).turns_left_out > 0
+
+
+def test_a_long_conversation_is_not_read_again_for_each_turn(text: Text, monkeypatch: pytest.MonkeyPatch) -> None:
+    shaped, shape = list[int](), Text._shape
+
+    def counting(self: Text, messages: Sequence[Message]) -> list[int]:
+        shaped.append(len(messages))
+        return shape(self, messages)
+
+    monkeypatch.setattr(Text, "_shape", counting)
+    text.encode([Message("user", "word")] * 1000, room=300)
+    assert len(shaped) < 20
 
 
 def test_the_system_text_stays(text: Text) -> None:

@@ -304,7 +304,7 @@ def test_a_collector_that_is_not_there(port: int, capfd: pytest.CaptureFixture[s
     started = time.monotonic()
     with pytest.raises(FledgeError, match=f"http://127.0.0.1:{port}/v1/traces does not answer") as caught:
         ship([CHAT])
-    assert time.monotonic() - started < 5  # it is not tried again and again
+    assert time.monotonic() - started < 20  # it is not tried again and again
     assert caught.value.hint
     assert "hidden" not in str(caught.value)
     assert capfd.readouterr() == ("", "")

@@ -1,10 +1,12 @@
 """The recorder: each record is shipped once, in time, and when the tracker can take it."""
 
+import asyncio
 import json
 import sqlite3
 import threading
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,8 @@ from fledge.monitoring import recorder as recorder_module
 from fledge.monitoring._mlflow import TraceShipper
 from fledge.monitoring.outbox_reader import KEPT_FILES, Record, RecordRefusedError
 from fledge.monitoring.recorder import POSITION_FILE, REFUSED_FILE, Recorder, pause
+from fledge.serving.outbox import Outbox
+from fledge.serving.redaction import make_redactor
 from fledge.tracking._mlflow import connect
 from tests.serving.harness import until
 
@@ -75,6 +79,31 @@ def test_what_was_left_is_in_mlflow_once_however_often_it_is_shipped(workspace: 
     again = Recorder(outbox, shipper, cap_bytes=CAP)
     assert again.ship_some() == 30
     assert _traces(workspace) == expected
+
+
+@pytest.mark.parametrize("size", [1_000, 300_000])
+def test_a_small_outbox_takes_as_much_as_is_shipped(tmp_path: Path, size: int) -> None:
+    sink, cap = _Sink(), 100_000
+    box = Outbox(tmp_path, cap_bytes=cap, content="keep", redact=make_redactor(()))
+    recorder = Recorder(tmp_path, sink, cap_bytes=cap)
+
+    async def go_on() -> None:
+        writing = asyncio.create_task(box.run())
+        for number in range(10):
+            for record in range(max(1, 50_000 // size)):
+                box.put(replace(_record(100 * number + record), inputs="x" * size))
+            count = (number + 1) * max(1, 50_000 // size)
+            while box.written + box.dropped < count:
+                await asyncio.sleep(0.01)
+            while recorder.ship_some():
+                pass
+        writing.cancel()
+        await asyncio.gather(writing, return_exceptions=True)
+
+    asyncio.run(go_on())
+    assert len(sink.taken) == box.written
+    assert sum(path.stat().st_size for path in outbox_files(tmp_path)) < max(cap, 3 * size)
+    assert box.dropped == 0 if size < cap else box.written >= 5
 
 
 def test_it_goes_on_where_it_was_left_and_leaves_a_broken_line_out(tmp_path: Path) -> None:

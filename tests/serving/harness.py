@@ -34,9 +34,10 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def lay_out(folder: Path, engine_cache: Path, *, template: str = TEMPLATE, versions: int = 1) -> ServeConfig:
+def lay_out(folder: Path, engine_cache: Path, *templates: str, versions: int = 1) -> ServeConfig:
     """A workspace whose releases `mine/1`, `mine/2` ... of the model in the box are kept as promote keeps them:
-    version 1 as champion, 2 as challenger. The tracking store is one that nobody has begun."""
+    version 1 as champion, 2 as challenger; each may have a template. The tracking store is one that nobody has begun.
+    """
     releases = state.ensure(folder / ".fledge" / "releases")
     model = snapshot.resolve("embedded")
     files = {"exact": exported(model, engine_cache, "exact", lambda _: None)}
@@ -47,7 +48,8 @@ def lay_out(folder: Path, engine_cache: Path, *, template: str = TEMPLATE, versi
         record=False,
         watch_s=0.0,
     )
-    for version in range(1, versions + 1):
+    for version in range(1, max(versions, len(templates)) + 1):
+        template = dict(enumerate(templates, 1)).get(version, TEMPLATE)
         manifest = Manifest(NAME, "embedded", "", model.digest, "plain", version, template, GENERATION, version=version)
         where = releases / f"{NAME}-{version}-test"
         write_release(where, manifest, model, files)

@@ -1,11 +1,16 @@
 """The endpoint's line to an engine, against a real socket."""
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
+import msgspec
 import pytest
 
-from fledge.serving.engine_client import EngineClient
+from fledge.core.frames import ASK, CANCEL, PIECE, Frames, frame
+from fledge.core.messages import Ask, Cancel, Piece
+from fledge.serving.engine_client import DeadlineError, EngineClient
 
 
 async def _soon(condition: "asyncio.Event") -> None:
@@ -43,5 +48,73 @@ def test_a_line_that_breaks_while_both_ends_live_is_there_again(tmp_path: Path) 
             assert not is_ready()
             for line in lines:
                 line.close()
+
+    asyncio.run(run())
+
+
+class _Engine:
+    """Answers each prompt with so many pieces at once, of which the last ends it only where it is told so."""
+
+    def __init__(self, *, ends: bool) -> None:
+        self.ends = ends
+        self.cancelled: list[str] = []
+
+    async def take(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        frames = Frames()
+        while data := await reader.read(1 << 16):
+            for kind, body in frames.feed(data):
+                if kind == CANCEL:
+                    self.cancelled.append(msgspec.msgpack.decode(body, type=Cancel).id)
+                elif kind == ASK:
+                    identity = msgspec.msgpack.decode(body, type=Ask).id
+                    for number in range(5):
+                        reason = "stop" if number == 4 and self.ends else None
+                        piece = Piece(identity, text="x", tokens=1, finish_reason=reason)
+                        writer.write(frame(PIECE, msgspec.msgpack.encode(piece)))
+        writer.close()
+
+
+@asynccontextmanager
+async def _asking(engine: _Engine, address: str, at_once: int) -> AsyncIterator[EngineClient]:
+    async with await asyncio.start_unix_server(engine.take, address):
+        client = EngineClient(at_once)
+        await client.connect(address)
+        try:
+            yield client
+        finally:
+            client.close("stopped")
+
+
+async def _true(condition: object) -> None:
+    assert callable(condition)
+    while not condition():
+        await asyncio.sleep(0.01)
+
+
+def test_a_reader_that_stands_still_keeps_no_engine_beyond_the_deadline(tmp_path: Path) -> None:
+    async def run() -> None:
+        engine = _Engine(ends=False)
+        async with _asking(engine, str(tmp_path / "engine"), 1) as client:
+            answers = client.answers([Ask("", {}, text="a"), Ask("", {}, text="b")], 1, 0.3)
+            await anext(answers)  # and now nobody reads
+            await asyncio.wait_for(_true(lambda: engine.cancelled), 10)
+            await asyncio.wait_for(client.slots.acquire(), 10)
+            assert client.running == 0
+            with pytest.raises(DeadlineError, match=r"more than 0\.3 s"):
+                await anext(answers)
+
+    asyncio.run(run())
+
+
+def test_what_is_computed_may_be_read_slowly_and_holds_no_place(tmp_path: Path) -> None:
+    async def run() -> None:
+        async with _asking(_Engine(ends=True), str(tmp_path / "engine"), 1) as client:
+            answers = client.answers([Ask("", {}, text="a")], 1, 0.3)
+            read = [await anext(answers)]
+            await asyncio.wait_for(client.slots.acquire(), 10)
+            await asyncio.sleep(0.5)
+            read += [item async for item in answers]
+            assert "".join(piece.text for _, piece in read) == "xxxxx"
+            assert read[-1][1].finish_reason == "stop"
 
     asyncio.run(run())

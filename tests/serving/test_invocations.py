@@ -15,6 +15,7 @@ import pytest
 from pyarrow.parquet import ParquetFile
 
 from fledge.core.limits import Limits
+from fledge.serving.smoke import check_endpoint
 from fledge.supervision.endpoints import EndpointStatus
 from tests.serving.harness import client, lay_out, pids, served
 from tests.serving.parquet_files import claiming, written
@@ -327,7 +328,7 @@ def test_the_endpoints_own_limits_hold_for_every_protocol(http: httpx.Client) ->
 
 
 def test_a_prompt_of_several_variables(tmp_path: Path, engine_cache: Path) -> None:
-    config = lay_out(tmp_path, engine_cache, template="{{question}} {{context}}")
+    config = lay_out(tmp_path, engine_cache, "{{question}} {{context}}")
     rows = [{"question": "Who?", "context": "a b"}, {"question": "How?", "context": "c"}]
     columns: dict[str, Any] = {name: [row[name] for row in rows] for name in ("context", "question")}
     split = {"columns": list(columns), "data": [list(row.values())[::-1] for row in rows]}
@@ -347,6 +348,7 @@ def test_a_prompt_of_several_variables(tmp_path: Path, engine_cache: Path) -> No
         turns = [{"role": "user", "content": "Who?"}]
         chat = http.post("/v1/chat/completions", json={"messages": turns, "prompt": chosen}).json()
         assert chat["choices"][0]["message"]["content"] == "WHO? A B"
+        assert all(check.passed for check in check_endpoint(running.url))
         lacking = http.post("/v1/chat/completions", json={"messages": turns, "prompt": "plain"})
         assert lacking.json()["error"]["message"] == "prompt plain/1 needs values for question, context"
 

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import re
 import signal
 import socket
 import ssl
@@ -150,7 +151,7 @@ def test_who_sends_nothing_or_half_a_head_is_let_go(wire: EndpointStatus) -> Non
         started = time.monotonic()
         answer = ask(port_of(wire.url), begun)
         assert (answer.status if answer else None) == told
-        assert 0.4 < time.monotonic() - started < 5.0
+        assert 0.4 < time.monotonic() - started < 15.0
 
 
 @pytest.mark.parametrize(
@@ -168,7 +169,7 @@ def test_who_sends_nothing_or_half_a_head_is_let_go(wire: EndpointStatus) -> Non
 def test_a_client_that_drips_is_let_go_whatever_it_drips(
     wire: EndpointStatus, begin: bytes, drip: bytes, told: int
 ) -> None:
-    with connected(port_of(wire.url), seconds=5.0) as opened:
+    with connected(port_of(wire.url)) as opened:
         opened.sendall(begin)
         started, ended = time.monotonic(), threading.Event()
 
@@ -183,7 +184,7 @@ def test_a_client_that_drips_is_let_go_whatever_it_drips(
             closed = closed_within(opened, 5.0)
             ended.set()
         assert closed
-        assert time.monotonic() - started < 4.0
+        assert time.monotonic() - started < 15.0
         assert answer is None or answer.status == told  # a reset can overtake the answer
 
 
@@ -359,8 +360,9 @@ def test_limits_are_read_again_at_a_hang_up_but_for_those_given_at_the_start(
         with ThreadPoolExecutor(8) as pool:
             answers = pool.map(lambda _: _post(running, CHAT, _chat("Why?", max_tokens=4)).status_code, range(16))
             assert list(answers) == [200] * 16
-        settings.write_text("max_new_tokens = 'many'\n")
-        os.kill(running.pid, signal.SIGHUP)
         text = Path(running.folder) / "log.txt"
-        assert until(lambda: "the limits stay as they are" in text.read_text(encoding="utf-8"))
+        for bad, said in (("max_new_tokens = 'many'", "max_new_tokens"), ("max_running = 0", "from 1 to 256")):
+            settings.write_text(f"{bad}\n")
+            os.kill(running.pid, signal.SIGHUP)
+            assert until(lambda: re.search(f"the limits stay as they are.*{said}", text.read_text()) is not None)  # noqa: B023
         assert _post(running, CHAT, _chat("Why?", max_tokens=50)).status_code == 400

@@ -34,7 +34,7 @@ FILLS = {"n": 8, **LONG}
 
 @pytest.fixture(scope="module")
 def endpoint(engine_cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[EndpointStatus]:
-    config = lay_out(tmp_path_factory.mktemp("openai"), engine_cache, template=TEMPLATE)
+    config = lay_out(tmp_path_factory.mktemp("openai"), engine_cache, TEMPLATE)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("FLEDGE_API_KEY", KEY)
         with served(config, limits=LIMITS, open_metrics=True) as running:
@@ -262,7 +262,7 @@ def test_too_much_is_refused_at_once_and_the_client_comes_back_when_it_was_told(
             started = time.monotonic()
             with pytest.raises(openai.RateLimitError) as caught:
                 ask(model="mine", messages=MESSAGES)
-            assert time.monotonic() - started < 3
+            assert time.monotonic() - started < 10
             answer = others.submit(patient.chat.completions.create, model="mine", messages=MESSAGES)
             time.sleep(0.2)
         finally:

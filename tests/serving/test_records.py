@@ -22,6 +22,7 @@ from fledge.core.outbox_files import outbox_files
 from fledge.supervision.config import ServeConfig
 from fledge.supervision.endpoints import EndpointStatus, stop
 from tests.serving.harness import client, free_port, lay_out, metrics, outbox, pids, served, until
+from tests.serving.parquet_files import written
 from tests.serving.raw import JSON, connected, next_answer, port_of, question, request, work_of
 
 pytestmark = pytest.mark.slow
@@ -142,6 +143,43 @@ def test_at_the_end_of_the_drain_time_everybody_is_told_also_who_waits(config: S
         assert "the endpoint was stopped" in json.loads(said)["error"]["message"]
     outcomes = Counter((record.request_id, record.status) for record in outbox(endpoint))
     assert outcomes == Counter((answer.headers["x-request-id"], 503) for answer in answers)
+
+
+def test_a_stop_waits_for_tables_that_are_read_and_tells_who_still_sends(config: ServeConfig) -> None:
+    table = written({"question": ["row"] * 3})
+    about = {"content-type": "application/vnd.apache.parquet"}
+    limits = Limits(body_timeout_s=60.0)
+    with (
+        served(config, engine="scripted", limits=limits) as endpoint,
+        ThreadPoolExecutor(8) as pool,
+        client(endpoint) as http,
+        connected(port_of(endpoint.url), seconds=30.0) as sender,
+    ):
+        sender.sendall(request("POST", CHAT, JSON, body=b"x" * 50)[:-10])
+        asked = [pool.submit(http.post, "/invocations", content=table, headers=about) for _ in range(6)]
+        time.sleep(0.3)  # a process of its own reads each of them, for longer than that
+        stop(config, port_of(endpoint.url))
+        assert [one.result().status_code for one in asked] == [200] * 6
+        late = next_answer(sender)
+    assert late is not None
+    assert late.status == 503
+    assert "stopping" in json.loads(late.body)["error"]["message"]
+    wanted = Counter({(late.headers["x-request-id"], 503): 1})
+    wanted += Counter((one.result().headers["x-request-id"], 200) for one in asked)
+    assert _outcomes(endpoint) == wanted
+
+
+def test_feedback_on_a_stream_comes_behind_its_record(config: ServeConfig) -> None:
+    with served(config) as endpoint, client(endpoint) as http:
+        with http.stream("POST", "/v1/completions", json={**LONG, "prompt": "go on", "stream": True}) as streamed:
+            next(streamed.iter_lines())
+            identity = streamed.headers["x-request-id"]
+            given = http.post("/feedback", json={"request_id": identity, "value": False}).json()["feedback_id"]
+        raw = Path(endpoint.folder) / "outbox"
+        assert until(lambda: given in _raw(raw))
+        lines = _raw(raw).splitlines()
+        assert [identity in line for line in lines] == [True, True]
+        assert given in lines[1]
 
 
 def test_what_is_no_question_leaves_no_record(endpoint: EndpointStatus) -> None:

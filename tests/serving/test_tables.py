@@ -17,7 +17,7 @@ from fledge.core.errors import InputError
 from fledge.core.limits import Limits
 from fledge.prompts.prompt import Prompt
 from fledge.serving.bodies import read_json
-from fledge.serving.invocations import CSV, JSON, Parsed, _csv_rows, _parsed, read_rows
+from fledge.serving.invocations import CSV, JSON, Parsed, _csv_rows, _fill, _parsed, read_rows
 
 LIMITS = Limits(max_rows=5)
 PROMPTS = {
@@ -60,8 +60,9 @@ def _or_refused(read: Callable[[], T]) -> T | None:
 def _read(runner: asyncio.Runner, body: bytes, kind: str, names: tuple[str, ...]) -> Parsed | None:
     parsed = _or_refused(lambda: runner.run(_parsed(body, kind, PROMPTS[names], LIMITS)))
     if parsed is not None:
-        assert len(parsed.prompts) <= LIMITS.max_rows
-        assert all(isinstance(prompt, str) or all(len(turn) == 2 for turn in prompt) for prompt in parsed.prompts)
+        assert len(parsed.items) <= LIMITS.max_rows
+        prompts = [_fill(PROMPTS[names], item) if isinstance(item, dict) else item for item in parsed.items]
+        assert all(isinstance(prompt, str) or all(len(turn) == 2 for turn in prompt) for prompt in prompts)
     return parsed
 
 
@@ -101,7 +102,7 @@ def test_good_rows_come_through(runner: asyncio.Runner, texts: list[str], names:
         parsed = _read(runner, json.dumps({form: table}).encode(), JSON, names)
         assert parsed is not None
         assert parsed.inputs == rows
-        assert parsed.prompts == [" ".join(row.values()) for row in rows]
+        assert parsed.items == rows
 
 
 @settings(deadline=None)

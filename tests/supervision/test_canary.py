@@ -19,7 +19,7 @@ from fledge.models.engine import GenerationParams
 from fledge.registry.release import history, promote, register, rollback
 from fledge.supervision.config import ServeConfig
 from fledge.supervision.endpoints import EndpointStatus, find, prepare, serve, status, stop
-from tests.serving.harness import asking, client, metrics, until
+from tests.serving.harness import asking, client, metrics, pids, until
 
 pytestmark = pytest.mark.slow
 
@@ -82,10 +82,15 @@ def test_one_that_keeps_within_its_guards_becomes_what_is_served(config: ServeCo
         assert (entry["action"], entry["from"], entry["to"], entry["forced"]) == ("promote", 1, 2, False)
         assert "passed its canary at 100 % of the requests" in entry["reason"]
         assert (release["version"], sorted(release["aliases"])) == (2, ["challenger", "champion"])
+        file = Path(endpoint.folder) / "canary.json"  # as a recorder leaves it that dies when the alias has moved
+        file.write_text(json.dumps({**json.loads(file.read_text()), "owed": True}))
+        os.kill(pids(endpoint)["recorder"], signal.SIGKILL)
+        assert until(lambda: not json.loads(file.read_text())["owed"], 60)
         rollback(workspace, "mine")  # somebody thinks otherwise: the same release is not tried a second time
         assert until(lambda: _condition(config)() == "passed", 30)
         assert until(lambda: _answering(endpoint) == {"mine/1"})
         assert find(config).canary == {**(find(config).canary or {}), "share": 0.0, "release": "mine/2"}
+        assert history(workspace, "mine")[0]["action"] == "rollback"
     assert set(told) == {200}
 
 

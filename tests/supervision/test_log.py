@@ -1,6 +1,7 @@
 """The log of an endpoint: whole lines, whoever wrote them, and no file without end."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,16 @@ def test_lines_are_whole_wherever_they_were_cut(tmp_path: Path) -> None:
     assert [message_of(line) for line in lines] == ["one", "two", "\ufffd", "three"]
     assert all(" engine mine/1: " in line for line in lines if "\ufffd" not in line)
     assert path.stat().st_mode & 0o777 == 0o600
+
+
+def test_where_nobody_reads_nothing_breaks(monkeypatch: pytest.MonkeyPatch) -> None:
+    reader, writer = os.pipe()
+    monkeypatch.setattr(log, "STDERR", writer)
+    Log(None, as_json=False).write("supervisor", "heard")
+    assert os.read(reader, 1000).endswith(b"supervisor: heard\n")
+    os.close(reader)
+    Log(None, as_json=False).write("supervisor", "not heard")
+    os.close(writer)
 
 
 def test_json_lines(tmp_path: Path) -> None:

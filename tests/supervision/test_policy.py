@@ -24,6 +24,15 @@ def test_five_crashes_in_two_minutes_are_a_loop() -> None:
     assert verdicts == [False] * 4 + [True]
 
 
+def test_what_is_on_trial_is_given_up_after_five_however_long_they_took() -> None:
+    record, verdicts = Restarts(), []
+    for number in range(5):
+        decision = after_crash(record, now=number * 100.0, on_trial=True)
+        verdicts.append(decision.give_up)
+        record = decision.record
+    assert verdicts == [False] * 4 + [True]
+
+
 def test_ten_healthy_minutes_forgive() -> None:
     record = Restarts()
     for number in range(4):

@@ -3,9 +3,9 @@
 import configparser
 import json
 import re
-import shlex
 from pathlib import Path
 
+from fledge.supervision.recipes import systemd_unit
 from tests.conftest import Run
 
 
@@ -16,12 +16,18 @@ def test_a_unit_serves_with_the_same_words(fledge: Run, tmp_path: Path) -> None:
     unit = configparser.ConfigParser(interpolation=None)
     unit.optionxform = str  # type: ignore[assignment, method-assign]
     unit.read_string(done.stdout)
-    command = shlex.split(unit["Service"]["ExecStart"])
+    command = unit["Service"]["ExecStart"].split()
     assert command[1:4] == ["-m", "fledge", "serve"]
     assert set(command[4:]) == {*words, "12.0"} - {"12"}
     assert unit["Service"]["TimeoutStopSec"] == "42"
     assert unit["Service"]["WorkingDirectory"] == str(tmp_path)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_units_words_are_quoted_as_systemd_reads_them() -> None:
+    unit = systemd_unit("/opt/a b/python", "/srv/50%", ["chat", "--redact", r"regex:\b$\"x", "--steps", "5,25"], 30)
+    assert r'ExecStart="/opt/a b/python" -m fledge serve chat --redact "regex:\\b$$\"x" --steps 5,25' in unit
+    assert "WorkingDirectory=/srv/50%%" in unit
 
 
 def test_an_image_serves_on_all_addresses_whatever_was_given(fledge: Run, tmp_path: Path) -> None:
@@ -30,3 +36,4 @@ def test_an_image_serves_on_all_addresses_whatever_was_given(fledge: Run, tmp_pa
     (entry,) = re.findall(r"^ENTRYPOINT (.*)$", done.stdout, flags=re.MULTILINE)
     assert json.loads(entry) == ["fledge", "serve", "chat", "--port", "5002", "--host", "0.0.0.0"]
     assert "EXPOSE 5002" in done.stdout
+    assert done.stdout.index("mkdir --mode 700 .fledge") < done.stdout.index("VOLUME")  # else it would be root's

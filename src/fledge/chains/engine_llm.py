@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from langchain_core.caches import BaseCache
 from langchain_core.callbacks import CallbackManagerForLLMRun
 from langchain_core.language_models import BaseChatModel
 from langchain_core.language_models.llms import BaseLLM
@@ -38,6 +39,7 @@ class EngineLLM(BaseLLM):
 
     engine: Any
     params: GenerationParams = GenerationParams()
+    cache: BaseCache | bool | None = False  # LangChain's would mix answers of several engines
 
     @property
     def _llm_type(self) -> str:
@@ -74,6 +76,7 @@ class EngineChatModel(BaseChatModel):
 
     engine: Any
     params: GenerationParams = GenerationParams()
+    cache: BaseCache | bool | None = False  # LangChain's would mix answers of several engines
 
     @property
     def _llm_type(self) -> str:

@@ -1,4 +1,4 @@
-"""`fledge serve`, `status`, `stop`, `test`, `monitor`."""
+"""`fledge serve`, `status`, `stop`, `restart`, `logs`, `test`, `feedback`, `monitor`."""
 
 import json
 import os
@@ -59,6 +59,8 @@ def serve(
         "ready_seconds": running.ready_seconds,
     }
     emit(as_json, value, f"{running.url} is ready, pid {running.pid}")
+    if running.last_error:
+        message(f"but {running.last_error}")
     if not as_json:
         message(f"next: fledge test {running.url}, then fledge stop")
 
@@ -189,7 +191,9 @@ def _judgement(text: str) -> bool | float | str:
 
 
 def _going_on(endpoint: EndpointStatus) -> Iterator[str]:
-    """What is under way beside answering."""
+    """What is under way beside answering, and what went wrong last."""
+    if endpoint.last_error:
+        yield f"its last error: {endpoint.last_error}"
     if endpoint.canary and endpoint.canary["condition"] != "none":
         canary = endpoint.canary
         words = canary["reason"] or f"with {100 * canary['share']:g} % of the requests"

@@ -48,7 +48,8 @@ def evaluate(
     shown = table(f"{found.questions} questions", ["metric", "mean", "from", "to"], rows)
     emit(as_json, found.as_dict(), shown, *found.in_words(), f"run {found.run_id}")
     if found.failed:
-        message(f"{found.failed} answers failed; once more: fledge experiment --resume {found.run_id}")
+        again = f"fledge experiment --resume {found.run_id}"
+        message(f"{found.failed} answers failed; those that may pass are asked once more by: {again}")
     failed = [gate.gate for gate in found.gates if not gate.passed]
     if failed:
         hint = "ask more questions, or judge by the mean alone: --gate-on mean" if gate_on == "bound" else ""

@@ -36,7 +36,8 @@ def experiment(config: Path | None, like: str | None, resume: str | None, as_jso
         if empty:
             message(f"arm {arm.name}: {empty} answers are empty")
     if result.failed:
-        message(f"{result.failed} answers failed; once more: fledge experiment --resume {result.run_id}")
+        again = f"fledge experiment --resume {result.run_id}"
+        message(f"{result.failed} answers failed; those that may pass are asked once more by: {again}")
     if not as_json and len(result.arms) > 1:
         message(f"next: fledge compare {result.run_id}")
 

@@ -14,6 +14,7 @@ from fledge.cli.options import settings
 from fledge.cli.output import emit, json_option, message
 from fledge.core.errors import FledgeError, InputError
 from fledge.core.interrupts import uninterrupted
+from fledge.core.network import without_password
 from fledge.core.settings import Workspace, load
 
 START_TIMEOUT_S = 120.0
@@ -31,9 +32,10 @@ def ui(port: int, as_json: bool, **flags: Any) -> None:
     url = f"http://127.0.0.1:{port}"
     if _answers(url):
         raise InputError(f"port {port} is in use", hint=f"choose another with --port {port + 1}")
-    message(f"starting MLflow's UI on {uri}, about 20 s")
-    command = ["server", "--backend-store-uri", uri, "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
-    environment = os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+    message(f"starting MLflow's UI on {without_password(uri)}, about 20 s")
+    command = ["server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+    # The store's address may hold a password, and everybody reads command lines.
+    environment = os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_BACKEND_STORE_URI": uri}
     # A session of its own: the server starts workers, and all of them must end with it.
     server = subprocess.Popen(
         [sys.executable, "-m", "mlflow", *command],
@@ -47,7 +49,7 @@ def ui(port: int, as_json: bool, **flags: Any) -> None:
         _wait_until_ready(server, url)
         emit(as_json, {"url": url, "pid": server.pid}, f"{url} is ready; Ctrl-C stops it")
         sys.stdout.flush()
-        server.communicate()
+        raise FledgeError(f"MLflow's server has ended: {_last_words(server)}", hint="fledge ui")
     finally:
         if server.poll() is None:
             with uninterrupted():
@@ -71,7 +73,12 @@ def _wait_until_ready(server: "subprocess.Popen[str]", url: str) -> None:
         time.sleep(0.3)
     if server.poll() is None:
         raise FledgeError(f"MLflow's server did not answer within {START_TIMEOUT_S:g} s")
-    raise FledgeError(f"MLflow's server did not start: {server.communicate()[1].strip().splitlines()[-1:]}")
+    raise FledgeError(f"MLflow's server did not start: {_last_words(server)}", hint="fledge doctor")
+
+
+def _last_words(server: "subprocess.Popen[str]") -> str:
+    said = server.communicate()[1].strip().splitlines()
+    return said[-1] if said else f"code {server.returncode}"
 
 
 def _answers(url: str) -> bool:

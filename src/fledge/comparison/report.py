@@ -11,7 +11,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from fledge.comparison.exploration import explore
 from fledge.comparison.findings import Comparison
 from fledge.comparison.plots import boxes, forest, svg
-from fledge.comparison.table import Scores, by_question
+from fledge.comparison.table import Scores, by_question, metrics
 from fledge.prompts.diff import Part, word_diff
 
 MOST_QUESTIONS = 200
@@ -88,7 +88,7 @@ def _figures(table: pd.DataFrame, comparison: Comparison) -> dict[str, dict[str,
     return {
         name: {arm: float(values.mean()) for arm, values in _by_arm(table, name, comparison).items() if len(values)}
         for name in FIGURES
-        if name in table and table[name].notna().any()
+        if name in metrics(table) and table[name].notna().any()
     }
 
 
@@ -101,8 +101,7 @@ def _by_arm(table: pd.DataFrame, column: str, comparison: Comparison) -> dict[st
 
 def _rows(table: pd.DataFrame, scores: Scores, comparison: Comparison) -> list[Row]:
     questions = list(dict.fromkeys(table["question"]))
-    counted = np.where(np.isfinite(scores.values), scores.values, np.nan)
-    spreads = [float(np.nanmax(row) - np.nanmin(row)) if np.isfinite(row).any() else 0.0 for row in counted]
+    spreads = [float(np.nanmax(row) - np.nanmin(row)) if np.isfinite(row).any() else 0.0 for row in scores.values]
     order = sorted(range(len(questions)), key=lambda place: -spreads[place])[:MOST_QUESTIONS]
     chosen = table[table["question"].isin([questions[place] for place in order])]
     groups = chosen.drop_duplicates(["question", "arm"]).groupby("question")  # of several samples the first is shown

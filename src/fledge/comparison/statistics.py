@@ -29,14 +29,15 @@ TESTS: tuple[str, ...] = get_args(TestName)
 class Sample(NamedTuple):
     """Paired scores of two arms, one of each for a question (no NaN).
 
-    `passes` says that every score is pass or fail, 0 or 1. `clusters` numbers each question's topic from 0, or is None
-    where questions count as independent of each other.
+    `passes` says that every score is pass or fail, 0 or 1; `binary` that each was so before samples were averaged.
+    `clusters` numbers each question's topic from 0, or is None where questions count as independent of each other.
     """
 
     a: Numbers
     b: Numbers
     passes: bool = False
     clusters: NDArray[np.intp] | None = None
+    binary: bool = False
 
     @property
     def differences(self) -> Numbers:
@@ -47,7 +48,7 @@ class Sample(NamedTuple):
 
     @property
     def discordant(self) -> tuple[int, int]:
-        """Pass/fail: how many only `a` passed, and how many only `b`."""
+        """How many questions `a` did better, and how many `b`; of pass/fail those that only one of them passed."""
         return int(np.sum(self.a > self.b)), int(np.sum(self.a < self.b))
 
 
@@ -104,7 +105,8 @@ def paired_test(sample: Sample, test: TestName = "auto", *, seed: int = 0) -> Pa
         statistic, p = _mcnemar(*sample.discordant, test)
         return PairedTest(mean, low, high, p, test, statistic, spread)
     if np.ptp(values) == 0:
-        return PairedTest(mean, mean, mean, _all_alike(mean, count, sides=2), "permutation", mean, spread)
+        low, high = _alike_interval(sample)
+        return PairedTest(mean, low, high, _all_alike(mean, count, sides=2), "permutation", mean, spread)
     if test == "t":
         result = stats.ttest_1samp(values, 0.0)
         low, high = map(float, result.confidence_interval(CONFIDENCE))
@@ -121,24 +123,31 @@ def one_sided(sample: Sample, bound: float, alternative: Literal["less", "greate
     """p-value that the mean difference is `less` (or `greater`) than `bound`, against its being at the bound or beyond.
 
     By sign flips or robust errors where there are clusters, as in `paired_test`; Tango's score test for pass/fail, else
-    a t test.
+    a t test. What was never seen may only be rare, of which neither signs nor spreads know: where scores were pass or
+    fail, and where all of 0 to 1 differ alike, p is at least that of Tango's test of the questions.
     """
     sign = -1 if alternative == "less" else 1
     gains = sign * (sample.differences - bound)
     count, mean = len(gains), float(np.mean(gains))
     if count < 2:
         return 1.0
+    least = 0.0
+    if sample.passes or sample.binary:
+        least = float(stats.norm.sf(sign * tango_z(*sample.discordant, count, bound)))
+    elif np.ptp(gains) == 0 and mean > 0 and _of_shares(sample):
+        share = min(mean / (1 + abs(mean - bound)), 1 - 1e-9)  # who differs, does so by that much at most
+        least = float(stats.norm.cdf(tango_z(0, 0, count, share)))
+    if sample.passes and sample.clusters is None:
+        return least
     if sample.clusters is not None and _few(sample.clusters):
-        return flipped_p(gains, sample.clusters)
+        return max(least, flipped_p(gains, sample.clusters))
     if sample.clusters is not None:
         error, freedom = cluster_error(gains, sample.clusters)
-    elif sample.passes:
-        return float(stats.norm.sf(sign * tango_z(*sample.discordant, count, bound)))
     else:
         error, freedom = float(np.std(gains, ddof=1)) / math.sqrt(count), count - 1
     if error < 1e-12:
-        return _all_alike(mean, freedom + 1, sides=1) if mean > 0 else 1.0
-    return float(stats.t.sf(mean / error, freedom))
+        return max(least, _all_alike(mean, freedom + 1, sides=1)) if mean > 0 else 1.0
+    return max(least, float(stats.t.sf(mean / error, freedom)))
 
 
 def equivalence(sample: Sample, margin: float) -> float:
@@ -169,12 +178,15 @@ def mean_interval(
 ) -> tuple[float, float]:
     """95 % interval of a mean; infinite for one value.
 
-    As `cluster_interval` with clusters, Wilson's for pass/fail, else as `bootstrap_interval`.
+    As `cluster_interval` with clusters, Wilson's for pass/fail, else as `bootstrap_interval`. Of values from 0 to 1
+    that are all alike, Wilson's interval of the share that is not seen.
     """
     count = len(values)
     if clusters is not None and np.ptp(values) > 0:
         low, high = cluster_interval(values, clusters, seed=seed)
         return (max(low, 0.0), min(high, 1.0)) if passes else (low, high)
+    if count > 1 and np.ptp(values) == 0 and 0 <= values[0] <= 1:
+        return _around(float(values[0]), count, 0.0, 1.0)
     if passes:
         passed = int(values.sum())
         low, high = proportion_confint(passed, count, 1 - CONFIDENCE, "wilson")
@@ -272,6 +284,24 @@ def cluster_interval(values: Numbers, clusters: NDArray[np.intp], *, seed: int =
     return low, high
 
 
+def _of_shares(sample: Sample) -> bool:
+    """Whether all scores are from 0 to 1."""
+    return bool(np.all((sample.a >= 0) & (sample.a <= 1) & (sample.b >= 0) & (sample.b <= 1)))
+
+
+def _alike_interval(sample: Sample) -> tuple[float, float]:
+    """Of differences that are all alike: Tango's, where scores are from 0 to 1, else nothing is known of others."""
+    mean = float(np.mean(sample.differences))
+    return _around(mean, len(sample.a), -1.0, 1.0) if _of_shares(sample) else (mean, mean)
+
+
+def _around(value: float, count: int, least: float, most: float) -> tuple[float, float]:
+    """What a mean may be where `count` values are one, as a share that was not seen may be `least` or `most`."""
+    z = float(stats.norm.ppf((1 + CONFIDENCE) / 2))
+    unseen = z * z / (count + z * z)
+    return value - unseen * (value - least), value + unseen * (most - value)
+
+
 def _robust_interval(values: Numbers, clusters: NDArray[np.intp]) -> tuple[float, float]:
     error, freedom = cluster_error(values, clusters)
     half, mean = float(stats.t.ppf((1 + CONFIDENCE) / 2, freedom)) * error, float(np.mean(values))
@@ -309,13 +339,14 @@ def _clustered(sample: Sample, clusters: NDArray[np.intp], seed: int) -> PairedT
     mean = float(np.mean(values))
     error, freedom = cluster_error(values, clusters)
     spread = error * math.sqrt(len(values))
-    low, high = cluster_interval(values, clusters, seed=seed)
+    alike = np.ptp(values) == 0
+    low, high = _alike_interval(sample) if alike else cluster_interval(values, clusters, seed=seed)
     if _few(clusters):
         above, below = flipped_p(values, clusters, seed=seed), flipped_p(-values, clusters, seed=seed)
         return PairedTest(mean, low, high, min(1.0, 2 * above, 2 * below), "cluster-permutation", mean, spread)
     if error < 1e-12:
         p = _all_alike(mean, freedom + 1, sides=2)
-        return PairedTest(mean, mean, mean, p, "cluster-t", 0.0, spread)
+        return PairedTest(mean, low, high, p, "cluster-t", 0.0, spread)
     t = mean / error
     return PairedTest(mean, low, high, float(2 * stats.t.sf(abs(t), freedom)), "cluster-t", t, spread)
 

@@ -20,8 +20,9 @@ COLUMNS = ("question", "arm", "sample", "topic")  # of a long table; every other
 class Scores:
     """One metric: `values` has a row for each question and a column for each arm, NaN where there is no answer.
 
-    `passes` where every score is 0 or 1 and no question was answered twice by an arm. `topics` numbers each question's
-    topic, or is None where questions have none. `missing` counts for each arm the answers without this metric.
+    `binary` where every score is 0 or 1, and `passes` where also no question was answered twice by an arm. `topics`
+    numbers each question's topic, or is None where questions have none. `missing` counts for each arm the answers
+    without this metric.
     """
 
     metric: str
@@ -30,6 +31,7 @@ class Scores:
     passes: bool
     topics: NDArray[np.intp] | None
     missing: tuple[int, ...]
+    binary: bool = False
 
     def of(self, arm: str) -> Numbers:
         """The scores of one arm, without the questions that it lacks."""
@@ -51,7 +53,8 @@ class Scores:
             raise InputError(
                 f"arms {a!r} and {b!r} have no question in common with {self.metric}", hint="ask both the same ones"
             )
-        return Sample(two[both, 0], two[both, 1], self.passes, self.clusters(both) if by_topic else None)
+        clusters = self.clusters(both) if by_topic else None
+        return Sample(two[both, 0], two[both, 1], self.passes, clusters, self.binary)
 
     def clusters(self, which: NDArray[np.bool_]) -> NDArray[np.intp] | None:
         """The topics of some questions, numbered from 0; None where they say nothing of what is related."""
@@ -72,8 +75,9 @@ def read_scores(source: str | pd.DataFrame) -> pd.DataFrame:
     """A long table, from a CSV file or as it is, with at least the columns `question`, `arm` and one metric."""
     where = source if isinstance(source, str) else "the table"
     if isinstance(source, str):
-        texts = {name: str for name in COLUMNS if name != "sample"}
-        table = read_csv(source, "--scores", "columns: question, arm, and one for each metric", dtype=texts)
+        texts = {name: str for name in COLUMNS if name != "sample"}  # an arm may be called "None"
+        table = read_csv(source, "--scores", "columns: question, arm, and one for each metric", converters=texts)
+        table = table.assign(**{name: table[name].replace("", None) for name in texts if name in table})
     else:
         table = source.reset_index(drop=True)
     missing = [name for name in ("question", "arm") if name not in table]
@@ -130,10 +134,11 @@ def score_questions(table: pd.DataFrame, metric: str) -> Scores | None:
     counts = np.bincount(cells, minlength=size).reshape(len(questions), len(arms))
     sums = np.bincount(cells, weights=scores[finite], minlength=size).reshape(counts.shape)
     values = np.where(counts > 0, sums / np.maximum(counts, 1), np.nan)
-    passes = bool(counts.max() == 1 and np.isin(scores[finite], (0.0, 1.0)).all())
+    binary = bool(np.isin(scores[finite], (0.0, 1.0)).all())
+    passes = binary and bool(counts.max() == 1)
     missing = np.bincount(arm_codes[~finite], minlength=len(arms))
     topics = _topics(table, question_codes, questions) if "topic" in table else None
-    return Scores(metric, tuple(map(str, arms)), values, passes, topics, tuple(map(int, missing)))
+    return Scores(metric, tuple(map(str, arms)), values, passes, topics, tuple(map(int, missing)), binary)
 
 
 def repeated_in_words(table: pd.DataFrame) -> Iterator[str]:

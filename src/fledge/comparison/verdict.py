@@ -109,7 +109,7 @@ def compare_scores(
         for pair in pairs
         if pair.b == baseline and pair.verdict == "better" and pair.guarded
     }
-    departures = tuple(_departures(table, metric, options, planned or {}))
+    departures = tuple(_departures(table, metric, baseline, options, planned or {}))
     return Comparison(
         metric=metric,
         higher_is_better=higher_is_better,
@@ -137,12 +137,16 @@ def baseline_first(arms: Sequence[str], baseline: str | None) -> list[str]:
     return sorted(arms, key=lambda arm: arm != first)
 
 
-def _departures(table: pd.DataFrame, metric: str, options: CompareOptions, planned: dict[str, Any]) -> Iterator[str]:
+def _departures(
+    table: pd.DataFrame, metric: str, baseline: str, options: CompareOptions, planned: dict[str, Any]
+) -> Iterator[str]:
     """In what a comparison is not the one that was laid down, where that could make a winner of another arm."""
     if not planned:
         return
     if planned.get("metric") != metric:
         yield f"{planned.get('metric') or 'no metric'} was laid down, not {metric}"
+    if planned.get("arms", [baseline])[0] != baseline:
+        yield f"the baseline {baseline} was chosen afterwards, instead of {planned['arms'][0]}"
     alpha = planned.get("alpha") or ALPHA
     if (options.alpha or alpha) > alpha:
         yield f"alpha is {options.alpha:g}, and {alpha:g} was laid down"
@@ -250,7 +254,7 @@ def _needed(item: _Tested, options: CompareOptions, alpha: float) -> int | None:
         totals = [questions_needed(result.difference, result.spread, power=POWER, alpha=alpha)]
     if options.margin is not None:
         total = questions_for_equivalence(options.margin, result.spread, power=POWER, alpha=alpha)
-        if total is not None and result.test.startswith("mcnemar"):  # Tango's limit, where all agree
+        if total is not None and (item.sample.binary or not result.spread):  # Tango's limit, where all agree
             total = max(total, math.ceil(stats.norm.isf(alpha) ** 2 * (1 / options.margin - 1)))
         totals.append(total)
     enough = [max(total, _fewest(result.test, alpha)) for total in totals if total is not None]

@@ -186,8 +186,11 @@ class Session:
         self._hint(f"questions are filled into {prompt.label}; /prompt alone turns that off")
 
     def _save(self, argument: str) -> None:
-        overwrite = argument.startswith(OVERWRITE)
-        path = Path(argument.removeprefix(OVERWRITE).strip())
+        overwrite = f"{argument} ".startswith(OVERWRITE)
+        name = f"{argument} ".removeprefix(OVERWRITE).strip()
+        if not name:
+            raise InputError("/save needs FILE", hint=f"/save {OVERWRITE}FILE")
+        path = Path(name)
         turns = self.dialogue.turns
         if not turns:
             raise InputError("nothing has been said yet", hint="ask something first")

@@ -4,6 +4,8 @@ import time
 from dataclasses import dataclass, field
 from typing import Any
 
+SHADOW_TAG = "fledge.shadow_of"
+
 
 @dataclass(frozen=True)
 class Ask:
@@ -85,6 +87,11 @@ class OutboxRecord:
     answers: list[Answered] = field(default_factory=list)
     error: str = ""
     tags: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def is_shadow(self) -> bool:
+        """Whether it is an answer that nobody saw, given beside that to the request which the tag names."""
+        return SHADOW_TAG in self.tags
 
     @property
     def prompt_tokens(self) -> int:

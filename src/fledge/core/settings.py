@@ -29,6 +29,7 @@ class Option:
     default: Any
     help: str
     env: str
+    strip: bool = True
 
     @property
     def is_flag(self) -> bool:
@@ -46,12 +47,13 @@ class Option:
         return self.type
 
 
-def option(default: Any, text: str, *, env: str = "", flag: bool = True) -> Any:
+def option(default: Any, text: str, *, env: str = "", flag: bool = True, strip: bool = True) -> Any:
     """A dataclass field that is a setting, explained by `text`; `env` replaces the derived name `FLEDGE_<NAME>`.
 
-    Without `flag` only a file or Python sets it: what it holds fits no word of a command line.
+    Without `flag` only a file or Python sets it: what it holds fits no word of a command line. Without `strip` white
+    space belongs to the parts of a list.
     """
-    return field(default=default, metadata={"help": text, "env": env, "flag": flag})
+    return field(default=default, metadata={"help": text, "env": env, "flag": flag, "strip": strip})
 
 
 def options(cls: type) -> Iterator[Option]:
@@ -64,7 +66,7 @@ def options(cls: type) -> Iterator[Option]:
         elif "help" in item.metadata:
             default = None if item.default is MISSING else item.default
             env = item.metadata["env"] or (f"FLEDGE_{item.name.upper()}" if item.metadata["flag"] else "")
-            yield Option(item.name, kind, default, item.metadata["help"], env)
+            yield Option(item.name, kind, default, item.metadata["help"], env, item.metadata["strip"])
 
 
 def flat(settings: Any) -> Iterator[tuple[str, Any]]:
@@ -123,7 +125,8 @@ def load(
                 origins[name] = origin
     for item in known:
         if item.is_list and isinstance(values.get(item.name), str):
-            values[item.name] = tuple(part.strip() for part in values[item.name].split(",") if part.strip())
+            parts = values[item.name].split(",")
+            values[item.name] = tuple(filter(None, map(str.strip, parts) if item.strip else parts))
         origins.setdefault(item.name, "default")
     return Resolved(_validated(cls, values, origins), origins)
 

@@ -14,6 +14,7 @@ from fledge.comparison.verdict import CompareOptions
 from fledge.core import state
 from fledge.core.errors import FledgeError
 from fledge.core.interrupts import uninterrupted
+from fledge.core.network import without_password
 from fledge.core.settings import Workspace, load
 from fledge.experiments.config import ExperimentConfig
 from fledge.experiments.run import ExperimentResult, select_questions
@@ -170,7 +171,7 @@ def _make_release(
         from fledge.tracking._mlflow import connect
 
         connect(config.tracking)
-        words.append(config.tracking)
+        words.append(without_password(config.tracking))
     with stage("experiment") as words:
         progress = stage.listener.cells if stage.listener else None
         life.experiment = fledge.run_experiment(config, engine=engine, progress=progress)

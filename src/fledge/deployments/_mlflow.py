@@ -12,7 +12,7 @@ import httpx
 import pandas as pd
 from mlflow.deployments import BaseDeploymentClient, PredictionsResponse
 from mlflow.exceptions import MlflowException
-from openai import OpenAI, OpenAIError
+from openai import DefaultHttpxClient, OpenAI, OpenAIError
 
 from fledge.core import state
 from fledge.core.errors import FledgeError, InputError
@@ -113,7 +113,7 @@ class FledgeDeployments(BaseDeploymentClient):  # type: ignore[misc]
         """Stop the endpoint; nothing happens if there is none."""
         _plain(None, endpoint)
         if _running(name) is not None:
-            endpoints.stop(_settings({}), _read(name)["port"])
+            endpoints.stop(_settings(_read(name)["config"]), _read(name)["port"])
         _record(name).unlink(missing_ok=True)
 
     @_told
@@ -141,7 +141,9 @@ class FledgeDeployments(BaseDeploymentClient):  # type: ignore[misc]
         key = os.environ.get("FLEDGE_API_KEY")
         headers = {"Authorization": f"Bearer {key}"} if key else {}
         try:
-            reply = httpx.post(f"{running.url}/invocations", json=body, headers=headers, timeout=TIMEOUT_S)
+            reply = httpx.post(
+                f"{running.url}/invocations", json=body, headers=headers, timeout=TIMEOUT_S, trust_env=False
+            )
         except httpx.HTTPError as error:
             raise FledgeError(f"{running.url} does not answer: {error}", hint="fledge status") from None
         if reply.status_code != httpx.codes.OK:
@@ -154,7 +156,11 @@ class FledgeDeployments(BaseDeploymentClient):  # type: ignore[misc]
         """Chunks of a chat completion; `inputs` are its `messages` and settings, as OpenAI has them."""
         _told(_plain)(None, endpoint)
         running = _told(_live)(deployment_name)
-        client = OpenAI(base_url=f"{running.url}/v1", api_key=os.environ.get("FLEDGE_API_KEY") or "none")
+        client = OpenAI(
+            base_url=f"{running.url}/v1",
+            api_key=os.environ.get("FLEDGE_API_KEY") or "none",
+            http_client=DefaultHttpxClient(trust_env=False),
+        )
         try:
             for chunk in client.chat.completions.create(model="", stream=True, **inputs):
                 yield chunk.model_dump(exclude_none=True)
@@ -195,8 +201,11 @@ def _running(name: str) -> EndpointStatus | None:
     """The endpoint of a deployment; None where there is none, or it has ended."""
     if not _record(name).is_file():
         return None
-    port = _read(name)["port"]
-    return next((item for item in endpoints.status(_settings({})) if item.url.endswith(f":{port}")), None)
+    kept = _read(name)
+    running = endpoints.status(_settings(kept["config"]))
+    here = next((item for item in running if item.url.endswith(f":{kept['port']}")), None)
+    # Another may have the port by now.
+    return here if here and endpoints.targets(here) == [kept["model_uri"]] else None
 
 
 def _read(name: str) -> dict[str, Any]:

@@ -25,7 +25,7 @@ from mlflow.entities import (
 from mlflow.exceptions import MlflowException
 
 from fledge.core.errors import InputError
-from fledge.core.interrupts import scratch_folder
+from fledge.core.interrupts import scratch_folder, uninterrupted
 from fledge.core.settings import load, options
 from fledge.experiments.arms import Arm
 from fledge.experiments.config import ExperimentConfig, as_param
@@ -35,6 +35,7 @@ from fledge.models.selection import RemoteModel
 from fledge.models.snapshot import Snapshot
 from fledge.prompts.prompt import PromptStore
 from fledge.questions.question_set import QuestionSet
+from fledge.scoring.catalogue import chosen
 from fledge.tracking._mlflow import experiment_id
 
 TABLE = "answers.json"
@@ -74,7 +75,9 @@ def start_runs(
         about = _model_params(*next(iter(models.values()), (None, None)))
         tags = {**config.run_tags, "fledge.kind": "experiment"}
         name = f"experiment-{time.strftime('%Y%m%d-%H%M%S')}"
-        runs.append(_create(client, experiment, name, {**common, **about}, tags, questions))
+        with uninterrupted():
+            runs.append(client.create_run(experiment, run_name=name, tags=tags).info.run_id)
+        _describe(client, runs[0], {**common, **about}, questions)
         client.log_dict(runs[0], _pinned(config, arms), CONFIG)
         client.log_dict(runs[0], _planned(config, arms, questions), PLAN)
         for arm in arms:
@@ -85,7 +88,9 @@ def start_runs(
                 "fledge.arm": arm.name,
                 "mlflow.parentRunId": runs[0],
             }
-            runs.append(_create(client, experiment, arm.name, params, tags, questions))
+            with uninterrupted():
+                runs.append(client.create_run(experiment, run_name=arm.name, tags=tags).info.run_id)
+            _describe(client, runs[-1], params, questions)
             model_id = _logged_model(client, experiment, replace(arm, run_id=runs[-1]), params)
             if arm.prompt is not None:
                 store.link_to_run(arm.prompt, runs[-1])
@@ -93,9 +98,10 @@ def start_runs(
                     client.link_prompt_version_to_model(arm.prompt.name, str(arm.prompt.version), model_id)
             started.append(replace(arm, run_id=runs[-1], model_id=model_id))
     except BaseException:
-        for run_id in runs:
-            with contextlib.suppress(MlflowException):  # the store may be what failed
-                client.set_terminated(run_id, "FAILED")
+        with uninterrupted():
+            for run_id in runs:
+                with contextlib.suppress(MlflowException):  # the store may be what failed
+                    client.set_terminated(run_id, "FAILED")
         raise
     return Plan(runs[0], experiment, config, tuple(started), questions)
 
@@ -105,25 +111,17 @@ def _arm_params(arm: Arm, models: Models) -> dict[str, str]:
         **_model_params(*models.get(arm.model, (None, None))),
         "model": arm.model,
         **{key: as_param(value) for key, value in arm.generation.__dict__.items()},
+        "stop": json.dumps(arm.generation.stop),  # with its commas and white space
         "arm_digest": arm.digest,
         "prompt": arm.label,
         "template": arm.prompt.text if arm.prompt else arm.chain,
     }
 
 
-def _create(
-    client: MlflowClient,
-    experiment: str,
-    name: str,
-    params: Mapping[str, str],
-    tags: Mapping[str, str],
-    questions: QuestionSet,
-) -> str:
-    run_id = str(client.create_run(experiment, run_name=name, tags=dict(tags)).info.run_id)
+def _describe(client: MlflowClient, run_id: str, params: Mapping[str, str], questions: QuestionSet) -> None:
     client.log_batch(run_id, params=[Param(key, value[:LONGEST_PARAM]) for key, value in params.items()])
     used = DatasetInput(dataset(questions), tags=[InputTag("mlflow.data.context", "eval")])
     client.log_inputs(run_id, datasets=[used])
-    return run_id
 
 
 def dataset(questions: QuestionSet) -> Dataset:
@@ -185,9 +183,11 @@ def _pinned(config: ExperimentConfig, arms: Sequence[Arm]) -> dict[str, Any]:
 
 def _planned(config: ExperimentConfig, arms: Sequence[Arm], questions: QuestionSet) -> dict[str, Any]:
     """What the comparison is to be judged by, laid down before the first question is asked."""
-    judged = any(item.reference for item in questions.questions)
+    scorers = {item.name: item.higher_is_better for item in chosen(config.scorers)}
+    judged = any(item.reference for item in questions.questions) and "token_f1" in scorers
     return {
         "metric": config.metric or ("token_f1" if judged else ""),
+        "directions": scorers,
         "margin": config.margin,
         "alpha": config.alpha,
         "questions": len(questions.questions),
@@ -268,7 +268,10 @@ def load_arm(client: MlflowClient, run_id: str, arm: str | None = None) -> ArmSe
         raise InputError(f"run {run_id} has no arm {arm!r}", hint=f"arms: {', '.join(arms) or 'none'}")
     run = arms[chosen]
     params = run.data.params
-    generation = load(GenerationParams, {item.name: params.get(item.name) for item in options(GenerationParams)}).value
+    given: dict[str, Any] = {item.name: params.get(item.name) for item in options(GenerationParams)}
+    if (given["stop"] or "").startswith("["):
+        given["stop"] = tuple(json.loads(given["stop"]))
+    generation = load(GenerationParams, given).value
     return ArmSettings(
         chosen,
         params["prompt"],

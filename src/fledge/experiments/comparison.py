@@ -10,7 +10,7 @@ import pandas as pd
 
 from fledge.comparison.findings import Comparison
 from fledge.comparison.table import pick_metric, read_scores
-from fledge.comparison.verdict import CompareOptions, baseline_first, compare_scores
+from fledge.comparison.verdict import CompareOptions, Direction, baseline_first, compare_scores
 from fledge.core.errors import InputError
 from fledge.core.jsonable import jsonable
 from fledge.core.settings import Workspace
@@ -89,8 +89,13 @@ def _judged(options: CompareOptions, scores: object) -> CompareOptions:
 
 def _compare(table: pd.DataFrame, options: CompareOptions, planned: dict[str, Any] | None) -> Comparison:
     metric = pick_metric(table, options.metric)
-    way = _higher_is_better(metric, options.higher_is_better)
-    return compare_scores(table, metric, options, higher_is_better=way, direction_of=direction_of, planned=planned)
+    laid_down: dict[str, bool | None] = (planned or {}).get("directions", {})  # of the scorers that there were then
+
+    def direction(name: str) -> bool | None:
+        return laid_down.get(name, direction_of(name))
+
+    way = _higher_is_better(metric, options.higher_is_better, direction, is_known=metric in laid_down or known(metric))
+    return compare_scores(table, metric, options, higher_is_better=way, direction_of=direction, planned=planned)
 
 
 def _page(result: Comparison, table: pd.DataFrame, run_id: str = "") -> str:
@@ -123,11 +128,11 @@ def _as_planned(options: CompareOptions, planned: dict[str, Any] | None) -> Comp
     return replace(options, metric=metric, margin=margin, alpha=options.alpha or planned["alpha"])
 
 
-def _higher_is_better(metric: str, told: bool | None) -> bool | None:
+def _higher_is_better(metric: str, told: bool | None, direction: Direction, *, is_known: bool) -> bool | None:
     """As told, or as known; a metric of which neither is so is taken as better when higher."""
-    if not known(metric):
+    if not is_known:
         return True if told is None else told
-    way = direction_of(metric)
+    way = direction(metric)
     if told is not None and way is not None and told != way:
         hint = f"leave out --{'lower' if way else 'higher'}-is-better"
         raise InputError(f"{metric} is better when {'higher' if way else 'lower'}", hint=hint)

@@ -18,12 +18,12 @@ from fledge.experiments.run import run_experiment, select_questions
 from fledge.models.engine import Engine
 from fledge.models.manifest import load_manifest
 from fledge.models.selection import is_release, is_remote, release_folder
-from fledge.scoring.catalogue import chosen, direction_of, known
+from fledge.scoring.catalogue import BUILT_IN, RECORDED, chosen, direction_of
 from fledge.scoring.judge import JUDGE, JudgeCounts
 from fledge.scoring.scorer import Response
 
 # What every answer has, without a scorer.
-ALWAYS = ("latency_s", "latency_p95_s", "ttft_s", "prompt_tokens", "completion_tokens", "cost", "error_rate")
+ALWAYS = (*RECORDED, "latency_p95_s")
 # What a scorer may need that does not come from the question set.
 _TOLD = {item.name for item in fields(Response)}
 
@@ -158,9 +158,10 @@ def _check(gates: Sequence[Gate], config: ExperimentConfig) -> None:
         if gate.metric in (*ALWAYS, *graded):
             continue
         if gate.metric not in scorers:
+            hints = {JUDGE: "--judge URL#NAME", **{name: f"--scorers {name}" for name in BUILT_IN}}
             raise InputError(
                 f"gate {gate.text!r}: {gate.metric} is not scored",
-                hint=f"--scorers {gate.metric}" if known(gate.metric) else f"one of: {', '.join((*scorers, *ALWAYS))}",
+                hint=hints.get(gate.metric, f"one of: {', '.join((*scorers, *ALWAYS))}"),
             )
         wants = [name for name in scorers[gate.metric].needs if name == "reference" or name not in _TOLD]
         for name in wants:

@@ -65,10 +65,13 @@ class Journal:
 
     @classmethod
     def create(cls, plan: Plan) -> "Journal":
-        folder = state.ensure(plan.config.state_dir / "experiments" / plan.run_id)
+        folder = plan.config.state_dir / "experiments" / plan.run_id
         content = replace(plan, config=replace(plan.config, tracking_uri="", state=""))
-        state.write_json(folder / "plan.json", _PLAN.dump_python(content, mode="json"))
-        return cls(folder, plan)
+        try:
+            state.write_json(state.ensure(folder) / "plan.json", _PLAN.dump_python(content, mode="json"))
+            return cls(folder, plan)
+        except OSError as error:
+            raise FledgeError(f"nothing can be kept in {folder}: {error.strerror}", hint="free some space") from None
 
     @classmethod
     def open(cls, workspace: Workspace, run_id: str) -> "Journal":

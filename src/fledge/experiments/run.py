@@ -18,8 +18,8 @@ from fledge.models.selection import RemoteModel
 from fledge.models.snapshot import Snapshot
 from fledge.questions.question_set import QuestionSet
 from fledge.questions.sources import read_questions
-from fledge.scoring.catalogue import chosen
-from fledge.scoring.judge import Judge, JudgeCounts, in_words, judge_scorer, same_model
+from fledge.scoring.catalogue import RECORDED, chosen
+from fledge.scoring.judge import JUDGE, PREFERENCE, Judge, JudgeCounts, in_words, judge_scorer, same_model
 
 if TYPE_CHECKING:
     from fledge.experiments._mlflow_record import ExperimentRecord
@@ -83,6 +83,7 @@ def run_experiment(
         config = ExperimentConfig.load({"prompts": ()} if chains else None)
     if not (config.prompts or config.arms or chains):
         raise InputError("there is no prompt to ask with", hint="--prompts simple,expert")
+    _check_metric(config)
     asked_for = select_questions(config, questions)
     config = replace(config, questions=asked_for.source)  # of a set in MLflow the version
     asked = wanted(config)
@@ -110,9 +111,11 @@ def run_experiment(
         started = {name: (models[name], engines[name].info) for name in models}
         state.ensure(config.state_dir / "experiments")  # before there are runs that nothing could end
         plan = start_runs(client, config, built, asked_for, started, store)
-        journal = Journal.create(plan)
-        stack.callback(journal.close)
-        return _carry_out(ExperimentRecord(client, plan, say), journal, engines, chains, progress, say)
+        record = ExperimentRecord(client, plan, say)
+        with _aborted(record):
+            journal = Journal.create(plan)
+            stack.callback(journal.close)
+            return _carry_out(record, journal, engines, chains, progress, say)
 
 
 def resume_experiment(
@@ -151,8 +154,9 @@ def resume_experiment(
             models = {arm.model: selection.find(arm.model, workspace) for arm in plan.arms if arm.prompt}
             engines = _engines(stack, plan.config, models, engine, say)
             _check_unchanged(plan, models, engines)
-        record.go_on()
-        return _carry_out(record, journal, engines, chains, progress, say)
+        with _aborted(record):
+            record.go_on()
+            return _carry_out(record, journal, engines, chains, progress, say)
 
 
 def _carry_out(
@@ -171,7 +175,7 @@ def _carry_out(
     plan, config = journal.plan, journal.plan.config
     cells = journal.unanswered()
     recorder = Recorder(journal, record.send, record.sample)
-    with _ended(record, recorder, journal, say):
+    with _ended(recorder, journal, say):
         judge = _judge(plan, say) if cells else None
         answers = ask(
             cells,
@@ -324,16 +328,34 @@ def _check_unchanged(plan: "Plan", models: Mapping[str, Snapshot | RemoteModel],
             )
 
 
+def _check_metric(config: ExperimentConfig) -> None:
+    """Raise `InputError` for a metric that no answer will have, before any is paid for."""
+    scored = {item.name for item in chosen(config.scorers)}
+    graded = {JUDGE} if config.judging.judge else set()
+    if config.metric and config.metric not in {*scored, *graded, *RECORDED, PREFERENCE}:
+        hint = "--judge URL#NAME" if config.metric == JUDGE else f"--scorers {config.metric}, or another --metric"
+        raise InputError(f"{config.metric} is laid down as the metric, and not scored", hint=hint)
+
+
 @contextlib.contextmanager
-def _ended(record: "ExperimentRecord", recorder: "Recorder", journal: "Journal", say: Say) -> Iterator[None]:
+def _aborted(record: "ExperimentRecord") -> Iterator[None]:
     """No run stays RUNNING: an interruption ends it as KILLED, an error as FAILED."""
+    try:
+        yield
+    except BaseException as error:
+        with uninterrupted(), contextlib.suppress(Exception):  # it may be the tracking server that is the error
+            record.abort("KILLED" if isinstance(error, (KeyboardInterrupt, SystemExit)) else "FAILED")
+        raise
+
+
+@contextlib.contextmanager
+def _ended(recorder: "Recorder", journal: "Journal", say: Say) -> Iterator[None]:
+    """What is recorded stays; a user who interrupts hears how to go on."""
     try:
         yield
     except BaseException as error:
         with uninterrupted():
             recorder.stop()
-            with contextlib.suppress(Exception):  # it may be the tracking server that is the error
-                record.abort("KILLED" if isinstance(error, (KeyboardInterrupt, SystemExit)) else "FAILED")
             if not isinstance(error, FledgeError):
                 kept = len(journal.latest())
                 say(f"{kept} answers are kept; go on with: fledge experiment --resume {journal.plan.run_id}")

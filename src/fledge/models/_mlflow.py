@@ -41,17 +41,24 @@ def fetch(client: MlflowClient, version: ModelVersion, releases: Path) -> Path:
 
     Raises `FledgeError` if what MLflow has is not what was registered.
     """
-    number, digest, seal = int(version.version), version.tags.get(DIGEST_TAG, ""), version.tags.get(SEAL_TAG, "")
-    if not all(re.fullmatch("[0-9a-f]{64}", tag) for tag in (digest, seal)):
-        raise InputError(
-            f"{version.name}/{version.version} was not registered by fledge, which cannot tell what is in it",
-            hint="fledge register --model FOLDER",
-        )
+    digest, seal = _sealed(version)
+    number = int(version.version)
     kept = manifests.find_cached(releases, version.name, number, digest, seal)
     if kept is not None:
         return kept
     with stored(client, version) as (release, manifest):
         return manifests.cache_release(release, replace(manifest, version=number), releases)
+
+
+def _sealed(version: ModelVersion) -> tuple[str, str]:
+    """The digest of a release, and that of its manifest. Raises `InputError` for a version that is none of ours."""
+    digest, seal = (version.tags.get(tag, "") for tag in (DIGEST_TAG, SEAL_TAG))
+    if not all(re.fullmatch("[0-9a-f]{64}", tag) for tag in (digest, seal)):
+        raise InputError(
+            f"{version.name}/{version.version} was not registered by fledge, which cannot tell what is in it",
+            hint="fledge register --model FOLDER",
+        )
+    return digest, seal
 
 
 @contextlib.contextmanager
@@ -61,6 +68,7 @@ def stored(client: MlflowClient, version: ModelVersion) -> Iterator[tuple[Path, 
     Raises `FledgeError` if it is not what was registered.
     """
     where = f"{version.name}/{version.version}"
+    _, seal = _sealed(version)
     with scratch_folder() as folder:
         try:
             source = mlflow.artifacts.download_artifacts(
@@ -68,12 +76,12 @@ def stored(client: MlflowClient, version: ModelVersion) -> Iterator[tuple[Path, 
             )
         except (MlflowException, OSError) as error:
             raise FledgeError(
-                f"{where}: MLflow's files of it cannot be read: {str(error).splitlines()[0]}",
-                hint=manifests.REGISTER_AGAIN,
+                f"{where}: MLflow's files of it cannot be read: {str(error).splitlines()[-1]}",
+                hint=f"try again; if they are gone from MLflow: {manifests.REGISTER_AGAIN}",
             ) from None
         release = Path(source) / "artifacts" / "release"
         manifest = manifests.read_release(release)
-        if manifest.seal != version.tags.get(SEAL_TAG):
+        if manifest.seal != seal:
             raise DamagedError(
                 f"{where}: its {manifests.MANIFEST} is not the one that was registered; it is not loaded",
                 hint=manifests.REGISTER_AGAIN,

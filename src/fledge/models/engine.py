@@ -13,13 +13,14 @@ from fledge.core.settings import option
 FinishReason = Literal["stop", "length", "cancelled"]
 Mode = Literal["exact", "fast"]
 
+LEAST_TEMPERATURE = 1e-3
 MAX_STOPS = 4
 MAX_STOP_CHARACTERS = 100
 
 
 @dataclass(frozen=True)
 class GenerationParams:
-    """How to generate. `temperature` 0 is greedy; `top_k` 0, `top_p` 1 and `min_p` 0 do not filter.
+    """How to generate. `temperature` 0, or next to it, is greedy; `top_k` 0, `top_p` 1 and `min_p` 0 do not filter.
 
     `n` answers are given to one prompt, with the seeds `seed`, `seed + 1` and so on. With `logprobs` each token comes
     with the natural logarithm of its probability. With `ignore_eos` an answer goes on to `max_tokens`.
@@ -32,7 +33,7 @@ class GenerationParams:
     min_p: float = option(0.0, "sample from tokens at least this likely, relative to the likeliest")
     repetition_penalty: float = option(1.0, "above 1 discourages repetition (0.1 to 10)")
     seed: int = option(0, "seed of sampling")
-    stop: tuple[str, ...] = option((), "up to four texts that end an answer; not returned")
+    stop: tuple[str, ...] = option((), "up to four texts that end an answer; not returned", strip=False)
     n: int = 1
     logprobs: bool = False
     ignore_eos: bool = False
@@ -43,7 +44,7 @@ class GenerationParams:
             ("temperature", self.temperature, 0, 2),
             ("top_p", self.top_p, 1e-6, 1),
             ("top_k", self.top_k, 0, 1_000_000),
-            ("min_p", self.min_p, 0, 1),
+            ("min_p", self.min_p, 0, 0.999),
             ("repetition_penalty", self.repetition_penalty, 0.1, 10),
             ("seed", self.seed, 0, 2**63 - 1),
             ("n", self.n, 1, 16),
@@ -59,6 +60,11 @@ class GenerationParams:
             problems.append(f"stop takes up to {MAX_STOPS} texts of 1 to {MAX_STOP_CHARACTERS} characters")
         if problems:
             raise ValueError("; ".join(problems))
+
+    @property
+    def samples(self) -> bool:
+        """Whether tokens are drawn; below `LEAST_TEMPERATURE` probabilities leave the range of their numbers."""
+        return self.temperature >= LEAST_TEMPERATURE
 
 
 @dataclass(frozen=True)

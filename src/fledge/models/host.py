@@ -10,7 +10,7 @@ import struct
 import sys
 import threading
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -63,17 +63,19 @@ class EngineLine:
     def run(self) -> None:
         """Take messages until the line ends."""
         frames = Frames()
-        # What is no message ends the line, as its end does.
-        with contextlib.suppress(OSError, ValueError, msgspec.MsgspecError):
+        try:
             while data := self._line.recv(1 << 18):
                 for kind, body in frames.feed(data):
                     if kind == ASK:
                         self._start(_ask(body))
                     elif kind == CANCEL and (stream := self._streams.get(_cancel(body).id)):
                         stream.cancel()
-        self._line.close()
-        for stream in list(self._streams.values()):
-            stream.cancel()
+        except (OSError, ValueError, msgspec.MsgspecError):  # what is no message ends the line, as its end does
+            return
+        finally:
+            self._line.close()
+            for stream in list(self._streams.values()):
+                stream.cancel()
 
     def _start(self, ask: Ask) -> None:
         prompt: Any = ask.text if ask.text is not None else ask.token_ids
@@ -82,7 +84,7 @@ class EngineLine:
         try:
             params = GenerationParams(**{**ask.params, "stop": tuple(ask.params.get("stop", ()))})
             stream = self._engine.submit(prompt, params)
-        except (FledgeError, ValueError, LookupError, TypeError, OSError) as error:
+        except Exception as error:  # noqa: BLE001 (tokenizers raises just that; the line is also that of others)
             kind = "input" if isinstance(error, (ValueError, TypeError)) else "engine"
             self._send(Piece(ask.id, error=str(error), error_kind=kind))
             return
@@ -101,7 +103,13 @@ class EngineLine:
             whole.add(piece)
             if piece.finish_reason is None:
                 return
-            piece = _whole(piece, whole)
+            piece = replace(
+                piece,
+                text="".join(whole.texts),
+                tokens=whole.tokens,
+                logprobs=whole.logprobs or None,
+                first_token_ns=whole.first_token_ns,
+            )
         if piece.finish_reason and stream.is_over:
             self._streams.pop(identity, None)
         self._send(piece)
@@ -129,20 +137,6 @@ def _piece(identity: str, stream: Stream, chunk: Chunk) -> Piece:
     )
 
 
-def _whole(last: Piece, whole: _Whole) -> Piece:
-    return Piece(
-        last.id,
-        last.index,
-        "".join(whole.texts),
-        whole.tokens,
-        last.prompt_tokens,
-        last.turns_left_out,
-        last.finish_reason,
-        logprobs=whole.logprobs or None,
-        first_token_ns=whole.first_token_ns,
-    )
-
-
 def serve(engine: Engine, listener: socket.socket) -> None:
     """Take endpoints on `listener`, until the process ends; a second one, as after a restart, has a line of its own."""
     while True:
@@ -165,7 +159,7 @@ def main() -> None:
     Path(config["address"]).unlink(missing_ok=True)
     listener.bind(config["address"])
     listener.listen()
-    control.send(event="ready", engine=engine.info.name, mode=engine.info.mode, reason=engine.info.reason)
+    control.send(event="ready")
     serve(engine, listener)
 
 

@@ -103,7 +103,8 @@ def _fetch(name: str, revision: str, repository: Path, allowed: Callable[[str], 
         hf_hub_download(name, file, revision=commit)
     vet(repository / "snapshots" / commit, texts, name)
     used = weights.files(repository / "snapshots" / commit, list(sizes), name)
-    need, free = sum(sizes[file] for file in used), shutil.disk_usage(repository).free
+    kept = sum(path.stat().st_size for path in (repository / "blobs").glob("*"))  # also what an interruption left
+    need, free = sum(sizes[file] for file in used) - kept, shutil.disk_usage(repository).free
     if free < need:
         raise FledgeError(
             f"no room in {repository}: {free / 1e6:.0f} MB free, {need / 1e6:.0f} MB needed",

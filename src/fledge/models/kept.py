@@ -38,13 +38,6 @@ def remember(releases: Path, tracking_uri: str, reference: Reference, folder: Pa
     state.write_json(state.ensure(releases) / FILE, known)
 
 
-def forget(releases: Path, tracking_uri: str, reference: Reference) -> None:
-    """An alias means something that is not kept here."""
-    known = _read(releases)
-    if known.pop(_key(tracking_uri, reference), None):
-        state.write_json(releases / FILE, known)
-
-
 def recall(releases: Path, tracking_uri: str, reference: Reference) -> Path | None:
     """The folder that was noted, if it is still there. Its files are checked by who loads them."""
     name = _read(releases).get(_key(tracking_uri, reference))

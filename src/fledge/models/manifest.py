@@ -5,6 +5,7 @@ import hashlib
 import json
 import os
 import shutil
+import tempfile
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
@@ -178,16 +179,17 @@ def find_cached(releases: Path, name: str, version: int, digest: str, seal: str)
 def cache_release(source: Path, manifest: Manifest, releases: Path) -> Path:
     """Keep a copy of a release under `releases`; returns its folder. An endpoint starts from there."""
     target = _cache_folder(state.ensure(releases), manifest.name, manifest.version, manifest.digest)
-    working = target.with_name(f".{target.name}.{os.getpid()}")
-    shutil.rmtree(working, ignore_errors=True)
-    shutil.copytree(source, working)
-    state.write_json(working / MANIFEST, asdict(manifest))
     try:
-        os.rename(working, target)
-    except OSError:
-        shutil.rmtree(working)
-        if not target.is_dir():  # else another process was faster with the same content
-            raise
+        with tempfile.TemporaryDirectory(dir=releases, prefix=f".{target.name}.", ignore_cleanup_errors=True) as folder:
+            working = Path(folder) / target.name
+            shutil.copytree(source, working)
+            state.write_json(working / MANIFEST, asdict(manifest))
+            if not target.is_dir():  # else another process was faster with the same content
+                os.rename(working, target)
+    except OSError as error:
+        if not target.is_dir():
+            reason = error.strerror or "not all of it could be copied"
+            raise FledgeError(f"no release can be kept in {releases}: {reason}", hint="free some space") from None
     return target
 
 

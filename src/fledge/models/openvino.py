@@ -58,9 +58,12 @@ class OpenVINOEngine(WorkerEngine):
         for answer in self._take(limit=256):
             self._count += 1
             tokens = openvino.Tensor(np.array([answer.token_ids], dtype=np.int64))
-            answer.handle = self._pipeline.add_request(self._count, tokens, self._config(answer))
+            try:
+                answer.handle = self._pipeline.add_request(self._count, tokens, self._config(answer))
+            except RuntimeError as error:  # it was not taken, and harms nobody else
+                self._fail(answer, error)
         for answer in self._running:
-            if answer.stream.cancelled:
+            if answer.stream.cancelled and not answer.ended:
                 self._deliver(answer, (), "cancelled")
                 self._release(answer)
         if any(not answer.ended for answer in self._running):
@@ -92,7 +95,7 @@ class OpenVINOEngine(WorkerEngine):
         config.stop_token_ids = set() if params.ignore_eos else set(self._text.end_tokens)
         config.repetition_penalty = params.repetition_penalty
         config.logprobs = int(params.logprobs)
-        config.do_sample = params.temperature > 0
+        config.do_sample = params.samples
         if config.do_sample:
             config.temperature = params.temperature
             config.top_p = params.top_p

@@ -51,7 +51,7 @@ def exported(snapshot: Snapshot, cache: Path, mode: Mode, say: Say) -> Path:
     exact = exported_beside(snapshot.path, "exact") or _exact(snapshot, cache, say)
     if mode == "exact":
         return exact
-    fast = _folder(snapshot, cache, "fast")
+    fast = _folder(snapshot, state.ensure(cache), "fast")
     with _made(fast) as (working, lock):
         if working:
             estimate = 8 + 0.3e-6 * snapshot.parameters

@@ -172,11 +172,13 @@ def _explained(error: Exception, url: str, model: str) -> FledgeError:
     if isinstance(error, FledgeError):
         return error
     text = getattr(error, "message", None) or str(error)
+    # Of an answer such a refusal says nothing: a key expires, and can be another; a model comes back.
+    kind = FledgeError if model else InputError
     if isinstance(error, (openai.AuthenticationError, openai.PermissionDeniedError)):
-        return InputError(f"{url} does not let you in: {text}", hint="export OPENAI_API_KEY=...")
+        return kind(f"{url} does not let you in: {text}", hint="export OPENAI_API_KEY=...")
     if isinstance(error, openai.NotFoundError):
         hint = f"curl {url}/models lists what it has; name one as {url}#NAME"
-        return InputError(f"{url} has no model {model!r}: {text}" if model else f"{url} is no OpenAI API: {text}", hint)
+        return kind(f"{url} has no model {model!r}: {text}" if model else f"{url} is no OpenAI API: {text}", hint)
     if isinstance(error, openai.RateLimitError):
         return FledgeError(f"{url} still refuses after {RETRIES} retries: {text}", hint="lower --remote-concurrency")
     if isinstance(error, openai.APITimeoutError):

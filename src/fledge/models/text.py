@@ -1,6 +1,7 @@
 """Between text and tokens: prompt shapes, incremental decoding, stop texts."""
 
 import re
+from bisect import bisect_left
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -86,15 +87,18 @@ class Text:
     def _conversation(self, messages: list[Message], limit: int) -> Encoded:
         system = [message for message in messages[:1] if message.role == "system"]
         turns = messages[len(system) :]
-        start = 0
         token_ids = self._shape([*system, *turns])
-        while len(token_ids) > limit and start < len(turns) - 1:
-            start += 1
-            # Templates want a conversation to begin with the user.
-            while turns[start].role == "assistant" and start < len(turns) - 1:
-                start += 1
-            token_ids = self._shape([*system, *turns[start:]])
-        return Encoded(token_ids, start)
+        if len(token_ids) <= limit:
+            return Encoded(token_ids, 0)
+        last = len(turns) - 1
+        # Templates want a conversation to begin with the user.
+        starts = [at for at in range(1, last) if turns[at].role != "assistant"] + [max(0, last)]
+
+        def fits(start: int) -> bool:
+            return len(self._shape([*system, *turns[start:]])) <= limit
+
+        found = bisect_left(starts, True, hi=len(starts) - 1, key=fits)  # the last is taken whether it fits or not
+        return Encoded(self._shape([*system, *turns[starts[found] :]]), starts[found])
 
     def _shape(self, messages: Sequence[Message]) -> list[int]:
         if self._template is None:

@@ -30,7 +30,11 @@ BATCH = 64
 
 
 class TransformersEngine(WorkerEngine):
-    """One thread generates batch after batch; what arrives meanwhile is the next batch."""
+    """One thread generates batch after batch; what arrives meanwhile is the next batch.
+
+    A batch ends where its longest row fills the model's window, as the positions of rows that have ended go on, too;
+    the others are in the next one.
+    """
 
     def __init__(self, model: Snapshot, info: EngineInfo) -> None:
         self._model = load(model, "cpu")
@@ -41,20 +45,25 @@ class TransformersEngine(WorkerEngine):
         batch = [answer for answer in self._running if not answer.ended]
         if not batch:
             return
-        rows = [_Row(answer) for answer in batch]
-        longest = max(len(row.prompt) for row in rows)
+        for answer in batch:
+            answer.handle = answer.handle or _Row(answer)
+        rows = [answer.handle for answer in batch]
+        longest = max(len(answer.token_ids) for answer in batch)
         pad = next(iter(self._text.end_tokens), 0)
         tokens = torch.full((len(rows), longest), pad)
         mask = torch.zeros_like(tokens)
-        for number, row in enumerate(rows):
-            tokens[number, longest - len(row.prompt) :] = torch.tensor(row.prompt)
-            mask[number, longest - len(row.prompt) :] = 1
+        for number, answer in enumerate(batch):
+            start = longest - len(answer.token_ids)
+            tokens[number, start:] = torch.tensor(answer.token_ids)
+            mask[number, start:] = 1
         with torch.inference_mode():
             self._model.generate(
                 input_ids=tokens,
                 attention_mask=mask,
                 generation_config=GenerationConfig(
-                    max_new_tokens=max(answer.room for answer in batch), do_sample=False, pad_token_id=pad
+                    max_new_tokens=min(max(answer.room for answer in batch), self._text.context - longest),
+                    do_sample=False,
+                    pad_token_id=pad,
                 ),
                 logits_processor=LogitsProcessorList([_Choosing(rows)]),
                 stopping_criteria=StoppingCriteriaList([_Delivering(self, rows)]),
@@ -75,16 +84,15 @@ class TransformersEngine(WorkerEngine):
 
 
 class _Row:
-    """One answer in a batch: its tokens before the batch, and how it chooses the next one."""
+    """One answer in its batches, and how it chooses the next token."""
 
     def __init__(self, answer: Answer) -> None:
         self.answer = answer
-        self.prompt = answer.token_ids
         params = answer.params
-        self.chooses = params.temperature > 0 or params.repetition_penalty != 1 or params.logprobs
+        self.chooses = params.samples or params.repetition_penalty != 1 or params.logprobs
         self._penalties = _penalties(params)
-        self._filters = _filters(params) if params.temperature else LogitsProcessorList()
-        self._generator = torch.Generator().manual_seed(params.seed) if params.temperature else None
+        self._filters = _filters(params) if params.samples else LogitsProcessorList()
+        self._generator = torch.Generator().manual_seed(params.seed) if params.samples else None
         self._scores: torch.Tensor | None = None
 
     def choose(self, scores: torch.Tensor) -> torch.Tensor:

@@ -1,6 +1,7 @@
 """The transformers engine on a GPU: the library's own continuous batching over a paged cache."""
 
 import itertools
+from dataclasses import replace
 from typing import Any
 
 from transformers import GenerationConfig
@@ -33,7 +34,9 @@ class PagedTransformersEngine(WorkerEngine):
         self._settings: tuple[float, ...] = ()
         self._count = itertools.count()
         self._by_handle: dict[str, Answer] = {}
-        super().__init__(info, text_of(model))
+        # The library gives up for good where one prompt fills its whole cache.
+        room = min(model.context, (self._blocks - 1) * BLOCK_TOKENS)
+        super().__init__(info, text_of(replace(model, context=room)))
 
     def submit(self, prompt: Prompt, params: GenerationParams) -> Stream:
         if params.repetition_penalty != 1:
@@ -61,7 +64,7 @@ class PagedTransformersEngine(WorkerEngine):
     def _start(self, waiting: list[Answer]) -> None:
         for answer in waiting:
             settings = _settings(answer)
-            if settings != self._settings or self._manager is None:
+            if settings != self._settings or self._manager is None or not self._manager.is_running():
                 if self._by_handle:
                     return
                 self._stop()
@@ -87,10 +90,10 @@ class PagedTransformersEngine(WorkerEngine):
             "min_p": params.min_p or None,
         }
         config = GenerationConfig(
-            do_sample=params.temperature > 0,
+            do_sample=params.samples,
             pad_token_id=next(iter(self._text.end_tokens), 0),
             eos_token_id=-1,  # each request brings its own
-            **(sampling if params.temperature else {}),
+            **(sampling if params.samples else {}),
         )
         batching = ContinuousBatchingConfig(
             block_size=BLOCK_TOKENS, num_blocks=self._blocks, return_logprobs=params.logprobs
@@ -135,7 +138,7 @@ class PagedTransformersEngine(WorkerEngine):
 
 def _settings(answer: Answer) -> tuple[float, ...]:
     params = answer.params
-    sampling = (params.temperature, params.top_p, params.top_k, params.min_p) if params.temperature else ()
+    sampling = (params.temperature, params.top_p, params.top_k, params.min_p) if params.samples else ()
     return (params.logprobs, *sampling)
 
 

@@ -1,6 +1,7 @@
 """What the engines of this machine share: one thread that advances all answers, and no answer that harms another."""
 
 import abc
+import itertools
 import threading
 from collections import deque
 from collections.abc import Sequence
@@ -44,7 +45,7 @@ class WorkerEngine(abc.ABC):
         self._text = text
         self._work = threading.Condition()
         self._waiting: deque[Answer] = deque()
-        self._suspects: deque[Answer] = deque()
+        self._suspects: deque[list[Answer]] = deque()  # groups, one of which runs at a time
         self._running: list[Answer] = []
         self._prompt_tokens = self._generated_tokens = 0
         self._draining = self._closed = False
@@ -73,7 +74,7 @@ class WorkerEngine(abc.ABC):
 
     def stats(self) -> Stats:
         with self._work:
-            waiting = len(self._waiting) + len(self._suspects)
+            waiting = len(self._waiting) + sum(map(len, self._suspects))
             running = sum(not answer.ended for answer in self._running)
             return Stats(running, waiting, self._prompt_tokens, self._generated_tokens)
 
@@ -101,15 +102,15 @@ class WorkerEngine(abc.ABC):
         self._text.close()
 
     def _take(self, limit: int) -> list[Answer]:
-        """The next answers to start, now counted as running; at most `limit` run.
-
-        After a failure, those that ran then come one at a time, so that the one that causes it fails alone.
-        """
+        """The next answers to start, now counted as running; at most `limit` run. After a failure, those that ran then
+        come in groups."""
         with self._work:
-            source, most = (self._suspects, 1) if self._suspects else (self._waiting, limit)
+            if self._suspects:
+                due = [] if self._running else self._suspects.popleft()
+            else:
+                due = [self._waiting.popleft() for _ in range(min(limit - len(self._running), len(self._waiting)))]
             taken: list[Answer] = []
-            while source and len(self._running) < most:
-                answer = source.popleft()
+            for answer in due:
                 if answer.stream.cancelled:
                     self._deliver(answer, (), "cancelled")
                     continue
@@ -153,19 +154,25 @@ class WorkerEngine(abc.ABC):
                 self._work.notify_all()
         for answer in self._running:
             self._release(answer)
-        for answer in [*self._running, *self._suspects, *self._waiting]:
+        for answer in [*self._running, *itertools.chain(*self._suspects), *self._waiting]:
             answer.stream.fail(FledgeError("the engine was closed"))
         self._shut()
 
+    def _fail(self, answer: Answer, error: Exception) -> None:
+        answer.ended = True
+        answer.stream.fail(FledgeError(f"the {self.info.name} engine failed: {error}"))
+
     def _isolate(self, error: Exception) -> None:
-        """A step failed: let go of all that ran; try each alone from where it was, or fail the one that was alone."""
+        """A step failed: let go of all that ran, and try each half of it, from where it was, for itself. Who fails
+        alone is the cause."""
         with self._work:
             failed, self._running = [answer for answer in self._running if not answer.ended], []
         for answer in failed:
             self._release(answer)
             answer.handle = None
         if len(failed) == 1:
-            failed[0].stream.fail(FledgeError(f"the {self.info.name} engine failed: {error}"))
+            self._fail(failed[0], error)
         else:
+            half = len(failed) // 2
             with self._work:
-                self._suspects.extend(failed)
+                self._suspects.extendleft((failed[half:], failed[:half]))

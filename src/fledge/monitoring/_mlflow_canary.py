@@ -74,7 +74,8 @@ class CanaryWatch:
         with self._lock:
             pair = (self._aliases.release(self._name, self._steady), self._aliases.release(self._name, self._trial))
             if pair[0] == pair[1]:  # nothing is on trial
-                self._pair, self.owed = pair, False
+                if pair != self._pair:
+                    self._settle(pair)
                 self._tell(0.0, "none")
                 return
             if pair != self._pair:
@@ -86,11 +87,11 @@ class CanaryWatch:
             going_on = self._state.condition == "running" or (self._state.condition == "passed" and self.owed)
             self._tell(self._plan.steps[self._state.step] if going_on else 0.0, self._state.condition)
 
-    def crashed(self, release: str) -> None:
-        """The engine of a release keeps crashing; where it is on trial, that is the end of it."""
+    def crashed(self, release: str, error: str) -> None:
+        """The engine of a release is not started again; where it is on trial, that is the end of it."""
         with self._lock:
             if release == self._pair[1] and self._state.condition == "running":
-                reason = f"at {100 * self._plan.steps[self._state.step]:g} % of the requests: its engine keeps crashing"
+                reason = f"at {100 * self._plan.steps[self._state.step]:g} % of the requests: {error}"
                 self._decided(replace(self._state, condition="rolled back", reason=reason), Tally(), Tally())
 
     def conclude(self) -> None:
@@ -139,6 +140,13 @@ class CanaryWatch:
             self._state, self._since = CanaryState(began=now), now
             self._keep()
 
+    def _settle(self, pair: tuple[str, str]) -> None:
+        """Somebody has moved the aliases to one release: what was judged stays judged, and nothing of it is owed."""
+        self._pair, self.owed = pair, False
+        kept = self._kept()
+        if kept and kept["owed"]:
+            state.write_json(self._file, {**kept, "state": asdict(kept["state"]), "owed": False})
+
     def _kept(self) -> dict[str, Any]:
         """What the file says; empty where there is none that can be read."""
         names = ("steady", "trial", "plan", "since", "owed", "figures")
@@ -158,7 +166,7 @@ class CanaryWatch:
         while True:
             batch = read_batch(self._outbox, self._position, BATCH)
             for record in batch.records:
-                if not isinstance(record, OutboxRecord) or "fledge.shadow_of" in record.tags:
+                if not isinstance(record, OutboxRecord) or record.is_shadow:
                     continue
                 came = (f"{record.release}/{record.version}", record.arm)
                 if came == (self._pair[1], self._trial) and record.started_ns / 1e9 >= self._state.began:

@@ -230,7 +230,7 @@ def _request(record: OutboxRecord) -> _Draft:
         record.ended_ns,
         _set(about),
         # Nobody asked for a shadow's answer: it shall not count as a request.
-        SpanKind.INTERNAL if "fledge.shadow_of" in record.tags else SpanKind.SERVER,
+        SpanKind.INTERNAL if record.is_shadow else SpanKind.SERVER,
         _failed(record) if record.status >= 500 else Status(StatusCode.UNSET),
     )
 

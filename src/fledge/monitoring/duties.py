@@ -28,7 +28,7 @@ class Duties:
         self._called = threading.Event()
         self._looks = threading.Event()
         self._refused: list[dict[str, Any]] = []
-        self._crashed: list[str] = []
+        self._crashed: list[tuple[str, str]] = []
         self._trouble: dict[str, str] = {}
 
     def look(self) -> None:
@@ -41,9 +41,9 @@ class Duties:
         self._refused.append(message)
         self._called.set()
 
-    def crashed(self, release: str) -> None:
-        """A release's engine keeps crashing, and is not started again."""
-        self._crashed.append(release)
+    def crashed(self, release: str, error: str) -> None:
+        """A release's engine is not started again, because of `error`."""
+        self._crashed.append((release, error))
 
     def run(self) -> None:
         from fledge.monitoring._mlflow_aliases import AliasWatch
@@ -85,7 +85,7 @@ class Duties:
 
     def _pass_on_crashes(self, canary: "CanaryWatch") -> None:
         while self._crashed:
-            canary.crashed(self._crashed[0])
+            canary.crashed(*self._crashed[0])
             self._crashed.pop(0)
 
     def _look(self, watch: "AliasWatch") -> None:

@@ -25,7 +25,8 @@ class Health:
 
 
 def summarize(records: Sequence[OutboxRecord]) -> Health:
-    """Figures of the given requests; a status of 500 and above is an error."""
+    """Figures of the given requests, without what only a shadow answered; a status of 500 and above is an error."""
+    records = [record for record in records if not record.is_shadow]
     errors = sum(record.status >= 500 for record in records)
     answered = [record for record in records if record.status == 200]
     latencies = [(record.ended_ns - record.started_ns) / 1e9 for record in answered]

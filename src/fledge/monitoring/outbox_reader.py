@@ -92,10 +92,10 @@ def waiting_bytes(folder: Path, position: Position) -> int:
     return sum(sizes.values()) - min(position.offset, sizes.get(position.file, 0))
 
 
-def remove_shipped(folder: Path, position: Position) -> None:
+def remove_shipped(folder: Path, position: Position, *, keep: int = KEPT_FILES) -> None:
     """Delete files before a position, but for the latest few."""
     shipped = [path for path in outbox_files(folder) if path.name < position.file]
-    for path in shipped[:-KEPT_FILES]:
+    for path in shipped[: max(0, len(shipped) - keep)]:
         path.unlink(missing_ok=True)
 
 

@@ -19,6 +19,7 @@ from fledge.core.control import Control
 from fledge.core.outbox_files import outbox_files
 from fledge.monitoring.duties import Duties
 from fledge.monitoring.outbox_reader import (
+    KEPT_FILES,
     LineCount,
     Position,
     Record,
@@ -155,11 +156,11 @@ class Recorder:
         sys.stderr.write(f"fledge: recorder: a record was refused and is in {file}: {error.message}\n")
 
     def _remove(self, position: Position) -> None:
-        """Remove what all have shipped. A reader that is away may cost nobody else records: it is not waited for where
-        room gets scarce."""
+        """Remove what all have shipped. Where room gets scarce, none of it is kept for the monitor, and a reader that
+        is away is not waited for: it may cost nobody else records."""
         scarce = sum(path.stat().st_size for path in outbox_files(self._folder)) > HALF * self._cap
         other = self._position(self._waits_for) if self._waits_for and not scarce else position
-        remove_shipped(self._folder, min(position, other))
+        remove_shipped(self._folder, min(position, other), keep=0 if scarce else KEPT_FILES)
 
     def _tell(self) -> None:
         waiting = self._waiting.count()
@@ -200,7 +201,7 @@ def main() -> None:
             "gone": lambda: os._exit(0),
             "look": duties.look,
             "refused": lambda: duties.refused(message),
-            "crashed": lambda: duties.crashed(message["release"]),
+            "crashed": lambda: duties.crashed(message["release"], message["error"]),
             "stop": stop,
         }
         actions[message["event"]]()

@@ -100,9 +100,16 @@ def _log(
         # The version itself, not its URI: MLflow would look the URI up in the experiment that the environment names.
         client.link_prompt_version_to_run(run.run_id, client.get_prompt_version(prompt.name, str(prompt.version)))
         client.link_prompt_version_to_model(prompt.name, str(prompt.version), model_id)
-        with uninterrupted():
-            version = _add_version(client, manifest, run.run_id, model_id)
-        status = "FINISHED"
+        with uninterrupted():  # from here on the release is there
+            version = add_version(
+                client,
+                manifest.name,
+                f"models:/{model_id}",
+                run_id=run.run_id,
+                tags=_version_tags(manifest),
+                model_id=model_id,
+            )
+            status = "FINISHED"
     except (MlflowException, OSError) as error:
         raise FledgeError(
             f"MLflow did not register {manifest.name}: {str(error).splitlines()[0]}", hint="nothing is left of it"
@@ -115,12 +122,11 @@ def _log(
             if status != "FINISHED":
                 _delete_models(client, run.experiment_id, run.run_id)
             client.set_terminated(run.run_id, status)
-    return version
+    return _first(client, manifest, version)
 
 
-def _add_version(client: MlflowClient, manifest: Manifest, run_id: str, model_id: str) -> ModelVersion:
-    """The last step: from here on the release is there. Of two that register the same at once the first one counts."""
-    tags = {
+def _version_tags(manifest: Manifest) -> dict[str, str]:
+    return {
         DIGEST_TAG: manifest.digest,
         SEAL_TAG: manifest.seal,
         "fledge.model": manifest.model,
@@ -128,12 +134,17 @@ def _add_version(client: MlflowClient, manifest: Manifest, run_id: str, model_id
         "fledge.prompt": manifest.prompt_label,
         "fledge.licence": manifest.licence or "unknown",
     }
-    version = add_version(client, manifest.name, f"models:/{model_id}", run_id=run_id, tags=tags, model_id=model_id)
+
+
+def _first(client: MlflowClient, manifest: Manifest, version: ModelVersion) -> ModelVersion:
+    """Of two that register the same at once the first one counts; it may be the same one, where MLflow's answer was
+    lost on its way, and it was asked again."""
     first = _with_digest(client, manifest)
     if first is None or int(first.version) == int(version.version):
         return version
     client.delete_model_version(manifest.name, version.version)
-    _delete_models(client, client.get_run(run_id).info.experiment_id, run_id)
+    if first.run_id != version.run_id:
+        _delete_models(client, client.get_run(version.run_id).info.experiment_id, version.run_id)
     return first
 
 

@@ -6,7 +6,6 @@ counts unless another one came in between (`moves.in_force`). An entry is writte
 one that was not carried out to its end does that first.
 """
 
-import contextlib
 import json
 import os
 import socket
@@ -80,9 +79,7 @@ class MoveLog:
         while undone := [move for move in moves if not move.done]:
             if all(_is_gone(move.owner) for move in undone) or time.monotonic() - seen > LEASE_S:
                 for move in undone:
-                    self._carry_out(move)
-                    where = f"{move.name}@{move.alias}"
-                    self._say(f"{where}: {move.who} began to move it to {move.after} and did not end; ended now")
+                    self._end(move)
                 return self.read()
             time.sleep(POLL_S)
             moves = self.read()
@@ -99,9 +96,11 @@ class MoveLog:
             move = wanted(moves)
             move = self._append(replace(move, follows=moves[-1].number if moves else 0))
             now = self.read()
-            if any(other.number == move.number for other in now):
-                self._carry_out(move, began)
-                return move
+            # Where MLflow's answer was lost on its way, it was written twice, and the first one counts.
+            mine = next((other for other in now if (other.owner, other.time) == (move.owner, move.time)), None)
+            if mine is not None:
+                self._carry_out(mine, began)
+                return mine
             rival = next(other for other in now if other.number > move.follows)
             if rival.alias == move.alias:
                 raise ConflictError(
@@ -140,6 +139,21 @@ class MoveLog:
         )
         return int(entry.version)
 
+    def _end(self, move: Move) -> None:
+        """Carry out what somebody else began, as far as what it moves is still there."""
+        where = f"{move.name}@{move.alias}"
+        try:
+            self._carry_out(move)
+            self._say(f"{where}: {move.who} began to move it to {move.after} and did not end; ended now")
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                raise
+            self._mark_done(move)
+            self._say(f"{where}: {move.who} began to move it to {move.after}, which is not there any more")
+
+    def _mark_done(self, move: Move) -> None:
+        self._client.set_model_version_tag(f"{self._name}{LOG}", str(move.number), DONE_TAG, owner())
+
     def _carry_out(self, move: Move, began: float | None = None) -> None:
         """Set the aliases and mark the entry. One that is late looks first whether it still is its turn."""
         for change in move.changes:
@@ -147,21 +161,23 @@ class MoveLog:
             if late and self.read()[-1].number != move.number:
                 return
             self._set(change, move.alias)
-        self._client.set_model_version_tag(f"{self._name}{LOG}", str(move.number), DONE_TAG, owner())
+        self._mark_done(move)
         newest = [other for other in self.read() if other.alias == move.alias][-1]
-        if newest.number != move.number and newest.done:  # it went to sleep, and woke up when others had moved on
+        if newest.number != move.number:  # it went to sleep, and woke up when others had moved on
             for change in newest.changes:
                 self._set(change, newest.alias)
 
     def _set(self, change: Change, alias: str) -> None:
-        if change.kind == "prompt":
-            if change.after is not None:
-                self._prompts.set_alias(change.name, alias, change.after)
-                return
-            with contextlib.suppress(InputError):  # it is gone already
-                self._prompts.delete_alias(change.name, alias)
-        else:
+        if change.kind == "model":
             self._client.set_registered_model_alias(change.name, alias, str(change.after))
+            return
+        try:
+            if change.after is None:  # as older entries have it
+                self._prompts.delete_alias(change.name, alias)
+            else:
+                self._prompts.set_alias(change.name, alias, change.after)
+        except InputError:
+            self._say(f"prompt {change.name}/{change.after or ''} is not there any more, and its alias stays as it is")
 
 
 def owner() -> str:

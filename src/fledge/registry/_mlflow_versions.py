@@ -12,6 +12,8 @@ from mlflow.exceptions import MlflowException
 from fledge.core.errors import FledgeError
 
 ATTEMPTS = 10
+PATIENCE_S = 30.0
+FINAL = ("PERMISSION_DENIED", "UNAUTHENTICATED", "INVALID_PARAMETER_VALUE")
 
 
 def add_version(
@@ -21,13 +23,15 @@ def add_version(
 
     Raises `FledgeError` if the store takes none.
     """
+    began = time.monotonic()
     for attempt in range(ATTEMPTS):
         try:
             return client.create_model_version(name, source, **options)
         except MlflowException as error:
-            if error.error_code == "RESOURCE_DOES_NOT_EXIST" and attempt == 0:
+            last = attempt == ATTEMPTS - 1 or time.monotonic() - began > PATIENCE_S
+            if error.error_code == "RESOURCE_DOES_NOT_EXIST" and not last:
                 _create(client, name, about or {})
-            elif attempt == ATTEMPTS - 1:
+            elif last or error.error_code in FINAL:
                 raise FledgeError(f"MLflow took no version of {name}: {str(error).splitlines()[0]}") from None
             else:  # two that make a version at once collide in some stores
                 time.sleep(random.uniform(0, 0.05 * 2**attempt))

@@ -14,6 +14,7 @@ from fledge.models import machine
 from fledge.models.engine import GenerationParams
 from fledge.models.manifest import Manifest, Weights
 from fledge.models.openvino_files import in_cache, is_whole
+from fledge.models.selection import is_release
 from fledge.models.snapshot import Snapshot
 from fledge.prompts.prompt import Prompt
 from fledge.registry.rows import MESSAGES
@@ -39,7 +40,7 @@ def describe(
     engines: Mapping[str, Path],
 ) -> Manifest:
     """The manifest of a release, as yet without files."""
-    if weights == "reference" and not snapshot.commit:
+    if weights == "reference" and (not snapshot.commit or is_release(snapshot.source)):
         raise InputError(
             f"{snapshot.source} is not of the Hub: nobody else could fetch it", hint="leave --weights at copy"
         )

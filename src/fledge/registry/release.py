@@ -14,7 +14,7 @@ from fledge.core.settings import Workspace, load, option
 from fledge.experiments.arms import settled
 from fledge.experiments.config import ExperimentConfig
 from fledge.models import kept, selection
-from fledge.models.manifest import SIGNATURE, Manifest, Weights, read_kept
+from fledge.models.manifest import SIGNATURE, Weights, read_kept
 from fledge.prompts.prompt import PromptStore, check_alias
 from fledge.registry import package
 from fledge.registry.moves import LOG, Change, Move, Note, to_undo
@@ -163,11 +163,15 @@ def promote(
         if last is not None and last.after != current:
             say(f"{name}@{alias} was moved to {current or 'nothing'} outside of fledge since")
         _check_expected(name, alias, current or 0, expected)
+        prompt = release.prompt_name
         return Move(
             name=name,
             alias=alias,
             action="promote",
-            changes=(*_prompt_changes(prompts, release, last, alias), Change("model", name, current, version)),
+            changes=(
+                Change("prompt", prompt, _meant(prompts, prompt, alias), release.prompt_version),
+                Change("model", name, current, version),
+            ),
             time=time.time(),
             who=_user(),
             owner=owner(),
@@ -208,7 +212,8 @@ def rollback(
     from fledge.tracking._mlflow import connect
 
     client = connect(workspace.tracking)
-    log = MoveLog(client, name, open_store(client), say)
+    prompts = open_store(client)
+    log = MoveLog(client, name, prompts, say)
     releases = workspace.state_dir / "releases"
     folders: dict[int | None, Path] = {}
 
@@ -228,7 +233,7 @@ def rollback(
             name=name,
             alias=alias,
             action="rollback",
-            changes=tuple(change.reversed for change in last.changes),
+            changes=tuple(_taken_back(prompts, last)),
             time=time.time(),
             who=_user(),
             owner=owner(),
@@ -291,14 +296,20 @@ def _check_name(name: str, prompts: PromptStore) -> None:
     raise InputError(f"{name!r} is the name of a prompt, and MLflow keeps both in one place", hint="--name ANOTHER")
 
 
-def _prompt_changes(prompts: PromptStore, release: Manifest, last: Move | None, alias: str) -> Iterator[Change]:
-    """The alias of the release's prompt, and of another prompt that the last move gave it to."""
-    for change in last.changes[:-1] if last else ():
-        if change.name != release.prompt_name and change.after is not None:
-            yield Change("prompt", change.name, change.after, None)
-    versions = prompts.versions(release.prompt_name)
-    before = next((prompt.version for prompt in versions if alias in prompt.aliases), None)
-    yield Change("prompt", release.prompt_name, before, release.prompt_version)
+def _meant(prompts: PromptStore, name: str, alias: str) -> int | None:
+    """The version of a prompt that an alias means; None where there is none."""
+    try:
+        return next((prompt.version for prompt in prompts.versions(name) if alias in prompt.aliases), None)
+    except InputError:
+        return None
+
+
+def _taken_back(prompts: PromptStore, move: Move) -> Iterator[Change]:
+    """The changes of a move the other way round. A prompt may be that of several models: its alias goes back only where
+    it means what the move left, and is never taken away."""
+    for change in move.changes:
+        if change.kind == "model" or (change.before and _meant(prompts, change.name, move.alias) == change.after):
+            yield change.reversed
 
 
 def _user() -> str:

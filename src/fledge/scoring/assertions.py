@@ -36,9 +36,13 @@ def json_valid(answer: str, json: str) -> float:
 
 def _is_json(text: str, kind: type) -> bool:
     try:
-        return isinstance(json.loads(text), kind)
+        return isinstance(json.loads(text, parse_constant=_refuse), kind)
     except (ValueError, RecursionError):
         return False
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(f"{constant} is JavaScript's, not JSON's")
 
 
 def _texts(value: str) -> list[str]:

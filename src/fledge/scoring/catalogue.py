@@ -67,6 +67,8 @@ DERIVED: Final[dict[str, bool | None]] = {
     PREFERENCE: True,
     JUDGE: True,
 }
+# Metrics that every answer has, whatever scores it.
+RECORDED: Final = (*(item.name for item in BUILT_IN.values() if item.recorded), "error_rate")
 # Columns of the table of answers, and figures of an arm.
 RESERVED: Final = frozenset(
     {

@@ -1,18 +1,19 @@
 """Scores of an answer against a reference, from 0 to 1; higher is better."""
 
-import re
+import unicodedata
 from collections import Counter
 from functools import cache
 from typing import Any
 
+import regex
 from rapidfuzz import fuzz
 
 MOST_COMPARED = 4_000_000  # words of one text times words of the other: ROUGE-L takes that much time
 
 
 def _words(text: str) -> list[str]:
-    """Lower-case words without punctuation and articles, as SQuAD's official evaluation normalises."""
-    plain = re.sub(r"[^\w\s]", "", text.lower())
+    """Lower-case words without punctuation and articles, as SQuAD's official evaluation normalises; in any script."""
+    plain = regex.sub(r"[\p{P}\p{S}]", "", unicodedata.normalize("NFC", text.lower()))
     return [word for word in plain.split() if word not in {"a", "an", "the"}]
 
 
@@ -43,7 +44,8 @@ def bleu(answer: str, reference: str) -> float:
 
 
 def rouge_1(answer: str, reference: str) -> float | None:
-    """ROUGE-1, the F-score of words, 0 to 1. Higher is better. Source: Lin 2004; rouge-score, without stemming."""
+    """ROUGE-1, the F-score of words, 0 to 1. Higher is better. Source: Lin 2004; rouge-score, without stemming, on
+    words of any script."""
     return _rouge("rouge1", answer, reference)
 
 
@@ -82,8 +84,15 @@ def _bleu() -> Any:
 @cache
 def _rouge_scorer(kind: str) -> Any:
     from rouge_score.rouge_scorer import RougeScorer
+    from rouge_score.tokenizers import Tokenizer
 
-    return RougeScorer([kind])
+    class Words(Tokenizer):  # type: ignore[misc]
+        """Its own knows the letters a to z only."""
+
+        def tokenize(self, text: str) -> list[str]:
+            return list(regex.findall(r"[\p{L}\p{M}\p{N}]+", unicodedata.normalize("NFC", text.lower())))
+
+    return RougeScorer([kind], tokenizer=Words())
 
 
 def _rouge(kind: str, answer: str, reference: str) -> float | None:

@@ -154,6 +154,6 @@ def _feedback(endpoint: Endpoint, router: APIRouter) -> None:
             comment=body.comment,
             user=body.user or request.state.key_name,
         )
-        endpoint.outbox.put(record)
+        endpoint.judged(record)
         response.headers.update(warn(unknown(body)))
         return {"feedback_id": record.feedback_id, "request_id": record.request_id}

@@ -50,7 +50,7 @@ class Generation(BaseModel):
     temperature: float | None = Field(None, ge=0, le=2, description="0 is greedy")
     top_p: float | None = Field(None, ge=1e-6, le=1)
     top_k: TopK | None = Field(None, description="0 for all")
-    min_p: float | None = Field(None, ge=0, le=1)
+    min_p: float | None = Field(None, ge=0, le=0.999)
     repetition_penalty: float | None = Field(None, ge=0.1, le=10)
     seed: Seed | None = None
     stop: Stop | None = Field(None, description="up to four texts that end an answer; they are not returned")

@@ -2,16 +2,17 @@
 
 import asyncio
 import json
-from collections.abc import AsyncGenerator, Mapping, Sequence
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
+from contextlib import aclosing, contextmanager
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
+from urllib.parse import quote
 
 from starlette.exceptions import HTTPException
 
-from fledge.core.errors import FledgeError
+from fledge.core.errors import FledgeError, InputError
 from fledge.core.limits import Limits
-from fledge.core.messages import Ask, Piece
+from fledge.core.messages import SHADOW_TAG, Ask, FeedbackRecord, Piece
 from fledge.models.manifest import Manifest
 from fledge.prompts.prompt import Prompt
 from fledge.serving.admission import Admission, BusyError, estimate_tokens
@@ -21,6 +22,8 @@ from fledge.serving.metrics import Metrics
 from fledge.serving.outbox import Outbox
 from fledge.serving.routing import Routes
 from fledge.serving.trace import RequestTrace, Result
+
+MOST_EARLY = 100  # opinions on one answer that is not whole yet
 
 
 class Served:
@@ -52,16 +55,18 @@ class Respondent(NamedTuple):
 
     served: Served
     arm: str
-    shadow: "tuple[Served, str] | None"
+    shadow: "Respondent | None" = None
 
 
 @dataclass(frozen=True)
 class Job:
-    """What a request asks a release: prompts with their text as people read it, `n` answers to each."""
+    """What a request asks a release: prompts with their text as people read it, `n` answers to each. `prompt` names the
+    release's own, where the prompts were made of it."""
 
     asks: Sequence[Ask]
     texts: Sequence[str]
     n: int = 1
+    prompt: str = ""
 
     @property
     def tokens(self) -> int:
@@ -73,6 +78,10 @@ class Job:
     def results(self) -> list[Result]:
         """A place for each answer, `n` in a row for each prompt."""
         return [Result(text) for text in self.texts for _ in range(self.n)]
+
+
+JobMaker = Callable[[Served], Job]
+"""A request, as it is asked of a release: each has a prompt and settings of its own."""
 
 
 @dataclass
@@ -88,6 +97,7 @@ class Endpoint:
     draining: bool = False
     in_flight: int = 0
     _shadows: "set[asyncio.Task[None]]" = field(default_factory=set)
+    _early: dict[str, list[FeedbackRecord]] = field(default_factory=dict)  # on requests that have not ended, by id
 
     @property
     def ready(self) -> bool:
@@ -104,65 +114,82 @@ class Endpoint:
         return refusals[0] if all(refusals) else None
 
     def choose(self, trace: RequestTrace, model: str, unit: str) -> Respondent:
-        """Who answers a request for `model`, noted in its trace. Raises 404 for a name that is not served."""
+        """Who answers a request for `model`, noted in its trace. Raises 404 for a name that is not served,
+        `EngineGoneError` where nobody answers any more."""
         choice = self.routes.find(model, unit)
         if choice is None or choice.release not in self.served:
             names = ", ".join(route.name for route in self.routes.routes)
             raise HTTPException(404, f"{NO_MODEL} {model!r} here; this endpoint serves {names}")
         served = self.served[choice.release]
-        shadow = choice.shadow and self.served.get(choice.shadow.release)
-        unseen = (shadow, choice.shadow.alias) if shadow and choice.shadow else None
         note(trace, served, choice.arm)
-        return Respondent(served, choice.arm, unseen)
-
-    def answers(self, trace: RequestTrace, chosen: Respondent, job: Job) -> AsyncGenerator[tuple[int, Piece]]:
-        """Pieces of all answers with the place of each in `trace.results`, where they are noted as they come.
-
-        Raises as `EngineClient.answers`, and `BusyError` where the release has too much to do.
-        """
-        served = chosen.served
-        trace.results, trace.n = job.results(), job.n
+        self._early.setdefault(trace.request_id, [])
         if self.draining:
             raise EngineGoneError("the endpoint is stopping")
-        if not served.client.ready:
+        shadow = choice.shadow and self.served.get(choice.shadow.release)
+        unseen = Respondent(shadow, choice.shadow.alias) if shadow and choice.shadow else None
+        return Respondent(served, choice.arm, unseen)
+
+    def serves(self, chosen: Respondent) -> bool:
+        """Whether a release that was chosen still is one of ours."""
+        return chosen.served in self.served.values()
+
+    @contextmanager
+    def reading(self) -> Iterator[None]:
+        """A stop waits for what is done within, as for answers."""
+        self.in_flight += 1
+        try:
+            yield
+        finally:
+            self.in_flight -= 1
+
+    def answers(self, trace: RequestTrace, chosen: Respondent, make: JobMaker) -> AsyncGenerator[tuple[int, Piece]]:
+        """Pieces of all answers with the place of each in `trace.results`, where they are noted as they come.
+
+        Raises as `make`, as `EngineClient.answers`, and `BusyError` where the release has too much to do.
+        """
+        job = self._job(trace, chosen.served, make)
+        if not chosen.served.client.ready:
             raise EngineGoneError("the engine is not ready")
-        trace.pieces = pieces = self._admitted(trace, chosen, job)
+        trace.pieces = pieces = self._admitted(trace, chosen, job, make)
         return pieces
 
-    async def _admitted(self, trace: RequestTrace, chosen: Respondent, job: Job) -> AsyncGenerator[tuple[int, Piece]]:
+    async def _admitted(
+        self, trace: RequestTrace, chosen: Respondent, job: Job, make: JobMaker
+    ) -> AsyncGenerator[tuple[int, Piece]]:
         served = chosen.served
-        with served.admission.admit(job.tokens):
-            self._answer_unseen(trace, chosen, job)
-            self.in_flight += 1
-            try:
-                async with aclosing(served.client.answers(job.asks, job.n, self.limits.deadline_s)) as pieces:
-                    async for place, piece in pieces:
-                        index = place * job.n + piece.index
-                        trace.results[index].add(piece)
-                        yield index, piece
-            finally:
-                self.in_flight -= 1
+        with served.admission.admit(job.tokens), self.reading():
+            if chosen.shadow:
+                self._answer_unseen(trace, chosen.shadow, make)
+            async with aclosing(served.client.answers(job.asks, job.n, self.limits.deadline_s)) as pieces:
+                async for place, piece in pieces:
+                    index = place * job.n + piece.index
+                    trace.results[index].add(piece)
+                    yield index, piece
 
-    def _answer_unseen(self, trace: RequestTrace, chosen: Respondent, job: Job) -> None:
+    def _job(self, trace: RequestTrace, served: Served, make: JobMaker) -> Job:
+        job = make(served)
+        trace.results, trace.n, trace.prompt = job.results(), job.n, job.prompt
+        return job
+
+    def _answer_unseen(self, trace: RequestTrace, shadow: Respondent, make: JobMaker) -> None:
         """Have the shadow answer the same, as long as it has room: its trouble is nobody's."""
-        if chosen.shadow is None:
-            return
-        served, alias = chosen.shadow
+        served = shadow.served
         if not served.client.ready or served.admission.requests >= self.limits.max_running:
             return
-        own = RequestTrace(
-            trace.route, inputs=trace.inputs, prompt=trace.prompt, tags={"fledge.shadow_of": trace.request_id}
-        )
-        note(own, served, alias)
-        own.results, own.n = job.results(), job.n
-        task = asyncio.create_task(self._shadow(own, Respondent(served, alias, None), job))
+        own = RequestTrace(trace.route, inputs=trace.inputs, tags={SHADOW_TAG: trace.request_id})
+        note(own, served, shadow.arm)
+        try:
+            job = self._job(own, served, make)
+        except InputError:  # its prompt wants what this request does not have
+            return
+        task = asyncio.create_task(self._shadow(own, shadow, job, make))
         self._shadows.add(task)
         task.add_done_callback(self._shadows.discard)
 
-    async def _shadow(self, trace: RequestTrace, shadow: Respondent, job: Job) -> None:
+    async def _shadow(self, trace: RequestTrace, shadow: Respondent, job: Job, make: JobMaker) -> None:
         status = 200
         try:
-            async for _ in self._admitted(trace, shadow, job):
+            async for _ in self._admitted(trace, shadow, job, make):
                 pass
         except FledgeError as error:
             status, trace.error = 500, error.message
@@ -170,12 +197,23 @@ class Endpoint:
             status = 499
         self.ended(trace, status)
 
+    def judged(self, record: FeedbackRecord) -> None:
+        """Leave feedback in the outbox, behind the request that it is on: a stream can be judged before it is whole."""
+        early = self._early.get(record.request_id)
+        if early is not None and len(early) < MOST_EARLY:
+            early.append(record)
+        elif self.outbox is not None:
+            self.outbox.put(record)
+
     def ended(self, trace: RequestTrace, status: int) -> None:
         """Leave the one outcome of a request in the outbox, and count it."""
         record = trace.finish(status)
         self.metrics.observe(record)
+        early = self._early.pop(trace.request_id, [])
         if self.outbox is not None:
             self.outbox.put(record)
+            for opinion in early:
+                self.outbox.put(opinion)
 
 
 def note(trace: RequestTrace, served: Served, arm: str) -> None:
@@ -192,7 +230,8 @@ def head(trace: RequestTrace) -> dict[str, str]:
     left_out = max((result.turns_left_out for result in trace.results), default=0)
     if left_out:
         headers["x-fledge-turns-left-out"] = str(left_out)
-    return {name: value for name, value in headers.items() if value}
+    # A header has no place for every letter that a name may have.
+    return {name: quote(value, safe="/@") for name, value in headers.items() if value}
 
 
 def warn(names: Sequence[str]) -> dict[str, str]:

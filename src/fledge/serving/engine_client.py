@@ -37,7 +37,7 @@ class EngineClient(asyncio.Protocol):
         self._connecting = asyncio.Lock()
         self._again: asyncio.Task[None] | None = None
         self._frames = Frames()
-        self.asked: dict[str, tuple[int, asyncio.Queue[Place]]] = {}
+        self.asked: dict[str, tuple[int, _Asking]] = {}
         self.slots = asyncio.Semaphore(at_once)
         self._at_once = at_once
         self._taken: set[asyncio.Task[bool]] = set()
@@ -82,8 +82,8 @@ class EngineClient(asyncio.Protocol):
         for _, body in self._frames.feed(data):
             piece = _piece(body)
             if piece.id in self.asked:
-                place, queue = self.asked[piece.id]
-                queue.put_nowait((place, piece))
+                place, asking = self.asked[piece.id]
+                asking.came(place, piece)
 
     def connection_lost(self, _error: Exception | None) -> None:
         self._transport, self._frames = None, Frames()
@@ -101,8 +101,8 @@ class EngineClient(asyncio.Protocol):
 
     def _fail(self, error: str) -> None:
         """End every request that waits for this engine."""
-        for identity, (place, queue) in self.asked.items():
-            queue.put_nowait((place, Piece(identity, error=error, error_kind="gone")))
+        for identity, (place, asking) in list(self.asked.items()):
+            asking.came(place, Piece(identity, error=error, error_kind="gone"))
 
     def send(self, kind: int, message: Ask | Cancel) -> None:
         """Raises `EngineGoneError` where there is no engine."""
@@ -118,60 +118,69 @@ class EngineClient(asyncio.Protocol):
         """
         asking = _Asking(self, asks, n)
         late = Piece("", error=f"the answer took more than {seconds:.3g} s", error_kind="deadline")
-        timer = asyncio.get_running_loop().call_later(seconds, asking.queue.put_nowait, (0, late))
-        begin = asyncio.create_task(asking.begin())
+        timer = asyncio.get_running_loop().call_later(seconds, asking.expire, late)
+        left = n * len(asks)
         try:
-            while asking.left:
+            while left:
                 place, piece = await asking.queue.get()
                 if piece.error:
                     raise _failure(piece, place if len(asks) > 1 else None)
-                asking.arrived(place, piece)
+                left -= piece.finish_reason is not None
                 yield place, piece
         finally:
             timer.cancel()
-            begin.cancel()
             asking.leave()
 
 
 class _Asking:
-    """The prompts of one request: which are with the engine, and how many answers to each are still to come."""
+    """The prompts of one request, as the engine sees them: whoever reads `queue` may be slower than what comes."""
 
     def __init__(self, client: EngineClient, asks: Sequence[Ask], n: int) -> None:
         self.queue: asyncio.Queue[Place] = asyncio.Queue()
-        self.left = dict.fromkeys(range(len(asks)), n)
         self._client = client
         self._asks = asks
-        self._under_way: set[str] = set()
+        self._n = n
+        self._coming: dict[str, int] = {}  # for each prompt with the engine, the answers that have not ended
+        self._begin = asyncio.create_task(self._hand_over())
 
-    async def begin(self) -> None:
-        """Hand the prompts over, each when there is room for it."""
+    async def _hand_over(self) -> None:
+        """Each prompt when there is room for it."""
         for place, ask in enumerate(self._asks):
             await self._client.slots.acquire()
             identity = secrets.token_hex(8)
-            self._under_way.add(identity)
-            self._client.asked[identity] = (place, self.queue)
+            self._coming[identity] = self._n
+            self._client.asked[identity] = (place, self)
             try:
                 self._client.send(ASK, replace(ask, id=identity))
             except EngineGoneError as error:
-                self.queue.put_nowait((place, Piece(identity, error=error.message, error_kind="gone")))
+                self.came(place, Piece(identity, error=error.message, error_kind="gone"))
                 return
 
-    def arrived(self, place: int, piece: Piece) -> None:
-        if piece.finish_reason:
-            self.left[place] -= 1
-            if not self.left[place]:
-                del self.left[place]
-                self._end(piece.id)
+    def came(self, place: int, piece: Piece) -> None:
+        """A piece has arrived."""
+        self.queue.put_nowait((place, piece))
+        self._coming[piece.id] -= piece.finish_reason is not None
+        if piece.error or not self._coming[piece.id]:
+            self._end(piece.id)
+
+    def expire(self, late: Piece) -> None:
+        """Compute no more; where all is there already, only its reader is late."""
+        if self._coming or not self._begin.done():
+            self.leave()
+            while not self.queue.empty():
+                self.queue.get_nowait()
+            self.queue.put_nowait((0, late))
 
     def leave(self) -> None:
         """Cancel what is under way."""
-        for identity in list(self._under_way):
+        self._begin.cancel()
+        for identity in list(self._coming):
             self._end(identity)
             with contextlib.suppress(EngineGoneError):
                 self._client.send(CANCEL, Cancel(identity))
 
     def _end(self, identity: str) -> None:
-        self._under_way.remove(identity)
+        del self._coming[identity]
         del self._client.asked[identity]
         self._client.slots.release()
 

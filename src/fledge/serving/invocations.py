@@ -18,8 +18,8 @@ from fledge.core.messages import Ask
 from fledge.prompts.prompt import Prompt
 from fledge.serving.bodies import MAX_CHARACTERS, MAX_PROMPTS, Generation, Text, check_size, problem, read_json, unknown
 from fledge.serving.docs import responses
-from fledge.serving.endpoint import Endpoint, Job, head, warn
-from fledge.serving.openai import Messages, PromptText, unit, unknown_of
+from fledge.serving.endpoint import Endpoint, Job, Respondent, Served, head, warn
+from fledge.serving.openai import Messages, PromptText, Turns, as_dicts, as_text, unit, unknown_of
 from fledge.serving.parquet import read_parquet
 from fledge.serving.trace import RequestTrace
 
@@ -28,7 +28,6 @@ MAX_COLUMNS = 100
 MESSAGES = "messages"
 FORMS = {"dataframe_split", "dataframe_records", "instances", "inputs"}
 Name = Annotated[str, StringConstraints(max_length=200)]
-Turns = list[tuple[str, str]]
 Texts = Annotated[list[Text], Field(fail_fast=True, min_length=1, max_length=MAX_PROMPTS)]
 M = TypeVar("M", bound=BaseModel)
 
@@ -100,14 +99,27 @@ class BareRequest(Generation):
 
 @dataclass(frozen=True)
 class Parsed:
-    """What was asked, in the engine's terms; `bare` answers come unwrapped."""
+    """What was asked: each of `items` is the values of the release's prompt, or needs none. `bare` answers come
+    unwrapped."""
 
     inputs: Any
-    prompts: Sequence[str | Turns]
+    items: Sequence[Mapping[str, str] | str | Turns]
     settings: Mapping[str, Any]
     ignored: Sequence[str]
-    with_prompt: bool
     bare: bool
+
+    def job(self, served: Served) -> Job:
+        prompts = [_fill(served.prompt, item) if isinstance(item, Mapping) else item for item in self.items]
+        params = served.params(self.settings)
+        asks = [
+            Ask("", params, text=item, stream=False)
+            if isinstance(item, str)
+            else Ask("", params, messages=item, stream=False)
+            for item in prompts
+        ]
+        texts = [item if isinstance(item, str) else as_text(item) for item in prompts]
+        filled = any(isinstance(item, Mapping) for item in self.items)
+        return Job(asks, texts, prompt=served.manifest.prompt_label if filled else "")
 
 
 def invocations_routes(endpoint: Endpoint, router: APIRouter) -> None:
@@ -121,20 +133,14 @@ def invocations_routes(endpoint: Endpoint, router: APIRouter) -> None:
     )
     async def invocations(request: Request) -> Response:
         trace: RequestTrace = request.state.trace
-        chosen = endpoint.choose(trace, "", unit(request, None))
-        parsed = await _parsed(await request.body(), _content_type(request), chosen.served.prompt, endpoint.limits)
+        body, kind = await request.body(), _content_type(request)
+        chosen: Respondent | None = None
+        with endpoint.reading():
+            while chosen is None or not endpoint.serves(chosen):  # it may be replaced while a large table is read
+                chosen = endpoint.choose(trace, "", unit(request, None))
+                parsed = await _parsed(body, kind, chosen.served.prompt, endpoint.limits)
         trace.inputs = parsed.inputs
-        if parsed.with_prompt:
-            trace.prompt = chosen.served.manifest.prompt_label
-        params = chosen.served.params(parsed.settings)
-        asks = [
-            Ask("", params, text=item, stream=False)
-            if isinstance(item, str)
-            else Ask("", params, messages=item, stream=False)
-            for item in parsed.prompts
-        ]
-        texts = [item if isinstance(item, str) else _as_text(item) for item in parsed.prompts]
-        async for _ in endpoint.answers(trace, chosen, Job(asks, texts)):
+        async for _ in endpoint.answers(trace, chosen, parsed.job):
             pass
         found = [result.text.strip() for result in trace.results]
         return JSONResponse(
@@ -176,10 +182,8 @@ def _table(
     rows: Sequence[Any], prompt: Prompt, settings: Mapping[str, Any], ignored: Sequence[str], *, bare: bool
 ) -> Parsed:
     tidy = read_rows(rows, prompt.variables)
-    inputs = [row if isinstance(row, dict) else {MESSAGES: _as_dicts(row)} for row in tidy]
-    prompts = [_fill(prompt, row) if isinstance(row, dict) else row for row in tidy]
-    with_prompt = any(isinstance(row, dict) for row in tidy)
-    return Parsed(inputs, prompts, settings, ignored, with_prompt=with_prompt, bare=bare)
+    inputs = [row if isinstance(row, dict) else {MESSAGES: as_dicts(row)} for row in tidy]
+    return Parsed(inputs, tidy, settings, ignored, bare)
 
 
 def _bare(value: dict[str, Any], prompt: Prompt, limits: Limits) -> Parsed:
@@ -191,12 +195,12 @@ def _bare(value: dict[str, Any], prompt: Prompt, limits: Limits) -> Parsed:
     if request.messages is not None:
         check_size(limits, settings=settings)
         turns = [message.turn for message in request.messages]
-        return Parsed({MESSAGES: _as_dicts(turns)}, [turns], settings, ignored, with_prompt=False, bare=True)
+        return Parsed({MESSAGES: as_dicts(turns)}, [turns], settings, ignored, bare=True)
     texts = request.prompt if request.prompt is not None else request.input
     texts = [texts] if isinstance(texts, str) else texts or []
     check_size(limits, prompts=len(texts), settings=settings)
     if request.prompt is not None:
-        return Parsed({"prompt": texts}, texts, settings, ignored, with_prompt=False, bare=True)
+        return Parsed({"prompt": texts}, texts, settings, ignored, bare=True)
     return _table(texts, prompt, settings, ignored, bare=True)
 
 
@@ -271,11 +275,3 @@ def _csv_rows(body: bytes, names: Sequence[str], max_rows: int) -> list[dict[str
     except csv.Error as error:
         raise InputError(f"the body is no CSV: line {reader.line_num}: {error}") from None
     return rows
-
-
-def _as_dicts(turns: Turns) -> list[dict[str, str]]:
-    return [{"role": role, "content": content} for role, content in turns]
-
-
-def _as_text(turns: Turns) -> str:
-    return "\n".join(f"{role}: {content}" for role, content in turns)

@@ -10,6 +10,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from fledge.core.limits import Limits
 from fledge.serving.admission import BusyError
 from fledge.serving.connection import GONE
+from fledge.serving.engine_client import EngineGoneError
 from fledge.serving.errors import error_response, outcome
 from fledge.serving.trace import RequestTrace
 
@@ -32,7 +33,7 @@ class Lifecycle:
             return
         trace = RequestTrace(ROUTES.get(scope["path"], ""))
         scope.setdefault("state", {})["trace"] = trace
-        status = HUNG_UP
+        status = 0
 
         async def sending(message: Message) -> None:
             nonlocal status
@@ -43,12 +44,16 @@ class Lifecycle:
 
         try:
             await self._app(scope, receive, sending)
-        except asyncio.CancelledError:
-            trace.status = trace.status or HUNG_UP
-            raise
+        except asyncio.CancelledError:  # at the end of a stop
+            if status:
+                trace.status = trace.status or HUNG_UP
+                raise
+            stopping = EngineGoneError("the endpoint is stopping")
+            trace.error = stopping.message
+            await error_response(scope["path"], *outcome(stopping, trace.request_id))(scope, receive, sending)
         finally:
             if trace.route and scope["method"] == "POST" and status not in UNRECORDED:
-                self._ended(trace, status)
+                self._ended(trace, status or HUNG_UP)
 
 
 class _RefusedError(Exception):

@@ -16,13 +16,16 @@ from fledge.core.messages import Ask, Piece
 from fledge.prompts.prompt import Prompt
 from fledge.serving.bodies import MAX_PROMPTS, Count, Generation, NewTokens, Text, check_size, unknown, whole
 from fledge.serving.docs import responses
-from fledge.serving.endpoint import Endpoint, Job, head, warn
+from fledge.serving.endpoint import Endpoint, Job, Served, head, warn
 from fledge.serving.errors import NO_MODEL
 from fledge.serving.events import Event, EventStream, begun
 from fledge.serving.trace import RequestTrace, Result
 
 SESSION_HEADER = "x-session-id"
 COMPLETION_TOKENS = 16
+
+Turns = list[tuple[str, str]]
+"""Roles and texts of a conversation."""
 
 PromptText = Annotated[Text, StringConstraints(min_length=1)]
 TokenIds = Annotated[
@@ -54,6 +57,16 @@ class ChatMessage(BaseModel):
         """Role and text, as engines know them."""
         text = self.content if isinstance(self.content, str) else "".join(part.text for part in self.content)
         return ("system" if self.role == "developer" else self.role), text
+
+
+def as_dicts(turns: Turns) -> list[dict[str, str]]:
+    """A conversation as it is recorded."""
+    return [{"role": role, "content": content} for role, content in turns]
+
+
+def as_text(turns: Turns) -> str:
+    """A conversation as people read it."""
+    return "\n".join(f"{role}: {content}" for role, content in turns)
 
 
 def unknown_of(messages: Sequence[ChatMessage]) -> list[str]:
@@ -182,38 +195,42 @@ def openai_routes(endpoint: Endpoint, router: APIRouter) -> None:
     async def chat(body: ChatRequest, request: Request) -> Response:
         trace: RequestTrace = request.state.trace
         turns = [message.turn for message in body.messages]
-        trace.inputs = {"messages": [{"role": role, "content": content} for role, content in turns]}
-        check_size(endpoint.limits, n=body.n or 1, settings=body.settings())
+        trace.inputs = {"messages": as_dicts(turns)}
+        n = body.n or 1
+        check_size(endpoint.limits, n=n, settings=body.settings())
         chosen = endpoint.choose(trace, body.model, unit(request, body.user))
-        if body.prompt is not None:
-            turns = _filled(chosen.served.prompt, body.prompt, turns)
-            trace.prompt = chosen.served.manifest.prompt_label
-        params = {**chosen.served.params(body.settings()), "n": body.n or 1, "logprobs": bool(body.logprobs)}
-        text = "\n".join(f"{role}: {content}" for role, content in turns)
-        job = Job([Ask("", params, messages=turns, stream=bool(body.stream))], [text], body.n or 1)
-        form = _Chat(trace, job.n, body.with_usage, with_top=bool(body.top_logprobs))
+
+        def job(served: Served) -> Job:
+            said, label = turns, ""
+            if body.prompt is not None:
+                said, label = _filled(served.prompt, body.prompt, turns), served.manifest.prompt_label
+            params = {**served.params(body.settings()), "n": n, "logprobs": bool(body.logprobs)}
+            return Job([Ask("", params, messages=said, stream=bool(body.stream))], [as_text(said)], n, label)
+
+        form = _Chat(trace, n, body.with_usage, with_top=bool(body.top_logprobs))
         return await _answer(endpoint.answers(trace, chosen, job), form, body)
 
     @router.post("/v1/completions", summary="Go on with a text", responses=responses(answers=True), tags=["OpenAI"])
     async def completions(body: CompletionRequest, request: Request) -> Response:
         trace: RequestTrace = request.state.trace
         trace.inputs = {"prompt": body.prompt}
-        prompts = body.prompts()
-        check_size(endpoint.limits, prompts=len(prompts), n=body.n or 1, settings=body.settings())
+        prompts, n = body.prompts(), body.n or 1
+        check_size(endpoint.limits, prompts=len(prompts), n=n, settings=body.settings())
         chosen = endpoint.choose(trace, body.model, unit(request, body.user))
         settings = {"max_tokens": COMPLETION_TOKENS, **body.settings()}
-        params = {**chosen.served.params(settings), "n": body.n or 1, "logprobs": body.logprobs is not None}
-        streamed = bool(body.stream)
-        asks = [
-            Ask("", params, text=item, stream=streamed)
-            if isinstance(item, str)
-            else Ask("", params, token_ids=item, stream=streamed)
-            for item in prompts
-        ]
         texts = [item if isinstance(item, str) else f"{len(item)} token ids" for item in prompts]
-        job = Job(asks, texts, body.n or 1)
-        echoes = [text if body.echo else "" for text in texts for _ in range(job.n)]
-        form = _Completion(trace, job.n, body.with_usage, echoes)
+
+        def job(served: Served) -> Job:
+            params = {**served.params(settings), "n": n, "logprobs": body.logprobs is not None}
+            about: dict[str, Any] = {"params": params, "stream": bool(body.stream)}
+            asks = [
+                Ask("", text=item, **about) if isinstance(item, str) else Ask("", token_ids=item, **about)
+                for item in prompts
+            ]
+            return Job(asks, texts, n)
+
+        echoes = [text if body.echo else "" for text in texts for _ in range(n)]
+        form = _Completion(trace, n, body.with_usage, echoes)
         return await _answer(endpoint.answers(trace, chosen, job), form, body)
 
 
@@ -231,7 +248,7 @@ def _card(name: str) -> dict[str, Any]:
     return {"id": name, "object": "model", "created": 0, "owned_by": "fledge"}
 
 
-def _filled(prompt: Prompt, choice: PromptChoice | str, turns: list[tuple[str, str]]) -> list[tuple[str, str]]:
+def _filled(prompt: Prompt, choice: PromptChoice | str, turns: Turns) -> Turns:
     """The conversation with its last message filled into the release's prompt."""
     name, values = (choice, {}) if isinstance(choice, str) else (choice.id, choice.variables)
     if name not in (prompt.name, prompt.label):

@@ -21,6 +21,7 @@ from fledge.serving.redaction import RedactionError, Redactor
 
 FLUSH_S = 0.5
 ROTATE_BYTES = 16 << 20
+PARTS = 4  # files that a full outbox has at least: only whole ones are removed when they are shipped
 DROPPED = "[dropped]"  # in place of every text of a request that could not be redacted
 WAITING_BYTES = 32 << 20  # in memory, as while the disk is full
 
@@ -48,6 +49,7 @@ class Outbox:
     def __init__(self, folder: Path, *, cap_bytes: int, content: Content, redact: Redactor) -> None:
         self._folder = state.ensure(folder)
         self._cap = cap_bytes
+        self._rotate_at = min(ROTATE_BYTES, cap_bytes // PARTS)
         self._content = content
         self._redact = redact
         self._waiting: list[Record | bytes] = []
@@ -103,10 +105,10 @@ class Outbox:
             return _Written()
         lines = [item if isinstance(item, bytes) else self._line(item) for item in gathered]
         try:
+            if self._file is None or self._size > self._rotate_at:
+                self._rotate()  # also where all is full: else the last file could never be removed
             if self._taken() > self._cap:
                 return _Written(dropped=len(lines))
-            if self._file is None or self._size > ROTATE_BYTES:
-                self._rotate()
             self._append(b"".join(lines))
         except OSError as error:  # a full disk, say
             return _Written(kept=lines, error=str(error))

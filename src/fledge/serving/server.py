@@ -46,6 +46,7 @@ class Server:
         for release, folder in config["releases"].items():
             self._add(release, folder)
         self._tasks: set[asyncio.Task[None]] = set()
+        self._changing = asyncio.Lock()
         self._listener = socket.socket(fileno=config["listener"])
         keys = Keys(os.environ.get(VARIABLE, ""), Path(config["keys_file"]) if config["keys_file"] else None)
         rights = access(
@@ -98,6 +99,8 @@ class Server:
         """Read limits again where they were set, but for those that were given at the start."""
         try:
             limits = replace(load(Limits).value, **self._fixed_limits)
+            if problems := limits.problems():
+                raise InputError("; ".join(problems))
         except InputError as error:
             sys.stderr.write(f"fledge: the limits stay as they are: {error.message}\n")
             return
@@ -122,18 +125,18 @@ class Server:
     ) -> None:
         """Take the routes as they are from now on, once their engines are at hand. A release that nothing leads to any
         more ends what it has begun."""
-        for release, folder in releases.items():
-            if release not in self.endpoint.served:
-                self._add(release, folder)
-            if release in addresses:
-                with contextlib.suppress(OSError):  # it has just died, and will be told of when it is back
-                    await self._connect(release, addresses[release])
-        self.endpoint.routes = Routes.read(routes)
-        for release in [name for name in self.endpoint.served if name not in releases]:
-            self._start(self._retire(release))
+        async with self._changing:
+            for release, folder in releases.items():
+                if release not in self.endpoint.served:
+                    self._add(release, folder)
+                if release in addresses:
+                    with contextlib.suppress(OSError):  # it has just died, and will be told of when it is back
+                        await self._connect(release, addresses[release])
+            self.endpoint.routes = Routes.read(routes)
+            for release in [name for name in self.endpoint.served if name not in releases]:
+                self._start(self._retire(release, self.endpoint.served.pop(release)))
 
-    async def _retire(self, release: str) -> None:
-        served = self.endpoint.served.pop(release)
+    async def _retire(self, release: str, served: Served) -> None:
         deadline = self._loop.time() + self.limits.drain_s
         while served.admission.requests and self._loop.time() < deadline:
             await asyncio.sleep(0.05)

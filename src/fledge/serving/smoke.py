@@ -1,5 +1,6 @@
 """`check_endpoint`: a smoke test of a running endpoint over HTTP, as any client would ask it."""
 
+import contextlib
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -32,13 +33,13 @@ def check_endpoint(url: str, *, key: str | None = None, question: str = QUESTION
     Raises `FledgeError` when nothing answers at `url`.
     """
     headers = {"authorization": f"Bearer {key}"} if key else {}
-    table = {"dataframe_split": {"columns": ["question"], "data": [[question]]}}
     conversation = {"messages": [{"role": "user", "content": question}]}
     with httpx.Client(base_url=url, headers=headers, timeout=60.0, trust_env=False) as client:
         try:
             client.get("/health")
         except httpx.HTTPError as error:
             raise FledgeError(f"nothing answers at {url}: {error}", hint="fledge serve NAME@champion") from None
+        table = _table(client, question)
         asks: list[tuple[str, Callable[[], httpx.Response], Callable[[httpx.Response], str]]] = [
             ("health", lambda: client.get("/health"), _status),
             ("ready", lambda: client.get("/ready"), _status),
@@ -79,6 +80,15 @@ def give_feedback(url: str, feedback: Feedback, *, key: str | None = None) -> st
     except (ValueError, LookupError):
         problem = f"it answered {answer.status_code}"
     raise InputError(f"{url} did not take the feedback: {problem}", hint="REQUEST_ID is an answer's x-request-id")
+
+
+def _table(client: httpx.Client, question: str) -> dict[str, Any]:
+    """A row with the question for each variable of the release's prompt, as the endpoint describes itself."""
+    columns = ["question"]
+    with contextlib.suppress(httpx.HTTPError, ValueError, LookupError, TypeError):
+        body = client.get("/openapi.json").json()["paths"]["/invocations"]["post"]["requestBody"]
+        columns = body["content"]["application/json"]["example"]["dataframe_split"]["columns"]
+    return {"dataframe_split": {"columns": columns, "data": [[question for _ in columns]]}}
 
 
 def _check(name: str, ask: Callable[[], httpx.Response], read: Callable[[httpx.Response], str]) -> Check:

@@ -66,11 +66,14 @@ def serve(config: ServeConfig, *targets: str) -> EndpointStatus:
 
 def _serve(config: ServeConfig, targets: Sequence[str], environ: Mapping[str, str]) -> EndpointStatus:
     path = prepare(config, *targets, detached=True, environ=environ)
-    folders = json.loads(path.read_text(encoding="utf-8"))["releases"].values()
+    folders = [Path(folder) for folder in json.loads(path.read_text(encoding="utf-8"))["releases"].values()]
     try:
-        return _start(config, path, environ)
+        running = _start(config, path, environ)
+        if all(folder.is_dir() for folder in folders):
+            return running
+        _terminate(running.pid, config.limits.drain_s)
     except FledgeError:
-        if all(Path(folder).is_dir() for folder in folders):
+        if all(folder.is_dir() for folder in folders):
             raise
     # A copy that was kept here was damaged, and is gone: the registry has another.
     return _start(config, prepare(config, *targets, detached=True, environ=environ), environ)
@@ -109,8 +112,8 @@ def prepare(
         raise InputError("name a release", hint="fledge serve NAME@champion")
     plan = plan_routes(targets, config.split, config.shadow, config.canary)
     found = {reference: _find(config, reference) for reference in plan.references}
-    path = folder / "config.json"
-    content = _configuration(config, plan, found, folder)
+    path = _config_file(folder)
+    content = _configuration(config, plan, found, folder, environ)
     content["log"] = {"file": str(log_file(folder)) if detached else "", "json": config.log_json}
     content["served"] = {"config": asdict(config), "targets": targets}
     state.write_json(path, content)
@@ -119,6 +122,11 @@ def prepare(
 
 def supervisor_command(config_file: Path) -> list[str]:
     return [*module_command(SUPERVISOR), str(config_file)]
+
+
+def _config_file(folder: Path) -> Path:
+    """What the supervisor of the endpoint with this folder is started with, and known by."""
+    return folder.resolve() / "config.json"
 
 
 def _find(config: ServeConfig, reference: kept.Reference) -> tuple[Path, Manifest]:
@@ -143,7 +151,7 @@ def find_log(workspace: Workspace, port: int | None = None) -> Path:
     folder = workspace.state_dir / "endpoints" / str(port)
     if port is None or not log_file(folder).is_file():
         folder = Path(find(workspace, port).folder)
-    content = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    content = json.loads(_config_file(folder).read_text(encoding="utf-8"))
     if not content["log"]["file"]:
         raise InputError("that endpoint runs in the foreground, and its log is what it prints there", hint="--detach")
     return log_file(folder)
@@ -153,14 +161,20 @@ def restart(workspace: Workspace, port: int | None = None) -> EndpointStatus:
     """Stop an endpoint and start it again as it was asked for, with what its environment had and this one lacks, as a
     key. Nothing is stopped where it could not start again."""
     chosen = find(workspace, port)
-    content = json.loads((Path(chosen.folder) / "config.json").read_text(encoding="utf-8"))
+    content = json.loads(_config_file(Path(chosen.folder)).read_text(encoding="utf-8"))
     served = content["served"]
-    config = TypeAdapter(ServeConfig).validate_python(served["config"])
-    config = replace(config, limits=replace(load(Limits).value, **content["endpoint"]["fixed_limits"]))
     environ = {**_environment(chosen.pid), **os.environ}
+    limits = replace(load(Limits, environ=environ).value, **content["endpoint"]["fixed_limits"])
+    config = replace(TypeAdapter(ServeConfig).validate_python(served["config"]), limits=limits)
     check(config, environ)
     stop(workspace, config.port)
     return _serve(config, served["targets"], environ)
+
+
+def targets(endpoint: EndpointStatus) -> list[str]:
+    """What an endpoint was asked to serve."""
+    content = json.loads(_config_file(Path(endpoint.folder)).read_text(encoding="utf-8"))
+    return list(content["served"]["targets"])
 
 
 def find(workspace: Workspace, port: int | None = None) -> EndpointStatus:
@@ -182,7 +196,7 @@ def status(workspace: Workspace) -> list[EndpointStatus]:
     for path in sorted((workspace.state_dir / "endpoints").glob("*/state.json")):
         with contextlib.suppress(OSError, ValueError):
             content = json.loads(path.read_text(encoding="utf-8"))
-            if _is_supervisor(content["pid"]):
+            if _is_supervisor(content["pid"], path.parent):
                 found.append(_status(content, path.parent))
     return found
 
@@ -190,13 +204,17 @@ def status(workspace: Workspace) -> list[EndpointStatus]:
 def stop(workspace: Workspace, port: int | None = None) -> list[EndpointStatus]:
     """Stop the endpoint on `port`, or the only one there is; returns what was stopped when its processes are gone."""
     chosen = find(workspace, port)
-    config = json.loads((Path(chosen.folder) / "config.json").read_text(encoding="utf-8"))
+    config = json.loads(_config_file(Path(chosen.folder)).read_text(encoding="utf-8"))
     _terminate(chosen.pid, float(config["endpoint"]["limits"]["drain_s"]))
     return [chosen]
 
 
 def _configuration(
-    config: ServeConfig, plan: RoutePlan, found: Mapping[kept.Reference, tuple[Path, Manifest]], folder: Path
+    config: ServeConfig,
+    plan: RoutePlan,
+    found: Mapping[kept.Reference, tuple[Path, Manifest]],
+    folder: Path,
+    environ: Mapping[str, str],
 ) -> dict[str, Any]:
     outbox = str(folder / "outbox")
     names = {reference: f"{manifest.name}/{manifest.version}" for reference, (_, manifest) in found.items()}
@@ -214,7 +232,7 @@ def _configuration(
             **{name: getattr(config, name) for name in copied},
             "hosts": [config.host, *config.allowed_hosts],
             "limits": asdict(config.limits),
-            "fixed_limits": _fixed(config.limits),
+            "fixed_limits": _fixed(config.limits, environ),
             "outbox": {
                 "folder": outbox,
                 "cap_bytes": config.outbox_mb * 1_000_000,
@@ -253,9 +271,9 @@ def _configuration(
     }
 
 
-def _fixed(limits: Limits) -> dict[str, Any]:
+def _fixed(limits: Limits, environ: Mapping[str, str]) -> dict[str, Any]:
     """Limits that no file and no environment has set so: they stay when the others are read again."""
-    elsewhere = load(Limits).value
+    elsewhere = load(Limits, environ=environ).value
     return {name: value for name, value in asdict(limits).items() if value != getattr(elsewhere, name)}
 
 
@@ -292,18 +310,7 @@ def _wait_until_ready(process: "subprocess.Popen[bytes]", folder: Path, log: Pat
 
 def _status(content: dict[str, Any], folder: Path) -> EndpointStatus:
     processes = [{**item, "memory_bytes": _memory(item["pid"])} for item in content["processes"]]
-    return EndpointStatus(
-        url=content["url"],
-        state=content["state"],
-        pid=content["pid"],
-        ready_seconds=content["ready_seconds"],
-        releases=content["releases"],
-        processes=processes,
-        last_error=content["last_error"],
-        folder=str(folder),
-        recorder=content["recorder"],
-        canary=content["canary"],
-    )
+    return EndpointStatus(**{**content, "processes": processes, "folder": str(folder)})
 
 
 def _memory(pid: int) -> int:
@@ -323,11 +330,13 @@ def _environment(pid: int) -> dict[str, str]:
         return {}
 
 
-def _is_supervisor(pid: int) -> bool:
+def _is_supervisor(pid: int, folder: Path) -> bool:
+    """Whether a process is the supervisor of that endpoint; its number may be another's by now, even of another one."""
     try:
-        return any(SUPERVISOR in part for part in psutil.Process(pid).cmdline())
+        command = psutil.Process(pid).cmdline()
     except psutil.Error:
         return False
+    return command[-1:] == [str(_config_file(folder))] and any(SUPERVISOR in part for part in command)
 
 
 def _terminate(pid: int, drain_s: float) -> None:

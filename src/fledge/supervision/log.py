@@ -1,7 +1,8 @@
 """The endpoint's log: lines of all its processes, in one file that is rotated, or on stderr."""
 
+import contextlib
 import json
-import sys
+import os
 import time
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from fledge.core import state
 
 ROTATE_BYTES = 10_000_000
 KEPT = 5
+STDERR = 2
 
 
 class Log:
@@ -26,16 +28,13 @@ class Log:
             line = json.dumps({"time": moment, "role": role, "message": text})
         else:
             line = f"{moment} {role}: {text}"
-        if self._path is None:
-            sys.stderr.write(f"{line}\n")
-            sys.stderr.flush()
-            return
-        try:
+        with contextlib.suppress(OSError):  # a full disk, or a reader that has gone, ends no endpoint
+            if self._path is None:
+                os.write(STDERR, f"{line}\n".encode())
+                return
             self._rotate(self._path)
             with state.open_to_append(self._path) as file:
                 file.write(f"{line}\n".encode())
-        except OSError:  # a full disk ends no endpoint
-            return
 
     def feed(self, role: str, content: bytes) -> None:
         """Bytes as a process wrote them, cut anywhere; no bytes are the end of it."""

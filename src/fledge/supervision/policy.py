@@ -27,13 +27,14 @@ class Decision:
     record: Restarts
 
 
-def after_crash(record: Restarts, now: float) -> Decision:
-    """Delays of 1, 2, 4 ... 60 s; forgotten after ten healthy minutes; five crashes in two minutes are a crash loop."""
+def after_crash(record: Restarts, now: float, *, on_trial: bool = False) -> Decision:
+    """Delays of 1, 2, 4 ... 60 s; forgotten after ten healthy minutes; five crashes in two minutes are a crash loop.
+    For what is `on_trial` five are enough, whatever time they took: it may load for minutes before it dies."""
     recent = record.crashes if record.crashes and now - record.crashes[-1] < HEALTHY_S else ()
     crashes = (*recent, now)[-KEPT_CRASHES:]
-    looping = len([moment for moment in crashes if now - moment <= LOOP_S]) >= LOOP_CRASHES
+    counted = [moment for moment in crashes if on_trial or now - moment <= LOOP_S]
     delay = min(LONGEST_DELAY_S, 2.0 ** (len(crashes) - 1))
-    return Decision(delay, looping, replace(record, crashes=crashes, count=record.count + 1))
+    return Decision(delay, len(counted) >= LOOP_CRASHES, replace(record, crashes=crashes, count=record.count + 1))
 
 
 def is_hung(heard: float, now: float, patience_s: float) -> bool:

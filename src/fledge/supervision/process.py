@@ -98,11 +98,11 @@ class Child:
         *lines, self.unread = (self.unread + content).split(b"\n")
         return [json.loads(line) for line in lines]
 
-    def end(self, message: str, patience_s: float) -> None:
+    def end(self, patience_s: float) -> None:
         """Have it stop, and kill it when it does not in time."""
         if self.process is None:
             return
-        self.send(event=message)
+        self.send(event="stop")
         try:
             self.process.wait(patience_s)
         except subprocess.TimeoutExpired:

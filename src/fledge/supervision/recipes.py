@@ -1,7 +1,7 @@
 """How to have an endpoint run by others: a systemd unit, a Dockerfile. Pure."""
 
 import json
-import shlex
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -22,9 +22,10 @@ def words(targets: Sequence[str], flags: Mapping[str, Any]) -> list[str]:
 
 def systemd_unit(python: str, folder: str, arguments: Sequence[str], drain_s: float) -> str:
     """A unit that serves from `folder`; keys and the like come from an environment file beside it."""
-    command = shlex.join([python, "-m", "fledge", "serve", *arguments])
+    command = " ".join(map(_unit_word, [python, "-m", "fledge", "serve", *arguments]))
+    folder = folder.replace("%", "%%")
     return f"""[Unit]
-Description=fledge serve {arguments[0]}
+Description=fledge serve {arguments[0].replace("%", "%%")}
 After=network-online.target
 Wants=network-online.target
 
@@ -46,6 +47,12 @@ WantedBy=default.target
 """
 
 
+def _unit_word(word: str) -> str:
+    """As systemd reads it: escapes of C within quotes, specifiers after %, variables after $."""
+    quoted = word.replace("\\", "\\\\").replace('"', '\\"').replace("%", "%%").replace("$", "$$")
+    return quoted if re.fullmatch(r"[\w@%+=:,./-]+", quoted) else f'"{quoted}"'
+
+
 def dockerfile(version: str, arguments: Sequence[str], port: int) -> str:
     """An image that serves on all addresses, so that it needs a key: FLEDGE_API_KEY, or --keys-file on a mount."""
     entry = json.dumps(["fledge", "serve", *arguments, "--host", "0.0.0.0"])  # noqa: S104 (behind a key)
@@ -54,6 +61,7 @@ RUN pip install --no-cache-dir "fledge[openvino,serve]=={version}"
 RUN useradd --create-home fledge
 USER fledge
 WORKDIR /home/fledge
+RUN mkdir --mode 700 .fledge
 # The release comes from MLFLOW_TRACKING_URI, or from a .fledge folder that is mounted here.
 # A key is needed: docker run --env FLEDGE_API_KEY ... --env FLEDGE_ALLOWED_HOSTS=name.of.this.service
 VOLUME /home/fledge/.fledge

@@ -169,7 +169,7 @@ class Supervisor:
         if child.role == "recorder":
             for engine in self._engines():
                 if engine.is_given_up:
-                    self._tell_recorder(event="crashed", release=engine.release)
+                    self._tell_recorder(event="crashed", release=engine.release, error=engine.error)
         if self.ready_seconds is None and self._is_ready():
             self.ready_seconds = time.monotonic() - self.started
             if "recorder" in self.children and self.children["recorder"].process is None:
@@ -216,7 +216,7 @@ class Supervisor:
             if lacking:
                 child = self.children[f"engine {release}"]
                 child.error = lacking
-                self._give_up(child)
+                self._give_up(child, FAILED_EXIT)
                 return
         elif child.is_given_up:
             child.restarts, child.start_at = Restarts(), 0.0
@@ -263,8 +263,7 @@ class Supervisor:
     def _tell_facts(self, **facts: Any) -> None:
         """What the endpoint says of us on /metrics."""
         self._facts |= facts
-        if "endpoint" in self.children:
-            self.children["endpoint"].send(event="facts", **facts)
+        self.children["endpoint"].send(event="facts", **facts)
 
     def _tell_recorder(self, **message: Any) -> None:
         if "recorder" in self.children:
@@ -289,11 +288,12 @@ class Supervisor:
         child = self.children.pop(f"engine {release}", None)
         if child is not None:
             self._hang_up(child)
-            child.end("stop", 0.0)
+            child.end(0.0)
 
     def _is_ready(self) -> bool:
-        wanted = releases_of(self.moves.routes)
-        return self.children["endpoint"].ready and all(self._engine_is_ready(release) for release in wanted)
+        """A release that was given up while others are served is not waited for."""
+        wanted = [self.children.get(f"engine {release}") for release in releases_of(self.moves.routes)]
+        return self.children["endpoint"].ready and all(child and (child.ready or child.is_given_up) for child in wanted)
 
     def _hang_up(self, child: Child) -> None:
         if child.line is not None:
@@ -314,46 +314,39 @@ class Supervisor:
         if child.role == "endpoint":
             self._retire_all()
         self.last_error = child.error or f"{child.name} ended with code {process.returncode}"
-        if child.error and not child.was_ready:
-            self._give_up(child)
+        if child.error and not child.was_ready:  # it says why it cannot start, and will not be able to a second time
+            self._give_up(child, FAILED_EXIT)
             return
-        decision = after_crash(child.restarts, time.monotonic())
+        awaited = self._is_on_trial(child) and not child.was_ready
+        decision = after_crash(child.restarts, time.monotonic(), on_trial=awaited)
         child.restarts = decision.record
         if decision.give_up and child.role != "recorder":  # answers matter more than their record
-            if child.role == "engine" and self.moves.is_on_trial(child.release, self._facts["canary"]):
-                self._give_up_trial(child)
-                return
-            self._say(f"{self.last_error}; it keeps crashing, giving up")
-            self.stopping, self.code = True, CrashLoopError.exit_code
+            self.last_error = child.error = f"{self.last_error}; it keeps crashing, giving up"
+            self._give_up(child, CrashLoopError.exit_code)
             return
         self._say(f"{self.last_error}; starting it again in {decision.delay_s:g} s")
         child.start_at = time.monotonic() + decision.delay_s
 
-    def _give_up(self, child: Child) -> None:
-        """A child that says why it cannot start will not be able to a second time."""
-        if child.role == "engine" and child.release not in releases_of(self.moves.routes):
-            self._give_up_moves(child)
-            del self.children[f"engine {child.release}"]
-            return
-        self._say(child.error)
-        self.stopping, self.code = True, FAILED_EXIT
+    def _is_on_trial(self, child: Child) -> bool:
+        return child.role == "engine" and self.moves.is_on_trial(child.release, self._facts["canary"])
 
-    def _give_up_moves(self, child: Child) -> None:
+    def _give_up(self, child: Child, code: int) -> None:
+        """A child cannot be started, or crashes again and again: that is the end, but for a release that nobody has a
+        right to, without which the others go on."""
+        if not self._is_on_trial(child):
+            self._say(child.error)
+            self.stopping, self.code = True, code
+            return
         for item in self.moves.give_up(child.release):
             old_folder = self.moves.folders.get(item["old"], "")
             told = {**item, "event": "refused", "error": child.error, "old_folder": old_folder}
             self._refuse(told)
             self._tell_recorder(**told)
-
-    def _give_up_trial(self, child: Child) -> None:
-        """The engine of a release on trial that keeps crashing is left as it is; what is served goes on."""
-        child.error = f"{self.last_error}; it keeps crashing, and is not started again"
         if child.release in releases_of(self.moves.routes):
             self._say(child.error)
-            self._give_up_moves(child)
-            self._tell_recorder(event="crashed", release=child.release)
+            self._tell_recorder(event="crashed", release=child.release, error=child.error)
         else:
-            self._give_up(child)
+            del self.children[f"engine {child.release}"]
 
     def _say(self, text: str) -> None:
         self.log.write("supervisor", text)
@@ -367,9 +360,9 @@ class Supervisor:
             deadline = time.monotonic() + patience[child.role]
             while child.is_running and time.monotonic() < deadline:
                 self._hear(0.2)  # what all say meanwhile, that nobody waits for a full pipe
-            child.end("stop", 0.0)
+            child.end(0.0)
         for engine in self._engines():
-            engine.end("stop", 2.0)
+            engine.end(2.0)
         self.listener.close()
         self.runtime.cleanup()
         self.state_file.remove()

@@ -21,11 +21,13 @@ os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
 
 import mlflow
+import sqlalchemy
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
 from fledge.core import state
 from fledge.core.errors import FledgeError, InputError
+from fledge.core.network import without_password
 
 FIRST_ANSWER_S = 10
 SQL_SCHEMES = ("sqlite", "postgresql", "mysql", "mssql")
@@ -39,7 +41,7 @@ def connect(uri: str) -> MlflowClient:
     scheme = urlsplit(uri).scheme.partition("+")[0]
     if scheme not in (*SQL_SCHEMES, "http", "https"):
         raise InputError(
-            f"tracking store {_without_password(uri)!r}: only SQL stores and http(s) servers are supported",
+            f"tracking store {without_password(uri)!r}: only SQL stores and http(s) servers are supported",
             hint="export MLFLOW_TRACKING_URI=sqlite:///mlflow.db",
         )
     if scheme == "sqlite" and uri.partition(":///")[2] in ("", ":memory:"):
@@ -58,14 +60,28 @@ def connect(uri: str) -> MlflowClient:
 
 @cache
 def _client(uri: str) -> MlflowClient:
+    if not uri.startswith("http"):
+        _look_at_database(uri)
     client = MlflowClient(tracking_uri=uri, registry_uri=uri)
     try:
         with _impatient():
             client.search_experiments(max_results=1)
     except MlflowException as error:
         reason, hint = _explained(str(error))
-        raise FledgeError(f"the tracking store {_without_password(uri)} does not answer: {reason}", hint=hint) from None
+        raise FledgeError(f"the tracking store {without_password(uri)} does not answer: {reason}", hint=hint) from None
     return client
+
+
+def _look_at_database(uri: str) -> None:
+    """MLflow itself tries for minutes, in silence."""
+    try:
+        engine = sqlalchemy.create_engine(uri)
+        engine.connect().close()
+        engine.dispose()
+    except (sqlalchemy.exc.SQLAlchemyError, ImportError) as error:
+        reason = str(getattr(error, "orig", None) or error).strip().splitlines()[0]
+        hint = "check MLFLOW_TRACKING_URI, and that the database is up"
+        raise FledgeError(f"the tracking store {without_password(uri)} cannot be opened: {reason}", hint=hint) from None
 
 
 @contextlib.contextmanager
@@ -133,13 +149,6 @@ def _create(file: Path) -> None:
 def _sqlite_file(uri: str) -> Path:
     path = uri.partition(":///")[2]
     return Path(path).absolute()
-
-
-def _without_password(uri: str) -> str:
-    parts = urlsplit(uri)
-    if parts.password:
-        return uri.replace(f":{parts.password}@", ":***@")
-    return uri
 
 
 def _quiet() -> None:
