@@ -236,8 +236,10 @@ def test_degenerate_scores_have_clear_outcomes(test: str) -> None:
         return result.p, result.low, result.high
 
     assert of([0.3]) == (1.0, -math.inf, math.inf)
-    assert of([0.0] * 12) == (1.0, 0.0, 0.0)
-    assert of([0.5] * 12) == (2 / 2**12, 0.5, 0.5)
+    unseen = 1.96**2 / (12 + 1.96**2)  # Wilson's interval of 0 of 12
+    assert of([0.0] * 12) == pytest.approx((1.0, -unseen, unseen), abs=1e-4)
+    assert of([0.5] * 12) == pytest.approx((2 / 2**12, 0.5 - 1.5 * unseen, 0.5 + 0.5 * unseen), abs=1e-4)
+    assert of([5.0] * 12) == (2 / 2**12, 5.0, 5.0)  # of numbers without bounds nothing else is known
     p, low, high = of([0.1, 0.4])
     assert p > 0.05
     assert low < 0.25 < high
@@ -249,6 +251,21 @@ def test_degenerate_passes_have_clear_outcomes(test: str) -> None:
     assert (ties.p, ties.difference) == (1.0, 0.0)
     assert ties.low == pytest.approx(-ties.high)
     assert ties.high > 0.2  # ten questions without a difference do not prove that there is none
+
+
+@pytest.mark.parametrize("passes", [True, False])
+@pytest.mark.parametrize("topics", [None, 12])
+def test_failures_that_were_not_seen_may_be_rare(passes: bool, topics: int | None) -> None:
+    """Of questions in topics, or with samples that were averaged, as of any others."""
+    none = np.zeros(24)
+    clusters = np.repeat(np.arange(topics), 24 // topics) if topics else None
+    sample = Sample(none, none, passes, clusters, binary=True)
+    plain = one_sided(Sample(none, none, passes=True), 0.01, "less")
+    assert one_sided(sample, 0.01, "less") >= plain > 0.3
+    assert equivalence(sample, 0.05) > 0.1
+    assert equivalence(Sample(none, none, clusters=clusters), 0.05) > 0.1  # also scores that are all alike
+    many = np.zeros(400)
+    assert one_sided(Sample(many, many, binary=True), 0.01, "less") < 0.05
 
 
 def test_mcnemar_wants_pass_or_fail() -> None:
@@ -268,6 +285,7 @@ def test_clusters_without_any_spread(count: int) -> None:
 def test_mean_interval() -> None:
     assert mean_interval(np.array([1.0])) == (-math.inf, math.inf)
     assert mean_interval(np.array([2.0, 2.0])) == (2.0, 2.0)
+    assert mean_interval(np.zeros(5)) == pytest.approx(mean_interval(np.zeros(5), passes=True)) != (0.0, 0.0)
     assert mean_interval(SLEEP.differences) == pytest.approx((-2.4599, -0.7001), abs=1e-4)
     # Wilson's interval of 15 of 148, from Newcombe (1998), Statistics in Medicine 17, p. 857-872: 0.0624 to 0.1605.
     passes = np.repeat([1.0, 0.0], [15, 133])

@@ -78,6 +78,16 @@ def test_scores_files_that_are_none(tmp_path: Path, content: str, problem: str) 
         read_scores(str(path))
 
 
+def test_an_arm_may_be_called_none_and_a_topic_na(tmp_path: Path) -> None:
+    path = tmp_path / "scores.csv"
+    path.write_text("question,arm,topic,score\n1,None,NA,1\n1,few,NA,0\n2,None,NA,NaN\n2,few,NA,1\n")
+    scores = by_question(read_scores(str(path)), "score")
+    assert scores.arms == ("None", "few")
+    assert scores.topics is not None
+    assert list(scores.topics) == [0, 0]
+    assert scores.missing == (1, 0)
+
+
 def test_a_table_of_ones_own() -> None:
     table = _table(quality=[1.0, 2.0, 3.0, 4.0])
     assert read_scores(table.set_index("question", drop=False)).equals(table)

@@ -294,6 +294,10 @@ def test_only_the_planned_metric_is_not_exploratory() -> None:
     assert not compare_scores(table, "quality").exploratory
     assert not compare_scores(table, "quality", planned={"metric": "quality"}).exploratory
     assert compare_scores(table, "quality", planned={"metric": "other"}).exploratory
+    plan = {"metric": "quality", "arms": ["a", "b"]}
+    assert not compare_scores(table, "quality", CompareOptions(baseline="a"), planned=plan).exploratory
+    told = compare_scores(table, "quality", CompareOptions(baseline="b"), planned=plan)
+    assert told.departures == ("the baseline b was chosen afterwards, instead of a",)
 
 
 @pytest.mark.parametrize(

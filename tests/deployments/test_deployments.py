@@ -15,6 +15,8 @@ from mlflow.exceptions import MlflowException
 from fledge.core.settings import Workspace
 from fledge.experiments.config import ExperimentConfig
 from fledge.registry.release import promote, register
+from fledge.supervision.config import ServeConfig
+from fledge.supervision.endpoints import serve, status, stop
 
 pytestmark = pytest.mark.slow
 
@@ -82,6 +84,20 @@ def test_the_client(released: Workspace, port: int) -> None:
     client.delete_deployment("chat")
     with pytest.raises(MlflowException, match="there is no deployment 'chat'"):
         client.predict("chat", [QUESTION])
+
+
+def test_an_endpoint_that_has_the_port_by_now_is_somebody_elses(released: Workspace, port: int) -> None:
+    client = get_deploy_client("fledge")
+    client.create_deployment("chat", "models:/mine@champion", config={"port": port})
+    config = ServeConfig(tracking_uri=released.tracking_uri, state=released.state, port=port)
+    stop(config)
+    other = serve(config, "mine/2")
+    try:
+        assert client.get_deployment("chat")["state"] == "stopped"
+        client.delete_deployment("chat")
+        assert [item.pid for item in status(config)] == [other.pid]
+    finally:
+        stop(config)
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 import json
 import uuid
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import mlflow
@@ -12,6 +13,8 @@ from mlflow import MlflowClient
 from fledge.core.errors import ConflictError, FledgeError, InputError, RefusedError
 from fledge.core.settings import Workspace
 from fledge.experiments.config import ExperimentConfig
+from fledge.experiments.run import run_experiment
+from fledge.models.engine import GenerationParams
 from fledge.models.manifest import MANIFEST, read_release
 from fledge.models.selection import release_folder
 from fledge.prompts.store import open_prompts
@@ -153,6 +156,39 @@ def test_the_prompts_alias_moves_along_and_back(workspace: Workspace) -> None:
     promotions = [("promote", 1, 2), ("rollback", 2, 1), ("promote", 2, 2), ("promote", 1, 2), ("promote", None, 1)]
     assert shown == promotions
     assert all(len(move["digest"]) == 64 for move in history(workspace, DEFAULT_NAME))
+
+
+def test_a_prompt_that_is_another_models_keeps_its_alias(workspace: Workspace) -> None:
+    for model, name in (("one", "simple"), ("two", "simple"), ("one", "expert")):
+        version = register(_config(workspace), name=model, prompt=name).version
+        promote(workspace, model, version, force=True, reason="test")
+    prompts = open_prompts(workspace)
+    assert [prompts.load(name).aliases for name in ("simple", "expert")] == [("champion",), ("champion",)]
+    rollback(workspace, "one")
+    assert [prompts.load(name).aliases for name in ("simple", "expert")] == [("champion",), ()]
+
+
+def test_a_prompt_that_was_deleted_holds_nothing_up(workspace: Workspace) -> None:
+    for name in ("simple", "expert"):
+        version = register(_config(workspace), name=DEFAULT_NAME, prompt=name).version
+        promote(workspace, DEFAULT_NAME, version, force=True, reason="test")
+    client, said = MlflowClient(workspace.tracking_uri), list[str]()
+    client.delete_prompt_version("simple", "1")
+    assert rollback(workspace, DEFAULT_NAME, say=said.append).after == 1
+    assert client.get_model_version_by_alias(DEFAULT_NAME, "champion").version == 1
+    promote(workspace, DEFAULT_NAME, 1, force=True, reason="once more", say=said.append)
+    assert "prompt simple/1 is not there any more, and its alias stays as it is" in said
+    assert [move["to"] for move in history(workspace, DEFAULT_NAME)] == [1, 1, 2, 1]
+
+
+def test_stop_texts_are_those_that_were_judged(workspace: Workspace) -> None:
+    stop = ("\n", "a, b", " end")
+    config = replace(
+        _config(workspace), engine="scripted", limit=2, prompts=("simple",), generation=GenerationParams(stop=stop)
+    )
+    found = register(config, name="mine", run_id=run_experiment(config).run_id, arm="simple")
+    folder = release_folder(f"models:/mine/{found.version}", workspace)
+    assert read_release(folder).generation["stop"] == list(stop)
 
 
 def test_only_the_expected_version_is_replaced(workspace: Workspace) -> None:

@@ -39,4 +39,5 @@ def test_json_valid() -> None:
     assert json_valid("[1, 2]", "object") == 0
     assert json_valid("17", "any") == 1
     assert json_valid('{"a": ', "any") == 0
+    assert json_valid('{"a": NaN}', "any") == json_valid("-Infinity", "any") == 0
     assert json_valid("[" * 100_000, "any") == 0

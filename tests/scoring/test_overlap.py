@@ -41,6 +41,13 @@ def test_exact_match_ignores_case_articles_and_punctuation() -> None:
     assert exact_match("cats", "cat") == 0
 
 
+def test_words_of_every_script_are_words() -> None:
+    assert exact_match("काम", "कम") == token_f1("काम", "कम") == 0  # they differ by a vowel's mark
+    assert exact_match("cafe\u0301!", "Caf\u00e9") == rouge_1("cafe\u0301!", "Caf\u00e9") == 1
+    assert rouge_l("нет слов", "нет слов") == 1
+    assert rouge_l("нет слов", "да") == 0
+
+
 def test_chrf_by_hand() -> None:
     # "ab" against "ac": of the letters 1 of 2 is right (precision and recall 1/2), of the pairs 0 of 1; longer ones do
     # not exist. Their means over two orders are 1/4, and F2 of equal precision and recall is the same.

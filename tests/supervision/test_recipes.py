@@ -25,7 +25,7 @@ def test_a_unit_serves_with_the_same_words(fledge: Run, tmp_path: Path) -> None:
 
 
 def test_a_units_words_are_quoted_as_systemd_reads_them() -> None:
-    unit = systemd_unit("/opt/a b/python", "/srv/50%", ["chat", "--redact", r"regex:\b$\"x", "--steps", "5,25"], 30)
+    unit = systemd_unit("/opt/a b/python", "/srv/50%", ["chat", "--redact", r'regex:\b$"x', "--steps", "5,25"], 30)
     assert r'ExecStart="/opt/a b/python" -m fledge serve chat --redact "regex:\\b$$\"x" --steps 5,25' in unit
     assert "WorkingDirectory=/srv/50%%" in unit
 

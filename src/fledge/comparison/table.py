@@ -13,7 +13,8 @@ from fledge.core.csv_files import read_csv
 from fledge.core.errors import InputError
 
 LARGEST = 1e100  # its square is a number still
-COLUMNS = ("question", "arm", "sample", "topic")  # of a long table; every other column of numbers is a metric
+TEXTS = ("question", "arm", "topic")
+COLUMNS = (*TEXTS, "sample")  # of a long table; every other column of numbers is a metric
 
 
 @dataclass(frozen=True)
@@ -75,9 +76,11 @@ def read_scores(source: str | pd.DataFrame) -> pd.DataFrame:
     """A long table, from a CSV file or as it is, with at least the columns `question`, `arm` and one metric."""
     where = source if isinstance(source, str) else "the table"
     if isinstance(source, str):
-        texts = {name: str for name in COLUMNS if name != "sample"}  # an arm may be called "None"
-        table = read_csv(source, "--scores", "columns: question, arm, and one for each metric", converters=texts)
-        table = table.assign(**{name: table[name].replace("", None) for name in texts if name in table})
+        how = ("--scores", "columns: question, arm, and one for each metric")
+        table = read_csv(source, *how)
+        names = [name for name in TEXTS if name in table]
+        texts = read_csv(source, *how, usecols=names, dtype=str, keep_default_na=False, na_values=[""])
+        table = table.assign(**{name: texts[name] for name in names})  # where an arm may be called "None"
     else:
         table = source.reset_index(drop=True)
     missing = [name for name in ("question", "arm") if name not in table]

@@ -18,6 +18,7 @@ from fledge.models.manifest import Manifest
 
 DIGEST_TAG = "fledge.digest"
 SEAL_TAG = "fledge.seal"
+PROMPT_TAG = "fledge.prompt"
 
 
 def find(client: MlflowClient, target: str) -> ModelVersion:

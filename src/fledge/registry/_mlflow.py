@@ -20,7 +20,7 @@ from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
 from fledge.core.errors import FledgeError
 from fledge.core.interrupts import scratch_folder, uninterrupted
 from fledge.models import manifest as manifests
-from fledge.models._mlflow import DIGEST_TAG, SEAL_TAG
+from fledge.models._mlflow import DIGEST_TAG, PROMPT_TAG, SEAL_TAG
 from fledge.models.engine import GenerationParams
 from fledge.models.manifest import Manifest
 from fledge.models.snapshot import Snapshot
@@ -131,7 +131,7 @@ def _version_tags(manifest: Manifest) -> dict[str, str]:
         SEAL_TAG: manifest.seal,
         "fledge.model": manifest.model,
         "fledge.model_digest": manifest.model_digest,
-        "fledge.prompt": manifest.prompt_label,
+        PROMPT_TAG: manifest.prompt_label,
         "fledge.licence": manifest.licence or "unknown",
     }
 

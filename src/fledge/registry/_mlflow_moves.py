@@ -20,6 +20,7 @@ from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 
 from fledge.core.errors import ConflictError, InputError
+from fledge.models._mlflow import PROMPT_TAG
 from fledge.prompts.prompt import PromptStore
 from fledge.registry._mlflow_versions import add_version
 from fledge.registry.moves import LOG, Change, Move, Note, in_force
@@ -118,6 +119,13 @@ class MoveLog:
                 raise
             raise InputError(f"no registered model {self._name!r}", hint="fledge register") from None
         return int(found) if found is not None else None
+
+    def is_shared(self, prompt: str, alias: str) -> bool:
+        """Whether a release of another model has the prompt `name/version` and the same alias."""
+        using = self._client.search_model_versions(f"tags.`{PROMPT_TAG}` = '{prompt}'")
+        versions = {(item.name, str(item.version)) for item in using if item.name != self._name}
+        aliases = {name: self._client.get_registered_model(name).aliases for name, _ in versions}
+        return any(str(aliases[name].get(alias)) == version for name, version in versions)
 
     def _append(self, move: Move) -> Move:
         content = asdict(move)

@@ -14,13 +14,14 @@ from fledge.core.settings import Workspace, load, option
 from fledge.experiments.arms import settled
 from fledge.experiments.config import ExperimentConfig
 from fledge.models import kept, selection
-from fledge.models.manifest import SIGNATURE, Weights, read_kept
+from fledge.models.manifest import SIGNATURE, Manifest, Weights, read_kept
 from fledge.prompts.prompt import PromptStore, check_alias
 from fledge.registry import package
 from fledge.registry.moves import LOG, Change, Move, Note, to_undo
 
 if TYPE_CHECKING:
     from fledge.registry._mlflow import Release
+    from fledge.registry._mlflow_moves import MoveLog
 
 Say = Callable[[str], None]
 
@@ -163,15 +164,11 @@ def promote(
         if last is not None and last.after != current:
             say(f"{name}@{alias} was moved to {current or 'nothing'} outside of fledge since")
         _check_expected(name, alias, current or 0, expected)
-        prompt = release.prompt_name
         return Move(
             name=name,
             alias=alias,
             action="promote",
-            changes=(
-                Change("prompt", prompt, _meant(prompts, prompt, alias), release.prompt_version),
-                Change("model", name, current, version),
-            ),
+            changes=(*_prompt_changes(prompts, log, release, last, alias), Change("model", name, current, version)),
             time=time.time(),
             who=_user(),
             owner=owner(),
@@ -233,7 +230,7 @@ def rollback(
             name=name,
             alias=alias,
             action="rollback",
-            changes=tuple(_taken_back(prompts, last)),
+            changes=tuple(_taken_back(prompts, log, last)),
             time=time.time(),
             who=_user(),
             owner=owner(),
@@ -304,12 +301,31 @@ def _meant(prompts: PromptStore, name: str, alias: str) -> int | None:
         return None
 
 
-def _taken_back(prompts: PromptStore, move: Move) -> Iterator[Change]:
-    """The changes of a move the other way round. A prompt may be that of several models: its alias goes back only where
-    it means what the move left, and is never taken away."""
+def _prompt_changes(
+    prompts: PromptStore, log: "MoveLog", release: Manifest, last: Move | None, alias: str
+) -> Iterator[Change]:
+    """The alias of the release's prompt, and of another prompt that the last move gave it to."""
+    for change in last.changes[:-1] if last else ():
+        if change.name != release.prompt_name and change.after is not None:
+            gone = Change("prompt", change.name, change.after, None)
+            if _may_go(prompts, log, gone, alias):
+                yield gone
+    before = _meant(prompts, release.prompt_name, alias)
+    yield Change("prompt", release.prompt_name, before, release.prompt_version)
+
+
+def _taken_back(prompts: PromptStore, log: "MoveLog", move: Move) -> Iterator[Change]:
+    """The changes of a move the other way round."""
     for change in move.changes:
-        if change.kind == "model" or (change.before and _meant(prompts, change.name, move.alias) == change.after):
+        if change.kind == "model" or _may_go(prompts, log, change.reversed, move.alias):
             yield change.reversed
+
+
+def _may_go(prompts: PromptStore, log: "MoveLog", change: Change, alias: str) -> bool:
+    """Whether a prompt's alias means what this model's last move left, and is not taken from another model."""
+    if _meant(prompts, change.name, alias) != change.before:
+        return False
+    return change.after is not None or not log.is_shared(f"{change.name}/{change.before}", alias)
 
 
 def _user() -> str:

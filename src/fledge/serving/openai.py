@@ -143,6 +143,15 @@ class ChatRequest(CommonRequest):
         beyond = ["top_logprobs beyond the chosen token"] if (self.top_logprobs or 0) > 1 else []
         return [*super().unknown, *inside, *beyond]
 
+    def job(self, served: Served) -> Job:
+        """As a release is asked; with `prompt` by its own. Raises `InputError` where it has no such prompt."""
+        turns, label = [message.turn for message in self.messages], ""
+        if self.prompt is not None:
+            turns, label = _filled(served.prompt, self.prompt, turns), served.manifest.prompt_label
+        n = self.n or 1
+        params = {**served.params(self.settings()), "n": n, "logprobs": bool(self.logprobs)}
+        return Job([Ask("", params, messages=turns, stream=bool(self.stream))], [as_text(turns)], n, label)
+
 
 class CompletionRequest(CommonRequest):
     """`POST /v1/completions`: prompts as they are, as texts or token ids."""
@@ -170,6 +179,21 @@ class CompletionRequest(CommonRequest):
         of_prompt = ["logprobs of the prompt"] if self.echo and self.logprobs is not None else []
         return [*super().unknown, *beyond, *of_prompt]
 
+    def job(self, served: Served) -> Job:
+        """As a release is asked."""
+        n, settings = self.n or 1, {"max_tokens": COMPLETION_TOKENS, **self.settings()}
+        params = {**served.params(settings), "n": n, "logprobs": self.logprobs is not None}
+        about: dict[str, Any] = {"params": params, "stream": bool(self.stream)}
+        asks = [
+            Ask("", text=item, **about) if isinstance(item, str) else Ask("", token_ids=item, **about)
+            for item in self.prompts()
+        ]
+        return Job(asks, self.texts(), n)
+
+    def texts(self) -> list[str]:
+        """The prompts as people read them."""
+        return [item if isinstance(item, str) else f"{len(item)} token ids" for item in self.prompts()]
+
 
 def openai_routes(endpoint: Endpoint, router: APIRouter) -> None:
     """Add the routes of the protocol."""
@@ -194,44 +218,22 @@ def openai_routes(endpoint: Endpoint, router: APIRouter) -> None:
     )
     async def chat(body: ChatRequest, request: Request) -> Response:
         trace: RequestTrace = request.state.trace
-        turns = [message.turn for message in body.messages]
-        trace.inputs = {"messages": as_dicts(turns)}
-        n = body.n or 1
-        check_size(endpoint.limits, n=n, settings=body.settings())
+        trace.inputs = {"messages": as_dicts([message.turn for message in body.messages])}
+        check_size(endpoint.limits, n=body.n or 1, settings=body.settings())
         chosen = endpoint.choose(trace, body.model, unit(request, body.user))
-
-        def job(served: Served) -> Job:
-            said, label = turns, ""
-            if body.prompt is not None:
-                said, label = _filled(served.prompt, body.prompt, turns), served.manifest.prompt_label
-            params = {**served.params(body.settings()), "n": n, "logprobs": bool(body.logprobs)}
-            return Job([Ask("", params, messages=said, stream=bool(body.stream))], [as_text(said)], n, label)
-
-        form = _Chat(trace, n, body.with_usage, with_top=bool(body.top_logprobs))
-        return await _answer(endpoint.answers(trace, chosen, job), form, body)
+        form = _Chat(trace, body.n or 1, body.with_usage, with_top=bool(body.top_logprobs))
+        return await _answer(endpoint.answers(trace, chosen, body.job), form, body)
 
     @router.post("/v1/completions", summary="Go on with a text", responses=responses(answers=True), tags=["OpenAI"])
     async def completions(body: CompletionRequest, request: Request) -> Response:
         trace: RequestTrace = request.state.trace
         trace.inputs = {"prompt": body.prompt}
-        prompts, n = body.prompts(), body.n or 1
-        check_size(endpoint.limits, prompts=len(prompts), n=n, settings=body.settings())
+        texts, n = body.texts(), body.n or 1
+        check_size(endpoint.limits, prompts=len(texts), n=n, settings=body.settings())
         chosen = endpoint.choose(trace, body.model, unit(request, body.user))
-        settings = {"max_tokens": COMPLETION_TOKENS, **body.settings()}
-        texts = [item if isinstance(item, str) else f"{len(item)} token ids" for item in prompts]
-
-        def job(served: Served) -> Job:
-            params = {**served.params(settings), "n": n, "logprobs": body.logprobs is not None}
-            about: dict[str, Any] = {"params": params, "stream": bool(body.stream)}
-            asks = [
-                Ask("", text=item, **about) if isinstance(item, str) else Ask("", token_ids=item, **about)
-                for item in prompts
-            ]
-            return Job(asks, texts, n)
-
         echoes = [text if body.echo else "" for text in texts for _ in range(n)]
         form = _Completion(trace, n, body.with_usage, echoes)
-        return await _answer(endpoint.answers(trace, chosen, job), form, body)
+        return await _answer(endpoint.answers(trace, chosen, body.job), form, body)
 
 
 def unit(request: Request, user: str | None) -> str:
