@@ -10,6 +10,7 @@ from fledge.comparison.findings import Comparison
 from fledge.comparison.verdict import CompareOptions
 from fledge.core.errors import FledgeError, InputError
 from fledge.core.settings import Workspace
+from fledge.experiments import _mlflow_preferences
 from fledge.experiments._mlflow import load_artifact, load_comparison
 from fledge.experiments.comparison import compare
 from fledge.experiments.config import ExperimentConfig
@@ -74,6 +75,22 @@ def test_a_judge_decides(workspace: Workspace, run_id: str) -> None:
     assert server.url in notes
     assert "asked 80 times" in notes
     assert "40 pairs of the same text" in notes
+
+
+def test_what_was_judged_is_not_lost_with_the_tracking_server(
+    workspace: Workspace, run_id: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def away(*_: object) -> None:
+        raise FledgeError("the tracking server does not answer")
+
+    with serve(JudgeServer(_longer)) as server:
+        with monkeypatch.context() as patched:
+            patched.setattr(_mlflow_preferences, "_keep", away)
+            with pytest.raises(FledgeError, match="does not answer"):
+                _judged(workspace, run_id, server)
+        asked = len(server.bodies)
+        assert _judged(workspace, run_id, server).winner == "expert"
+        assert len(server.bodies) == asked == 2 * 40
 
 
 def test_another_baseline_asks_nothing_twice(workspace: Workspace, run_id: str) -> None:

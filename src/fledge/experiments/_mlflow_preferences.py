@@ -2,14 +2,16 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import pandas as pd
 from mlflow import MlflowClient
 
-from fledge.core.errors import FledgeError, InputError
+from fledge.core import state
+from fledge.core.errors import FledgeError
 from fledge.core.interrupts import uninterrupted
 from fledge.experiments._mlflow import load_artifact, load_settings
 from fledge.scoring._mlflow_judge import open_judge
@@ -44,6 +46,7 @@ class Two(NamedTuple):
 def with_preferences(
     client: MlflowClient,
     run_id: str,
+    folder: Path,
     table: pd.DataFrame,
     baseline: str,
     judging: JudgeConfig,
@@ -54,11 +57,13 @@ def with_preferences(
     It is 0 for the baseline; for another arm's answer 1 where the judge finds it better than the baseline's answer to
     the same sample of the question, -1 where worse, 0 where neither. It is missing where one of the two failed or
     the judge gave no judgement. What the same judge judged by the same criteria before in this run is not judged
-    again. Raises `FledgeError` where the judge gave no judgement at all.
+    again: each judgement is in the experiment's `folder` at once, and in the run at the end. Raises `FledgeError` where
+    the judge gave no judgement at all.
     """
     pairs = dict(_pairs(table, baseline))
     different = {two for two in pairs.values() if two.a != two.b}
-    known = _load(client, run_id, judging)
+    file = state.ensure(folder) / _artifact(judging).replace("/", "-")
+    known = {**_load(client, run_id, judging), **_load_file(file)}
     for two in different:
         if two not in known and two.swapped in known:
             known[two] = replace(known[two.swapped], value=-known[two.swapped].value)
@@ -76,6 +81,8 @@ def with_preferences(
                     error = said.message
                 else:
                     known[two] = said
+                    with state.open_to_append(file) as kept:
+                        kept.write(json.dumps(_row(two, said)).encode() + b"\n")
         finally:
             with uninterrupted():
                 _keep(client, run_id, judging, known)
@@ -133,17 +140,33 @@ def _artifact(judging: JudgeConfig) -> str:
 
 
 def _load(client: MlflowClient, run_id: str, judging: JudgeConfig) -> Known:
-    try:
-        rows = load_artifact(client, run_id, _artifact(judging), hint="")["preferences"]
-    except InputError:  # it was never asked
+    artifact = _artifact(judging)
+    if artifact not in [item.path for item in client.list_artifacts(run_id, "preferences")]:  # it was never asked
         return {}
+    return _read(load_artifact(client, run_id, artifact, hint="try again")["preferences"])
+
+
+def _load_file(file: Path) -> Known:
+    """What was judged and may not be in MLflow, as when the process was killed."""
+    try:
+        lines = file.read_bytes().splitlines(keepends=True)
+    except FileNotFoundError:
+        return {}
+    return _read(json.loads(line) for line in lines if line.endswith(b"\n"))
+
+
+def _read(rows: Iterable[Mapping[str, Any]]) -> Known:
     return {
         Two(*(row[name] for name in Two._fields)): Preference(row["value"], row["agreed"], row["rationale"])
         for row in rows
     }
 
 
+def _row(two: Two, preference: Preference) -> dict[str, Any]:
+    return {**two._asdict(), **vars(preference)}
+
+
 def _keep(client: MlflowClient, run_id: str, judging: JudgeConfig, known: Known) -> None:
-    rows = [{**two._asdict(), **vars(preference)} for two, preference in known.items()]
+    rows = [_row(two, preference) for two, preference in known.items()]
     content = {"judge": judging.judge, "criteria": judging.criteria, "preferences": rows}
     client.log_text(run_id, json.dumps(content, indent=1), _artifact(judging))

@@ -60,7 +60,8 @@ def compare(
         from fledge.experiments._mlflow_preferences import with_preferences
 
         baseline = baseline_first(list(dict.fromkeys(table["arm"])), options.baseline)[0]
-        table, notes = with_preferences(client, str(run_id), table, baseline, judging, progress)
+        folder = workspace.state_dir / "experiments" / str(run_id)
+        table, notes = with_preferences(client, str(run_id), folder, table, baseline, judging, progress)
     elif options.metric == PREFERENCE:
         raise InputError(f"{PREFERENCE} is what a judge says", hint=f"fledge compare {run_id} --judge URL#NAME")
     result = _compare(table, options, planned)
