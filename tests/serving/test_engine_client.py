@@ -58,6 +58,7 @@ class _Engine:
     def __init__(self, *, ends: bool) -> None:
         self.ends = ends
         self.cancelled: list[str] = []
+        self.left = asyncio.Event()
 
     async def take(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         frames = Frames()
@@ -72,6 +73,8 @@ class _Engine:
                         piece = Piece(identity, text="x", tokens=1, finish_reason=reason)
                         writer.write(frame(PIECE, msgspec.msgpack.encode(piece)))
         writer.close()
+        await writer.wait_closed()
+        self.left.set()
 
 
 @asynccontextmanager
@@ -83,6 +86,7 @@ async def _asking(engine: _Engine, address: str, at_once: int) -> AsyncIterator[
             yield client
         finally:
             client.close("stopped")
+            await _soon(engine.left)
 
 
 async def _true(condition: object) -> None:

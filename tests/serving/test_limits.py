@@ -361,7 +361,7 @@ def test_limits_are_read_again_at_a_hang_up_but_for_those_given_at_the_start(
             answers = pool.map(lambda _: _post(running, CHAT, _chat("Why?", max_tokens=4)).status_code, range(16))
             assert list(answers) == [200] * 16
         text = Path(running.folder) / "log.txt"
-        for bad, said in (("max_new_tokens = 'many'", "max_new_tokens"), ("max_running = 0", "from 1 to 256")):
+        for bad, said in (("max_new_tokens = 'many'", "max-new-tokens"), ("max_running = 0", "from 1 to 256")):
             settings.write_text(f"{bad}\n")
             os.kill(running.pid, signal.SIGHUP)
             assert until(lambda: re.search(f"the limits stay as they are.*{said}", text.read_text()) is not None)  # noqa: B023

@@ -146,7 +146,7 @@ def test_beyond_the_deadline_is_504_and_nothing_is_computed_any_more(busy: Endpo
             _begun(busy, stack, question("/invocations", rows)),
         ]
         late = [next_answer(opened) for opened in others]
-        assert DEADLINE_S - 0.5 < time.monotonic() - started < DEADLINE_S + SOON_S
+        assert DEADLINE_S - 0.5 < time.monotonic() - started < DEADLINE_S + 2.5 * SOON_S
         broken = next_answer(streamed)
     assert [answer and answer.status for answer in late] == [504, 504]
     assert all(answer and b"6 s" in answer.body for answer in late)

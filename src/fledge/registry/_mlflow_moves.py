@@ -180,12 +180,13 @@ class MoveLog:
             self._client.set_registered_model_alias(change.name, alias, str(change.after))
             return
         try:
-            if change.after is None:  # as older entries have it
+            if change.after is None:
                 self._prompts.delete_alias(change.name, alias)
             else:
                 self._prompts.set_alias(change.name, alias, change.after)
         except InputError:
-            self._say(f"prompt {change.name}/{change.after or ''} is not there any more, and its alias stays as it is")
+            if change.after is not None:  # else it is gone, as it should be
+                self._say(f"prompt {change.name}/{change.after} is not there any more, and its alias stays as it is")
 
 
 def owner() -> str:
