@@ -18,8 +18,10 @@ from fledge.core.settings import Workspace, load
 from fledge.experiments._mlflow import load_table
 from fledge.experiments.config import ExperimentConfig
 from fledge.experiments.evaluation import evaluate
+from fledge.experiments.run import resume_experiment, run_experiment
 from fledge.models.scripted import ScriptedEngine
 from fledge.registry.release import promote, register
+from fledge.scoring.judge import JudgeConfig
 from fledge.supervision.config import ServeConfig
 from fledge.supervision.endpoints import serve as serve_release
 from fledge.supervision.endpoints import stop
@@ -98,6 +100,35 @@ def test_our_own_endpoint_as_a_judge(workspace: Workspace, port: int, engine: st
     assert found.gates[0].value is None
     run = MlflowClient(workspace.tracking_uri).get_run(found.run_id)
     assert (run.data.metrics["judge_failed"], run.data.metrics["judge_asked"]) == (6, found.judge.asked)
+
+
+def test_what_has_no_grade_is_graded_later_and_not_asked_again(workspace: Workspace) -> None:
+    asked: list[str] = []
+
+    def script(prompt: str) -> str:
+        asked.append(prompt)
+        return f"An answer to {prompt}"
+
+    with serve(JudgeServer(_grade, broken=1.0, kinds=("prose",))) as server:
+        config = ExperimentConfig(
+            limit=8,
+            prompts=("simple",),
+            judging=JudgeConfig(judge=server.url, judge_retries=0),
+            tracking_uri=workspace.tracking_uri,
+            state=workspace.state,
+        )
+        first = run_experiment(config, engine=ScriptedEngine(script))
+        assert "judge" not in first.arms[0].metrics
+        server.broken = 0.0
+        again = resume_experiment(workspace, first.run_id, engine=ScriptedEngine(script))
+    assert len(asked) == 8
+    assert again.arms[0].metrics["judge"] > 0
+    client = MlflowClient(workspace.tracking_uri)
+    assert len(load_table(client, first.run_id)["judge"].dropna()) == 8
+    where = [client.get_run(first.run_id).info.experiment_id]
+    traces = client.search_traces(locations=where, max_results=100)
+    scores = [span.outputs for trace in traces for span in trace.data.spans if span.name == "score"]
+    assert [("judge" in found) for found in scores] == [True] * 8
 
 
 @pytest.mark.slow

@@ -153,7 +153,7 @@ class ExperimentRecord:
 
     def _known_cell_runs(self) -> set[str]:
         """Runs of cells that are there already; one that was not ended is no run of ours that is whole."""
-        found: set[str] = set()
+        found, broken_off = set[str](), list[str]()
         for arm in self._plan.arms:
             token = None
             while token != "":
@@ -165,10 +165,12 @@ class ExperimentRecord:
                 )
                 for run in page:
                     if run.info.status == "RUNNING":
-                        self._client.delete_run(run.info.run_id)
+                        broken_off.append(run.info.run_id)
                     else:
                         found.add(run.data.tags["fledge.cell"])
                 token = page.token or ""
+        for run_id in broken_off:  # not sooner: what is gone shifts the pages
+            self._client.delete_run(run_id)
         return found
 
     def _trace(self, answer: Answer) -> TraceRecord:

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Generator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 from typing import Any
 
 from langchain_core.callbacks import BaseCallbackHandler
@@ -39,7 +40,8 @@ class Answer:
     """What came of a cell: text and scores, or an error. It is a line of the journal, so all of it is plain data.
 
     Moments are nanoseconds since the epoch. `final` is false for an error that may pass. `steps` are the spans that
-    MLflow's own tracing saw inside the chain. `score_errors` say why a scorer gave no score.
+    MLflow's own tracing saw inside the chain. `score_errors` say why a scorer gave no score. One that is not `graded`
+    waits for what a judge says of it.
     """
 
     key: str
@@ -66,6 +68,7 @@ class Answer:
     scores: dict[str, float] = field(default_factory=dict)
     score_errors: dict[str, str] = field(default_factory=dict)
     steps: list[dict[str, Any]] = field(default_factory=list)
+    graded: bool = True
 
 
 def trace_id(run_id: str, key: str, attempt: int) -> str:
@@ -98,16 +101,26 @@ def ask(
     *,
     at_once: int,
     scorers: Sequence[Scorer] = (),
+    graders: Sequence[Scorer] = (),
+    ungraded: Mapping[str, Answer] = MappingProxyType({}),
     traced: Traced = lambda _, run: (run(), []),
 ) -> Generator[Answer]:
     """Answers as they come; `chains` holds one chain for each arm and sample, and `at_once` cells are in the making.
 
-    `keep` gets each answer at once, in the thread in which it came: when it returns, the answer cannot be lost.
+    `keep` gets each answer at once, in the thread in which it came: when it returns, the answer cannot be lost. Where
+    there are `graders`, which take long and may fail, it gets it before them and once more after. `ungraded` are
+    answers, by key, of cells that have only this before them.
     """
     stopped = threading.Event()
 
     def one(cell: Cell) -> Answer | None:
-        answer = _ask(cell, chains[cell.arm, cell.sample], scorers, traced)
+        if cell.key in ungraded:
+            answer = _graded(replace(ungraded[cell.key], attempt=cell.attempt), cell.question, graders)
+        else:
+            answer = _ask(cell, chains[cell.arm, cell.sample], scorers, traced)
+            if graders and not answer.error:
+                keep(replace(answer, graded=False))
+                answer = replace(_graded(answer, cell.question, graders), ended_ns=time.time_ns())
         if (answer.error or answer.score_errors) and stopped.is_set():  # broken off, which says nothing of the cell
             return None
         keep(answer)
@@ -190,7 +203,23 @@ def _ask(cell: Cell, chain: Chain, scorers: Sequence[Scorer], traced: Traced) ->
 
 
 def _scored(answer: Answer, question: Question, listener: _Listener, scorers: Sequence[Scorer]) -> Answer:
-    response = Response(
+    response = _response(answer, question, listener.completion.logprobs if listener.completion else ())
+    found = score(response, scorers)
+    return replace(
+        answer, scores=found.values, score_errors=found.errors, ended_ns=max(answer.ended_ns, time.time_ns())
+    )
+
+
+def _graded(answer: Answer, question: Question, graders: Sequence[Scorer]) -> Answer:
+    found = score(_response(answer, question), graders)
+    errors = {name: text for name, text in answer.score_errors.items() if name not in found.values}
+    return replace(
+        answer, scores={**answer.scores, **found.values}, score_errors={**errors, **found.errors}, graded=True
+    )
+
+
+def _response(answer: Answer, question: Question, logprobs: Sequence[float] = ()) -> Response:
+    return Response(
         answer=answer.text,
         question=question.question,
         reference=question.reference,
@@ -201,11 +230,7 @@ def _scored(answer: Answer, question: Question, listener: _Listener, scorers: Se
         ttft_s=answer.ttft_s,
         latency_s=answer.latency_s,
         cost=answer.cost,
-        logprobs=listener.completion.logprobs if listener.completion else (),
-    )
-    found = score(response, scorers)
-    return replace(
-        answer, scores=found.values, score_errors=found.errors, ended_ns=max(answer.ended_ns, time.time_ns())
+        logprobs=tuple(logprobs),
     )
 
 

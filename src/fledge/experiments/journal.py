@@ -16,7 +16,7 @@ from fledge.experiments.arms import Arm
 from fledge.experiments.cells import Answer, Cell, order_cells
 from fledge.experiments.config import ExperimentConfig
 from fledge.questions.question_set import QuestionSet
-from fledge.scoring.judge import JudgeCounts
+from fledge.scoring.judge import JUDGE, JudgeCounts
 
 
 @dataclass(frozen=True)
@@ -158,6 +158,24 @@ class Journal:
             elif last.error and not last.final:
                 waiting.append(replace(cell, attempt=last.attempt + 1))
         return waiting
+
+    def ungraded(self) -> list[tuple[Cell, Answer]]:
+        """Cells whose answers lack what a judge says of them, as it was broken off or failed; with those answers.
+
+        What is recorded without it is recorded anew, as another attempt.
+        """
+        lacking = {
+            answer.key: answer
+            for answer in self.latest()
+            if not answer.error and (not answer.graded or JUDGE in answer.score_errors)
+        }
+        plan = self.plan
+        cells = order_cells(plan.arms, plan.questions.questions, plan.config.samples, plan.config.order_seed)
+        return [
+            (replace(cell, attempt=found.attempt + found.graded), found)
+            for cell in cells
+            if (found := lacking.get(cell.key))
+        ]
 
     def close(self) -> None:
         """Let go of the files; an answer that comes later is refused."""

@@ -70,7 +70,7 @@ class Recorder:
                 continue
             try:
                 self._journal.sync()
-                self._send(waiting)
+                self._send([answer for answer in waiting if answer.graded])
                 self._journal.mark_sent(self._sent + len(waiting))
             except Exception as error:  # noqa: BLE001 (of many libraries; the answers stay where they are)
                 self._error = error

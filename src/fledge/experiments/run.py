@@ -173,7 +173,8 @@ def _carry_out(
     from fledge.experiments.recorder import Recorder, retried
 
     plan, config = journal.plan, journal.plan.config
-    cells = journal.unanswered()
+    ungraded = journal.ungraded()
+    cells = [*journal.unanswered(), *(cell for cell, _ in ungraded)]
     recorder = Recorder(journal, record.send, record.sample)
     with _ended(recorder, journal, say):
         judge = _judge(plan, say) if cells else None
@@ -182,7 +183,9 @@ def _carry_out(
             _chains(plan, engines, chains),
             journal.append,
             at_once=config.at_once,
-            scorers=(*chosen(config.scorers), *([judge_scorer(judge)] if judge else [])),
+            scorers=chosen(config.scorers),
+            graders=[judge_scorer(judge)] if judge else (),
+            ungraded={answer.key: answer for _, answer in ungraded},
             traced=captured(plan.run_id, plan.experiment_id),
         )
         waiting = {cell.key for cell in cells}
