@@ -9,7 +9,7 @@ import argparse
 
 import fledge
 from fledge.chains.engine_llm import build_chain
-from fledge.models import selection
+from fledge.engines import selection
 
 
 def main() -> None:

@@ -16,9 +16,10 @@ import pytest
 from hypothesis import settings
 
 from fledge.core.settings import Workspace
-from fledge.models import selection, snapshot
-from fledge.models.engine import Engine
-from fledge.models.selection import EngineSettings
+from fledge.engines import selection
+from fledge.engines.engine import Engine
+from fledge.engines.selection import EngineSettings
+from fledge.models import snapshot
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 

@@ -10,9 +10,9 @@ import fledge
 ROOT = Path(fledge.__file__).parent
 HEAVY = ("torch", "transformers", "mlflow")
 NAMED_FOR_THEM = {
-    "fledge.models.openvino",
-    "fledge.models.transformers",
-    "fledge.models.transformers_paged",
+    "fledge.engines.openvino",
+    "fledge.engines.transformers",
+    "fledge.engines.transformers_paged",
     "fledge.models.embedded.train",
     "fledge.registry.wrapper",
 }

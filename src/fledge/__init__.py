@@ -17,7 +17,7 @@ _PUBLIC = {
     "ExperimentConfig": "fledge.experiments.config",
     "ExperimentResult": "fledge.experiments.run",
     "FledgeError": "fledge.core.errors",
-    "GenerationParams": "fledge.models.engine",
+    "GenerationParams": "fledge.engines.engine",
     "JudgeConfig": "fledge.scoring.judge",
     "QuestionSet": "fledge.questions.question_set",
     "QuestionsConfig": "fledge.questions.versions",
@@ -52,6 +52,7 @@ if TYPE_CHECKING:
     from fledge.core.errors import FledgeError as FledgeError
     from fledge.core.settings import Workspace as Workspace
     from fledge.demo.life import run_demo as run_demo
+    from fledge.engines.engine import GenerationParams as GenerationParams
     from fledge.experiments.comparison import compare as compare
     from fledge.experiments.config import ArmConfig as ArmConfig
     from fledge.experiments.config import ExperimentConfig as ExperimentConfig
@@ -60,7 +61,6 @@ if TYPE_CHECKING:
     from fledge.experiments.run import ExperimentResult as ExperimentResult
     from fledge.experiments.run import resume_experiment as resume_experiment
     from fledge.experiments.run import run_experiment as run_experiment
-    from fledge.models.engine import GenerationParams as GenerationParams
     from fledge.prompts.prompt import Draft as Draft
     from fledge.prompts.store import open_prompts as open_prompts
     from fledge.questions.question_set import QuestionSet as QuestionSet

@@ -5,9 +5,10 @@ from langchain_core.messages import AIMessage, ToolMessage
 
 from fledge.chains.engine_llm import EngineChatModel, EngineLLM, build_chain
 from fledge.core.errors import InputError
-from fledge.models import engine as engines
-from fledge.models.engine import GenerationParams, Message, Stream
-from fledge.models.scripted import ScriptedEngine
+from fledge.core.types import Message
+from fledge.engines import engine as engines
+from fledge.engines.engine import GenerationParams, Stream
+from fledge.engines.scripted import ScriptedEngine
 from fledge.prompts.prompt import Prompt
 
 

@@ -24,7 +24,7 @@ from fledge.core.settings import Workspace
 from tests.conftest import Run
 from tests.conversation.scripted_server import Reply, Script, piece, streamed
 from tests.conversation.scripted_server import serve as serve_script
-from tests.models import openai_server
+from tests.engines import openai_server
 
 MODELS = Reply(200, {"data": [{"id": "first"}]})
 SCRIPTED = ("chat", "embedded", "--engine", "scripted")

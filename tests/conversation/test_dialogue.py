@@ -6,7 +6,7 @@ import pytest
 
 from fledge.conversation.dialogue import Answer, Dialogue, as_jsonl, as_markdown
 from fledge.core.errors import InputError
-from fledge.models.engine import Message
+from fledge.core.types import Message
 from fledge.prompts.prompt import Prompt
 
 SIMPLE = Prompt("simple", 2, "Q: {{question}}")

@@ -11,9 +11,9 @@ import pytest
 from fledge.conversation.endpoint import EndpointPartner
 from fledge.conversation.partner import Part
 from fledge.core.errors import FledgeError, InputError
-from fledge.models.engine import Message
+from fledge.core.types import Message
 from tests.conversation.scripted_server import Reply, Script, events, piece, serve, streamed
-from tests.models import openai_server
+from tests.engines import openai_server
 
 Meet = Callable[..., EndpointPartner]
 

@@ -14,8 +14,9 @@ from fledge.conversation.partner import EnginePartner
 from fledge.conversation.session import ChatConfig, Session, open_partner
 from fledge.core.errors import FledgeError, InputError
 from fledge.core.settings import Workspace
-from fledge.models.engine import Engine, GenerationParams, Message
-from fledge.models.scripted import ScriptedEngine
+from fledge.core.types import Message
+from fledge.engines.engine import Engine, GenerationParams
+from fledge.engines.scripted import ScriptedEngine
 from fledge.prompts.prompt import Draft
 from fledge.prompts.store import open_prompts
 

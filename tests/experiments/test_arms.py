@@ -8,9 +8,9 @@ import pytest
 from langchain_core.runnables import RunnableLambda
 
 from fledge.core.errors import InputError
+from fledge.engines.engine import GenerationParams
 from fledge.experiments.arms import Arm, build_arms, check_variables, own_arms, wanted
 from fledge.experiments.config import ArmConfig, ExperimentConfig
-from fledge.models.engine import GenerationParams
 from fledge.prompts.prompt import Prompt
 from fledge.questions.question_set import Question, QuestionSet
 

@@ -11,9 +11,9 @@ from langchain_core.prompts import ChatPromptTemplate
 from langchain_core.runnables import RunnableLambda
 
 from fledge.core.errors import FledgeError, InputError
+from fledge.engines.engine import GenerationParams
 from fledge.experiments.arms import Arm
 from fledge.experiments.cells import Answer, Cell, ask, order_cells
-from fledge.models.engine import GenerationParams
 from fledge.questions.question_set import Question
 from fledge.scoring.catalogue import chosen
 

@@ -12,11 +12,11 @@ from mlflow import MlflowClient
 
 from fledge.core.errors import InputError
 from fledge.core.settings import Workspace
+from fledge.engines.engine import Engine
+from fledge.engines.scripted import ScriptedEngine
 from fledge.experiments.config import ExperimentConfig
 from fledge.experiments.evaluation import configured, evaluate, write_junit
 from fledge.models.embedded.corpus import load_corpus
-from fledge.models.engine import Engine
-from fledge.models.scripted import ScriptedEngine
 from fledge.registry.release import DEFAULT_NAME, promote, register
 from tests.conftest import Run
 

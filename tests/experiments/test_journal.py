@@ -10,11 +10,12 @@ import pytest
 
 from fledge.core.errors import FledgeError, InputError
 from fledge.core.settings import Workspace
+from fledge.core.types import Message
+from fledge.engines.engine import GenerationParams
 from fledge.experiments.arms import Arm
 from fledge.experiments.cells import Answer
 from fledge.experiments.config import ExperimentConfig
 from fledge.experiments.journal import Journal, Plan
-from fledge.models.engine import GenerationParams, Message
 from fledge.prompts.prompt import Prompt
 from fledge.questions.question_set import Question, QuestionSet
 

@@ -15,11 +15,11 @@ from mlflow import MlflowClient
 
 from fledge.core.errors import InputError
 from fledge.core.settings import Workspace, load
+from fledge.engines.scripted import ScriptedEngine
 from fledge.experiments._mlflow import load_table
 from fledge.experiments.config import ExperimentConfig
 from fledge.experiments.evaluation import evaluate
 from fledge.experiments.run import resume_experiment, run_experiment
-from fledge.models.scripted import ScriptedEngine
 from fledge.registry.release import promote, register
 from fledge.scoring.judge import JudgeConfig
 from fledge.supervision.config import ServeConfig

@@ -10,12 +10,12 @@ from fledge.comparison.findings import Comparison
 from fledge.comparison.verdict import CompareOptions
 from fledge.core.errors import FledgeError, InputError
 from fledge.core.settings import Workspace
+from fledge.engines.scripted import ScriptedEngine
 from fledge.experiments import _mlflow_preferences
 from fledge.experiments._mlflow import load_artifact, load_comparison
 from fledge.experiments.comparison import compare
 from fledge.experiments.config import ExperimentConfig
 from fledge.experiments.run import run_experiment
-from fledge.models.scripted import ScriptedEngine
 from fledge.scoring.judge import JudgeConfig
 from tests.scoring.judge_server import JudgeServer, serve
 

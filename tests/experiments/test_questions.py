@@ -9,10 +9,10 @@ import pytest
 from mlflow import MlflowClient
 
 from fledge.core.settings import Workspace
+from fledge.engines.scripted import ScriptedEngine
 from fledge.experiments._mlflow import load_settings, load_table
 from fledge.experiments.config import ExperimentConfig
 from fledge.experiments.run import run_experiment
-from fledge.models.scripted import ScriptedEngine
 from fledge.questions.question_set import QuestionSet
 from fledge.questions.sources import read_questions
 from fledge.questions.versions import QuestionsConfig, register_questions

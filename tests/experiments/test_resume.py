@@ -17,10 +17,10 @@ from mlflow import MlflowClient
 
 from fledge.core.errors import FledgeError, InputError
 from fledge.core.settings import Workspace
+from fledge.engines.scripted import ScriptedEngine
 from fledge.experiments._mlflow import load_table
 from fledge.experiments.config import ExperimentConfig
 from fledge.experiments.run import resume_experiment, run_experiment
-from fledge.models.scripted import ScriptedEngine
 from tests.experiments.tracking_server import TrackingServer, all_traces
 
 # Asks with an engine that writes down each prompt before it answers; `resume` is the run to go on with, or nothing.
@@ -29,7 +29,7 @@ import json, os, sys, time
 from fledge.core.settings import Workspace
 from fledge.experiments.config import ExperimentConfig
 from fledge.experiments.run import resume_experiment, run_experiment
-from fledge.models.scripted import ScriptedEngine
+from fledge.engines.scripted import ScriptedEngine
 
 resume, asked, seconds = sys.argv[1], os.open(sys.argv[2], os.O_WRONLY | os.O_CREAT | os.O_APPEND), float(sys.argv[3])
 

@@ -21,13 +21,13 @@ from fledge.chains.engine_llm import EngineChatModel
 from fledge.comparison.verdict import CompareOptions
 from fledge.core.errors import FledgeError, InputError
 from fledge.core.settings import Workspace
+from fledge.engines.engine import Engine, GenerationParams, Prompt, Stream
+from fledge.engines.scripted import ScriptedEngine
 from fledge.experiments._mlflow import load_table
 from fledge.experiments.comparison import compare
 from fledge.experiments.config import ArmConfig, ExperimentConfig
 from fledge.experiments.run import resume_experiment, run_experiment
 from fledge.models import snapshot
-from fledge.models.engine import Engine, GenerationParams, Prompt, Stream
-from fledge.models.scripted import ScriptedEngine
 from tests.conftest import Run
 from tests.models.tiny_models import write_model
 
@@ -210,7 +210,7 @@ import mlflow
 mlflow.langchain.autolog()
 from fledge.experiments.config import ExperimentConfig
 from fledge.experiments.run import run_experiment
-from fledge.models.scripted import ScriptedEngine
+from fledge.engines.scripted import ScriptedEngine
 
 def script(prompt):
     time.sleep(1)  # meanwhile MLflow sends the spans that have ended
@@ -292,7 +292,7 @@ SLOW_EXPERIMENT = """
 import os, signal, time
 from fledge.experiments.config import ExperimentConfig
 from fledge.experiments.run import run_experiment
-from fledge.models.scripted import ScriptedEngine
+from fledge.engines.scripted import ScriptedEngine
 
 def script(prompt):
     os.write(1, b"asked\\n")  # in one piece, whatever other threads write

@@ -11,9 +11,9 @@ import pytest
 from transformers import AutoTokenizer
 
 from fledge.core.errors import InputError
+from fledge.core.types import Message
 from fledge.models import snapshot
 from fledge.models.chat_template import ChatTemplate, read_template, special_tokens
-from fledge.models.engine import Message
 
 TURNS = [
     Message("system", "Be kind."),

@@ -2,10 +2,11 @@ import json
 
 import pytest
 
+from fledge.core.types import Message
+from fledge.engines.engine import Engine, GenerationParams, Prompt, generate
 from fledge.models import snapshot
 from fledge.models.embedded.corpus import load_corpus
 from fledge.models.embedded.templates import TEMPLATES
-from fledge.models.engine import Engine, GenerationParams, Message, Prompt, generate
 from fledge.scoring.overlap import token_f1
 
 PARAMS = GenerationParams(max_tokens=96)

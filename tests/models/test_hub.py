@@ -14,9 +14,10 @@ import numpy as np
 import pytest
 from safetensors.numpy import save
 
-from fledge.models import selection, snapshot
-from fledge.models.engine import GenerationParams, generate
-from fledge.models.selection import EngineSettings
+from fledge.engines import selection
+from fledge.engines.engine import GenerationParams, generate
+from fledge.engines.selection import EngineSettings
+from fledge.models import snapshot
 from tests.conftest import Run
 from tests.models.broken_models import CONFIG
 from tests.models.hub_server import Hub, serve

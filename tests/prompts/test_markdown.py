@@ -6,7 +6,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from fledge.core.errors import InputError
-from fledge.models.engine import Message
+from fledge.core.types import Message
 from fledge.prompts.markdown import read, write
 from fledge.prompts.prompt import Draft, Prompt
 

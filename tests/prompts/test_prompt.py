@@ -1,7 +1,7 @@
 import pytest
 
 from fledge.core.errors import InputError
-from fledge.models.engine import Message
+from fledge.core.types import Message
 from fledge.prompts.prompt import Draft, Prompt, Reference, check_alias, parse_reference
 
 CHAT = (Message("system", "You know {{topic}}."), Message("user", "{{question}} about {{topic}}?"))

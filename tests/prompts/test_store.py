@@ -13,7 +13,7 @@ from mlflow import MlflowClient
 
 from fledge.core.errors import FledgeError, InputError
 from fledge.core.settings import Workspace
-from fledge.models.engine import Message
+from fledge.core.types import Message
 from fledge.prompts import _mlflow
 from fledge.prompts._mlflow import RegistryStore, open_store
 from fledge.prompts._mlflow_artifacts import ArtifactStore

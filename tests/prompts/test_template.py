@@ -3,8 +3,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fledge.core.errors import InputError
+from fledge.core.types import Message
 from fledge.models.embedded.templates import TEMPLATES
-from fledge.models.engine import Message
 from fledge.prompts.template import check, fill, variables
 
 

@@ -4,8 +4,8 @@ import pytest
 
 from fledge.core.errors import RefusedError
 from fledge.core.settings import Workspace
+from fledge.engines.engine import GenerationParams
 from fledge.experiments.config import ExperimentConfig
-from fledge.models.engine import GenerationParams
 from fledge.registry._mlflow_canary import record_canary
 from fledge.registry.release import history, note, promote, register, rollback
 

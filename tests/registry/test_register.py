@@ -23,18 +23,18 @@ from mlflow.models import get_model_info
 from fledge.comparison.verdict import CompareOptions
 from fledge.core.errors import InputError
 from fledge.core.settings import Workspace
+from fledge.engines.engine import Engine
+from fledge.engines.selection import find, release_folder
 from fledge.experiments._mlflow import load_arm
 from fledge.experiments.comparison import compare
 from fledge.experiments.config import ArmConfig, ExperimentConfig
 from fledge.experiments.evaluation import evaluate
 from fledge.experiments.run import run_experiment
-from fledge.models.engine import Engine
-from fledge.models.manifest import ENGINES, Manifest, load_manifest
-from fledge.models.selection import find, release_folder
 from fledge.models.snapshot import Snapshot
 from fledge.prompts.prompt import Draft
 from fledge.prompts.store import open_prompts
 from fledge.registry.release import promote, register
+from fledge.releases.manifest import ENGINES, Manifest, load_manifest
 from fledge.tracking._mlflow import connect
 from tests.models.hub_server import Hub, serve
 
@@ -207,7 +207,7 @@ def test_requirements_hold_all_that_a_release_imports(workspace: Workspace, embe
     register(_config(workspace), name="mine")
     (stored,) = Path.cwd().glob("mlartifacts/*/models/*/artifacts/requirements.txt")
     named = {line.partition("==")[0] for line in stored.read_text().split()}
-    program = "import sys, fledge.registry.wrapper, fledge.models.openvino; print(*(m.__file__ for n, m in "
+    program = "import sys, fledge.registry.wrapper, fledge.engines.openvino; print(*(m.__file__ for n, m in "
     program += "sys.modules.items() if n.startswith('fledge.')))"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=120)
     imported = {name for file in done.stdout.split() for name in _imports(Path(file))} - {"fledge"}

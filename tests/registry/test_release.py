@@ -12,13 +12,13 @@ from mlflow import MlflowClient
 
 from fledge.core.errors import ConflictError, FledgeError, InputError, RefusedError
 from fledge.core.settings import Workspace
+from fledge.engines.engine import GenerationParams
+from fledge.engines.selection import release_folder
 from fledge.experiments.config import ExperimentConfig
 from fledge.experiments.run import run_experiment
-from fledge.models.engine import GenerationParams
-from fledge.models.manifest import MANIFEST, read_release
-from fledge.models.selection import release_folder
 from fledge.prompts.store import open_prompts
 from fledge.registry.release import DEFAULT_NAME, history, promote, register, rollback, verify
+from fledge.releases.manifest import MANIFEST, read_release
 
 QUESTION = "What is machine learning?"
 

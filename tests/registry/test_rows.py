@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from fledge.core.errors import InputError
-from fledge.models.engine import Message
+from fledge.core.types import Message
 from fledge.registry.rows import read_rows
 
 TURNS = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Who?"}]

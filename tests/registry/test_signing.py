@@ -9,8 +9,8 @@ import pytest
 from fledge.core.errors import FledgeError, InputError
 from fledge.core.settings import Workspace
 from fledge.experiments.config import ExperimentConfig
-from fledge.models.manifest import SIGNATURE
 from fledge.registry.release import register, verify
+from fledge.releases.manifest import SIGNATURE
 
 pytest.importorskip("model_signing", reason="the extra sign is not installed")
 pytestmark = pytest.mark.slow

@@ -15,8 +15,8 @@ from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
 from fledge.core.settings import Workspace
+from fledge.core.types import Message
 from fledge.experiments.config import ExperimentConfig
-from fledge.models.engine import Message
 from fledge.prompts.prompt import Draft
 from fledge.prompts.store import open_prompts
 from fledge.registry.release import register

@@ -16,10 +16,11 @@ import psutil
 
 from fledge.core import state
 from fledge.core.messages import OutboxRecord
-from fledge.models import kept, snapshot
-from fledge.models.manifest import Manifest, write_release
-from fledge.models.openvino_files import exported
+from fledge.engines.openvino_files import exported
+from fledge.models import snapshot
 from fledge.monitoring.outbox_reader import read_outbox
+from fledge.releases import release_cache
+from fledge.releases.manifest import Manifest, write_release
 from fledge.supervision.config import ServeConfig
 from fledge.supervision.endpoints import EndpointStatus, serve, status, stop
 
@@ -54,8 +55,8 @@ def lay_out(folder: Path, engine_cache: Path, *templates: str, versions: int = 1
         where = releases / f"{NAME}-{version}-test"
         write_release(where, manifest, model, files)
         alias = {1: "champion", 2: "challenger"}.get(version, f"v{version}")
-        for reference in (kept.Reference(NAME, alias, ""), kept.Reference(NAME, "", str(version))):
-            kept.remember(releases, config.tracking, reference, where)
+        for reference in (release_cache.Reference(NAME, alias, ""), release_cache.Reference(NAME, "", str(version))):
+            release_cache.remember(releases, config.tracking, reference, where)
     return config
 
 

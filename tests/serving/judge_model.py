@@ -9,8 +9,9 @@ from transformers import AutoModelForCausalLM, LlamaConfig
 from transformers.utils import logging
 
 from fledge.core import state
-from fledge.models import kept, snapshot
-from fledge.models.manifest import Manifest, write_release
+from fledge.models import snapshot
+from fledge.releases import release_cache
+from fledge.releases.manifest import Manifest, write_release
 from fledge.supervision.config import ServeConfig
 from tests.models.tiny_models import VOCABULARY
 
@@ -59,5 +60,5 @@ def lay_out_judge(config: ServeConfig, said: str, folder: Path) -> None:
     releases = state.ensure(config.state_dir / "releases")
     where = releases / f"{NAME}-1-test"
     write_release(where, manifest, model, {})
-    for reference in (kept.Reference(NAME, "champion", ""), kept.Reference(NAME, "", "1")):
-        kept.remember(releases, config.tracking, reference, where)
+    for reference in (release_cache.Reference(NAME, "champion", ""), release_cache.Reference(NAME, "", "1")):
+        release_cache.remember(releases, config.tracking, reference, where)

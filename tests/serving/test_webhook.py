@@ -13,8 +13,8 @@ from mlflow.entities.webhook import WebhookEvent
 
 from fledge.core.keys import VARIABLE as KEY
 from fledge.core.settings import Workspace
+from fledge.engines.engine import GenerationParams
 from fledge.experiments.config import ExperimentConfig
-from fledge.models.engine import GenerationParams
 from fledge.registry.release import promote, register
 from fledge.serving.webhook import PATH, VARIABLE
 from fledge.supervision.config import ServeConfig

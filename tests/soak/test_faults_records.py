@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fledge.models import kept
+from fledge.releases import release_cache
 from fledge.supervision.config import ServeConfig
 from tests.experiments.tracking_server import TrackingServer
 from tests.serving.harness import NAME, free_port, metrics, until
@@ -58,10 +58,10 @@ def relay(tmp_path: Path, config: ServeConfig) -> Iterator[Relay]:
 
 def _tracked(config: ServeConfig, relay: Relay) -> ServeConfig:
     """The same releases, with traces to the server."""
-    releases, reference = config.state_dir / "releases", kept.Reference(NAME, "champion", "")
-    folder = kept.recall(releases, config.tracking, reference)
+    releases, reference = config.state_dir / "releases", release_cache.Reference(NAME, "champion", "")
+    folder = release_cache.recall(releases, config.tracking, reference)
     assert folder is not None
-    kept.remember(releases, relay.url, reference, folder)
+    release_cache.remember(releases, relay.url, reference, folder)
     return replace(config, tracking_uri=relay.url)
 
 

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
-from fledge.models import kept
 from fledge.registry.release import promote
+from fledge.releases import release_cache
 from fledge.supervision.config import ServeConfig
 from tests.conftest import Run
 from tests.serving.harness import NAME, free_port, lay_out, until
@@ -96,7 +96,9 @@ def test_a_supervisor_killed_while_it_switches(two_releases: ServeConfig, times:
 def _damaged(config: ServeConfig) -> str:
     """Change a byte of the champion's weights; which file it was. The file is one of several names of the same content,
     so it is written anew."""
-    folder = kept.recall(config.state_dir / "releases", config.tracking, kept.Reference(NAME, "champion", ""))
+    folder = release_cache.recall(
+        config.state_dir / "releases", config.tracking, release_cache.Reference(NAME, "champion", "")
+    )
     assert folder is not None
     path = random.choice([*folder.glob("snapshot/*.safetensors"), *folder.glob("engines/*/*.bin")])
     content = bytearray(path.read_bytes())
@@ -155,10 +157,10 @@ def unreachable(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 def test_a_start_without_anybody(config: ServeConfig, unreachable: None, times: int, figures: Figures) -> None:
     moods: dict[str, Mood] = {"nobody listens": "refusing", "nobody answers": "silent"}
     relay = Relay(free_port(), free_port())
-    reference = kept.Reference(NAME, "champion", "")
-    folder = kept.recall(config.state_dir / "releases", config.tracking, reference)
+    reference = release_cache.Reference(NAME, "champion", "")
+    folder = release_cache.recall(config.state_dir / "releases", config.tracking, reference)
     assert folder is not None
-    kept.remember(folder.parent, relay.url, reference, folder)
+    release_cache.remember(folder.parent, relay.url, reference, folder)
     try:
         for _ in range(times):
             for what, mood in moods.items():

@@ -15,8 +15,9 @@ import psutil
 from safetensors.numpy import load_file, save_file
 
 from fledge.core.limits import Limits
-from fledge.models import kept, snapshot
-from fledge.models.manifest import Manifest, write_release
+from fledge.models import snapshot
+from fledge.releases import release_cache
+from fledge.releases.manifest import Manifest, write_release
 from fledge.supervision.config import ServeConfig
 from tests.serving.harness import GENERATION, NAME, TEMPLATE, until
 from tests.serving.raw import JSON, Answer, ask, connected, question, request, work_of
@@ -68,7 +69,7 @@ def _poisoned(config: ServeConfig) -> None:
     manifest = Manifest(NAME, str(folder), "", found.digest, "plain", 1, TEMPLATE, GENERATION, version=1)
     where = config.state_dir / "releases" / f"{NAME}-1-poisoned"
     write_release(where, manifest, found, {})
-    kept.remember(where.parent, config.tracking, kept.Reference(NAME, "champion", ""), where)
+    release_cache.remember(where.parent, config.tracking, release_cache.Reference(NAME, "champion", ""), where)
 
 
 @fault(

@@ -14,8 +14,8 @@ import pytest
 
 from fledge.core.errors import InputError
 from fledge.core.settings import Workspace
+from fledge.engines.engine import GenerationParams
 from fledge.experiments.config import ExperimentConfig
-from fledge.models.engine import GenerationParams
 from fledge.registry.release import history, promote, register, rollback
 from fledge.supervision.config import ServeConfig
 from fledge.supervision.endpoints import EndpointStatus, find, prepare, serve, status, stop

@@ -15,8 +15,8 @@ import pytest
 from fledge.core.errors import FledgeError, InputError
 from fledge.core.messages import OutboxRecord
 from fledge.core.settings import Workspace
+from fledge.core.types import Message
 from fledge.experiments.config import ExperimentConfig
-from fledge.models.engine import Message
 from fledge.monitoring.health import summarize
 from fledge.monitoring.outbox_reader import read_outbox
 from fledge.prompts.prompt import Draft

@@ -15,8 +15,8 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from fledge.core.settings import Workspace
+from fledge.engines.engine import GenerationParams
 from fledge.experiments.config import ExperimentConfig
-from fledge.models.engine import GenerationParams
 from fledge.models.snapshot import resolve
 from fledge.registry.release import history, promote, register, rollback
 from fledge.supervision.config import ServeConfig

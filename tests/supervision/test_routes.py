@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from fledge.core.errors import InputError
-from fledge.models.kept import Reference
+from fledge.releases.release_cache import Reference
 from fledge.supervision.moves import Moves
 from fledge.supervision.route_plan import plan_routes
 from fledge.supervision.routes import moved, releases_of

@@ -10,12 +10,12 @@ from typing import Any
 
 from fledge.chains.engine_llm import build_chain
 from fledge.core.errors import FledgeError
+from fledge.engines import selection
+from fledge.engines.engine import Engine, GenerationParams, generate
 from fledge.experiments.arms import Arm
 from fledge.experiments.cells import ask, order_cells
 from fledge.experiments.config import ExperimentConfig
 from fledge.experiments.run import run_experiment, select_questions
-from fledge.models import selection
-from fledge.models.engine import Engine, GenerationParams, generate
 from fledge.prompts.prompt import Prompt
 from fledge.prompts.store import open_prompts
 

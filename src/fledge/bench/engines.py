@@ -11,9 +11,9 @@ from fledge.bench.processes import Measured, module, random_model, run
 from fledge.bench.rounds import Plan, Round, summarize
 from fledge.core.errors import InputError
 from fledge.core.settings import option, out_of_range
-from fledge.models import machine, selection
-from fledge.models.openvino_files import Say, exported
-from fledge.models.selection import EngineSettings
+from fledge.engines import machine, selection
+from fledge.engines.openvino_files import Say, exported
+from fledge.engines.selection import EngineSettings
 from fledge.models.snapshot import Snapshot
 
 PEER = "transformers.generate"

@@ -14,12 +14,12 @@ from fledge.bench.rounds import quantile
 from fledge.core import state
 from fledge.core.errors import MissingExtraError
 from fledge.core.settings import option, out_of_range
+from fledge.engines import machine, selection
+from fledge.engines.openvino_files import Say, exported
+from fledge.engines.selection import EngineSettings
 from fledge.experiments.config import ExperimentConfig
 from fledge.experiments.run import select_questions
-from fledge.models import machine, selection
 from fledge.models.embedded.templates import TEMPLATES
-from fledge.models.openvino_files import Say, exported
-from fledge.models.selection import EngineSettings
 
 PEER = "langchain-pipeline"
 RECORDED, UNRECORDED = "fledge", "fledge, unrecorded"

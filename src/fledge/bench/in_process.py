@@ -12,9 +12,9 @@ from typing import Any
 
 from fledge.bench.loads import Answer, Load, prompts, run_load
 from fledge.core.errors import FledgeError
-from fledge.models import selection
-from fledge.models.engine import Engine, GenerationParams
-from fledge.models.selection import EngineSettings
+from fledge.engines import selection
+from fledge.engines.engine import Engine, GenerationParams
+from fledge.engines.selection import EngineSettings
 
 MOST_AT_ONCE = 512
 

@@ -15,7 +15,7 @@ import psutil
 from fledge.core import state
 from fledge.core.errors import FledgeError
 from fledge.core.interrupts import postponed
-from fledge.models.openvino_files import Say
+from fledge.engines.openvino_files import Say
 
 
 class Measured(NamedTuple):

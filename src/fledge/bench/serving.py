@@ -22,9 +22,9 @@ from fledge.bench.servers import Command, running
 from fledge.core import state
 from fledge.core.errors import FledgeError, InputError
 from fledge.core.settings import Workspace, option, out_of_range
-from fledge.models import machine, selection
-from fledge.models.openvino_files import Say
-from fledge.models.selection import EngineSettings
+from fledge.engines import machine, selection
+from fledge.engines.openvino_files import Say
+from fledge.engines.selection import EngineSettings
 from fledge.models.snapshot import Snapshot
 
 QUIET = 0.15

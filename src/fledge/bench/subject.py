@@ -8,9 +8,9 @@ import sys
 from typing import Any
 
 from fledge.bench.rounds import Plan
-from fledge.models import selection
-from fledge.models.engine import Engine, GenerationParams, Stream
-from fledge.models.selection import EngineSettings
+from fledge.engines import selection
+from fledge.engines.engine import Engine, GenerationParams, Stream
+from fledge.engines.selection import EngineSettings
 
 
 def main() -> None:

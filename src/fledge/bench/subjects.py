@@ -11,10 +11,10 @@ from fledge.bench.processes import module
 from fledge.bench.servers import Command
 from fledge.core import state
 from fledge.core.settings import Workspace
+from fledge.engines import selection
+from fledge.engines.openvino_files import Say, exported
+from fledge.engines.selection import EngineSettings
 from fledge.experiments.config import ExperimentConfig
-from fledge.models import selection
-from fledge.models.openvino_files import Say, exported
-from fledge.models.selection import EngineSettings
 from fledge.models.snapshot import Snapshot
 from fledge.registry.release import promote, register
 

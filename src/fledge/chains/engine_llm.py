@@ -23,7 +23,8 @@ from langchain_core.runnables import Runnable, RunnableGenerator, RunnableLambda
 from pydantic import ConfigDict
 
 from fledge.core.errors import InputError
-from fledge.models.engine import Completion, Engine, GenerationParams, Message, generate
+from fledge.core.types import Message
+from fledge.engines.engine import Completion, Engine, GenerationParams, generate
 from fledge.prompts.prompt import Prompt
 
 _ROLES: dict[str, Any] = {"human": "user", "ai": "assistant", "system": "system"}

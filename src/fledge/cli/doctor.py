@@ -7,8 +7,8 @@ import click
 from fledge.cli.options import settings
 from fledge.cli.output import emit, json_option, message, table
 from fledge.core.settings import load
-from fledge.models.doctor import examine
-from fledge.models.selection import EngineSettings
+from fledge.engines.doctor import examine
+from fledge.engines.selection import EngineSettings
 
 
 @click.command()

@@ -10,12 +10,12 @@ import click
 from fledge.cli.options import settings
 from fledge.cli.output import emit, json_option, message, table
 from fledge.core.settings import Workspace, load
+from fledge.engines.selection import EngineSettings
 from fledge.experiments.config import ExperimentConfig
-from fledge.models.manifest import Weights
-from fledge.models.selection import EngineSettings
 from fledge.registry import release as releases
 from fledge.registry.moves import Move
 from fledge.registry.release import ReleaseConfig
+from fledge.releases.manifest import Weights
 
 NOT_OF_A_RELEASE = (
     *(item.name for item in fields(EngineSettings)),

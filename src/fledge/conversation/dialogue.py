@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal, NamedTuple
 
 from fledge.core.errors import InputError
-from fledge.models.engine import Message
+from fledge.core.types import Message
 from fledge.prompts.prompt import Prompt
 
 

@@ -19,7 +19,7 @@ from fledge.core.api_key import VARIABLE, api_key
 from fledge.core.errors import FledgeError, InputError
 from fledge.core.keys import VARIABLE as FLEDGE_KEY
 from fledge.core.network import LOOPBACK
-from fledge.models.engine import Message
+from fledge.core.types import Message
 
 FIRST_TIMEOUT_S = 20.0
 ANSWER_TIMEOUT_S = 600.0

@@ -4,7 +4,8 @@ from collections.abc import Generator, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 from fledge.core.errors import InputError
-from fledge.models.engine import Engine, GenerationParams, Message
+from fledge.core.types import Message
+from fledge.engines.engine import Engine, GenerationParams
 
 NO_FEEDBACK_HINT = "fledge serve NAME@champion --detach, then fledge chat http://127.0.0.1:5001"
 

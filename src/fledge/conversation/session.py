@@ -15,10 +15,10 @@ from fledge.conversation.partner import EnginePartner, Partner
 from fledge.core.errors import FledgeError, InputError
 from fledge.core.interrupts import uninterrupted
 from fledge.core.settings import load, option
+from fledge.engines import selection
+from fledge.engines.engine import GenerationParams
+from fledge.engines.selection import EngineSettings
 from fledge.experiments.arms import PROMPT_SETTINGS, settled
-from fledge.models import selection
-from fledge.models.engine import GenerationParams
-from fledge.models.selection import EngineSettings
 from fledge.prompts.prompt import PromptStore
 from fledge.prompts.store import open_prompts
 

@@ -16,9 +16,9 @@ from fledge.core.errors import FledgeError
 from fledge.core.interrupts import uninterrupted
 from fledge.core.network import without_password
 from fledge.core.settings import Workspace, load
+from fledge.engines import selection
 from fledge.experiments.config import ExperimentConfig
 from fledge.experiments.run import ExperimentResult, select_questions
-from fledge.models import selection
 from fledge.monitoring.health import Health, summarize
 from fledge.monitoring.outbox_reader import read_outbox
 from fledge.questions.question_set import QuestionSet

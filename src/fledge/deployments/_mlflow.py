@@ -17,7 +17,7 @@ from openai import DefaultHttpxClient, OpenAI, OpenAIError
 from fledge.core import state
 from fledge.core.errors import FledgeError, InputError
 from fledge.core.settings import load, options
-from fledge.models.selection import is_release, release_folder
+from fledge.engines.selection import is_release, release_folder
 from fledge.supervision import endpoints
 from fledge.supervision.config import ServeConfig
 from fledge.supervision.endpoints import EndpointStatus

@@ -27,11 +27,11 @@ from mlflow.exceptions import MlflowException
 from fledge.core.errors import InputError
 from fledge.core.interrupts import scratch_folder, uninterrupted
 from fledge.core.settings import load, options
+from fledge.engines.engine import EngineInfo, GenerationParams
+from fledge.engines.selection import RemoteModel
 from fledge.experiments.arms import Arm
 from fledge.experiments.config import ExperimentConfig, as_param
 from fledge.experiments.journal import Plan
-from fledge.models.engine import EngineInfo, GenerationParams
-from fledge.models.selection import RemoteModel
 from fledge.models.snapshot import Snapshot
 from fledge.prompts.prompt import PromptStore
 from fledge.questions.question_set import QuestionSet

@@ -10,8 +10,8 @@ from types import MappingProxyType
 from typing import Any
 
 from fledge.core.errors import InputError
+from fledge.engines.engine import GenerationParams
 from fledge.experiments.config import ArmConfig, ExperimentConfig
-from fledge.models.engine import GenerationParams
 from fledge.prompts.prompt import Prompt
 from fledge.questions.question_set import KNOWN, Question, QuestionSet
 

@@ -17,8 +17,8 @@ from langchain_core.runnables import Runnable
 
 from fledge.core.api_key import without_key
 from fledge.core.errors import InputError
+from fledge.engines.engine import Completion
 from fledge.experiments.arms import Arm
-from fledge.models.engine import Completion
 from fledge.questions.question_set import Question
 from fledge.scoring.catalogue import score
 from fledge.scoring.scorer import Response, Scorer

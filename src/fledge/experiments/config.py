@@ -11,9 +11,9 @@ import yaml
 
 from fledge.core.errors import InputError
 from fledge.core.settings import load, option, out_of_range
+from fledge.engines.engine import GenerationParams
+from fledge.engines.selection import EngineSettings
 from fledge.models.embedded.templates import TEMPLATES
-from fledge.models.engine import GenerationParams
-from fledge.models.selection import EngineSettings
 from fledge.scoring.catalogue import BUILT_IN, chosen, find
 from fledge.scoring.judge import JudgeConfig
 

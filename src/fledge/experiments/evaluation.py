@@ -12,12 +12,12 @@ from fledge.comparison.gates import Gate, GateOn, GateResult, judge, read_gates
 from fledge.core.errors import InputError
 from fledge.core.jsonable import jsonable
 from fledge.core.settings import Workspace, load
+from fledge.engines.engine import Engine
+from fledge.engines.selection import is_release, is_remote, release_folder
 from fledge.experiments.comparison import scores_of
 from fledge.experiments.config import ArmConfig, ExperimentConfig
 from fledge.experiments.run import run_experiment, select_questions
-from fledge.models.engine import Engine
-from fledge.models.manifest import load_manifest
-from fledge.models.selection import is_release, is_remote, release_folder
+from fledge.releases.manifest import load_manifest
 from fledge.scoring.catalogue import BUILT_IN, RECORDED, chosen, direction_of
 from fledge.scoring.judge import JUDGE, JudgeCounts
 from fledge.scoring.scorer import Response

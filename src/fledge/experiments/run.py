@@ -10,11 +10,11 @@ from fledge.core import state
 from fledge.core.errors import FledgeError, InputError
 from fledge.core.interrupts import uninterrupted
 from fledge.core.settings import Workspace
+from fledge.engines import selection
+from fledge.engines.engine import Engine, GenerationParams, generate
+from fledge.engines.selection import RemoteModel
 from fledge.experiments.arms import Arm, build_arms, check_variables, own_arms, wanted
 from fledge.experiments.config import ExperimentConfig
-from fledge.models import selection
-from fledge.models.engine import Engine, GenerationParams, generate
-from fledge.models.selection import RemoteModel
 from fledge.models.snapshot import Snapshot
 from fledge.questions.question_set import QuestionSet
 from fledge.questions.sources import read_questions

@@ -22,7 +22,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from fledge.core.errors import FledgeError, InputError
 from fledge.core.processes import module_command
-from fledge.models.engine import Message
+from fledge.core.types import Message
 
 TIME_LIMIT_S = 2.0
 MEMORY_LIMIT_BYTES = 1 << 30

@@ -8,8 +8,8 @@ from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
 from fledge.core.errors import DamagedError, FledgeError, InputError
-from fledge.models import kept
-from fledge.models._mlflow import fetch, find
+from fledge.releases import release_cache
+from fledge.releases._mlflow_releases import fetch, find
 from fledge.tracking._mlflow import connect
 
 
@@ -32,7 +32,9 @@ class AliasWatch:
         self._known[name, alias] = old
         self._refused[name, alias] = release
         if old_folder:
-            kept.remember(self._releases, self._tracking_uri, kept.Reference(name, alias, ""), Path(old_folder))
+            release_cache.remember(
+                self._releases, self._tracking_uri, release_cache.Reference(name, alias, ""), Path(old_folder)
+            )
 
     def look(self) -> Iterator[dict[str, Any]]:
         """Events since the last look: `moved` with the checked folder of the release that is meant now, or `refused`,
@@ -54,7 +56,7 @@ class AliasWatch:
             raise FledgeError(trouble)
 
     def _look_at(self, client: MlflowClient, name: str, alias: str) -> dict[str, Any] | None:
-        reference, before = kept.Reference(name, alias, ""), self._known[name, alias]
+        reference, before = release_cache.Reference(name, alias, ""), self._known[name, alias]
         version = find(client, reference.text)
         release = f"{name}/{version.version}"
         if release == before:
@@ -67,6 +69,6 @@ class AliasWatch:
         except (DamagedError, InputError) as error:
             self.refused(name, alias, before, release)
             return {"event": "refused", **about, "old": before, "error": error.message}
-        kept.remember(self._releases, self._tracking_uri, reference, folder)
+        release_cache.remember(self._releases, self._tracking_uri, reference, folder)
         self._known[name, alias] = release
         return {"event": "moved", **about, "folder": str(folder.resolve())}

@@ -13,7 +13,7 @@ from mlflow.exceptions import MlflowException
 from pydantic import ValidationError
 
 from fledge.core.errors import FledgeError, InputError
-from fledge.models.engine import Message
+from fledge.core.types import Message
 from fledge.prompts._mlflow_artifacts import ArtifactStore
 from fledge.prompts.prompt import Draft, Prompt, PromptStore, Reference
 from fledge.prompts.store import Store

@@ -15,7 +15,7 @@ from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 
 from fledge.core.errors import FledgeError
-from fledge.models.engine import Message
+from fledge.core.types import Message
 from fledge.prompts.prompt import Draft, Prompt, Reference
 from fledge.prompts.store import Store
 from fledge.tracking._mlflow import experiment_id

@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 
 from fledge.core.errors import InputError
-from fledge.models.engine import Message
+from fledge.core.types import Message
 from fledge.prompts.prompt import Draft, Prompt
 from fledge.prompts.template import Template
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import get_args
 
 from fledge.core.errors import InputError
-from fledge.models.engine import Message
+from fledge.core.types import Message
 
 Template = str | tuple[Message, ...]
 """A text to complete, or the turns of a conversation to answer."""

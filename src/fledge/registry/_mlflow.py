@@ -19,16 +19,16 @@ from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
 
 from fledge.core.errors import FledgeError
 from fledge.core.interrupts import scratch_folder, uninterrupted
-from fledge.models import manifest as manifests
-from fledge.models._mlflow import DIGEST_TAG, PROMPT_TAG, SEAL_TAG
-from fledge.models.engine import GenerationParams
-from fledge.models.manifest import Manifest
+from fledge.engines.engine import GenerationParams
 from fledge.models.snapshot import Snapshot
 from fledge.prompts.prompt import Prompt
 from fledge.registry import package
 from fledge.registry._mlflow_versions import add_version
 from fledge.registry.rows import BARE, MESSAGES
 from fledge.registry.signing import sign
+from fledge.releases import manifest as manifests
+from fledge.releases._mlflow_releases import DIGEST_TAG, PROMPT_TAG, SEAL_TAG
+from fledge.releases.manifest import Manifest
 from fledge.tracking._mlflow import experiment_id
 
 PARAM_TYPES = {int: DataType.long, float: DataType.double, list: DataType.string}

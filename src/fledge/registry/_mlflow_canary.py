@@ -7,7 +7,7 @@ from typing import Any
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
-from fledge.models._mlflow import DIGEST_TAG
+from fledge.releases._mlflow_releases import DIGEST_TAG
 from fledge.tracking._mlflow import connect, experiment_id
 
 KIND = "canary"

@@ -8,8 +8,8 @@ from mlflow import MlflowClient
 
 from fledge.core.errors import InputError, RefusedError
 from fledge.experiments._mlflow import ArmSettings, load_arm, load_comparison, load_evaluation
-from fledge.models.manifest import Manifest
 from fledge.registry._mlflow_canary import load_canary
+from fledge.releases.manifest import Manifest
 
 # Of generation settings, those that say nothing of the answer.
 APART = ("n", "logprobs", "ignore_eos")

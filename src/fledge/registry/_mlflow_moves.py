@@ -20,10 +20,10 @@ from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 
 from fledge.core.errors import ConflictError, InputError
-from fledge.models._mlflow import PROMPT_TAG
 from fledge.prompts.prompt import PromptStore
 from fledge.registry._mlflow_versions import add_version
 from fledge.registry.moves import LOG, Change, Move, Note, in_force
+from fledge.releases._mlflow_releases import PROMPT_TAG
 
 LEASE_S = 10.0  # a move that takes longer is finished by whoever comes next
 POLL_S = 0.1

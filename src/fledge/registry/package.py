@@ -10,14 +10,14 @@ from typing import Any
 
 from fledge.core.errors import InputError
 from fledge.core.processes import ROOT
-from fledge.models import machine
-from fledge.models.engine import GenerationParams
-from fledge.models.manifest import Manifest, Weights
-from fledge.models.openvino_files import in_cache, is_whole
-from fledge.models.selection import is_release
+from fledge.engines import machine
+from fledge.engines.engine import GenerationParams
+from fledge.engines.openvino_files import in_cache, is_whole
+from fledge.engines.selection import is_release
 from fledge.models.snapshot import Snapshot
 from fledge.prompts.prompt import Prompt
 from fledge.registry.rows import MESSAGES
+from fledge.releases.manifest import Manifest, Weights
 
 # What the code of a release imports, and what its engines do.
 ALWAYS = (

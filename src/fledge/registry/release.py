@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from fledge.core.errors import ConflictError, InputError
 from fledge.core.settings import Workspace, load, option
+from fledge.engines import selection
 from fledge.experiments.arms import settled
 from fledge.experiments.config import ExperimentConfig
-from fledge.models import kept, selection
-from fledge.models.manifest import SIGNATURE, Manifest, Weights, read_kept
 from fledge.prompts.prompt import PromptStore, check_alias
 from fledge.registry import package
 from fledge.registry.moves import LOG, Change, Move, Note, to_undo
+from fledge.releases import release_cache
+from fledge.releases.manifest import SIGNATURE, Manifest, Weights, read_kept
 
 if TYPE_CHECKING:
     from fledge.registry._mlflow import Release
@@ -106,8 +107,8 @@ def verify(workspace: Workspace, target: str, *, key: Path | None = None) -> Ver
 
     Raises `FledgeError` that names every file that is missing, changed or not listed.
     """
-    from fledge.models._mlflow import find, stored
     from fledge.registry.signing import check_signature
+    from fledge.releases._mlflow_releases import find, stored
     from fledge.tracking._mlflow import connect
 
     client = connect(workspace.tracking)
@@ -139,10 +140,10 @@ def promote(
     Raises `RefusedError` where the evidence does not speak for this release, `ConflictError` where somebody else moves
     the alias at the same time.
     """
-    from fledge.models._mlflow import fetch, find, stored
     from fledge.prompts._mlflow import open_store
     from fledge.registry._mlflow_evidence import proof
     from fledge.registry._mlflow_moves import MoveLog, owner
+    from fledge.releases._mlflow_releases import fetch, find, stored
     from fledge.tracking._mlflow import connect
 
     check_alias(alias)
@@ -179,7 +180,7 @@ def promote(
         )
 
     move = log.add(wanted)
-    kept.remember(releases, workspace.tracking, kept.Reference(name, alias, ""), folder)
+    release_cache.remember(releases, workspace.tracking, release_cache.Reference(name, alias, ""), folder)
     return move
 
 
@@ -203,9 +204,9 @@ def rollback(
 
     Raises `InputError` where there is none to go back to, `ConflictError` where the alias was moved meanwhile.
     """
-    from fledge.models._mlflow import DIGEST_TAG, fetch, find
     from fledge.prompts._mlflow import open_store
     from fledge.registry._mlflow_moves import MoveLog, owner
+    from fledge.releases._mlflow_releases import DIGEST_TAG, fetch, find
     from fledge.tracking._mlflow import connect
 
     client = connect(workspace.tracking)
@@ -240,7 +241,7 @@ def rollback(
         )
 
     move = log.add(wanted)
-    kept.remember(releases, workspace.tracking, kept.Reference(name, alias, ""), folders[move.after])
+    release_cache.remember(releases, workspace.tracking, release_cache.Reference(name, alias, ""), folders[move.after])
     return move
 
 

@@ -8,7 +8,7 @@ import pandas as pd
 from pydantic import TypeAdapter, ValidationError
 
 from fledge.core.errors import InputError
-from fledge.models.engine import Message
+from fledge.core.types import Message
 
 Row = Mapping[str, str] | tuple[Message, ...]
 """The variables of the release's prompt, or the turns of a conversation, which need no prompt."""

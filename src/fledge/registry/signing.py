@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from fledge.core.errors import FledgeError, InputError, MissingExtraError
-from fledge.models.manifest import SIGNATURE
+from fledge.releases.manifest import SIGNATURE
 
 MAKE_KEYS = "openssl ecparam -name prime256v1 -genkey -noout -out private.pem; openssl ec -in private.pem -pubout"
 

@@ -14,12 +14,12 @@ from mlflow.pyfunc import PythonModel
 from fledge.chains.engine_llm import build_chain, build_chat_chain
 from fledge.core.errors import InputError
 from fledge.core.settings import load
-from fledge.models import selection
-from fledge.models.engine import GenerationParams
-from fledge.models.manifest import read_release, snapshot_of
-from fledge.models.selection import EngineSettings
+from fledge.engines import selection
+from fledge.engines.engine import GenerationParams
+from fledge.engines.selection import EngineSettings
 from fledge.prompts.prompt import Prompt
 from fledge.registry.rows import Row, read_rows
+from fledge.releases.manifest import read_release, snapshot_of
 
 MOST_THREADS = 64  # conversations go to the engine from a thread each
 PARAMS = tuple(item.name for item in fields(GenerationParams) if item.metadata)

@@ -13,10 +13,10 @@ from starlette.exceptions import HTTPException
 from fledge.core.errors import FledgeError, InputError
 from fledge.core.limits import Limits
 from fledge.core.messages import SHADOW_TAG, Ask, FeedbackRecord, Piece
-from fledge.models.manifest import Manifest
+from fledge.engines.client import EngineClient, EngineGoneError
 from fledge.prompts.prompt import Prompt
+from fledge.releases.manifest import Manifest
 from fledge.serving.admission import Admission, BusyError, estimate_tokens
-from fledge.serving.engine_client import EngineClient, EngineGoneError
 from fledge.serving.errors import NO_MODEL
 from fledge.serving.metrics import Metrics
 from fledge.serving.outbox import Outbox

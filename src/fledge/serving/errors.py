@@ -10,9 +10,9 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
 from fledge.core.errors import FledgeError, InputError
+from fledge.engines.client import DeadlineError, EngineGoneError
 from fledge.serving.admission import BusyError
 from fledge.serving.bodies import problem
-from fledge.serving.engine_client import DeadlineError, EngineGoneError
 
 RETRY_S = 2
 MAXIMUM_CHARACTERS = 1000

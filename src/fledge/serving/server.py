@@ -18,7 +18,7 @@ from fledge.core.errors import FledgeError, InputError
 from fledge.core.keys import VARIABLE, Keys
 from fledge.core.limits import Limits
 from fledge.core.settings import load
-from fledge.models.manifest import load_manifest
+from fledge.releases.manifest import load_manifest
 from fledge.serving.app import build_app
 from fledge.serving.connection import connection_class
 from fledge.serving.endpoint import Endpoint, Served

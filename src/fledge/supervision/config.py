@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from fledge.core.keys import VARIABLE
 from fledge.core.limits import Content, Limits
 from fledge.core.settings import option, out_of_range
-from fledge.models.selection import EngineSettings
+from fledge.engines.selection import EngineSettings
 
 
 @dataclass(frozen=True)

@@ -21,9 +21,9 @@ from fledge.core.limits import Limits
 from fledge.core.network import family_of
 from fledge.core.processes import module_command
 from fledge.core.settings import Workspace, load
-from fledge.models import kept
-from fledge.models.manifest import Manifest, load_manifest
-from fledge.models.selection import EngineSettings, release_folder
+from fledge.engines.selection import EngineSettings, release_folder
+from fledge.releases import release_cache
+from fledge.releases.manifest import Manifest, load_manifest
 from fledge.supervision.checks import check
 from fledge.supervision.config import ServeConfig
 from fledge.supervision.log import message_of
@@ -129,14 +129,14 @@ def _config_file(folder: Path) -> Path:
     return folder.resolve() / "config.json"
 
 
-def _find(config: ServeConfig, reference: kept.Reference) -> tuple[Path, Manifest]:
+def _find(config: ServeConfig, reference: release_cache.Reference) -> tuple[Path, Manifest]:
     """The folder of a release: as it was left here last, else from MLflow. What MLflow says of it by now is looked at
     behind, once the endpoint runs."""
     releases = config.state_dir / "releases"
-    folder = kept.recall(releases, config.tracking, reference)
+    folder = release_cache.recall(releases, config.tracking, reference)
     if folder is None:
         folder = release_folder(reference.text, config)
-        kept.remember(releases, config.tracking, reference, folder)
+        release_cache.remember(releases, config.tracking, reference, folder)
     return folder, load_manifest(folder)  # the engine checks the files, before it loads them
 
 
@@ -212,7 +212,7 @@ def stop(workspace: Workspace, port: int | None = None) -> list[EndpointStatus]:
 def _configuration(
     config: ServeConfig,
     plan: RoutePlan,
-    found: Mapping[kept.Reference, tuple[Path, Manifest]],
+    found: Mapping[release_cache.Reference, tuple[Path, Manifest]],
     folder: Path,
     environ: Mapping[str, str],
 ) -> dict[str, Any]:

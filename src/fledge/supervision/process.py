@@ -13,7 +13,7 @@ from fledge.core.processes import module_command
 from fledge.supervision.policy import Restarts
 
 MODULES = {
-    "engine": "fledge.models.host",
+    "engine": "fledge.engines.process",
     "endpoint": "fledge.serving.server",
     "recorder": "fledge.monitoring.recorder",
 }

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from fledge.core.errors import InputError
-from fledge.models.kept import Reference, parse
+from fledge.releases.release_cache import Reference, parse
 
 SPLIT_HINT = "--split champion=90,challenger=10"
 CANARY_HINT = "fledge serve NAME@champion --canary challenger"

@@ -9,13 +9,13 @@ from urllib.parse import urlsplit
 
 from fledge.core.errors import InputError, MissingExtraError
 from fledge.core.settings import Workspace, option, out_of_range
+from fledge.engines.engine import Engine, EngineInfo, Mode
+from fledge.engines.machine import gpu
+from fledge.engines.openvino_files import ExportError, Say, exported, is_exported, read_gate
+from fledge.engines.scripted import ScriptedEngine
 from fledge.models import snapshot
-from fledge.models.engine import Engine, EngineInfo, Mode
-from fledge.models.machine import gpu
-from fledge.models.manifest import read_kept, snapshot_of
-from fledge.models.openvino_files import ExportError, Say, exported, is_exported, read_gate
-from fledge.models.scripted import ScriptedEngine
 from fledge.models.snapshot import Snapshot
+from fledge.releases.manifest import read_kept, snapshot_of
 
 Name = Literal["auto", "openvino", "transformers", "remote", "scripted"]
 EXTRAS = {"openvino": "models,openvino", "transformers": "models"}
@@ -96,8 +96,8 @@ def find_snapshot(model: str, workspace: Workspace) -> Snapshot:
 
 def release_folder(model: str, workspace: Workspace) -> Path:
     """The folder of the release that `name@alias`, `name/3` or `models:/...` means, fetched and checked."""
-    from fledge.models._mlflow import fetch
-    from fledge.models._mlflow import find as find_version
+    from fledge.releases._mlflow_releases import fetch
+    from fledge.releases._mlflow_releases import find as find_version
     from fledge.tracking._mlflow import connect
 
     client = connect(workspace.tracking)
@@ -189,7 +189,7 @@ def start(settings: EngineSettings, model: Snapshot | RemoteModel, say: Say = la
 
 
 def _remote(settings: EngineSettings, model: RemoteModel) -> Engine:
-    from fledge.models.remote import Prices, RemoteEngine
+    from fledge.engines.remote import Prices, RemoteEngine
 
     if settings.engine not in ("auto", "remote"):
         raise InputError(f"the engine {settings.engine} cannot run a URL", hint="--engine remote, or name a model")
@@ -218,7 +218,7 @@ def _openvino(settings: EngineSettings, model: Snapshot, choice: Choice, say: Sa
         info = info._replace(reason=f"{choice.reason}; {measured}")
         say(measured)
 
-    from fledge.models.openvino import OpenVINOEngine, check_device
+    from fledge.engines.openvino import OpenVINOEngine, check_device
 
     check_device(choice.device)
     return OpenVINOEngine(model, folder, info, settings.cache_gb)
@@ -227,10 +227,10 @@ def _openvino(settings: EngineSettings, model: Snapshot, choice: Choice, say: Sa
 def _transformers(settings: EngineSettings, model: Snapshot, choice: Choice) -> Engine:
     info = EngineInfo("transformers", choice.device, "exact", choice.reason)
     if choice.device == "gpu":
-        from fledge.models.transformers_paged import PagedTransformersEngine
+        from fledge.engines.transformers_paged import PagedTransformersEngine
 
         return PagedTransformersEngine(model, info, settings.cache_gb)
 
-    from fledge.models.transformers import TransformersEngine
+    from fledge.engines.transformers import TransformersEngine
 
     return TransformersEngine(model, info)

@@ -1,5 +1,5 @@
 """Steps of an export to OpenVINO, each a process of its own, so that torch never stays in the memory of an engine:
-`python -m fledge.models._openvino_export STEP ARGUMENT...`."""
+`python -m fledge.engines._openvino_export STEP ARGUMENT...`."""
 
 import json
 import math
@@ -53,8 +53,8 @@ def measure(exact_folder: str, fast_folder: str) -> None:
     """Write to `gate.json` in the fast folder how far its model departs from the exact one."""
     from tokenizers import Tokenizer
 
+    from fledge.engines.openvino import EXACT, FAST
     from fledge.models.embedded.corpus import load_corpus
-    from fledge.models.openvino import EXACT, FAST
 
     entries = load_corpus()
     tokenizer = Tokenizer.from_file(str(Path(exact_folder) / "tokenizer.json"))

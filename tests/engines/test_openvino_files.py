@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from fledge.engines.openvino_files import exported, is_whole
 from fledge.models import snapshot
-from fledge.models.openvino_files import exported, is_whole
 from fledge.registry.package import exports
 
 pytestmark = pytest.mark.slow

@@ -16,12 +16,12 @@ import openai
 
 from fledge.core.api_key import api_key
 from fledge.core.errors import FledgeError, InputError
-from fledge.models.engine import (
+from fledge.core.types import Message
+from fledge.engines.engine import (
     Chunk,
     EngineInfo,
     FinishReason,
     GenerationParams,
-    Message,
     Prompt,
     Stats,
     Stream,

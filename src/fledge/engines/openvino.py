@@ -13,10 +13,10 @@ import openvino_genai
 from tokenizers import Tokenizer
 
 from fledge.core.errors import FledgeError, InputError
-from fledge.models.engine import EngineInfo, FinishReason
+from fledge.engines.engine import EngineInfo, FinishReason
+from fledge.engines.text import Text
+from fledge.engines.worker import Answer, WorkerEngine
 from fledge.models.snapshot import Snapshot
-from fledge.models.text import Text
-from fledge.models.worker import Answer, WorkerEngine
 
 # Weights mapped from a file would change under a running engine with the file.
 FAST: dict[str, Any] = {"ENABLE_MMAP": False, "KV_CACHE_PRECISION": "u8"}

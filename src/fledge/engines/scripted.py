@@ -3,12 +3,12 @@
 from collections.abc import Callable
 
 from fledge.core.errors import InputError
-from fledge.models.engine import (
+from fledge.core.types import Message
+from fledge.engines.engine import (
     Chunk,
     EngineInfo,
     FinishReason,
     GenerationParams,
-    Message,
     Prompt,
     Stats,
     Stream,

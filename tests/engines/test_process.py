@@ -18,8 +18,9 @@ Connect = Callable[[Path], "Line"]
 
 HOST = """
 import socket, sys
-from fledge.models import host, selection, snapshot
-from fledge.models.scripted import ScriptedEngine
+from fledge.engines import process, selection
+from fledge.models import snapshot
+from fledge.engines.scripted import ScriptedEngine
 listener = socket.socket(socket.AF_UNIX)
 listener.bind(sys.argv[1] + ".new")
 listener.listen()
@@ -27,7 +28,7 @@ import os
 engine = ScriptedEngine() if sys.argv[2] == "scripted" else selection.start(
     selection.EngineSettings(state=sys.argv[2]), snapshot.resolve("embedded"))
 os.rename(sys.argv[1] + ".new", sys.argv[1])
-host.serve(engine, listener)
+process.serve(engine, listener)
 """
 
 
@@ -72,10 +73,10 @@ def connect() -> Iterator[Connect]:
 
 def _host(tmp_path: Path, engine: str) -> Iterator[Path]:
     address = tmp_path / "e"
-    host = subprocess.Popen([sys.executable, "-c", HOST, str(address), engine])
+    process = subprocess.Popen([sys.executable, "-c", HOST, str(address), engine])
     yield address
-    host.kill()
-    host.wait()
+    process.kill()
+    process.wait()
 
 
 @pytest.fixture

@@ -15,8 +15,8 @@ from typing import Any, Literal
 from fledge.core import state
 from fledge.core.digests import KnownDigests, file_digest
 from fledge.core.errors import DamagedError, FledgeError
+from fledge.core.types import Message
 from fledge.models import snapshot as snapshots
-from fledge.models.engine import Message
 from fledge.models.snapshot import Snapshot
 
 MANIFEST = "release.json"

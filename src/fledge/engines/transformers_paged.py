@@ -8,10 +8,10 @@ from transformers import GenerationConfig
 from transformers.generation.configuration_utils import ContinuousBatchingConfig
 
 from fledge.core.errors import FledgeError, InputError
-from fledge.models.engine import EngineInfo, FinishReason, GenerationParams, Prompt, Stream
+from fledge.engines.engine import EngineInfo, FinishReason, GenerationParams, Prompt, Stream
+from fledge.engines.transformers import load, text_of
+from fledge.engines.worker import Answer, WorkerEngine
 from fledge.models.snapshot import Snapshot
-from fledge.models.transformers import load, text_of
-from fledge.models.worker import Answer, WorkerEngine
 
 RUNNING = 512
 USUAL_GB = 1.0

@@ -10,13 +10,14 @@ import pytest
 
 from fledge.core.errors import FledgeError, InputError
 from fledge.core.settings import Workspace
+from fledge.core.types import Message
+from fledge.engines import remote, selection
+from fledge.engines.engine import GenerationParams, generate
+from fledge.engines.remote import Prices, RemoteEngine
+from fledge.engines.selection import EngineSettings
 from fledge.experiments.config import ExperimentConfig
 from fledge.experiments.run import run_experiment
-from fledge.models import remote, selection
-from fledge.models.engine import GenerationParams, Message, generate
-from fledge.models.remote import Prices, RemoteEngine
-from fledge.models.selection import EngineSettings
-from tests.models.openai_server import Server, serve
+from tests.engines.openai_server import Server, serve
 
 Start = Callable[..., RemoteEngine]
 

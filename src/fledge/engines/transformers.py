@@ -21,10 +21,10 @@ from transformers.generation.logits_process import (
 from transformers.generation.stopping_criteria import StoppingCriteria, StoppingCriteriaList
 from transformers.utils import logging
 
-from fledge.models.engine import EngineInfo, FinishReason, GenerationParams
+from fledge.engines.engine import EngineInfo, FinishReason, GenerationParams
+from fledge.engines.text import Text
+from fledge.engines.worker import Answer, WorkerEngine
 from fledge.models.snapshot import Snapshot
-from fledge.models.text import Text
-from fledge.models.worker import Answer, WorkerEngine
 
 BATCH = 64
 

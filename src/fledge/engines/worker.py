@@ -9,8 +9,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from fledge.core.errors import FledgeError
-from fledge.models.engine import EngineInfo, FinishReason, GenerationParams, Prompt, Stats, Stream, Usage
-from fledge.models.text import Decoder, Text
+from fledge.engines.engine import EngineInfo, FinishReason, GenerationParams, Prompt, Stats, Stream, Usage
+from fledge.engines.text import Decoder, Text
 
 
 @dataclass(eq=False)

@@ -13,8 +13,8 @@ from mlflow.exceptions import MlflowException
 
 from fledge.core.errors import DamagedError, FledgeError, InputError
 from fledge.core.interrupts import scratch_folder
-from fledge.models import manifest as manifests
-from fledge.models.manifest import Manifest
+from fledge.releases import manifest as manifests
+from fledge.releases.manifest import Manifest
 
 DIGEST_TAG = "fledge.digest"
 SEAL_TAG = "fledge.seal"

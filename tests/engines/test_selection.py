@@ -14,10 +14,11 @@ from transformers import AutoModelForCausalLM, DogeConfig
 from fledge.core.digests import file_digest
 from fledge.core.errors import FledgeError, InputError
 from fledge.core.settings import load
-from fledge.models import selection, snapshot
-from fledge.models.engine import EngineInfo, GenerationParams, generate
-from fledge.models.machine import gpu
-from fledge.models.selection import EngineSettings
+from fledge.engines import selection
+from fledge.engines.engine import EngineInfo, GenerationParams, generate
+from fledge.engines.machine import gpu
+from fledge.engines.selection import EngineSettings
+from fledge.models import snapshot
 from tests.models.tiny_models import write_model
 
 DIGEST = snapshot.resolve("embedded").digest[:16]
@@ -74,7 +75,7 @@ class Hidden(importlib.machinery.PathFinder):
         return None if name.partition(".")[0] in {hidden!r} else super().find_spec(name, path, target)
 sys.meta_path[sys.meta_path.index(importlib.machinery.PathFinder)] = Hidden
 from fledge.core.errors import FledgeError
-from fledge.models.selection import EngineSettings, choose
+from fledge.engines.selection import EngineSettings, choose
 try:
     choice = choose(EngineSettings(device="cpu"))
     print(f"{{choice.name}}: {{choice.reason}}")
@@ -143,8 +144,9 @@ def test_two_exports_at_once_are_one_and_what_a_killed_one_left_is_removed(tmp_p
     leftover.mkdir(parents=True)
     (leftover / "half").write_text("")
     program = f"""
-from fledge.models import selection, snapshot
-from fledge.models.selection import EngineSettings
+from fledge.engines import selection
+from fledge.models import snapshot
+from fledge.engines.selection import EngineSettings
 settings = EngineSettings(engine="openvino", state={str(tmp_path)!r})
 engine = selection.start(settings, snapshot.resolve("embedded"), print)
 engine.close()

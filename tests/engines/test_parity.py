@@ -8,10 +8,11 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from fledge.models import selection, snapshot
+from fledge.engines import selection
+from fledge.engines.engine import GenerationParams, generate
+from fledge.engines.selection import EngineSettings, Name
+from fledge.models import snapshot
 from fledge.models.embedded.corpus import load_corpus
-from fledge.models.engine import GenerationParams, generate
-from fledge.models.selection import EngineSettings, Name
 from tests.models.tiny_models import CONFIGS, VOCABULARY, write_model
 
 PROMPTS = TOKENS = 64

@@ -10,7 +10,7 @@ import pytest
 
 from fledge.core.frames import ASK, CANCEL, PIECE, Frames, frame
 from fledge.core.messages import Ask, Cancel, Piece
-from fledge.serving.engine_client import DeadlineError, EngineClient
+from fledge.engines.client import DeadlineError, EngineClient
 
 
 async def _soon(condition: "asyncio.Event") -> None:

@@ -1,4 +1,4 @@
-"""The engine process: `python -m fledge.models.host CONTROL_FD`. Answers the endpoint over a local socket."""
+"""The engine process: `python -m fledge.engines.process CONTROL_FD`. Answers the endpoint over a local socket."""
 
 import contextlib
 import math
@@ -21,11 +21,12 @@ from fledge.core.control import Control
 from fledge.core.errors import FledgeError
 from fledge.core.frames import ASK, CANCEL, PIECE, Frames, frame
 from fledge.core.messages import Ask, Cancel, Piece
-from fledge.models import selection
-from fledge.models.engine import Chunk, Engine, GenerationParams, Message, Stream, generate
-from fledge.models.manifest import read_kept, snapshot_of
-from fledge.models.selection import EngineSettings
+from fledge.core.types import Message
+from fledge.engines import selection
+from fledge.engines.engine import Chunk, Engine, GenerationParams, Stream, generate
+from fledge.engines.selection import EngineSettings
 from fledge.models.snapshot import Snapshot
+from fledge.releases.manifest import read_kept, snapshot_of
 
 SEND_TIMEOUT_S = 10  # an endpoint that reads nothing for so long is given up, that the others' answers go on
 

@@ -10,11 +10,12 @@ from tokenizers import Tokenizer
 from tokenizers.processors import TemplateProcessing
 
 from fledge.core.errors import InputError
+from fledge.core.types import Message
+from fledge.engines.engine import Chunk
+from fledge.engines.text import Decoder, Text
 from fledge.models import snapshot
 from fledge.models.chat_template import ChatTemplate
-from fledge.models.engine import Chunk, Message
 from fledge.models.snapshot import Snapshot
-from fledge.models.text import Decoder, Text
 
 END = 0
 CHATML = (

@@ -19,9 +19,9 @@ from fledge.core import state
 from fledge.core.digests import file_digest
 from fledge.core.errors import FledgeError
 from fledge.core.processes import module_command
-from fledge.models.engine import Mode
-from fledge.models.manifest import exported_beside
+from fledge.engines.engine import Mode
 from fledge.models.snapshot import Snapshot
+from fledge.releases.manifest import exported_beside
 
 Say = Callable[[str], None]
 
@@ -127,7 +127,7 @@ def _made(folder: Path) -> Iterator[tuple[Path | None, int]]:
 def _run(snapshot: Snapshot, lock: int, *step: str) -> None:
     # A child that outlives a killed parent keeps the lock for as long as it writes.
     done = subprocess.run(
-        [*module_command("fledge.models._openvino_export"), *step],
+        [*module_command("fledge.engines._openvino_export"), *step],
         env=os.environ | {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_VERBOSITY": "error"},
         capture_output=True,
         text=True,

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from fledge.core import state
 from fledge.core.errors import FledgeError
-from fledge.models.manifest import MANIFEST, load_manifest
+from fledge.releases.manifest import MANIFEST, load_manifest
 
 FILE = "aliases.json"
 

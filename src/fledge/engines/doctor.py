@@ -4,8 +4,8 @@ from typing import Any
 
 from fledge.core import state
 from fledge.core.errors import FledgeError
-from fledge.models import machine, selection
-from fledge.models.selection import EXTRAS, EngineSettings
+from fledge.engines import machine, selection
+from fledge.engines.selection import EXTRAS, EngineSettings
 
 DETAILS = {
     "openvino": "continuous batching on a CPU, exact or int8",

@@ -10,12 +10,14 @@ import pytest
 import torch
 
 from fledge.core.errors import FledgeError, InputError
-from fledge.models import selection, snapshot
+from fledge.core.types import Message
+from fledge.engines import selection
+from fledge.engines.engine import Completion, Engine, EngineInfo, GenerationParams, Prompt, generate
+from fledge.engines.selection import EngineSettings
+from fledge.engines.transformers import TransformersEngine
+from fledge.engines.transformers_paged import PagedTransformersEngine
+from fledge.models import snapshot
 from fledge.models.embedded.templates import TEMPLATES
-from fledge.models.engine import Completion, Engine, EngineInfo, GenerationParams, Message, Prompt, generate
-from fledge.models.selection import EngineSettings
-from fledge.models.transformers import TransformersEngine
-from fledge.models.transformers_paged import PagedTransformersEngine
 
 QUESTION = TEMPLATES["simple"].replace("{{question}}", "What is machine learning?")
 ENGINES = ("openvino", "transformers", "paged")

@@ -9,6 +9,7 @@ from typing import Literal, NamedTuple, Protocol
 
 from fledge.core.errors import FledgeError, InputError
 from fledge.core.settings import option
+from fledge.core.types import Message
 
 FinishReason = Literal["stop", "length", "cancelled"]
 Mode = Literal["exact", "fast"]
@@ -65,14 +66,6 @@ class GenerationParams:
     def samples(self) -> bool:
         """Whether tokens are drawn; below `LEAST_TEMPERATURE` probabilities leave the range of their numbers."""
         return self.temperature >= LEAST_TEMPERATURE
-
-
-@dataclass(frozen=True)
-class Message:
-    """One turn of a conversation."""
-
-    role: Literal["system", "user", "assistant"]
-    content: str
 
 
 Listener = Callable[["Chunk | Exception"], None]

@@ -1,8 +1,9 @@
 import pytest
 
 from fledge.core.errors import InputError
-from fledge.models.engine import GenerationParams, Message, Prompt, Stream, generate
-from fledge.models.scripted import ScriptedEngine
+from fledge.core.types import Message
+from fledge.engines.engine import GenerationParams, Prompt, Stream, generate
+from fledge.engines.scripted import ScriptedEngine
 
 
 @pytest.mark.parametrize(

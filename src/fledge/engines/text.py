@@ -9,8 +9,9 @@ from tokenizers import Tokenizer
 from tokenizers.decoders import DecodeStream
 
 from fledge.core.errors import InputError
+from fledge.core.types import Message
+from fledge.engines.engine import Chunk, FinishReason, Prompt
 from fledge.models.chat_template import ChatTemplate, read_template
-from fledge.models.engine import Chunk, FinishReason, Message, Prompt
 from fledge.models.snapshot import Snapshot
 
 # Stand for special tokens that a user's text spells, while a chat template is filled: of Unicode's private use.
