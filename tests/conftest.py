@@ -33,6 +33,16 @@ for name in ("MODEL_NAME", "EXPERIMENT_NAME"):
 settings.register_profile("soak", max_examples=10_000, deadline=None)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """A cache of the session's own, shared by the processes that run it."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "cache"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(folder))
+        yield
+
+
 @pytest.fixture(autouse=True)
 def _own_mlflow_environment() -> Iterator[None]:
     """MLflow puts the store and the experiment that a test uses into the environment; neither outlives the test."""
@@ -46,8 +56,7 @@ def _own_mlflow_environment() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def engine_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Where exported models are kept for the whole session, whatever the number of processes that run it."""
-    base = tmp_path_factory.getbasetemp()
-    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "state" / "engines"
+    folder = Workspace().cache_dir / "engines"
     folder.mkdir(parents=True, exist_ok=True)
     return folder
 
@@ -55,7 +64,7 @@ def engine_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def embedded_engine(engine_cache: Path) -> Iterator[Engine]:
     """The model in the box on the engine that this machine would choose."""
-    settings = EngineSettings(state=str(engine_cache.parent))
+    settings = EngineSettings()
     engine = selection.start(settings, snapshot.resolve("embedded"))
     yield engine
     engine.close()
@@ -72,11 +81,10 @@ def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def workspace(tmp_path: Path, empty_store: Path, engine_cache: Path, monkeypatch: pytest.MonkeyPatch) -> Workspace:
-    """A fresh working directory with an empty store, and the session's exported models."""
+def workspace(tmp_path: Path, empty_store: Path, monkeypatch: pytest.MonkeyPatch) -> Workspace:
+    """A fresh working directory with an empty store."""
     shutil.copyfile(empty_store, tmp_path / "mlflow.db")
     (tmp_path / ".fledge").mkdir(mode=0o700)
-    (tmp_path / ".fledge" / "engines").symlink_to(engine_cache)
     monkeypatch.chdir(tmp_path)
     return Workspace(f"sqlite:///{tmp_path / 'mlflow.db'}", str(tmp_path / ".fledge"))
 

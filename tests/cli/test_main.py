@@ -96,9 +96,8 @@ def test_config_names_what_a_file_has_that_is_no_setting(fledge: Run, tmp_path: 
 
 
 @pytest.mark.slow
-def test_prompts_experiment_register_history(fledge: Run, tmp_path: Path, engine_cache: Path) -> None:
+def test_prompts_experiment_register_history(fledge: Run, tmp_path: Path) -> None:
     (tmp_path / ".fledge").mkdir()
-    (tmp_path / ".fledge" / "engines").symlink_to(engine_cache)
     (tmp_path / "short.txt").write_text("{{question}} In short:")
 
     def ask(*arguments: str) -> object:

@@ -23,11 +23,10 @@ STAGES = [
 
 
 @pytest.fixture
-def home(tmp_path: Path, engine_cache: Path) -> Path:
-    """A folder for the demo that already has the exported model, to save its time."""
+def home(tmp_path: Path) -> Path:
+    """A folder for the demo."""
     folder = tmp_path / "home"
     (folder / ".fledge").mkdir(parents=True)
-    (folder / ".fledge" / "engines").symlink_to(engine_cache)
     return folder
 
 

@@ -25,11 +25,11 @@ ENGINES = ("openvino", "transformers", "paged")
 pytestmark = pytest.mark.slow
 
 
-def start(name: str, state: Path) -> Engine:
+def start(name: str, cache: Path) -> Engine:
     model = snapshot.resolve("embedded")
     if name == "paged":  # what a GPU gets; it runs on a CPU as well
         return PagedTransformersEngine(model, EngineInfo("transformers", "cpu", "exact", "as set"), cache_gb=1)
-    return selection.start(EngineSettings(engine=name, state=str(state)), model)  # type: ignore[arg-type]
+    return selection.start(EngineSettings(engine=name, cache=str(cache)), model)  # type: ignore[arg-type]
 
 
 @pytest.fixture(scope="module", params=ENGINES)

@@ -26,7 +26,7 @@ listener.bind(sys.argv[1] + ".new")
 listener.listen()
 import os
 engine = ScriptedEngine() if sys.argv[2] == "scripted" else selection.start(
-    selection.EngineSettings(state=sys.argv[2]), snapshot.resolve("embedded"))
+    selection.EngineSettings(cache=sys.argv[2]), snapshot.resolve("embedded"))
 os.rename(sys.argv[1] + ".new", sys.argv[1])
 process.serve(engine, listener)
 """

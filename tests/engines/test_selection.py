@@ -86,8 +86,8 @@ except FledgeError as error:
     assert done.stdout.strip() == expected
 
 
-def start(state: Path, **settings: Any) -> EngineInfo:
-    engine = selection.start(EngineSettings(state=str(state), **settings), snapshot.resolve("embedded"))
+def start(cache: Path, **settings: Any) -> EngineInfo:
+    engine = selection.start(EngineSettings(cache=str(cache), **settings), snapshot.resolve("embedded"))
     engine.close()
     return engine.info
 
@@ -124,7 +124,7 @@ def test_an_architecture_that_openvino_lacks_runs_on_transformers(tmp_path: Path
     model = snapshot.resolve(str(folder))
     assert model.architecture == "DogeForCausalLM"
     said: list[str] = []
-    engine = selection.start(EngineSettings(state=str(tmp_path), device="cpu"), model, said.append)
+    engine = selection.start(EngineSettings(cache=str(tmp_path), device="cpu"), model, said.append)
     try:
         assert engine.info.name == "transformers"
         assert "OpenVINO cannot export" in engine.info.reason
@@ -133,7 +133,7 @@ def test_an_architecture_that_openvino_lacks_runs_on_transformers(tmp_path: Path
         engine.close()
     assert any("about" in line and "s" in line for line in said)
     with pytest.raises(FledgeError, match="OpenVINO cannot export") as caught:
-        selection.start(EngineSettings(state=str(tmp_path), engine="openvino"), model)
+        selection.start(EngineSettings(cache=str(tmp_path), engine="openvino"), model)
     assert caught.value.hint == "use --engine transformers"
     assert not list((tmp_path / "engines").glob("*.part"))
 
@@ -147,7 +147,7 @@ def test_two_exports_at_once_are_one_and_what_a_killed_one_left_is_removed(tmp_p
 from fledge.engines import selection
 from fledge.models import snapshot
 from fledge.engines.selection import EngineSettings
-settings = EngineSettings(engine="openvino", state={str(tmp_path)!r})
+settings = EngineSettings(engine="openvino", cache={str(tmp_path)!r})
 engine = selection.start(settings, snapshot.resolve("embedded"), print)
 engine.close()
 """

@@ -200,4 +200,4 @@ def test_where_fledge_is_not_installed(model: Any, stored: Workspace, tmp_path: 
     assert lines[0] == "not installed", done.stderr
     assert "/artifacts/code/fledge/" in lines[1]
     assert lines[2] == ANSWER
-    assert (tmp_path / ".fledge" / "engines").is_dir()
+    assert (tmp_path / ".cache" / "fledge" / "engines").is_dir()

@@ -79,7 +79,7 @@ def bench_engines(
     about = {**machine.describe(), "busy": psutil.cpu_percent(interval=1.0) / 100}
     if about["busy"] > QUIET:
         say(f"other programs use {about['busy']:.0%} of this machine: the figures will be lower than they could be")
-    model = selection.find_snapshot(config.model or str(random_model(config.state_dir, say)), config)
+    model = selection.find_snapshot(config.model or str(random_model(config.cache_dir, say)), config)
     plan = Plan(config.loads, config.repeats, config.prompt_tokens, config.tokens, model.vocabulary)
     if config.prompt_tokens + config.tokens > model.context:
         raise InputError(
@@ -156,7 +156,7 @@ def _weight_bytes(config: BenchConfig, subject: str, model: Snapshot, say: Say) 
     if settings.engine != "openvino":
         return 4 * model.parameters
     mode: Any = settings.mode
-    return (exported(model, config.state_dir / "engines", mode, say) / "openvino_model.bin").stat().st_size
+    return (exported(model, config.cache_dir / "engines", mode, say) / "openvino_model.bin").stat().st_size
 
 
 def _subject(config: BenchConfig, name: str, model: Snapshot, plan: Plan) -> list[str]:

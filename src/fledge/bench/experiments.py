@@ -72,12 +72,12 @@ def bench_experiment(
     if find_spec("langchain_huggingface") is None:
         raise MissingExtraError("langchain-huggingface", "bench")
     about = {**machine.describe(), "busy": psutil.cpu_percent(interval=1.0) / 100}
-    model = selection.find_snapshot(config.model or str(random_model(config.state_dir, say)), config)
-    settings = {name: getattr(config, name) for name in ("engine", "device", "mode", "cache_gb", "limit")}
+    model = selection.find_snapshot(config.model or str(random_model(config.cache_dir, say)), config)
+    settings = {name: getattr(config, name) for name in ("engine", "device", "mode", "cache_gb", "limit", "cache")}
     asked = ExperimentConfig(**settings, model=str(model.path), state=config.state)
     questions = [item.question for item in select_questions(asked).questions]
     if selection.choose(asked).name == "openvino":  # so that no measured process does it
-        exported(model, config.state_dir / "engines", "fast" if config.mode == "fast" else "exact", say)
+        exported(model, config.cache_dir / "engines", "fast" if config.mode == "fast" else "exact", say)
     cells = len(questions) * len(TEMPLATES)
     say(f"about {1 + cells * config.tokens / 600:.0f} minutes, most of it one LangChain call after another")
     with tempfile.TemporaryDirectory() as folder:
@@ -96,7 +96,7 @@ def bench_experiment(
         runs: dict[str, list[Measured]] = {}
         for done, (way, place) in enumerate(ways):
             progress(done, len(ways), way)
-            command = module("_hf_poc", peer) if way == PEER else _subject(way, subject, Path(place), config.state_dir)
+            command = module("_hf_poc", peer) if way == PEER else _subject(way, subject, Path(place))
             runs.setdefault(way, []).append(run(command))
     rows = [_row(way, cells, config.tokens, measured) for way, measured in runs.items()]
     seconds = {row["peer"]: row["seconds"] for row in rows}
@@ -113,10 +113,9 @@ def bench_experiment(
     return replace(result, run_id=record_experiment(config, result))
 
 
-def _subject(way: str, content: dict[str, Any], place: Path, state_dir: Path) -> list[str]:
+def _subject(way: str, content: dict[str, Any], place: Path) -> list[str]:
     """Fledge with a store of its own, and with the models that are exported already."""
     own = state.ensure(place / way.replace(", ", "-"))
-    (own / "engines").symlink_to(state_dir / "engines")
     where = {"tracking_uri": f"sqlite:///{own}/mlflow.db", "state": str(own)}
     verb = "recorded" if way == RECORDED else "unrecorded"
     return module("asked", verb, {**content, "config": {**content["config"], **where}})

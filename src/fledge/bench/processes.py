@@ -42,9 +42,9 @@ def module(name: str, *arguments: Any) -> list[str]:
     return [sys.executable, "-m", f"fledge.bench.{name}", *words]
 
 
-def random_model(state_dir: Path, say: Say) -> Path:
+def random_model(cache_dir: Path, say: Say) -> Path:
     """A model of DialoGPT-small's architecture with random weights, made once."""
-    folder = state.ensure(state_dir / "bench") / "random-dialogpt-small"
+    folder = state.ensure(cache_dir / "bench") / "random-dialogpt-small"
     if not folder.is_dir():
         say("making a model of DialoGPT-small's architecture with random weights, about 10 s")
         with tempfile.TemporaryDirectory(dir=folder.parent) as temporary:

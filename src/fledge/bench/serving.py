@@ -120,7 +120,7 @@ def bench_serve(
     about = {**machine.describe(), "busy": psutil.cpu_percent(interval=1.0) / 100}
     if about["busy"] > QUIET:
         say(f"other programs use {about['busy']:.0%} of this machine: the figures will be lower than they could be")
-    model = selection.find_snapshot(config.model or str(random_model(config.state_dir, say)), config)
+    model = selection.find_snapshot(config.model or str(random_model(config.cache_dir, say)), config)
     if config.prompt_characters + config.tokens > model.context:
         raise InputError(f"{model.source} takes {model.context} tokens", hint="lower --prompt-characters or --tokens")
     with tempfile.TemporaryDirectory(prefix="fledge-bench-") as temporary:

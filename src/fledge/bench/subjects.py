@@ -32,17 +32,17 @@ def engine_settings(settings: EngineSettings, subject: str) -> EngineSettings:
 def export(settings: EngineSettings, subject: str, model: Snapshot, say: Say) -> None:
     """Make what a subject's engine needs once for a model, so that no measured process does."""
     if selection.choose(engine_settings(settings, subject), model).name == "openvino":
-        exported(model, settings.state_dir / "engines", MODES[subject], say)
+        exported(model, settings.cache_dir / "engines", MODES[subject], say)
 
 
 def release(settings: EngineSettings, model: Snapshot, folder: Path, say: Say) -> Workspace:
     """Register the model in a workspace of its own in `folder`, with what was exported of it, and promote it."""
     say("registering a release of the model for fledge to serve: about 30 s")
     own = state.ensure(folder / ".fledge")
-    state.ensure(settings.state_dir / "engines")
-    (own / "engines").symlink_to(settings.state_dir / "engines")
-    workspace = Workspace(f"sqlite:///{folder}/mlflow.db", str(own))
-    asked = ExperimentConfig(model=str(model.path), tracking_uri=workspace.tracking_uri, state=workspace.state)
+    workspace = Workspace(f"sqlite:///{folder}/mlflow.db", str(own), settings.cache)
+    asked = ExperimentConfig(
+        model=str(model.path), tracking_uri=workspace.tracking_uri, state=workspace.state, cache=settings.cache
+    )
     register(asked, name=RELEASE, prompt="simple")
     promote(workspace, RELEASE, 1, force=True, reason="a benchmark")
     return workspace

@@ -220,12 +220,20 @@ def _explain(issue: Any, origins: Mapping[str, str]) -> str:
     return f"{name.replace('_', '-')} = {issue['input']!r} ({origins.get(name, 'given')}): {reason}"
 
 
+def user_cache() -> Path:
+    """fledge's folder in the user's cache (XDG)."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fledge"
+
+
 @dataclass(frozen=True)
 class Workspace:
     """Where everything is recorded, and where fledge keeps its own state."""
 
     tracking_uri: str = option("", "MLflow tracking store or server", env="MLFLOW_TRACKING_URI")
-    state: str = option(".fledge", "folder for outbox, pids, logs and engine cache", env="FLEDGE_HOME")
+    state: str = option(".fledge", "folder for outbox, pids, logs and experiments", env="FLEDGE_HOME")
+    cache: str = option(
+        "", "folder for converted and exported models, shared by all projects; ~/.cache/fledge unless set"
+    )
 
     @property
     def tracking(self) -> str:
@@ -236,3 +244,8 @@ class Workspace:
     def state_dir(self) -> Path:
         """fledge's own folder as an absolute path; `core.state.ensure` creates it."""
         return Path(self.state).absolute()
+
+    @property
+    def cache_dir(self) -> Path:
+        """The folder of what was made of models on this machine; nothing in it cannot be made again."""
+        return Path(self.cache or user_cache()).absolute()

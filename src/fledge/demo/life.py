@@ -106,12 +106,13 @@ def run_demo(
     before anything is written; whatever else goes wrong or is interrupted, no process is left behind.
     """
     serving = _serving(home, port)
-    workspace = Workspace(serving.tracking_uri, serving.state)
+    workspace = Workspace(serving.tracking_uri, serving.state, serving.cache)
     limit = DEFAULT_QUESTIONS if questions == "default" else 0
     config = replace(
         ExperimentConfig.load({"questions": questions, "limit": limit}),
         tracking_uri=serving.tracking_uri,
         state=serving.state,
+        cache=serving.cache,
     )
     asked = select_questions(config)
     folder = home or Path.cwd()

@@ -159,7 +159,7 @@ def _runs(engine: str, settings: EngineSettings, model: Snapshot | None) -> bool
     if installed(engine):
         return True
     mode: Mode = "exact" if settings.mode == "exact" else "fast"
-    exported = engine == "openvino" and model and is_exported(model, settings.state_dir / "engines", mode)
+    exported = engine == "openvino" and model and is_exported(model, settings.cache_dir / "engines", mode)
     return bool(exported) and _found(("openvino_genai",))
 
 
@@ -202,7 +202,7 @@ def _remote(settings: EngineSettings, model: RemoteModel) -> Engine:
 
 
 def _openvino(settings: EngineSettings, model: Snapshot, choice: Choice, say: Say) -> Engine:
-    cache = settings.state_dir / "engines"
+    cache = settings.cache_dir / "engines"
     mode: Mode = "exact" if settings.mode == "exact" else "fast"
     folder = exported(model, cache, mode, say)
     info = EngineInfo("openvino", choice.device, mode, choice.reason)

@@ -117,7 +117,7 @@ class ExperimentConfig(EngineSettings):
         """Flat, as a file of settings has it, and as `load` takes it; without where it is recorded."""
         values = asdict(self)
         generation = values.pop("generation")
-        del values["tracking_uri"], values["state"]
+        del values["tracking_uri"], values["state"], values["cache"]
         judging = values.pop("judging")
         unset = {name: generation.pop(name) for name in ("n", "logprobs", "ignore_eos")}
         return {**values, **generation, **judging, **({"ignore_eos": True} if unset["ignore_eos"] else {})}

@@ -66,7 +66,7 @@ class Journal:
     @classmethod
     def create(cls, plan: Plan) -> "Journal":
         folder = plan.config.state_dir / "experiments" / plan.run_id
-        content = replace(plan, config=replace(plan.config, tracking_uri="", state=""))
+        content = replace(plan, config=replace(plan.config, tracking_uri="", state="", cache=""))
         try:
             state.write_json(state.ensure(folder) / "plan.json", _PLAN.dump_python(content, mode="json"))
             return cls(folder, plan)
@@ -95,7 +95,7 @@ class Journal:
             raise FledgeError(
                 f"{folder / 'plan.json'} is damaged in {error.error_count()} places", hint="start a new experiment"
             ) from None
-        config = replace(plan.config, tracking_uri=workspace.tracking_uri, state=workspace.state)
+        config = replace(plan.config, tracking_uri=workspace.tracking_uri, state=workspace.state, cache=workspace.cache)
         return cls(folder, replace(plan, config=config))
 
     @property

@@ -67,12 +67,12 @@ def describe(
     )
 
 
-def exports(snapshot: Snapshot, state_dir: Path, weights: Weights) -> dict[str, Path]:
+def exports(snapshot: Snapshot, cache_dir: Path, weights: Weights) -> dict[str, Path]:
     """The folders of the model's engines that were exported on this machine and are whole, by mode."""
     return (
         {}
         if weights == "reference"
-        else {str(mode): path for mode, path in in_cache(snapshot, state_dir / "engines").items() if is_whole(path)}
+        else {str(mode): path for mode, path in in_cache(snapshot, cache_dir / "engines").items() if is_whole(path)}
     )
 
 

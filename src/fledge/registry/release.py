@@ -93,7 +93,7 @@ def register(
         )
     chosen = prompts.load(prompt or "simple")
     generation = settled(generation, chosen) if own else generation
-    engines = package.exports(snapshot, config.state_dir, weights)
+    engines = package.exports(snapshot, config.cache_dir, weights)
     manifest = package.describe(
         name, snapshot, chosen, generation, weights=weights, evaluation=evaluation, engines=engines
     )
