@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fledge.core.frames import ASK, CANCEL, MAXIMUM_BYTES, PIECE, Frames, frame
+from fledge.core.frames import ASK, CANCEL, MAXIMUM_BYTES, PIECES, Frames, frame
 
 Message = tuple[int, bytes]
-MESSAGES = st.lists(st.tuples(st.sampled_from([ASK, CANCEL, PIECE, 0, 255]), st.binary(max_size=300)), max_size=20)
+MESSAGES = st.lists(st.tuples(st.sampled_from([ASK, CANCEL, PIECES, 0, 255]), st.binary(max_size=300)), max_size=20)
 
 
 def _cut(content: bytes, places: Sequence[int]) -> list[bytes]:
@@ -49,8 +49,8 @@ def test_a_length_that_no_message_has_is_refused_at_its_head() -> None:
 
 
 def test_what_comes_before_a_bad_length_is_still_given() -> None:
-    frames = Frames().feed(frame(PIECE, b"good") + b"\xff" * 5)
-    assert next(frames) == (PIECE, b"good")
+    frames = Frames().feed(frame(PIECES, b"good") + b"\xff" * 5)
+    assert next(frames) == (PIECES, b"good")
     with pytest.raises(ValueError, match="a message of"):
         next(frames)
 

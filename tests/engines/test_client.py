@@ -8,7 +8,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from fledge.core.frames import ASK, CANCEL, PIECE, Frames, frame
+from fledge.core.frames import ASK, CANCEL, PIECES, Frames, frame
 from fledge.core.messages import Ask, Cancel, Piece
 from fledge.engines.client import DeadlineError, EngineClient
 
@@ -70,8 +70,8 @@ class _Engine:
                     identity = msgspec.msgpack.decode(body, type=Ask).id
                     for number in range(5):
                         reason = "stop" if number == 4 and self.ends else None
-                        piece = Piece(identity, text="x", tokens=1, finish_reason=reason)
-                        writer.write(frame(PIECE, msgspec.msgpack.encode(piece)))
+                        piece = Piece(identity, text="x", token_ids=[1], finish_reason=reason)
+                        writer.write(frame(PIECES, msgspec.msgpack.encode([piece])))
         writer.close()
         await writer.wait_closed()
         self.left.set()

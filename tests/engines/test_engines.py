@@ -1,8 +1,7 @@
-"""What every engine promises, on the model in the box."""
+"""What every engine promises, on the embedded model, each in its process."""
 
-import threading
 from collections.abc import Iterator
-from dataclasses import replace
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +11,14 @@ import torch
 from fledge.core.errors import FledgeError, InputError
 from fledge.core.types import Message
 from fledge.engines import selection
-from fledge.engines.engine import Completion, Engine, EngineInfo, GenerationParams, Prompt, generate
+from fledge.engines.engine import Completion, Engine, GenerationParams, Prompt, generate
+from fledge.engines.local_engine import LocalEngine
 from fledge.engines.selection import EngineSettings
-from fledge.engines.transformers import TransformersEngine
-from fledge.engines.transformers_paged import PagedTransformersEngine
+from fledge.engines.text import Text
+from fledge.engines.transformers import load, text_of
 from fledge.models import snapshot
 from fledge.models.embedded.templates import TEMPLATES
+from tests.engines.engine_child import engine_process
 
 QUESTION = TEMPLATES["simple"].replace("{{question}}", "What is machine learning?")
 ENGINES = ("openvino", "transformers", "paged")
@@ -25,18 +26,31 @@ ENGINES = ("openvino", "transformers", "paged")
 pytestmark = pytest.mark.slow
 
 
-def start(name: str, cache: Path) -> Engine:
-    model = snapshot.resolve("embedded")
-    if name == "paged":  # what a GPU gets; it runs on a CPU as well
-        return PagedTransformersEngine(model, EngineInfo("transformers", "cpu", "exact", "as set"), cache_gb=1)
-    return selection.start(EngineSettings(engine=name, cache=str(cache)), model)  # type: ignore[arg-type]
+# What a GPU gets; it runs on a CPU as well.
+PAGED = """
+from fledge.engines.engine import EngineInfo
+from fledge.engines.transformers_paged import PagedTransformersEngine
+from fledge.models import snapshot
+model = snapshot.resolve("embedded")
+engine = PagedTransformersEngine(model, EngineInfo("transformers", "cpu", "exact", "as set"), cache_gb=1)
+"""
+
+
+@contextmanager
+def running(name: str) -> Iterator[Engine]:
+    if name == "paged":
+        with engine_process(PAGED) as connection:
+            yield connection
+        return
+    started = selection.start(EngineSettings(engine=name), snapshot.resolve("embedded"))  # type: ignore[arg-type]
+    with closing(started):
+        yield started
 
 
 @pytest.fixture(scope="module", params=ENGINES)
-def engine(request: pytest.FixtureRequest, engine_cache: Path) -> Iterator[Engine]:
-    started = start(request.param, engine_cache.parent)
-    yield started
-    started.close()
+def engine(request: pytest.FixtureRequest) -> Iterator[Engine]:
+    with running(request.param) as started:
+        yield started
 
 
 def one(engine: Engine, prompt: Prompt = QUESTION, **params: Any) -> Completion:
@@ -71,13 +85,10 @@ def test_an_answer_can_go_on_beyond_its_end(engine: Engine) -> None:
 
 def test_logprobs_are_those_of_the_model(engine: Engine) -> None:
     answer = one(engine, max_tokens=12, logprobs=True)
-    reference = TransformersEngine(snapshot.resolve("embedded"), engine.info)
-    try:
-        tokens = [*reference._text.encode(QUESTION, 12).token_ids, *answer.token_ids]
-        with torch.no_grad():
-            logits = reference._model(torch.tensor([tokens])).logits[0].log_softmax(-1)
-    finally:
-        reference.close()
+    model = snapshot.resolve("embedded")
+    tokens = [*Text(text_of(model)).encode(QUESTION, 12).token_ids, *answer.token_ids]
+    with torch.no_grad():
+        logits = load(model, "cpu")(torch.tensor([tokens])).logits[0].log_softmax(-1)
     start = len(tokens) - 12
     expected = [float(logits[start - 1 + place, token]) for place, token in enumerate(answer.token_ids)]
     assert answer.logprobs == pytest.approx(expected, abs=1e-3)
@@ -90,23 +101,20 @@ def test_sampling_filters_leave_only_the_likeliest(engine: Engine) -> None:
 
 
 def test_repetition_penalty_changes_the_answer_or_is_refused(engine: Engine) -> None:
-    if isinstance(engine, PagedTransformersEngine):
+    if not isinstance(engine, LocalEngine):  # the paged one
         with pytest.raises(InputError, match="no repetition_penalty"):
-            engine.submit(QUESTION, GenerationParams(repetition_penalty=5.0))
+            one(engine, repetition_penalty=5.0)
         return
     assert one(engine, max_tokens=40, repetition_penalty=5.0).token_ids != one(engine, max_tokens=40).token_ids
 
 
 @pytest.mark.parametrize("name", ["openvino", "transformers"])
-def test_sampling_is_seeded_whatever_runs_beside(name: str, engine_cache: Path) -> None:
-    started = start(name, engine_cache.parent)
-    try:
+def test_sampling_is_seeded_whatever_runs_beside(name: str) -> None:
+    with running(name) as started:
         params = [GenerationParams(max_tokens=30, temperature=1.5, seed=seed) for seed in range(6)]
         alone = [started.submit(QUESTION, item).result().text for item in params]
         together = [stream.result().text for stream in [started.submit(QUESTION, item) for item in params]]
         several = started.submit(QUESTION, GenerationParams(max_tokens=30, temperature=1.5, n=6)).results()
-    finally:
-        started.close()
     assert len(set(alone)) > 1
     assert together == alone
     assert [item.text for item in several] == alone
@@ -121,9 +129,9 @@ def test_requests_of_different_settings_run_side_by_side(engine: Engine) -> None
 
 def test_a_prompt_that_does_not_fit_is_refused_and_harms_no_other(engine: Engine) -> None:
     with pytest.raises(InputError, match="tokens; the model takes 512"):
-        engine.submit("word " * 1000, GenerationParams())
+        one(engine, "word " * 1000)
     with pytest.raises(InputError, match="beyond the model's 2048"):
-        engine.submit([5, 2048], GenerationParams())
+        one(engine, [5, 2048])
     assert one(engine).finish_reason == "stop"
 
 
@@ -161,9 +169,8 @@ def test_a_cancelled_answer_ends_and_frees_its_place(engine: Engine) -> None:
 
 
 @pytest.mark.parametrize("name", ["openvino", "paged"])
-def test_a_request_joins_those_that_run(name: str, engine_cache: Path) -> None:
-    started = start(name, engine_cache.parent)
-    try:
+def test_a_request_joins_those_that_run(name: str) -> None:
+    with running(name) as started:
         long = GenerationParams(max_tokens=400, ignore_eos=True)
         others = [started.submit(QUESTION, long) for _ in range(15)]
         first = [next(iter(stream)) for stream in others]
@@ -174,46 +181,42 @@ def test_a_request_joins_those_that_run(name: str, engine_cache: Path) -> None:
         for stream in others:
             stream.cancel()
         assert {stream.result().finish_reason for stream in others} == {"cancelled"}
-    finally:
-        started.close()
 
 
 def test_a_prompt_beyond_the_paged_cache_is_refused_and_harms_no_other() -> None:
-    model = snapshot.resolve("embedded")
-    info = EngineInfo("transformers", "cpu", "exact", "as set")
-    engine = PagedTransformersEngine(replace(model, context=4096), info, cache_gb=1e-9)
-    try:
+    small = PAGED.replace("cache_gb=1", "cache_gb=1e-9").replace(
+        "engine = ", "from dataclasses import replace\nmodel = replace(model, context=4096)\nengine = "
+    )
+    with engine_process(small) as engine:
         with pytest.raises(InputError, match="the model takes 768"):
-            engine.submit([5] * 1000, GenerationParams())
+            one(engine, [5] * 1000)
         assert one(engine).finish_reason == "stop"
-    finally:
-        engine.close()
 
 
+# Its model fails at one token, wherever that stands in a batch; its steps are counted in the file STEPS.
 POISON = 1999
+POISONED = f"""
+from pathlib import Path
+from fledge.engines.engine import EngineInfo
+from fledge.engines.transformers import TransformersEngine
+from fledge.models import snapshot
+engine = TransformersEngine(snapshot.resolve("embedded"), EngineInfo("transformers", "cpu", "exact", "as set"))
+steps = []
+def step(_model, _args, kwargs):
+    steps.append(1)
+    Path(STEPS).write_text(str(len(steps)))
+    if (kwargs["input_ids"] == {POISON}).any():
+        raise RuntimeError("poison")
+engine._model.register_forward_pre_hook(step, with_kwargs=True)
+"""
 
 
-class _PoisonedTransformers(TransformersEngine):
-    """Whose model fails at one token, wherever it stands in a batch."""
-
-    def __init__(self, info: EngineInfo) -> None:
-        super().__init__(snapshot.resolve("embedded"), info)
-        self.steps = 0
-        self._model.register_forward_pre_hook(self._step, with_kwargs=True)
-
-    def _step(self, _model: Any, _args: Any, kwargs: Any) -> None:
-        self.steps += 1
-        if (kwargs["input_ids"] == POISON).any():
-            raise RuntimeError("poison")
-
-
-def test_a_poison_prompt_fails_alone(engine_cache: Path) -> None:
-    engine = _PoisonedTransformers(EngineInfo("transformers", "cpu", "exact", "as set"))
-    clean = start("transformers", engine_cache.parent)
+def test_a_poison_prompt_fails_alone(tmp_path: Path) -> None:
     prompts = [[token, token + 1, token + 2] for token in range(100, 900, 100)]
     params = GenerationParams(max_tokens=24)
-    try:
+    with running("transformers") as clean:
         expected = [item.token_ids for item in generate(clean, prompts, params)]
+    with engine_process(POISONED.replace("STEPS", repr(str(tmp_path / "steps")))) as engine:
         streams = [
             engine.submit([*prompt, POISON] if place == 3 else prompt, params) for place, prompt in enumerate(prompts)
         ]
@@ -223,35 +226,18 @@ def test_a_poison_prompt_fails_alone(engine_cache: Path) -> None:
                     stream.result()
             else:
                 assert stream.result().token_ids == expected[place]
-        assert engine.steps < 4 * 24 + 8  # in groups: one after another would be 7 x 24
+        assert int((tmp_path / "steps").read_text()) < 4 * 24 + 8  # in groups: one after another would be 7 x 24
         assert generate(engine, prompts[:1], params)[0].token_ids == expected[0]
-    finally:
+
+
+@pytest.mark.parametrize("name", ENGINES)
+def test_close_tells_those_who_wait(name: str) -> None:
+    with running(name) as engine:
+        streams = [engine.submit(QUESTION, GenerationParams(max_tokens=400, ignore_eos=True)) for _ in range(3)]
+        next(iter(streams[0]))
         engine.close()
-        clean.close()
-
-
-@pytest.mark.parametrize("name", ENGINES)
-def test_drain_lets_what_runs_finish_and_takes_no_more(name: str, engine_cache: Path) -> None:
-    engine = start(name, engine_cache.parent)
-    streams = [engine.submit(QUESTION, GenerationParams(max_tokens=60, ignore_eos=True)) for _ in range(4)]
-    assert engine.drain(timeout_s=60)
-    assert [stream.result().finish_reason for stream in streams] == ["length"] * 4
-    with pytest.raises(FledgeError, match="takes no more"):
-        engine.submit(QUESTION, GenerationParams())
-    engine.close()
-    with pytest.raises(FledgeError, match="closed"):
-        engine.submit(QUESTION, GenerationParams())
-
-
-@pytest.mark.parametrize("name", ENGINES)
-def test_close_tells_those_who_wait(name: str, engine_cache: Path) -> None:
-    engine = start(name, engine_cache.parent)
-    streams = [engine.submit(QUESTION, GenerationParams(max_tokens=400, ignore_eos=True)) for _ in range(3)]
-    next(iter(streams[0]))
-    closing = threading.Thread(target=engine.close)
-    closing.start()
-    for stream in streams:
+        for stream in streams:
+            with pytest.raises(FledgeError, match="was closed"):
+                list(stream)
         with pytest.raises(FledgeError, match="was closed"):
-            stream.result()
-    closing.join(30)
-    assert not closing.is_alive()
+            engine.submit(QUESTION, GenerationParams())

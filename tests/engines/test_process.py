@@ -25,10 +25,10 @@ listener = socket.socket(socket.AF_UNIX)
 listener.bind(sys.argv[1] + ".new")
 listener.listen()
 import os
-engine = ScriptedEngine() if sys.argv[2] == "scripted" else selection.start(
+engine = ScriptedEngine() if sys.argv[2] == "scripted" else selection.load(
     selection.EngineSettings(cache=sys.argv[2]), snapshot.resolve("embedded"))
 os.rename(sys.argv[1] + ".new", sys.argv[1])
-process.serve(engine, listener)
+process.EngineServer(engine, listener).run()
 """
 
 
@@ -51,7 +51,7 @@ class Line:
     def next(self) -> Piece:
         while not self._pieces:
             for _, body in self._frames.feed(self._socket.recv(7)):  # cut anywhere
-                self._pieces.append(msgspec.msgpack.decode(body, type=Piece))
+                self._pieces += msgspec.msgpack.decode(body, type=list[Piece])
         return self._pieces.pop(0)
 
     def until(self, ended: Callable[[Piece], bool]) -> list[Piece]:
@@ -113,7 +113,9 @@ def test_an_answer_comes_in_pieces_or_whole(scripted: Path, connect: Connect) ->
     assert [piece.finish_reason for piece in pieces if piece.index == 1] == [None, None, "stop"]
     line.send(ASK, Ask("whole", {"n": 2}, text="one two three", stream=False))
     wholes = [line.next(), line.next()]
-    assert [(piece.index, piece.text, piece.tokens) for piece in wholes] == [(i, "ONE TWO THREE", 3) for i in (0, 1)]
+    assert [(piece.index, piece.text, len(piece.token_ids)) for piece in wholes] == [
+        (index, "ONE TWO THREE", 3) for index in (0, 1)
+    ]
     assert all(piece.finish_reason == "stop" and piece.first_token_ns for piece in wholes)
 
 

@@ -132,7 +132,6 @@ def test_a_cancelled_answer_ends_early(server: Server, start: Start) -> None:
     next(chunks)
     stream.cancel()
     assert list(chunks)[-1].finish_reason == "cancelled"
-    assert engine.drain(timeout_s=5)
 
 
 def test_a_server_out_of_reach(start: Start, port: int, monkeypatch: pytest.MonkeyPatch) -> None:

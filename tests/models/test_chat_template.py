@@ -2,11 +2,9 @@
 
 import contextlib
 import json
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
-import psutil
 import pytest
 from transformers import AutoTokenizer
 
@@ -43,16 +41,8 @@ Make = Callable[[str], ChatTemplate]
 
 
 @pytest.fixture
-def make() -> Iterator[Make]:
-    made: list[ChatTemplate] = []
-
-    def template(source: str) -> ChatTemplate:
-        made.append(ChatTemplate(source, TOKENS))
-        return made[-1]
-
-    yield template
-    for item in made:
-        item.close()
+def make() -> Make:
+    return lambda source: ChatTemplate(source, TOKENS)
 
 
 @pytest.mark.slow
@@ -70,22 +60,6 @@ def test_a_template_may_refuse_a_conversation(make: Make) -> None:
     with pytest.raises(InputError, match=r"refuses the conversation.*roles must alternate"):
         template.render([Message("assistant", "x")])
     assert template.render([Message("user", " x ")]).split() == ["<s>[INST]", "x", "[/INST]"]
-
-
-@pytest.mark.parametrize(
-    "source",
-    [
-        "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}",
-        "{% set a = namespace(v=['x'] * 1000) %}{% for i in range(60) %}{% set a.v = a.v + a.v %}{% endfor %}",
-        "{{ 'a' * 10**10 }}",
-        "{{ (1 + messages | length) ** (2 ** 60) }}",
-    ],
-)
-def test_work_without_end_is_stopped_and_the_next_is_answered(make: Make, source: str) -> None:
-    template = make("{% if messages[0].content == 'bomb' %}" + source + "{% endif %}ok")
-    with pytest.raises(InputError, match="chat template"):
-        template.render([Message("user", "bomb")])
-    assert template.render([Message("user", "x")]) == "ok"
 
 
 @pytest.mark.parametrize(
@@ -121,30 +95,8 @@ def test_an_endless_text_is_refused(make: Make) -> None:
         make("{{ 'a' * 5000000 }}").render(TURNS)
 
 
-def test_several_threads_get_each_their_own(make: Make) -> None:
-    template, answers = make("{{ messages[0].content }}"), {}
-
-    def ask(number: int) -> None:
-        answers[number] = [template.render([Message("user", f"{number}-{again}")]) for again in range(20)]
-
-    threads = [threading.Thread(target=ask, args=(number,)) for number in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert answers == {number: [f"{number}-{again}" for again in range(20)] for number in range(8)}
-
-
 def test_a_lone_surrogate_passes_through(make: Make) -> None:
     assert make("{{ messages[0].content }}").render([Message("user", "a\ud800b")]) == "a\ud800b"
-
-
-def test_close_ends_its_process() -> None:
-    before = {child.pid for child in psutil.Process().children()}
-    template = ChatTemplate("x", {})
-    (pid,) = {child.pid for child in psutil.Process().children()} - before
-    template.close()
-    assert not psutil.pid_exists(pid)
 
 
 def test_where_a_template_is_found(tmp_path: Path) -> None:
@@ -156,10 +108,9 @@ def test_where_a_template_is_found(tmp_path: Path) -> None:
         ("chat_template.jinja", "file", "file"),
     ):
         (tmp_path / name).write_text(content)
-        template = read_template(tmp_path)
-        assert template is not None
-        assert template.render(TURNS) == expected
-        template.close()
+        found = read_template(tmp_path)
+        assert found is not None
+        assert found.text == expected
 
 
 def test_special_tokens_by_name_or_as_objects() -> None:

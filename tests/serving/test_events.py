@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fledge.core.errors import FledgeError, InputError
-from fledge.engines.client import EngineGoneError
+from fledge.engines.engine import EngineGoneError
 from fledge.serving.events import EventStream, begun
 from fledge.serving.trace import RequestTrace
 

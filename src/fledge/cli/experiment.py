@@ -24,12 +24,14 @@ from fledge.experiments.run import ExperimentResult, resume_experiment, run_expe
 @json_option
 def experiment(config: Path | None, like: str | None, resume: str | None, as_json: bool, **flags: Any) -> None:
     """Ask all questions with all prompts; runs, traces, tables and a plot go to MLflow."""
-    with cells_progress("asking") as progress:
-        if resume is not None:
-            workspace = _only_workspace(flags, config, like)
+    if resume is not None:
+        workspace = _only_workspace(flags, config, like)
+        with cells_progress("asking") as progress:
             result = resume_experiment(workspace, resume, progress=progress, say=message)
-        else:
-            result = run_experiment(_configured(flags, config, like), progress=progress, say=message)
+    else:
+        configured = _configured(flags, config, like)
+        with cells_progress("asking", configured.generation.max_tokens) as progress:
+            result = run_experiment(configured, progress=progress, say=message)
     emit(as_json, result.as_dict(), _experiment_table(result))
     for arm in result.arms:
         empty = round(arm.metrics.get("empty", 0.0) * arm.metrics["cells"] * arm.metrics["success_rate"])

@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TextIO
 
@@ -24,6 +25,7 @@ def err() -> Console:
 
 
 _bars: list[Progress] = []
+LINE_EVERY_S = 15.0
 # What moves a terminal's cursor and colours belongs to us, not to answers and question files.
 _CONTROLS = {code: f"\\x{code:02x}" for code in (*range(0x20), *range(0x7F, 0xA0)) if chr(code) not in "\n\t"}
 
@@ -116,20 +118,45 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> 
 
 
 @contextlib.contextmanager
-def cells_progress(description: str) -> Iterator[Callable[[int, int, int, int], None]]:
-    """A bar for cells on stderr: done, failed, tokens/s, time left. Yields what `run_experiment` calls."""
+def cells_progress(description: str, most_tokens: int = 0) -> Iterator[Callable[[int, int, int, int], None]]:
+    """A bar for cells on stderr: done, failed, tokens/s, time left; a line now and then where there is no terminal.
+
+    Yields what `run_experiment` calls. Until the first answer is there, answers are taken to have `most_tokens`.
+    """
     columns = (
         TextColumn("{task.completed:.0f}/{task.total:.0f} answers, {task.fields[failed]} failed"),
         TextColumn("{task.fields[rate]:.0f} tokens/s"),
+        TextColumn("{task.fields[left]}"),
     )
-    with _bar(description, *columns, failed=0, rate=0.0) as (progress, task):
+    first: list[int] = []  # answers that were there at the start
+    said = [time.monotonic()]
+    with _bar(description, *columns, with_left=False, failed=0, rate=0.0, left="") as (progress, task):
 
         def update(done: int, total: int, failed: int, tokens: int) -> None:
-            elapsed = progress.tasks[0].elapsed or 0.0
-            progress.update(task, completed=done, total=total, failed=failed, rate=tokens / max(elapsed, 1.0))
+            first.append(done) if not first else None
             _start(progress)
+            elapsed = max(progress.tasks[0].elapsed or 0.0, 1.0)
+            rate = tokens / elapsed
+            left = _time_left(done - first[0], total - done, elapsed, tokens, most_tokens)
+            progress.update(task, completed=done, total=total, failed=failed, rate=rate, left=left)
+            if progress.disable and time.monotonic() - said[0] >= LINE_EVERY_S:
+                said[0] = time.monotonic()
+                message(f"{done}/{total} answers, {failed} failed, {rate:.0f} tokens/s, {left}")
 
         yield update
+
+
+def _time_left(answered: int, waiting: int, elapsed: float, tokens: int, most_tokens: int) -> str:
+    if answered:
+        return f"{_minutes(elapsed / answered * waiting)} left"
+    if tokens and most_tokens:
+        return f"at most {_minutes((waiting * most_tokens - tokens) / tokens * elapsed)} left"
+    return "estimating"
+
+
+def _minutes(seconds: float) -> str:
+    minutes, rest = divmod(max(0, round(seconds)), 60)
+    return f"{minutes}:{rest:02d}"
 
 
 @contextlib.contextmanager
@@ -146,13 +173,15 @@ def steps_progress(description: str) -> Iterator[Callable[[int, int, str], None]
 
 
 @contextlib.contextmanager
-def _bar(description: str, *columns: TextColumn, **fields: Any) -> Iterator[tuple[Progress, TaskID]]:
+def _bar(
+    description: str, *columns: TextColumn, with_left: bool = True, **fields: Any
+) -> Iterator[tuple[Progress, TaskID]]:
     progress = Progress(
         TextColumn("{task.description}"),
         BarColumn(),
         *columns,
         TimeElapsedColumn(),
-        TimeRemainingColumn(),
+        *([TimeRemainingColumn()] if with_left else []),
         console=err(),
         disable=not sys.stderr.isatty(),
         transient=True,

@@ -1,4 +1,4 @@
-"""Who answers: what a session needs of it, and an engine of this process."""
+"""Who answers: what a session needs of it, and an engine of this machine."""
 
 from collections.abc import Generator, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
@@ -43,7 +43,7 @@ class Partner(Protocol):
 
 
 class EnginePartner:
-    """An engine in this process, which is closed with it."""
+    """An engine of this machine, which is closed with it."""
 
     def __init__(self, engine: Engine, name: str) -> None:
         self.description = f"{name} on {engine.info.name} ({engine.info.device})"
@@ -52,9 +52,10 @@ class EnginePartner:
     def ask(self, messages: Sequence[Message], settings: Mapping[str, Any]) -> Generator[Part]:
         stream = self._engine.submit(list(messages), GenerationParams(**settings))
         try:
-            yield Part(turns_left_out=stream.turns_left_out)
+            left_out = 0
             for chunk in stream:
-                yield Part(chunk.text, chunk.finish_reason or "")
+                new, left_out = stream.turns_left_out - left_out, stream.turns_left_out
+                yield Part(chunk.text, chunk.finish_reason or "", turns_left_out=new)
         finally:
             stream.cancel()
 

@@ -46,3 +46,9 @@ class MissingExtraError(FledgeError):
 
     def __init__(self, what: str, extra: str) -> None:
         super().__init__(f"{what} is not installed", hint=f'pip install "fledge[{extra}]"')
+
+
+def rebuild(kind: str, message: str, hint: str) -> FledgeError:
+    """An error of the class `kind`, as another process of ours tells it; a plain one where that is not known here."""
+    known = {cls.__name__: cls for cls in (InputError, RefusedError, DamagedError, ConflictError, CrashLoopError)}
+    return known.get(kind, FledgeError)(message, hint)

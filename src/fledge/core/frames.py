@@ -1,15 +1,15 @@
-"""How messages lie on the line between an endpoint and its engines: length, kind, body."""
+"""How messages lie on the line between an engine and who asks it: length, kind, body."""
 
 import struct
 from collections.abc import Iterator
 
-ASK, CANCEL, PIECE = 1, 2, 3
+ASK, CANCEL, PIECES = 1, 2, 3
 MAXIMUM_BYTES = 64 << 20
 _HEAD = struct.Struct(">IB")
 
 
 def frame(kind: int, body: bytes) -> bytes:
-    """One message of a kind: `ASK`, `CANCEL` or `PIECE`."""
+    """One message of a kind: `ASK`, `CANCEL` or `PIECES`."""
     return _HEAD.pack(len(body), kind) + body
 
 

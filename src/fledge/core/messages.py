@@ -1,4 +1,4 @@
-"""The messages between the processes of an endpoint."""
+"""The messages between an engine and who asks it, and between the processes of an endpoint."""
 
 import time
 from dataclasses import dataclass, field
@@ -9,7 +9,7 @@ SHADOW_TAG = "fledge.shadow_of"
 
 @dataclass(frozen=True)
 class Ask:
-    """Endpoint to engine: start the answers to one prompt. One of `text`, `messages` (role, content) and `token_ids` is
+    """Client to engine: start the answers to one prompt. One of `text`, `messages` (role, content) and `token_ids` is
     set. Without `stream` each answer comes as one piece when it is whole."""
 
     id: str
@@ -22,33 +22,35 @@ class Ask:
 
 @dataclass(frozen=True)
 class Cancel:
-    """Endpoint to engine: nobody waits for these answers any more."""
+    """Client to engine: nobody waits for these answers any more."""
 
     id: str
 
 
 @dataclass(frozen=True)
 class Piece:
-    """Engine to endpoint: the next part of an answer; the last one has a `finish_reason`, or an `error`, which ends all
+    """Engine to client: the next part of an answer; the last one has a `finish_reason`, or an `error`, which ends all
     answers to the prompt.
 
     `index` tells several answers to one prompt apart. `error_kind` is `input` for a prompt that the model cannot take,
     else `engine`. `turns_left_out` counts the oldest turns of a conversation that the model's window had no room for.
     `logprobs`, where asked for, are pairs of a token's text and its natural logarithm of probability.
-    `first_token_ns` is nanoseconds since the epoch.
+    `first_token_ns` and `made_ns` tell when its first and its last token were there, in nanoseconds since the epoch.
     """
 
     id: str
     index: int = 0
     text: str = ""
-    tokens: int = 0
+    token_ids: list[int] = field(default_factory=list)
     prompt_tokens: int = 0
     turns_left_out: int = 0
     finish_reason: str | None = None
     error: str = ""
     error_kind: str = ""
+    hint: str = ""
     logprobs: list[tuple[str, float]] | None = None
     first_token_ns: int = 0
+    made_ns: int = 0
 
 
 @dataclass(frozen=True)

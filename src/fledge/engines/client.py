@@ -11,16 +11,13 @@ import msgspec
 from fledge.core.errors import FledgeError, InputError
 from fledge.core.frames import ASK, CANCEL, Frames, frame
 from fledge.core.messages import Ask, Cancel, Piece
+from fledge.engines.engine import EngineGoneError
 
 _encode = msgspec.msgpack.Encoder().encode
-_piece = msgspec.msgpack.Decoder(Piece).decode
+_pieces = msgspec.msgpack.Decoder(list[Piece]).decode
 
 Place = tuple[int, Piece]
 RECONNECT_S = 1.0
-
-
-class EngineGoneError(FledgeError):
-    """The engine process is not there (any more); asking again later helps."""
 
 
 class DeadlineError(FledgeError):
@@ -80,10 +77,10 @@ class EngineClient(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         for _, body in self._frames.feed(data):
-            piece = _piece(body)
-            if piece.id in self.asked:
-                place, asking = self.asked[piece.id]
-                asking.came(place, piece)
+            for piece in _pieces(body):
+                if piece.id in self.asked:
+                    place, asking = self.asked[piece.id]
+                    asking.came(place, piece)
 
     def connection_lost(self, _error: Exception | None) -> None:
         self._transport, self._frames = None, Frames()
@@ -187,7 +184,7 @@ class _Asking:
 
 def _failure(piece: Piece, row: int | None) -> FledgeError:
     if piece.error_kind == "input":
-        return InputError(piece.error if row is None else f"row {row}: {piece.error}")
+        return InputError(piece.error if row is None else f"row {row}: {piece.error}", piece.hint)
     if piece.error_kind == "deadline":
         return DeadlineError(piece.error)
     if piece.error_kind == "gone":

@@ -5,11 +5,14 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol
 
 from fledge.core.errors import FledgeError, InputError
 from fledge.core.settings import option
 from fledge.core.types import Message
+
+if TYPE_CHECKING:
+    from fledge.engines.prompt_encoder import PromptEncoder
 
 FinishReason = Literal["stop", "length", "cancelled"]
 Mode = Literal["exact", "fast"]
@@ -68,6 +71,10 @@ class GenerationParams:
         return self.temperature >= LEAST_TEMPERATURE
 
 
+def _nothing() -> None:
+    """Nobody has to be told."""
+
+
 Listener = Callable[["Chunk | Exception"], None]
 Prompt = str | Sequence[Message] | Sequence[int]
 """Text to complete, a conversation to answer, or token ids as they are."""
@@ -87,7 +94,8 @@ class Chunk:
     """The next tokens of an answer, and their text as far as it is certain; the last one has a `finish_reason`.
 
     `index` tells the `n` answers to one prompt apart. `logprobs`, where asked for, has one value for each token, and
-    `tokens` their texts. `usage` comes with the last chunk.
+    `tokens` their texts. `usage` comes with the last chunk. `made_ns` is when its last token was there, in nanoseconds
+    since the epoch; 0 for the moment in which it arrives.
     """
 
     text: str
@@ -97,6 +105,7 @@ class Chunk:
     index: int = 0
     usage: Usage | None = None
     tokens: tuple[str, ...] = ()
+    made_ns: int = 0
 
 
 @dataclass(frozen=True)
@@ -129,16 +138,18 @@ class Completion:
 class Stream:
     """The answers to one submitted prompt: iterate for chunks, call `result` for the whole, or `listen`.
 
-    An engine calls `put` for each chunk and `fail` once if the answer breaks off.
+    An engine calls `put` for each chunk and `fail` once if the answer breaks off. `prompt_tokens` and `turns_left_out`
+    are known when the first chunk is there.
     """
 
-    prompt_tokens: int
+    prompt_tokens: int = 0
     n: int = 1
     turns_left_out: int = 0
     started_ns: int = field(default_factory=time.time_ns)
     cancelled: bool = False
-    _started: float = field(default_factory=time.perf_counter)
-    _queue: "queue.SimpleQueue[tuple[float, Chunk | Exception]]" = field(default_factory=queue.SimpleQueue)
+    on_cancel: Callable[[], None] = _nothing
+    read: bool = False
+    _queue: "queue.SimpleQueue[tuple[int, Chunk | Exception]]" = field(default_factory=queue.SimpleQueue)
     _listener: "Listener | None" = None
     _left: int = 0
     _lock: threading.Lock = field(default_factory=threading.Lock)
@@ -151,7 +162,7 @@ class Stream:
         if chunk.finish_reason:
             with self._lock:
                 self._left -= 1
-        self._hand_over(chunk)
+        self._hand_over(chunk, chunk.made_ns)
         if not self._left:
             self._ended.set()
 
@@ -160,6 +171,15 @@ class Stream:
         self._hand_over(error)
         self._ended.set()
 
+    def restart(self) -> bool:
+        """Forget the chunks so far, to be answered anew; False where somebody has read some of them already."""
+        with self._lock:
+            if self.read or self._listener:
+                return False
+            self._queue = queue.SimpleQueue()
+            self._left = self.n
+            return True
+
     def listen(self, listener: "Listener") -> None:
         """Have each chunk, and a failure, passed to `listener` in the thread that makes it, instead of iterating."""
         with self._lock:
@@ -167,12 +187,16 @@ class Stream:
                 listener(self._queue.get()[1])
             self._listener = listener
 
-    def _hand_over(self, item: Chunk | Exception) -> None:
+    def _hand_over(self, item: Chunk | Exception, made_ns: int = 0) -> None:
         with self._lock:
             if self._listener:
                 self._listener(item)
             else:
-                self._queue.put((time.perf_counter(), item))
+                self._queue.put((made_ns or time.time_ns(), item))
+
+    def is_last(self, chunk: Chunk) -> bool:
+        """Whether all answers have ended once this chunk is put."""
+        return self._left <= (chunk.finish_reason is not None)
 
     @property
     def is_over(self) -> bool:
@@ -182,19 +206,21 @@ class Stream:
     def cancel(self) -> None:
         """Ask the engine to stop; a last chunk with finish reason `cancelled` follows."""
         self.cancelled = True
+        self.on_cancel()
 
     def __iter__(self) -> Iterator[Chunk]:
         return (chunk for _, chunk in self.timed())
 
     def timed(self) -> Iterator[tuple[float, Chunk]]:
-        """Chunks, each with the seconds from `submit` to its arrival."""
+        """Chunks, each with the seconds from `submit` to when it was made."""
         under_way = self.n
+        self.read = True
         while under_way:
-            moment, item = self._queue.get()
+            made_ns, item = self._queue.get()
             if isinstance(item, Exception):
                 raise item
             under_way -= item.finish_reason is not None
-            yield moment - self._started, item
+            yield max(0, made_ns - self.started_ns) / 1e9, item
 
     def result(self) -> Completion:
         """Wait for the whole answer, the first one where there are several."""
@@ -237,11 +263,9 @@ class EngineInfo(NamedTuple):
 
 
 class Stats(NamedTuple):
-    """What an engine is doing and has done: answers under way and waiting, tokens read and generated so far."""
+    """What an engine is doing and has done: prompts under way, tokens generated so far."""
 
     running: int
-    waiting: int
-    prompt_tokens: int
     generated_tokens: int
 
 
@@ -251,33 +275,54 @@ class Engine(Protocol):
     info: EngineInfo
 
     def submit(self, prompt: Prompt, params: GenerationParams) -> Stream:
-        """Start an answer. Raises `InputError` for a prompt that the model cannot take."""
+        """Start an answer. A prompt that the model cannot take fails the stream, or this call, with `InputError`."""
         ...
 
     def stats(self) -> Stats: ...
-
-    def drain(self, timeout_s: float) -> bool:
-        """Take no more, and wait for what runs; True if all of it ended within the time."""
-        ...
 
     def close(self) -> None:
         """Cancel what runs and free the model."""
         ...
 
 
+class LoadedEngine(Protocol):
+    """An engine in its own process, which calls `turn` as long as it is `busy`. `encoder`, where there is one, has a
+    line to watch; `between_steps` is called where a turn takes many steps."""
+
+    info: EngineInfo
+    between_steps: Callable[[], None]
+
+    @property
+    def encoder(self) -> "PromptEncoder | None": ...
+
+    @property
+    def busy(self) -> bool: ...
+
+    def take(self, prompt: Prompt, params: GenerationParams, stream: Stream) -> None:
+        """Have a prompt answered. One that the model cannot take fails the stream with `InputError`."""
+        ...
+
+    def turn(self) -> None: ...
+
+
+class EngineGoneError(FledgeError):
+    """The engine process is not there (any more)."""
+
+
 def generate(engine: Engine, prompts: Sequence[Prompt], params: GenerationParams) -> list[Completion]:
     """Answers to all prompts, in their order, computed together. An `InputError` says which of several is wrong."""
     streams: list[Stream] = []
+    number = 0
     try:
-        for number, prompt in enumerate(prompts):
-            try:
-                streams.append(engine.submit(prompt, params))
-            except InputError as error:
-                if len(prompts) == 1:
-                    raise
-                raise InputError(f"row {number}: {error.message}", error.hint) from None
-        return [stream.result() for stream in streams]
-    except BaseException:
+        for number, prompt in enumerate(prompts):  # noqa: B007 (told in an error)
+            streams.append(engine.submit(prompt, params))
+        completions = []
+        for number, stream in enumerate(streams):  # noqa: B007
+            completions.append(stream.result())
+    except BaseException as error:
         for stream in streams:
             stream.cancel()
+        if isinstance(error, InputError) and len(prompts) > 1:
+            raise InputError(f"row {number}: {error.message}", error.hint) from None
         raise
+    return completions

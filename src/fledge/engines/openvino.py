@@ -10,11 +10,10 @@ from typing import Any
 import numpy as np
 import openvino
 import openvino_genai
-from tokenizers import Tokenizer
 
 from fledge.core.errors import FledgeError, InputError
 from fledge.engines.engine import EngineInfo, FinishReason
-from fledge.engines.text import Text
+from fledge.engines.text import TextConfig
 from fledge.engines.worker import Answer, WorkerEngine
 from fledge.models.snapshot import Snapshot
 
@@ -41,10 +40,11 @@ def check_device(device: str) -> None:
 
 
 class OpenVINOEngine(WorkerEngine):
-    """One thread steps all answers together; `step` holds the GIL, so serve it from a process of its own."""
+    """Steps all answers together. `step` holds Python's lock."""
 
     def __init__(self, model: Snapshot, folder: Path, info: EngineInfo, cache_gb: float) -> None:
         """`folder` is the exported model; `cache_gb` is what keys and values may take, in GB, 0 for the usual."""
+        super().__init__(info, TextConfig.of(model, (folder / "tokenizer.json").read_text(encoding="utf-8")))
         scheduler = openvino_genai.SchedulerConfig()
         scheduler.num_kv_blocks = _blocks(model, info.mode, cache_gb)
         scheduler.enable_prefix_caching = True
@@ -52,7 +52,6 @@ class OpenVINOEngine(WorkerEngine):
             str(folder), scheduler, info.device.upper(), EXACT if info.mode == "exact" else FAST
         )
         self._count = 0
-        super().__init__(info, Text.of(model, Tokenizer.from_file(str(folder / "tokenizer.json"))))
 
     def _turn(self) -> None:
         for answer in self._take(limit=256):
@@ -85,14 +84,13 @@ class OpenVINOEngine(WorkerEngine):
 
     def _shut(self) -> None:
         self._sweep()
-        super()._shut()
 
     def _config(self, answer: Answer) -> Any:
         params = answer.params
         config = openvino_genai.GenerationConfig()
         config.max_new_tokens = answer.room
         config.ignore_eos = params.ignore_eos
-        config.stop_token_ids = set() if params.ignore_eos else set(self._text.end_tokens)
+        config.stop_token_ids = set() if params.ignore_eos else set(self.text.end_tokens)
         config.repetition_penalty = params.repetition_penalty
         config.logprobs = int(params.logprobs)
         config.do_sample = params.samples

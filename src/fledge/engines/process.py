@@ -1,14 +1,17 @@
-"""The engine process: `python -m fledge.engines.process CONTROL_FD`. Answers the endpoint over a local socket."""
+"""The engine process: `python -m fledge.engines.process DESCRIPTOR`. Answers an endpoint, or one program, on a socket.
 
-import contextlib
+One thread does all of it, in turns: take what arrived, advance all answers by a step, send what was made. A step of an
+engine holds Python's lock from its start to its end, so that any other thread here would starve.
+"""
+
 import math
 import os
+import selectors
 import shutil
 import signal
 import socket
 import struct
 import sys
-import threading
 import time
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -18,17 +21,17 @@ from typing import Any
 import msgspec
 
 from fledge.core.control import Control
-from fledge.core.errors import FledgeError
-from fledge.core.frames import ASK, CANCEL, PIECE, Frames, frame
+from fledge.core.errors import FledgeError, InputError
+from fledge.core.frames import ASK, CANCEL, PIECES, Frames, frame
 from fledge.core.messages import Ask, Cancel, Piece
 from fledge.core.types import Message
 from fledge.engines import selection
-from fledge.engines.engine import Chunk, Engine, GenerationParams, Stream, generate
+from fledge.engines.engine import Chunk, GenerationParams, LoadedEngine, Prompt, Stream
 from fledge.engines.selection import EngineSettings
 from fledge.models.snapshot import Snapshot
 from fledge.releases.manifest import read_kept, snapshot_of
 
-SEND_TIMEOUT_S = 10  # an endpoint that reads nothing for so long is given up, that the others' answers go on
+SEND_TIMEOUT_S = 10  # a client that reads nothing for so long is given up, so that the others' answers go on
 
 _encode = msgspec.msgpack.Encoder().encode
 _ask = msgspec.msgpack.Decoder(Ask).decode
@@ -40,63 +43,73 @@ class _Whole:
     """An answer on its way that is sent only when it is whole."""
 
     texts: list[str] = field(default_factory=list)
-    tokens: int = 0
+    token_ids: list[int] = field(default_factory=list)
     first_token_ns: int = 0
     logprobs: list[tuple[str, float]] = field(default_factory=list)
 
     def add(self, piece: Piece) -> None:
         self.texts.append(piece.text)
-        self.tokens += piece.tokens
+        self.token_ids += piece.token_ids
         self.logprobs += piece.logprobs or []
         self.first_token_ns = self.first_token_ns or piece.first_token_ns
 
 
 class EngineLine:
-    """One endpoint's line to the engine. Its end cancels what was asked on it."""
+    """One client's line to the engine. Its end cancels what was asked on it."""
 
-    def __init__(self, engine: Engine, line: socket.socket) -> None:
-        self._engine = engine
-        self._line = line
+    def __init__(self, engine: LoadedEngine, line: socket.socket) -> None:
+        self.line = line
         line.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", SEND_TIMEOUT_S, 0))
-        self._sending = threading.Lock()
+        self._engine = engine
+        self._frames = Frames()
         self._streams: dict[str, Stream] = {}
+        self._unsent: list[Piece] = []
 
-    def run(self) -> None:
-        """Take messages until the line ends."""
-        frames = Frames()
+    def receive(self) -> bool:
+        """Take what arrived; False at the end of the line."""
         try:
-            while data := self._line.recv(1 << 18):
-                for kind, body in frames.feed(data):
-                    if kind == ASK:
-                        self._start(_ask(body))
-                    elif kind == CANCEL and (stream := self._streams.get(_cancel(body).id)):
-                        stream.cancel()
+            data = self.line.recv(1 << 18)
+            for kind, body in self._frames.feed(data):
+                if kind == ASK:
+                    self._start(_ask(body))
+                elif kind == CANCEL and (stream := self._streams.get(_cancel(body).id)):
+                    stream.cancel()
         except (OSError, ValueError, msgspec.MsgspecError):  # what is no message ends the line, as its end does
-            return
-        finally:
-            self._line.close()
-            for stream in list(self._streams.values()):
-                stream.cancel()
+            return False
+        return bool(data)
+
+    def flush(self) -> bool:
+        """Send what was made since the last time; False where the client has gone, or reads nothing."""
+        if not self._unsent:
+            return True
+        pieces, self._unsent = self._unsent, []
+        try:
+            self.line.sendall(frame(PIECES, _encode(pieces)))
+        except OSError:
+            return False
+        return True
+
+    def close(self) -> None:
+        self.line.close()
+        for stream in self._streams.values():
+            stream.cancel()
 
     def _start(self, ask: Ask) -> None:
-        prompt: Any = ask.text if ask.text is not None else ask.token_ids
-        if ask.messages is not None:
-            prompt = [Message(*pair) for pair in ask.messages]  # type: ignore[arg-type]
         try:
             params = GenerationParams(**{**ask.params, "stop": tuple(ask.params.get("stop", ()))})
-            stream = self._engine.submit(prompt, params)
-        except Exception as error:  # noqa: BLE001 (tokenizers raises just that; the line is also that of others)
-            kind = "input" if isinstance(error, (ValueError, TypeError)) else "engine"
-            self._send(Piece(ask.id, error=str(error), error_kind=kind))
+        except (ValueError, TypeError) as error:
+            self._refuse(ask.id, InputError(str(error)))
             return
+        stream = Stream(n=params.n)
         self._streams[ask.id] = stream
         wholes = None if ask.stream else [_Whole() for _ in range(params.n)]
         stream.listen(partial(self._heard, ask.id, stream, wholes))
+        self._engine.take(_prompt(ask), params, stream)
 
     def _heard(self, identity: str, stream: Stream, wholes: list[_Whole] | None, item: Chunk | Exception) -> None:
         if isinstance(item, Exception):
             self._streams.pop(identity, None)
-            self._send(Piece(identity, error=str(item), error_kind="engine"))
+            self._refuse(identity, item)
             return
         piece = _piece(identity, stream, item)
         if wholes is not None:
@@ -107,42 +120,120 @@ class EngineLine:
             piece = replace(
                 piece,
                 text="".join(whole.texts),
-                tokens=whole.tokens,
+                token_ids=whole.token_ids,
                 logprobs=whole.logprobs or None,
                 first_token_ns=whole.first_token_ns,
             )
         if piece.finish_reason and stream.is_over:
             self._streams.pop(identity, None)
-        self._send(piece)
+        self._unsent.append(piece)
 
-    def _send(self, piece: Piece) -> None:
-        try:
-            with self._sending:
-                self._line.sendall(frame(PIECE, _encode(piece)))
-        except OSError:  # the endpoint has gone, or reads nothing: `run` ends, and cancels
-            with contextlib.suppress(OSError):
-                self._line.shutdown(socket.SHUT_RDWR)
+    def _refuse(self, identity: str, error: Exception) -> None:
+        kind = "input" if isinstance(error, InputError) else "engine"
+        self._unsent.append(Piece(identity, error=str(error), error_kind=kind, hint=getattr(error, "hint", "")))
+
+
+def _prompt(ask: Ask) -> Prompt:
+    if ask.token_ids is not None:
+        return ask.token_ids
+    if ask.messages is not None:
+        return [Message(*turn) for turn in ask.messages]  # type: ignore[arg-type]
+    return ask.text or ""
 
 
 def _piece(identity: str, stream: Stream, chunk: Chunk) -> Piece:
+    now = chunk.made_ns or time.time_ns()
     return Piece(
         identity,
         chunk.index,
         chunk.text,
-        len(chunk.token_ids),
+        list(chunk.token_ids),
         stream.prompt_tokens,
         stream.turns_left_out,
         chunk.finish_reason,
         logprobs=list(zip(chunk.tokens, chunk.logprobs, strict=False)) if chunk.logprobs else None,
-        first_token_ns=time.time_ns(),
+        first_token_ns=now,
+        made_ns=now,
     )
 
 
-def serve(engine: Engine, listener: socket.socket) -> None:
-    """Take endpoints on `listener`, until the process ends; a second one, as after a restart, has a line of its own."""
-    while True:
-        line, _ = listener.accept()
-        threading.Thread(target=EngineLine(engine, line).run, name="line", daemon=True).start()
+class EngineServer:
+    """Runs one engine for those who ask it: an endpoint through `listener`, and whoever has the other end of `lines`.
+
+    A second client, as an endpoint after a restart, has a line of its own.
+    """
+
+    def __init__(
+        self, engine: LoadedEngine, listener: socket.socket | None = None, lines: tuple[socket.socket, ...] = ()
+    ) -> None:
+        self._engine = engine
+        self._selector = selectors.DefaultSelector()
+        self._lines: set[EngineLine] = set()
+        self._encoder_line: socket.socket | None = None
+        self._watch_encoder()
+        if listener is not None:
+            self._selector.register(listener, selectors.EVENT_READ, partial(self._accept, listener))
+        for line in lines:
+            self._add(line)
+        engine.between_steps = partial(self._exchange, 0.0)
+
+    def run(self) -> None:
+        """Answer until the process is ended."""
+        while True:
+            self._exchange(0.0 if self._engine.busy else None)
+            if self._engine.busy:
+                self._engine.turn()
+
+    def try_out(self) -> None:
+        """Warm up, and see that what comes is an answer. Raises `FledgeError` where it is none."""
+        stream = Stream()
+        self._engine.take("warm up", GenerationParams(max_tokens=2, logprobs=True, ignore_eos=True), stream)
+        while not stream.is_over:
+            self._exchange(0.0 if self._engine.busy else None)
+            self._engine.turn()
+        done = stream.result()
+        if not done.token_ids or not all(map(math.isfinite, done.logprobs)):
+            raise FledgeError("the model answers nothing that makes sense: its probabilities are not finite numbers")
+
+    def _exchange(self, wait_s: float | None) -> None:
+        """Send what was made, then take what arrived; with `wait_s` None at least one thing."""
+        for line in [line for line in self._lines if not line.flush()]:
+            self._drop(line)
+        self._watch_encoder()
+        for key, _ in self._selector.select(wait_s):
+            key.data()
+        for line in [line for line in self._lines if not line.flush()]:  # what was refused at once
+            self._drop(line)
+
+    def _watch_encoder(self) -> None:
+        encoder = self._engine.encoder
+        if encoder is None:
+            return
+        events = selectors.EVENT_READ | (selectors.EVENT_WRITE if encoder.is_full else 0)
+        if encoder.line is not self._encoder_line:
+            if self._encoder_line is not None:
+                self._selector.unregister(self._encoder_line)
+            self._encoder_line = encoder.line
+            self._selector.register(encoder.line, events, encoder.exchange)
+        else:
+            self._selector.modify(encoder.line, events, encoder.exchange)
+
+    def _accept(self, listener: socket.socket) -> None:
+        self._add(listener.accept()[0])
+
+    def _add(self, line: socket.socket) -> None:
+        client = EngineLine(self._engine, line)
+        self._lines.add(client)
+        self._selector.register(line, selectors.EVENT_READ, partial(self._receive, client))
+
+    def _receive(self, client: EngineLine) -> None:
+        if client in self._lines and not client.receive():
+            self._drop(client)
+
+    def _drop(self, client: EngineLine) -> None:
+        self._lines.discard(client)
+        self._selector.unregister(client.line)
+        client.close()
 
 
 def main() -> None:
@@ -150,29 +241,38 @@ def main() -> None:
     config = control.config
     control.listen(_on_event)
     try:
-        model = _model(Path(config["release"]))
-        engine = selection.start(EngineSettings(**config["settings"]), model)
-        _smoke_test(engine)
+        engine = selection.load(EngineSettings(**config["settings"]), _model(config), partial(_progress, control))
+        lines = tuple(socket.socket(fileno=descriptor) for descriptor in config.get("lines", ()))
+        listener = _listen(Path(config["address"])) if "address" in config else None
+        server = EngineServer(engine, listener, lines)
+        server.try_out()
     except FledgeError as error:
-        control.send(event="failed", error=error.message)
+        control.send(event="failed", error=error.message, hint=error.hint, kind=type(error).__name__)
         sys.exit(error.exit_code)
+    control.send(event="ready", info=engine.info._asdict())
+    server.run()
+
+
+def _progress(control: Control, text: str) -> None:
+    control.send(event="progress", text=text)
+
+
+def _listen(address: Path) -> socket.socket:
     listener = socket.socket(socket.AF_UNIX)
-    Path(config["address"]).unlink(missing_ok=True)
-    listener.bind(config["address"])
+    address.unlink(missing_ok=True)
+    listener.bind(str(address))
     listener.listen()
-    control.send(event="ready")
-    serve(engine, listener)
+    return listener
 
 
-def _smoke_test(engine: Engine) -> None:
-    """Warm up, and see that what comes is an answer. Raises `FledgeError` where it is none."""
-    (done,) = generate(engine, ["warm up"], GenerationParams(max_tokens=2, logprobs=True, ignore_eos=True))
-    if not done.token_ids or not all(map(math.isfinite, done.logprobs)):
-        raise FledgeError("the model answers nothing that makes sense: its probabilities are no numbers")
+def _model(config: dict[str, Any]) -> Snapshot:
+    """The model of a release in our own cache, or one that the parent has checked.
 
-
-def _model(folder: Path) -> Snapshot:
-    """The model of a release in our own cache. A damaged one is removed: whoever starts next fetches it anew."""
+    A damaged release is removed: whoever starts next fetches it anew.
+    """
+    if "model" in config:
+        return msgspec.convert(config["model"], Snapshot, dec_hook=lambda kind, value: kind(value))  # paths
+    folder = Path(config["release"])
     try:
         manifest = read_kept(folder)
     except FledgeError:

@@ -7,7 +7,7 @@ back-off.
 import itertools
 import threading
 from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any
 from urllib.parse import urlsplit
@@ -64,8 +64,8 @@ class RemoteEngine:
         self._model = name or self._first_model()
         self._lock = threading.Lock()
         self._running: dict[Any, Stream] = {}
-        self._asking = self._prompt_tokens = self._generated_tokens = 0
-        self._draining = False
+        self._generated_tokens = 0
+        self._closed = False
         self._pool = ThreadPoolExecutor(concurrency, thread_name_prefix="remote-engine")
 
     def submit(self, prompt: Prompt, params: GenerationParams) -> Stream:
@@ -77,8 +77,8 @@ class RemoteEngine:
             raise InputError("the prompt is empty")
         stream = Stream(0, params.n)
         with self._lock:
-            if self._draining:
-                raise FledgeError("the engine takes no more requests")
+            if self._closed:
+                raise FledgeError("the engine is closed")
             for index in range(params.n):
                 settings = replace(params, n=1, seed=(params.seed + index) % 2**63)
                 self._running[self._pool.submit(self._answer, messages, settings, stream, index)] = stream
@@ -86,18 +86,11 @@ class RemoteEngine:
 
     def stats(self) -> Stats:
         with self._lock:
-            under_way = sum(not future.done() for future in self._running)
-            return Stats(self._asking, max(0, under_way - self._asking), self._prompt_tokens, self._generated_tokens)
-
-    def drain(self, timeout_s: float) -> bool:
-        with self._lock:
-            self._draining = True
-            futures = list(self._running)
-        return not wait(futures, timeout_s).not_done
+            return Stats(sum(not future.done() for future in self._running), self._generated_tokens)
 
     def close(self) -> None:
         with self._lock:
-            self._draining = True
+            self._closed = True
             for stream in self._running.values():
                 stream.cancel()
         self._pool.shutdown(wait=True)
@@ -105,7 +98,6 @@ class RemoteEngine:
 
     def _answer(self, messages: list[dict[str, str]], params: GenerationParams, stream: Stream, index: int) -> None:
         with self._lock:
-            self._asking += 1
             self._running = {future: other for future, other in self._running.items() if not future.done()}
         try:
             if stream.cancelled:
@@ -116,9 +108,6 @@ class RemoteEngine:
                 self._relay(response, stream, index)
         except Exception as error:  # noqa: BLE001 (whatever it was, those who wait must hear of it)
             stream.fail(_explained(error, self._url, self._model))
-        finally:
-            with self._lock:
-                self._asking -= 1
 
     def _relay(self, response: Iterable[Any], stream: Stream, index: int) -> None:
         reason: FinishReason | None = None
@@ -140,7 +129,6 @@ class RemoteEngine:
             raise FledgeError(f"{self._url} broke an answer off", hint="ask again; see the server's log")
         prompt_tokens, tokens = (told.prompt_tokens, told.completion_tokens) if told else (0, pieces)
         with self._lock:
-            self._prompt_tokens += prompt_tokens
             self._generated_tokens += tokens
         usage = Usage(prompt_tokens, tokens, self._prices.cost(prompt_tokens, tokens))
         stream.put(Chunk("", (), reason, (), index, usage))

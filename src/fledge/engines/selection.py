@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 from fledge.core.errors import InputError, MissingExtraError
 from fledge.core.settings import Workspace, option, out_of_range
-from fledge.engines.engine import Engine, EngineInfo, Mode
+from fledge.engines.engine import Engine, EngineInfo, LoadedEngine, Mode
 from fledge.engines.machine import gpu
 from fledge.engines.openvino_files import ExportError, Say, exported, is_exported, read_gate
 from fledge.engines.scripted import ScriptedEngine
@@ -171,9 +171,21 @@ def _found(modules: tuple[str, ...]) -> bool:
 
 
 def start(settings: EngineSettings, model: Snapshot | RemoteModel, say: Say = lambda _: None) -> Engine:
-    """The engine for a model, loaded and ready. `say` is told what takes long, with an estimate."""
+    """The engine for a model, ready, in a process of its own; a remote one is asked from this process.
+
+    `say` is told what takes long, with an estimate.
+    """
     if isinstance(model, RemoteModel):
         return _remote(settings, model)
+    choose(settings, model)  # what cannot be is refused before anything is started
+
+    from fledge.engines.local_engine import LocalEngine
+
+    return LocalEngine(settings, model, say)
+
+
+def load(settings: EngineSettings, model: Snapshot, say: Say = lambda _: None) -> LoadedEngine:
+    """The engine for a model, loaded in this process, which must be that of the engine."""
     choice = choose(settings, model)
     if choice.name == "scripted":
         return ScriptedEngine()
@@ -201,7 +213,7 @@ def _remote(settings: EngineSettings, model: RemoteModel) -> Engine:
     )
 
 
-def _openvino(settings: EngineSettings, model: Snapshot, choice: Choice, say: Say) -> Engine:
+def _openvino(settings: EngineSettings, model: Snapshot, choice: Choice, say: Say) -> LoadedEngine:
     cache = settings.cache_dir / "engines"
     mode: Mode = "exact" if settings.mode == "exact" else "fast"
     folder = exported(model, cache, mode, say)
@@ -224,7 +236,7 @@ def _openvino(settings: EngineSettings, model: Snapshot, choice: Choice, say: Sa
     return OpenVINOEngine(model, folder, info, settings.cache_gb)
 
 
-def _transformers(settings: EngineSettings, model: Snapshot, choice: Choice) -> Engine:
+def _transformers(settings: EngineSettings, model: Snapshot, choice: Choice) -> LoadedEngine:
     info = EngineInfo("transformers", choice.device, "exact", choice.reason)
     if choice.device == "gpu":
         from fledge.engines.transformers_paged import PagedTransformersEngine

@@ -3,6 +3,7 @@
 import re
 from bisect import bisect_left
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 from tokenizers import Tokenizer
@@ -25,37 +26,42 @@ class Encoded(NamedTuple):
     turns_left_out: int
 
 
+@dataclass(frozen=True)
+class TextConfig:
+    """What tokens are made by: the text of a `tokenizer.json`, a chat template with the names of its special tokens,
+    the end tokens, and the sizes of the model's window and vocabulary."""
+
+    tokenizer: str
+    template: str | None
+    special_tokens: dict[str, str]
+    end_tokens: tuple[int, ...]
+    context: int
+    vocabulary: int
+
+    @classmethod
+    def of(cls, model: Snapshot, tokenizer: str) -> "TextConfig":
+        """With the chat template of the snapshot, if it has one."""
+        found = read_template(model.path)
+        source, tokens = found or (None, {})
+        return cls(tokenizer, source, tokens, model.end_tokens, model.context, model.vocabulary)
+
+
 class Text:
-    """A snapshot's tokenizer with what fledge needs of it.
+    """A tokenizer with what fledge needs of it.
 
     A conversation takes the shape of the model's chat template; a model that has none gets turns that each end in
     its end-of-text token, as DialoGPT was trained. Text that spells a special token stays text.
     """
 
-    def __init__(self, tokenizer: Tokenizer, model: Snapshot, template: ChatTemplate | None) -> None:
-        self.tokenizer = tokenizer
+    def __init__(self, config: TextConfig) -> None:
+        self.tokenizer = Tokenizer.from_str(config.tokenizer)
         self.tokenizer.encode_special_tokens = True
+        self._template = ChatTemplate(config.template, config.special_tokens) if config.template else None
         # For what the template itself writes: there a special token is meant.
-        self._for_template = Tokenizer.from_str(tokenizer.to_str()) if template else tokenizer
-        self.end_tokens = model.end_tokens
-        self.context = model.context
-        self._vocabulary = model.vocabulary
-        self._template = template
-        added = tokenizer.get_added_tokens_decoder().values()
+        self._for_template = Tokenizer.from_str(config.tokenizer) if self._template else self.tokenizer
+        self._config = config
+        added = self.tokenizer.get_added_tokens_decoder().values()
         self._special = [token.content for token in added if token.special and token.content]
-
-    @classmethod
-    def of(cls, model: Snapshot, tokenizer: Tokenizer) -> "Text":
-        """With the chat template of the snapshot, if it has one."""
-        return cls(tokenizer, model, read_template(model.path))
-
-    def close(self) -> None:
-        if self._template:
-            self._template.close()
-
-    def token(self, token_id: int) -> str:
-        """The text of one token; one that is part of a character reads as U+FFFD."""
-        return str(self.tokenizer.decode([token_id], skip_special_tokens=False))
 
     def encode(self, prompt: Prompt, room: int) -> Encoded:
         """Token ids of a prompt; `room` tokens of the window are kept free for the answer.
@@ -63,7 +69,7 @@ class Text:
         The oldest turns of a conversation are left out until it fits, a system text never. Raises `InputError` if the
         prompt, or what must stay of it, does not fit.
         """
-        limit = self.context - room
+        limit = self._config.context - room
         if isinstance(prompt, str):
             encoded = Encoded(_ids(self.tokenizer, prompt, start=True), 0)
         elif not prompt:
@@ -73,16 +79,7 @@ class Text:
         else:
             encoded = self._conversation(list(prompt), limit)  # type: ignore[arg-type]
         token_ids = encoded.token_ids
-        if not token_ids:
-            raise InputError("the prompt is empty")
-        if not 0 <= min(token_ids) <= max(token_ids) < self._vocabulary:
-            raise InputError(f"the prompt has token ids beyond the model's {self._vocabulary}")
-        if len(token_ids) > limit:
-            raise InputError(
-                f"the prompt has {len(token_ids)} tokens; the model takes {self.context}, "
-                f"and {room} are kept for the answer",
-                hint="shorten the prompt, or ask for fewer tokens with --max-tokens",
-            )
+        check_tokens(token_ids, room, self._config)
         return encoded
 
     def _conversation(self, messages: list[Message], limit: int) -> Encoded:
@@ -103,7 +100,7 @@ class Text:
 
     def _shape(self, messages: Sequence[Message]) -> list[int]:
         if self._template is None:
-            end = self.end_tokens[:1]
+            end = self._config.end_tokens[:1]
             return [token for item in messages for token in (*_ids(self.tokenizer, item.content), *end)]
         stand_ins = {chr(_STAND_IN + number): text for number, text in enumerate(self._special)}
         text = self._template.render([Message(item.role, _replace(item.content, stand_ins)) for item in messages])
@@ -113,6 +110,21 @@ class Text:
             spelled = stand_ins.get(part)
             token_ids += _ids(self.tokenizer, spelled) if spelled else _ids(self._for_template, part)
         return token_ids
+
+
+def check_tokens(token_ids: Sequence[int], room: int, config: TextConfig) -> None:
+    """Raise `InputError` for tokens that the model does not have, or more than its window takes beside an answer of
+    `room` tokens."""
+    if not token_ids:
+        raise InputError("the prompt is empty")
+    if not 0 <= min(token_ids) <= max(token_ids) < config.vocabulary:
+        raise InputError(f"the prompt has token ids beyond the model's {config.vocabulary}")
+    if len(token_ids) > config.context - room:
+        raise InputError(
+            f"the prompt has {len(token_ids)} tokens; the model takes {config.context}, "
+            f"and {room} are kept for the answer",
+            hint="shorten the prompt, or ask for fewer tokens with --max-tokens",
+        )
 
 
 def _ids(tokenizer: Tokenizer, text: str, *, start: bool = False) -> list[int]:
@@ -132,15 +144,15 @@ def _replace(content: str, stand_ins: dict[str, str]) -> str:
 class Decoder:
     """Turns the tokens of one answer into chunks: only whole characters, nothing of a stop text."""
 
-    def __init__(self, text: Text, stop: Sequence[str]) -> None:
-        self._text = text
+    def __init__(self, tokenizer: Tokenizer, stop: Sequence[str]) -> None:
+        self._tokenizer = tokenizer
         self._stop = stop
         self._stream = DecodeStream(skip_special_tokens=True)
         self._held = ""
 
     def feed(self, token_ids: Sequence[int], finish_reason: FinishReason | None) -> Chunk:
         """The chunk for the next tokens; its finish reason is `stop` when a stop text was met."""
-        new = "".join(self._stream.step(self._text.tokenizer, token) or "" for token in token_ids)
+        new = "".join(self._stream.step(self._tokenizer, token) or "" for token in token_ids)
         text = self._held + new
         found = [(text.index(stop) + len(stop), text.index(stop)) for stop in self._stop if stop in text]
         if found:  # the one that was whole first, however the text was cut

@@ -22,7 +22,7 @@ from transformers.generation.stopping_criteria import StoppingCriteria, Stopping
 from transformers.utils import logging
 
 from fledge.engines.engine import EngineInfo, FinishReason, GenerationParams
-from fledge.engines.text import Text
+from fledge.engines.text import TextConfig
 from fledge.engines.worker import Answer, WorkerEngine
 from fledge.models.snapshot import Snapshot
 
@@ -30,15 +30,15 @@ BATCH = 64
 
 
 class TransformersEngine(WorkerEngine):
-    """One thread generates batch after batch; what arrives meanwhile is the next batch.
+    """Generates batch after batch; what arrives meanwhile is the next batch.
 
     A batch ends where its longest row fills the model's window, as the positions of rows that have ended go on, too;
     the others are in the next one.
     """
 
     def __init__(self, model: Snapshot, info: EngineInfo) -> None:
-        self._model = load(model, "cpu")
         super().__init__(info, text_of(model))
+        self._model = load(model, "cpu")
 
     def _turn(self) -> None:
         self._take(BATCH)
@@ -49,7 +49,7 @@ class TransformersEngine(WorkerEngine):
             answer.handle = answer.handle or _Row(answer)
         rows = [answer.handle for answer in batch]
         longest = max(len(answer.token_ids) for answer in batch)
-        pad = next(iter(self._text.end_tokens), 0)
+        pad = next(iter(self.text.end_tokens), 0)
         tokens = torch.full((len(rows), longest), pad)
         mask = torch.zeros_like(tokens)
         for number, answer in enumerate(batch):
@@ -61,7 +61,7 @@ class TransformersEngine(WorkerEngine):
                 input_ids=tokens,
                 attention_mask=mask,
                 generation_config=GenerationConfig(
-                    max_new_tokens=min(max(answer.room for answer in batch), self._text.context - longest),
+                    max_new_tokens=min(max(answer.room for answer in batch), self.text.context - longest),
                     do_sample=False,
                     pad_token_id=pad,
                 ),
@@ -77,10 +77,10 @@ class TransformersEngine(WorkerEngine):
         answer = row.answer
         if not answer.ended:
             reason: FinishReason | None = "length" if answer.room == 1 else None
-            if token in self._text.end_tokens and not answer.params.ignore_eos:
+            if token in self.text.end_tokens and not answer.params.ignore_eos:
                 reason = "stop"
             self._deliver(answer, (token,), reason, row.logprobs(token))
-        return answer.ended or self._closed
+        return answer.ended
 
 
 class _Row:
@@ -134,7 +134,9 @@ class _Delivering(StoppingCriteria):  # type: ignore[misc]
 
     def __call__(self, input_ids: torch.Tensor, _scores: Any, **_: Any) -> torch.Tensor:
         tokens = zip(self._rows, input_ids[:, -1].tolist(), strict=True)
-        return torch.tensor([self._engine.advance(row, token) for row, token in tokens], device=input_ids.device)
+        ended = [self._engine.advance(row, token) for row, token in tokens]
+        self._engine.between_steps()
+        return torch.tensor(ended, device=input_ids.device)
 
 
 def load(model: Snapshot, device: str) -> Any:
@@ -151,10 +153,10 @@ def load(model: Snapshot, device: str) -> Any:
     return loaded.eval().to(device)
 
 
-def text_of(model: Snapshot) -> Text:
+def text_of(model: Snapshot) -> TextConfig:
     """The tokenizer as transformers makes it from the snapshot's files."""
     tokenizer = AutoTokenizer.from_pretrained(model.path, local_files_only=True, trust_remote_code=False)
-    return Text.of(model, tokenizer.backend_tokenizer)
+    return TextConfig.of(model, tokenizer.backend_tokenizer.to_str())
 
 
 def _penalties(params: GenerationParams) -> LogitsProcessorList:

@@ -8,7 +8,7 @@ from transformers import GenerationConfig
 from transformers.generation.configuration_utils import ContinuousBatchingConfig
 
 from fledge.core.errors import FledgeError, InputError
-from fledge.engines.engine import EngineInfo, FinishReason, GenerationParams, Prompt, Stream
+from fledge.engines.engine import EngineInfo, FinishReason, GenerationParams
 from fledge.engines.transformers import load, text_of
 from fledge.engines.worker import Answer, WorkerEngine
 from fledge.models.snapshot import Snapshot
@@ -28,8 +28,8 @@ class PagedTransformersEngine(WorkerEngine):
 
     def __init__(self, model: Snapshot, info: EngineInfo, cache_gb: float) -> None:
         """`cache_gb` is what keys and values may take on the device, in GB, 0 for the usual."""
-        self._model = load(model, "cuda" if info.device == "gpu" else "cpu")
-        self._blocks = max(4, int((cache_gb or USUAL_GB) * 1e9 / (BLOCK_TOKENS * _bytes_a_token(self._model))))
+        loaded = load(model, "cuda" if info.device == "gpu" else "cpu")
+        self._blocks = max(4, int((cache_gb or USUAL_GB) * 1e9 / (BLOCK_TOKENS * _bytes_a_token(loaded))))
         self._manager: Any = None
         self._settings: tuple[float, ...] = ()
         self._count = itertools.count()
@@ -37,13 +37,13 @@ class PagedTransformersEngine(WorkerEngine):
         # The library gives up for good where one prompt fills its whole cache.
         room = min(model.context, (self._blocks - 1) * BLOCK_TOKENS)
         super().__init__(info, text_of(replace(model, context=room)))
+        self._model = loaded
 
-    def submit(self, prompt: Prompt, params: GenerationParams) -> Stream:
+    def _check(self, params: GenerationParams) -> None:
         if params.repetition_penalty != 1:
             raise InputError(
                 "continuous batching of transformers knows no repetition_penalty", hint="leave it at 1, or --device cpu"
             )
-        return super().submit(prompt, params)
 
     def _turn(self) -> None:
         self._take(RUNNING)
@@ -70,7 +70,7 @@ class PagedTransformersEngine(WorkerEngine):
                 self._stop()
                 self._settings, self._manager = settings, self._manage(answer)
                 self._manager.start()
-            ends = [] if answer.params.ignore_eos else list(self._text.end_tokens)
+            ends = [] if answer.params.ignore_eos else list(self.text.end_tokens)
             answer.handle = str(next(self._count))
             self._by_handle[answer.handle] = answer
             self._manager.add_request(
@@ -91,7 +91,7 @@ class PagedTransformersEngine(WorkerEngine):
         }
         config = GenerationConfig(
             do_sample=params.samples,
-            pad_token_id=next(iter(self._text.end_tokens), 0),
+            pad_token_id=next(iter(self.text.end_tokens), 0),
             eos_token_id=-1,  # each request brings its own
             **(sampling if params.samples else {}),
         )
@@ -111,7 +111,7 @@ class PagedTransformersEngine(WorkerEngine):
         reason: FinishReason | None = None
         if result.is_finished():
             reason = "length" if len(new) == answer.room else "stop"
-            if new and new[-1] in self._text.end_tokens and not answer.params.ignore_eos:
+            if new and new[-1] in self.text.end_tokens and not answer.params.ignore_eos:
                 reason = "stop"
         logprobs = result.logprobs[before:] if answer.params.logprobs else ()
         if not (new or reason) or not self._deliver(answer, new, reason, logprobs):
@@ -133,7 +133,6 @@ class PagedTransformersEngine(WorkerEngine):
 
     def _shut(self) -> None:
         self._stop()
-        super()._shut()
 
 
 def _settings(answer: Answer) -> tuple[float, ...]:

@@ -1,16 +1,18 @@
-"""What the engines of this machine share: one thread that advances all answers, and no answer that harms another."""
+"""What the engines of this machine share: all answers advance together, and none harms another."""
 
 import abc
-import itertools
-import threading
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from fledge.core.errors import FledgeError
-from fledge.engines.engine import EngineInfo, FinishReason, GenerationParams, Prompt, Stats, Stream, Usage
-from fledge.engines.text import Decoder, Text
+from tokenizers import Tokenizer
+
+from fledge.core.errors import FledgeError, InputError
+from fledge.core.types import Message
+from fledge.engines.engine import EngineInfo, FinishReason, GenerationParams, Prompt, Stream, Usage
+from fledge.engines.prompt_encoder import PromptEncoder
+from fledge.engines.text import Decoder, Encoded, TextConfig, check_tokens
 
 
 @dataclass(eq=False)
@@ -38,56 +40,77 @@ class Answer:
 
 
 class WorkerEngine(abc.ABC):
-    """An engine of one thread. A subclass starts answers and advances them in `_turn`; `_release` ends one early."""
+    """A model as it runs in the engine process, whose one thread calls `turn` as long as it is `busy`.
 
-    def __init__(self, info: EngineInfo, text: Text) -> None:
+    A subclass starts answers and advances them in `_turn`; `_release` ends one early. One whose `_turn` takes many
+    steps calls `between_steps` after each, so that what was made goes out and cancellations come in.
+    """
+
+    def __init__(self, info: EngineInfo, text: TextConfig) -> None:
         self.info = info
-        self._text = text
-        self._work = threading.Condition()
+        self.text = text
+        self.encoder = PromptEncoder(text)  # it gets ready while the subclass loads the model
+        self.between_steps: Callable[[], None] = lambda: None
+        self._tokenizer = Tokenizer.from_str(text.tokenizer)
         self._waiting: deque[Answer] = deque()
         self._suspects: deque[list[Answer]] = deque()  # groups, one of which runs at a time
         self._running: list[Answer] = []
-        self._prompt_tokens = self._generated_tokens = 0
-        self._draining = self._closed = False
-        self._thread = threading.Thread(target=self._loop, name=f"{info.name}-engine", daemon=True)
-        self._thread.start()
 
-    def submit(self, prompt: Prompt, params: GenerationParams) -> Stream:
-        encoded = self._text.encode(prompt, room=params.max_tokens)
-        stream = Stream(len(encoded.token_ids), params.n, encoded.turns_left_out)
-        answers = [
+    def take(self, prompt: Prompt, params: GenerationParams, stream: Stream) -> None:
+        """Have the answers to a prompt computed in the next turns, once there are tokens of it."""
+
+        def begin(found: Encoded | FledgeError) -> None:
+            if isinstance(found, FledgeError):
+                stream.fail(found)
+            else:
+                self._add(found, params, stream)
+
+        try:
+            self._check(params)
+            if isinstance(prompt, str) or (prompt and isinstance(prompt[0], Message)):
+                self.encoder.send(prompt, params.max_tokens, begin)  # type: ignore[arg-type]
+            else:
+                token_ids = [int(token) for token in prompt]  # type: ignore[arg-type]
+                check_tokens(token_ids, params.max_tokens, self.text)
+                begin(Encoded(token_ids, 0))
+        except InputError as error:
+            stream.fail(error)
+
+    def _check(self, params: GenerationParams) -> None:  # noqa: B027 (most engines take all that there is)
+        """Raise `InputError` for settings that this engine does not know."""
+
+    def _add(self, prompt: Encoded, params: GenerationParams, stream: Stream) -> None:
+        stream.prompt_tokens, stream.turns_left_out = len(prompt.token_ids), prompt.turns_left_out
+        self._waiting.extend(
             Answer(
-                encoded.token_ids,
+                prompt.token_ids,
                 replace(params, n=1, seed=(params.seed + index) % 2**63),
                 stream,
                 index,
-                Decoder(self._text, params.stop),
+                Decoder(self._tokenizer, params.stop),
             )
             for index in range(params.n)
-        ]
-        with self._work:
-            if self._closed or self._draining:
-                raise FledgeError("the engine is closed" if self._closed else "the engine takes no more requests")
-            self._waiting.extend(answers)
-            self._work.notify_all()
-        return stream
+        )
 
-    def stats(self) -> Stats:
-        with self._work:
-            waiting = len(self._waiting) + sum(map(len, self._suspects))
-            running = sum(not answer.ended for answer in self._running)
-            return Stats(running, waiting, self._prompt_tokens, self._generated_tokens)
+    @property
+    def busy(self) -> bool:
+        """Whether there is anything to advance."""
+        return bool(self._waiting or self._suspects or self._running)
 
-    def drain(self, timeout_s: float) -> bool:
-        with self._work:
-            self._draining = True
-            return self._work.wait_for(lambda: not self._busy(), timeout_s)
+    def turn(self) -> None:
+        """Advance what runs. What fails is told to those who wait for it."""
+        try:
+            self._turn()
+        except Exception as error:  # noqa: BLE001 (whatever it was, those who wait must hear of it)
+            self._isolate(error)
+        self._running = [answer for answer in self._running if not answer.ended]
 
     def close(self) -> None:
-        with self._work:
-            self._closed = True
-            self._work.notify_all()
-        self._thread.join()
+        """Free what the engine holds."""
+        for answer in self._running:
+            self._release(answer)
+        self.encoder.close()
+        self._shut()
 
     @abc.abstractmethod
     def _turn(self) -> None:
@@ -97,34 +120,30 @@ class WorkerEngine(abc.ABC):
     def _release(self, answer: Answer) -> None:
         """Free what the engine holds for an answer that ended before it was done."""
 
-    def _shut(self) -> None:
-        """Free what the engine holds; called once, in its thread."""
-        self._text.close()
+    def _shut(self) -> None:  # noqa: B027 (most have nothing more)
+        """Free what the engine itself holds."""
 
     def _take(self, limit: int) -> list[Answer]:
         """The next answers to start, now counted as running; at most `limit` run. After a failure, those that ran then
         come in groups."""
-        with self._work:
-            if self._suspects:
-                due = [] if self._running else self._suspects.popleft()
-            else:
-                due = [self._waiting.popleft() for _ in range(min(limit - len(self._running), len(self._waiting)))]
-            taken: list[Answer] = []
-            for answer in due:
-                if answer.stream.cancelled:
-                    self._deliver(answer, (), "cancelled")
-                    continue
-                taken.append(answer)
-                self._running.append(answer)
-                self._prompt_tokens += 0 if answer.generated else len(answer.prompt_ids)
-            return taken
+        if self._suspects:
+            due = [] if self._running else self._suspects.popleft()
+        else:
+            due = [self._waiting.popleft() for _ in range(min(limit - len(self._running), len(self._waiting)))]
+        taken: list[Answer] = []
+        for answer in due:
+            if answer.stream.cancelled:
+                self._deliver(answer, (), "cancelled")
+                continue
+            taken.append(answer)
+            self._running.append(answer)
+        return taken
 
     def _deliver(
         self, answer: Answer, token_ids: Sequence[int], reason: FinishReason | None, logprobs: Sequence[float] = ()
     ) -> bool:
         """Pass new tokens on; True if the answer has ended with them, by `reason`, a stop text or a cancellation."""
         answer.generated.extend(token_ids)
-        self._generated_tokens += len(token_ids)
         if not reason and answer.stream.cancelled:
             reason = "cancelled"
         chunk = answer.decoder.feed(token_ids, reason)
@@ -132,31 +151,13 @@ class WorkerEngine(abc.ABC):
             answer.ended = True
             usage = Usage(answer.stream.prompt_tokens, len(answer.generated))
             chunk = replace(chunk, usage=usage)
-        tokens = tuple(map(self._text.token, token_ids)) if answer.params.logprobs else ()
+        tokens = tuple(map(self._token, token_ids)) if answer.params.logprobs else ()
         answer.stream.put(replace(chunk, index=answer.index, logprobs=tuple(logprobs), tokens=tokens))
         return answer.ended
 
-    def _busy(self) -> bool:
-        return bool(self._waiting or self._suspects or self._running)
-
-    def _loop(self) -> None:
-        while True:
-            with self._work:
-                self._work.wait_for(lambda: self._busy() or self._closed)
-                if self._closed:
-                    break
-            try:
-                self._turn()
-            except Exception as error:  # noqa: BLE001 (whatever it was, those who wait must hear of it)
-                self._isolate(error)
-            with self._work:
-                self._running = [answer for answer in self._running if not answer.ended]
-                self._work.notify_all()
-        for answer in self._running:
-            self._release(answer)
-        for answer in [*self._running, *itertools.chain(*self._suspects), *self._waiting]:
-            answer.stream.fail(FledgeError("the engine was closed"))
-        self._shut()
+    def _token(self, token_id: int) -> str:
+        """The text of one token; one that is part of a character reads as U+FFFD."""
+        return str(self._tokenizer.decode([token_id], skip_special_tokens=False))
 
     def _fail(self, answer: Answer, error: Exception) -> None:
         answer.ended = True
@@ -165,8 +166,7 @@ class WorkerEngine(abc.ABC):
     def _isolate(self, error: Exception) -> None:
         """A step failed: let go of all that ran, and try each half of it, from where it was, for itself. Who fails
         alone is the cause."""
-        with self._work:
-            failed, self._running = [answer for answer in self._running if not answer.ended], []
+        failed, self._running = [answer for answer in self._running if not answer.ended], []
         for answer in failed:
             self._release(answer)
             answer.handle = None
@@ -174,5 +174,4 @@ class WorkerEngine(abc.ABC):
             self._fail(failed[0], error)
         else:
             half = len(failed) // 2
-            with self._work:
-                self._suspects.extendleft((failed[half:], failed[:half]))
+            self._suspects.extendleft((failed[half:], failed[:half]))

@@ -17,7 +17,7 @@ from langchain_core.runnables import Runnable
 
 from fledge.core.api_key import without_key
 from fledge.core.errors import InputError
-from fledge.engines.engine import Completion
+from fledge.engines.engine import Completion, EngineGoneError
 from fledge.experiments.arms import Arm
 from fledge.questions.question_set import Question
 from fledge.scoring.catalogue import score
@@ -175,6 +175,8 @@ def _ask(cell: Cell, chain: Chain, scorers: Sequence[Scorer], traced: Traced) ->
     try:
         found, steps = traced(cell, lambda: chain.invoke(cell.question.variables, {"callbacks": [listener]}))
         text = _plain(found)
+    except EngineGoneError:  # it says nothing of this cell, and comes to all others alike
+        raise
     except Exception as problem:  # noqa: BLE001 (a chain may raise anything; it stays with its cell)
         error = _storable(without_key(str(problem)) or type(problem).__name__)
         final = isinstance(problem, InputError)

@@ -11,10 +11,11 @@ from fledge.core.errors import FledgeError, InputError
 from fledge.core.interrupts import uninterrupted
 from fledge.core.settings import Workspace
 from fledge.engines import selection
-from fledge.engines.engine import Engine, GenerationParams, generate
+from fledge.engines.engine import Engine, EngineGoneError
 from fledge.engines.selection import RemoteModel
 from fledge.experiments.arms import Arm, build_arms, check_variables, own_arms, wanted
 from fledge.experiments.config import ExperimentConfig
+from fledge.experiments.progress import LiveProgress, Progress
 from fledge.models.snapshot import Snapshot
 from fledge.questions.question_set import QuestionSet
 from fledge.questions.sources import read_questions
@@ -27,12 +28,18 @@ if TYPE_CHECKING:
     from fledge.experiments.journal import Journal, Plan
     from fledge.experiments.recorder import Recorder
 
-Progress = Callable[[int, int, int, int], None]
 Say = Callable[[str], None]
+
+
+INTERRUPTED_S = 1.0  # for what is just being sent; it is sent again by --resume
 
 
 def _silent(_text: str) -> None:
     """Nobody listens."""
+
+
+def _unseen(_done: int, _total: int, _failed: int, _tokens: int) -> None:
+    """Nobody looks."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +81,8 @@ def run_experiment(
     `questions` are a set that was read already, as from a DataFrame, instead of the one that `config` names.
     `arms` are LangChain runnables of one's own by name: each gets a question's columns as a dictionary and gives text
     or a message. They come beside the prompts of `config`; without a `config` they are all that is asked.
-    `progress(done, total, failed, tokens)` is called after each answer, `say` before what else takes long.
+    `progress(done, total, failed, tokens)` is called after each answer and twice a second, `say` before what else takes
+    long.
     An `engine` already started answers for `config.model` and is left open. Raises `InputError` before anything is
     recorded if questions, prompts and settings do not fit.
     """
@@ -101,7 +109,8 @@ def run_experiment(
         built = build_arms(config, asked, [store.load(arm.prompt) for arm in asked])
         check_variables(built, asked_for)
         _check_room(built, models)
-        engines = _engines(stack, config, models, engine, say)
+        own_engines = stack.enter_context(contextlib.ExitStack())
+        engines = _engines(own_engines, config, models, engine, say)
         if config.logprobs:
             built = [replace(arm, generation=replace(arm.generation, logprobs=True)) for arm in built]
         built = [
@@ -115,7 +124,8 @@ def run_experiment(
         with _aborted(record):
             journal = Journal.create(plan)
             stack.callback(journal.close)
-            return _carry_out(record, journal, engines, chains, progress, say)
+            with _stopped_first(own_engines):
+                return _carry_out(record, journal, engines, chains, progress, say)
 
 
 def resume_experiment(
@@ -149,14 +159,16 @@ def resume_experiment(
                 hint="fledge.resume_experiment(workspace, run_id, arms={...}) from Python, with the same chains",
             )
         record = ExperimentRecord(connect(workspace.tracking), plan, say)
+        own_engines = stack.enter_context(contextlib.ExitStack())
         engines: dict[str, Engine] = {}
         if journal.unanswered():
             models = {arm.model: selection.find(arm.model, workspace) for arm in plan.arms if arm.prompt}
-            engines = _engines(stack, plan.config, models, engine, say)
+            engines = _engines(own_engines, plan.config, models, engine, say)
             _check_unchanged(plan, models, engines)
         with _aborted(record):
             record.go_on()
-            return _carry_out(record, journal, engines, chains, progress, say)
+            with _stopped_first(own_engines):
+                return _carry_out(record, journal, engines, chains, progress, say)
 
 
 def _carry_out(
@@ -190,16 +202,12 @@ def _carry_out(
         )
         waiting = {cell.key for cell in cells}
         before = [answer for answer in journal.latest() if answer.key not in waiting]
-        done, failed, tokens = len(before), sum(bool(answer.error) for answer in before), 0
-        if progress:
-            progress(done, len(before) + len(cells), failed, tokens)
-        with _judging(judge, journal), contextlib.closing(answers):
+        failed = sum(bool(answer.error) for answer in before)
+        live = LiveProgress(progress or _unseen, list(engines.values()), len(before), len(before) + len(cells), failed)
+        with _judging(judge, journal), contextlib.closing(answers), live:
             for answer in answers:
-                done += 1
-                failed += bool(answer.error)
-                tokens += answer.completion_tokens or 0
-                if progress:
-                    progress(done, len(before) + len(cells), failed, tokens)
+                of_chain = (answer.completion_tokens or 0) if answer.arm in chains else 0
+                live.count(failed=bool(answer.error), tokens=of_chain)
         _tell_failed_scorers(journal, say)
         counts = journal.judge_counts if config.judging.judge else None
         if counts:
@@ -244,8 +252,6 @@ def _engines(
         else:
             engines[name] = selection.start(config, model, say)
             stack.callback(engines[name].close)
-        if engines[name].info.name in ("openvino", "transformers"):  # so that the first cell is no slower than others
-            generate(engines[name], ["warm up"], GenerationParams(max_tokens=4))
     return engines
 
 
@@ -341,6 +347,17 @@ def _check_metric(config: ExperimentConfig) -> None:
 
 
 @contextlib.contextmanager
+def _stopped_first(engines: contextlib.ExitStack) -> Iterator[None]:
+    """Engines that are not wanted any more take no processor time from what is left to do."""
+    try:
+        yield
+    except BaseException:
+        with uninterrupted():
+            engines.close()
+        raise
+
+
+@contextlib.contextmanager
 def _aborted(record: "ExperimentRecord") -> Iterator[None]:
     """No run stays RUNNING: an interruption ends it as KILLED, an error as FAILED."""
     try:
@@ -358,8 +375,8 @@ def _ended(recorder: "Recorder", journal: "Journal", say: Say) -> Iterator[None]
         yield
     except BaseException as error:
         with uninterrupted():
-            recorder.stop()
-            if not isinstance(error, FledgeError):
+            if not isinstance(error, FledgeError) or isinstance(error, EngineGoneError):  # others say it themselves
                 kept = len(journal.latest())
-                say(f"{kept} answers are kept; go on with: fledge experiment --resume {journal.plan.run_id}")
+                say(f"{kept} answers are kept; resume with: fledge experiment --resume {journal.plan.run_id}")
+            recorder.stop(INTERRUPTED_S)
         raise

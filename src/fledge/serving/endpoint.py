@@ -13,7 +13,8 @@ from starlette.exceptions import HTTPException
 from fledge.core.errors import FledgeError, InputError
 from fledge.core.limits import Limits
 from fledge.core.messages import SHADOW_TAG, Ask, FeedbackRecord, Piece
-from fledge.engines.client import EngineClient, EngineGoneError
+from fledge.engines.client import EngineClient
+from fledge.engines.engine import EngineGoneError
 from fledge.prompts.prompt import Prompt
 from fledge.releases.manifest import Manifest
 from fledge.serving.admission import Admission, BusyError, estimate_tokens

@@ -10,7 +10,8 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
 from fledge.core.errors import FledgeError, InputError
-from fledge.engines.client import DeadlineError, EngineGoneError
+from fledge.engines.client import DeadlineError
+from fledge.engines.engine import EngineGoneError
 from fledge.serving.admission import BusyError
 from fledge.serving.bodies import problem
 

@@ -8,7 +8,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from fledge.core.limits import Limits
-from fledge.engines.client import EngineGoneError
+from fledge.engines.engine import EngineGoneError
 from fledge.serving.admission import BusyError
 from fledge.serving.connection import GONE
 from fledge.serving.errors import error_response, outcome

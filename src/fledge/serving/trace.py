@@ -25,10 +25,10 @@ class Result:
     logprobs: list[tuple[str, float]] = field(default_factory=list)
 
     def add(self, piece: Piece) -> None:
-        if piece.tokens or piece.text:
+        if piece.token_ids or piece.text:
             self.first_token_ns = self.first_token_ns or piece.first_token_ns
         self.text += piece.text
-        self.completion_tokens += piece.tokens
+        self.completion_tokens += len(piece.token_ids)
         self.prompt_tokens = piece.prompt_tokens
         self.turns_left_out = piece.turns_left_out
         self.logprobs += piece.logprobs or []

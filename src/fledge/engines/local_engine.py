@@ -1,0 +1,299 @@
+"""An engine of this machine, in a process of its own, as the program that started it asks it."""
+
+import contextlib
+import json
+import os
+import secrets
+import signal
+import socket
+import subprocess
+import tempfile
+import threading
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
+from typing import IO, Any
+
+import msgspec
+
+from fledge.core import errors
+from fledge.core.control import encode
+from fledge.core.errors import FledgeError, InputError
+from fledge.core.frames import ASK, CANCEL, Frames, frame
+from fledge.core.interrupts import postponed
+from fledge.core.messages import Ask, Cancel, Piece
+from fledge.core.processes import module_command
+from fledge.core.types import Message
+from fledge.engines.engine import (
+    Chunk,
+    EngineGoneError,
+    EngineInfo,
+    FinishReason,
+    GenerationParams,
+    Prompt,
+    Stats,
+    Stream,
+    Usage,
+)
+from fledge.engines.openvino_files import Say
+from fledge.engines.selection import EngineSettings
+from fledge.models.snapshot import Snapshot
+
+MOST_RESTARTS = 1
+
+_encode = msgspec.msgpack.Encoder().encode
+_pieces = msgspec.msgpack.Decoder(list[Piece]).decode
+
+
+@dataclass
+class _Asked:
+    """A prompt under way: its message, for the case that it must be sent again, and the tokens of each answer."""
+
+    ask: Ask
+    stream: Stream
+    counts: dict[int, int] = field(default_factory=dict)
+
+
+class EngineConnection:
+    """Asks the engine at the other end of a line. `EngineGoneError` ends what was asked when the line ends."""
+
+    def __init__(self, line: socket.socket, info: EngineInfo) -> None:
+        self.info = info
+        self._line = line
+        self._sending = threading.Lock()
+        self._changing = threading.Lock()  # of what is under way
+        self._asked: dict[str, _Asked] = {}
+        self._generated_tokens = 0
+        self._lost: FledgeError | None = None
+        self._reader = threading.Thread(target=self._read, name="engine-reader", daemon=True)
+        self._reader.start()
+
+    def submit(self, prompt: Prompt, params: GenerationParams) -> Stream:
+        identity = secrets.token_hex(8)
+        stream = Stream(n=params.n)
+        stream.on_cancel = partial(self._send, CANCEL, Cancel(identity))
+        ask = _ask(identity, prompt, params)
+        with self._changing:
+            if self._lost is not None:
+                raise self._lost
+            self._asked[identity] = _Asked(ask, stream)
+        self._send(ASK, ask)
+        return stream
+
+    def stats(self) -> Stats:
+        return Stats(len(self._asked), self._generated_tokens)
+
+    def close(self) -> None:
+        """Hang up; what is under way fails."""
+        self._end(FledgeError("the engine was closed"))
+        with contextlib.suppress(OSError):
+            self._line.shutdown(socket.SHUT_RDWR)
+        if threading.current_thread() is not self._reader:
+            self._reader.join()
+        self._line.close()
+
+    def _send(self, kind: int, message: Ask | Cancel) -> None:
+        with self._sending, contextlib.suppress(OSError):  # the reader sees the end of the line
+            self._line.sendall(frame(kind, _encode(message)))
+
+    def _read(self) -> None:
+        while True:
+            frames = Frames()
+            with contextlib.suppress(OSError):
+                while data := self._line.recv(1 << 18):
+                    for _, body in frames.feed(data):
+                        for piece in _pieces(body):
+                            self._take(piece)
+            try:
+                if not self._reconnect():
+                    return
+            except FledgeError as error:
+                self._end(error)
+                return
+
+    def _reconnect(self) -> bool:
+        """Whether there is a new line, now that the old one has ended."""
+        self._end(EngineGoneError("the engine hung up"))
+        return False
+
+    def _take(self, piece: Piece) -> None:
+        asked = self._asked.get(piece.id)
+        if asked is None:
+            return
+        stream = asked.stream
+        if piece.error:
+            self._forget(piece.id)
+            stream.fail((InputError if piece.error_kind == "input" else FledgeError)(piece.error, piece.hint))
+            return
+        stream.prompt_tokens, stream.turns_left_out = piece.prompt_tokens, piece.turns_left_out
+        self._generated_tokens += len(piece.token_ids)
+        count = asked.counts[piece.index] = asked.counts.get(piece.index, 0) + len(piece.token_ids)
+        chunk = _chunk(piece, count)
+        if piece.finish_reason and stream.is_last(chunk):
+            self._forget(piece.id)
+        stream.put(chunk)
+
+    def _forget(self, identity: str) -> None:
+        with self._changing:
+            self._asked.pop(identity, None)
+
+    def _end(self, error: FledgeError) -> None:
+        with self._changing:
+            self._lost = self._lost or error
+            asked, self._asked = list(self._asked.values()), {}
+        for item in asked:
+            item.stream.fail(self._lost)
+
+
+class LocalEngine(EngineConnection):
+    """A process that runs a model's engine, and ends with this one.
+
+    One that dies is started once more, and what it was asked is asked again; after that `EngineGoneError` ends all.
+    """
+
+    def __init__(self, settings: EngineSettings, model: Snapshot | None, say: Say) -> None:
+        """Wait until it is ready; `say` is told what takes long. Raises what kept the engine from starting."""
+        content = {**asdict(model), "path": str(model.path)} if model else None
+        self._config = {"settings": _settings(settings), "model": content}
+        self._say = say
+        self._restarts = 0
+        self._closed = False
+        self._said = tempfile.TemporaryFile()  # noqa: SIM115 (closed with the engine)
+        with postponed():
+            self._child, self._control, line = self._spawn()
+        try:
+            info = self._wait()
+        except BaseException:
+            self._kill()
+            line.close()
+            raise
+        super().__init__(line, info)
+
+    @property
+    def pid(self) -> int:
+        """The process of the engine."""
+        return self._child.pid
+
+    def close(self) -> None:
+        self._closed = True
+        self._kill()
+        super().close()
+        self._said.close()
+
+    def _reconnect(self) -> bool:
+        if self._closed:
+            return False
+        code = self._kill()
+        reason = f"the engine process {_cause(code)}{self._last_words()}"
+        if self._restarts >= MOST_RESTARTS:
+            self._end(
+                EngineGoneError(f"{reason}, for the second time", hint="fledge doctor; --cache-gb bounds its cache")
+            )
+            return False
+        self._restarts += 1
+        with self._changing:
+            again = [item for item in self._asked.values() if item.stream.restart()]
+            lost = [item for item in self._asked.values() if item not in again]
+            self._asked = {item.ask.id: item for item in again}
+        for item in lost:
+            item.stream.fail(EngineGoneError(reason, hint="ask again"))
+        self._say(f"{reason}; starting it again, and asking {len(again)} answers that were under way once more")
+        self._child, self._control, line = self._spawn()
+        try:
+            self._wait()
+        except FledgeError:
+            line.close()
+            raise
+        with self._sending:
+            self._line.close()
+            self._line = line
+        for item in again:
+            item.counts.clear()
+            self._send(ASK, item.ask)
+        return True
+
+    def _spawn(self) -> "tuple[subprocess.Popen[bytes], socket.socket, socket.socket]":
+        control, its_control = socket.socketpair()
+        line, its_line = socket.socketpair()
+        inherited = (its_control.fileno(), its_line.fileno())
+        child = subprocess.Popen(
+            [*module_command("fledge.engines.process"), str(its_control.fileno())],
+            pass_fds=inherited,
+            stdin=subprocess.DEVNULL,
+            stdout=self._said,
+            stderr=subprocess.STDOUT,
+            process_group=0,  # Ctrl-C in the terminal is for us, who end it
+        )
+        control.sendall(encode({**self._config, "lines": [its_line.fileno()]}))
+        its_control.close()
+        its_line.close()
+        return child, control, line
+
+    def _wait(self) -> EngineInfo:
+        with self._control.makefile("r", encoding="utf-8") as lines:
+            for line in lines:
+                message: dict[str, Any] = json.loads(line)
+                if message["event"] == "ready":
+                    return EngineInfo(**message["info"])
+                if message["event"] == "progress":
+                    self._say(message["text"])
+                elif message["event"] == "failed":
+                    self._kill()
+                    raise errors.rebuild(message["kind"], message["error"], message["hint"])
+        code = self._kill()
+        raise EngineGoneError(
+            f"the engine process {_cause(code)} while it started{self._last_words()}", hint="fledge doctor"
+        )
+
+    def _kill(self) -> int:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self._child.pid, signal.SIGKILL)  # with what it has started
+        self._control.close()
+        return self._child.wait()
+
+    def _last_words(self) -> str:
+        return _last_line(self._said)
+
+
+def _settings(settings: EngineSettings) -> dict[str, Any]:
+    common = {item: getattr(settings, item) for item in EngineSettings.__dataclass_fields__}
+    return {**common, "tracking_uri": ""}  # not the engine's business, and it may hold a password
+
+
+def _ask(identity: str, prompt: Prompt, params: GenerationParams) -> Ask:
+    ask = Ask(identity, asdict(params))
+    if isinstance(prompt, str):
+        return replace(ask, text=prompt)
+    turns: list[tuple[str, str]] = [(turn.role, turn.content) for turn in prompt if isinstance(turn, Message)]
+    if turns:
+        return replace(ask, messages=turns)
+    return replace(ask, token_ids=[int(token) for token in prompt])  # type: ignore[arg-type]
+
+
+def _chunk(piece: Piece, count: int) -> Chunk:
+    pairs: Sequence[tuple[str, float]] = piece.logprobs or ()
+    reason: FinishReason | None = piece.finish_reason  # type: ignore[assignment]
+    return Chunk(
+        piece.text,
+        tuple(piece.token_ids),
+        reason,
+        tuple(value for _, value in pairs),
+        piece.index,
+        Usage(piece.prompt_tokens, count) if reason else None,
+        tuple(text for text, _ in pairs),
+        piece.made_ns,
+    )
+
+
+def _cause(code: int) -> str:
+    if code >= 0:
+        return f"ended with code {code}"
+    name = signal.Signals(-code).name
+    memory = ": perhaps the memory of this machine ran out" if -code == signal.SIGKILL else ""
+    return f"was ended by {name}{memory}"
+
+
+def _last_line(file: IO[bytes]) -> str:
+    file.seek(0)
+    lines = file.read().decode("utf-8", "replace").strip().splitlines()
+    return f" ({lines[-1][:300]})" if lines else ""

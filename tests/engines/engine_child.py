@@ -1,0 +1,32 @@
+"""Engines of a test's own in an engine process."""
+
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from fledge.engines.engine import EngineInfo
+from fledge.engines.local_engine import EngineConnection
+
+SERVE = """
+import socket, sys
+from fledge.engines.process import EngineServer
+EngineServer(engine, lines=(socket.socket(fileno=int(sys.argv[1])),)).run()
+"""
+
+
+@contextmanager
+def engine_process(program: str) -> Iterator[EngineConnection]:
+    """Runs what `program` leaves as `engine`, as the engine process does."""
+    ours, theirs = socket.socketpair()
+    with subprocess.Popen(
+        [sys.executable, "-c", program + SERVE, str(theirs.fileno())], pass_fds=(theirs.fileno(),)
+    ) as child:
+        theirs.close()
+        connection = EngineConnection(ours, EngineInfo("test", "cpu", "exact", "as set"))
+        try:
+            yield connection
+        finally:
+            connection.close()
+            child.kill()
