@@ -47,10 +47,11 @@ _pieces = msgspec.msgpack.Decoder(list[Piece]).decode
 
 @dataclass
 class _Asked:
-    """A prompt under way: its message, for the case that it must be sent again, and the tokens of each answer."""
+    """A prompt under way: its message, the line on which it was sent, and the tokens of each answer."""
 
     ask: Ask
     stream: Stream
+    line: socket.socket
     counts: dict[int, int] = field(default_factory=dict)
 
 
@@ -71,13 +72,14 @@ class EngineConnection:
     def submit(self, prompt: Prompt, params: GenerationParams) -> Stream:
         identity = secrets.token_hex(8)
         stream = Stream(n=params.n)
-        stream.on_cancel = partial(self._send, CANCEL, Cancel(identity))
+        stream.on_cancel = partial(self._cancel, identity)
         ask = _ask(identity, prompt, params)
         with self._changing:
             if self._lost is not None:
                 raise self._lost
-            self._asked[identity] = _Asked(ask, stream)
-        self._send(ASK, ask)
+            line = self._line
+            self._asked[identity] = _Asked(ask, stream, line)
+        self._send(ASK, ask, line)
         return stream
 
     def stats(self) -> Stats:
@@ -92,9 +94,12 @@ class EngineConnection:
             self._reader.join()
         self._line.close()
 
-    def _send(self, kind: int, message: Ask | Cancel) -> None:
+    def _cancel(self, identity: str) -> None:
+        self._send(CANCEL, Cancel(identity), self._line)
+
+    def _send(self, kind: int, message: Ask | Cancel, line: socket.socket) -> None:
         with self._sending, contextlib.suppress(OSError):  # the reader sees the end of the line
-            self._line.sendall(frame(kind, _encode(message)))
+            line.sendall(frame(kind, _encode(message)))
 
     def _read(self) -> None:
         while True:
@@ -157,7 +162,7 @@ class LocalEngine(EngineConnection):
         self._config = {"settings": _settings(settings), "model": content}
         self._say = say
         self._restarts = 0
-        self._closed = False
+        self._closing = threading.Event()
         self._said = tempfile.TemporaryFile()  # noqa: SIM115 (closed with the engine)
         with postponed():
             self._child, self._control, line = self._spawn()
@@ -166,6 +171,7 @@ class LocalEngine(EngineConnection):
         except BaseException:
             self._kill()
             line.close()
+            self._said.close()
             raise
         super().__init__(line, info)
 
@@ -175,13 +181,13 @@ class LocalEngine(EngineConnection):
         return self._child.pid
 
     def close(self) -> None:
-        self._closed = True
+        self._closing.set()
         self._kill()
         super().close()
         self._said.close()
 
     def _reconnect(self) -> bool:
-        if self._closed:
+        if self._closing.is_set():
             return False
         code = self._kill()
         reason = f"the engine process {_cause(code)}{self._last_words()}"
@@ -204,12 +210,19 @@ class LocalEngine(EngineConnection):
         except FledgeError:
             line.close()
             raise
-        with self._sending:
-            self._line.close()
-            self._line = line
-        for item in again:
-            item.counts.clear()
-            self._send(ASK, item.ask)
+        if self._closing.is_set():
+            self._kill()
+            line.close()
+            return False
+        with self._changing:
+            old, self._line = self._line, line
+            waiting = [item for item in self._asked.values() if item.line is old]  # also what came meanwhile
+            for item in waiting:
+                item.line = line
+                item.counts.clear()
+        old.close()
+        for item in waiting:
+            self._send(ASK, item.ask, line)
         return True
 
     def _spawn(self) -> "tuple[subprocess.Popen[bytes], socket.socket, socket.socket]":

@@ -1,0 +1,62 @@
+"""An engine that dies in an experiment is started once more; an experiment that ends for it resumes."""
+
+import os
+import signal
+
+import psutil
+import pytest
+from mlflow import MlflowClient
+
+from fledge.core.settings import Workspace
+from fledge.engines.engine import EngineGoneError, GenerationParams
+from fledge.experiments.config import ExperimentConfig
+from fledge.experiments.run import resume_experiment, run_experiment
+
+pytestmark = pytest.mark.slow
+
+
+class Killer:
+    """Kills the engine process each time that so many more answers are there."""
+
+    def __init__(self, *after: int) -> None:
+        self._after = list(after)
+        self.killed = 0
+
+    def __call__(self, done: int, _total: int, _failed: int, _tokens: int) -> None:
+        if self._after and done >= self._after[0]:
+            (engine,) = [
+                child for child in psutil.Process().children() if "fledge.engines.process" in " ".join(child.cmdline())
+            ]
+            os.kill(engine.pid, signal.SIGKILL)
+            self._after.pop(0)
+            self.killed += 1
+
+
+def _config(workspace: Workspace) -> ExperimentConfig:
+    generation = GenerationParams(max_tokens=60, ignore_eos=True)
+    return ExperimentConfig(
+        tracking_uri=workspace.tracking, state=workspace.state, limit=10, concurrency=4, generation=generation
+    )
+
+
+def test_one_death_costs_no_answer(workspace: Workspace) -> None:
+    killer, said = Killer(3), list[str]()
+    result = run_experiment(_config(workspace), progress=killer, say=said.append)
+    assert killer.killed == 1
+    assert (result.cells, result.failed) == (40, 0)
+    assert any("starting it again" in line for line in said)
+
+
+def test_a_second_death_ends_the_experiment_which_resumes(workspace: Workspace) -> None:
+    killer, said = Killer(3, 8), list[str]()
+    with pytest.raises(EngineGoneError, match="for the second time"):
+        run_experiment(_config(workspace), progress=killer, say=said.append)
+    (line,) = [line for line in said if "--resume" in line]
+    run_id = line.split()[-1]
+    client = MlflowClient(workspace.tracking)
+    assert client.get_run(run_id).info.status == "FAILED"
+    asked: list[int] = []
+    result = resume_experiment(workspace, run_id, progress=lambda done, *_: asked.append(done))
+    assert asked[0] >= 8  # what was answered before is not asked again
+    assert (result.cells, result.failed) == (40, 0)
+    assert client.get_run(run_id).info.status == "FINISHED"
