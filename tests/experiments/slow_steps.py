@@ -1,0 +1,141 @@
+"""An experiment whose engine takes long for each step, and what is on disk of it at each moment.
+
+Run as a program it asks in the working directory: `python slow_steps.py MODEL STEP_S QUESTIONS [RUN]`. The model
+`scripted` has steps of so many seconds that hold Python's lock; `gated` begins its next step when what was made in the
+last one is on disk. The engine notes in `made.jsonl` when the last token of each answer was there.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+from fledge.core.settings import Workspace
+from fledge.engines.engine import GenerationParams
+from fledge.experiments.config import ExperimentConfig
+from fledge.experiments.run import resume_experiment, run_experiment
+from fledge.questions.question_set import Question, QuestionSet
+from tests.engines.engine_child import engine_process
+
+ROOT = Path(__file__).parent.parent.parent
+CELLS_AT_ONCE = 64
+ENGINE = """
+import json, os, time
+from fledge.engines import process, selection
+from fledge.engines.scripted import ScriptedEngine
+from fledge.engines.selection import EngineSettings
+made = os.open("made.jsonl", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+heard = process.EngineLine._heard
+def noted(self, identity, stream, wholes, item):
+    if getattr(item, "finish_reason", None):
+        os.write(made, (json.dumps([self.prompts[identity], time.time()]) + "\\n").encode())
+    heard(self, identity, stream, wholes, item)
+started = process.EngineLine._start
+def start(self, ask):
+    self.prompts = getattr(self, "prompts", {})
+    self.prompts[ask.id] = ask.text or ask.messages[-1][1]
+    started(self, ask)
+process.EngineLine._heard, process.EngineLine._start = noted, start
+"""
+SCRIPTED = ENGINE + "engine = ScriptedEngine(lambda _: 'word ' * 5 + 'word', step_s=STEP_S)\n"
+GATED = (
+    ENGINE
+    + """
+from pathlib import Path
+def lines(pattern):
+    return sum(path.read_bytes().count(b"\\n") for path in Path().glob(pattern))
+class Gated(ScriptedEngine):
+    def turn(self):
+        super().turn()
+        self.between_steps()  # what was made goes out
+        deadline = time.monotonic() + 120
+        while lines(".fledge/experiments/*/answers.jsonl") < lines("made.jsonl"):
+            if time.monotonic() > deadline:
+                os._exit(7)
+engine = Gated(lambda prompt: "word " * (len(prompt) % 6) + "word")
+"""
+)
+LOADED = ENGINE + "engine = selection.load(EngineSettings(), selection.find(MODEL, EngineSettings()))\n"
+
+
+def main() -> None:
+    model, step_s, count, *run = sys.argv[1:]
+    program = {"scripted": SCRIPTED, "gated": GATED}.get(model, LOADED)
+    program = program.replace("STEP_S", step_s).replace("MODEL", repr(model))
+    questions = QuestionSet(
+        "numbers", tuple(Question(str(number), f"What is {number} plus {number}?") for number in range(int(count)))
+    )
+    config = ExperimentConfig(
+        model="embedded" if model in ("scripted", "gated") else model,
+        tracking_uri=os.environ["MLFLOW_TRACKING_URI"],
+        concurrency=CELLS_AT_ONCE,
+        prompts=("question",),
+        generation=GenerationParams(max_tokens=40),
+    )
+    with engine_process(program) as engine:
+        if run:
+            resume_experiment(Workspace(config.tracking_uri), run[0], engine=engine)
+        else:
+            run_experiment(config, questions=questions, engine=engine)
+
+
+def start(folder: Path, workspace: Workspace, *arguments: str) -> "subprocess.Popen[bytes]":
+    environment = os.environ | {
+        "MLFLOW_TRACKING_URI": workspace.tracking,
+        "PYTHONPATH": f"{ROOT}{os.pathsep}{os.environ.get('PYTHONPATH', '')}",
+    }
+    return subprocess.Popen([sys.executable, __file__, *arguments], cwd=folder, env=environment)
+
+
+class Watcher:
+    """Sees each answer when it is on disk: its line, and the time of the clock."""
+
+    def __init__(self, folder: Path) -> None:
+        self.seen: list[tuple[dict[str, Any], float]] = []
+        self._folder = folder
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._watch)
+
+    def __enter__(self) -> "Watcher":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def _watch(self) -> None:
+        while not self._stop.is_set():
+            self._look()
+            time.sleep(0.01)
+        self._look()
+
+    def _look(self) -> None:
+        lines = journal(self._folder)
+        now = time.time()
+        self.seen += [(line, now) for line in lines[len(self.seen) :]]
+
+    def delays_s(self) -> list[float]:
+        """From the last token of each answer to the disk."""
+        return sorted(seen - line["generated_ns"] / 1e9 for line, seen in self.seen)
+
+
+def journal(folder: Path) -> list[dict[str, Any]]:
+    """The whole lines of the only experiment's answers."""
+    paths = list((folder / ".fledge" / "experiments").glob("*/answers.jsonl"))
+    content = paths[0].read_bytes() if paths else b""
+    return [json.loads(line) for line in content[: content.rfind(b"\n") + 1].splitlines()]
+
+
+def made(folder: Path) -> list[tuple[str, float]]:
+    """Prompt and time of each answer that the engine has finished."""
+    path = folder / "made.jsonl"
+    return [tuple(json.loads(line)) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,14 @@
+"""Answers are on disk while the engine is in its next step, however long that takes."""
+
+from pathlib import Path
+
+import pytest
+
+from fledge.core.settings import Workspace
+from tests.experiments.slow_steps import journal, made, start
+
+
+@pytest.mark.slow
+def test_answers_are_on_disk_before_the_next_step_ends(workspace: Workspace, tmp_path: Path) -> None:
+    assert start(tmp_path, workspace, "gated", "0", "64").wait(280) == 0
+    assert len(journal(tmp_path)) == len(made(tmp_path)) == 64
