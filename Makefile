@@ -31,13 +31,15 @@ install: $(INSTALLED)
 
 $(INSTALLED): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "fledge needs Python 3.11 or newer: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
-	@echo "[1/3] creating $(VENV)"
+	@echo "[1/4] creating $(VENV)"
 	@$(PYTHON) -m venv $(VENV)
-	@echo "[2/3] installing torch (the largest part, up to a few minutes)"
+	@echo "[2/4] installing torch (the largest part, up to a few minutes)"
 	@$(PIP) torch
-	@echo "[3/3] installing MLflow, transformers, OpenVINO and the tools"
+	@echo "[3/4] installing MLflow, transformers, OpenVINO and the tools"
 	@$(PIP) setuptools
 	@$(PIP) --no-build-isolation --editable ".[models,openvino,serve,sign,otlp,bench,dev]"
+	@echo "[4/4] fetching SmolLM2-135M-Instruct (93 MB), a small chat model"
+	@$(BIN)/python -m fledge.models.smollm2 || true
 	@touch $@
 
 clean:  ## Remove what make and the demo created here

@@ -4,6 +4,7 @@ Tests by Hypothesis try 100 examples each; `pytest --hypothesis-profile soak` tr
 those of serving.
 """
 
+import contextlib
 import os
 import shutil
 import socket
@@ -15,11 +16,15 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
-from fledge.core.settings import Workspace
+from fledge.core import state
+from fledge.core.errors import DamagedError, FledgeError
+from fledge.core.settings import Workspace, user_cache
 from fledge.engines import selection
 from fledge.engines.engine import Engine
 from fledge.engines.selection import EngineSettings
 from fledge.models import snapshot
+from fledge.models.smollm2 import WHEEL
+from fledge.models.snapshot import Snapshot
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 
@@ -35,11 +40,16 @@ settings.register_profile("soak", max_examples=10_000, deadline=None)
 
 @pytest.fixture(scope="session", autouse=True)
 def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """A cache of the session's own, shared by the processes that run it."""
+    """A cache of the session's own, shared by the processes that run it; what was downloaded before is linked in."""
+    downloaded = user_cache() / "wheels" / WHEEL
     base = tmp_path_factory.getbasetemp()
     folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "cache"
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(folder))
+        if downloaded.is_file():
+            wheels = state.ensure(user_cache() / "wheels")
+            with contextlib.suppress(FileExistsError):
+                (wheels / WHEEL).symlink_to(downloaded)
         yield
 
 
@@ -68,6 +78,17 @@ def embedded_engine(engine_cache: Path) -> Iterator[Engine]:
     engine = selection.start(settings, snapshot.resolve("embedded"))
     yield engine
     engine.close()
+
+
+@pytest.fixture(scope="session")
+def smollm2() -> Snapshot:
+    """A real chat model, SmolLM2-135M-Instruct; tests that need it are skipped where it cannot be had."""
+    try:
+        return snapshot.resolve("smollm2")
+    except DamagedError:
+        raise
+    except FledgeError as error:
+        pytest.skip(error.message)
 
 
 @pytest.fixture(scope="session")

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from fledge.engines.openvino_files import exported, is_whole
+from fledge.core.atomic_folder import is_whole
+from fledge.engines.openvino_files import exported
 from fledge.models import snapshot
 from fledge.registry.package import exports
 

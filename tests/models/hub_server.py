@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
+WEIGHTS = (".safetensors", ".gguf")
+
 
 @dataclass
 class Hub:
@@ -89,7 +91,7 @@ class _Store(BaseHTTPRequestHandler):
     def content(self, name: str, headers: dict[str, str] | None = None) -> None:
         content = self.hub.files[name]
         etag = hashlib.sha1(content, usedforsecurity=False).hexdigest()
-        weights = name.endswith(".safetensors")
+        weights = name.endswith(WEIGHTS)
         if self.hub.corrupt and weights:
             content = bytes(len(content))
         wanted = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range", ""))
@@ -156,7 +158,7 @@ class _Api(_Store):
         if self.hub.about:
             self.send(200, self.hub.about, {"Content-Type": "text/html"})
             return
-        commit = self.hub.commits.get(revision)
+        commit = revision if revision in self.hub.commits.values() else self.hub.commits.get(revision)
         if not commit:
             self.send(404, b"", {"X-Error-Code": "RevisionNotFound", "X-Error-Message": "Invalid rev id"})
             return
@@ -169,7 +171,7 @@ class _Api(_Store):
         self.send(200, json.dumps(body).encode(), {"Content-Type": "application/json"})
 
     def _file(self, commit: str, name: str) -> None:
-        if not name.endswith(".safetensors"):
+        if not name.endswith(WEIGHTS):
             self.content(name, {"X-Repo-Commit": commit})
             return
         content = self.hub.files[name]

@@ -132,8 +132,8 @@ def test_a_cut_connection_goes_on_where_it_was(hub: Hub, tmp_path: Path) -> None
     hub.files[WEIGHTS], hub.cut_at = weights(LARGE), SHARE
     result = resolve(hub, tmp_path)
     first, second = hub.asked_for(WEIGHTS)
-    assert _start(first) == 0
-    assert CHUNK <= _start(second) <= len(hub.files[WEIGHTS]) * SHARE
+    assert start_of(first) == 0
+    assert CHUNK <= start_of(second) <= len(hub.files[WEIGHTS]) * SHARE
     assert Path(result["path"], WEIGHTS).read_bytes() == hub.files[WEIGHTS]
 
 
@@ -141,7 +141,7 @@ def test_the_first_megabytes_are_kept_too(hub: Hub, tmp_path: Path) -> None:
     hub.files[WEIGHTS], hub.cut_at = weights(LARGE // 2), SHARE
     assert resolve(hub, tmp_path)["error"] == ""
     _, second = hub.asked_for(WEIGHTS)
-    assert _start(second) > len(hub.files[WEIGHTS]) * SHARE - 2**20
+    assert start_of(second) > len(hub.files[WEIGHTS]) * SHARE - 2**20
 
 
 def test_a_connection_that_always_breaks(hub: Hub, tmp_path: Path) -> None:
@@ -152,7 +152,7 @@ def test_a_connection_that_always_breaks(hub: Hub, tmp_path: Path) -> None:
     assert "cannot be reached" not in result["message"]
     hub.cut_at = 0.0
     assert resolve(hub, tmp_path)["error"] == ""
-    assert _start(hub.asked_for(WEIGHTS)[-1]) >= CHUNK
+    assert start_of(hub.asked_for(WEIGHTS)[-1]) >= CHUNK
 
 
 def test_a_killed_download_goes_on_where_it_was(hub: Hub, tmp_path: Path) -> None:
@@ -165,7 +165,7 @@ def test_a_killed_download_goes_on_where_it_was(hub: Hub, tmp_path: Path) -> Non
     kept = partial.stat().st_size
     result = resolve(hub, tmp_path)
     assert result["error"] == ""
-    assert _start(hub.asked_for(WEIGHTS)[-1]) == kept >= CHUNK
+    assert start_of(hub.asked_for(WEIGHTS)[-1]) == kept >= CHUNK
     assert not list(tmp_path.rglob("*.partial"))
     assert Path(result["path"], WEIGHTS).read_bytes() == hub.files[WEIGHTS]
 
@@ -351,7 +351,7 @@ def test_two_at_once_fetch_it_once(hub: Hub, tmp_path: Path) -> None:
     results = [json.loads(child.communicate(timeout=60)[0]) for child in (first, second)]
     assert results[0] == results[1]
     assert results[0]["error"] == ""
-    assert [_start(headers) > 0 for headers in hub.asked_for(WEIGHTS)] == [False, True]
+    assert [start_of(headers) > 0 for headers in hub.asked_for(WEIGHTS)] == [False, True]
     assert Path(results[0]["path"], WEIGHTS).read_bytes() == hub.files[WEIGHTS]
 
 
@@ -385,7 +385,7 @@ def test_the_real_hub(fledge: Run, tmp_path: Path) -> None:
     assert json.loads(done.stdout)["failed"] == 0
 
 
-def _start(headers: dict[str, str]) -> int:
+def start_of(headers: dict[str, str]) -> int:
     """The first byte that a request asks for."""
     return int(headers.get("Range", "bytes=0-").removeprefix("bytes=").removesuffix("-"))
 

@@ -31,7 +31,8 @@ class TerminatedError(KeyboardInterrupt):
 @click.argument("target")
 @json_option
 def chat(target: str, as_json: bool, **flags: Any) -> None:
-    """Talk to TARGET: the URL of an endpoint, or a model: embedded, a folder, a Hub id, NAME@alias, models:/NAME/3.
+    """Talk to TARGET: the URL of an endpoint, or a model: embedded, smollm2, a folder, a GGUF file, a Hub id,
+    NAME@alias, models:/NAME/3.
 
     Questions are lines of stdin, answers go to stdout as they come; /help lists the commands. The key of an endpoint is
     read from FLEDGE_API_KEY, that of another server from OPENAI_API_KEY.

@@ -3,6 +3,7 @@
 import contextlib
 import difflib
 import importlib
+import logging
 import os
 import signal
 import sys
@@ -82,6 +83,10 @@ def main() -> NoReturn:
     for number in (signal.SIGINT, signal.SIGTERM):  # also where the shell that started us had them ignored
         signal.signal(number, _interrupt)
     debug = "--debug" in sys.argv
+    log = logging.getLogger("fledge")
+    log.addHandler(_Shown())
+    log.setLevel(logging.INFO)
+    log.propagate = False
     if "--json" in sys.argv:
         from fledge.cli.output import keep_stdout
 
@@ -107,6 +112,15 @@ def main() -> NoReturn:
     if code == INTERRUPTED:
         _end_at_once()
     sys.exit(code if isinstance(code, int) else 0)
+
+
+class _Shown(logging.Handler):
+    """Shows what modules log as messages for the user: what takes long, with an estimate."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        from fledge.cli.output import message
+
+        message(record.getMessage())
 
 
 def _interrupt(*_: Any) -> NoReturn:

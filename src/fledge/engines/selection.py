@@ -75,7 +75,7 @@ def find(model: str, workspace: Workspace) -> Snapshot | RemoteModel:
         manifest = read_kept(folder)
         return replace(snapshot_of(folder, manifest), source=f"models:/{manifest.name}/{manifest.version}")
     if not is_remote(model):
-        return snapshot.resolve(model)
+        return snapshot.resolve(model, workspace.cache_dir)
     if "@" in urlsplit(model).netloc:
         raise InputError(
             "a model's URL is recorded, and must hold no user or password", hint="export OPENAI_API_KEY=..."

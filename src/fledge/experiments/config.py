@@ -39,7 +39,9 @@ class ExperimentConfig(EngineSettings):
 
     experiment_name: str = option("fledge", "MLflow experiment", env="EXPERIMENT_NAME")
     model: str = option(
-        "embedded", "embedded, a local folder, a Hub id org/name[@revision], or the URL of an OpenAI-compatible server"
+        "embedded",
+        "embedded, smollm2, a local folder or GGUF file, one of the Hub (org/name[/FILE.gguf][@revision]), or the URL "
+        "of an OpenAI-compatible server",
     )
     more_models: tuple[str, ...] = option((), "further models: every prompt is asked of each of them as well")
     prompts: tuple[str, ...] = option(tuple(TEMPLATES), "prompts as name, name/version or name@alias")

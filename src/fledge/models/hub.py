@@ -57,22 +57,71 @@ def download(model: str, allowed: Callable[[str], bool], vet: Vet) -> Fetched:
     Raises `InputError` where the Hub has no such model, `FledgeError` where it must not be loaded or cannot be had.
     """
     name, _, revision = model.partition("@")
+
+    def fetch(repository: Path, revision: str) -> tuple[str, list[str]]:
+        return _fetch(name, revision, repository, allowed, vet)
+
+    return _once(name, revision, "", fetch)
+
+
+def download_file(model: str, file: str, revision: str) -> Fetched:
+    """Fetch one large file of the repository `model`, `org/name`; its path is `file` in the folder returned.
+
+    Raises as `download`.
+    """
+
+    def fetch(repository: Path, revision: str) -> tuple[str, list[str]]:
+        commit, sizes = _listed(model, revision)
+        if file not in sizes:
+            others = [name for name in sizes if name.endswith(".gguf")]
+            hint = f"--model {model}/{others[0]}" if others else "check the name on the Hub's page of the model"
+            raise InputError(f"the Hub's {model} has no file {file!r}", hint=hint)
+        _check_room(repository, sizes[file], "*.partial")
+        _fetch_weights(model, file, commit, repository)
+        return commit, [file]
+
+    return _once(model, revision, file, fetch)
+
+
+def is_here(name: str, revision: str) -> bool:
+    """Whether a snapshot `org/name` of a revision was fetched before."""
+    return bool(_recorded(_repository(name), revision, ""))
+
+
+def _once(name: str, revision: str, file: str, fetch: Callable[[Path, str], tuple[str, list[str]]]) -> Fetched:
+    """What `fetch` fetches of a revision, unless it was fetched before: a whole snapshot, or one `file`.
+
+    What a revision means here stays the same, whichever of its files are fetched when.
+    """
     constants.DOWNLOAD_CHUNK_SIZE = 2**20  # what an interruption loses at most
     revision = revision or constants.DEFAULT_REVISION
     try:
-        repository = Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=name, repo_type="model")
-        commit = _recorded(repository, revision) or _fetch(name, revision, repository, allowed, vet)
+        repository = _repository(name)
+        commit = _recorded(repository, revision, file)
+        if not commit:
+            commit, files = fetch(repository, _read(repository)["revisions"].get(revision, revision))
+            _record(repository, revision, commit, _key(commit, file), files)
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, httpx.HTTPError, OSError) as error:
-        raise _explained(error, model) from None
+        raise _explained(error, f"{name}@{revision}" if revision != constants.DEFAULT_REVISION else name) from None
     return Fetched(name, commit, repository / "snapshots" / commit, repository.resolve())
 
 
-def _recorded(repository: Path, revision: str) -> str:
+def _repository(name: str) -> Path:
+    folder: str = repo_folder_name(repo_id=name, repo_type="model")
+    return Path(constants.HF_HUB_CACHE, folder)
+
+
+def _recorded(repository: Path, revision: str, file: str) -> str:
+    """The commit of a revision whose files are here, empty where they are not."""
     record = _read(repository)
     commit = record["revisions"].get(revision, revision)
     folder = repository / "snapshots" / commit
-    files = record["files"].get(commit, [])
-    return commit if files and all((folder / file).is_file() for file in files) else ""
+    files = record["files"].get(_key(commit, file), [])
+    return str(commit) if files and all((folder / part).is_file() for part in files) else ""
+
+
+def _key(commit: str, file: str) -> str:
+    return f"{commit}/{file}" if file else commit
 
 
 def _listed(name: str, revision: str) -> tuple[str, dict[str, int]]:
@@ -90,35 +139,46 @@ def _listed(name: str, revision: str) -> tuple[str, dict[str, int]]:
     return commit, sizes
 
 
-def _fetch(name: str, revision: str, repository: Path, allowed: Callable[[str], bool], vet: Vet) -> str:
-    commit, sizes = _listed(name, revision)
-    sizes = {file: size for file, size in sizes.items() if allowed(file)}
+def _fetch(
+    name: str, revision: str, repository: Path, allowed: Callable[[str], bool], vet: Vet
+) -> tuple[str, list[str]]:
+    commit, listed = _listed(name, revision)
+    sizes = {file: size for file, size in listed.items() if allowed(file)}
     refuse_adapter(sizes, name)
     texts = [file for file in sizes if not file.endswith(".safetensors")]
     if len(texts) == len(sizes):
-        weights.files(repository, [], name)  # refuses it
+        raise weights.missing(name, [file for file in listed if file.endswith(".gguf")])
     for file in texts:
         if sizes[file] > size_limit(file):
             raise InputError(f"{name}/{file} has {sizes[file]:,} bytes, too many for what it is", hint=INSTEAD)
         hf_hub_download(name, file, revision=commit)
     vet(repository / "snapshots" / commit, texts, name)
     used = weights.files(repository / "snapshots" / commit, list(sizes), name)
-    kept = sum(path.stat().st_size for path in (repository / "blobs").glob("*"))  # also what an interruption left
-    need, free = sum(sizes[file] for file in used) - kept, shutil.disk_usage(repository).free
-    if free < need:
-        raise FledgeError(
-            f"no room in {repository}: {free / 1e6:.0f} MB free, {need / 1e6:.0f} MB needed",
-            hint="free some space, or set HF_HOME to a folder elsewhere",
-        )
+    _check_room(repository, sum(sizes[file] for file in used), "*")
     for file in used:
         _fetch_weights(name, file, commit, repository)
+    return commit, sorted([*texts, *used])
+
+
+def _check_room(repository: Path, size: int, kinds: str) -> None:
+    """Raise `FledgeError` unless there is room for `size` bytes, of which blobs of `kinds` are here already."""
+    repository.mkdir(parents=True, exist_ok=True)
+    kept = sum(path.stat().st_size for path in (repository / "blobs").glob(kinds))
+    free = shutil.disk_usage(repository).free
+    if free < size - kept:
+        raise FledgeError(
+            f"no room in {repository}: {free / 1e6:.0f} MB free, {(size - kept) / 1e6:.0f} MB needed",
+            hint="free some space, or set HF_HOME to a folder elsewhere",
+        )
+
+
+def _record(repository: Path, revision: str, commit: str, key: str, files: list[str]) -> None:
     with (repository / f"{RECORD}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         record = _read(repository)
         record["revisions"][revision] = commit
-        record["files"][commit] = sorted([*texts, *used])
+        record["files"][key] = files
         state.write_json(repository / RECORD, record)
-    return commit
 
 
 def _fetch_weights(name: str, file: str, commit: str, repository: Path) -> None:

@@ -2,6 +2,7 @@
 
 import fnmatch
 import hashlib
+import importlib
 import json
 import re
 from collections.abc import Collection, Mapping
@@ -12,10 +13,12 @@ from typing import Any
 
 from fledge.core.digests import file_digest
 from fledge.core.errors import FledgeError, InputError
+from fledge.core.settings import Workspace
 from fledge.models import weights
 from fledge.models.config_files import FETCH_AGAIN, read_json, read_object, refuse_adapter, refuse_code
 
 ALLOWED = ("*.safetensors", "*.json", "*.txt", "*.model", "*.jinja", "README.md", "LICENSE*")
+BY_MODULE = {"smollm2": "fledge.models.smollm2"}  # models that a module of their own knows how to get
 CAUSAL = re.compile(r"[A-Za-z0-9_]+(ForCausalLM|LMHeadModel)")
 POSITIONS = ("n_positions", "max_position_embeddings", "n_ctx", "max_sequence_length")
 WIDTHS = ("hidden_size", "n_embd", "d_model")
@@ -63,39 +66,74 @@ class Snapshot:
     end_tokens: tuple[int, ...]
 
 
-def resolve(model: str) -> Snapshot:
-    """The snapshot of `embedded`, a local folder, or a Hub id `org/name[@revision]`.
+def resolve(model: str, cache: Path | None = None) -> Snapshot:
+    """The snapshot of a model: `embedded`, `smollm2`, a local folder or GGUF file, or one of the Hub, as `org/name` or
+    `org/name/FILE.gguf`, with `@revision` where wanted.
 
-    Raises `InputError` when nothing of that name exists, `FledgeError` when it must not be loaded.
+    What must be converted is kept in `cache`, fledge's own unless given. Raises `InputError` when nothing of that name
+    exists, `FledgeError` when it must not be loaded.
     """
+    cache = cache or Workspace().cache_dir
     if model == "embedded":
         return check(Path(str(files("fledge.models.embedded").joinpath("snapshot"))), source="embedded")
-    folder = _folder(model)
-    if folder:
-        return check(folder.resolve(), source=str(folder))
-    if re.fullmatch(r"[\w.-]+/[\w.-]+(@[\w./-]+)?", model) and not model.startswith("."):
-        from fledge.models.hub import download
-
-        fetched = download(model, allowed, vet)
-        # The Hub's cache keeps a snapshot as links into the blobs of the same repository.
-        return check(fetched.folder, source=fetched.name, commit=fetched.commit, root=fetched.repository)
+    if model in BY_MODULE:
+        found: Snapshot = importlib.import_module(BY_MODULE[model]).resolve(cache)
+        return found
+    path = _local(model)
+    if path and path.is_dir():
+        return check(path.resolve(), source=str(path))
+    if path:
+        return _from_gguf(path, str(path), "", cache)
+    on_hub = re.fullmatch(r"([\w.-]+/[\w.-]+)(/[\w./-]+\.gguf)?(@[\w./-]+)?", model, re.IGNORECASE)
+    if on_hub and not model.startswith(".") and (on_hub[2] or not on_hub[1].lower().endswith(".gguf")):
+        name, file, revision = (part or "" for part in on_hub.groups())
+        return _from_hub(name, file.removeprefix("/"), revision.removeprefix("@"), cache)
     if "://" in model:
         raise InputError(
             f"{model!r} is a URL: a model behind one can be asked, but its files cannot be had",
             hint="name the model itself: a folder or a Hub id",
         )
+    if model.lower().endswith(".gguf"):
+        raise InputError(f"there is no file {model[:200]!r}", hint="a file on the Hub is named org/name/FILE.gguf")
     raise InputError(
-        f"no model {model[:200]!r}: not a folder, not 'embedded', not a Hub id",
+        f"no model {model[:200]!r}: not a folder, not a GGUF file, not {' or '.join(('embedded', *BY_MODULE))}, "
+        "not a Hub id",
         hint="fledge experiment --model embedded",
     )
 
 
-def _folder(model: str) -> Path | None:
+def _local(model: str) -> Path | None:
     try:
-        folder = Path(model).expanduser()
-        return folder if model and folder.is_dir() else None
+        path = Path(model).expanduser()
+        return path if model and path.exists() else None
     except (OSError, ValueError, RuntimeError):  # too long, a null byte, a user that is not there
         return None
+
+
+def _from_hub(name: str, file: str, revision: str, cache: Path) -> Snapshot:
+    from fledge.models.hub import download, download_file
+
+    if not file:
+        fetched = download(f"{name}@{revision}", allowed, vet)
+        # The Hub's cache keeps a snapshot as links into the blobs of the same repository.
+        return check(fetched.folder, source=fetched.name, commit=fetched.commit, root=fetched.repository)
+    if {"", ".", ".."} & set(file.split("/")) or Path(name.split("/")[0]).is_dir():
+        raise InputError(f"there is no file {f'{name}/{file}'!r}", hint="a file on the Hub is named org/name/FILE.gguf")
+    fetched = download_file(name, file, revision)
+    return _from_gguf(fetched.folder / file, f"{name}/{file}", fetched.commit, cache)
+
+
+def _from_gguf(path: Path, source: str, commit: str, cache: Path) -> Snapshot:
+    from fledge.models.gguf import convert
+
+    if not path.is_file():
+        raise InputError(f"{source} is not a regular file", hint="name a GGUF file, or a folder")
+    try:
+        converted = convert(path, source, cache / "models")
+    except OSError as error:
+        hint = f"make the file readable, and {cache} writable"
+        raise FledgeError(f"cannot convert {source}: {error.strerror or error}", hint=hint) from None
+    return check(converted.folder, source=source, commit=commit, digests=converted.digests)
 
 
 def check(

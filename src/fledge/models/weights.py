@@ -29,10 +29,7 @@ def files(folder: Path, names: Collection[str], source: str) -> list[str]:
     if WHOLE in names:
         return [WHOLE]
     if INDEX not in names:
-        raise FledgeError(
-            f"{source} has no safetensors weights ({WHOLE}); pickled weights are never opened",
-            hint="convert it with transformers: model.save_pretrained(DIR)",
-        )
+        raise missing(source, [path.name for path in folder.glob("*.gguf")])
     where = f"{source}/{INDEX}"
     shards = read_object(folder / INDEX, where).get("weight_map")
     if not isinstance(shards, dict) or not shards or not all(isinstance(name, str) for name in shards.values()):
@@ -44,6 +41,21 @@ def files(folder: Path, names: Collection[str], source: str) -> list[str]:
         if name not in names:
             raise InputError(f"{source} lacks {name!a}, which its index names", hint=FETCH_AGAIN)
     return wanted
+
+
+def missing(source: str, ggufs: Collection[str]) -> FledgeError:
+    """The error for a model without safetensors, but perhaps with GGUF files."""
+    if ggufs:
+        named = sorted(ggufs)
+        some = f"{', '.join(map(ascii, named[:3]))}{', ...' if len(named) > 3 else ''}"
+        return FledgeError(
+            f"{source} has no safetensors weights, but GGUF files: {some}",
+            hint=f"name one: --model {source}/{named[0]}",
+        )
+    return FledgeError(
+        f"{source} has no safetensors weights ({WHOLE}); pickled weights are never opened",
+        hint="convert it with transformers: model.save_pretrained(DIR)",
+    )
 
 
 def read(folder: Path, names: Collection[str], source: str) -> Weights:

@@ -8,11 +8,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from fledge.core.atomic_folder import is_whole
 from fledge.core.errors import InputError
 from fledge.core.processes import ROOT
 from fledge.engines import machine
 from fledge.engines.engine import GenerationParams
-from fledge.engines.openvino_files import in_cache, is_whole
+from fledge.engines.openvino_files import in_cache
 from fledge.engines.selection import is_release
 from fledge.models.snapshot import Snapshot
 from fledge.prompts.prompt import Prompt

@@ -1,0 +1,58 @@
+"""Folders that are made once, complete or not at all, and kept: what was damaged on disk is made anew.
+
+Each has `files.json`, the SHA-256 of its files.
+"""
+
+import fcntl
+import json
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from fledge.core import state
+from fledge.core.digests import file_digest
+
+DIGESTS = "files.json"
+
+
+def is_whole(folder: Path) -> bool:
+    """Whether a folder is as it was made."""
+    return bool(digests(folder))
+
+
+def digests(folder: Path) -> dict[str, str]:
+    """SHA-256 of a folder's files by their names in it; empty where the folder is not as it was made."""
+    try:
+        known = json.loads((folder / DIGESTS).read_text(encoding="utf-8"))
+        found = _digests(folder)
+    except (OSError, ValueError):
+        return {}
+    return found if known == found else {}
+
+
+@contextmanager
+def build(folder: Path) -> Iterator[tuple[Path | None, int]]:
+    """Yield a path to make `folder` at, None if it is there already and whole, and the descriptor of its lock.
+
+    One process at a time; a child that inherits the descriptor keeps the lock.
+    """
+    with folder.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if is_whole(folder):
+            yield None, lock.fileno()
+            return
+        shutil.rmtree(folder, ignore_errors=True)
+        working = folder.with_suffix(".part")
+        shutil.rmtree(working, ignore_errors=True)  # of a process that was killed
+        try:
+            yield working, lock.fileno()
+            state.write_json(working / DIGESTS, _digests(working))
+            working.rename(folder)
+        finally:
+            shutil.rmtree(working, ignore_errors=True)
+
+
+def _digests(folder: Path) -> dict[str, str]:
+    paths = sorted(path for path in folder.rglob("*") if not path.is_dir())
+    return {str(path.relative_to(folder)): file_digest(path) for path in paths if path.name != DIGESTS}
