@@ -10,11 +10,10 @@ from typing import Any
 import numpy as np
 import openvino
 import openvino_genai
-from tokenizers import Tokenizer
 
 from fledge.core.errors import FledgeError, InputError
 from fledge.engines.engine import EngineInfo, FinishReason
-from fledge.engines.text import Text
+from fledge.engines.text import Text, open_tokenizer
 from fledge.engines.worker import Answer, WorkerEngine
 from fledge.models.snapshot import Snapshot
 
@@ -52,7 +51,7 @@ class OpenVINOEngine(WorkerEngine):
             str(folder), scheduler, info.device.upper(), EXACT if info.mode == "exact" else FAST
         )
         self._count = 0
-        super().__init__(info, Text.of(model, Tokenizer.from_file(str(folder / "tokenizer.json"))))
+        super().__init__(info, Text.of(model, open_tokenizer(folder / "tokenizer.json")))
 
     def _turn(self) -> None:
         for answer in self._take(limit=256):

@@ -2,13 +2,14 @@
 
 import re
 from bisect import bisect_left
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
 
 from tokenizers import Tokenizer
 from tokenizers.decoders import DecodeStream
 
-from fledge.core.errors import InputError
+from fledge.core.errors import FledgeError, InputError
 from fledge.core.types import Message
 from fledge.engines.engine import Chunk, FinishReason, Prompt
 from fledge.models.chat_template import ChatTemplate, read_template
@@ -35,6 +36,8 @@ class Text:
     def __init__(self, tokenizer: Tokenizer, model: Snapshot, template: ChatTemplate | None) -> None:
         self.tokenizer = tokenizer
         self.tokenizer.encode_special_tokens = True
+        self.tokenizer.no_padding()
+        self.tokenizer.no_truncation()
         # For what the template itself writes: there a special token is meant.
         self._for_template = Tokenizer.from_str(tokenizer.to_str()) if template else tokenizer
         self.end_tokens = model.end_tokens
@@ -55,7 +58,7 @@ class Text:
 
     def token(self, token_id: int) -> str:
         """The text of one token; one that is part of a character reads as U+FFFD."""
-        return str(self.tokenizer.decode([token_id], skip_special_tokens=False))
+        return str(explained(lambda: self.tokenizer.decode([token_id], skip_special_tokens=False), _NOT_WRITTEN))
 
     def encode(self, prompt: Prompt, room: int) -> Encoded:
         """Token ids of a prompt; `room` tokens of the window are kept free for the answer.
@@ -118,9 +121,37 @@ class Text:
 def _ids(tokenizer: Tokenizer, text: str, *, start: bool = False) -> list[int]:
     """Tokens of a text; with `start`, after what the model wants before any text."""
     try:
-        return list(tokenizer.encode(text, add_special_tokens=start).ids)
-    except (TypeError, UnicodeEncodeError):
+        text.encode()
+    except UnicodeEncodeError:
         raise InputError("the prompt is not valid Unicode text") from None
+    return list(explained(lambda: tokenizer.encode(text, add_special_tokens=start), _NOT_READ).ids)
+
+
+def open_tokenizer(path: Path) -> Tokenizer:
+    """The tokenizer of a `tokenizer.json`. Raises `InputError` where it is broken."""
+    return explained(lambda: Tokenizer.from_file(str(path)), InputError(f"{path} gives no tokenizer"))
+
+
+_NOT_READ = InputError("the model's tokenizer fails on this text", hint="ask with another text, or another model")
+_NOT_WRITTEN = FledgeError("the model's tokenizer fails on a token of the answer", hint="use another model")
+
+
+def explained(call: Callable[[], Any], failed: FledgeError) -> Any:
+    """The result of `call`; an error of its library is one like `failed`, with the reason.
+
+    A panic of a library in Rust is no `Exception`, and ends a thread that does not look for it. The tokenizer that it
+    came from is as it was.
+    """
+    try:
+        return call()
+    except (FledgeError, MemoryError):
+        raise
+    except BaseException as error:
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
+        name = "" if type(error).__name__ in ("Exception", "PanicException") else f"{type(error).__name__}: "
+        reason = f"{name}{' '.join(str(error).split())[:300]}"
+    raise type(failed)(f"{failed.message}: {reason}", hint=failed.hint)
 
 
 def _replace(content: str, stand_ins: dict[str, str]) -> str:
@@ -140,7 +171,7 @@ class Decoder:
 
     def feed(self, token_ids: Sequence[int], finish_reason: FinishReason | None) -> Chunk:
         """The chunk for the next tokens; its finish reason is `stop` when a stop text was met."""
-        new = "".join(self._stream.step(self._text.tokenizer, token) or "" for token in token_ids)
+        new = "".join(map(self._step, token_ids))
         text = self._held + new
         found = [(text.index(stop) + len(stop), text.index(stop)) for stop in self._stop if stop in text]
         if found:  # the one that was whole first, however the text was cut
@@ -149,6 +180,9 @@ class Decoder:
         keep = 0 if finish_reason else self._longest_start(text)
         self._held = text[len(text) - keep :]
         return Chunk(text[: len(text) - keep], tuple(token_ids), finish_reason)
+
+    def _step(self, token: int) -> str:
+        return explained(lambda: self._stream.step(self._text.tokenizer, token), _NOT_WRITTEN) or ""
 
     def _longest_start(self, text: str) -> int:
         """How many characters at the end of `text` may be the start of a stop text."""

@@ -127,12 +127,16 @@ class WorkerEngine(abc.ABC):
         self._generated_tokens += len(token_ids)
         if not reason and answer.stream.cancelled:
             reason = "cancelled"
-        chunk = answer.decoder.feed(token_ids, reason)
+        try:
+            chunk = answer.decoder.feed(token_ids, reason)
+            tokens = tuple(map(self._text.token, token_ids)) if answer.params.logprobs else ()
+        except FledgeError as error:  # of this answer's text alone
+            self._fail(answer, error)
+            return True
         if chunk.finish_reason:
             answer.ended = True
             usage = Usage(answer.stream.prompt_tokens, len(answer.generated))
             chunk = replace(chunk, usage=usage)
-        tokens = tuple(map(self._text.token, token_ids)) if answer.params.logprobs else ()
         answer.stream.put(replace(chunk, index=answer.index, logprobs=tuple(logprobs), tokens=tokens))
         return answer.ended
 
