@@ -5,13 +5,15 @@ import json
 import math
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from fledge.core.errors import FledgeError
+from fledge.models import weights
+from fledge.models.weights import Tensor
 
 MODEL = "openvino_model.xml"
 SAMPLE_TOKENS = 2048
@@ -21,7 +23,7 @@ ANSWER_TOKENS = 32
 
 
 def exact(snapshot: str, source: str, vocabulary: str, out: str) -> None:
-    """Write the OpenVINO model with fp32 weights and `tokenizer.json` to the folder `out`.
+    """Write the OpenVINO model and `tokenizer.json` to the folder `out`. Its weights are as precise as they were saved.
 
     Raises `InputError` where the snapshot is not what it says; `source` names it.
     """
@@ -31,9 +33,16 @@ def exact(snapshot: str, source: str, vocabulary: str, out: str) -> None:
     from fledge.engines.transformers_load import load_model, load_tokenizer
 
     tokenizer = load_tokenizer(Path(snapshot), source, int(vocabulary))
-    model = load_model(Path(snapshot), source, torch.float32)
-    export_from_model(model, out, task="text-generation-with-past")
+    saved = {tensor.dtype for tensor in _tensors(Path(snapshot), source)} & weights.FLOATS.keys()
+    half = {"F16": torch.float16, "BF16": torch.bfloat16}.get(*saved) if len(saved) == 1 else None
+    model = load_model(Path(snapshot), source, half or torch.float32)
+    export_from_model(model, out, task="text-generation-with-past", patch_16bit_model=half is not None)
     tokenizer.save_pretrained(out)
+
+
+def _tensors(folder: Path, source: str) -> Iterable[Tensor]:
+    names = [path.name for path in folder.iterdir()]
+    return weights.read(folder, weights.files(folder, names, source), source).tensors.values()
 
 
 def fast(exact_folder: str, out: str) -> None:

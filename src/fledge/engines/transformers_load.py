@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from tokenizers import Tokenizer
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging
 
 from fledge.core.errors import InputError
@@ -24,6 +24,7 @@ def load_model(folder: Path, source: str, dtype: Any) -> Any:
 
     Raises `InputError` where the library does not take it, or would make up or leave out some of its weights.
     """
+    config = _config(folder, source)
     logging.disable_progress_bar()
     level = logging.get_verbosity()
     logging.set_verbosity_error()  # what it reports of weights is an error here
@@ -31,6 +32,7 @@ def load_model(folder: Path, source: str, dtype: Any) -> Any:
         model, info = explained(
             lambda: AutoModelForCausalLM.from_pretrained(
                 folder,
+                config=config,
                 dtype=dtype,
                 local_files_only=True,
                 use_safetensors=True,
@@ -49,6 +51,13 @@ def load_model(folder: Path, source: str, dtype: Any) -> Any:
     for name, shapes in mismatched.items():
         raise InputError(f"{source}: the tensor {name!a} {shapes}, which config.json implies", hint=SAVE_AGAIN)
     return model
+
+
+def _config(folder: Path, source: str) -> Any:
+    return explained(
+        lambda: AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False),
+        InputError(f"transformers does not take {source}/config.json", hint=FETCH_AGAIN),
+    )
 
 
 def _check_class(model: Any, source: str) -> None:
@@ -73,8 +82,9 @@ def load_tokenizer(folder: Path, source: str, vocabulary: int) -> Any:
 
     Raises `InputError` where it makes none, or, of files that it converts, one that is not bounded.
     """
+    config = _config(folder, source)
     tokenizer = explained(
-        lambda: AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False),
+        lambda: AutoTokenizer.from_pretrained(folder, config=config, local_files_only=True, trust_remote_code=False),
         InputError(f"transformers makes no tokenizer of the files in {source}", hint=FETCH_AGAIN),
     )
     backend = getattr(tokenizer, "backend_tokenizer", None)
