@@ -12,6 +12,7 @@ HEAVY = ("torch", "transformers", "mlflow")
 NAMED_FOR_THEM = {
     "fledge.engines.openvino",
     "fledge.engines.transformers",
+    "fledge.engines.transformers_load",
     "fledge.engines.transformers_paged",
     "fledge.models.embedded.train",
     "fledge.registry.wrapper",

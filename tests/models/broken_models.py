@@ -40,13 +40,49 @@ class Payload:
         return os.mkdir, (str(self.marker),)
 
 
+LETTERS = "<|endoftext|>", *" .,", *"abcdefghijklmnopqrstuvwxyz", *"0123456789"
+TOKENIZER: dict[str, Any] = {
+    "version": "1.0",
+    "truncation": None,
+    "padding": None,
+    "added_tokens": [
+        {
+            "id": 0,
+            "content": "<|endoftext|>",
+            "single_word": False,
+            "lstrip": False,
+            "rstrip": False,
+            "normalized": False,
+            "special": True,
+        }
+    ],
+    "normalizer": None,
+    "pre_tokenizer": None,
+    "post_processor": None,
+    "decoder": {"type": "Fuse"},
+    "model": {
+        "type": "BPE",
+        "dropout": None,
+        "unk_token": None,
+        "continuing_subword_prefix": None,
+        "end_of_word_suffix": None,
+        "fuse_unk": False,
+        "byte_fallback": False,
+        "ignore_merges": False,
+        "vocab": {letter: number for number, letter in enumerate(LETTERS)},
+        "merges": [],
+    },
+}
+PARAMETERS = 1336
+
+
 def write_model(folder: Path) -> Path:
     """A small folder in good order."""
     folder.mkdir(parents=True)
     (folder / "config.json").write_text(json.dumps(CONFIG))
-    (folder / "tokenizer.json").write_text("{}")
+    (folder / "tokenizer.json").write_text(json.dumps(TOKENIZER))
     (folder / "tokenizer_config.json").write_text("{}")
-    save_file(_tensors(), folder / "model.safetensors")
+    save_file(tensors(), folder / "model.safetensors")
     return folder
 
 
@@ -59,8 +95,20 @@ def arm(folder: Path) -> None:
         (folder / name).write_text(code(folder))
 
 
-def _tensors() -> dict[str, Any]:
-    return {"wte": np.zeros((40, 8), np.float32), "wpe": np.zeros((16, 8), np.float32)}
+def tensors(inner: int = 32) -> dict[str, Any]:
+    """The weights of `CONFIG`, or of one whose `n_inner` this is; not all alike, as offsets matter."""
+    shapes: dict[str, tuple[int, ...]] = {"wte.weight": (40, 8), "wpe.weight": (16, 8)}
+    for name, rows, columns in (
+        ("h.0.attn.c_attn", 8, 24),
+        ("h.0.attn.c_proj", 8, 8),
+        ("h.0.mlp.c_fc", 8, inner),
+        ("h.0.mlp.c_proj", inner, 8),
+    ):
+        shapes |= {f"{name}.weight": (rows, columns), f"{name}.bias": (columns,)}
+    for name in ("h.0.ln_1", "h.0.ln_2", "ln_f"):
+        shapes |= {f"{name}.weight": (8,), f"{name}.bias": (8,)}
+    numbers = np.random.default_rng(0)
+    return {f"transformer.{name}": numbers.random(shape, np.float32) for name, shape in shapes.items()}
 
 
 def payload(folder: Path) -> bytes:
@@ -171,6 +219,7 @@ NO_WEIGHTS = r"no safetensors weights"
 BROKEN = r"model\.safetensors is broken"
 OWN_FOLDER = "a model may read only its own folder"
 ARCHITECTURE = "names no architecture|does not generate text"
+VOCABULARY = r"config\.json has 'vocab_size' .+, which is not a number of tokens"
 NOT_BORNE_OUT = "which its weights do not bear out"
 
 CASES: dict[str, tuple[Break, type[FledgeError], str]] = {
@@ -305,10 +354,10 @@ CASES: dict[str, tuple[Break, type[FledgeError], str]] = {
     ),
     "an architecture that cannot be printed": (config(architectures=["\ud800ForCausalLM"]), InputError, ARCHITECTURE),
     "an adapter": (edit("adapter_config.json", peft_type="LORA"), InputError, "an adapter"),
-    "no vocabulary": (without("vocab_size"), InputError, NOT_BORNE_OUT),
-    "a vocabulary of billions": (config(vocab_size=10**12), InputError, NOT_BORNE_OUT),
-    "a vocabulary of words": (config(vocab_size="many"), InputError, NOT_BORNE_OUT),
-    "a vocabulary of truth": (config(vocab_size=True), InputError, NOT_BORNE_OUT),
+    "no vocabulary": (without("vocab_size"), InputError, VOCABULARY),
+    "a vocabulary of billions": (config(vocab_size=10**12), InputError, VOCABULARY),
+    "a vocabulary of words": (config(vocab_size="many"), InputError, VOCABULARY),
+    "a vocabulary of truth": (config(vocab_size=True), InputError, VOCABULARY),
     "a billion layers": (config(n_layer=10**9), InputError, NOT_BORNE_OUT),
     "a billion positions": (config(n_positions=10**9), InputError, NOT_BORNE_OUT),
     "many positions to learn": (config(n_positions=10**6), InputError, NOT_BORNE_OUT),
@@ -321,8 +370,8 @@ CASES: dict[str, tuple[Break, type[FledgeError], str]] = {
     ),
     "a wide feed-forward part": (config(ffn_dim=10**12), InputError, NOT_BORNE_OUT),
     "wide heads": (config(head_dim=10**12), InputError, NOT_BORNE_OUT),
-    "heads too wide for their width": (config(head_dim=100), InputError, NOT_BORNE_OUT),
-    "many heads for keys": (config(num_key_value_heads=10**12), InputError, NOT_BORNE_OUT),
+    "heads too wide for their width": (config(head_dim=1000), InputError, NOT_BORNE_OUT),
+    "many heads for keys": (config(n_head=None, num_key_value_heads=10**12), InputError, NOT_BORNE_OUT),
     "many experts": (config(num_local_experts=10**12), InputError, NOT_BORNE_OUT),
     "heads as text": (config(num_attention_heads="8"), InputError, NOT_BORNE_OUT),
 }

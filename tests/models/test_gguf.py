@@ -18,7 +18,7 @@ from safetensors.numpy import load_file
 from fledge.core.errors import FledgeError, InputError
 from fledge.core.types import Message
 from fledge.models import snapshot
-from fledge.models.chat_template import read_template
+from fledge.models.chat_template import ChatTemplate, read_template
 from tests.models.gguf_files import (
     HEAD,
     HEADS,
@@ -62,8 +62,7 @@ def test_a_file_is_a_model_like_any_other(kind: str, tmp_path: Path) -> None:
     assert read_json(model.path / "generation_config.json") == {"bos_token_id": 1, "eos_token_id": 2}
     template = read_template(model.path)
     assert template
-    assert template.render([Message("user", "hello")]) == "<|im_start|>hello<|im_end|>"
-    template.close()
+    assert ChatTemplate(*template).render([Message("user", "hello")]) == "<|im_start|>hello<|im_end|>"
 
 
 def test_paths_from_home_and_from_the_working_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -313,5 +312,4 @@ def test_a_template_that_loops_is_stopped(tmp_path: Path) -> None:
     template = read_template(snapshot.resolve(str(path), tmp_path).path)
     assert template
     with pytest.raises(InputError, match="took more than 2 s"):
-        template.render([Message("user", "hello")])
-    template.close()
+        ChatTemplate(*template).render([Message("user", "hello")])

@@ -3,6 +3,7 @@
 import json
 import os
 import pickle
+import re
 import runpy
 import subprocess
 import sys
@@ -10,24 +11,47 @@ from pathlib import Path
 
 import pytest
 
-from fledge.core.errors import FledgeError
+from fledge.core.errors import FledgeError, InputError
 from fledge.models import snapshot
-from tests.models.broken_models import CASES, arm, config, write_model
+from tests.models import untrue_models
+from tests.models.broken_models import CASES, PARAMETERS, TOKENIZER, Break, arm, config, edit, tensors, write_model
+
+
+def refused(folder: Path, breaking: Break) -> FledgeError:
+    """The error for a model in good order but for what `breaking` does to it."""
+    arm(write_model(folder))
+    breaking(folder)
+    with pytest.raises(FledgeError) as caught:
+        snapshot.resolve(str(folder))
+    assert caught.value.hint
+    assert caught.value.message.isprintable()
+    assert not (folder.parent / "executed").exists()
+    return caught.value
 
 
 @pytest.mark.timeout(20)
 @pytest.mark.parametrize("case", CASES)
 def test_refused(case: str, tmp_path: Path) -> None:
-    folder = write_model(tmp_path / "model")
-    arm(folder)
     breaking, error, words = CASES[case]
-    breaking(folder)
-    with pytest.raises(FledgeError, match=words) as caught:
-        snapshot.resolve(str(folder))
-    assert type(caught.value) is error
-    assert caught.value.hint
-    assert caught.value.message.isprintable()
-    assert not (tmp_path / "executed").exists()
+    found = refused(tmp_path / "model", breaking)
+    assert type(found) is error
+    assert re.search(words, found.message)
+
+
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize("case", untrue_models.CASES)
+def test_what_is_not_what_it_says_is_refused(case: str, tmp_path: Path) -> None:
+    breaking, words = untrue_models.CASES[case]
+    found = refused(tmp_path / "model", breaking)
+    assert isinstance(found, InputError)
+    assert words in found.message
+
+
+@pytest.mark.parametrize("case", untrue_models.GOOD)
+def test_what_is_unusual_is_taken(case: str, tmp_path: Path) -> None:
+    folder = write_model(tmp_path / "model")
+    untrue_models.GOOD[case](folder)
+    snapshot.resolve(str(folder))
 
 
 @pytest.mark.parametrize("name", ["config.json", "model.safetensors", "README.md"])
@@ -57,7 +81,7 @@ def test_the_folder_they_start_from_is_good(tmp_path: Path) -> None:
     folder = write_model(tmp_path / "model")
     arm(folder)
     model = snapshot.resolve(str(folder))
-    assert (model.parameters, model.vocabulary, model.context, model.end_tokens) == (448, 40, 16, (0,))
+    assert (model.parameters, model.vocabulary, model.context, model.end_tokens) == (PARAMETERS, 40, 16, (0,))
     assert model.files == ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json")
     assert not (tmp_path / "executed").exists()
 
@@ -76,24 +100,19 @@ def test_a_payload_that_is_imported_would_be_seen(tmp_path: Path) -> None:
     assert (tmp_path / "executed").exists()
 
 
-@pytest.mark.parametrize("key", ["n_positions", "n_embd", "n_layer"])
-def test_a_size_of_null_is_as_one_that_is_absent(key: str, tmp_path: Path) -> None:
-    folder = write_model(tmp_path / "model")
-    config(**{key: None})(folder)
-    assert snapshot.resolve(str(folder)).parameters == 448
-
-
 def test_computed_positions_may_be_many(tmp_path: Path) -> None:
     folder = write_model(tmp_path / "model")
     window = 2**22
-    config(architectures=["LlamaForCausalLM"], rope_theta=1e6, max_position_embeddings=window, n_positions=None)(folder)
+    changes = {"rope_theta": 1e6, "max_position_embeddings": window, "n_positions": None}
+    config(architectures=["GPTJForCausalLM"], model_type="gptj", **changes)(folder)
     assert snapshot.resolve(str(folder)).context == window
 
 
 def test_a_word_of_the_vocabulary_is_not_code(tmp_path: Path) -> None:
     folder = write_model(tmp_path / "model")
     (folder / "vocab.json").write_text('{"auto_map": 0, "trust_remote_code": 1}')
-    (folder / "tokenizer.json").write_text('{"model": {"vocab": {"auto_map": 0}}}')
+    words = {"auto_map": 1, **{word: number for word, number in TOKENIZER["model"]["vocab"].items() if number != 1}}
+    edit("tokenizer.json", model={**TOKENIZER["model"], "vocab": words})(folder)
     assert "vocab.json" in snapshot.resolve(str(folder)).files
 
 
@@ -101,9 +120,10 @@ def test_shards_are_read_by_their_index(tmp_path: Path) -> None:
     folder = write_model(tmp_path / "model")
     (folder / "model.safetensors").rename(folder / "part.safetensors")
     (folder / "old.safetensors").write_bytes(b"not used, not opened")
-    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"wte": "part.safetensors"}}))
+    weight_map = dict.fromkeys(tensors(), "part.safetensors")
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
     model = snapshot.resolve(str(folder))
-    assert model.parameters == 448
+    assert model.parameters == PARAMETERS
     assert "old.safetensors" not in model.files
 
 
@@ -111,4 +131,4 @@ def test_a_link_within_the_folder_is_fine(tmp_path: Path) -> None:
     folder = write_model(tmp_path / "model")
     (folder / "model.safetensors").rename(folder / "blob")
     (folder / "model.safetensors").symlink_to("blob")
-    assert snapshot.resolve(str(folder)).parameters == 448
+    assert snapshot.resolve(str(folder)).parameters == PARAMETERS

@@ -5,10 +5,15 @@ import json
 import math
 import sys
 import warnings
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from fledge.core.errors import FledgeError
+from fledge.models import weights
+from fledge.models.weights import Tensor
 
 MODEL = "openvino_model.xml"
 SAMPLE_TOKENS = 2048
@@ -17,21 +22,27 @@ QUESTIONS = 16
 ANSWER_TOKENS = 32
 
 
-def exact(snapshot: str, out: str) -> None:
-    """Write the OpenVINO model with fp32 weights and `tokenizer.json` to the folder `out`."""
-    from optimum.exporters.openvino import main_export
-    from transformers import AutoTokenizer
+def exact(snapshot: str, source: str, vocabulary: str, out: str) -> None:
+    """Write the OpenVINO model and `tokenizer.json` to the folder `out`. Its weights are as precise as they were saved.
 
-    main_export(
-        snapshot,
-        output=out,
-        task="text-generation-with-past",
-        convert_tokenizer=False,
-        local_files_only=True,
-        library_name="transformers",
-        model_loading_kwargs={"dtype": "float32", "use_safetensors": True},
-    )
-    AutoTokenizer.from_pretrained(snapshot, local_files_only=True).save_pretrained(out)
+    Raises `InputError` where the snapshot is not what it says; `source` names it.
+    """
+    import torch
+    from optimum.exporters.openvino import export_from_model
+
+    from fledge.engines.transformers_load import load_model, load_tokenizer
+
+    tokenizer = load_tokenizer(Path(snapshot), source, int(vocabulary))
+    saved = {tensor.dtype for tensor in _tensors(Path(snapshot), source)} & weights.FLOATS.keys()
+    half = {"F16": torch.float16, "BF16": torch.bfloat16}.get(*saved) if len(saved) == 1 else None
+    model = load_model(Path(snapshot), source, half or torch.float32)
+    export_from_model(model, out, task="text-generation-with-past", patch_16bit_model=half is not None)
+    tokenizer.save_pretrained(out)
+
+
+def _tensors(folder: Path, source: str) -> Iterable[Tensor]:
+    names = [path.name for path in folder.iterdir()]
+    return weights.read(folder, weights.files(folder, names, source), source).tensors.values()
 
 
 def fast(exact_folder: str, out: str) -> None:
@@ -51,13 +62,12 @@ def fast(exact_folder: str, out: str) -> None:
 
 def measure(exact_folder: str, fast_folder: str) -> None:
     """Write to `gate.json` in the fast folder how far its model departs from the exact one."""
-    from tokenizers import Tokenizer
-
     from fledge.engines.openvino import EXACT, FAST
+    from fledge.engines.text import open_tokenizer
     from fledge.models.embedded.corpus import load_corpus
 
     entries = load_corpus()
-    tokenizer = Tokenizer.from_file(str(Path(exact_folder) / "tokenizer.json"))
+    tokenizer = open_tokenizer((Path(exact_folder) / "tokenizer.json").read_text(encoding="utf-8"))
     tokens = tokenizer.encode("\n".join(entry.answer for entry in entries)).ids[:SAMPLE_TOKENS]
     questions = [tokenizer.encode(text).ids for entry in entries for text in entry.held_out][:QUESTIONS]
     loss, greedy = zip(
@@ -117,6 +127,16 @@ def _greedy(folder: str, properties: dict[str, Any], prompts: list[list[int]]) -
     return [result.m_generation_ids[0] for result in pipeline.generate(inputs, [config] * len(inputs))]
 
 
-if __name__ == "__main__":
+def main() -> None:
+    """Do one step. A refusal is the last line of stdout, as JSON; of any other error the last line of stderr tells."""
     warnings.filterwarnings("ignore")
-    {"exact": exact, "fast": fast, "measure": measure}[sys.argv[1]](*sys.argv[2:])
+    steps: dict[str, Callable[..., None]] = {"exact": exact, "fast": fast, "measure": measure}
+    try:
+        steps[sys.argv[1]](*sys.argv[2:])
+    except FledgeError as error:
+        sys.stdout.write(f"\n{json.dumps({'message': error.message, 'hint': error.hint})}\n")
+        sys.exit(error.exit_code)
+
+
+if __name__ == "__main__":
+    main()

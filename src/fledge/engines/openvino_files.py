@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from fledge.core import state
 from fledge.core.atomic_folder import build
-from fledge.core.errors import FledgeError
+from fledge.core.errors import FledgeError, InputError
 from fledge.core.processes import module_command
 from fledge.engines.engine import Mode
 from fledge.models.snapshot import Snapshot
@@ -37,7 +37,7 @@ def exported(snapshot: Snapshot, cache: Path, mode: Mode, say: Say) -> Path:
     """The folder of the exported model: that of the snapshot's release, else the cache's.
 
     What is missing is made first, and said with an estimate. Raises `ExportError` where OpenVINO does not know the
-    architecture.
+    architecture, `InputError` where the model is not what it says.
     """
     beside = exported_beside(snapshot.path, mode)
     if beside is not None:
@@ -82,7 +82,15 @@ def _exact(snapshot: Snapshot, cache: Path, say: Say) -> Path:
         if working:
             estimate = 8 + 0.12e-6 * snapshot.parameters  # measured: 8 s for 2 M parameters, 22 s for 124 M
             say(f"exporting {snapshot.source} to OpenVINO, once for this model: about {estimate:.0f} s")
-            _run(snapshot, lock, "exact", str(snapshot.path), str(working))
+            _run(
+                snapshot,
+                lock,
+                "exact",
+                str(snapshot.path),
+                snapshot.source,
+                str(snapshot.vocabulary),
+                str(working),
+            )
     return exact
 
 
@@ -97,5 +105,17 @@ def _run(snapshot: Snapshot, lock: int, *step: str) -> None:
         pass_fds=(lock,),
     )
     if done.returncode != 0:
+        _raise_refusal(done.stdout, done.returncode)
         last = done.stderr.strip().splitlines()[-1:] or [f"it ended with {done.returncode}"]
         raise ExportError(f"OpenVINO cannot export {snapshot.source}: {last[0]}", hint="use --engine transformers")
+
+
+def _raise_refusal(stdout: str, code: int) -> None:
+    """What a step refused is refused, whatever engine would run it."""
+    try:
+        told = json.loads(stdout.strip().splitlines()[-1])
+        message, hint = str(told["message"]), str(told["hint"])
+    except (ValueError, LookupError, TypeError):
+        return
+    kind = InputError if code == InputError.exit_code else FledgeError
+    raise kind(message, hint=hint)

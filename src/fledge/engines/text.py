@@ -2,14 +2,14 @@
 
 import re
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from tokenizers import Tokenizer
 from tokenizers.decoders import DecodeStream
 
-from fledge.core.errors import InputError
+from fledge.core.errors import FledgeError, InputError
 from fledge.core.types import Message
 from fledge.engines.engine import Chunk, FinishReason, Prompt
 from fledge.models.chat_template import ChatTemplate, read_template
@@ -54,11 +54,11 @@ class Text:
     """
 
     def __init__(self, config: TextConfig) -> None:
-        self.tokenizer = Tokenizer.from_str(config.tokenizer)
+        self.tokenizer = open_tokenizer(config.tokenizer)
         self.tokenizer.encode_special_tokens = True
         self._template = ChatTemplate(config.template, config.special_tokens) if config.template else None
         # For what the template itself writes: there a special token is meant.
-        self._for_template = Tokenizer.from_str(config.tokenizer) if self._template else self.tokenizer
+        self._for_template = open_tokenizer(config.tokenizer) if self._template else self.tokenizer
         self._config = config
         added = self.tokenizer.get_added_tokens_decoder().values()
         self._special = [token.content for token in added if token.special and token.content]
@@ -130,9 +130,41 @@ def check_tokens(token_ids: Sequence[int], room: int, config: TextConfig) -> Non
 def _ids(tokenizer: Tokenizer, text: str, *, start: bool = False) -> list[int]:
     """Tokens of a text; with `start`, after what the model wants before any text."""
     try:
-        return list(tokenizer.encode(text, add_special_tokens=start).ids)
-    except (TypeError, UnicodeEncodeError):
+        text.encode()
+    except UnicodeEncodeError:
         raise InputError("the prompt is not valid Unicode text") from None
+    return list(explained(lambda: tokenizer.encode(text, add_special_tokens=start), _NOT_READ).ids)
+
+
+def open_tokenizer(content: str) -> Tokenizer:
+    """The tokenizer of the text of a `tokenizer.json`, that neither pads nor cuts. Raises `InputError` where it is
+    broken."""
+    tokenizer = explained(lambda: Tokenizer.from_str(content), InputError("tokenizer.json gives no tokenizer"))
+    tokenizer.no_padding()
+    tokenizer.no_truncation()
+    return tokenizer
+
+
+_NOT_READ = InputError("the model's tokenizer fails on this text", hint="ask with another text, or another model")
+NOT_WRITTEN = FledgeError("the model's tokenizer fails on a token of the answer", hint="use another model")
+
+
+def explained(call: Callable[[], Any], failed: FledgeError) -> Any:
+    """The result of `call`; an error of its library is one like `failed`, with the reason.
+
+    A panic of a library in Rust is no `Exception`, and ends a thread that does not look for it. The tokenizer that it
+    came from is as it was.
+    """
+    try:
+        return call()
+    except (FledgeError, MemoryError):
+        raise
+    except BaseException as error:
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
+        name = "" if type(error).__name__ in ("Exception", "PanicException") else f"{type(error).__name__}: "
+        reason = f"{name}{' '.join(str(error).split())[:300]}"
+    raise type(failed)(f"{failed.message}: {reason}", hint=failed.hint)
 
 
 def _replace(content: str, stand_ins: dict[str, str]) -> str:
@@ -152,7 +184,7 @@ class Decoder:
 
     def feed(self, token_ids: Sequence[int], finish_reason: FinishReason | None) -> Chunk:
         """The chunk for the next tokens; its finish reason is `stop` when a stop text was met."""
-        new = "".join(self._stream.step(self._tokenizer, token) or "" for token in token_ids)
+        new = "".join(map(self._step, token_ids))
         text = self._held + new
         found = [(text.index(stop) + len(stop), text.index(stop)) for stop in self._stop if stop in text]
         if found:  # the one that was whole first, however the text was cut
@@ -161,6 +193,9 @@ class Decoder:
         keep = 0 if finish_reason else self._longest_start(text)
         self._held = text[len(text) - keep :]
         return Chunk(text[: len(text) - keep], tuple(token_ids), finish_reason)
+
+    def _step(self, token: int) -> str:
+        return explained(lambda: self._stream.step(self._tokenizer, token), NOT_WRITTEN) or ""
 
     def _longest_start(self, text: str) -> int:
         """How many characters at the end of `text` may be the start of a stop text."""

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+from transformers import GenerationConfig
 from transformers.generation.logits_process import (
     LogitsProcessor,
     LogitsProcessorList,
@@ -19,10 +19,10 @@ from transformers.generation.logits_process import (
     TopPLogitsWarper,
 )
 from transformers.generation.stopping_criteria import StoppingCriteria, StoppingCriteriaList
-from transformers.utils import logging
 
 from fledge.engines.engine import EngineInfo, FinishReason, GenerationParams
 from fledge.engines.text import TextConfig
+from fledge.engines.transformers_load import load_model, load_tokenizer
 from fledge.engines.worker import Answer, WorkerEngine
 from fledge.models.snapshot import Snapshot
 
@@ -141,22 +141,15 @@ class _Delivering(StoppingCriteria):  # type: ignore[misc]
 
 def load(model: Snapshot, device: str) -> Any:
     """The model, in fp32 on a CPU and as it was saved on a GPU; without the generation settings it came with."""
-    logging.disable_progress_bar()
-    loaded = AutoModelForCausalLM.from_pretrained(
-        model.path,
-        dtype=torch.float32 if device == "cpu" else "auto",
-        local_files_only=True,
-        use_safetensors=True,
-        trust_remote_code=False,
-    )
+    loaded = load_model(model.path, model.source, torch.float32 if device == "cpu" else "auto")
     loaded.generation_config = GenerationConfig()
     return loaded.eval().to(device)
 
 
 def text_of(model: Snapshot) -> TextConfig:
     """The tokenizer as transformers makes it from the snapshot's files."""
-    tokenizer = AutoTokenizer.from_pretrained(model.path, local_files_only=True, trust_remote_code=False)
-    return TextConfig.of(model, tokenizer.backend_tokenizer.to_str())
+    tokenizer = load_tokenizer(model.path, model.source, model.vocabulary).backend_tokenizer
+    return TextConfig.of(model, tokenizer.to_str())
 
 
 def _penalties(params: GenerationParams) -> LogitsProcessorList:

@@ -6,13 +6,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from tokenizers import Tokenizer
-
 from fledge.core.errors import FledgeError, InputError
 from fledge.core.types import Message
 from fledge.engines.engine import EngineInfo, FinishReason, GenerationParams, Prompt, Stream, Usage
 from fledge.engines.prompt_encoder import PromptEncoder
-from fledge.engines.text import Decoder, Encoded, TextConfig, check_tokens
+from fledge.engines.text import NOT_WRITTEN, Decoder, Encoded, TextConfig, check_tokens, explained, open_tokenizer
 
 
 @dataclass(eq=False)
@@ -51,7 +49,7 @@ class WorkerEngine(abc.ABC):
         self.text = text
         self.encoder = PromptEncoder(text)  # it gets ready while the subclass loads the model
         self.between_steps: Callable[[], None] = lambda: None
-        self._tokenizer = Tokenizer.from_str(text.tokenizer)
+        self._tokenizer = open_tokenizer(text.tokenizer)
         self._waiting: deque[Answer] = deque()
         self._suspects: deque[list[Answer]] = deque()  # groups, one of which runs at a time
         self._running: list[Answer] = []
@@ -146,18 +144,22 @@ class WorkerEngine(abc.ABC):
         answer.generated.extend(token_ids)
         if not reason and answer.stream.cancelled:
             reason = "cancelled"
-        chunk = answer.decoder.feed(token_ids, reason)
+        try:
+            chunk = answer.decoder.feed(token_ids, reason)
+            tokens = tuple(map(self._token, token_ids)) if answer.params.logprobs else ()
+        except FledgeError as error:  # of this answer's text alone
+            self._fail(answer, error)
+            return True
         if chunk.finish_reason:
             answer.ended = True
             usage = Usage(answer.stream.prompt_tokens, len(answer.generated))
             chunk = replace(chunk, usage=usage)
-        tokens = tuple(map(self._token, token_ids)) if answer.params.logprobs else ()
         answer.stream.put(replace(chunk, index=answer.index, logprobs=tuple(logprobs), tokens=tokens))
         return answer.ended
 
     def _token(self, token_id: int) -> str:
         """The text of one token; one that is part of a character reads as U+FFFD."""
-        return str(self._tokenizer.decode([token_id], skip_special_tokens=False))
+        return str(explained(lambda: self._tokenizer.decode([token_id], skip_special_tokens=False), NOT_WRITTEN))
 
     def _fail(self, answer: Answer, error: Exception) -> None:
         answer.ended = True

@@ -17,6 +17,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from fledge.core.errors import FledgeError, InputError
 from fledge.core.types import Message
+from fledge.models.config_files import FETCH_AGAIN, bad_value
 
 MAX_CHARACTERS = 2_000_000
 SHORTEN = "shorten the conversation, or send the prompt as plain text"
@@ -27,6 +28,9 @@ class TemplateSource(NamedTuple):
 
     text: str
     tokens: dict[str, str]
+
+
+MAX_TEMPLATE = 200_000
 
 
 class ChatTemplate:
@@ -70,6 +74,24 @@ def read_template(folder: Path) -> TemplateSource | None:
     if not isinstance(source, str):
         raise FledgeError(f"{folder}: the chat template is not a text", hint="fetch the model again")
     return TemplateSource(source, special_tokens(config))
+
+
+def check_template(value: Any, where: str, field: str) -> None:
+    """Raise `InputError` where a chat template, or one of several by name, is not one. Nothing of it is run."""
+    texts = [value]
+    if isinstance(value, (list, dict)):
+        items = list(value.values()) if isinstance(value, dict) else value
+        texts = [item.get("template") if isinstance(item, dict) else item for item in items]
+    for text in texts:
+        if not isinstance(text, str) or len(text) > MAX_TEMPLATE:
+            raise bad_value(where, field, value, f"which is not a text of up to {MAX_TEMPLATE:,} letters")
+        try:
+            _environment().parse(text)
+        except TemplateError as error:
+            place = f"{where}: line {getattr(error, 'lineno', 1)} of the chat template"
+            raise InputError(f"{place} is broken: {str(error)!a}", hint=FETCH_AGAIN) from None
+        except RecursionError:
+            raise InputError(f"{where}: the chat template is nested too deeply", hint=FETCH_AGAIN) from None
 
 
 def special_tokens(config: dict[str, Any]) -> dict[str, str]:

@@ -1,7 +1,8 @@
 """A model's JSON files: read with limits, and refused where they ask for code or for files elsewhere."""
 
 import json
-from collections.abc import Collection
+import math
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,23 @@ FILE_KEYS = ("tokenizer_file", "vocab_file", "merges_file", "spm_file", "added_t
 MAX_BYTES = 20_000_000
 MAX_TOKENIZER_BYTES = 200_000_000
 FETCH_AGAIN = "fetch the model again, or name another"
+# Logs of a training run: no library loads them, and a loss in them may well be NaN.
+TRAINING_LOGS = ("trainer_state.json", "all_results.json", "train_results.json", "eval_results.json")
+
+
+def bad_value(where: str, field: str, value: Any, why: str, hint: str = FETCH_AGAIN) -> InputError:
+    """The error for a value in the file `where`; `why` goes on from "FILE has FIELD VALUE, "."""
+    text = json.dumps(value)
+    return InputError(f"{where} has {field[:100]!a} {text if len(text) <= 60 else f'{text[:60]}...'}, {why}", hint=hint)
 
 
 def read_object(path: Path, where: str) -> dict[str, Any]:
     """As `read_json`, and raises `InputError` too where it is not an object."""
-    value = read_json(path, where)
+    return as_object(read_json(path, where), where)
+
+
+def as_object(value: Any, where: str) -> dict[str, Any]:
+    """The value of the JSON file `where`. Raises `InputError` where it is not an object."""
     if not isinstance(value, dict):
         raise InputError(f"{where} is not a JSON object", hint="name a folder written by save_pretrained")
     return value
@@ -27,19 +40,58 @@ def read_object(path: Path, where: str) -> dict[str, Any]:
 def read_json(path: Path, where: str) -> Any:
     """What a JSON file of a model holds; `where` names it in errors.
 
-    Raises `InputError` where it is too large, not UTF-8, not JSON, or too deep.
+    Raises `InputError` where it is too large, not UTF-8, not JSON, or too deep, says something twice, or has a number
+    that is not finite.
     """
     limit = size_limit(path.name)
     if path.stat().st_size > limit:
         raise InputError(f"{where} has more than {limit:,} bytes", hint=FETCH_AGAIN)
     try:
-        return json.loads(path.read_bytes().decode("utf-8"))
+        text = path.read_bytes().decode("utf-8")
     except UnicodeDecodeError:
         raise InputError(f"{where} is not UTF-8 text", hint=FETCH_AGAIN) from None
+    return _parse(text, where, finite=path.name not in TRAINING_LOGS)
+
+
+def _parse(text: str, where: str, finite: bool) -> Any:
+    odd: list[str] = []
+
+    def number(literal: str) -> float:
+        value = float(literal)
+        if not math.isfinite(value):
+            odd.append(literal)
+        return value
+
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        found = dict(pairs)
+        if len(found) != len(pairs):  # of two values, one library would take the first and another the last
+            names = [name for name, _ in pairs]
+            twice = next(name for name in found if names.count(name) > 1)
+            raise InputError(f"{where} has {twice[:100]!a} twice in one object", hint=FETCH_AGAIN)
+        return found
+
+    try:
+        value = json.loads(text, parse_float=number, parse_constant=number, object_pairs_hook=unique)
     except RecursionError:
         raise InputError(f"{where} is nested too deeply", hint=FETCH_AGAIN) from None
+    except InputError:
+        raise
     except ValueError as error:
         raise InputError(f"{where} is not JSON: {error}", hint=FETCH_AGAIN) from None
+    if odd and finite:
+        field = next(_odd_numbers(value, ""), "")
+        raise InputError(f"{where} has {field!a} {odd[0][:50]}, which is not a finite number", hint=FETCH_AGAIN)
+    return value
+
+
+def _odd_numbers(value: Any, place: str) -> Iterator[str]:
+    """The places of numbers that are not finite."""
+    if isinstance(value, float) and not math.isfinite(value):
+        yield place
+    elif isinstance(value, (dict, list)):
+        items = value.items() if isinstance(value, dict) else enumerate(value)
+        for key, item in items:
+            yield from _odd_numbers(item, f"{place}.{key}" if place else str(key))
 
 
 def size_limit(name: str) -> int:

@@ -3,10 +3,12 @@
 import fnmatch
 import hashlib
 import importlib
+import importlib.metadata
 import json
 import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from functools import partial
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -14,14 +16,18 @@ from typing import Any
 from fledge.core.digests import file_digest
 from fledge.core.errors import FledgeError, InputError
 from fledge.core.settings import Workspace
-from fledge.models import weights
-from fledge.models.config_files import FETCH_AGAIN, read_json, read_object, refuse_adapter, refuse_code
+from fledge.models import tokenizer_files, weights
+from fledge.models.architectures import check_tensors, refuse_other_type
+from fledge.models.chat_template import check_template
+from fledge.models.config_fields import WIDTHS, check_config, check_generation, end_tokens
+from fledge.models.config_files import FETCH_AGAIN, as_object, bad_value, read_json, refuse_adapter, refuse_code
+from fledge.models.remembered import once
+from fledge.models.tokenizer_probe import try_out
 
 ALLOWED = ("*.safetensors", "*.json", "*.txt", "*.model", "*.jinja", "README.md", "LICENSE*")
 BY_MODULE = {"smollm2": "fledge.models.smollm2"}  # models that a module of their own knows how to get
 CAUSAL = re.compile(r"[A-Za-z0-9_]+(ForCausalLM|LMHeadModel)")
 POSITIONS = ("n_positions", "max_position_embeddings", "n_ctx", "max_sequence_length")
-WIDTHS = ("hidden_size", "n_embd", "d_model")
 SIZES = ("vocab_size", "intermediate_size", "n_inner", "ffn_dim", "head_dim", "moe_intermediate_size")
 COUNTS = (
     *("num_attention_heads", "n_head", "num_key_value_heads"),
@@ -41,6 +47,8 @@ LEARNED = ("GPT2LMHeadModel", "GPTNeoForCausalLM")
 LAYERS = ("num_hidden_layers", "n_layer", "num_layers")
 DEFAULT_CONTEXT = 2048
 MAX_CONTEXT = 100_000_000
+MAX_VOCABULARY = 100_000_000
+GENERATION = "generation_config.json"
 NOT_BORNE_OUT = "which its weights do not bear out"
 
 
@@ -161,31 +169,61 @@ def _checked(folder: Path, source: str, commit: str, root: Path, digests: Mappin
     refuse_adapter(present, source)
     loaded = weights.files(folder, present, source)
     names = tuple(name for name in present if not name.endswith(".safetensors") or name in loaded)
-    config = vet(folder, names, source)
+    contents = vet(folder, names, source)
+    config, generation = contents["config.json"], contents.get(GENERATION, {})
     found = weights.read(folder, loaded, source)
     _refuse_absurd(config, found, f"{source}/config.json")
+    check_tensors(config, found.tensors, source)
+    digests = {name: digests.get(name) or file_digest(folder / name) for name in names}
+    _check_contents(folder, found, digests, source)
     return Snapshot(
         path=folder,
         source=source,
         commit=commit,
         files=names,
-        digest=_digest(folder, names, digests),
+        digest=_digest(digests),
         size=sum((folder / name).stat().st_size for name in names),
         licence=_licence(folder, names),
         architecture=config["architectures"][0],
         parameters=found.parameters,
         vocabulary=config["vocab_size"],
         context=next((config[key] for key in POSITIONS if config.get(key)), DEFAULT_CONTEXT),
-        end_tokens=_end_tokens(folder, names, config, source),
+        end_tokens=_end_tokens(config, generation, source),
     )
 
 
 def vet(folder: Path, names: Collection[str], source: str) -> dict[str, Any]:
-    """The model's `config.json`, after refusing what the JSON among `names` tells must not be loaded."""
-    for name in names:
-        if name.endswith(".json") and name != "vocab.json":
-            refuse_code(read_json(folder / name, f"{source}/{name}"), f"{source}/{name}")
-    return _config(folder, names, source)
+    """The JSON files among `names` by name, after refusing what they tell must not be loaded, or is not a model."""
+    contents = {name: read_json(folder / name, f"{source}/{name}") for name in names if name.endswith(".json")}
+    for name, content in contents.items():
+        if name != "vocab.json":
+            refuse_code(content, f"{source}/{name}")
+    config = _config(contents, source)
+    if GENERATION in contents:
+        check_generation(as_object(contents[GENERATION], f"{source}/{GENERATION}"), f"{source}/{GENERATION}")
+    tokenizer_files.check(contents, names, config["vocab_size"], source)
+    for name in (tokenizer_files.CONFIG, "chat_template.json"):
+        value = contents.get(name, {}).get("chat_template")
+        if value:
+            check_template(value, f"{source}/{name}", "chat_template")
+    if "chat_template.jinja" in names:
+        text = (folder / "chat_template.jinja").read_text(encoding="utf-8", errors="replace")
+        check_template(text, f"{source}/chat_template.jinja", "content")
+    return contents
+
+
+def _check_contents(folder: Path, found: weights.Weights, digests: Mapping[str, str], source: str) -> None:
+    """What takes long for a large file, and is remembered of it."""
+    if tokenizer_files.WHOLE in digests:
+        path = folder / tokenizer_files.WHOLE
+        library = importlib.metadata.version("tokenizers")
+        once(f"tokenizer-{library}", digests[path.name], partial(try_out, path, f"{source}/{path.name}"))
+    for name in dict.fromkeys(tensor.file for tensor in found.tensors.values()):
+        once(
+            "finite",
+            digests[name],
+            partial(weights.refuse_odd_numbers, folder / name, found.tensors, f"{source}/{name}"),
+        )
 
 
 def allowed(name: str) -> bool:
@@ -213,11 +251,11 @@ def _names(folder: Path, source: str, root: Path) -> list[str]:
     return names
 
 
-def _config(folder: Path, names: Collection[str], source: str) -> dict[str, Any]:
+def _config(contents: Mapping[str, Any], source: str) -> dict[str, Any]:
     where = f"{source}/config.json"
-    if "config.json" not in names:
+    if "config.json" not in contents:
         raise InputError(f"{source} has no config.json", hint="name a folder written by save_pretrained")
-    config = read_object(folder / "config.json", where)
+    config = as_object(contents["config.json"], where)
     named = config.get("architectures")
     if not isinstance(named, list) or not named or not isinstance(named[0], str):
         raise InputError(f"{where} names no architecture", hint="name a folder written by save_pretrained")
@@ -226,6 +264,10 @@ def _config(folder: Path, names: Collection[str], source: str) -> dict[str, Any]
             f"{source} is a {named[0][:50]!a}, which does not generate text",
             hint="name a causal language model: its architecture ends in ForCausalLM or LMHeadModel",
         )
+    if type(config.get("vocab_size")) is not int or not 1 <= config["vocab_size"] <= MAX_VOCABULARY:
+        raise bad_value(where, "vocab_size", config.get("vocab_size"), "which is not a number of tokens")
+    refuse_other_type(config, where)
+    check_config(config, where)
     return config
 
 
@@ -235,7 +277,7 @@ def _refuse_absurd(config: dict[str, Any], found: weights.Weights, where: str) -
     limits = {
         **dict.fromkeys((*WIDTHS, *COUNTS), found.parameters),
         **dict.fromkeys(SIZES, found.parameters // max(widest, 1)),  # each is a side of a matrix as wide as the model
-        **dict.fromkeys(LAYERS, found.tensors),
+        **dict.fromkeys(LAYERS, len(found.tensors)),
         **dict.fromkeys(POSITIONS, MAX_CONTEXT),
     }
     for key, limit in limits.items():
@@ -251,13 +293,10 @@ def _refuse_absurd(config: dict[str, Any], found: weights.Weights, where: str) -
         raise InputError(f"{where} has {positions} positions, {NOT_BORNE_OUT}", hint=FETCH_AGAIN)
 
 
-def _end_tokens(folder: Path, names: Collection[str], config: dict[str, Any], source: str) -> tuple[int, ...]:
+def _end_tokens(config: dict[str, Any], generation: dict[str, Any], source: str) -> tuple[int, ...]:
     """Of the generation config, as `transformers.generate` takes them, else of the model's config."""
-    name = "generation_config.json"
-    generation = read_object(folder / name, f"{source}/{name}") if name in names else {}
-    for value in (generation.get("eos_token_id"), config.get("eos_token_id")):
-        ids = value if isinstance(value, list) else [value]
-        known = tuple(item for item in ids if type(item) is int and 0 <= item < config["vocab_size"])
+    for content, name in ((generation, GENERATION), (config, "config.json")):
+        known = end_tokens(content.get("eos_token_id"), config["vocab_size"], f"{source}/{name}")
         if known:
             return known
     return ()
@@ -278,8 +317,8 @@ def _start(path: Path) -> str:
         return file.read(20_000)
 
 
-def _digest(folder: Path, names: Collection[str], digests: Mapping[str, str]) -> str:
+def _digest(digests: Mapping[str, str]) -> str:
     total = hashlib.sha256()
-    for name in names:
-        total.update(f"{name}\0{digests.get(name) or file_digest(folder / name)}\n".encode())
+    for name, digest in digests.items():
+        total.update(f"{name}\0{digest}\n".encode())
     return total.hexdigest()

@@ -1,10 +1,12 @@
-"""Weights: which files hold them, and what their headers say. No tensor is read here."""
+"""Weights: which files hold them, what their headers say, and whether their numbers are finite."""
 
+import json
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from fledge.core.errors import FledgeError, InputError
@@ -12,13 +14,31 @@ from fledge.models.config_files import FETCH_AGAIN, read_object
 
 WHOLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
+CHUNK_BYTES = 1 << 18  # stays in the processor's cache
+# Of each kind of number: integers of its size, and the bits of its exponent, which are all set in what is not finite.
+FLOATS: dict[str, tuple[Any, int]] = {
+    "F16": (np.uint16, 0x7C00),
+    "BF16": (np.uint16, 0x7F80),
+    "F32": (np.uint32, 0x7F80_0000),
+    "F64": (np.uint64, 0x7FF0_0000_0000_0000),
+}
+
+
+class Tensor(NamedTuple):
+    """What a header says of a tensor: its file, kind of number and shape, and where in the file its bytes are."""
+
+    file: str
+    dtype: str
+    shape: tuple[int, ...]
+    start: int
+    end: int
 
 
 class Weights(NamedTuple):
-    """Numbers from the headers: of weights, and of the tensors that hold them."""
+    """What the headers say: the number of weights, and the tensors that hold them by name."""
 
     parameters: int
-    tensors: int
+    tensors: Mapping[str, Tensor]
 
 
 def files(folder: Path, names: Collection[str], source: str) -> list[str]:
@@ -31,10 +51,7 @@ def files(folder: Path, names: Collection[str], source: str) -> list[str]:
     if INDEX not in names:
         raise missing(source, [path.name for path in folder.glob("*.gguf")])
     where = f"{source}/{INDEX}"
-    shards = read_object(folder / INDEX, where).get("weight_map")
-    if not isinstance(shards, dict) or not shards or not all(isinstance(name, str) for name in shards.values()):
-        raise InputError(f"{where} has no weight_map of tensors to files", hint=FETCH_AGAIN)
-    wanted = sorted(set(shards.values()))
+    wanted = sorted(set(_weight_map(folder, where).values()))
     for name in wanted:
         if "/" in name or "\\" in name or not name.endswith(".safetensors"):
             raise FledgeError(f"{where} names {name!a}, which is not a safetensors file of its folder", FETCH_AGAIN)
@@ -58,17 +75,89 @@ def missing(source: str, ggufs: Collection[str]) -> FledgeError:
     )
 
 
+def _weight_map(folder: Path, where: str) -> dict[str, str]:
+    shards = read_object(folder / INDEX, where).get("weight_map")
+    if not isinstance(shards, dict) or not shards or not all(isinstance(name, str) for name in shards.values()):
+        raise InputError(f"{where} has no weight_map of tensors to files", hint=FETCH_AGAIN)
+    return shards
+
+
 def read(folder: Path, names: Collection[str], source: str) -> Weights:
-    """Add up the headers of weight files; the library checks that each describes exactly what its file holds."""
-    parameters = tensors = 0
+    """The headers of weight files; the library checks that each describes exactly what its file holds."""
+    tensors: dict[str, Tensor] = {}
     for name in names:
         try:
-            with safe_open(folder / name, framework="numpy") as file:  # type: ignore[no-untyped-call]
-                shapes = [file.get_slice(key).get_shape() for key in file.keys()]  # noqa: SIM118 (not a dict)
+            with safe_open(folder / name, framework="numpy"):  # type: ignore[no-untyped-call]
+                found = _header(folder / name)
         except (SafetensorError, OSError, ValueError, OverflowError) as error:
             raise InputError(f"{source}/{name} is broken: {str(error)!a}", hint=FETCH_AGAIN) from None
-        parameters += sum(math.prod(shape) for shape in shapes)
-        tensors += len(shapes)
+        twice = sorted(found.keys() & tensors.keys())
+        if twice:
+            both = f"{source}/{tensors[twice[0]].file} and {name}"
+            raise InputError(f"{both} both have the tensor {twice[0]!a}", hint=FETCH_AGAIN)
+        tensors |= found
+    if WHOLE not in names:
+        for tensor, name in _weight_map(folder, f"{source}/{INDEX}").items():
+            if tensor not in tensors or tensors[tensor].file != name:
+                raise InputError(f"{source}/{name} lacks the tensor {tensor!a}, which its index names", FETCH_AGAIN)
+    parameters = sum(math.prod(tensor.shape) for tensor in tensors.values())
     if not parameters:
         raise InputError(f"{source} has weight files without weights", hint=FETCH_AGAIN)
     return Weights(parameters, tensors)
+
+
+def _header(path: Path) -> dict[str, Tensor]:
+    with path.open("rb") as file:
+        size = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(size))
+    first = 8 + size
+    return {
+        name: Tensor(
+            path.name,
+            entry["dtype"],
+            tuple(entry["shape"]),
+            first + entry["data_offsets"][0],
+            first + entry["data_offsets"][1],
+        )
+        for name, entry in header.items()
+        if name != "__metadata__"
+    }
+
+
+def refuse_odd_numbers(path: Path, tensors: Mapping[str, Tensor], where: str) -> None:
+    """Raise `InputError` for a tensor of this file that holds NaN or infinity. Reads the whole file."""
+    buffer = bytearray(CHUNK_BYTES)
+    with path.open("rb", buffering=0) as file:
+        for name, tensor in tensors.items():
+            if tensor.file != path.name or tensor.dtype not in FLOATS:
+                continue
+            kind, exponent = FLOATS[tensor.dtype]
+            file.seek(tensor.start)
+            for place, bits in _chunks(file, tensor.end - tensor.start, buffer, kind):
+                if _is_finite(bits, exponent):
+                    continue
+                at = int(np.argmax((bits & kind(exponent)) == exponent))
+                fraction = (exponent & -exponent) - 1  # the bits below the exponent's
+                raise InputError(
+                    f"{where} is broken: number {place + at:,} of the tensor {name!a} is "
+                    f"{'not a number (NaN)' if int(bits[at]) & fraction else 'infinite'}",
+                    hint="save the model again from a checkpoint whose weights are finite",
+                )
+
+
+def _is_finite(bits: Any, exponent: int) -> bool:
+    """Whether none of these numbers has all bits of its exponent set. Two maxima tell, and take no memory."""
+    sign = 1 << (8 * bits.itemsize - 1)
+    return bool(bits.max() < sign | exponent and bits.view(f"i{bits.itemsize}").max() < exponent)
+
+
+def _chunks(file: Any, size: int, buffer: bytearray, kind: Any) -> Iterator[tuple[int, Any]]:
+    """The place of the first number, and the numbers as integers, for each part of the next `size` bytes."""
+    view, place = memoryview(buffer), 0
+    while size > 0:
+        got = file.readinto(view[: min(size, len(buffer))])
+        if not got:
+            return
+        bits = np.frombuffer(buffer, kind, count=got // kind().itemsize)
+        yield place, bits
+        place, size = place + len(bits), size - got

@@ -1,0 +1,19 @@
+"""What was checked of a file's content and takes time: done once on a machine, and known by the content's digest."""
+
+import contextlib
+from collections.abc import Callable
+
+from fledge.core import state
+from fledge.core.errors import FledgeError
+from fledge.core.settings import user_cache
+
+
+def once(kind: str, digest: str, check: Callable[[], None]) -> None:
+    """Call `check`, unless it passed before for this digest. What it raises is not remembered."""
+    marker = user_cache() / "checked" / f"{kind}-{digest}"
+    if marker.exists():
+        return
+    check()
+    with contextlib.suppress(OSError, FledgeError):  # it is checked again, then
+        state.ensure(marker.parent)
+        marker.touch(mode=0o600)

@@ -1,0 +1,104 @@
+"""A model of an architecture that is not checked beforehand is compared by whoever loads its weights."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from fledge.core.errors import InputError
+from fledge.engines import selection
+from fledge.engines.engine import GenerationParams, generate
+from fledge.engines.selection import EngineSettings
+from fledge.models import snapshot
+from tests.models.broken_models import config, text
+from tests.models.tiny_models import write_model
+
+pytestmark = pytest.mark.slow
+
+WEIGHTS = "model.safetensors"
+
+
+def weights(change: Callable[[dict[str, Any]], object]) -> Callable[[Path], object]:
+    def apply(folder: Path) -> None:
+        tensors = load_file(folder / WEIGHTS)
+        change(tensors)
+        save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
+
+    return apply
+
+
+def widened(tensors: dict[str, Any]) -> None:
+    tensors["gpt_neox.final_layer_norm.weight"] = np.ones(65, np.float32)
+
+
+def bad_merges(folder: Path) -> None:
+    (folder / "tokenizer.json").unlink()
+    text("vocab.json", json.dumps({f"t{number}": number for number in range(2048)}))(folder)
+    text("merges.txt", "#version: 0.2\nnothing of\nthe vocabulary here\n")(folder)
+
+
+CASES: dict[str, tuple[Callable[[Path], object], str]] = {
+    "a tensor left out": (
+        weights(lambda tensors: tensors.pop("gpt_neox.embed_in.weight")),
+        "the weights lack the tensor 'gpt_neox.embed_in.weight'",
+    ),
+    "a tensor left over": (
+        weights(lambda tensors: tensors.update(other=np.ones(3, np.float32))),
+        "the weights have, in excess, the tensor 'other'",
+    ),
+    "more layers": (config(num_hidden_layers=3), "the weights lack the tensor 'gpt_neox.layers.2"),
+    "fewer layers": (config(num_hidden_layers=1), "the weights have, in excess, the tensor 'gpt_neox.layers.1"),
+    "another shape": (weights(widened), r"'gpt_neox.final_layer_norm.weight' has \[65\] for \[64\]"),
+    "a value that only the library knows": (
+        config(problem_type="magic"),
+        r"does not take .*config\.json: .*Field 'problem_type'",
+    ),
+    "a method in the config": (config(get_text_config=5), r"does not take .*config\.json: .*TypeError"),
+    "merges that are none": (
+        bad_merges,
+        "makes no tokenizer of the files in",
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def good(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_model("gpt_neox", tmp_path_factory.mktemp("models") / "good")
+
+
+@pytest.mark.parametrize(
+    ("engine", "case"),
+    [
+        *(("auto", case) for case in ("a tensor left out", "a value that only the library knows")),
+        *(("transformers", case) for case in CASES),
+    ],
+)
+def test_refused(case: str, engine: Any, good: Path, tmp_path: Path) -> None:
+    breaking, words = CASES[case]
+    folder = tmp_path / "model"
+    folder.mkdir()
+    for path in good.iterdir():
+        (folder / path.name).write_bytes(path.read_bytes())
+    breaking(folder)
+    said: list[str] = []
+    with pytest.raises(InputError, match=words) as caught:
+        selection.start(
+            EngineSettings(engine=engine, cache=str(tmp_path / "cache")), snapshot.resolve(str(folder)), said.append
+        )
+    assert str(folder) in caught.value.message
+    assert caught.value.hint
+    assert not any("transformers runs it" in line for line in said)
+
+
+@pytest.mark.parametrize("engine", ["openvino", "transformers"])
+def test_a_good_one_answers(engine: Any, good: Path, tmp_path: Path) -> None:
+    started = selection.start(EngineSettings(engine=engine, cache=str(tmp_path)), snapshot.resolve(str(good)))
+    try:
+        (answer,) = generate(started, ["good morning"], GenerationParams(max_tokens=4, ignore_eos=True))
+        assert len(answer.token_ids) == 4
+    finally:
+        started.close()
