@@ -11,6 +11,7 @@ from fledge.core.errors import InputError
 from fledge.engines.engine import GenerationParams
 from fledge.experiments.arms import Arm, build_arms, check_variables, own_arms, wanted
 from fledge.experiments.config import ArmConfig, ExperimentConfig
+from fledge.models import snapshot
 from fledge.prompts.prompt import Prompt
 from fledge.questions.question_set import Question, QuestionSet
 
@@ -22,7 +23,8 @@ def _prompt(label: str, **changes: Any) -> Prompt:
 
 def _build(config: ExperimentConfig) -> list[Arm]:
     asked = wanted(config)
-    return build_arms(config, asked, [_prompt(arm.prompt) for arm in asked])
+    models = {arm.model: snapshot.resolve("embedded") for arm in asked}
+    return build_arms(config, asked, [_prompt(arm.prompt) for arm in asked], models)
 
 
 def test_prompts_times_models() -> None:
@@ -59,13 +61,19 @@ def test_settings_of_a_prompt_come_before_those_of_the_experiment_and_after_thos
     settings = {"temperature": 0.4, "max_tokens": 11, "stop_sequences": ["x"], "provider": "openai"}
     prompt = _prompt("a", settings=settings)
     config = ExperimentConfig(generation=GenerationParams(max_tokens=5, top_p=0.5))
-    (arm,) = build_arms(config, [ArmConfig("a", model="m", generation={"temperature": 0.1})], [prompt])
+    arms = [ArmConfig("a", model="m", generation={"temperature": 0.1})]
+    (arm,) = build_arms(config, arms, [prompt], {"m": snapshot.resolve("embedded")})
     assert arm.generation == GenerationParams(max_tokens=11, temperature=0.1, top_p=0.5, stop=("x",))
 
 
 def test_settings_of_a_prompt_that_no_engine_takes() -> None:
     with pytest.raises(InputError, match=r"prompt a/1 with its settings .*temperature must be from 0 to 2"):
-        build_arms(ExperimentConfig(), [ArmConfig("a")], [_prompt("a", settings={"temperature": 3.0})])
+        build_arms(
+            ExperimentConfig(),
+            [ArmConfig("a", model="m")],
+            [_prompt("a", settings={"temperature": 3.0})],
+            {"m": snapshot.resolve("embedded")},
+        )
 
 
 def test_an_arm_is_what_makes_its_answers() -> None:

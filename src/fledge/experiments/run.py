@@ -13,7 +13,7 @@ from fledge.core.settings import Workspace
 from fledge.engines import selection
 from fledge.engines.engine import Engine, GenerationParams, generate
 from fledge.engines.selection import RemoteModel
-from fledge.experiments.arms import Arm, build_arms, check_variables, own_arms, wanted
+from fledge.experiments.arms import Arm, build_arms, check_variables, default_prompt, own_arms, wanted
 from fledge.experiments.config import ExperimentConfig
 from fledge.models.snapshot import Snapshot
 from fledge.questions.question_set import QuestionSet
@@ -98,7 +98,10 @@ def run_experiment(
         models = {name: selection.find(name, config) for name in dict.fromkeys(arm.model for arm in asked)}
         client = connect(config.tracking)
         store = open_store(client, say)
-        built = build_arms(config, asked, [store.load(arm.prompt) for arm in asked])
+        prompts = [store.load(arm.prompt or default_prompt(models[arm.model])) for arm in asked]
+        if "" in config.prompts:  # recorded by its name
+            config = replace(config, prompts=tuple(dict.fromkeys(prompt.name for prompt in prompts)))
+        built = build_arms(config, asked, prompts, models)
         check_variables(built, asked_for)
         _check_room(built, models)
         engines = _engines(stack, config, models, engine, say)
@@ -218,13 +221,13 @@ def _chains(plan: "Plan", engines: Mapping[str, Engine], own: Mapping[str, Any])
     samples = range(plan.config.samples)
     found: dict[tuple[str, int], Chain] = {}
     for arm in plan.arms:
-        if arm.prompt is None:
+        prompt = arm.asked
+        if prompt is None:
             traced = own[arm.name].with_config(callbacks=[tracer()])
             found |= {(arm.name, sample): traced for sample in samples}
         elif arm.model in engines:
             found |= {
-                (arm.name, sample): build_chain(arm.prompt, engines[arm.model], arm.params(sample))
-                for sample in samples
+                (arm.name, sample): build_chain(prompt, engines[arm.model], arm.params(sample)) for sample in samples
             }
     return found
 

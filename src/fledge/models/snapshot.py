@@ -13,7 +13,14 @@ from typing import Any
 from fledge.core.digests import file_digest
 from fledge.core.errors import FledgeError, InputError
 from fledge.models import weights
-from fledge.models.config_files import FETCH_AGAIN, read_json, read_object, refuse_adapter, refuse_code
+from fledge.models.config_files import (
+    FETCH_AGAIN,
+    chat_template_source,
+    read_json,
+    read_object,
+    refuse_adapter,
+    refuse_code,
+)
 
 ALLOWED = ("*.safetensors", "*.json", "*.txt", "*.model", "*.jinja", "README.md", "LICENSE*")
 CAUSAL = re.compile(r"[A-Za-z0-9_]+(ForCausalLM|LMHeadModel)")
@@ -61,6 +68,7 @@ class Snapshot:
     vocabulary: int
     context: int
     end_tokens: tuple[int, ...]
+    has_chat_template: bool = False
 
 
 def resolve(model: str) -> Snapshot:
@@ -139,6 +147,7 @@ def _checked(folder: Path, source: str, commit: str, root: Path, digests: Mappin
         vocabulary=config["vocab_size"],
         context=next((config[key] for key in POSITIONS if config.get(key)), DEFAULT_CONTEXT),
         end_tokens=_end_tokens(folder, names, config, source),
+        has_chat_template=bool(chat_template_source(folder)),
     )
 
 

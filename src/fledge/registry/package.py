@@ -10,6 +10,7 @@ from typing import Any
 
 from fledge.core.errors import InputError
 from fledge.core.processes import ROOT
+from fledge.core.types import Format
 from fledge.engines import machine
 from fledge.engines.engine import GenerationParams
 from fledge.engines.openvino_files import in_cache, is_whole
@@ -35,6 +36,7 @@ def describe(
     prompt: Prompt,
     generation: GenerationParams,
     *,
+    form: Format,
     weights: Weights,
     evaluation: Mapping[str, Any],
     engines: Mapping[str, Path],
@@ -58,6 +60,8 @@ def describe(
         prompt_name=prompt.name,
         prompt_version=prompt.version,
         template=prompt.template,
+        format=form,
+        system=prompt.system,
         generation={**values, "stop": list(generation.stop)},
         weights=weights,
         licence=snapshot.licence,
