@@ -1,6 +1,7 @@
 import itertools
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -152,6 +153,18 @@ def test_decoding_gives_whole_characters(text: Text) -> None:
     chunks = [decoder.feed([token], None) for token in ids] + [decoder.feed([], "stop")]
     assert "".join(chunk.text for chunk in chunks) == words
     assert all("\ufffd" not in chunk.text for chunk in chunks)
+
+
+def test_special_and_end_tokens_never_reach_the_text(model: Snapshot) -> None:
+    added = tokenizer(model)
+    added.add_special_tokens(["<|im_start|>", "<|im_end|>"])
+    added.add_tokens(["<turn_end>"])  # as in models that forgot to mark their end token
+    start, end, unmarked = (added.token_to_id(name) for name in ("<|im_start|>", "<|im_end|>", "<turn_end>"))
+    text = Text(added, replace(model, end_tokens=(unmarked,)), None)
+    words = text.encode("Yes, it is.", room=10).token_ids
+    decoder = Decoder(text, ())
+    chunks = [decoder.feed([token], None) for token in (start, *words[:2], END, *words[2:], end, unmarked)]
+    assert "".join(chunk.text for chunk in [*chunks, decoder.feed([], "stop")]) == "Yes, it is."
 
 
 def test_stop_text_is_not_returned_however_it_is_cut(text: Text) -> None:

@@ -130,7 +130,8 @@ def _replace(content: str, stand_ins: dict[str, str]) -> str:
 
 
 class Decoder:
-    """Turns the tokens of one answer into chunks: only whole characters, nothing of a stop text."""
+    """Turns the tokens of one answer into chunks: only whole characters, no special or end token, nothing of a stop
+    text."""
 
     def __init__(self, text: Text, stop: Sequence[str]) -> None:
         self._text = text
@@ -140,7 +141,8 @@ class Decoder:
 
     def feed(self, token_ids: Sequence[int], finish_reason: FinishReason | None) -> Chunk:
         """The chunk for the next tokens; its finish reason is `stop` when a stop text was met."""
-        new = "".join(self._stream.step(self._text.tokenizer, token) or "" for token in token_ids)
+        shown = [token for token in token_ids if token not in self._text.end_tokens]  # not all are marked special
+        new = "".join(self._stream.step(self._text.tokenizer, token) or "" for token in shown)
         text = self._held + new
         found = [(text.index(stop) + len(stop), text.index(stop)) for stop in self._stop if stop in text]
         if found:  # the one that was whole first, however the text was cut
