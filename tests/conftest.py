@@ -20,6 +20,7 @@ from fledge.engines import selection
 from fledge.engines.engine import Engine
 from fledge.engines.selection import EngineSettings
 from fledge.models import snapshot
+from tests.models.instruct_model import write_instruct_model
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 
@@ -66,6 +67,20 @@ def embedded_engine(engine_cache: Path) -> Iterator[Engine]:
     """The model in the box on the engine that this machine would choose."""
     settings = EngineSettings()
     engine = selection.start(settings, snapshot.resolve("embedded"))
+    yield engine
+    engine.close()
+
+
+@pytest.fixture(scope="session")
+def instruct_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a model with a chat template, which answers only what comes through it."""
+    return write_instruct_model(tmp_path_factory.mktemp("models") / "instruct")
+
+
+@pytest.fixture(scope="session")
+def instruct_engine(instruct_model: Path, engine_cache: Path) -> Iterator[Engine]:
+    """That model on the engine that this machine would choose."""
+    engine = selection.start(EngineSettings(), snapshot.resolve(str(instruct_model)))
     yield engine
     engine.close()
 

@@ -37,11 +37,12 @@ def endpoint(workspace: Workspace, port: int, monkeypatch: pytest.MonkeyPatch) -
 def test_answers_feedback_and_what_goes_wrong(
     fledge: Run, endpoint: EndpointStatus, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    alone = fledge("chat", "embedded", input=QUESTION)
+    alone = fledge("chat", "mine@champion", input=QUESTION)
+    assert alone.stdout.startswith("Machine learning is the study of")  # by the release's own prompt
     lines = f"{QUESTION}\n/good clear enough\n/prompt simple\nAnd why?\n/bad\n"
     done = fledge("chat", endpoint.url, input=lines)
     assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout.splitlines()[0] == alone.stdout.strip()  # the same model, the same answer
+    assert done.stdout.splitlines()[0] == alone.stdout.strip()  # the same release, the same answer
     assert len(done.stdout.splitlines()) == 2
 
     long = "old words " * 150

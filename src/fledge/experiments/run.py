@@ -10,6 +10,7 @@ from fledge.core import state
 from fledge.core.errors import FledgeError, InputError
 from fledge.core.interrupts import uninterrupted
 from fledge.core.settings import Workspace
+from fledge.core.types import Format
 from fledge.engines import selection
 from fledge.engines.engine import Engine, GenerationParams, generate
 from fledge.engines.selection import RemoteModel
@@ -37,13 +38,15 @@ def _silent(_text: str) -> None:
 
 @dataclass(frozen=True)
 class ArmResult:
-    """One arm's outcome; `prompt` is its version as `name/version`, `metrics` are means over its answers."""
+    """One arm's outcome; `prompt` is its version as `name/version`, `format` how it was put to the model (None for a
+    chain of the user's own), `metrics` are means over its answers."""
 
     name: str
     prompt: str
     model: str
     digest: str
     metrics: dict[str, float]
+    format: Format | None = None
 
 
 @dataclass(frozen=True)
@@ -289,7 +292,7 @@ def _result(journal: "Journal") -> ExperimentResult:
     plan, answers = journal.plan, journal.latest()
     table = build_table(plan, answers)
     arms = tuple(
-        ArmResult(arm.name, arm.label, arm.model, arm.digest, arm_metrics(table[table["arm"] == arm.name]))
+        ArmResult(arm.name, arm.label, arm.model, arm.digest, arm_metrics(table[table["arm"] == arm.name]), arm.format)
         for arm in plan.arms
     )
     return ExperimentResult(plan.run_id, len(answers), sum(bool(answer.error) for answer in answers), arms)
