@@ -78,8 +78,11 @@ def _assert_feedback_is_kept(endpoint: EndpointStatus) -> None:
         ("thumbs", True, "clear enough"),
         ("thumbs", False, ""),
     ]
-    answered = [record.request_id for record in records if isinstance(record, OutboxRecord) and record.status == 200]
-    assert [record.request_id for record in found] == answered[:2]
+    answered = [record for record in records if isinstance(record, OutboxRecord) and record.status == 200]
+    assert [record.request_id for record in found] == [record.request_id for record in answered[:2]]
+    # Filled in by the release, and then in the session.
+    assert [record.prompt for record in answered[:2]] == ["simple/1", ""]
+    assert answered[1].answers[0].prompt_text.endswith("user: Question: And why?\nAnswer:")
 
 
 def test_an_engine_that_is_gone_is_said_and_the_session_goes_on(fledge: Run, endpoint: EndpointStatus) -> None:

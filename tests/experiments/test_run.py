@@ -99,36 +99,6 @@ def test_runs_traces_and_tables_are_in_mlflow(workspace: Workspace) -> None:
     assert len(client.search_traces(locations=[experiment], run_id=simple.info.run_id, max_results=500)) == 10
 
 
-@pytest.mark.slow
-def test_a_chat_model_is_asked_through_its_chat_template(
-    workspace: Workspace, instruct_model: Path, instruct_engine: Engine
-) -> None:
-    config = _config(workspace, model=str(instruct_model), engine="auto", limit=8, scorers=("token_f1", "empty"))
-    arms = (
-        ArmConfig("question", "chat"),
-        ArmConfig("question", "text", format="completion"),
-        ArmConfig("simple", "form", format="completion"),
-        *(ArmConfig(name) for name in ("conversational", "expert", "educational")),
-    )
-    result = run_experiment(replace(config, arms=arms), engine=instruct_engine)
-    found = {arm.name: arm for arm in result.arms}
-    assert [arm.format for arm in result.arms] == ["chat", "completion", "completion", "chat", "chat", "chat"]
-    assert len({arm.digest for arm in result.arms}) == len(arms)
-    # The form that its template writes, and it was trained on: by hand and by the template it is the same.
-    assert found["chat"].metrics["token_f1"] == found["form"].metrics["token_f1"] > 0.9
-    assert found["text"].metrics["token_f1"] < 0.5
-    assert [arm.metrics["empty"] for arm in result.arms if arm.format == "chat"] == [0.0] * 4
-
-    client = MlflowClient(workspace.tracking_uri)
-    experiment = _experiment(client, "fledge")
-    nested = client.search_runs([experiment], f"tags.`mlflow.parentRunId` = '{result.run_id}'")
-    recorded = {run.info.run_name: run.data.params["format"] for run in nested}
-    assert recorded == {arm.name: arm.format for arm in result.arms}
-    for trace in client.search_traces(locations=[experiment], max_results=500):
-        attributes = trace.data.spans[1].attributes
-        assert attributes["fledge.format"] == recorded[trace.info.tags["fledge.arm"]]
-
-
 def test_a_run_remembers_its_configuration(workspace: Workspace) -> None:
     from fledge.experiments._mlflow import load_arm, load_settings
     from fledge.prompts._mlflow import open_store
