@@ -10,6 +10,8 @@ import argparse
 import fledge
 from fledge.chains.engine_llm import build_chain
 from fledge.engines import selection
+from fledge.experiments.arms import resolve_format
+from fledge.prompts.format import as_asked
 
 
 def main() -> None:
@@ -21,11 +23,13 @@ def main() -> None:
     config = fledge.ExperimentConfig.load(arguments)
 
     prompts = fledge.open_prompts(config, say=print)
-    engine = selection.start(config, selection.find(config.model, config), print)
+    model = selection.find(config.model, config)
+    engine = selection.start(config, model, print)
     try:
         for name in config.prompts:
             prompt = prompts.load(name)
-            chain = build_chain(prompt, engine, config.generation)
+            chat_or_text = resolve_format(prompt, model, config.format)
+            chain = build_chain(as_asked(prompt, chat_or_text), engine, config.generation)
             print(f"\n{prompt.label}\n  prompt: {prompt.fill({'question': question})!r}")
             print(f"  answer: {chain.invoke({'question': question})}")
     finally:

@@ -25,6 +25,7 @@ from fledge.engines.selection import EngineSettings
 from fledge.models import snapshot
 from fledge.models.smollm2 import WHEEL
 from fledge.models.snapshot import Snapshot
+from tests.models.instruct_model import write_instruct_model
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 
@@ -89,6 +90,19 @@ def smollm2() -> Snapshot:
         raise
     except FledgeError as error:
         pytest.skip(error.message)
+
+
+def instruct_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a model with a chat template, which answers only what comes through it."""
+    return write_instruct_model(tmp_path_factory.mktemp("models") / "instruct")
+
+
+@pytest.fixture(scope="session")
+def instruct_engine(instruct_model: Path, engine_cache: Path) -> Iterator[Engine]:
+    """That model on the engine that this machine would choose."""
+    engine = selection.start(EngineSettings(), snapshot.resolve(str(instruct_model)))
+    yield engine
+    engine.close()
 
 
 @pytest.fixture(scope="session")

@@ -55,6 +55,8 @@ def test_register_says_what_is_new(ask: Callable[..., Any], show: Shown) -> None
             "template": "Q: {{question}}",
             "tags": {"team": "a"},
             "settings": {"top_p": 0.5},
+            "format": "auto",
+            "system": "",
             "message": "first",
             "new": True,
         },
@@ -66,6 +68,8 @@ def test_register_says_what_is_new(ask: Callable[..., Any], show: Shown) -> None
             "template": [{"role": "user", "content": "{{question}}"}],
             "tags": {},
             "settings": {},
+            "format": "auto",
+            "system": "",
             "message": "",
             "new": True,
         },
@@ -124,6 +128,8 @@ def test_diff(ask: Callable[..., Any], show: Shown, monkeypatch: pytest.MonkeyPa
             {"op": "insert", "text": "each"},
             {"op": "equal", "text": " {{question}}."},
         ],
+        "format": {"a": "auto", "b": "auto"},
+        "system": {"a": "", "b": ""},
     }
     assert (ask("diff", "qa")["a"], ask("diff", "qa")["b"]) == ("qa/2", "qa/3")
     assert ask("diff", "qa/2", "qa/2")["changed"] is False
@@ -133,6 +139,22 @@ def test_diff(ask: Callable[..., Any], show: Shown, monkeypatch: pytest.MonkeyPa
     assert "Answer \x1b[9;31mthe\x1b[0m\x1b[32meach\x1b[0m {{question}}." in show("diff", "qa/1", "qa/2")
     monkeypatch.setenv("NO_COLOR", "1")
     assert "Answer [-the-]{+each+} {{question}}." in show("diff", "qa/1", "qa/2")
+
+
+def test_format_and_system_text_are_shown(ask: Callable[..., Any], show: Shown) -> None:
+    ask("register", *_write(qa="{{question}}\n"))
+    content = "---\nname: qa\nformat: chat\nsystem: Be kind.\n---\n{{question}}\n"
+    assert ask("register", *_write(qa=content))[0]["version"] == 2
+    assert show("show", "qa/1") == "{{question}}\n"
+    assert show("show", "qa/2") == "format: chat\nsystem: Be kind.\n{{question}}\n"
+    assert show("show", "qa/2", "--markdown") == content
+    shown = ask("show", "qa/2")
+    assert (shown["format"], shown["system"], shown["tags"]) == ("chat", "Be kind.", {})
+    found = ask("diff", "qa")
+    assert (found["changed"], found["format"]) == (True, {"a": "auto", "b": "chat"})
+    assert found["system"] == {"a": "", "b": "Be kind."}
+    lines = "qa/1 -> qa/2\nformat: auto -> chat\nsystem: none -> Be kind.\n{{question}}\n"
+    assert show("diff", "qa") == lines
 
 
 def test_diff_needs_two(show: Shown) -> None:

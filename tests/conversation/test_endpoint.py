@@ -66,8 +66,8 @@ def test_a_server_of_openais_protocol(meet: Meet, monkeypatch: pytest.MonkeyPatc
             }
         ]
         assert set(server.keys) == {"Bearer sk-mine"}
-        list(meet("#second", server.url).ask(HELLO, {}))
-        assert server.bodies[1]["model"] == "second"
+        list(meet("#second", server.url).ask(HELLO, {}, plain=True))
+        assert server.bodies[1] == {"model": "second", "messages": server.bodies[1]["messages"], "stream": True}
         with pytest.raises(InputError, match=r"feedback needs a fledge endpoint: .* gave no x-request-id"):
             partner.feedback("", True, "")
 
@@ -80,13 +80,19 @@ def test_an_endpoint_of_fledge_gets_its_own_key_and_chooses_the_model(
     script.paths |= {"/ready": READY, "/feedback": Reply(200, {})}
     for path in ("", "/", "/v1", "/v1/"):
         script.answers.append(
-            streamed(piece("Hi"), piece("", "stop"), x_request_id="id-9", x_fledge_turns_left_out="3")
+            streamed(
+                piece("Hi"),
+                piece("", "stop"),
+                x_request_id="id-9",
+                x_fledge_turns_left_out="3",
+                x_fledge_prompt="gr%C3%B6%C3%9Fe/1",
+            )
         )
         script.asked.clear()
         partner = meet(path)
         assert partner.description == f"first at {script.url.removeprefix('http://')}"
         first, *_ = partner.ask(HELLO, {})
-        assert first == Part(request_id="id-9", turns_left_out=3)
+        assert first == Part(request_id="id-9", turns_left_out=3, prompt="größe/1")
         assert script.asked[0] == ("/ready", None, "")  # before it is known whose key it may see
         (asked,) = _chats(script)
         assert "model" not in asked[1]

@@ -37,11 +37,12 @@ def endpoint(workspace: Workspace, port: int, monkeypatch: pytest.MonkeyPatch) -
 def test_answers_feedback_and_what_goes_wrong(
     fledge: Run, endpoint: EndpointStatus, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    alone = fledge("chat", "embedded", input=QUESTION)
+    alone = fledge("chat", "mine@champion", input=QUESTION)
+    assert alone.stdout.startswith("Machine learning is the study of")  # by the release's own prompt
     lines = f"{QUESTION}\n/good clear enough\n/prompt simple\nAnd why?\n/bad\n"
     done = fledge("chat", endpoint.url, input=lines)
     assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout.splitlines()[0] == alone.stdout.strip()  # the same model, the same answer
+    assert done.stdout.splitlines()[0] == alone.stdout.strip()  # the same release, the same answer
     assert len(done.stdout.splitlines()) == 2
 
     long = "old words " * 150
@@ -77,8 +78,11 @@ def _assert_feedback_is_kept(endpoint: EndpointStatus) -> None:
         ("thumbs", True, "clear enough"),
         ("thumbs", False, ""),
     ]
-    answered = [record.request_id for record in records if isinstance(record, OutboxRecord) and record.status == 200]
-    assert [record.request_id for record in found] == answered[:2]
+    answered = [record for record in records if isinstance(record, OutboxRecord) and record.status == 200]
+    assert [record.request_id for record in found] == [record.request_id for record in answered[:2]]
+    # Filled in by the release, and then in the session.
+    assert [record.prompt for record in answered[:2]] == ["simple/1", ""]
+    assert answered[1].answers[0].prompt_text.endswith("user: Question: And why?\nAnswer:")
 
 
 def test_an_engine_that_is_gone_is_said_and_the_session_goes_on(fledge: Run, endpoint: EndpointStatus) -> None:

@@ -17,18 +17,18 @@ from fledge.core.settings import Workspace
 from fledge.core.types import Message
 from fledge.engines.engine import Engine, GenerationParams
 from fledge.engines.scripted import ScriptedEngine
-from fledge.prompts.prompt import Draft
+from fledge.prompts.prompt import Draft, Prompt
 from fledge.prompts.store import open_prompts
 
 
 class Held:
     """A session whose ends are lists: `shown` for answers, `said` for what must be known, `hints` for the rest."""
 
-    def __init__(self, config: ChatConfig, engine: Engine) -> None:
+    def __init__(self, config: ChatConfig, engine: Engine, prompt: Prompt | None = None) -> None:
         self.shown: list[str] = []
         self.said: list[str] = []
         self.hints: list[str] = []
-        partner = EnginePartner(engine, "mine")
+        partner = EnginePartner(engine, "mine", prompt)
         self.session = Session(config, "mine", partner, self.shown.append, self.said.append, self.hints.append)
 
     def enter(self, *texts: str) -> str:
@@ -46,8 +46,8 @@ def config(workspace: Workspace) -> ChatConfig:
 
 @pytest.fixture
 def hold(config: ChatConfig) -> Callable[..., Held]:
-    def held(engine: Engine | None = None, **options: Any) -> Held:
-        return Held(replace(config, **options), engine or ScriptedEngine())
+    def held(engine: Engine | None = None, prompt: Prompt | None = None, **options: Any) -> Held:
+        return Held(replace(config, **options), engine or ScriptedEngine(), prompt)
 
     return held
 
@@ -164,6 +164,23 @@ def test_prompts_of_the_registry(hold: Callable[..., Held], config: ChatConfig) 
         held.enter("/prompt nowhere")
     assert held.session.dialogue.prompt is not None  # what was there stays
     assert held.enter("/reset", "/prompt", "c?") == "c?\n"
+
+
+def test_a_release_is_asked_by_its_own_prompt_unless_another_is_chosen(hold: Callable[..., Held]) -> None:
+    engine = ScriptedEngine(lambda prompt: prompt.replace("\n", "|"))
+    held = hold(engine, prompt=Prompt("qa", 2, "Q: {{question}}\nA:"))
+    assert held.enter("a?") == "Q: a?|A:\n"
+    assert held.enter("b?") == "a?|Q: a?|A:|Q: b?|A:\n"  # the question before stands as it was asked
+    assert held.enter("/reset", "/prompt simple", "c?") == "Question: c?|Answer:\n"
+    assert held.enter("/reset", "/prompt", "d?") == "d?\n"
+    prompts = [turn["prompt"] for turn in held.session.as_dict()["turns"] if turn["role"] == "user"]
+    assert prompts == ["qa/2", "qa/2", "simple/1", None]
+
+    two = hold(engine, prompt=Prompt("two", 1, "{{topic}}: {{question}}"))
+    with pytest.raises(InputError, match="prompt two/1 needs values for topic, question") as caught:
+        two.enter("a?")
+    assert caught.value.hint == "/prompt asks the questions as they are"
+    assert two.enter("/prompt", "a?") == "a?\n"
 
 
 def test_save(hold: Callable[..., Held], workspace: Workspace) -> None:

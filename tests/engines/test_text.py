@@ -149,6 +149,17 @@ def test_decoding_gives_whole_characters(text: Text) -> None:
     assert all("\ufffd" not in chunk.text for chunk in chunks)
 
 
+def test_special_and_end_tokens_never_reach_the_text(model: Snapshot) -> None:
+    added = Tokenizer.from_str(tokenizer(model))
+    added.add_special_tokens(["<|im_start|>", "<|im_end|>"])
+    added.add_tokens(["<turn_end>"])  # as in models that forgot to mark their end token
+    start, end, unmarked = (added.token_to_id(name) for name in ("<|im_start|>", "<|im_end|>", "<turn_end>"))
+    words = added.encode("Yes, it is.").ids
+    decoder = Decoder(added, (), (unmarked,))
+    chunks = [decoder.feed([token], None) for token in (start, *words[:2], END, *words[2:], end, unmarked)]
+    assert "".join(chunk.text for chunk in [*chunks, decoder.feed([], "stop")]) == "Yes, it is."
+
+
 def test_stop_text_is_not_returned_however_it_is_cut(text: Text) -> None:
     decoder = Decoder(text.tokenizer, ("STOP",))
     parts: list[Chunk] = []

@@ -2,17 +2,33 @@
 
 import re
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 from langchain_core.runnables import RunnableLambda
 
 from fledge.core.errors import InputError
+from fledge.core.types import Message
 from fledge.engines.engine import GenerationParams
-from fledge.experiments.arms import Arm, build_arms, check_variables, own_arms, wanted
+from fledge.engines.selection import RemoteModel
+from fledge.experiments.arms import (
+    Arm,
+    Model,
+    build_arms,
+    check_variables,
+    default_generation,
+    default_prompt,
+    own_arms,
+    wanted,
+)
 from fledge.experiments.config import ArmConfig, ExperimentConfig
-from fledge.prompts.prompt import Prompt
+from fledge.models import snapshot
+from fledge.prompts.prompt import Prompt, PromptFormat
 from fledge.questions.question_set import Question, QuestionSet
+from tests.models.instruct_model import write_instruct_model
+
+CHAT = (Message("user", "Q: {{question}}"),)
 
 
 def _prompt(label: str, **changes: Any) -> Prompt:
@@ -22,7 +38,8 @@ def _prompt(label: str, **changes: Any) -> Prompt:
 
 def _build(config: ExperimentConfig) -> list[Arm]:
     asked = wanted(config)
-    return build_arms(config, asked, [_prompt(arm.prompt) for arm in asked])
+    models = {arm.model: snapshot.resolve("embedded") for arm in asked}
+    return build_arms(config, asked, [_prompt(arm.prompt) for arm in asked], models)
 
 
 def test_prompts_times_models() -> None:
@@ -59,13 +76,19 @@ def test_settings_of_a_prompt_come_before_those_of_the_experiment_and_after_thos
     settings = {"temperature": 0.4, "max_tokens": 11, "stop_sequences": ["x"], "provider": "openai"}
     prompt = _prompt("a", settings=settings)
     config = ExperimentConfig(generation=GenerationParams(max_tokens=5, top_p=0.5))
-    (arm,) = build_arms(config, [ArmConfig("a", model="m", generation={"temperature": 0.1})], [prompt])
+    arms = [ArmConfig("a", model="m", generation={"temperature": 0.1})]
+    (arm,) = build_arms(config, arms, [prompt], {"m": snapshot.resolve("embedded")})
     assert arm.generation == GenerationParams(max_tokens=11, temperature=0.1, top_p=0.5, stop=("x",))
 
 
 def test_settings_of_a_prompt_that_no_engine_takes() -> None:
     with pytest.raises(InputError, match=r"prompt a/1 with its settings .*temperature must be from 0 to 2"):
-        build_arms(ExperimentConfig(), [ArmConfig("a")], [_prompt("a", settings={"temperature": 3.0})])
+        build_arms(
+            ExperimentConfig(),
+            [ArmConfig("a", model="m")],
+            [_prompt("a", settings={"temperature": 3.0})],
+            {"m": snapshot.resolve("embedded")},
+        )
 
 
 def test_an_arm_is_what_makes_its_answers() -> None:
@@ -78,8 +101,80 @@ def test_an_arm_is_what_makes_its_answers() -> None:
         replace(arm, prompt=_prompt("a", settings={"temperature": 0.5})),
         replace(arm, model_digest="e"),
         replace(arm, generation=GenerationParams(temperature=0.5)),
+        replace(arm, format="chat"),
+        replace(arm, format="chat", prompt=_prompt("a", system="Be kind.")),
     ]
-    assert len({arm.digest, *(other.digest for other in different)}) == 6
+    assert len({arm.digest, *(other.digest for other in different)}) == 8
+    assert arm.digest == replace(arm, format="completion").digest  # as plans of before have it, which name no format
+
+
+def test_a_prompt_is_put_to_each_model_in_its_own_format(tmp_path: Path) -> None:
+    models: dict[str, Model] = {
+        "embedded": snapshot.resolve("embedded"),
+        "instruct": snapshot.resolve(str(write_instruct_model(tmp_path / "instruct"))),
+        "http://127.0.0.1:1/v1#m": RemoteModel("http://127.0.0.1:1/v1#m"),
+    }
+    config = ExperimentConfig(prompts=("a",), model="embedded", more_models=tuple(models))
+    asked = wanted(config)
+    arms = build_arms(config, asked, [_prompt("a") for _ in asked], models)
+    assert [arm.format for arm in arms] == ["completion", "chat", "chat"]
+    assert [arm.asked and arm.asked.template for arm in arms] == ["Q: {{question}}"] + [CHAT] * 2
+
+
+def test_the_format_of_an_arm_comes_before_that_of_the_experiment_and_the_prompts_own_last(tmp_path: Path) -> None:
+    models: dict[str, Model] = {"m": snapshot.resolve(str(write_instruct_model(tmp_path / "instruct")))}
+
+    def built(config: PromptFormat, arm: PromptFormat, own: PromptFormat) -> str | None:
+        arms = [ArmConfig("a", model="m", format=arm)]
+        (found,) = build_arms(ExperimentConfig(format=config), arms, [_prompt("a", format=own)], models)
+        return found.format
+
+    assert built("auto", "auto", "completion") == "completion"
+    assert built("chat", "auto", "completion") == "chat"
+    assert built("chat", "completion", "chat") == "completion"
+
+
+def test_chat_of_a_model_without_a_chat_template_is_refused() -> None:
+    with pytest.raises(InputError, match="prompt a/1 cannot be asked as chat of embedded, which has no chat template"):
+        _build(ExperimentConfig(prompts=("a",), format="chat"))
+
+
+def test_what_is_asked_where_no_prompt_is_named(tmp_path: Path) -> None:
+    instruct = snapshot.resolve(str(write_instruct_model(tmp_path / "instruct")))
+    assert default_prompt(snapshot.resolve("embedded")) == "simple"
+    assert default_prompt(instruct) == default_prompt(RemoteModel("http://127.0.0.1:1/v1")) == "question"
+
+
+def test_a_models_own_sampling_values_are_defaults(tmp_path: Path) -> None:
+    sampling = {"do_sample": True, "temperature": 0.7, "top_p": 0.8, "top_k": 20, "repetition_penalty": 1.1}
+    models: dict[str, Model] = {"m": snapshot.resolve(str(write_instruct_model(tmp_path / "instruct", **sampling)))}
+
+    def built(flags: dict[str, Any], prompt: Prompt, **arm: Any) -> GenerationParams:
+        config = ExperimentConfig.load({"generation_defaults": "model", **flags})
+        again = ExperimentConfig.load({**config.as_dict()})  # as --like has it
+        (found,) = build_arms(config, [ArmConfig("a", model="m", **arm)], [prompt], models)
+        (repeated,) = build_arms(again, [ArmConfig("a", model="m", **arm)], [prompt], models)
+        assert found.generation == repeated.generation
+        return found.generation
+
+    own = GenerationParams(temperature=0.7, top_p=0.8, top_k=20, repetition_penalty=1.1)
+    assert built({}, _prompt("a")) == own
+    assert built({"samples": 3}, _prompt("a")) == own
+    assert built({"temperature": 0.0, "seed": 4}, _prompt("a")) == replace(own, temperature=0.0, seed=4)
+    assert built({}, _prompt("a", settings={"top_p": 0.5})) == replace(own, top_p=0.5)
+    assert built({}, _prompt("a"), generation={"top_k": 3}) == replace(own, top_k=3)
+    greedy = ExperimentConfig.load({})
+    assert build_arms(greedy, [ArmConfig("a", model="m")], [_prompt("a")], models)[0].generation == GenerationParams()
+
+
+@pytest.mark.parametrize(("value", "problem"), [(5, "temperature must be from 0 to 2, not 5"), ("hot", "a number")])
+def test_a_models_bad_sampling_values_are_named_with_their_file(tmp_path: Path, value: object, problem: str) -> None:
+    folder = write_instruct_model(tmp_path / "instruct", do_sample=True, temperature=value)
+    config = ExperimentConfig(generation_defaults="model")
+    with pytest.raises(InputError, match=rf"instruct/generation_config.json: .*{problem}"):
+        build_arms(config, [ArmConfig("a", model="m")], [_prompt("a")], {"m": snapshot.resolve(str(folder))})
+    with pytest.raises(InputError, match="is a URL, whose own generation settings cannot be read"):
+        default_generation(config, RemoteModel("http://127.0.0.1:1/v1"))
 
 
 def test_each_sample_has_a_seed_of_its_own() -> None:

@@ -19,6 +19,7 @@ from fledge.experiments.evaluation import configured, evaluate, write_junit
 from fledge.models.embedded.corpus import load_corpus
 from fledge.registry.release import DEFAULT_NAME, promote, register
 from tests.conftest import Run
+from tests.models.instruct_model import write_instruct_model
 
 ANSWERS = {text: entry.answer for entry in load_corpus() for text in entry.held_out}
 
@@ -74,11 +75,13 @@ def test_gates_that_cannot_be_meant_are_said_before_anything_is_asked(workspace:
     assert asked == []
 
 
-def test_a_target_brings_what_it_has(workspace: Workspace) -> None:
-    model = {"tracking_uri": workspace.tracking_uri}
-    assert configured("embedded", None, model).prompts == ("simple",)
-    assert configured("embedded", "expert", model).prompts == ("expert",)
-    assert configured("http://127.0.0.1:1/v1#m", None, model).prompts == ("question",)
+def test_a_target_brings_what_it_has(workspace: Workspace, tmp_path: Path) -> None:
+    settings = {"tracking_uri": workspace.tracking_uri, "limit": 2, "engine": "scripted"}
+    instruct = str(write_instruct_model(tmp_path / "instruct"))
+    assert evaluate("embedded", settings=settings).prompt == "simple/1"
+    assert evaluate(instruct, settings=settings).prompt == "question/1"
+    assert evaluate(instruct, prompt="expert", settings=settings).prompt == "expert/1"
+    assert configured("http://127.0.0.1:1/v1#m", "expert", settings).prompts == ("expert",)
 
 
 def test_a_scorer_that_fails_costs_no_answer(workspace: Workspace, tmp_path: Path) -> None:

@@ -49,6 +49,41 @@ def test_a_plan_comes_back_as_it_was(tmp_path: Path) -> None:
     assert (journal.folder / "plan.json").stat().st_mode & 0o077 == 0
 
 
+def test_a_plan_of_before_goes_on_as_it_began(tmp_path: Path) -> None:
+    """Before arms had a format: their cells have the same keys, so that no answer is asked for again."""
+    plan = _plan(tmp_path)
+    journal = Journal.create(plan)
+    keys = [cell.key for cell in journal.unanswered()]
+    journal.append(_answer(keys[0]))
+    journal.close()
+    path = journal.folder / "plan.json"
+    content = json.loads(path.read_text())
+    for arm in content["arms"]:
+        del arm["format"], arm["prompt"]["format"], arm["prompt"]["system"]
+    for name in ("format", "generation_defaults", "chosen_settings"):
+        del content["config"][name]
+    path.write_text(json.dumps(content))
+    again = Journal.open(plan.config, plan.run_id)
+    assert [cell.key for cell in again.unanswered()] == keys[1:]
+    text, chat = again.plan.arms
+    assert (text.asked and text.asked.template) == "{{question}}"
+    assert (chat.asked and chat.asked.template) == (Message("user", "{{question}}"),)
+    again.close()
+
+
+def test_a_format_is_part_of_the_plan_and_of_every_key(tmp_path: Path) -> None:
+    plan = _plan(tmp_path)
+    chat = replace(plan, run_id="1" * 32, arms=(replace(plan.arms[0], format="chat"), plan.arms[1]))
+    journals = [Journal.create(plan), Journal.create(chat)]
+    keys = [{cell.key for cell in journal.unanswered() if cell.arm == "text"} for journal in journals]
+    assert not keys[0] & keys[1]
+    for journal in journals:
+        journal.close()
+    again = Journal.open(plan.config, chat.run_id)
+    assert again.plan.arms[0].format == "chat"
+    again.close()
+
+
 def test_what_has_an_answer_is_not_asked_again(tmp_path: Path) -> None:
     journal = Journal.create(_plan(tmp_path))
     first, second, third = (cell.key for cell in journal.unanswered()[:3])

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from fledge.core.errors import InputError
+from fledge.core.errors import FledgeError, InputError
 from fledge.models import snapshot
 
 
@@ -49,6 +49,32 @@ def test_unknown_model(name: str) -> None:
     with pytest.raises(InputError, match="no model '") as caught:
         snapshot.resolve(name)
     assert caught.value.hint
+
+
+def test_whether_a_model_has_a_chat_template(folder: Path) -> None:
+    assert not snapshot.resolve(str(folder)).has_chat_template
+    config = json.loads((folder / "tokenizer_config.json").read_text())
+
+    def told(name: str, content: str) -> bool:
+        (folder / name).write_text(content)
+        found = snapshot.resolve(str(folder)).has_chat_template
+        (folder / name).unlink()
+        return found
+
+    named = [{"name": "tool_use", "template": "x"}, {"name": "default", "template": "y"}]
+    assert told("chat_template.jinja", "{{ messages }}")
+    assert told("chat_template.json", json.dumps({"chat_template": "x"}))
+    assert told("tokenizer_config.json", json.dumps({**config, "chat_template": "x"}))
+    assert told("tokenizer_config.json", json.dumps({**config, "chat_template": named}))
+    assert not told("tokenizer_config.json", json.dumps({**config, "chat_template": named[:1]}))
+    assert not told("chat_template.jinja", "")
+    assert not told("tokenizer_config.json", "[]")
+    with pytest.raises(FledgeError, match="the chat template is not a text"):
+        told("chat_template.json", json.dumps({"chat_template": 5}))
+    (folder / "chat_template.json").unlink()
+    (folder / "chat_template.jinja").write_bytes(b"\xff")
+    with pytest.raises(InputError, match=r"chat_template.jinja is not UTF-8 text"):
+        snapshot.resolve(str(folder))
 
 
 def test_end_tokens_are_those_of_generate(folder: Path) -> None:

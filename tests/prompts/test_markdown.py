@@ -48,6 +48,11 @@ def test_a_conversation(tmp_path: Path) -> None:
     assert draft.name == "note"
 
 
+def test_format_and_system_text(tmp_path: Path) -> None:
+    draft = read(_file(tmp_path, "---\nformat: chat\nsystem: |\n  Be short.\n  Be kind.\n---\n{{question}}\n"))
+    assert draft == Draft("note", "{{question}}", format="chat", system="Be short.\nBe kind.\n")
+
+
 def test_a_plain_text_is_a_template(tmp_path: Path) -> None:
     assert read(_file(tmp_path, "Q: {{question}}\n", "short.txt")) == Draft("short", "Q: {{question}}")
     assert read(_file(tmp_path, "Q: {{question}}"), "named") == Draft("named", "Q: {{question}}")
@@ -79,6 +84,13 @@ def test_files_of_windows(tmp_path: Path) -> None:
         ("---\nmessages: [{role: user}]\n---\n", "line 2: messages must be a list of role and content"),
         ("---\nmessages: [{role: user, content: a}]\n---\n{{question}}", "line 4: a template behind messages"),
         ("---\nmessages: [{role: tool, content: '{{a}}'}]\n---\n", "has a turn of 'tool'"),
+        ("---\nformat: chatty\n---\n{{q}}", "line 2: format must be one of auto, chat, completion, not 'chatty'"),
+        ("---\nformat: [chat]\n---\n{{question}}", "line 2: format must be one of auto, chat, completion"),
+        ("---\nsystem: 3\n---\n{{question}}", "line 2: system must be text"),
+        ("---\nsystem: '{% if a %}'\n---\n{{question}}", "is Jinja"),
+        ("---\nsystem: Hi\nformat: completion\n---\n{{question}}", "has a system text, which format: completion"),
+        ("---\nsystem: Hi\nmessages: [{role: user, content: '{{a}}'}]\n---\n", "is a conversation, and has a system"),
+        ("---\nformat: completion\nmessages: [{role: user, content: '{{a}}'}]\n---\n", "cannot have format: complet"),
         ("---\nname: !!python/object:os.system x\n---\n{{question}}", "line 2: could not determine a constructor"),
         ("---\nname: a\x01b\n---\n{{question}}", "not YAML"),
         ("---\nsettings: " + "[" * 5000 + "\n---\n{{question}}", ""),
@@ -118,11 +130,19 @@ PROMPT: Any = st.builds(
     st.dictionaries(CONTENT, PLAIN | st.lists(PLAIN, max_size=2), max_size=2),
     CONTENT,
 )
+TOLD: Any = st.builds(
+    Prompt,
+    NAME,
+    st.just(1),
+    TEMPLATE,
+    format=st.sampled_from(["auto", "chat"]),
+    system=CONTENT,
+)
 
 
 @settings(deadline=None, database=None, max_examples=1000, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(prompt=PROMPT)
+@given(prompt=PROMPT | TOLD)
 def test_round_trip(tmp_path: Path, prompt: Prompt) -> None:
     found = read(_file(tmp_path, write(prompt)))
-    expected = Draft(prompt.name, prompt.template, prompt.aliases, prompt.tags, prompt.settings, prompt.message)
-    assert found == expected
+    kept = {name: value for name, value in vars(prompt).items() if name != "version"}
+    assert found == Draft(**kept)

@@ -92,11 +92,41 @@ def test_other_settings_are_another_version(store: PromptStore) -> None:
     assert dict(store.load("mine/1").settings) == {"temperature": 0.5}
 
 
+def test_format_and_system_text_belong_to_a_version(store: PromptStore) -> None:
+    system = "Be kind to {{who}}.\n" * 1000
+    told: list[dict[str, Any]] = [{}, {"format": "chat"}, {"system": system}, {"format": "completion"}]
+    for version, more in enumerate(told, 1):
+        draft = Draft("mine", "Q: {{question}}", tags={"team": "a"}, **more)
+        for _ in range(2):  # unchanged, it makes no other
+            found = store.register(draft)
+            assert found == store.load(f"mine/{version}")
+            assert (found.version, found.format, found.system) == (version, draft.format, draft.system)
+            assert dict(found.tags) == {"team": "a"}
+    assert [(prompt.format, prompt.system) for prompt in store.versions("mine")] == [
+        ("auto", ""),
+        ("chat", ""),
+        ("auto", system),
+        ("completion", ""),
+    ]
+    assert [prompt.format for prompt in store.list({"team": "a"})] == ["completion"]
+
+
+def test_a_format_that_somebody_else_made_up_is_named(client: MlflowClient) -> None:
+    store = open_store(client)
+    store.register(Draft("mine", "Q: {{question}}"))
+    client.set_prompt_version_tag("mine", "1", "fledge.format", "chatty")
+    with pytest.raises(InputError, match=r"prompt mine/1 has the tag fledge.format = 'chatty'"):
+        store.load("mine")
+
+
 @pytest.mark.parametrize(
     "bad",
     [
         {"tags": {"a?b": "x"}},
         {"tags": {"a/../b": "x"}},
+        {"tags": {"fledge.format": "chat"}},
+        {"tags": {"fledge.system": "Be kind."}},
+        {"format": "chatty"},
         {"settings": {"stop_sequences": "END"}},
         {"settings": {"temperature": "warm"}},
     ],

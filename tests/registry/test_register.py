@@ -21,7 +21,7 @@ import pytest
 from mlflow.models import get_model_info
 
 from fledge.comparison.verdict import CompareOptions
-from fledge.core.errors import InputError
+from fledge.core.errors import InputError, RefusedError
 from fledge.core.settings import Workspace
 from fledge.engines.engine import Engine
 from fledge.engines.selection import find, release_folder
@@ -37,6 +37,7 @@ from fledge.registry.release import promote, register
 from fledge.releases.manifest import ENGINES, Manifest, load_manifest
 from fledge.tracking._mlflow import connect
 from tests.models.hub_server import Hub, serve
+from tests.models.instruct_model import write_instruct_model
 
 pytestmark = pytest.mark.slow
 
@@ -151,6 +152,57 @@ def test_a_prompts_own_settings_and_variables(workspace: Workspace) -> None:
     store.register(Draft("odd", "{{messages}}"))
     with pytest.raises(InputError, match="has a variable 'messages'"):
         register(_config(workspace), name="mine", prompt="odd")
+
+
+def test_a_chat_model_is_registered_with_the_question_itself_and_asked_by_chat(
+    workspace: Workspace, instruct_model: Path
+) -> None:
+    config = _config(workspace, model=str(instruct_model))
+    register(config, name="mine")
+    found = _manifest(workspace)
+    assert (found.prompt_label, found.format, found.system) == ("question/1", "chat", "")
+    register(replace(config, format="completion"), name="mine")
+    assert _manifest(workspace, 2).format == "completion"
+    open_prompts(workspace).register(Draft("told", "Q: {{question}}", system="You are {{who}}."))
+    release = register(config, name="mine", prompt="told")
+    found = _manifest(workspace, 3)
+    assert (found.template, found.format, found.system) == ("Q: {{question}}", "chat", "You are {{who}}.")
+    inputs = get_model_info(release.model_uri).signature.inputs.input_names()
+    assert inputs == [0, "who", "question", "messages"]
+    with pytest.raises(InputError, match="prompt told/1 has a system text, which has no place where embedded is asked"):
+        register(_config(workspace), name="mine", prompt="told")
+    with pytest.raises(InputError, match="prompt simple/1 cannot be asked as chat of embedded"):
+        register(_config(workspace, format="chat"), name="mine")
+
+
+def test_a_models_own_sampling_values_are_kept_with_the_release(workspace: Workspace, tmp_path: Path) -> None:
+    folder = write_instruct_model(tmp_path / "model", do_sample=True, temperature=0.7, top_k=20)
+    config = _config(workspace, model=str(folder), generation_defaults="model")
+    register(replace(config, generation=replace(config.generation, max_tokens=9)), name="mine")
+    generation = _manifest(workspace).generation
+    assert [generation[name] for name in ("temperature", "top_k", "top_p", "max_tokens")] == [0.7, 20, 1.0, 9]
+    register(_config(workspace, model=str(folder)), name="mine")
+    assert _manifest(workspace, 2).generation["temperature"] == 0.0
+
+
+def test_the_format_of_an_arm_goes_into_its_release_and_is_part_of_its_evidence(
+    workspace: Workspace, instruct_model: Path, instruct_engine: Engine
+) -> None:
+    model = str(instruct_model)
+    arms = (ArmConfig("simple", "plain", format="completion"), ArmConfig("simple", "chat"))
+    run = run_experiment(_config(workspace, model=model, arms=arms, limit=2), engine=instruct_engine)
+    settings = {"tracking_uri": workspace.tracking_uri, "state": workspace.state, "limit": 2}
+    evidence: dict[int, str] = {}
+    for version, arm, form in ((1, "plain", "completion"), (2, "chat", "chat")):
+        register(_config(workspace), name="mine", run_id=run.run_id, arm=arm)
+        assert _manifest(workspace, version).format == form
+        target = f"models:/mine/{version}"
+        found = evaluate(target, "error_rate<=0.5", gate_on="mean", settings=settings, engine=instruct_engine)
+        evidence[version] = found.run_id
+        assert load_arm(connect(workspace.tracking_uri), found.run_id).format == form
+        promote(workspace, "mine", version, evidence=found.run_id)
+    with pytest.raises(RefusedError, match="the prompt was asked as chat, and the release asks it as completion"):
+        promote(workspace, "mine", 1, evidence=evidence[2])
 
 
 @pytest.mark.parametrize("name", ["a/b", "a:b", "a@b", "mine.history", "simple"])

@@ -19,6 +19,7 @@ from fledge.core.messages import OutboxRecord
 from fledge.engines.openvino_files import exported
 from fledge.models import snapshot
 from fledge.monitoring.outbox_reader import read_outbox
+from fledge.prompts.template import Template
 from fledge.releases import release_cache
 from fledge.releases.manifest import Manifest, write_release
 from fledge.supervision.config import ServeConfig
@@ -35,9 +36,10 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def lay_out(folder: Path, engine_cache: Path, *templates: str, versions: int = 1) -> ServeConfig:
+def lay_out(folder: Path, engine_cache: Path, *templates: Template, versions: int = 1, **about: Any) -> ServeConfig:
     """A workspace whose releases `mine/1`, `mine/2` ... of the model in the box are kept as promote keeps them:
-    version 1 as champion, 2 as challenger; each may have a template. The tracking store is one that nobody has begun.
+    version 1 as champion, 2 as challenger; each may have a template, and `about` is in the manifests of all. The
+    tracking store is one that nobody has begun.
     """
     releases = state.ensure(folder / ".fledge" / "releases")
     model = snapshot.resolve("embedded")
@@ -51,7 +53,8 @@ def lay_out(folder: Path, engine_cache: Path, *templates: str, versions: int = 1
     )
     for version in range(1, max(versions, len(templates)) + 1):
         template = dict(enumerate(templates, 1)).get(version, TEMPLATE)
-        manifest = Manifest(NAME, "embedded", "", model.digest, "plain", version, template, GENERATION, version=version)
+        values = (NAME, "embedded", "", model.digest, "plain", version, template, GENERATION)
+        manifest = Manifest(*values, version=version, **about)
         where = releases / f"{NAME}-{version}-test"
         write_release(where, manifest, model, files)
         alias = {1: "champion", 2: "challenger"}.get(version, f"v{version}")

@@ -114,7 +114,7 @@ def test_conversations_prompts_and_inputs_without_a_table(http: httpx.Client) ->
     for body, answers in bare:
         response = http.post("/invocations", json=body)
         assert response.json() == answers
-        assert response.headers.get("x-fledge-prompt") == ("plain/1" if "input" in body else None)
+        assert response.headers.get("x-fledge-prompt") == (None if body.get("prompt") else "plain/1")
     records = http.post("/invocations", json={"dataframe_records": [{"messages": turns}, {"question": "How?"}]})
     assert records.json() == {"predictions": ["WHY?", "HOW?"]}
     assert "send exactly one of" in _refused(http.post("/invocations", json={"input": "a", "prompt": "b"}))
@@ -350,7 +350,15 @@ def test_a_prompt_of_several_variables(tmp_path: Path, engine_cache: Path) -> No
         assert chat["choices"][0]["message"]["content"] == "WHO? A B"
         assert all(check.passed for check in check_endpoint(running.url))
         lacking = http.post("/v1/chat/completions", json={"messages": turns, "prompt": "plain"})
-        assert lacking.json()["error"]["message"] == "prompt plain/1 needs values for question, context"
+        said = "prompt plain/1 needs values for question, context, and a conversation gives one: "
+        told = (
+            said + '"prompt": {"id": "plain/1", "variables": {...}} gives the others; "prompt": "none" asks without it'
+        )
+        assert lacking.json()["error"]["message"] == told
+        unnamed = http.post("/v1/chat/completions", json={"messages": turns})
+        assert (unnamed.status_code, unnamed.json()["error"]["message"]) == (400, told)
+        assert http.post("/v1/chat/completions", json={"messages": turns, "prompt": "none"}).status_code == 200
+        assert _refused(http.post("/invocations", json={"messages": turns})).startswith(said)
 
 
 def test_the_same_in_any_number_at_once(http: httpx.Client) -> None:

@@ -321,8 +321,10 @@ def test_unknown_parameters_are_ignored_and_named(client: OpenAI) -> None:
 
 def test_the_prompt_of_the_release_by_name(client: OpenAI) -> None:
     filled = TEMPLATE.replace("{{question}}", QUESTION)
-    expected = client.chat.completions.create(model="mine", messages=[{"role": "user", "content": filled}]).choices
-    for prompt in ("plain", "plain/1", {"id": "plain"}, {"id": "plain/1", "variables": {"question": QUESTION}}):
+    expected = client.chat.completions.create(model="mine", messages=MESSAGES).choices
+    (text,) = client.completions.create(model="mine", prompt=filled, max_tokens=64).choices
+    assert expected[0].message.content == text.text
+    for prompt in ("plain", "plain/1", {"id": "plain"}, {"id": "plain/1", "variables": {"question": QUESTION}}, None):
         raw = client.chat.completions.with_raw_response.create(
             model="mine", messages=MESSAGES, extra_body={"prompt": prompt}
         )
@@ -331,6 +333,17 @@ def test_the_prompt_of_the_release_by_name(client: OpenAI) -> None:
     for wrong in ("other", "plain/2", {"id": "other"}):
         with pytest.raises(openai.BadRequestError, match="it has plain/1"):
             client.chat.completions.create(model="mine", messages=MESSAGES, extra_body={"prompt": wrong})
+
+
+def test_without_the_prompt_of_the_release(client: OpenAI) -> None:
+    raw = client.chat.completions.with_raw_response.create(
+        model="mine", messages=MESSAGES, extra_body={"prompt": "none"}
+    )
+    assert "x-fledge-prompt" not in raw.headers
+    filled = client.chat.completions.create(model="mine", messages=MESSAGES)
+    assert raw.parse().choices[0].message.content != filled.choices[0].message.content
+    assert filled.usage is not None
+    assert (raw.parse().usage or filled.usage).prompt_tokens < filled.usage.prompt_tokens
 
 
 def test_langchain(endpoint: EndpointStatus, client: OpenAI) -> None:

@@ -34,9 +34,7 @@ def endpoint(config: ServeConfig) -> Iterator[EndpointStatus]:
 def test_it_answers_by_its_own_prompt_and_counts_for_nobody(endpoint: EndpointStatus) -> None:
     with client(endpoint) as http:
         table = http.post("/invocations", json={"inputs": [QUESTION]})
-        chat = http.post(
-            "/v1/chat/completions", json={"messages": [{"role": "user", "content": QUESTION}], "prompt": "plain"}
-        )
+        chat = http.post("/v1/chat/completions", json={"messages": [{"role": "user", "content": QUESTION}]})
         bare = http.post("/v1/completions", json={"prompt": QUESTION})
     assert table.json()["predictions"] == ["Q: WHAT IS OVERFITTING"]
     assert {answer.headers["x-fledge-release"] for answer in (table, chat, bare)} == {"mine/1"}

@@ -17,7 +17,7 @@ from fledge.core.errors import InputError
 from fledge.core.limits import Limits
 from fledge.prompts.prompt import Prompt
 from fledge.serving.bodies import read_json
-from fledge.serving.invocations import CSV, JSON, Parsed, _csv_rows, _fill, _parsed, read_rows
+from fledge.serving.invocations import CSV, JSON, Parsed, _csv_rows, _filled, _parsed, read_rows
 
 LIMITS = Limits(max_rows=5)
 PROMPTS = {
@@ -61,8 +61,8 @@ def _read(runner: asyncio.Runner, body: bytes, kind: str, names: tuple[str, ...]
     parsed = _or_refused(lambda: runner.run(_parsed(body, kind, PROMPTS[names], LIMITS)))
     if parsed is not None:
         assert len(parsed.items) <= LIMITS.max_rows
-        prompts = [_fill(PROMPTS[names], item) if isinstance(item, dict) else item for item in parsed.items]
-        assert all(isinstance(prompt, str) or all(len(turn) == 2 for turn in prompt) for prompt in prompts)
+        asked = _or_refused(lambda: [_filled(PROMPTS[names], item) for item in parsed.items]) or []
+        assert all(isinstance(prompt, str) or all(len(turn) == 2 for turn in prompt) for prompt in asked)
     return parsed
 
 

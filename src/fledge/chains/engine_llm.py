@@ -25,6 +25,7 @@ from pydantic import ConfigDict
 from fledge.core.errors import InputError
 from fledge.core.types import Message
 from fledge.engines.engine import Completion, Engine, GenerationParams, generate
+from fledge.prompts.format import fill_conversation
 from fledge.prompts.prompt import Prompt
 
 _ROLES: dict[str, Any] = {"human": "user", "ai": "assistant", "system": "system"}
@@ -118,17 +119,28 @@ class EngineChatModel(BaseChatModel):
 
 
 def build_chain(prompt: Prompt, engine: Engine, params: GenerationParams) -> Runnable[Mapping[str, str], str]:
-    """`prompt | llm | parser`: from the variables of a question to the answer's text, stripped."""
+    """`prompt | llm | parser`: from the variables of a question to the answer's text, stripped.
+
+    A text is completed, a conversation answered by chat; `fledge.prompts.format.as_asked` makes one of the other.
+    """
     fill: Runnable[Mapping[str, str], Any] = RunnableLambda(_filler(prompt), name="prompt")
     if isinstance(prompt.template, str):
         return fill | EngineLLM(engine=engine, params=params) | _parser()
     return fill | EngineChatModel(engine=engine, params=params) | _parser()
 
 
-def build_chat_chain(engine: Engine, params: GenerationParams) -> Runnable[Sequence[Message], str]:
-    """`messages | llm | parser`: from a conversation to the answer's text, stripped."""
-    turns: Runnable[Sequence[Message], Any] = RunnableLambda(_messages, name="messages")
-    return turns | EngineChatModel(engine=engine, params=params) | _parser()
+def build_chat_chain(prompt: Prompt, engine: Engine, params: GenerationParams) -> Runnable[Sequence[Message], str]:
+    """`prompt | llm | parser`: from a conversation, by the prompt of a release, to the answer's text, stripped."""
+
+    def fill(turns: Sequence[Message]) -> str | list[BaseMessage]:
+        filled = fill_conversation(prompt, turns, {}) or tuple(turns)
+        return filled if isinstance(filled, str) else _messages(filled)
+
+    def choose(asked: str | list[BaseMessage]) -> Runnable[Any, Any]:
+        kind = EngineLLM if isinstance(asked, str) else EngineChatModel
+        return kind(engine=engine, params=params)
+
+    return RunnableLambda(fill, name="prompt") | RunnableLambda(choose, name="model") | _parser()
 
 
 def _parser() -> Runnable[Any, str]:

@@ -24,7 +24,7 @@ def settings(cls: type, *, without: tuple[str, ...] = ()) -> Callable[[F], F]:
 
 
 def _flag(item: Option) -> Callable[[F], F]:
-    name = f"--{item.name.replace('_', '-')}"
+    name = item.flag
     shown = ",".join(map(str, item.default)) if item.is_list else item.default
     text = item.help + (f" [default: {shown}]" if shown not in ("", None) else "") + f" [env: {item.env}]"
     if item.base_type is bool:

@@ -49,7 +49,9 @@ def show(name: str, as_markdown: bool, as_json: bool, **flags: Any) -> None:
     if as_markdown and not as_json:
         emit_exactly(markdown.write(found))
         return
-    emit(as_json, _as_dict(found), found.text)
+    front = [f"format: {found.format}"] if found.format != "auto" else []
+    front += [f"system: {found.system}"] if found.system else []
+    emit(as_json, _as_dict(found), *front, found.text)
 
 
 @prompts.command()
@@ -60,8 +62,8 @@ def show(name: str, as_markdown: bool, as_json: bool, **flags: Any) -> None:
 def register(files: tuple[Path, ...], name: str, as_json: bool, **flags: Any) -> None:
     """Register Markdown or text FILES as the newest versions; an unchanged text makes no new version.
 
-    A Markdown file may begin with YAML between two lines of ---: name, message, tags, aliases, settings, and for a
-    conversation messages. Nothing is registered unless all files can be.
+    A Markdown file may begin with YAML between two lines of ---: name, message, tags, aliases, settings, format, system
+    and, for a conversation, messages. Nothing is registered unless all files can be.
     """
     if name and len(files) > 1:
         raise InputError("--name is for one file", hint="give the name in each file")
@@ -88,13 +90,16 @@ def diff(names: tuple[str, ...], as_json: bool, **flags: Any) -> None:
     store = _open(flags)
     before, after = _newest_two(store, names[0]) if len(names) == 1 else (store.load(name) for name in names)
     parts = word_diff(before.text, after.text)
+    front = {name: (getattr(before, name), getattr(after, name)) for name in ("format", "system")}
     value = {
         "a": before.label,
         "b": after.label,
-        "changed": before.template != after.template,
+        "changed": any(was != now for was, now in [(before.template, after.template), *front.values()]),
         "parts": [part._asdict() for part in parts],
+        **{name: {"a": was, "b": now} for name, (was, now) in front.items()},
     }
-    emit(as_json, value, f"{before.label} -> {after.label}", _shown(parts))
+    lines = [f"{name}: {was or 'none'} -> {now or 'none'}" for name, (was, now) in front.items() if was != now]
+    emit(as_json, value, f"{before.label} -> {after.label}", *lines, _shown(parts))
 
 
 @prompts.command()
@@ -181,5 +186,7 @@ def _as_dict(prompt: Prompt) -> dict[str, Any]:
         "template": template if isinstance(template, str) else [vars(turn) for turn in template],
         "tags": dict(prompt.tags),
         "settings": dict(prompt.settings),
+        "format": prompt.format,
+        "system": prompt.system,
         "message": prompt.message,
     }

@@ -23,7 +23,9 @@ class _Form(NamedTuple):
 FORMS = {
     "system": _Form("[TEXT]", "tell the model TEXT before the conversation; alone: nothing any more"),
     "prompt": _Form(
-        "[NAME]", "fill each question into a prompt, NAME, NAME/3 or NAME@alias; alone: no prompt any more"
+        "[NAME]",
+        "fill each question into a prompt, NAME, NAME/3 or NAME@alias, instead of a release's own; "
+        "alone: no prompt any more",
     ),
     "reset": _Form("", "forget the conversation; system text and prompt stay"),
     "save": _Form(

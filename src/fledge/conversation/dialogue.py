@@ -14,8 +14,8 @@ from fledge.prompts.prompt import Prompt
 class Turn:
     """One turn of a session. `conversation` counts from 1 and rises when the conversation is forgotten.
 
-    A question has the label of the `prompt` that it was filled into; an answer its `request_id`, where the partner gave
-    one, why it ended, and how long it took in seconds.
+    A question has the label of the `prompt` that it was filled into, here or by the release; an answer its
+    `request_id`, where the partner gave one, why it ended, and how long it took in seconds.
     """
 
     role: Literal["system", "user", "assistant"]
@@ -31,12 +31,13 @@ class Turn:
 
 
 class Answer(NamedTuple):
-    """What came of a question."""
+    """What came of a question; `prompt` is that of the release that answered, where it was filled into it."""
 
     text: str
     finish_reason: str
     request_id: str
     seconds: float
+    prompt: str = ""
 
 
 class Dialogue:
@@ -88,7 +89,7 @@ class Dialogue:
         known = next((turn.content for turn in reversed(self.turns) if turn.role == "system"), "")
         if system != known:
             self.log.append(Turn("system", system, self._number))
-        label = self.prompt.label if self.prompt else None
+        label = self.prompt.label if self.prompt else answer.prompt or None
         self.log.append(Turn("user", sent[-1].content, self._number, prompt=label))
         self.log.append(
             Turn(

@@ -9,7 +9,7 @@ import os
 import secrets
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 import httpx
 
@@ -57,15 +57,19 @@ class EndpointPartner:
         self._http.timeout = httpx.Timeout(ANSWER_TIMEOUT_S, connect=FIRST_TIMEOUT_S)
         self.description = f"{name} at {self._host}"
 
-    def ask(self, messages: Sequence[Message], settings: Mapping[str, Any]) -> Generator[Part]:
+    def ask(self, messages: Sequence[Message], settings: Mapping[str, Any], *, plain: bool = False) -> Generator[Part]:
         turns = [{"role": message.role, "content": message.content} for message in messages]
         body = {**({"model": self._model} if self._model else {}), "messages": turns, "stream": True, **settings}
+        if plain and self._is_fledge:
+            body["prompt"] = "none"
         try:
             with self._http.stream("POST", f"{self._base}/chat/completions", json=body) as response:
                 if response.status_code != 200:
                     raise self._refused(response)
                 identity = response.headers.get("x-request-id", "")
-                yield Part(request_id=identity, turns_left_out=_number(response, "x-fledge-turns-left-out"))
+                prompt = unquote(response.headers.get("x-fledge-prompt", ""))
+                left_out = _number(response, "x-fledge-turns-left-out")
+                yield Part(request_id=identity, turns_left_out=left_out, prompt=prompt)
                 yield from self._parts(response)
         except (httpx.ConnectError, httpx.ConnectTimeout) as error:
             raise self._unreachable(error) from None

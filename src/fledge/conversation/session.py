@@ -17,10 +17,12 @@ from fledge.core.interrupts import uninterrupted
 from fledge.core.settings import load, option
 from fledge.engines import selection
 from fledge.engines.engine import GenerationParams
-from fledge.engines.selection import EngineSettings
+from fledge.engines.selection import EngineSettings, is_release, release_folder
 from fledge.experiments.arms import PROMPT_SETTINGS, settled
+from fledge.prompts.format import prompt_of
 from fledge.prompts.prompt import PromptStore
 from fledge.prompts.store import open_prompts
+from fledge.releases.manifest import load_manifest
 
 Say = Callable[[str], None]
 
@@ -69,7 +71,8 @@ def open_partner(config: ChatConfig, target: str, say: Say = lambda _: None) -> 
         from fledge.conversation.endpoint import EndpointPartner
 
         return EndpointPartner(found.source)
-    return EnginePartner(selection.start(config, found, say), target)
+    prompt = prompt_of(load_manifest(release_folder(target, config))) if is_release(target) else None
+    return EnginePartner(selection.start(config, found, say), target, prompt)
 
 
 class Session:
@@ -85,6 +88,7 @@ class Session:
         self._say = say
         self._hint = hint
         self._prompts: PromptStore | None = None
+        self._plain = False  # whether a release is asked without its own prompt
         self._left_out = 0
 
     def as_dict(self) -> dict[str, Any]:
@@ -109,11 +113,11 @@ class Session:
         """Ask, and show the answer as it comes. One that is interrupted is remembered as far as it came."""
         sent = self.dialogue.messages(question)
         settings = self._settings()
-        text = reason = identity = ""
+        text = reason = identity = prompt = ""
         left_out = 0
         started = time.perf_counter()
         try:
-            with contextlib.closing(self._partner.ask(sent, settings)) as parts:
+            with contextlib.closing(self._partner.ask(sent, settings, plain=self._plain)) as parts:
                 for part in parts:
                     fresh = part.text if text.strip() else part.text.lstrip()
                     text += part.text  # first: what may have been seen is remembered
@@ -121,18 +125,19 @@ class Session:
                     reason = part.finish_reason or reason
                     identity = part.request_id or identity
                     left_out = part.turns_left_out or left_out
+                    prompt = part.prompt or prompt
         except KeyboardInterrupt:
             with uninterrupted():
                 if text.strip():
                     self._show("\n")
-                    self.dialogue.keep(sent, Answer(text, "cancelled", identity, time.perf_counter() - started))
+                    self.dialogue.keep(sent, Answer(text, "cancelled", identity, time.perf_counter() - started, prompt))
             raise
         except FledgeError:
             if text.strip():
                 self._show("\n")
             raise
         self._show("" if text.endswith("\n") and text.strip() else "\n")
-        self.dialogue.keep(sent, Answer(text, reason, identity, time.perf_counter() - started))
+        self.dialogue.keep(sent, Answer(text, reason, identity, time.perf_counter() - started, prompt))
         self._tell(text, reason, left_out)
 
     def _tell(self, text: str, reason: str, left_out: int) -> None:
@@ -176,6 +181,7 @@ class Session:
     def _use_prompt(self, name: str) -> None:
         if not name:
             self.dialogue.use(None)
+            self._plain = True
             self._hint("questions are asked as they are")
             return
         if self._prompts is None:
@@ -183,6 +189,7 @@ class Session:
             self._prompts = open_prompts(self._config, self._say)
         prompt = self._prompts.load(name)
         self.dialogue.use(prompt)
+        self._plain = True
         self._hint(f"questions are filled into {prompt.label}; /prompt alone turns that off")
 
     def _save(self, argument: str) -> None:

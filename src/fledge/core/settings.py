@@ -22,13 +22,15 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Option:
-    """One setting: its name, type, default, help text and environment variable (empty where only a file can set it)."""
+    """One setting: its name, type, default, help text, environment variable (empty where only a file can set it) and
+    flag."""
 
     name: str
     type: Any
     default: Any
     help: str
     env: str
+    flag: str
     strip: bool = True
 
     @property
@@ -47,10 +49,11 @@ class Option:
         return self.type
 
 
-def option(default: Any, text: str, *, env: str = "", flag: bool = True, strip: bool = True) -> Any:
-    """A dataclass field that is a setting, explained by `text`; `env` replaces the derived name `FLEDGE_<NAME>`.
+def option(default: Any, text: str, *, env: str = "", flag: bool | str = True, strip: bool = True) -> Any:
+    """A dataclass field that is a setting, explained by `text`; `env` replaces the derived name `FLEDGE_<NAME>`, and
+    `flag` the derived `--name`.
 
-    Without `flag` only a file or Python sets it: what it holds fits no word of a command line. Without `strip` white
+    With `flag` false only a file or Python sets it: what it holds fits no word of a command line. Without `strip` white
     space belongs to the parts of a list.
     """
     return field(default=default, metadata={"help": text, "env": env, "flag": flag, "strip": strip})
@@ -66,7 +69,8 @@ def options(cls: type) -> Iterator[Option]:
         elif "help" in item.metadata:
             default = None if item.default is MISSING else item.default
             env = item.metadata["env"] or (f"FLEDGE_{item.name.upper()}" if item.metadata["flag"] else "")
-            yield Option(item.name, kind, default, item.metadata["help"], env, item.metadata["strip"])
+            flag = item.metadata["flag"] if isinstance(item.metadata["flag"], str) else item.name.replace("_", "-")
+            yield Option(item.name, kind, default, item.metadata["help"], env, f"--{flag}", item.metadata["strip"])
 
 
 def flat(settings: Any) -> Iterator[tuple[str, Any]]:

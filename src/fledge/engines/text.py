@@ -2,7 +2,7 @@
 
 import re
 from bisect import bisect_left
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -174,17 +174,20 @@ def _replace(content: str, stand_ins: dict[str, str]) -> str:
 
 
 class Decoder:
-    """Turns the tokens of one answer into chunks: only whole characters, nothing of a stop text."""
+    """Turns the tokens of one answer into chunks: only whole characters, no special or end token, nothing of a stop
+    text."""
 
-    def __init__(self, tokenizer: Tokenizer, stop: Sequence[str]) -> None:
+    def __init__(self, tokenizer: Tokenizer, stop: Sequence[str], end_tokens: Collection[int] = ()) -> None:
         self._tokenizer = tokenizer
+        self._end_tokens = end_tokens
         self._stop = stop
         self._stream = DecodeStream(skip_special_tokens=True)
         self._held = ""
 
     def feed(self, token_ids: Sequence[int], finish_reason: FinishReason | None) -> Chunk:
         """The chunk for the next tokens; its finish reason is `stop` when a stop text was met."""
-        new = "".join(map(self._step, token_ids))
+        shown = [token for token in token_ids if token not in self._end_tokens]  # not all are marked special
+        new = "".join(map(self._step, shown))
         text = self._held + new
         found = [(text.index(stop) + len(stop), text.index(stop)) for stop in self._stop if stop in text]
         if found:  # the one that was whole first, however the text was cut

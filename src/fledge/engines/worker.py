@@ -85,7 +85,7 @@ class WorkerEngine(abc.ABC):
                 replace(params, n=1, seed=(params.seed + index) % 2**63),
                 stream,
                 index,
-                Decoder(self._tokenizer, params.stop),
+                Decoder(self._tokenizer, params.stop, self.text.end_tokens),
             )
             for index in range(params.n)
         )

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import pandas as pd
 from mlflow import MlflowClient
@@ -27,6 +27,7 @@ from mlflow.exceptions import MlflowException
 from fledge.core.errors import InputError
 from fledge.core.interrupts import scratch_folder, uninterrupted
 from fledge.core.settings import load, options
+from fledge.core.types import Format
 from fledge.engines.engine import EngineInfo, GenerationParams
 from fledge.engines.selection import RemoteModel
 from fledge.experiments.arms import Arm
@@ -114,7 +115,9 @@ def _arm_params(arm: Arm, models: Models) -> dict[str, str]:
         "stop": json.dumps(arm.generation.stop),  # with its commas and white space
         "arm_digest": arm.digest,
         "prompt": arm.label,
+        "format": arm.format or "",
         "template": arm.prompt.text if arm.prompt else arm.chain,
+        **({"system": arm.prompt.system} if arm.prompt and arm.prompt.system else {}),
     }
 
 
@@ -238,7 +241,8 @@ def load_evaluation(client: MlflowClient, run_id: str) -> dict[str, Any] | None:
 class ArmSettings(NamedTuple):
     """What one arm of an experiment asked with, and how it did.
 
-    `prompt` is `name/version`, empty for a chain of the user's own; `metrics` are means over questions.
+    `prompt` is `name/version`, empty for a chain of the user's own; `metrics` are means over questions. `format` is
+    None in runs of before, which asked as the prompt's template implies.
     """
 
     name: str
@@ -248,6 +252,7 @@ class ArmSettings(NamedTuple):
     generation: GenerationParams
     questions_digest: str = ""
     metrics: Mapping[str, float] = MappingProxyType({})
+    format: Format | None = None
 
 
 def load_arm(client: MlflowClient, run_id: str, arm: str | None = None) -> ArmSettings:
@@ -280,6 +285,7 @@ def load_arm(client: MlflowClient, run_id: str, arm: str | None = None) -> ArmSe
         generation,
         params.get("question_set_digest", ""),
         run.data.metrics,
+        cast("Format | None", params.get("format") or None),
     )
 
 

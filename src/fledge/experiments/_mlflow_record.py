@@ -214,7 +214,7 @@ def _steps(answer: Answer, arm: Arm, values: dict[str, str]) -> list[SpanRecord]
         }
     settings = {"mlflow.llm.model": arm.model, **arm.params(answer.sample).__dict__}
     asked = answer.prompt_text
-    pinned = {"fledge.prompt": arm.prompt.uri}
+    pinned = {"fledge.prompt": arm.prompt.uri, "fledge.format": arm.format}
     return [
         SpanRecord("prompt", "PARSER", answer.started_ns, answer.filled_ns, values, asked, pinned),
         SpanRecord(

@@ -10,9 +10,14 @@ from types import MappingProxyType
 from typing import Any
 
 from fledge.core.errors import InputError
+from fledge.core.types import Format
 from fledge.engines.engine import GenerationParams
-from fledge.experiments.config import ArmConfig, ExperimentConfig
-from fledge.prompts.prompt import Prompt
+from fledge.engines.selection import RemoteModel
+from fledge.experiments.config import SAMPLING_TEMPERATURE, ArmConfig, ExperimentConfig
+from fledge.models.generation_config import read_sampling
+from fledge.models.snapshot import Snapshot
+from fledge.prompts import format as formats
+from fledge.prompts.prompt import Prompt, PromptFormat
 from fledge.questions.question_set import KNOWN, Question, QuestionSet
 
 # What MLflow calls a prompt's settings, and the field of GenerationParams that it sets.
@@ -24,6 +29,7 @@ PROMPT_SETTINGS = {
     "stop_sequences": "stop",
 }
 
+Model = Snapshot | RemoteModel
 HIDDEN = tuple(name for name in KNOWN if name != "question")
 _SINGLE_BRACES = re.compile(r"(?<!\{)\{([A-Za-z_]\w*)\}(?!\})")
 
@@ -33,6 +39,7 @@ class Arm:
     """One arm, pinned: the prompt's text, the model's digest (a remote one's URL), mode, and generation settings.
 
     `prompt` is None for a chain of the user's own, whose `chain` describes it. `run_id` and `model_id` are MLflow's.
+    `format` is how the prompt is put to the model; None in plans of before, as its template implies.
     """
 
     name: str
@@ -44,6 +51,12 @@ class Arm:
     chain: str = ""
     run_id: str = ""
     model_id: str = ""
+    format: Format | None = None
+
+    @property
+    def asked(self) -> Prompt | None:
+        """The prompt with the template that the model is asked by."""
+        return formats.as_asked(self.prompt, self.format) if self.prompt else None
 
     @property
     def label(self) -> str:
@@ -52,8 +65,9 @@ class Arm:
 
     @property
     def digest(self) -> str:
-        """SHA-256 over all that makes an answer: prompt version with its settings, model, generation settings."""
-        prompt = self.prompt
+        """SHA-256 over all that makes an answer: prompt version with its settings, as it is put to the model; model,
+        generation settings."""
+        prompt = self.asked
         content = {
             "prompt": [prompt.label, prompt.text, dict(prompt.settings)] if prompt else self.chain,
             "model": self.model_digest,
@@ -78,20 +92,61 @@ def wanted(config: ExperimentConfig) -> list[ArmConfig]:
     return [replace(arm, model=arm.model or config.model) for arm in arms]
 
 
-def build_arms(config: ExperimentConfig, arms: Sequence[ArmConfig], prompts: Sequence[Prompt]) -> list[Arm]:
-    """An arm for each pair of what is wanted and its loaded prompt.
+def build_arms(
+    config: ExperimentConfig, arms: Sequence[ArmConfig], prompts: Sequence[Prompt], models: Mapping[str, Model]
+) -> list[Arm]:
+    """An arm for each pair of what is wanted and its loaded prompt; `models` are what the arms' models name.
 
-    A prompt's own settings (MLflow's `model_config`) come before the experiment's, an arm's before both.
-    Raises `InputError` for two arms of the same name, or settings that no engine takes.
+    A prompt's own settings (MLflow's `model_config`) come before the experiment's, an arm's before both; of formats an
+    arm's comes before the experiment's, and that before the prompt's own. Raises `InputError` for two arms of the same
+    name, settings that no engine takes, or a format that a model does not.
     """
     built = []
     for arm, prompt in zip(arms, prompts, strict=True):
-        built.append(Arm(arm.name, prompt, arm.model, settled(config.generation, prompt, arm.generation)))
+        model = models[arm.model]
+        generation = settled(default_generation(config, model), prompt, arm.generation)
+        form = resolve_format(prompt, model, arm.format if arm.format != "auto" else config.format)
+        built.append(Arm(arm.name, prompt, arm.model, generation, format=form))
     named = [replace(arm, name=name) for arm, name in zip(built, _names(built), strict=True)]
     twice = [name for name, count in Counter(arm.name for arm in named).items() if count > 1]
     if twice:
         raise InputError(f"prompt named twice: {', '.join(twice)}", hint="give each arm once, or a name of its own")
     return named
+
+
+def default_prompt(model: Model) -> str:
+    """The prompt of a model where none is named: a model that chats is asked the question itself."""
+    return "question" if isinstance(model, RemoteModel) or model.has_chat_template else "simple"
+
+
+def resolve_format(prompt: Prompt, model: Model, wanted: PromptFormat = "auto") -> Format:
+    """How a prompt is put to a model. Raises `InputError` where it cannot be as `wanted`, or as the prompt says."""
+    takes: list[Format] = []
+    if isinstance(model, RemoteModel) or model.has_chat_template:
+        takes.append("chat")
+    if isinstance(model, Snapshot):
+        takes.append("completion")
+    return formats.resolve(prompt, wanted, model.source, takes)
+
+
+def default_generation(config: ExperimentConfig, model: Model) -> GenerationParams:
+    """Generation settings before those of a prompt: as configured, and with `--generation model` what is not set as the
+    model's own file says. Raises `InputError` where that cannot be."""
+    if config.generation_defaults == "greedy":
+        return config.generation
+    if isinstance(model, RemoteModel):
+        raise InputError(
+            f"{model.source} is a URL, whose own generation settings cannot be read",
+            hint="leave out --generation model",
+        )
+    drawn = {"temperature": SAMPLING_TEMPERATURE} if config.samples > 1 else {}
+    values = {name: value for name, value in {**drawn, **read_sampling(model)}.items() if not config.sets(name)}
+    try:
+        return replace(config.generation, **values)
+    except (TypeError, ValueError) as error:
+        raise InputError(
+            f"{model.source}/generation_config.json: {error}", hint="set it yourself, or leave out --generation model"
+        ) from None
 
 
 def settled(

@@ -5,15 +5,16 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import yaml
 
 from fledge.core.errors import InputError
-from fledge.core.settings import load, option, out_of_range
+from fledge.core.settings import load, option, options, out_of_range
 from fledge.engines.engine import GenerationParams
 from fledge.engines.selection import EngineSettings
 from fledge.models.embedded.templates import TEMPLATES
+from fledge.prompts.prompt import PromptFormat
 from fledge.scoring.catalogue import BUILT_IN, chosen, find
 from fledge.scoring.judge import JudgeConfig
 
@@ -24,13 +25,15 @@ SAMPLING_TEMPERATURE = 0.7
 class ArmConfig:
     """One arm, where arms differ in more than prompt and model: what it leaves out is as in the experiment.
 
-    `generation` holds fields of `GenerationParams`.
+    `generation` holds fields of `GenerationParams`. An empty `prompt` is the model's default: `question` for one that
+    chats, else `simple`.
     """
 
     prompt: str
     name: str = ""
     model: str = ""
     generation: dict[str, Any] = field(default_factory=dict)
+    format: PromptFormat = "auto"
 
 
 @dataclass(frozen=True)
@@ -46,12 +49,24 @@ class ExperimentConfig(EngineSettings):
     more_models: tuple[str, ...] = option((), "further models: every prompt is asked of each of them as well")
     prompts: tuple[str, ...] = option(tuple(TEMPLATES), "prompts as name, name/version or name@alias")
     arms: tuple[ArmConfig, ...] = option((), "arms of prompt, model and generation, instead of --prompts", flag=False)
+    format: PromptFormat = option(
+        "auto",
+        "how texts are put to a model: chat (as a message, through its chat template), completion (as they are), or "
+        "auto: as the prompt says, else chat where the model has a chat template",
+    )
     questions: str = option(
         "default", "question set: a .jsonl, .csv or .yaml file, dataset:NAME for one in MLflow, or default"
     )
     limit: int = option(0, "ask at most this many questions, drawn evenly over topics; 0 for all")
     samples: int = option(1, "answers to each question from each arm")
     generation: GenerationParams = field(default_factory=GenerationParams)
+    generation_defaults: Literal["greedy", "model"] = option(
+        "greedy",
+        "defaults of generation: greedy, or model: its own sampling values, from its generation_config.json",
+        env="FLEDGE_GENERATION",
+        flag="generation",
+    )
+    chosen_settings: tuple[str, ...] = ()  # of `generation`, where `load` found them set; for `generation_defaults`
     scorers: tuple[str, ...] = option(
         (), f"scores of each answer, of {', '.join(BUILT_IN)}; all; or your own as file.py:function"
     )
@@ -97,9 +112,16 @@ class ExperimentConfig(EngineSettings):
         """
         resolved = load(cls, flags, file=(str(file), _read(file)) if file else None)
         config = resolved.value
+        if config.generation_defaults == "model":
+            chosen = [item.name for item in options(GenerationParams) if resolved.origins[item.name] != "default"]
+            return replace(config, chosen_settings=tuple(chosen))
         if config.samples > 1 and resolved.origins["temperature"] == "default":
             return replace(config, generation=replace(config.generation, temperature=SAMPLING_TEMPERATURE))
         return config
+
+    def sets(self, name: str) -> bool:
+        """Whether a generation setting was chosen, so that a model's own value does not replace it."""
+        return name in self.chosen_settings or getattr(self.generation, name) != getattr(GenerationParams(), name)
 
     @property
     def logprobs(self) -> bool:
@@ -119,9 +141,11 @@ class ExperimentConfig(EngineSettings):
         """Flat, as a file of settings has it, and as `load` takes it; without where it is recorded."""
         values = asdict(self)
         generation = values.pop("generation")
-        del values["tracking_uri"], values["state"], values["cache"]
+        del values["tracking_uri"], values["state"], values["cache"], values["chosen_settings"]
         judging = values.pop("judging")
         unset = {name: generation.pop(name) for name in ("n", "logprobs", "ignore_eos")}
+        if self.generation_defaults == "model":  # what was not set is each model's own
+            generation = {name: value for name, value in generation.items() if self.sets(name)}
         return {**values, **generation, **judging, **({"ignore_eos": True} if unset["ignore_eos"] else {})}
 
     def as_params(self) -> dict[str, str]:

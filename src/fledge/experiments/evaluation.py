@@ -13,7 +13,7 @@ from fledge.core.errors import InputError
 from fledge.core.jsonable import jsonable
 from fledge.core.settings import Workspace, load
 from fledge.engines.engine import Engine
-from fledge.engines.selection import is_release, is_remote, release_folder
+from fledge.engines.selection import is_release, release_folder
 from fledge.experiments.comparison import scores_of
 from fledge.experiments.config import ArmConfig, ExperimentConfig
 from fledge.experiments.run import run_experiment, select_questions
@@ -70,9 +70,11 @@ def evaluate(
 ) -> Evaluation:
     """Ask `target` all questions and score the answers.
 
-    `target` is `embedded`, a folder, a Hub id, a release or a URL. A release is asked with its own prompt and
-    generation settings, a URL with the question as it is, any other model with the prompt `simple`, unless `prompt`
-    names one. `gates` are as `token_f1>=0.6`, judged on the far end of the interval or the mean. `settings` are those
+    `target` is `embedded`, a folder, a Hub id, a release or a URL. A release is asked with its own prompt, format and
+    generation settings, a URL and a model with a chat template with the question as it is, any other model with the
+    prompt `simple`, unless `prompt` names one.
+
+    `gates` are as `token_f1>=0.6`, judged on the far end of the interval or the mean. `settings` are those
     of an experiment. Raises `InputError` before anything is asked if gates, questions and target do not fit.
     """
     wanted = [gate for text in ([gates] if isinstance(gates, str) else gates) for gate in read_gates(text)]
@@ -108,7 +110,7 @@ def evaluate(
 def configured(target: str, prompt: str | None, settings: Mapping[str, Any]) -> ExperimentConfig:
     """The experiment that asks a target: one arm, with what a release brings along."""
     given = {name: value for name, value in settings.items() if value is not None}
-    chosen = prompt or ("question" if is_remote(target) else "simple")
+    chosen = prompt or ""
     if is_release(target):
         manifest = load_manifest(release_folder(target, load(Workspace, given).value))
         chosen = prompt or manifest.prompt_label
@@ -116,9 +118,9 @@ def configured(target: str, prompt: str | None, settings: Mapping[str, Any]) -> 
         given = {**own, **given}
     config = ExperimentConfig.load({**given, "model": target, "prompts": (chosen,), "more_models": ()})
     if is_release(target) and prompt is None:  # what it was registered with, whatever the prompt would bring along
-        return replace(
-            config, arms=(ArmConfig(chosen, generation={name: getattr(config.generation, name) for name in own}),)
-        )
+        generation = {name: getattr(config.generation, name) for name in own}
+        form = config.format if config.format != "auto" else manifest.format or "auto"
+        return replace(config, arms=(ArmConfig(chosen, generation=generation, format=form),))
     return config
 
 

@@ -10,10 +10,11 @@ from fledge.core import state
 from fledge.core.errors import FledgeError, InputError
 from fledge.core.interrupts import uninterrupted
 from fledge.core.settings import Workspace
+from fledge.core.types import Format
 from fledge.engines import selection
 from fledge.engines.engine import Engine, EngineGoneError
 from fledge.engines.selection import RemoteModel
-from fledge.experiments.arms import Arm, build_arms, check_variables, own_arms, wanted
+from fledge.experiments.arms import Arm, build_arms, check_variables, default_prompt, own_arms, wanted
 from fledge.experiments.config import ExperimentConfig
 from fledge.experiments.progress import LiveProgress, Progress
 from fledge.models.snapshot import Snapshot
@@ -44,13 +45,15 @@ def _unseen(_done: int, _total: int, _failed: int, _tokens: int) -> None:
 
 @dataclass(frozen=True)
 class ArmResult:
-    """One arm's outcome; `prompt` is its version as `name/version`, `metrics` are means over its answers."""
+    """One arm's outcome; `prompt` is its version as `name/version`, `format` how it was put to the model (None for a
+    chain of the user's own), `metrics` are means over its answers."""
 
     name: str
     prompt: str
     model: str
     digest: str
     metrics: dict[str, float]
+    format: Format | None = None
 
 
 @dataclass(frozen=True)
@@ -106,7 +109,10 @@ def run_experiment(
         models = {name: selection.find(name, config) for name in dict.fromkeys(arm.model for arm in asked)}
         client = connect(config.tracking)
         store = open_store(client, say)
-        built = build_arms(config, asked, [store.load(arm.prompt) for arm in asked])
+        prompts = [store.load(arm.prompt or default_prompt(models[arm.model])) for arm in asked]
+        if "" in config.prompts:  # recorded by its name
+            config = replace(config, prompts=tuple(dict.fromkeys(prompt.name for prompt in prompts)))
+        built = build_arms(config, asked, prompts, models)
         check_variables(built, asked_for)
         _check_room(built, models)
         own_engines = stack.enter_context(contextlib.ExitStack())
@@ -226,13 +232,13 @@ def _chains(plan: "Plan", engines: Mapping[str, Engine], own: Mapping[str, Any])
     samples = range(plan.config.samples)
     found: dict[tuple[str, int], Chain] = {}
     for arm in plan.arms:
-        if arm.prompt is None:
+        prompt = arm.asked
+        if prompt is None:
             traced = own[arm.name].with_config(callbacks=[tracer()])
             found |= {(arm.name, sample): traced for sample in samples}
         elif arm.model in engines:
             found |= {
-                (arm.name, sample): build_chain(arm.prompt, engines[arm.model], arm.params(sample))
-                for sample in samples
+                (arm.name, sample): build_chain(prompt, engines[arm.model], arm.params(sample)) for sample in samples
             }
     return found
 
@@ -292,7 +298,7 @@ def _result(journal: "Journal") -> ExperimentResult:
     plan, answers = journal.plan, journal.latest()
     table = build_table(plan, answers)
     arms = tuple(
-        ArmResult(arm.name, arm.label, arm.model, arm.digest, arm_metrics(table[table["arm"] == arm.name]))
+        ArmResult(arm.name, arm.label, arm.model, arm.digest, arm_metrics(table[table["arm"] == arm.name]), arm.format)
         for arm in plan.arms
     )
     return ExperimentResult(plan.run_id, len(answers), sum(bool(answer.error) for answer in answers), arms)

@@ -15,9 +15,9 @@ from jinja2.ext import Extension, loopcontrols
 from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-from fledge.core.errors import FledgeError, InputError
+from fledge.core.errors import InputError
 from fledge.core.types import Message
-from fledge.models.config_files import FETCH_AGAIN, bad_value
+from fledge.models.config_files import FETCH_AGAIN, bad_value, chat_template_source, tokenizer_config
 
 MAX_CHARACTERS = 2_000_000
 SHORTEN = "shorten the conversation, or send the prompt as plain text"
@@ -61,19 +61,8 @@ class ChatTemplate:
 
 def read_template(folder: Path) -> TemplateSource | None:
     """The chat template of a checked snapshot, None where it has none."""
-    config = json.loads(_read(folder / "tokenizer_config.json") or "{}")
-    source = _read(folder / "chat_template.jinja") or config.get("chat_template")
-    if not source and (folder / "chat_template.json").is_file():
-        source = json.loads(_read(folder / "chat_template.json")).get("chat_template")
-    if isinstance(source, list):  # several, by name
-        source = next(
-            (item.get("template") for item in source if isinstance(item, dict) and item.get("name") == "default"), None
-        )
-    if not source:
-        return None
-    if not isinstance(source, str):
-        raise FledgeError(f"{folder}: the chat template is not a text", hint="fetch the model again")
-    return TemplateSource(source, special_tokens(config))
+    source = chat_template_source(folder)
+    return TemplateSource(source, special_tokens(tokenizer_config(folder))) if source else None
 
 
 def check_template(value: Any, where: str, field: str) -> None:
@@ -99,10 +88,6 @@ def special_tokens(config: dict[str, Any]) -> dict[str, str]:
     named = {name: config.get(name) for name in ("bos_token", "eos_token", "unk_token", "pad_token", "sep_token")}
     texts = {name: value.get("content") if isinstance(value, dict) else value for name, value in named.items()}
     return {name: value for name, value in texts.items() if isinstance(value, str)}
-
-
-def _read(path: Path) -> str:
-    return path.read_text(encoding="utf-8") if path.is_file() else ""
 
 
 class _Generation(Extension):

@@ -94,6 +94,41 @@ def _odd_numbers(value: Any, place: str) -> Iterator[str]:
             yield from _odd_numbers(item, f"{place}.{key}" if place else str(key))
 
 
+def chat_template_source(folder: Path) -> str:
+    """The chat template of a checked snapshot, empty where it has none. Raises `FledgeError` where it is not a text."""
+    source = _text(folder / "chat_template.jinja") or tokenizer_config(folder).get("chat_template")
+    if not source:
+        source = _object(folder / "chat_template.json").get("chat_template")
+    if isinstance(source, list):  # several, by name
+        source = next(
+            (item.get("template") for item in source if isinstance(item, dict) and item.get("name") == "default"), None
+        )
+    if source and not isinstance(source, str):
+        raise FledgeError(f"{folder}: the chat template is not a text", hint=FETCH_AGAIN)
+    return source or ""
+
+
+def tokenizer_config(folder: Path) -> dict[str, Any]:
+    """The `tokenizer_config.json` of a checked snapshot; empty where it has none."""
+    return _object(folder / "tokenizer_config.json")
+
+
+def _object(path: Path) -> dict[str, Any]:
+    value = json.loads(_text(path) or "{}")
+    return value if isinstance(value, dict) else {}
+
+
+def _text(path: Path) -> str:
+    if not path.is_file():
+        return ""
+    if path.stat().st_size > size_limit(path.name):
+        raise InputError(f"{path} has more than {size_limit(path.name):,} bytes", hint=FETCH_AGAIN)
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        raise InputError(f"{path} is not UTF-8 text", hint=FETCH_AGAIN) from None
+
+
 def size_limit(name: str) -> int:
     """How many bytes a JSON file of this name may have."""
     return MAX_TOKENIZER_BYTES if name in ("tokenizer.json", "vocab.json") else MAX_BYTES

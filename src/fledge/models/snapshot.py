@@ -20,7 +20,15 @@ from fledge.models import tokenizer_files, weights
 from fledge.models.architectures import check_tensors, refuse_other_type
 from fledge.models.chat_template import check_template
 from fledge.models.config_fields import WIDTHS, check_config, check_generation, end_tokens
-from fledge.models.config_files import FETCH_AGAIN, as_object, bad_value, read_json, refuse_adapter, refuse_code
+from fledge.models.config_files import (
+    FETCH_AGAIN,
+    as_object,
+    bad_value,
+    chat_template_source,
+    read_json,
+    refuse_adapter,
+    refuse_code,
+)
 from fledge.models.remembered import once
 from fledge.models.tokenizer_probe import try_out
 
@@ -72,6 +80,7 @@ class Snapshot:
     vocabulary: int
     context: int
     end_tokens: tuple[int, ...]
+    has_chat_template: bool = False
 
 
 def resolve(model: str, cache: Path | None = None) -> Snapshot:
@@ -189,6 +198,7 @@ def _checked(folder: Path, source: str, commit: str, root: Path, digests: Mappin
         vocabulary=config["vocab_size"],
         context=next((config[key] for key in POSITIONS if config.get(key)), DEFAULT_CONTEXT),
         end_tokens=_end_tokens(config, generation, source),
+        has_chat_template=bool(chat_template_source(folder)),
     )
 
 

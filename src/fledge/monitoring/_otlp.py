@@ -310,14 +310,15 @@ def _set(attributes: Mapping[str, Any]) -> dict[str, Any]:
 
 def _turns(record: OutboxRecord, number: int) -> list[dict[str, Any]]:
     """The conversation that was answered, where there was one and the outbox kept it as it was put to the model."""
-    if record.route == "chat" and record.prompt:  # filled into the prompt: only the text is what the model saw
-        return []
     rows = record.inputs if isinstance(record.inputs, list) else [record.inputs] * len(record.answers)
     row = rows[number] if number < len(rows) else None
     turns = row.get("messages") if isinstance(row, dict) else None
     if not isinstance(turns, list):
         return []
-    return [turn for turn in turns if isinstance(turn, dict)]
+    found = [turn for turn in turns if isinstance(turn, dict)]
+    said = "\n".join(f"{turn.get('role')}: {turn.get('content')}" for turn in found)
+    # What a prompt made of it is another text, and the text is what the model saw.
+    return found if not record.prompt or said == record.answers[number].prompt_text else []
 
 
 def _input(turns: Sequence[Mapping[str, Any]], answer: Answered) -> str | None:

@@ -15,7 +15,15 @@ from pydantic import ValidationError
 from fledge.core.errors import FledgeError, InputError
 from fledge.core.types import Message
 from fledge.prompts._mlflow_artifacts import ArtifactStore
-from fledge.prompts.prompt import Draft, Prompt, PromptStore, Reference
+from fledge.prompts.prompt import (
+    FORMAT_TAG,
+    SYSTEM_TAG,
+    Draft,
+    Prompt,
+    PromptFormat,
+    PromptStore,
+    Reference,
+)
 from fledge.prompts.store import Store
 
 IS_PROMPT = "tags.`mlflow.prompt.is_prompt` = 'true'"
@@ -85,7 +93,7 @@ class RegistryStore(Store):
                 draft.name,
                 template if isinstance(template, str) else [vars(turn) for turn in template],
                 description=draft.message or None,
-                tags=tags,
+                tags={**tags, **_fixed_tags(draft)},
                 model_config=dict(draft.settings) or None,
             )
         except (MlflowException, ValidationError) as error:
@@ -178,16 +186,24 @@ def _has_registry(client: MlflowClient) -> bool:
 
 def _prompt(stored: PromptVersion, registered: RegisteredModel) -> Prompt:
     version = int(stored.version)
-    template = stored.template
+    template, tags = stored.template, stored.tags
     return Prompt(
         stored.name,
         version,
         template if isinstance(template, str) else tuple(_turn(turn) for turn in template),
         tuple(alias for alias, target in _aliases(registered).items() if target == version),
-        dict(stored.tags),
+        {key: value for key, value in tags.items() if key not in (FORMAT_TAG, SYSTEM_TAG)},
         {key: value for key, value in (stored.model_config or {}).items() if value is not None},
         stored.commit_message or "",
+        cast("PromptFormat", tags.get(FORMAT_TAG, "auto")),
+        tags.get(SYSTEM_TAG, ""),
     )
+
+
+def _fixed_tags(draft: Draft) -> dict[str, str]:
+    """What the registry has no field for, as tags of the version; fledge sets them once."""
+    form = {FORMAT_TAG: draft.format} if draft.format != "auto" else {}
+    return form | ({SYSTEM_TAG: draft.system} if draft.system else {})
 
 
 def _turn(stored: Mapping[str, Any]) -> Message:

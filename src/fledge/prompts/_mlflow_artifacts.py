@@ -66,7 +66,8 @@ class ArtifactStore(Store):
         version = self._claim(draft.name)
         template = draft.template
         content = template if isinstance(template, str) else [asdict(turn) for turn in template]
-        self._write(f"{draft.name}/{version}.json", {"template": content, "message": draft.message})
+        stored = {"template": content, "message": draft.message, "format": draft.format, "system": draft.system}
+        self._write(f"{draft.name}/{version}.json", stored)
         self._describe(draft, version)
         return version
 
@@ -123,6 +124,8 @@ class ArtifactStore(Store):
             labels.tags.get(str(version), {}),
             labels.settings.get(str(version), {}),
             stored["message"],
+            stored.get("format", "auto"),
+            stored.get("system", ""),
         )
 
     def _numbers(self, name: str) -> list[int]:

@@ -13,10 +13,10 @@ import yaml
 
 from fledge.core.errors import InputError
 from fledge.core.types import Message
-from fledge.prompts.prompt import Draft, Prompt
+from fledge.prompts.prompt import FORMATS, Draft, Prompt
 from fledge.prompts.template import Template
 
-KEYS = ("name", "message", "tags", "aliases", "settings", "messages")
+KEYS = ("name", "message", "tags", "aliases", "settings", "format", "system", "messages")
 
 _OPENING = re.compile(r"---[ \t]*(\r?\n)")
 _LINE_ENDS = re.compile("[\x85\u2028\u2029]")  # PyYAML reads them as spaces unless they are escaped
@@ -41,6 +41,8 @@ def read(path: Path, name: str = "") -> Draft:
             front.get("tags", {}),
             front.get("settings", {}),
             front.get("message", ""),
+            front.get("format", "auto"),
+            front.get("system", ""),
         )
     except InputError as error:
         raise InputError(f"{path}: {error.message}", error.hint) from None
@@ -54,6 +56,8 @@ def write(prompt: Prompt) -> str:
         "tags": dict(prompt.tags),
         "aliases": list(prompt.aliases),
         "settings": dict(prompt.settings),
+        "format": prompt.format if prompt.format != "auto" else "",
+        "system": prompt.system,
     }
     body = ""
     if isinstance(prompt.template, str):
@@ -105,14 +109,17 @@ def _front(text: str) -> dict[str, Any]:
         seen.add(key.value)
         wrong = _wrong(key.value, values[key.value])
         if wrong:
-            raise InputError(f"line {line}: {key.value} must be {wrong}", hint="put text in quotes")
+            hint = "" if key.value == "format" else "put text in quotes"
+            raise InputError(f"line {line}: {key.value} must be {wrong}", hint=hint)
     return dict(values)
 
 
 def _wrong(key: str, value: Any) -> str:
     """What the value should have been; nothing where it is."""
-    if key in ("name", "message"):
+    if key in ("name", "message", "system"):
         return "" if isinstance(value, str) else "text"
+    if key == "format":
+        return "" if value in FORMATS else f"one of {', '.join(FORMATS)}, not {value!r}"
     if key == "aliases":
         return "" if isinstance(value, list) and all(isinstance(item, str) for item in value) else "a list of text"
     if key == "tags":

@@ -4,12 +4,17 @@ import posixpath
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol, get_args
 
 from fledge.core.errors import InputError
 from fledge.prompts import template as templates
 from fledge.prompts.template import Template
 
+PromptFormat = Literal["auto", "chat", "completion"]
+"""How a prompt asks to be put to a model; `auto` is chat for a model with a chat template, else completion."""
+
+FORMATS = get_args(PromptFormat)
+FORMAT_TAG, SYSTEM_TAG = "fledge.format", "fledge.system"
 MAX_CHARACTERS = 100_000  # MLflow's limit; a server of MLflow 2 takes 5,000 and says so
 
 # MLflow's rules, and no leading dot or hyphen: names are also file names and arguments.
@@ -23,9 +28,10 @@ _RESERVED_ALIAS = re.compile(r"latest|v?[0-9]+", re.IGNORECASE)
 
 @dataclass(frozen=True)
 class Prompt:
-    """One version of a prompt. The template never changes; aliases, tags and settings may.
+    """One version of a prompt. Template, `format` and `system` never change; aliases, tags and settings may.
 
-    `settings` is what MLflow calls the prompt's `model_config`.
+    `settings` is what MLflow calls the prompt's `model_config`. `system` is the system text that a text goes with where
+    it is asked as chat.
     """
 
     name: str
@@ -35,6 +41,8 @@ class Prompt:
     tags: Mapping[str, str] = field(default_factory=dict)
     settings: Mapping[str, Any] = field(default_factory=dict)
     message: str = ""
+    format: PromptFormat = "auto"
+    system: str = ""
 
     @property
     def uri(self) -> str:
@@ -48,8 +56,8 @@ class Prompt:
 
     @property
     def variables(self) -> tuple[str, ...]:
-        """Names of the variables, of all turns, in order of first use."""
-        return templates.variables(self.text)
+        """Names of the variables, of system text and all turns, in order of first use."""
+        return templates.variables(f"{self.system}\n{self.text}")
 
     @property
     def text(self) -> str:
@@ -59,7 +67,8 @@ class Prompt:
         return "\n".join(f"{turn.role}: {turn.content}" for turn in self.template)
 
     def fill(self, values: Mapping[str, str]) -> Template:
-        """The template with its variables filled in. Raises `InputError` for a variable without a value."""
+        """The template, without `system`, with its variables filled in; see `fledge.prompts.format` for what a model is
+        asked. Raises `InputError` for a variable without a value."""
         if isinstance(self.template, str):
             return templates.fill(self.template, values)
         return tuple(replace(turn, content=templates.fill(turn.content, values)) for turn in self.template)
@@ -75,6 +84,8 @@ class Draft:
     tags: Mapping[str, str] = field(default_factory=dict)
     settings: Mapping[str, Any] = field(default_factory=dict)
     message: str = ""
+    format: PromptFormat = "auto"
+    system: str = ""
 
     def __post_init__(self) -> None:
         if not re.fullmatch(_NAME, self.name):
@@ -84,12 +95,17 @@ class Draft:
         for key in self.tags:
             if key.startswith(("mlflow.", "_mlflow")):
                 raise InputError(f"tag {key!r} of prompt {self.name!r} is MLflow's own", hint="name it otherwise")
+            if key in (FORMAT_TAG, SYSTEM_TAG):
+                setting = key.removeprefix("fledge.")
+                raise InputError(f"tag {key!r} of prompt {self.name!r} is fledge's own", hint=f"{setting}: ...")
             if not _TAG.fullmatch(key) or posixpath.normpath(key) != key:
                 hint = "letters, digits, '_', '-', '.', ':', '/' and spaces"
                 raise InputError(f"{key!r} of prompt {self.name!r} cannot be the name of a tag", hint=hint)
         self._check_settings()
-        templates.check(self.name, self.template)
+        self._check_format()
+        templates.check(self.name, self.template, self.system)
         size = len(self.template) if isinstance(self.template, str) else sum(len(t.content) for t in self.template)
+        size += len(self.system)
         if size > MAX_CHARACTERS:
             raise InputError(
                 f"prompt {self.name!r} has {size:,} characters; MLflow keeps {MAX_CHARACTERS:,}", hint="make it shorter"
@@ -97,7 +113,30 @@ class Draft:
 
     def makes(self, prompt: Prompt) -> bool:
         """Whether a version is what this would become, so that it needs no new one."""
-        return (prompt.template, dict(prompt.settings)) == (self.template, dict(self.settings))
+        ours = (self.template, dict(self.settings), self.format, self.system)
+        return (prompt.template, dict(prompt.settings), prompt.format, prompt.system) == ours
+
+    def _check_format(self) -> None:
+        if self.format not in FORMATS:
+            raise InputError(
+                f"format of prompt {self.name!r} is {self.format!r}", hint=f"format: one of {', '.join(FORMATS)}"
+            )
+        is_text = isinstance(self.template, str)
+        if self.format == "completion" and not is_text:
+            raise InputError(
+                f"prompt {self.name!r} is a conversation, which cannot have format: completion",
+                hint="leave out format, or write one text",
+            )
+        if self.system and not is_text:
+            raise InputError(
+                f"prompt {self.name!r} is a conversation, and has a system text beside it",
+                hint="make it the first of its messages: role: system",
+            )
+        if self.system and self.format == "completion":
+            raise InputError(
+                f"prompt {self.name!r} has a system text, which format: completion has no place for",
+                hint="format: chat, or put it into the text",
+            )
 
     def _check_settings(self) -> None:
         stops = self.settings.get("stop_sequences", [])

@@ -7,7 +7,16 @@ from fledge.core.errors import InputError
 from fledge.core.settings import Workspace
 from fledge.models.embedded.templates import TEMPLATES
 from fledge.prompts import template as templates
-from fledge.prompts.prompt import Draft, Prompt, PromptStore, Reference, check_alias, parse_reference
+from fledge.prompts.prompt import (
+    FORMAT_TAG,
+    FORMATS,
+    Draft,
+    Prompt,
+    PromptStore,
+    Reference,
+    check_alias,
+    parse_reference,
+)
 
 # Registered at first use; `question` asks what has a prompt of its own, as an endpoint does.
 DEFAULTS = {**TEMPLATES, "question": "{{question}}"}
@@ -67,7 +76,11 @@ class Store(ABC):
             return self.register(Draft(name, DEFAULTS[name], message="default of fledge"))
         if found is None:
             raise self._unknown(name)
-        templates.check(found.label, found.template)  # others register too, with MLflow's own rules
+        templates.check(found.label, found.template, found.system)  # others register too, with MLflow's own rules
+        if found.format not in FORMATS:
+            raise InputError(
+                f"prompt {found.label} has the tag {FORMAT_TAG} = {found.format!r}", hint=f"one of {', '.join(FORMATS)}"
+            )
         return found
 
     def list(self, tags: Mapping[str, str]) -> Sequence[Prompt]:

@@ -35,14 +35,15 @@ def fill(template: str, values: Mapping[str, str]) -> str:
     return _VARIABLE.sub(lambda match: values[match[1]], template)
 
 
-def check(name: str, template: Template) -> None:
-    """Raise `InputError` unless the template has at least one variable and every `{{...}}` is a plain name."""
+def check(name: str, template: Template, system: str = "") -> None:
+    """Raise `InputError` unless the template has at least one variable and every `{{...}}` is a plain name, also in
+    the `system` text that goes with it."""
     turns = [Message("user", template)] if isinstance(template, str) else template
     strange = [turn.role for turn in turns if turn.role not in ROLES]
     if strange:
         raise InputError(f"prompt {name!r} has a turn of {strange[0]!r}", hint=f"text of {', '.join(ROLES)}")
     texts = [turn.content for turn in turns]
-    for text in texts:
+    for text in (system, *texts):
         _check_text(name, text)
     if not any(variables(text) for text in texts):
         single = next((found[1] for text in texts if (found := _SINGLE_BRACES.search(text))), None)

@@ -9,7 +9,7 @@ from mlflow import MlflowClient
 from fledge.core.errors import InputError, RefusedError
 from fledge.experiments._mlflow import ArmSettings, load_arm, load_comparison, load_evaluation
 from fledge.registry._mlflow_canary import load_canary
-from fledge.releases.manifest import Manifest
+from fledge.releases.manifest import Manifest, implied_format
 
 # Of generation settings, those that say nothing of the answer.
 APART = ("n", "logprobs", "ignore_eos")
@@ -96,6 +96,9 @@ def _differs(release: Manifest, arm: ArmSettings) -> str:
     uses = release.prompt_label
     if arm.prompt != uses:
         return f"it is the prompt {arm.prompt or 'of a chain of your own'} that did so, and the release uses {uses}"
+    put = arm.format or implied_format(release.template)
+    if put != release.format:
+        return f"the prompt was asked as {put}, and the release asks it as {release.format}"
     asked: dict[str, Any] = {**vars(arm.generation), "stop": list(arm.generation.stop)}
     other = [name for name, value in release.generation.items() if name not in APART and asked.get(name) != value]
     if other:

@@ -11,6 +11,7 @@ from typing import Any
 from fledge.core.atomic_folder import is_whole
 from fledge.core.errors import InputError
 from fledge.core.processes import ROOT
+from fledge.core.types import Format
 from fledge.engines import machine
 from fledge.engines.engine import GenerationParams
 from fledge.engines.openvino_files import in_cache
@@ -36,6 +37,7 @@ def describe(
     prompt: Prompt,
     generation: GenerationParams,
     *,
+    form: Format,
     weights: Weights,
     evaluation: Mapping[str, Any],
     engines: Mapping[str, Path],
@@ -59,6 +61,8 @@ def describe(
         prompt_name=prompt.name,
         prompt_version=prompt.version,
         template=prompt.template,
+        format=form,
+        system=prompt.system,
         generation={**values, "stop": list(generation.stop)},
         weights=weights,
         licence=snapshot.licence,

@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 from fledge.core.errors import ConflictError, InputError
 from fledge.core.settings import Workspace, load, option
 from fledge.engines import selection
-from fledge.experiments.arms import settled
+from fledge.experiments.arms import default_generation, default_prompt, resolve_format, settled
 from fledge.experiments.config import ExperimentConfig
 from fledge.prompts.prompt import PromptStore, check_alias
 from fledge.registry import package
 from fledge.registry.moves import LOG, Change, Move, Note, to_undo
 from fledge.releases import release_cache
-from fledge.releases.manifest import SIGNATURE, Manifest, Weights, read_kept
+from fledge.releases.manifest import SIGNATURE, Manifest, Weights, implied_format, read_kept
 
 if TYPE_CHECKING:
     from fledge.registry._mlflow import Release
@@ -57,7 +57,8 @@ def register(
     weights: Weights = "copy",
     sign_key: Path | None = None,
 ) -> "Release":
-    """Register a release of `config.model` with one prompt, `simple` unless named; the same content once only.
+    """Register a release of `config.model` with one prompt; the same content once only. Without a prompt, one that
+    chats is asked the question itself (`question`), any other `simple`.
 
     Without a name the setting MODEL_NAME counts, else `huggingface-dialogpt-model`.
     From a run, model, prompt version and settings are those of `arm`, else of what was evaluated or the comparison's
@@ -91,11 +92,15 @@ def register(
             f"{model} is not the model any more that run {run_id} asked: its files have changed",
             hint="repeat the experiment",
         )
-    chosen = prompts.load(prompt or "simple")
-    generation = settled(generation, chosen) if own else generation
+    chosen = prompts.load(prompt or default_prompt(snapshot))
+    wanted = config.format
+    if wanted == "auto" and not own:
+        wanted = found.format or implied_format(chosen.template)
+    form = resolve_format(chosen, snapshot, wanted)
+    generation = settled(generation if run_id else default_generation(config, snapshot), chosen) if own else generation
     engines = package.exports(snapshot, config.cache_dir, weights)
     manifest = package.describe(
-        name, snapshot, chosen, generation, weights=weights, evaluation=evaluation, engines=engines
+        name, snapshot, chosen, generation, form=form, weights=weights, evaluation=evaluation, engines=engines
     )
     return register_release(
         client, manifest, snapshot, chosen, engines, experiment=config.experiment_name, key=sign_key

@@ -17,7 +17,7 @@ from fledge.core.settings import load
 from fledge.engines import selection
 from fledge.engines.engine import GenerationParams
 from fledge.engines.selection import EngineSettings
-from fledge.prompts.prompt import Prompt
+from fledge.prompts.format import prompt_of
 from fledge.registry.rows import Row, read_rows
 from fledge.releases.manifest import read_release, snapshot_of
 
@@ -35,7 +35,7 @@ class HuggingFaceModelWrapper(PythonModel):  # type: ignore[misc]
         """
         folder = Path(context.artifacts["release"])
         self.manifest = read_release(folder)
-        self.prompt = Prompt(self.manifest.prompt_name, self.manifest.prompt_version, self.manifest.template)
+        self.prompt = prompt_of(self.manifest)
         self.engine = selection.start(load(EngineSettings).value, snapshot_of(folder, self.manifest))
 
     # Other annotations MLflow would read as a schema, beside the signature that the release has.
@@ -88,7 +88,7 @@ class HuggingFaceModelWrapper(PythonModel):  # type: ignore[misc]
 
     def _chain(self, row: Row, generation: GenerationParams) -> Any:
         if isinstance(row, tuple):
-            return build_chat_chain(self.engine, generation)
+            return build_chat_chain(self.prompt, self.engine, generation)
         return build_chain(self.prompt, self.engine, generation)
 
     def _answers(self, rows: Sequence[Row], generation: GenerationParams) -> list[str]:
@@ -124,6 +124,7 @@ class HuggingFaceModelWrapper(PythonModel):  # type: ignore[misc]
             "fledge.release": self.manifest.name,
             "fledge.digest": self.manifest.digest,
             "fledge.prompt": self.manifest.prompt_label,
+            "fledge.format": self.manifest.format,
             "fledge.engine": self.engine.info.name,
             **{name: getattr(generation, name) for name in PARAMS},
         }

@@ -15,7 +15,7 @@ from typing import Any, Literal
 from fledge.core import state
 from fledge.core.digests import KnownDigests, file_digest
 from fledge.core.errors import DamagedError, FledgeError
-from fledge.core.types import Message
+from fledge.core.types import Format, Message
 from fledge.models import snapshot as snapshots
 from fledge.models.snapshot import Snapshot
 
@@ -35,7 +35,8 @@ class Manifest:
 
     `weights` says whether the model's files are in the release or only named, by Hub id and commit. `engines` maps the
     mode of each exported engine to what its gate measured, `evaluation` holds what spoke for the arm it was made of,
-    `environment` the machine that registered it. `version` is 0 until registered.
+    `environment` the machine that registered it. `version` is 0 until registered. `format` is how the template is put
+    to the model, with the system text `system` where it is chat of one text; unless told it is as the template implies.
     """
 
     name: str
@@ -53,6 +54,12 @@ class Manifest:
     evaluation: dict[str, Any] = field(default_factory=dict)
     environment: dict[str, Any] = field(default_factory=dict)
     version: int = 0
+    format: Format | None = None
+    system: str = ""
+
+    def __post_init__(self) -> None:
+        if self.format is None:
+            object.__setattr__(self, "format", implied_format(self.template))
 
     @property
     def prompt_label(self) -> str:
@@ -62,12 +69,18 @@ class Manifest:
     def digest(self) -> str:
         """SHA-256 of what decides the answers: two releases of a name with the same one are the same."""
         kept = ("name", "model_digest", "prompt_name", "prompt_version", "template", "generation", "weights")
-        return _digest({name: value for name, value in asdict(self).items() if name in kept})
+        return _digest({name: value for name, value in self._content().items() if name in (*kept, "format", "system")})
 
     @property
     def seal(self) -> str:
         """SHA-256 of the whole manifest, the digests of all files among it, but for the version's number."""
-        return _digest({name: value for name, value in asdict(self).items() if name != "version"})
+        return _digest({name: value for name, value in self._content().items() if name != "version"})
+
+    def _content(self) -> dict[str, Any]:
+        """As plain values; without what manifests of before had not, where it is as it was then: their digests hold."""
+        content = asdict(self)
+        implied = {"format": implied_format(self.template), "system": ""}
+        return {name: value for name, value in content.items() if name not in implied or value != implied[name]}
 
 
 def write_release(folder: Path, manifest: Manifest, snapshot: Snapshot, exports: Mapping[str, Path]) -> Manifest:
@@ -195,6 +208,11 @@ def cache_release(source: Path, manifest: Manifest, releases: Path) -> Path:
 
 def _cache_folder(releases: Path, name: str, version: int, digest: str) -> Path:
     return releases / f"{name}-{version}-{digest[:12]}".replace("/", "_")
+
+
+def implied_format(template: str | tuple[Message, ...]) -> Format:
+    """How a prompt was asked before prompts had a format."""
+    return "completion" if isinstance(template, str) else "chat"
 
 
 def _digest(content: Mapping[str, Any]) -> str:

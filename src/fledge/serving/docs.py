@@ -31,6 +31,8 @@ _MEANINGS = {
     504: "The answer took too long",
 }
 BARE = ("messages", "prompt", "input")
+NO_PROMPT = "none"  # as a request's `prompt`: the conversation as it is
+EXAMPLE = "What is machine learning?"
 _ALWAYS = (400, 403, 408, 413, 431, 500)
 _OF_ANSWERS = (401, 404, 415, 429, 503, 504)
 _REQUEST_ID = {
@@ -49,7 +51,7 @@ _SESSION = {
 _ABOUT_ANSWERS = {
     "x-fledge-release": "Name and version of the release that answered",
     "x-fledge-arm": "The alias that it answered under",
-    "x-fledge-prompt": "The prompt that was filled in",
+    "x-fledge-prompt": "The prompt that was filled in, as NAME/VERSION",
     "x-fledge-warning": "Parameters that were ignored",
     "x-fledge-turns-left-out": "How many of the oldest turns had no room",
 }
@@ -73,21 +75,23 @@ class Offer(NamedTuple):
     """What an endpoint takes at the moment, as far as it shows in a request."""
 
     models: tuple[str, ...]
+    prompt: str
     prompts: tuple[str, ...]
     variables: tuple[str, ...]
     limits: Limits
 
     @classmethod
     def of(cls, endpoint: Endpoint) -> "Offer":
-        """`variables` are those of the release that answers where none is named."""
+        """`prompt` and `variables` are those of the release that answers where none is named."""
         first = endpoint.served[endpoint.routes.routes[0].arms[0].release].prompt
         prompts = {label for served in endpoint.served.values() for label in (served.prompt.name, served.prompt.label)}
         models = tuple(endpoint.routes.names(versions=True))
-        return cls(models, tuple(sorted(prompts)), first.variables, endpoint.limits)
+        return cls(models, first.label, tuple(sorted(prompts)), first.variables, endpoint.limits)
 
 
 def chat_body(model: type[BaseModel], offer: Offer) -> Schema:
-    """The body of a chat completion: which models and prompts there are."""
+    """The body of a chat completion: which models and prompts there are. What JSON Schema cannot say: a conversation in
+    which no user speaks needs no variables."""
     schema = _of(model, offer)
     labels, names = list(offer.prompts), offer.variables
     choice: Schema = {
@@ -103,11 +107,17 @@ def chat_body(model: type[BaseModel], offer: Offer) -> Schema:
         choice["properties"]["variables"]["anyOf"] = [
             {"required": [name for name in names if name != left_out]} for left_out in names
         ]
-    by_name = [{"enum": labels}] if len(names) == 1 else []
+    without: Schema = {"const": NO_PROMPT}
+    by_name = [{"enum": labels}, NULL] if len(names) == 1 else []
     schema["properties"]["prompt"] = {
         "description": schema["properties"]["prompt"]["description"],
-        **either(choice, *by_name, NULL),
+        **either(choice, without, *by_name),
     }
+    example: Schema = {"messages": [{"role": "user", "content": EXAMPLE}]}
+    if len(names) > 1:
+        schema.setdefault("required", []).append("prompt")
+        example["prompt"] = {"id": offer.prompt, "variables": dict.fromkeys(names, EXAMPLE)}
+    schema["example"] = example
     return schema
 
 
@@ -123,7 +133,7 @@ def completion_body(model: type[BaseModel], offer: Offer) -> Schema:
 def invocations_body(bare: type[BaseModel], offer: Offer) -> Schema:
     """The request body of `/invocations`, with every form that it may have and the columns of the release's prompt."""
     names = offer.variables
-    asked = ["What is machine learning?" for _ in names]
+    asked = [EXAMPLE for _ in names]
     split = {"dataframe_split": {"columns": list(names), "data": [asked]}}
     lines = f"{','.join(names)}\n{','.join(asked)}\n"
     return {
@@ -145,7 +155,8 @@ def _table(offer: Offer) -> Schema:
     rows = [row]
     if "messages" not in names:
         row["properties"]["messages"] = NULL
-        rows.append(record(messages=_conversation()))
+        if len(names) == 1:
+            rows.append(record(messages=_conversation()))
     alone = [text] if len(names) == 1 else []
     values = {"type": "array", "prefixItems": [text for _ in names], "minItems": len(names), "maxItems": len(names)}
     lists = record(**dict.fromkeys(names, list_of(text, maxItems=most)))
@@ -174,8 +185,8 @@ def _bare(model: type[BaseModel], offer: Offer) -> Schema:
         "prompt": either(*schema["properties"]["prompt"]["anyOf"][:2]),
         "input": either(text, list_of(text, minItems=1, maxItems=offer.limits.max_rows)),
     }
-    if len(offer.variables) > 1:
-        del forms["input"]
+    if len(offer.variables) > 1:  # which neither a text nor a conversation fills in
+        del forms["input"], forms["messages"]
     schema["anyOf"] = [
         {"title": form, "required": [form], "properties": {**dict.fromkeys(forms, NULL), form: forms[form]}}
         for form in forms

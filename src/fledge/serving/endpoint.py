@@ -15,7 +15,7 @@ from fledge.core.limits import Limits
 from fledge.core.messages import SHADOW_TAG, Ask, FeedbackRecord, Piece
 from fledge.engines.client import EngineClient
 from fledge.engines.engine import EngineGoneError
-from fledge.prompts.prompt import Prompt
+from fledge.prompts.format import prompt_of
 from fledge.releases.manifest import Manifest
 from fledge.serving.admission import Admission, BusyError, estimate_tokens
 from fledge.serving.errors import NO_MODEL
@@ -32,7 +32,7 @@ class Served:
 
     def __init__(self, manifest: Manifest, limits: Limits) -> None:
         self.manifest = manifest
-        self.prompt = Prompt(manifest.prompt_name, manifest.prompt_version, manifest.template)
+        self.prompt = prompt_of(manifest)
         self.client = EngineClient(limits.max_running)
         self.admission = Admission(limits)
 

@@ -14,12 +14,12 @@ from starlette.exceptions import HTTPException
 
 from fledge.core.errors import InputError
 from fledge.core.limits import Limits
-from fledge.core.messages import Ask
 from fledge.prompts.prompt import Prompt
 from fledge.serving.bodies import MAX_CHARACTERS, MAX_PROMPTS, Generation, Text, check_size, problem, read_json, unknown
+from fledge.serving.conversations import Turns, as_dicts, as_text, ask_for, by_prompt
 from fledge.serving.docs import responses
 from fledge.serving.endpoint import Endpoint, Job, Respondent, Served, head, warn
-from fledge.serving.openai import Messages, PromptText, Turns, as_dicts, as_text, unit, unknown_of
+from fledge.serving.openai import Messages, PromptText, unit, unknown_of
 from fledge.serving.parquet import read_parquet
 from fledge.serving.trace import RequestTrace
 
@@ -99,8 +99,8 @@ class BareRequest(Generation):
 
 @dataclass(frozen=True)
 class Parsed:
-    """What was asked: each of `items` is the values of the release's prompt, or needs none. `bare` answers come
-    unwrapped."""
+    """What was asked: each of `items` is the values of the release's prompt, a conversation for it, or a text that is
+    asked as it is. `bare` answers come unwrapped."""
 
     inputs: Any
     items: Sequence[Mapping[str, str] | str | Turns]
@@ -109,17 +109,11 @@ class Parsed:
     bare: bool
 
     def job(self, served: Served) -> Job:
-        prompts = [_fill(served.prompt, item) if isinstance(item, Mapping) else item for item in self.items]
+        asked = [_filled(served.prompt, item) for item in self.items]
         params = served.params(self.settings)
-        asks = [
-            Ask("", params, text=item, stream=False)
-            if isinstance(item, str)
-            else Ask("", params, messages=item, stream=False)
-            for item in prompts
-        ]
-        texts = [item if isinstance(item, str) else as_text(item) for item in prompts]
-        filled = any(isinstance(item, Mapping) for item in self.items)
-        return Job(asks, texts, prompt=served.manifest.prompt_label if filled else "")
+        changed = any(filled is not item for item, filled in zip(self.items, asked, strict=True))
+        asks = [ask_for(item, params, stream=False) for item in asked]
+        return Job(asks, list(map(as_text, asked)), prompt=served.manifest.prompt_label if changed else "")
 
 
 def invocations_routes(endpoint: Endpoint, router: APIRouter) -> None:
@@ -246,9 +240,12 @@ def _check_columns(columns: Sequence[str], names: Sequence[str]) -> None:
             raise InputError(f"the table has {'two columns' if count else 'no column'} {name!r}")
 
 
-def _fill(prompt: Prompt, row: Mapping[str, str]) -> str | Turns:
-    filled = prompt.fill(row)
-    return filled if isinstance(filled, str) else [(turn.role, turn.content) for turn in filled]
+def _filled(prompt: Prompt, item: Mapping[str, str] | str | Turns) -> str | Turns:
+    """What a release is asked: a row and a conversation by its prompt, a text as it is."""
+    if isinstance(item, Mapping):
+        filled = prompt.fill(item)
+        return filled if isinstance(filled, str) else [(turn.role, turn.content) for turn in filled]
+    return item if isinstance(item, str) else by_prompt(prompt, item) or item
 
 
 def _csv_rows(body: bytes, names: Sequence[str], max_rows: int) -> list[dict[str, str]]:

@@ -1,7 +1,7 @@
 """The OpenAI protocol: chat and text completions, whole and streamed."""
 
 import time
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 from typing import Annotated, Any, Literal
 
@@ -15,7 +15,8 @@ from fledge.core.keys import OWN_NAME
 from fledge.core.messages import Ask, Piece
 from fledge.prompts.prompt import Prompt
 from fledge.serving.bodies import MAX_PROMPTS, Count, Generation, NewTokens, Text, check_size, unknown, whole
-from fledge.serving.docs import responses
+from fledge.serving.conversations import as_dicts, as_text, ask_for, by_prompt
+from fledge.serving.docs import NO_PROMPT, responses
 from fledge.serving.endpoint import Endpoint, Job, Served, head, warn
 from fledge.serving.errors import NO_MODEL
 from fledge.serving.events import Event, EventStream, begun
@@ -23,9 +24,6 @@ from fledge.serving.trace import RequestTrace, Result
 
 SESSION_HEADER = "x-session-id"
 COMPLETION_TOKENS = 16
-
-Turns = list[tuple[str, str]]
-"""Roles and texts of a conversation."""
 
 PromptText = Annotated[Text, StringConstraints(min_length=1)]
 TokenIds = Annotated[
@@ -57,16 +55,6 @@ class ChatMessage(BaseModel):
         """Role and text, as engines know them."""
         text = self.content if isinstance(self.content, str) else "".join(part.text for part in self.content)
         return ("system" if self.role == "developer" else self.role), text
-
-
-def as_dicts(turns: Turns) -> list[dict[str, str]]:
-    """A conversation as it is recorded."""
-    return [{"role": role, "content": content} for role, content in turns]
-
-
-def as_text(turns: Turns) -> str:
-    """A conversation as people read it."""
-    return "\n".join(f"{role}: {content}" for role, content in turns)
 
 
 def unknown_of(messages: Sequence[ChatMessage]) -> list[str]:
@@ -127,7 +115,8 @@ class ChatRequest(CommonRequest):
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=20), BeforeValidator(whole)] | None = None
     prompt: PromptChoice | Annotated[str, StringConstraints(max_length=200)] | None = Field(
-        None, description="a prompt of the release by name, into which the last message is filled"
+        None,
+        description="the release's own prompt, into which the user's last message is filled; `none` asks without it",
     )
 
     @model_validator(mode="after")
@@ -144,13 +133,25 @@ class ChatRequest(CommonRequest):
         return [*super().unknown, *inside, *beyond]
 
     def job(self, served: Served) -> Job:
-        """As a release is asked; with `prompt` by its own. Raises `InputError` where it has no such prompt."""
-        turns, label = [message.turn for message in self.messages], ""
-        if self.prompt is not None:
-            turns, label = _filled(served.prompt, self.prompt, turns), served.manifest.prompt_label
+        """As a release is asked: by its own prompt, unless told otherwise.
+
+        Raises `InputError` where it has no prompt of that name, or that wants more than there is.
+        """
+        turns = [message.turn for message in self.messages]
+        found = None if self.prompt == NO_PROMPT else by_prompt(served.prompt, turns, self._values(served.prompt))
+        asked = turns if found is None else found
         n = self.n or 1
         params = {**served.params(self.settings()), "n": n, "logprobs": bool(self.logprobs)}
-        return Job([Ask("", params, messages=turns, stream=bool(self.stream))], [as_text(turns)], n, label)
+        label = "" if found is None else served.manifest.prompt_label
+        return Job([ask_for(asked, params, stream=bool(self.stream))], [as_text(asked)], n, label)
+
+    def _values(self, prompt: Prompt) -> Mapping[str, str]:
+        if self.prompt is None:
+            return {}
+        choice = PromptChoice(id=self.prompt) if isinstance(self.prompt, str) else self.prompt
+        if choice.id not in (prompt.name, prompt.label):
+            raise InputError(f"no prompt {choice.id!r} in this release; it has {prompt.label}")
+        return choice.variables
 
 
 class CompletionRequest(CommonRequest):
@@ -248,20 +249,6 @@ def unit(request: Request, user: str | None) -> str:
 
 def _card(name: str) -> dict[str, Any]:
     return {"id": name, "object": "model", "created": 0, "owned_by": "fledge"}
-
-
-def _filled(prompt: Prompt, choice: PromptChoice | str, turns: Turns) -> Turns:
-    """The conversation with its last message filled into the release's prompt."""
-    name, values = (choice, {}) if isinstance(choice, str) else (choice.id, choice.variables)
-    if name not in (prompt.name, prompt.label):
-        raise InputError(f"no prompt {name!r} in this release; it has {prompt.label}")
-    missing = [variable for variable in prompt.variables if variable not in values]
-    if len(missing) > 1:
-        raise InputError(f"prompt {prompt.label} needs values for {', '.join(missing)}")
-    filled = prompt.fill({**values, **dict.fromkeys(missing, turns[-1][1])})
-    if isinstance(filled, str):
-        return [*turns[:-1], ("user", filled)]
-    return [*turns[:-1], *((turn.role, turn.content) for turn in filled)]
 
 
 class _Form:

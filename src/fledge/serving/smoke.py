@@ -33,13 +33,12 @@ def check_endpoint(url: str, *, key: str | None = None, question: str = QUESTION
     Raises `FledgeError` when nothing answers at `url`.
     """
     headers = {"authorization": f"Bearer {key}"} if key else {}
-    conversation = {"messages": [{"role": "user", "content": question}]}
     with httpx.Client(base_url=url, headers=headers, timeout=60.0, trust_env=False) as client:
         try:
             client.get("/health")
         except httpx.HTTPError as error:
             raise FledgeError(f"nothing answers at {url}: {error}", hint="fledge serve NAME@champion") from None
-        table = _table(client, question)
+        table, conversation = _table(client, question), _conversation(client, question)
         asks: list[tuple[str, Callable[[], httpx.Response], Callable[[httpx.Response], str]]] = [
             ("health", lambda: client.get("/health"), _status),
             ("ready", lambda: client.get("/ready"), _status),
@@ -89,6 +88,17 @@ def _table(client: httpx.Client, question: str) -> dict[str, Any]:
         body = client.get("/openapi.json").json()["paths"]["/invocations"]["post"]["requestBody"]
         columns = body["content"]["application/json"]["example"]["dataframe_split"]["columns"]
     return {"dataframe_split": {"columns": columns, "data": [[question for _ in columns]]}}
+
+
+def _conversation(client: httpx.Client, question: str) -> dict[str, Any]:
+    """One turn, with the question for each variable of a release's prompt that a turn alone does not fill, as the
+    endpoint describes itself."""
+    prompt: dict[str, Any] = {}
+    with contextlib.suppress(httpx.HTTPError, ValueError, LookupError, TypeError, AttributeError):
+        example = client.get("/openapi.json").json()["components"]["schemas"]["ChatRequest"]["example"]
+        if given := example.get("prompt"):
+            prompt = {"prompt": {"id": given["id"], "variables": dict.fromkeys(given["variables"], question)}}
+    return {"messages": [{"role": "user", "content": question}], **prompt}
 
 
 def _check(name: str, ask: Callable[[], httpx.Response], read: Callable[[httpx.Response], str]) -> Check:

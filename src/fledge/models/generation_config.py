@@ -1,0 +1,61 @@
+"""How a model's own `generation_config.json` would have its answers sampled."""
+
+import json
+from typing import Any
+
+from fledge.core.errors import InputError
+from fledge.models.config_files import FETCH_AGAIN, read_object
+from fledge.models.snapshot import Snapshot
+
+NAME = "generation_config.json"
+VALUES = ("temperature", "top_p", "top_k", "min_p")
+# What also changes which tokens are chosen, and no engine here takes; with the values that change nothing.
+UNSUPPORTED: dict[str, tuple[Any, ...]] = {
+    "num_beams": (1,),
+    "num_beam_groups": (1,),
+    "penalty_alpha": (0,),
+    "typical_p": (1,),
+    "top_h": (),
+    "epsilon_cutoff": (0,),
+    "eta_cutoff": (0,),
+    "encoder_repetition_penalty": (1,),
+    "no_repeat_ngram_size": (0,),
+    "encoder_no_repeat_ngram_size": (0,),
+    "bad_words_ids": ([],),
+    "sequence_bias": ({}, []),
+    "suppress_tokens": ([],),
+    "begin_suppress_tokens": ([],),
+    "forced_bos_token_id": (),
+    "forced_eos_token_id": (),
+    "exponential_decay_length_penalty": (),
+    "guidance_scale": (1,),
+    "min_length": (0,),
+    "min_new_tokens": (0,),
+    "watermarking_config": (),
+}
+
+
+def read_sampling(model: Snapshot) -> dict[str, Any]:
+    """The model's `temperature`, `top_p`, `top_k`, `min_p` and `repetition_penalty`, as far as its file has them.
+
+    As in transformers, a model that does not say `do_sample` is greedy, and its temperature 1 where it does and names
+    none. Raises `InputError` that names what no engine here takes.
+    """
+    if NAME not in model.files:
+        return {}
+    where = f"{model.source}/{NAME}"
+    content = read_object(model.path / NAME, where)
+    given = {name: value for name, value in content.items() if value is not None}
+    for name, neutral in UNSUPPORTED.items():
+        if name in given and given[name] not in neutral:
+            raise InputError(
+                f"{where} has {name} {json.dumps(given[name])[:50]}, which no engine here takes",
+                hint="leave out --generation model",
+            )
+    samples = given.get("do_sample", False)
+    if not isinstance(samples, bool):
+        raise InputError(f"{where} has do_sample {json.dumps(samples)[:50]}, not true or false", hint=FETCH_AGAIN)
+    found = {"temperature": 1.0, **{name: given[name] for name in VALUES if name in given}} if samples else {}
+    if "repetition_penalty" in given:
+        found["repetition_penalty"] = given["repetition_penalty"]
+    return found

@@ -1,0 +1,41 @@
+"""Conversations as requests hold them, and what a release is asked for one."""
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any
+
+from fledge.core.errors import InputError
+from fledge.core.messages import Ask
+from fledge.core.types import Message
+from fledge.prompts.format import fill_conversation
+from fledge.prompts.prompt import Prompt
+
+Turns = list[tuple[str, str]]
+"""Roles and texts of a conversation."""
+
+
+def as_dicts(turns: Turns) -> list[dict[str, str]]:
+    """A conversation as it is recorded."""
+    return [{"role": role, "content": content} for role, content in turns]
+
+
+def as_text(asked: str | Turns) -> str:
+    """What a model is asked, as people read it."""
+    return asked if isinstance(asked, str) else "\n".join(f"{role}: {content}" for role, content in asked)
+
+
+def ask_for(asked: str | Turns, params: dict[str, Any], *, stream: bool) -> Ask:
+    """A text or a conversation as an engine is asked it."""
+    return Ask("", params, **({"text": asked} if isinstance(asked, str) else {"messages": asked}), stream=stream)
+
+
+def by_prompt(prompt: Prompt, turns: Turns, values: Mapping[str, str] = MappingProxyType({})) -> str | Turns | None:
+    """What a release is asked for a conversation by its own prompt; None where no user speaks in it.
+
+    Raises `InputError` for a prompt that wants more than a conversation gives.
+    """
+    try:
+        asked = fill_conversation(prompt, [Message(*turn) for turn in turns], values)  # type: ignore[arg-type]
+    except InputError as error:
+        raise InputError(f"{error.message}: {error.hint}") from None
+    return asked if isinstance(asked, str) or asked is None else [(turn.role, turn.content) for turn in asked]

@@ -1,0 +1,182 @@
+"""How prompts are put to models, and how they meet conversations."""
+
+from collections.abc import Mapping
+from types import MappingProxyType
+
+import pytest
+
+from fledge.core.errors import InputError
+from fledge.core.types import Format, Message
+from fledge.prompts.format import as_asked, fill_conversation, prompt_of, resolve
+from fledge.prompts.prompt import Prompt, PromptFormat
+from fledge.releases.manifest import Manifest
+
+BASE: tuple[Format, ...] = ("completion",)
+INSTRUCT: tuple[Format, ...] = ("chat", "completion")
+REMOTE: tuple[Format, ...] = ("chat",)
+
+TEXT = Prompt("qa", 2, "Q: {{question}}")
+CONVERSATION = Prompt(
+    "shots",
+    1,
+    (
+        Message("system", "Be brief."),
+        Message("user", "What is two and two?"),
+        Message("assistant", "Four."),
+        Message("user", "{{question}} In a word:"),
+    ),
+)
+
+
+@pytest.mark.parametrize(
+    ("own", "wanted", "takes", "expected"),
+    [
+        ("auto", "auto", BASE, "completion"),
+        ("auto", "auto", INSTRUCT, "chat"),
+        ("auto", "auto", REMOTE, "chat"),
+        ("completion", "auto", INSTRUCT, "completion"),
+        ("chat", "auto", INSTRUCT, "chat"),
+        ("chat", "completion", INSTRUCT, "completion"),
+        ("completion", "chat", INSTRUCT, "chat"),
+        ("chat", "completion", BASE, "completion"),
+    ],
+)
+def test_the_format_of_a_text(
+    own: PromptFormat, wanted: PromptFormat, takes: tuple[Format, ...], expected: str
+) -> None:
+    assert resolve(Prompt("qa", 2, "Q: {{question}}", format=own), wanted, "org/model", takes) == expected
+
+
+@pytest.mark.parametrize("takes", [BASE, INSTRUCT, REMOTE])
+@pytest.mark.parametrize("wanted", ["auto", "chat"])
+def test_a_conversation_is_chat(wanted: PromptFormat, takes: tuple[Format, ...]) -> None:
+    assert resolve(CONVERSATION, wanted, "org/model", takes) == "chat"
+
+
+@pytest.mark.parametrize(
+    ("prompt", "wanted", "takes", "problem", "hint"),
+    [
+        (
+            TEXT,
+            "chat",
+            BASE,
+            "prompt qa/2 cannot be asked as chat of org/model, which has no chat template",
+            "instruct",
+        ),
+        (TEXT, "completion", REMOTE, "prompt qa/2 cannot be asked as completion of org/model", "--format chat"),
+        (
+            CONVERSATION,
+            "completion",
+            INSTRUCT,
+            "prompt shots/1 is a conversation, which cannot be asked as",
+            "one text",
+        ),
+        (Prompt("qa", 2, "{{q}}", system="Be kind."), "auto", BASE, "prompt qa/2 has a system text, which", "instruct"),
+        (
+            Prompt("qa", 2, "{{q}}", format="chat"),
+            "auto",
+            BASE,
+            "prompt qa/2 cannot be asked as chat of org/",
+            "--form",
+        ),
+    ],
+)
+def test_what_cannot_be_names_prompt_and_model_and_what_to_do(
+    prompt: Prompt, wanted: PromptFormat, takes: tuple[Format, ...], problem: str, hint: str
+) -> None:
+    with pytest.raises(InputError) as caught:
+        resolve(prompt, wanted, "org/model", takes)
+    assert problem in caught.value.message
+    assert hint in caught.value.hint
+
+
+def test_a_text_asked_as_chat_is_a_turn_of_the_user_after_its_system_text() -> None:
+    told = Prompt("qa", 2, "Q: {{question}}", system="You are {{role}}.")
+    asked = as_asked(told, "chat")
+    assert asked.template == (Message("system", "You are {{role}}."), Message("user", "Q: {{question}}"))
+    assert (asked.label, asked.variables, asked.system) == ("qa/2", told.variables, "")
+    assert told.variables == ("role", "question")
+    assert as_asked(TEXT, "chat").template == (Message("user", "Q: {{question}}"),)
+    assert as_asked(TEXT, "completion") == as_asked(TEXT, None) == TEXT
+    assert as_asked(CONVERSATION, "chat") == CONVERSATION
+
+
+def _turns(*texts: str) -> list[Message]:
+    """Turns of user and assistant by turns; a text that begins with `system:` is one of the system."""
+    found: list[Message] = []
+    for text in texts:
+        if text.startswith("system:"):
+            found.append(Message("system", text.removeprefix("system:")))
+        else:
+            spoken = sum(turn.role != "system" for turn in found)
+            found.append(Message("assistant" if spoken % 2 else "user", text))
+    return found
+
+
+def _filled(prompt: Prompt, *texts: str, values: Mapping[str, str] = MappingProxyType({})) -> list[str] | str | None:
+    found = fill_conversation(prompt, _turns(*texts), values)
+    if found is None or isinstance(found, str):
+        return found
+    return [f"{turn.role[0]}:{turn.content}" for turn in found]
+
+
+def test_the_last_turn_of_the_user_is_filled_into_a_text() -> None:
+    asked = as_asked(Prompt("qa", 2, "Q: {{question}}", system="Be kind."), "chat")
+    assert _filled(asked, "a") == ["s:Be kind.", "u:Q: a"]
+    assert _filled(asked, "a", "b", "c") == ["s:Be kind.", "u:a", "a:b", "u:Q: c"]
+    assert _filled(asked, "system:Be rude.", "a") == ["s:Be rude.", "u:Q: a"]
+    assert _filled(asked, "a", "So") == ["s:Be kind.", "u:Q: a", "a:So"]  # an answer that is begun stays at the end
+    assert _filled(asked, "{{question}}") == ["s:Be kind.", "u:Q: {{question}}"]
+
+
+def test_turns_of_a_prompt_go_before_what_was_said() -> None:
+    shots = ["u:What is two and two?", "a:Four."]
+    assert _filled(CONVERSATION, "a") == ["s:Be brief.", *shots, "u:a In a word:"]
+    assert _filled(CONVERSATION, "a", "b", "c") == ["s:Be brief.", *shots, "u:a", "a:b", "u:c In a word:"]
+    assert _filled(CONVERSATION, "system:X", "a", "b", "c") == ["s:X", *shots, "u:a", "a:b", "u:c In a word:"]
+
+
+def test_what_holds_the_question_is_never_left_out() -> None:
+    odd = Prompt("odd", 1, (Message("system", "Answer this: {{question}}"),))
+    assert _filled(odd, "a") == ["s:Answer this: a"]
+    assert _filled(odd, "system:X", "a") == ["s:X", "s:Answer this: a"]
+
+
+def test_one_turn_to_a_base_model_is_the_text_to_complete() -> None:
+    assert _filled(TEXT, "a") == "Q: a"
+    assert _filled(TEXT, "a", "b", "c") == ["u:a", "a:b", "u:Q: c"]
+    assert _filled(TEXT, "system:Be kind.", "a") == ["s:Be kind.", "u:Q: a"]
+
+
+@pytest.mark.parametrize("form", ["chat", "completion"])
+def test_the_question_itself_changes_nothing(form: Format) -> None:
+    asked = as_asked(Prompt("question", 1, "{{question}}"), form)
+    for texts in (["a"], ["a", "b", "c"], ["system:Be kind.", "a"], ["system:Be kind.", "a", "b"]):
+        assert fill_conversation(asked, _turns(*texts), {}) == tuple(_turns(*texts))
+
+
+def test_where_no_user_speaks_there_is_nothing_to_fill() -> None:
+    assert _filled(TEXT, "system:Be kind.") is None
+
+
+def test_several_variables_want_values() -> None:
+    two = Prompt("two", 3, "{{topic}}: {{question}}")
+    with pytest.raises(
+        InputError, match="prompt two/3 needs values for topic, question, and a conversation gives"
+    ) as it:
+        _filled(two, "a")
+    assert '"prompt": {"id": "two/3", "variables": {...}}' in it.value.hint
+    assert '"prompt": "none"' in it.value.hint
+    assert _filled(two, "a", values={"topic": "x"}) == "x: a"
+    assert _filled(two, "a", "b", "c", values={"topic": "x", "question": "y"}) == ["u:a", "a:b", "u:x: y"]
+
+
+def test_a_release_asks_by_its_manifest() -> None:
+    manifest = Manifest("mine", "org/model", "", "d", "qa", 2, "Q: {{question}}", {}, format="chat", system="Be kind.")
+    asked = prompt_of(manifest)
+    assert (asked.label, asked.template) == (
+        "qa/2",
+        (Message("system", "Be kind."), Message("user", "Q: {{question}}")),
+    )
+    before = Manifest("mine", "org/model", "", "d", "qa", 2, "Q: {{question}}", {})
+    assert prompt_of(before).template == "Q: {{question}}"

@@ -1,0 +1,52 @@
+"""Releases of a model with a chat template: the same answer from its MLflow model, `/invocations` and chat."""
+
+from pathlib import Path
+
+import mlflow
+import pytest
+
+from fledge.core.settings import Workspace
+from fledge.engines.engine import Engine
+from fledge.experiments.config import ExperimentConfig
+from fledge.prompts.prompt import Draft
+from fledge.prompts.store import open_prompts
+from fledge.registry.release import promote, register
+from fledge.serving.smoke import check_endpoint
+from fledge.supervision.config import ServeConfig
+from tests.conftest import Run
+from tests.models.instruct_model import ANSWER, QUESTION
+from tests.serving.harness import client, served
+
+pytestmark = pytest.mark.slow
+
+
+def test_a_release_of_a_chat_model_answers_alike_wherever_it_is_asked(
+    workspace: Workspace,
+    instruct_model: Path,
+    instruct_engine: Engine,
+    fledge: Run,
+) -> None:
+    open_prompts(workspace).register(Draft("told", "{{question}}", system="Be brief."))
+    config = ExperimentConfig(tracking_uri=workspace.tracking_uri, state=workspace.state, model=str(instruct_model))
+    releases = [register(config, name="mine"), register(config, name="other", prompt="told")]
+    mlflow.set_tracking_uri(workspace.tracking_uri)
+    turns = [{"role": "user", "content": QUESTION}]
+    theirs = []
+    for release in releases:
+        promote(workspace, release.name, 1, force=True, reason="test")
+        model = mlflow.pyfunc.load_model(release.model_uri)
+        theirs.append(model.predict([QUESTION])[0])
+        assert model.predict({"messages": turns}) == [theirs[-1]]
+        model.unwrap_python_model().engine.close()
+    serving = ServeConfig(tracking_uri=workspace.tracking_uri, state=workspace.state, watch_s=0.0)
+    for release, prompt, answer in zip(releases, ("question/1", "told/1"), theirs, strict=True):
+        assert answer.startswith(ANSWER)
+        with served(serving, f"{release.name}@champion", record=False) as running, client(running) as http:
+            assert [check for check in check_endpoint(running.url) if not check.passed] == []
+            table = http.post("/invocations", json={"inputs": [QUESTION]})
+            chat = http.post("/v1/chat/completions", json={"messages": turns})
+            local = fledge("chat", f"{release.name}@champion", input=QUESTION)
+        assert table.json() == {"predictions": [answer]}
+        assert chat.json()["choices"][0]["message"]["content"].strip() == answer
+        assert {found.headers["x-fledge-prompt"] for found in (table, chat)} == {prompt}
+        assert local.stdout.strip() == answer
