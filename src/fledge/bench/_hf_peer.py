@@ -82,15 +82,15 @@ def model(config: dict[str, Any]) -> None:
 
 
 def probe(config: dict[str, Any]) -> None:
-    """Bytes a second that memory gives, and operations a second of a matrix product, by type."""
-    device = config["device"]
-    data = torch.ones(2**27, device=device)  # 512 MiB, far more than any cache
-    bandwidth = data.numel() * 4 / _best(data.sum, device)
-    rates = {}
-    for dtype in (torch.float32, torch.bfloat16):
-        square = torch.ones(2048, 2048, dtype=dtype, device=device)
-        rates[str(dtype).removeprefix("torch.")] = 2 * 2048**3 / _best(partial(torch.mm, square, square), device)
-    sys.stdout.write(json.dumps({"bytes_per_s": bandwidth, "flops_per_s": rates}) + "\n")
+    """What the machine does in a second: bytes that memory gives, or operations of a matrix product of one type."""
+    device, what = config["device"], config["what"]
+    if what == "memory":
+        data = torch.ones(2**27, device=device)  # 512 MiB, far more than any cache
+        done = data.numel() * 4 / _best(data.sum, device)
+    else:
+        square = torch.ones(2048, 2048, dtype=getattr(torch, what), device=device)
+        done = 2 * 2048**3 / _best(partial(torch.mm, square, square), device)
+    sys.stdout.write(json.dumps({"per_s": done}) + "\n")
 
 
 def _best(work: Callable[[], torch.Tensor], device: str) -> float:
