@@ -27,6 +27,7 @@ from fledge.supervision.endpoints import EndpointStatus, serve, status, stop
 NAME = "mine"
 TEMPLATE = "{{question}}"
 GENERATION = {"max_tokens": 64, "temperature": 0.0}
+PATIENCE_S = 120.0  # for what comes at once on a machine with nothing else to do
 
 
 def free_port() -> int:
@@ -73,7 +74,7 @@ def served(config: ServeConfig, *targets: str, **changes: Any) -> Iterator[Endpo
 
 
 def client(endpoint: EndpointStatus, **options: Any) -> httpx.Client:
-    return httpx.Client(base_url=endpoint.url, timeout=60, trust_env=False, **options)
+    return httpx.Client(base_url=endpoint.url, timeout=PATIENCE_S, trust_env=False, **options)
 
 
 @contextlib.contextmanager
@@ -108,7 +109,7 @@ def metrics(endpoint: EndpointStatus, name: str) -> float:
     return sum(float(line.rpartition(" ")[2]) for line in lines if line.partition("{")[0].partition(" ")[0] == name)
 
 
-def until(condition: Callable[[], bool], seconds: float = 20.0) -> bool:
+def until(condition: Callable[[], bool], seconds: float = PATIENCE_S) -> bool:
     """Whether something comes true in time."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:

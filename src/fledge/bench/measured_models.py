@@ -4,15 +4,11 @@ import re
 from pathlib import Path
 from typing import NamedTuple
 
-from tokenizers import Tokenizer
-
-from fledge.bench.processes import random_model
+from fledge.bench.processes import START_S, module, random_model, run
 from fledge.core.errors import FledgeError
 from fledge.core.settings import Workspace
-from fledge.core.types import Message
 from fledge.engines import selection
 from fledge.engines.openvino_files import Say
-from fledge.engines.text import Text
 from fledge.models.chat_template import read_template
 from fledge.models.snapshot import Snapshot
 
@@ -66,21 +62,11 @@ def _measured(name: str, snapshot: Snapshot) -> MeasuredModel:
 
 
 def _around(snapshot: Snapshot) -> Around:
-    """What conversations of one word each have in common, at the start and at the end."""
-    template, path = read_template(snapshot.path), snapshot.path / "tokenizer.json"
-    if template is None or not path.is_file():
+    if read_template(snapshot.path) is None:
         return Around()
-    text = Text(Tokenizer.from_file(str(path)), snapshot, template)
-    try:
-        one, other = (text.encode([Message("user", word)], room=0).token_ids for word in ("a", "7"))
-    finally:
-        text.close()
-    return Around(_common(one, other), _common(one[::-1], other[::-1])[::-1])
-
-
-def _common(one: list[int], other: list[int]) -> tuple[int, ...]:
-    count = next((place for place, pair in enumerate(zip(one, other, strict=False)) if pair[0] != pair[1]), 0)
-    return tuple(one[:count])
+    command = module("_hf_peer", "around", {"model": str(snapshot.path)})
+    (line,) = run(command, START_S).lines  # a template may loop
+    return Around(tuple(line["before"]), tuple(line["after"]))
 
 
 def _short(model: str) -> str:

@@ -24,9 +24,8 @@ def err() -> Console:
     return Console(stderr=True, highlight=False)
 
 
-LINE_S = 15.0
-
 _bars: list[Progress] = []
+LINE_EVERY_S = 15.0
 # What moves a terminal's cursor and colours belongs to us, not to answers and question files.
 _CONTROLS = {code: f"\\x{code:02x}" for code in (*range(0x20), *range(0x7F, 0xA0)) if chr(code) not in "\n\t"}
 
@@ -150,7 +149,7 @@ def steps_progress(description: str) -> Iterator[Callable[[int, int, str], None]
             shown = f"{done}/{total} {what}" if total else what
             progress.update(task, completed=done, total=total or None, what=shown)
             _start(progress)
-            if progress.disable and time.monotonic() - last >= LINE_S:
+            if progress.disable and time.monotonic() - last >= LINE_EVERY_S:
                 last = time.monotonic()
                 left = progress.tasks[0].time_remaining
                 message(f"{description}: {shown}" + ("" if left is None else f", about {left:.0f} s left"))
