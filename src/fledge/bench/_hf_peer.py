@@ -86,10 +86,12 @@ def model(config: dict[str, Any]) -> None:
 def around(config: dict[str, Any]) -> None:
     """What conversations of one word each have in common, at the start and at the end."""
     tokenizer = AutoTokenizer.from_pretrained(config["model"], local_files_only=True)
-    one, other = (
-        tokenizer.apply_chat_template([{"role": "user", "content": word}], add_generation_prompt=True)["input_ids"]
-        for word in ("a", "7")
-    )
+    one, other = [], []
+    if tokenizer.chat_template:
+        one, other = (
+            tokenizer.apply_chat_template([{"role": "user", "content": word}], add_generation_prompt=True)["input_ids"]
+            for word in ("a", "7")
+        )
     found = {"before": _common(one, other), "after": _common(one[::-1], other[::-1])[::-1]}
     sys.stdout.write(json.dumps(found) + "\n")
 

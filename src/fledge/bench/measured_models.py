@@ -9,7 +9,6 @@ from fledge.core.errors import FledgeError
 from fledge.core.settings import Workspace
 from fledge.engines import selection
 from fledge.engines.openvino_files import Say
-from fledge.models.chat_template import read_template
 from fledge.models.snapshot import Snapshot
 
 RANDOM = "random-124m"
@@ -62,8 +61,6 @@ def _measured(name: str, snapshot: Snapshot) -> MeasuredModel:
 
 
 def _around(snapshot: Snapshot) -> Around:
-    if read_template(snapshot.path) is None:
-        return Around()
     command = module("_hf_peer", "around", {"model": str(snapshot.path)})
     (line,) = run(command, START_S).lines  # a template may loop
     return Around(tuple(line["before"]), tuple(line["after"]))
