@@ -11,8 +11,7 @@ import pytest
 
 from fledge.bench.processes import DeadlineError, run
 from fledge.core.errors import FledgeError
-
-GENEROUS_S = 120.0
+from tests.conftest import PATIENCE_S
 
 # Tells its own id and that of a child that ignores the wish to end, and then hangs as that child does.
 HANGING = """
@@ -33,7 +32,7 @@ def _program(text: str) -> list[str]:
 def _ended(pids: list[int]) -> bool:
     """Whether all of these processes end; one that nobody has asked about yet has ended too."""
     processes = [psutil.Process(pid) for pid in pids if psutil.pid_exists(pid)]
-    _, left = psutil.wait_procs([one for one in processes if one.status() != psutil.STATUS_ZOMBIE], timeout=GENEROUS_S)
+    _, left = psutil.wait_procs([one for one in processes if one.status() != psutil.STATUS_ZOMBIE], timeout=PATIENCE_S)
     return not left
 
 
@@ -44,7 +43,7 @@ def test_lines_and_memory_of_a_process_that_ends() -> None:
         print('{"a": 1}', flush=True)
         time.sleep(2)
         print('{"a": 2}')
-    """), GENEROUS_S, heard.append)  # fmt: skip
+    """), PATIENCE_S, heard.append)  # fmt: skip
     assert measured.lines == [{"a": 1}, {"a": 2}]
     assert heard == [1, 2]
     assert measured.memory_bytes > 1_000_000
@@ -52,7 +51,7 @@ def test_lines_and_memory_of_a_process_that_ends() -> None:
 
 def test_a_process_that_fails_is_quoted() -> None:
     with pytest.raises(FledgeError, match="a measured process ended with 3: it is broken"):
-        run(_program("import sys; sys.stderr.write('first\\nit is broken\\n'); sys.exit(3)"), GENEROUS_S)
+        run(_program("import sys; sys.stderr.write('first\\nit is broken\\n'); sys.exit(3)"), PATIENCE_S)
 
 
 def test_a_process_that_hangs_is_killed_with_its_children(tmp_path: Path) -> None:

@@ -4,8 +4,7 @@ import pytest
 
 from fledge.bench import reporter
 from fledge.bench.reporter import Reporter
-
-GENEROUS_S = 120.0
+from tests.conftest import PATIENCE_S
 
 
 def test_a_benchmark_tells_how_far_it_is_while_a_step_takes_long(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -23,7 +22,7 @@ def test_a_benchmark_tells_how_far_it_is_while_a_step_takes_long(monkeypatch: py
         report.total = 2
         report.step("first")
         report.say("exporting")
-        assert twice.wait(GENEROUS_S)
+        assert twice.wait(PATIENCE_S)
     assert told[0] == (1, 2, "first")
     assert told[-1][:2] == (1, 2)
     assert told[-1][2].startswith("exporting: ")

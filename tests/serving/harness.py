@@ -23,11 +23,11 @@ from fledge.releases import release_cache
 from fledge.releases.manifest import Manifest, write_release
 from fledge.supervision.config import ServeConfig
 from fledge.supervision.endpoints import EndpointStatus, serve, status, stop
+from tests.conftest import PATIENCE_S
 
 NAME = "mine"
 TEMPLATE = "{{question}}"
 GENERATION = {"max_tokens": 64, "temperature": 0.0}
-PATIENCE_S = 120.0  # for what comes at once on a machine with nothing else to do
 
 
 def free_port() -> int:

@@ -8,11 +8,12 @@ from collections.abc import Iterator
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
+from tests.conftest import PATIENCE_S
+
 STATUS_LINE = re.compile(rb"HTTP/1\.1 ([1-5][0-9]{2}) [\x20-\x7e]*")
 HEADER = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+): ?([\x20-\x7e\x80-\xff]*)")
 BODILESS = (204, 304)
 JSON = ("Content-Type", "application/json")
-PATIENCE_S = 120.0  # as in the harness
 
 
 class NoHttpError(Exception):

@@ -14,7 +14,8 @@ import pytest
 
 from fledge.core.limits import Limits
 from fledge.supervision.endpoints import EndpointStatus
-from tests.serving.harness import PATIENCE_S, client, lay_out, pids, served, until
+from tests.conftest import PATIENCE_S
+from tests.serving.harness import client, lay_out, pids, served, until
 from tests.serving.hostile import HONEST, cases
 from tests.serving.raw import Answer, NoHttpError, port_of, read, work_of
 

@@ -19,7 +19,7 @@ from fledge.monitoring.outbox_reader import Position, read_batch, read_outbox
 from fledge.serving import outbox as outbox_module
 from fledge.serving.outbox import Outbox
 from fledge.serving.redaction import make_redactor
-from tests.serving.harness import PATIENCE_S
+from tests.conftest import PATIENCE_S
 
 SECRETS = ("me@example.org", "4111 1111 1111 1111")
 TEXT = f"I am {SECRETS[0]}, my card is {SECRETS[1]}."

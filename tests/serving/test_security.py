@@ -17,8 +17,8 @@ import pytest
 from fledge.core.errors import InputError
 from fledge.supervision.config import ServeConfig
 from fledge.supervision.endpoints import EndpointStatus, prepare
-from tests.conftest import Run
-from tests.serving.harness import PATIENCE_S, client, lay_out, outbox, served, until
+from tests.conftest import PATIENCE_S, Run
+from tests.serving.harness import client, lay_out, outbox, served, until
 from tests.serving.raw import Answer, ask, port_of, request
 
 pytestmark = pytest.mark.slow
