@@ -18,6 +18,7 @@ from fledge.bench.serving import ServeBenchConfig, bench_serve
 from fledge.core import state
 from fledge.core.errors import FledgeError
 from fledge.core.settings import Workspace
+from tests.bench.documented import documented
 from tests.conftest import Run
 
 ROWS = [
@@ -129,7 +130,7 @@ def test_a_server_is_asked_until_it_answers_and_leaves_no_process(
 ) -> None:
     monkeypatch.setattr("fledge.bench.servers.STOP_TIMEOUT_S", 1.0)
     with running(_command(SERVER, tmp_path, port), tmp_path / "log.txt") as server:
-        assert 0.1 < server.ready_seconds < 30
+        assert server.ready_seconds > 0.1
         (first,) = [child for child in psutil.Process().children() if str(port) in child.cmdline()]
         family = [first, *first.children(recursive=True)]
         assert len(family) == 2
@@ -154,36 +155,40 @@ def test_a_server_that_does_not_start_is_said(tmp_path: Path, port: int, monkeyp
 
 
 @pytest.mark.slow
-def test_bench_serve_measures_and_records(fledge: Run, workspace: Workspace) -> None:
+def test_bench_serve_measures_and_records(fledge: Run, workspace: Workspace, chat_model: Path) -> None:
     _pretend_installed(workspace.state_dir, "litserve", {"python": "#!/bin/sh\necho it is broken >&2\nexit 3\n"})
     done = fledge(
-        "bench", "serve", "--model", "embedded", "--peers", "litserve", "--subjects", "fledge", "--loads", "2",
+        "bench", "serve", "--model", str(chat_model), "--peers", "litserve", "--subjects", "fledge", "--loads", "2",
         "--rates", "4", "--seconds", "2", "--tokens", "8", "--json", "--tracking-uri", workspace.tracking,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout)
-    assert result["notes"] == ["litserve is left out: it did not start: it ended with 3; it is broken"]
+    assert result["notes"] == ["litserve is left out for small-chat: it did not start: it ended with 3; it is broken"]
     rows = {(row["peer"], row["loop"]): row for row in result["rows"]}
     assert rows.keys() == {(peer, loop) for peer in ("engine", "fledge") for loop in ("closed", "open")}
     for (peer, loop), row in rows.items():
         assert row["load"] == (2 if loop == "closed" else 4)
         assert row["errors"] == 0
-        assert row["requests_per_s"] > 1
+        assert row["requests_per_s"] > 0
         assert row["output_tokens_per_s"] == pytest.approx(8 * row["requests_per_s"])
         assert 0 < row["ttft_p50_s"] <= row["latency_p50_s"] <= row["latency_p99_s"]
         assert (row["inter_token_p50_s"] is None) == (peer == "engine")
         assert row["memory_bytes"] > 50_000_000
     servers = {server["peer"]: server for server in result["peers"]}
     assert servers["engine"]["ready_seconds"] is None
-    assert 0.5 < servers["fledge"]["ready_seconds"] < 60
+    assert servers["fledge"]["ready_seconds"] > 0.5
     assert servers["fledge"]["memory_bytes"] > servers["engine"]["memory_bytes"] / 4
     share = rows["fledge", "closed"]["requests_per_s"] / rows["engine", "closed"]["requests_per_s"]
-    assert result["http_over_engine"] == {"fledge": {"2": pytest.approx(share)}}
-    assert result["ratios"] == {"fledge": {}}
+    assert result["http_over_engine"]["small-chat"] == {"fledge": {"2": pytest.approx(share)}}
+    assert result["ratios"] == {"small-chat": {"fledge": {}}}
+    shown = {*result, *result["models"][0], *result["rows"][0], *result["peers"][0]}
+    assert shown <= documented("bench serve")
     client = MlflowClient(workspace.tracking)
     assert {item.path for item in client.list_artifacts(result["run_id"])} == {"bench.json", "bench.png"}
     metrics = client.get_run(result["run_id"]).data.metrics
-    assert metrics["fledge.requests_per_s.closed.2"] == pytest.approx(rows["fledge", "closed"]["requests_per_s"])
+    assert metrics["small-chat.fledge.requests_per_s.closed.2"] == pytest.approx(
+        rows["fledge", "closed"]["requests_per_s"]
+    )
 
 
 @pytest.mark.slow
@@ -197,8 +202,8 @@ def test_an_interrupted_bench_leaves_no_process(workspace: Workspace, tmp_path: 
             known |= set(family.children(recursive=True))
             assert bench.poll() is None
         bench.terminate()
-        assert bench.wait(60) == 130
-    _, left = psutil.wait_procs(list(known), timeout=5)
+        assert bench.wait(120) == 130
+    _, left = psutil.wait_procs(list(known), timeout=120)
     assert left == []
 
 
@@ -221,6 +226,6 @@ def test_every_peer_in_an_environment_of_its_own(workspace: Workspace) -> None:
     assert rows.keys() == {"mlflow", "transformers", "litserve", "engine", "fledge"}
     assert all(row["errors"] == 0 and row["requests_per_s"] > 0 for row in rows.values())
     assert [name for name, row in rows.items() if row["inter_token_p50_s"]] == ["transformers", "fledge"]
-    assert set(result.ratios["fledge"]) == {"mlflow", "transformers", "litserve"}
+    assert set(result.ratios["embedded"]["fledge"]) == {"mlflow", "transformers", "litserve"}
     assert result.check is not None
     assert result.check["ratio"] == pytest.approx(1, abs=0.25)

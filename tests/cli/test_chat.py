@@ -21,7 +21,7 @@ from typing import Any
 import pytest
 
 from fledge.core.settings import Workspace
-from tests.conftest import Run
+from tests.conftest import PATIENCE_S, Run
 from tests.conversation.scripted_server import Reply, Script, piece, streamed
 from tests.conversation.scripted_server import serve as serve_script
 from tests.engines import openai_server
@@ -49,7 +49,7 @@ class Terminal:
         self._raw = b""
         self._seen = 0
 
-    def until(self, text: str, seconds: float = 60.0) -> str:
+    def until(self, text: str, seconds: float = PATIENCE_S) -> str:
         """Read up to a text; all that was shown since the last call, without what moves the cursor."""
         deadline = time.monotonic() + seconds
         while text not in self.rest:
@@ -70,14 +70,14 @@ class Terminal:
         for _ in range(5):
             self.type("\x03")
             with contextlib.suppress(AssertionError):
-                return self.until(text, 5)
+                return self.until(text, 20)
         return self.until(text, 0)
 
     def ended(self) -> int:
         """The exit code; what was shown since the last call of `until` is in `rest`."""
         while self._read():
             pass
-        return self.process.wait(60)
+        return self.process.wait(PATIENCE_S)
 
     def close(self) -> None:
         self.process.kill()
@@ -177,15 +177,15 @@ def test_nobody_there_is_1_with_a_hint(fledge: Run, workspace: Workspace, port: 
 def test_bytes_that_are_no_text_spoil_their_own_line(workspace: Workspace, locale: str) -> None:
     command = [sys.executable, "-m", "fledge", *SCRIPTED]
     given, clean = b"fine\nb\xffd\nna\xc3\xafve\n", {**os.environ, "LC_ALL": locale}
-    done = subprocess.run(command, input=given, env=clean, capture_output=True, check=False, timeout=60)
+    done = subprocess.run(command, input=given, env=clean, capture_output=True, check=False, timeout=PATIENCE_S)
     assert (done.returncode, done.stdout.decode()) == (1, "FINE\nNAÏVE\n")
     assert done.stderr.startswith(b"error: what was entered is not valid text (try: check the encoding")
     assert b"Traceback" not in done.stderr
 
 
 def test_a_closed_stdin_is_an_empty_one(workspace: Workspace) -> None:
-    command = shlex.join([sys.executable, "-m", "fledge", *SCRIPTED])
-    done = subprocess.run(["sh", "-c", f"{command} <&-"], capture_output=True, text=True, check=False, timeout=60)
+    command = ["sh", "-c", f"{shlex.join([sys.executable, '-m', 'fledge', *SCRIPTED])} <&-"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=PATIENCE_S)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
@@ -194,7 +194,7 @@ def test_a_reader_that_leaves_is_no_error(workspace: Workspace) -> None:
     running = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     assert running.stdout is not None
     running.stdout.close()
-    _, said = running.communicate(b"a\nb\n", timeout=60)
+    _, said = running.communicate(b"a\nb\n", timeout=PATIENCE_S)
     assert (running.returncode, said) == (0, b"")
 
 
@@ -240,7 +240,7 @@ def test_without_history_nothing_is_written(terminal: Callable[..., Terminal]) -
 
 
 def test_ctrl_c_stops_an_answer_and_at_the_prompt_twice_leaves(terminal: Callable[..., Terminal]) -> None:
-    server = openai_server.Server(words=("on ", *("and on ",) * 500), pause_s=0.05)
+    server = openai_server.Server(words=("on ", *("and on ",) * 5000), pause_s=0.05)
     with openai_server.serve(server):
         shell = terminal("chat", server.url)
         shell.until("\n> ")
@@ -265,7 +265,7 @@ def test_ctrl_c_stops_an_answer_and_at_the_prompt_twice_leaves(terminal: Callabl
 
 
 def test_sigterm_and_a_ctrl_c_of_a_pipeline_end_it_all(workspace: Workspace) -> None:
-    server = openai_server.Server(words=("on ",) * 500, pause_s=0.05)
+    server = openai_server.Server(words=("on ",) * 5000, pause_s=0.05)
     with openai_server.serve(server):
         for number in (signal.SIGTERM, signal.SIGINT):
             running = subprocess.Popen(
@@ -281,7 +281,7 @@ def test_sigterm_and_a_ctrl_c_of_a_pipeline_end_it_all(workspace: Workspace) -> 
             running.stdin.flush()
             assert running.stdout.read(3) == "on "
             running.send_signal(number)
-            _, said = running.communicate(timeout=10)
+            _, said = running.communicate(timeout=PATIENCE_S)
             assert (running.returncode, said.strip()) == (130, "interrupted")
     assert len(server.bodies) == 2
 

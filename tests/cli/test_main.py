@@ -149,6 +149,6 @@ main.main()
 
 def test_interrupted_it_ends_whatever_a_thread_waits_for(tmp_path: Path) -> None:
     done = subprocess.run(
-        [sys.executable, "-c", WITH_A_THREAD], cwd=tmp_path, capture_output=True, timeout=60, check=False
+        [sys.executable, "-c", WITH_A_THREAD], cwd=tmp_path, capture_output=True, timeout=240, check=False
     )
     assert (done.returncode, done.stderr) == (130, b"interrupted\n")

@@ -2,8 +2,7 @@
 
 import os
 import signal
-import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -11,11 +10,12 @@ import pytest
 from fledge.core.messages import FeedbackRecord, OutboxRecord
 from fledge.core.settings import Workspace
 from fledge.experiments.config import ExperimentConfig
-from fledge.monitoring.outbox_reader import Position, read_batch
+from fledge.monitoring.outbox_reader import Position, Record, read_batch
 from fledge.registry.release import promote, register
 from fledge.supervision.config import ServeConfig
 from fledge.supervision.endpoints import EndpointStatus, serve, status, stop
 from tests.conftest import Run
+from tests.serving.harness import until
 
 pytestmark = pytest.mark.slow
 
@@ -66,20 +66,20 @@ def test_answers_feedback_and_what_goes_wrong(
 
 def _assert_feedback_is_kept(endpoint: EndpointStatus) -> None:
     folder = Path(endpoint.folder) / "outbox"
-    deadline = time.monotonic() + 10
-    while True:
-        records = read_batch(folder, Position(), 1000).records
-        found = [record for record in records if isinstance(record, FeedbackRecord)]
-        if len(found) == 2:
-            break
-        assert time.monotonic() < deadline, records
-        time.sleep(0.1)
-    assert [(record.name, record.value, record.comment) for record in found] == [
+
+    def records() -> Sequence[Record]:
+        return read_batch(folder, Position(), 1000).records
+
+    def given() -> list[FeedbackRecord]:
+        return [record for record in records() if isinstance(record, FeedbackRecord)]
+
+    assert until(lambda: len(given()) == 2)
+    assert [(record.name, record.value, record.comment) for record in given()] == [
         ("thumbs", True, "clear enough"),
         ("thumbs", False, ""),
     ]
-    answered = [record for record in records if isinstance(record, OutboxRecord) and record.status == 200]
-    assert [record.request_id for record in found] == [record.request_id for record in answered[:2]]
+    answered = [record for record in records() if isinstance(record, OutboxRecord) and record.status == 200]
+    assert [record.request_id for record in given()] == [record.request_id for record in answered[:2]]
     # Filled in by the release, and then in the session.
     assert [record.prompt for record in answered[:2]] == ["simple/1", ""]
     assert answered[1].answers[0].prompt_text.endswith("user: Question: And why?\nAnswer:")

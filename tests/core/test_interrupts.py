@@ -5,23 +5,29 @@ import sys
 from pathlib import Path
 
 WRITES_ON = """
-import sys, threading, time
+import itertools, sys, threading, time
 from fledge.core.interrupts import scratch_folder
 
 def download(folder):
-    for number in range(100):
+    for number in itertools.count():
         (folder / str(number % 10)).mkdir(parents=True, exist_ok=True)
         (folder / str(number % 10) / "file").write_text("x")
-        time.sleep(0.01)
+        if ended.wait(0.01):
+            return
 
+ended = threading.Event()
 try:
     with scratch_folder() as folder:
         threading.Thread(target=download, args=(folder,)).start()
         time.sleep(0.1)
         raise KeyboardInterrupt
 except KeyboardInterrupt:
-    time.sleep(0.1)
+    for _ in range(6000):
+        if folder.is_dir():
+            break
+        time.sleep(0.01)
     print(folder, folder.is_dir())
+ended.set()
 """
 
 

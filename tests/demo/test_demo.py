@@ -103,7 +103,7 @@ def test_interrupted_in_any_stage_it_leaves_nothing_behind(
         time.sleep(0.2)
     process.send_signal(signal.SIGINT)
     rest = process.stderr.read()
-    assert process.wait(60) == 130, rest
+    assert process.wait(120) == 130, rest
     process.stderr.close()
     assert "Traceback" not in rest
     assert rest.rstrip().endswith("interrupted")

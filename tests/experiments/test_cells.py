@@ -16,6 +16,7 @@ from fledge.experiments.arms import Arm
 from fledge.experiments.cells import Answer, Cell, ask, order_cells
 from fledge.questions.question_set import Question
 from fledge.scoring.catalogue import chosen
+from tests.conftest import PATIENCE_S
 
 ARM = Arm("a", None, "", GenerationParams(), chain="mine")
 
@@ -49,22 +50,22 @@ def test_an_answer_is_kept_before_it_is_told() -> None:
     assert len(kept) == 5
 
 
-def test_no_more_are_in_the_making_than_allowed() -> None:
-    lock, now, most = threading.Lock(), 0, 0
+def test_as_many_as_allowed_are_in_the_making_and_no_more() -> None:
+    lock, now, most, together = threading.Lock(), 0, 0, threading.Barrier(3)
 
     def work(_values: dict[str, str]) -> str:
         nonlocal now, most
         with lock:
             now += 1
             most = max(most, now)
-        time.sleep(0.02)
+        together.wait(PATIENCE_S)
         with lock:
             now -= 1
         return "yes"
 
     _ask(work, _cells(12), at_once=3)
     assert most == 3
-    most = 0
+    most, together = 0, threading.Barrier(1)
     _ask(work, _cells(3), at_once=1)
     assert most == 1
 
@@ -114,7 +115,7 @@ def test_what_is_broken_off_is_no_answer_and_what_came_is_kept() -> None:
 
     def work(values: dict[str, str]) -> str:
         if values["question"] == "Why?":
-            leave.wait(5)
+            leave.wait(PATIENCE_S)
             raise FledgeError("the engine was closed")
         return "yes"
 

@@ -25,7 +25,7 @@ from fledge.scoring.judge import JudgeConfig
 from fledge.supervision.config import ServeConfig
 from fledge.supervision.endpoints import serve as serve_release
 from fledge.supervision.endpoints import stop
-from tests.conftest import Run
+from tests.conftest import PATIENCE_S, Run
 from tests.scoring.judge_server import JudgeServer, serve
 
 
@@ -136,18 +136,16 @@ def test_ctrl_c_asks_the_judge_no_more_and_the_rest_is_judged_later(
     fledge: Run, workspace: Workspace, tmp_path: Path
 ) -> None:
     with serve(JudgeServer(_grade, hang_s=1.0)) as server:
-        flags = ("--engine", "scripted", "--prompts", "simple", "--limit", "16", "--judge", server.url)
+        flags = ("--engine", "scripted", "--prompts", "simple", "--limit", "64", "--judge", server.url)
         command = [sys.executable, "-m", "fledge", "experiment", *flags, "--judge-concurrency", "2", "--json"]
         clean = {name: value for name, value in os.environ.items() if not name.startswith("MLFLOW_")}
         running = subprocess.Popen(command, cwd=tmp_path, env=clean, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
         while len(server.bodies) < 5:
             time.sleep(0.05)
-        began = time.monotonic()
         running.send_signal(signal.SIGINT)
-        _, told = running.communicate(timeout=60)
+        _, told = running.communicate(timeout=PATIENCE_S)
         assert running.returncode == 130
-        assert time.monotonic() - began < 20
-        assert len(server.bodies) < 16
+        assert len(server.bodies) < 64
         run_id = re.search(r"--resume ([0-9a-f]{32})", told.decode())
         assert run_id is not None
         server.hang_s = 0.0
@@ -155,7 +153,7 @@ def test_ctrl_c_asks_the_judge_no_more_and_the_rest_is_judged_later(
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     assert found["judge"]["asked"] == len(server.bodies)
-    assert len(load_table(MlflowClient(workspace.tracking_uri), run_id[1])["judge"].dropna()) == 16
+    assert len(load_table(MlflowClient(workspace.tracking_uri), run_id[1])["judge"].dropna()) == 64
 
 
 def test_a_key_is_recorded_nowhere(workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,33 +9,41 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from langchain_core.runnables import RunnableLambda
 from mlflow import MlflowClient
 
+from fledge.core import state
 from fledge.core.errors import FledgeError, InputError
 from fledge.core.settings import Workspace
 from fledge.engines.scripted import ScriptedEngine
 from fledge.experiments._mlflow import load_table
 from fledge.experiments.config import ExperimentConfig
 from fledge.experiments.run import resume_experiment, run_experiment
+from tests.conftest import PATIENCE_S
 from tests.experiments.tracking_server import TrackingServer, all_traces
+from tests.serving.harness import until
 
-# Asks with an engine that writes down each prompt before it answers; `resume` is the run to go on with, or nothing.
+# Asks with an engine that writes down each prompt, and answers as many as the file `allowed` says; `resume` is the run
+# to go on with, or nothing.
 PROGRAM = """
-import json, os, sys, time
+import itertools, json, os, pathlib, sys, time
 from fledge.core.settings import Workspace
 from fledge.experiments.config import ExperimentConfig
 from fledge.experiments.run import resume_experiment, run_experiment
 from fledge.engines.scripted import ScriptedEngine
 
-resume, asked, seconds = sys.argv[1], os.open(sys.argv[2], os.O_WRONLY | os.O_CREAT | os.O_APPEND), float(sys.argv[3])
+resume, asked = sys.argv[1], os.open(sys.argv[2], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+allowed, numbers = pathlib.Path(sys.argv[3]), itertools.count()
 
 def script(prompt):
     os.write(asked, (json.dumps(prompt) + "\\n").encode())
-    time.sleep(seconds)
+    number = next(numbers)
+    while number >= int(allowed.read_text()):
+        time.sleep(0.01)
     return "yes"
 
 engine = ScriptedEngine(script)
@@ -49,8 +57,14 @@ else:
 """
 
 
-def _start(folder: Path, uri: str, resume: str = "", seconds: float = 0.05) -> "subprocess.Popen[bytes]":
-    command = [sys.executable, "-c", PROGRAM, resume, str(folder / "asked.jsonl"), str(seconds)]
+def _allow(folder: Path, answers: int) -> None:
+    state.write_json(folder / "allowed", answers)
+
+
+def _start(folder: Path, uri: str, resume: str = "", *, answers: int) -> "subprocess.Popen[bytes]":
+    """Start the program, which answers so many prompts before it waits for more to be allowed."""
+    _allow(folder, answers)
+    command = [sys.executable, "-c", PROGRAM, resume, str(folder / "asked.jsonl"), str(folder / "allowed")]
     return subprocess.Popen(command, cwd=folder, env=os.environ | {"MLFLOW_TRACKING_URI": uri})
 
 
@@ -66,10 +80,9 @@ def test_killed_and_resumed(workspace: Workspace, tmp_path: Path) -> None:
     rng = random.Random(1)
     run_id = ""
     for _ in range(3):
-        process = _start(tmp_path, workspace.tracking, run_id)
-        before = len(_journal(tmp_path))
-        while len(_journal(tmp_path)) < min(38, before + 1 + rng.randrange(12)) and process.poll() is None:
-            time.sleep(0.01)
+        before, answers = len(_journal(tmp_path)), 1 + rng.randrange(12)
+        process = _start(tmp_path, workspace.tracking, run_id, answers=answers)
+        assert until(lambda: len(_journal(tmp_path)) == before + answers)  # noqa: B023 (called at once)
         process.send_signal(signal.SIGKILL)
         process.wait()
         (folder,) = (tmp_path / ".fledge" / "experiments").iterdir()
@@ -77,7 +90,7 @@ def test_killed_and_resumed(workspace: Workspace, tmp_path: Path) -> None:
     answered = _journal(tmp_path)
     assert 3 <= len(answered) < 40
     (tmp_path / "asked.jsonl").rename(tmp_path / "before.jsonl")
-    assert _start(tmp_path, workspace.tracking, run_id, 0).wait(120) == 0
+    assert _start(tmp_path, workspace.tracking, run_id, answers=40).wait(2 * PATIENCE_S) == 0
     asked = [json.loads(line) for line in (tmp_path / "asked.jsonl").read_text().splitlines()]
     assert len(asked) == 40 - len(answered)
     assert not {answer["prompt_text"] for answer in answered} & set(asked)
@@ -153,20 +166,15 @@ def tracking_server(workspace: Workspace, tmp_path: Path, port: int) -> Iterator
 
 @pytest.mark.slow
 def test_a_tracking_server_that_is_away_for_a_while(tracking_server: TrackingServer, tmp_path: Path) -> None:
-    process = _start(tmp_path, tracking_server.url, seconds=0.5)  # 40 answers, four at a time: 5 s
-    while len(_journal(tmp_path)) < 8:
-        assert process.poll() is None
-        time.sleep(0.05)
+    process = _start(tmp_path, tracking_server.url, answers=8)
+    assert until(lambda: len(_journal(tmp_path)) == 8)
     tracking_server.stop()
-    began = time.monotonic()
-    while len(_journal(tmp_path)) < 40:
-        assert process.poll() is None
-        time.sleep(0.05)
-    assert time.monotonic() - began < 15  # no answer waited for the server
+    _allow(tmp_path, 40)
+    assert until(lambda: len(_journal(tmp_path)) == 40)  # no answer waits for the server
     time.sleep(3)
     assert process.poll() is None
     tracking_server.start()
-    assert process.wait(120) == 0
+    assert process.wait(2 * PATIENCE_S) == 0
     client = MlflowClient(tracking_server.url)
     (folder,) = (tmp_path / ".fledge" / "experiments").iterdir()
     run = client.get_run(folder.name)
@@ -195,6 +203,6 @@ def test_a_tracking_server_that_does_not_come_back(tracking_server: TrackingServ
     (folder,) = (tmp_path / ".fledge" / "experiments").iterdir()
     assert caught.value.hint.endswith(f"fledge experiment --resume {folder.name}")
     tracking_server.start()
-    result = resume_experiment(config, folder.name)
+    result = resume_experiment(replace(config, tracking_timeout=PATIENCE_S), folder.name)
     assert (result.cells, result.failed, len(seen)) == (20, 0, 20)
     assert len(all_traces(MlflowClient(tracking_server.url), folder.name)) == 20

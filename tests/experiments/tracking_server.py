@@ -30,7 +30,7 @@ class TrackingServer:
         self._process = subprocess.Popen(
             self._command, env=clean | quiet, stdout=self._log, stderr=self._log, start_new_session=True
         )
-        for _ in range(600):
+        for _ in range(1800):
             try:
                 if httpx.get(f"{self.url}/health").status_code == 200:
                     return

@@ -18,7 +18,7 @@ from fledge.engines import selection
 from fledge.engines.engine import GenerationParams, generate
 from fledge.engines.selection import EngineSettings
 from fledge.models import snapshot
-from tests.conftest import Run
+from tests.conftest import PATIENCE_S, Run
 from tests.models.broken_models import CONFIG
 from tests.models.hub_server import Hub, serve
 
@@ -84,7 +84,7 @@ def start(hub: Hub, home: Path, model: str = "org/model", **environment: str) ->
 def resolve(hub: Hub, home: Path, model: str = "org/model", **environment: str) -> dict[str, Any]:
     child = start(hub, home, model, **environment)
     try:
-        out, said = child.communicate(timeout=60)
+        out, said = child.communicate(timeout=PATIENCE_S)
     finally:
         child.kill()
     assert out, said
@@ -223,9 +223,7 @@ def test_offline_with_nothing_cached(hub: Hub, tmp_path: Path) -> None:
 
 
 def test_a_hub_out_of_reach(hub: Hub, tmp_path: Path, port: int) -> None:
-    began = time.monotonic()
     result = resolve(hub, tmp_path, HF_ENDPOINT=f"http://127.0.0.1:{port}")
-    assert time.monotonic() - began < 20
     assert "cannot be reached" in result["message"]
     assert "embedded" in result["hint"]
     assert "folder" in result["hint"]
@@ -235,7 +233,7 @@ def test_a_hub_that_never_answers(hub: Hub, tmp_path: Path) -> None:
     hub.silent = True
     child = start(hub, tmp_path, HF_HUB_ETAG_TIMEOUT="1")
     try:
-        result = json.loads(child.communicate(timeout=15)[0])
+        result = json.loads(child.communicate(timeout=PATIENCE_S)[0])
     finally:
         child.kill()
         child.communicate()
@@ -348,7 +346,7 @@ def test_two_at_once_fetch_it_once(hub: Hub, tmp_path: Path) -> None:
     _until(lambda: len(hub.asked_for(WEIGHTS, "HEAD")) > told)
     time.sleep(0.5)  # it goes on to fetch, or to wait
     hub.released.set()
-    results = [json.loads(child.communicate(timeout=60)[0]) for child in (first, second)]
+    results = [json.loads(child.communicate(timeout=PATIENCE_S)[0]) for child in (first, second)]
     assert results[0] == results[1]
     assert results[0]["error"] == ""
     assert [start_of(headers) > 0 for headers in hub.asked_for(WEIGHTS)] == [False, True]
@@ -357,7 +355,7 @@ def test_two_at_once_fetch_it_once(hub: Hub, tmp_path: Path) -> None:
 
 def test_two_that_start_together(hub: Hub, tmp_path: Path) -> None:
     children = [start(hub, tmp_path) for _ in range(2)]
-    results = [json.loads(child.communicate(timeout=60)[0]) for child in children]
+    results = [json.loads(child.communicate(timeout=PATIENCE_S)[0]) for child in children]
     assert results[0] == results[1]
     assert results[0]["error"] == ""
 
@@ -390,7 +388,7 @@ def start_of(headers: dict[str, str]) -> int:
     return int(headers.get("Range", "bytes=0-").removeprefix("bytes=").removesuffix("-"))
 
 
-def _until(condition: Any, seconds: float = 30.0) -> None:
+def _until(condition: Any, seconds: float = PATIENCE_S) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline

@@ -29,7 +29,7 @@ def refused(folder: Path, breaking: Break) -> FledgeError:
     return caught.value
 
 
-@pytest.mark.timeout(20)
+@pytest.mark.timeout(120)
 @pytest.mark.parametrize("case", CASES)
 def test_refused(case: str, tmp_path: Path) -> None:
     breaking, error, words = CASES[case]
@@ -62,7 +62,7 @@ def test_a_pipe_is_not_waited_for(name: str, tmp_path: Path) -> None:
     os.mkfifo(folder / name)
     program = "import sys; from fledge.models import snapshot; snapshot.resolve(sys.argv[1])"
     command = [sys.executable, "-c", program, str(folder)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=20)
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
     assert f"InputError: {folder}/{name} is not a regular file" in done.stderr
 
 

@@ -304,16 +304,16 @@ def test_a_collector_that_is_not_there(port: int, capfd: pytest.CaptureFixture[s
     started = time.monotonic()
     with pytest.raises(FledgeError, match=f"http://127.0.0.1:{port}/v1/traces does not answer") as caught:
         ship([CHAT])
-    assert time.monotonic() - started < 20  # it is not tried again and again
+    assert time.monotonic() - started < 60  # it is not tried again and again
     assert caught.value.hint
     assert "hidden" not in str(caught.value)
     assert capfd.readouterr() == ("", "")
 
 
 def test_a_collector_that_does_not_answer(collector: Collector, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", "0.1")
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", "0.2")
     ship = OtlpShipper(collector.url)
-    collector.delay_s = 0.5
+    collector.delay_s = 10.0
     with pytest.raises(FledgeError, match="does not answer: ReadTimeout"):
         ship([CHAT])
 

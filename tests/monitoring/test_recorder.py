@@ -21,6 +21,7 @@ from fledge.monitoring import recorder as recorder_module
 from fledge.monitoring._mlflow import TraceShipper
 from fledge.monitoring.outbox_reader import KEPT_FILES, Record, RecordRefusedError
 from fledge.monitoring.recorder import POSITION_FILE, REFUSED_FILE, Recorder, pause
+from fledge.serving import outbox as outbox_module
 from fledge.serving.outbox import Outbox
 from fledge.serving.redaction import make_redactor
 from fledge.tracking._mlflow import connect
@@ -82,7 +83,8 @@ def test_what_was_left_is_in_mlflow_once_however_often_it_is_shipped(workspace: 
 
 
 @pytest.mark.parametrize("size", [1_000, 300_000])
-def test_a_small_outbox_takes_as_much_as_is_shipped(tmp_path: Path, size: int) -> None:
+def test_a_small_outbox_takes_as_much_as_is_shipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int) -> None:
+    monkeypatch.setattr(outbox_module, "FLUSH_S", 0.01)
     sink, cap = _Sink(), 100_000
     box = Outbox(tmp_path, cap_bytes=cap, content="keep", redact=make_redactor(()))
     recorder = Recorder(tmp_path, sink, cap_bytes=cap)
@@ -176,9 +178,7 @@ def test_a_store_that_is_locked_is_waited_for(workspace: Workspace, tmp_path: Pa
     database.execute("BEGIN EXCLUSIVE")
     unlocking = threading.Timer(2.0, database.rollback)
     unlocking.start()
-    began = time.monotonic()
-    while recorder._try_to_ship() is False:
-        assert time.monotonic() - began < 30
+    assert until(recorder._try_to_ship)
     unlocking.join()
     database.close()
     assert len(_traces(workspace)) == 3

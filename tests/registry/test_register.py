@@ -352,7 +352,7 @@ def test_interrupted_it_leaves_nothing(workspace: Workspace, step: str) -> None:
         assert child.stdout.readline() == "there\n"
         time.sleep(0.2)
         child.send_signal(signal.SIGINT)
-        child.communicate(timeout=60)
+        child.communicate(timeout=120)
     assert _versions(workspace) == []
     assert _logged_models(workspace) == 0
     assert not list(Path.cwd().glob("mlartifacts/*/models/*/artifacts/*"))

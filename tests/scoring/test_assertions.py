@@ -30,7 +30,7 @@ def test_a_bad_pattern_is_an_error_and_a_slow_one_too() -> None:
     started = time.monotonic()
     with pytest.raises(TimeoutError):
         matches("a" * 60 + "!", "(a|aa)+$")
-    assert time.monotonic() - started < 10
+    assert time.monotonic() - started < 60
 
 
 def test_json_valid() -> None:

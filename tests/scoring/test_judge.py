@@ -104,12 +104,12 @@ def test_a_judge_that_likes_what_comes_first_decides_nothing() -> None:
 
 
 def test_a_judge_that_hangs_or_refuses_is_given_up() -> None:
-    with serve(JudgeServer(_grade, hang_s=20.0)) as server:
+    with serve(JudgeServer(_grade, hang_s=90.0)) as server:
         judge = open_judge(JudgeConfig(judge=server.url, judge_timeout=0.5))
         started = time.monotonic()
         with pytest.raises(JudgeError, match=r"took more than 0\.5 s"):
             judge.grade("Why?", "because")
-        assert time.monotonic() - started < 15
+        assert time.monotonic() - started < 60
     with serve(JudgeServer(_grade, status=401)) as server:
         judge = open_judge(JudgeConfig(judge=server.url))
         with pytest.raises(JudgeError, match=r"does not answer: .*no"):
@@ -118,7 +118,7 @@ def test_a_judge_that_hangs_or_refuses_is_given_up() -> None:
 
 
 def test_a_judge_that_is_not_there(port: int) -> None:
-    judge = open_judge(JudgeConfig(judge=f"http://127.0.0.1:{port}/v1#none", judge_timeout=5.0))
+    judge = open_judge(JudgeConfig(judge=f"http://127.0.0.1:{port}/v1#none", judge_timeout=1.0))
     with pytest.raises(JudgeError):
         judge.grade("Why?", "because")
 

@@ -24,6 +24,7 @@ from fledge.releases import release_cache
 from fledge.releases.manifest import Manifest, write_release
 from fledge.supervision.config import ServeConfig
 from fledge.supervision.endpoints import EndpointStatus, serve, status, stop
+from tests.conftest import PATIENCE_S
 
 NAME = "mine"
 TEMPLATE = "{{question}}"
@@ -76,7 +77,7 @@ def served(config: ServeConfig, *targets: str, **changes: Any) -> Iterator[Endpo
 
 
 def client(endpoint: EndpointStatus, **options: Any) -> httpx.Client:
-    return httpx.Client(base_url=endpoint.url, timeout=60, trust_env=False, **options)
+    return httpx.Client(base_url=endpoint.url, timeout=PATIENCE_S, trust_env=False, **options)
 
 
 @contextlib.contextmanager
@@ -111,7 +112,7 @@ def metrics(endpoint: EndpointStatus, name: str) -> float:
     return sum(float(line.rpartition(" ")[2]) for line in lines if line.partition("{")[0].partition(" ")[0] == name)
 
 
-def until(condition: Callable[[], bool], seconds: float = 20.0) -> bool:
+def until(condition: Callable[[], bool], seconds: float = PATIENCE_S) -> bool:
     """Whether something comes true in time."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:

@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
+from tests.conftest import PATIENCE_S
+
 STATUS_LINE = re.compile(rb"HTTP/1\.1 ([1-5][0-9]{2}) [\x20-\x7e]*")
 HEADER = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+): ?([\x20-\x7e\x80-\xff]*)")
 BODILESS = (204, 304)
@@ -106,7 +108,7 @@ def _chunked(answer: Answer, content: bytes) -> tuple[Answer, bytes] | None:
 
 
 @contextlib.contextmanager
-def connected(port: int, *, seconds: float = 10.0, receive_buffer: int = 0) -> Iterator[socket.socket]:
+def connected(port: int, *, seconds: float = PATIENCE_S, receive_buffer: int = 0) -> Iterator[socket.socket]:
     """A connection to a port of this machine."""
     with socket.socket() as opened:
         if receive_buffer:
@@ -116,7 +118,7 @@ def connected(port: int, *, seconds: float = 10.0, receive_buffer: int = 0) -> I
         yield opened
 
 
-def ask(port: int, content: bytes, *, seconds: float = 10.0) -> Answer | None:
+def ask(port: int, content: bytes, *, seconds: float = PATIENCE_S) -> Answer | None:
     """The first answer to some bytes; None where the connection was closed without one.
 
     Raises `TimeoutError` where nothing happens in time.
@@ -138,7 +140,7 @@ def next_answer(opened: socket.socket, *, head: bool = False) -> Answer | None:
     return None
 
 
-def closed_within(opened: socket.socket, seconds: float) -> bool:
+def is_closed(opened: socket.socket, seconds: float = PATIENCE_S) -> bool:
     """Whether the other side ends a connection in time; what it still sends is read and thrown away."""
     opened.settimeout(seconds)
     try:

@@ -104,7 +104,7 @@ def test_refusing_is_quick() -> None:
         for _ in range(100):
             with contextlib.suppress(BusyError), admission.admit(1):
                 pass
-        assert time.perf_counter() - started < 1.0  # 10 ms for each, of the 100 that a refusal may take
+        assert time.perf_counter() - started < 10.0  # the 100 ms for each that a refusal may take
 
 
 @given(st.integers(0, 10**7))

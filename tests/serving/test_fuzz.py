@@ -14,6 +14,7 @@ import pytest
 
 from fledge.core.limits import Limits
 from fledge.supervision.endpoints import EndpointStatus
+from tests.conftest import PATIENCE_S
 from tests.serving.harness import client, lay_out, pids, served, until
 from tests.serving.hostile import HONEST, cases
 from tests.serving.raw import Answer, NoHttpError, port_of, read, work_of
@@ -22,9 +23,8 @@ pytestmark = pytest.mark.slow
 
 AT_ONCE = 48
 QUIET_S = 0.15  # after an answer that is whole; then there is no second one
-PATIENCE_S = 8.0
 MOST_READERS = (os.cpu_count() or 1) + 4
-LIMITS = Limits(header_timeout_s=0.5, body_timeout_s=0.5, write_timeout_s=1.0, max_body_bytes=200_000)
+LIMITS = Limits(header_timeout_s=1.0, body_timeout_s=1.0, write_timeout_s=1.0, max_body_bytes=200_000)
 
 
 @pytest.fixture(scope="module")
@@ -119,7 +119,7 @@ def _fuzz(endpoint: EndpointStatus, count: int, seed: int) -> Counter[int]:
     port = port_of(endpoint.url)
     log = Path(endpoint.folder) / "log.txt"
     asyncio.run(_run(port, HONEST * 10))  # threads and caches that any work makes
-    until(lambda: _condition(endpoint).descriptors < AT_ONCE, 3.0)
+    until(lambda: _condition(endpoint).descriptors < AT_ONCE, 30.0)
     before, logged = _condition(endpoint), log.stat().st_size
     statuses, problems = asyncio.run(_run(port, cases(count, seed)))
     assert problems[:5] == []
@@ -127,8 +127,8 @@ def _fuzz(endpoint: EndpointStatus, count: int, seed: int) -> Counter[int]:
         table = {"dataframe_split": {"columns": ["question"], "data": [["still there?"]]}}
         assert http.post("/invocations", json=table).json() == {"predictions": ["STILL THERE?"]}
         assert http.get("/ready").status_code == 200
-    assert until(lambda: sum(work_of(port)) == 0, 10.0)
-    assert until(lambda: _is_as_before(before, _condition(endpoint)), 10.0), (before, _condition(endpoint))
+    assert until(lambda: sum(work_of(port)) == 0)
+    assert until(lambda: _is_as_before(before, _condition(endpoint))), (before, _condition(endpoint))
     with log.open(encoding="utf-8") as file:
         file.seek(logged)
         assert file.read() == ""

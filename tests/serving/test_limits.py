@@ -21,11 +21,11 @@ from fledge.core.limits import Limits
 from fledge.supervision.config import ServeConfig
 from fledge.supervision.endpoints import EndpointStatus
 from tests.serving.harness import client, lay_out, pids, served, until
-from tests.serving.raw import JSON, ask, closed_within, connected, next_answer, port_of, question, request, work_of
+from tests.serving.raw import JSON, ask, connected, is_closed, next_answer, port_of, question, request, work_of
 
 pytestmark = pytest.mark.slow
 
-WIRE = Limits(header_timeout_s=0.5, body_timeout_s=0.5, write_timeout_s=0.7)
+WIRE = Limits(header_timeout_s=2.0, body_timeout_s=2.0, write_timeout_s=1.0)
 CHAT = "/v1/chat/completions"
 TOP = b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
 CHUNKED = TOP + b"Transfer-Encoding: chunked\r\n\r\n"
@@ -39,7 +39,7 @@ def config(tmp_path_factory: pytest.TempPathFactory, engine_cache: Path) -> Serv
 
 @pytest.fixture(scope="module")
 def wire(config: ServeConfig) -> Iterator[EndpointStatus]:
-    """An endpoint that is not patient; its engine answers at once."""
+    """An endpoint that is not patient with clients; its engine answers at once."""
     with served(config, engine="scripted", limits=WIRE) as running:
         yield running
 
@@ -79,7 +79,7 @@ def test_a_chunked_body_ends_where_it_becomes_too_large(wire: EndpointStatus) ->
         with contextlib.suppress(ConnectionError):
             answer = next_answer(opened)
             assert answer is None or answer.status == 413
-        assert closed_within(opened, 5.0)
+        assert is_closed(opened)
     with connected(port_of(wire.url)) as opened:
         opened.sendall(CHUNKED + b"f4241\r\n" + b" " * 1_000_001)
         answer = next_answer(opened)
@@ -135,7 +135,7 @@ def test_trailers_and_chunk_extensions_are_small_too(wire: EndpointStatus) -> No
                 while sent < 20_000_000:
                     sent += opened.send(b"y" * 100_000 if len(bomb) != 3 else b"A: b\r\n" * 20_000)
             assert sent < 20_000_000
-            assert closed_within(opened, 5.0)
+            assert is_closed(opened)
 
 
 # Times
@@ -151,7 +151,7 @@ def test_who_sends_nothing_or_half_a_head_is_let_go(wire: EndpointStatus) -> Non
         started = time.monotonic()
         answer = ask(port_of(wire.url), begun)
         assert (answer.status if answer else None) == told
-        assert 0.4 < time.monotonic() - started < 15.0
+        assert time.monotonic() - started > 0.9 * WIRE.header_timeout_s
 
 
 @pytest.mark.parametrize(
@@ -171,7 +171,7 @@ def test_a_client_that_drips_is_let_go_whatever_it_drips(
 ) -> None:
     with connected(port_of(wire.url)) as opened:
         opened.sendall(begin)
-        started, ended = time.monotonic(), threading.Event()
+        ended = threading.Event()
 
         def dripping() -> None:
             with contextlib.suppress(OSError):
@@ -181,10 +181,9 @@ def test_a_client_that_drips_is_let_go_whatever_it_drips(
         with ThreadPoolExecutor(1) as pool:
             pool.submit(dripping)
             answer = next_answer(opened)
-            closed = closed_within(opened, 5.0)
+            closed = is_closed(opened)
             ended.set()
         assert closed
-        assert time.monotonic() - started < 15.0
         assert answer is None or answer.status == told  # a reset can overtake the answer
 
 
@@ -219,7 +218,7 @@ def test_a_client_that_never_reads_is_dropped_and_computes_no_more(wire: Endpoin
     with connected(port_of(wire.url), receive_buffer=4096) as opened:
         opened.sendall(_flood(stream))
         assert until(lambda: _holds(wire, opened))
-        assert until(lambda: not _holds(wire, opened), 10.0)
+        assert until(lambda: not _holds(wire, opened))
         assert sum(work_of(port_of(wire.url))) == 0
 
 
@@ -236,7 +235,7 @@ def test_behind_tls_too_a_client_that_never_reads_is_dropped(
             ):
                 secured.sendall(_flood(stream))
                 assert until(lambda: _holds(running, secured))
-                assert until(lambda: not _holds(running, secured), 10.0)
+                assert until(lambda: not _holds(running, secured))
 
 
 def test_many_requests_at_once_by_a_client_that_never_reads(wire: EndpointStatus) -> None:
@@ -244,7 +243,7 @@ def test_many_requests_at_once_by_a_client_that_never_reads(wire: EndpointStatus
         with contextlib.suppress(ConnectionError, TimeoutError):
             for _ in range(5000):
                 opened.sendall(request("GET", "/openapi.json") * 4)
-        assert until(lambda: not _holds(wire, opened), 10.0)
+        assert until(lambda: not _holds(wire, opened))
 
 
 def test_a_client_that_reads_slowly_gets_it_all(wire: EndpointStatus) -> None:
@@ -254,7 +253,8 @@ def test_a_client_that_reads_slowly_gets_it_all(wire: EndpointStatus) -> None:
         last = b""
         while part := opened.recv(1 << 20):
             received, last = received + len(part), (last + part)[-100:]
-            time.sleep(0.03)
+            if time.monotonic() - started < 3 * WIRE.write_timeout_s:
+                time.sleep(0.2)
         assert time.monotonic() - started > 2 * WIRE.write_timeout_s
         assert received > 5_000_000
         assert b"data: [DONE]\n\n" in last
@@ -319,7 +319,7 @@ def test_bombs_take_little_memory_and_leave_nothing(wire: EndpointStatus) -> Non
     descriptors = process.num_fds()
 
     def throw(bomb: bytes) -> int:
-        answer = ask(port_of(wire.url), bomb, seconds=20.0)
+        answer = ask(port_of(wire.url), bomb)
         return answer.status if answer else 0
 
     with _growth_of(pid) as growth, ThreadPoolExecutor(8) as pool:
@@ -337,7 +337,7 @@ def test_hundreds_of_connections_that_say_nothing_go_away(wire: EndpointStatus) 
         for _ in range(400):
             stack.enter_context(connected(port_of(wire.url)))
         assert _post(wire, CHAT, _chat("x")).status_code == 200
-        assert until(lambda: process.num_fds() <= descriptors, 10.0)
+        assert until(lambda: process.num_fds() <= descriptors)
         assert growth() < MEMORY
 
 

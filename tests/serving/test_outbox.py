@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import json
 import resource
-import time
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +19,7 @@ from fledge.monitoring.outbox_reader import Position, read_batch, read_outbox
 from fledge.serving import outbox as outbox_module
 from fledge.serving.outbox import Outbox
 from fledge.serving.redaction import make_redactor
+from tests.conftest import PATIENCE_S
 
 SECRETS = ("me@example.org", "4111 1111 1111 1111")
 TEXT = f"I am {SECRETS[0]}, my card is {SECRETS[1]}."
@@ -53,15 +54,14 @@ def _put(box: Outbox, *records: OutboxRecord | FeedbackRecord) -> None:
         box.put(record)
 
 
-def _run(box: Outbox, work: Callable[[], Any], seconds: float = 0.0) -> None:
-    """Have an outbox write while `work` is done, and so many seconds longer."""
+def _run(box: Outbox, work: Callable[[], Any]) -> None:
+    """Have an outbox write while `work` is done."""
 
     async def both() -> None:
         writing = asyncio.create_task(box.run())
         await asyncio.sleep(0)
         if asyncio.iscoroutine(working := work()):
             await working
-        await asyncio.sleep(seconds)
         writing.cancel()
         await asyncio.gather(writing, return_exceptions=True)
 
@@ -135,39 +135,43 @@ def surrogates(_text: str) -> str:
     return "\ud800"
 
 
-def slow_rule(text: str) -> str:
-    time.sleep(1.0)
-    return text
+_released = threading.Event()
 
 
-def test_a_slow_rule_holds_no_request_up(tmp_path: Path) -> None:
-    box = _box(tmp_path, "tests.serving.test_outbox:slow_rule")
-    longest = 0.0
+def patient_rule(text: str) -> str:
+    return text if _released.wait(PATIENCE_S) else "nobody released it"
+
+
+def test_a_slow_rule_holds_no_request_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(outbox_module, "FLUSH_S", 0.01)
+    box = _box(tmp_path, "tests.serving.test_outbox:patient_rule")
+    _released.clear()
 
     async def requests() -> None:
-        nonlocal longest
-        for number in range(100):
-            started = time.perf_counter()
-            box.put(_record(number % 2))
-            await asyncio.sleep(0.01)
-            longest = max(longest, time.perf_counter() - started)
-            if number == 1:
-                box.put = lambda _record: None  # type: ignore[method-assign,assignment]
+        box.put(_record(0))
+        while box._waiting:  # until the rule has it, in a thread of its own
+            await asyncio.sleep(0.001)
+        for number in range(1, 100):
+            box.put(_record(number))
+            await asyncio.sleep(0)
+        assert read_outbox(tmp_path) == []
+        _released.set()
 
     _run(box, requests)
-    assert longest < 0.7
-    assert len(read_outbox(tmp_path)) == 2
+    assert [int(record.request_id, 16) for record in read_outbox(tmp_path)] == [*range(100)]
+    assert "nobody released it" not in _raw(tmp_path)
 
 
 def test_files_are_rotated_and_read_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(outbox_module, "ROTATE_BYTES", 3000)
-    monkeypatch.setattr(outbox_module, "FLUSH_S", 0.005)
+    monkeypatch.setattr(outbox_module, "FLUSH_S", 0.001)
     box = _box(tmp_path)
 
     async def steadily() -> None:
         for number in range(400):
             box.put(_record(number))
-            await asyncio.sleep(0.002)
+            while number - box.written > 10:  # it writes more than a file in all
+                await asyncio.sleep(0.001)
 
     _run(box, steadily)
     assert len(outbox_files(tmp_path)) > 5
@@ -229,17 +233,20 @@ def test_a_write_that_fails_half_way_is_undone_and_tried_again(
 
     async def fill_and_free() -> None:
         box.put(_record(0))
-        await asyncio.sleep(0.1)
+        while box.written < 1:
+            await asyncio.sleep(0.001)
         (file,) = outbox_files(tmp_path)
         with _files_of_at_most(file.stat().st_size + 100):
             for number in range(1, 20):
                 box.put(_record(number))
-                await asyncio.sleep(0.01)
+            while not box._error:
+                await asyncio.sleep(0.001)
+            await asyncio.sleep(5 * outbox_module.FLUSH_S)  # and some tries more
             assert _raw(tmp_path).endswith("\n")
             assert len(read_outbox(tmp_path)) == 1
         box.put(_record(20))
 
-    _run(box, fill_and_free, 0.2)
+    _run(box, fill_and_free)
     assert [int(record.request_id, 16) for record in read_outbox(tmp_path)] == [*range(21)]
     assert (box.written, box.dropped) == (21, 0)
     assert capsys.readouterr().err.count("the outbox cannot be written") == 1

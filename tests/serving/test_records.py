@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import psutil
 import pytest
 
 from fledge.core.limits import Limits
@@ -28,8 +29,9 @@ from tests.serving.raw import JSON, connected, next_answer, port_of, question, r
 pytestmark = pytest.mark.slow
 
 CHAT = "/v1/chat/completions"
-LONG: dict[str, Any] = {"prompt": ["go on"] * 60, "n": 4, "max_tokens": 200, "ignore_eos": True}
-LIMITS = Limits(max_running=1, queue_requests=0, deadline_s=4.0, body_timeout_s=0.5, max_body_bytes=100_000)
+LONG: dict[str, Any] = {"prompt": ["go on"] * 400, "n": 4, "max_tokens": 200, "ignore_eos": True}
+# Much more than can be answered before the deadline, which the short questions are sure to meet.
+LIMITS = Limits(max_running=1, queue_requests=0, deadline_s=10.0, body_timeout_s=2.0, max_body_bytes=100_000)
 ADDRESS = "me@example.org"
 
 
@@ -83,7 +85,11 @@ def test_every_outcome_leaves_one_record_with_the_clients_id(endpoint: EndpointS
         assert answer.status_code == expected, (path, answer.text)
         seen.append((answer.headers["x-request-id"], expected))
 
-    for path, body in ((CHAT, good), ("/v1/completions", {"prompt": "x"}), ("/invocations", {"instances": ["x"]})):
+    for path, body in (
+        (CHAT, good),
+        ("/v1/completions", {"prompt": "x", "max_tokens": 4}),
+        ("/invocations", {"instances": ["x"], "params": {"max_tokens": 4}}),
+    ):
         post(path, 200, json=body)
         post(path, 400, json={})
         post(path, 400, content=b"{", headers=[JSON])
@@ -102,9 +108,9 @@ def test_every_outcome_leaves_one_record_with_the_clients_id(endpoint: EndpointS
         finally:
             os.kill(pids(endpoint)["engine"], signal.SIGCONT)
         seen.append((long.headers["x-request-id"], 499))
-    assert until(lambda: sum(work_of(port_of(endpoint.url))) == 0, 10.0)
+    assert until(lambda: sum(work_of(port_of(endpoint.url))) == 0)
     seen.append((_hang_up(endpoint), 499))
-    assert until(lambda: sum(work_of(port_of(endpoint.url))) == 0, 10.0)
+    assert until(lambda: sum(work_of(port_of(endpoint.url))) == 0)
     with connected(port_of(endpoint.url)) as opened:
         opened.sendall(request("POST", CHAT, JSON, body=b"x" * 50)[:-10])
         late = next_answer(opened)
@@ -113,7 +119,7 @@ def test_every_outcome_leaves_one_record_with_the_clients_id(endpoint: EndpointS
     seen.append(_broken_stream(endpoint))
     wanted = Counter(seen)
     assert len(wanted) == len(seen) == 26
-    assert until(lambda: _outcomes(endpoint) - before == wanted, 10.0), wanted - _outcomes(endpoint)
+    assert until(lambda: _outcomes(endpoint) - before == wanted), wanted - _outcomes(endpoint)
     assert until(lambda: _is_up(endpoint))
 
 
@@ -124,17 +130,17 @@ def test_a_request_that_was_never_whole_and_one_left_before_its_answer_are_499(e
         time.sleep(0.1)
     with connected(port_of(endpoint.url)) as opened:
         opened.sendall(question("/v1/completions", LONG))
-        assert until(lambda: work_of(port_of(endpoint.url)).running == 1, 10.0)
-    assert until(lambda: sum((_outcomes(endpoint) - before).values()) == 2, 15.0)
-    time.sleep(0.6)
+        assert until(lambda: work_of(port_of(endpoint.url)).running == 1)
+    assert until(lambda: sum((_outcomes(endpoint) - before).values()) == 2)
+    time.sleep(LIMITS.body_timeout_s + 0.1)
     assert sorted(status for _, status in _outcomes(endpoint) - before) == [499, 499]
 
 
 def test_at_the_end_of_the_drain_time_everybody_is_told_also_who_waits(config: ServeConfig) -> None:
-    limits = replace(LIMITS, queue_requests=100, deadline_s=60.0, drain_s=0.5)
+    limits = replace(LIMITS, queue_requests=100, queue_tokens=10_000_000, deadline_s=600.0, drain_s=0.5)
     with served(config, limits=limits) as endpoint, ThreadPoolExecutor(8) as pool, client(endpoint) as http:
         asked = [pool.submit(http.post, "/v1/completions", json={**LONG, "stream": i % 2 > 0}) for i in range(8)]
-        assert until(lambda: sum(work_of(port_of(endpoint.url))) == 8, 10.0)
+        assert until(lambda: sum(work_of(port_of(endpoint.url))) == 8)
         stop(config, port_of(endpoint.url))
         answers = [one.result() for one in asked]
     assert {answer.status_code for answer in answers} <= {200, 503}
@@ -148,16 +154,17 @@ def test_at_the_end_of_the_drain_time_everybody_is_told_also_who_waits(config: S
 def test_a_stop_waits_for_tables_that_are_read_and_tells_who_still_sends(config: ServeConfig) -> None:
     table = written({"question": ["row"] * 3})
     about = {"content-type": "application/vnd.apache.parquet"}
-    limits = Limits(body_timeout_s=60.0)
+    limits = Limits(body_timeout_s=600.0, drain_s=300.0)
     with (
         served(config, engine="scripted", limits=limits) as endpoint,
         ThreadPoolExecutor(8) as pool,
         client(endpoint) as http,
-        connected(port_of(endpoint.url), seconds=30.0) as sender,
+        connected(port_of(endpoint.url)) as sender,
     ):
         sender.sendall(request("POST", CHAT, JSON, body=b"x" * 50)[:-10])
         asked = [pool.submit(http.post, "/invocations", content=table, headers=about) for _ in range(6)]
-        time.sleep(0.3)  # a process of its own reads each of them, for longer than that
+        reading = psutil.Process(pids(endpoint)["endpoint"])  # a process of its own reads each table
+        assert until(lambda: len(reading.children()) + sum(one.done() for one in asked) >= len(asked))
         stop(config, port_of(endpoint.url))
         assert [one.result().status_code for one in asked] == [200] * 6
         late = next_answer(sender)
@@ -202,25 +209,24 @@ def test_what_is_no_question_leaves_no_record(endpoint: EndpointStatus) -> None:
     assert _outcomes(endpoint) - before == Counter([(answered, 200)])
 
 
-def test_a_killed_endpoint_loses_no_line_but_those_of_the_last_second(endpoint: EndpointStatus) -> None:
-    ids: list[tuple[float, str]] = []
-    until_then = time.monotonic() + 2.5
+def test_a_killed_endpoint_loses_no_line_that_is_on_disk_and_writes_none_twice(endpoint: EndpointStatus) -> None:
+    def ask(http: httpx.Client) -> str:
+        answer = http.post(CHAT, json={"messages": [{"role": "user", "content": "x"}], "max_tokens": 2})
+        return answer.headers["x-request-id"]
+
     with client(endpoint) as http:
-        while time.monotonic() < until_then:
-            answer = http.post(CHAT, json={"messages": [{"role": "user", "content": "x"}], "max_tokens": 2})
-            ids.append((time.monotonic(), answer.headers["x-request-id"]))
+        written = [ask(http) for _ in range(5)]
+        assert until(lambda: all((identity, 200) in _outcomes(endpoint) for identity in written))
+        for _ in range(5):  # of which some lie in memory
+            ask(http)
     os.kill(pids(endpoint)["endpoint"], signal.SIGKILL)
-    died = time.monotonic()
     assert until(lambda: _is_up(endpoint))
     with client(endpoint) as http:
-        after = http.post(CHAT, json={"messages": [{"role": "user", "content": "x"}], "max_tokens": 2}).headers[
-            "x-request-id"
-        ]
+        after = ask(http)
     assert until(lambda: (after, 200) in _outcomes(endpoint))
     found = _outcomes(endpoint)
     assert max(found.values()) == 1
-    assert not [identity for moment, identity in ids if moment < died - 1.1 and (identity, 200) not in found]
-    assert len([1 for moment, _ in ids if moment < died - 1.1]) > 2
+    assert not [identity for identity in written if (identity, 200) not in found]
 
 
 def _is_up(endpoint: EndpointStatus) -> bool:
@@ -251,7 +257,7 @@ def test_a_users_rules_and_the_cap_on_a_running_endpoint(
             return answer.headers["x-request-id"]
 
         clean, failed, hung = say(f"quiet {ADDRESS}"), say("boom secret words"), say("a" * 100 + "b")
-        assert until(lambda: len(outbox(running)) == 3, 15.0)
+        assert until(lambda: len(outbox(running)) == 3)
         records = {record.request_id: record for record in outbox(running)}
         assert records[clean].inputs == {"messages": [{"role": "user", "content": "LOUD [email]"}]}
         for identity in (failed, hung):
@@ -262,12 +268,11 @@ def test_a_users_rules_and_the_cap_on_a_running_endpoint(
         for _ in range(12):
             say("x" * 50_000 + " y")
             time.sleep(0.1)
-        assert until(lambda: metrics(running, "fledge_outbox_dropped_total") > 0, 10.0)
+        assert until(lambda: metrics(running, "fledge_outbox_dropped_total") > 0)
         assert until(
             lambda: (
                 metrics(running, "fledge_outbox_written_total") + metrics(running, "fledge_outbox_dropped_total") == 15
-            ),
-            5.0,
+            )
         )
         assert len(outbox(running)) == metrics(running, "fledge_outbox_written_total")
 
@@ -298,7 +303,6 @@ def test_on_a_full_disk_serving_goes_on_and_no_line_is_torn(small_disk: tuple[Se
         def say(text: str) -> None:
             answer = http.post(CHAT, json={"messages": [{"role": "user", "content": text}]})
             assert answer.status_code == 200
-            assert answer.elapsed.total_seconds() < 5.0
             ids.append(answer.headers["x-request-id"])
 
         say("before")
@@ -317,6 +321,6 @@ def test_on_a_full_disk_serving_goes_on_and_no_line_is_torn(small_disk: tuple[Se
         assert content.count("\n") < 31
         filler.unlink()
         say("after")
-        assert until(lambda: {record.request_id for record in outbox(running)} == {*ids}, 10.0)
+        assert until(lambda: {record.request_id for record in outbox(running)} == {*ids})
         assert metrics(running, "fledge_outbox_written_total") == 32
         assert metrics(running, "fledge_outbox_dropped_total") == 0

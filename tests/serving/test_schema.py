@@ -55,7 +55,7 @@ def _run(endpoint: EndpointStatus, folder: Path, *options: str) -> dict[str, Any
     command = [
         str(Path(sys.executable).with_name("schemathesis")),
         *("--config-file", str(folder / "schemathesis.toml"), "run", f"{endpoint.url}/openapi.json"),
-        *("--header", f"Authorization: Bearer {KEY}", "--request-timeout", "20"),
+        *("--header", f"Authorization: Bearer {KEY}", "--request-timeout", "120"),
         *("--report", "json", "--report-json-path", str(report), "--no-color", "--continue-on-failure"),
         *("--generation-database", "none", *options),
     ]

@@ -17,7 +17,7 @@ import pytest
 from fledge.core.errors import InputError
 from fledge.supervision.config import ServeConfig
 from fledge.supervision.endpoints import EndpointStatus, prepare
-from tests.conftest import Run
+from tests.conftest import PATIENCE_S, Run
 from tests.serving.harness import client, lay_out, outbox, served, until
 from tests.serving.raw import Answer, ask, port_of, request
 
@@ -113,7 +113,7 @@ def opened(config: ServeConfig, certificate: tuple[Path, Path]) -> Iterator[http
         options = {"open_metrics": True, "open_docs": True, "tls_cert": str(cert), "tls_key": str(key), "record": False}
         with served(config, **options) as running:
             trusting = ssl.create_default_context(cafile=str(cert))
-            with httpx.Client(base_url=running.url, verify=trusting, trust_env=False, timeout=30) as http:
+            with httpx.Client(base_url=running.url, verify=trusting, trust_env=False, timeout=PATIENCE_S) as http:
                 yield http
 
 

@@ -88,7 +88,7 @@ def test_every_answer_has_an_id_of_its_own(http: httpx.Client) -> None:
 
 @pytest.mark.skipif(not shutil.which("curl"), reason="needs curl")
 def test_curl_shows_an_answer_as_it_is_generated(endpoint: EndpointStatus) -> None:
-    body = json.dumps({"prompt": QUESTION, "stream": True, "max_tokens": 400, "ignore_eos": True})
+    body = json.dumps({"prompt": QUESTION, "stream": True, "max_tokens": 400, "n": 8, "ignore_eos": True})
     command = ["curl", "-sN", f"{endpoint.url}/v1/completions", "-H", f"Authorization: Bearer {KEY}", "-d", body]
     with subprocess.Popen(
         [*command, "-H", "Content-Type: application/json"], stdout=subprocess.PIPE, text=True

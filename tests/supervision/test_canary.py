@@ -19,6 +19,7 @@ from fledge.experiments.config import ExperimentConfig
 from fledge.registry.release import history, promote, register, rollback
 from fledge.supervision.config import ServeConfig
 from fledge.supervision.endpoints import EndpointStatus, find, prepare, serve, status, stop
+from tests.conftest import PATIENCE_S
 from tests.serving.harness import asking, client, metrics, pids, until
 
 pytestmark = pytest.mark.slow
@@ -74,9 +75,9 @@ def _condition(config: ServeConfig) -> Callable[[], Any]:
 def test_one_that_keeps_within_its_guards_becomes_what_is_served(config: ServeConfig, workspace: Workspace) -> None:
     promote(workspace, "mine", 2, alias="challenger", force=True, reason="test")
     with _asked(config) as (endpoint, told):
-        assert until(lambda: (find(config).canary or {}).get("share") == 0.3)
+        assert until(lambda: (find(config).canary or {}).get("share") == 0.3 or _condition(config)() == "none")
         assert metrics(endpoint, "fledge_arm_share") == pytest.approx(1.0)
-        assert until(lambda: history(workspace, "mine")[0]["alias"] == "champion", 60)
+        assert until(lambda: history(workspace, "mine")[0]["alias"] == "champion")
         assert until(lambda: _condition(config)() == "none")
         (entry, *_), (release,) = history(workspace, "mine"), find(config).releases
         assert (entry["action"], entry["from"], entry["to"], entry["forced"]) == ("promote", 1, 2, False)
@@ -85,9 +86,9 @@ def test_one_that_keeps_within_its_guards_becomes_what_is_served(config: ServeCo
         file = Path(endpoint.folder) / "canary.json"  # as a recorder leaves it that dies when the alias has moved
         file.write_text(json.dumps({**json.loads(file.read_text()), "owed": True}))
         os.kill(pids(endpoint)["recorder"], signal.SIGKILL)
-        assert until(lambda: not json.loads(file.read_text())["owed"], 60)
+        assert until(lambda: not json.loads(file.read_text())["owed"])
         rollback(workspace, "mine")  # somebody thinks otherwise: the same release is not tried a second time
-        assert until(lambda: _condition(config)() == "passed", 30)
+        assert until(lambda: _condition(config)() == "passed")
         assert until(lambda: _answering(endpoint) == {"mine/1"})
         assert find(config).canary == {**(find(config).canary or {}), "share": 0.0, "release": "mine/2"}
         assert history(workspace, "mine")[0]["action"] == "rollback"
@@ -97,8 +98,8 @@ def test_one_that_keeps_within_its_guards_becomes_what_is_served(config: ServeCo
 def test_one_that_breaks_a_guard_is_rolled_back_and_not_tried_again(config: ServeConfig, workspace: Workspace) -> None:
     promote(workspace, "mine", 3, alias="challenger", force=True, reason="test")
     with _asked(config) as (endpoint, told):
-        assert until(lambda: _condition(config)() == "rolled back", 60)
-        assert until(lambda: history(workspace, "mine")[0]["action"] == "canary", 20)
+        assert until(lambda: _condition(config)() == "rolled back")
+        assert until(lambda: history(workspace, "mine")[0]["action"] == "canary")
         (entry, *_) = history(workspace, "mine")
         assert (entry["alias"], entry["from"], entry["to"]) == ("challenger", 1, 3)
         assert "latency_p50" in entry["reason"]
@@ -106,7 +107,7 @@ def test_one_that_breaks_a_guard_is_rolled_back_and_not_tried_again(config: Serv
         assert _answering(endpoint) == {"mine/1"}
     assert set(told) == {200}
     with _asked(config):
-        assert until(lambda: _condition(config)() == "rolled back", 30)
+        assert until(lambda: _condition(config)() == "rolled back")
         assert metrics(find(config), "fledge_arm_share") == 1.0
     assert sum(entry["action"] == "canary" for entry in history(workspace, "mine")) == 1
     kept = json.loads((Path(endpoint.folder) / "canary.json").read_text())
@@ -120,12 +121,12 @@ def test_one_whose_engine_keeps_crashing_takes_nothing_with_it(config: ServeConf
     try:
         assert until(lambda: _condition(config)() == "running")
         for _ in range(5):
-            assert until(lambda: bool(_engines(config, "mine/2")), 30)
+            assert until(lambda: bool(_engines(config, "mine/2")))
             os.kill(_engines(config, "mine/2").pop(), signal.SIGKILL)
             assert until(lambda: not _engines(config, "mine/2"))
         assert until(lambda: _condition(config)() == "rolled back")
         assert _answering(endpoint) == {"mine/1"}
-        assert httpx.get(f"{endpoint.url}/ready", trust_env=False).status_code == 200
+        assert httpx.get(f"{endpoint.url}/ready", timeout=PATIENCE_S, trust_env=False).status_code == 200
         assert until(lambda: history(workspace, "mine")[0]["action"] == "canary")
         assert "keeps crashing" in history(workspace, "mine")[0]["reason"]
     finally:

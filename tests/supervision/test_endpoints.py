@@ -25,6 +25,7 @@ from fledge.registry.release import promote, register
 from fledge.serving.smoke import check_endpoint
 from fledge.supervision.config import ServeConfig
 from fledge.supervision.endpoints import EndpointStatus, serve, status, stop
+from tests.conftest import PATIENCE_S
 from tests.serving.harness import until
 
 pytestmark = pytest.mark.slow
@@ -52,7 +53,7 @@ def endpoint(config: ServeConfig) -> Iterator[EndpointStatus]:
 
 @pytest.fixture
 def client(endpoint: EndpointStatus) -> Iterator[httpx.Client]:
-    with httpx.Client(base_url=endpoint.url, timeout=30, trust_env=False) as opened:
+    with httpx.Client(base_url=endpoint.url, timeout=PATIENCE_S, trust_env=False) as opened:
         yield opened
 
 
@@ -204,7 +205,7 @@ def test_a_key_is_asked_for_on_every_route_but_health(config: ServeConfig, monke
     key = "k" * 32
     monkeypatch.setenv("FLEDGE_API_KEY", key)
     running = serve(config, "mine")
-    with httpx.Client(base_url=running.url, timeout=30, trust_env=False) as client:
+    with httpx.Client(base_url=running.url, timeout=PATIENCE_S, trust_env=False) as client:
         assert client.get("/health").status_code == 200
         for headers, expected in (
             ({}, 401),
@@ -228,7 +229,7 @@ def test_a_damaged_release_keeps_serving_and_is_not_loaded_again(config: ServeCo
     (served,) = (Path(config.state) / "releases").glob("mine-*")
     (stored,) = Path.cwd().glob("mlartifacts/*/models/*/artifacts/artifacts/release")
     try:
-        with httpx.Client(base_url=endpoint.url, timeout=30, trust_env=False) as client:
+        with httpx.Client(base_url=endpoint.url, timeout=PATIENCE_S, trust_env=False) as client:
             before = client.post("/invocations", json={"dataframe_split": TABLE}).json()
             for folder in (served, stored):
                 for path in [*folder.glob("snapshot/*.safetensors"), *folder.glob("engines/*/*.bin")]:
@@ -248,7 +249,7 @@ def test_a_release_whose_prompt_is_a_conversation(config: ServeConfig) -> None:
     register(ExperimentConfig(tracking_uri=config.tracking_uri, state=config.state), name="mine", prompt="chatty")
     running = serve(config, "models:/mine/2")
     try:
-        with httpx.Client(base_url=running.url, timeout=30, trust_env=False) as client:
+        with httpx.Client(base_url=running.url, timeout=PATIENCE_S, trust_env=False) as client:
             rows = client.post("/invocations", json={"dataframe_split": TABLE}).json()["predictions"]
             turns_sent = [{"role": turn.role, "content": turn.content} for turn in turns[:1]]
             turns_sent.append({"role": "user", "content": QUESTION})

@@ -18,9 +18,9 @@ WAIT_S = 0.02
 class GenerateAPI(litserve.LitAPI):  # type: ignore[misc]
     """Answers a batch of prompts by one `generate` of exactly `tokens` new tokens."""
 
-    def __init__(self, folder: str, tokens: int) -> None:
+    def __init__(self, folder: str, tokens: int, *, chat: bool) -> None:
         super().__init__(max_batch_size=MOST_AT_ONCE, batch_timeout=WAIT_S)
-        self.folder, self.tokens = folder, tokens
+        self.folder, self.tokens, self.chat = folder, tokens, chat
 
     def setup(self, device: str) -> None:
         self.tokenizer = AutoTokenizer.from_pretrained(self.folder, local_files_only=True, padding_side="left")
@@ -36,6 +36,8 @@ class GenerateAPI(litserve.LitAPI):  # type: ignore[misc]
 
     @torch.inference_mode()
     def predict(self, prompts: list[str]) -> list[dict[str, Any]]:
+        if self.chat:
+            prompts = [self._as_chat(prompt) for prompt in prompts]
         given = self.tokenizer(prompts, return_tensors="pt", padding=True).to(self.model.device)
         made = self.model.generate(
             **given, max_new_tokens=self.tokens, min_new_tokens=self.tokens, do_sample=False, pad_token_id=0
@@ -44,12 +46,18 @@ class GenerateAPI(litserve.LitAPI):  # type: ignore[misc]
         texts = self.tokenizer.batch_decode(new, skip_special_tokens=True)
         return [{"text": text, "tokens": new.shape[1]} for text in texts]
 
+    def _as_chat(self, prompt: str) -> str:
+        turns = [{"role": "user", "content": prompt}]
+        return str(self.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True))
+
     def unbatch(self, output: list[dict[str, Any]]) -> list[dict[str, Any]]:
         return output
 
 
 def main(config: dict[str, Any]) -> None:
-    server = litserve.LitServer(GenerateAPI(config["folder"], config["tokens"]), accelerator=config["device"])
+    server = litserve.LitServer(
+        GenerateAPI(config["folder"], config["tokens"], chat=config["chat"]), accelerator=config["device"]
+    )
     server.run(host="127.0.0.1", port=config["port"], generate_client_file=False, log_level="warning")
 
 

@@ -1,9 +1,11 @@
-"""What fledge is measured against, and with: `python -m fledge.bench._hf_peer peer|model|probe JSON`.
+"""What fledge is measured against, and with: `python -m fledge.bench._hf_peer peer|model|around|probe JSON`.
 
 `peer` is what a user would write without fledge: one padded batch through `transformers.generate`. `model` writes a
-model of DialoGPT-small's architecture with random weights. `probe` measures what the machine can do at best.
+model of DialoGPT-small's architecture with random weights. `around` tells the tokens that a chat template puts around
+a text, `probe` what the machine can do at best.
 """
 
+import itertools
 import json
 import sys
 import time
@@ -15,7 +17,7 @@ from typing import Any
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-from transformers import AutoModelForCausalLM, GenerationConfig, GPT2Config, GPT2LMHeadModel
+from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, GPT2Config, GPT2LMHeadModel
 from transformers.generation.stopping_criteria import StoppingCriteria, StoppingCriteriaList
 from transformers.utils import logging
 
@@ -81,16 +83,34 @@ def model(config: dict[str, Any]) -> None:
     (folder / "tokenizer_config.json").write_text('{"tokenizer_class": "PreTrainedTokenizerFast"}', encoding="utf-8")
 
 
+def around(config: dict[str, Any]) -> None:
+    """What conversations of one word each have in common, at the start and at the end."""
+    tokenizer = AutoTokenizer.from_pretrained(config["model"], local_files_only=True)
+    one, other = [], []
+    if tokenizer.chat_template:
+        one, other = (
+            tokenizer.apply_chat_template([{"role": "user", "content": word}], add_generation_prompt=True)["input_ids"]
+            for word in ("a", "7")
+        )
+    found = {"before": _common(one, other), "after": _common(one[::-1], other[::-1])[::-1]}
+    sys.stdout.write(json.dumps(found) + "\n")
+
+
+def _common(one: list[int], other: list[int]) -> list[int]:
+    pairs = itertools.takewhile(lambda pair: pair[0] == pair[1], zip(one, other, strict=False))
+    return [token for token, _ in pairs]
+
+
 def probe(config: dict[str, Any]) -> None:
-    """Bytes a second that memory gives, and operations a second of a matrix product, by type."""
-    device = config["device"]
-    data = torch.ones(2**27, device=device)  # 512 MiB, far more than any cache
-    bandwidth = data.numel() * 4 / _best(data.sum, device)
-    rates = {}
-    for dtype in (torch.float32, torch.bfloat16):
-        square = torch.ones(2048, 2048, dtype=dtype, device=device)
-        rates[str(dtype).removeprefix("torch.")] = 2 * 2048**3 / _best(partial(torch.mm, square, square), device)
-    sys.stdout.write(json.dumps({"bytes_per_s": bandwidth, "flops_per_s": rates}) + "\n")
+    """What the machine does in a second: bytes that memory gives, or operations of a matrix product of one type."""
+    device, what = config["device"], config["what"]
+    if what == "memory":
+        data = torch.ones(2**27, device=device)  # 512 MiB, far more than any cache
+        done = data.numel() * 4 / _best(data.sum, device)
+    else:
+        square = torch.ones(2048, 2048, dtype=getattr(torch, what), device=device)
+        done = 2 * 2048**3 / _best(partial(torch.mm, square, square), device)
+    sys.stdout.write(json.dumps({"per_s": done}) + "\n")
 
 
 def _best(work: Callable[[], torch.Tensor], device: str) -> float:
@@ -109,4 +129,4 @@ if __name__ == "__main__":
     warnings.filterwarnings("ignore")
     logging.set_verbosity_error()
     logging.disable_progress_bar()
-    {"peer": peer, "model": model, "probe": probe}[sys.argv[1]](json.loads(sys.argv[2]))
+    {"peer": peer, "model": model, "around": around, "probe": probe}[sys.argv[1]](json.loads(sys.argv[2]))

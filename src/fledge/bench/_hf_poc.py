@@ -8,10 +8,12 @@ import json
 import sys
 import time
 import warnings
+from functools import partial
 from typing import Any
 
 import mlflow
 from langchain_core.output_parsers import StrOutputParser
+from langchain_core.prompt_values import PromptValue
 from langchain_core.prompts import PromptTemplate
 from langchain_huggingface import HuggingFacePipeline
 from transformers import AutoModelForCausalLM, AutoTokenizer, pipeline
@@ -21,7 +23,10 @@ from fledge.tracking._mlflow import connect
 
 
 def main(config: dict[str, Any]) -> None:
-    """Ask `questions` with `templates`, `tokens` new tokens each, and record them in `tracking_uri`."""
+    """Ask `questions` with `templates`, `tokens` new tokens each, and record them in `tracking_uri`.
+
+    With `chat` each prompt goes through the model's chat template, as one turn of the user.
+    """
     model = AutoModelForCausalLM.from_pretrained(config["model"], local_files_only=True, use_safetensors=True)
     tokenizer = AutoTokenizer.from_pretrained(config["model"], local_files_only=True)
     tokens = config["tokens"]
@@ -43,7 +48,9 @@ def main(config: dict[str, Any]) -> None:
     started = time.perf_counter()
     with mlflow.start_run():
         for name, template in config["templates"].items():
-            chain = PromptTemplate.from_template(template, template_format="mustache") | llm | StrOutputParser()
+            prompt = PromptTemplate.from_template(template, template_format="mustache")
+            shaped = prompt | partial(_as_chat, tokenizer) if config["chat"] else prompt
+            chain = shaped | llm | StrOutputParser()
             for question in config["questions"]:
                 with mlflow.start_run(run_name=name, nested=True):
                     mlflow.log_params({"template": name, "question": question[:250]})
@@ -55,6 +62,11 @@ def main(config: dict[str, Any]) -> None:
                     )
     seconds = time.perf_counter() - started
     sys.stdout.write(json.dumps({"seconds": seconds, "latencies": latencies, "ttfts": []}) + "\n")
+
+
+def _as_chat(tokenizer: Any, prompt: PromptValue) -> str:
+    turns = [{"role": "user", "content": prompt.to_string()}]
+    return str(tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True))
 
 
 if __name__ == "__main__":

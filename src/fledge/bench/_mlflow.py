@@ -19,16 +19,21 @@ if TYPE_CHECKING:
 def record_engines(config: "BenchConfig", result: "BenchResult") -> str:
     """Write the run of an engine benchmark and return its id."""
     figures = ("output_tokens_per_s", "ttft_p50_s", "inter_token_p99_s", "share_of_limit", "memory_bytes")
-    metrics = {f"{row['peer']}.{name}.{row['load']}": row[name] for row in result.rows for name in figures}
-    params = {"model": result.model, "tokens": config.tokens, "repeats": config.repeats}
+    metrics = {
+        f"{row['model']}.{row['peer']}.{name}.{row['load']}": row[name]
+        for row in result.rows
+        for name in figures
+        if row[name] is not None
+    }
+    params = {"tokens": config.tokens, "repeats": config.repeats}
     return _record(config, "engine", result, params, metrics, plot_throughput(result.rows))
 
 
 def record_experiment(config: "ExperimentBenchConfig", result: "ExperimentBenchResult") -> str:
     """Write the run of an experiment benchmark and return its id."""
-    metrics = {f"{row['peer'].replace(',', '')}.seconds": row["seconds"] for row in result.rows}
-    metrics["recording_share"] = result.recording_share
-    params = {"model": result.model, "tokens": config.tokens, "questions": config.limit, "repeats": config.repeats}
+    metrics = {f"{row['model']}.{row['peer'].replace(',', '')}.seconds": row["seconds"] for row in result.rows}
+    metrics |= {f"{model}.recording_share": share for model, share in result.recording_share.items()}
+    params = {"tokens": config.tokens, "questions": config.limit, "repeats": config.repeats}
     return _record(config, "experiment", result, params, metrics, plot_wall_time(result.rows))
 
 
@@ -36,17 +41,16 @@ def record_serving(config: "ServeBenchConfig", result: "ServeBenchResult") -> st
     """Write the run of a serving benchmark and return its id."""
     figures = ("requests_per_s", "ttft_p50_s", "latency_p50_s", "latency_p99_s", "goodput_per_s", "errors")
     metrics = {
-        f"{row['peer']}.{name}.{row['loop']}.{row['load']:g}": row[name]
+        f"{row['model']}.{row['peer']}.{name}.{row['loop']}.{row['load']:g}": row[name]
         for row in result.rows
         for name in figures
         if row[name] is not None
     }
     for server in result.peers:
-        metrics |= {
-            f"{server['peer']}.{name}": server[name] for name in ("ready_seconds", "memory_bytes") if server[name]
-        }
+        start = f"{server['model']}.{server['peer']}"
+        metrics |= {f"{start}.{name}": server[name] for name in ("ready_seconds", "memory_bytes") if server[name]}
     names = ("tokens", "prompt_characters", "seconds", "repeats", "slo_ttft_s", "slo_latency_s")
-    params = {"model": result.model, **{name: getattr(config, name) for name in names}}
+    params = {name: getattr(config, name) for name in names}
     return _record(config, "serve", result, params, metrics, plot_serving(result.rows))
 
 
@@ -66,6 +70,7 @@ def _record(
     )
     run_id = str(run.info.run_id)
     about = {name: value for name, value in result.machine.items() if name != "versions"}
+    about["model"] = ", ".join(model["source"] for model in result.models)
     now = int(time.time() * 1000)
     client.log_batch(
         run_id,

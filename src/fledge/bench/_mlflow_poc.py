@@ -8,11 +8,13 @@ import json
 import sys
 import threading
 import warnings
+from functools import partial
 from typing import Any
 
 import mlflow
 import pandas as pd
 from langchain_core.output_parsers import StrOutputParser
+from langchain_core.prompt_values import PromptValue
 from langchain_core.prompts import PromptTemplate
 from langchain_huggingface import HuggingFacePipeline
 from mlflow.models import set_model
@@ -28,12 +30,13 @@ class HuggingFaceModelWrapper(PythonModel):  # type: ignore[misc]
     def load_context(self, context: Any) -> None:
         folder, tokens = context.artifacts["model"], context.model_config["tokens"]
         model = AutoModelForCausalLM.from_pretrained(folder, local_files_only=True, use_safetensors=True)
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
         self.made = _counted(model)
         generate = pipeline(
             "text-generation",
             model=model,
             device=context.model_config["device"],
-            tokenizer=AutoTokenizer.from_pretrained(folder, local_files_only=True),
+            tokenizer=tokenizer,
             max_new_tokens=tokens,
             min_new_tokens=tokens,
             do_sample=False,
@@ -41,7 +44,8 @@ class HuggingFaceModelWrapper(PythonModel):  # type: ignore[misc]
             return_full_text=False,
         )
         prompt = PromptTemplate(input_variables=["question"], template="{question}")
-        self.chain = prompt | HuggingFacePipeline(pipeline=generate) | StrOutputParser()
+        shaped = prompt | partial(_as_chat, tokenizer) if context.model_config["chat"] else prompt
+        self.chain = shaped | HuggingFacePipeline(pipeline=generate) | StrOutputParser()
 
     # Other annotations MLflow would read as a schema.
     def predict(
@@ -55,6 +59,11 @@ class HuggingFaceModelWrapper(PythonModel):  # type: ignore[misc]
             answer = self.chain.invoke({"question": question})
             answers.append({"answer": answer, "tokens": self.made.tokens})
         return answers
+
+
+def _as_chat(tokenizer: Any, prompt: PromptValue) -> str:
+    turns = [{"role": "user", "content": prompt.to_string()}]
+    return str(tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True))
 
 
 def _counted(model: Any) -> threading.local:
@@ -77,7 +86,7 @@ def main(config: dict[str, Any]) -> None:
         name=config["name"],
         python_model=__file__,
         artifacts={"model": config["folder"]},
-        model_config={"tokens": config["tokens"], "device": config["device"]},
+        model_config={name: config[name] for name in ("tokens", "device", "chat")},
         registered_model_name=config["name"],
         pip_requirements=REQUIREMENTS,
     )

@@ -41,20 +41,28 @@ class Protocol(NamedTuple):
 
 
 def _completions(target: Target, prompt: str) -> dict[str, Any]:
+    return {"prompt": prompt, **_exactly(target)}
+
+
+def _chat(target: Target, prompt: str) -> dict[str, Any]:
+    return {"messages": [{"role": "user", "content": prompt}], **_exactly(target)}
+
+
+def _plain_chat(target: Target, prompt: str) -> dict[str, Any]:
+    turn = {"role": "user", "content": prompt}
+    return {"model": target.model, "messages": [turn], "max_tokens": target.tokens, "temperature": 0, "stream": True}
+
+
+def _exactly(target: Target) -> dict[str, Any]:
+    """A stream of exactly so many tokens, as vLLM and fledge understand it."""
     return {
         "model": target.model,
-        "prompt": prompt,
         "max_tokens": target.tokens,
         "ignore_eos": True,
         "temperature": 0,
         "stream": True,
         "stream_options": {"include_usage": True},
     }
-
-
-def _chat(target: Target, prompt: str) -> dict[str, Any]:
-    turn = {"role": "user", "content": prompt}
-    return {"model": target.model, "messages": [turn], "max_tokens": target.tokens, "temperature": 0, "stream": True}
 
 
 def _invocations(_target: Target, prompt: str) -> dict[str, Any]:
@@ -68,6 +76,7 @@ def _predict(_target: Target, prompt: str) -> dict[str, Any]:
 PROTOCOLS = {
     "completions": Protocol("/v1/completions", _completions),
     "chat": Protocol("/v1/chat/completions", _chat),
+    "plain-chat": Protocol("/v1/chat/completions", _plain_chat),
     "invocations": Protocol("/invocations", _invocations, lambda answer: int(answer["predictions"][0]["tokens"])),
     "predict": Protocol("/predict", _predict, lambda answer: int(answer["tokens"])),
 }

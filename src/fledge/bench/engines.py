@@ -1,13 +1,17 @@
 """`bench_engines`: tokens a second of fledge's engines against plain `transformers.generate`, in the same run."""
 
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, fields, replace
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field, fields, replace
 from functools import partial
 from typing import Any
 
 import psutil
 
-from fledge.bench.processes import Measured, module, random_model, run
+from fledge.bench.guard import guarded
+from fledge.bench.limits import Limits, probe_machine
+from fledge.bench.measured_models import MODEL_HELP, MeasuredModel, find_models
+from fledge.bench.processes import Measured, deadline, module, run
+from fledge.bench.reporter import Progress, Reporter
 from fledge.bench.rounds import Plan, Round, summarize
 from fledge.core.errors import InputError
 from fledge.core.settings import option, out_of_range
@@ -20,15 +24,13 @@ PEER = "transformers.generate"
 SUBJECTS = ("openvino-exact", "openvino-fast", "transformers")
 QUIET = 0.15
 
-Progress = Callable[[int, int, str], None]
-
 
 @dataclass(frozen=True)
 class BenchConfig(EngineSettings):
     """What is measured, and how often."""
 
     experiment_name: str = option("fledge-bench", "MLflow experiment", env="EXPERIMENT_NAME")
-    model: str = option("", "model to measure; DialoGPT-small's architecture with random weights unless named")
+    model: str = option("", MODEL_HELP)
     subjects: tuple[str, ...] = option(SUBJECTS, "engines to measure against transformers.generate")
     loads: tuple[int, ...] = option((1, 4, 16, 64), "sequences at once")
     prompt_tokens: int = option(16, "tokens of each prompt")
@@ -49,17 +51,18 @@ class BenchConfig(EngineSettings):
 
 @dataclass(frozen=True)
 class BenchResult:
-    """`rows` has one entry for each peer and load; `ratios` is fledge over the peer, by engine, peer and load.
+    """`rows` has one entry for each model, peer and load; `ratios` is fledge over the peer, by model, engine, peer and
+    load.
 
-    `limits` is the probe of the same run: a step of N sequences takes at least the longer of reading all weights and
-    2 x N operations for each weight, of the fastest type for int8 and of fp32 for all others.
+    `limits` is the probe of the same run. `notes` tells what could not be measured, and why.
     """
 
     machine: dict[str, Any]
-    model: str
+    models: list[dict[str, Any]]
     limits: dict[str, Any]
     rows: list[dict[str, Any]]
-    ratios: dict[str, dict[str, dict[str, float]]]
+    ratios: dict[str, dict[str, dict[str, dict[str, float]]]]
+    notes: list[str] = field(default_factory=list)
     run_id: str = ""
 
     def as_dict(self) -> dict[str, Any]:
@@ -71,7 +74,8 @@ def bench_engines(
 ) -> BenchResult:
     """Measure each subject and the peer in processes of their own, one after the other, and record it in MLflow.
 
-    `progress(done, total, what)` is called after each round. Raises `InputError` if a subject is not installed.
+    `progress(done, total, what)` is called after each round, and every few seconds during one. Raises `InputError` if
+    a subject is not installed.
     """
     for engine in {_settings(config, subject).engine for subject in config.subjects} | {"transformers"}:
         if not selection.installed(engine):
@@ -79,68 +83,80 @@ def bench_engines(
     about = {**machine.describe(), "busy": psutil.cpu_percent(interval=1.0) / 100}
     if about["busy"] > QUIET:
         say(f"other programs use {about['busy']:.0%} of this machine: the figures will be lower than they could be")
-    model = selection.find_snapshot(config.model or str(random_model(config.cache_dir, say)), config)
-    plan = Plan(config.loads, config.repeats, config.prompt_tokens, config.tokens, model.vocabulary)
-    if config.prompt_tokens + config.tokens > model.context:
-        raise InputError(
-            f"{model.source} takes {model.context} tokens in all", hint="lower --prompt-tokens or --tokens"
-        )
-    device = "cuda" if machine.gpu() and config.device != "cpu" else "cpu"
-    (limits,) = run(module("_hf_peer", "probe", {"device": device})).lines
-    weights = {name: _weight_bytes(config, name, model, say) for name in config.subjects}
-    commands = {
-        PEER: module("_hf_peer", "peer", {"plan": asdict(plan), "model": str(model.path), "device": device}),
-        **{name: _subject(config, name, model, plan) for name in config.subjects},
-    }
-    total = len(commands) * len(config.loads) * config.repeats
-    rows: list[dict[str, Any]] = []
-    for place, (name, command) in enumerate(commands.items()):
-        start = place * len(config.loads) * config.repeats
-        measured = run(command, partial(_tell, progress, start, total, name))
-        rows += _rows(name, measured, config, limits, weights.get(name, 4 * model.parameters), model.parameters)
-    result = BenchResult(
-        about, model.source if config.model else "DialoGPT-small, random weights", limits, rows, _ratios(rows)
-    )
+    notes: list[str] = []
+    with guarded(), Reporter(progress, say) as reporter:
+        models = find_models(config.model, config, reporter.say, notes)
+        plans = [_plan(config, model) for model in models]
+        reporter.total = len(models) * (1 + len(config.subjects)) * len(config.loads) * config.repeats
+        device = "cuda" if machine.gpu() and config.device != "cpu" else "cpu"
+        limits = probe_machine(device, reporter, notes)
+        rows = []
+        for model, plan in zip(models, plans, strict=True):
+            rows += _measure(config, model, plan, device, limits, reporter)
+    result = BenchResult(about, [model.describe() for model in models], asdict(limits), rows, _ratios(rows), notes)
 
     from fledge.bench._mlflow import record_engines
 
     return replace(result, run_id=record_engines(config, result))
 
 
-def _tell(progress: Progress, before: int, total: int, name: str, done: int) -> None:
-    progress(before + done, total, name)
-
-
-def _rows(
-    name: str, measured: Measured, config: BenchConfig, limits: dict[str, Any], weight_bytes: int, parameters: int
-) -> list[dict[str, Any]]:
-    rates = limits["flops_per_s"]
-    # Only int8 weights may be computed with in less than fp32.
-    flops = max(rates.values()) if name.endswith("-fast") else rates["float32"]
-    rows = []
-    for load in config.loads:
-        summary = summarize([Round(**line) for line in measured.lines if line["load"] == load])
-        step = max(weight_bytes / limits["bytes_per_s"], load * 2 * parameters / flops)
-        rows.append(
-            {
-                "peer": name,
-                "load": load,
-                **summary._asdict(),
-                "limit_tokens_per_s": load / step,
-                "share_of_limit": summary.output_tokens_per_s * step / load,
-                "errors": 0,
-                "memory_bytes": measured.memory_bytes,
-            }
+def _plan(config: BenchConfig, model: MeasuredModel) -> Plan:
+    snapshot, around = model.snapshot, model.around
+    if len(around.before) + config.prompt_tokens + len(around.after) + config.tokens > snapshot.context:
+        raise InputError(
+            f"{snapshot.source} takes {snapshot.context} tokens in all", hint="lower --prompt-tokens or --tokens"
         )
+    return Plan(config.loads, config.repeats, config.prompt_tokens, config.tokens, snapshot.vocabulary, *around)
+
+
+def _measure(
+    config: BenchConfig, model: MeasuredModel, plan: Plan, device: str, limits: Limits, reporter: Reporter
+) -> list[dict[str, Any]]:
+    """The rows of one model: the peer's, then those of each subject."""
+    snapshot = model.snapshot
+    weights = {name: _weight_bytes(config, name, snapshot, reporter.say) for name in config.subjects}
+    commands = {
+        PEER: module("_hf_peer", "peer", {"plan": asdict(plan), "model": str(snapshot.path), "device": device}),
+        **{name: _subject(config, name, snapshot, plan) for name in config.subjects},
+    }
+    longest = deadline(max(config.loads) * config.tokens)
+    rows: list[dict[str, Any]] = []
+    for name, command in commands.items():
+        what = f"{model.name}, {name}"
+        reporter.begin(what)
+        measured = run(command, longest, partial(_step, reporter, what))
+        found = _rows(measured, config, limits, name, weights.get(name, 4 * snapshot.parameters), snapshot)
+        rows += [{"model": model.name, "peer": name, **row} for row in found]
     return rows
 
 
-def _ratios(rows: list[dict[str, Any]]) -> dict[str, dict[str, dict[str, float]]]:
-    speed = {(row["peer"], row["load"]): row["output_tokens_per_s"] for row in rows}
-    ratios: dict[str, dict[str, dict[str, float]]] = {}
-    for (name, load), value in speed.items():
+def _step(reporter: Reporter, what: str, _lines: int) -> None:
+    reporter.step(what)
+
+
+def _rows(
+    measured: Measured, config: BenchConfig, limits: Limits, name: str, weight_bytes: int, model: Snapshot
+) -> Iterator[dict[str, Any]]:
+    for load in config.loads:
+        summary = summarize([Round(**line) for line in measured.lines if line["load"] == load])
+        limit = limits.tokens_per_s(load, weight_bytes, model.parameters, int8=name.endswith("-fast"))
+        yield {
+            "load": load,
+            **summary._asdict(),
+            "limit_tokens_per_s": limit,
+            "share_of_limit": None if limit is None else summary.output_tokens_per_s / limit,
+            "errors": 0,
+            "memory_bytes": measured.memory_bytes,
+        }
+
+
+def _ratios(rows: list[dict[str, Any]]) -> dict[str, dict[str, dict[str, dict[str, float]]]]:
+    speed = {(row["model"], row["peer"], row["load"]): row["output_tokens_per_s"] for row in rows}
+    ratios: dict[str, dict[str, dict[str, dict[str, float]]]] = {}
+    for (model, name, load), value in speed.items():
         if name != PEER:
-            ratios.setdefault(name, {PEER: {}})[PEER][str(load)] = value / speed[PEER, load]
+            over = ratios.setdefault(model, {}).setdefault(name, {PEER: {}})
+            over[PEER][str(load)] = value / speed[model, PEER, load]
     return ratios
 
 

@@ -14,6 +14,7 @@ from fledge.engines.openvino_files import Say
 
 MARKER = "complete.json"
 NEED_BYTES = 4_000_000_000
+INSTALL_S = 3600.0
 
 
 def environment(name: str, packages: Sequence[str], minutes: float, state_dir: Path, say: Say) -> Path:
@@ -59,7 +60,12 @@ def _found(folder: Path) -> list[str]:
 
 
 def _run(command: list[str]) -> None:
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=INSTALL_S)
+    except subprocess.TimeoutExpired:
+        raise FledgeError(
+            f"pip took longer than {INSTALL_S:g} s", hint="run it again: what it fetched is kept"
+        ) from None
     if done.returncode:
         said = [line for line in done.stderr.splitlines() if line.strip() and not line.startswith("WARNING")]
         raise FledgeError(said[-1] if said else f"{command[0]} ended with {done.returncode}")

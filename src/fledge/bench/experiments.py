@@ -1,20 +1,24 @@
 """`bench_experiment`: an experiment of fledge against one LangChain call after another, in the same run."""
 
 import tempfile
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import psutil
 
-from fledge.bench.processes import Measured, module, random_model, run
+from fledge.bench.guard import guarded
+from fledge.bench.measured_models import MODEL_HELP, MeasuredModel, find_models
+from fledge.bench.processes import Measured, deadline, module, run
+from fledge.bench.reporter import Progress, Reporter
 from fledge.bench.rounds import quantile
 from fledge.core import state
 from fledge.core.errors import MissingExtraError
 from fledge.core.settings import option, out_of_range
 from fledge.engines import machine, selection
+from fledge.engines.engine import Mode
 from fledge.engines.openvino_files import Say, exported
 from fledge.engines.selection import EngineSettings
 from fledge.experiments.config import ExperimentConfig
@@ -24,15 +28,13 @@ from fledge.models.embedded.templates import TEMPLATES
 PEER = "langchain-pipeline"
 RECORDED, UNRECORDED = "fledge", "fledge, unrecorded"
 
-Progress = Callable[[int, int, str], None]
-
 
 @dataclass(frozen=True)
 class ExperimentBenchConfig(EngineSettings):
     """What is asked, and how often."""
 
     experiment_name: str = option("fledge-bench", "MLflow experiment", env="EXPERIMENT_NAME")
-    model: str = option("", "model to ask; DialoGPT-small's architecture with random weights unless named")
+    model: str = option("", MODEL_HELP)
     limit: int = option(25, "questions, each asked with the four default prompts")
     tokens: int = option(64, "new tokens of each answer")
     repeats: int = option(3, "times that fledge asks, with and without recording; the peer asks once")
@@ -43,17 +45,19 @@ class ExperimentBenchConfig(EngineSettings):
 
 @dataclass(frozen=True)
 class ExperimentBenchResult:
-    """`rows` has one entry for each way, of the run with the median wall time; `ratios` is the peer's wall time over
-    fledge's, by load (answers in all).
+    """`rows` has one entry for each model and way, of the run with the median wall time; `ratios` is the peer's wall
+    time over fledge's, by model and load (answers in all).
 
-    `recording_share` is the share of fledge's wall time that goes away when nothing is recorded.
+    `recording_share`, by model, is the share of fledge's wall time that goes away when nothing is recorded. `notes`
+    tells what could not be measured, and why.
     """
 
     machine: dict[str, Any]
-    model: str
+    models: list[dict[str, Any]]
     rows: list[dict[str, Any]]
-    ratios: dict[str, dict[str, dict[str, float]]]
-    recording_share: float
+    ratios: dict[str, dict[str, dict[str, dict[str, float]]]]
+    recording_share: dict[str, float]
+    notes: list[str] = field(default_factory=list)
     run_id: str = ""
 
     def as_dict(self) -> dict[str, Any]:
@@ -72,40 +76,23 @@ def bench_experiment(
     if find_spec("langchain_huggingface") is None:
         raise MissingExtraError("langchain-huggingface", "bench")
     about = {**machine.describe(), "busy": psutil.cpu_percent(interval=1.0) / 100}
-    model = selection.find_snapshot(config.model or str(random_model(config.cache_dir, say)), config)
-    settings = {name: getattr(config, name) for name in ("engine", "device", "mode", "cache_gb", "limit", "cache")}
-    asked = ExperimentConfig(**settings, model=str(model.path), state=config.state)
-    questions = [item.question for item in select_questions(asked).questions]
-    if selection.choose(asked).name == "openvino":  # so that no measured process does it
-        exported(model, config.cache_dir / "engines", "fast" if config.mode == "fast" else "exact", say)
-    cells = len(questions) * len(TEMPLATES)
-    say(f"about {1 + cells * config.tokens / 600:.0f} minutes, most of it one LangChain call after another")
-    with tempfile.TemporaryDirectory() as folder:
-        common = {"templates": TEMPLATES, "tokens": config.tokens}
-        subject = {**common, "config": {**settings, "model": str(model.path)}}
-        peer = {
-            **common,
-            "questions": questions,
-            "model": str(model.path),
-            "tracking_uri": f"sqlite:///{folder}/peer.db",
-        }
-        ways = [
-            *[(way, f"{folder}/{number}") for number in range(config.repeats) for way in (UNRECORDED, RECORDED)],
-            (PEER, ""),
-        ]
-        runs: dict[str, list[Measured]] = {}
-        for done, (way, place) in enumerate(ways):
-            progress(done, len(ways), way)
-            command = module("_hf_poc", peer) if way == PEER else _subject(way, subject, Path(place))
-            runs.setdefault(way, []).append(run(command))
-    rows = [_row(way, cells, config.tokens, measured) for way, measured in runs.items()]
-    seconds = {row["peer"]: row["seconds"] for row in rows}
+    notes: list[str] = []
+    with guarded(), Reporter(progress, say) as reporter:
+        models = find_models(config.model, config, reporter.say, notes)
+        reporter.total = len(models) * (1 + 2 * config.repeats)
+        rows = [row for model in models for row in _measure(config, model, reporter)]
+    seconds = {(row["model"], row["peer"]): row["seconds"] for row in rows}
+    cells = str(rows[0]["load"])
     result = ExperimentBenchResult(
         about,
-        model.source if config.model else "DialoGPT-small, random weights",
+        [model.describe() for model in models],
         rows,
-        {"fledge": {PEER: {str(cells): seconds[PEER] / seconds[RECORDED]}}},
-        1 - seconds[UNRECORDED] / seconds[RECORDED],
+        {
+            model.name: {"fledge": {PEER: {cells: seconds[model.name, PEER] / seconds[model.name, RECORDED]}}}
+            for model in models
+        },
+        {model.name: 1 - seconds[model.name, UNRECORDED] / seconds[model.name, RECORDED] for model in models},
+        notes,
     )
 
     from fledge.bench._mlflow import record_experiment
@@ -113,7 +100,36 @@ def bench_experiment(
     return replace(result, run_id=record_experiment(config, result))
 
 
-def _subject(way: str, content: dict[str, Any], place: Path) -> list[str]:
+def _measure(config: ExperimentBenchConfig, model: MeasuredModel, reporter: Reporter) -> list[dict[str, Any]]:
+    """The rows of one model."""
+    path = str(model.snapshot.path)
+    settings = {name: getattr(config, name) for name in ("engine", "device", "mode", "cache_gb", "limit", "cache")}
+    asked = ExperimentConfig(**settings, model=path, state=config.state)
+    questions = [item.question for item in select_questions(asked).questions]
+    if selection.choose(asked).name == "openvino":  # so that no measured process does it
+        mode: Mode = "fast" if config.mode == "fast" else "exact"
+        exported(model.snapshot, config.cache_dir / "engines", mode, reporter.say)
+    cells = len(questions) * len(TEMPLATES)
+    common = {"templates": TEMPLATES, "tokens": config.tokens}
+    subject = {**common, "config": {**settings, "model": path}}
+    runs: dict[str, list[Measured]] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        store = f"sqlite:///{folder}/peer.db"
+        peer = {**common, "questions": questions, "model": path, "chat": model.chat, "tracking_uri": store}
+        ways = [
+            *[(way, f"{folder}/{number}") for number in range(config.repeats) for way in (UNRECORDED, RECORDED)],
+            (PEER, ""),
+        ]
+        for way, place in ways:
+            what = f"{model.name}, {way}"
+            reporter.begin(what)
+            command = module("_hf_poc", peer) if way == PEER else _subject(way, subject, Path(place))
+            runs.setdefault(way, []).append(run(command, deadline(cells * config.tokens)))
+            reporter.step(what)
+    return [{"model": model.name, **_row(way, cells, config.tokens, measured)} for way, measured in runs.items()]
+
+
+def _subject(way: str, content: Mapping[str, Any], place: Path) -> list[str]:
     """Fledge with a store of its own, and with the models that are exported already."""
     own = state.ensure(place / way.replace(", ", "-"))
     where = {"tracking_uri": f"sqlite:///{own}/mlflow.db", "state": str(own)}

@@ -7,7 +7,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from fledge.bench.asking import Target
+from fledge.bench.asking import PROTOCOLS, Target
 from fledge.bench.environments import environment
 from fledge.bench.loads import prompts
 from fledge.bench.servers import clean_environment
@@ -55,8 +55,9 @@ def requests_per_s(target: Target, model: Path, characters: int, count: int, sta
 
 
 def _options(target: Target, model: Path, folder: Path, count: int) -> list[str]:
+    path = PROTOCOLS[target.protocol].path
     options = {
-        "backend": f"kind=openai_http,target={target.url},model={target.model},request_format=/v1/completions",
+        "backend": f"kind=openai_http,target={target.url},model={target.model},request_format={path}",
         "profile": f"kind=concurrent,streams={CLIENTS}",
         "constraint": f"kind=max_requests,count={count}",
         "tokenizer": f"kind=huggingface_auto,model={model}",

@@ -12,8 +12,9 @@ from typing import Any
 
 from fledge.bench.loads import Answer, Load, prompts, run_load
 from fledge.core.errors import FledgeError
+from fledge.core.types import Message
 from fledge.engines import selection
-from fledge.engines.engine import Engine, GenerationParams
+from fledge.engines.engine import Engine, GenerationParams, Prompt
 from fledge.engines.selection import EngineSettings
 
 MOST_AT_ONCE = 512
@@ -29,7 +30,8 @@ async def _main(config: dict[str, Any]) -> None:
     with ThreadPoolExecutor(MOST_AT_ONCE) as pool:
 
         async def ask(prompt: str) -> Answer:
-            return await loop.run_in_executor(pool, _answer, engine, prompt, params)
+            asked = [Message("user", prompt)] if config["chat"] else prompt
+            return await loop.run_in_executor(pool, _answer, engine, asked, params)
 
         for content in config["loads"]:
             load = Load(**content)
@@ -40,7 +42,7 @@ async def _main(config: dict[str, Any]) -> None:
     engine.close()
 
 
-def _answer(engine: Engine, prompt: str, params: GenerationParams) -> Answer:
+def _answer(engine: Engine, prompt: Prompt, params: GenerationParams) -> Answer:
     sent = time.perf_counter()
     try:
         # Waiting for the whole does not wake this thread for each token, as nothing would without an endpoint.

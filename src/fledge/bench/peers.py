@@ -14,12 +14,15 @@ from fledge.core import state
 from fledge.core.errors import FledgeError
 from fledge.engines.openvino_files import Say
 
+PREPARE_S = 600.0
+
 MLFLOW, TRANSFORMERS, LITSERVE = "mlflow", "transformers", "litserve"
 
 
 class Place(NamedTuple):
     """Where a server is prepared: the model's folder, a folder of its own, a free port, `cpu` or `cuda`; how many
-    tokens are asked of it, and how long a client waits for them, in seconds."""
+    tokens are asked of it, how long a client waits for them, in seconds, and whether prompts go through the model's
+    chat template."""
 
     model: Path
     folder: Path
@@ -27,6 +30,7 @@ class Place(NamedTuple):
     device: str
     tokens: int
     timeout_s: float
+    chat: bool
 
     def target(self, protocol: str, model: str = "") -> Target:
         return Target(f"http://127.0.0.1:{self.port}", protocol, model, self.tokens, self.timeout_s)
@@ -60,6 +64,7 @@ def _mlflow(programs: Path, place: Place) -> Command:
         "folder": str(place.model),
         "tokens": place.tokens,
         "device": place.device,
+        "chat": place.chat,
     }
     own = {**_first_on_path(programs), **store}
     _prepare(_program(programs, "_mlflow_poc.py", content), place.folder, own)
@@ -69,28 +74,30 @@ def _mlflow(programs: Path, place: Place) -> Command:
 
 def _transformers(programs: Path, place: Place) -> Command:
     """`transformers serve`, which knows conversations only, and ends an answer where the model's files say so: a copy
-    of them with a template that is the text itself, and without an end."""
+    of them without an end, and with a template that is the text itself where the model has none."""
     model = state.ensure(place.folder / "model")
+    own = ["config.json", "generation_config.json", *([] if place.chat else ["chat_template.jinja"])]
     for path in place.model.iterdir():
-        if path.name not in ("config.json", "generation_config.json", "chat_template.jinja"):
+        if path.name not in own:
             (model / path.name).symlink_to(path.resolve())
     for name in ("config.json", "generation_config.json"):
         if (place.model / name).is_file():
             content: dict[str, Any] = json.loads((place.model / name).read_text(encoding="utf-8"))
             (model / name).write_text(json.dumps({**content, "eos_token_id": None}), encoding="utf-8")
-    (model / "chat_template.jinja").write_text("{{ messages[-1]['content'] }}", encoding="utf-8")
+    if not place.chat:
+        (model / "chat_template.jinja").write_text("{{ messages[-1]['content'] }}", encoding="utf-8")
     served = ["serve", "--continuous-batching", "--device", place.device]
     served += ["--host", "127.0.0.1", "--port", str(place.port)]
     return Command(
         [str(programs / "transformers"), *served, str(model)],
         _first_on_path(programs),
         place.folder,
-        place.target("chat", str(model)),
+        place.target("plain-chat", str(model)),
     )
 
 
 def _litserve(programs: Path, place: Place) -> Command:
-    names = ("tokens", "port", "device")
+    names = ("tokens", "port", "device", "chat")
     content = {"folder": str(place.model), **{name: getattr(place, name) for name in names}}
     return Command(
         _program(programs, "_hf_litserve.py", content), _first_on_path(programs), place.folder, place.target("predict")
@@ -103,7 +110,18 @@ def _program(programs: Path, name: str, content: Any) -> list[str]:
 
 
 def _prepare(words: list[str], folder: Path, own: Mapping[str, str]) -> None:
-    done = subprocess.run(words, cwd=folder, env=clean_environment(own), capture_output=True, text=True, check=False)
+    try:
+        done = subprocess.run(
+            words,
+            cwd=folder,
+            env=clean_environment(own),
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=PREPARE_S,
+        )
+    except subprocess.TimeoutExpired:
+        raise FledgeError(f"it could not be prepared within {PREPARE_S:g} s") from None
     if done.returncode:
         last = done.stderr.strip().splitlines()[-1:] or [f"it ended with {done.returncode}"]
         raise FledgeError(f"it could not be prepared: {last[0]}")

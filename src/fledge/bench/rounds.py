@@ -11,23 +11,28 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Plan:
-    """Rounds of `load` prompts at once, each of random tokens that no other has; every load `repeats` times."""
+    """Rounds of `load` prompts at once, each of random tokens that no other has; every load `repeats` times.
+
+    `before` and `after` are the tokens that a chat template puts around them.
+    """
 
     loads: tuple[int, ...]
     repeats: int
     prompt_tokens: int
     tokens: int
     vocabulary: int
+    before: tuple[int, ...] = ()
+    after: tuple[int, ...] = ()
 
     def rounds(self) -> Iterator[tuple[int, list[list[int]]]]:
         """For each round its load and its prompts; all loads in turn, so that a slow minute hits them alike."""
         rng = random.Random(0)
         for _ in range(self.repeats):
             for load in self.loads:
-                yield (
-                    load,
-                    [[rng.randrange(1, self.vocabulary) for _ in range(self.prompt_tokens)] for _ in range(load)],
-                )
+                yield load, [self._prompt(rng) for _ in range(load)]
+
+    def _prompt(self, rng: random.Random) -> list[int]:
+        return [*self.before, *(rng.randrange(1, self.vocabulary) for _ in range(self.prompt_tokens)), *self.after]
 
 
 class Round(NamedTuple):

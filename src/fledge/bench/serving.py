@@ -15,22 +15,22 @@ import psutil
 from fledge.bench import guidellm, peers, subjects
 from fledge.bench.asking import Target
 from fledge.bench.environments import pinned
+from fledge.bench.guard import guarded
 from fledge.bench.loads import Load, Sample, Slo, figures
-from fledge.bench.processes import random_model, run
+from fledge.bench.measured_models import MODEL_HELP, MeasuredModel, find_models
+from fledge.bench.processes import START_S, run
 from fledge.bench.ratios import costs, over_engine, ratios
+from fledge.bench.reporter import Progress, Reporter
 from fledge.bench.servers import Command, running
 from fledge.core import state
 from fledge.core.errors import FledgeError, InputError
 from fledge.core.settings import Workspace, option, out_of_range
-from fledge.engines import machine, selection
+from fledge.engines import machine
 from fledge.engines.openvino_files import Say
 from fledge.engines.selection import EngineSettings
-from fledge.models.snapshot import Snapshot
 
 QUIET = 0.15
 SEED = 0
-
-Progress = Callable[[int, int, str], None]
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class ServeBenchConfig(EngineSettings):
     """What is asked, by how many, and for how long."""
 
     experiment_name: str = option("fledge-bench", "MLflow experiment", env="EXPERIMENT_NAME")
-    model: str = option("", "model to serve; DialoGPT-small's architecture with random weights unless named")
+    model: str = option("", MODEL_HELP)
     subjects: tuple[str, ...] = option(tuple(subjects.MODES), "fledge in mode fast (fledge) and exact (fledge-exact)")
     peers: tuple[str, ...] = option(tuple(peers.PEERS), "servers to measure against; each is installed once")
     loads: tuple[int, ...] = option((1, 4, 16, 64), "clients that each ask again when they are answered")
@@ -79,20 +79,20 @@ class ServeBenchConfig(EngineSettings):
 
 @dataclass(frozen=True)
 class ServeBenchResult:
-    """`rows` has one entry for each server, or engine in process, and load.
+    """`rows` has one entry for each model, server, or engine in process, and load.
 
-    `peers` holds what is of a server as a whole. `ratios` is fledge's requests a second over the peer's, by subject,
-    peer and clients; `costs` is what fledge takes over what the peer takes; `http_over_engine` compares an endpoint
-    with its own engine in process. `notes` tells what could not be measured, and why.
+    `peers` holds what is of a server as a whole. `ratios` is fledge's requests a second over the peer's, by model,
+    subject, peer and clients; `costs` is what fledge takes over what the peer takes; `http_over_engine` compares an
+    endpoint with its own engine in process. `notes` tells what could not be measured, and why.
     """
 
     machine: dict[str, Any]
-    model: str
+    models: list[dict[str, Any]]
     rows: list[dict[str, Any]]
     peers: list[dict[str, Any]]
-    ratios: dict[str, dict[str, dict[str, float | None]]]
-    costs: dict[str, dict[str, Any]]
-    http_over_engine: dict[str, dict[str, float | None]]
+    ratios: dict[str, dict[str, dict[str, dict[str, float | None]]]]
+    costs: dict[str, dict[str, dict[str, Any]]]
+    http_over_engine: dict[str, dict[str, dict[str, float | None]]]
     check: dict[str, Any] | None = None
     notes: list[str] = field(default_factory=list)
     run_id: str = ""
@@ -114,32 +114,42 @@ def bench_serve(
 ) -> ServeBenchResult:
     """Start each server, alone on the machine, ask it as the loads say, stop it, and record all figures in MLflow.
 
-    `progress(done, total, what)` is called after each load. What cannot be installed or started becomes a note.
-    Raises `FledgeError` if that is so for every server.
+    `progress(done, total, what)` is called after each load, and every few seconds in between. What cannot be installed
+    or started becomes a note. Raises `FledgeError` if that is so for every server.
     """
     about = {**machine.describe(), "busy": psutil.cpu_percent(interval=1.0) / 100}
     if about["busy"] > QUIET:
         say(f"other programs use {about['busy']:.0%} of this machine: the figures will be lower than they could be")
-    model = selection.find_snapshot(config.model or str(random_model(config.cache_dir, say)), config)
-    if config.prompt_characters + config.tokens > model.context:
-        raise InputError(f"{model.source} takes {model.context} tokens", hint="lower --prompt-characters or --tokens")
-    with tempfile.TemporaryDirectory(prefix="fledge-bench-") as temporary:
-        bench = _Bench(config, model, Path(temporary), progress, say)
-        bench.run()
-    rows = bench.rows()
-    if not rows:
-        raise FledgeError("nothing could be measured: " + "; ".join(bench.notes))
-    servers = bench.servers()
+    notes: list[str] = []
+    with (
+        guarded(),
+        tempfile.TemporaryDirectory(prefix="fledge-bench-") as temporary,
+        Reporter(progress, say) as reporter,
+    ):
+        models = find_models(config.model, config, reporter.say, notes)
+        for model in models:
+            _check_room(config, model)
+        visits = len(models) * (len(config.peers) + 2 * len(config.subjects)) * config.repeats
+        reporter.total = visits * len(config.plan)
+        benches = {}
+        for model in models:
+            folder = state.ensure(Path(temporary) / model.name)
+            benches[model.name] = bench = _Bench(config, model, folder, reporter, notes)
+            bench.run()
+    rows = {name: bench.rows() for name, bench in benches.items()}
+    if not any(rows.values()):
+        raise FledgeError("nothing could be measured: " + "; ".join(notes))
+    servers = {name: bench.servers() for name, bench in benches.items()}
     result = ServeBenchResult(
         about,
-        model.source if config.model else "DialoGPT-small, random weights",
-        rows,
-        servers,
-        ratios(rows, config.subjects, config.peers),
-        costs(rows, servers, config.subjects, config.peers),
-        over_engine(rows, subjects.ENGINES),
-        bench.check,
-        bench.notes,
+        [model.describe() for model in models],
+        [row for found in rows.values() for row in found],
+        [server for found in servers.values() for server in found],
+        {name: ratios(rows[name], config.subjects, config.peers) for name in benches},
+        {name: costs(rows[name], servers[name], config.subjects, config.peers) for name in benches},
+        {name: over_engine(rows[name], subjects.ENGINES) for name in benches},
+        next((bench.check for bench in benches.values() if bench.check), None),
+        notes,
     )
 
     from fledge.bench._mlflow import record_serving
@@ -147,16 +157,26 @@ def bench_serve(
     return replace(result, run_id=record_serving(config, result))
 
 
-class _Bench:
-    """A run of the benchmark: which servers are visited, in which order, and what came of it."""
+def _check_room(config: ServeBenchConfig, model: MeasuredModel) -> None:
+    tokens = len(model.around.before) + config.prompt_characters + len(model.around.after) + config.tokens
+    if tokens > model.snapshot.context:
+        raise InputError(
+            f"{model.snapshot.source} takes {model.snapshot.context} tokens",
+            hint="lower --prompt-characters or --tokens",
+        )
 
-    def __init__(self, config: ServeBenchConfig, model: Snapshot, folder: Path, progress: Progress, say: Say) -> None:
-        self.config, self.model, self.folder, self.progress, self.say = config, model, folder, progress, say
-        self.notes: list[str] = []
+
+class _Bench:
+    """The servers of one model: in which order they are visited, and what came of it."""
+
+    def __init__(
+        self, config: ServeBenchConfig, model: MeasuredModel, folder: Path, reporter: Reporter, notes: list[str]
+    ) -> None:
+        self.config, self.model, self.folder = config, model, folder
+        self.reporter, self.say, self.notes = reporter, reporter.say, notes
         self.check: dict[str, Any] | None = None
         self.visits: dict[str, list[Visit]] = {}
         self._workspace: Workspace | None = None
-        self._done = 0
 
     def run(self) -> None:
         if self.config.check == "guidellm":
@@ -165,7 +185,7 @@ class _Bench:
         visitors: dict[str, Callable[[Path], Visit]] = {name: partial(self._peer, name) for name in self.config.peers}
         for name in self.config.subjects:
             with self._noted(name):
-                subjects.export(self.config, name, self.model, self.say)
+                subjects.export(self.config, name, self.model.snapshot, self.say)
                 visitors[subjects.ENGINES[name]] = partial(self._engine, name)
                 visitors[name] = partial(self._subject, name)
         for number in range(self.config.repeats):
@@ -173,6 +193,7 @@ class _Bench:
                 if number and name not in self.visits:
                     continue  # it failed before
                 with self._noted(name):
+                    self.reporter.begin(f"{self.model.name}, {name}: starting")
                     visit = visitors[name](state.ensure(self.folder / f"{name}-{number}"))
                     self.visits.setdefault(name, []).append(visit)
 
@@ -182,7 +203,7 @@ class _Bench:
         try:
             yield
         except FledgeError as error:
-            self.notes.append(f"{name} is left out: {error.message}")
+            self.notes.append(f"{name} is left out for {self.model.name}: {error.message}")
             self.say(self.notes[-1])
 
     def rows(self) -> list[dict[str, Any]]:
@@ -192,6 +213,7 @@ class _Bench:
             for place, load in enumerate(self.config.plan):
                 found.append(
                     {
+                        "model": self.model.name,
                         "peer": name,
                         "loop": load.loop,
                         "load": load.size,
@@ -208,6 +230,7 @@ class _Bench:
             packages = peers.PEERS[name].packages if name in peers.PEERS else ("fledge",)
             found.append(
                 {
+                    "model": self.model.name,
                     "peer": name,
                     "packages": [pinned(package) for package in packages],
                     "ready_seconds": statistics.median(ready) if ready else None,
@@ -223,13 +246,14 @@ class _Bench:
     def _subject(self, name: str, folder: Path) -> Visit:
         if self._workspace is None:
             own = state.ensure(self.folder / "workspace")
-            self._workspace = subjects.release(self.config, self.model, own, self.say)
-        command = subjects.serve_command(self.config, name, self._workspace, self._place(folder))
+            self._workspace = subjects.release(self.config, self.model.snapshot, own, self.say)
+        place = self._place(folder)
+        command = subjects.serve_command(self.config, name, self._workspace, place)
         return self._server(name, command, folder)
 
     def _engine(self, name: str, _folder: Path) -> Visit:
         command = subjects.engine_command(self.config, name, self.model, self._plan(), self.config.tokens)
-        measured = run(command, partial(self._tell, subjects.ENGINES[name]))
+        measured = run(command, self._longest, partial(self._tell, subjects.ENGINES[name]))
         return Visit(_samples(measured.lines), [measured.memory_bytes] * len(measured.lines))
 
     def _server(self, name: str, command: Command, folder: Path) -> Visit:
@@ -240,7 +264,7 @@ class _Bench:
                 memory.append(server.memory.take())
                 self._tell(name, count)
 
-            measured = run(subjects.asking_command(command.target, self._plan()), told)
+            measured = run(subjects.asking_command(command.target, self._plan()), self._longest, told)
             if self.config.check == "guidellm" and name == self.config.subjects[0] and self.check is None:
                 self._check(name, command.target)
             return Visit(_samples(measured.lines), memory, server.ready_seconds)
@@ -249,13 +273,14 @@ class _Bench:
         """The same clients once more, ours and GuideLLM's, one after the other."""
         slo = Slo(self.config.slo_ttft_s, self.config.slo_latency_s)
         plan = self._plan([Load("closed", guidellm.CLIENTS, self.config.seconds)], SEED + 1)
-        samples = _samples(run(subjects.asking_command(target, plan)).lines)
+        samples = _samples(run(subjects.asking_command(target, plan), self._longest).lines)
         ours = figures(samples, slo).requests_per_s
         asked = (self.config.prompt_characters, len(samples[0]))
         with self._noted(guidellm.PACKAGE):
-            theirs = guidellm.requests_per_s(target, self.model.path, *asked, self.config.state_dir, self.say)
+            theirs = guidellm.requests_per_s(target, self.model.snapshot.path, *asked, self.config.state_dir, self.say)
             self.check = {
                 "tool": guidellm.PACKAGE,
+                "model": self.model.name,
                 "peer": name,
                 "load": guidellm.CLIENTS,
                 "requests_per_s": theirs,
@@ -271,15 +296,21 @@ class _Bench:
             "seed": seed,
         }
 
+    @property
+    def _longest(self) -> float:
+        """Seconds within which the figures of a load are there: its requests and those before it to warm up."""
+        return START_S + self.config.seconds + 2 * self.config.timeout_s
+
     def _place(self, folder: Path) -> peers.Place:
         device = "cuda" if machine.gpu() and self.config.device != "cpu" else "cpu"
-        return peers.Place(self.model.path, folder, _free_port(), device, self.config.tokens, self.config.timeout_s)
+        config, model = self.config, self.model
+        return peers.Place(
+            model.snapshot.path, folder, _free_port(), device, config.tokens, config.timeout_s, model.chat
+        )
 
     def _tell(self, name: str, count: int) -> None:
         plan = self.config.plan
-        visits = len(self.config.peers) + 2 * len(self.config.subjects)
-        self._done += 1
-        self.progress(self._done, visits * len(plan) * self.config.repeats, f"{name}, {plan[count - 1].label}")
+        self.reporter.step(f"{self.model.name}, {name}, {plan[min(count, len(plan) - 1)].label}")
 
 
 def _samples(lines: Sequence[Mapping[str, Any]]) -> list[list[Sample]]:

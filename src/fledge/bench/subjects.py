@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from fledge.bench.asking import Target
+from fledge.bench.measured_models import MeasuredModel
 from fledge.bench.peers import Place
 from fledge.bench.processes import module
 from fledge.bench.servers import Command
@@ -55,15 +56,16 @@ def serve_command(settings: EngineSettings, subject: str, workspace: Workspace, 
     for name in ("engine", "device", "mode", "cache_gb"):
         words += [f"--{name.replace('_', '-')}", str(getattr(chosen, name))]
     environment = {"MLFLOW_TRACKING_URI": workspace.tracking_uri, "FLEDGE_HOME": workspace.state}
-    return Command(words, environment, place.folder, place.target("completions", RELEASE))
+    return Command(words, environment, place.folder, place.target("chat" if place.chat else "completions", RELEASE))
 
 
 def engine_command(
-    settings: EngineSettings, subject: str, model: Snapshot, plan: dict[str, Any], tokens: int
+    settings: EngineSettings, subject: str, model: MeasuredModel, plan: dict[str, Any], tokens: int
 ) -> list[str]:
     """The program that runs a subject's engine in process under the loads of `plan`."""
     chosen = asdict(engine_settings(settings, subject))
-    return module("in_process", {**plan, "settings": chosen, "model": str(model.path), "tokens": tokens})
+    content = {"settings": chosen, "model": str(model.snapshot.path), "chat": model.chat, "tokens": tokens}
+    return module("in_process", {**plan, **content})
 
 
 def asking_command(target: Target, plan: dict[str, Any]) -> list[str]:

@@ -1,12 +1,13 @@
 """`fledge bench`."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import click
 from rich.table import Table
 
 from fledge.bench.engines import PEER, BenchConfig, BenchResult, bench_engines
-from fledge.bench.experiments import ExperimentBenchConfig, bench_experiment
+from fledge.bench.experiments import ExperimentBenchConfig, ExperimentBenchResult, bench_experiment
 from fledge.bench.serving import ServeBenchConfig, ServeBenchResult, bench_serve
 from fledge.cli.options import settings
 from fledge.cli.output import emit, json_option, message, steps_progress, table
@@ -28,7 +29,7 @@ def engine(as_json: bool, **flags: Any) -> None:
     config = load(BenchConfig, flags).value
     with steps_progress("measuring") as progress:
         result = bench_engines(config, progress=progress, say=message)
-    emit(as_json, result.as_dict(), _table(result), _legend(result))
+    emit(as_json, result.as_dict(), *_tables(result), _legend(result))
     if not as_json:
         message(f"plot and figures: MLflow experiment {config.experiment_name}, run {result.run_id}")
 
@@ -41,14 +42,7 @@ def experiment(as_json: bool, **flags: Any) -> None:
     config = load(ExperimentBenchConfig, flags).value
     with steps_progress("measuring") as progress:
         result = bench_experiment(config, progress=progress, say=message)
-    ((answers, ratio),) = result.ratios["fledge"]["langchain-pipeline"].items()
-    rows = [[row["peer"], round(row["seconds"], 1), round(row["output_tokens_per_s"])] for row in result.rows]
-    emit(
-        as_json,
-        result.as_dict(),
-        table(f"{answers} answers of {result.model}", ["way", "seconds", "tok/s"], rows),
-        f"fledge is {ratio:.1f} times as fast; recording takes {result.recording_share:.0%} of its time.",
-    )
+    emit(as_json, result.as_dict(), *_experiment_tables(result))
     if not as_json:
         message(f"plot and figures: MLflow experiment {config.experiment_name}, run {result.run_id}")
 
@@ -61,12 +55,34 @@ def serve(as_json: bool, **flags: Any) -> None:
     config = load(ServeBenchConfig, flags).value
     with steps_progress("measuring") as progress:
         result = bench_serve(config, progress=progress, say=message)
-    emit(as_json, result.as_dict(), _serve_table(result), _servers_table(config, result), _serve_legend(config, result))
+    emit(as_json, result.as_dict(), *_serve_tables(config, result), _serve_legend(config, result))
     if not as_json:
         message(f"plot and figures: MLflow experiment {config.experiment_name}, run {result.run_id}")
 
 
-def _serve_table(result: ServeBenchResult) -> Table:
+def _experiment_tables(result: ExperimentBenchResult) -> Iterator[Table | str]:
+    """For each model a table and what it says."""
+    for model in result.models:
+        name = model["name"]
+        ((answers, ratio),) = result.ratios[name]["fledge"]["langchain-pipeline"].items()
+        rows = [
+            [row["peer"], round(row["seconds"], 1), round(row["output_tokens_per_s"])]
+            for row in result.rows
+            if row["model"] == name
+        ]
+        yield table(f"{answers} answers of {name}", ["way", "seconds", "tok/s"], rows)
+        yield f"fledge is {ratio:.1f} times as fast; recording takes {result.recording_share[name]:.0%} of its time."
+    yield from result.notes
+
+
+def _serve_tables(config: ServeBenchConfig, result: ServeBenchResult) -> Iterator[Table]:
+    """Two tables for each model."""
+    for model in result.models:
+        yield _serve_table(result, model)
+        yield _servers_table(config, result, model["name"])
+
+
+def _serve_table(result: ServeBenchResult, model: dict[str, Any]) -> Table:
     rows = [
         [
             row["peer"],
@@ -79,14 +95,14 @@ def _serve_table(result: ServeBenchResult) -> Table:
             row["errors"],
         ]
         for row in result.rows
+        if row["model"] == model["name"]
     ]
     columns = ["server", "load", "req/s", "TTFT", "ITL", "latency", "good/s", "err"]
-    title = f"{result.model} on {result.machine['cpu']}, {result.machine['threads']} threads"
-    return table(title, columns, rows)
+    return table(_title(result, model), columns, rows)
 
 
-def _servers_table(config: ServeBenchConfig, result: ServeBenchResult) -> Table:
-    ratios = result.ratios.get(config.subjects[0], {})
+def _servers_table(config: ServeBenchConfig, result: ServeBenchResult, model: str) -> Table:
+    ratios = result.ratios[model].get(config.subjects[0], {})
     rows = [
         [
             server["peer"],
@@ -95,6 +111,7 @@ def _servers_table(config: ServeBenchConfig, result: ServeBenchResult) -> Table:
             *(_times(ratios.get(server["peer"], {}).get(f"{load:g}")) for load in config.loads),
         ]
         for server in result.peers
+        if server["model"] == model
     ]
     return table("", ["server", "ready s", "MB", *(f"ratio {load:g}" for load in config.loads)], rows)
 
@@ -107,9 +124,10 @@ def _serve_legend(config: ServeBenchConfig, result: ServeBenchResult) -> str:
         f"ready: from the command to the first answer. ratio: requests/s of {config.subjects[0]} over these, by load.",
         "engine: fledge's engine in process, without HTTP.",
     ]
-    for name, shares in result.http_over_engine.items():
-        known = [f"{share:.0%} at {load}" for load, share in shares.items() if share is not None]
-        lines.append(f"{name} over its engine in process: {', '.join(known)}")
+    for model, endpoints in result.http_over_engine.items():
+        for name, shares in endpoints.items():
+            known = [f"{share:.0%} at {load}" for load, share in shares.items() if share is not None]
+            lines.append(f"{model}: {name} over its engine in process: {', '.join(known)}")
     if result.check:
         theirs, ours = result.check["requests_per_s"], result.check["own_requests_per_s"]
         lines.append(f"{result.check['tool']} finds {theirs:.2f} requests/s where this finds {ours:.2f}.")
@@ -128,33 +146,44 @@ def _seconds(seconds: float | None) -> str:
     return "" if seconds is None else f"{seconds:.2f}"
 
 
-def _table(result: BenchResult) -> Table:
-    rows = [
-        [
-            row["peer"] if row["peer"] != PEER else "generate (peer)",
-            row["load"],
-            round(row["output_tokens_per_s"]),
-            _ratio(result, row),
-            round(row["ttft_p50_s"] * 1000),
-            f"{row['inter_token_p50_s'] * 1000:.0f}/{row['inter_token_p99_s'] * 1000:.0f}",
-            f"{row['share_of_limit']:.0%}",
-            round(row["memory_bytes"] / 1e6),
-        ]
-        for row in result.rows
-    ]
+def _tables(result: BenchResult) -> Iterator[Table]:
+    """A table for each model."""
     columns = ["engine", "n", "tok/s", "ratio", "TTFT ms", "ITL ms", "limit", "MB"]
-    return table(f"{result.model} on {result.machine['cpu']}, {result.machine['threads']} threads", columns, rows)
+    for model in result.models:
+        rows = [
+            [
+                row["peer"] if row["peer"] != PEER else "generate (peer)",
+                row["load"],
+                round(row["output_tokens_per_s"]),
+                _ratio(result, row),
+                round(row["ttft_p50_s"] * 1000),
+                f"{row['inter_token_p50_s'] * 1000:.0f}/{row['inter_token_p99_s'] * 1000:.0f}",
+                "" if row["share_of_limit"] is None else f"{row['share_of_limit']:.0%}",
+                round(row["memory_bytes"] / 1e6),
+            ]
+            for row in result.rows
+            if row["model"] == model["name"]
+        ]
+        yield table(_title(result, model), columns, rows)
+
+
+def _title(result: BenchResult | ServeBenchResult, model: dict[str, Any]) -> str:
+    named = model["name"] if model["name"] == model["source"] else f"{model['name']} ({model['source']})"
+    return f"{named} on {result.machine['cpu']}, {result.machine['threads']} threads"
 
 
 def _ratio(result: BenchResult, row: dict[str, Any]) -> str:
-    return "" if row["peer"] == PEER else f"{result.ratios[row['peer']][PEER][str(row['load'])]:.1f}"
+    if row["peer"] == PEER:
+        return ""
+    return f"{result.ratios[row['model']][row['peer']][PEER][str(row['load'])]:.1f}"
 
 
 def _legend(result: BenchResult) -> str:
-    limits = result.limits
-    rates = ", ".join(f"{rate / 1e9:.0f} GFLOP/s in {name}" for name, rate in limits["flops_per_s"].items())
-    return (
-        f"n: sequences at once. ratio: tokens/s over {PEER}, the whole batch at once. ITL: between tokens, p50/p99.\n"
-        f"limit: share of what {limits['bytes_per_s'] / 1e9:.0f} GB/s of memory and {rates} allow, "
-        "as probed in the same run."
-    )
+    memory, rates = result.limits["bytes_per_s"], result.limits["flops_per_s"]
+    probed = [] if memory is None else [f"{memory / 1e9:.0f} GB/s of memory"]
+    probed += [f"{rate / 1e9:.0f} GFLOP/s in {name}" for name, rate in rates.items()]
+    lines = [
+        f"n: sequences at once. ratio: tokens/s over {PEER}, the whole batch at once. ITL: between tokens, p50/p99.",
+        f"limit: share of what {', '.join(probed)} allow, as probed in the same run." if probed else "",
+    ]
+    return "\n".join([*filter(None, lines), *result.notes])

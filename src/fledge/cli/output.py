@@ -161,13 +161,23 @@ def _minutes(seconds: float) -> str:
 
 @contextlib.contextmanager
 def steps_progress(description: str) -> Iterator[Callable[[int, int, str], None]]:
-    """A bar for steps on stderr, with the time left. Yields a function of done, total and what is being done."""
-    column = TextColumn("{task.completed:.0f}/{task.total:.0f} {task.fields[what]}")
+    """A bar for steps on stderr, with the time left. Yields a function of done, total and what is being done.
+
+    Where there is no terminal, a line says so now and then.
+    """
+    column = TextColumn("{task.fields[what]}")
+    last = time.monotonic()
     with _bar(description, column, what="") as (progress, task):
 
         def update(done: int, total: int, what: str) -> None:
-            progress.update(task, completed=done, total=total, what=what)
+            nonlocal last
+            shown = f"{done}/{total} {what}" if total else what
+            progress.update(task, completed=done, total=total or None, what=shown)
             _start(progress)
+            if progress.disable and time.monotonic() - last >= LINE_EVERY_S:
+                last = time.monotonic()
+                left = progress.tasks[0].time_remaining
+                message(f"{description}: {shown}" + ("" if left is None else f", about {left:.0f} s left"))
 
         yield update
 

@@ -1,0 +1,59 @@
+"""How far a benchmark is, told after each step and while a step takes long."""
+
+import threading
+import time
+from collections.abc import Callable
+
+from fledge.engines.openvino_files import Say
+
+PULSE_S = 5.0
+
+Progress = Callable[[int, int, str], None]
+
+
+class Reporter:
+    """Counts steps and calls `progress(done, total, what)` after each, and every few seconds in between.
+
+    Threads may share it; `progress` is called by one at a time.
+    """
+
+    total = 0  # not known yet
+
+    def __init__(self, progress: Progress, say: Say) -> None:
+        self._progress, self._say = progress, say
+        self._done = 0
+        self._what, self._since = "", time.monotonic()
+        self._lock = threading.Lock()
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="pulse", daemon=True)
+
+    def __enter__(self) -> "Reporter":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self._thread.join()
+
+    def say(self, text: str) -> None:
+        """Say what begins now."""
+        self.begin(text)
+        self._say(text)
+
+    def begin(self, what: str) -> None:
+        """Name what is done from now on."""
+        with self._lock:
+            self._what, self._since = what, time.monotonic()
+
+    def step(self, what: str) -> None:
+        """One more step is done; `what` goes on."""
+        self.begin(what)
+        with self._lock:
+            self._done += 1
+            self._progress(self._done, self.total, what)
+
+    def _run(self) -> None:
+        while not self._over.wait(PULSE_S):
+            with self._lock:
+                seconds = time.monotonic() - self._since
+                self._progress(self._done, self.total, f"{self._what}: {seconds:.0f} s")

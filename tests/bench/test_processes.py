@@ -1,0 +1,94 @@
+"""A measured process and all that it starts end in time, whatever happens to the benchmark."""
+
+import json
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import psutil
+import pytest
+
+from fledge.bench.processes import DeadlineError, run
+from fledge.core.errors import FledgeError
+from tests.conftest import PATIENCE_S
+
+# Tells its own id and that of a child that ignores the wish to end, and then hangs as that child does.
+HANGING = """
+    import json, os, signal, subprocess, sys, time
+    ignore = "import signal, time; signal.signal(15, signal.SIG_IGN); time.sleep(600)"
+    child = subprocess.Popen([sys.executable, "-c", ignore])
+    sys.stdout.write(json.dumps({"pids": [os.getpid(), child.pid]}) + "\\n")
+    sys.stdout.write('{"half a li')
+    sys.stdout.flush()
+    time.sleep(600)
+"""
+
+
+def _program(text: str) -> list[str]:
+    return [sys.executable, "-c", textwrap.dedent(text)]
+
+
+def _ended(pids: list[int]) -> bool:
+    """Whether all of these processes end; one that nobody has asked about yet has ended too."""
+    processes = [psutil.Process(pid) for pid in pids if psutil.pid_exists(pid)]
+    _, left = psutil.wait_procs([one for one in processes if one.status() != psutil.STATUS_ZOMBIE], timeout=PATIENCE_S)
+    return not left
+
+
+def test_lines_and_memory_of_a_process_that_ends() -> None:
+    heard: list[int] = []
+    measured = run(_program("""
+        import time
+        print('{"a": 1}', flush=True)
+        time.sleep(2)
+        print('{"a": 2}')
+    """), PATIENCE_S, heard.append)  # fmt: skip
+    assert measured.lines == [{"a": 1}, {"a": 2}]
+    assert heard == [1, 2]
+    assert measured.memory_bytes > 1_000_000
+
+
+def test_a_process_that_fails_is_quoted() -> None:
+    with pytest.raises(FledgeError, match="a measured process ended with 3: it is broken"):
+        run(_program("import sys; sys.stderr.write('first\\nit is broken\\n'); sys.exit(3)"), PATIENCE_S)
+
+
+def test_a_process_that_hangs_is_killed_with_its_children(tmp_path: Path) -> None:
+    pids = tmp_path / "pids"
+    program = HANGING.replace(
+        "sys.stdout.flush()", f"sys.stdout.flush(); open({str(pids)!r}, 'w').write(str(child.pid))"
+    )
+    with pytest.raises(DeadlineError, match="it wrote nothing for 5 s"):
+        run(_program(program), 5.0)
+    assert _ended([int(pids.read_text())])
+
+
+def test_nothing_outlives_a_benchmark_that_is_killed() -> None:
+    """Also what has made itself a session of its own, and what is started by a program that knows nothing of us."""
+    bench = f"""
+        import subprocess
+        from fledge.bench.guard import guarded
+        with guarded():
+            subprocess.run({_program(HANGING)!r}, start_new_session=True)
+    """
+    with subprocess.Popen(_program(bench), stdout=subprocess.PIPE, text=True) as killed:
+        assert killed.stdout
+        pids = json.loads(killed.stdout.readline())["pids"]
+        pids += [child.pid for child in psutil.Process(killed.pid).children(recursive=True)]
+        assert len(set(pids)) == 3  # with the guard itself
+        killed.kill()
+    assert _ended(pids)
+
+
+def test_nothing_outlives_the_block_that_started_it() -> None:
+    bench = f"""
+        import subprocess, sys
+        from fledge.bench.guard import guarded
+        with guarded():
+            child = subprocess.Popen({_program(HANGING)!r}, start_new_session=True, stdout=subprocess.PIPE, text=True)
+            line = child.stdout.readline()
+        sys.stdout.write(line)
+    """
+    done = subprocess.run(_program(bench), capture_output=True, text=True, check=True)
+    assert _ended(json.loads(done.stdout)["pids"])
