@@ -1,18 +1,20 @@
+import collections.abc
 import itertools
 import json
-from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tokenizers import Tokenizer
+from tokenizers import Regex, Tokenizer
+from tokenizers.decoders import Strip
+from tokenizers.pre_tokenizers import Sequence, Split
 from tokenizers.processors import TemplateProcessing
 
-from fledge.core.errors import InputError
+from fledge.core.errors import FledgeError, InputError
 from fledge.core.types import Message
 from fledge.engines.engine import Chunk
-from fledge.engines.text import Decoder, Text
+from fledge.engines.text import Decoder, Text, open_tokenizer
 from fledge.models import snapshot
 from fledge.models.chat_template import ChatTemplate
 from fledge.models.snapshot import Snapshot
@@ -70,7 +72,7 @@ def test_as_few_turns_as_possible_are_left_out(text: Text, words: list[int]) -> 
 def test_a_long_conversation_is_not_read_again_for_each_turn(text: Text, monkeypatch: pytest.MonkeyPatch) -> None:
     shaped, shape = list[int](), Text._shape
 
-    def counting(self: Text, messages: Sequence[Message]) -> list[int]:
+    def counting(self: Text, messages: collections.abc.Sequence[Message]) -> list[int]:
         shaped.append(len(messages))
         return shape(self, messages)
 
@@ -110,6 +112,47 @@ def test_token_ids_are_taken_as_they_are(text: Text) -> None:
     for beyond in ([2048], [-1]):
         with pytest.raises(InputError, match="beyond the model's 2048"):
             text.encode(beyond, room=10)
+
+
+def test_a_panic_of_the_tokenizer_is_an_error_for_that_text_alone(model: Snapshot) -> None:
+    fragile = tokenizer(model)
+    before = fragile.encode("good morning").ids
+    fragile.pre_tokenizer = Sequence([Split(Regex("(a+)+$"), "isolated"), fragile.pre_tokenizer])
+    text = Text(fragile, model, None)
+    for prompt in ("a" * 40 + "b", [Message("user", "a" * 40 + "b")]):
+        with pytest.raises(InputError, match="the model's tokenizer fails on this text: Onig") as caught:
+            text.encode(prompt, room=10)
+        assert caught.value.hint
+        assert text.encode("good morning", room=10).token_ids == before
+
+
+def test_a_panic_of_the_decoder_is_an_error_for_that_answer_alone(model: Snapshot) -> None:
+    fragile = tokenizer(model)
+    fragile.decoder = Strip("H", 2, 2)
+    text = Text(fragile, model, None)
+    (token,) = fragile.encode("H").ids
+    with pytest.raises(FledgeError, match="the model's tokenizer fails on a token of the answer"):
+        Decoder(text, ()).feed([token], None)
+    with pytest.raises(FledgeError, match="the model's tokenizer fails on a token of the answer"):
+        text.token(token)
+    (other,) = fragile.encode("x").ids
+    assert Decoder(text, ()).feed([other], "stop").text == "x"
+
+
+def test_padding_and_truncation_of_a_tokenizer_do_not_act(model: Snapshot) -> None:
+    fixed = tokenizer(model)
+    plain = fixed.encode("a longer text than two tokens").ids
+    fixed.enable_padding(length=64)
+    fixed.enable_truncation(2)
+    assert len(fixed.encode("a longer text than two tokens").ids) == 64
+    assert Text(fixed, model, None).encode("a longer text than two tokens", room=10).token_ids == plain
+
+
+def test_a_tokenizer_that_is_broken(tmp_path: Path) -> None:
+    for content in ("{}", "nothing", '{"normalizer": {"type": "Precompiled", "precompiled_charsmap": ""}}'):
+        (tmp_path / "tokenizer.json").write_text(content)
+        with pytest.raises(InputError, match=r"tokenizer\.json gives no tokenizer"):
+            open_tokenizer(tmp_path / "tokenizer.json")
 
 
 def test_what_a_model_wants_before_any_text_stands_there(model: Snapshot) -> None:
