@@ -7,13 +7,15 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tokenizers import Tokenizer
+from tokenizers import Regex, Tokenizer, pre_tokenizers
+from tokenizers.decoders import Strip
+from tokenizers.pre_tokenizers import Split
 from tokenizers.processors import TemplateProcessing
 
-from fledge.core.errors import InputError
+from fledge.core.errors import FledgeError, InputError
 from fledge.core.types import Message
 from fledge.engines.engine import Chunk
-from fledge.engines.text import Decoder, Text, TextConfig
+from fledge.engines.text import Decoder, Text, TextConfig, open_tokenizer
 from fledge.models import snapshot
 from fledge.models.snapshot import Snapshot
 
@@ -110,6 +112,44 @@ def test_token_ids_are_taken_as_they_are(text: Text) -> None:
     for beyond in ([2048], [-1]):
         with pytest.raises(InputError, match="beyond the model's 2048"):
             text.encode(beyond, room=10)
+
+
+def test_a_panic_of_the_tokenizer_is_an_error_for_that_text_alone(model: Snapshot) -> None:
+    fragile = Tokenizer.from_str(tokenizer(model))
+    before = fragile.encode("good morning").ids
+    fragile.pre_tokenizer = pre_tokenizers.Sequence([Split(Regex("(a+)+$"), "isolated"), fragile.pre_tokenizer])
+    text = Text(TextConfig.of(model, fragile.to_str()))
+    for prompt in ("a" * 40 + "b", [Message("user", "a" * 40 + "b")]):
+        with pytest.raises(InputError, match="the model's tokenizer fails on this text: Onig") as caught:
+            text.encode(prompt, room=10)
+        assert caught.value.hint
+        assert text.encode("good morning", room=10).token_ids == before
+
+
+def test_a_panic_of_the_decoder_is_an_error_for_that_answer_alone(model: Snapshot) -> None:
+    fragile = Tokenizer.from_str(tokenizer(model))
+    fragile.decoder = Strip("H", 2, 2)
+    (token,) = fragile.encode("H").ids
+    with pytest.raises(FledgeError, match="the model's tokenizer fails on a token of the answer"):
+        Decoder(fragile, ()).feed([token], None)
+    (other,) = fragile.encode("x").ids
+    assert Decoder(fragile, ()).feed([other], "stop").text == "x"
+
+
+def test_padding_and_truncation_of_a_tokenizer_do_not_act(model: Snapshot) -> None:
+    fixed = Tokenizer.from_str(tokenizer(model))
+    plain = fixed.encode("a longer text than two tokens").ids
+    fixed.enable_padding(length=64)
+    fixed.enable_truncation(2)
+    assert len(fixed.encode("a longer text than two tokens").ids) == 64
+    text = Text(TextConfig.of(model, fixed.to_str()))
+    assert text.encode("a longer text than two tokens", room=10).token_ids == plain
+
+
+def test_a_tokenizer_that_is_broken() -> None:
+    for content in ("{}", "nothing", '{"normalizer": {"type": "Precompiled", "precompiled_charsmap": ""}}'):
+        with pytest.raises(InputError, match=r"tokenizer\.json gives no tokenizer"):
+            open_tokenizer(content)
 
 
 def test_what_a_model_wants_before_any_text_stands_there(model: Snapshot) -> None:

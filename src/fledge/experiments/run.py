@@ -98,6 +98,7 @@ def run_experiment(
     asked_for = select_questions(config, questions)
     config = replace(config, questions=asked_for.source)  # of a set in MLflow the version
     asked = wanted(config)
+    models = {name: selection.find(name, config) for name in dict.fromkeys(arm.model for arm in asked)}
 
     from fledge.experiments._mlflow import start_runs
     from fledge.experiments._mlflow_record import ExperimentRecord
@@ -106,7 +107,6 @@ def run_experiment(
     from fledge.tracking._mlflow import connect
 
     with contextlib.ExitStack() as stack:
-        models = {name: selection.find(name, config) for name in dict.fromkeys(arm.model for arm in asked)}
         client = connect(config.tracking)
         store = open_store(client, say)
         prompts = [store.load(arm.prompt or default_prompt(models[arm.model])) for arm in asked]
