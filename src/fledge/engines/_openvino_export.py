@@ -1,5 +1,5 @@
 """Steps of an export to OpenVINO, each a process of its own, so that torch never stays in the memory of an engine:
-`python -m fledge.engines._openvino_export STEP ARGUMENT...`."""
+`python -m fledge.engines._openvino_export STEP ARGUMENT...`. Lines `progress STAGE` on stdout say what is done."""
 
 import json
 import math
@@ -18,10 +18,13 @@ ANSWER_TOKENS = 32
 
 
 def exact(snapshot: str, out: str) -> None:
-    """Write the OpenVINO model with fp32 weights and `tokenizer.json` to the folder `out`."""
+    """Write the OpenVINO model with its weights as they are and `tokenizer.json` to the folder `out`."""
+    _stage("loading torch and transformers")
     from optimum.exporters.openvino import main_export
+    from optimum.intel import OVConfig
     from transformers import AutoTokenizer
 
+    _stage("converting")
     main_export(
         snapshot,
         output=out,
@@ -29,6 +32,7 @@ def exact(snapshot: str, out: str) -> None:
         convert_tokenizer=False,
         local_files_only=True,
         library_name="transformers",
+        ov_config=OVConfig(),  # without one, a model above a billion parameters would become int8
         model_loading_kwargs={"dtype": "float32", "use_safetensors": True},
     )
     AutoTokenizer.from_pretrained(snapshot, local_files_only=True).save_pretrained(out)
@@ -36,13 +40,16 @@ def exact(snapshot: str, out: str) -> None:
 
 def fast(exact_folder: str, out: str) -> None:
     """Write to the folder `out` the model of an exact export with its weights as int8."""
+    _stage("loading the compressor")
     import nncf
     import openvino
 
+    _stage("compressing")
     source, target = Path(exact_folder), Path(out)
     target.mkdir()
     model = openvino.Core().read_model(source / MODEL)
     compressed = nncf.compress_weights(model, mode=nncf.CompressWeightsMode.INT8_ASYM)
+    _stage("writing")
     openvino.save_model(compressed, target / MODEL, compress_to_fp16=False)
     for path in source.iterdir():
         if path.is_file() and not path.name.startswith("openvino_model"):
@@ -51,6 +58,7 @@ def fast(exact_folder: str, out: str) -> None:
 
 def measure(exact_folder: str, fast_folder: str) -> None:
     """Write to `gate.json` in the fast folder how far its model departs from the exact one."""
+    _stage("measuring what int8 changes")
     from tokenizers import Tokenizer
 
     from fledge.engines.openvino import EXACT, FAST
@@ -115,6 +123,11 @@ def _greedy(folder: str, properties: dict[str, Any], prompts: list[list[int]]) -
     config = openvino_genai.GenerationConfig(max_new_tokens=ANSWER_TOKENS, ignore_eos=True)
     inputs = [openvino.Tensor(np.array([ids], dtype=np.int64)) for ids in prompts]
     return [result.m_generation_ids[0] for result in pipeline.generate(inputs, [config] * len(inputs))]
+
+
+def _stage(name: str) -> None:
+    sys.stdout.write(f"progress {name}\n")
+    sys.stdout.flush()
 
 
 if __name__ == "__main__":

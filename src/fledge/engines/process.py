@@ -151,7 +151,9 @@ def main() -> None:
     control.listen(_on_event)
     try:
         model = _model(Path(config["release"]))
-        engine = selection.start(EngineSettings(**config["settings"]), model)
+        engine = selection.start(
+            EngineSettings(**config["settings"]), model, lambda text: control.send(event="progress", text=text)
+        )
         _smoke_test(engine)
     except FledgeError as error:
         control.send(event="failed", error=error.message)

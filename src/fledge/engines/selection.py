@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 
 from fledge.core.errors import InputError, MissingExtraError
 from fledge.core.settings import Workspace, option, out_of_range
+from fledge.engines import memory
 from fledge.engines.engine import Engine, EngineInfo, Mode
 from fledge.engines.machine import gpu
 from fledge.engines.openvino_files import ExportError, Say, exported, is_exported, read_gate
@@ -185,7 +186,7 @@ def start(settings: EngineSettings, model: Snapshot | RemoteModel, say: Say = la
                 raise
             choice = Choice("transformers", "cpu", error.message)
             say(f"{error.message}; transformers runs it")
-    return _transformers(settings, model, choice)
+    return _transformers(settings, model, choice, say)
 
 
 def _remote(settings: EngineSettings, model: RemoteModel) -> Engine:
@@ -204,6 +205,8 @@ def _remote(settings: EngineSettings, model: RemoteModel) -> Engine:
 def _openvino(settings: EngineSettings, model: Snapshot, choice: Choice, say: Say) -> Engine:
     cache = settings.cache_dir / "engines"
     mode: Mode = "exact" if settings.mode == "exact" else "fast"
+    if choice.device == "cpu":
+        say(memory.check(model, "openvino", mode, settings.cache_gb))
     folder = exported(model, cache, mode, say)
     info = EngineInfo("openvino", choice.device, mode, choice.reason)
     if mode == "fast":
@@ -224,12 +227,14 @@ def _openvino(settings: EngineSettings, model: Snapshot, choice: Choice, say: Sa
     return OpenVINOEngine(model, folder, info, settings.cache_gb)
 
 
-def _transformers(settings: EngineSettings, model: Snapshot, choice: Choice) -> Engine:
+def _transformers(settings: EngineSettings, model: Snapshot, choice: Choice, say: Say) -> Engine:
     info = EngineInfo("transformers", choice.device, "exact", choice.reason)
     if choice.device == "gpu":
         from fledge.engines.transformers_paged import PagedTransformersEngine
 
         return PagedTransformersEngine(model, info, settings.cache_gb)
+
+    say(memory.check(model, "transformers", "exact", settings.cache_gb))
 
     from fledge.engines.transformers import TransformersEngine
 
