@@ -43,10 +43,17 @@ def serve(
         arguments = recipes.words(targets, {**flags, "host": None})
         emit_exactly(recipes.dockerfile(metadata.version("fledge"), arguments, config.port))
         return
+    serve_targets(config, targets, detach, as_json, {})
+
+
+def serve_targets(
+    config: ServeConfig, targets: tuple[str, ...], detach: bool, as_json: bool, about: dict[str, Any]
+) -> None:
     if not detach:
-        _serve_here(config, targets, as_json)
+        _serve_here(config, targets, as_json, about)
     running = endpoints.serve(config, *targets, say=message)
     value = {
+        **about,
         "url": running.url,
         "pid": running.pid,
         "version": running.releases[0]["version"],
@@ -59,13 +66,13 @@ def serve(
         message(f"next: fledge test {running.url}, then fledge stop")
 
 
-def _serve_here(config: ServeConfig, targets: tuple[str, ...], as_json: bool) -> NoReturn:
+def _serve_here(config: ServeConfig, targets: tuple[str, ...], as_json: bool, about: dict[str, Any]) -> NoReturn:
     """Become the endpoint's supervisor."""
     with endpoints.claimed(config):
         path = endpoints.prepare(config, *targets, say=message)
         if as_json:
             version = int(next(iter(json.loads(path.read_text(encoding="utf-8"))["releases"])).rpartition("/")[2])
-            emit(True, {"url": config.url, "pid": os.getpid(), "version": version, "ready_seconds": None})
+            emit(True, {**about, "url": config.url, "pid": os.getpid(), "version": version, "ready_seconds": None})
         message(f"serving {', '.join(targets)} on {config.url}; Ctrl-C stops it")
         command = endpoints.supervisor_command(path)
         os.execv(command[0], command)

@@ -15,7 +15,7 @@ import subprocess
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, NamedTuple
@@ -27,6 +27,7 @@ from fledge.core.processes import module_command
 from fledge.engines.engine import Mode
 from fledge.models.snapshot import Snapshot
 from fledge.releases.manifest import exported_beside
+from fledge.releases.shared_files import files_of_exports
 
 Say = Callable[[str], None]
 
@@ -67,6 +68,14 @@ def exported(snapshot: Snapshot, cache: Path, mode: Mode, say: Say) -> Path:
     return fast
 
 
+def export_seconds(snapshot: Snapshot, cache: Path, modes: Sequence[Mode]) -> float:
+    """An estimate of what `exported` takes for these modes; 0 where all is there."""
+    missing: set[Mode] = {mode for mode in modes if not is_exported(snapshot, cache, mode)}
+    if "fast" in missing and not is_exported(snapshot, cache, "exact"):
+        missing.add("exact")
+    return sum(estimate_s(snapshot, mode) for mode in missing)
+
+
 def estimate_s(snapshot: Snapshot, mode: Mode) -> float:
     """Seconds that a step of an export takes; measured: 8 s for 2 M parameters, 22 s (fast: 45 s) for 124 M."""
     return 8 + (0.12e-6 if mode == "exact" else 0.3e-6) * snapshot.parameters
@@ -76,6 +85,11 @@ def in_cache(snapshot: Snapshot, cache: Path) -> dict[Mode, Path]:
     """The folders of a model that were exported before, by mode."""
     modes: tuple[Mode, ...] = ("exact", "fast")
     return {mode: folder for mode in modes if (folder := _folder(snapshot, cache, mode)).is_dir()}
+
+
+def known_files(cache: Path, model_digest: str) -> dict[str, Path]:
+    """The files of a model that was exported before, by their SHA-256."""
+    return files_of_exports(cache / f"{model_digest[:16]}-{mode}" for mode in ("exact", "fast"))
 
 
 def is_exported(snapshot: Snapshot, cache: Path, mode: Mode) -> bool:
@@ -157,7 +171,9 @@ def _timed(say: Say, what: str, estimate: float) -> Iterator[Callable[[str], Non
     say(f"{what}, once for this model: about {estimate:.0f} s")
 
     def tell(stage: str) -> None:
-        say(f"{what}: {stage}, {time.monotonic() - started:.0f} s of about {estimate:.0f} s")
+        elapsed = time.monotonic() - started
+        pace = f"of about {estimate:.0f} s" if elapsed < estimate else f"where about {estimate:.0f} s were expected"
+        say(f"{what}: {stage}, {elapsed:.0f} s {pace}")
 
     yield tell
     say(f"{what} took {time.monotonic() - started:.0f} s")

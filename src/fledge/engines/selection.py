@@ -12,7 +12,7 @@ from fledge.core.settings import Workspace, option, out_of_range
 from fledge.engines import memory
 from fledge.engines.engine import Engine, EngineInfo, Mode
 from fledge.engines.machine import gpu
-from fledge.engines.openvino_files import ExportError, Say, exported, is_exported, read_gate
+from fledge.engines.openvino_files import ExportError, Say, exported, is_exported, known_files, read_gate
 from fledge.engines.scripted import ScriptedEngine
 from fledge.models import snapshot
 from fledge.models.snapshot import Snapshot
@@ -97,12 +97,14 @@ def find_snapshot(model: str, workspace: Workspace) -> Snapshot:
 
 def release_folder(model: str, workspace: Workspace) -> Path:
     """The folder of the release that `name@alias`, `name/3` or `models:/...` means, fetched and checked."""
-    from fledge.releases._mlflow_releases import fetch
+    from fledge.releases._mlflow_releases import MODEL_TAG, fetch
     from fledge.releases._mlflow_releases import find as find_version
     from fledge.tracking._mlflow import connect
 
     client = connect(workspace.tracking)
-    return fetch(client, find_version(client, model), workspace.state_dir / "releases")
+    version = find_version(client, model)
+    known = known_files(workspace.cache_dir / "engines", version.tags.get(MODEL_TAG, ""))
+    return fetch(client, version, workspace.state_dir / "releases", known)
 
 
 def is_release(model: str) -> bool:
@@ -162,6 +164,11 @@ def _runs(engine: str, settings: EngineSettings, model: Snapshot | None) -> bool
     mode: Mode = "exact" if settings.mode == "exact" else "fast"
     exported = engine == "openvino" and model and is_exported(model, settings.cache_dir / "engines", mode)
     return bool(exported) and _found(("openvino_genai",))
+
+
+def can_export(settings: EngineSettings, model: Snapshot, mode: Mode) -> bool:
+    """Whether the files of OpenVINO's engine are there, or can be made here."""
+    return installed("openvino") or is_exported(model, settings.cache_dir / "engines", mode)
 
 
 def _found(modules: tuple[str, ...]) -> bool:

@@ -134,9 +134,8 @@ def prepare(
 
     One that is `detached` has its log in a file.
     """
-    check(config, environ)
+    check_start(config, environ)
     folder = state.ensure(config.state_dir / "endpoints" / str(config.port))
-    check_port(config)
     if not targets or not all(targets):
         raise InputError("name a release", hint="fledge serve NAME@champion")
     plan = plan_routes(targets, config.split, config.shadow, config.canary)
@@ -147,6 +146,12 @@ def prepare(
     content["served"] = {"config": asdict(config), "targets": targets}
     state.write_json(path, content)
     return path
+
+
+def check_start(config: ServeConfig, environ: Mapping[str, str] = os.environ) -> None:
+    """Raise `InputError` where an endpoint cannot be served so, or its port is in use."""
+    check(config, environ)
+    check_port(config)
 
 
 def supervisor_command(config_file: Path) -> list[str]:
