@@ -46,7 +46,7 @@ def main() -> None:
 
 def champion(config: fledge.ExperimentConfig) -> str:
     """The release to serve, made if there is none."""
-    name = load(ReleaseConfig).value.name
+    name = load(ReleaseConfig).value.name_for(config.model)
     target = f"{name}@champion"
     try:
         fledge.verify(config, target)

@@ -53,7 +53,7 @@ def test_a_server_that_is_not_there_is_said(fledge: Run, tmp_path: Path, port: i
     environment = os.environ | {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1"}
     done = fledge("prompts", "list", "--tracking-uri", f"http://127.0.0.1:{port}", cwd=tmp_path, env=environment)
     assert done.returncode == 1
-    assert "does not answer" in done.stderr
+    assert "cannot be reached: nothing listens there" in done.stderr
     assert "Traceback" not in done.stderr
 
 
@@ -116,7 +116,8 @@ def test_prompts_experiment_register_history(fledge: Run, tmp_path: Path) -> Non
     assert isinstance(compared, dict)
     release = ask("register", "--run", experiment["run_id"])
     assert isinstance(release, dict)
-    assert set(release) == {"name", "version", "model_uri", "digest", "new"}
+    assert set(release) == {"name", "version", "model_uri", "digest", "new", "arm"}
+    assert set(release["arm"]) == {"name", "proven", "reason"}
     verified = ask("verify", f"{release['name']}/1")
     assert isinstance(verified, dict)
     assert set(verified) == {"name", "version", "digest", "files", "signed", "signature_checked"}

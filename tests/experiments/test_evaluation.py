@@ -17,7 +17,8 @@ from fledge.engines.scripted import ScriptedEngine
 from fledge.experiments.config import ExperimentConfig
 from fledge.experiments.evaluation import configured, evaluate, write_junit
 from fledge.models.embedded.corpus import load_corpus
-from fledge.registry.release import DEFAULT_NAME, promote, register
+from fledge.registry.naming import DEFAULT_NAME
+from fledge.registry.release import promote, register
 from tests.conftest import Run
 from tests.models.instruct_model import write_instruct_model
 

@@ -34,7 +34,7 @@ from fledge.models.snapshot import Snapshot
 from fledge.prompts.prompt import Draft
 from fledge.prompts.store import open_prompts
 from fledge.registry.release import promote, register
-from fledge.releases.manifest import ENGINES, Manifest, load_manifest
+from fledge.releases.manifest import Manifest, load_manifest
 from fledge.tracking._mlflow import connect
 from tests.models.hub_server import Hub, serve
 from tests.models.instruct_model import write_instruct_model
@@ -67,8 +67,14 @@ def test_from_a_comparison(workspace: Workspace, embedded_engine: Engine) -> Non
     run = run_experiment(config, engine=embedded_engine)
     with pytest.raises(InputError, match="comparison"):
         register(config, name="mine", run_id=run.run_id)
+    unproven = register(config, run_id=run.run_id, arm="simple")
+    assert unproven.name == "huggingface-dialogpt-model"
+    assert unproven.arm is not None
+    assert unproven.arm.in_words() == "arm simple, unproven: no verdict speaks for it"
     verdict = compare(config, run.run_id, options=CompareOptions(metric="token_f1"))
-    register(_config(workspace), name="mine", run_id=run.run_id)
+    released = register(_config(workspace), name="mine", run_id=run.run_id)
+    assert released.arm is not None
+    assert (released.arm.name, released.arm.proven) == (verdict.leader, verdict.winner is not None)
     manifest = _manifest(workspace)
     leader = next(arm for arm in run.arms if arm.name == verdict.leader)
     assert (manifest.prompt_label, manifest.generation["max_tokens"]) == (leader.prompt, 24)
@@ -96,8 +102,10 @@ def test_from_an_evaluation_of_a_release(workspace: Workspace, embedded_engine: 
     settings = {"tracking_uri": workspace.tracking_uri, "state": workspace.state, "limit": 3}
     found = evaluate("models:/mine/1", "error_rate<=0.5", gate_on="mean", settings=settings, engine=embedded_engine)
     promote(workspace, "mine", 1, evidence=found.run_id)
-    again = register(_config(workspace), name="mine", run_id=found.run_id)
-    assert (again.version, again.new, again.digest) == (1, False, first.digest)
+    again = register(_config(workspace), run_id=found.run_id)  # of a release, under its name
+    assert (again.name, again.version, again.new, again.digest) == ("mine", 1, False, first.digest)
+    assert again.arm is not None
+    assert again.arm.in_words() == "arm expert, proven: passed error_rate<=0.5"
     register(_config(workspace), name="other", run_id=found.run_id)
     evaluation = load_manifest(release_folder("other/1", workspace)).evaluation
     assert (evaluation["passed"], evaluation["gates"][0]["gate"]) == (True, "error_rate<=0.5")
@@ -114,17 +122,6 @@ def test_a_model_that_has_changed_since_its_run(workspace: Workspace, tmp_path: 
     (folder / "README.md").write_text("another")
     with pytest.raises(InputError, match="its files have changed"):
         register(_config(workspace), name="mine", run_id=run.run_id, arm="simple")
-
-
-def test_engines_that_were_exported_come_along(workspace: Workspace, embedded_engine: Engine) -> None:
-    register(_config(workspace), name="mine")
-    manifest = _manifest(workspace)
-    folder = release_folder("mine/1", workspace)
-    assert "exact" in manifest.engines
-    assert f"{ENGINES}/exact/openvino_model.bin" in manifest.files
-    assert (folder / ENGINES / "exact" / "openvino_model.xml").is_file()
-    if "fast" in manifest.engines:
-        assert manifest.engines["fast"]["perplexity_ratio"] > 0
 
 
 def test_a_release_is_evaluated_with_its_own_settings(workspace: Workspace, embedded_engine: Engine) -> None:
@@ -363,7 +360,8 @@ def test_the_command_line(workspace: Workspace, fledge: Any) -> None:
     clean = {name: value for name, value in os.environ.items() if not name.startswith("MLFLOW_")}
     env = {**clean, "MLFLOW_TRACKING_URI": workspace.tracking_uri}
     done = fledge("register", "--name", "mine", "--json", env=env)
-    assert json.loads(done.stdout).keys() == {"name", "version", "model_uri", "digest", "new"}
+    assert json.loads(done.stdout).keys() == {"name", "version", "model_uri", "digest", "new", "arm"}
+    assert done.stderr.startswith("registering embedded as mine")
     again = fledge("register", "--name", "mine", env=env)
     assert again.stdout == "mine version 1, which was registered before with the same content\n"
     checked = fledge("verify", "models:/mine/1", "--json", env=env)

@@ -17,7 +17,8 @@ from fledge.engines.selection import release_folder
 from fledge.experiments.config import ExperimentConfig
 from fledge.experiments.run import run_experiment
 from fledge.prompts.store import open_prompts
-from fledge.registry.release import DEFAULT_NAME, history, promote, register, rollback, verify
+from fledge.registry.naming import DEFAULT_NAME
+from fledge.registry.release import history, promote, register, rollback, verify
 from fledge.releases.manifest import MANIFEST, read_release
 
 QUESTION = "What is machine learning?"
@@ -247,6 +248,7 @@ DAMAGES: dict[str, Callable[[Path], object]] = {
 def _flip(path: Path) -> None:
     content = bytearray(path.read_bytes())
     content[-1] ^= 1
+    path.unlink()  # the content has other names, too
     path.write_bytes(content)
 
 

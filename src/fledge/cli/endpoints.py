@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import click
 
@@ -43,16 +43,17 @@ def serve(
         arguments = recipes.words(targets, {**flags, "host": None})
         emit_exactly(recipes.dockerfile(metadata.version("fledge"), arguments, config.port))
         return
+    serve_targets(config, targets, detach, as_json, {})
+
+
+def serve_targets(
+    config: ServeConfig, targets: tuple[str, ...], detach: bool, as_json: bool, about: dict[str, Any]
+) -> None:
     if not detach:
-        path = endpoints.prepare(config, *targets)
-        if as_json:
-            version = int(next(iter(json.loads(path.read_text(encoding="utf-8"))["releases"])).rpartition("/")[2])
-            emit(True, {"url": config.url, "pid": os.getpid(), "version": version, "ready_seconds": None})
-        message(f"serving {', '.join(targets)} on {config.url}; Ctrl-C stops it")
-        command = endpoints.supervisor_command(path)
-        os.execv(command[0], command)
-    running = endpoints.serve(config, *targets)
+        _serve_here(config, targets, as_json, about)
+    running = endpoints.serve(config, *targets, say=message)
     value = {
+        **about,
         "url": running.url,
         "pid": running.pid,
         "version": running.releases[0]["version"],
@@ -63,6 +64,18 @@ def serve(
         message(f"but {running.last_error}")
     if not as_json:
         message(f"next: fledge test {running.url}, then fledge stop")
+
+
+def _serve_here(config: ServeConfig, targets: tuple[str, ...], as_json: bool, about: dict[str, Any]) -> NoReturn:
+    """Become the endpoint's supervisor."""
+    with endpoints.claimed(config):
+        path = endpoints.prepare(config, *targets, say=message)
+        if as_json:
+            version = int(next(iter(json.loads(path.read_text(encoding="utf-8"))["releases"])).rpartition("/")[2])
+            emit(True, {**about, "url": config.url, "pid": os.getpid(), "version": version, "ready_seconds": None})
+        message(f"serving {', '.join(targets)} on {config.url}; Ctrl-C stops it")
+        command = endpoints.supervisor_command(path)
+        os.execv(command[0], command)
 
 
 @click.command()
@@ -100,7 +113,7 @@ def stop(port: int | None, as_json: bool, **flags: Any) -> None:
 @json_option
 def restart(port: int | None, as_json: bool, **flags: Any) -> None:
     """Stop an endpoint and start it again as it was asked for."""
-    running = endpoints.restart(load(Workspace, flags).value, port)
+    running = endpoints.restart(load(Workspace, flags).value, port, say=message)
     value = {"endpoints": [running.as_dict()]}
     emit(as_json, value, f"{running.url} is ready again, pid {running.pid}")
 
@@ -192,6 +205,8 @@ def _judgement(text: str) -> bool | float | str:
 
 def _going_on(endpoint: EndpointStatus) -> Iterator[str]:
     """What is under way beside answering, and what went wrong last."""
+    if endpoint.progress:
+        yield endpoint.progress[-1]
     if endpoint.last_error:
         yield f"its last error: {endpoint.last_error}"
     if endpoint.canary and endpoint.canary["condition"] != "none":

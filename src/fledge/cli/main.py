@@ -26,6 +26,7 @@ COMMANDS = {
     "rollback": ("fledge.cli.registry:rollback", "Take back the last promotion of an alias."),
     "history": ("fledge.cli.registry:history", "Who moved which alias, when and why."),
     "serve": ("fledge.cli.endpoints:serve", "Serve a release."),
+    "run": ("fledge.cli.run:run", "Register, promote and serve a model in one step."),
     "status": ("fledge.cli.endpoints:status", "Show the endpoints that run here."),
     "stop": ("fledge.cli.endpoints:stop", "Stop an endpoint."),
     "restart": ("fledge.cli.endpoints:restart", "Stop an endpoint and start it again."),

@@ -55,21 +55,25 @@ def register(
 
     The same content is registered once only. No alias moves.
     """
-    name = load(ReleaseConfig, {"name": flags.pop("name")}).value.name
+    own = load(ReleaseConfig, {name: flags.pop(name) for name in ("name", "engines")}).value
     result = releases.register(
         ExperimentConfig.load(flags),
-        name=name,
+        name=own.name,
         run_id=run_id,
         arm=arm,
         prompt=prompt,
+        engines=own.engines,
         weights=weights,
         sign_key=sign_key,
+        say=message,
     )
     known = "" if result.new else ", which was registered before with the same content"
     known += " and is not signed anew" if sign_key and not result.new else ""
-    emit(as_json, asdict(result), f"{result.name} version {result.version}{known}")
+    lines = [result.arm.in_words()] if result.arm else []
+    emit(as_json, asdict(result), f"{result.name} version {result.version}{known}", *lines)
     if not as_json:
-        message(f"next: fledge promote {result.name} {result.version} --evidence RUN")
+        proof = f"--evidence {run_id or 'RUN'}" if not result.arm or result.arm.proven else '--force --reason "..."'
+        message(f"next: fledge promote {result.name} {result.version} {proof}")
 
 
 @click.command()

@@ -1,12 +1,33 @@
 """Modules of ours as programs of their own."""
 
+import ctypes
+import os
+import signal
 import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent.parent
-_RUN = "import runpy, sys; sys.path.append({root!r}); runpy.run_module({module!r}, run_name='__main__', alter_sys=True)"
+PR_SET_PDEATHSIG = 1  # of Linux's prctl
+_RUN = (
+    "import runpy, sys; sys.path.append({root!r}); {first}"
+    "runpy.run_module({module!r}, run_name='__main__', alter_sys=True)"
+)
+_BOUND = "from fledge.core.processes import end_with_parent; end_with_parent({parent}); "
 
 
-def module_command(module: str) -> list[str]:
-    """What runs one of our modules; as `python -m`, also where fledge is not installed, but lies beside a model."""
-    return [sys.executable, "-c", _RUN.format(root=str(ROOT), module=module)]
+def module_command(module: str, *, bound: bool = False) -> list[str]:
+    """What runs one of our modules; as `python -m`, also where fledge is not installed, but lies beside a model.
+
+    A `bound` program does not outlive the thread that starts it, however that ends.
+    """
+    first = _BOUND.format(parent=os.getpid()) if bound else ""
+    return [sys.executable, "-c", _RUN.format(root=str(ROOT), module=module, first=first)]
+
+
+def end_with_parent(parent: int) -> None:
+    """Have the kernel kill this process when `parent`, which started it, ends. Linux alone can do that."""
+    if sys.platform != "linux":
+        return
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:  # it ended before we asked
+        os._exit(1)

@@ -119,7 +119,7 @@ def run_demo(
     state.check_writable(folder)
     state.check_writable(workspace.state_dir)
     check_port(serving)
-    life = Life(model_name=load(ReleaseConfig).value.name)
+    life = Life(model_name=load(ReleaseConfig).value.name_for(config.model))
     with contextlib.ExitStack() as cleanup:
         stage = _Stages(life, listener)
         _make_release(life, stage, config, asked, cleanup)

@@ -1,5 +1,5 @@
 """Steps of an export to OpenVINO, each a process of its own, so that torch never stays in the memory of an engine:
-`python -m fledge.engines._openvino_export STEP ARGUMENT...`."""
+`python -m fledge.engines._openvino_export STEP ARGUMENT...`. Lines `progress STAGE` on stdout say what is done."""
 
 import json
 import math
@@ -27,6 +27,7 @@ def exact(snapshot: str, source: str, vocabulary: str, out: str) -> None:
 
     Raises `InputError` where the snapshot is not what it says; `source` names it.
     """
+    _stage("loading torch and transformers")
     import torch
     from optimum.exporters.openvino import export_from_model
 
@@ -36,6 +37,7 @@ def exact(snapshot: str, source: str, vocabulary: str, out: str) -> None:
     saved = {tensor.dtype for tensor in _tensors(Path(snapshot), source)} & weights.FLOATS.keys()
     half = {"F16": torch.float16, "BF16": torch.bfloat16}.get(*saved) if len(saved) == 1 else None
     model = load_model(Path(snapshot), source, half or torch.float32)
+    _stage("converting")
     export_from_model(model, out, task="text-generation-with-past", patch_16bit_model=half is not None)
     tokenizer.save_pretrained(out)
 
@@ -47,13 +49,16 @@ def _tensors(folder: Path, source: str) -> Iterable[Tensor]:
 
 def fast(exact_folder: str, out: str) -> None:
     """Write to the folder `out` the model of an exact export with its weights as int8."""
+    _stage("loading the compressor")
     import nncf
     import openvino
 
+    _stage("compressing")
     source, target = Path(exact_folder), Path(out)
     target.mkdir()
     model = openvino.Core().read_model(source / MODEL)
     compressed = nncf.compress_weights(model, mode=nncf.CompressWeightsMode.INT8_ASYM)
+    _stage("writing")
     openvino.save_model(compressed, target / MODEL, compress_to_fp16=False)
     for path in source.iterdir():
         if path.is_file() and not path.name.startswith("openvino_model"):
@@ -62,6 +67,7 @@ def fast(exact_folder: str, out: str) -> None:
 
 def measure(exact_folder: str, fast_folder: str) -> None:
     """Write to `gate.json` in the fast folder how far its model departs from the exact one."""
+    _stage("measuring what int8 changes")
     from fledge.engines.openvino import EXACT, FAST
     from fledge.engines.text import open_tokenizer
     from fledge.models.embedded.corpus import load_corpus
@@ -127,14 +133,23 @@ def _greedy(folder: str, properties: dict[str, Any], prompts: list[list[int]]) -
     return [result.m_generation_ids[0] for result in pipeline.generate(inputs, [config] * len(inputs))]
 
 
+def _stage(name: str) -> None:
+    _say("progress", name)
+
+
+def _say(kind: str, text: str) -> None:
+    sys.stdout.write(f"\n{kind} {text}\n")
+    sys.stdout.flush()
+
+
 def main() -> None:
-    """Do one step. A refusal is the last line of stdout, as JSON; of any other error the last line of stderr tells."""
+    """Do one step. A refusal is a line `refused JSON`; of any other error the last line of stderr tells."""
     warnings.filterwarnings("ignore")
     steps: dict[str, Callable[..., None]] = {"exact": exact, "fast": fast, "measure": measure}
     try:
         steps[sys.argv[1]](*sys.argv[2:])
     except FledgeError as error:
-        sys.stdout.write(f"\n{json.dumps({'message': error.message, 'hint': error.hint})}\n")
+        _say("refused", json.dumps({"kind": type(error).__name__, "message": error.message, "hint": error.hint}))
         sys.exit(error.exit_code)
 
 

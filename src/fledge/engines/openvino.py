@@ -3,7 +3,6 @@
 Exact mode keeps weights, cache and arithmetic in fp32; fast mode has int8 weights and quantises as it computes.
 """
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ import openvino_genai
 
 from fledge.core.errors import FledgeError, InputError
 from fledge.engines.engine import EngineInfo, FinishReason
+from fledge.engines.memory import cache_blocks
 from fledge.engines.text import TextConfig
 from fledge.engines.worker import Answer, WorkerEngine
 from fledge.models.snapshot import Snapshot
@@ -25,11 +25,6 @@ _REASONS: dict[Any, FinishReason] = {
     openvino_genai.GenerationFinishReason.STOP: "stop",
     openvino_genai.GenerationFinishReason.LENGTH: "length",
 }
-
-
-BLOCK_TOKENS = 32  # of OpenVINO's cache on a CPU
-USUAL_TOKENS = 12_288
-USUAL_GB = 1.0
 
 
 def check_device(device: str) -> None:
@@ -46,7 +41,7 @@ class OpenVINOEngine(WorkerEngine):
         """`folder` is the exported model; `cache_gb` is what keys and values may take, in GB, 0 for the usual."""
         super().__init__(info, TextConfig.of(model, (folder / "tokenizer.json").read_text(encoding="utf-8")))
         scheduler = openvino_genai.SchedulerConfig()
-        scheduler.num_kv_blocks = _blocks(model, info.mode, cache_gb)
+        scheduler.num_kv_blocks = cache_blocks(model, info.mode, cache_gb)
         scheduler.enable_prefix_caching = True
         self._pipeline = openvino_genai.ContinuousBatchingPipeline(
             str(folder), scheduler, info.device.upper(), EXACT if info.mode == "exact" else FAST
@@ -112,22 +107,3 @@ class OpenVINOEngine(WorkerEngine):
                 self._deliver(answer, output.generated_ids, _REASONS.get(output.finish_reason), logprobs)
         if answer.ended:
             self._release(answer)
-
-
-def _blocks(model: Snapshot, mode: str, cache_gb: float) -> int:
-    """How many blocks of keys and values fit in so much memory, at least one answer's; 0 is for `USUAL_TOKENS`, within
-    `USUAL_GB`. OpenVINO itself counts memory in whole gigabytes. A config that does not tell the model's shape is taken
-    for a narrow one's."""
-    config = json.loads((model.path / "config.json").read_text(encoding="utf-8"))
-
-    def number(*names: str) -> int:
-        return next((int(config[name]) for name in names if config.get(name)), 0)
-
-    heads = number("num_attention_heads", "n_head") or 1
-    size = number("head_dim") or number("hidden_size", "n_embd", "d_model") // heads
-    layers = number("num_hidden_layers", "n_layer", "num_layers") or 1
-    # Fast mode keeps a byte for each value, and a scale and a zero point for each head.
-    row = 4 * size if mode == "exact" else size + 8
-    token_bytes = 2 * layers * (number("num_key_value_heads") or heads) * row
-    memory = cache_gb * 1e9 if cache_gb else min(USUAL_TOKENS * token_bytes, USUAL_GB * 1e9)
-    return max(-(-model.context // BLOCK_TOKENS) + 1, int(memory / (BLOCK_TOKENS * token_bytes)))

@@ -9,9 +9,10 @@ from urllib.parse import urlsplit
 
 from fledge.core.errors import InputError, MissingExtraError
 from fledge.core.settings import Workspace, option, out_of_range
+from fledge.engines import memory
 from fledge.engines.engine import Engine, EngineInfo, LoadedEngine, Mode
 from fledge.engines.machine import gpu
-from fledge.engines.openvino_files import ExportError, Say, exported, is_exported, read_gate
+from fledge.engines.openvino_files import ExportError, Say, exported, is_exported, known_files, read_gate
 from fledge.engines.scripted import ScriptedEngine
 from fledge.models import snapshot
 from fledge.models.snapshot import Snapshot
@@ -96,12 +97,14 @@ def find_snapshot(model: str, workspace: Workspace) -> Snapshot:
 
 def release_folder(model: str, workspace: Workspace) -> Path:
     """The folder of the release that `name@alias`, `name/3` or `models:/...` means, fetched and checked."""
-    from fledge.releases._mlflow_releases import fetch
+    from fledge.releases._mlflow_releases import MODEL_TAG, fetch
     from fledge.releases._mlflow_releases import find as find_version
     from fledge.tracking._mlflow import connect
 
     client = connect(workspace.tracking)
-    return fetch(client, find_version(client, model), workspace.state_dir / "releases")
+    version = find_version(client, model)
+    known = known_files(workspace.cache_dir / "engines", version.tags.get(MODEL_TAG, ""))
+    return fetch(client, version, workspace.state_dir / "releases", known)
 
 
 def is_release(model: str) -> bool:
@@ -163,6 +166,11 @@ def _runs(engine: str, settings: EngineSettings, model: Snapshot | None) -> bool
     return bool(exported) and _found(("openvino_genai",))
 
 
+def can_export(settings: EngineSettings, model: Snapshot, mode: Mode) -> bool:
+    """Whether the files of OpenVINO's engine are there, or can be made here."""
+    return installed("openvino") or is_exported(model, settings.cache_dir / "engines", mode)
+
+
 def _found(modules: tuple[str, ...]) -> bool:
     try:
         return all(find_spec(name) for name in modules)
@@ -197,7 +205,7 @@ def load(settings: EngineSettings, model: Snapshot, say: Say = lambda _: None) -
                 raise
             choice = Choice("transformers", "cpu", error.message)
             say(f"{error.message}; transformers runs it")
-    return _transformers(settings, model, choice)
+    return _transformers(settings, model, choice, say)
 
 
 def _remote(settings: EngineSettings, model: RemoteModel) -> Engine:
@@ -216,6 +224,8 @@ def _remote(settings: EngineSettings, model: RemoteModel) -> Engine:
 def _openvino(settings: EngineSettings, model: Snapshot, choice: Choice, say: Say) -> LoadedEngine:
     cache = settings.cache_dir / "engines"
     mode: Mode = "exact" if settings.mode == "exact" else "fast"
+    if choice.device == "cpu":
+        say(memory.check(model, "openvino", mode, settings.cache_gb))
     folder = exported(model, cache, mode, say)
     info = EngineInfo("openvino", choice.device, mode, choice.reason)
     if mode == "fast":
@@ -236,12 +246,14 @@ def _openvino(settings: EngineSettings, model: Snapshot, choice: Choice, say: Sa
     return OpenVINOEngine(model, folder, info, settings.cache_gb)
 
 
-def _transformers(settings: EngineSettings, model: Snapshot, choice: Choice) -> LoadedEngine:
+def _transformers(settings: EngineSettings, model: Snapshot, choice: Choice, say: Say) -> LoadedEngine:
     info = EngineInfo("transformers", choice.device, "exact", choice.reason)
     if choice.device == "gpu":
         from fledge.engines.transformers_paged import PagedTransformersEngine
 
         return PagedTransformersEngine(model, info, settings.cache_gb)
+
+    say(memory.check(model, "transformers", "exact", settings.cache_gb))
 
     from fledge.engines.transformers import TransformersEngine
 

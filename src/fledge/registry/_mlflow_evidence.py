@@ -2,6 +2,7 @@
 run a release is made of."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from mlflow import MlflowClient
@@ -13,6 +14,34 @@ from fledge.releases.manifest import Manifest, implied_format
 
 # Of generation settings, those that say nothing of the answer.
 APART = ("n", "logprobs", "ignore_eos")
+
+
+@dataclass(frozen=True)
+class Standing:
+    """Of the arm that a release is made of: whether its run proves it, and by what, or why not."""
+
+    name: str
+    proven: bool
+    reason: str
+
+    def in_words(self) -> str:
+        return f"arm {self.name}, {'proven' if self.proven else 'unproven'}: {self.reason}"
+
+
+def standing(client: MlflowClient, run_id: str, arm: str) -> Standing:
+    """Whether what a run found out speaks for one of its arms."""
+    if load_evaluation(client, run_id) is None:
+        try:
+            load_comparison(client, run_id)
+        except InputError:
+            return Standing(arm, proven=False, reason="no verdict speaks for it")
+    try:
+        reason, proven = _verdict(client, run_id)
+    except InputError as error:
+        return Standing(arm, proven=False, reason=error.message)
+    if proven.name != arm:
+        return Standing(arm, proven=False, reason=f"the winner is {proven.name}")
+    return Standing(arm, proven=True, reason=reason)
 
 
 def proof(client: MlflowClient, release: Manifest, evidence: str | None) -> str:

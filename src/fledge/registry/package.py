@@ -3,19 +3,18 @@
 import importlib.metadata
 import json
 import shutil
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from fledge.core.atomic_folder import is_whole
-from fledge.core.errors import InputError
+from fledge.core.errors import InputError, MissingExtraError
 from fledge.core.processes import ROOT
 from fledge.core.types import Format
-from fledge.engines import machine
-from fledge.engines.engine import GenerationParams
-from fledge.engines.openvino_files import in_cache
-from fledge.engines.selection import is_release
+from fledge.engines import machine, selection
+from fledge.engines.engine import GenerationParams, Mode
+from fledge.engines.openvino_files import ExportError, Say, exported
+from fledge.engines.selection import EngineSettings, is_release
 from fledge.models.snapshot import Snapshot
 from fledge.prompts.prompt import Prompt
 from fledge.registry.rows import MESSAGES
@@ -24,7 +23,7 @@ from fledge.releases.manifest import Manifest, Weights
 # What the code of a release imports, and what its engines do.
 ALWAYS = (
     *("mlflow", "langchain-core", "pydantic", "python-dotenv", "numpy", "pandas", "psutil"),
-    *("jinja2", "safetensors", "tokenizers"),
+    *("jinja2", "msgspec", "safetensors", "tokenizers"),
 )
 EXPORTED = ("openvino-genai",)
 UNEXPORTED = ("torch", "transformers", "openvino-genai", "optimum-intel", "nncf")
@@ -40,9 +39,8 @@ def describe(
     form: Format,
     weights: Weights,
     evaluation: Mapping[str, Any],
-    engines: Mapping[str, Path],
 ) -> Manifest:
-    """The manifest of a release, as yet without files."""
+    """The manifest of a release, as yet without files and engines."""
     if weights == "reference" and (not snapshot.commit or is_release(snapshot.source)):
         raise InputError(
             f"{snapshot.source} is not of the Hub: nobody else could fetch it", hint="leave --weights at copy"
@@ -66,19 +64,51 @@ def describe(
         generation={**values, "stop": list(generation.stop)},
         weights=weights,
         licence=snapshot.licence,
-        engines={mode: {"engine": "openvino", **_gate(folder)} for mode, folder in engines.items()},
         evaluation=dict(evaluation),
         environment=machine.describe(),
     )
 
 
-def exports(snapshot: Snapshot, cache_dir: Path, weights: Weights) -> dict[str, Path]:
-    """The folders of the model's engines that were exported on this machine and are whole, by mode."""
-    return (
-        {}
-        if weights == "reference"
-        else {str(mode): path for mode, path in in_cache(snapshot, cache_dir / "engines").items() if is_whole(path)}
-    )
+def describe_engines(folders: Mapping[str, Path]) -> dict[str, dict[str, Any]]:
+    """What a manifest says of engines by mode: which, and what their gate measured."""
+    return {mode: {"engine": "openvino", **_gate(folder)} for mode, folder in folders.items()}
+
+
+def engine_modes(
+    wanted: Sequence[str], settings: EngineSettings, snapshot: Snapshot, weights: Weights
+) -> tuple[Mode, ...]:
+    """The modes of the engines that a release of a model brings along: as wanted, else those in which `serve` would run
+    it here. Raises `InputError` and `MissingExtraError` for what was wanted and cannot be."""
+    if "none" in wanted and len(wanted) > 1:
+        raise InputError("--engines none cannot be combined with modes", hint="--engines exact,fast, or --engines none")
+    if wanted and "none" not in wanted:
+        if weights == "reference":
+            raise InputError("--weights reference keeps no files, so no engines", hint="leave out --engines")
+        modes: tuple[Mode, ...] = ("exact", "fast")
+        chosen = tuple(mode for mode in modes if mode in wanted)
+        if not all(selection.can_export(settings, snapshot, mode) for mode in chosen):
+            raise MissingExtraError("the engine openvino", selection.EXTRAS["openvino"])
+        return chosen
+    if wanted or weights == "reference":
+        return ()
+    try:
+        choice = selection.choose(settings, snapshot)
+    except (InputError, MissingExtraError):  # whoever serves it has another machine
+        return ()
+    by_setting: dict[str, tuple[Mode, ...]] = {"exact": ("exact",), "fast": ("fast",), "auto": ("exact", "fast")}
+    return by_setting[settings.mode] if choice.name == "openvino" else ()
+
+
+def export(snapshot: Snapshot, cache_dir: Path, modes: Sequence[Mode], say: Say, *, required: bool) -> dict[str, Path]:
+    """The folders of the model's engines, by mode, exported where they are not yet. Where none can be and none is
+    required, `say` is told."""
+    try:
+        return {str(mode): exported(snapshot, cache_dir / "engines", mode, say) for mode in modes}
+    except ExportError as error:
+        if required:
+            raise
+        say(f"{error.message}; the release brings no engine files along, and transformers runs it")
+        return {}
 
 
 def copy_code(folder: Path) -> Path:

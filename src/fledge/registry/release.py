@@ -2,23 +2,25 @@
 
 import getpass
 import os
-import re
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from fledge.core.errors import ConflictError, InputError
 from fledge.core.settings import Workspace, load, option
-from fledge.engines import selection
-from fledge.experiments.arms import default_generation, default_prompt, resolve_format, settled
+from fledge.engines.openvino_files import export_seconds, known_files
+from fledge.experiments.arms import default_prompt, resolve_format, settled
 from fledge.experiments.config import ExperimentConfig
 from fledge.prompts.prompt import PromptStore, check_alias
+from fledge.prompts.store import DEFAULTS
 from fledge.registry import package
-from fledge.registry.moves import LOG, Change, Move, Note, to_undo
+from fledge.registry.moves import Change, Move, Note, to_undo
+from fledge.registry.naming import check_syntax, derive_name
+from fledge.registry.sources import source_of_model, source_of_run
 from fledge.releases import release_cache
-from fledge.releases.manifest import SIGNATURE, Manifest, Weights, implied_format, read_kept
+from fledge.releases.manifest import SIGNATURE, Manifest, Weights, read_kept
 
 if TYPE_CHECKING:
     from fledge.registry._mlflow import Release
@@ -26,7 +28,9 @@ if TYPE_CHECKING:
 
 Say = Callable[[str], None]
 
-DEFAULT_NAME = "huggingface-dialogpt-model"
+
+def _silent(_text: str) -> None:
+    """Nobody listens."""
 
 
 class Verification(NamedTuple):
@@ -44,7 +48,14 @@ class Verification(NamedTuple):
 class ReleaseConfig(Workspace):
     """What the registry needs to know."""
 
-    name: str = option(DEFAULT_NAME, "registered model", env="MODEL_NAME")
+    name: str = option("", "registered model; named after the model unless set", env="MODEL_NAME")
+    engines: tuple[Literal["exact", "fast", "none"], ...] = option(
+        (), "engine files that a release brings along: exact, fast or none; those of --mode unless set"
+    )
+
+    def name_for(self, model: str) -> str:
+        """The registered name of a model."""
+        return self.name or derive_name(model)
 
 
 def register(
@@ -54,57 +65,59 @@ def register(
     run_id: str | None = None,
     arm: str | None = None,
     prompt: str | None = None,
+    engines: Sequence[str] | None = None,
     weights: Weights = "copy",
     sign_key: Path | None = None,
+    say: Say = _silent,
 ) -> "Release":
     """Register a release of `config.model` with one prompt; the same content once only. Without a prompt, one that
     chats is asked the question itself (`question`), any other `simple`.
 
-    Without a name the setting MODEL_NAME counts, else `huggingface-dialogpt-model`.
+    Without a name the setting MODEL_NAME counts, else it is derived from the model.
     From a run, model, prompt version and settings are those of `arm`, else of what was evaluated or the comparison's
-    winner, or its leader where nothing won. `weights` may be `reference` for a model of the Hub: only its id and commit
-    are kept, and its files are checked when they are fetched. `sign_key` is a private key in a PEM file.
+    winner, or its leader where nothing won. `engines` are the modes of the engines that it brings along, exported where
+    they are not yet; None for the setting, else those that `serve` would use here. `weights` may be `reference` for a
+    model of the Hub: only its id and commit are kept, and its files are checked when they are fetched. `sign_key` is a
+    private key in a PEM file. `say` is told what takes long.
     """
-    from fledge.prompts._mlflow import open_store
-    from fledge.registry._mlflow import register_release
-    from fledge.registry._mlflow_evidence import chosen_arm
     from fledge.registry.signing import check_key
-    from fledge.tracking._mlflow import connect
 
-    name = name or load(ReleaseConfig).value.name
+    settings = load(ReleaseConfig).value
+    wanted = settings.engines if engines is None else engines
+    if arm and not run_id:
+        raise InputError("an arm is one of a run", hint="--run RUN --arm ARM")
     if sign_key is not None:
         check_key(sign_key)
+    # What can be refused is, before MLflow is loaded.
+    source = source_of_run(config, run_id, arm, prompt) if run_id else source_of_model(config, prompt)
+    modes = package.engine_modes(wanted, config, source.snapshot, weights)
+    name = name or settings.name_for(source.model)
+    check_syntax(name)
+    seconds = export_seconds(source.snapshot, config.cache_dir / "engines", modes)
+    needed = f"; its engine files are not exported yet: about {seconds:.0f} s" if seconds else ""
+    say(f"registering {source.snapshot.source} as {name}{needed}")
+
+    from fledge.prompts._mlflow import open_store
+    from fledge.registry._mlflow import find_release, register_release
+    from fledge.tracking._mlflow import connect
+
     client = connect(config.tracking)
     prompts = open_store(client)
-    _check_name(name, prompts)
-    evaluation: dict[str, Any] = {}
-    generation, model, own = config.generation, config.model, prompt is not None or not run_id
-    if run_id:
-        found, evaluation = chosen_arm(client, run_id, arm)
-        if not (prompt or found.prompt):
-            raise InputError(f"{found.name} is a chain of your own, which no release holds", hint="--prompt NAME")
-        prompt, generation, model = prompt or found.prompt, found.generation, found.model
-    elif arm:
-        raise InputError("an arm is one of a run", hint="--run RUN --arm ARM")
-    snapshot = selection.find_snapshot(model, config)
-    if run_id and snapshot.digest != found.model_digest:
-        raise InputError(
-            f"{model} is not the model any more that run {run_id} asked: its files have changed",
-            hint="repeat the experiment",
-        )
-    chosen = prompts.load(prompt or default_prompt(snapshot))
-    wanted = config.format
-    if wanted == "auto" and not own:
-        wanted = found.format or implied_format(chosen.template)
-    form = resolve_format(chosen, snapshot, wanted)
-    generation = settled(generation if run_id else default_generation(config, snapshot), chosen) if own else generation
-    engines = package.exports(snapshot, config.cache_dir, weights)
+    _check_free(name, prompts)
+    chosen = prompts.load(source.prompt or default_prompt(source.snapshot))
+    form = resolve_format(chosen, source.snapshot, source.format_for(chosen, config))
+    generation = settled(source.generation, chosen) if source.own else source.generation
     manifest = package.describe(
-        name, snapshot, chosen, generation, form=form, weights=weights, evaluation=evaluation, engines=engines
+        name, source.snapshot, chosen, generation, form=form, weights=weights, evaluation=source.evaluation
     )
-    return register_release(
-        client, manifest, snapshot, chosen, engines, experiment=config.experiment_name, key=sign_key
-    )
+    release = find_release(client, manifest)
+    if release is None:
+        made = package.export(source.snapshot, config.cache_dir, modes, say, required=bool(wanted))
+        manifest = replace(manifest, engines=package.describe_engines(made))
+        release = register_release(
+            client, manifest, source.snapshot, chosen, made, experiment=config.experiment_name, key=sign_key
+        )
+    return replace(release, arm=source.arm)
 
 
 def verify(workspace: Workspace, target: str, *, key: Path | None = None) -> Verification:
@@ -148,15 +161,15 @@ def promote(
     from fledge.prompts._mlflow import open_store
     from fledge.registry._mlflow_evidence import proof
     from fledge.registry._mlflow_moves import MoveLog, owner
-    from fledge.releases._mlflow_releases import fetch, find, stored
+    from fledge.releases._mlflow_releases import MODEL_TAG, fetch, find, stored
     from fledge.tracking._mlflow import connect
 
     check_alias(alias)
     client = connect(workspace.tracking)
-    releases = workspace.state_dir / "releases"
+    releases, engines = workspace.state_dir / "releases", workspace.cache_dir / "engines"
     found = find(client, f"{name}/{version}")
     with stored(client, found):  # what others would fetch is whole, too
-        folder = fetch(client, found, releases)
+        folder = fetch(client, found, releases, known_files(engines, found.tags.get(MODEL_TAG, "")))
     release = read_kept(folder)
     if force and not reason:
         raise InputError("a forced promotion needs a reason", hint='--force --reason "..."')
@@ -211,13 +224,13 @@ def rollback(
     """
     from fledge.prompts._mlflow import open_store
     from fledge.registry._mlflow_moves import MoveLog, owner
-    from fledge.releases._mlflow_releases import DIGEST_TAG, fetch, find
+    from fledge.releases._mlflow_releases import DIGEST_TAG, MODEL_TAG, fetch, find
     from fledge.tracking._mlflow import connect
 
     client = connect(workspace.tracking)
     prompts = open_store(client)
     log = MoveLog(client, name, prompts, say)
-    releases = workspace.state_dir / "releases"
+    releases, engines = workspace.state_dir / "releases", workspace.cache_dir / "engines"
     folders: dict[int | None, Path] = {}
 
     def wanted(moves: Sequence[Move]) -> Move:
@@ -231,7 +244,7 @@ def rollback(
                 hint=f'fledge promote {name} {last.before} --alias {alias} --force --reason "..."',
             )
         target = find(client, f"{name}/{last.before}")
-        folders[last.before] = fetch(client, target, releases)
+        folders[last.before] = fetch(client, target, releases, known_files(engines, target.tags.get(MODEL_TAG, "")))
         return Move(
             name=name,
             alias=alias,
@@ -288,15 +301,15 @@ def note(
     log.note(Note(name, alias, action, before, after, time.time(), _user(), reason, evidence))
 
 
-def _check_name(name: str, prompts: PromptStore) -> None:
-    if not re.fullmatch(r"[^/:@\x00-\x1f]{1,200}", name) or name.endswith(LOG):
-        hint = f"no '/', ':' or '@', and not '{LOG}' at its end"
-        raise InputError(f"{name!r} cannot be the name of a release", hint=hint)
-    try:
-        prompts.versions(name)
-    except InputError:
-        return
-    raise InputError(f"{name!r} is the name of a prompt, and MLflow keeps both in one place", hint="--name ANOTHER")
+def _check_free(name: str, prompts: PromptStore) -> None:
+    if name not in DEFAULTS:  # which are prompts as soon as they are asked for
+        try:
+            prompts.versions(name)
+        except InputError:
+            return
+    raise InputError(
+        f"{name!r} is the name of a prompt, and MLflow keeps both in one place", hint=f"--name {name}-model"
+    )
 
 
 def _meant(prompts: PromptStore, name: str, alias: str) -> int | None:

@@ -2,7 +2,7 @@
 
 import contextlib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,19 +10,29 @@ import mlflow
 from mlflow import MlflowClient
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
+from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+from mlflow.store.artifact.local_artifact_repo import LocalArtifactRepository
 
 from fledge.core.errors import DamagedError, FledgeError, InputError
 from fledge.core.interrupts import scratch_folder
 from fledge.releases import manifest as manifests
+from fledge.releases import release_cache
 from fledge.releases.manifest import Manifest
+from fledge.tracking._mlflow import unreachable
 
 DIGEST_TAG = "fledge.digest"
 SEAL_TAG = "fledge.seal"
 PROMPT_TAG = "fledge.prompt"
+MODEL_TAG = "fledge.model_digest"
+NOT_THERE = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")
+PLACE = "artifacts/release"  # of a release's folder in its MLflow model
 
 
 def find(client: MlflowClient, target: str) -> ModelVersion:
-    """The version that `name`, `name@alias`, `name/3` or `models:/...` means; a bare name means its champion."""
+    """The version that `name`, `name@alias`, `name/3` or `models:/...` means; a bare name means its champion.
+
+    Raises `InputError` where there is none, `FledgeError` where the tracking server cannot be reached.
+    """
     name = target.removeprefix("models:/")
     name, _, alias = name.partition("@")
     name, _, version = name.partition("/")
@@ -31,24 +41,29 @@ def find(client: MlflowClient, target: str) -> ModelVersion:
             return client.get_model_version(name, version)
         return client.get_model_version_by_alias(name, alias or "champion")
     except MlflowException as error:
+        if error.error_code not in NOT_THERE:
+            raise unreachable(str(client.tracking_uri), error) from None
         raise InputError(
             f"no release {target!r}: {str(error).splitlines()[0]}",
             hint="fledge register, then fledge promote NAME VERSION",
         ) from None
 
 
-def fetch(client: MlflowClient, version: ModelVersion, releases: Path) -> Path:
+def fetch(client: MlflowClient, version: ModelVersion, releases: Path, known: Mapping[str, Path] | None = None) -> Path:
     """The folder of a release in fledge's own cache, checked; fetched from MLflow if it is missing or damaged there.
 
-    Raises `FledgeError` if what MLflow has is not what was registered.
+    `known` are files on this machine by their SHA-256, which need not be kept twice. Raises `FledgeError` if what
+    MLflow has is not what was registered.
     """
     digest, seal = _sealed(version)
     number = int(version.version)
-    kept = manifests.find_cached(releases, version.name, number, digest, seal)
+    kept = release_cache.find_cached(releases, version.name, number, digest, seal)
     if kept is not None:
         return kept
     with stored(client, version) as (release, manifest):
-        return manifests.cache_release(release, replace(manifest, version=number), releases)
+        in_store = release == stored_folder(client, version)
+        numbered = replace(manifest, version=number)
+        return release_cache.cache_release(release, numbered, releases, known or {}, in_store=in_store)
 
 
 def _sealed(version: ModelVersion) -> tuple[str, str]:
@@ -71,16 +86,7 @@ def stored(client: MlflowClient, version: ModelVersion) -> Iterator[tuple[Path, 
     where = f"{version.name}/{version.version}"
     _, seal = _sealed(version)
     with scratch_folder() as folder:
-        try:
-            source = mlflow.artifacts.download_artifacts(
-                artifact_uri=f"models:/{where}", dst_path=str(folder), tracking_uri=client.tracking_uri
-            )
-        except (MlflowException, OSError) as error:
-            raise FledgeError(
-                f"{where}: MLflow's files of it cannot be read: {str(error).splitlines()[-1]}",
-                hint=f"try again; if they are gone from MLflow: {manifests.REGISTER_AGAIN}",
-            ) from None
-        release = Path(source) / "artifacts" / "release"
+        release = stored_folder(client, version) or _download(client, where, folder)
         manifest = manifests.read_release(release)
         if manifest.seal != seal:
             raise DamagedError(
@@ -88,3 +94,32 @@ def stored(client: MlflowClient, version: ModelVersion) -> Iterator[tuple[Path, 
                 hint=manifests.REGISTER_AGAIN,
             )
         yield release, manifest
+
+
+def _download(client: MlflowClient, where: str, folder: Path) -> Path:
+    try:
+        source = mlflow.artifacts.download_artifacts(
+            artifact_uri=f"models:/{where}", dst_path=str(folder), tracking_uri=client.tracking_uri
+        )
+    except (MlflowException, OSError) as error:
+        raise FledgeError(
+            f"{where}: MLflow's files of it cannot be read: {str(error).splitlines()[-1]}",
+            hint=f"try again; if they are gone from MLflow: {manifests.REGISTER_AGAIN}",
+        ) from None
+    return Path(source) / PLACE
+
+
+def stored_folder(client: MlflowClient, version: ModelVersion) -> Path | None:
+    """The folder of a release in an artifact store that is a folder of this machine; None where it is in none."""
+    model_id = version.source.removeprefix("models:/")
+    try:
+        folder = local_folder(client.get_logged_model(model_id).artifact_location) if "/" not in model_id else None
+    except MlflowException:
+        return None
+    return folder / PLACE if folder and (folder / PLACE).is_dir() else None
+
+
+def local_folder(location: str) -> Path | None:
+    """The folder of this machine that an artifact location means; None where a server or a cloud has it."""
+    store = get_artifact_repository(location)
+    return Path(store.artifact_dir) if isinstance(store, LocalArtifactRepository) else None

@@ -3,9 +3,7 @@ all of it."""
 
 import hashlib
 import json
-import os
 import shutil
-import tempfile
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
@@ -14,7 +12,7 @@ from typing import Any, Literal
 
 from fledge.core import state
 from fledge.core.digests import KnownDigests, file_digest
-from fledge.core.errors import DamagedError, FledgeError
+from fledge.core.errors import DamagedError
 from fledge.core.types import Format, Message
 from fledge.models import snapshot as snapshots
 from fledge.models.snapshot import Snapshot
@@ -143,7 +141,7 @@ def read_release(folder: Path, digest: Callable[[Path], str] = file_digest) -> M
 
 
 def read_kept(folder: Path) -> Manifest:
-    """As `read_release`, of a folder that `cache_release` made: files are read that were not, or changed since."""
+    """As `read_release`, of a folder in the cache: files are read that were not, or changed since."""
     known = KnownDigests(folder.with_name(f".{folder.name}.digests.json"))
     try:
         return read_release(folder, known.digest)
@@ -173,41 +171,6 @@ def exported_beside(snapshot: Path, mode: str) -> Path | None:
     """The exported engine that the release of a snapshot's folder brings along; None where it brings none."""
     folder = snapshot.parent / ENGINES / mode
     return folder if (snapshot.parent / MANIFEST).is_file() and folder.is_dir() else None
-
-
-def find_cached(releases: Path, name: str, version: int, digest: str, seal: str) -> Path | None:
-    """The folder of a release that `cache_release` kept, if it is whole; a damaged one is removed."""
-    folder = _cache_folder(releases, name, version, digest)
-    if not folder.is_dir():
-        return None
-    try:
-        if read_kept(folder).seal == seal:
-            return folder
-    except FledgeError:
-        pass
-    shutil.rmtree(folder)
-    return None
-
-
-def cache_release(source: Path, manifest: Manifest, releases: Path) -> Path:
-    """Keep a copy of a release under `releases`; returns its folder. An endpoint starts from there."""
-    target = _cache_folder(state.ensure(releases), manifest.name, manifest.version, manifest.digest)
-    try:
-        with tempfile.TemporaryDirectory(dir=releases, prefix=f".{target.name}.", ignore_cleanup_errors=True) as folder:
-            working = Path(folder) / target.name
-            shutil.copytree(source, working)
-            state.write_json(working / MANIFEST, asdict(manifest))
-            if not target.is_dir():  # else another process was faster with the same content
-                os.rename(working, target)
-    except OSError as error:
-        if not target.is_dir():
-            reason = error.strerror or "not all of it could be copied"
-            raise FledgeError(f"no release can be kept in {releases}: {reason}", hint="free some space") from None
-    return target
-
-
-def _cache_folder(releases: Path, name: str, version: int, digest: str) -> Path:
-    return releases / f"{name}-{version}-{digest[:12]}".replace("/", "_")
 
 
 def implied_format(template: str | tuple[Message, ...]) -> Format:

@@ -1,13 +1,20 @@
-"""The last known good release under each alias: from there an endpoint starts, also when no tracking server answers."""
+"""Releases kept on this machine, and the last known good one under each alias: from there an endpoint starts, also when
+no tracking server answers."""
 
 import hashlib
 import json
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import NamedTuple
 
 from fledge.core import state
 from fledge.core.errors import FledgeError
-from fledge.releases.manifest import MANIFEST, load_manifest
+from fledge.releases.manifest import MANIFEST, SIGNATURE, Manifest, load_manifest, read_kept
+from fledge.releases.shared_files import files_of_releases, lay_out
 
 FILE = "aliases.json"
 
@@ -49,6 +56,50 @@ def recall(releases: Path, tracking_uri: str, reference: Reference) -> Path | No
     except FledgeError:
         return None
     return folder
+
+
+def find_cached(releases: Path, name: str, version: int, digest: str, seal: str) -> Path | None:
+    """The folder of a release that `cache_release` kept, if it is whole; a damaged one is removed."""
+    folder = _folder(releases, name, version, digest)
+    if not folder.is_dir():
+        return None
+    try:
+        if read_kept(folder).seal == seal:
+            return folder
+    except FledgeError:
+        pass
+    shutil.rmtree(folder)
+    return None
+
+
+def cache_release(
+    source: Path, manifest: Manifest, releases: Path, known: Mapping[str, Path], *, in_store: bool
+) -> Path:
+    """Keep a release under `releases`; returns its folder. An endpoint starts from there.
+
+    Its files are links to those of the store, where `source` is in one on this machine, to `known` files and those of
+    other releases with the same content, by their SHA-256, where the file system can; else copies.
+    """
+    target = _folder(state.ensure(releases), manifest.name, manifest.version, manifest.digest)
+    known = {} if in_store else {**known, **files_of_releases(releases.glob("*"), manifest.model_digest)}
+    try:
+        with tempfile.TemporaryDirectory(dir=releases, prefix=f".{target.name}.", ignore_cleanup_errors=True) as folder:
+            working = Path(folder) / target.name
+            lay_out(manifest, source, state.ensure(working), known, linked="")
+            if (source / SIGNATURE).is_file():
+                shutil.copyfile(source / SIGNATURE, working / SIGNATURE)
+            state.write_json(working / MANIFEST, asdict(manifest))
+            if not target.is_dir():  # else another process was faster with the same content
+                os.rename(working, target)
+    except OSError as error:
+        if not target.is_dir():
+            reason = error.strerror or "not all of it could be copied"
+            raise FledgeError(f"no release can be kept in {releases}: {reason}", hint="free some space") from None
+    return target
+
+
+def _folder(releases: Path, name: str, version: int, digest: str) -> Path:
+    return releases / f"{name}-{version}-{digest[:12]}".replace("/", "_")
 
 
 def _key(tracking_uri: str, reference: Reference) -> str:

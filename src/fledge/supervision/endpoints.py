@@ -1,24 +1,22 @@
 """`serve`, `status`, `stop`: endpoints as a user handles them."""
 
 import contextlib
+import fcntl
 import json
 import os
-import signal
 import socket
-import subprocess
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import psutil
 from pydantic import TypeAdapter
 
 from fledge.core import state
 from fledge.core.errors import CrashLoopError, FledgeError, InputError
 from fledge.core.limits import Limits
-from fledge.core.network import family_of
+from fledge.core.network import family_of, port_error, without_password
 from fledge.core.processes import module_command
 from fledge.core.settings import Workspace, load
 from fledge.engines.selection import EngineSettings, release_folder
@@ -27,19 +25,29 @@ from fledge.releases.manifest import Manifest, load_manifest
 from fledge.supervision.checks import check
 from fledge.supervision.config import ServeConfig
 from fledge.supervision.log import message_of
+from fledge.supervision.processes import command_of, environment_of, memory_of, reap, start_detached, terminate
 from fledge.supervision.route_plan import RoutePlan, plan_routes
 
-START_TIMEOUT_S = 180.0
+if TYPE_CHECKING:
+    import subprocess
+
+Say = Callable[[str], None]
+
+START_TIMEOUT_S = 180.0  # without any news
+HEARTBEAT_S = 15.0
+STOP_MARGIN_S = 30.0
 SUPERVISOR = "fledge.supervision.supervisor"
 
-# Supervisors that this process started: they outlive it, but as long as it lives they are its children to reap.
-_started: "dict[int, subprocess.Popen[bytes]]" = {}
+
+def _silent(_text: str) -> None:
+    """Nobody listens."""
 
 
 @dataclass(frozen=True)
 class EndpointStatus:
     """A running endpoint. `processes` hold role, pid, memory_bytes and restarts; `recorder` the numbers of records
-    `shipped` and `waiting`, and its `trouble`; `canary` its `release`, `condition`, `share` and `reason`."""
+    `shipped` and `waiting`, and its `trouble`; `canary` its `release`, `condition`, `share` and `reason`; `progress`
+    what engines that are not ready yet have said of their start, newest last."""
 
     url: str
     state: str
@@ -51,73 +59,99 @@ class EndpointStatus:
     folder: str
     recorder: dict[str, Any] | None = None
     canary: dict[str, Any] | None = None
+    progress: list[str] = field(default_factory=list)
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
 
 
-def serve(config: ServeConfig, *targets: str) -> EndpointStatus:
-    """Start the endpoint of one or more releases in the background and return when it is ready.
+def serve(config: ServeConfig, *targets: str, say: Say = _silent) -> EndpointStatus:
+    """Start the endpoint of one or more releases in the background and return when it is ready; `say` is told what is
+    done until then.
 
     Raises `InputError` for an unknown release or a port in use, `FledgeError` with the log's end if it does not start.
     """
-    return _serve(config, targets, os.environ)
+    return _serve(config, targets, os.environ, say)
 
 
-def _serve(config: ServeConfig, targets: Sequence[str], environ: Mapping[str, str]) -> EndpointStatus:
-    path = prepare(config, *targets, detached=True, environ=environ)
-    folders = [Path(folder) for folder in json.loads(path.read_text(encoding="utf-8"))["releases"].values()]
+def _serve(config: ServeConfig, targets: Sequence[str], environ: Mapping[str, str], say: Say) -> EndpointStatus:
+    with claimed(config, environ):
+        path = prepare(config, *targets, detached=True, environ=environ, say=say)
+        folders = [Path(folder) for folder in json.loads(path.read_text(encoding="utf-8"))["releases"].values()]
+        try:
+            running = _start(config, path, environ, say)
+            if all(folder.is_dir() for folder in folders):
+                return running
+            terminate(running.pid, config.limits.drain_s + STOP_MARGIN_S)
+        except FledgeError:
+            if all(folder.is_dir() for folder in folders):
+                raise
+        # A copy that was kept here was damaged, and is gone: the registry has another.
+        path = prepare(config, *targets, detached=True, environ=environ, say=say)
+        return _start(config, path, environ, say)
+
+
+def _start(config: ServeConfig, path: Path, environ: Mapping[str, str], say: Say) -> EndpointStatus:
+    with state.open_to_append(log_file(path.parent)) as file:
+        process = start_detached(supervisor_command(path), file, environ)
     try:
-        running = _start(config, path, environ)
-        if all(folder.is_dir() for folder in folders):
-            return running
-        _terminate(running.pid, config.limits.drain_s)
-    except FledgeError:
-        if all(folder.is_dir() for folder in folders):
-            raise
-    # A copy that was kept here was damaged, and is gone: the registry has another.
-    return _start(config, prepare(config, *targets, detached=True, environ=environ), environ)
-
-
-def _start(config: ServeConfig, path: Path, environ: Mapping[str, str]) -> EndpointStatus:
-    log = log_file(path.parent)
-    with state.open_to_append(log) as file:
-        process = subprocess.Popen(
-            supervisor_command(path),
-            stdin=subprocess.DEVNULL,
-            stdout=file,
-            stderr=file,
-            start_new_session=True,
-            env=dict(environ),
-        )
-    _started[process.pid] = process
-    try:
-        return _wait_until_ready(process, path.parent, log)
+        return _wait_until_ready(config, process, path.parent, say)
     except BaseException:
-        _terminate(process.pid, config.limits.drain_s)
+        terminate(process.pid, config.limits.drain_s + STOP_MARGIN_S)
         raise
 
 
+@contextlib.contextmanager
+def claimed(config: ServeConfig, environ: Mapping[str, str] = os.environ) -> Iterator[None]:
+    """Inside, nobody else starts an endpoint on this port in this workspace; a program that takes the place of this
+    one (exec) has the claim until it ends.
+
+    Raises `InputError` where somebody has it, or where the endpoint could not be served so.
+    """
+    check(config, environ)
+    folder = state.ensure(config.state_dir / "endpoints" / str(config.port))
+    with (folder / "lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            check_port(config)
+            raise InputError(
+                f"port {config.port}: another fledge serve is starting an endpoint there",
+                hint=f"choose another with --port {config.port + 1}",
+            ) from None
+        os.set_inheritable(lock.fileno(), True)
+        yield
+
+
 def prepare(
-    config: ServeConfig, *targets: str, detached: bool = False, environ: Mapping[str, str] = os.environ
+    config: ServeConfig,
+    *targets: str,
+    detached: bool = False,
+    environ: Mapping[str, str] = os.environ,
+    say: Say = _silent,
 ) -> Path:
     """Check host, keys and port, find the releases, and write the configuration of a supervisor; returns its path.
 
     One that is `detached` has its log in a file.
     """
-    check(config, environ)
+    check_start(config, environ)
     folder = state.ensure(config.state_dir / "endpoints" / str(config.port))
-    check_port(config)
     if not targets or not all(targets):
         raise InputError("name a release", hint="fledge serve NAME@champion")
     plan = plan_routes(targets, config.split, config.shadow, config.canary)
-    found = {reference: _find(config, reference) for reference in plan.references}
+    found = {reference: _find(config, reference, say) for reference in plan.references}
     path = _config_file(folder)
     content = _configuration(config, plan, found, folder, environ)
     content["log"] = {"file": str(log_file(folder)) if detached else "", "json": config.log_json}
     content["served"] = {"config": asdict(config), "targets": targets}
     state.write_json(path, content)
     return path
+
+
+def check_start(config: ServeConfig, environ: Mapping[str, str] = os.environ) -> None:
+    """Raise `InputError` where an endpoint cannot be served so, or its port is in use."""
+    check(config, environ)
+    check_port(config)
 
 
 def supervisor_command(config_file: Path) -> list[str]:
@@ -129,12 +163,13 @@ def _config_file(folder: Path) -> Path:
     return folder.resolve() / "config.json"
 
 
-def _find(config: ServeConfig, reference: release_cache.Reference) -> tuple[Path, Manifest]:
+def _find(config: ServeConfig, reference: release_cache.Reference, say: Say) -> tuple[Path, Manifest]:
     """The folder of a release: as it was left here last, else from MLflow. What MLflow says of it by now is looked at
     behind, once the endpoint runs."""
     releases = config.state_dir / "releases"
     folder = release_cache.recall(releases, config.tracking, reference)
     if folder is None:
+        say(f"fetching {reference.text} from {without_password(config.tracking)}")
         folder = release_folder(reference.text, config)
         release_cache.remember(releases, config.tracking, reference, folder)
     return folder, load_manifest(folder)  # the engine checks the files, before it loads them
@@ -157,18 +192,18 @@ def find_log(workspace: Workspace, port: int | None = None) -> Path:
     return log_file(folder)
 
 
-def restart(workspace: Workspace, port: int | None = None) -> EndpointStatus:
+def restart(workspace: Workspace, port: int | None = None, say: Say = _silent) -> EndpointStatus:
     """Stop an endpoint and start it again as it was asked for, with what its environment had and this one lacks, as a
     key. Nothing is stopped where it could not start again."""
     chosen = find(workspace, port)
     content = json.loads(_config_file(Path(chosen.folder)).read_text(encoding="utf-8"))
     served = content["served"]
-    environ = {**_environment(chosen.pid), **os.environ}
+    environ = {**environment_of(chosen.pid), **os.environ}
     limits = replace(load(Limits, environ=environ).value, **content["endpoint"]["fixed_limits"])
     config = replace(TypeAdapter(ServeConfig).validate_python(served["config"]), limits=limits)
     check(config, environ)
     stop(workspace, config.port)
-    return _serve(config, served["targets"], environ)
+    return _serve(config, served["targets"], environ, say)
 
 
 def targets(endpoint: EndpointStatus) -> list[str]:
@@ -190,8 +225,7 @@ def find(workspace: Workspace, port: int | None = None) -> EndpointStatus:
 
 def status(workspace: Workspace) -> list[EndpointStatus]:
     """The endpoints that run in this workspace, by port. What a killed supervisor left behind is not shown."""
-    for child in _started.values():
-        child.poll()  # reaps those that ended
+    reap()
     found = []
     for path in sorted((workspace.state_dir / "endpoints").glob("*/state.json")):
         with contextlib.suppress(OSError, ValueError):
@@ -205,7 +239,7 @@ def stop(workspace: Workspace, port: int | None = None) -> list[EndpointStatus]:
     """Stop the endpoint on `port`, or the only one there is; returns what was stopped when its processes are gone."""
     chosen = find(workspace, port)
     config = json.loads(_config_file(Path(chosen.folder)).read_text(encoding="utf-8"))
-    _terminate(chosen.pid, float(config["endpoint"]["limits"]["drain_s"]))
+    terminate(chosen.pid, float(config["endpoint"]["limits"]["drain_s"]) + STOP_MARGIN_S)
     return [chosen]
 
 
@@ -286,22 +320,33 @@ def check_port(config: ServeConfig) -> None:
         except OSError as error:
             ours = next((item.pid for item in status(config) if item.url.endswith(f":{config.port}")), None)
             by = f" by fledge's own endpoint, pid {ours} (fledge stop --port {config.port})" if ours else ""
-            raise InputError(
-                f"port {config.port} on {config.host} cannot be used: {(error.strerror or str(error)).lower()}{by}",
-                hint=f"choose another with --port {config.port + 1}",
-            ) from None
+            raise port_error(config.host, config.port, error, by) from None
 
 
-def _wait_until_ready(process: "subprocess.Popen[bytes]", folder: Path, log: Path) -> EndpointStatus:
-    deadline = time.monotonic() + START_TIMEOUT_S
-    while time.monotonic() < deadline:
+def _wait_until_ready(
+    config: ServeConfig, process: "subprocess.Popen[bytes]", folder: Path, say: Say
+) -> EndpointStatus:
+    started = news = said = time.monotonic()
+    told: set[str] = set()
+    while (now := time.monotonic()) - news < START_TIMEOUT_S:
         with contextlib.suppress(OSError, ValueError):
             content = json.loads((folder / "state.json").read_text(encoding="utf-8"))
             if content["pid"] == process.pid and content["state"] == "ready":
                 return _status(content, folder)
+            for text in content["progress"] if content["pid"] == process.pid else ():
+                if text not in told:
+                    told.add(text)
+                    say(text)
+                    news = said = now
         if process.poll() is not None:
             break
+        if now - said >= HEARTBEAT_S:
+            said = now
+            say(f"starting, {now - started:.0f} s so far")
         time.sleep(0.1)
+    if process.poll() == InputError.exit_code:
+        check_port(config)
+    log = log_file(folder)
     lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
     last = "\n".join(message_of(line) for line in lines[-5:])
     kind = CrashLoopError if process.poll() == CrashLoopError.exit_code else FledgeError
@@ -309,61 +354,11 @@ def _wait_until_ready(process: "subprocess.Popen[bytes]", folder: Path, log: Pat
 
 
 def _status(content: dict[str, Any], folder: Path) -> EndpointStatus:
-    processes = [{**item, "memory_bytes": _memory(item["pid"])} for item in content["processes"]]
+    processes = [{**item, "memory_bytes": memory_of(item["pid"])} for item in content["processes"]]
     return EndpointStatus(**{**content, "processes": processes, "folder": str(folder)})
-
-
-def _memory(pid: int) -> int:
-    """Proportional set size where the system tells it, else resident; 0 if the process is gone."""
-    try:
-        memory = psutil.Process(pid).memory_full_info()
-    except psutil.Error:
-        return 0
-    return int(getattr(memory, "pss", memory.rss))
-
-
-def _environment(pid: int) -> dict[str, str]:
-    """What a process had in its environment when it was started; nothing where the system does not tell."""
-    try:
-        return psutil.Process(pid).environ()
-    except (psutil.Error, OSError):
-        return {}
 
 
 def _is_supervisor(pid: int, folder: Path) -> bool:
     """Whether a process is the supervisor of that endpoint; its number may be another's by now, even of another one."""
-    try:
-        command = psutil.Process(pid).cmdline()
-    except psutil.Error:
-        return False
+    command = command_of(pid)
     return command[-1:] == [str(_config_file(folder))] and any(SUPERVISOR in part for part in command)
-
-
-def _terminate(pid: int, drain_s: float) -> None:
-    """SIGTERM, and SIGKILL when it takes longer than a stop may; returns when the process is gone."""
-    for number, patience in ((signal.SIGTERM, drain_s + 30.0), (signal.SIGKILL, 5.0)):
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, number)
-        if _gone_within(pid, patience):
-            return
-
-
-def _gone_within(pid: int, seconds: float) -> bool:
-    return any(_is_gone(pid) for _ in _ticks(seconds))
-
-
-def _is_gone(pid: int) -> bool:
-    child = _started.get(pid)
-    if child:
-        return child.poll() is not None
-    try:
-        return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return True
-
-
-def _ticks(seconds: float) -> Iterator[None]:
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        yield
-        time.sleep(0.05)

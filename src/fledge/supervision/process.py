@@ -33,6 +33,7 @@ class Child:
     ready: bool = False
     was_ready: bool = False
     error: str = ""
+    progress: list[str] = field(default_factory=list)
     restarts: Restarts = field(default_factory=Restarts)
     start_at: float | None = 0.0
 
@@ -73,7 +74,8 @@ class Child:
         said = self.process.stdout
         assert said  # noqa: S101 (opened as a pipe)
         os.set_blocking(said.fileno(), False)
-        self.line, self.ready, self.start_at, self.unread, self.error = ours, False, None, b"", ""
+        self.line, self.ready, self.start_at, self.unread = ours, False, None, b""
+        self.error, self.progress = "", []
         self.heard = time.monotonic()
         self.send(**self.config)
         return ours, said

@@ -11,7 +11,6 @@ import json
 import os
 import selectors
 import signal
-import socket
 import sys
 import tempfile
 import time
@@ -20,8 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from fledge.core import state
-from fledge.core.errors import CrashLoopError
-from fledge.core.network import family_of
+from fledge.core.errors import CrashLoopError, InputError
+from fledge.core.network import listen
 from fledge.supervision import memory
 from fledge.supervision.log import Log
 from fledge.supervision.moves import Moves
@@ -34,6 +33,7 @@ from fledge.supervision.state_file import StateFile
 FAILED_EXIT = 1
 RECORDER_FINISH_S = 15.0
 RECORDER_WAIT_S = 10.0
+KEPT_PROGRESS = 20
 
 
 class Supervisor:
@@ -53,9 +53,7 @@ class Supervisor:
         log = config["log"]
         self.log = Log(Path(log["file"]) if log["file"] else None, as_json=log["json"])
         self._pinged = self._ticked = time.monotonic()
-        self.listener = socket.create_server(
-            (config["host"], config["port"]), family=family_of(config["host"]), backlog=2048
-        )
+        self.listener = listen(config["host"], config["port"])
         # A socket's path has a small limit, so it is not in the state folder.
         self.runtime = tempfile.TemporaryDirectory(prefix="fledge-")
         self._numbers = itertools.count()
@@ -156,6 +154,9 @@ class Supervisor:
             event = message["event"]
             if event == "ready":
                 self._on_ready(child)
+            elif event == "progress":
+                child.progress = [*child.progress[1 - KEPT_PROGRESS :], message["text"]]
+                self.log.write(child.name, message["text"])
             elif event == "failed":
                 child.error = message["error"]
             elif event in self._handlers:
@@ -163,6 +164,7 @@ class Supervisor:
 
     def _on_ready(self, child: Child) -> None:
         child.ready = child.was_ready = True
+        child.progress = []
         if child.role == "engine":
             self._tell_ready(child)
             self._switch()
@@ -172,6 +174,7 @@ class Supervisor:
                     self._tell_recorder(event="crashed", release=engine.release, error=engine.error)
         if self.ready_seconds is None and self._is_ready():
             self.ready_seconds = time.monotonic() - self.started
+            self._say(f"ready at {self.config['url']} after {self.ready_seconds:.1f} s")
             if "recorder" in self.children and self.children["recorder"].process is None:
                 self.children["recorder"].start_at = 0.0
 
@@ -275,9 +278,8 @@ class Supervisor:
 
     def _retire(self, release: str) -> None:
         """The endpoint asks this release nothing more."""
-        if release in self.moves.folders:
-            return
-        self._end_engine(release)
+        if release not in self.moves.folders:
+            self._end_engine(release)
 
     def _retire_all(self) -> None:
         """No endpoint asks the releases that nothing leads to any more."""
@@ -377,6 +379,7 @@ class Supervisor:
             "releases": self.moves.described(self._engine_is_ready),
             "processes": [{"role": "supervisor", "pid": os.getpid(), "restarts": 0}]
             + [child.described() for child in self.children.values() if child.process is not None],
+            "progress": [text for child in self.children.values() for text in child.progress],
             "last_error": self.last_error,
             "recorder": self._facts["recorder"],
             "canary": self._facts["canary"],
@@ -386,7 +389,11 @@ class Supervisor:
 
 def main() -> None:
     config = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
-    sys.exit(Supervisor(config).run())
+    try:
+        sys.exit(Supervisor(config).run())
+    except InputError as error:  # before it runs
+        sys.stderr.write(f"error: {error.message}\n")
+        sys.exit(error.exit_code)
 
 
 if __name__ == "__main__":

@@ -36,7 +36,7 @@ SQL_SCHEMES = ("sqlite", "postgresql", "mysql", "mssql")
 def connect(uri: str) -> MlflowClient:
     """Use the tracking store `uri` from here on; a missing SQLite file is created with its tables.
 
-    Raises `InputError` for a kind of store that MLflow no longer keeps, `FledgeError` if it does not answer.
+    Raises `InputError` for a kind of store that MLflow no longer keeps, `FledgeError` if it cannot be reached.
     """
     scheme = urlsplit(uri).scheme.partition("+")[0]
     if scheme not in (*SQL_SCHEMES, "http", "https"):
@@ -67,9 +67,14 @@ def _client(uri: str) -> MlflowClient:
         with _impatient():
             client.search_experiments(max_results=1)
     except MlflowException as error:
-        reason, hint = _explained(str(error))
-        raise FledgeError(f"the tracking store {without_password(uri)} does not answer: {reason}", hint=hint) from None
+        raise unreachable(uri, error) from None
     return client
+
+
+def unreachable(uri: str, error: MlflowException) -> FledgeError:
+    """What to tell a user of a tracking server that did not answer as it should."""
+    reason, hint = _explained(str(error))
+    return FledgeError(f"the tracking server at {without_password(uri)} cannot be reached: {reason}", hint=hint)
 
 
 def _look_at_database(uri: str) -> None:

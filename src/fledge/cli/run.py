@@ -1,0 +1,35 @@
+"""`fledge run`."""
+
+from typing import Any
+
+import click
+
+from fledge.cli.endpoints import serve_targets
+from fledge.cli.options import settings
+from fledge.cli.output import json_option, message
+from fledge.core.settings import load, options
+from fledge.engines.selection import EngineSettings
+from fledge.experiments.config import ExperimentConfig
+from fledge.registry.champion import ensure_champion
+from fledge.registry.release import ReleaseConfig
+from fledge.supervision import endpoints
+from fledge.supervision.config import ServeConfig
+
+
+@click.command()
+@settings(ServeConfig, without=("split", "shadow", "canary", "steps", "hold", "guard"))
+@click.argument("model")
+@click.option("--name", help="Registered model; named after the model unless given. [env: MODEL_NAME]")
+@click.option("--detach", is_flag=True, help="Return when the endpoint is ready; it goes on in the background.")
+@json_option
+def run(model: str, name: str | None, detach: bool, as_json: bool, **flags: Any) -> None:
+    """Register MODEL, promote it by force and serve it, in one step.
+
+    MODEL is embedded, a folder or a Hub id. Where NAME@champion is a release of it already, that is served.
+    """
+    config = load(ServeConfig, flags).value
+    endpoints.check_start(config)
+    own = {item.name: flags[item.name] for item in options(EngineSettings)}
+    wanted = load(ReleaseConfig, {"name": name}).value
+    chosen = ensure_champion(ExperimentConfig.load({**own, "model": model}), wanted, message)
+    serve_targets(config, (f"{chosen}@champion",), detach, as_json, {"name": chosen})

@@ -1,0 +1,44 @@
+"""A champion in one step, as `fledge run` wants it."""
+
+from collections.abc import Callable
+
+from fledge.core.errors import InputError
+from fledge.engines import selection
+from fledge.experiments.config import ExperimentConfig
+from fledge.registry.release import ReleaseConfig, promote, register
+from fledge.releases import release_cache
+from fledge.releases.manifest import load_manifest
+
+REASON = "fledge run"
+
+
+def ensure_champion(config: ExperimentConfig, release: ReleaseConfig, say: Callable[[str], None]) -> str:
+    """Have the champion of a name be a release of `config.model`, whatever its prompt; returns the name.
+
+    Where it is none, one is registered and promoted by force. Where this machine keeps one, MLflow is not asked.
+    """
+    if selection.is_release(config.model):
+        raise InputError(f"{config.model} is a release already", hint=f"fledge serve {config.model}")
+    snapshot = selection.find_snapshot(config.model, config)
+    name = release.name_for(config.model)
+    reference = release_cache.Reference(name, "champion", "")
+    kept = release_cache.recall(config.state_dir / "releases", config.tracking, reference)
+    say(f"running {snapshot.source} as {name}@champion")
+    if kept is not None and load_manifest(kept).model_digest == snapshot.digest:
+        return name
+    if _champion_digest(config, name) != snapshot.digest:
+        made = register(config, name=name, engines=release.engines, say=say)
+        move = promote(config, name, made.version, force=True, reason=REASON, say=say)
+        say(f"{name}@champion: {move.before or 'none'} -> {move.after}, by force: {REASON}")
+    return name
+
+
+def _champion_digest(config: ExperimentConfig, name: str) -> str:
+    """The digest of the champion's model, as the registry has it; empty where there is no champion."""
+    from fledge.releases._mlflow_releases import MODEL_TAG, find
+    from fledge.tracking._mlflow import connect
+
+    try:
+        return str(find(connect(config.tracking), f"{name}@champion").tags.get(MODEL_TAG, ""))
+    except InputError:
+        return ""

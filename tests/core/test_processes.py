@@ -1,0 +1,46 @@
+"""Programs of ours that do not outlive who started them."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import psutil
+
+PARENT = """
+import subprocess
+from fledge.core.processes import module_command
+
+child = subprocess.Popen([*module_command("http.server", bound=True), "0"], stdout=subprocess.PIPE)
+child.stdout.readline()  # it runs
+print(child.pid, flush=True)
+child.wait()
+"""
+
+
+def _has_ended(process: psutil.Process) -> bool:
+    try:
+        return process.status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
+
+
+def test_a_bound_program_ends_with_a_killed_parent() -> None:
+    environ = {**os.environ, "PYTHONUNBUFFERED": "1"}
+    parent = subprocess.Popen([sys.executable, "-c", PARENT], stdout=subprocess.PIPE, text=True, env=environ)
+    assert parent.stdout
+    child = psutil.Process(int(parent.stdout.readline()))
+    assert not _has_ended(child)
+    parent.send_signal(signal.SIGKILL)
+    parent.communicate(timeout=60)
+    deadline = time.monotonic() + 60
+    while not _has_ended(child) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert _has_ended(child)
+
+
+def test_a_bound_program_whose_parent_has_ended_does_not_start() -> None:
+    program = "from fledge.core.processes import end_with_parent; end_with_parent(1); print('on')"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, check=False, timeout=60)
+    assert (done.returncode, done.stdout) == (1, b"")

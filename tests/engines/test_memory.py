@@ -1,0 +1,69 @@
+"""What an engine is said to take, against what it takes."""
+
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from fledge.bench.processes import random_model
+from fledge.core.errors import FledgeError
+from fledge.core.settings import Workspace
+from fledge.engines.engine import Mode
+from fledge.engines.memory import cache_blocks, check, describe, estimate
+from fledge.models import snapshot
+
+pytestmark = pytest.mark.slow
+
+BUSY = """
+import json, sys
+import psutil
+from fledge.engines import selection
+from fledge.engines.engine import GenerationParams, generate
+from fledge.engines.selection import EngineSettings
+from fledge.models import snapshot
+
+engine = selection.start(EngineSettings(mode=sys.argv[2], engine="openvino"), snapshot.resolve(sys.argv[1]))
+prompts = [f"word {number} " * 40 for number in range(64)]
+generate(engine, prompts, GenerationParams(max_tokens=32, ignore_eos=True))
+process = psutil.Process()
+rss = [item.memory_info().rss for item in [process, *process.children(recursive=True)]]
+print(json.dumps(max(rss)))
+engine.close()
+"""
+
+
+def _measured(model: str, mode: Mode) -> int:
+    """Resident bytes of the process of an engine whose cache is full."""
+    command = [sys.executable, "-c", BUSY, model, mode]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=900)
+    assert done.returncode == 0, done.stderr
+    return int(json.loads(done.stdout.splitlines()[-1]))
+
+
+@pytest.mark.parametrize("mode", ["exact", "fast"])
+@pytest.mark.parametrize("name", ["embedded", "random"])
+def test_the_estimate_is_near_what_an_engine_takes(name: str, mode: Mode, engine_cache: Path) -> None:
+    model = name if name == "embedded" else str(random_model(Workspace().cache_dir, lambda _: None))
+    told = estimate(snapshot.resolve(model), "openvino", mode, 0.0).total
+    assert told == pytest.approx(_measured(model, mode), rel=0.25)
+
+
+def test_the_cache_is_part_of_it() -> None:
+    model = snapshot.resolve("embedded")
+    small, large = (estimate(model, "openvino", "exact", size).cache for size in (0.01, 0.5))
+    assert small == pytest.approx(10e6, rel=0.2)
+    assert large == pytest.approx(0.5e9, rel=0.2)
+    assert cache_blocks(model, "exact", 0.000001) == model.context // 32 + 1  # one answer always fits
+
+
+def test_too_much_is_a_warning_and_the_impossible_is_refused() -> None:
+    model = snapshot.resolve("embedded")
+    need = estimate(model, "openvino", "exact", 0.0)
+    assert not describe("it", need, need.total + 1).startswith("warning")
+    assert describe("it", need, need.total - 1).startswith("warning: the engine of it will take about")
+    assert check(model, "openvino", "exact", 0.0)
+    with pytest.raises(FledgeError, match=r"takes 80000\.0 GB for its weights in exact mode, and this machine has"):
+        check(replace(model, parameters=10**13), "openvino", "exact", 0.0)
