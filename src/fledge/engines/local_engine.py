@@ -276,8 +276,8 @@ def _settings(settings: EngineSettings) -> dict[str, Any]:
 def _ask(identity: str, prompt: Prompt, params: GenerationParams) -> Ask:
     ask = Ask(identity, asdict(params))
     if isinstance(prompt, str):
-        return replace(ask, text=prompt)
-    turns: list[tuple[str, str]] = [(turn.role, turn.content) for turn in prompt if isinstance(turn, Message)]
+        return replace(ask, text=str(prompt))  # LangChain has a kind of its own, which msgpack does not take
+    turns: list[tuple[str, str]] = [(turn.role, str(turn.content)) for turn in prompt if isinstance(turn, Message)]
     if turns:
         return replace(ask, messages=turns)
     return replace(ask, token_ids=[int(token) for token in prompt])  # type: ignore[arg-type]
