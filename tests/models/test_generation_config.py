@@ -42,7 +42,6 @@ def test_a_model_without_the_file_brings_none(tmp_path: Path) -> None:
     [
         ({"num_beams": 4}, r"model/generation_config.json has num_beams 4, which no engine here takes"),
         ({"bad_words_ids": [[1]]}, r"generation_config.json has bad_words_ids \[\[1\]\]"),
-        ({"do_sample": "yes"}, r'generation_config.json has do_sample "yes", not true or false'),
     ],
 )
 def test_what_no_engine_takes_is_named(tmp_path: Path, content: dict[str, Any], problem: str) -> None:

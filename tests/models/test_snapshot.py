@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from fledge.core.errors import FledgeError, InputError
+from fledge.core.errors import InputError
 from fledge.models import snapshot
 
 
@@ -68,13 +68,16 @@ def test_whether_a_model_has_a_chat_template(folder: Path) -> None:
     assert told("tokenizer_config.json", json.dumps({**config, "chat_template": named}))
     assert not told("tokenizer_config.json", json.dumps({**config, "chat_template": named[:1]}))
     assert not told("chat_template.jinja", "")
-    assert not told("tokenizer_config.json", "[]")
-    with pytest.raises(FledgeError, match="the chat template is not a text"):
-        told("chat_template.json", json.dumps({"chat_template": 5}))
-    (folder / "chat_template.json").unlink()
-    (folder / "chat_template.jinja").write_bytes(b"\xff")
-    with pytest.raises(InputError, match=r"chat_template.jinja is not UTF-8 text"):
-        snapshot.resolve(str(folder))
+    for name, content, problem in (
+        ("tokenizer_config.json", b"[]", r"tokenizer_config\.json is not a JSON object"),
+        ("chat_template.json", b'{"chat_template": 5}', "chat_template"),
+        ("chat_template.jinja", b"\xff", r"chat_template\.jinja is not UTF-8 text"),
+    ):
+        before = (folder / name).read_bytes() if (folder / name).exists() else b""
+        (folder / name).write_bytes(content)
+        with pytest.raises(InputError, match=problem):
+            snapshot.resolve(str(folder))
+        (folder / name).write_bytes(before) if before else (folder / name).unlink()
 
 
 def test_end_tokens_are_those_of_generate(folder: Path) -> None:

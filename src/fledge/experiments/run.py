@@ -84,8 +84,7 @@ def run_experiment(
     `questions` are a set that was read already, as from a DataFrame, instead of the one that `config` names.
     `arms` are LangChain runnables of one's own by name: each gets a question's columns as a dictionary and gives text
     or a message. They come beside the prompts of `config`; without a `config` they are all that is asked.
-    `progress(done, total, failed, tokens)` is called after each answer and twice a second, `say` before what else takes
-    long.
+    `progress(done, total, failed, tokens)` is called after each answer and twice a second, `say` before what takes long.
     An `engine` already started answers for `config.model` and is left open. Raises `InputError` before anything is
     recorded if questions, prompts and settings do not fit.
     """
@@ -127,11 +126,10 @@ def run_experiment(
         state.ensure(config.state_dir / "experiments")  # before there are runs that nothing could end
         plan = start_runs(client, config, built, asked_for, started, store)
         record = ExperimentRecord(client, plan, say)
-        with _aborted(record):
+        with _aborted(record), _stopped_first(own_engines):
             journal = Journal.create(plan)
             stack.callback(journal.close)
-            with _stopped_first(own_engines):
-                return _carry_out(record, journal, engines, chains, progress, say)
+            return _carry_out(record, journal, engines, chains, progress, say)
 
 
 def resume_experiment(
@@ -171,10 +169,9 @@ def resume_experiment(
             models = {arm.model: selection.find(arm.model, workspace) for arm in plan.arms if arm.prompt}
             engines = _engines(own_engines, plan.config, models, engine, say)
             _check_unchanged(plan, models, engines)
-        with _aborted(record):
+        with _aborted(record), _stopped_first(own_engines):
             record.go_on()
-            with _stopped_first(own_engines):
-                return _carry_out(record, journal, engines, chains, progress, say)
+            return _carry_out(record, journal, engines, chains, progress, say)
 
 
 def _carry_out(

@@ -4,7 +4,7 @@ import json
 from typing import Any
 
 from fledge.core.errors import InputError
-from fledge.models.config_files import FETCH_AGAIN, read_object
+from fledge.models.config_files import read_object
 from fledge.models.snapshot import Snapshot
 
 NAME = "generation_config.json"
@@ -52,10 +52,8 @@ def read_sampling(model: Snapshot) -> dict[str, Any]:
                 f"{where} has {name} {json.dumps(given[name])[:50]}, which no engine here takes",
                 hint="leave out --generation model",
             )
-    samples = given.get("do_sample", False)
-    if not isinstance(samples, bool):
-        raise InputError(f"{where} has do_sample {json.dumps(samples)[:50]}, not true or false", hint=FETCH_AGAIN)
-    found = {"temperature": 1.0, **{name: given[name] for name in VALUES if name in given}} if samples else {}
+    drawn = {"temperature": 1.0, **{name: given[name] for name in VALUES if name in given}}
+    found = drawn if given.get("do_sample") else {}
     if "repetition_penalty" in given:
         found["repetition_penalty"] = given["repetition_penalty"]
     return found
