@@ -84,7 +84,7 @@ def run_experiment(
     `questions` are a set that was read already, as from a DataFrame, instead of the one that `config` names.
     `arms` are LangChain runnables of one's own by name: each gets a question's columns as a dictionary and gives text
     or a message. They come beside the prompts of `config`; without a `config` they are all that is asked.
-    `progress(done, total, failed, tokens)` is called after each answer and twice a second, `say` before what takes long.
+    `progress(done, total, failed, tokens)` is called after each answer and twice a second, `say` before long work.
     An `engine` already started answers for `config.model` and is left open. Raises `InputError` before anything is
     recorded if questions, prompts and settings do not fit.
     """
