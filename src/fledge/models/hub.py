@@ -102,7 +102,8 @@ def _once(name: str, revision: str, file: str, fetch: Callable[[Path, str], tupl
             commit, files = fetch(repository, _read(repository)["revisions"].get(revision, revision))
             _record(repository, revision, commit, _key(commit, file), files)
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, httpx.HTTPError, OSError) as error:
-        raise _explained(error, f"{name}@{revision}" if revision != constants.DEFAULT_REVISION else name) from None
+        at = f"@{revision}" if revision != constants.DEFAULT_REVISION else ""
+        raise _explained(error, f"{name}{f'/{file}' if file else ''}{at}") from None
     return Fetched(name, commit, repository / "snapshots" / commit, repository.resolve())
 
 
