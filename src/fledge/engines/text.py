@@ -39,7 +39,7 @@ class Text:
         self.tokenizer.no_padding()
         self.tokenizer.no_truncation()
         # For what the template itself writes: there a special token is meant.
-        self._for_template = Tokenizer.from_str(tokenizer.to_str()) if template else tokenizer
+        self._for_template = _copy(tokenizer) if template else tokenizer
         self.end_tokens = model.end_tokens
         self.context = model.context
         self._vocabulary = model.vocabulary
@@ -58,7 +58,7 @@ class Text:
 
     def token(self, token_id: int) -> str:
         """The text of one token; one that is part of a character reads as U+FFFD."""
-        return str(explained(lambda: self.tokenizer.decode([token_id], skip_special_tokens=False), _NOT_WRITTEN))
+        return str(translate_errors(lambda: self.tokenizer.decode([token_id], skip_special_tokens=False), _NOT_WRITTEN))
 
     def encode(self, prompt: Prompt, room: int) -> Encoded:
         """Token ids of a prompt; `room` tokens of the window are kept free for the answer.
@@ -124,23 +124,26 @@ def _ids(tokenizer: Tokenizer, text: str, *, start: bool = False) -> list[int]:
         text.encode()
     except UnicodeEncodeError:
         raise InputError("the prompt is not valid Unicode text") from None
-    return list(explained(lambda: tokenizer.encode(text, add_special_tokens=start), _NOT_READ).ids)
+    return list(translate_errors(lambda: tokenizer.encode(text, add_special_tokens=start), _NOT_READ).ids)
 
 
 def open_tokenizer(path: Path) -> Tokenizer:
     """The tokenizer of a `tokenizer.json`. Raises `InputError` where it is broken."""
-    return explained(lambda: Tokenizer.from_file(str(path)), InputError(f"{path} gives no tokenizer"))
+    return translate_errors(lambda: Tokenizer.from_file(str(path)), InputError(f"{path} cannot be loaded"))
+
+
+def _copy(tokenizer: Tokenizer) -> Tokenizer:
+    return translate_errors(lambda: Tokenizer.from_str(tokenizer.to_str()), InputError("cannot copy the tokenizer"))
 
 
 _NOT_READ = InputError("the model's tokenizer fails on this text", hint="ask with another text, or another model")
 _NOT_WRITTEN = FledgeError("the model's tokenizer fails on a token of the answer", hint="use another model")
 
 
-def explained(call: Callable[[], Any], failed: FledgeError) -> Any:
-    """The result of `call`; an error of its library is one like `failed`, with the reason.
+def translate_errors(call: Callable[[], Any], failed: FledgeError) -> Any:
+    """The result of `call`; raises an error like `failed`, with the reason, for any error of a library.
 
-    A panic of a library in Rust is no `Exception`, and ends a thread that does not look for it. The tokenizer that it
-    came from is as it was.
+    A panic of a Rust library is not an `Exception`, and would end the thread. It leaves the tokenizer usable.
     """
     try:
         return call()
@@ -182,7 +185,7 @@ class Decoder:
         return Chunk(text[: len(text) - keep], tuple(token_ids), finish_reason)
 
     def _step(self, token: int) -> str:
-        return explained(lambda: self._stream.step(self._text.tokenizer, token), _NOT_WRITTEN) or ""
+        return translate_errors(lambda: self._stream.step(self._text.tokenizer, token), _NOT_WRITTEN) or ""
 
     def _longest_start(self, text: str) -> int:
         """How many characters at the end of `text` may be the start of a stop text."""
