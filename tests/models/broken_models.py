@@ -219,7 +219,7 @@ NO_WEIGHTS = r"no safetensors weights"
 BROKEN = r"model\.safetensors is broken"
 OWN_FOLDER = "a model may read only its own folder"
 ARCHITECTURE = "names no architecture|does not generate text"
-VOCABULARY = r"config\.json has 'vocab_size' .+, which is not a number of tokens"
+VOCABULARY = r"config\.json has 'vocab_size' .+, which is not a whole number of tokens"
 NOT_BORNE_OUT = "which its weights do not bear out"
 
 CASES: dict[str, tuple[Break, type[FledgeError], str]] = {

@@ -27,7 +27,7 @@ TYPES = {
 SEEDS = 12
 
 
-def drawn(architecture: str, seed: int) -> dict[str, Any]:
+def draw_config(architecture: str, seed: int) -> dict[str, Any]:
     """A small config of an architecture, with some of its fields left to their defaults."""
     pick = random.Random(f"{architecture}{seed}")
     base = {"architectures": [architecture], "model_type": TYPES[architecture], "vocab_size": 40}
@@ -66,7 +66,7 @@ def test_all_known_ones_are_tried() -> None:
 @pytest.mark.parametrize("architecture", TYPES)
 def test_tensors_are_those_of_transformers(architecture: str) -> None:
     for seed in range(SEEDS):
-        config = drawn(architecture, seed)
+        config = draw_config(architecture, seed)
         found = tensors_of(config)
         check_tensors(config, found, "model")
         pick = random.Random(seed)
@@ -74,7 +74,7 @@ def test_tensors_are_those_of_transformers(architecture: str) -> None:
         for changed, words in (
             ({key: value for key, value in found.items() if key != name}, f"lacks the tensor '{name}'"),
             (found | {name: found[name]._replace(shape=(*found[name].shape, 1))}, f"has the tensor '{name}' of shape"),
-            (found | {f"{name}.copy": found[name]}, f"has the tensor '{name}.copy', which has no place"),
+            (found | {f"{name}.copy": found[name]}, f"has the tensor '{name}.copy', which config.json does not imply"),
         ):
             with pytest.raises(InputError, match=re.escape(words)):
                 check_tensors(config, changed, "model")

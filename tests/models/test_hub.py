@@ -10,7 +10,6 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from safetensors.numpy import save
 
@@ -19,7 +18,7 @@ from fledge.engines.engine import GenerationParams, generate
 from fledge.engines.selection import EngineSettings
 from fledge.models import snapshot
 from tests.conftest import PATIENCE_S, Run
-from tests.models.broken_models import CONFIG
+from tests.models.broken_models import CONFIG, PARAMETERS, TOKENIZER, tensors
 from tests.models.hub_server import Hub, serve
 
 pytestmark = pytest.mark.slow
@@ -38,20 +37,23 @@ except FledgeError as error:
 """
 
 
-@cache
-def weights(rows: int) -> bytes:
-    """Two columns of this many rows, not all alike: offsets matter."""
-    return save({"wte": np.random.default_rng(0).random((rows, 2), np.float32)})
+weights = cache(lambda inner: save(tensors(inner)))
 
 
-SMALL, LARGE = 2_000, int(CHUNK / SHARE) // 8
+def put(hub: Hub, inner: int, **behaviour: Any) -> None:
+    """Offer a model with 68 bytes for each number of its inner layer."""
+    hub.files |= {"config.json": json.dumps({**CONFIG, "n_inner": inner}).encode(), WEIGHTS: weights(inner)}
+    vars(hub).update(behaviour)
+
+
+SMALL, LARGE = 32, int(CHUNK / SHARE) // 68
 
 
 def offered() -> dict[str, bytes]:
     """The files of a repository, many of which must never be asked for."""
     return {
         "config.json": json.dumps(CONFIG).encode(),
-        "tokenizer.json": b"{}",
+        "tokenizer.json": json.dumps(TOKENIZER).encode(),
         "README.md": b"---\nlicense: mit\n---\n",
         WEIGHTS: weights(SMALL),
         "pytorch_model.bin": b"never",
@@ -94,7 +96,7 @@ def resolve(hub: Hub, home: Path, model: str = "org/model", **environment: str) 
 
 def test_a_model_is_fetched_once_and_offline_from_then_on(hub: Hub, tmp_path: Path) -> None:
     first = resolve(hub, tmp_path)
-    assert (first["commit"], first["licence"], first["parameters"]) == ("a" * 40, "mit", 2 * SMALL)
+    assert (first["commit"], first["licence"], first["parameters"]) == ("a" * 40, "mit", PARAMETERS)
     assert sorted(first["files"]) == ["README.md", "config.json", WEIGHTS, "tokenizer.json"]
     paths = [path for _, path, _ in hub.requests]
     assert {path.split("/", 5)[5] for path in paths if "/resolve/" in path} == set(first["files"])
@@ -129,7 +131,7 @@ def test_a_revision_is_a_snapshot_of_its_own(hub: Hub, tmp_path: Path) -> None:
 
 
 def test_a_cut_connection_goes_on_where_it_was(hub: Hub, tmp_path: Path) -> None:
-    hub.files[WEIGHTS], hub.cut_at = weights(LARGE), SHARE
+    put(hub, LARGE, cut_at=SHARE)
     result = resolve(hub, tmp_path)
     first, second = hub.asked_for(WEIGHTS)
     assert start_of(first) == 0
@@ -138,14 +140,14 @@ def test_a_cut_connection_goes_on_where_it_was(hub: Hub, tmp_path: Path) -> None
 
 
 def test_the_first_megabytes_are_kept_too(hub: Hub, tmp_path: Path) -> None:
-    hub.files[WEIGHTS], hub.cut_at = weights(LARGE // 2), SHARE
+    put(hub, LARGE // 2, cut_at=SHARE)
     assert resolve(hub, tmp_path)["error"] == ""
     _, second = hub.asked_for(WEIGHTS)
     assert start_of(second) > len(hub.files[WEIGHTS]) * SHARE - 2**20
 
 
 def test_a_connection_that_always_breaks(hub: Hub, tmp_path: Path) -> None:
-    hub.files[WEIGHTS], hub.cut_at, hub.cut_always = weights(LARGE), 0.9, True
+    put(hub, LARGE, cut_at=0.9, cut_always=True)
     result = resolve(hub, tmp_path)
     assert result["error"] == "FledgeError"
     assert "again" in result["hint"]
@@ -156,7 +158,7 @@ def test_a_connection_that_always_breaks(hub: Hub, tmp_path: Path) -> None:
 
 
 def test_a_killed_download_goes_on_where_it_was(hub: Hub, tmp_path: Path) -> None:
-    hub.files[WEIGHTS], hub.cut_at, hub.stall = weights(LARGE), SHARE, True
+    put(hub, LARGE, cut_at=SHARE, stall=True)
     killed = start(hub, tmp_path)
     _until(lambda: any(path.stat().st_size >= CHUNK for path in tmp_path.rglob("*.partial")))
     killed.kill()
@@ -175,7 +177,7 @@ def test_other_content_than_was_promised_is_refused(hub: Hub, tmp_path: Path) ->
     result = resolve(hub, tmp_path)
     assert "is not its content" in result["message"]
     assert result["hint"]
-    assert not [path for path in tmp_path.rglob("*") if path.is_file() and path.stat().st_size >= 8 * SMALL]
+    assert not [path for path in tmp_path.rglob("*") if path.is_file() and path.stat().st_size >= len(weights(SMALL))]
     hub.corrupt = False
     assert resolve(hub, tmp_path)["error"] == ""
 
@@ -323,22 +325,23 @@ def test_what_cannot_be_used_is_refused_before_weights_are_fetched(
 
 
 def test_shards(hub: Hub, tmp_path: Path) -> None:
-    hub.files["part-1.safetensors"] = hub.files.pop(WEIGHTS)
-    hub.files["part-2.safetensors"] = save({"wpe": np.ones((16, 8), np.float32)})
-    index = {"weight_map": {"wte": "part-1.safetensors", "wpe": "part-2.safetensors"}}
-    hub.files["model.safetensors.index.json"] = json.dumps(index).encode()
-    assert resolve(hub, tmp_path)["parameters"] == 2 * SMALL + 128
+    del hub.files[WEIGHTS]
+    parts = {f"part-{number}.safetensors": dict(list(tensors().items())[number::2]) for number in range(2)}
+    hub.files |= {name: save(part) for name, part in parts.items()}
+    weight_map = {name: file for file, part in parts.items() for name in part}
+    hub.files["model.safetensors.index.json"] = json.dumps({"weight_map": weight_map}).encode()
+    assert resolve(hub, tmp_path)["parameters"] == PARAMETERS
     assert not hub.asked_for("other.safetensors")
 
 
 def test_one_whole_file_is_preferred_to_shards(hub: Hub, tmp_path: Path) -> None:
     hub.files["model.safetensors.index.json"] = json.dumps({"weight_map": {"wte": "other.safetensors"}}).encode()
-    assert resolve(hub, tmp_path)["parameters"] == 2 * SMALL
+    assert resolve(hub, tmp_path)["parameters"] == PARAMETERS
     assert not hub.asked_for("other.safetensors")
 
 
 def test_two_at_once_fetch_it_once(hub: Hub, tmp_path: Path) -> None:
-    hub.files[WEIGHTS], hub.cut_at, hub.stall = weights(LARGE), SHARE, True
+    put(hub, LARGE, cut_at=SHARE, stall=True)
     first = start(hub, tmp_path)
     _until(lambda: any(path.stat().st_size >= CHUNK for path in tmp_path.rglob("*.partial")))
     told = len(hub.asked_for(WEIGHTS, "HEAD"))

@@ -20,7 +20,7 @@ ANSWERED = 10
 DEADLINE_S = 120  # of a machine that is busy
 
 
-def mutated(folder: Path, seed: int) -> str:
+def copy_mutated(folder: Path, seed: int) -> str:
     shutil.copytree(snapshot.resolve("embedded").path, folder)
     return mutate(folder, seed)
 
@@ -29,8 +29,8 @@ def mutated(folder: Path, seed: int) -> str:
 @pytest.mark.parametrize("seed", range(SEEDS))
 def test_a_mutation_is_refused_with_a_reason_or_is_another_model(seed: int, tmp_path: Path) -> None:
     folder = tmp_path / "model"
-    words = mutated(folder, seed)
-    refused, digest = resolved(folder)
+    words = copy_mutated(folder, seed)
+    refused, digest = try_resolve(folder)
     if refused:
         assert refused.hint, words
         assert refused.message.isprintable(), words
@@ -39,7 +39,7 @@ def test_a_mutation_is_refused_with_a_reason_or_is_another_model(seed: int, tmp_
         assert digest != snapshot.resolve("embedded").digest, words
 
 
-def resolved(folder: Path) -> tuple[FledgeError | None, str]:
+def try_resolve(folder: Path) -> tuple[FledgeError | None, str]:
     try:
         return None, snapshot.resolve(str(folder)).digest
     except FledgeError as error:
@@ -68,7 +68,7 @@ def test_what_is_not_refused_answers(tmp_path: Path) -> None:
     unchanged = ask(snapshot.resolve("embedded").path, tmp_path)
     for seed in range(SEEDS, SEEDS + ANSWERED):
         folder = tmp_path / str(seed)
-        words = mutated(folder, seed)
+        words = copy_mutated(folder, seed)
         told = ask(folder, tmp_path)
         if "refused" in told:
             assert told["hint"], words
@@ -83,7 +83,7 @@ def report(seeds: int, engine: str, scratch: Path) -> None:
     for seed in range(seeds):
         folder = scratch / "model"
         shutil.rmtree(folder, ignore_errors=True)
-        words, start = mutated(folder, seed), time.monotonic()
+        words, start = copy_mutated(folder, seed), time.monotonic()
         try:
             told = ask(folder, scratch, engine)
         except (AssertionError, subprocess.TimeoutExpired, ValueError) as error:

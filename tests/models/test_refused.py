@@ -13,11 +13,11 @@ import pytest
 
 from fledge.core.errors import FledgeError, InputError
 from fledge.models import snapshot
-from tests.models import untrue_models
+from tests.models import inconsistent_models
 from tests.models.broken_models import CASES, PARAMETERS, TOKENIZER, Break, arm, config, edit, tensors, write_model
 
 
-def refused(folder: Path, breaking: Break) -> FledgeError:
+def refusal_of(folder: Path, breaking: Break) -> FledgeError:
     """The error for a model in good order but for what `breaking` does to it."""
     arm(write_model(folder))
     breaking(folder)
@@ -33,24 +33,24 @@ def refused(folder: Path, breaking: Break) -> FledgeError:
 @pytest.mark.parametrize("case", CASES)
 def test_refused(case: str, tmp_path: Path) -> None:
     breaking, error, words = CASES[case]
-    found = refused(tmp_path / "model", breaking)
+    found = refusal_of(tmp_path / "model", breaking)
     assert type(found) is error
     assert re.search(words, found.message)
 
 
 @pytest.mark.timeout(20)
-@pytest.mark.parametrize("case", untrue_models.CASES)
-def test_what_is_not_what_it_says_is_refused(case: str, tmp_path: Path) -> None:
-    breaking, words = untrue_models.CASES[case]
-    found = refused(tmp_path / "model", breaking)
+@pytest.mark.parametrize("case", inconsistent_models.CASES)
+def test_inconsistent_model_is_refused(case: str, tmp_path: Path) -> None:
+    breaking, words = inconsistent_models.CASES[case]
+    found = refusal_of(tmp_path / "model", breaking)
     assert isinstance(found, InputError)
     assert words in found.message
 
 
-@pytest.mark.parametrize("case", untrue_models.GOOD)
-def test_what_is_unusual_is_taken(case: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("case", inconsistent_models.UNUSUAL)
+def test_unusual_model_is_accepted(case: str, tmp_path: Path) -> None:
     folder = write_model(tmp_path / "model")
-    untrue_models.GOOD[case](folder)
+    inconsistent_models.UNUSUAL[case](folder)
     snapshot.resolve(str(folder))
 
 

@@ -14,7 +14,7 @@ from fledge.core.settings import user_cache
 from fledge.core.types import Message
 from fledge.models import smollm2 as known
 from fledge.models import snapshot
-from fledge.models.chat_template import read_template
+from fledge.models.chat_template import ChatTemplate, read_template
 from fledge.models.snapshot import Snapshot
 from tests.models.hub_server import Hub, serve
 from tests.models.test_hub import offered
@@ -114,6 +114,5 @@ def test_it_is_a_chat_model(smollm2: Snapshot) -> None:
     assert smollm2.end_tokens == (2,)
     template = read_template(smollm2.path)
     assert template
-    shown = template.render([Message("user", "Who are you?")])
-    template.close()
+    shown = ChatTemplate(*template).render([Message("user", "Who are you?")])
     assert shown.endswith("<|im_start|>user\nWho are you?<|im_end|>\n<|im_start|>assistant\n")

@@ -133,13 +133,13 @@ def _ids(tokenizer: Tokenizer, text: str, *, start: bool = False) -> list[int]:
         text.encode()
     except UnicodeEncodeError:
         raise InputError("the prompt is not valid Unicode text") from None
-    return list(explained(lambda: tokenizer.encode(text, add_special_tokens=start), _NOT_READ).ids)
+    return list(translate_errors(lambda: tokenizer.encode(text, add_special_tokens=start), _NOT_READ).ids)
 
 
 def open_tokenizer(content: str) -> Tokenizer:
     """The tokenizer of the text of a `tokenizer.json`, that neither pads nor cuts. Raises `InputError` where it is
     broken."""
-    tokenizer = explained(lambda: Tokenizer.from_str(content), InputError("tokenizer.json gives no tokenizer"))
+    tokenizer = translate_errors(lambda: Tokenizer.from_str(content), InputError("tokenizer.json cannot be loaded"))
     tokenizer.no_padding()
     tokenizer.no_truncation()
     return tokenizer
@@ -149,11 +149,10 @@ _NOT_READ = InputError("the model's tokenizer fails on this text", hint="ask wit
 NOT_WRITTEN = FledgeError("the model's tokenizer fails on a token of the answer", hint="use another model")
 
 
-def explained(call: Callable[[], Any], failed: FledgeError) -> Any:
-    """The result of `call`; an error of its library is one like `failed`, with the reason.
+def translate_errors(call: Callable[[], Any], failed: FledgeError) -> Any:
+    """The result of `call`; raises an error like `failed`, with the reason, for any error of a library.
 
-    A panic of a library in Rust is no `Exception`, and ends a thread that does not look for it. The tokenizer that it
-    came from is as it was.
+    A panic of a Rust library is not an `Exception`, and would end the thread. It leaves the tokenizer usable.
     """
     try:
         return call()
@@ -198,7 +197,7 @@ class Decoder:
         return Chunk(text[: len(text) - keep], tuple(token_ids), finish_reason)
 
     def _step(self, token: int) -> str:
-        return explained(lambda: self._stream.step(self._tokenizer, token), NOT_WRITTEN) or ""
+        return translate_errors(lambda: self._stream.step(self._tokenizer, token), NOT_WRITTEN) or ""
 
     def _longest_start(self, text: str) -> int:
         """How many characters at the end of `text` may be the start of a stop text."""

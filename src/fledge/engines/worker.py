@@ -10,7 +10,15 @@ from fledge.core.errors import FledgeError, InputError
 from fledge.core.types import Message
 from fledge.engines.engine import EngineInfo, FinishReason, GenerationParams, Prompt, Stream, Usage
 from fledge.engines.prompt_encoder import PromptEncoder
-from fledge.engines.text import NOT_WRITTEN, Decoder, Encoded, TextConfig, check_tokens, explained, open_tokenizer
+from fledge.engines.text import (
+    NOT_WRITTEN,
+    Decoder,
+    Encoded,
+    TextConfig,
+    check_tokens,
+    open_tokenizer,
+    translate_errors,
+)
 
 
 @dataclass(eq=False)
@@ -159,7 +167,7 @@ class WorkerEngine(abc.ABC):
 
     def _token(self, token_id: int) -> str:
         """The text of one token; one that is part of a character reads as U+FFFD."""
-        return str(explained(lambda: self._tokenizer.decode([token_id], skip_special_tokens=False), NOT_WRITTEN))
+        return str(translate_errors(lambda: self._tokenizer.decode([token_id], skip_special_tokens=False), NOT_WRITTEN))
 
     def _fail(self, answer: Answer, error: Exception) -> None:
         answer.ended = True

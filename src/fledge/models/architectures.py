@@ -1,6 +1,6 @@
-"""Architectures: which tensors a config implies, compared with those that the weights have.
+"""Architectures: the tensors that a config implies, compared with those in the weights.
 
-A library makes up what is missing, from random numbers, and leaves out what it has no place for.
+transformers fills in a missing tensor with random numbers, and ignores one that it does not know.
 """
 
 import re
@@ -13,7 +13,7 @@ from fledge.models.weights import FLOATS, INDEX, WHOLE, Tensor
 
 Shape = tuple[int, ...]
 
-# Buffers that old checkpoints carry and libraries make by themselves.
+# Buffers in old checkpoints, which the library computes itself.
 LEGACY = re.compile(r"(^|\.)(attn|attention|crossattention)\.(masked_)?bias$|rotary_emb\.inv_freq$")
 SAVE_AGAIN = "save it again with save_pretrained, config and weights from one model"
 # `model_type` is the architecture's name in small letters, but for these.
@@ -53,7 +53,7 @@ class _Config:
         value = self._content.get(name)
         other = self._content.get(alias)
         if value is not None and other is not None and value != other:
-            raise bad_value(self._where, alias, other, f"which is another name for {name}, {value}")
+            raise bad_value(self._where, alias, other, f"but {name}, which means the same, is {value}")
         return next((int(found) for found in (value, other) if found is not None), default)
 
     def flag(self, name: str, default: bool) -> bool:
@@ -66,7 +66,7 @@ class _Config:
         """Raise `InputError` where the padding token has no row in the embedding, which the library then refuses."""
         token = self._content.get("pad_token_id")
         if token is not None and not -vocabulary <= token < vocabulary:
-            raise self.refuse("pad_token_id", token, f"which is none of the {vocabulary:,} tokens")
+            raise self.refuse("pad_token_id", token, f"which is outside the vocabulary of {vocabulary:,} tokens")
 
 
 def refuse_other_type(config: Mapping[str, Any], where: str) -> None:
@@ -74,9 +74,11 @@ def refuse_other_type(config: Mapping[str, Any], where: str) -> None:
     architecture, kind = config["architectures"][0], config.get("model_type")
     stem = re.sub("(ForCausalLM|LMHeadModel)$", "", architecture)
     if not isinstance(kind, str) or not kind:
-        raise bad_value(where, "model_type", kind, f"which is no name of a type; the architecture is {architecture}")
+        raise bad_value(
+            where, "model_type", kind, f"which is not the name of a model type; the architecture is {architecture}"
+        )
     if (architecture, kind) not in OTHER_TYPES and _plain(kind) not in (_plain(stem), f"{_plain(stem)}text"):
-        raise bad_value(where, "model_type", kind, f"which is not that of its architecture {architecture}", SAVE_AGAIN)
+        raise bad_value(where, "model_type", kind, f"but its architecture is {architecture}", SAVE_AGAIN)
 
 
 def _plain(name: str) -> str:
@@ -109,14 +111,14 @@ def check_tensors(config: Mapping[str, Any], found: Mapping[str, Tensor], source
     missing = [name for name in required if name not in tensors]
     if missing:
         raise InputError(
-            f"{file} lacks the tensor {missing[0]!a}{_more(missing)}, which config.json implies for a {architecture}",
+            f"{file} lacks the tensor {missing[0]!a}{_more(missing)}, which config.json implies ({architecture})",
             hint=SAVE_AGAIN,
         )
     left = [name for name in tensors if name not in known]
     if left:
         raise InputError(
             f"{source}/{tensors[left[0]].file} has the tensor {left[0][:100]!a}{_more(left)}, "
-            f"which has no place in the {architecture} of config.json",
+            f"which config.json does not imply ({architecture})",
             hint=SAVE_AGAIN,
         )
     for name, tensor in tensors.items():
@@ -193,7 +195,7 @@ def _rotary(kind: _Rotary) -> Callable[[_Config], Expected]:
         even = width // heads
         size = config.whole("head_dim", kind.head_dim or even, null=even if kind.head_dim_or_null else None)
         if size % 2:
-            raise config.refuse("head_dim", size, "which is odd: positions turn pairs of numbers")
+            raise config.refuse("head_dim", size, "which is odd: rotary positions need pairs")
         vocabulary = config.whole("vocab_size", 32000)
         config.check_padding(vocabulary)
         shared = config.whole("num_key_value_heads", kind.key_value_heads or heads, null=heads)

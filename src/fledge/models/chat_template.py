@@ -66,14 +66,12 @@ def read_template(folder: Path) -> TemplateSource | None:
 
 
 def check_template(value: Any, where: str, field: str) -> None:
-    """Raise `InputError` where a chat template, or one of several by name, is not one. Nothing of it is run."""
-    texts = [value]
-    if isinstance(value, (list, dict)):
-        items = list(value.values()) if isinstance(value, dict) else value
-        texts = [item.get("template") if isinstance(item, dict) else item for item in items]
+    """Raise `InputError` if a chat template, or one of several by name, cannot be parsed. Nothing is rendered."""
+    items = value if isinstance(value, list) else [value]
+    texts = [item.get("template") if isinstance(item, dict) else item for item in items]
     for text in texts:
         if not isinstance(text, str) or len(text) > MAX_TEMPLATE:
-            raise bad_value(where, field, value, f"which is not a text of up to {MAX_TEMPLATE:,} letters")
+            raise bad_value(where, field, value, f"which is not a text of up to {MAX_TEMPLATE:,} characters")
         try:
             _environment().parse(text)
         except TemplateError as error:

@@ -1,6 +1,6 @@
-"""Values of a model's `config.json` and `generation_config.json`: of the right kind, and such as a model can have.
+"""Values of `config.json` and `generation_config.json`: of the right type and in a sane range.
 
-A library takes most values as they are: what is out of range computes nonsense, or fails long after it was loaded.
+transformers accepts most values as they are; a bad one gives nonsense, or fails long after loading.
 """
 
 from collections.abc import Callable, Mapping
@@ -50,7 +50,7 @@ MOST_END_TOKENS = 64
 
 
 class _Rule(NamedTuple):
-    """What the values of some fields must be; null is as one that is absent."""
+    """What the values of these fields must be; null counts as absent."""
 
     words: str
     holds: Callable[[Any], bool]
@@ -85,11 +85,11 @@ CONFIG = (
         "attention_bias mlp_bias use_sliding_window is_decoder output_hidden_states output_attentions summary_use_proj",
     ),
     _Rule(
-        "which a model that continues text cannot be",
+        "which fledge does not run: it needs a decoder-only model",
         lambda value: value is False,
         "is_encoder_decoder add_cross_attention",
     ),
-    _Rule("without which no answer can be read", lambda value: value is True, "return_dict use_return_dict"),
+    _Rule("without which the output cannot be read", lambda value: value is True, "return_dict use_return_dict"),
     _Rule(
         "which is not a number above 0, and up to 0.1",
         _within(0, 0.1, above=True),
@@ -121,16 +121,16 @@ CONFIG = (
         "id2label label2id",
     ),
     _Rule(
-        "which is no activation that transformers has",
+        "which is not an activation that transformers has",
         lambda value: isinstance(value, str) and value in ACTIVATIONS,
         "activation_function hidden_act hidden_activation ffn_activation",
     ),
     _Rule(
-        f"which is none of {', '.join(sorted(DTYPES))}",
+        f"which is not one of {', '.join(sorted(DTYPES))}",
         lambda value: isinstance(value, str) and value in DTYPES,
         "dtype torch_dtype",
     ),
-    _Rule("which is no token's number", _is_token, "bos_token_id eos_token_id pad_token_id sep_token_id"),
+    _Rule("which is not a token id", _is_token, "bos_token_id eos_token_id pad_token_id sep_token_id"),
     _Rule("which is not a text", lambda value: isinstance(value, str), "model_type tokenizer_class _name_or_path"),
 )
 GENERATION = (
@@ -140,7 +140,7 @@ GENERATION = (
         "do_sample use_cache output_scores output_logits output_attentions output_hidden_states renormalize_logits "
         "remove_invalid_values return_dict_in_generate",
     ),
-    _Rule("which is no token's number", _is_token, "eos_token_id bos_token_id pad_token_id decoder_start_token_id"),
+    _Rule("which is not a token id", _is_token, "eos_token_id bos_token_id pad_token_id decoder_start_token_id"),
     _Rule(
         "which is not a whole number from 0 to 1,000,000,000",
         _whole(0, 10**9),
@@ -168,15 +168,15 @@ def _check(content: Mapping[str, Any], rules: tuple[_Rule, ...], where: str) -> 
 
 
 def check_config(config: Mapping[str, Any], where: str) -> None:
-    """Raise `InputError` for a value that no model can have, or that fledge does not run."""
+    """Raise `InputError` for a value that is wrong, or of a model that fledge does not run."""
     quantised = config.get("quantization_config")
     if quantised is not None:
         method = quantised.get("quant_method") if isinstance(quantised, dict) else None
         raise bad_value(
             where,
             "quantization_config",
-            method,
-            "so it is a quantised checkpoint: fledge quantises by itself (--mode fast)",
+            method or quantised,
+            "so it is a quantised checkpoint, which fledge does not load; it quantises by itself (--mode fast)",
             hint="name the checkpoint that it was made from, in 16 or 32 bits",
         )
     _check(config, CONFIG, where)
@@ -192,21 +192,21 @@ def check_config(config: Mapping[str, Any], where: str) -> None:
 
 
 def _check_heads(config: Mapping[str, Any], where: str) -> None:
-    """Heads share the width evenly, and keys and values among them."""
+    """Heads must divide the width, and key-value heads the heads."""
     named = {name: value for name in (*HEADS, *WIDTHS) if type(value := config.get(name)) is int and value > 0}
     heads = next((name for name in HEADS if name in named), "")
     width = next((name for name in WIDTHS if name in named), "")
     if not heads:
         return
     if width and not config.get("head_dim") and named[width] % named[heads]:
-        raise bad_value(where, heads, named[heads], f"which does not divide {width}, {named[width]}")
+        raise bad_value(where, heads, named[heads], f"which does not divide {width} ({named[width]})")
     shared = config.get("num_key_value_heads")
     if type(shared) is int and shared > 0 and named[heads] % shared:
-        raise bad_value(where, "num_key_value_heads", shared, f"which does not divide {heads}, {named[heads]}")
+        raise bad_value(where, "num_key_value_heads", shared, f"which does not divide {heads} ({named[heads]})")
 
 
 def _check_rope(config: Mapping[str, Any], where: str) -> None:
-    """Positions that are computed: a known way, with numbers above 0."""
+    """Rotary positions: a known type with positive numbers."""
     for name in ("rope_parameters", "rope_scaling"):
         value = config.get(name)
         if value is None:
@@ -221,10 +221,10 @@ def _check_rope(config: Mapping[str, Any], where: str) -> None:
 def _check_rope_values(rope: Mapping[str, Any], where: str, place: str) -> None:
     kind = rope.get("rope_type", rope.get("type"))
     if kind is not None and kind not in ROPE_TYPES:
-        raise bad_value(where, f"{place}.rope_type", kind, f"which is none of {', '.join(sorted(ROPE_TYPES))}")
+        raise bad_value(where, f"{place}.rope_type", kind, f"which is not one of {', '.join(sorted(ROPE_TYPES))}")
     lacking = [name for name in ROPE_NEEDS.get(str(kind), ()) if rope.get(name) is None]
     if lacking:
-        raise bad_value(where, f"{place}.rope_type", kind, f"and no {lacking[0]}, which goes with it")
+        raise bad_value(where, f"{place}.rope_type", kind, f"but no {lacking[0]}, which it needs")
     for key, item in rope.items():
         if key in ("rope_theta", "factor", "original_max_position_embeddings") and item is not None:
             if not _within(1, 1e12)(item):
@@ -243,5 +243,5 @@ def end_tokens(value: Any, vocabulary: int, where: str) -> tuple[int, ...]:
     ids: list[int] = value if isinstance(value, list) else [] if value is None else [value]
     for token in ids:
         if not 0 <= token < vocabulary:
-            raise bad_value(where, "eos_token_id", token, f"which is none of the {vocabulary:,} tokens")
+            raise bad_value(where, "eos_token_id", token, f"which is outside the vocabulary of {vocabulary:,} tokens")
     return tuple(ids)

@@ -15,12 +15,12 @@ FILE_KEYS = ("tokenizer_file", "vocab_file", "merges_file", "spm_file", "added_t
 MAX_BYTES = 20_000_000
 MAX_TOKENIZER_BYTES = 200_000_000
 FETCH_AGAIN = "fetch the model again, or name another"
-# Logs of a training run: no library loads them, and a loss in them may well be NaN.
+# Logs of a training run, which no library loads: a loss in them may well be NaN.
 TRAINING_LOGS = ("trainer_state.json", "all_results.json", "train_results.json", "eval_results.json")
 
 
 def bad_value(where: str, field: str, value: Any, why: str, hint: str = FETCH_AGAIN) -> InputError:
-    """The error for a value in the file `where`; `why` goes on from "FILE has FIELD VALUE, "."""
+    """The error for a value in the file `where`; `why` continues "FILE has FIELD VALUE, "."""
     text = json.dumps(value)
     return InputError(f"{where} has {field[:100]!a} {text if len(text) <= 60 else f'{text[:60]}...'}, {why}", hint=hint)
 
@@ -40,8 +40,8 @@ def as_object(value: Any, where: str) -> dict[str, Any]:
 def read_json(path: Path, where: str) -> Any:
     """What a JSON file of a model holds; `where` names it in errors.
 
-    Raises `InputError` where it is too large, not UTF-8, not JSON, or too deep, says something twice, or has a number
-    that is not finite.
+    Raises `InputError` where it is too large, not UTF-8, not JSON, or too deep, has a key twice in one
+    object, or a number that is not finite.
     """
     limit = size_limit(path.name)
     if path.stat().st_size > limit:
@@ -54,17 +54,17 @@ def read_json(path: Path, where: str) -> Any:
 
 
 def _parse(text: str, where: str, finite: bool) -> Any:
-    odd: list[str] = []
+    non_finite: list[str] = []
 
     def number(literal: str) -> float:
         value = float(literal)
         if not math.isfinite(value):
-            odd.append(literal)
+            non_finite.append(literal)
         return value
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         found = dict(pairs)
-        if len(found) != len(pairs):  # of two values, one library would take the first and another the last
+        if len(found) != len(pairs):  # one library would take the first value, another the last
             names = [name for name, _ in pairs]
             twice = next(name for name in found if names.count(name) > 1)
             raise InputError(f"{where} has {twice[:100]!a} twice in one object", hint=FETCH_AGAIN)
@@ -78,20 +78,20 @@ def _parse(text: str, where: str, finite: bool) -> Any:
         raise
     except ValueError as error:
         raise InputError(f"{where} is not JSON: {error}", hint=FETCH_AGAIN) from None
-    if odd and finite:
-        field = next(_odd_numbers(value, ""), "")
-        raise InputError(f"{where} has {field!a} {odd[0][:50]}, which is not a finite number", hint=FETCH_AGAIN)
+    if non_finite and finite:
+        field = next(_non_finite(value, ""), "")
+        raise InputError(f"{where} has {field!a} {non_finite[0][:50]}, which is not a finite number", hint=FETCH_AGAIN)
     return value
 
 
-def _odd_numbers(value: Any, place: str) -> Iterator[str]:
+def _non_finite(value: Any, place: str) -> Iterator[str]:
     """The places of numbers that are not finite."""
     if isinstance(value, float) and not math.isfinite(value):
         yield place
     elif isinstance(value, (dict, list)):
         items = value.items() if isinstance(value, dict) else enumerate(value)
         for key, item in items:
-            yield from _odd_numbers(item, f"{place}.{key}" if place else str(key))
+            yield from _non_finite(item, f"{place}.{key}" if place else str(key))
 
 
 def chat_template_source(folder: Path) -> str:

@@ -19,6 +19,7 @@ from fledge.core.settings import Workspace
 from fledge.models import tokenizer_files, weights
 from fledge.models.architectures import check_tensors, refuse_other_type
 from fledge.models.chat_template import check_template
+from fledge.models.check_cache import once
 from fledge.models.config_fields import WIDTHS, check_config, check_generation, end_tokens
 from fledge.models.config_files import (
     FETCH_AGAIN,
@@ -29,8 +30,7 @@ from fledge.models.config_files import (
     refuse_adapter,
     refuse_code,
 )
-from fledge.models.remembered import once
-from fledge.models.tokenizer_probe import try_out
+from fledge.models.tokenizer_probe import check_loads
 
 ALLOWED = ("*.safetensors", "*.json", "*.txt", "*.model", "*.jinja", "README.md", "LICENSE*")
 BY_MODULE = {"smollm2": "fledge.models.smollm2"}  # models that a module of their own knows how to get
@@ -223,16 +223,16 @@ def vet(folder: Path, names: Collection[str], source: str) -> dict[str, Any]:
 
 
 def _check_contents(folder: Path, found: weights.Weights, digests: Mapping[str, str], source: str) -> None:
-    """What takes long for a large file, and is remembered of it."""
+    """Run the checks that read whole files, once for each content."""
     if tokenizer_files.WHOLE in digests:
         path = folder / tokenizer_files.WHOLE
         library = importlib.metadata.version("tokenizers")
-        once(f"tokenizer-{library}", digests[path.name], partial(try_out, path, f"{source}/{path.name}"))
+        once(f"tokenizer-{library}", digests[path.name], partial(check_loads, path, f"{source}/{path.name}"))
     for name in dict.fromkeys(tensor.file for tensor in found.tensors.values()):
         once(
             "finite",
             digests[name],
-            partial(weights.refuse_odd_numbers, folder / name, found.tensors, f"{source}/{name}"),
+            partial(weights.refuse_non_finite, folder / name, found.tensors, f"{source}/{name}"),
         )
 
 
@@ -275,7 +275,7 @@ def _config(contents: Mapping[str, Any], source: str) -> dict[str, Any]:
             hint="name a causal language model: its architecture ends in ForCausalLM or LMHeadModel",
         )
     if type(config.get("vocab_size")) is not int or not 1 <= config["vocab_size"] <= MAX_VOCABULARY:
-        raise bad_value(where, "vocab_size", config.get("vocab_size"), "which is not a number of tokens")
+        raise bad_value(where, "vocab_size", config.get("vocab_size"), "which is not a whole number of tokens")
     refuse_other_type(config, where)
     check_config(config, where)
     return config

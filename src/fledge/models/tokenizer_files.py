@@ -1,8 +1,7 @@
-"""Tokenizers: whether the files of a model give one, whether its tokens are the model's, and whether what it does to a
-text is bounded.
+"""Tokenizers: is there one among the model's files, do its token ids fit the model, and is its output bounded?
 
-What a normalizer, a pre-tokenizer or a decoder may make of a text is multiplied along their chain: one that writes
-1,000 letters for each fills the memory of whoever runs it.
+The growth of a text is multiplied along a chain of normalizers, pre-tokenizers or decoders: a few that write 1,000
+characters for each one fill the memory of the process that runs them.
 """
 
 import base64
@@ -15,7 +14,7 @@ from fledge.models.config_files import FETCH_AGAIN, as_object, bad_value
 
 WHOLE = "tokenizer.json"
 CONFIG = "tokenizer_config.json"
-# Files of tokenizers that transformers converts, each set enough for one.
+# Files from which transformers can build a tokenizer; each set is enough.
 CONVERTED = (
     ("vocab.json", "merges.txt"),
     ("vocab.txt",),
@@ -24,24 +23,24 @@ CONVERTED = (
     ("sentencepiece.bpe.model",),
 )
 MODELS = ("BPE", "WordPiece", "WordLevel", "Unigram")
-MOST_GROWTH = 32  # letters for one: byte-level alphabets take 4
+MOST_GROWTH = 32  # characters for each; byte-level alphabets take up to 4
 MOST_STEPS = 32
 MOST_REGEX = 2_000
-MOST_PIECE = 16  # letters of a prefix, suffix or delimiter; items of a template
-MOST_CHARSMAP = 64  # bytes that a normalizer of SentencePiece writes for one letter; NFKC's longest takes 33
+MOST_PIECE = 16  # characters of a prefix, suffix or delimiter; items of a template
+MOST_CHARSMAP = 64  # bytes that a SentencePiece charsmap may write for one character; the longest of NFKC is 33
 MOST_TOKEN = 4_096
-MOST_ADDED_TOKEN = 256  # loading one takes time by the square of its length
-MOST_ADDED_LETTERS = 100_000
-# Embeddings are padded to a round number of rows: by 2.3 % at most in models that are much used.
+MOST_ADDED_TOKEN = 256  # loading takes time quadratic in it
+MOST_ADDED_IN_ALL = 100_000
+# Embeddings are padded to a round number of rows, by at most 2.3 % in widely used models.
 MOST_EMPTY_ROWS = 0.05
 FEW_ROWS = 64
-# Steps that write more than a letter for one; of the others none writes more than Unicode's own rules do.
+# Steps that write several characters for one; the others grow a text no more than Unicode's own rules do.
 GROWTH = {"ByteLevel": 4.0, "BertNormalizer": 3.0, "Metaspace": 2.0}
 SAVE_AGAIN = "save tokenizer and model together, from one checkpoint"
-_BEYOND = "is none of the model's {:,} tokens"
-_TOO_MUCH = f"may write {{:,.0f}} letters for one; {MOST_GROWTH} are the most that is taken"
+_BEYOND = "is outside the vocabulary of {:,} tokens"
+_TOO_MUCH = f"may turn one character into {{:,.0f}}; at most {MOST_GROWTH} are accepted"
 SPECIAL = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
-# Arguments of transformers' tokenizers that would take the place of what was checked.
+# Arguments of transformers' tokenizers that would replace what was checked.
 REPLACING = (
     *("tokenizer_object", "vocab", "merges", "gguf_file", "normalizer", "pre_tokenizer", "post_processor", "decoder"),
     *("tokenizer_padding", "tokenizer_truncation", "_json_padding", "_json_truncation", "_spm_precompiled_charsmap"),
@@ -67,7 +66,7 @@ KINDS: list[tuple[str, str, Callable[[Any], bool]]] = [
     ),
     ("model_max_length", "a number", _is(int, float)),
     ("model_input_names", "a list of names", lambda value: isinstance(value, list) and all(map(_is(str), value))),
-    ("chat_template", "a text, or a list of them by name", _is(str, list, dict)),
+    ("chat_template", "a text, or a list of them by name", _is(str, list)),
 ]
 
 
@@ -107,7 +106,7 @@ def check_tokenizer(content: Any, vocabulary: int, where: str) -> None:
     known = _check_model(model, vocabulary, where)
     for at, token in enumerate(added):
         number = token.get("id")
-        # A padding token is never fed to a model here, and often added without room for it.
+        # Padding tokens are often added without a row in the embedding, and fledge never feeds one to a model.
         padding = type(number) is int and number >= 0 and "pad" in token["content"].lower()
         if not (padding or _is_token(number, vocabulary)):
             raise bad_value(where, f"added_tokens.{at}.id", number, f"which {_BEYOND.format(vocabulary)}", SAVE_AGAIN)
@@ -129,12 +128,12 @@ def _is_token(number: Any, vocabulary: int) -> bool:
 
 
 def _check_model(model: dict[str, Any], vocabulary: int, where: str) -> set[int]:
-    """The numbers of the model's tokens, after looking at what it would do."""
+    """The ids of the model's tokens, after checking its settings."""
     kind, vocab = model.get("type"), model.get("vocab")
     if kind is not None and kind not in MODELS:
         raise bad_value(where, "model.type", kind, f"which is none of {', '.join(MODELS)}")
     if model.get("dropout"):
-        raise bad_value(where, "model.dropout", model["dropout"], "by which one text has other tokens each time")
+        raise bad_value(where, "model.dropout", model["dropout"], "which makes its tokens random")
     for field in ("continuing_subword_prefix", "end_of_word_suffix"):
         _check_piece(model.get(field), where, f"model.{field}")
     most = model.get("max_input_chars_per_word", 100)
@@ -145,7 +144,7 @@ def _check_model(model: dict[str, Any], vocabulary: int, where: str) -> set[int]
             raise InputError(f"{where} has 'model.vocab' that is not a list of tokens with scores", hint=FETCH_AGAIN)
         if len(vocab) > vocabulary:
             raise bad_value(
-                where, "model.vocab", len(vocab), f"tokens, more than the {vocabulary:,} of the model", SAVE_AGAIN
+                where, "model.vocab", len(vocab), f"tokens, more than the vocabulary of {vocabulary:,}", SAVE_AGAIN
             )
         _check_lengths((token for token, _ in vocab), where)
         return set(range(len(vocab)))
@@ -155,14 +154,14 @@ def _check_model(model: dict[str, Any], vocabulary: int, where: str) -> set[int]
 
 
 def _numbers(vocab: dict[str, Any], vocabulary: int, where: str, place: str) -> set[int]:
-    """The numbers of tokens, each of which must be one of the model's."""
+    """The ids of a vocabulary, each of which must fit the model."""
     for token, number in vocab.items():
         if not _is_token(number, vocabulary):
             raise bad_value(where, f"{place}{token[:50]}", number, f"which {_BEYOND.format(vocabulary)}", SAVE_AGAIN)
     _check_lengths(vocab, where)
     known = set(vocab.values())
     if len(known) != len(vocab):
-        raise InputError(f"{where} has two tokens of one number in its vocabulary", hint=FETCH_AGAIN)
+        raise InputError(f"{where} has two tokens with one id in its vocabulary", hint=FETCH_AGAIN)
     return known
 
 
@@ -170,7 +169,8 @@ def _check_lengths(tokens: Iterable[str], where: str) -> None:
     longest = max(tokens, key=len, default="")
     if len(longest) > MOST_TOKEN:
         raise InputError(
-            f"{where} has the token {longest[:50]!a}... of {len(longest):,} letters; {MOST_TOKEN:,} are the most",
+            f"{where} has the token {longest[:50]!a}... of {len(longest):,} characters; "
+            f"at most {MOST_TOKEN:,} are accepted",
             hint=FETCH_AGAIN,
         )
 
@@ -179,8 +179,8 @@ def _check_coverage(known: set[int], vocabulary: int, where: str) -> None:
     tokens = sum(number < vocabulary for number in known)
     if vocabulary - tokens > max(FEW_ROWS, MOST_EMPTY_ROWS * vocabulary):
         raise InputError(
-            f"{where} has {tokens:,} tokens, and config.json 'vocab_size' {vocabulary}: "
-            f"{vocabulary - tokens:,} tokens of the model would have no text",
+            f"{where} has {tokens:,} tokens, but config.json has 'vocab_size' {vocabulary}: "
+            f"{vocabulary - tokens:,} of the model's tokens would have no text",
             hint=SAVE_AGAIN,
         )
 
@@ -205,7 +205,7 @@ def _steps(value: Any, where: str, place: str) -> list[tuple[str, dict[str, Any]
 
 
 def _growth(whole: Mapping[str, Any], fields: Collection[str], usual: Mapping[str, float], where: str) -> float:
-    """The most letters that chains of steps write for one; `usual` has those of some types."""
+    """The most characters that chains of steps may write for one; `usual` gives those of some types."""
     factor, charsmaps = 1.0, 0
     for field in fields:
         for place, step in _steps(whole.get(field), where, field):
@@ -233,7 +233,7 @@ def _check_step(step: dict[str, Any], where: str, place: str) -> None:
         if len(texts) != 1 or not isinstance(texts[0], str):
             raise bad_value(where, f"{place}.pattern", pattern, "which is not one String or Regex")
         if len(texts[0]) > MOST_REGEX:
-            raise bad_value(where, f"{place}.pattern", pattern, f"which has more than {MOST_REGEX:,} letters")
+            raise bad_value(where, f"{place}.pattern", pattern, f"which has more than {MOST_REGEX:,} characters")
     if step.get("type") == "Replace" and not isinstance(step.get("content"), str):
         raise bad_value(where, f"{place}.content", step.get("content"), "which is not a text")
     if step.get("type") == "Precompiled":
@@ -241,23 +241,25 @@ def _check_step(step: dict[str, Any], where: str, place: str) -> None:
 
 
 def _check_charsmap(value: Any, where: str, place: str) -> None:
-    """A trie after its size in bytes, then the texts that it leads to, each ended by a zero."""
+    """The size of a trie in bytes, the trie, then the texts that it leads to, each ended by a zero byte."""
     try:
         content = base64.b64decode(value, validate=True)
     except (TypeError, ValueError, binascii.Error):
-        raise bad_value(where, place, value, "which is not in base 64") from None
+        raise bad_value(where, place, value, "which is not base64") from None
     texts = content[4 + int.from_bytes(content[:4], "little") :].split(b"\0")
     if max(map(len, texts)) > MOST_CHARSMAP:
-        raise InputError(f"{where} has {place!a} that writes more than {MOST_CHARSMAP} bytes for a letter", FETCH_AGAIN)
+        raise InputError(
+            f"{where} has {place!a} that writes more than {MOST_CHARSMAP} bytes for one character", FETCH_AGAIN
+        )
 
 
 def _check_piece(value: Any, where: str, place: str) -> None:
     if value is not None and (not isinstance(value, str) or len(value) > MOST_PIECE):
-        raise bad_value(where, place, value, f"which is not a text of up to {MOST_PIECE} letters")
+        raise bad_value(where, place, value, f"which is not a text of up to {MOST_PIECE} characters")
 
 
 def _check_post_processor(step: dict[str, Any], vocabulary: int, where: str, place: str) -> None:
-    """It may put tokens of the model before and after a text, which it keeps."""
+    """It may only add tokens of the model before and after a text."""
     ids = [step[name][1] for name in ("sep", "cls") if isinstance(step.get(name), list) and len(step[name]) == 2]
     special = step.get("special_tokens") or {}
     for token in special.values() if isinstance(special, dict) else ():
@@ -276,20 +278,22 @@ def _check_post_processor(step: dict[str, Any], vocabulary: int, where: str, pla
         texts = [piece["Sequence"] for piece in pieces if isinstance(piece, dict) and "Sequence" in piece]
         ids_of = [text.get("id") for text in texts if isinstance(text, dict)]
         if ids_of != ["A"] or len(pieces) > MOST_PIECE:
-            raise bad_value(where, f"{place}.single", single, "which does not hold the text once ($A) among few tokens")
+            raise bad_value(
+                where, f"{place}.single", single, "which does not contain the text ($A) exactly once, among few tokens"
+            )
 
 
 def _check_added(tokens: Iterable[tuple[str, Any]], where: str) -> None:
-    """Their lengths: to take them in costs time by the square of each."""
-    letters = 0
+    """Limit their lengths: the time to load one is quadratic in it."""
+    characters = 0
     for place, text in tokens:
         if not isinstance(text, str):
             raise bad_value(where, place, text, "which is not a text")
-        letters += len(text)
-        if len(text) > MOST_ADDED_TOKEN or letters > MOST_ADDED_LETTERS:
+        characters += len(text)
+        if len(text) > MOST_ADDED_TOKEN or characters > MOST_ADDED_IN_ALL:
             raise InputError(
-                f"{where} has {place!a} of {len(text):,} letters; a token that is added has at most "
-                f"{MOST_ADDED_TOKEN}, and all of them {MOST_ADDED_LETTERS:,}",
+                f"{where} has {place!a} of {len(text):,} characters; an added token may have "
+                f"{MOST_ADDED_TOKEN}, and all of them {MOST_ADDED_IN_ALL:,}",
                 hint=FETCH_AGAIN,
             )
 
@@ -297,7 +301,7 @@ def _check_added(tokens: Iterable[tuple[str, Any]], where: str) -> None:
 def _check_config(config: dict[str, Any], where: str) -> None:
     for name in REPLACING:
         if name in config:
-            raise bad_value(where, name, config[name], f"which would take the place of what {WHOLE} says")
+            raise bad_value(where, name, config[name], f"which would replace what {WHOLE} says")
     for name, words, holds in KINDS:
         value = config.get(name)
         if value is not None and not holds(value):
@@ -314,4 +318,4 @@ def _check_config(config: dict[str, Any], where: str) -> None:
     _check_added(((place, token.get("content") if isinstance(token, dict) else token) for place, token in named), where)
     for key in config.get("added_tokens_decoder") or ():
         if not key.isdecimal() or len(key) > 10:
-            raise bad_value(where, "added_tokens_decoder", key, "which is not a token's number")
+            raise bad_value(where, "added_tokens_decoder", key, "which is not a token id")

@@ -1,7 +1,7 @@
-"""A tokenizer tried out: whether the library loads it, and whether it reads and writes a text.
+"""A trial run of a tokenizer: does the library load it, and can it encode and decode a text?
 
-In a process of its own with limits, as the library can end with a panic, or take all memory, for what only it
-understands.
+It runs in a process of its own with limits, because the library may panic, or exhaust memory, on a file whose meaning
+only it knows.
 """
 
 import json
@@ -16,12 +16,12 @@ from fledge.models.config_files import FETCH_AGAIN
 
 TIME_LIMIT_S = 20  # of processor time; a vocabulary of 262,000 tokens takes 2
 MEMORY_LIMIT_BYTES = 4 << 30
-MOST_TOKENS = 64  # for a letter
+MOST_TOKENS = 64  # for each character
 TEXT = "The year 2026, it's said: (a+b)*c = {d}!\n\n\tGrüße, 日本語, привет, 🙂 1234567890"
 
 
-def try_out(path: Path, where: str) -> None:
-    """Raise `InputError` where this `tokenizer.json` cannot be used."""
+def check_loads(path: Path, where: str) -> None:
+    """Raise `InputError` if this `tokenizer.json` cannot be used."""
     done = subprocess.run(
         [*module_command(__name__), str(path)], capture_output=True, text=True, encoding="utf-8", check=False
     )
@@ -30,7 +30,7 @@ def try_out(path: Path, where: str) -> None:
     except (ValueError, LookupError):
         problem = f"it took more than {TIME_LIMIT_S} s, or too much memory"
     if problem:
-        raise InputError(f"{where} gives no tokenizer: {problem}", hint=FETCH_AGAIN)
+        raise InputError(f"{where} cannot be loaded: {problem}", hint=FETCH_AGAIN)
 
 
 def _problem(path: str) -> str:
@@ -45,7 +45,7 @@ def _problem(path: str) -> str:
     except BaseException as error:  # noqa: BLE001 (a panic is no Exception)
         return str(error)[:300]
     if not 0 < len(ids) <= MOST_TOKENS * len(TEXT):
-        return f"a text of {len(TEXT)} letters becomes {len(ids)} tokens"
+        return f"it turns a text of {len(TEXT)} characters into {len(ids)} tokens"
     return ""
 
 

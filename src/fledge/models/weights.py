@@ -1,4 +1,4 @@
-"""Weights: which files hold them, what their headers say, and whether their numbers are finite."""
+"""Weights: which files hold them, what their headers say, and whether all numbers are finite."""
 
 import json
 import math
@@ -124,8 +124,8 @@ def _header(path: Path) -> dict[str, Tensor]:
     }
 
 
-def refuse_odd_numbers(path: Path, tensors: Mapping[str, Tensor], where: str) -> None:
-    """Raise `InputError` for a tensor of this file that holds NaN or infinity. Reads the whole file."""
+def refuse_non_finite(path: Path, tensors: Mapping[str, Tensor], where: str) -> None:
+    """Raise `InputError` if a tensor of this file holds NaN or infinity. Reads the whole file."""
     buffer = bytearray(CHUNK_BYTES)
     with path.open("rb", buffering=0) as file:
         for name, tensor in tensors.items():
@@ -139,8 +139,8 @@ def refuse_odd_numbers(path: Path, tensors: Mapping[str, Tensor], where: str) ->
                 at = int(np.argmax((bits & kind(exponent)) == exponent))
                 fraction = (exponent & -exponent) - 1  # the bits below the exponent's
                 raise InputError(
-                    f"{where} is broken: number {place + at:,} of the tensor {name!a} is "
-                    f"{'not a number (NaN)' if int(bits[at]) & fraction else 'infinite'}",
+                    f"{where} is broken: the tensor {name!a} holds "
+                    f"{'NaN' if int(bits[at]) & fraction else 'infinity'} at position {place + at:,}",
                     hint="save the model again from a checkpoint whose weights are finite",
                 )
 

@@ -1,6 +1,6 @@
-"""Models that are not what they say: that of `broken_models.write_model` with one thing changed.
+"""Models whose files contradict each other: that of `broken_models.write_model` with one thing changed.
 
-`CASES` are refused with these words; `GOOD` are unusual, and taken.
+`CASES` are refused with these words; `UNUSUAL` are accepted.
 """
 
 import json
@@ -105,12 +105,15 @@ def removed(name: str) -> Break:
     return lambda folder: (folder / name).unlink()
 
 
-BEYOND = "which is none of the model's 40 tokens"
-EXCESS = "letters for one; 32 are the most that is taken"
+BEYOND = "which is outside the vocabulary of 40 tokens"
+EXCESS = "at most 32 are accepted"
 
 CASES: dict[str, tuple[Break, str]] = {
     # Tensors
-    "no embedding": (dropped("transformer.wte.weight"), "lacks the tensor 'transformer.wte.weight', which config.json"),
+    "no embedding": (
+        dropped("transformer.wte.weight"),
+        "lacks the tensor 'transformer.wte.weight', which config.json implies",
+    ),
     "no bias": (dropped("transformer.h.0.mlp.c_fc.bias"), "model.safetensors lacks the tensor"),
     "more layers in the config": (
         config(n_layer=2),
@@ -121,12 +124,15 @@ CASES: dict[str, tuple[Break, str]] = {
             added(f"transformer.h.1.{name}", value)(folder)
             for name, value in (("ln_1.weight", np.zeros(8, np.float32)), ("ln_1.bias", np.zeros(8, np.float32)))
         ],
-        "has the tensor 'transformer.h.1.ln_1.bias' and 1 more, which has no place",
+        "has the tensor 'transformer.h.1.ln_1.bias' and 1 more, which config.json does not imply",
     ),
-    "a tensor left over": (added("other", np.zeros(3, np.float32)), "has the tensor 'other', which has no place"),
+    "a tensor left over": (
+        added("other", np.zeros(3, np.float32)),
+        "the tensor 'other', which config.json does not",
+    ),
     "a mask of a layer that is not there": (
         added("transformer.h.7.attn.bias", np.ones((1, 1, 2, 2), np.uint8)),
-        "'transformer.h.7.attn.bias', which has no place",
+        "'transformer.h.7.attn.bias', which config.json does not imply",
     ),
     "a wider inner layer": (config(n_inner=33), "of shape [32]; config.json implies [33]"),
     "fewer positions": (config(n_positions=8), "'transformer.wpe.weight' of shape [16, 8]; config.json implies [8, 8]"),
@@ -135,7 +141,7 @@ CASES: dict[str, tuple[Break, str]] = {
         "'transformer.wpe.weight' of shape [8, 16]",
     ),
     "no head where it is not the embedding": (config(tie_word_embeddings=False), "lacks the tensor 'lm_head.weight'"),
-    "one name under two": (config(hidden_size=16), "'hidden_size' 16, which is another name for n_embd, 8"),
+    "one name under two": (config(hidden_size=16), "'hidden_size' 16, but n_embd, which means the same, is 8"),
     "a size of null": (config(n_layer=None), "'n_layer' null, which is not a whole number"),
     "weights of integers": (
         added("transformer.wpe.weight", np.zeros((16, 8), np.int16)),
@@ -143,22 +149,22 @@ CASES: dict[str, tuple[Break, str]] = {
     ),
     "weights of bytes": (added("transformer.wpe.weight", np.zeros((16, 8), np.uint8)), "of type U8"),
     # Numbers
-    "NaN": (number("transformer.ln_f.bias", np.nan), "number 7 of the tensor 'transformer.ln_f.bias' is not a number"),
-    "NaN with its sign": (number("transformer.ln_f.bias", -np.nan), "is not a number (NaN)"),
+    "NaN": (number("transformer.ln_f.bias", np.nan), "the tensor 'transformer.ln_f.bias' holds NaN at position 7"),
+    "NaN with its sign": (number("transformer.ln_f.bias", -np.nan), "holds NaN at position"),
     "infinity": (
         number("transformer.wte.weight", np.inf),
-        "number 319 of the tensor 'transformer.wte.weight' is infinite",
+        "the tensor 'transformer.wte.weight' holds infinity at position 319",
     ),
-    "negative infinity": (number("transformer.wte.weight", -np.inf), "is infinite"),
-    "infinity in 16 bits": (number("transformer.wte.weight", -np.inf, np.float16), "is infinite"),
-    "NaN in 16 bits": (number("transformer.wte.weight", np.nan, np.float16), "is not a number (NaN)"),
-    "NaN in 64 bits": (number("transformer.wte.weight", np.nan, np.float64), "is not a number (NaN)"),
-    "infinity in bfloat16": (as_bfloat16(0xFF80), "number 7 of the tensor 'transformer.ln_f.bias' is infinite"),
-    "NaN in bfloat16": (as_bfloat16(0x7FC0), "is not a number (NaN)"),
+    "negative infinity": (number("transformer.wte.weight", -np.inf), "holds infinity at position"),
+    "infinity in 16 bits": (number("transformer.wte.weight", -np.inf, np.float16), "holds infinity at position"),
+    "NaN in 16 bits": (number("transformer.wte.weight", np.nan, np.float16), "holds NaN at position"),
+    "NaN in 64 bits": (number("transformer.wte.weight", np.nan, np.float64), "holds NaN at position"),
+    "infinity in bfloat16": (as_bfloat16(0xFF80), "the tensor 'transformer.ln_f.bias' holds infinity at position 7"),
+    "NaN in bfloat16": (as_bfloat16(0x7FC0), "holds NaN at position"),
     # Types
     "another type": (
         config(model_type="llama"),
-        "'model_type' \"llama\", which is not that of its architecture GPT2LMHeadModel",
+        "'model_type' \"llama\", but its architecture is GPT2LMHeadModel",
     ),
     "a type that nobody knows": (config(model_type="gpt9"), "'model_type' \"gpt9\""),
     "no type": (config(model_type=None), "'model_type' null"),
@@ -180,7 +186,7 @@ CASES: dict[str, tuple[Break, str]] = {
     "a negative epsilon": (config(layer_norm_epsilon=-1e-5), "'layer_norm_epsilon' -1e-05"),
     "an epsilon as text": (config(layer_norm_epsilon="1e-5"), "'layer_norm_epsilon' \"1e-5\""),
     "dropout of everything": (config(attn_pdrop=1), "'attn_pdrop' 1"),
-    "heads that do not divide": (config(n_head=3), "'n_head' 3, which does not divide n_embd, 8"),
+    "heads that do not divide": (config(n_head=3), "'n_head' 3, which does not divide n_embd (8)"),
     "heads for keys that do not divide": (
         config(num_key_value_heads=3),
         "'num_key_value_heads' 3, which does not divide",
@@ -194,9 +200,12 @@ CASES: dict[str, tuple[Break, str]] = {
     "billions of labels": (config(num_labels=10**10), "'num_labels' 10000000000"),
     "a rope of 0": (config(rope_theta=0), "'rope_theta' 0"),
     "a rope of no kind": (config(rope_scaling={"type": "magic", "factor": 2.0}), "'rope_scaling.rope_type' \"magic\""),
-    "a rope without its factor": (config(rope_scaling={"type": "linear"}), "and no factor"),
+    "a rope without its factor": (config(rope_scaling={"type": "linear"}), "but no factor"),
     "a rope of a negative factor": (config(rope_scaling={"type": "linear", "factor": -1}), "'rope_scaling.factor' -1"),
-    "an end beyond the vocabulary": (config(eos_token_id=40), "'eos_token_id' 40, which is none of the 40 tokens"),
+    "an end beyond the vocabulary": (
+        config(eos_token_id=40),
+        "'eos_token_id' 40, which is outside the vocabulary",
+    ),
     "an end that is a text": (config(eos_token_id=[None]), "'eos_token_id' [null]"),
     "an end that is true": (
         edit("generation_config.json", eos_token_id=True),
@@ -214,36 +223,36 @@ CASES: dict[str, tuple[Break, str]] = {
     "an empty tokenizer": (text("tokenizer.json", "{}"), "tokenizer.json has 'model' null"),
     "a tokenizer that is a list": (text("tokenizer.json", "[]"), "tokenizer.json is not a JSON object"),
     "a tokenizer of no kind": (model(type="Magic"), "'model.type' \"Magic\", which is none of BPE"),
-    "a tokenizer of another kind": (model(type="Unigram"), "tokenizer.json gives no tokenizer"),
+    "a tokenizer of another kind": (model(type="Unigram"), "tokenizer.json cannot be loaded"),
     "a vocabulary that is a text": (model(vocab="a b c"), "'model.vocab' \"a b c\""),
     "merges of unknown tokens": (
         model(merges=["a zz"]),
-        "tokenizer.json gives no tokenizer: Token `zz` out of vocabulary",
+        "tokenizer.json cannot be loaded: Token `zz` out of vocabulary",
     ),
-    "a cut vocabulary": (cut, "tokenizer.json has 70 tokens, and config.json 'vocab_size' 140"),
+    "a cut vocabulary": (cut, "tokenizer.json has 70 tokens, but config.json has 'vocab_size' 140"),
     "a token beyond the vocabulary": (
         model(vocab={**TOKENIZER["model"]["vocab"], "aa": 40}),
         f"'model.vocab.aa' 40, {BEYOND}",
     ),
     "an added token beyond": (added_token(content="<|x|>", id=99), f"'added_tokens.1.id' 99, {BEYOND}"),
-    "two tokens of one number": (model(vocab={**TOKENIZER["model"]["vocab"], "aa": 5}), "two tokens of one number"),
+    "two tokens with one id": (model(vocab={**TOKENIZER["model"]["vocab"], "aa": 5}), "two tokens with one id"),
     "a token of a million letters": (
         model(vocab={**{k: v for k, v in TOKENIZER["model"]["vocab"].items() if v}, LONG: 0}),
-        "of 100,000 letters; 4,096 are the most",
+        "of 100,000 characters; at most 4,096 are accepted",
     ),
-    "dropout of merges": (model(dropout=0.1), "'model.dropout' 0.1, by which one text has other tokens each time"),
+    "dropout of merges": (model(dropout=0.1), "'model.dropout' 0.1, which makes its tokens random"),
     "long replacements, chained": (tokenizer(normalizer=steps("normalizers", *[MANY] * 4)), EXCESS),
     "one long replacement": (
         tokenizer(normalizer=MANY),
-        f"'normalizer' and 'pre_tokenizer' that may write 1,000 {EXCESS}",
+        f"'normalizer' and 'pre_tokenizer' that may turn one character into 1,000; {EXCESS}",
     ),
     "short replacements, chained": (
         tokenizer(normalizer=steps("normalizers", *[{**MANY, "content": "aa"}] * 6)),
-        f"may write 64 {EXCESS}",
+        f"into 64; {EXCESS}",
     ),
     "a long replacement by a regular expression": (
         tokenizer(normalizer={**MANY, "pattern": {"Regex": "[^a]{0,}"}, "content": "b" * 40}),
-        f"may write 41 {EXCESS}",
+        f"into 41; {EXCESS}",
     ),
     "sequences in sequences": (
         tokenizer(normalizer=steps("normalizers", steps("normalizers", MANY), steps("normalizers", MANY))),
@@ -257,36 +266,36 @@ CASES: dict[str, tuple[Break, str]] = {
     "a prefix without end": (tokenizer(normalizer={"type": "Prepend", "prepend": LONG}), "'normalizer.prepend' \"xxx"),
     "a charsmap that writes much": (
         tokenizer(normalizer={"type": "Precompiled", "precompiled_charsmap": "BAAAAAAAAABh" + "YWFh" * 30}),
-        "writes more than 64 bytes for a letter",
+        "writes more than 64 bytes for one character",
     ),
     "a charsmap that is a number": (
         tokenizer(normalizer={"type": "Precompiled", "precompiled_charsmap": 5}),
-        "'normalizer.precompiled_charsmap' 5, which is not in base 64",
+        "'normalizer.precompiled_charsmap' 5, which is not base64",
     ),
     "a charsmap that leads nowhere": (
         tokenizer(normalizer={"type": "Precompiled", "precompiled_charsmap": CHARSMAP}),
-        "gives no tokenizer",
+        "cannot be loaded",
     ),
     "a decoder that writes much": (
         tokenizer(decoder=steps("decoders", MANY)),
-        f"a 'decoder' that may write 1,000 {EXCESS}",
+        f"a 'decoder' that may turn one character into 1,000; {EXCESS}",
     ),
     "a regular expression without end": (
         tokenizer(pre_tokenizer={"type": "Split", "pattern": {"Regex": LONG}, "behavior": "Isolated", "invert": False}),
-        "which has more than 2,000 letters",
+        "which has more than 2,000 characters",
     ),
     "a regular expression that is none": (
         tokenizer(pre_tokenizer={"type": "Split", "pattern": {"Regex": "("}, "behavior": "Isolated", "invert": False}),
-        "gives no tokenizer: Oniguruma error",
+        "cannot be loaded: Oniguruma error",
     ),
     "pieces of no length": (
         tokenizer(pre_tokenizer={"type": "FixedLength", "length": 0}),
-        "gives no tokenizer: chunk size",
+        "cannot be loaded: chunk size",
     ),
     "a step that is a list": (tokenizer(normalizer=[]), "'normalizer' [], which is not an object"),
     "a template that drops the text": (
         tokenizer(post_processor={"type": "TemplateProcessing", "single": [], "pair": [], "special_tokens": {}}),
-        "'post_processor.single' [], which does not hold the text once",
+        "'post_processor.single' [], which does not contain the text",
     ),
     "a template of a token beyond": (
         tokenizer(
@@ -299,28 +308,28 @@ CASES: dict[str, tuple[Break, str]] = {
         ),
         f"'post_processor' 99, {BEYOND}",
     ),
-    "an added token of 100,000 letters": (added_token(content=LONG), "'added_tokens.1' of 100,000 letters"),
-    "an end of 100,000 letters": (
+    "an added token of 100,000 characters": (added_token(content=LONG), "'added_tokens.1' of 100,000 characters"),
+    "an end of 100,000 characters": (
         edit("tokenizer_config.json", eos_token=LONG),
-        "tokenizer_config.json has 'eos_token' of 100,000 letters",
+        "tokenizer_config.json has 'eos_token' of 100,000 characters",
     ),
-    "an end of 100,000 letters as an object": (
+    "an end of 100,000 characters as an object": (
         edit("tokenizer_config.json", eos_token={"content": LONG}),
         "'eos_token' of",
     ),
-    "an end of 100,000 letters in the map": (
+    "an end of 100,000 characters in the map": (
         edit("special_tokens_map.json", eos_token=LONG),
-        "special_tokens_map.json has 'eos_token' of 100,000 letters",
+        "special_tokens_map.json has 'eos_token' of 100,000 characters",
     ),
-    "another token of 100,000 letters": (
+    "another token of 100,000 characters": (
         edit("tokenizer_config.json", additional_special_tokens=["a", LONG]),
-        "'additional_special_tokens.1' of 100,000 letters",
+        "'additional_special_tokens.1' of 100,000 characters",
     ),
     "a decoder of 100,000 letters": (
         edit("tokenizer_config.json", added_tokens_decoder={"3": {"content": LONG}}),
-        "'added_tokens_decoder.3' of 100,000 letters",
+        "'added_tokens_decoder.3' of 100,000 characters",
     ),
-    "old tokens of 100,000 letters": (edit("added_tokens.json", **{LONG: 3}), "added_tokens.json has 'xxxxx"),
+    "old tokens of 100,000 characters": (edit("added_tokens.json", **{LONG: 3}), "added_tokens.json has 'xxxxx"),
     "an end that is a list": (edit("tokenizer_config.json", eos_token=["a"]), "'eos_token' [\"a\"]"),
     "a class that is a number": (
         edit("tokenizer_config.json", tokenizer_class=5),
@@ -329,7 +338,7 @@ CASES: dict[str, tuple[Break, str]] = {
     "a length that is a text": (edit("tokenizer_config.json", model_max_length="long"), "'model_max_length' \"long\""),
     "a tokenizer in the config": (
         edit("tokenizer_config.json", vocab={"a": 0}),
-        "'vocab' {\"a\": 0}, which would take",
+        "'vocab' {\"a\": 0}, which would replace",
     ),
     "settings that are a list": (text("tokenizer_config.json", "[]"), "tokenizer_config.json is not a JSON object"),
     # Chat template
@@ -342,7 +351,7 @@ CASES: dict[str, tuple[Break, str]] = {
     "a template without end": (text("chat_template.jinja", "{{ " + "(" * 50_000), "chat_template.jinja"),
 }
 
-GOOD: dict[str, Break] = {
+UNUSUAL: dict[str, Break] = {
     "masks of old": (lambda folder: [
         added("transformer.h.0.attn.bias", np.ones((1, 1, 16, 16), np.uint8))(folder),
         added("transformer.h.0.attn.masked_bias", np.array(-1e4, np.float32))(folder),

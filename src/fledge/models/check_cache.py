@@ -1,4 +1,4 @@
-"""What was checked of a file's content and takes time: done once on a machine, and known by the content's digest."""
+"""Checks that read a whole file: run once for each content on this machine, and remembered by its digest."""
 
 import contextlib
 from collections.abc import Callable
