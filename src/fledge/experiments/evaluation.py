@@ -7,14 +7,12 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree as ET
 
-from fledge.comparison.estimates import estimate
 from fledge.comparison.gates import Gate, GateOn, GateResult, judge, read_gates
 from fledge.core.errors import InputError
 from fledge.core.jsonable import jsonable
 from fledge.core.settings import Workspace, load
 from fledge.engines.engine import Engine
 from fledge.engines.selection import is_release, is_remote, release_folder
-from fledge.experiments.comparison import scores_of
 from fledge.experiments.config import ArmConfig, ExperimentConfig
 from fledge.experiments.run import run_experiment, select_questions
 from fledge.releases.manifest import load_manifest
@@ -80,7 +78,9 @@ def evaluate(
     _check(wanted, config)
     result = run_experiment(config, engine=engine, progress=progress, say=say)
 
+    from fledge.comparison.estimates import estimate  # with pandas and scipy, which take seconds to load
     from fledge.experiments._mlflow import load_table, log_evaluation
+    from fledge.experiments.comparison import scores_of
     from fledge.tracking._mlflow import connect
 
     client = connect(config.tracking)

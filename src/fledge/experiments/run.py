@@ -14,7 +14,7 @@ from fledge.engines import selection
 from fledge.engines.engine import Engine, GenerationParams, generate
 from fledge.engines.selection import RemoteModel
 from fledge.experiments.arms import Arm, build_arms, check_variables, own_arms, wanted
-from fledge.experiments.config import ExperimentConfig
+from fledge.experiments.config import ArmConfig, ExperimentConfig
 from fledge.models.snapshot import Snapshot
 from fledge.questions.question_set import QuestionSet
 from fledge.questions.sources import read_questions
@@ -87,6 +87,7 @@ def run_experiment(
     asked_for = select_questions(config, questions)
     config = replace(config, questions=asked_for.source)  # of a set in MLflow the version
     asked = wanted(config)
+    models = _find_models(config, asked, engine)  # what can be refused is, before MLflow is loaded
 
     from fledge.experiments._mlflow import start_runs
     from fledge.experiments._mlflow_record import ExperimentRecord
@@ -95,7 +96,6 @@ def run_experiment(
     from fledge.tracking._mlflow import connect
 
     with contextlib.ExitStack() as stack:
-        models = {name: selection.find(name, config) for name in dict.fromkeys(arm.model for arm in asked)}
         client = connect(config.tracking)
         store = open_store(client, say)
         built = build_arms(config, asked, [store.load(arm.prompt) for arm in asked])
@@ -298,6 +298,17 @@ def select_questions(config: ExperimentConfig, given: QuestionSet | None = None)
     if given is None and config.questions == "default":
         questions = questions.only("test")
     return questions.sample(config.limit, config.order_seed) if config.limit else questions
+
+
+def _find_models(
+    config: ExperimentConfig, asked: Sequence[ArmConfig], given: Engine | None
+) -> dict[str, Snapshot | RemoteModel]:
+    """The models that are asked, by name. Raises `FledgeError` where one is not there, or no engine that runs it."""
+    found = {name: selection.find(name, config) for name in dict.fromkeys(arm.model for arm in asked)}
+    for name, model in found.items():
+        if isinstance(model, Snapshot) and not (given is not None and name == config.model):
+            selection.choose(config, model)
+    return found
 
 
 def _digest(model: Snapshot | RemoteModel) -> str:
