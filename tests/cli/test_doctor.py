@@ -8,7 +8,8 @@ def test_doctor_tells_machine_and_engines(fledge: Run, tmp_path: Path) -> None:
     done = fledge("doctor", "--json", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
-    assert set(found) == {"machine", "engines", "auto", "problems"}
+    assert set(found) == {"machine", "engines", "auto", "memory", "problems"}
+    assert found["memory"] == ""
     assert found["machine"]["threads"] >= 1
     assert found["machine"]["memory_bytes"] > 1e9
     assert {item["name"]: item["ready"] for item in found["engines"]}["scripted"] is True
@@ -20,6 +21,13 @@ def test_doctor_tells_what_is_wrong(fledge: Run, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     done = fledge("doctor", "--json", "--state", "file/x", cwd=tmp_path)
     assert any("cannot create" in problem for problem in json.loads(done.stdout)["problems"])
+
+
+def test_doctor_tells_what_a_model_takes(fledge: Run, tmp_path: Path) -> None:
+    found = json.loads(fledge("doctor", "--json", "--model", "embedded", cwd=tmp_path).stdout)
+    assert found["memory"].startswith("the engine of embedded will take about")
+    missing = json.loads(fledge("doctor", "--json", "--model", "nosuch", cwd=tmp_path).stdout)
+    assert "no model 'nosuch'" in missing["problems"][0]
 
 
 def test_doctor_for_people(fledge: Run, tmp_path: Path) -> None:

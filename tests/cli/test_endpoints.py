@@ -98,17 +98,37 @@ def test_a_day_in_json(shell: Shell) -> None:
 def test_in_the_foreground(shell: Shell) -> None:
     command = [sys.executable, "-m", "fledge", *shell.serve, "--json"]
     with subprocess.Popen(
-        command, cwd=shell.folder, env=shell.environ, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+        command, cwd=shell.folder, env=shell.environ, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as process:
         try:
-            assert until(lambda: bool(shell("status", "--json")["endpoints"]))
+            assert until(lambda: any(item["ready_seconds"] for item in shell("status", "--json")["endpoints"]), 120)
             assert "runs in the foreground" in shell("logs", "--port", shell.port, code=2)
         finally:
             process.terminate()
             said = process.communicate(timeout=PATIENCE_S)[0]
     url = f"http://127.0.0.1:{shell.port}"
-    assert json.loads(said) == {"url": url, "pid": process.pid, "version": 1, "ready_seconds": None}
+    assert json.loads(said[0]) == {"url": url, "pid": process.pid, "version": 1, "ready_seconds": None}
+    assert f"ready at {url} after " in said[1]
     assert process.returncode == 0
+
+
+def test_of_two_at_once_one_has_the_port(shell: Shell) -> None:
+    command = [sys.executable, "-m", "fledge", *shell.serve, "--detach"]
+    both = [
+        subprocess.Popen(
+            command, cwd=shell.folder, env=shell.environ, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+        for _ in range(2)
+    ]
+    said = [process.communicate(timeout=240)[1] for process in both]
+    codes = [process.returncode for process in both]
+    assert sorted(codes) == [0, 2], said
+    refused = said[codes.index(2)]
+    assert f"error: port {shell.port}" in refused
+    assert f"--port {int(shell.port) + 1}" in refused
+    assert "Traceback" not in "".join(said)
+    (endpoint,) = shell("status", "--json")["endpoints"]
+    assert endpoint["state"] == "ready"
 
 
 def test_what_cannot_be_served_so_is_2_before_anything_is_started(

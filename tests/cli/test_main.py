@@ -43,6 +43,47 @@ def test_bad_input_is_2_with_one_message_and_nothing_in_mlflow(fledge: Run, tmp_
     assert [path.name for path in tmp_path.iterdir()] == ["bad.jsonl"]
 
 
+BEFORE_MLFLOW = """
+import sys
+from importlib.machinery import PathFinder
+
+class Hidden(PathFinder):
+    def find_spec(name, path=None, target=None):
+        if name in ("openvino_genai", "transformers"):
+            raise ModuleNotFoundError(name)
+
+if "--hide" in sys.argv:
+    sys.argv.remove("--hide")
+    sys.meta_path.insert(0, Hidden)
+import fledge.cli.main as main
+try: main.main()
+finally: print([name for name in ("mlflow", "scipy", "torch") if name in sys.modules])
+"""
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("experiment", "--model", "nosuch"), "no model 'nosuch'"),
+        (("evaluate", "nosuch"), "no model 'nosuch'"),
+        (("register", "--model", "nosuch"), "no model 'nosuch'"),
+        (("run", "nosuch"), "no model 'nosuch'"),
+        (("experiment", "--hide"), "an engine is not installed"),
+        (("evaluate", "embedded", "--hide"), "an engine is not installed"),
+        (("register", "--engines", "fast", "--hide"), "the engine openvino is not installed"),
+    ],
+)
+def test_a_model_or_an_engine_that_is_not_there_is_said_before_anything_heavy_is_loaded(
+    words: tuple[str, ...], said: str, tmp_path: Path
+) -> None:
+    command = [sys.executable, "-c", BEFORE_MLFLOW, *words]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=120)
+    assert f"error: {said}" in done.stderr
+    assert done.returncode in (1, 2)
+    assert done.stdout.splitlines()[-1] == "[]"
+    assert not list(tmp_path.glob("mlflow.db"))
+
+
 def test_an_unsupported_store_is_said(fledge: Run, tmp_path: Path) -> None:
     done = fledge("prompts", "list", "--tracking-uri", "./mlruns", cwd=tmp_path)
     assert done.returncode == 2

@@ -4,6 +4,8 @@ import json
 import os
 import shutil
 import signal
+import socket
+import subprocess
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +14,7 @@ from typing import Any
 import httpx
 import psutil
 import pytest
+from mlflow import MlflowClient
 
 from fledge.core.errors import FledgeError, InputError
 from fledge.core.messages import OutboxRecord
@@ -23,9 +26,10 @@ from fledge.monitoring.outbox_reader import read_outbox
 from fledge.prompts.prompt import Draft
 from fledge.prompts.store import open_prompts
 from fledge.registry.release import promote, register
+from fledge.releases._mlflow_releases import find
 from fledge.serving.smoke import check_endpoint
 from fledge.supervision.config import ServeConfig
-from fledge.supervision.endpoints import EndpointStatus, serve, status, stop
+from fledge.supervision.endpoints import EndpointStatus, log_file, prepare, serve, status, stop, supervisor_command
 from tests.conftest import PATIENCE_S
 from tests.serving.harness import until
 
@@ -194,6 +198,40 @@ def test_a_port_in_use_is_named_with_the_pid_that_is_ours(config: ServeConfig, e
     assert f"port {config.port}" in caught.value.message
     assert f"pid {endpoint.pid}" in caught.value.message
     assert f"--port {config.port + 1}" in caught.value.hint
+
+
+def test_a_port_that_was_taken_meanwhile_is_said(config: ServeConfig) -> None:
+    command = supervisor_command(prepare(config, "mine"))
+    with socket.create_server((config.host, config.port)):
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+    assert done.returncode == 2
+    assert done.stderr == f"error: port {config.port} on 127.0.0.1 cannot be used: address already in use\n"
+
+
+def test_an_export_at_the_start_is_told(config: ServeConfig, tmp_path: Path) -> None:
+    asked = ExperimentConfig(tracking_uri=config.tracking_uri, state=config.state)
+    register(asked, name="bare", engines=("none",))
+    said: list[str] = []
+    running = serve(replace(config, cache=str(tmp_path / "cache")), "bare/1", say=said.append)
+    stop(config)
+    assert "exporting embedded to OpenVINO, once for this model: about 8 s" in said
+    assert any("converting" in text for text in said)
+    assert said[-1].startswith("exporting embedded to OpenVINO took ")
+    assert running.progress == []
+    log = log_file(Path(running.folder)).read_text(encoding="utf-8")
+    assert f"supervisor: ready at {running.url} after " in log
+
+
+def test_without_the_tracking_server_a_release_that_is_not_kept_here_is_out_of_reach(
+    workspace: Workspace, port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    away = ServeConfig(tracking_uri=f"http://127.0.0.1:{port}", state=workspace.state, port=port)
+    with pytest.raises(FledgeError, match=r"tracking server at http://127\.0\.0\.1:\d+ cannot be reached") as caught:
+        serve(away, "mine@champion")
+    assert not isinstance(caught.value, InputError)
+    with pytest.raises(FledgeError, match="cannot be reached: nothing listens there"):
+        find(MlflowClient(tracking_uri=away.tracking_uri), "mine@champion")
 
 
 def test_beyond_loopback_a_key_is_needed(config: ServeConfig, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,10 +13,11 @@ from fledge.engines.selection import EngineSettings
 
 @click.command()
 @settings(EngineSettings)
+@click.option("--model", help="Also say what the engine of this model would take of memory.")
 @json_option
-def doctor(as_json: bool, **flags: Any) -> None:
+def doctor(model: str | None, as_json: bool, **flags: Any) -> None:
     """What this machine has, which engines run here, and what to install for the others."""
-    found = examine(load(EngineSettings, flags).value)
+    found = examine(load(EngineSettings, flags).value, model)
     machine = found["machine"]
     about = [[name, _text(machine[name])] for name in ("cpu", "threads", "memory_bytes", "gpu", "system", "python")]
     about += [[name, version] for name, version in machine["versions"].items()]
@@ -27,6 +28,7 @@ def doctor(as_json: bool, **flags: Any) -> None:
         table("machine", ["", "value"], about),
         table("engines", ["engine", "ready", "", "to get it"], engines),
         f"auto: {found['auto']}",
+        *([found["memory"]] if found["memory"] else []),
     )
     for problem in found["problems"]:
         message(f"problem: {problem}")

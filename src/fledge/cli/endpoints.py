@@ -49,6 +49,7 @@ def serve(
 def serve_targets(
     config: ServeConfig, targets: tuple[str, ...], detach: bool, as_json: bool, about: dict[str, Any]
 ) -> None:
+    """Serve targets here or in the background, and print what runs, with what else `about` tells."""
     if not detach:
         _serve_here(config, targets, as_json, about)
     running = endpoints.serve(config, *targets, say=message)

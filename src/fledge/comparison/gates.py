@@ -4,10 +4,12 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-from fledge.comparison.estimates import Estimate
 from fledge.core.errors import InputError
+
+if TYPE_CHECKING:
+    from fledge.comparison.estimates import Estimate
 
 _FORM = re.compile(r"\s*(?P<metric>[\w.:/-]+)\s*(?P<sign><=|>=)\s*(?P<limit>[+-]?(?:\d+\.?\d*|\.\d+)(?:e[+-]?\d+)?)\s*")
 GateOn = Literal["bound", "mean"]
@@ -58,7 +60,7 @@ def read_gates(text: str) -> tuple[Gate, ...]:
     return tuple(gates)
 
 
-def judge(gate: Gate, estimates: Mapping[str, Estimate], on: GateOn) -> GateResult:
+def judge(gate: Gate, estimates: "Mapping[str, Estimate]", on: GateOn) -> GateResult:
     """Judge a gate. On the `bound`, the far end of the 95 % interval must reach the limit as well."""
     found = estimates.get(gate.metric)
     if found is None:

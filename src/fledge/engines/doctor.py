@@ -4,7 +4,8 @@ from typing import Any
 
 from fledge.core import state
 from fledge.core.errors import FledgeError
-from fledge.engines import machine, selection
+from fledge.engines import machine, memory, selection
+from fledge.engines.engine import Mode
 from fledge.engines.selection import EXTRAS, EngineSettings
 
 DETAILS = {
@@ -15,8 +16,9 @@ DETAILS = {
 }
 
 
-def examine(settings: EngineSettings) -> dict[str, Any]:
-    """`machine`, `engines[]` of `name, ready, detail, hint`, `auto` in words, and `problems[]` in words."""
+def examine(settings: EngineSettings, model: str | None = None) -> dict[str, Any]:
+    """`machine`, `engines[]` of `name, ready, detail, hint`, `auto` in words, `problems[]` in words, and `memory`, what
+    the engine of `model` would take, in words; empty without a model."""
     engines = [
         {
             "name": name,
@@ -27,14 +29,24 @@ def examine(settings: EngineSettings) -> dict[str, Any]:
         for name, detail in DETAILS.items()
     ]
     problems: list[str] = []
-    auto = "none"
+    auto, needed = "none", ""
     try:
-        choice = selection.choose(settings)
+        snapshot = selection.find_snapshot(model, settings) if model else None
+        choice = selection.choose(settings, snapshot)
         auto = f"{choice.name} on {choice.device}: {choice.reason}"
+        if snapshot is not None and choice.name in memory.BASE_BYTES and choice.device == "cpu":
+            mode: Mode = "exact" if settings.mode == "exact" else "fast"
+            needed = memory.check(snapshot, choice.name, mode, settings.cache_gb)
     except FledgeError as error:
         problems.append(f"{error.message} ({error.hint})")
     try:
         state.check_writable(settings.state_dir)
     except FledgeError as error:
         problems.append(f"{error.message} ({error.hint})")
-    return {"machine": machine.describe(), "engines": engines, "auto": auto, "problems": problems}
+    return {
+        "machine": machine.describe(),
+        "engines": engines,
+        "auto": auto,
+        "memory": needed,
+        "problems": problems,
+    }

@@ -209,9 +209,30 @@ def load_plan(client: MlflowClient, run_id: str) -> dict[str, Any] | None:
 
 
 def load_table(client: MlflowClient, run_id: str) -> pd.DataFrame:
-    """The table of answers of an experiment's parent run: one row for each cell. Raises `InputError` if it has none."""
-    content = load_artifact(client, run_id, TABLE, hint=NAME_A_RUN)
+    """The table of answers of an experiment's parent run: one row for each cell.
+
+    Raises `InputError` if it has none, as one that is unfinished.
+    """
+    try:
+        content = load_artifact(client, run_id, TABLE, hint=NAME_A_RUN)
+    except InputError:
+        _refuse_unfinished(client, run_id)
+        raise
     return pd.DataFrame(content["data"], columns=content["columns"])
+
+
+def _refuse_unfinished(client: MlflowClient, run_id: str) -> None:
+    """Raise `InputError` for an experiment that ended early, or has not ended yet."""
+    try:
+        run = client.get_run(run_id)
+    except MlflowException:
+        return
+    if run.data.tags.get("fledge.kind") == "experiment":
+        state = "still running" if run.info.status == "RUNNING" else run.info.status.lower()
+        raise InputError(
+            f"experiment {run_id} is unfinished ({state}): not all of its questions are answered",
+            hint=f"fledge experiment --resume {run_id}",
+        )
 
 
 def load_comparison(client: MlflowClient, run_id: str) -> dict[str, Any]:

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree as ET
 
-from fledge.comparison.estimates import estimate
 from fledge.comparison.gates import Gate, GateOn, GateResult, judge, read_gates
 from fledge.core.errors import InputError
 from fledge.core.jsonable import jsonable
@@ -82,6 +81,7 @@ def evaluate(
     _check(wanted, config)
     result = run_experiment(config, engine=engine, progress=progress, say=say)
 
+    from fledge.comparison.estimates import estimate  # with pandas and scipy, which take seconds to load
     from fledge.experiments._mlflow import load_table, log_evaluation
     from fledge.tracking._mlflow import connect
 

@@ -15,7 +15,7 @@ from fledge.engines import selection
 from fledge.engines.engine import Engine, EngineGoneError
 from fledge.engines.selection import RemoteModel
 from fledge.experiments.arms import Arm, build_arms, check_variables, default_prompt, own_arms, wanted
-from fledge.experiments.config import ExperimentConfig
+from fledge.experiments.config import ArmConfig, ExperimentConfig
 from fledge.experiments.progress import LiveProgress, Progress
 from fledge.models.snapshot import Snapshot
 from fledge.questions.question_set import QuestionSet
@@ -97,7 +97,7 @@ def run_experiment(
     asked_for = select_questions(config, questions)
     config = replace(config, questions=asked_for.source)  # of a set in MLflow the version
     asked = wanted(config)
-    models = {name: selection.find(name, config) for name in dict.fromkeys(arm.model for arm in asked)}
+    models = _find_models(config, asked, engine)  # what can be refused is, before MLflow is loaded
 
     from fledge.experiments._mlflow import start_runs
     from fledge.experiments._mlflow_record import ExperimentRecord
@@ -307,6 +307,17 @@ def select_questions(config: ExperimentConfig, given: QuestionSet | None = None)
     if given is None and config.questions == "default":
         questions = questions.only("test")
     return questions.sample(config.limit, config.order_seed) if config.limit else questions
+
+
+def _find_models(
+    config: ExperimentConfig, asked: Sequence[ArmConfig], given: Engine | None
+) -> dict[str, Snapshot | RemoteModel]:
+    """The models that are asked, by name. Raises `FledgeError` where one is not there, or no engine that runs it."""
+    found = {name: selection.find(name, config) for name in dict.fromkeys(arm.model for arm in asked)}
+    for name, model in found.items():
+        if isinstance(model, Snapshot) and not (given is not None and name == config.model):
+            selection.choose(config, model)
+    return found
 
 
 def _digest(model: Snapshot | RemoteModel) -> str:

@@ -27,7 +27,7 @@ from fledge.prompts.prompt import Prompt
 from fledge.registry import package
 from fledge.registry._mlflow_evidence import Standing
 from fledge.registry._mlflow_versions import add_version
-from fledge.registry.rows import BARE, MESSAGES
+from fledge.registry.columns import BARE, MESSAGES
 from fledge.registry.signing import sign
 from fledge.releases import manifest as manifests
 from fledge.releases._mlflow_releases import (

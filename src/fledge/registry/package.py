@@ -17,7 +17,7 @@ from fledge.engines.openvino_files import ExportError, Say, exported
 from fledge.engines.selection import EngineSettings, is_release
 from fledge.models.snapshot import Snapshot
 from fledge.prompts.prompt import Prompt
-from fledge.registry.rows import MESSAGES
+from fledge.registry.columns import MESSAGES
 from fledge.releases.manifest import Manifest, Weights
 
 # What the code of a release imports, and what its engines do.

@@ -9,12 +9,10 @@ from pydantic import TypeAdapter, ValidationError
 
 from fledge.core.errors import InputError
 from fledge.core.types import Message
+from fledge.registry.columns import BARE, MESSAGES
 
 Row = Mapping[str, str] | tuple[Message, ...]
 """The variables of the release's prompt, or the turns of a conversation, which need no prompt."""
-
-MESSAGES = "messages"
-BARE = 0  # what pandas calls the column of a text that has no name
 
 _conversation = TypeAdapter(tuple[Message, ...])
 
