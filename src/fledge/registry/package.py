@@ -27,7 +27,7 @@ ALWAYS = (
 )
 EXPORTED = ("openvino-genai",)
 UNEXPORTED = ("torch", "transformers", "openvino-genai", "optimum-intel", "nncf")
-BY_REFERENCE = ("huggingface-hub", "httpx")
+BY_REFERENCE = ("huggingface-hub", "httpx", "gguf")
 
 
 def describe(
