@@ -9,10 +9,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from fledge.core.errors import FledgeError, InputError
+from fledge.core.settings import Workspace
 from fledge.models import snapshot
+from fledge.releases.manifest import Manifest, read_release, snapshot_of, write_release
+from tests.conftest import Run
 from tests.models import inconsistent_models
 from tests.models.broken_models import CASES, PARAMETERS, TOKENIZER, Break, arm, config, edit, tensors, write_model
 
@@ -132,3 +136,26 @@ def test_a_link_within_the_folder_is_fine(tmp_path: Path) -> None:
     (folder / "model.safetensors").rename(folder / "blob")
     (folder / "model.safetensors").symlink_to("blob")
     assert snapshot.resolve(str(folder)).parameters == PARAMETERS
+
+
+def test_a_release_is_checked_by_the_same_rules(tmp_path: Path) -> None:
+    """One that was registered before fledge checked so much."""
+    folder = write_model(tmp_path / "model")
+    model = snapshot.resolve(str(folder))
+    inconsistent_models.number("transformer.ln_f.bias", np.nan)(folder)
+    manifest = Manifest("mine", "model", "", model.digest, "simple", 1, "{{question}}", {})
+    manifest = write_release(tmp_path / "release", manifest, model, {})
+    with pytest.raises(InputError, match=r"model\.safetensors is broken: the tensor .* holds NaN"):
+        snapshot_of(tmp_path / "release", read_release(tmp_path / "release"))
+
+
+@pytest.mark.parametrize("command", [("experiment", "--limit", "1"), ("register",)])
+def test_the_command_line_names_file_and_value(command: tuple[str, ...], fledge: Run, workspace: Workspace) -> None:
+    folder = write_model(Path("model").absolute())
+    config(n_head=3)(folder)
+    done = fledge(*command, "--model", str(folder))
+    assert done.returncode == InputError.exit_code
+    assert done.stderr.startswith(
+        f"error: {folder}/config.json has 'n_head' 3, which does not divide n_embd (8)\ntry: "
+    )
+    assert not done.stdout
