@@ -11,7 +11,7 @@ from fledge.core.errors import InputError
 from fledge.core.types import Message
 
 Row = Mapping[str, str] | tuple[Message, ...]
-"""The variables of the release's prompt, or the turns of a conversation, which need no prompt."""
+"""The variables of the release's prompt, or the turns of a conversation, which is filled into it."""
 
 MESSAGES = "messages"
 BARE = 0  # what pandas calls the column of a text that has no name
