@@ -8,6 +8,7 @@ from mlflow import MlflowClient
 
 from fledge.core.settings import Workspace
 from tests.conftest import Run
+from tests.models.instruct_model import write_instruct_model
 
 
 def test_json_is_all_that_stdout_has(fledge: Run, workspace: Workspace, tmp_path: Path) -> None:
@@ -18,6 +19,28 @@ def test_json_is_all_that_stdout_has(fledge: Run, workspace: Workspace, tmp_path
     assert json.loads(done.stdout)["arms"][0]["metrics"]["noisy"] == 1
     assert "loaded" in done.stderr
     assert "noise" in done.stderr
+
+
+def test_a_format_that_a_model_does_not_take(fledge: Run, workspace: Workspace, tmp_path: Path) -> None:
+    done = fledge("experiment", "--format", "chat", "--prompts", "simple", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "prompt simple/1 cannot be asked as chat of embedded, which has no chat template" in done.stderr
+    assert "try: --format completion" in done.stderr
+    for flag, value in (("--format", "chatty"), ("--generation", "hot")):
+        wrong = fledge("experiment", flag, value, cwd=tmp_path)
+        assert (wrong.returncode, f"'{value}' is not one of" in wrong.stderr) == (2, True)
+
+
+def test_sampling_values_of_the_model(fledge: Run, workspace: Workspace, tmp_path: Path) -> None:
+    model = str(write_instruct_model(tmp_path / "model", do_sample=True, temperature=0.7))
+    flags = ("--engine", "scripted", "--prompts", "question", "--limit", "2", "--json", "--generation", "model")
+    run_id = json.loads(fledge("experiment", "--model", model, *flags, cwd=tmp_path).stdout)["run_id"]
+    client = MlflowClient(workspace.tracking_uri)
+    (arm,) = client.search_runs([client.get_run(run_id).info.experiment_id], f"tags.`mlflow.parentRunId` = '{run_id}'")
+    recorded = [arm.data.params[name] for name in ("format", "temperature", "generation_defaults")]
+    assert recorded == ["chat", "0.7", "model"]
+    refused = fledge("experiment", "--resume", run_id, "--generation", "model", cwd=tmp_path)
+    assert (refused.returncode, "--generation would change it" in refused.stderr) == (2, True)
 
 
 def test_an_empty_run_is_no_new_experiment(fledge: Run, tmp_path: Path) -> None:

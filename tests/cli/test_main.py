@@ -152,7 +152,7 @@ def test_prompts_experiment_register_history(fledge: Run, tmp_path: Path) -> Non
     experiment = ask("experiment", "--prompts", "short,simple", "--limit", "3")
     assert isinstance(experiment, dict)
     assert (experiment["cells"], experiment["failed"]) == (6, 0)
-    assert [set(arm) for arm in experiment["arms"]] == [{"name", "prompt", "model", "digest", "metrics"}] * 2
+    assert [set(arm) for arm in experiment["arms"]] == [{"name", "prompt", "model", "digest", "metrics", "format"}] * 2
     compared = ask("compare", experiment["run_id"])
     assert isinstance(compared, dict)
     release = ask("register", "--run", experiment["run_id"])

@@ -166,15 +166,20 @@ def test_prompts_of_the_registry(hold: Callable[..., Held], config: ChatConfig) 
     assert held.enter("/reset", "/prompt", "c?") == "c?\n"
 
 
-def test_a_release_is_asked_by_its_own_prompt_unless_another_is_chosen(hold: Callable[..., Held]) -> None:
+def test_a_release_is_asked_by_its_own_prompt_unless_another_is_chosen(
+    hold: Callable[..., Held], config: ChatConfig
+) -> None:
     engine = ScriptedEngine(lambda prompt: prompt.replace("\n", "|"))
     held = hold(engine, prompt=Prompt("qa", 2, "Q: {{question}}\nA:"))
     assert held.enter("a?") == "Q: a?|A:\n"
     assert held.enter("b?") == "a?|Q: a?|A:|Q: b?|A:\n"  # the question before stands as it was asked
     assert held.enter("/reset", "/prompt simple", "c?") == "Question: c?|Answer:\n"
+    open_prompts(config).register(Draft("told", "{{question}}", system="Be kind."))
+    assert held.enter("/reset", "/prompt told", "c?") == "Be kind.|c?\n"
+    held.enter("/reset", "/prompt simple", "c?")
     assert held.enter("/reset", "/prompt", "d?") == "d?\n"
     prompts = [turn["prompt"] for turn in held.session.as_dict()["turns"] if turn["role"] == "user"]
-    assert prompts == ["qa/2", "qa/2", "simple/1", None]
+    assert prompts == ["qa/2", "qa/2", "simple/1", "told/1", "simple/1", None]
 
     two = hold(engine, prompt=Prompt("two", 1, "{{topic}}: {{question}}"))
     with pytest.raises(InputError, match="prompt two/1 needs values for topic, question") as caught:

@@ -12,7 +12,7 @@ from fledge.chains.engine_llm import build_chain
 from fledge.core.errors import FledgeError
 from fledge.engines import selection
 from fledge.engines.engine import Engine, GenerationParams, generate
-from fledge.experiments.arms import Arm
+from fledge.experiments.arms import Arm, resolve_format
 from fledge.experiments.cells import ask, order_cells
 from fledge.experiments.config import ExperimentConfig
 from fledge.experiments.run import run_experiment, select_questions
@@ -50,11 +50,14 @@ def _recorded(config: ExperimentConfig, engine: Engine, templates: dict[str, str
 
 
 def _unrecorded(config: ExperimentConfig, engine: Engine, templates: dict[str, str]) -> dict[str, Any]:
-    arms = [Arm(name, Prompt(name, 1, text), config.model, config.generation) for name, text in templates.items()]
+    model, arms = selection.find(config.model, config), []
+    for name, text in templates.items():
+        prompt = Prompt(name, 1, text)
+        arms.append(Arm(name, prompt, config.model, config.generation, format=resolve_format(prompt, model)))
     questions = select_questions(config).questions
     started = time.perf_counter()
     cells = order_cells(arms, questions, config.samples, config.order_seed)
-    chains = {(arm.name, 0): build_chain(arm.prompt, engine, arm.generation) for arm in arms if arm.prompt}
+    chains = {(arm.name, 0): build_chain(arm.asked, engine, arm.generation) for arm in arms if arm.asked}
     answers = list(ask(cells, chains, lambda _: None, at_once=config.at_once))
     seconds = time.perf_counter() - started
     return {

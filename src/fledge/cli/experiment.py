@@ -67,7 +67,8 @@ def _one_way(config: ExperimentConfig, flags: dict[str, Any]) -> ExperimentConfi
 
 def _only_workspace(flags: dict[str, Any], file: Path | None, like: str | None) -> Workspace:
     own = {item.name for item in options(Workspace)}
-    others = [f"--{name.replace('_', '-')}" for name, value in flags.items() if value is not None and name not in own]
+    names = {item.name: item.flag for item in options(ExperimentConfig)}
+    others = [names[name] for name, value in flags.items() if value is not None and name not in own]
     others += ["--config"] * (file is not None) + ["--like"] * (like is not None)
     if others:
         raise InputError(

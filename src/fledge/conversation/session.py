@@ -19,7 +19,7 @@ from fledge.engines import selection
 from fledge.engines.engine import GenerationParams
 from fledge.engines.selection import EngineSettings, is_release, release_folder
 from fledge.experiments.arms import PROMPT_SETTINGS, settled
-from fledge.prompts.format import prompt_of
+from fledge.prompts.format import as_asked, prompt_of
 from fledge.prompts.prompt import PromptStore
 from fledge.prompts.store import open_prompts
 from fledge.releases.manifest import load_manifest
@@ -187,7 +187,7 @@ class Session:
         if self._prompts is None:
             self._hint("opening the prompt registry")
             self._prompts = open_prompts(self._config, self._say)
-        prompt = self._prompts.load(name)
+        prompt = as_asked(self._prompts.load(name), "chat")
         self.dialogue.use(prompt)
         self._plain = True
         self._hint(f"questions are filled into {prompt.label}; /prompt alone turns that off")

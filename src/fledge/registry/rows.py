@@ -12,7 +12,7 @@ from fledge.core.types import Message
 from fledge.registry.columns import BARE, MESSAGES
 
 Row = Mapping[str, str] | tuple[Message, ...]
-"""The variables of the release's prompt, or the turns of a conversation, which need no prompt."""
+"""The variables of the release's prompt, or the turns of a conversation, which is filled into it."""
 
 _conversation = TypeAdapter(tuple[Message, ...])
 
