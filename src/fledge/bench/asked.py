@@ -10,6 +10,7 @@ from typing import Any
 
 from fledge.chains.engine_llm import build_chain
 from fledge.core.errors import FledgeError
+from fledge.core.types import Format
 from fledge.engines import selection
 from fledge.engines.engine import Engine, GenerationParams, generate
 from fledge.experiments.arms import Arm
@@ -26,19 +27,19 @@ def main(verb: str, content: dict[str, Any]) -> None:
     engine = selection.start(config, selection.find(config.model, config))
     generate(engine, ["warm up"], GenerationParams(max_tokens=4))
     work = _recorded if verb == "recorded" else _unrecorded
-    found = work(config, engine, content["templates"])
+    found = work(config, engine, content)
     sys.stdout.write(json.dumps(found) + "\n")
     engine.close()
 
 
-def _recorded(config: ExperimentConfig, engine: Engine, templates: dict[str, str]) -> dict[str, Any]:
+def _recorded(config: ExperimentConfig, engine: Engine, content: dict[str, Any]) -> dict[str, Any]:
     # What is loaded and registered once is not what recording costs each time.
     from fledge.experiments import _mlflow_capture, _mlflow_record  # noqa: F401
     from fledge.experiments._mlflow import load_table
     from fledge.tracking._mlflow import connect
 
     client, prompts = connect(config.tracking), open_prompts(config)
-    for name in templates:
+    for name in content["templates"]:
         prompts.load(name)
     started = time.perf_counter()
     result = run_experiment(config, engine=engine)
@@ -49,12 +50,16 @@ def _recorded(config: ExperimentConfig, engine: Engine, templates: dict[str, str
     return {"seconds": seconds, "latencies": list(table["latency_s"]), "ttfts": list(table["ttft_s"])}
 
 
-def _unrecorded(config: ExperimentConfig, engine: Engine, templates: dict[str, str]) -> dict[str, Any]:
-    arms = [Arm(name, Prompt(name, 1, text), config.model, config.generation) for name, text in templates.items()]
+def _unrecorded(config: ExperimentConfig, engine: Engine, content: dict[str, Any]) -> dict[str, Any]:
+    form: Format = "chat" if content["chat"] else "completion"
+    arms = [
+        Arm(name, Prompt(name, 1, text), config.model, config.generation, format=form)
+        for name, text in content["templates"].items()
+    ]
     questions = select_questions(config).questions
     started = time.perf_counter()
     cells = order_cells(arms, questions, config.samples, config.order_seed)
-    chains = {(arm.name, 0): build_chain(arm.prompt, engine, arm.generation) for arm in arms if arm.prompt}
+    chains = {(arm.name, 0): build_chain(arm.asked, engine, arm.generation) for arm in arms if arm.asked}
     answers = list(ask(cells, chains, lambda _: None, at_once=config.at_once))
     seconds = time.perf_counter() - started
     return {
