@@ -10,9 +10,10 @@ from typing import Any
 
 from fledge.chains.engine_llm import build_chain
 from fledge.core.errors import FledgeError
+from fledge.core.types import Format
 from fledge.engines import selection
 from fledge.engines.engine import Engine, GenerationParams, generate
-from fledge.experiments.arms import Arm, resolve_format
+from fledge.experiments.arms import Arm
 from fledge.experiments.cells import ask, order_cells
 from fledge.experiments.config import ExperimentConfig
 from fledge.experiments.run import run_experiment, select_questions
@@ -26,19 +27,19 @@ def main(verb: str, content: dict[str, Any]) -> None:
     engine = selection.start(config, selection.find(config.model, config))
     generate(engine, ["warm up"], GenerationParams(max_tokens=4))
     work = _recorded if verb == "recorded" else _unrecorded
-    found = work(config, engine, content["templates"])
+    found = work(config, engine, content)
     sys.stdout.write(json.dumps(found) + "\n")
     engine.close()
 
 
-def _recorded(config: ExperimentConfig, engine: Engine, templates: dict[str, str]) -> dict[str, Any]:
+def _recorded(config: ExperimentConfig, engine: Engine, content: dict[str, Any]) -> dict[str, Any]:
     # What is loaded and registered once is not what recording costs each time.
     from fledge.experiments import _mlflow_capture, _mlflow_record  # noqa: F401
     from fledge.experiments._mlflow import load_table
     from fledge.tracking._mlflow import connect
 
     client, prompts = connect(config.tracking), open_prompts(config)
-    for name in templates:
+    for name in content["templates"]:
         prompts.load(name)
     started = time.perf_counter()
     result = run_experiment(config, engine=engine)
@@ -49,11 +50,12 @@ def _recorded(config: ExperimentConfig, engine: Engine, templates: dict[str, str
     return {"seconds": seconds, "latencies": list(table["latency_s"]), "ttfts": list(table["ttft_s"])}
 
 
-def _unrecorded(config: ExperimentConfig, engine: Engine, templates: dict[str, str]) -> dict[str, Any]:
-    model, arms = selection.find(config.model, config), []
-    for name, text in templates.items():
-        prompt = Prompt(name, 1, text)
-        arms.append(Arm(name, prompt, config.model, config.generation, format=resolve_format(prompt, model)))
+def _unrecorded(config: ExperimentConfig, engine: Engine, content: dict[str, Any]) -> dict[str, Any]:
+    form: Format = "chat" if content["chat"] else "completion"
+    arms = [
+        Arm(name, Prompt(name, 1, text), config.model, config.generation, format=form)
+        for name, text in content["templates"].items()
+    ]
     questions = select_questions(config).questions
     started = time.perf_counter()
     cells = order_cells(arms, questions, config.samples, config.order_seed)

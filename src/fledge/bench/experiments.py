@@ -110,12 +110,12 @@ def _measure(config: ExperimentBenchConfig, model: MeasuredModel, reporter: Repo
         mode: Mode = "fast" if config.mode == "fast" else "exact"
         exported(model.snapshot, config.cache_dir / "engines", mode, reporter.say)
     cells = len(questions) * len(TEMPLATES)
-    common = {"templates": TEMPLATES, "tokens": config.tokens}
+    common = {"templates": TEMPLATES, "tokens": config.tokens, "chat": model.chat}
     subject = {**common, "config": {**settings, "model": path}}
     runs: dict[str, list[Measured]] = {}
     with tempfile.TemporaryDirectory() as folder:
         store = f"sqlite:///{folder}/peer.db"
-        peer = {**common, "questions": questions, "model": path, "chat": model.chat, "tracking_uri": store}
+        peer = {**common, "questions": questions, "model": path, "tracking_uri": store}
         ways = [
             *[(way, f"{folder}/{number}") for number in range(config.repeats) for way in (UNRECORDED, RECORDED)],
             (PEER, ""),

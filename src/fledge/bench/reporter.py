@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from fledge.engines.openvino_files import Say
 
-PULSE_S = 5.0
+PULSE_S = 4.0
 
 Progress = Callable[[int, int, str], None]
 

@@ -44,7 +44,7 @@ def release(settings: EngineSettings, model: Snapshot, folder: Path, say: Say) -
     asked = ExperimentConfig(
         model=str(model.path), tracking_uri=workspace.tracking_uri, state=workspace.state, cache=settings.cache
     )
-    register(asked, name=RELEASE, prompt="simple")
+    register(asked, name=RELEASE)
     promote(workspace, RELEASE, 1, force=True, reason="a benchmark")
     return workspace
 

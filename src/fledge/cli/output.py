@@ -25,6 +25,7 @@ def err() -> Console:
 
 
 _bars: list[Progress] = []
+_spoke_at = [0.0]  # when the last message was shown
 LINE_EVERY_S = 15.0
 # What moves a terminal's cursor and colours belongs to us, not to answers and question files.
 _CONTROLS = {code: f"\\x{code:02x}" for code in (*range(0x20), *range(0x7F, 0xA0)) if chr(code) not in "\n\t"}
@@ -44,6 +45,7 @@ def _read_by_somebody() -> Iterator[None]:
 
 def message(text: str) -> None:
     """A line for the user, on stderr; above a bar, where there is one."""
+    _spoke_at[0] = time.monotonic()
     console = _bars[-1].console if _bars else err()
     console.print(Text(text.translate(_CONTROLS)), soft_wrap=True)
 
@@ -163,19 +165,17 @@ def _minutes(seconds: float) -> str:
 def steps_progress(description: str) -> Iterator[Callable[[int, int, str], None]]:
     """A bar for steps on stderr, with the time left. Yields a function of done, total and what is being done.
 
-    Where there is no terminal, a line says so now and then.
+    Where there is no terminal, a line says so when nothing else was said for a while.
     """
     column = TextColumn("{task.fields[what]}")
-    last = time.monotonic()
+    _spoke_at[0] = time.monotonic()
     with _bar(description, column, what="") as (progress, task):
 
         def update(done: int, total: int, what: str) -> None:
-            nonlocal last
             shown = f"{done}/{total} {what}" if total else what
             progress.update(task, completed=done, total=total or None, what=shown)
             _start(progress)
-            if progress.disable and time.monotonic() - last >= LINE_EVERY_S:
-                last = time.monotonic()
+            if progress.disable and time.monotonic() - _spoke_at[0] >= LINE_EVERY_S:
                 left = progress.tasks[0].time_remaining
                 message(f"{description}: {shown}" + ("" if left is None else f", about {left:.0f} s left"))
 
