@@ -167,7 +167,7 @@ def _bytes(folder: Path, pick: random.Random) -> str:
 
 
 def main() -> None:
-    """Answer two prompts and a conversation with the model in a folder; print texts or the refusal, and peak memory."""
+    """Answer two prompts and a conversation with the model in a folder; print what came, and what it took."""
     from fledge.core.types import Message
     from fledge.engines import selection
     from fledge.engines.engine import GenerationParams, Prompt, generate
@@ -187,7 +187,9 @@ def main() -> None:
         started.close()
     except FledgeError as error:
         told |= {"refused": error.message, "hint": error.hint}
-    told["peak_mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
+    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    told["cpu_s"] = sum(item.ru_utime + item.ru_stime for item in used)
+    told["peak_mb"] = max(item.ru_maxrss for item in used) / 1e3
     sys.stdout.write(json.dumps(told))
 
 
