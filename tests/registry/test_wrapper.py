@@ -30,7 +30,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def stored(tmp_path_factory: pytest.TempPathFactory, empty_store: Path) -> Workspace:
-    """A workspace that stays for the whole module, with nothing exported yet: its first release carries no engine."""
+    """A workspace that stays for the whole module; its releases carry no engine."""
     folder = tmp_path_factory.mktemp("wrapper")
     (folder / "mlflow.db").write_bytes(empty_store.read_bytes())
     return Workspace(f"sqlite:///{folder / 'mlflow.db'}", str(folder / ".fledge"))
@@ -40,7 +40,7 @@ def _load(workspace: Workspace, prompt: str, monkeypatch: pytest.MonkeyPatch) ->
     folder = Path(workspace.state).parent
     monkeypatch.chdir(folder)
     config = ExperimentConfig(tracking_uri=workspace.tracking_uri, state=workspace.state)
-    release = register(config, name="mine", prompt=prompt)
+    release = register(config, name="mine", prompt=prompt, engines=("none",))
     mlflow.set_tracking_uri(workspace.tracking_uri)
     return mlflow.pyfunc.load_model(release.model_uri)
 

@@ -77,12 +77,6 @@ def estimate_s(snapshot: Snapshot, mode: Mode) -> float:
     return 8 + (0.12e-6 if mode == "exact" else 0.3e-6) * snapshot.parameters
 
 
-def in_cache(snapshot: Snapshot, cache: Path) -> dict[Mode, Path]:
-    """The folders of a model that were exported before, by mode."""
-    modes: tuple[Mode, ...] = ("exact", "fast")
-    return {mode: folder for mode in modes if (folder := _folder(snapshot, cache, mode)).is_dir()}
-
-
 def known_files(cache: Path, model_digest: str) -> dict[str, Path]:
     """The files of a model that was exported before, by their SHA-256."""
     return files_of_exports(cache / f"{model_digest[:16]}-{mode}" for mode in ("exact", "fast"))
@@ -90,7 +84,7 @@ def known_files(cache: Path, model_digest: str) -> dict[str, Path]:
 
 def is_exported(snapshot: Snapshot, cache: Path, mode: Mode) -> bool:
     """Whether the model needs no export to run in a mode."""
-    return exported_beside(snapshot.path, mode) is not None or mode in in_cache(snapshot, cache)
+    return exported_beside(snapshot.path, mode) is not None or _folder(snapshot, cache, mode).is_dir()
 
 
 def read_gate(fast: Path) -> Gate:
@@ -131,7 +125,7 @@ def _let_others_finish(folder: Path, say: Say) -> None:
 
 @contextmanager
 def _timed(say: Say, what: str, estimate: float) -> Iterator[Callable[[str], None]]:
-    """Says what begins, with an estimate, and what it took. Yields what says the stage that it has come to."""
+    """Say what begins, with an estimate, and what it took. Yields a function that says the stage it has come to."""
     started = time.monotonic()
     say(f"{what}, once for this model: about {estimate:.0f} s")
 
@@ -154,6 +148,7 @@ def _run(snapshot: Snapshot, lock: int, tell: Callable[[str], None], *step: str)
             stdout=subprocess.PIPE,
             stderr=said,
             text=True,
+            errors="replace",
             pass_fds=(lock,),  # held for as long as anything writes
         )
         assert child.stdout  # noqa: S101 (opened as a pipe)

@@ -14,16 +14,15 @@ from fledge.releases.manifest import Manifest, load_manifest
 
 def link_or_copy(source: Path, target: Path) -> None:
     """Give a file a second name; copy it where the file system cannot, or where others may change it."""
-    found = source.resolve()
     target.parent.mkdir(parents=True, exist_ok=True)
-    if found.stat().st_uid == os.getuid():
+    if source.stat().st_uid == os.getuid() and not source.is_symlink():
         try:
-            target.hardlink_to(found)
+            target.hardlink_to(source)
         except OSError:  # another file system, or one without links
             pass
         else:
             return
-    shutil.copyfile(found, target)
+    shutil.copyfile(source, target)
 
 
 def lay_out(manifest: Manifest, source: Path, target: Path, known: Mapping[str, Path], linked: str) -> None:
