@@ -3,6 +3,7 @@
 `python -m tests.models.mutations FOLDER ENGINE` answers questions with a model, and prints what came.
 """
 
+import contextlib
 import dataclasses
 import json
 import random
@@ -179,12 +180,12 @@ def main() -> None:
     try:
         model = snapshot.resolve(folder)
         told["digest"] = model.digest
-        started = selection.start(EngineSettings(engine=engine, cache=cache), model)  # type: ignore[arg-type]
         params = GenerationParams(max_tokens=16, logprobs=True)
         prompts: list[Prompt] = ["What is machine learning?", "Question: Who was Ada Lovelace?\nAnswer:"]
         prompts.append([Message("user", "What is machine learning?")])
-        told["texts"] = [dataclasses.astuple(answer)[:3] for answer in generate(started, prompts, params)]
-        started.close()
+        settings = EngineSettings(engine=engine, cache=cache)  # type: ignore[arg-type]
+        with contextlib.closing(selection.start(settings, model)) as started:
+            told["texts"] = [dataclasses.astuple(answer)[:3] for answer in generate(started, prompts, params)]
     except FledgeError as error:
         told |= {"refused": error.message, "hint": error.hint}
     used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]

@@ -78,7 +78,10 @@ def test_what_is_not_refused_answers(tmp_path: Path) -> None:
 
 
 def report(seeds: int, engine: str, scratch: Path) -> None:
-    """Print what came of many mutations, seconds, seconds of processor time, and MB; `python -m tests.models.test_mutations 100 transformers DIR`."""
+    """Print what came of many mutations, with seconds, seconds of processor time and MB.
+
+    `python -m tests.models.test_mutations 100 transformers DIR`
+    """
     unchanged = ask(snapshot.resolve("embedded").path, scratch, engine)
     for seed in range(seeds):
         folder = scratch / "model"
