@@ -93,6 +93,7 @@ def smollm2() -> Snapshot:
         pytest.skip(error.message)
 
 
+@pytest.fixture(scope="session")
 def instruct_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a model with a chat template, which answers only what comes through it."""
     return write_instruct_model(tmp_path_factory.mktemp("models") / "instruct")

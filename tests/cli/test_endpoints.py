@@ -105,7 +105,7 @@ def test_in_the_foreground(shell: Shell) -> None:
             assert "runs in the foreground" in shell("logs", "--port", shell.port, code=2)
         finally:
             process.terminate()
-            said = process.communicate(timeout=PATIENCE_S)[0]
+            said = process.communicate(timeout=PATIENCE_S)
     url = f"http://127.0.0.1:{shell.port}"
     assert json.loads(said[0]) == {"url": url, "pid": process.pid, "version": 1, "ready_seconds": None}
     assert f"ready at {url} after " in said[1]

@@ -159,7 +159,7 @@ def test_prompts_that_cannot_be_sent(start: Start) -> None:
 def test_a_closed_engine_takes_no_more(start: Start) -> None:
     engine = start()
     engine.close()
-    with pytest.raises(FledgeError, match="takes no more"):
+    with pytest.raises(FledgeError, match="the engine is closed"):
         engine.submit("x", GenerationParams())
 
 

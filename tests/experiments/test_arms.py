@@ -171,7 +171,7 @@ def test_a_models_own_sampling_values_are_defaults(tmp_path: Path) -> None:
 def test_a_models_bad_sampling_values_are_named_with_their_file(tmp_path: Path, value: object, problem: str) -> None:
     folder = write_instruct_model(tmp_path / "instruct", do_sample=True, temperature=value)
     config = ExperimentConfig(generation_defaults="model")
-    with pytest.raises(InputError, match=rf"instruct/generation_config.json: .*{problem}"):
+    with pytest.raises(InputError, match=rf"instruct/generation_config.json.*{problem}"):
         build_arms(config, [ArmConfig("a", model="m")], [_prompt("a")], {"m": snapshot.resolve(str(folder))})
     with pytest.raises(InputError, match="is a URL, whose own generation settings cannot be read"):
         default_generation(config, RemoteModel("http://127.0.0.1:1/v1"))

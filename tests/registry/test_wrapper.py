@@ -14,6 +14,7 @@ import pytest
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
+from fledge.core.messages import Piece
 from fledge.core.settings import Workspace
 from fledge.core.types import Message
 from fledge.experiments.config import ExperimentConfig
@@ -77,18 +78,18 @@ def test_a_whole_table_is_one_batch_and_threads_share_it(
     model: Any, monkeypatch: pytest.MonkeyPatch, calls: int
 ) -> None:
     engine = model.unwrap_python_model().engine
-    turn, arrived = engine._turn, threading.Event()
+    take, arrived = engine._take, threading.Event()
 
-    def patient() -> None:
-        """No step before all questions are there: where one call waits for another's answer, they never are."""
+    def patient(piece: Piece) -> None:
+        """No answer before all questions are there: where one call waits for another's answer, they never are."""
         deadline = time.monotonic() + 60
         while not arrived.is_set() and time.monotonic() < deadline:
-            if engine.stats().waiting == 32:
+            if engine.stats().running == 32:
                 arrived.set()
             time.sleep(0.005)
-        turn()
+        take(piece)
 
-    monkeypatch.setattr(engine, "_turn", patient)
+    monkeypatch.setattr(engine, "_take", patient)
     questions = [f"What is number {number}?" for number in range(32)]
     tables = [pd.DataFrame({"question": questions[number::calls]}) for number in range(calls)]
     callers = [threading.Thread(target=model.predict, args=(table,)) for table in tables]
@@ -197,7 +198,8 @@ def test_where_fledge_is_not_installed(model: Any, stored: Workspace, tmp_path: 
         timeout=200,
     )
     lines = done.stdout.splitlines()
-    assert lines[0] == "not installed", done.stderr
+    assert len(lines) == 3, done.stderr
+    assert lines[0] == "not installed"
     assert "/artifacts/code/fledge/" in lines[1]
     assert lines[2] == ANSWER
     assert (tmp_path / ".cache" / "fledge" / "engines").is_dir()

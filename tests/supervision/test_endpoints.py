@@ -108,7 +108,7 @@ def _assert_traces_match(config: ServeConfig, records: list[OutboxRecord]) -> No
         trace = by_id[record.trace_id]
         assert trace.info.tags["fledge.release"] == "mine/1"
         assert ("mlflow.linkedPrompts" in trace.info.tags) == bool(record.prompt)
-        assert bool(record.prompt) == (record.route == "invocations" and record.status == 200)
+        assert bool(record.prompt) == (record.route in ("invocations", "chat") and record.status == 200)
     health = summarize(records)
     assert (health.errors, health.requests) == (0, len(records))
 
@@ -131,10 +131,10 @@ def test_chat_streams_what_it_would_answer_whole(client: httpx.Client) -> None:
 
 def test_a_conversation_too_long_for_the_model_loses_its_oldest_turns_and_says_so(client: httpx.Client) -> None:
     turns = [("user", "old words " * 200), ("assistant", "yes"), ("user", QUESTION)]
-    body = {"messages": [{"role": role, "content": content} for role, content in turns]}
+    body = {"messages": [{"role": role, "content": content} for role, content in turns], "prompt": "none"}
     answer = client.post("/v1/chat/completions", json=body)
     assert answer.headers["x-fledge-turns-left-out"] == "2"
-    short = client.post("/v1/chat/completions", json={"messages": body["messages"][2:]})
+    short = client.post("/v1/chat/completions", json={**body, "messages": body["messages"][2:]})
     assert "x-fledge-turns-left-out" not in short.headers
     assert short.json()["choices"] == answer.json()["choices"]
 

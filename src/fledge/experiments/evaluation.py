@@ -13,7 +13,6 @@ from fledge.core.jsonable import jsonable
 from fledge.core.settings import Workspace, load
 from fledge.engines.engine import Engine
 from fledge.engines.selection import is_release, release_folder
-from fledge.experiments.comparison import scores_of
 from fledge.experiments.config import ArmConfig, ExperimentConfig
 from fledge.experiments.run import run_experiment, select_questions
 from fledge.releases.manifest import load_manifest
@@ -83,6 +82,7 @@ def evaluate(
 
     from fledge.comparison.estimates import estimate  # with pandas and scipy, which take seconds to load
     from fledge.experiments._mlflow import load_table, log_evaluation
+    from fledge.experiments.comparison import scores_of
     from fledge.tracking._mlflow import connect
 
     client = connect(config.tracking)
