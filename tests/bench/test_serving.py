@@ -191,6 +191,13 @@ def test_bench_serve_measures_and_records(fledge: Run, workspace: Workspace, cha
     )
 
 
+def _line_of(process: psutil.Process) -> str:
+    try:
+        return " ".join(process.cmdline())
+    except psutil.Error:  # it has ended
+        return ""
+
+
 @pytest.mark.slow
 def test_an_interrupted_bench_leaves_no_process(workspace: Workspace, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "fledge", "bench", "serve", "--model", "embedded", "--peers", "", "--rates", ""]
@@ -198,7 +205,7 @@ def test_an_interrupted_bench_leaves_no_process(workspace: Workspace, tmp_path: 
     with subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL) as bench:
         family = psutil.Process(bench.pid)
         known: set[psutil.Process] = set()
-        while not any("fledge.bench.in_process" in " ".join(child.cmdline()) for child in known):
+        while not any("fledge.bench.in_process" in _line_of(child) for child in known):
             known |= set(family.children(recursive=True))
             assert bench.poll() is None
         bench.terminate()

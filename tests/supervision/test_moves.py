@@ -108,7 +108,9 @@ def test_a_release_whose_answers_are_no_numbers_is_not_served(config: ServeConfi
     folder = Path("broken")
     shutil.copytree(resolve("embedded").path, folder)
     weights = load_file(folder / "model.safetensors")
-    save_file({name: np.full_like(values, np.nan) for name, values in weights.items()}, folder / "model.safetensors")
+    # Finite by themselves, and not what comes of them.
+    large = {name: np.full(values.shape, 3e38, np.float32) for name, values in weights.items()}
+    save_file(large, folder / "model.safetensors")
     register(ExperimentConfig(model=str(folder), tracking_uri=config.tracking_uri, state=config.state), name="mine")
     promote(config, "mine", 3, force=True, reason="test")
     assert until(lambda: history(config, "mine")[0]["action"] == "refused")

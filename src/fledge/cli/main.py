@@ -7,6 +7,7 @@ import logging
 import os
 import signal
 import sys
+import threading
 from typing import Any, NoReturn
 
 import click
@@ -83,6 +84,7 @@ def main() -> NoReturn:
     """Run the command line and end the process with its exit code."""
     for number in (signal.SIGINT, signal.SIGTERM):  # also where the shell that started us had them ignored
         signal.signal(number, _interrupt)
+    sys.unraisablehook = _interrupt_again
     debug = "--debug" in sys.argv
     log = logging.getLogger("fledge")
     log.addHandler(_Shown())
@@ -126,6 +128,14 @@ class _Shown(logging.Handler):
 
 def _interrupt(*_: Any) -> NoReturn:
     raise KeyboardInterrupt
+
+
+def _interrupt_again(lost: "sys.UnraisableHookArgs") -> None:
+    """An interruption that came while Python cleaned up something of its own is lost; have it come once more."""
+    if issubclass(lost.exc_type, KeyboardInterrupt):
+        threading.Timer(0.05, signal.raise_signal, [signal.SIGINT]).start()
+    else:
+        sys.__unraisablehook__(lost)
 
 
 def _say_interrupted() -> int:
