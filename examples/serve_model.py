@@ -35,7 +35,7 @@ def main() -> None:
     print(f"{target} is ready on {endpoint.url} after {endpoint.ready_seconds:.1f} s")
     try:
         print(f"invocations: {ask_invocations(endpoint.url, question)}")
-        print("chat: ", end="")
+        print("chat:", end="")
         for piece in ask_chat(endpoint.url, question, target):
             print(piece, end="", flush=True)
         print()

@@ -85,4 +85,4 @@ def test_in_the_foreground_it_says_when_it_is_ready_and_ctrl_c_ends_it(shell: Sh
             said = process.communicate(timeout=120)[1]
     assert process.returncode == 0
     assert "Traceback" not in said
-    assert not [child for child in children if child.is_running()]
+    assert psutil.wait_procs(children, 60)[1] == []

@@ -39,7 +39,7 @@ def ask(model: Snapshot, count: int, folder: Path) -> tuple[list[list[int]], lis
     return shaped, answers
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 @pytest.mark.timeout(1200)  # the model is exported first
 def test_each_token_is_the_likeliest(smollm2: Snapshot, tmp_path: Path) -> None:
     shaped, answers = ask(smollm2, 16, tmp_path)

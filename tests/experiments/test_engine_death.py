@@ -20,12 +20,15 @@ class Killer:
 
     def __init__(self, *after: int) -> None:
         self._after = list(after)
+        self._others = set(psutil.Process().children())  # engines of other tests
         self.killed = 0
 
     def __call__(self, done: int, _total: int, _failed: int, _tokens: int) -> None:
         if self._after and done >= self._after[0]:
             (engine,) = [
-                child for child in psutil.Process().children() if "fledge.engines.process" in " ".join(child.cmdline())
+                child
+                for child in set(psutil.Process().children()) - self._others
+                if "fledge.engines.process" in " ".join(child.cmdline())
             ]
             os.kill(engine.pid, signal.SIGKILL)
             self._after.pop(0)

@@ -136,6 +136,7 @@ def cells_progress(description: str, most_tokens: int = 0) -> Iterator[Callable[
 
         def update(done: int, total: int, failed: int, tokens: int) -> None:
             first.append(done) if not first else None
+            progress.update(task, completed=done, total=total)
             _start(progress)
             elapsed = max(progress.tasks[0].elapsed or 0.0, 1.0)
             rate = tokens / elapsed
