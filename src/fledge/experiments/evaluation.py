@@ -14,6 +14,7 @@ from fledge.core.settings import Workspace, load
 from fledge.engines.engine import Engine
 from fledge.engines.selection import is_release, release_folder
 from fledge.experiments.config import ArmConfig, ExperimentConfig
+from fledge.experiments.progress import Progress
 from fledge.experiments.run import run_experiment, select_questions
 from fledge.releases.manifest import load_manifest
 from fledge.scoring.catalogue import BUILT_IN, RECORDED, chosen, direction_of
@@ -25,7 +26,6 @@ ALWAYS = (*RECORDED, "latency_p95_s")
 # What a scorer may need that does not come from the question set.
 _TOLD = {item.name for item in fields(Response)}
 
-Progress = Callable[[int, int, int, int], None]
 Say = Callable[[str], None]
 
 
