@@ -9,7 +9,7 @@ AT_ONCE := --numprocesses auto --maxprocesses 4 --dist loadfile
 
 .PHONY: demo test test-fast soak lint install clean
 
-demo: $(INSTALLED)  ## A whole life of the embedded model; QUESTIONS=file asks your own questions
+demo: $(INSTALLED)  ## A whole life of a small chat model; QUESTIONS=file asks your own questions
 	$(BIN)/fledge demo $(if $(QUESTIONS),--questions "$(QUESTIONS)")
 
 test: lint  ## Lint, types, imports and all tests

@@ -40,10 +40,12 @@ def _ours(folder: Path) -> list[psutil.Process]:
     return found
 
 
+@pytest.mark.usefixtures("smollm2")
 def test_a_whole_life(fledge: Run, home: Path, port: int, tmp_path: Path) -> None:
     environment = os.environ | {"MLFLOW_TRACKING_URI": "sqlite:////nowhere/mlflow.db"}
     done = fledge("demo", "--home", str(home), "--port", str(port), "--json", cwd=tmp_path, env=environment)
     assert done.returncode == 0, done.stderr
+    assert "embedded" not in done.stderr
     life = json.loads(done.stdout)
     assert [stage["name"] for stage in life["stages"]] == STAGES
     assert all(stage["ok"] and stage["seconds"] >= 0 for stage in life["stages"])
@@ -63,17 +65,31 @@ def test_a_whole_life(fledge: Run, home: Path, port: int, tmp_path: Path) -> Non
     assert len(nested) == 4
     assert {run.info.status for run in (*nested, parent)} == {"FINISHED"}
     assert len(client.search_traces(locations=[parent.info.experiment_id], max_results=500)) == 48
-    champion = client.get_model_version_by_alias("huggingface-dialogpt-model", "champion")
+    champion = client.get_model_version_by_alias("smollm2-135m-instruct", "champion")
     assert int(champion.version) == 1
-    served = client.get_experiment_by_name("huggingface-dialogpt-model-endpoint")
+    served = client.get_experiment_by_name("smollm2-135m-instruct-endpoint")
     assert served is not None
     traces = client.search_traces(locations=[served.experiment_id])
     assert sorted(trace.info.tags["fledge.status"] for trace in traces) == ["200", "200", "400"]  # with the bad request
 
 
+def test_without_the_chat_model_it_says_so_and_takes_the_embedded_one(
+    fledge: Run, home: Path, port: int, tmp_path: Path
+) -> None:
+    alone = {"XDG_CACHE_HOME": str(tmp_path), "HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "1", "PIP_NO_INDEX": "1"}
+    environment = os.environ | alone | {"PIP_FIND_LINKS": ""}
+    done = fledge("demo", "--home", str(home), "--port", str(port), cwd=tmp_path, env=environment)
+    assert done.returncode == 0, done.stderr
+    assert "SmolLM2 cannot be fetched" in done.stderr
+    assert "so this is the embedded model" in done.stderr
+    assert "recites" in done.stdout
+    assert "serve huggingface-dialogpt-model@champion" in done.stderr
+
+
 def test_on_questions_of_ones_own(fledge: Run, home: Path, port: int, tmp_path: Path) -> None:
     (tmp_path / "mine.csv").write_text("question\nWhat is overfitting?\nWhy do ships float?\n")
-    done = fledge("demo", "--home", str(home), "--port", str(port), "--questions", "mine.csv", cwd=tmp_path)
+    asked = ("--model", "embedded", "--questions", "mine.csv")
+    done = fledge("demo", "--home", str(home), "--port", str(port), *asked, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "Q: Why do ships float?" in done.stdout
     assert "verdicts" in done.stdout
@@ -81,6 +97,7 @@ def test_on_questions_of_ones_own(fledge: Run, home: Path, port: int, tmp_path: 
     assert "no references to judge by" in done.stdout
 
 
+@pytest.mark.usefixtures("smollm2")
 @pytest.mark.parametrize("stage", ["model", "experiment", "register", "serve", "traces"])
 def test_interrupted_in_any_stage_it_leaves_nothing_behind(
     fledge: Run, home: Path, port: int, tmp_path: Path, stage: str

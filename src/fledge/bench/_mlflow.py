@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from mlflow.entities import Metric, Param
 
 from fledge.bench.plots import plot_serving, plot_throughput, plot_wall_time
-from fledge.tracking._mlflow import connect, experiment_id
+from fledge.tracking._mlflow import connect, experiment_id, run_within
 
 if TYPE_CHECKING:
     from fledge.bench.engines import BenchConfig, BenchResult
@@ -63,21 +63,17 @@ def _record(
     figure: Figure,
 ) -> str:
     client = connect(config.tracking)
-    run = client.create_run(
-        experiment_id(client, config.experiment_name),
-        run_name=f"bench-{kind}-{time.strftime('%Y%m%d-%H%M%S')}",
-        tags={"fledge.kind": "bench"},
-    )
-    run_id = str(run.info.run_id)
     about = {name: value for name, value in result.machine.items() if name != "versions"}
     about["model"] = ", ".join(model["source"] for model in result.models)
     now = int(time.time() * 1000)
-    client.log_batch(
-        run_id,
-        metrics=[Metric(name, float(value), now, 0) for name, value in metrics.items()],
-        params=[Param(name, str(value)) for name, value in {**params, **about}.items()],
-    )
-    client.log_dict(run_id, result.as_dict(), "bench.json")
-    client.log_figure(run_id, figure, "bench.png")
-    client.set_terminated(run_id, "FINISHED")
-    return run_id
+    experiment = experiment_id(client, config.experiment_name)
+    name = f"bench-{kind}-{time.strftime('%Y%m%d-%H%M%S')}"
+    with run_within(client, experiment, name, {"fledge.kind": "bench"}) as run:
+        client.log_batch(
+            run.run_id,
+            metrics=[Metric(name, float(value), now, 0) for name, value in metrics.items()],
+            params=[Param(name, str(value)) for name, value in {**params, **about}.items()],
+        )
+        client.log_dict(run.run_id, result.as_dict(), "bench.json")
+        client.log_figure(run.run_id, figure, "bench.png")
+    return str(run.run_id)

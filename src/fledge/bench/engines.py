@@ -15,8 +15,9 @@ from fledge.bench.reporter import Progress, Reporter
 from fledge.bench.rounds import Plan, Round, summarize
 from fledge.core.errors import InputError
 from fledge.core.settings import option, out_of_range
+from fledge.core.types import Say, silent
 from fledge.engines import machine, selection
-from fledge.engines.openvino_files import Say, exported
+from fledge.engines.openvino_files import exported
 from fledge.engines.selection import EngineSettings
 from fledge.models.snapshot import Snapshot
 
@@ -70,7 +71,7 @@ class BenchResult:
 
 
 def bench_engines(
-    config: BenchConfig, progress: Progress = lambda _done, _all, _what: None, say: Say = lambda _: None
+    config: BenchConfig, progress: Progress = lambda _done, _all, _what: None, say: Say = silent
 ) -> BenchResult:
     """Measure each subject and the peer in processes of their own, one after the other, and record it in MLflow.
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from fledge.core import state
 from fledge.core.errors import FledgeError
-from fledge.engines.openvino_files import Say
+from fledge.core.types import Say
 
 MARKER = "complete.json"
 NEED_BYTES = 4_000_000_000

@@ -17,9 +17,10 @@ from fledge.bench.rounds import quantile
 from fledge.core import state
 from fledge.core.errors import MissingExtraError
 from fledge.core.settings import option, out_of_range
+from fledge.core.types import Say, silent
 from fledge.engines import machine, selection
 from fledge.engines.engine import Mode
-from fledge.engines.openvino_files import Say, exported
+from fledge.engines.openvino_files import exported
 from fledge.engines.selection import EngineSettings
 from fledge.experiments.config import ExperimentConfig
 from fledge.experiments.run import select_questions
@@ -65,7 +66,7 @@ class ExperimentBenchResult:
 
 
 def bench_experiment(
-    config: ExperimentBenchConfig, progress: Progress = lambda _done, _all, _what: None, say: Say = lambda _: None
+    config: ExperimentBenchConfig, progress: Progress = lambda _done, _all, _what: None, say: Say = silent
 ) -> ExperimentBenchResult:
     """Ask the same cells three ways, each in a process and a tracking store of its own: one LangChain call after
     another with a nested run for each, fledge, and fledge without recording. Models are loaded and prompts registered

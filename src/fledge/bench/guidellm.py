@@ -12,7 +12,7 @@ from fledge.bench.environments import environment
 from fledge.bench.loads import prompts
 from fledge.bench.servers import clean_environment
 from fledge.core.errors import FledgeError
-from fledge.engines.openvino_files import Say
+from fledge.core.types import Say
 
 PACKAGE = "guidellm==0.8.1"
 CLIENTS = 16

@@ -6,8 +6,8 @@ from typing import NamedTuple
 
 from fledge.bench.processes import START_S, module, random_model, run
 from fledge.core.settings import Workspace
+from fledge.core.types import Say
 from fledge.engines import selection
-from fledge.engines.openvino_files import Say
 from fledge.models import smollm2
 from fledge.models.gguf import converted
 from fledge.models.hub import is_here

@@ -12,7 +12,7 @@ from fledge.bench.environments import environment
 from fledge.bench.servers import Command, clean_environment
 from fledge.core import state
 from fledge.core.errors import FledgeError
-from fledge.engines.openvino_files import Say
+from fledge.core.types import Say
 
 PREPARE_S = 600.0
 

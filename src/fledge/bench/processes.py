@@ -19,7 +19,7 @@ import psutil
 from fledge.core import state
 from fledge.core.errors import FledgeError
 from fledge.core.interrupts import postponed
-from fledge.engines.openvino_files import Say
+from fledge.core.types import Say
 
 SAMPLE_S = 0.5
 START_S = 600.0  # to load a model on a slow machine

@@ -4,7 +4,7 @@ import threading
 import time
 from collections.abc import Callable
 
-from fledge.engines.openvino_files import Say
+from fledge.core.types import Say
 
 PULSE_S = 4.0
 

@@ -25,8 +25,8 @@ from fledge.bench.servers import Command, running
 from fledge.core import state
 from fledge.core.errors import FledgeError, InputError
 from fledge.core.settings import Workspace, option, out_of_range
+from fledge.core.types import Say, silent
 from fledge.engines import machine
-from fledge.engines.openvino_files import Say
 from fledge.engines.selection import EngineSettings
 
 QUIET = 0.15
@@ -110,7 +110,7 @@ class Visit(NamedTuple):
 
 
 def bench_serve(
-    config: ServeBenchConfig, progress: Progress = lambda _done, _all, _what: None, say: Say = lambda _: None
+    config: ServeBenchConfig, progress: Progress = lambda _done, _all, _what: None, say: Say = silent
 ) -> ServeBenchResult:
     """Start each server, alone on the machine, ask it as the loads say, stop it, and record all figures in MLflow.
 

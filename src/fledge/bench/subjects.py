@@ -12,8 +12,9 @@ from fledge.bench.processes import module
 from fledge.bench.servers import Command
 from fledge.core import state
 from fledge.core.settings import Workspace
+from fledge.core.types import Say
 from fledge.engines import selection
-from fledge.engines.openvino_files import Say, exported
+from fledge.engines.openvino_files import exported
 from fledge.engines.selection import EngineSettings
 from fledge.experiments.config import ExperimentConfig
 from fledge.models.snapshot import Snapshot

@@ -16,15 +16,23 @@ from fledge.demo.life import Life, Listener, Stage, run_demo
 
 @click.command()
 @click.option("--home", type=click.Path(path_type=Path, file_okay=False), help="Keep everything in this folder.")
+@click.option("--model", help="Another model than SmolLM2, as `fledge experiment` takes it.")
 @click.option("--questions", default="default", help="Your own questions: a .jsonl, .csv or .yaml file.")
 @click.option("--port", type=int, help="Port of the endpoint. [default: 5001]")
 @click.option("--keep-serving", is_flag=True, help="Leave the endpoint running.")
 @json_option
-def demo(home: Path | None, questions: str, port: int | None, keep_serving: bool, as_json: bool) -> None:
-    """A whole life on the embedded model: experiment, verdict, release, endpoint, traces, report."""
+def demo(
+    home: Path | None, model: str | None, questions: str, port: int | None, keep_serving: bool, as_json: bool
+) -> None:
+    """A whole life of a small chat model: experiment, verdict, release, endpoint, traces, report."""
     with Status("", console=err()) as spinner:
         life = run_demo(
-            home=home, questions=questions, port=port, keep_serving=keep_serving, listener=_listener(spinner)
+            home=home,
+            model=model,
+            questions=questions,
+            port=port,
+            keep_serving=keep_serving,
+            listener=_listener(spinner),
         )
     emit(as_json, life.as_dict(), *_shown(life))
     if not as_json:
@@ -64,7 +72,9 @@ def _shown(life: Life) -> list[str | Text | Table]:
         chosen = comparison.winner or comparison.leader
         for row in [row for row in life.answers if row["arm"] == chosen][:3]:
             shown += [f"  Q: {row['question']}", f"  A: {row['answer'] or row['error']}"]
-    return [*shown, "\nThe model in the box is a small memorising model: this proves the way, not the prompts."]
+    if life.model == "embedded":
+        shown.append("\nThe embedded model recites what it was trained on: this proves the way, not the prompts.")
+    return shown
 
 
 def _say_next(life: Life, home: Path | None, keep_serving: bool) -> None:

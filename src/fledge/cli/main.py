@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 import click
 
 COMMANDS = {
-    "demo": ("fledge.cli.demo:demo", "A whole life on the embedded model, in about a minute."),
+    "demo": ("fledge.cli.demo:demo", "A whole life of a small chat model, in two minutes."),
     "experiment": ("fledge.cli.experiment:experiment", "Ask all questions with all prompts."),
     "compare": ("fledge.cli.comparison:compare", "Verdicts on the arms of an experiment."),
     "evaluate": ("fledge.cli.evaluation:evaluate", "Score a model, a release or a URL, with gates."),

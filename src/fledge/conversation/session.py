@@ -3,7 +3,7 @@
 import contextlib
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from fledge.conversation.partner import EnginePartner, Partner
 from fledge.core.errors import FledgeError, InputError
 from fledge.core.interrupts import uninterrupted
 from fledge.core.settings import load, option
+from fledge.core.types import Say, silent
 from fledge.engines import selection
 from fledge.engines.engine import GenerationParams
 from fledge.engines.selection import EngineSettings, is_release, release_folder
@@ -23,8 +24,6 @@ from fledge.prompts.format import as_asked, prompt_of
 from fledge.prompts.prompt import PromptStore
 from fledge.prompts.store import open_prompts
 from fledge.releases.manifest import load_manifest
-
-Say = Callable[[str], None]
 
 OVERWRITE = "--overwrite "
 
@@ -54,7 +53,7 @@ class ChatConfig(EngineSettings):
         return {name: value for name, value in values.items() if name in self.chosen or value != getattr(usual, name)}
 
 
-def open_partner(config: ChatConfig, target: str, say: Say = lambda _: None) -> Partner:
+def open_partner(config: ChatConfig, target: str, say: Say = silent) -> Partner:
     """Whoever answers under a name: the endpoint at a URL, else the model's engine in this process.
 
     `say` is told what takes long. Raises `FledgeError` if nobody does.

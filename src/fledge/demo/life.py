@@ -19,6 +19,7 @@ from fledge.core.settings import Workspace, load
 from fledge.engines import selection
 from fledge.experiments.config import ExperimentConfig
 from fledge.experiments.run import ExperimentResult, select_questions
+from fledge.models import smollm2
 from fledge.monitoring.health import Health, summarize
 from fledge.monitoring.outbox_reader import read_outbox
 from fledge.questions.question_set import QuestionSet
@@ -28,20 +29,21 @@ from fledge.supervision.config import ServeConfig
 from fledge.supervision.endpoints import check_port
 
 DEFAULT_QUESTIONS = 12
+MAX_TOKENS = 64  # of an answer: enough to read, and the demo stays short
 TRACES_TIMEOUT_S = 60.0
 
 # Seconds that each stage took on a machine with two cores; only the estimate of the time left uses them.
 ESTIMATES = {
-    "model": 14.0,
-    "store": 9.0,
-    "experiment": 4.0,
+    "model": 20.0,
+    "store": 5.0,
+    "experiment": 20.0,
     "compare": 2.0,
-    "register": 4.0,
-    "promote": 2.0,
+    "register": 5.0,
+    "promote": 3.0,
     "serve": 6.0,
-    "test": 1.0,
-    "traces": 8.0,
-    "report": 2.0,
+    "test": 6.0,
+    "traces": 4.0,
+    "report": 1.0,
     "stop": 2.0,
 }
 
@@ -78,6 +80,7 @@ class Life:
     health: Health | None = None
     answers: list[dict[str, Any]] = field(default_factory=list)
     report: str = ""
+    model: str = ""
 
     def as_dict(self) -> dict[str, Any]:
         return {
@@ -95,21 +98,25 @@ class Life:
 def run_demo(
     *,
     home: Path | None = None,
+    model: str | None = None,
     questions: str = "default",
     port: int | None = None,
     keep_serving: bool = False,
     listener: Listener | None = None,
 ) -> Life:
-    """Take the model in the box from an experiment to a served, traced endpoint, and write a report.
+    """Take a model from an experiment to a served, traced endpoint, and write a report.
 
-    Everything is kept in `home`, or where the settings say. Raises `InputError` for bad questions or a port in use
-    before anything is written; whatever else goes wrong or is interrupted, no process is left behind.
+    Without `model` it is SmolLM2, or the embedded model where that cannot be had. Everything is kept in `home`, or
+    where the settings say. Raises `InputError` for bad questions or a port in use before anything is written;
+    whatever else goes wrong or is interrupted, no process is left behind.
     """
     serving = _serving(home, port)
     workspace = Workspace(serving.tracking_uri, serving.state, serving.cache)
     limit = DEFAULT_QUESTIONS if questions == "default" else 0
     config = replace(
-        ExperimentConfig.load({"questions": questions, "limit": limit}),
+        ExperimentConfig.load(
+            {"model": model or smollm2.NAME, "questions": questions, "limit": limit, "max_tokens": MAX_TOKENS}
+        ),
         tracking_uri=serving.tracking_uri,
         state=serving.state,
         cache=serving.cache,
@@ -119,10 +126,10 @@ def run_demo(
     state.check_writable(folder)
     state.check_writable(workspace.state_dir)
     check_port(serving)
-    life = Life(model_name=load(ReleaseConfig).value.name_for(config.model))
+    life = Life()
     with contextlib.ExitStack() as cleanup:
         stage = _Stages(life, listener)
-        _make_release(life, stage, config, asked, cleanup)
+        config = _make_release(life, stage, config, asked, cleanup, may_fall_back=model is None)
         _serve_release(life, stage, config, serving, asked, folder, keep_serving, cleanup)
     return life
 
@@ -161,10 +168,24 @@ class _Stages:
 
 
 def _make_release(
-    life: Life, stage: _Stages, config: ExperimentConfig, asked: QuestionSet, cleanup: contextlib.ExitStack
-) -> None:
+    life: Life,
+    stage: _Stages,
+    config: ExperimentConfig,
+    asked: QuestionSet,
+    cleanup: contextlib.ExitStack,
+    *,
+    may_fall_back: bool,
+) -> ExperimentConfig:
     with stage("model") as words:
-        model = selection.find_snapshot(config.model, config)
+        try:
+            model = selection.find_snapshot(config.model, config)
+        except FledgeError as error:
+            if not may_fall_back:
+                raise
+            words.append(f"{error.message}; so this is the embedded model, which only recites:")
+            config = replace(config, model="embedded")
+            model = selection.find_snapshot(config.model, config)
+        life.model, life.model_name = config.model, load(ReleaseConfig).value.name_for(config.model)
         engine = selection.start(config, model)
         cleanup.callback(engine.close)
         words.append(f"{model.architecture}, {model.size / 1e6:.1f} MB, on {engine.info.name}: {engine.info.reason}")
@@ -191,6 +212,7 @@ def _make_release(
     with stage("promote") as words:
         life.promotion = _promote(config, life, asked)
         words.append(f"champion: {life.promotion}")
+    return config
 
 
 def _serve_release(

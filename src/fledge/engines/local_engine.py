@@ -23,7 +23,7 @@ from fledge.core.frames import ASK, CANCEL, Frames, frame
 from fledge.core.interrupts import postponed
 from fledge.core.messages import Ask, Cancel, Piece
 from fledge.core.processes import module_command
-from fledge.core.types import Message
+from fledge.core.types import Message, Say
 from fledge.engines.engine import (
     Chunk,
     EngineGoneError,
@@ -35,7 +35,6 @@ from fledge.engines.engine import (
     Stream,
     Usage,
 )
-from fledge.engines.openvino_files import Say
 from fledge.engines.selection import EngineSettings
 from fledge.models.snapshot import Snapshot
 

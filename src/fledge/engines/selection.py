@@ -9,10 +9,11 @@ from urllib.parse import urlsplit
 
 from fledge.core.errors import InputError, MissingExtraError
 from fledge.core.settings import Workspace, option, out_of_range
+from fledge.core.types import Say, silent
 from fledge.engines import memory
 from fledge.engines.engine import Engine, EngineInfo, LoadedEngine, Mode
 from fledge.engines.machine import gpu
-from fledge.engines.openvino_files import ExportError, Say, exported, is_exported, known_files, read_gate
+from fledge.engines.openvino_files import ExportError, exported, is_exported, known_files, read_gate
 from fledge.engines.scripted import ScriptedEngine
 from fledge.models import snapshot
 from fledge.models.snapshot import Snapshot
@@ -178,7 +179,7 @@ def _found(modules: tuple[str, ...]) -> bool:
         return False
 
 
-def start(settings: EngineSettings, model: Snapshot | RemoteModel, say: Say = lambda _: None) -> Engine:
+def start(settings: EngineSettings, model: Snapshot | RemoteModel, say: Say = silent) -> Engine:
     """The engine for a model, ready, in a process of its own; a remote one is asked from this process.
 
     `say` is told what takes long, with an estimate.
@@ -192,7 +193,7 @@ def start(settings: EngineSettings, model: Snapshot | RemoteModel, say: Say = la
     return LocalEngine(settings, model, say)
 
 
-def load(settings: EngineSettings, model: Snapshot, say: Say = lambda _: None) -> LoadedEngine:
+def load(settings: EngineSettings, model: Snapshot, say: Say = silent) -> LoadedEngine:
     """The engine for a model, loaded in this process, which must be that of the engine."""
     choice = choose(settings, model)
     if choice.name == "scripted":

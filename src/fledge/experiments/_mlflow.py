@@ -25,7 +25,7 @@ from mlflow.entities import (
 from mlflow.exceptions import MlflowException
 
 from fledge.core.errors import InputError
-from fledge.core.interrupts import scratch_folder, uninterrupted
+from fledge.core.interrupts import postponed, scratch_folder, uninterrupted
 from fledge.core.settings import load, options
 from fledge.core.types import Format
 from fledge.engines.engine import EngineInfo, GenerationParams
@@ -37,7 +37,7 @@ from fledge.models.snapshot import Snapshot
 from fledge.prompts.prompt import PromptStore
 from fledge.questions.question_set import QuestionSet
 from fledge.scoring.catalogue import chosen
-from fledge.tracking._mlflow import experiment_id
+from fledge.tracking._mlflow import experiment_id, status_after
 
 TABLE = "answers.json"
 CONFIG = "config.json"
@@ -76,7 +76,7 @@ def start_runs(
         about = _model_params(*next(iter(models.values()), (None, None)))
         tags = {**config.run_tags, "fledge.kind": "experiment"}
         name = f"experiment-{time.strftime('%Y%m%d-%H%M%S')}"
-        with uninterrupted():
+        with postponed():
             runs.append(client.create_run(experiment, run_name=name, tags=tags).info.run_id)
         _describe(client, runs[0], {**common, **about}, questions)
         client.log_dict(runs[0], _pinned(config, arms), CONFIG)
@@ -89,7 +89,7 @@ def start_runs(
                 "fledge.arm": arm.name,
                 "mlflow.parentRunId": runs[0],
             }
-            with uninterrupted():
+            with postponed():
                 runs.append(client.create_run(experiment, run_name=arm.name, tags=tags).info.run_id)
             _describe(client, runs[-1], params, questions)
             model_id = _logged_model(client, experiment, replace(arm, run_id=runs[-1]), params)
@@ -98,11 +98,11 @@ def start_runs(
                 if model_id:
                     client.link_prompt_version_to_model(arm.prompt.name, str(arm.prompt.version), model_id)
             started.append(replace(arm, run_id=runs[-1], model_id=model_id))
-    except BaseException:
+    except BaseException as error:
         with uninterrupted():
             for run_id in runs:
                 with contextlib.suppress(MlflowException):  # the store may be what failed
-                    client.set_terminated(run_id, "FAILED")
+                    client.set_terminated(run_id, status_after(error))
         raise
     return Plan(runs[0], experiment, config, tuple(started), questions)
 

@@ -9,13 +9,13 @@ import pandas as pd
 from mlflow import MlflowClient
 from mlflow.entities import Metric, Param, RunTag
 
+from fledge.core.types import Say
 from fledge.experiments._mlflow import TABLE, dataset, tag_run
 from fledge.experiments._mlflow_resources import Resources
 from fledge.experiments.arms import Arm
 from fledge.experiments.cells import Answer, trace_id
 from fledge.experiments.journal import Plan
 from fledge.experiments.plots import plot_arms
-from fledge.experiments.recorder import Say
 from fledge.experiments.tables import arm_metrics, build_table
 from fledge.scoring.judge import JudgeCounts
 from fledge.tracking._mlflow_traces import NoTracesError, SpanRecord, TraceRecord, token_usage, write_traces

@@ -1,7 +1,7 @@
 """`evaluate`: an experiment of one arm, with an interval for every metric and gates."""
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ from fledge.comparison.gates import Gate, GateOn, GateResult, judge, read_gates
 from fledge.core.errors import InputError
 from fledge.core.jsonable import jsonable
 from fledge.core.settings import Workspace, load
+from fledge.core.types import Say, silent
 from fledge.engines.engine import Engine
 from fledge.engines.selection import is_release, release_folder
 from fledge.experiments.config import ArmConfig, ExperimentConfig
@@ -25,8 +26,6 @@ from fledge.scoring.scorer import Response
 ALWAYS = (*RECORDED, "latency_p95_s")
 # What a scorer may need that does not come from the question set.
 _TOLD = {item.name for item in fields(Response)}
-
-Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -64,7 +63,7 @@ def evaluate(
     settings: Mapping[str, Any] | None = None,
     engine: Engine | None = None,
     progress: Progress | None = None,
-    say: Say = lambda _: None,
+    say: Say = silent,
 ) -> Evaluation:
     """Ask `target` all questions and score the answers.
 

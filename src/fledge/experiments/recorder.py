@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Sequence
 
 from fledge.core.errors import FledgeError
+from fledge.core.types import Say
 from fledge.experiments.cells import Answer
 from fledge.experiments.journal import Journal
 
@@ -13,8 +14,6 @@ IDLE_S = 0.5
 LONGEST_PAUSE_S = 10.0
 SLOW_S = 5.0
 SECONDS_EACH = 0.025  # what a trace takes on SQLite; for the estimate only
-
-Say = Callable[[str], None]
 
 
 class Recorder:

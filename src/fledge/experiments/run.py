@@ -2,7 +2,7 @@
 
 import contextlib
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +10,7 @@ from fledge.core import state
 from fledge.core.errors import FledgeError, InputError
 from fledge.core.interrupts import uninterrupted
 from fledge.core.settings import Workspace
-from fledge.core.types import Format
+from fledge.core.types import Format, Say, silent
 from fledge.engines import selection
 from fledge.engines.engine import Engine, EngineGoneError
 from fledge.engines.selection import RemoteModel
@@ -29,14 +29,8 @@ if TYPE_CHECKING:
     from fledge.experiments.journal import Journal, Plan
     from fledge.experiments.recorder import Recorder
 
-Say = Callable[[str], None]
-
 
 INTERRUPTED_S = 1.0  # for what is just being sent; it is sent again by --resume
-
-
-def _silent(_text: str) -> None:
-    """Nobody listens."""
 
 
 def _unseen(_done: int, _total: int, _failed: int, _tokens: int) -> None:
@@ -77,7 +71,7 @@ def run_experiment(
     arms: Mapping[str, Any] | None = None,
     engine: Engine | None = None,
     progress: Progress | None = None,
-    say: Say = _silent,
+    say: Say = silent,
 ) -> ExperimentResult:
     """Ask every question of every arm and record runs, traces, tables and plots in MLflow.
 
@@ -139,7 +133,7 @@ def resume_experiment(
     arms: Mapping[str, Any] | None = None,
     engine: Engine | None = None,
     progress: Progress | None = None,
-    say: Say = _silent,
+    say: Say = silent,
 ) -> ExperimentResult:
     """Go on with an experiment that ended early, from the journal in the state folder.
 
@@ -374,11 +368,13 @@ def _stopped_first(engines: contextlib.ExitStack) -> Iterator[None]:
 @contextlib.contextmanager
 def _aborted(record: "ExperimentRecord") -> Iterator[None]:
     """No run stays RUNNING: an interruption ends it as KILLED, an error as FAILED."""
+    from fledge.tracking._mlflow import status_after
+
     try:
         yield
     except BaseException as error:
         with uninterrupted(), contextlib.suppress(Exception):  # it may be the tracking server that is the error
-            record.abort("KILLED" if isinstance(error, (KeyboardInterrupt, SystemExit)) else "FAILED")
+            record.abort(status_after(error))
         raise
 
 

@@ -3,7 +3,7 @@
 import json
 import re
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, cast
 from uuid import uuid4
 
@@ -13,7 +13,7 @@ from mlflow.exceptions import MlflowException
 from pydantic import ValidationError
 
 from fledge.core.errors import FledgeError, InputError
-from fledge.core.types import Message
+from fledge.core.types import Message, Say, silent
 from fledge.prompts._mlflow_artifacts import ArtifactStore
 from fledge.prompts.prompt import (
     FORMAT_TAG,
@@ -31,7 +31,7 @@ PAGE = 100
 FIRST_VERSION_S = 5.0  # after that, who made the prompt is taken to have died
 
 
-def open_store(client: MlflowClient, say: Callable[[str], None] = lambda _: None) -> PromptStore:
+def open_store(client: MlflowClient, say: Say = silent) -> PromptStore:
     """The server's prompt registry; `say` is told where it has none and artifacts are used instead."""
     where = re.sub(r"//[^/@]*@", "//", str(client.tracking_uri))
     if _has_registry(client):

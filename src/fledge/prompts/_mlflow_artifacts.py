@@ -18,7 +18,7 @@ from fledge.core.errors import FledgeError
 from fledge.core.types import Message
 from fledge.prompts.prompt import Draft, Prompt, Reference
 from fledge.prompts.store import Store
-from fledge.tracking._mlflow import experiment_id
+from fledge.tracking._mlflow import experiment_id, run_within
 
 EXPERIMENT = "fledge-prompts"
 KIND = "prompts"
@@ -171,8 +171,6 @@ class ArtifactStore(Store):
 
     def _run_made(self) -> Run:
         while (run := self._run()) is None:
-            made = self._client.create_run(
-                experiment_id(self._client, EXPERIMENT), run_name=KIND, tags={"fledge.kind": KIND}
-            )
-            self._client.update_run(made.info.run_id, "FINISHED")  # `set_terminated` writes to stdout
+            with run_within(self._client, experiment_id(self._client, EXPERIMENT), KIND, {"fledge.kind": KIND}):
+                pass
         return run

@@ -1,10 +1,11 @@
 """What every store of prompts does alike: which version a name means, when a prompt is new, what is listed."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from fledge.core.errors import InputError
 from fledge.core.settings import Workspace
+from fledge.core.types import Say, silent
 from fledge.models.embedded.templates import TEMPLATES
 from fledge.prompts import template as templates
 from fledge.prompts.prompt import (
@@ -118,7 +119,7 @@ class Store(ABC):
         return InputError(f"no prompt {name!r} in {self.where}", hint="fledge prompts list")
 
 
-def open_prompts(workspace: Workspace, say: Callable[[str], None] = lambda _: None) -> PromptStore:
+def open_prompts(workspace: Workspace, say: Say = silent) -> PromptStore:
     """The prompts of a workspace: in MLflow's prompt registry, or as artifacts where the server has none (`say` hears
     of it)."""
     from fledge.prompts._mlflow import open_store

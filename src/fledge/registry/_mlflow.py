@@ -41,7 +41,7 @@ from fledge.releases._mlflow_releases import (
 )
 from fledge.releases.manifest import Manifest
 from fledge.releases.shared_files import files_of_releases, lay_out
-from fledge.tracking._mlflow import experiment_id
+from fledge.tracking._mlflow import experiment_id, run_within
 
 PARAM_TYPES = {int: DataType.long, float: DataType.double, list: DataType.string}
 NOT_ASKED = ("n", "logprobs", "ignore_eos")
@@ -96,61 +96,55 @@ def _release(manifest: Manifest, version: ModelVersion, *, new: bool) -> Release
 def _log(
     client: MlflowClient, manifest: Manifest, folder: Path, code: Path, prompt: Prompt, experiment: str
 ) -> ModelVersion:
-    run = client.create_run(
-        experiment_id(client, experiment), run_name=f"register-{manifest.name}", tags={"fledge.kind": "release"}
-    ).info
-    status = "FAILED"
-    try:
-        logged = client.create_logged_model(
-            run.experiment_id, name="release", source_run_id=run.run_id, model_type="fledge-release"
-        )
-        model_id, store = logged.model_id, local_folder(logged.artifact_location)
-        client.log_outputs(run.run_id, [LoggedModelOutput(model_id, step=0)])
-        # Not log_model, which would load the model and ask it something, and only warn where that fails.
-        model = Model(run_id=run.run_id, model_id=model_id, model_uuid=model_id, prompts=[prompt.uri])
-        mlflow.pyfunc.save_model(
-            folder.parent / "model",
-            mlflow_model=model,
-            python_model=str(Path(__file__).with_name("wrapper.py")),
-            artifacts={"release": str(_without_files(folder) if store else folder)},
-            code_paths=[str(code)],
-            signature=_signature(manifest, prompt),
-            input_example=pd.DataFrame([dict.fromkeys(prompt.variables, EXAMPLE)]),
-            pip_requirements=package.requirements(manifest),
-            metadata={"fledge": json.loads(json.dumps(asdict(manifest)))},
-        )
-        if store:
-            model.model_size_bytes += sum((folder / name).stat().st_size for name in manifest.files)
-            model.save(folder.parent / "model" / "MLmodel")
-        client.log_model_artifacts(model_id, str(folder.parent / "model"))
-        if store:
-            lay_out(manifest, folder, store / PLACE, _known_files(client, manifest), linked=f"{manifests.ENGINES}/")
-        client.finalize_logged_model(model_id, LoggedModelStatus.READY)
-        # The version itself, not its URI: MLflow would look the URI up in the experiment that the environment names.
-        client.link_prompt_version_to_run(run.run_id, client.get_prompt_version(prompt.name, str(prompt.version)))
-        client.link_prompt_version_to_model(prompt.name, str(prompt.version), model_id)
-        with uninterrupted():  # from here on the release is there
-            version = add_version(
-                client,
-                manifest.name,
-                f"models:/{model_id}",
-                run_id=run.run_id,
-                tags=_version_tags(manifest),
-                model_id=model_id,
+    name, tags = f"register-{manifest.name}", {"fledge.kind": "release"}
+    with run_within(client, experiment_id(client, experiment), name, tags) as run:
+        version: ModelVersion | None = None
+        try:
+            logged = client.create_logged_model(
+                run.experiment_id, name="release", source_run_id=run.run_id, model_type="fledge-release"
             )
-            status = "FINISHED"
-    except (MlflowException, OSError) as error:
-        raise FledgeError(
-            f"MLflow did not register {manifest.name}: {str(error).splitlines()[0]}", hint="nothing is left of it"
-        ) from None
-    except KeyboardInterrupt:
-        status = "KILLED"
-        raise
-    finally:
-        with uninterrupted(), contextlib.suppress(MlflowException):  # the store may be what failed
-            if status != "FINISHED":
-                _delete_models(client, run.experiment_id, run.run_id)
-            client.set_terminated(run.run_id, status)
+            model_id, store = logged.model_id, local_folder(logged.artifact_location)
+            client.log_outputs(run.run_id, [LoggedModelOutput(model_id, step=0)])
+            # Not log_model, which would load the model and ask it something, and only warn where that fails.
+            model = Model(run_id=run.run_id, model_id=model_id, model_uuid=model_id, prompts=[prompt.uri])
+            mlflow.pyfunc.save_model(
+                folder.parent / "model",
+                mlflow_model=model,
+                python_model=str(Path(__file__).with_name("wrapper.py")),
+                artifacts={"release": str(_without_files(folder) if store else folder)},
+                code_paths=[str(code)],
+                signature=_signature(manifest, prompt),
+                input_example=pd.DataFrame([dict.fromkeys(prompt.variables, EXAMPLE)]),
+                pip_requirements=package.requirements(manifest),
+                metadata={"fledge": json.loads(json.dumps(asdict(manifest)))},
+            )
+            if store:
+                model.model_size_bytes += sum((folder / name).stat().st_size for name in manifest.files)
+                model.save(folder.parent / "model" / "MLmodel")
+            client.log_model_artifacts(model_id, str(folder.parent / "model"))
+            if store:
+                lay_out(manifest, folder, store / PLACE, _known_files(client, manifest), linked=f"{manifests.ENGINES}/")
+            client.finalize_logged_model(model_id, LoggedModelStatus.READY)
+            # The version itself, not its URI, which MLflow looks up in the experiment that the environment names.
+            client.link_prompt_version_to_run(run.run_id, client.get_prompt_version(prompt.name, str(prompt.version)))
+            client.link_prompt_version_to_model(prompt.name, str(prompt.version), model_id)
+            with uninterrupted():  # from here on the release is there
+                version = add_version(
+                    client,
+                    manifest.name,
+                    f"models:/{model_id}",
+                    run_id=run.run_id,
+                    tags=_version_tags(manifest),
+                    model_id=model_id,
+                )
+        except (MlflowException, OSError) as error:
+            raise FledgeError(
+                f"MLflow did not register {manifest.name}: {str(error).splitlines()[0]}", hint="nothing is left of it"
+            ) from None
+        finally:
+            if version is None:
+                with uninterrupted(), contextlib.suppress(MlflowException):  # the store may be what failed
+                    _delete_models(client, run.experiment_id, run.run_id)
     return _first(client, manifest, version)
 
 

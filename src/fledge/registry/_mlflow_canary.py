@@ -8,7 +8,7 @@ from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
 from fledge.releases._mlflow_releases import DIGEST_TAG
-from fledge.tracking._mlflow import connect, experiment_id
+from fledge.tracking._mlflow import connect, experiment_id, run_within
 
 KIND = "canary"
 RESULT_TAG = "fledge.canary"
@@ -21,15 +21,10 @@ def record_canary(
     client = connect(tracking_uri)
     digest = client.get_model_version(name, str(version)).tags.get(DIGEST_TAG, "")
     result = {"passed": passed, "reason": reason, "digest": digest, "version": version}
-    run = client.create_run(
-        experiment_id(client, f"{name}-endpoint"),
-        run_name=f"canary-{name}-{version}",
-        tags={"fledge.kind": KIND, RESULT_TAG: json.dumps(result)},
-    )
-    run_id = str(run.info.run_id)
-    client.log_dict(run_id, {**result, "guards": list(figures)}, "canary.json")
-    client.set_terminated(run_id)
-    return run_id
+    tags = {"fledge.kind": KIND, RESULT_TAG: json.dumps(result)}
+    with run_within(client, experiment_id(client, f"{name}-endpoint"), f"canary-{name}-{version}", tags) as run:
+        client.log_dict(run.run_id, {**result, "guards": list(figures)}, "canary.json")
+    return str(run.run_id)
 
 
 def load_canary(client: MlflowClient, run_id: str) -> dict[str, Any] | None:

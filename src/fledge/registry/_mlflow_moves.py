@@ -20,6 +20,7 @@ from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 
 from fledge.core.errors import ConflictError, InputError
+from fledge.core.types import Say
 from fledge.prompts.prompt import PromptStore
 from fledge.registry._mlflow_versions import add_version
 from fledge.registry.moves import LOG, Change, Move, Note, in_force
@@ -31,8 +32,6 @@ ATTEMPTS = 10
 ENTRY_TAG = "fledge.move"
 NOTE_TAG = "fledge.note"
 DONE_TAG = "fledge.done"
-
-Say = Callable[[str], None]
 
 
 class MoveLog:

@@ -1,8 +1,7 @@
 """A champion in one step, as `fledge run` wants it."""
 
-from collections.abc import Callable
-
 from fledge.core.errors import InputError
+from fledge.core.types import Say
 from fledge.engines import selection
 from fledge.experiments.config import ExperimentConfig
 from fledge.registry.release import ReleaseConfig, promote, register
@@ -12,7 +11,7 @@ from fledge.releases.manifest import load_manifest
 REASON = "fledge run"
 
 
-def ensure_champion(config: ExperimentConfig, release: ReleaseConfig, say: Callable[[str], None]) -> str:
+def ensure_champion(config: ExperimentConfig, release: ReleaseConfig, say: Say) -> str:
     """Have the champion of a name be a release of `config.model`, whatever its prompt; returns the name.
 
     Where it is none, one is registered and promoted by force. Where this machine keeps one, MLflow is not asked.

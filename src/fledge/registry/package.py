@@ -10,10 +10,10 @@ from typing import Any
 
 from fledge.core.errors import InputError, MissingExtraError
 from fledge.core.processes import ROOT
-from fledge.core.types import Format
+from fledge.core.types import Format, Say
 from fledge.engines import machine, selection
 from fledge.engines.engine import GenerationParams, Mode
-from fledge.engines.openvino_files import ExportError, Say, exported
+from fledge.engines.openvino_files import ExportError, exported
 from fledge.engines.selection import EngineSettings, is_release
 from fledge.models.snapshot import Snapshot
 from fledge.prompts.prompt import Prompt

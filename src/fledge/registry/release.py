@@ -3,13 +3,14 @@
 import getpass
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from fledge.core.errors import ConflictError, InputError
 from fledge.core.settings import Workspace, load, option
+from fledge.core.types import Say, silent
 from fledge.engines.openvino_files import export_seconds, known_files
 from fledge.experiments.arms import default_prompt, resolve_format, settled
 from fledge.experiments.config import ExperimentConfig
@@ -25,12 +26,6 @@ from fledge.releases.manifest import SIGNATURE, Manifest, Weights, read_kept
 if TYPE_CHECKING:
     from fledge.registry._mlflow import Release
     from fledge.registry._mlflow_moves import MoveLog
-
-Say = Callable[[str], None]
-
-
-def _silent(_text: str) -> None:
-    """Nobody listens."""
 
 
 class Verification(NamedTuple):
@@ -68,7 +63,7 @@ def register(
     engines: Sequence[str] | None = None,
     weights: Weights = "copy",
     sign_key: Path | None = None,
-    say: Say = _silent,
+    say: Say = silent,
 ) -> "Release":
     """Register a release of `config.model` with one prompt; the same content once only. Without a prompt, one that
     chats is asked the question itself (`question`), any other `simple`.
@@ -150,7 +145,7 @@ def promote(
     force: bool = False,
     reason: str = "",
     expected: int | None = None,
-    say: Say = lambda _: None,
+    say: Say = silent,
 ) -> Move:
     """Move an alias by evidence, or by force with a reason, and keep the release ready for `serve`.
 
@@ -216,7 +211,7 @@ def rollback(
     *,
     alias: str = "champion",
     reason: str = "",
-    say: Say = lambda _: None,
+    say: Say = silent,
 ) -> Move:
     """Take back the last promotion of an alias that was not taken back yet; the prompt's alias goes with it.
 
@@ -263,7 +258,7 @@ def rollback(
     return move
 
 
-def history(workspace: Workspace, name: str, say: Say = lambda _: None) -> list[dict[str, Any]]:
+def history(workspace: Workspace, name: str, say: Say = silent) -> list[dict[str, Any]]:
     """Moves of a registered model's aliases, and what was noted beside them, newest first, as `Move.as_dict` and
     `Note.as_dict` have them.
 

@@ -6,7 +6,7 @@ import json
 import os
 import socket
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +19,7 @@ from fledge.core.limits import Limits
 from fledge.core.network import family_of, port_error, without_password
 from fledge.core.processes import module_command
 from fledge.core.settings import Workspace, load
+from fledge.core.types import Say, silent
 from fledge.engines.selection import EngineSettings, release_folder
 from fledge.releases import release_cache
 from fledge.releases.manifest import Manifest, load_manifest
@@ -31,16 +32,11 @@ from fledge.supervision.route_plan import RoutePlan, plan_routes
 if TYPE_CHECKING:
     import subprocess
 
-Say = Callable[[str], None]
 
 START_TIMEOUT_S = 180.0  # without any news
 HEARTBEAT_S = 15.0
 STOP_MARGIN_S = 30.0
 SUPERVISOR = "fledge.supervision.supervisor"
-
-
-def _silent(_text: str) -> None:
-    """Nobody listens."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +61,7 @@ class EndpointStatus:
         return asdict(self)
 
 
-def serve(config: ServeConfig, *targets: str, say: Say = _silent) -> EndpointStatus:
+def serve(config: ServeConfig, *targets: str, say: Say = silent) -> EndpointStatus:
     """Start the endpoint of one or more releases in the background and return when it is ready; `say` is told what is
     done until then.
 
@@ -128,7 +124,7 @@ def prepare(
     *targets: str,
     detached: bool = False,
     environ: Mapping[str, str] = os.environ,
-    say: Say = _silent,
+    say: Say = silent,
 ) -> Path:
     """Check host, keys and port, find the releases, and write the configuration of a supervisor; returns its path.
 
@@ -192,7 +188,7 @@ def find_log(workspace: Workspace, port: int | None = None) -> Path:
     return log_file(folder)
 
 
-def restart(workspace: Workspace, port: int | None = None, say: Say = _silent) -> EndpointStatus:
+def restart(workspace: Workspace, port: int | None = None, say: Say = silent) -> EndpointStatus:
     """Stop an endpoint and start it again as it was asked for, with what its environment had and this one lacks, as a
     key. Nothing is stopped where it could not start again."""
     chosen = find(workspace, port)

@@ -6,7 +6,7 @@ import os
 import re
 import tempfile
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import cache
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -23,10 +23,12 @@ os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
 import mlflow
 import sqlalchemy
 from mlflow import MlflowClient
+from mlflow.entities import RunInfo
 from mlflow.exceptions import MlflowException
 
 from fledge.core import state
 from fledge.core.errors import FledgeError, InputError
+from fledge.core.interrupts import postponed, uninterrupted
 from fledge.core.network import without_password
 
 FIRST_ANSWER_S = 10
@@ -69,6 +71,29 @@ def _client(uri: str) -> MlflowClient:
     except MlflowException as error:
         raise unreachable(uri, error) from None
     return client
+
+
+@contextlib.contextmanager
+def run_within(client: MlflowClient, experiment: str, name: str, tags: Mapping[str, str]) -> Iterator[RunInfo]:
+    """A new run of the experiment with that id, which ends with the block, however that is left."""
+    run: RunInfo | None = None
+    status = "FINISHED"
+    try:
+        with postponed():
+            run = client.create_run(experiment, run_name=name, tags=dict(tags)).info
+        yield run
+    except BaseException as error:
+        status = status_after(error)
+        raise
+    finally:
+        if run is not None:
+            with uninterrupted(), contextlib.suppress(MlflowException):  # the store may be what failed
+                client.set_terminated(run.run_id, status)
+
+
+def status_after(error: BaseException) -> str:
+    """How a run ends that `error` has ended."""
+    return "KILLED" if isinstance(error, (KeyboardInterrupt, SystemExit)) else "FAILED"
 
 
 def unreachable(uri: str, error: MlflowException) -> FledgeError:
