@@ -194,3 +194,22 @@ def test_interrupted_it_ends_whatever_a_thread_waits_for(tmp_path: Path) -> None
         [sys.executable, "-c", WITH_A_THREAD], cwd=tmp_path, capture_output=True, timeout=240, check=False
     )
     assert (done.returncode, done.stderr) == (130, b"interrupted\n")
+
+
+MAKING_A_CLASS = """
+import signal
+from fledge.cli import main
+class Attribute:
+    def __set_name__(self, owner, name):
+        signal.raise_signal(signal.SIGINT)
+main.app.main = lambda **_: type("Owner", (), {"attribute": Attribute()})
+main.main()
+"""
+
+
+def test_interrupted_while_python_makes_a_class(tmp_path: Path) -> None:
+    """Python 3.11 makes a RuntimeError of whatever is raised there."""
+    done = subprocess.run(
+        [sys.executable, "-c", MAKING_A_CLASS], cwd=tmp_path, capture_output=True, timeout=240, check=False
+    )
+    assert (done.returncode, done.stderr) == (130, b"interrupted\n")

@@ -109,9 +109,12 @@ def main() -> NoReturn:
         if isinstance(error, ReaderLeftError):
             leave()
             sys.exit(0)
-        if debug:
+        if _is_interruption(error):
+            code = _say_interrupted()
+        elif debug:
             raise
-        code = _explain(error)
+        else:
+            code = _explain(error)
     if code == INTERRUPTED:
         _end_at_once()
     sys.exit(code if isinstance(code, int) else 0)
@@ -136,6 +139,16 @@ def _interrupt_again(lost: "sys.UnraisableHookArgs") -> None:
         threading.Timer(0.05, signal.raise_signal, [signal.SIGINT]).start()
     else:
         sys.__unraisablehook__(lost)
+
+
+def _is_interruption(error: BaseException) -> bool:
+    """Whether an interruption is behind an error that is not ours: Python 3.11 wraps what `__set_name__` raises."""
+    from fledge.core.errors import FledgeError
+
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, (FledgeError, KeyboardInterrupt)):
+        cause = cause.__cause__ or cause.__context__
+    return isinstance(cause, KeyboardInterrupt)
 
 
 def _say_interrupted() -> int:
