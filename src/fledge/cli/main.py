@@ -109,12 +109,9 @@ def main() -> NoReturn:
         if isinstance(error, ReaderLeftError):
             leave()
             sys.exit(0)
-        if _is_interruption(error):
-            code = _say_interrupted()
-        elif debug:
+        if debug:
             raise
-        else:
-            code = _explain(error)
+        code = _explain(error)
     if code == INTERRUPTED:
         _end_at_once()
     sys.exit(code if isinstance(code, int) else 0)
@@ -170,6 +167,8 @@ def _explain(error: Exception) -> int:
     from fledge.cli.output import show_error
     from fledge.core.errors import FledgeError
 
+    if _is_interruption(error):
+        return _say_interrupted()
     if isinstance(error, FledgeError):
         show_error(error.message, error.hint)
         return error.exit_code
