@@ -1,12 +1,16 @@
-"""Programs of ours that do not outlive who started them."""
+"""Programs of ours: whose code they run, and that they do not outlive who started them."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import psutil
+
+from fledge import core
 
 PARENT = """
 import subprocess
@@ -44,3 +48,16 @@ def test_a_bound_program_whose_parent_has_ended_does_not_start() -> None:
     program = "from fledge.core.processes import end_with_parent; end_with_parent(1); print('on')"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, check=False, timeout=60)
     assert (done.returncode, done.stdout) == (1, b"")
+
+
+def test_a_program_runs_the_code_of_who_starts_it_also_where_another_fledge_is_installed(tmp_path: Path) -> None:
+    code = Path(core.__file__).parent
+    shutil.copytree(code, tmp_path / "fledge" / "core")
+    shutil.copyfile(code.parent / "__init__.py", tmp_path / "fledge" / "__init__.py")
+    (tmp_path / "fledge" / "place.py").write_text("import fledge.core\nprint(fledge.core.__file__)\n")
+    start = (
+        f"import subprocess, sys; sys.path.insert(0, {str(tmp_path)!r}); from fledge.core.processes import *;"
+        "subprocess.run(module_command('fledge.place'))"
+    )
+    found = subprocess.check_output([sys.executable, "-c", start], cwd=tmp_path)
+    assert Path(found.decode().strip()) == tmp_path / "fledge" / "core" / "__init__.py"

@@ -8,8 +8,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent.parent
 PR_SET_PDEATHSIG = 1  # of Linux's prctl
-_RUN = (
-    "import runpy, sys; sys.path.append({root!r}); {first}"
+_RUN = (  # the fledge of this process, and not one that is installed too; anything else is found as ever
+    "import runpy, sys; sys.path.insert(0, {root!r}); import fledge; sys.path.append(sys.path.pop(0)); {first}"
     "runpy.run_module({module!r}, run_name='__main__', alter_sys=True)"
 )
 _BOUND = "from fledge.core.processes import end_with_parent; end_with_parent({parent}); "
