@@ -59,5 +59,5 @@ def test_a_program_runs_the_code_of_who_starts_it_also_where_another_fledge_is_i
         f"import subprocess, sys; sys.path.insert(0, {str(tmp_path)!r}); from fledge.core.processes import *;"
         "subprocess.run(module_command('fledge.place'))"
     )
-    found = subprocess.check_output([sys.executable, "-c", start], cwd=tmp_path)
+    found = subprocess.check_output([sys.executable, "-c", start])
     assert Path(found.decode().strip()) == tmp_path / "fledge" / "core" / "__init__.py"
