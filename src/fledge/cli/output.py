@@ -26,6 +26,7 @@ def err() -> Console:
 
 _bars: list[Progress] = []
 _spoke_at = [0.0]  # when the last message was shown
+ESTIMATE_AFTER_S = 3.0  # until then the first tokens, which take longest, are most of what there is
 LINE_EVERY_S = 15.0
 # What moves a terminal's cursor and colours belongs to us, not to answers and question files.
 _CONTROLS = {code: f"\\x{code:02x}" for code in (*range(0x20), *range(0x7F, 0xA0)) if chr(code) not in "\n\t"}
@@ -123,7 +124,7 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> 
 def cells_progress(description: str, most_tokens: int = 0) -> Iterator[Callable[[int, int, int, int], None]]:
     """A bar for cells on stderr: done, failed, tokens/s, time left; a line now and then where there is no terminal.
 
-    Yields what `run_experiment` calls. Until the first answer is there, answers are taken to have `most_tokens`.
+    Yields what `run_experiment` calls. `most_tokens` is what an answer can have, 0 where that is not known.
     """
     columns = (
         TextColumn("{task.completed:.0f}/{task.total:.0f} answers, {task.fields[failed]} failed"),
@@ -150,11 +151,12 @@ def cells_progress(description: str, most_tokens: int = 0) -> Iterator[Callable[
 
 
 def _time_left(answered: int, waiting: int, elapsed: float, tokens: int, most_tokens: int) -> str:
-    if answered:
-        return f"{_minutes(elapsed / answered * waiting)} left"
-    if tokens and most_tokens:
-        return f"at most {_minutes((waiting * most_tokens - tokens) / tokens * elapsed)} left"
-    return "estimating"
+    """By the answers that are whole or, as many are under way at once, by their tokens if that share is greater."""
+    count = answered + waiting
+    share = max(answered / count, tokens / (count * most_tokens) if most_tokens else 0.0) if count else 1.0
+    if elapsed < ESTIMATE_AFTER_S or not share:
+        return "estimating"
+    return f"{'' if answered else 'at most '}{_minutes(elapsed * (1 - share) / share)} left"
 
 
 def _minutes(seconds: float) -> str:
