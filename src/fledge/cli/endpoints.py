@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import click
+from rich.table import Table
 
 from fledge.cli.options import settings
 from fledge.cli.output import emit, emit_exactly, json_option, message, table
@@ -85,16 +86,9 @@ def _serve_here(config: ServeConfig, targets: tuple[str, ...], as_json: bool, ab
 def status(as_json: bool, **flags: Any) -> None:
     """Show the endpoints of this workspace with their processes and memory."""
     found = endpoints.status(load(Workspace, flags).value)
-    rows = [
-        [item.url, item.state, f"{release['name']}/{release['version']}", *_process(part)]
-        for item in found
-        for release in item.releases
-        for part in item.processes
-    ]
-    columns = ["url", "state", "release", "process", "pid", "memory", "restarts"]
     value = {"endpoints": [item.as_dict() for item in found]}
-    lines = [f"{item.url}: {words}" for item in found for words in _going_on(item)]
-    emit(as_json, value, table("endpoints", columns, rows) if rows else "no endpoint runs", *lines)
+    shown = [line for item in found for line in _shown(item)]
+    emit(as_json, value, *shown or ["no endpoint runs"])
 
 
 @click.command()
@@ -219,5 +213,17 @@ def _going_on(endpoint: EndpointStatus) -> Iterator[str]:
         yield f"{endpoint.recorder['waiting']} records are not in MLflow yet{f': {trouble}' if trouble else ''}"
 
 
-def _process(part: dict[str, Any]) -> list[Any]:
-    return [part["role"], part["pid"], f"{part['memory_bytes'] / 1e6:.0f} MB", part["restarts"]]
+def _shown(endpoint: EndpointStatus) -> Iterator[str | Table]:
+    releases = ", ".join(f"{release['name']}/{release['version']}" for release in endpoint.releases)
+    yield f"{endpoint.url} is {endpoint.state}, with {releases}"
+    rows = [
+        [
+            f"{part['role']} {part.get('release', '')}".strip(),
+            part["pid"],
+            f"{part['memory_bytes'] / 1e6:.0f} MB",
+            part["restarts"],
+        ]
+        for part in endpoint.processes
+    ]
+    yield table("", ["process", "pid", "memory", "restarts"], rows)
+    yield from _going_on(endpoint)

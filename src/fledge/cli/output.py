@@ -111,7 +111,7 @@ def emit_piece(text: str, *, to_stderr: bool = False) -> None:
 
 def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> Table:
     """A table; numbers stand right."""
-    result = Table(title=title, title_justify="left", title_style="bold")
+    result = Table(title=title or None, title_justify="left", title_style="bold")
     for index, name in enumerate(columns):
         numeric = bool(rows) and all(isinstance(row[index], (int, float)) for row in rows)
         result.add_column(name, justify="right" if numeric else "left", overflow="fold")
