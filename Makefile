@@ -2,8 +2,10 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
 INSTALLED := $(VENV)/installed
+DEVELOPED := $(VENV)/installed-dev
+DEMONSTRATION := models,openvino,serve
+DEVELOPMENT := $(DEMONSTRATION),sign,otlp,bench,dev
 # Tests run in several processes, each file in one of them.
 AT_ONCE := --numprocesses auto --maxprocesses 4 --dist loadfile
 
@@ -18,29 +20,21 @@ test: lint  ## Lint, types, imports and all tests
 test-fast: lint  ## The same without the tests marked slow
 	$(BIN)/python -m pytest $(AT_ONCE) -m "not slow and not soak"
 
-soak: $(INSTALLED)  ## What takes long: random kills, faults, peers in environments of their own; reported in docs/
+soak: $(DEVELOPED)  ## What takes long: random kills, faults, peers in environments of their own; reported in docs/
 	FLEDGE_TEST_TABLE=docs/reliability.md $(BIN)/python -m pytest -m soak --timeout 7200
 
-lint: $(INSTALLED)
+lint: $(DEVELOPED)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
 
-install: $(INSTALLED)
+install: $(DEVELOPED)  ## With what the tests need
 
-$(INSTALLED): pyproject.toml constraints.txt
+$(INSTALLED) $(DEVELOPED): pyproject.toml constraints.txt tools/install.py
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "fledge needs Python 3.11 or newer: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
-	@echo "[1/4] creating $(VENV)"
-	@$(PYTHON) -m venv $(VENV)
-	@echo "[2/4] installing torch (the largest part, up to a few minutes)"
-	@$(PIP) torch
-	@echo "[3/4] installing MLflow, transformers, OpenVINO and the tools"
-	@$(PIP) setuptools
-	@$(PIP) --no-build-isolation --editable ".[models,openvino,serve,sign,otlp,bench,dev]"
-	@echo "[4/4] fetching SmolLM2-135M-Instruct (93 MB), a small chat model"
-	@$(BIN)/python -m fledge.models.smollm2 || true
-	@touch $@
+	@$(PYTHON) tools/install.py $(VENV) $(if $(filter $(DEVELOPED),$@),$(DEVELOPMENT),$(DEMONSTRATION))
+	@touch $(if $(filter $(DEVELOPED),$@),$(INSTALLED) $(DEVELOPED),$@)
 
 clean:  ## Remove what make and the demo created here
 	rm -rf $(VENV) .fledge mlflow.db mlartifacts fledge-report.html

@@ -1,0 +1,47 @@
+"""How `make` installs: what pip was told, uv is told too."""
+
+import importlib.util
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+ROOT = Path(__file__).parent.parent.parent
+
+
+@pytest.fixture
+def install() -> ModuleType:
+    """The program, which belongs to no package."""
+    spec = importlib.util.spec_from_file_location("install", ROOT / "tools" / "install.py")
+    assert spec
+    assert spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_uv_looks_where_pip_would(install: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "pip.conf").write_text(
+        "[global]\nindex-url = https://one.example/simple\ncert = /of/the/file.pem\n"
+        "find-links =\n    /wheels\n    /more/wheels\n"
+    )
+    monkeypatch.setenv("PIP_CONFIG_FILE", str(tmp_path / "pip.conf"))
+    monkeypatch.setenv("PIP_INDEX_URL", "https://two.example/simple")
+    monkeypatch.setenv("PIP_EXTRA_INDEX_URL", "https://three.example/simple https://four.example/simple")
+    monkeypatch.setenv("PIP_CERT", "/of/the/environment.pem")
+    for name in ("PIP_NO_INDEX", "PIP_FIND_LINKS", "PIP_CONSTRAINT"):
+        monkeypatch.delenv(name, raising=False)
+    settings = install.pip_settings([sys.executable, "-m", "pip"])
+    options = " ".join(install.uv_options(settings))  # what this machine's own settings add comes after them
+    assert options.startswith(
+        "--default-index https://two.example/simple"
+        " --index https://three.example/simple --index https://four.example/simple"
+        " --find-links /wheels --find-links /more/wheels"
+    )
+    assert install.uv_environment(settings)["SSL_CERT_FILE"] == "/of/the/environment.pem"
+
+
+def test_without_an_index_uv_uses_none_either(install: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    assert "--no-index" in list(install.uv_options(install.pip_settings([sys.executable, "-m", "pip"])))

@@ -1,0 +1,141 @@
+"""Install fledge from its folder into an environment: `python tools/install.py FOLDER EXTRAS`. Standard library only.
+
+uv does it in seconds where pip takes minutes; it is had from the index that pip uses, and told pip's settings. Where
+there is no uv, pip does it. On a machine without an NVIDIA GPU the packages of CUDA, some 3 GB, are not installed.
+"""
+
+import ast
+import logging
+import os
+import shutil
+import subprocess
+import sys
+import venv
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+log = logging.getLogger("install")
+
+ROOT = Path(__file__).parent.parent
+CUDA = "nvidia-"  # how the packages of CUDA are called that torch wants
+ANYWAY = "FLEDGE_INSTALL_CUDA"
+# Settings of pip that uv has too, under other names. Neither of them asks anything of the user.
+OPTIONS = {
+    "index-url": "--default-index",
+    "extra-index-url": "--index",
+    "find-links": "--find-links",
+    "constraint": "--constraint",
+    "trusted-host": "--allow-insecure-host",
+}
+
+
+class InstallError(Exception):
+    """What a user has to do first."""
+
+
+def main(folder: Path, extras: str) -> None:
+    """Make the environment unless it is there, and install fledge with `extras` into it."""
+    if not (folder / "pyvenv.cfg").exists():
+        log.info("[1/4] creating %s", folder)
+        venv.create(folder, with_pip=True)
+    python = str(folder / "bin" / "python")
+    pip = [python, "-m", "pip", "--disable-pip-version-check"]
+    settings = pip_settings(pip)
+    log.info("[2/4] looking for uv, which installs faster")
+    uv = find_uv(folder, pip)
+    if uv is None:
+        log.info("[2/4] there is no uv to be had, so pip does it: up to some minutes")
+        install = [*pip, "install"]
+        environ = dict(os.environ)
+    else:
+        install = [uv, "pip", "install", "--python", python, *uv_options(settings)]
+        environ = uv_environment(settings)
+    install += ["--constraint", str(ROOT / "constraints.txt")]
+    if not has_gpu() and not os.environ.get(ANYWAY):
+        install += without_cuda(install, environ, uv=uv is not None)
+    log.info("[3/4] installing fledge with torch, MLflow, transformers and OpenVINO")
+    # What builds fledge is constrained too, so it is not built in an environment of its own.
+    run([*install, "setuptools"], environ)
+    run([*install, "--no-build-isolation", "--editable", f"{ROOT}[{extras}]"], environ)
+    log.info("[4/4] fetching SmolLM2-135M-Instruct (93 MB), a small chat model")
+    subprocess.run([python, "-m", "fledge.models.smollm2"], check=False)  # it says what to do where that fails
+
+
+def pip_settings(pip: list[str]) -> dict[str, str]:
+    """Pip's settings for what it installs: from its files, and from its environment variables, which win."""
+    done = subprocess.run([*pip, "config", "list"], capture_output=True, text=True, check=False)
+    found: dict[str, dict[str, str]] = {}
+    for line in done.stdout.splitlines():
+        name, _, value = line.partition("=")
+        section, _, key = name.rpartition(".")
+        found.setdefault(section, {})[key] = ast.literal_eval(value)
+    return {**found.get("global", {}), **found.get("install", {}), **found.get(":env:", {})}
+
+
+def uv_options(settings: Mapping[str, str]) -> Iterator[str]:
+    """The same for uv; as for pip, the best version wins, whichever index has it."""
+    for name, option in OPTIONS.items():
+        for value in settings.get(name, "").split():
+            yield from (option, value)
+    if settings.get("no-index", "").lower() in ("1", "true", "yes", "on"):
+        yield "--no-index"
+    yield from ("--index-strategy", "unsafe-best-match")
+
+
+def uv_environment(settings: Mapping[str, str]) -> dict[str, str]:
+    """Environment variables for what uv has no option for."""
+    environ = dict(os.environ)
+    if "cert" in settings:
+        environ["SSL_CERT_FILE"] = settings["cert"]
+    if "default-timeout" in settings:
+        environ["UV_HTTP_TIMEOUT"] = settings["default-timeout"]
+    return environ
+
+
+def find_uv(folder: Path, pip: list[str]) -> str | None:
+    """The uv that is here, else from the index into the environment; None where there is none."""
+    if found := shutil.which("uv"):
+        return found
+    uv = folder / "bin" / "uv"
+    if not uv.exists():
+        subprocess.run([*pip, "install", "--quiet", "uv"], capture_output=True, check=False)
+    return str(uv) if uv.exists() else None
+
+
+def has_gpu() -> bool:
+    """Whether there is an NVIDIA GPU, as its driver says."""
+    return Path("/proc/driver/nvidia/version").exists() or shutil.which("nvidia-smi") is not None
+
+
+def without_cuda(install: list[str], environ: Mapping[str, str], *, uv: bool) -> list[str]:
+    """What to add so that torch comes without CUDA; nothing where it does so already, as on a Mac."""
+    planned = subprocess.run(
+        [*install, "--dry-run", *(() if uv else ("--quiet", "--report", "-")), "torch"],
+        env=dict(environ), capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    if CUDA not in planned.stdout + planned.stderr:
+        return []
+    if uv:
+        return ["--torch-backend", "cpu"]
+    raise InstallError(
+        "pip would install 3 GB of CUDA packages with torch, and there is no NVIDIA GPU here.\n"
+        "try: install uv, or name PyTorch's index of builds for the CPU in PIP_EXTRA_INDEX_URL; "
+        f"{ANYWAY}=1 installs them anyway"
+    )
+
+
+def run(command: list[str], environ: Mapping[str, str]) -> None:
+    """Run it, showing what it shows."""
+    subprocess.run(command, env=dict(environ), check=True)
+
+
+if __name__ == "__main__":
+    logging.basicConfig(format="%(message)s", level=logging.INFO)
+    try:
+        main(Path(sys.argv[1]), sys.argv[2])
+    except InstallError as error:
+        sys.exit(f"error: {error}")
+    except subprocess.CalledProcessError as error:
+        sys.exit(f"error: {error.cmd[0]} failed with exit code {error.returncode}; what it said is above")
+    except KeyboardInterrupt:
+        sys.exit(130)
