@@ -4,6 +4,7 @@ The public verbs below are loaded on first use; importing the package does nothi
 """
 
 import importlib
+from types import FunctionType
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
@@ -86,7 +87,12 @@ if TYPE_CHECKING:
 def __getattr__(name: str) -> Any:
     if name not in _PUBLIC:
         raise AttributeError(f"module 'fledge' has no attribute {name!r}")
-    return getattr(importlib.import_module(_PUBLIC[name]), name)
+    found = getattr(importlib.import_module(_PUBLIC[name]), name)
+    if not isinstance(found, FunctionType):
+        return found
+    from fledge.tracking.callers_store import kept
+
+    return kept()(found)
 
 
 def __dir__() -> list[str]:

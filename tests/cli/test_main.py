@@ -126,13 +126,17 @@ def test_config_shows_where_a_value_comes_from(fledge: Run, tmp_path: Path) -> N
     assert rows["max_tokens"]["origin"] == "default"
 
 
-def test_config_names_what_a_file_has_that_is_no_setting(fledge: Run, tmp_path: Path) -> None:
-    (tmp_path / "fledge.toml").write_text("moddel = 'small'\njudge_retries = 3\nzork = 1\n")
-    done = fledge("config", "show", "--json", cwd=tmp_path)
+@pytest.mark.parametrize("command", [["config", "show"], ["status"]])
+def test_every_command_names_what_a_file_has_that_is_no_setting(
+    fledge: Run, tmp_path: Path, command: list[str]
+) -> None:
+    byte_order_mark = "\N{ZERO WIDTH NO-BREAK SPACE}"
+    (tmp_path / "fledge.toml").write_text(f"{byte_order_mark}moddel = 'small'\njudge_retries = 3\nzork = 1\n")
+    done = fledge(*command, "--json", cwd=tmp_path)
     assert done.returncode == 0
     assert [line.rpartition("fledge.toml: ")[2] for line in done.stderr.splitlines()] == [
-        "no setting 'moddel'; did you mean 'model'?",
-        "no setting 'zork'; it is ignored",
+        "no setting 'moddel', which is ignored; did you mean 'model'?",
+        "no setting 'zork', which is ignored",
     ]
 
 

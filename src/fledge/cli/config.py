@@ -21,6 +21,14 @@ SHOWN = (ExperimentConfig, ReleaseConfig, ServeConfig, ChatConfig)
 OTHERS = (JudgeConfig, QuestionsConfig, BenchConfig, ExperimentBenchConfig, ServeBenchConfig)
 
 
+def say_unknown_keys() -> None:
+    """A line for each key of a file that is no setting of any command."""
+    names = [item.name for cls in (*SHOWN, *OTHERS) for item in options(cls)]
+    for path, key in unknown_keys(*SHOWN, *OTHERS):
+        near = get_close_matches(key, names, 1)
+        message(f"{path}: no setting {key!r}, which is ignored" + (f"; did you mean {near[0]!r}?" if near else ""))
+
+
 @click.group()
 def config() -> None:
     """Settings: flags, environment, .env, fledge.toml, user file, defaults."""
@@ -45,6 +53,3 @@ def show(origin: bool, as_json: bool) -> None:
     columns = ["name", "value", "origin", "env"] if origin else ["name", "value"]
     shown = [[row[column] if column != "value" else str(row[column]) for column in columns] for row in rows.values()]
     emit(as_json, list(rows.values()), table(str(Path.cwd()), columns, shown))
-    for path, key in unknown_keys(*SHOWN, *OTHERS):
-        near = get_close_matches(key, rows, 1)
-        message(f"{path}: no setting {key!r}" + (f"; did you mean {near[0]!r}?" if near else "; it is ignored"))

@@ -78,6 +78,17 @@ class Commands(click.Group):
 def app(ctx: click.Context, debug: bool) -> None:
     """Take a Hugging Face language model from its first experiment to a watched endpoint."""
     ctx.obj = {"debug": debug}
+    if not {"-h", "--help"} & set(sys.argv):
+        _say_unknown_settings()
+
+
+def _say_unknown_settings() -> None:
+    from fledge.core.settings import has_file
+
+    if has_file():
+        from fledge.cli.config import say_unknown_keys
+
+        say_unknown_keys()
 
 
 def main() -> NoReturn:

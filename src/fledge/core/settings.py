@@ -8,7 +8,8 @@ import tomllib
 import types
 import typing
 from collections.abc import Iterator, Mapping
-from dataclasses import MISSING, dataclass, field, fields, is_dataclass
+from dataclasses import MISSING, dataclass, field, fields, is_dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -18,6 +19,7 @@ from pydantic import TypeAdapter, ValidationError
 from fledge.core.errors import InputError
 
 T = TypeVar("T")
+ENCODING = "utf-8-sig"  # of files of settings: some editors put a byte order mark first
 
 
 @dataclass(frozen=True)
@@ -135,11 +137,17 @@ def load(
     return Resolved(_validated(cls, values, origins), origins)
 
 
+@cache
+def _validator(cls: Any) -> TypeAdapter[Any]:
+    return TypeAdapter(cls)
+
+
 def _validated(cls: type[T], values: dict[str, Any], origins: Mapping[str, str]) -> T:
     lines: list[str] = []
+    kind: Any = cls
     while True:
         try:
-            value = TypeAdapter(cls).validate_python(_nest(cls, values))
+            value: T = _validator(kind).validate_python(_nest(cls, values))
             break
         except ValidationError as error:
             lines += [_explain(issue, origins) for issue in error.errors()]
@@ -171,7 +179,7 @@ def _sources(
 ) -> Iterator[tuple[str, Mapping[str, Any]]]:
     yield "flag", dict(flags)
     yield "environment", {item.name: environ[item.env] for item in known if item.is_flag and environ.get(item.env)}
-    dotenv = dotenv_values(folder / ".env") if (folder / ".env").is_file() else {}
+    dotenv = dotenv_values(folder / ".env", encoding=ENCODING) if (folder / ".env").is_file() else {}
     yield ".env", {item.name: dotenv[item.env] for item in known if item.is_flag and dotenv.get(item.env)}
     yield file
     names = {item.name for item in known}
@@ -188,6 +196,11 @@ def _files(folder: Path, environ: Mapping[str, str]) -> Iterator[tuple[Path, Map
         yield path, content
 
 
+def has_file() -> bool:
+    """Whether any file sets something here."""
+    return any(content for _, content in _files(Path.cwd(), os.environ))
+
+
 def unknown_keys(*classes: type) -> Iterator[tuple[Path, str]]:
     """Each key of the files that settings are read from here that is a setting of none of `classes`."""
     known = {item.name for cls in classes for item in options(cls)}
@@ -199,7 +212,7 @@ def _read_toml(path: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads(path.read_text(encoding=ENCODING))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: {error}", hint=f"mend or remove {path}") from None
 
@@ -229,8 +242,29 @@ def user_cache() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fledge"
 
 
+class FromSources(type):
+    """The type of settings whose instances take what they are not given from where `load` finds it."""
+
+    def __call__(cls, *args: Any, **given: Any) -> Any:
+        kind: Any = cls
+        names = [item.name for item in fields(kind)]
+        values = {**dict(zip(names, args, strict=False)), **given}
+        if len(args) > len(names) or len(values) < len(args) + len(given) or not values.keys() <= set(names):
+            return super().__call__(*args, **given)  # which says what is wrong
+        if len(values) == len(names):
+            return super().__call__(**values)
+        known = {item.name for item in options(cls)}
+        found = cls.load({name: values.pop(name) for name in known & values.keys()})
+        return replace(found, **values) if values else found
+
+    def load(cls, flags: Mapping[str, Any]) -> Any:
+        """An instance of the class."""
+        kind: Any = cls
+        return load(kind, flags).value
+
+
 @dataclass(frozen=True)
-class Workspace:
+class Workspace(metaclass=FromSources):
     """Where everything is recorded, and where fledge keeps its own state."""
 
     tracking_uri: str = option("", "MLflow tracking store or server", env="MLFLOW_TRACKING_URI")

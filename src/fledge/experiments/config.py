@@ -10,7 +10,7 @@ from typing import Any, Literal
 import yaml
 
 from fledge.core.errors import InputError
-from fledge.core.settings import load, option, options, out_of_range
+from fledge.core.settings import ENCODING, load, option, options, out_of_range
 from fledge.engines.engine import GenerationParams
 from fledge.engines.selection import EngineSettings
 from fledge.models.embedded.templates import TEMPLATES
@@ -170,7 +170,7 @@ def as_param(value: Any) -> str:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding=ENCODING)
         content = tomllib.loads(text) if path.suffix == ".toml" else yaml.safe_load(text)
     except FileNotFoundError:
         raise InputError(f"{path}: there is no such file", hint="check the path given to --config") from None

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, Protocol, TypeVar
 from urllib.parse import urlsplit
 
 from fledge.core.errors import FledgeError
-from fledge.core.settings import option, out_of_range
+from fledge.core.settings import FromSources, option, out_of_range
 from fledge.scoring.scorer import Scorer
 
 T = TypeVar("T")
@@ -29,7 +29,7 @@ CRITERIA = (
 
 
 @dataclass(frozen=True)
-class JudgeConfig:
+class JudgeConfig(metaclass=FromSources):
     """Which judge, and by what."""
 
     judge: str = option("", "a judge: the URL of an OpenAI-compatible server, as http://127.0.0.1:8000/v1#NAME")

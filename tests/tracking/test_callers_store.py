@@ -1,0 +1,25 @@
+"""A program that uses MLflow itself finds it as it left it."""
+
+import os
+from pathlib import Path
+
+import mlflow
+import pytest
+
+import fledge
+
+
+def test_a_call_leaves_the_store_that_a_program_has_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    mine, other = f"sqlite:///{tmp_path / 'mine.db'}", f"sqlite:///{tmp_path / 'other.db'}"
+    mlflow.set_tracking_uri(mine)
+    try:
+        assert fledge.Workspace().tracking == mine
+        fledge.open_prompts(fledge.Workspace(tracking_uri=other))
+        assert (tmp_path / "other.db").exists()
+        assert (mlflow.get_tracking_uri(), mlflow.get_registry_uri()) == (mine, mine)
+    finally:
+        mlflow.set_tracking_uri(None)
+    assert fledge.Workspace().tracking == f"sqlite:///{tmp_path / 'mlflow.db'}"
+    fledge.open_prompts(fledge.Workspace(tracking_uri=other))
+    assert not {"MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI"} & os.environ.keys()
