@@ -72,6 +72,9 @@ def test_what_is_no_set_is_refused(tmp_path: Path) -> None:
         (tmp_path / name).write_text("question")
         with pytest.raises(InputError, match=f"{name}: cannot be read"):
             read_questions(tmp_path / name)
+    (_saved(tmp_path / "damaged") / "state.json").write_text("{}")
+    with pytest.raises(InputError, match="damaged: cannot be read"):
+        read_questions(tmp_path / "damaged")
     parquet.write_table(pa.table({"question": [b"a?"]}), tmp_path / "bytes.parquet")
     with pytest.raises(InputError, match="row 1: 'question' is bytes, not a text"):
         read_questions(tmp_path / "bytes.parquet")

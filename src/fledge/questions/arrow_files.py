@@ -27,7 +27,7 @@ def read_arrow(path: Path, layout: QuestionLayout) -> Reading:
         raise
     except FileNotFoundError as error:
         raise InputError(f"{error.filename or path}: there is no such file", hint="check the path") from None
-    except (pa.ArrowException, OSError, ValueError) as error:
+    except (pa.ArrowException, OSError, ValueError, LookupError, TypeError) as error:
         reason = str(error).splitlines()[0]
         raise InputError(f"{path}: cannot be read: {reason}", hint="write it again, as Parquet or as JSONL") from None
     return collect(str(path), "row", _rows(tables), layout=layout)
