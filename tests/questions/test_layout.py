@@ -173,7 +173,7 @@ def test_layouts_of_sets_that_are_no_files(tmp_path: Path) -> None:
     assert (item.question, item.reference) == ("a?", "1")
     with pytest.raises(InputError, match="default questions are laid out already") as caught:
         read_questions("default", layout=QuestionLayout(("reference=answer",)))
-    assert caught.value.hint == "leave out --columns reference=answer"
+    assert caught.value.hint.startswith("leave out --columns reference=answer; where a file of settings has it: ")
     for source in (frame, _jsonl(tmp_path / "a.jsonl", SUMS)):
         with pytest.raises(InputError, match="--header-row"):
             read_questions(source, layout=QuestionLayout(header_row=3))

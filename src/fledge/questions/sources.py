@@ -49,7 +49,9 @@ def read(source: Source, workspace: Workspace | None = None, layout: QuestionLay
         return read_frame(source, layout)
     if source == "default":
         if layout != PLAIN:
-            raise InputError("the default questions are laid out already", hint=f"leave out{layout.flags}")
+            unset = "--columns '' --reference-pattern '' --header-row 1"
+            hint = f"leave out{layout.flags}; where a file of settings has it: {unset}"
+            raise InputError("the default questions are laid out already", hint=hint)
         questions = default_questions().questions
         return Reading("default", "question", questions, tuple(range(1, len(questions) + 1)), ())
     return read_file(Path(source), layout)
