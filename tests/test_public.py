@@ -16,6 +16,7 @@ NAMES = {
     "FledgeError",
     "GenerationParams",
     "JudgeConfig",
+    "QuestionLayout",
     "QuestionSet",
     "QuestionsConfig",
     "ServeConfig",

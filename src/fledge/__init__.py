@@ -20,6 +20,7 @@ _PUBLIC = {
     "FledgeError": "fledge.core.errors",
     "GenerationParams": "fledge.engines.engine",
     "JudgeConfig": "fledge.scoring.judge",
+    "QuestionLayout": "fledge.questions.layout",
     "QuestionSet": "fledge.questions.question_set",
     "QuestionsConfig": "fledge.questions.versions",
     "ServeConfig": "fledge.supervision.config",
@@ -64,6 +65,7 @@ if TYPE_CHECKING:
     from fledge.experiments.run import run_experiment as run_experiment
     from fledge.prompts.prompt import Draft as Draft
     from fledge.prompts.store import open_prompts as open_prompts
+    from fledge.questions.layout import QuestionLayout as QuestionLayout
     from fledge.questions.question_set import QuestionSet as QuestionSet
     from fledge.questions.sources import read_questions as read_questions
     from fledge.questions.versions import QuestionsConfig as QuestionsConfig

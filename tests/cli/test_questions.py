@@ -69,6 +69,7 @@ def test_show_in_json(ask: Callable[..., Any]) -> None:
         "reference_words": {"median": 1.0, "max": 1},
         "reference_characters": {"median": 3.0, "max": 3},
         "first": [first],
+        "notes": [],
     }
     assert _fields("questions show") >= {*found, *first, *found["topics"][0], "median", "max"}
 
@@ -89,6 +90,7 @@ def test_validate_in_json(ask: Callable[..., Any]) -> None:
         "questions": 2,
         "errors": [],
         "warnings": [],
+        "notes": [],
         "fixed": None,
     }
     found = ask("validate", "twice.csv", "--fix", "clean.jsonl")
@@ -97,6 +99,35 @@ def test_validate_in_json(ask: Callable[..., Any]) -> None:
     assert found["fixed"] == {"output": "clean.jsonl", "questions": 2, "left_out": 2}
     assert _fields("questions validate") >= {*found, *error, *found["fixed"]}
     assert read_questions("clean.jsonl").questions == read_questions("good.csv").questions
+
+
+def test_a_row_that_lacks_a_column_and_an_empty_field_have_one_digest(ask: Callable[..., Any]) -> None:
+    rows = [
+        {"question": "a?", "reference": "x", "kind": "k"},
+        {"question": "b?", "reference": None},
+        {"question": "c?", "kind": "", " level ": 1},
+    ]
+    Path("ragged.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    for copy in ("copy.csv", "copy.yaml", "copy.jsonl"):
+        ask("validate", "ragged.jsonl", "--fix", copy)
+        assert ask("show", copy)["digest"] == ask("show", "ragged.jsonl")["digest"]
+
+
+def test_a_set_laid_out_otherwise(ask: Callable[..., Any], show: Shown, fledge: Run) -> None:
+    Path("sums.csv").write_bytes(
+        "Notice\n\nQuestion;Full Answer\nCombien co\xfbte-t-il?;So: #### 18\n".encode("latin-1")
+    )
+    pattern = ("--reference-pattern", "#### (.+)", "--header-row", "3")
+    layout = ("--columns", 'question=Question,reference="Full Answer"', *pattern)
+    found = ask("show", "sums.csv", *layout)
+    assert [(item["question"], item["reference"]) for item in found["first"]] == [("Combien coûte-t-il?", "18")]
+    assert [note["kind"] for note in found["notes"]] == ["encoding", "separator"]
+    assert ask("validate", "sums.csv", *layout)["notes"] == found["notes"]
+    assert ask("register", "sums.csv", "--name", "sums", *layout)["digest"] == found["digest"]
+    assert json.loads(show("sample", "sums.csv", "--size", "1", *layout))["reference"] == "18"
+    told = "sums.csv: not UTF-8, read as Windows-1252 (Latin-1), as 'coûte' on line 4"
+    assert f"{told}; columns separated by semicolons\n" in fledge("questions", "show", "sums.csv", *layout).stderr
+    assert f"{told}\n" in fledge("questions", "sample", "--size", "1", "sums.csv", *layout).stderr
 
 
 def test_validate_tells_all_errors_and_ends_with_two(fledge: Run, show: Shown) -> None:

@@ -12,7 +12,7 @@ from fledge.core.settings import Workspace
 from fledge.engines.scripted import ScriptedEngine
 from fledge.experiments._mlflow import load_settings, load_table
 from fledge.experiments.config import ExperimentConfig
-from fledge.experiments.run import run_experiment
+from fledge.experiments.run import resume_experiment, run_experiment
 from fledge.questions.question_set import QuestionSet
 from fledge.questions.sources import read_questions
 from fledge.questions.versions import QuestionsConfig, register_questions
@@ -57,3 +57,30 @@ def test_a_file_is_recorded_as_it_is_named(config: ExperimentConfig, frame: Ques
     result = run_experiment(replace(config, questions="mine.jsonl"), engine=ScriptedEngine())
     (logged,) = MlflowClient(config.tracking_uri).get_run(result.run_id).inputs.dataset_inputs
     assert (logged.dataset.name, json.loads(logged.dataset.source)) == ("mine.jsonl", {"uri": "mine.jsonl"})
+
+
+def test_a_layout_is_kept_with_the_run(config: ExperimentConfig) -> None:
+    Path("sums.csv").write_bytes("Question;Full, caf\xe9\na?;So: #### 18\nb?;#### 3\n".encode("latin-1"))
+    Path("fledge.toml").write_text("""questions = "sums.csv"
+columns = ["question=Question", "reference=Full, caf\u00e9"]
+reference_pattern = "#### (.+)"
+""")
+    said: list[str] = []
+    asking = ExperimentConfig.load({"tracking_uri": config.tracking_uri, "engine": "scripted", "prompts": ("simple",)})
+    result = run_experiment(asking, engine=ScriptedEngine(), say=said.append)
+    assert [line for line in said if "sums.csv" in line] == [
+        "sums.csv: not UTF-8, read as Windows-1252 (Latin-1), as 'café' on line 1"
+    ]
+    client = MlflowClient(config.tracking_uri)
+    assert set(load_table(client, result.run_id)["reference"]) == {"18", "3"}
+    params = client.get_run(result.run_id).data.params
+    assert (params["columns"], params["reference_pattern"], params["header_row"]) == (
+        "question=Question,reference=Full, café",
+        "#### (.+)",
+        "1",
+    )
+    Path("fledge.toml").unlink()
+    again = ExperimentConfig.load(load_settings(client, result.run_id))
+    assert again.layout == asking.layout
+    Path("sums.csv").unlink()  # what was read is kept as well
+    assert resume_experiment(config, result.run_id, engine=ScriptedEngine()).cells == 2

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from fledge.core.errors import InputError
 from fledge.questions.files import jsonl, read_file, write_file
 from fledge.questions.question_set import Question, QuestionSet, default_questions
+from fledge.questions.rows import told
 from fledge.questions.sources import read, read_questions
 
 ROWS = "\n".join(json.dumps({"id": f"q{n}", "question": f"What is {n}?", "reference": str(n)}) for n in range(1, 7))
@@ -20,16 +21,26 @@ BAD = [
     ("blank.jsonl", b"\n \n", "no questions in it"),
     ("header.csv", b"question\n", "no questions in it"),
     ("empty.yaml", b"", "no questions in it"),
-    ("latin.jsonl", ROWS.encode() + '\n{"question": "caf\xe9"}'.encode("latin-1"), "line 7: not UTF-8"),
+    ("mixed.jsonl", '{"question": "caf\xe9"}\n'.encode() + b'{"question": "caf\xe9"}', "line 2: not UTF-8"),
+    (
+        "greek.csv",
+        "question\n\u03c4\u03b9 \u03b5\u03af\u03bd\u03b1\u03b9 \u03b1\u03c5\u03c4\u03cc;\n".encode("cp1253"),
+        "line 2: not UTF-8",
+    ),
     ("column.jsonl", b'{"query": "What?"}', "line 1: no column 'question', only 'query'"),
     ("column.csv", b"id,query\n1,What?\n", "line 2: no column 'question', only 'id', 'query'"),
     ("twice.jsonl", ROWS.encode() + b'\n{"id": "q3", "question": "Again?"}', "line 7: id 'q3' is also on line 3"),
     ("same.jsonl", b'{"question": "What?"}\n{"question": "What?"}', "line 2: the same question as on line 1"),
     ("broken.jsonl", ROWS.encode() + b'\n{"question": "What?"', "line 7: not JSON at column 21"),
-    ("broken.csv", b"id,question\n" + b"1,a?\n" * 1 + b'2,"open\n', "close every double quote"),
-    ("open.csv", b'id,question\n1,a?\n2,"open\n3,c?\n', "line 3: unexpected end of data"),
-    ("short.csv", b"id,question\n1,a?\n2\n", "line 3: fewer columns than the first line"),
-    ("long.csv", b"id,question\n1,a?\n2,b?,c\n", "line 3: more columns than the first line"),
+    ("open.csv", b'id,question\n1,a?\n2,"open\n3,c?\n', "line 3: a double quote that never closes opens here"),
+    ("open-later.csv", b'id,question,x\n1,"a\n?","b\n2,c,d\n', "line 3: a double quote that never closes opens here"),
+    ("open-header.csv", b'id,"question\n1,a?\n', "line 1: a double quote that never closes opens here"),
+    ("closed.csv", b'id,question\n1,a?\n2,"b" c\n', "line 3: a text in double quotes opens here, and more follows"),
+    ("long-open.csv", b'id;question\n1;"a' + b"\nb" * 300_000, "line 2: a double quote that never closes opens here"),
+    ("short.csv", b"id,question\n1,a?\n2\n", "line 3: fewer columns than the header"),
+    ("long.csv", b"id,question\n1,a?\n2,b?,c\n", "line 3: more columns than the header"),
+    ("unnamed.csv", b"question,,\na?,,\nb?,,c\n", "line 3: a value in a column without a name"),
+    ("odd.csv", codecs.BOM_UTF16_LE + "question\na?".encode("utf-16-le") + b"b", "line 2: damaged UTF-16"),
     ("broken.yaml", b"- question: a?\n- question: [b\n", "line 3: not YAML"),
     ("scalar.yaml", b"question: a?\n", "line 1: not a list"),
     ("item.yaml", b"- question: a?\n- b?\n", "line 2: not an entry with a question"),
@@ -143,16 +154,38 @@ def test_all_problems_are_told_with_their_lines(tmp_path: Path, name: str) -> No
 
 def test_lines_that_are_not_utf8_are_told_and_the_others_read(tmp_path: Path) -> None:
     path = tmp_path / "a.csv"
-    path.write_bytes("id,question\n1,caf\xe9?\n2,b?\n3,\xfc?\n,\n".encode("latin-1"))
+    path.write_bytes("id,question\n1,caf\xe9?\n2,b?\n3,\xfc?\n,\n".encode("latin-1") + "4,na\xefve?\n".encode())
     assert [(error.line, error.kind) for error in read(path).errors] == [(2, "encoding"), (4, "encoding"), (5, "empty")]
 
 
-def test_utf16_is_said(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("content", "note"),
+    [
+        ("id,question\n1,Où est le café\u202f?\n".encode(), None),
+        (codecs.BOM_UTF8 + "id;question\n1;Où est le café\u202f?\n".encode(), "columns separated by semicolons"),
+        ("id\tquestion\n1\tOù est le café\u202f?\n".encode("utf-16"), "read as UTF-16; columns separated by tabs"),
+        (codecs.BOM_UTF16_BE + "id|question\n1|Où est le café\u202f?\n".encode("utf-16-be"), "separated by '|'"),
+        ("id,question\n1,Où est le café\u202f?\n".replace("\u202f", "\xa0").encode("cp1252"), "as 'Où' on line 2"),
+        (" id , question \n1,Où est le café\u202f?\n".encode(), None),
+    ],
+)
+def test_encodings_separators_and_padded_headers_are_recognised(
+    tmp_path: Path, content: bytes, note: str | None
+) -> None:
     path = tmp_path / "a.csv"
-    path.write_bytes(codecs.BOM_UTF16_LE + "question\na?\n".encode("utf-16-le"))
-    with pytest.raises(InputError, match=r"a\.csv: UTF-16") as caught:
-        read(path)
-    assert caught.value.hint == "save the file as UTF-8"
+    path.write_bytes(content)
+    reading = read(path)
+    (item,) = reading.question_set().questions
+    assert (item.id, item.question.replace("\xa0", "\u202f")) == ("1", "Où est le café\u202f?")
+    said = told("a.csv", reading.notes)
+    assert said.startswith("a.csv: ")
+    assert (note in said) if note else not reading.notes
+
+
+def test_a_question_with_other_separators_in_it_is_one_question(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text("question\nfirst; then|now?\n")
+    assert [item.question for item in read_questions(path).questions] == ["first; then|now?"]
 
 
 @pytest.mark.parametrize(
@@ -160,12 +193,12 @@ def test_utf16_is_said(tmp_path: Path) -> None:
     [
         ("a.json", '[{"question": "a?"}]', "call it .jsonl"),
         ("a.jsonl", '[\n  {"question": "a?"}\n]', "jq -c"),
-        ("a.parquet", "", "read_parquet"),
-        ("a.csv", "id;question\n1;a?\n", "separate the columns by commas"),
-        ("a.csv", "id,Question\n1,a?\n", "rename the column 'Question' to 'question'"),
-        ("a.jsonl", '{"prompt": "a?"}', "rename the column 'prompt' to 'question'"),
+        ("a.parquet", "", "write it again, as Parquet or as JSONL"),
+        ("a.csv", "id,Question\n1,a?\n", "--columns question=Question"),
+        ("a.csv", "id;Best Question\n1;a?\n", "--columns question=COLUMN"),
+        ("a.jsonl", '{"prompt": "a?"}', "--columns question=prompt"),
         ("a.csv", "question,question\na?,b?\n", "a name of its own"),
-        ("a.jsonl", '{"question": "a?", "reference": ["b", "c"]}', "write one text"),
+        ("a.jsonl", '{"question": "a?", "reference": ["b", "c"]}', "--columns reference=reference.0"),
         ("a.jsonl", "[" * 100_000, "jq -c"),
         ("a.jsonl", '{"question": ' + "[" * 100_000, "one JSON object a line"),
         ("a.jsonl", '{"question": ' + "1" * 5000 + "}", "one JSON object a line"),

@@ -51,3 +51,18 @@ def test_the_digest_is_of_the_order_and_not_of_the_place() -> None:
 
 def _digest(*questions: Question) -> str:
     return QuestionSet("mine.csv", questions).digest
+
+
+def test_an_empty_column_is_as_good_as_none() -> None:
+    bare = Question("1", "a?", columns={"level": "1"})
+    assert _digest(replace(bare, reference="", columns={"level": "1", "kind": ""})) == _digest(bare)
+    assert _digest(bare) == "ba4966cc0d22c6c42044104bb90bb7b39004acc0aacb37a5b5d0633b9db09beb"
+    # Of a set that was registered when empty columns counted.
+    before = "45f67ed487035b1b5ff15079b8330346ca5ea013b7effa994ab5bb52869ef873"
+    assert QuestionSet("x", (replace(bare, columns={"level": "1", "kind": ""}),)).has_digest(before)
+    assert not QuestionSet("x", (bare,)).has_digest(before)
+
+
+def test_the_digest_of_the_default_set_is_what_runs_have_recorded() -> None:
+    recorded = "ffa02d0bd67d9e26e2c4c1194447353401456f098aa69cecab50369ccb53b43f"
+    assert default_questions().digest == recorded

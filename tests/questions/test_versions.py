@@ -14,6 +14,7 @@ from mlflow import MlflowClient
 from fledge.core.errors import FledgeError, InputError
 from fledge.core.settings import Workspace
 from fledge.questions import _mlflow
+from fledge.questions.layout import QuestionLayout
 from fledge.questions.question_set import Question, QuestionSet, default_questions
 from fledge.questions.sources import read, read_questions
 from fledge.questions.versions import QuestionsConfig, Version, register_questions
@@ -94,6 +95,17 @@ def test_mlflow_has_it_as_it_wants_it(config: QuestionsConfig, client: MlflowCli
     assert dataset.experiment_ids == [experiment.experiment_id]
 
 
+def test_a_set_registered_when_empty_columns_counted_is_unchanged(
+    config: QuestionsConfig, client: MlflowClient
+) -> None:
+    questions = QuestionSet("x", (Question("1", "a?", columns={"level": "1", "kind": ""}),))
+    version = register_questions(questions, "qa", config)
+    before = "45f67ed487035b1b5ff15079b8330346ca5ea013b7effa994ab5bb52869ef873"
+    client.set_dataset_tags(version.dataset_id, {_mlflow.DIGEST_TAG: before})
+    assert read_questions("dataset:qa", config).questions == questions.questions
+    assert not register_questions(questions, "qa", config).new
+
+
 def _dataset(client: MlflowClient, name: str, *records: dict[str, Any]) -> str:
     dataset = client.create_dataset(name)
     if records:
@@ -125,7 +137,9 @@ def test_a_dataset_without_questions(config: QuestionsConfig, client: MlflowClie
     _dataset(client, "other", {"inputs": {"query": "a?"}})
     with pytest.raises(InputError, match=r"dataset:other, record 1: no column 'question', only .*'query'") as caught:
         read_questions("dataset:other", config)
-    assert caught.value.hint == "rename the column 'query' to 'question'"
+    assert caught.value.hint == "say which holds the questions: --columns question=query"
+    (item,) = read_questions("dataset:other", config, QuestionLayout(("question=query",))).questions
+    assert item.question == "a?"
     _dataset(client, "nothing")
     assert [error.message for error in read("dataset:nothing", config).errors] == ["no questions in it"]
 

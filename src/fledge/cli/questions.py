@@ -15,8 +15,9 @@ from fledge.core.errors import InputError
 from fledge.core.settings import Workspace, load
 from fledge.questions import versions
 from fledge.questions.files import jsonl, write_file
+from fledge.questions.layout import QuestionLayout
 from fledge.questions.question_set import Question, QuestionSet
-from fledge.questions.rows import Problem, Reading
+from fledge.questions.rows import Note, Problem, Reading, told
 from fledge.questions.sources import read, read_questions
 from fledge.questions.summary import Length, Summary, summarize
 from fledge.questions.versions import QuestionsConfig, check_name, register_questions
@@ -32,28 +33,32 @@ overwrite_option = click.option("--overwrite", is_flag=True, help="Replace a fil
 def questions() -> None:
     """Question sets: look at them, check them, draw from them, keep versions in MLflow.
 
-    QUESTIONS is a .jsonl, .csv or .yaml file, dataset:NAME for an evaluation dataset in MLflow (dataset:NAME/2 for one
-    version, dataset:d-... by its id), or default for fledge's own.
+    QUESTIONS is a .jsonl, .csv, .yaml or .parquet file, a folder of Hugging Face datasets, dataset:NAME for an
+    evaluation dataset in MLflow (dataset:NAME/2 for one version, dataset:d-... by its id), or default for fledge's own.
     """
 
 
 @questions.command()
 @settings(Workspace)
+@settings(QuestionLayout)
 @source_argument
 @click.option("--limit", type=click.IntRange(0), default=3, show_default=True, help="Show this many of the questions.")
 @json_option
 def show(source: str, limit: int, as_json: bool, **flags: Any) -> None:
     """Statistics: questions by topic and split, references, lengths; and the first few questions."""
-    found = read_questions(source, load(Workspace, flags).value)
+    reading = _read(source, flags)
+    found = reading.question_set()
     summary, first = summarize(found), found.questions[:limit]
-    value = {**summary.as_dict(), "first": [asdict(item) for item in first]}
+    value = {**summary.as_dict(), "first": [asdict(item) for item in first], "notes": _as_json(reading.notes)}
     emit(as_json, value, _counts(summary), _lengths(summary), *_first(first))
     if not as_json:
-        message(f"digest {summary.digest[:12]}; next: fledge questions validate {source}")
+        _tell(reading)
+        message(f"digest {summary.digest[:12]}; next: fledge questions validate {source}{reading.layout.flags}")
 
 
 @questions.command()
 @settings(Workspace)
+@settings(QuestionLayout)
 @source_argument
 @click.option("--fix", "out", type=click.Path(path_type=Path), help="Write a copy without rows that are there twice.")
 @overwrite_option
@@ -62,13 +67,14 @@ def validate(source: str, out: Path | None, overwrite: bool, as_json: bool, **fl
     """All that is wrong (exit code 2) and all that is odd, with line and fix."""
     from fledge.questions.checks import cleaned, warnings
 
-    reading = read(source, load(Workspace, flags).value)
+    reading = _read(source, flags)
     found = warnings(reading)
     value = {
         "source": reading.source,
         "questions": len(reading.questions),
-        "errors": [problem._asdict() for problem in reading.errors],
-        "warnings": [problem._asdict() for problem in found],
+        "errors": _as_json(reading.errors),
+        "warnings": _as_json(found),
+        "notes": _as_json(reading.notes),
         "fixed": None,
     }
     errors = reading.errors
@@ -81,6 +87,8 @@ def validate(source: str, out: Path | None, overwrite: bool, as_json: bool, **fl
     count = f"{len(reading.questions):,} questions"
     heading = f"{reading.source}: {count}, {_number(reading.errors, 'error')}, {_number(found, 'warning')}"
     emit(as_json, value, heading, *_problems(reading, "errors", reading.errors), *_problems(reading, "warnings", found))
+    if not as_json:
+        _tell(reading)
     if value["fixed"]:
         message(f"wrote {out}: {len(clean.questions)} questions, {left_out} left out")
     if errors:
@@ -90,6 +98,7 @@ def validate(source: str, out: Path | None, overwrite: bool, as_json: bool, **fl
 
 @questions.command()
 @settings(Workspace)
+@settings(QuestionLayout)
 @source_argument
 @click.option("--size", type=click.IntRange(1), required=True, help="How many questions to draw.")
 @click.option("--seed", type=int, default=0, show_default=True, help="The same seed draws the same questions.")
@@ -112,7 +121,7 @@ def sample(
     **flags: Any,
 ) -> None:
     """Draw questions evenly over topics; what is written is a question set with the same ids."""
-    every = read_questions(source, load(Workspace, flags).value)
+    every = read_questions(source, load(Workspace, flags).value, load(QuestionLayout, flags).value, say=message)
     drawn = _chosen(every, split, topic).sample(size, seed)
     if output is not None:
         write_file(drawn, output, overwrite=overwrite)
@@ -134,6 +143,7 @@ def sample(
 
 @questions.command()
 @settings(QuestionsConfig)
+@settings(QuestionLayout)
 @source_argument
 @click.option("--name", required=True, help="Name of the question set in MLflow.")
 @json_option
@@ -144,7 +154,7 @@ def register(source: str, name: str, as_json: bool, **flags: Any) -> None:
     """
     check_name(name)
     config = load(QuestionsConfig, flags).value
-    found = read_questions(source, config)
+    found = read_questions(source, config, load(QuestionLayout, flags).value, say=message)
     with steps_progress("registering") as progress:
         version = register_questions(found, name, config, progress=lambda done, total: progress(done, total, "records"))
     emit(as_json, version.as_dict(), f"{name}/{version.version}{'' if version.new else ' (unchanged)'}")
@@ -167,6 +177,19 @@ def list_(name: str, as_json: bool, **flags: Any) -> None:
     rows = [[item.source, item.questions, _when(item.time), item.dataset_id] for item in found]
     columns = ["set", "questions", "registered", "id in MLflow"]
     emit(as_json, [_without_new(item) for item in found], table("question sets", columns, rows))
+
+
+def _read(source: str, flags: dict[str, Any]) -> Reading:
+    return read(source, load(Workspace, flags).value, load(QuestionLayout, flags).value)
+
+
+def _tell(reading: Reading) -> None:
+    if reading.notes:
+        message(told(reading.source, reading.notes))
+
+
+def _as_json(items: Sequence[Problem | Note]) -> list[dict[str, Any]]:
+    return [item._asdict() for item in items]
 
 
 def _without_new(version: versions.Version) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from fledge.engines.engine import GenerationParams
 from fledge.engines.selection import EngineSettings
 from fledge.models.embedded.templates import TEMPLATES
 from fledge.prompts.prompt import PromptFormat
+from fledge.questions.layout import QuestionLayout
 from fledge.scoring.catalogue import BUILT_IN, chosen, find
 from fledge.scoring.judge import JudgeConfig
 
@@ -55,8 +56,9 @@ class ExperimentConfig(EngineSettings):
         "auto: as the prompt says, else chat where the model has a chat template",
     )
     questions: str = option(
-        "default", "question set: a .jsonl, .csv or .yaml file, dataset:NAME for one in MLflow, or default"
+        "default", "question set: a .jsonl, .csv, .yaml or .parquet file, dataset:NAME for one in MLflow, or default"
     )
+    layout: QuestionLayout = field(default_factory=QuestionLayout)
     limit: int = option(0, "ask at most this many questions, drawn evenly over topics; 0 for all")
     samples: int = option(1, "answers to each question from each arm")
     generation: GenerationParams = field(default_factory=GenerationParams)
@@ -142,11 +144,11 @@ class ExperimentConfig(EngineSettings):
         values = asdict(self)
         generation = values.pop("generation")
         del values["tracking_uri"], values["state"], values["cache"], values["chosen_settings"]
-        judging = values.pop("judging")
+        judging, layout = values.pop("judging"), values.pop("layout")
         unset = {name: generation.pop(name) for name in ("n", "logprobs", "ignore_eos")}
         if self.generation_defaults == "model":  # what was not set is each model's own
             generation = {name: value for name, value in generation.items() if self.sets(name)}
-        return {**values, **generation, **judging, **({"ignore_eos": True} if unset["ignore_eos"] else {})}
+        return {**values, **layout, **generation, **judging, **({"ignore_eos": True} if unset["ignore_eos"] else {})}
 
     def as_params(self) -> dict[str, str]:
         """As MLflow's params: texts."""

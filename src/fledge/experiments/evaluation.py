@@ -167,5 +167,5 @@ def _check(gates: Sequence[Gate], config: ExperimentConfig) -> None:
         wants = [name for name in scorers[gate.metric].needs if name == "reference" or name not in _TOLD]
         for name in wants:
             if not any((item.reference if name == "reference" else item.columns.get(name)) for item in questions):
-                hint = f"add a column {name!r} to {config.questions}"
+                hint = f"add a column {name!r} to {config.questions}, or say which it is: --columns {name}=COLUMN"
                 raise InputError(f"gate {gate.text!r}: no question has a {name}", hint=hint)

@@ -88,7 +88,7 @@ def run_experiment(
     if not (config.prompts or config.arms or chains):
         raise InputError("there is no prompt to ask with", hint="--prompts simple,expert")
     _check_metric(config)
-    asked_for = select_questions(config, questions)
+    asked_for = select_questions(config, questions, say)
     config = replace(config, questions=asked_for.source)  # of a set in MLflow the version
     asked = wanted(config)
     models = _find_models(config, asked, engine)  # what can be refused is, before MLflow is loaded
@@ -295,9 +295,9 @@ def _result(journal: "Journal") -> ExperimentResult:
     return ExperimentResult(plan.run_id, len(answers), sum(bool(answer.error) for answer in answers), arms)
 
 
-def select_questions(config: ExperimentConfig, given: QuestionSet | None = None) -> QuestionSet:
+def select_questions(config: ExperimentConfig, given: QuestionSet | None = None, say: Say = silent) -> QuestionSet:
     """The questions given, or those that a configuration means: of fledge's own the held-out ones; at most `limit`."""
-    questions = given or read_questions(config.questions, config)
+    questions = given or read_questions(config.questions, config, config.layout, say=say)
     if given is None and config.questions == "default":
         questions = questions.only("test")
     return questions.sample(config.limit, config.order_seed) if config.limit else questions

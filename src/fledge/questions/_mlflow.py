@@ -18,6 +18,7 @@ from mlflow.exceptions import MlflowException
 
 from fledge.core.errors import FledgeError, InputError
 from fledge.core.interrupts import uninterrupted
+from fledge.questions.layout import PLAIN, QuestionLayout
 from fledge.questions.question_set import QuestionSet
 from fledge.questions.rows import Reading, Row, collect
 from fledge.questions.versions import Progress, Version
@@ -32,7 +33,7 @@ ATTEMPTS = 8
 NO_DATASETS = ("ENDPOINT_NOT_FOUND", "NOT_IMPLEMENTED", "FEATURE_DISABLED")
 
 
-def read_dataset(client: MlflowClient, name: str) -> Reading:
+def read_dataset(client: MlflowClient, name: str, layout: QuestionLayout = PLAIN) -> Reading:
     """The questions of a dataset, by its id or name; of a registered set the newest version, unless one is named.
 
     Raises `InputError` where there is none, or several, or a version whose records were changed in MLflow.
@@ -41,13 +42,15 @@ def read_dataset(client: MlflowClient, name: str) -> Reading:
         found = _find(client, name)
         records = found.records
     source = f"dataset:{name if found.dataset_id == name else found.name}"
-    reading = collect(source, "record", map(Row, range(1, len(records) + 1), map(_values, _in_order(records))))
-    registered = found.tags.get(DIGEST_TAG)
-    changed = bool(reading.errors) or registered != QuestionSet(source, reading.questions).digest
+    rows = [Row(line, _values(record)) for line, record in enumerate(_in_order(records), 1)]
+    layout.refuse_header_row(source)
+    reading = collect(source, "record", rows)
+    registered = found.tags.get(DIGEST_TAG, "")
+    changed = bool(reading.errors) or not QuestionSet(source, reading.questions).has_digest(registered)
     if registered and changed and found.dataset_id != name:
         again = f"fledge questions register dataset:{found.dataset_id} --name {found.name.rpartition('/')[0]}"
         raise InputError(f"{source} was changed in MLflow since it was registered", hint=f"as a new version: {again}")
-    return reading
+    return reading if layout == PLAIN else collect(source, "record", rows, layout=layout)
 
 
 def versions(client: MlflowClient, name: str = "") -> list[Version]:
@@ -64,7 +67,7 @@ def register(
     """Write a version, whole or not at all."""
     records = _records(questions)
     newest = next(iter(versions(client, name)), None)
-    if newest and newest.digest == questions.digest:
+    if newest and questions.has_digest(newest.digest):
         return newest
     with _datasets():
         if _named(client, name):

@@ -5,7 +5,7 @@ import re
 import statistics
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,7 @@ from rapidfuzz import process
 from rapidfuzz.distance import OSA
 
 from fledge.core.errors import InputError
+from fledge.questions.layout import column_flags
 from fledge.questions.question_set import Question, QuestionSet
 from fledge.questions.rows import Problem, Reading, content, derived_id, lookalike
 
@@ -155,17 +156,17 @@ def _columns(reading: Reading) -> Iterator[Problem]:
             what = f"{len(empty):,} of {len(values):,} questions have no {name}, the first on {reading.unit} {empty[0]}"
             yield Problem("missing", None, what, f"fill in the column {name!r}, or leave the rows out")
         if len(empty) == len(values):
-            yield from _otherwise_called(name, further)
+            yield from _otherwise_called(name, further, reading.layout.sources)
     if all(item.id == derived_id(item.question) for item in questions):
-        yield from _otherwise_called("id", further)
+        yield from _otherwise_called("id", further, reading.layout.sources)
     for name in ("topic", "split"):
         yield from _spelled_in_two_ways(name, [getattr(item, name) for item in questions])
 
 
-def _otherwise_called(name: str, columns: Iterable[str]) -> Iterator[Problem]:
+def _otherwise_called(name: str, columns: Iterable[str], sources: Mapping[str, str]) -> Iterator[Problem]:
     meant = lookalike(name, columns)
     if meant:
-        hint = f"rename it to {name!r}, if that is what it is"
+        hint = f"{column_flags({**sources, name: meant})}, if that is what it is"
         yield Problem("column", None, f"no column {name!r}, but one that is called {meant!r}", hint)
 
 

@@ -1,6 +1,5 @@
-"""Question sets as files: JSONL, CSV and YAML, read row by row and written whole."""
+"""Question sets as files: read row by row and written whole."""
 
-import codecs
 import csv
 import io
 import json
@@ -13,38 +12,48 @@ from typing import Any
 import yaml
 
 from fledge.core.errors import InputError
+from fledge.questions.csv_rows import read_csv
+from fledge.questions.encodings import decode
+from fledge.questions.layout import PLAIN, Nested, QuestionLayout
 from fledge.questions.question_set import KNOWN, QuestionSet
-from fledge.questions.rows import MAXIMUM_CHARACTERS, Nested, Problem, Reading, Row, collect
-
-Rows = Iterator[Row | Problem]
+from fledge.questions.rows import Problem, Reading, Row, Rows, collect
 
 JSONL_HINT = 'write one JSON object a line: {"question": "...", "reference": "..."}'
-CSV_HINT = 'put texts with commas between double quotes: "one, two"'
 YAML_HINT = "write a list of entries: - question: ..."
 ALIAS_HINT = "write the text out: anchors and aliases are not read"
 OTHER_KINDS = {
     ".json": "write one object a line and call it .jsonl: jq -c '.[]' questions.json > questions.jsonl",
-    ".tsv": "save it with commas, as .csv",
     ".xlsx": "save it as .csv, or in Python: fledge.read_questions(pandas.read_excel(...))",
-    ".parquet": "in Python: fledge.read_questions(pandas.read_parquet(...))",
 }
+CSV = (".csv", ".tsv")
+ARROW = (".parquet", ".arrow")
 NULLS = ("", "~", "null", "Null", "NULL")  # YAML 1.1
 _YAML_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _YAML_DUMPER = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
 
 
-def read_file(path: Path) -> Reading:
-    """All that is in a file. Raises `InputError` if it cannot be read at all, or is of another kind."""
-    reader = _of_kind(path, {".jsonl": _jsonl, ".csv": _csv, ".yaml": _yaml, ".yml": _yaml})
+def read_file(path: Path, layout: QuestionLayout = PLAIN) -> Reading:
+    """All that is in a file, or in a folder of Parquet or Arrow files.
+
+    Raises `InputError` if it cannot be read at all, or is of another kind.
+    """
+    kind = path.suffix.lower()
+    if kind not in CSV:
+        layout.refuse_header_row(str(path))
+    if kind in ARROW or path.is_dir():
+        from fledge.questions.arrow_files import read_arrow
+
+        return read_arrow(path, layout)
+    reader = _of_kind(path, {".jsonl": _jsonl, ".yaml": _yaml, ".yml": _yaml, **dict.fromkeys(CSV, read_csv)})
     try:
         content = path.read_bytes()
     except FileNotFoundError:
         raise InputError(f"{path}: there is no such file", hint="check the path") from None
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error.strerror}", hint="name a file") from None
-    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-        raise InputError(f"{path}: UTF-16, not UTF-8", hint="save the file as UTF-8")
-    return collect(str(path), "line", reader(content.decode("utf-8-sig", "replace")), _undecodable(content))
+    text, notes, problems = decode(content)
+    rows, guessed = read_csv(text, layout) if kind in CSV else (reader(text), ())
+    return collect(str(path), "line", rows, problems, layout=layout, notes=(*notes, *guessed))
 
 
 def write_file(questions: QuestionSet, path: Path, *, overwrite: bool = False) -> None:
@@ -95,21 +104,6 @@ def _of_kind(path: Path, kinds: dict[str, Callable[..., Any]]) -> Callable[..., 
     return kinds[kind]
 
 
-def _undecodable(content: bytes) -> list[Problem]:
-    if _is_utf8(content):
-        return []
-    bad = [line for line, part in enumerate(content.split(b"\n"), 1) if not _is_utf8(part)]
-    return [Problem("encoding", line, "not UTF-8", "save the file as UTF-8") for line in bad]
-
-
-def _is_utf8(part: bytes) -> bool:
-    try:
-        part.decode()
-    except UnicodeDecodeError:
-        return False
-    return True
-
-
 def _jsonl(text: str) -> Rows:
     if text.lstrip().startswith("["):
         hint = f"{JSONL_HINT}; a file of one list becomes one with: jq -c '.[]' FILE"
@@ -142,36 +136,6 @@ def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         names = [name for name, _ in pairs]
         raise _TwiceError(next(name for name in names if names.count(name) > 1))
     return found
-
-
-def _csv(text: str) -> Rows:
-    csv.field_size_limit(max(csv.field_size_limit(), 2 * MAXIMUM_CHARACTERS))
-    reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
-    try:
-        names = reader.fieldnames or []
-    except csv.Error as error:
-        yield Problem("syntax", 1, str(error), "close every double quote")
-        return
-    twice = sorted({name for name in names if list(names).count(name) > 1})
-    if twice:
-        yield Problem("column", 1, f"two columns are called {twice[0]!r}", "give each column a name of its own")
-        return
-    while True:
-        before = reader.reader.line_num
-        try:
-            row = next(reader, None)
-        except csv.Error as error:  # where the row began: an open quote goes on to the end of the file
-            yield Problem("syntax", before + 1, str(error), "close every double quote")
-            continue
-        if row is None:
-            return
-        wrong = "more" if None in row else "fewer" if None in row.values() else ""
-        if wrong:
-            yield Problem("syntax", reader.line_num, f"{wrong} columns than the first line", CSV_HINT)
-            continue
-        yield Row(reader.line_num, row)
-        if "question" not in row:  # nor in any other
-            return
 
 
 def _yaml(text: str) -> Rows:

@@ -7,19 +7,21 @@ import numpy as np
 import pandas as pd
 
 from fledge.core.errors import InputError
+from fledge.questions.layout import PLAIN, QuestionLayout
 from fledge.questions.rows import Problem, Reading, Row, collect
 
 SOURCE = "data frame"
 
 
-def read_frame(frame: Any) -> Reading:
+def read_frame(frame: Any, layout: QuestionLayout = PLAIN) -> Reading:
     """The rows of a DataFrame, counted from 1; its index says nothing. Raises `InputError` for anything else."""
     if not isinstance(frame, pd.DataFrame):
         raise InputError(
             f"no questions can be read from {type(frame).__name__!r}",
             hint="a file, dataset:NAME, default, or a pandas DataFrame",
         )
-    return collect(SOURCE, "row", _rows(frame))
+    layout.refuse_header_row(SOURCE)
+    return collect(SOURCE, "row", _rows(frame), layout=layout)
 
 
 def _rows(frame: pd.DataFrame) -> Iterator[Row | Problem]:

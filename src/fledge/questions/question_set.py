@@ -3,7 +3,7 @@
 import hashlib
 import json
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -35,6 +35,11 @@ class Question:
         return {**{name: text for name, text in known.items() if text}, **self.columns}
 
 
+def filled(columns: Mapping[str, str]) -> list[tuple[str, str]]:
+    """The columns that are not empty, by name: an empty one is as good as none."""
+    return sorted((name, text) for name, text in columns.items() if text)
+
+
 @dataclass(frozen=True)
 class QuestionSet:
     """Questions in their order and where they came from."""
@@ -44,9 +49,16 @@ class QuestionSet:
 
     @cached_property
     def digest(self) -> str:
-        """SHA-256 over all columns of all questions, in their order."""
+        """SHA-256 over all columns of all questions, in their order; an empty column counts as none."""
+        return self._digest(filled)
+
+    def has_digest(self, digest: str) -> bool:
+        """Whether it is that of these questions, also where it was made when empty columns counted."""
+        return digest in (self.digest, self._digest(lambda columns: sorted(columns.items())))
+
+    def _digest(self, counted: Callable[[Mapping[str, str]], list[tuple[str, str]]]) -> str:
         rows = [
-            (item.id, item.question, item.reference, item.topic, item.split, sorted(item.columns.items()))
+            (item.id, item.question, item.reference or None, item.topic, item.split, counted(item.columns))
             for item in self.questions
         ]
         return hashlib.sha256(json.dumps(rows).encode()).hexdigest()

@@ -3,14 +3,29 @@
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 from typing import Any, NamedTuple
 
 from fledge.core.errors import InputError
-from fledge.questions.question_set import KNOWN, Question, QuestionSet
+from fledge.questions.layout import (
+    ABSENT,
+    LONGEST_MATCHING_S,
+    PLAIN,
+    Nested,
+    QuestionLayout,
+    ReferencePattern,
+    column_flags,
+    value_at,
+)
+from fledge.questions.question_set import KNOWN, Question, QuestionSet, filled
 
 MAXIMUM_CHARACTERS = 200_000
+NO_TEXTS = (list, dict, bytes, Nested)
+SHOWN_COLUMNS = 20
+SHOWN_CHARACTERS = 60
+PATTERN_HINT = "correct the references that are named, or write a pattern that matches all of them"
 # What other data sets call our columns.
 LOOKALIKES = {
     "question": ("prompt", "query", "input", "instruction", "text", "q", "user_input", "questions"),
@@ -22,12 +37,6 @@ LOOKALIKES = {
     "split": ("subset", "fold", "partition"),
     "id": ("qid", "question_id", "_id", "uid", "uuid"),
 }
-
-
-class Nested(str):
-    """A list or a mapping, as it is written in a file."""
-
-    __slots__ = ()
 
 
 class Row(NamedTuple):
@@ -46,6 +55,21 @@ class Problem(NamedTuple):
     hint: str
 
 
+class Note(NamedTuple):
+    """What was taken for granted to read a source; `kind` is `separator`, `encoding` or `column`."""
+
+    kind: str
+    message: str
+
+
+def told(source: str, notes: Sequence[Note]) -> str:
+    """The notes on a source, in one line."""
+    return f"{source}: {'; '.join(note.message for note in notes)}"
+
+
+Rows = Iterator[Row | Problem]
+
+
 @dataclass(frozen=True)
 class Reading:
     """All that was found in a source: `lines[i]` is where `questions[i]` stands; a row is called a `unit` there."""
@@ -55,6 +79,8 @@ class Reading:
     questions: tuple[Question, ...]
     lines: tuple[int, ...]
     errors: tuple[Problem, ...]
+    notes: tuple[Note, ...] = ()
+    layout: QuestionLayout = PLAIN
 
     def question_set(self) -> QuestionSet:
         """Raises `InputError` for the first error, and says how many there are."""
@@ -62,22 +88,42 @@ class Reading:
             return QuestionSet(self.source, self.questions)
         first, further = self.errors[0], len(self.errors) - 1
         more = f" (and {further} more)" if further else ""
-        every = f"; all of them: fledge questions validate {self.source}" if further and self.unit != "row" else ""
+        command = f"fledge questions validate {self.source}{self.layout.flags}"
+        every = f"; all of them: {command}" if further and self.unit != "row" else ""
         raise InputError(f"{self.where(first)}: {first.message}{more}", hint=f"{first.hint}{every}")
+
+    @property
+    def surprising(self) -> list[Note]:
+        """The notes that may mean that something was read wrongly: not those on separators, which show in the rows."""
+        return [note for note in self.notes if note.kind != "separator"]
 
     def where(self, problem: Problem) -> str:
         """The source and, if it is one, the row."""
         return self.source if problem.line is None else f"{self.source}, {self.unit} {problem.line}"
 
 
-def collect(source: str, unit: str, items: Iterable[Row | Problem], problems: Sequence[Problem] = ()) -> Reading:
+def collect(
+    source: str,
+    unit: str,
+    items: Iterable[Row | Problem],
+    problems: Sequence[Problem] = (),
+    *,
+    layout: QuestionLayout = PLAIN,
+    notes: Sequence[Note] = (),
+) -> Reading:
     """Make questions of rows; every row that is none becomes an error, beside the `problems` that are known already."""
     questions: list[Question] = []
     lines: list[int] = []
-    errors = list(problems)
+    errors, notes = list(problems), list(notes)
     seen: dict[str, int] = {}
+    sources = layout.sources
+    if sources:
+        items, more = _renamed(list(items), layout, unit)
+        notes += more
+    if layout.reference_pattern:
+        items = _with_references(list(items), layout.reference_pattern, unit)
     for item in items:
-        found = _question(item) if isinstance(item, Row) else item
+        found = _question(item, sources) if isinstance(item, Row) else item
         if isinstance(found, Question) and found.id in seen:
             first = seen[found.id]
             found = _twice(item, found, questions[first], f"{unit} {lines[first]}")
@@ -90,7 +136,8 @@ def collect(source: str, unit: str, items: Iterable[Row | Problem], problems: Se
     if not questions and not errors:
         errors.append(Problem("empty", None, "no questions in it", "a row for each, with the text as 'question'"))
     ordered = {error.line or 0: error for error in reversed(errors)}  # one for each row
-    return Reading(source, unit, tuple(questions), tuple(lines), tuple(ordered[line] for line in sorted(ordered)))
+    every = tuple(ordered[line] for line in sorted(ordered))
+    return Reading(source, unit, tuple(questions), tuple(lines), every, tuple(notes), layout)
 
 
 def derived_id(question: str) -> str:
@@ -100,7 +147,7 @@ def derived_id(question: str) -> str:
 
 def content(item: Question) -> tuple[Any, ...]:
     """All columns but the id, to be compared."""
-    return (item.question, item.reference, item.topic, item.split, *sorted(item.columns.items()))
+    return (item.question, item.reference, item.topic, item.split, *filled(item.columns))
 
 
 def lookalike(name: str, columns: Iterable[Any]) -> str | None:
@@ -109,17 +156,100 @@ def lookalike(name: str, columns: Iterable[Any]) -> str | None:
     return next((spelled[other] for other in (name, *LOOKALIKES[name]) if other in spelled), None)
 
 
-def _question(row: Row) -> Question | Problem:
-    if "question" not in row.values:
-        return _no_question(row)
+def _renamed(items: list[Row | Problem], layout: QuestionLayout, unit: str) -> tuple[list[Row | Problem], list[Note]]:
+    """The rows with the columns that the layout names; one error instead where a column is in no row."""
+    sources = layout.sources
+    rows = [item for item in items if isinstance(item, Row)]
+    absent = {
+        name: [row.line for row in rows if value_at(row.values, source) is ABSENT] for name, source in sources.items()
+    }
+    missing = [name for name, lines in absent.items() if len(lines) == len(rows)]
+    if rows and missing:
+        return [*(item for item in items if isinstance(item, Problem)), _no_column(missing, sources, rows)], []
+    notes = [
+        Note("column", f"no {sources[name]!r} in {len(lines):,} of {len(rows):,} rows, the first on {unit} {lines[0]}")
+        for name, lines in absent.items()
+        if lines and name != "question"
+    ]
+    return [_rename(item, sources) if isinstance(item, Row) else item for item in items], notes
+
+
+def _rename(row: Row, sources: Mapping[str, str]) -> Row | Problem:
+    taken = {name: value_at(row.values, source) for name, source in sources.items()}
+    if taken.get("question") is ABSENT:
+        return Problem("column", row.line, f"no {sources['question']!r}", "add it, or leave the row out")
+    rest = {name: value for name, value in row.values.items() if name not in sources.values() and name not in taken}
+    return Row(row.line, {**{name: None if value is ABSENT else value for name, value in taken.items()}, **rest})
+
+
+def _no_column(missing: Sequence[str], sources: Mapping[str, str], rows: Sequence[Row]) -> Problem:
+    there = list(dict.fromkeys(str(column) for row in rows for column in row.values))
+    shown = ", ".join(map(repr, there[:SHOWN_COLUMNS])) + (", ..." if len(there) > SHOWN_COLUMNS else "")
+    misspelled = [name for name in missing if sources[name].split(".")[0] not in there]
+    close = {name: near[0] for name in misspelled if (near := get_close_matches(sources[name], there, 1))}
+    hint = column_flags({**sources, **close}) if close else "name one that is there; --columns '' renames none"
+    names = " and no ".join(repr(sources[name]) for name in missing)
+    return Problem("column", None, f"no column {names}, only {shown}", hint)
+
+
+def _with_references(items: list[Row | Problem], pattern: str, unit: str) -> list[Row | Problem]:
+    """The rows with the part of each reference that matches; an error for each that does not, or one for all."""
+    search, found, matched = ReferencePattern(pattern), [], 0
+    unmatched: list[Problem] = []
+    for item in items:
+        value = item.values.get("reference") if isinstance(item, Row) else None
+        text = "" if isinstance(value, NO_TEXTS) else _text(value)
+        if not (isinstance(item, Row) and text):
+            matched += isinstance(value, NO_TEXTS)  # an error of its own
+            found.append(item)
+            continue
+        try:
+            part = search.find(text)
+        except TimeoutError:
+            what = f"{pattern!r} takes more than {LONGEST_MATCHING_S:g} s on the references down to this one"
+            return [Problem("pattern", item.line, what, "write it without repeats within repeats, as in (a|aa)+")]
+        matched += bool(part)
+        if part:
+            found.append(item._replace(values={**item.values, "reference": part}))
+        else:
+            what = f"the reference {_short(text)!r} does not match {pattern!r}"
+            unmatched.append(Problem("pattern", item.line, what, PATTERN_HINT))
+            found.append(unmatched[-1])
+    return found if matched else [*_matchless(items, unmatched, pattern, unit)]
+
+
+def _matchless(items: Sequence[Row | Problem], unmatched: Sequence[Problem], pattern: str, unit: str) -> Rows:
+    """What is known to be wrong, and that no reference was found."""
+    yield from (item for item in items if isinstance(item, Problem))
+    names = next((list(item.values) for item in items if isinstance(item, Row)), None)
+    if unmatched:
+        first = unmatched[0]
+        what = f"no reference matches {pattern!r}; on {unit} {first.line}, {first.message}"
+        yield Problem("pattern", None, what, "write a pattern that matches all references")
+    elif names is not None:
+        meant = lookalike("reference", names)
+        hint = column_flags({"reference": meant}) if meant else "--columns reference=COLUMN"
+        yield Problem("pattern", None, f"no references for the pattern {pattern!r}", hint)
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= SHOWN_CHARACTERS else f"... {text[-SHOWN_CHARACTERS:]}"
+
+
+def _question(row: Row, sources: Mapping[str, str]) -> Question | Problem:
     texts: dict[str, str] = {}
-    for name, value in row.values.items():
-        texts[str(name)] = text = value if type(value) is str else _text(value)
-        if isinstance(value, (list, dict, Nested)) and name in KNOWN:
-            return Problem("type", row.line, f"{name!r} is a list or an object, not a text", "write one text")
+    for key, value in row.values.items():
+        name = str(key).strip()
+        if name in texts:
+            return Problem("column", row.line, f"two columns are called {name!r}", "give each a name of its own")
+        texts[name] = text = value if type(value) is str else _text(value)
+        if isinstance(value, NO_TEXTS) and name in KNOWN:
+            return _no_text(row.line, name, value, sources)
         problem = _bad_characters(row.line, name, f"{name}{text}")
         if problem:
             return problem
+    if "question" not in texts:
+        return _no_question(row, sources)
     question = texts["question"]
     if not question.strip():
         return Problem("empty", row.line, "the question is empty", "write a question, or delete the line")
@@ -144,13 +274,19 @@ def _text(value: Any) -> str:
     return str(value)
 
 
-def _no_question(row: Row) -> Problem:
+def _no_question(row: Row, sources: Mapping[str, str]) -> Problem:
     columns = [str(name) for name in row.values]
     meant = lookalike("question", columns)
-    hint = f"rename the column {meant!r} to 'question'" if meant else "name the column with the questions 'question'"
-    if len(columns) == 1 and re.search("[;\t|]", columns[0]):
-        hint = "separate the columns by commas"
+    hint = f"say which holds the questions: {column_flags({'question': meant or 'COLUMN', **sources})}"
     return Problem("column", row.line, f"no column 'question', only {', '.join(map(repr, columns)) or 'nothing'}", hint)
+
+
+def _no_text(line: int, name: str, value: Any, sources: Mapping[str, str]) -> Problem:
+    if isinstance(value, bytes):
+        return Problem("type", line, f"{name!r} is bytes, not a text", "write it as a text")
+    part = next(iter(value), "") if isinstance(value, dict) else "0"
+    hint = f"write one text, or name a part: {column_flags({**sources, name: f'{sources.get(name, name)}.{part}'})}"
+    return Problem("type", line, f"{name!r} is a list or an object, not a text", hint)
 
 
 def _bad_characters(line: int, name: str, text: str) -> Problem | None:

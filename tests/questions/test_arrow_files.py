@@ -1,0 +1,80 @@
+"""Question sets as Parquet and as Hugging Face's `datasets` save them."""
+
+import json
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+from pyarrow import parquet
+
+from fledge.core.errors import InputError
+from fledge.questions.layout import QuestionLayout
+from fledge.questions.sources import read_questions
+
+ROWS: list[dict[str, object]] = [
+    {"question": "How many eggs?", "answer": {"value": "18"}, "level": 1, "seen": None},
+    {"question": "How many bolts?", "answer": {"value": "3"}, "level": None, "seen": None},
+]
+WANTED = QuestionLayout(("reference=answer.value",))
+
+
+def _stream(path: Path, rows: list[dict[str, object]]) -> None:
+    table = pa.Table.from_pylist(rows)
+    with pa.OSFile(str(path), "wb") as file, pa.ipc.new_stream(file, table.schema) as writer:
+        writer.write_table(table)
+
+
+def _saved(folder: Path) -> Path:
+    """As `Dataset.save_to_disk` writes a set, in two shards, and what `map` leaves there."""
+    folder.mkdir(parents=True)
+    names = [f"data-{number:05}-of-00002.arrow" for number in range(2)]
+    for name, row in zip(names, ROWS, strict=True):
+        _stream(folder / name, [row])
+    _stream(folder / "cache-1234.arrow", ROWS)
+    (folder / "dataset_info.json").write_text("{}")
+    (folder / "state.json").write_text(json.dumps({"_data_files": [{"filename": name} for name in names]}))
+    return folder
+
+
+def test_every_format_gives_the_same_set(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS))
+    parquet.write_table(pa.Table.from_pylist(ROWS), tmp_path / "a.parquet")
+    shards = tmp_path / "shards"
+    shards.mkdir()
+    for number, row in enumerate(ROWS):
+        parquet.write_table(pa.Table.from_pylist([row]), shards / f"test-{number:05}-of-00002.parquet")
+    sources = [tmp_path / "a.jsonl", tmp_path / "a.parquet", shards, _saved(tmp_path / "saved")]
+    sets = [read_questions(source, layout=WANTED) for source in sources]
+    assert [item.reference for item in sets[0].questions] == ["18", "3"]
+    assert [item.columns["level"] for item in sets[1].questions] == ["1", ""]
+    assert len({found.digest for found in sets}) == 1
+
+
+def test_several_splits_are_refused(tmp_path: Path) -> None:
+    saved = _saved(tmp_path / "saved" / "test").parent
+    (saved / "dataset_dict.json").write_text('{"splits": ["test", "train"]}')
+    with pytest.raises(InputError, match=r"saved has several splits: test, train") as caught:
+        read_questions(saved)
+    assert caught.value.hint == f"name the folder of one: {saved / 'test'}"
+    for split in ("test", "train"):
+        parquet.write_table(pa.Table.from_pylist(ROWS), tmp_path / f"{split}-00000-of-00001.parquet")
+    with pytest.raises(InputError, match="has several splits: test, train") as caught:
+        read_questions(tmp_path)
+    assert f"name a file, as {tmp_path / 'test-00000-of-00001.parquet'}" in caught.value.hint
+
+
+def test_what_is_no_set_is_refused(tmp_path: Path) -> None:
+    for name, said in (("nowhere.parquet", "there is no such file"), ("empty", "a folder without questions")):
+        (tmp_path / "empty").mkdir(exist_ok=True)
+        with pytest.raises(InputError, match=said):
+            read_questions(tmp_path / name)
+    for name in ("text.parquet", "text.arrow"):
+        (tmp_path / name).write_text("question")
+        with pytest.raises(InputError, match=f"{name}: cannot be read"):
+            read_questions(tmp_path / name)
+    (_saved(tmp_path / "damaged") / "state.json").write_text("{}")
+    with pytest.raises(InputError, match="damaged: cannot be read"):
+        read_questions(tmp_path / "damaged")
+    parquet.write_table(pa.table({"question": [b"a?"]}), tmp_path / "bytes.parquet")
+    with pytest.raises(InputError, match="row 1: 'question' is bytes, not a text"):
+        read_questions(tmp_path / "bytes.parquet")

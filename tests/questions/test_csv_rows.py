@@ -1,0 +1,69 @@
+"""CSV files whose header is not where it should be."""
+
+from pathlib import Path
+
+import pytest
+
+from fledge.core.errors import InputError
+from fledge.questions.layout import QuestionLayout
+from fledge.questions.sources import read, read_questions
+
+NOTICE = '"Please, do not train\non these.",,\n,,\n'  # as FreshQA has it, and over two lines
+
+
+def test_a_header_below_a_notice(tmp_path: Path) -> None:
+    path = tmp_path / "fresh.csv"
+    path.write_text(f"{NOTICE}id,split,question\n0,TEST,Who is it?\n1,DEV\n")
+    with pytest.raises(InputError, match="line 1: no column 'question' in the header, but line 4 looks like") as caught:
+        read_questions(path)
+    assert caught.value.hint == "--header-row 4"
+    reading = read(path, layout=QuestionLayout(header_row=4))
+    assert [(item.id, item.split, item.question) for item in reading.questions] == [("0", "TEST", "Who is it?")]
+    assert [(error.line, error.kind) for error in reading.errors] == [(6, "syntax")]
+
+
+@pytest.mark.parametrize(
+    ("rows", "columns", "hint"),
+    [
+        ("id;Question\n0;Who?\n", ("question=Question",), "--header-row 4"),
+        ("id,Question\n0,Who?\n", (), "--header-row 4 --columns question=Question"),
+        ("id|question\n0|Who?\nid|question\n", (), "--header-row 4 or --header-row 6"),
+    ],
+)
+def test_what_looks_like_a_header_is_named(tmp_path: Path, rows: str, columns: tuple[str, ...], hint: str) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text(NOTICE + rows)
+    with pytest.raises(InputError) as caught:
+        read_questions(path, layout=QuestionLayout(columns))
+    assert caught.value.hint == hint
+
+
+def test_a_header_is_found_behind_what_excel_writes(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text("sep=;\nid;question\n1;a?\n")
+    with pytest.raises(InputError) as caught:
+        read_questions(path)
+    assert caught.value.hint == "--header-row 2"
+    assert read_questions(path, layout=QuestionLayout(header_row=2)).questions[0].question == "a?"
+
+
+def test_a_row_with_the_word_question_in_it_is_no_header(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text("id,Question\n1,question\n")
+    with pytest.raises(InputError) as caught:
+        read_questions(path)
+    assert caught.value.hint == "say which holds the questions: --columns question=Question"
+
+
+def test_a_header_behind_the_end(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text("question\na?\n")
+    with pytest.raises(InputError) as caught:
+        read_questions(path, layout=QuestionLayout(header_row=9))
+    assert caught.value.hint == "--header-row 1"
+
+
+def test_empty_columns_without_names_are_left_out(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text("question,,\na?,,\n")
+    assert read_questions(path).questions[0].columns == {}
