@@ -13,6 +13,7 @@ from transformers import AutoModelForCausalLM, DogeConfig
 
 from fledge.core.digests import file_digest
 from fledge.core.errors import FledgeError, InputError
+from fledge.core.installation import install_command
 from fledge.core.settings import load
 from fledge.engines import selection
 from fledge.engines.engine import EngineInfo, GenerationParams, generate
@@ -63,7 +64,7 @@ def test_bad_settings_are_named(name: str, value: str, tmp_path: Path) -> None:
     ("hidden", "expected"),
     [
         (["openvino_genai"], "transformers: OpenVINO, which is faster on a CPU, is not installed"),
-        (["openvino_genai", "torch"], 'MissingExtraError: pip install "fledge[models,openvino]"'),
+        (["openvino_genai", "torch"], f"MissingExtraError: {install_command('models,openvino')}"),
     ],
 )
 def test_what_is_not_installed_is_not_chosen(hidden: list[str], expected: str) -> None:

@@ -19,6 +19,7 @@ from opentelemetry.proto.common.v1.common_pb2 import AnyValue
 from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 
 from fledge.core.errors import FledgeError, InputError
+from fledge.core.installation import install_command
 from fledge.core.messages import Answered, FeedbackRecord, OutboxRecord
 from fledge.monitoring import _otlp
 from fledge.monitoring._otlp import OtlpShipper
@@ -375,4 +376,4 @@ except FledgeError as error:
     print(f"{type(error).__name__}: {error.hint}")
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == 'MissingExtraError: pip install "fledge[otlp]"'
+    assert done.stdout.strip() == f"MissingExtraError: {install_command('otlp')}"

@@ -13,7 +13,7 @@ from fledge.bench.measured_models import MODEL_HELP, MeasuredModel, find_models
 from fledge.bench.processes import Measured, deadline, module, run
 from fledge.bench.reporter import Progress, Reporter
 from fledge.bench.rounds import Plan, Round, summarize
-from fledge.core.errors import InputError
+from fledge.core.errors import InputError, MissingExtraError
 from fledge.core.settings import option, out_of_range
 from fledge.core.types import Say, silent
 from fledge.engines import machine, selection
@@ -80,7 +80,7 @@ def bench_engines(
     """
     for engine in {_settings(config, subject).engine for subject in config.subjects} | {"transformers"}:
         if not selection.installed(engine):
-            raise InputError(f"{engine} is not installed", hint='pip install "fledge[models,openvino]"')
+            raise MissingExtraError(engine, "models,openvino")
     about = {**machine.describe(), "busy": psutil.cpu_percent(interval=1.0) / 100}
     if about["busy"] > QUIET:
         say(f"other programs use {about['busy']:.0%} of this machine: the figures will be lower than they could be")

@@ -9,7 +9,7 @@ from importlib import metadata
 from pathlib import Path
 
 from fledge.core import state
-from fledge.core.errors import FledgeError
+from fledge.core.errors import FledgeError, MissingExtraError
 from fledge.core.types import Say
 
 MARKER = "complete.json"
@@ -46,7 +46,7 @@ def pinned(package: str) -> str:
     try:
         version = metadata.version(package.partition("[")[0])
     except metadata.PackageNotFoundError:
-        raise FledgeError(f"{package} is not installed", hint='pip install "fledge[models,bench]"') from None
+        raise MissingExtraError(package, "models,bench") from None
     return f"{package}=={version.partition('+')[0]}"  # a local part, as of a build for the CPU, is on no index
 
 

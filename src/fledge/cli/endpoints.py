@@ -15,6 +15,7 @@ from rich.table import Table
 from fledge.cli.options import settings
 from fledge.cli.output import emit, emit_exactly, json_option, message, table
 from fledge.core.errors import FledgeError, InputError
+from fledge.core.installation import wheel_name
 from fledge.core.settings import Workspace, load
 from fledge.monitoring.health import summarize
 from fledge.monitoring.outbox_reader import read_outbox
@@ -42,7 +43,7 @@ def serve(
         return
     if print_dockerfile:
         arguments = recipes.words(targets, {**flags, "host": None})
-        emit_exactly(recipes.dockerfile(metadata.version("fledge"), arguments, config.port))
+        emit_exactly(recipes.dockerfile(metadata.version("fledge"), wheel_name(), arguments, config.port))
         return
     serve_targets(config, targets, detach, as_json, {})
 

@@ -184,8 +184,9 @@ def _explain(error: Exception) -> int:
         show_error(error.message, error.hint)
         return error.exit_code
     if isinstance(error, ModuleNotFoundError):
-        extras = 'pip install "fledge[models,openvino,serve]"'
-        hint = f"pip install {error.name}" if error.name in DRIVERS else extras
+        from fledge.core.installation import install_command
+
+        hint = f"pip install {error.name}" if error.name in DRIVERS else install_command("models,openvino,serve")
         show_error(f"{error.name} is not installed", hint)
         return 1
     if type(error).__module__.startswith("mlflow"):

@@ -45,7 +45,9 @@ class MissingExtraError(FledgeError):
     """A part of fledge that is not installed."""
 
     def __init__(self, what: str, extra: str) -> None:
-        super().__init__(f"{what} is not installed", hint=f'pip install "fledge[{extra}]"')
+        from fledge.core.installation import install_command
+
+        super().__init__(f"{what} is not installed", hint=install_command(extra))
 
 
 def rebuild(kind: str, message: str, hint: str) -> FledgeError:

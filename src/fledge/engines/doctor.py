@@ -4,6 +4,7 @@ from typing import Any
 
 from fledge.core import state
 from fledge.core.errors import FledgeError
+from fledge.core.installation import install_command
 from fledge.engines import machine, memory, selection
 from fledge.engines.engine import Mode
 from fledge.engines.selection import EXTRAS, EngineSettings
@@ -24,7 +25,7 @@ def examine(settings: EngineSettings, model: str | None = None) -> dict[str, Any
             "name": name,
             "ready": selection.installed(name),
             "detail": detail,
-            "hint": "" if selection.installed(name) else f'pip install "fledge[{EXTRAS[name]}]"',
+            "hint": "" if selection.installed(name) else install_command(EXTRAS[name]),
         }
         for name, detail in DETAILS.items()
     ]

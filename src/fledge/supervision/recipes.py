@@ -53,11 +53,16 @@ def _unit_word(word: str) -> str:
     return quoted if re.fullmatch(r"[\w@%+=:,./-]+", quoted) else f'"{quoted}"'
 
 
-def dockerfile(version: str, arguments: Sequence[str], port: int) -> str:
-    """An image that serves on all addresses, so that it needs a key: FLEDGE_API_KEY, or --keys-file on a mount."""
+def dockerfile(version: str, wheel: str, arguments: Sequence[str], port: int) -> str:
+    """An image that serves on all addresses, so that it needs a key: FLEDGE_API_KEY, or --keys-file on a mount.
+
+    fledge comes from the package index, or from a `wheel` beside the file.
+    """
+    bring = f"# Made by: pip wheel --no-deps FOLDER_OF_FLEDGE\nCOPY {wheel} /opt/\n" if wheel else ""
+    source = f"/opt/{wheel}[openvino,serve]" if wheel else f"fledge[openvino,serve]=={version}"
     entry = json.dumps(["fledge", "serve", *arguments, "--host", "0.0.0.0"])  # noqa: S104 (behind a key)
     return f"""FROM python:3.11-slim
-RUN pip install --no-cache-dir "fledge[openvino,serve]=={version}"
+{bring}RUN pip install --no-cache-dir "{source}"
 RUN useradd --create-home fledge
 USER fledge
 WORKDIR /home/fledge
