@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from mlflow import MlflowClient
 
-from fledge.core.errors import InputError
+from fledge.core.errors import FledgeError, InputError
 from fledge.core.settings import Workspace, load
 from fledge.engines.scripted import ScriptedEngine
 from fledge.experiments._mlflow import load_table
@@ -169,9 +169,17 @@ def test_a_key_is_recorded_nowhere(workspace: Workspace, tmp_path: Path, monkeyp
 
 def test_a_key_that_no_header_takes(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", "sk-a\nb")
-    settings = {"limit": 2, "judge": "http://127.0.0.1:9/v1#x", "tracking_uri": workspace.tracking_uri}
-    with pytest.raises(InputError, match="OPENAI_API_KEY holds a character"):
-        evaluate("embedded", settings=settings, engine=ScriptedEngine())
+    with serve(JudgeServer(_grade)) as server:
+        settings = {"limit": 2, "judge": server.url, "tracking_uri": workspace.tracking_uri}
+        with pytest.raises(InputError, match="OPENAI_API_KEY holds a character"):
+            evaluate("embedded", settings=settings, engine=ScriptedEngine())
     client = MlflowClient(workspace.tracking_uri)
     runs = client.search_runs([item.experiment_id for item in client.search_experiments()])
     assert {run.info.status for run in runs} == {"FAILED"}
+
+
+def test_a_judge_that_is_not_there_is_said_before_anything_is_asked(workspace: Workspace) -> None:
+    settings = {"limit": 2, "judge": "http://127.0.0.1:9/v1#x", "tracking_uri": workspace.tracking_uri}
+    with pytest.raises(FledgeError, match=r"nothing answers at http://127\.0\.0\.1:9: connection refused"):
+        evaluate("embedded", settings=settings, engine=ScriptedEngine())
+    assert not Path(workspace.tracking_uri.removeprefix("sqlite:///")).exists()

@@ -4,8 +4,10 @@ import os
 import socket
 from urllib.parse import urlsplit
 
-from fledge.core.errors import InputError
+from fledge.core.errors import FledgeError, InputError
 
+CONNECT_S = 5.0
+PORTS = {"http": 80, "https": 443}
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
@@ -20,6 +22,23 @@ def without_password(uri: str) -> str:
     return uri.replace(f":{parts.password}@", ":***@") if parts.password else uri
 
 
+def check_answers(url: str) -> None:
+    """Raise `FledgeError` where nothing takes connections at a URL; one behind a proxy is not looked at."""
+    import urllib.request  # which takes 0.1 s to load
+
+    parts = urlsplit(url)
+    host = parts.hostname or ""
+    if parts.scheme in urllib.request.getproxies() and not urllib.request.proxy_bypass(host):
+        return
+    try:
+        socket.create_connection((host, parts.port or PORTS[parts.scheme]), CONNECT_S).close()
+    except OSError as error:
+        raise FledgeError(
+            f"nothing answers at {parts.scheme}://{host}{f':{parts.port}' if parts.port else ''}: {reason(error)}",
+            hint="start what is to answer there, or correct the URL",
+        ) from None
+
+
 def listen(host: str, port: int) -> socket.socket:
     """A socket that listens. Raises `InputError` where the port cannot be used."""
     try:
@@ -30,6 +49,10 @@ def listen(host: str, port: int) -> socket.socket:
 
 def port_error(host: str, port: int, error: OSError, by: str = "") -> InputError:
     """What to tell a user of a port that cannot be used, and `by` whom it is."""
-    reason = os.strerror(error.errno).lower() if error.errno else str(error)
     hint = f"choose another with --port {port + 1}"
-    return InputError(f"port {port} on {host} cannot be used: {reason}{by}", hint=hint)
+    return InputError(f"port {port} on {host} cannot be used: {reason(error)}{by}", hint=hint)
+
+
+def reason(error: OSError) -> str:
+    """What the system says of an error, without its number."""
+    return os.strerror(error.errno).lower() if error.errno and error.errno > 0 else error.strerror or str(error)

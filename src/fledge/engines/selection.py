@@ -8,6 +8,7 @@ from typing import Literal, NamedTuple
 from urllib.parse import urlsplit
 
 from fledge.core.errors import InputError, MissingExtraError
+from fledge.core.network import check_answers
 from fledge.core.settings import Workspace, option, out_of_range
 from fledge.core.types import Say, silent
 from fledge.engines import memory
@@ -82,6 +83,7 @@ def find(model: str, workspace: Workspace) -> Snapshot | RemoteModel:
         raise InputError(
             "a model's URL is recorded, and must hold no user or password", hint="export OPENAI_API_KEY=..."
         )
+    check_answers(model.partition("#")[0])
     return RemoteModel(model)
 
 

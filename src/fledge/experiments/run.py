@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from fledge.core import state
 from fledge.core.errors import FledgeError, InputError
 from fledge.core.interrupts import uninterrupted
+from fledge.core.network import check_answers
 from fledge.core.settings import Workspace
 from fledge.core.types import Format, Say, silent
 from fledge.engines import selection
@@ -92,6 +93,8 @@ def run_experiment(
     config = replace(config, questions=asked_for.source)  # of a set in MLflow the version
     asked = wanted(config)
     models = _find_models(config, asked, engine)  # what can be refused is, before MLflow is loaded
+    if config.judging.judge:
+        check_answers(config.judging.judge.partition("#")[0])
 
     from fledge.experiments._mlflow import start_runs
     from fledge.experiments._mlflow_record import ExperimentRecord

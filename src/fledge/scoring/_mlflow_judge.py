@@ -9,6 +9,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.genai.judges import make_judge
 
 from fledge.core.api_key import VARIABLE, api_key
+from fledge.core.network import check_answers
 from fledge.scoring.judge import BEST, WORST, Judge, JudgeConfig, NoAnswerError, NotUnderstoodError, Said
 
 ALONE = "Answer with the JSON object alone, without any other word."
@@ -16,9 +17,11 @@ UNPARSED = "Failed to parse"
 
 
 def open_judge(config: JudgeConfig) -> Judge:
-    """The judge of a configuration. Its key is `OPENAI_API_KEY`."""
+    """The judge of a configuration. Its key is `OPENAI_API_KEY`. Raises `FledgeError` where nothing answers there."""
+    model = MlflowJudgeModel(config)
+    check_answers(config.judge.partition("#")[0])
     return Judge(
-        MlflowJudgeModel(config),
+        model,
         retries=config.judge_retries,
         at_once=config.judge_concurrency,
         timeout_s=config.judge_timeout,
