@@ -26,7 +26,7 @@ class AnswerRow:
     answer: str
     finish_reason: str | None
     scores: dict[str, float]
-    topic: str | None
+    topic: str
     error: str
     trace_id: str
 
@@ -94,7 +94,7 @@ def answers(
 def _only(rows: list[dict[str, Any]], column: str, value: str | None) -> list[dict[str, Any]]:
     if value is None:
         return rows
-    there = dict.fromkeys(str(row[column]) for row in rows if row[column] is not None)
+    there = dict.fromkeys(str(row[column]) for row in rows if row[column])
     if value not in there:
         hint = f"--{column} one of: {', '.join(there)}" if there else f"leave out --{column}"
         raise InputError(f"the experiment has no {column} {value!r}", hint=hint)
@@ -160,7 +160,7 @@ def _row(row: Mapping[str, Any], scores: Iterable[str]) -> AnswerRow:
         answer=row["answer"],
         finish_reason=row["finish_reason"],
         scores={name: float(row[name]) for name in scores if _known(row[name])},
-        topic=row["topic"],
+        topic=row["topic"] or "",
         error=row["error"],
         trace_id=row["trace_id"],
     )
