@@ -23,7 +23,9 @@ MEANS = {"latency_s": "latency_mean_s", "ttft_s": "ttft_mean_s", "error_rate": "
 @click.option("--config", type=click.Path(path_type=Path), help="A TOML or YAML file of settings, also of arms.")
 @click.option("--like", metavar="RUN", help="Repeat an experiment with its settings, apart from the flags given here.")
 @click.option(
-    "--resume", metavar="RUN", help="Go on with an experiment that ended early; no answer is asked for twice."
+    "--resume",
+    metavar="RUN",
+    help="Go on with an experiment that ended early, or the last one that did; no answer is asked for twice.",
 )
 @json_option
 def experiment(config: Path | None, like: str | None, resume: str | None, as_json: bool, **flags: Any) -> None:
