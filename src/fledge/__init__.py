@@ -25,6 +25,7 @@ _PUBLIC = {
     "QuestionsConfig": "fledge.questions.versions",
     "ServeConfig": "fledge.supervision.config",
     "Workspace": "fledge.core.settings",
+    "answers": "fledge.experiments.answers",
     "calibrate_judge": "fledge.scoring.calibration",
     "check_endpoint": "fledge.serving.smoke",
     "compare": "fledge.experiments.comparison",
@@ -40,6 +41,7 @@ _PUBLIC = {
     "rollback": "fledge.registry.release",
     "run_demo": "fledge.demo.life",
     "run_experiment": "fledge.experiments.run",
+    "runs": "fledge.experiments.runs",
     "scorer": "fledge.scoring.catalogue",
     "serve": "fledge.supervision.endpoints",
     "status": "fledge.supervision.endpoints",
@@ -55,6 +57,7 @@ if TYPE_CHECKING:
     from fledge.core.settings import Workspace as Workspace
     from fledge.demo.life import run_demo as run_demo
     from fledge.engines.engine import GenerationParams as GenerationParams
+    from fledge.experiments.answers import answers as answers
     from fledge.experiments.comparison import compare as compare
     from fledge.experiments.config import ArmConfig as ArmConfig
     from fledge.experiments.config import ExperimentConfig as ExperimentConfig
@@ -63,6 +66,7 @@ if TYPE_CHECKING:
     from fledge.experiments.run import ExperimentResult as ExperimentResult
     from fledge.experiments.run import resume_experiment as resume_experiment
     from fledge.experiments.run import run_experiment as run_experiment
+    from fledge.experiments.runs import runs as runs
     from fledge.prompts.prompt import Draft as Draft
     from fledge.prompts.store import open_prompts as open_prompts
     from fledge.questions.layout import QuestionLayout as QuestionLayout

@@ -9,6 +9,7 @@ from mlflow import MlflowClient
 
 from fledge.core.settings import Workspace
 from fledge.engines.engine import EngineGoneError, GenerationParams
+from fledge.experiments._mlflow_runs import find_run
 from fledge.experiments.config import ExperimentConfig
 from fledge.experiments.run import resume_experiment, run_experiment
 
@@ -55,8 +56,8 @@ def test_a_second_death_ends_the_experiment_which_resumes(workspace: Workspace) 
     with pytest.raises(EngineGoneError, match="for the second time"):
         run_experiment(_config(workspace), progress=killer, say=said.append)
     (line,) = [line for line in said if "--resume" in line]
-    run_id = line.split()[-1]
     client = MlflowClient(workspace.tracking)
+    run_id = find_run(client, line.split()[-1])
     assert client.get_run(run_id).info.status == "FAILED"
     asked: list[int] = []
     result = resume_experiment(workspace, run_id, progress=lambda done, *_: asked.append(done))

@@ -1,6 +1,7 @@
 """The journal: what is on disk of an experiment, and what a process that was killed leaves there."""
 
 import json
+import os
 import resource
 import signal
 from dataclasses import replace
@@ -135,6 +136,31 @@ def test_no_such_experiment(tmp_path: Path) -> None:
     for name in ("nothing", "../../etc", ""):
         with pytest.raises(InputError, match="no experiment"):
             Journal.open(Workspace(state=str(tmp_path)), name)
+
+
+def test_an_experiment_is_found_by_a_prefix_or_as_the_last_that_is_unfinished(tmp_path: Path) -> None:
+    ids = ["abcd" + character * 28 for character in "123"]
+    workspace = Workspace(state=str(tmp_path))
+    with pytest.raises(InputError, match="is unfinished"):
+        Journal.open(workspace, "last")
+    for moment, run_id in enumerate(ids):
+        journal = Journal.create(replace(_plan(tmp_path), run_id=run_id))
+        os.utime(journal.folder / "plan.json", (moment, moment))
+        if run_id == ids[2]:
+            for cell in journal.unanswered():
+                journal.append(_answer(cell.key, arm=cell.arm, sample=cell.sample))
+        journal.mark_finished()  # which it is only where all is answered
+        journal.close()
+    (tmp_path / "experiments" / ("abcd4" + "0" * 27)).mkdir()  # of a comparison with a judge, say: no plan
+    for name, found in (("last", ids[1]), ("abcd1", ids[0]), (ids[2], ids[2]), ("abcd3", ids[2])):
+        journal = Journal.open(workspace, name)
+        assert journal.plan.run_id == found
+        journal.close()
+    with pytest.raises(InputError, match="3 runs begin with 'abcd'"):
+        Journal.open(workspace, "abcd")
+    for name in ("abcd4", "abc"):
+        with pytest.raises(InputError, match=f"no experiment '{name}'"):
+            Journal.open(workspace, name)
 
 
 def test_a_damaged_plan(tmp_path: Path) -> None:

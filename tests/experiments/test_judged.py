@@ -146,14 +146,14 @@ def test_ctrl_c_asks_the_judge_no_more_and_the_rest_is_judged_later(
         _, told = running.communicate(timeout=PATIENCE_S)
         assert running.returncode == 130
         assert len(server.bodies) < 64
-        run_id = re.search(r"--resume ([0-9a-f]{32})", told.decode())
+        run_id = re.search(r"--resume ([0-9a-f]{8})", told.decode())
         assert run_id is not None
         server.hang_s = 0.0
         done = fledge("experiment", "--resume", run_id[1], "--json", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     assert found["judge"]["asked"] == len(server.bodies)
-    assert len(load_table(MlflowClient(workspace.tracking_uri), run_id[1])["judge"].dropna()) == 64
+    assert len(load_table(MlflowClient(workspace.tracking_uri), found["run_id"])["judge"].dropna()) == 64
 
 
 def test_a_key_is_recorded_nowhere(workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -182,4 +182,5 @@ def test_a_judge_that_is_not_there_is_said_before_anything_is_asked(workspace: W
     settings = {"limit": 2, "judge": "http://127.0.0.1:9/v1#x", "tracking_uri": workspace.tracking_uri}
     with pytest.raises(FledgeError, match=r"nothing answers at http://127\.0\.0\.1:9: connection refused"):
         evaluate("embedded", settings=settings, engine=ScriptedEngine())
-    assert not Path(workspace.tracking_uri.removeprefix("sqlite:///")).exists()
+    client = MlflowClient(workspace.tracking_uri)
+    assert not client.search_runs([item.experiment_id for item in client.search_experiments()])

@@ -18,7 +18,7 @@ def test_a_comparison_of_an_unfinished_experiment_tells_how_to_go_on(
         client.set_terminated(run, status)
     with pytest.raises(InputError, match=rf"experiment {run} is unfinished \({said}\)") as caught:
         compare(workspace, run)
-    assert caught.value.hint == f"fledge experiment --resume {run}"
+    assert caught.value.hint == f"fledge experiment --resume {run[:8]}"
 
 
 def test_another_run_is_no_experiment(workspace: Workspace) -> None:

@@ -33,7 +33,7 @@ from fledge.experiments.run import run_experiment
 from fledge.models.snapshot import Snapshot
 from fledge.prompts.prompt import Draft
 from fledge.prompts.store import open_prompts
-from fledge.registry.release import promote, register
+from fledge.registry.release import history, promote, register
 from fledge.releases.manifest import Manifest, load_manifest
 from fledge.tracking._mlflow import connect
 from tests.models.hub_server import Hub, serve
@@ -101,14 +101,16 @@ def test_from_an_evaluation_of_a_release(workspace: Workspace, embedded_engine: 
     first = register(_config(workspace), name="mine", prompt="expert")
     settings = {"tracking_uri": workspace.tracking_uri, "state": workspace.state, "limit": 3}
     found = evaluate("models:/mine/1", "error_rate<=0.5", gate_on="mean", settings=settings, engine=embedded_engine)
-    promote(workspace, "mine", 1, evidence=found.run_id)
-    again = register(_config(workspace), run_id=found.run_id)  # of a release, under its name
+    promote(workspace, "mine", 1, evidence=found.run_id[:8])
+    assert history(workspace, "mine")[0]["evidence"] == found.run_id
+    again = register(_config(workspace), run_id="last")  # of a release, under its name
     assert (again.name, again.version, again.new, again.digest) == ("mine", 1, False, first.digest)
     assert again.arm is not None
     assert again.arm.in_words() == "arm expert, proven: passed error_rate<=0.5"
     register(_config(workspace), name="other", run_id=found.run_id)
     evaluation = load_manifest(release_folder("other/1", workspace)).evaluation
     assert (evaluation["passed"], evaluation["gates"][0]["gate"]) == (True, "error_rate<=0.5")
+    assert evaluation["run_id"] == found.run_id
 
 
 def test_a_model_that_has_changed_since_its_run(workspace: Workspace, tmp_path: Path, embedded_engine: Engine) -> None:

@@ -85,7 +85,7 @@ def test_what_is_no_score_is_an_error_and_loses_nothing(result: object) -> None:
 
 def test_none_is_no_score_and_no_error() -> None:
     scorer(lambda answer: None if answer else 1.0, name="nothing")
-    assert score(Response("x"), chosen(("nothing",))) == ({}, {})
+    assert score(Response("x"), chosen(("nothing",))) == ({}, {}, {})
 
 
 def test_a_name_of_fledge_is_taken() -> None:

@@ -11,7 +11,6 @@ import pytest
 from fledge.scoring._mlflow_judge import open_judge
 from fledge.scoring.judge import (
     GIVE_UP,
-    Grade,
     Judge,
     JudgeConfig,
     JudgeError,
@@ -20,6 +19,7 @@ from fledge.scoring.judge import (
     Said,
     same_model,
 )
+from fledge.scoring.scorer import Grade
 from tests.scoring.judge_server import BROKEN, JudgeServer, serve
 
 

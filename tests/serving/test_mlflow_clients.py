@@ -14,7 +14,8 @@ from openai import OpenAI
 
 from fledge.core.settings import Workspace
 from fledge.scoring._mlflow_judge import open_judge
-from fledge.scoring.judge import Grade, JudgeConfig, JudgeError
+from fledge.scoring.judge import JudgeConfig, JudgeError
+from fledge.scoring.scorer import Grade
 from fledge.supervision.endpoints import EndpointStatus
 from fledge.tracking._mlflow import connect
 from tests.scoring.judge_server import JudgeServer, serve

@@ -49,7 +49,10 @@ def compare(
     as_json: bool,
     **flags: Any,
 ) -> None:
-    """Say for each pair of arms of RUN whether one is better, worse, equivalent, or not known yet."""
+    """Say for each pair of arms of RUN whether one is better, worse, equivalent, or not known yet.
+
+    RUN is an id, a prefix of at least 4 characters that no other run has, or last.
+    """
     names = CompareOptions.__dataclass_fields__
     chosen = {name: flags.pop(name) for name in names if name in flags}
     options = CompareOptions(**chosen, by_topic=not independent)

@@ -12,6 +12,7 @@ from fledge.core.errors import RefusedError
 from fledge.experiments.config import ExperimentConfig
 from fledge.experiments.evaluation import evaluate as evaluate_target
 from fledge.experiments.evaluation import write_junit
+from fledge.experiments.run_ids import short_id
 
 
 @click.command()
@@ -48,7 +49,7 @@ def evaluate(
     shown = table(f"{found.questions} questions", ["metric", "mean", "from", "to"], rows)
     emit(as_json, found.as_dict(), shown, *found.in_words(), f"run {found.run_id}")
     if found.failed:
-        again = f"fledge experiment --resume {found.run_id}"
+        again = f"fledge experiment --resume {short_id(found.run_id)}"
         message(f"{found.failed} answers failed; those that may pass are asked once more by: {again}")
     failed = [gate.gate for gate in found.gates if not gate.passed]
     if failed:

@@ -12,6 +12,10 @@ from fledge.core.errors import InputError
 from fledge.core.settings import Workspace, load, options
 from fledge.experiments.config import ExperimentConfig
 from fledge.experiments.run import ExperimentResult, resume_experiment, run_experiment
+from fledge.experiments.run_ids import short_id
+
+# What the figures of an arm call a metric of its answers.
+MEANS = {"latency_s": "latency_mean_s", "ttft_s": "ttft_mean_s", "error_rate": "success_rate"}
 
 
 @click.command()
@@ -19,7 +23,9 @@ from fledge.experiments.run import ExperimentResult, resume_experiment, run_expe
 @click.option("--config", type=click.Path(path_type=Path), help="A TOML or YAML file of settings, also of arms.")
 @click.option("--like", metavar="RUN", help="Repeat an experiment with its settings, apart from the flags given here.")
 @click.option(
-    "--resume", metavar="RUN", help="Go on with an experiment that ended early; no answer is asked for twice."
+    "--resume",
+    metavar="RUN",
+    help="Go on with an experiment that ended early, or the last one that did; no answer is asked for twice.",
 )
 @json_option
 def experiment(config: Path | None, like: str | None, resume: str | None, as_json: bool, **flags: Any) -> None:
@@ -38,10 +44,10 @@ def experiment(config: Path | None, like: str | None, resume: str | None, as_jso
         if empty:
             message(f"arm {arm.name}: {empty} answers are empty")
     if result.failed:
-        again = f"fledge experiment --resume {result.run_id}"
+        again = f"fledge experiment --resume {short_id(result.run_id)}"
         message(f"{result.failed} answers failed; those that may pass are asked once more by: {again}")
     if not as_json and len(result.arms) > 1:
-        message(f"next: fledge compare {result.run_id}")
+        message(f"next: fledge compare {short_id(result.run_id)}")
 
 
 def _configured(flags: dict[str, Any], file: Path | None, like: str | None) -> ExperimentConfig:
@@ -50,10 +56,12 @@ def _configured(flags: dict[str, Any], file: Path | None, like: str | None) -> E
     if file is not None:
         raise InputError("--config and --like both name settings", hint="give one of them")
     from fledge.experiments._mlflow import load_settings
+    from fledge.experiments._mlflow_runs import find_run
     from fledge.tracking._mlflow import connect
 
     given = {name: value for name, value in flags.items() if value is not None}
-    settings = load_settings(connect(load(Workspace, flags).value.tracking), like)
+    client = connect(load(Workspace, flags).value.tracking)
+    settings = load_settings(client, find_run(client, like))
     return _one_way(ExperimentConfig.load({**settings, **given}), flags)
 
 
@@ -79,7 +87,9 @@ def _only_workspace(flags: dict[str, Any], file: Path | None, like: str | None) 
 
 
 def _experiment_table(result: ExperimentResult) -> Table:
-    names = ("token_f1", "exact_match", "judge", *(["success_rate"] if result.failed else []), "latency_mean_s")
+    failed = ("success_rate",) if result.failed else ()
+    metric = MEANS.get(result.metric, result.metric)
+    names = dict.fromkeys((metric, "token_f1", "exact_match", "judge", *failed, "latency_mean_s"))
     shown = [name for name in names if any(name in arm.metrics for arm in result.arms)]
     rows = [[arm.name, arm.prompt, *(arm.metrics.get(name) for name in shown)] for arm in result.arms]
     return table(f"run {result.run_id}", ["arm", "prompt", *shown], rows)

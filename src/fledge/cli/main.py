@@ -15,6 +15,8 @@ import click
 COMMANDS = {
     "demo": ("fledge.cli.demo:demo", "A whole life of a small chat model, in two minutes."),
     "experiment": ("fledge.cli.experiment:experiment", "Ask all questions with all prompts."),
+    "runs": ("fledge.cli.runs:runs", "The experiments, newest first."),
+    "answers": ("fledge.cli.runs:answers", "The answers of an experiment."),
     "compare": ("fledge.cli.comparison:compare", "Verdicts on the arms of an experiment."),
     "evaluate": ("fledge.cli.evaluation:evaluate", "Score a model, a release or a URL, with gates."),
     "judge": ("fledge.cli.judge:judge", "A judge against what people say."),

@@ -120,6 +120,17 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> 
     return result
 
 
+def fields(title: str, rows: Sequence[tuple[str, str]]) -> Table:
+    """Names, and beside each its text, wrapped."""
+    shown = Text(title.translate(_CONTROLS))
+    result = Table(title=shown, title_justify="left", title_style="bold", box=None, show_header=False, pad_edge=False)
+    result.add_column(style="dim")
+    result.add_column(overflow="fold")
+    for name, text in rows:
+        result.add_row(name, Text(text.translate(_CONTROLS)))
+    return result
+
+
 @contextlib.contextmanager
 def cells_progress(description: str, most_tokens: int = 0) -> Iterator[Callable[[int, int, int, int], None]]:
     """A bar for cells on stderr: done, failed, tokens/s, time left; a line now and then where there is no terminal.

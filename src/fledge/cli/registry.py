@@ -27,7 +27,9 @@ NOT_OF_A_RELEASE = (
 @settings(ReleaseConfig)
 @settings(ExperimentConfig, without=NOT_OF_A_RELEASE)
 @click.option(
-    "--run", "run_id", help="An experiment that was compared; its winner's prompt is taken, else its leader's."
+    "--run",
+    "run_id",
+    help="An experiment (or last) that was compared; its winner's prompt is taken, else its leader's.",
 )
 @click.option("--prompt", help="The prompt of the release: name, name/version or name@alias.")
 @click.option("--arm", help="The arm of --run, instead of its winner.")
@@ -101,7 +103,9 @@ def verify(target: str, key: Path | None, as_json: bool, **flags: Any) -> None:
 @click.argument("name")
 @click.argument("version", type=int)
 @click.option("--alias", default="champion", show_default=True, help="The alias to move.")
-@click.option("--evidence", help="The run of a comparison that it won, or of an evaluation whose gates it passed.")
+@click.option(
+    "--evidence", help="The run (or last) of a comparison that it won, or of an evaluation whose gates it passed."
+)
 @click.option("--force", is_flag=True, help="Without evidence; needs --reason.")
 @click.option("--reason", default="", help="Why, for the history.")
 @click.option("--expected", type=int, help="Only if the alias means this version still; 0 for none.")

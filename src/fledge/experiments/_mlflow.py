@@ -31,8 +31,9 @@ from fledge.core.types import Format
 from fledge.engines.engine import EngineInfo, GenerationParams
 from fledge.engines.selection import RemoteModel
 from fledge.experiments.arms import Arm
-from fledge.experiments.config import ExperimentConfig, as_param
+from fledge.experiments.config import ExperimentConfig, as_param, planned_metric
 from fledge.experiments.journal import Plan
+from fledge.experiments.run_ids import LIST_RUNS, short_id
 from fledge.models.snapshot import Snapshot
 from fledge.prompts.prompt import PromptStore
 from fledge.questions.question_set import QuestionSet
@@ -41,7 +42,6 @@ from fledge.tracking._mlflow import experiment_id, status_after
 
 TABLE = "answers.json"
 CONFIG = "config.json"
-NAME_A_RUN = "name the run_id of an experiment, as fledge experiment prints it"
 PLAN = "plan.json"
 LONGEST_PARAM = 6000  # MLflow's limit
 # A run's param, and the field of a snapshot that it holds.
@@ -186,11 +186,9 @@ def _pinned(config: ExperimentConfig, arms: Sequence[Arm]) -> dict[str, Any]:
 
 def _planned(config: ExperimentConfig, arms: Sequence[Arm], questions: QuestionSet) -> dict[str, Any]:
     """What the comparison is to be judged by, laid down before the first question is asked."""
-    scorers = {item.name: item.higher_is_better for item in chosen(config.scorers)}
-    judged = any(item.reference for item in questions.questions) and "token_f1" in scorers
     return {
-        "metric": config.metric or ("token_f1" if judged else ""),
-        "directions": scorers,
+        "metric": planned_metric(config, questions),
+        "directions": {item.name: item.higher_is_better for item in chosen(config.scorers)},
         "margin": config.margin,
         "alpha": config.alpha,
         "questions": len(questions.questions),
@@ -214,7 +212,7 @@ def load_table(client: MlflowClient, run_id: str) -> pd.DataFrame:
     Raises `InputError` if it has none, as one that is unfinished.
     """
     try:
-        content = load_artifact(client, run_id, TABLE, hint=NAME_A_RUN)
+        content = load_artifact(client, run_id, TABLE, hint=LIST_RUNS)
     except InputError:
         _refuse_unfinished(client, run_id)
         raise
@@ -231,18 +229,18 @@ def _refuse_unfinished(client: MlflowClient, run_id: str) -> None:
         state = "still running" if run.info.status == "RUNNING" else run.info.status.lower()
         raise InputError(
             f"experiment {run_id} is unfinished ({state}): not all of its questions are answered",
-            hint=f"fledge experiment --resume {run_id}",
+            hint=f"fledge experiment --resume {short_id(run_id)}",
         )
 
 
 def load_comparison(client: MlflowClient, run_id: str) -> dict[str, Any]:
     """What `compare` left in a run. Raises `InputError` if it was never compared."""
-    return load_artifact(client, run_id, "comparison.json", hint=f"fledge compare {run_id}")
+    return load_artifact(client, run_id, "comparison.json", hint=f"fledge compare {short_id(run_id)}")
 
 
 def load_settings(client: MlflowClient, run_id: str) -> dict[str, Any]:
     """The settings that an experiment was started with, its prompts pinned to the versions that were asked."""
-    return load_artifact(client, run_id, CONFIG, hint=NAME_A_RUN)
+    return load_artifact(client, run_id, CONFIG, hint=LIST_RUNS)
 
 
 def log_evaluation(client: MlflowClient, run_id: str, content: str, passed: bool) -> None:
@@ -284,7 +282,7 @@ def load_arm(client: MlflowClient, run_id: str, arm: str | None = None) -> ArmSe
     try:
         experiment = client.get_run(run_id).info.experiment_id
     except MlflowException:
-        raise InputError(f"there is no run {run_id!r}", hint=NAME_A_RUN) from None
+        raise InputError(f"there is no run {run_id!r}", hint=LIST_RUNS) from None
     nested = client.search_runs([experiment], f"tags.`mlflow.parentRunId` = '{run_id}'")
     arms = {run.data.tags["fledge.arm"]: run for run in nested if "fledge.arm" in run.data.tags}
     if arm is None and len(arms) != 1:

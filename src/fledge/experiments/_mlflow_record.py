@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import pandas as pd
@@ -17,8 +17,15 @@ from fledge.experiments.cells import Answer, trace_id
 from fledge.experiments.journal import Plan
 from fledge.experiments.plots import plot_arms
 from fledge.experiments.tables import arm_metrics, build_table
-from fledge.scoring.judge import JudgeCounts
-from fledge.tracking._mlflow_traces import NoTracesError, SpanRecord, TraceRecord, token_usage, write_traces
+from fledge.scoring.judge import JUDGE, JudgeCounts
+from fledge.tracking._mlflow_traces import (
+    AssessmentRecord,
+    NoTracesError,
+    SpanRecord,
+    TraceRecord,
+    token_usage,
+    write_traces,
+)
 
 METRICS_AT_ONCE = 1000  # MLflow's limit
 
@@ -196,7 +203,26 @@ class ExperimentRecord:
         metadata = {"mlflow.sourceRun": arm.run_id, "mlflow.trace.session": self._plan.run_id}
         if arm.model_id:
             metadata["mlflow.modelId"] = arm.model_id
-        return TraceRecord(trace_id(self._plan.run_id, answer.key, answer.attempt), root, tags, arm.label, metadata)
+        return TraceRecord(
+            trace_id(self._plan.run_id, answer.key, answer.attempt),
+            root,
+            tags,
+            arm.label,
+            metadata,
+            tuple(_assessments(answer, self._plan.config.judging.judge)),
+        )
+
+
+def _assessments(answer: Answer, judge: str) -> Iterator[AssessmentRecord]:
+    """Each score of an answer, and each that a scorer failed to give."""
+    for name in (*answer.scores, *answer.score_errors):
+        yield AssessmentRecord(
+            name,
+            answer.scores.get(name),
+            answer.rationales.get(name, ""),
+            answer.score_errors.get(name, ""),
+            judge if name == JUDGE else "",
+        )
 
 
 def _steps(answer: Answer, arm: Arm, values: dict[str, str]) -> list[SpanRecord]:

@@ -20,7 +20,7 @@ from fledge.core.errors import InputError
 from fledge.engines.engine import Completion, EngineGoneError
 from fledge.experiments.arms import Arm
 from fledge.questions.question_set import Question
-from fledge.scoring.catalogue import score
+from fledge.scoring.catalogue import Scores, score
 from fledge.scoring.scorer import Response, Scorer
 
 
@@ -40,8 +40,8 @@ class Answer:
     """What came of a cell: text and scores, or an error. It is a line of the journal, so all of it is plain data.
 
     Moments are nanoseconds since the epoch. `final` is false for an error that may pass. `steps` are the spans that
-    MLflow's own tracing saw inside the chain. `score_errors` say why a scorer gave no score. One that is not `graded`
-    waits for what a judge says of it.
+    MLflow's own tracing saw inside the chain. `score_errors` say why a scorer gave no score, `rationales` why a judge
+    gave the one it gave. An answer that is not `graded` waits for what a judge says of it.
     """
 
     key: str
@@ -67,6 +67,7 @@ class Answer:
     turns_left_out: int = 0
     scores: dict[str, float] = field(default_factory=dict)
     score_errors: dict[str, str] = field(default_factory=dict)
+    rationales: dict[str, str] = field(default_factory=dict)
     steps: list[dict[str, Any]] = field(default_factory=list)
     graded: bool = True
 
@@ -206,17 +207,22 @@ def _ask(cell: Cell, chain: Chain, scorers: Sequence[Scorer], traced: Traced) ->
 
 def _scored(answer: Answer, question: Question, listener: _Listener, scorers: Sequence[Scorer]) -> Answer:
     response = _response(answer, question, listener.completion.logprobs if listener.completion else ())
-    found = score(response, scorers)
-    return replace(
-        answer, scores=found.values, score_errors=found.errors, ended_ns=max(answer.ended_ns, time.time_ns())
-    )
+    scored = _with_scores(answer, score(response, scorers))
+    return replace(scored, ended_ns=max(answer.ended_ns, time.time_ns()))
 
 
 def _graded(answer: Answer, question: Question, graders: Sequence[Scorer]) -> Answer:
-    found = score(_response(answer, question), graders)
+    return replace(_with_scores(answer, score(_response(answer, question), graders)), graded=True)
+
+
+def _with_scores(answer: Answer, found: Scores) -> Answer:
+    """The answer with further scores; one that is there at last has no error any more."""
     errors = {name: text for name, text in answer.score_errors.items() if name not in found.values}
     return replace(
-        answer, scores={**answer.scores, **found.values}, score_errors={**errors, **found.errors}, graded=True
+        answer,
+        scores={**answer.scores, **found.values},
+        score_errors={**errors, **{name: _storable(text) for name, text in found.errors.items()}},
+        rationales={**answer.rationales, **{name: _storable(text) for name, text in found.rationales.items()}},
     )
 
 

@@ -14,6 +14,7 @@ from fledge.comparison.verdict import CompareOptions, Direction, baseline_first,
 from fledge.core.errors import InputError
 from fledge.core.jsonable import jsonable
 from fledge.core.settings import Workspace
+from fledge.experiments.run_ids import short_id
 from fledge.scoring.catalogue import direction_of, known
 from fledge.scoring.judge import PREFERENCE, JudgeConfig
 
@@ -32,7 +33,8 @@ def compare(
 ) -> Comparison:
     """Verdicts for each pair of arms of the run `run_id` or of the CSV file or table `scores`.
 
-    A run keeps them as `comparison.json`, with a page to look at as `comparison.html`; `report` is a file for the page.
+    `run_id` may be a unique prefix, or `last` for the newest experiment. A run keeps them as `comparison.json`, with a
+    page to look at as `comparison.html`; `report` is a file for the page.
     With `judging` a judge says which of two answers is better, and the metric is `preference`; `progress(done, total,
     what)` is called after each pair.
     """
@@ -49,29 +51,33 @@ def compare(
         return result
 
     from fledge.experiments._mlflow import load_plan, load_table, tag_run
+    from fledge.experiments._mlflow_runs import find_run
     from fledge.tracking._mlflow import connect
 
     client = connect(workspace.tracking)
-    table = scores_of(load_table(client, str(run_id)))
-    planned = load_plan(client, str(run_id))
+    run_id = find_run(client, str(run_id))
+    table = scores_of(load_table(client, run_id))
+    planned = load_plan(client, run_id)
     options = _as_planned(options, planned)
     notes: list[str] = []
     if judging is not None and judging.judge:
         from fledge.experiments._mlflow_preferences import with_preferences
 
         baseline = baseline_first(list(dict.fromkeys(table["arm"])), options.baseline)[0]
-        folder = workspace.state_dir / "experiments" / str(run_id)
-        table, notes = with_preferences(client, str(run_id), folder, table, baseline, judging, progress)
+        folder = workspace.state_dir / "experiments" / run_id
+        table, notes = with_preferences(client, run_id, folder, table, baseline, judging, progress)
     elif options.metric == PREFERENCE:
-        raise InputError(f"{PREFERENCE} is what a judge says", hint=f"fledge compare {run_id} --judge URL#NAME")
+        raise InputError(
+            f"{PREFERENCE} is what a judge says", hint=f"fledge compare {short_id(run_id)} --judge URL#NAME"
+        )
     result = _compare(table, options, planned)
     result = replace(result, notes=(*notes, *result.notes))
-    page = _page(result, table, str(run_id))
+    page = _page(result, table, run_id)
     if report is not None:
         _write(page, report)
-    client.log_text(str(run_id), page, "comparison.html")
-    client.log_text(str(run_id), json.dumps(jsonable(result.as_dict()), indent=2), "comparison.json")
-    tag_run(client, str(run_id), {"fledge.winner": result.winner or "none", "fledge.compared_metric": result.metric})
+    client.log_text(run_id, page, "comparison.html")
+    client.log_text(run_id, json.dumps(jsonable(result.as_dict()), indent=2), "comparison.json")
+    tag_run(client, run_id, {"fledge.winner": result.winner or "none", "fledge.compared_metric": result.metric})
     return result
 
 

@@ -16,6 +16,7 @@ from fledge.engines.selection import EngineSettings
 from fledge.models.embedded.templates import TEMPLATES
 from fledge.prompts.prompt import PromptFormat
 from fledge.questions.layout import QuestionLayout
+from fledge.questions.question_set import QuestionSet
 from fledge.scoring.catalogue import BUILT_IN, chosen, find
 from fledge.scoring.judge import JudgeConfig
 
@@ -153,6 +154,13 @@ class ExperimentConfig(EngineSettings):
     def as_params(self) -> dict[str, str]:
         """As MLflow's params: texts."""
         return {name: as_param(value) for name, value in self.as_dict().items()}
+
+
+def planned_metric(config: ExperimentConfig, questions: QuestionSet) -> str:
+    """The metric that is to decide: as configured, else `token_f1` where it is scored against references, else none."""
+    judged = any(item.reference for item in questions.questions)
+    judged = judged and any(item.name == "token_f1" for item in chosen(config.scorers))
+    return config.metric or ("token_f1" if judged else "")
 
 
 def _unknown(scorer: str) -> str:

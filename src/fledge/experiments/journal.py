@@ -15,6 +15,7 @@ from fledge.core.settings import Workspace
 from fledge.experiments.arms import Arm
 from fledge.experiments.cells import Answer, Cell, order_cells
 from fledge.experiments.config import ExperimentConfig
+from fledge.experiments.run_ids import LAST, LIST_RUNS, match_run, short_id
 from fledge.questions.question_set import QuestionSet
 from fledge.scoring.judge import JUDGE, JudgeCounts
 
@@ -35,6 +36,7 @@ class Plan:
 
 _PLAN = TypeAdapter(Plan)
 CLOSED = -1
+FINISHED = "finished.json"
 
 
 class Journal:
@@ -74,16 +76,13 @@ class Journal:
             raise FledgeError(f"nothing can be kept in {folder}: {error.strerror}", hint="free some space") from None
 
     @classmethod
-    def open(cls, workspace: Workspace, run_id: str) -> "Journal":
-        """The journal of an experiment that was started before. Raises `InputError` where there is none."""
-        folder = workspace.state_dir / "experiments" / Path(run_id).name
+    def open(cls, workspace: Workspace, name: str) -> "Journal":
+        """The journal of an experiment that was started before: an id, a unique prefix, or `last`, the newest that is
+        not finished. Raises `InputError` where there is none."""
+        run_id = _find(workspace, name)
+        folder = workspace.state_dir / "experiments" / run_id
         try:
             plan = _PLAN.validate_json((folder / "plan.json").read_bytes())
-        except (FileNotFoundError, NotADirectoryError):
-            raise InputError(
-                f"no experiment {run_id!r} was started with the state folder {workspace.state_dir}",
-                hint="resume it in the folder where it ran, or name that with --state",
-            ) from None
         except ValidationError as error:
             refused = [
                 item["msg"].removeprefix("Value error, ") for item in error.errors() if item["type"] == "value_error"
@@ -117,6 +116,11 @@ class Journal:
     def add_judge_counts(self, more: JudgeCounts) -> None:
         counts = [before + new for before, new in zip(self.judge_counts, more, strict=True)]
         state.write_json(self.folder / "judge.json", counts)
+
+    def mark_finished(self) -> None:
+        """Note that all is recorded, unless there are cells left that would be asked again."""
+        if not (self.unanswered() or self.ungraded()):
+            state.write_json(self.folder / FINISHED, True)
 
     def mark_sent(self, count: int) -> None:
         state.write_json(self.folder / "sent.json", count)
@@ -187,5 +191,22 @@ class Journal:
     def _full(self, reason: str) -> FledgeError:
         return FledgeError(
             f"cannot keep an answer in {self.folder}: {reason}",
-            hint=f"free some space, then: fledge experiment --resume {self.plan.run_id}",
+            hint=f"free some space, then: fledge experiment --resume {short_id(self.plan.run_id)}",
         )
+
+
+def _find(workspace: Workspace, name: str) -> str:
+    """The run id that is meant by `name`, of the experiments with a journal here."""
+    plans = {path.parent.name: path for path in (workspace.state_dir / "experiments").glob("*/plan.json")}
+    if name == LAST:
+        unfinished = [run_id for run_id, path in plans.items() if not path.with_name(FINISHED).exists()]
+        if not unfinished:
+            raise InputError(f"no experiment in the state folder {workspace.state_dir} is unfinished", hint=LIST_RUNS)
+        return max(unfinished, key=lambda run_id: plans[run_id].stat().st_mtime_ns)
+    found = match_run(name, plans)
+    if found is None:
+        raise InputError(
+            f"no experiment {name!r} was started with the state folder {workspace.state_dir}",
+            hint=f"resume it in the folder where it ran, or name that with --state; {LIST_RUNS}",
+        )
+    return found

@@ -8,6 +8,7 @@ from fledge.core.errors import FledgeError
 from fledge.core.types import Say
 from fledge.experiments.cells import Answer
 from fledge.experiments.journal import Journal
+from fledge.experiments.run_ids import short_id
 
 BATCH = 100
 IDLE_S = 0.5
@@ -107,7 +108,7 @@ def not_recorded(journal: Journal, count: int, error: Exception | None) -> Fledg
     reason = str(error).splitlines()[0] if error and str(error) else "it is too slow"
     return FledgeError(
         f"{what}: {reason}. Every answer is kept in {journal.folder}",
-        hint=f"when the tracking server is back: fledge experiment --resume {journal.plan.run_id}",
+        hint=f"when the tracking server is back: fledge experiment --resume {short_id(journal.plan.run_id)}",
     )
 
 

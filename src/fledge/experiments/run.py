@@ -16,8 +16,9 @@ from fledge.engines import selection
 from fledge.engines.engine import Engine, EngineGoneError
 from fledge.engines.selection import RemoteModel
 from fledge.experiments.arms import Arm, build_arms, check_variables, default_prompt, own_arms, wanted
-from fledge.experiments.config import ArmConfig, ExperimentConfig
+from fledge.experiments.config import ArmConfig, ExperimentConfig, planned_metric
 from fledge.experiments.progress import LiveProgress, Progress
+from fledge.experiments.run_ids import short_id
 from fledge.models.snapshot import Snapshot
 from fledge.questions.question_set import QuestionSet
 from fledge.questions.sources import read_questions
@@ -32,10 +33,6 @@ if TYPE_CHECKING:
 
 
 INTERRUPTED_S = 1.0  # for what is just being sent; it is sent again by --resume
-
-
-def _unseen(_done: int, _total: int, _failed: int, _tokens: int) -> None:
-    """Nobody looks."""
 
 
 @dataclass(frozen=True)
@@ -53,13 +50,15 @@ class ArmResult:
 
 @dataclass(frozen=True)
 class ExperimentResult:
-    """Where the experiment is recorded and what came of it; `judge` where a judge was asked now."""
+    """Where the experiment is recorded and what came of it; `judge` where a judge was asked now. `metric` is the one
+    that is to decide, empty where none is."""
 
     run_id: str
     cells: int
     failed: int
     arms: tuple[ArmResult, ...]
     judge: JudgeCounts | None = None
+    metric: str = ""
 
     def as_dict(self) -> dict[str, Any]:
         return {**asdict(self), "judge": self.judge._asdict() if self.judge else None}
@@ -140,7 +139,8 @@ def resume_experiment(
 ) -> ExperimentResult:
     """Go on with an experiment that ended early, from the journal in the state folder.
 
-    No cell with an answer is asked again; one with an error that may have passed is. What is not in MLflow yet is sent.
+    `run_id` may be a prefix, or `last` for the newest that is not finished. No cell with an answer is asked again; one
+    with an error that may have passed is. What is not in MLflow yet is sent.
     `arms` are the chains of one's own that it was started with. Raises `InputError` where there is no such experiment.
     """
     chains = arms or {}
@@ -153,6 +153,8 @@ def resume_experiment(
         journal = Journal.open(workspace, run_id)
         stack.callback(journal.close)
         plan = journal.plan
+        if run_id != plan.run_id:
+            say(f"resuming experiment {plan.run_id}")
         missing = [arm.name for arm in plan.arms if arm.prompt is None and arm.name not in chains]
         if missing:
             raise InputError(
@@ -203,7 +205,9 @@ def _carry_out(
         waiting = {cell.key for cell in cells}
         before = [answer for answer in journal.latest() if answer.key not in waiting]
         failed = sum(bool(answer.error) for answer in before)
-        live = LiveProgress(progress or _unseen, list(engines.values()), len(before), len(before) + len(cells), failed)
+        live = LiveProgress(
+            progress or (lambda *_: None), list(engines.values()), len(before), len(before) + len(cells), failed
+        )
         with _judging(judge, journal), contextlib.closing(answers), live:
             for answer in answers:
                 of_chain = (answer.completion_tokens or 0) if answer.arm in chains else 0
@@ -214,6 +218,7 @@ def _carry_out(
             say(in_words(counts))
         recorder.wait(config.tracking_timeout, say)
         retried(lambda: record.finish(journal.latest(), counts), journal, config.tracking_timeout, say)
+        journal.mark_finished()
     recorder.stop()
     return replace(_result(journal), judge=counts)
 
@@ -295,7 +300,8 @@ def _result(journal: "Journal") -> ExperimentResult:
         ArmResult(arm.name, arm.label, arm.model, arm.digest, arm_metrics(table[table["arm"] == arm.name]), arm.format)
         for arm in plan.arms
     )
-    return ExperimentResult(plan.run_id, len(answers), sum(bool(answer.error) for answer in answers), arms)
+    failed = sum(bool(answer.error) for answer in answers)
+    return ExperimentResult(plan.run_id, len(answers), failed, arms, metric=planned_metric(plan.config, plan.questions))
 
 
 def select_questions(config: ExperimentConfig, given: QuestionSet | None = None, say: Say = silent) -> QuestionSet:
@@ -390,6 +396,6 @@ def _ended(recorder: "Recorder", journal: "Journal", say: Say) -> Iterator[None]
         with uninterrupted():
             if not isinstance(error, FledgeError) or isinstance(error, EngineGoneError):  # others say it themselves
                 kept = len(journal.latest())
-                say(f"{kept} answers are kept; resume with: fledge experiment --resume {journal.plan.run_id}")
+                say(f"{kept} answers are kept; resume with: fledge experiment --resume {short_id(journal.plan.run_id)}")
             recorder.stop(INTERRUPTED_S)
         raise

@@ -3,12 +3,13 @@ run a release is made of."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from mlflow import MlflowClient
 
 from fledge.core.errors import InputError, RefusedError
 from fledge.experiments._mlflow import ArmSettings, load_arm, load_comparison, load_evaluation
+from fledge.experiments._mlflow_runs import find_run
 from fledge.registry._mlflow_canary import load_canary
 from fledge.releases.manifest import Manifest, implied_format
 
@@ -44,23 +45,33 @@ def standing(client: MlflowClient, run_id: str, arm: str) -> Standing:
     return Standing(arm, proven=True, reason=reason)
 
 
-def proof(client: MlflowClient, release: Manifest, evidence: str | None) -> str:
-    """The reason that the run `evidence` gives for a release. Raises `RefusedError` where it gives none."""
+class Proof(NamedTuple):
+    """The run that speaks for a release, and the reason that it gives; None and empty where force is enough."""
+
+    run_id: str | None
+    reason: str
+
+
+def proof(client: MlflowClient, release: Manifest, evidence: str | None, *, force: bool = False) -> Proof:
+    """What the run `evidence` says for a release. Raises `RefusedError` where it says nothing for it, unless forced."""
+    if force:
+        return Proof(find_run(client, evidence) if evidence else None, "")
     where = f"{release.name}/{release.version}"
     hint = 'give --evidence RUN of a comparison that it won or an evaluation that it passed, or --force --reason "..."'
     if not evidence:
         raise RefusedError(f"{where} is not promoted: no evidence was given", hint=hint)
     try:
-        canary = load_canary(client, evidence)
+        run_id = find_run(client, evidence)
+        canary = load_canary(client, run_id)
         if canary is not None:
-            return _of_canary(canary, release)
-        reason, arm = _verdict(client, evidence)
+            return Proof(run_id, _of_canary(canary, release))
+        reason, arm = _verdict(client, run_id)
     except InputError as error:
         raise RefusedError(f"{where} is not promoted: {error.message}", hint=hint) from None
     problem = _differs(release, arm)
     if problem:
-        raise RefusedError(f"{where} is not promoted: in run {evidence} {problem}", hint=hint)
-    return reason
+        raise RefusedError(f"{where} is not promoted: in run {run_id} {problem}", hint=hint)
+    return Proof(run_id, reason)
 
 
 def chosen_arm(client: MlflowClient, run_id: str, arm: str | None) -> tuple[ArmSettings, dict[str, Any]]:

@@ -69,11 +69,11 @@ def register(
     chats is asked the question itself (`question`), any other `simple`.
 
     Without a name the setting MODEL_NAME counts, else it is derived from the model.
-    From a run, model, prompt version and settings are those of `arm`, else of what was evaluated or the comparison's
-    winner, or its leader where nothing won. `engines` are the modes of the engines that it brings along, exported where
-    they are not yet; None for the setting, else those that `serve` would use here. `weights` may be `reference` for a
-    model of the Hub: only its id and commit are kept, and its files are checked when they are fetched. `sign_key` is a
-    private key in a PEM file. `say` is told what takes long.
+    From a run (its id, a unique prefix, or `last`), model, prompt version and settings are those of `arm`, else of what
+    was evaluated or the comparison's winner, or its leader where nothing won. `engines` are the modes of the engines
+    that it brings along, exported where they are not yet; None for the setting, else those that `serve` would use here.
+    `weights` may be `reference` for a model of the Hub: only its id and commit are kept, and its files are checked when
+    they are fetched. `sign_key` is a private key in a PEM file. `say` is told what takes long.
     """
     from fledge.registry.signing import check_key
 
@@ -147,7 +147,7 @@ def promote(
     expected: int | None = None,
     say: Say = silent,
 ) -> Move:
-    """Move an alias by evidence, or by force with a reason, and keep the release ready for `serve`.
+    """Move an alias by the evidence of a run (id, prefix or `last`), or by force; keep the release ready for `serve`.
 
     The alias of the release's prompt moves with it. With `expected` the alias must mean that version still (0: none).
     Raises `RefusedError` where the evidence does not speak for this release, `ConflictError` where somebody else moves
@@ -168,7 +168,7 @@ def promote(
     release = read_kept(folder)
     if force and not reason:
         raise InputError("a forced promotion needs a reason", hint='--force --reason "..."')
-    given = "" if force else proof(client, release, evidence)
+    evidence, given = proof(client, release, evidence, force=force)
     prompts = open_store(client)
     log = MoveLog(client, name, prompts, say)
 

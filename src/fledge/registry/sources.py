@@ -44,10 +44,12 @@ def source_of_model(config: ExperimentConfig, prompt: str | None) -> Source:
 
 def source_of_run(config: ExperimentConfig, run_id: str, arm: str | None, prompt: str | None) -> Source:
     """An arm of a run as a release takes it. Raises `InputError` where its model has changed since."""
+    from fledge.experiments._mlflow_runs import find_run
     from fledge.registry._mlflow_evidence import chosen_arm, standing
     from fledge.tracking._mlflow import connect
 
     client = connect(config.tracking)
+    run_id = find_run(client, run_id)
     found, evaluation = chosen_arm(client, run_id, arm)
     if not (prompt or found.prompt):
         raise InputError(f"{found.name} is a chain of your own, which no release holds", hint="--prompt NAME")

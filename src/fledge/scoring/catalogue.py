@@ -81,10 +81,11 @@ _own: dict[str, Scorer] = {}
 
 
 class Scores(NamedTuple):
-    """The scores of one answer by name, and why a scorer gave none where it failed."""
+    """The scores of one answer by name, why a scorer gave none where it failed, and rationales where there are any."""
 
     values: dict[str, float]
     errors: dict[str, str]
+    rationales: dict[str, str]
 
 
 @overload
@@ -177,17 +178,20 @@ def score(response: Response, scorers: Sequence[Scorer]) -> Scores:
     """What each of the scorers gives, as far as what it needs is known. An error stays with its scorer."""
     values: dict[str, float] = {}
     errors: dict[str, str] = {}
+    rationales: dict[str, str] = {}
     for item in scorers:
         if not item.applies(response):
             continue
         try:
-            found = item(response)
+            found = item.grade(response)
         except (Exception, SystemExit) as error:  # noqa: BLE001 (a user's function; the answer is kept)
             errors[item.name] = without_key(f"{type(error).__name__}: {error}")[:500]
             continue
         if found is not None:
-            values[item.name] = found
-    return Scores(values, errors)
+            values[item.name] = found.value
+            if found.rationale:
+                rationales[item.name] = found.rationale
+    return Scores(values, errors, rationales)
 
 
 def known(metric: str) -> bool:

@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 from fledge.core.errors import FledgeError
 from fledge.core.settings import FromSources, option, out_of_range
-from fledge.scoring.scorer import Scorer
+from fledge.scoring.scorer import Grade, Scorer
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -93,14 +93,6 @@ class JudgeModel(Protocol):
 
 
 @dataclass(frozen=True)
-class Grade:
-    """From 0 (the judge's 1) to 1 (its 5), and why."""
-
-    value: float
-    rationale: str
-
-
-@dataclass(frozen=True)
 class Preference:
     """1 for `a`, -1 for `b`, 0 for neither; not `agreed` where the judge said otherwise with the two swapped."""
 
@@ -141,7 +133,7 @@ class Judge:
             return self._counts
 
     def grade(self, question: str, answer: str, reference: str | None = None) -> Grade:
-        """The grade of an answer. Raises `JudgeError` where there is none."""
+        """The grade of an answer, from 0 (the judge's 1) to 1 (its 5). Raises `JudgeError` where there is none."""
         said = self._ask(lambda again: self._model.grade(question, answer, reference, again=again), _whole_number)
         return Grade((said.value - WORST) / (BEST - WORST), said.rationale)
 
@@ -273,8 +265,8 @@ def in_words(counts: JudgeCounts) -> str:
 def judge_scorer(judge: Judge) -> Scorer:
     """The judge's grade as a score; where it gives none there is no score, and it is counted."""
 
-    def grade(question: str, answer: str, reference: str = "") -> float:
-        return judge.grade(question, answer, reference or None).value
+    def grade(question: str, answer: str, reference: str = "") -> Grade:
+        return judge.grade(question, answer, reference or None)
 
     return Scorer(JUDGE, grade, True, 0.0, 1.0, default=False)
 

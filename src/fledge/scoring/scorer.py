@@ -7,7 +7,16 @@ from dataclasses import dataclass, field, fields
 from functools import cached_property
 from typing import Any
 
-Function = Callable[..., float | bool | None]
+
+@dataclass(frozen=True)
+class Grade:
+    """A score and why it was given."""
+
+    value: float
+    rationale: str
+
+
+Function = Callable[..., float | bool | Grade | None]
 
 
 @dataclass(frozen=True)
@@ -72,13 +81,19 @@ class Scorer:
 
     def __call__(self, response: Response) -> float | None:
         """The score, None where there is none. Raises `ValueError` for one that is no number in its range."""
+        grade = self.grade(response)
+        return None if grade is None else grade.value
+
+    def grade(self, response: Response) -> Grade | None:
+        """The score with its rationale, empty where the function gives none. Raises as calling the scorer does."""
         known = {name: response.value(name) for name in self.parameters}
         found = self.function(**{name: value for name, value in known.items() if value is not None})
         if found is None:
             return None
-        if not isinstance(found, (bool, int, float)):
-            raise ValueError(f"{type(found).__name__} is no score")
-        score = float(found)
+        given = found if isinstance(found, Grade) else Grade(found, "")
+        if not isinstance(given.value, (bool, int, float)):
+            raise ValueError(f"{type(given.value).__name__} is no score")
+        score = float(given.value)
         if not (math.isfinite(score) and self.low <= score <= self.high):
             raise ValueError(f"a score of {score:g} is not from {self.low:g} to {self.high:g}")
-        return score
+        return Grade(score, given.rationale)

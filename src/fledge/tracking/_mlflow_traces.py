@@ -1,6 +1,7 @@
 """Traces written to MLflow in bulk, with ids and times of our own: writing one twice makes no second one."""
 
 import base64
+import hashlib
 import json
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -8,7 +9,16 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from mlflow import MlflowClient
-from mlflow.entities import Span, TraceInfo, TraceLocation, TraceState
+from mlflow.entities import (
+    AssessmentError,
+    AssessmentSource,
+    AssessmentSourceType,
+    Feedback,
+    Span,
+    TraceInfo,
+    TraceLocation,
+    TraceState,
+)
 from mlflow.entities.model_registry import PromptVersion
 from mlflow.exceptions import MlflowException
 from mlflow.tracing.client import TracingClient
@@ -44,11 +54,23 @@ class SpanRecord:
 
 
 @dataclass(frozen=True)
+class AssessmentRecord:
+    """A score of a trace's answer, or the `error` that took its place. `judge` is the model that gave it, empty for a
+    scorer in code."""
+
+    name: str
+    value: float | None
+    rationale: str = ""
+    error: str = ""
+    judge: str = ""
+
+
+@dataclass(frozen=True)
 class TraceRecord:
     """One trace to write: `id` is `tr-` and 32 hexadecimal digits of its maker's choice.
 
-    `prompt` is the version to link, as `name/version`. `metadata` is MLflow's own (run, model, session): with it a
-    trace costs twice as much to write.
+    `prompt` is the version to link, as `name/version`. `metadata` is MLflow's own (run, model, session): with it, or
+    with assessments, a trace costs twice as much to write.
     """
 
     id: str
@@ -56,6 +78,12 @@ class TraceRecord:
     tags: dict[str, str] = field(default_factory=dict)
     prompt: str = ""
     metadata: dict[str, str] = field(default_factory=dict)
+    assessments: tuple[AssessmentRecord, ...] = ()
+
+    @property
+    def has_head(self) -> bool:
+        """Whether it has what its spans do not carry."""
+        return bool(self.metadata or self.assessments)
 
 
 def token_usage(prompt: int, completion: int) -> dict[str, Any]:
@@ -65,7 +93,7 @@ def token_usage(prompt: int, completion: int) -> dict[str, Any]:
 
 
 def write_traces(client: MlflowClient, experiment_id: str, traces: Sequence[TraceRecord]) -> None:
-    """Write traces with their spans, tags, metadata and prompt links.
+    """Write traces with their spans, tags, metadata, assessments and prompt links.
 
     Raises `NoTracesError` where the server has no place for them.
     """
@@ -74,7 +102,7 @@ def write_traces(client: MlflowClient, experiment_id: str, traces: Sequence[Trac
     tracing = TracingClient(client.tracking_uri)
 
     def head(trace: TraceRecord) -> None:
-        if trace.metadata:
+        if trace.has_head:
             tracing.store.start_trace(_info(experiment_id, trace))
 
     def link(trace: TraceRecord) -> None:
@@ -85,7 +113,7 @@ def write_traces(client: MlflowClient, experiment_id: str, traces: Sequence[Trac
     at_once = CALLS_AT_ONCE if str(client.tracking_uri).startswith("http") else 1
     with ThreadPoolExecutor(at_once) as pool:
         try:
-            if traces[0].metadata:  # a server that takes heads but no spans shall say so before it has heads
+            if traces[0].has_head:  # a server that takes heads but no spans shall say so before it has heads
                 tracing.log_spans(experiment_id, _spans(traces[0]))
             list(pool.map(head, traces))
             tracing.log_spans(experiment_id, [span for trace in traces for span in _spans(trace)])
@@ -118,7 +146,27 @@ def _info(experiment_id: str, trace: TraceRecord) -> TraceInfo:
         response_preview=_preview(root.outputs),
         trace_metadata=trace.metadata,
         tags=_tags(trace),
+        assessments=[_feedback(trace, assessment) for assessment in trace.assessments],
     )
+
+
+def _feedback(trace: TraceRecord, assessment: AssessmentRecord) -> Feedback:
+    """An id of our own, so that an assessment written again is still one."""
+    kind = AssessmentSourceType.LLM_JUDGE if assessment.judge else AssessmentSourceType.CODE
+    run_id = trace.metadata.get("mlflow.sourceRun")
+    feedback = Feedback(
+        name=assessment.name,
+        value=assessment.value,
+        error=AssessmentError("SCORER_ERROR", assessment.error) if assessment.error else None,
+        source=AssessmentSource(kind, assessment.judge or assessment.name),
+        trace_id=trace.id,
+        metadata={"mlflow.assessment.sourceRunId": run_id} if run_id else None,
+        create_time_ms=trace.root.end_ns // 1_000_000,
+        last_update_time_ms=trace.root.end_ns // 1_000_000,
+        rationale=assessment.rationale or None,
+    )
+    feedback.assessment_id = f"a-{hashlib.sha256(f'{trace.id}:{assessment.name}'.encode()).hexdigest()[:32]}"
+    return feedback
 
 
 def _preview(value: Any) -> str:

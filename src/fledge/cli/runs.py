@@ -1,0 +1,94 @@
+"""`fledge runs` and `fledge answers`."""
+
+import time
+from typing import Any
+
+import click
+from rich.table import Table
+
+from fledge.cli.options import settings
+from fledge.cli.output import emit, fields, json_option, message, table
+from fledge.core.settings import Workspace, load
+from fledge.experiments.answers import AnswerList, AnswerRow
+from fledge.experiments.answers import answers as list_answers
+from fledge.experiments.run_ids import short_id
+from fledge.experiments.runs import SHOWN
+from fledge.experiments.runs import runs as list_runs
+
+
+@click.command()
+@settings(Workspace)
+@click.option("--limit", type=int, default=SHOWN, show_default=True, help="Show at most this many; 0 for all.")
+@json_option
+def runs(limit: int, as_json: bool, **flags: Any) -> None:
+    """List experiments and evaluations, newest first."""
+    found = list_runs(load(Workspace, flags).value, limit=limit)
+    now = time.time()
+    ids = [run.run_id for run in found]
+    rows = [
+        [
+            short_id(run.run_id, ids),
+            run.kind,
+            run.status,
+            ", ".join(run.arms),
+            run.cells,
+            run.failed,
+            _age(now - run.started),
+        ]
+        for run in found
+    ]
+    columns = ["run", "kind", "status", "arms", "cells", "failed", "age"]
+    emit(as_json, {"runs": [run._asdict() for run in found]}, table("", columns, rows))
+    if not as_json:
+        message("next: fledge answers last" if found else "there is no experiment yet; next: fledge experiment")
+
+
+@click.command()
+@settings(Workspace)
+@click.argument("run")
+@click.option("--arm", help="Only the answers of this arm.")
+@click.option("--topic", help="Only the answers to questions of this topic.")
+@click.option(
+    "--wrong", is_flag=True, help="Only answers that are wrong by the experiment's metric: 0, or a score below 0.5."
+)
+@click.option("--sort", metavar="METRIC", help="Show the worst by this metric first.")
+@click.option("--limit", type=int, default=0, show_default=True, help="Show at most this many; 0 for all.")
+@json_option
+def answers(run: str, as_json: bool, **flags: Any) -> None:
+    """Show the answers of RUN: an id, a prefix of at least 4 characters that no other run has, or last."""
+    names = ("arm", "topic", "wrong", "sort", "limit")
+    chosen = {name: flags.pop(name) for name in names}
+    found = list_answers(load(Workspace, flags).value, run, **chosen)
+    first = [name for name in (chosen["sort"], found.metric) if name]
+    emit(as_json, found.as_dict(), *(item for answer in found.answers for item in (_shown(answer, first), "")))
+    message(_summary(found))
+
+
+def _shown(answer: AnswerRow, first: list[str]) -> Table:
+    """One answer, the scores of `first` before the others."""
+    names = [name for name in dict.fromkeys((*first, *answer.scores)) if name in answer.scores]
+    where = f"{answer.arm}, sample {answer.sample}" + (f", topic {answer.topic}" if answer.topic else "")
+    rows = [
+        ("question", answer.question),
+        *([("reference", answer.reference)] if answer.reference else []),
+        ("error", answer.error) if answer.error else ("answer", answer.answer),
+        ("scores", ", ".join(f"{name} {answer.scores[name]:.3g}" for name in names)),
+    ]
+    return fields(f"{answer.id}: {where}", rows)
+
+
+def _summary(found: AnswerList) -> str:
+    """How many there are, and how many are not shown."""
+    text = f"{found.total:,} answer{'' if found.total == 1 else 's'}"
+    if found.metric:
+        text += f" wrong by {found.metric}"
+    if len(found.answers) < found.total:
+        text += f", {len(found.answers):,} shown"
+    return f"{text}; {found.unscored:,} without {found.metric} left out" if found.unscored else text
+
+
+def _age(seconds: float) -> str:
+    for size, unit in ((86_400, "d"), (3600, "h"), (60, "min")):
+        if seconds >= size:
+            return f"{seconds // size:.0f} {unit}"
+    return f"{max(seconds, 0):.0f} s"

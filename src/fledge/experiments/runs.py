@@ -1,0 +1,35 @@
+"""`runs`: the experiments that a tracking store has."""
+
+from typing import NamedTuple
+
+from fledge.core.errors import InputError
+from fledge.core.settings import Workspace
+
+SHOWN = 20
+
+
+class RunSummary(NamedTuple):
+    """One experiment, or one evaluation, which is an experiment of one arm.
+
+    `status` is MLflow's in lower case; `cells` and `failed` are None until it has ended. `started` is in seconds since
+    the epoch.
+    """
+
+    run_id: str
+    kind: str
+    status: str
+    arms: tuple[str, ...]
+    cells: int | None
+    failed: int | None
+    started: float
+
+
+def runs(workspace: Workspace, *, limit: int = SHOWN) -> list[RunSummary]:
+    """Return the newest experiments and evaluations, at most `limit` (0: all), newest first."""
+    if limit < 0:
+        raise InputError(f"limit is {limit}, but must be 0 (all) or more", hint=f"--limit {SHOWN}")
+
+    from fledge.experiments._mlflow_runs import list_runs
+    from fledge.tracking._mlflow import connect
+
+    return list_runs(connect(workspace.tracking), limit)
