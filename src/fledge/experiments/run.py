@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from fledge.comparison.topics import warn_few_topics
 from fledge.core import state
 from fledge.core.errors import FledgeError, InputError
 from fledge.core.interrupts import uninterrupted
@@ -92,6 +93,8 @@ def run_experiment(
     config = replace(config, questions=asked_for.source)  # of a set in MLflow the version
     asked = wanted(config)
     models = _find_models(config, asked, engine)  # what can be refused is, before MLflow is loaded
+    if warning := warn_few_topics([item.topic for item in asked_for.questions], len(asked) + len(chains), config.alpha):
+        say(f"warning: {warning}")
 
     from fledge.experiments._mlflow import start_runs
     from fledge.experiments._mlflow_record import ExperimentRecord
