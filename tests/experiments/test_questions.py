@@ -57,3 +57,14 @@ def test_a_file_is_recorded_as_it_is_named(config: ExperimentConfig, frame: Ques
     result = run_experiment(replace(config, questions="mine.jsonl"), engine=ScriptedEngine())
     (logged,) = MlflowClient(config.tracking_uri).get_run(result.run_id).inputs.dataset_inputs
     assert (logged.dataset.name, json.loads(logged.dataset.source)) == ("mine.jsonl", {"uri": "mine.jsonl"})
+
+
+def test_too_few_topics_for_any_verdict_are_warned_of(config: ExperimentConfig) -> None:
+    rows = [{"question": f"{number}?", "topic": f"t{number % 4}"} for number in range(8)]
+    said: list[str] = []
+    asking = replace(config, prompts=("simple", "expert"))
+    run_experiment(asking, questions=read_questions(pd.DataFrame(rows)), engine=ScriptedEngine(), say=said.append)
+    assert [text for text in said if text.startswith("warning: ")] == [
+        "warning: 4 topics can never show a difference, at least 6 can: "
+        "ask about more topics, or compare with --independent"
+    ]

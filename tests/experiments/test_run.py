@@ -99,18 +99,6 @@ def test_runs_traces_and_tables_are_in_mlflow(workspace: Workspace) -> None:
     assert len(client.search_traces(locations=[experiment], run_id=simple.info.run_id, max_results=500)) == 10
 
 
-def test_too_few_topics_for_any_verdict_are_warned_of(workspace: Workspace, tmp_path: Path) -> None:
-    path = tmp_path / "questions.csv"
-    path.write_text("question,topic\n" + "".join(f"What is {number}?,t{number % 4}\n" for number in range(8)))
-    said: list[str] = []
-    run_experiment(_config(workspace, questions=str(path), limit=0, prompts=("simple", "expert")), say=said.append)
-    warnings = [text for text in said if text.startswith("warning: ")]
-    assert warnings == [
-        "warning: 4 topics can never show a difference, at least 6 can: "
-        "ask about more topics, or compare with --independent"
-    ]
-
-
 def test_a_run_remembers_its_configuration(workspace: Workspace) -> None:
     from fledge.experiments._mlflow import load_arm, load_settings
     from fledge.prompts._mlflow import open_store

@@ -80,8 +80,7 @@ def run_experiment(
     `arms` are LangChain runnables of one's own by name: each gets a question's columns as a dictionary and gives text
     or a message. They come beside the prompts of `config`; without a `config` they are all that is asked.
     `progress(done, total, failed, tokens)` is called after each answer and twice a second, `say` before long work.
-    An `engine` already started answers for `config.model` and is left open. Raises `InputError` before anything is
-    recorded if questions, prompts and settings do not fit.
+    A started `engine` answers for `config.model` and is left open. Raises `InputError` before anything is recorded.
     """
     chains = arms or {}
     if config is None:
@@ -93,8 +92,7 @@ def run_experiment(
     config = replace(config, questions=asked_for.source)  # of a set in MLflow the version
     asked = wanted(config)
     models = _find_models(config, asked, engine)  # what can be refused is, before MLflow is loaded
-    if warning := warn_few_topics([item.topic for item in asked_for.questions], len(asked) + len(chains), config.alpha):
-        say(f"warning: {warning}")
+    _warn_few_topics(asked_for, len(asked) + len(chains), config.alpha, say)
 
     from fledge.experiments._mlflow import start_runs
     from fledge.experiments._mlflow_record import ExperimentRecord
@@ -304,6 +302,11 @@ def select_questions(config: ExperimentConfig, given: QuestionSet | None = None)
     if given is None and config.questions == "default":
         questions = questions.only("test")
     return questions.sample(config.limit, config.order_seed) if config.limit else questions
+
+
+def _warn_few_topics(questions: QuestionSet, arms: int, alpha: float, say: Say) -> None:
+    if warning := warn_few_topics([item.topic for item in questions.questions], arms, alpha):
+        say(f"warning: {warning}")
 
 
 def _find_models(
