@@ -25,6 +25,7 @@ FULL = Response(
 
 def test_ranges_of_metrics() -> None:
     assert range_of("token_f1") == range_of("error_rate") == range_of("judge") == (0, 1)
+    assert range_of("preference") == (-1, 1)
     assert range_of("latency_s") == range_of("latency_p95_s") == (0, math.inf)
     assert range_of("column_of_my_own") == (-math.inf, math.inf)
 

@@ -205,6 +205,8 @@ def direction_of(metric: str) -> bool | None:
 
 def range_of(metric: str) -> tuple[float, float]:
     """The least and the largest score of a metric, infinite where they are not known."""
+    if metric == PREFERENCE:
+        return (-1.0, 1.0)
     if metric in DERIVED:
         return (0.0, math.inf if metric == "latency_p95_s" else 1.0)
     item = BUILT_IN.get(metric) or _own.get(metric)
