@@ -106,7 +106,7 @@ def test_compare_a_file_of_scores(fledge: Run, tmp_path: Path) -> None:
     answer = json.loads(done.stdout)
     assert set(answer) >= {"metric", "arms", "pairs", "winner", "leader"}
     (pair,) = answer["pairs"]
-    assert set(pair) >= {"a", "b", "difference", "ci", "p", "p_adjusted", "verdict", "needed_questions"}
+    assert set(pair) >= {"a", "b", "difference", "ci", "p", "p_adjusted", "verdict", "needed_questions", "reason"}
     assert (pair["a"], pair["b"], pair["difference"], pair["verdict"]) == ("b", "a", 1.0, "better")
     assert answer["winner"] == "b"
     words = fledge("compare", "--scores", "scores.csv", "--metric", "quality", cwd=tmp_path)

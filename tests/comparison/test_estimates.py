@@ -5,6 +5,7 @@ import pandas as pd
 import pytest
 
 from fledge.comparison.estimates import estimate
+from fledge.scoring.catalogue import range_of
 
 
 def _table(count: int, **columns: object) -> pd.DataFrame:
@@ -48,7 +49,18 @@ def test_the_95th_percentile_of_latency() -> None:
     assert found.value == pytest.approx(3.80, abs=0.01)
     # Order statistics 371 and 389 hold it, by the binomial distribution of 400 and 0.95.
     assert found.ci == pytest.approx((3.71, 3.89), abs=0.015)
-    assert estimate(_table(5, latency_s=[1.0, 2.0, 3.0, 4.0, 5.0]))["latency_p95_s"].ci[1] == math.inf
+    few = estimate(_table(5, latency_s=[1.0, 2.0, 3.0, 4.0, 5.0]), range_of=range_of)["latency_p95_s"]
+    assert few.ci[0] >= 0
+    assert few.ci[1] == math.inf
+
+
+def test_an_interval_stays_within_the_range_of_the_metric() -> None:
+    scores = _table(5, token_f1=[0.1, 0.42, np.nan, np.nan, np.nan])
+    assert estimate(scores, range_of=range_of)["token_f1"].ci == (0.0, 1.0)
+    assert estimate(scores)["token_f1"].ci[0] < 0
+    one = _table(1, token_f1=[0.5], latency_s=[2.0])
+    assert estimate(one, range_of=range_of)["token_f1"].ci == (0.0, 1.0)
+    assert estimate(one, range_of=range_of)["latency_s"].ci == (0.0, math.inf)
 
 
 def test_metrics_without_a_value_are_left_out() -> None:

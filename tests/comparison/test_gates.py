@@ -1,9 +1,12 @@
 import math
 
+import numpy as np
+import pandas as pd
 import pytest
 
-from fledge.comparison.estimates import Estimate
+from fledge.comparison.estimates import Estimate, estimate
 from fledge.comparison.gates import judge, read_gates
+from fledge.comparison.intervals import mean_interval
 from fledge.core.errors import InputError
 
 FOUND = {"token_f1": Estimate(0.65, (0.58, 0.72), 40), "error_rate": Estimate(0.0, (0.0, 0.09), 40)}
@@ -48,3 +51,53 @@ def test_one_question_does_not_pass_on_its_bound() -> None:
     alone = {"token_f1": Estimate(1.0, (-math.inf, math.inf), 1)}
     assert not judge(read_gates("token_f1>=0.6")[0], alone, "bound").passed
     assert judge(read_gates("token_f1>=0.6")[0], alone, "mean").passed
+
+
+def test_a_gate_says_how_many_flawless_questions_it_takes() -> None:
+    """Wilson's interval of 0 of 34 ends at 0.1015, of 0 of 35 at 0.0989."""
+    (gate,) = read_gates("error_rate<=0.1")
+    flawless = {count: mean_interval(np.zeros(count), passes=True) for count in (30, 34, 35)}
+    results = {
+        count: judge(gate, {"error_rate": Estimate(0.0, ci, count, (0.0, 1.0))}, "bound")
+        for count, ci in flawless.items()
+    }
+    assert {count: result.passed for count, result in results.items()} == {30: False, 34: False, 35: True}
+    assert results[30].in_words().endswith("(95 % interval 0 to 0.1135); 35 flawless questions are needed")
+    assert results[35].reason is None
+    (most,) = read_gates("token_f1>=0.99")
+    assert judge(most, {"token_f1": Estimate(1.0, (0.9, 1.0), 30, (0.0, 1.0))}, "bound").reason == (
+        "381 flawless questions are needed"
+    )
+
+
+@pytest.mark.parametrize(
+    ("gate", "found", "reason"),
+    [
+        (
+            "token_f1>=0.1",
+            Estimate(0.26, (0.0, 1.0), 2, (0.0, 1.0)),
+            "2 questions tell nothing: that is the whole",
+        ),
+        ("token_f1>=0.1", Estimate(0.26, (0.0, 1.0), 1, (0.0, 1.0)), "1 question tells nothing"),
+        ("latency_p95_s<=3", Estimate(2.0, (1.0, math.inf), 71, (0.0, math.inf)), "71 answers do not bound"),
+        ("error_rate<=0", Estimate(0.0, (0.0, 0.1), 30, (0.0, 1.0)), "no number of questions can show that"),
+    ],
+)
+def test_a_gate_says_what_it_lacks(gate: str, found: Estimate, reason: str) -> None:
+    (asked,) = read_gates(gate)
+    result = judge(asked, {asked.metric: found}, "bound")
+    assert not result.passed
+    assert reason in result.in_words()
+    assert "inf" not in result.in_words()
+    assert judge(asked, {asked.metric: found}, "mean").reason is None
+
+
+def test_seventy_two_answers_bound_a_95th_percentile() -> None:
+    for count, bounded in ((71, False), (72, True)):
+        table = pd.DataFrame({"question": range(count), "arm": "only", "latency_s": np.arange(count) + 1.0})
+        assert math.isfinite(estimate(table)["latency_p95_s"].ci[1]) == bounded
+
+
+def test_a_score_that_is_not_flawless_is_told_nothing() -> None:
+    (gate,) = read_gates("token_f1>=0.6")
+    assert judge(gate, {"token_f1": Estimate(0.65, (0.58, 0.72), 40, (0.0, 1.0))}, "bound").reason is None

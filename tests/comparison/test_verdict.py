@@ -188,7 +188,32 @@ def test_topics_are_clusters() -> None:
 def test_few_topics_are_told() -> None:
     table = _table(a=_noise(0.5, 1), b=_noise(0.6, 2))
     table["topic"] = table["question"].str[-1].map(lambda digit: "even" if int(digit) % 2 == 0 else "odd")
-    assert any("so few topics" in note for note in compare_scores(table, "quality").notes)
+    pair = compare_scores(table, "quality").pairs[0]
+    assert (pair.verdict, pair.needed_questions) == ("inconclusive", None)
+    assert pair.in_words("quality").endswith(
+        "; 2 topics can never show a difference, at least 6 can: ask about more topics, or compare with --independent"
+    )
+    three = compare_scores(pd.concat([table, table[table["arm"] == "b"].assign(arm="c")]), "quality")
+    assert three.pairs[0].reason is not None
+    assert "at least 7 can" in three.pairs[0].reason  # at half of 5 % for each pair
+    assert compare_scores(table, "quality", CompareOptions(by_topic=False)).pairs[0].verdict == "better"
+
+
+def test_further_questions_are_of_further_topics() -> None:
+    rng = np.random.default_rng(2)
+    own = np.repeat(rng.normal(0.1, 0.2, 8), 10)
+    base = list(rng.normal(0.5, 0.01, 80))
+    table = _table(a=base, b=list(base + own))
+    table["topic"] = [f"t{index // 10 % 8}" for index in range(160)]
+    result = compare_scores(table, "quality")
+    needed = result.pairs[0].needed_questions
+    assert result.pairs[0].verdict == "inconclusive"
+    assert needed is not None
+    assert needed % 10 == 0
+    # A paired t test of topics 0.55 standard deviations apart takes about 28 of them.
+    topics = own.reshape(8, 10)[:, 0]
+    assert (80 + needed) / 10 == pytest.approx(8 * (topics.std(ddof=1) / topics.mean()) ** 2, rel=0.25)
+    assert any("further questions have to be of others" in note for note in result.notes)
 
 
 def test_guards_keep_a_winner_from_winning() -> None:
@@ -239,9 +264,12 @@ def test_more_questions_are_asked_for_by_margin_where_there_is_no_difference() -
 
 
 def test_too_few_questions_for_any_verdict_ask_for_enough() -> None:
-    """Two that differ alike: sign flips of five give no 5 %. All pass: Tango's limit needs 52 for 5 points."""
+    """Two that differ alike: sign flips of five give no 5 %, and 39 are needed for a tenth to be more than what was
+    not seen. All pass: Tango's limit needs 52 for 5 points."""
     pair = compare_scores(_table(a=[0.1, 0.2], b=[0.2, 0.3]), "quality").pairs[0]
-    assert pair.needed_questions == 4
+    assert pair.needed_questions == 37
+    large = compare_scores(_table(a=[10.0, 20.0], b=[20.0, 30.0]), "quality").pairs[0]
+    assert large.needed_questions == 4
     for count, verdict, needed in ((10, "inconclusive", 42), (51, "inconclusive", 1), (52, "equivalent", None)):
         table = _table(a=[1.0] * count, b=[1.0] * count)
         pair = compare_scores(table, "quality", CompareOptions(margin=0.05)).pairs[0]

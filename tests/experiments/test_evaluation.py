@@ -31,6 +31,22 @@ def _half_right(prompt: str) -> str:
     return ANSWERS[question] if len(question) % 2 else "no idea"
 
 
+def test_intervals_stay_within_the_range_of_their_metric(workspace: Workspace, tmp_path: Path) -> None:
+    """Of two answers that can be scored nothing is known; before, token_f1 reached from -1.856 to 2.38."""
+    path = tmp_path / "questions.csv"
+    path.write_text("question,reference\na?,yes it is so\nb?,no\nc?,\nd?,\ne?,\n")
+    found = evaluate(
+        "embedded",
+        "token_f1>=0.1, latency_p95_s<=60",
+        settings={"questions": str(path), "engine": "scripted", "tracking_uri": workspace.tracking_uri},
+        engine=ScriptedEngine(lambda _: "yes it was"),
+    )
+    assert found.intervals["token_f1"] == (0.0, 1.0)
+    assert all(low >= 0 for low, _ in found.intervals.values())
+    assert found.in_words()[0].endswith("0 to 1); 2 questions tell nothing: that is the whole range of the metric")
+    assert found.in_words()[1].endswith("5 answers do not bound a 95th percentile, 72 do")
+
+
 def test_metrics_intervals_and_gates_are_recorded(workspace: Workspace, tmp_path: Path) -> None:
     found = evaluate(
         "embedded",

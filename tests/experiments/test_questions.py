@@ -84,3 +84,14 @@ reference_pattern = "#### (.+)"
     assert again.layout == asking.layout
     Path("sums.csv").unlink()  # what was read is kept as well
     assert resume_experiment(config, result.run_id, engine=ScriptedEngine()).cells == 2
+
+
+def test_too_few_topics_for_any_verdict_are_warned_of(config: ExperimentConfig) -> None:
+    rows = [{"question": f"{number}?", "topic": f"t{number % 4}"} for number in range(8)]
+    said: list[str] = []
+    asking = replace(config, prompts=("simple", "expert"))
+    run_experiment(asking, questions=read_questions(pd.DataFrame(rows)), engine=ScriptedEngine(), say=said.append)
+    assert [text for text in said if text.startswith("warning: ")] == [
+        "warning: 4 topics can never show a difference, at least 6 can: "
+        "ask about more topics, or compare with --independent"
+    ]

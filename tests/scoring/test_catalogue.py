@@ -1,10 +1,11 @@
+import math
 import re
 from pathlib import Path
 
 import pytest
 
 from fledge.core.errors import InputError
-from fledge.scoring.catalogue import BUILT_IN, chosen, direction_of, find, known, score, scorer
+from fledge.scoring.catalogue import BUILT_IN, chosen, direction_of, find, known, range_of, score, scorer
 from fledge.scoring.scorer import Response
 
 FULL = Response(
@@ -20,6 +21,13 @@ FULL = Response(
     cost=0.001,
     logprobs=(-0.1, -0.2),
 )
+
+
+def test_ranges_of_metrics() -> None:
+    assert range_of("token_f1") == range_of("error_rate") == range_of("judge") == (0, 1)
+    assert range_of("preference") == (-1, 1)
+    assert range_of("latency_s") == range_of("latency_p95_s") == (0, math.inf)
+    assert range_of("column_of_my_own") == (-math.inf, math.inf)
 
 
 def test_every_scorer_gives_a_number_in_its_range() -> None:

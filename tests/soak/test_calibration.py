@@ -1,8 +1,9 @@
-"""How often verdicts are wrong, by simulation: reported in docs/calibration.md."""
+"""How often verdicts are wrong, by simulation: reported in docs/comparisons.md."""
 
 import pytest
 
 from fledge.comparison.power import plan
+from tests.comparison.shapes import BEYOND, POWER_QUESTIONS, QUESTIONS, equal_means, half_apart
 from tests.comparison.simulation import coverage, share, simulate
 
 pytestmark = pytest.mark.soak
@@ -53,3 +54,18 @@ def test_equivalence_is_found_at_the_planned_number(kind: str) -> None:
     found = share(simulate(TABLES, kind, questions, [0.0, 0.0], margin), "equivalent")
     print(f"\n{kind}: alike, margin {margin:g}, {questions} questions: equivalent {found:.1%}")
     assert found >= 0.77
+
+
+def test_verdicts_are_about_means_whatever_the_shapes() -> None:
+    """Prints the tables of docs/comparisons.md: today's rule, and sign flips alone in brackets."""
+    print("\n| arms of equal means | arms |", *(f"{count} questions |" for count in QUESTIONS))
+    print("|---|---|" + "---|" * len(QUESTIONS))
+    for name, found in equal_means(TABLES):
+        for arms in found[0]:
+            print("|", name, "|", arms, "|", *(f"{at[arms]} |" for at in found))
+            assert name in BEYOND or max(at[arms].now for at in found) <= 0.07, name  # 6 %, and what 2,000 tables tell
+    print("\n| half a standard deviation apart |", *(f"{count} questions |" for count in POWER_QUESTIONS))
+    print("|---|" + "---|" * len(POWER_QUESTIONS))
+    for name, power in half_apart(TABLES):
+        print("|", name, "|", *(f"{at} |" for at in power))
+        assert max(at.flips - at.now for at in power) <= 0.1, name

@@ -27,7 +27,7 @@ class Pair:
 
     `equivalence_p` and `non_inferiority_p` are those of the one-sided tests against the margin, adjusted as well, None
     without a margin. `wins`, `ties` and `losses` count questions. `needed_questions` are further ones for 80 % power
-    at the difference and spread seen.
+    at the difference and spread seen. `reason` says what forbids a verdict whatever the difference, if anything does.
     """
 
     a: str
@@ -41,6 +41,7 @@ class Pair:
     statistic: float
     verdict: Verdict
     needed_questions: int | None
+    reason: str | None
     equivalence_p: float | None
     non_inferiority_p: float | None
     wins: int
@@ -69,10 +70,9 @@ class Pair:
         plural = "" if self.questions == 1 else "s"
         seen = f"{self.seen(metric)}, {self.questions:,} question{plural})"
         if self.verdict == "inconclusive":
-            more = f"ask about {self.needed_questions:,} more" if self.needed_questions else "ask more questions"
-            if self.ties == self.questions > 1:
-                more = "they score alike on every question"
-            return f"{self.a} against {self.b}: inconclusive, {seen}; {more}"
+            more = f"ask about {self.needed_questions:,} more" if self.needed_questions else ""
+            what = "; ".join(filter(None, (self.reason, more))) or "ask more questions"
+            return f"{self.a} against {self.b}: inconclusive, {seen}; {what}"
         return f"{self.a} is {self.verdict} {'to' if self.verdict == 'equivalent' else 'than'} {self.b}: {seen}"
 
 

@@ -4,6 +4,7 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from statistics import NormalDist
 from typing import TYPE_CHECKING, Literal
 
 from fledge.core.errors import InputError
@@ -12,6 +13,7 @@ if TYPE_CHECKING:
     from fledge.comparison.estimates import Estimate
 
 _FORM = re.compile(r"\s*(?P<metric>[\w.:/-]+)\s*(?P<sign><=|>=)\s*(?P<limit>[+-]?(?:\d+\.?\d*|\.\d+)(?:e[+-]?\d+)?)\s*")
+CONFIDENCE = 0.95  # of an estimate's interval
 GateOn = Literal["bound", "mean"]
 
 
@@ -31,7 +33,7 @@ class Gate:
 @dataclass(frozen=True)
 class GateResult:
     """Whether a gate passed; `value` is the mean, `judged` the number that it was judged by, None where there is no
-    answer to judge."""
+    answer to judge. `reason` says what it lacks where that is questions."""
 
     gate: str
     metric: str
@@ -39,14 +41,19 @@ class GateResult:
     value: float | None
     ci: tuple[float, float] | None
     judged: float | None
+    reason: str | None = None
 
     def in_words(self) -> str:
         """One line for people."""
         sign = "passed" if self.passed else "FAILED"
         if self.value is None or self.ci is None or self.judged is None:
             return f"{sign}  {self.gate}: no answer has this metric"
-        interval = f"95 % interval {self.ci[0]:.4g} to {self.ci[1]:.4g}" if math.isfinite(self.ci[0]) else "no interval"
-        return f"{sign}  {self.gate}: {self.value:.4g} ({interval})"
+        low, high = self.ci
+        interval = f"95 % interval {low:.4g} to {high:.4g}"
+        if not math.isfinite(high):
+            interval = f"95 % interval from {low:.4g}, without an upper bound" if math.isfinite(low) else "no interval"
+        reason = f"; {self.reason}" if self.reason else ""
+        return f"{sign}  {self.gate}: {self.value:.4g} ({interval}){reason}"
 
 
 def read_gates(text: str) -> tuple[Gate, ...]:
@@ -67,4 +74,22 @@ def judge(gate: Gate, estimates: "Mapping[str, Estimate]", on: GateOn) -> GateRe
         return GateResult(gate.text, gate.metric, False, None, None, None)
     judged = found.value if on == "mean" else found.ci[0 if gate.least else 1]
     passed = judged >= gate.limit if gate.least else judged <= gate.limit
-    return GateResult(gate.text, gate.metric, passed, found.value, found.ci, judged)
+    reason = None if passed or on == "mean" else _reason(gate, found)
+    return GateResult(gate.text, gate.metric, passed, found.value, found.ci, judged, reason)
+
+
+def _reason(gate: Gate, found: "Estimate") -> str | None:
+    """Why the answers do not pass a gate on its bound, where it is their number."""
+    count, (low, high) = found.questions, found.bounds
+    if gate.metric == "latency_p95_s":
+        fewest = math.ceil(math.log((1 - CONFIDENCE) / 2) / math.log(0.95))
+        return f"{count:,} answers do not bound a 95th percentile, {fewest} do" if count < fewest else None
+    if gate.limit >= high if gate.least else gate.limit <= low:
+        return "no number of questions can show that, only the mean can reach it: --gate-on mean"
+    if math.isfinite(high - low) and found.value == (high if gate.least else low):
+        room = abs(gate.limit - found.value) / (high - low)
+        z = NormalDist().inv_cdf((1 + CONFIDENCE) / 2)
+        return f"{math.ceil(z * z * (1 - room) / room):,} flawless questions are needed"  # for Wilson's interval
+    if found.ci == found.bounds:
+        return f"{count:,} question{'s tell' if count > 1 else ' tells'} nothing: that is the whole range of the metric"
+    return None

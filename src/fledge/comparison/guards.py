@@ -60,7 +60,7 @@ def check_guard(guard: Guard, sample: Sample, alpha: float) -> GuardResult:
     """Judge a guard on the paired scores of an arm and its baseline, by a one-sided test."""
     seen = paired_test(sample)
     if guard.relative:
-        limit = Sample(sample.a, sample.b * (1 + guard.change), clusters=sample.clusters)
+        limit = Sample(sample.a, sample.b * (1 + guard.change), clusters=sample.clusters, bounds=sample.bounds)
         p = one_sided(limit, 0.0, "less" if guard.most else "greater")
     else:
         p = one_sided(sample, guard.change, "less" if guard.most else "greater")

@@ -10,7 +10,7 @@ from matplotlib import rc_context
 from matplotlib.figure import Figure
 
 from fledge.comparison.findings import Comparison
-from fledge.comparison.statistics import Numbers
+from fledge.comparison.intervals import Numbers
 
 COLOURS = {"better": "tab:green", "worse": "tab:red", "equivalent": "tab:blue", "inconclusive": "tab:gray"}
 

@@ -1,27 +1,40 @@
 """Paired statistics, each by scipy or statsmodels; pure functions of numbers."""
 
 import math
-import warnings
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Literal, NamedTuple, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
-from scipy.optimize import brentq
-from statsmodels.regression.linear_model import OLS
 from statsmodels.stats.contingency_tables import cochrans_q, mcnemar
 from statsmodels.stats.multitest import multipletests
-from statsmodels.stats.proportion import proportion_confint
 
-BOOTSTRAP_RESAMPLES = 9_999
-BOOTSTRAP_FROM = 30  # values other than zero: with fewer, BCa held the truth in 84 to 93 of 100 samples, t in 95
-RESAMPLED_AT_ONCE = 2_000_000  # numbers in memory
-T_INTERVAL_FROM = 5_000
-CLUSTER_T_FROM = 100  # clusters; of 12 uneven ones the robust t test refused 12 % of true hypotheses instead of 5 %
-FEWEST_TOPICS = 6  # that are not zero: sign flips of five give no 5 %
-CONFIDENCE = 0.95
+from fledge.comparison.intervals import (
+    ANY_NUMBER,
+    BOOTSTRAP_RESAMPLES,
+    CONFIDENCE,
+    RESAMPLED_AT_ONCE,
+    T_INTERVAL_FROM,
+    Bounds,
+    Numbers,
+    bootstrap_interval,
+    cluster_error,
+    cluster_interval,
+    few_clusters,
+    interval_around,
+    means_of_sets,
+    tango_interval,
+    tango_z,
+    within,
+)
+from fledge.comparison.tails import (
+    effective_count,
+    heavy_tail,
+    hoeffding_distance,
+    hoeffding_p,
+    unseen_p,
+)
 
-Numbers = NDArray[np.float64]
 TestName = Literal["auto", "t", "wilcoxon", "permutation", "mcnemar", "mcnemar-chi2", "mcnemar-chi2-corrected"]
 TESTS: tuple[str, ...] = get_args(TestName)
 
@@ -31,6 +44,7 @@ class Sample(NamedTuple):
 
     `passes` says that every score is pass or fail, 0 or 1; `binary` that each was so before samples were averaged.
     `clusters` numbers each question's topic from 0, or is None where questions count as independent of each other.
+    `bounds` are the least and the largest score that there can be.
     """
 
     a: Numbers
@@ -38,6 +52,7 @@ class Sample(NamedTuple):
     passes: bool = False
     clusters: NDArray[np.intp] | None = None
     binary: bool = False
+    bounds: Bounds = ANY_NUMBER
 
     @property
     def differences(self) -> Numbers:
@@ -50,6 +65,25 @@ class Sample(NamedTuple):
     def discordant(self) -> tuple[int, int]:
         """How many questions `a` did better, and how many `b`; of pass/fail those that only one of them passed."""
         return int(np.sum(self.a > self.b)), int(np.sum(self.a < self.b))
+
+    @property
+    def of_shares(self) -> bool:
+        """Whether scores are from 0 to 1: all of those seen, where no other bounds are known."""
+        return self.bounds in ((0.0, 1.0), ANY_NUMBER) and bool(
+            np.all((self.a >= 0) & (self.a <= 1) & (self.b >= 0) & (self.b <= 1))
+        )
+
+    @property
+    def reach(self) -> float:
+        """The largest difference that two scores can have; without known bounds, two in the range of those seen."""
+        seen = float(max(self.a.max(), self.b.max()) - min(self.a.min(), self.b.min()))
+        width = self.bounds[1] - self.bounds[0]
+        return max(seen, width) if math.isfinite(width) else seen
+
+    @property
+    def effective(self) -> float:
+        """How many independent questions weigh as much as these."""
+        return effective_count(len(self.a), self.clusters)
 
 
 class PairedTest(NamedTuple):
@@ -86,7 +120,20 @@ def paired_test(sample: Sample, test: TestName = "auto", *, seed: int = 0) -> Pa
     clusters, and that of the t test where this is the test. `statistic` is t, the sum of the positive ranks
     (Wilcoxon), the mean difference (permutation), the rarer of the two disagreements (exact McNemar), or chi-squared.
     One question gives p = 1 and an infinite interval. Raises `ValueError` for McNemar on scores.
+
+    Signs and spreads speak of the mean only where its skewness is small. Where `auto` finds a heavy tail on the other
+    side of zero, p is that of Hoeffding's bound if this is larger, the interval reaches as far on that side, and the
+    test is `hoeffding`.
     """
+    result = _tested(sample, test, seed)
+    if test == "auto" and result.test not in ("none", "mcnemar"):
+        result = _despite_tail(sample, result)
+    width = sample.bounds[1] - sample.bounds[0]
+    low, high = within((result.low, result.high), (-width, width))
+    return result._replace(low=low, high=high)
+
+
+def _tested(sample: Sample, test: TestName, seed: int) -> PairedTest:
     values = sample.differences
     mean, count = float(np.mean(values)), len(values)
     if count < 2:
@@ -106,7 +153,8 @@ def paired_test(sample: Sample, test: TestName = "auto", *, seed: int = 0) -> Pa
         return PairedTest(mean, low, high, p, test, statistic, spread)
     if np.ptp(values) == 0:
         low, high = _alike_interval(sample)
-        return PairedTest(mean, low, high, _all_alike(mean, count, sides=2), "permutation", mean, spread)
+        p = max(_all_alike(mean, count, sides=2), _unseen(sample))
+        return PairedTest(mean, low, high, p, "permutation", mean, spread)
     if test == "t":
         result = stats.ttest_1samp(values, 0.0)
         low, high = map(float, result.confidence_interval(CONFIDENCE))
@@ -134,12 +182,14 @@ def one_sided(sample: Sample, bound: float, alternative: Literal["less", "greate
     least = 0.0
     if sample.passes or sample.binary:
         least = float(stats.norm.sf(sign * tango_z(*sample.discordant, count, bound)))
-    elif np.ptp(gains) == 0 and mean > 0 and _of_shares(sample):
+    elif np.ptp(gains) == 0 and mean > 0 and sample.of_shares:
         share = min(mean / (1 + abs(mean - bound)), 1 - 1e-9)  # who differs, does so by that much at most
         least = float(stats.norm.cdf(tango_z(0, 0, count, share)))
     if sample.passes and sample.clusters is None:
         return least
-    if sample.clusters is not None and _few(sample.clusters):
+    if mean > 0 and heavy_tail(gains, sample.clusters):
+        least = max(least, float(hoeffding_p(mean, sample.reach, sample.effective, sides=1)))
+    if sample.clusters is not None and few_clusters(sample.clusters):
         return max(least, flipped_p(gains, sample.clusters))
     if sample.clusters is not None:
         error, freedom = cluster_error(gains, sample.clusters)
@@ -173,57 +223,6 @@ def omnibus(scores: Numbers, *, passes: bool) -> Omnibus | None:
     return Omnibus(name, float(statistic), float(p), questions)
 
 
-def mean_interval(
-    values: Numbers, *, passes: bool = False, clusters: NDArray[np.intp] | None = None, seed: int = 0
-) -> tuple[float, float]:
-    """95 % interval of a mean; infinite for one value.
-
-    As `cluster_interval` with clusters, Wilson's for pass/fail, else as `bootstrap_interval`. Of values from 0 to 1
-    that are all alike, Wilson's interval of the share that is not seen.
-    """
-    count = len(values)
-    if clusters is not None and np.ptp(values) > 0:
-        low, high = cluster_interval(values, clusters, seed=seed)
-        return (max(low, 0.0), min(high, 1.0)) if passes else (low, high)
-    if count > 1 and np.ptp(values) == 0 and 0 <= values[0] <= 1:
-        return _around(float(values[0]), count, 0.0, 1.0)
-    if passes:
-        passed = int(values.sum())
-        low, high = proportion_confint(passed, count, 1 - CONFIDENCE, "wilson")
-        return (float(low) if passed else 0.0), (float(high) if passed < count else 1.0)  # but for what rounding leaves
-    if count < 2:
-        return (-math.inf, math.inf)
-    if np.ptp(values) == 0:
-        return (float(values[0]), float(values[0]))
-    return bootstrap_interval(values, seed=seed)
-
-
-def bootstrap_interval(values: Numbers, *, seed: int = 0) -> tuple[float, float]:
-    """BCa interval of a mean, widened for small samples as t is against the normal (Hesterberg 2015, section 5.3).
-
-    The t interval for fewer than 30 values that are not zero, and from 5,000 values on: there it is the same, and
-    scipy's BCa takes quadratic time.
-    """
-    count = len(values)
-    if count < T_INTERVAL_FROM and np.count_nonzero(values) >= BOOTSTRAP_FROM:
-        wider = float(stats.norm.cdf(stats.t.ppf((1 + CONFIDENCE) / 2, count - 1) * math.sqrt(count / (count - 1))))
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # degenerate samples, which get the t interval
-            interval = stats.bootstrap(
-                (values,),
-                np.mean,
-                confidence_level=2 * wider - 1,
-                n_resamples=BOOTSTRAP_RESAMPLES,
-                batch=max(1, RESAMPLED_AT_ONCE // count),
-                method="BCa",
-                rng=np.random.default_rng(seed),
-            ).confidence_interval
-        if math.isfinite(interval.low) and math.isfinite(interval.high):
-            return float(interval.low), float(interval.high)
-    low, high = stats.ttest_1samp(values, 0.0).confidence_interval(CONFIDENCE)
-    return float(low), float(high)
-
-
 def adjust(p_values: list[float], method: Literal["holm", "fdr_bh"] = "holm") -> list[float]:
     """Correction for several comparisons: Holm (1979) for the chance of any error, Benjamini and Hochberg (1995) for
     the share of false findings."""
@@ -232,80 +231,26 @@ def adjust(p_values: list[float], method: Literal["holm", "fdr_bh"] = "holm") ->
     return [float(p) for p in multipletests(p_values, method=method)[1]]
 
 
-def tango_z(only_a: int, only_b: int, count: int, difference: float) -> float:
-    """Score statistic of a paired difference of proportions (Tango 1998): standard normal if it is `difference`."""
-    b = -only_a - only_b + (2 * count - only_a + only_b) * difference
-    c = -only_b * difference * (1 - difference)
-    rare = (math.sqrt(max(b * b - 8 * count * c, 0.0)) - b) / (4 * count)
-    variance = count * (2 * rare + difference * (1 - difference))
-    distance = only_a - only_b - count * difference
-    if variance <= 0:
-        return 0.0 if abs(distance) < 1e-12 else math.copysign(math.inf, distance)
-    return distance / math.sqrt(variance)
-
-
-def tango_interval(only_a: int, only_b: int, count: int) -> tuple[float, float]:
-    """95 % interval of a paired difference of proportions: where Tango's score test does not refuse it."""
-    seen = (only_a - only_b) / count
-    z = float(stats.norm.ppf((1 + CONFIDENCE) / 2))
-    edge = 1 - 1e-9
-
-    def bound(end: float, sign: int) -> float:
-        def beyond(difference: float) -> float:
-            return tango_z(only_a, only_b, count, difference) - sign * z
-
-        near = min(max(seen, -edge), edge)
-        if beyond(end) * beyond(near) >= 0:
-            return float(round(end))
-        return float(brentq(beyond, end, near))
-
-    return bound(-edge, 1), bound(edge, -1)
-
-
-def cluster_error(values: Numbers, clusters: NDArray[np.intp]) -> tuple[float, int]:
-    """Cluster-robust standard error of the mean, and its degrees of freedom: one fewer than there are clusters."""
-    result: Any = OLS(values, np.ones(len(values))).fit(cov_type="cluster", cov_kwds={"groups": clusters}, use_t=True)
-    return float(result.bse[0]), int(len(np.unique(clusters)) - 1)
-
-
-def cluster_interval(values: Numbers, clusters: NDArray[np.intp], *, seed: int = 0) -> tuple[float, float]:
-    """95 % interval of a mean with clusters: the means of random sets of clusters between the 2.5th and the 97.5th
-    percentile, which is where sign flips of clusters do not refuse (Hartigan 1969); infinite for fewer than six. From
-    100 clusters on the t interval on cluster-robust errors; where fewer than six clusters are not zero, whatever of
-    the two is wider."""
-    robust = _robust_interval(values, clusters)
-    if not _few(clusters):
-        return robust
-    means = np.sort(_means_of_sets(values, clusters, seed))
-    out = math.floor((1 - CONFIDENCE) / 2 * (len(means) + 1))
-    low, high = (float(means[out - 1]), float(means[-out])) if out else (-math.inf, math.inf)
-    if np.count_nonzero(np.bincount(clusters, weights=values)) < FEWEST_TOPICS:
-        low, high = min(low, robust[0]), max(high, robust[1])
-    return low, high
-
-
-def _of_shares(sample: Sample) -> bool:
-    """Whether all scores are from 0 to 1."""
-    return bool(np.all((sample.a >= 0) & (sample.a <= 1) & (sample.b >= 0) & (sample.b <= 1)))
-
-
 def _alike_interval(sample: Sample) -> tuple[float, float]:
     """Of differences that are all alike: Tango's, where scores are from 0 to 1, else nothing is known of others."""
     mean = float(np.mean(sample.differences))
-    return _around(mean, len(sample.a), -1.0, 1.0) if _of_shares(sample) else (mean, mean)
+    return interval_around(mean, sample.effective, -1.0, 1.0) if sample.of_shares else (mean, mean)
 
 
-def _around(value: float, count: int, least: float, most: float) -> tuple[float, float]:
-    """What a mean may be where `count` values are one, as a share that was not seen may be `least` or `most`."""
-    z = float(stats.norm.ppf((1 + CONFIDENCE) / 2))
-    unseen = z * z / (count + z * z)
-    return value - unseen * (value - least), value + unseen * (most - value)
+def _unseen(sample: Sample) -> float:
+    """The least p-value of differences that are all alike: what differs otherwise may only be rare."""
+    return float(unseen_p(np.mean(sample.differences), sample.effective)) if sample.of_shares else 0.0
 
 
-def _robust_interval(values: Numbers, clusters: NDArray[np.intp]) -> tuple[float, float]:
-    error, freedom = cluster_error(values, clusters)
-    half, mean = float(stats.t.ppf((1 + CONFIDENCE) / 2, freedom)) * error, float(np.mean(values))
-    return mean - half, mean + half
+def _despite_tail(sample: Sample, result: PairedTest) -> PairedTest:
+    """The result, or what Hoeffding's bound leaves of it."""
+    if not heavy_tail(sample.differences, sample.clusters):
+        return result
+    p = max(result.p, float(hoeffding_p(result.difference, sample.reach, sample.effective)))
+    distance = hoeffding_distance(sample.reach, sample.effective, CONFIDENCE)
+    bound = result.difference - math.copysign(distance, result.difference)
+    low, high = min(result.low, bound), max(result.high, bound)
+    return result._replace(low=low, high=high, p=p, test="hoeffding", statistic=result.difference)
 
 
 def flipped_p(gains: Numbers, clusters: NDArray[np.intp], *, seed: int = 0) -> float:
@@ -313,25 +258,8 @@ def flipped_p(gains: Numbers, clusters: NDArray[np.intp], *, seed: int = 0) -> f
 
     A flip gives as large a mean as the one seen where the clusters that are flipped have a mean of zero or less.
     """
-    means = _means_of_sets(gains, clusters, seed)
+    means = means_of_sets(gains, clusters, seed)
     return float((1 + np.sum(means <= 0)) / (1 + len(means)))
-
-
-def _few(clusters: NDArray[np.intp]) -> bool:
-    return int(clusters.max()) + 1 < CLUSTER_T_FROM
-
-
-def _means_of_sets(values: Numbers, clusters: NDArray[np.intp], seed: int) -> Numbers:
-    """The mean over each set of clusters (all sets where they are few, else random ones), to 12 digits."""
-    sums, sizes = np.bincount(clusters, weights=values), np.bincount(clusters)
-    count = len(sums)
-    if 2**count <= BOOTSTRAP_RESAMPLES:
-        chosen = (np.arange(1, 2**count)[:, None] >> np.arange(count)) % 2
-    else:
-        chosen = np.random.default_rng(seed).integers(0, 2, (BOOTSTRAP_RESAMPLES, count))
-        chosen = chosen[chosen.any(axis=1)]
-    means: Numbers = np.asarray((chosen @ sums) / (chosen @ sizes), dtype=np.float64)
-    return np.round(means, 12)
 
 
 def _clustered(sample: Sample, clusters: NDArray[np.intp], seed: int) -> PairedTest:
@@ -341,11 +269,13 @@ def _clustered(sample: Sample, clusters: NDArray[np.intp], seed: int) -> PairedT
     spread = error * math.sqrt(len(values))
     alike = np.ptp(values) == 0
     low, high = _alike_interval(sample) if alike else cluster_interval(values, clusters, seed=seed)
-    if _few(clusters):
+    if few_clusters(clusters):
         above, below = flipped_p(values, clusters, seed=seed), flipped_p(-values, clusters, seed=seed)
-        return PairedTest(mean, low, high, min(1.0, 2 * above, 2 * below), "cluster-permutation", mean, spread)
+        p = min(1.0, 2 * above, 2 * below)
+        p = max(p, _unseen(sample)) if alike else p
+        return PairedTest(mean, low, high, p, "cluster-permutation", mean, spread)
     if error < 1e-12:
-        p = _all_alike(mean, freedom + 1, sides=2)
+        p = max(_all_alike(mean, freedom + 1, sides=2), _unseen(sample))
         return PairedTest(mean, low, high, p, "cluster-t", 0.0, spread)
     t = mean / error
     return PairedTest(mean, low, high, float(2 * stats.t.sf(abs(t), freedom)), "cluster-t", t, spread)

@@ -8,7 +8,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from fledge.comparison.statistics import Numbers, Sample
+from fledge.comparison.intervals import ANY_NUMBER, Bounds, Numbers
+from fledge.comparison.statistics import Sample
 from fledge.core.csv_files import read_csv
 from fledge.core.errors import InputError
 
@@ -23,7 +24,7 @@ class Scores:
 
     `binary` where every score is 0 or 1, and `passes` where also no question was answered twice by an arm. `topics`
     numbers each question's topic, or is None where questions have none. `missing` counts for each arm the answers
-    without this metric.
+    without this metric. `bounds` are the least and the largest score that there can be.
     """
 
     metric: str
@@ -33,6 +34,7 @@ class Scores:
     topics: NDArray[np.intp] | None
     missing: tuple[int, ...]
     binary: bool = False
+    bounds: Bounds = ANY_NUMBER
 
     def of(self, arm: str) -> Numbers:
         """The scores of one arm, without the questions that it lacks."""
@@ -55,7 +57,7 @@ class Scores:
                 f"arms {a!r} and {b!r} have no question in common with {self.metric}", hint="ask both the same ones"
             )
         clusters = self.clusters(both) if by_topic else None
-        return Sample(two[both, 0], two[both, 1], self.passes, clusters, self.binary)
+        return Sample(two[both, 0], two[both, 1], self.passes, clusters, self.binary, self.bounds)
 
     def clusters(self, which: NDArray[np.bool_]) -> NDArray[np.intp] | None:
         """The topics of some questions, numbered from 0; None where they say nothing of what is related."""
@@ -109,11 +111,11 @@ def metrics(table: pd.DataFrame) -> list[str]:
     return [str(name) for name in table.select_dtypes(["number", "bool"]) if name not in COLUMNS]
 
 
-def by_question(table: pd.DataFrame, metric: str) -> Scores:
+def by_question(table: pd.DataFrame, metric: str, bounds: Bounds = ANY_NUMBER) -> Scores:
     """`score_questions` for a comparison: raises `InputError` for fewer than two arms, or an arm without a score."""
     if table["arm"].nunique() < 2:
         raise InputError("a comparison needs at least two arms", hint="fledge experiment --prompts a,b")
-    scores = score_questions(table, metric)
+    scores = score_questions(table, metric, bounds)
     arms = [] if scores is None else [arm for arm in scores.arms if len(scores.of(arm))]
     empty = [str(arm) for arm in table["arm"].unique() if str(arm) not in arms]
     if scores is None or empty:
@@ -121,7 +123,7 @@ def by_question(table: pd.DataFrame, metric: str) -> Scores:
     return scores
 
 
-def score_questions(table: pd.DataFrame, metric: str) -> Scores | None:
+def score_questions(table: pd.DataFrame, metric: str, bounds: Bounds = ANY_NUMBER) -> Scores | None:
     """Average the samples of a long table with columns `question`, `arm`, `metric`, and perhaps `topic`.
 
     None where there is no score at all. Raises `InputError` for text where numbers should be.
@@ -139,9 +141,10 @@ def score_questions(table: pd.DataFrame, metric: str) -> Scores | None:
     values = np.where(counts > 0, sums / np.maximum(counts, 1), np.nan)
     binary = bool(np.isin(scores[finite], (0.0, 1.0)).all())
     passes = binary and bool(counts.max() == 1)
+    bounds = (0.0, 1.0) if binary else bounds
     missing = np.bincount(arm_codes[~finite], minlength=len(arms))
     topics = _topics(table, question_codes, questions) if "topic" in table else None
-    return Scores(metric, tuple(map(str, arms)), values, passes, topics, tuple(map(int, missing)), binary)
+    return Scores(metric, tuple(map(str, arms)), values, passes, topics, tuple(map(int, missing)), binary, bounds)
 
 
 def repeated_in_words(table: pd.DataFrame) -> Iterator[str]:

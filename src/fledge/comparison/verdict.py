@@ -7,10 +7,12 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 from scipy import stats
 
 from fledge.comparison.findings import ArmSummary, Comparison, Pair, Verdict
 from fledge.comparison.guards import Guard, check_guard, read_guard
+from fledge.comparison.intervals import ANY_NUMBER, Bounds, mean_interval
 from fledge.comparison.power import (
     ALPHA,
     POWER,
@@ -25,15 +27,17 @@ from fledge.comparison.statistics import (
     TestName,
     adjust,
     equivalence,
-    mean_interval,
     omnibus,
     one_sided,
     paired_test,
 )
 from fledge.comparison.table import Scores, by_question, metrics, missing_in_words, repeated_in_words
+from fledge.comparison.tails import count_for_tail
+from fledge.comparison.topics import fewest_signs, too_few
 from fledge.core.errors import InputError
 
 Direction = Callable[[str], bool | None]
+Range = Callable[[str], Bounds]
 
 
 @dataclass(frozen=True)
@@ -74,6 +78,16 @@ class _Tested(NamedTuple):
     sample: Sample
     result: PairedTest
 
+    @property
+    def clusters(self) -> NDArray[np.intp] | None:
+        """The clusters that the test counted as such."""
+        return self.sample.clusters if self.result.test.startswith(("cluster", "hoeffding")) else None
+
+    @property
+    def units(self) -> int:
+        """How many questions, or topics where they are clusters, the test counted."""
+        return len(self.sample.a) if self.clusters is None else int(self.clusters.max()) + 1
+
 
 def compare_scores(
     table: pd.DataFrame,
@@ -82,16 +96,18 @@ def compare_scores(
     *,
     higher_is_better: bool | None = True,
     direction_of: Direction = lambda _: None,
+    range_of: Range = lambda _: ANY_NUMBER,
     planned: dict[str, Any] | None = None,
 ) -> Comparison:
     """Compare arms of a long table with columns `question`, `arm`, `metric` and perhaps `sample` and `topic`.
 
     Where neither way is better (`higher_is_better` None) nothing can win; `better` then only says higher.
-    `direction_of` tells the direction of a guarded metric where it is known. The same table gives the same verdicts.
+    `direction_of` tells the direction of a guarded metric where it is known, `range_of` a metric's least and largest
+    score. The same table gives the same verdicts.
     Raises `InputError` for what cannot be compared.
     """
     options = options or CompareOptions()
-    scores = by_question(table, metric)
+    scores = by_question(table, metric, range_of(metric))
     arms = baseline_first(scores.arms, options.baseline)
     baseline = arms[0]
     if options.all_pairs:
@@ -99,7 +115,10 @@ def compare_scores(
     else:
         names = [(arm, baseline) for arm in arms if arm != baseline]
     tested = [_tested(scores, a, b, options) for a, b in names]
-    guards = [(guard, by_question(table, guard.metric)) for guard in _guards(table, options, direction_of)]
+    guards = [
+        (guard, by_question(table, guard.metric, range_of(guard.metric)))
+        for guard in _guards(table, options, direction_of)
+    ]
     alpha = options.alpha or ALPHA
     pairs = _pairs(tested, options, alpha, higher_is_better, guards)
     summaries = tuple(_summary(scores, arm, options) for arm in arms)
@@ -207,7 +226,7 @@ def _pairs(
         result = item.result
         gains = item.sample.differences * sign
         verdict = _verdict(result.difference * sign, p_adjusted < alpha, equal_p is not None and equal_p < alpha)
-        needed = _needed(item, options, alpha / len(tested)) if verdict == "inconclusive" else None
+        undecided = verdict == "inconclusive"
         pairs.append(
             Pair(
                 a=item.a,
@@ -220,7 +239,8 @@ def _pairs(
                 test=result.test,
                 statistic=result.statistic,
                 verdict=verdict,
-                needed_questions=needed,
+                needed_questions=_needed(item, options, alpha / len(tested)) if undecided else None,
+                reason=_reason(item, alpha / len(tested)) if undecided else None,
                 equivalence_p=equal_p,
                 non_inferiority_p=kept_p,
                 wins=int(np.sum(gains > 0)),
@@ -241,29 +261,51 @@ def _verdict(gain: float, different: bool, equivalent: bool) -> Verdict:
     return "equivalent" if equivalent else "inconclusive"
 
 
+def _reason(item: _Tested, alpha: float) -> str | None:
+    """What forbids a verdict on a pair, whatever its difference."""
+    if item.units > 1 and not item.sample.differences.any():
+        return "they score alike on every question"
+    if item.clusters is not None and (reason := too_few(item.units, alpha)):
+        return reason
+    if item.result.test == "hoeffding":
+        what = "questions" if item.clusters is None else "topics"
+        return f"the differences are too skewed for {item.units:,} {what}: a few large ones carry the mean"
+    return None
+
+
 def _needed(item: _Tested, options: CompareOptions, alpha: float) -> int | None:
     """Further questions for 80 % power at the spread seen: to find the difference seen, or with a margin that there is
-    none, whichever takes fewer."""
-    result, count = item.result, len(item.sample.a)
-    if count < 2:
+    none, whichever takes fewer. With clusters they are of further topics; None where these are too few for any."""
+    result, units, count = item.result, item.units, len(item.sample.a)
+    if count < 2 or (item.clusters is not None and too_few(units, alpha)):
         return None
+    size = count / units
+    spread = result.spread / math.sqrt(size)
     if result.test.startswith("mcnemar"):
         disagreement = sum(item.sample.discordant) / count
-        totals = [questions_for_mcnemar(result.difference, disagreement, power=POWER, alpha=alpha)]
+        total = questions_for_mcnemar(result.difference, disagreement, power=POWER, alpha=alpha)
     else:
-        totals = [questions_needed(result.difference, result.spread, power=POWER, alpha=alpha)]
+        total = questions_needed(result.difference, spread, power=POWER, alpha=alpha)
+    totals = [total and max(total, _fewest(item, alpha))]
     if options.margin is not None:
-        total = questions_for_equivalence(options.margin, result.spread, power=POWER, alpha=alpha)
+        total = questions_for_equivalence(options.margin, spread, power=POWER, alpha=alpha)
         if total is not None and (item.sample.binary or not result.spread):  # Tango's limit, where all agree
-            total = max(total, math.ceil(stats.norm.isf(alpha) ** 2 * (1 / options.margin - 1)))
+            total = max(total, math.ceil(stats.norm.isf(alpha) ** 2 * (1 / options.margin - 1) / size))
         totals.append(total)
-    enough = [max(total, _fewest(result.test, alpha)) for total in totals if total is not None]
-    return max(1, min(enough) - count) if enough else None
+    further = [math.ceil(total * size) - count for total in totals if total is not None]
+    return min((more for more in further if more > 0), default=None)  # what was asked already did not do
 
 
-def _fewest(test: str, alpha: float) -> int:
-    """Questions below which sign flips cannot reach alpha."""
-    return math.ceil(math.log2(2 / alpha)) if test in ("permutation", "wilcoxon") else 1
+def _fewest(item: _Tested, alpha: float) -> int:
+    """Questions, or topics, below which the test cannot find a difference, at the shape seen."""
+    result = item.result
+    fewest = fewest_signs(alpha) if result.test.endswith(("permutation", "wilcoxon", "hoeffding")) else 1
+    if result.test == "hoeffding":
+        size = len(item.sample.a) / item.units
+        return max(fewest, math.ceil(count_for_tail(item.sample.differences, item.clusters) / size))
+    if result.difference and not result.spread and item.sample.of_shares:  # Tango's limit of what was not seen
+        return max(fewest, math.ceil(stats.norm.isf(alpha / 2) ** 2 / abs(result.difference)))
+    return fewest
 
 
 def _notes(table: pd.DataFrame, scores: Scores, tested: Sequence[_Tested], options: CompareOptions) -> list[str]:
@@ -271,10 +313,9 @@ def _notes(table: pd.DataFrame, scores: Scores, tested: Sequence[_Tested], optio
     clustered = [item.sample.clusters for item in tested if item.sample.clusters is not None]
     if clustered and options.test == "auto":
         count = len(np.unique(clustered[0]))
-        notes.append(f"questions of one topic count as related: {count} topics")
-        if count < 10:
-            prove = "prove nothing" if count < 6 else "make wide intervals"
-            notes.append(f"so few topics {prove}; --independent takes all questions as independent")
+        notes.append(f"questions of one topic count as related: {count} topics; further questions have to be of others")
+        if fewest_signs(options.alpha or ALPHA) <= count < 10:
+            notes.append("so few topics make wide intervals; --independent takes all questions as independent")
     elif clustered:
         notes.append(f"the test {options.test} takes all questions as independent, also those of one topic")
     return notes
@@ -284,5 +325,5 @@ def _summary(scores: Scores, arm: str, options: CompareOptions) -> ArmSummary:
     values = scores.of(arm)
     answered = np.isfinite(scores.values[:, scores.arms.index(arm)])
     clusters = scores.clusters(answered) if options.by_topic else None
-    interval = mean_interval(values, passes=scores.passes, clusters=clusters, seed=options.seed)
+    interval = mean_interval(values, passes=scores.passes, clusters=clusters, bounds=scores.bounds, seed=options.seed)
     return ArmSummary(arm, float(values.mean()), interval, len(values))

@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 from jinja2 import Environment, PackageLoader, select_autoescape
 
+from fledge.comparison.intervals import Numbers
 from fledge.comparison.plots import boxes, forest, svg
-from fledge.comparison.statistics import Numbers
 
 
 def write_report(life: Any, path: Path) -> Path:

@@ -15,7 +15,7 @@ from fledge.core.errors import InputError
 from fledge.core.jsonable import jsonable
 from fledge.core.settings import Workspace
 from fledge.experiments.run_ids import short_id
-from fledge.scoring.catalogue import direction_of, known
+from fledge.scoring.catalogue import direction_of, known, range_of
 from fledge.scoring.judge import PREFERENCE, JudgeConfig
 
 Progress = Callable[[int, int, str], None]
@@ -102,7 +102,15 @@ def _compare(table: pd.DataFrame, options: CompareOptions, planned: dict[str, An
         return laid_down.get(name, direction_of(name))
 
     way = _higher_is_better(metric, options.higher_is_better, direction, is_known=metric in laid_down or known(metric))
-    return compare_scores(table, metric, options, higher_is_better=way, direction_of=direction, planned=planned)
+    return compare_scores(
+        table,
+        metric,
+        options,
+        higher_is_better=way,
+        direction_of=direction,
+        range_of=range_of,
+        planned=planned,
+    )
 
 
 def _page(result: Comparison, table: pd.DataFrame, run_id: str = "") -> str:

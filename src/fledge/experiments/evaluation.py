@@ -18,7 +18,7 @@ from fledge.experiments.config import ArmConfig, ExperimentConfig
 from fledge.experiments.progress import Progress
 from fledge.experiments.run import run_experiment, select_questions
 from fledge.releases.manifest import load_manifest
-from fledge.scoring.catalogue import BUILT_IN, RECORDED, chosen, direction_of
+from fledge.scoring.catalogue import BUILT_IN, RECORDED, chosen, direction_of, range_of
 from fledge.scoring.judge import JUDGE, JudgeCounts
 from fledge.scoring.scorer import Response
 
@@ -86,7 +86,7 @@ def evaluate(
 
     client = connect(config.tracking)
     table = scores_of(load_table(client, result.run_id))
-    estimates = estimate(table)
+    estimates = estimate(table, range_of=range_of)
     judged = tuple(judge(gate, estimates, gate_on) for gate in wanted)
     evaluation = Evaluation(
         run_id=result.run_id,

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from fledge.comparison.topics import warn_few_topics
 from fledge.core import state
 from fledge.core.errors import FledgeError, InputError
 from fledge.core.interrupts import uninterrupted
@@ -79,8 +80,7 @@ def run_experiment(
     `arms` are LangChain runnables of one's own by name: each gets a question's columns as a dictionary and gives text
     or a message. They come beside the prompts of `config`; without a `config` they are all that is asked.
     `progress(done, total, failed, tokens)` is called after each answer and twice a second, `say` before long work.
-    An `engine` already started answers for `config.model` and is left open. Raises `InputError` before anything is
-    recorded if questions, prompts and settings do not fit.
+    A started `engine` answers for `config.model` and is left open. Raises `InputError` before anything is recorded.
     """
     chains = arms or {}
     if config is None:
@@ -94,6 +94,7 @@ def run_experiment(
     models = _find_models(config, asked, engine)  # what can be refused is, before MLflow is loaded
     if config.judging.judge:
         check_answers(config.judging.judge.partition("#")[0])
+    _warn_few_topics(asked_for, len(asked) + len(chains), config.alpha, say)
 
     from fledge.experiments._mlflow import start_runs
     from fledge.experiments._mlflow_record import ExperimentRecord
@@ -310,6 +311,11 @@ def select_questions(config: ExperimentConfig, given: QuestionSet | None = None,
     if given is None and config.questions == "default":
         questions = questions.only("test")
     return questions.sample(config.limit, config.order_seed) if config.limit else questions
+
+
+def _warn_few_topics(questions: QuestionSet, arms: int, alpha: float, say: Say) -> None:
+    if warning := warn_few_topics([item.topic for item in questions.questions], arms, alpha):
+        say(f"warning: {warning}")
 
 
 def _find_models(

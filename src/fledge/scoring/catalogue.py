@@ -207,6 +207,16 @@ def direction_of(metric: str) -> bool | None:
     return item.higher_is_better if item else None
 
 
+def range_of(metric: str) -> tuple[float, float]:
+    """The least and the largest score of a metric, infinite where they are not known."""
+    if metric == PREFERENCE:
+        return (-1.0, 1.0)
+    if metric in DERIVED:
+        return (0.0, math.inf if metric == "latency_p95_s" else 1.0)
+    item = BUILT_IN.get(metric) or _own.get(metric)
+    return (item.low, item.high) if item else (-math.inf, math.inf)
+
+
 def _module(place: str, name: str) -> object:
     try:
         if not place.endswith(".py"):

@@ -1,0 +1,174 @@
+"""Intervals of means and of paired differences, each by scipy or statsmodels."""
+
+import math
+import warnings
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import stats
+from scipy.optimize import brentq
+from statsmodels.regression.linear_model import OLS
+from statsmodels.stats.proportion import proportion_confint
+
+from fledge.comparison.topics import fewest_signs
+
+BOOTSTRAP_RESAMPLES = 9_999
+BOOTSTRAP_FROM = 30  # values other than zero: with fewer, BCa held the truth in 84 to 93 of 100 samples, t in 95
+RESAMPLED_AT_ONCE = 2_000_000  # numbers in memory
+T_INTERVAL_FROM = 5_000
+CLUSTER_T_FROM = 100  # clusters; of 12 uneven ones the robust t test refused 12 % of true hypotheses instead of 5 %
+CONFIDENCE = 0.95
+ANY_NUMBER = (-math.inf, math.inf)
+
+Numbers = NDArray[np.float64]
+Bounds = tuple[float, float]
+
+
+def mean_interval(
+    values: Numbers,
+    *,
+    passes: bool = False,
+    clusters: NDArray[np.intp] | None = None,
+    bounds: Bounds = ANY_NUMBER,
+    seed: int = 0,
+) -> tuple[float, float]:
+    """95 % interval of a mean, within the `bounds` of its values; without them infinite for one value.
+
+    As `cluster_interval` with clusters, Wilson's for pass/fail, else as `bootstrap_interval`. Of values from 0 to 1
+    that are all alike, Wilson's interval of the share that is not seen.
+    """
+    return within(_mean_interval(values, clusters, seed, passes=passes), bounds)
+
+
+def within(interval: tuple[float, float], bounds: Bounds) -> tuple[float, float]:
+    """The part of an interval that lies within bounds."""
+    return max(interval[0], bounds[0]), min(interval[1], bounds[1])
+
+
+def bootstrap_interval(values: Numbers, *, seed: int = 0) -> tuple[float, float]:
+    """BCa interval of a mean, widened for small samples as t is against the normal (Hesterberg 2015, section 5.3).
+
+    The t interval for fewer than 30 values that are not zero, and from 5,000 values on: there it is the same, and
+    scipy's BCa takes quadratic time.
+    """
+    count = len(values)
+    if count < T_INTERVAL_FROM and np.count_nonzero(values) >= BOOTSTRAP_FROM:
+        wider = float(stats.norm.cdf(stats.t.ppf((1 + CONFIDENCE) / 2, count - 1) * math.sqrt(count / (count - 1))))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # degenerate samples, which get the t interval
+            interval = stats.bootstrap(
+                (values,),
+                np.mean,
+                confidence_level=2 * wider - 1,
+                n_resamples=BOOTSTRAP_RESAMPLES,
+                batch=max(1, RESAMPLED_AT_ONCE // count),
+                method="BCa",
+                rng=np.random.default_rng(seed),
+            ).confidence_interval
+        if math.isfinite(interval.low) and math.isfinite(interval.high):
+            return float(interval.low), float(interval.high)
+    low, high = stats.ttest_1samp(values, 0.0).confidence_interval(CONFIDENCE)
+    return float(low), float(high)
+
+
+def tango_interval(only_a: int, only_b: int, count: int) -> tuple[float, float]:
+    """95 % interval of a paired difference of proportions: where Tango's score test does not refuse it."""
+    seen = (only_a - only_b) / count
+    z = float(stats.norm.ppf((1 + CONFIDENCE) / 2))
+    edge = 1 - 1e-9
+
+    def bound(end: float, sign: int) -> float:
+        def beyond(difference: float) -> float:
+            return tango_z(only_a, only_b, count, difference) - sign * z
+
+        near = min(max(seen, -edge), edge)
+        if beyond(end) * beyond(near) >= 0:
+            return float(round(end))
+        return float(brentq(beyond, end, near))
+
+    return bound(-edge, 1), bound(edge, -1)
+
+
+def tango_z(only_a: int, only_b: int, count: int, difference: float) -> float:
+    """Score statistic of a paired difference of proportions (Tango 1998): standard normal if it is `difference`."""
+    b = -only_a - only_b + (2 * count - only_a + only_b) * difference
+    c = -only_b * difference * (1 - difference)
+    rare = (math.sqrt(max(b * b - 8 * count * c, 0.0)) - b) / (4 * count)
+    variance = count * (2 * rare + difference * (1 - difference))
+    distance = only_a - only_b - count * difference
+    if variance <= 0:
+        return 0.0 if abs(distance) < 1e-12 else math.copysign(math.inf, distance)
+    return distance / math.sqrt(variance)
+
+
+def cluster_interval(values: Numbers, clusters: NDArray[np.intp], *, seed: int = 0) -> tuple[float, float]:
+    """95 % interval of a mean with clusters: the means of random sets of clusters between the 2.5th and the 97.5th
+    percentile, which is where sign flips of clusters do not refuse (Hartigan 1969); infinite for fewer than six. From
+    100 clusters on the t interval on cluster-robust errors; where fewer than six clusters are not zero, whatever of
+    the two is wider."""
+    robust = _robust_interval(values, clusters)
+    if not few_clusters(clusters):
+        return robust
+    means = np.sort(means_of_sets(values, clusters, seed))
+    out = math.floor((1 - CONFIDENCE) / 2 * (len(means) + 1))
+    low, high = (float(means[out - 1]), float(means[-out])) if out else (-math.inf, math.inf)
+    if np.count_nonzero(np.bincount(clusters, weights=values)) < fewest_signs(1 - CONFIDENCE):
+        low, high = min(low, robust[0]), max(high, robust[1])
+    return low, high
+
+
+def cluster_error(values: Numbers, clusters: NDArray[np.intp]) -> tuple[float, int]:
+    """Cluster-robust standard error of the mean, and its degrees of freedom: one fewer than there are clusters."""
+    result: Any = OLS(values, np.ones(len(values))).fit(cov_type="cluster", cov_kwds={"groups": clusters}, use_t=True)
+    return float(result.bse[0]), int(len(np.unique(clusters)) - 1)
+
+
+def few_clusters(clusters: NDArray[np.intp]) -> bool:
+    return int(clusters.max()) + 1 < CLUSTER_T_FROM
+
+
+def interval_around(value: float, count: float, least: float, most: float) -> tuple[float, float]:
+    """What a mean may be where `count` values are one, as a share that was not seen may be `least` or `most`."""
+    z = float(stats.norm.ppf((1 + CONFIDENCE) / 2))
+    unseen = z * z / (count + z * z)
+    return value - unseen * (value - least), value + unseen * (most - value)
+
+
+def means_of_sets(values: Numbers, clusters: NDArray[np.intp], seed: int) -> Numbers:
+    """The mean over each set of clusters (all sets where they are few, else random ones), to 12 digits."""
+    sums, sizes = np.bincount(clusters, weights=values), np.bincount(clusters)
+    count = len(sums)
+    if 2**count <= BOOTSTRAP_RESAMPLES:
+        chosen = (np.arange(1, 2**count)[:, None] >> np.arange(count)) % 2
+    else:
+        chosen = np.random.default_rng(seed).integers(0, 2, (BOOTSTRAP_RESAMPLES, count))
+        chosen = chosen[chosen.any(axis=1)]
+    means: Numbers = np.asarray((chosen @ sums) / (chosen @ sizes), dtype=np.float64)
+    return np.round(means, 12)
+
+
+def _mean_interval(
+    values: Numbers, clusters: NDArray[np.intp] | None, seed: int, *, passes: bool
+) -> tuple[float, float]:
+    count = len(values)
+    if clusters is not None and np.ptp(values) > 0:
+        interval = cluster_interval(values, clusters, seed=seed)
+        return within(interval, (0.0, 1.0)) if passes else interval
+    if count > 1 and np.ptp(values) == 0 and 0 <= values[0] <= 1:
+        return interval_around(float(values[0]), count, 0.0, 1.0)
+    if passes:
+        passed = int(values.sum())
+        low, high = proportion_confint(passed, count, 1 - CONFIDENCE, "wilson")
+        return (float(low) if passed else 0.0), (float(high) if passed < count else 1.0)  # but for what rounding leaves
+    if count < 2:
+        return (-math.inf, math.inf)
+    if np.ptp(values) == 0:
+        return (float(values[0]), float(values[0]))
+    return bootstrap_interval(values, seed=seed)
+
+
+def _robust_interval(values: Numbers, clusters: NDArray[np.intp]) -> tuple[float, float]:
+    error, freedom = cluster_error(values, clusters)
+    half, mean = float(stats.t.ppf((1 + CONFIDENCE) / 2, freedom)) * error, float(np.mean(values))
+    return mean - half, mean + half

@@ -1,0 +1,23 @@
+from fledge.comparison.topics import fewest_signs, warn_few_topics
+
+
+def test_fewest_signs() -> None:
+    assert fewest_signs(0.05) == 6  # 2 of 2**5 is 6 %, 2 of 2**6 is 3 %
+    assert fewest_signs(0.05 / 4) == 8
+
+
+def test_questions_in_few_topics_are_warned_of() -> None:
+    topics = ["a", "b", "c", "d"] * 5
+    assert warn_few_topics(topics, arms=2, alpha=0.05).startswith(
+        "4 topics can never show a difference, at least 6 can"
+    )
+    assert warn_few_topics([*topics, *"efgh"], arms=2, alpha=0.05) == ""
+    assert warn_few_topics([*topics, *"efg"], arms=5, alpha=0.05).startswith("7 topics can never")
+
+
+def test_topics_that_relate_no_questions_are_none() -> None:
+    assert warn_few_topics(["a", "b", "c"], arms=2, alpha=0.05) == ""
+    assert warn_few_topics(["a"] * 9, arms=2, alpha=0.05) == ""
+    assert warn_few_topics(["a", "b"] * 9, arms=1, alpha=0.05) == ""  # nothing to compare
+    assert warn_few_topics([""] * 9, arms=2, alpha=0.05) == ""
+    assert warn_few_topics(["a", "a", *[""] * 9], arms=2, alpha=0.05) == ""  # those without are each their own
