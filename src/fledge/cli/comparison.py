@@ -68,6 +68,8 @@ def compare(
             progress=progress,
         )
     emit(as_json, result.as_dict(), *_lines(result))
+    for warning in result.warnings:
+        message(f"warning: {warning.text}")
     for note in result.notes:
         message(f"note: {note}")
     if require and not result.winner:

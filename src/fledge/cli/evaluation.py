@@ -48,6 +48,8 @@ def evaluate(
     rows = [[name, value, *found.intervals[name]] for name, value in found.metrics.items()]
     shown = table(f"{found.questions} questions", ["metric", "mean", "from", "to"], rows)
     emit(as_json, found.as_dict(), shown, *found.in_words(), f"run {found.run_id}")
+    for warning in found.warnings:
+        message(f"warning: {warning.text}")
     if found.failed:
         again = f"fledge experiment --resume {short_id(found.run_id)}"
         message(f"{found.failed} answers failed; those that may pass are asked once more by: {again}")

@@ -39,10 +39,8 @@ def experiment(config: Path | None, like: str | None, resume: str | None, as_jso
         with cells_progress("asking", configured.generation.max_tokens) as progress:
             result = run_experiment(configured, progress=progress, say=message)
     emit(as_json, result.as_dict(), _experiment_table(result))
-    for arm in result.arms:
-        empty = round(arm.metrics.get("empty", 0.0) * arm.metrics["cells"] * arm.metrics["success_rate"])
-        if empty:
-            message(f"arm {arm.name}: {empty} answers are empty")
+    for warning in result.warnings:
+        message(f"warning: {warning.text}")
     if result.failed:
         again = f"fledge experiment --resume {short_id(result.run_id)}"
         message(f"{result.failed} answers failed; those that may pass are asked once more by: {again}")

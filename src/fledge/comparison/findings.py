@@ -8,6 +8,7 @@ from fledge.comparison.guards import GuardResult
 from fledge.comparison.statistics import Omnibus
 
 Verdict = Literal["better", "worse", "equivalent", "inconclusive"]
+WarningKind = Literal["empty", "truncated", "same", "echo", "language"]
 
 
 @dataclass(frozen=True)
@@ -77,12 +78,23 @@ class Pair:
 
 
 @dataclass(frozen=True)
+class ArmWarning:
+    """The `share` of an arm's answers of which `kind` is true, those that failed left out, and that in words."""
+
+    arm: str
+    kind: WarningKind
+    share: float
+    text: str
+
+
+@dataclass(frozen=True)
 class Comparison:
     """All pairs on one metric. `winner` is better than the baseline after correction and passes the guards, or is
     None; `leader` has the best mean, which alone proves nothing. `notes` say what to know when reading it.
 
     `planned` is what was laid down before the questions were asked, None where nothing was; `departures` say in what
-    this comparison is another one, which makes it `exploratory`.
+    this comparison is another one, which makes it `exploratory`. `warnings` are of the arms' answers, and `caveat` says
+    what is left of a winner's lead where those of the baseline are empty or cut.
     """
 
     metric: str
@@ -100,6 +112,8 @@ class Comparison:
     departures: tuple[str, ...]
     exploratory: bool
     notes: tuple[str, ...]
+    warnings: tuple[ArmWarning, ...] = ()
+    caveat: str = ""
 
     def as_dict(self) -> dict[str, Any]:
         return {**asdict(self), "omnibus": self.omnibus._asdict() if self.omnibus else None}
@@ -107,7 +121,7 @@ class Comparison:
     def conclusion(self) -> str:
         """Who has won, or why nobody has."""
         if self.winner:
-            return f"winner: {self.winner}"
+            return f"{self.caveat}. Winner: {self.winner}" if self.caveat else f"winner: {self.winner}"
         if self.higher_is_better is None:
             return f"winner: none. Neither way of {self.metric} is better."
         pairs = [pair for pair in self.pairs if pair.b == self.baseline]

@@ -11,10 +11,12 @@ import pandas as pd
 from fledge.comparison.findings import Comparison
 from fledge.comparison.table import pick_metric, read_scores
 from fledge.comparison.verdict import CompareOptions, Direction, baseline_first, compare_scores
+from fledge.comparison.warnings import caveat, warnings_of
 from fledge.core.errors import InputError
 from fledge.core.jsonable import jsonable
 from fledge.core.settings import Workspace
 from fledge.experiments.run_ids import short_id
+from fledge.experiments.tables import scores_of
 from fledge.scoring.catalogue import direction_of, known, range_of
 from fledge.scoring.judge import PREFERENCE, JudgeConfig
 
@@ -102,7 +104,7 @@ def _compare(table: pd.DataFrame, options: CompareOptions, planned: dict[str, An
         return laid_down.get(name, direction_of(name))
 
     way = _higher_is_better(metric, options.higher_is_better, direction, is_known=metric in laid_down or known(metric))
-    return compare_scores(
+    found = compare_scores(
         table,
         metric,
         options,
@@ -111,6 +113,13 @@ def _compare(table: pd.DataFrame, options: CompareOptions, planned: dict[str, An
         range_of=range_of,
         planned=planned,
     )
+    return _with_warnings(found, table)
+
+
+def _with_warnings(result: Comparison, table: pd.DataFrame) -> Comparison:
+    found = warnings_of(table)
+    won = next((pair for pair in result.pairs if (pair.a, pair.b) == (result.winner, result.baseline)), None)
+    return replace(result, warnings=found, caveat=caveat(won, table, result.metric, found) if won else "")
 
 
 def _page(result: Comparison, table: pd.DataFrame, run_id: str = "") -> str:
@@ -124,12 +133,6 @@ def _write(page: str, report: Path) -> None:
         report.write_text(page, encoding="utf-8")
     except OSError as error:
         raise InputError(f"{report}: {error.strerror}", hint="--report FILE.html") from None
-
-
-def scores_of(table: pd.DataFrame) -> pd.DataFrame:
-    """An experiment's table as comparisons take it; failed answers make the metric `error_rate`."""
-    failed = (table["error"] != "").astype(float)
-    return table.rename(columns={"question": "text", "question_id": "question"}).assign(error_rate=failed)
 
 
 def _as_planned(options: CompareOptions, planned: dict[str, Any] | None) -> CompareOptions:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree as ET
 
+from fledge.comparison.findings import ArmWarning
 from fledge.comparison.gates import Gate, GateOn, GateResult, judge, read_gates
 from fledge.core.errors import InputError
 from fledge.core.jsonable import jsonable
@@ -31,7 +32,7 @@ _TOLD = {item.name for item in fields(Response)}
 @dataclass(frozen=True)
 class Evaluation:
     """What came of it. `metrics` are means over questions, `intervals` their 95 % intervals; `passed` if all gates
-    did. It is recorded in the run `run_id`."""
+    did. `warnings` say what is doubtful of the answers. It is recorded in the run `run_id`."""
 
     run_id: str
     target: str
@@ -45,6 +46,7 @@ class Evaluation:
     gate_on: GateOn
     passed: bool
     judge: JudgeCounts | None = None
+    warnings: tuple[ArmWarning, ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
         return {**asdict(self), "judge": self.judge._asdict() if self.judge else None}
@@ -81,7 +83,7 @@ def evaluate(
 
     from fledge.comparison.estimates import estimate  # with pandas and scipy, which take seconds to load
     from fledge.experiments._mlflow import load_table, log_evaluation
-    from fledge.experiments.comparison import scores_of
+    from fledge.experiments.tables import scores_of
     from fledge.tracking._mlflow import connect
 
     client = connect(config.tracking)
@@ -101,6 +103,7 @@ def evaluate(
         gate_on=gate_on,
         passed=all(gate.passed for gate in judged),
         judge=result.judge,
+        warnings=result.warnings,
     )
     log_evaluation(client, result.run_id, json.dumps(jsonable(evaluation.as_dict()), indent=2), evaluation.passed)
     return evaluation

@@ -27,6 +27,7 @@ from fledge.scoring.catalogue import RECORDED, chosen
 from fledge.scoring.judge import JUDGE, PREFERENCE, Judge, JudgeCounts, in_words, judge_scorer, same_model
 
 if TYPE_CHECKING:
+    from fledge.comparison.findings import ArmWarning
     from fledge.experiments._mlflow_record import ExperimentRecord
     from fledge.experiments.cells import Chain
     from fledge.experiments.journal import Journal, Plan
@@ -52,7 +53,7 @@ class ArmResult:
 @dataclass(frozen=True)
 class ExperimentResult:
     """Where the experiment is recorded and what came of it; `judge` where a judge was asked now. `metric` is the one
-    that is to decide, empty where none is."""
+    that is to decide, empty where none is. `warnings` say what is doubtful of an arm's answers."""
 
     run_id: str
     cells: int
@@ -60,6 +61,7 @@ class ExperimentResult:
     arms: tuple[ArmResult, ...]
     judge: JudgeCounts | None = None
     metric: str = ""
+    warnings: "tuple[ArmWarning, ...]" = ()
 
     def as_dict(self) -> dict[str, Any]:
         return {**asdict(self), "judge": self.judge._asdict() if self.judge else None}
@@ -293,7 +295,8 @@ def _tell_failed_scorers(journal: "Journal", say: Say) -> None:
 
 
 def _result(journal: "Journal") -> ExperimentResult:
-    from fledge.experiments.tables import arm_metrics, build_table
+    from fledge.comparison.warnings import warnings_of
+    from fledge.experiments.tables import arm_metrics, build_table, scores_of
 
     plan, answers = journal.plan, journal.latest()
     table = build_table(plan, answers)
@@ -302,7 +305,10 @@ def _result(journal: "Journal") -> ExperimentResult:
         for arm in plan.arms
     )
     failed = sum(bool(answer.error) for answer in answers)
-    return ExperimentResult(plan.run_id, len(answers), failed, arms, metric=planned_metric(plan.config, plan.questions))
+    metric = planned_metric(plan.config, plan.questions)
+    return ExperimentResult(
+        plan.run_id, len(answers), failed, arms, metric=metric, warnings=warnings_of(scores_of(table))
+    )
 
 
 def select_questions(config: ExperimentConfig, given: QuestionSet | None = None, say: Say = silent) -> QuestionSet:

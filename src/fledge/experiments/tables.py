@@ -50,6 +50,12 @@ def build_table(plan: Plan, answers: Sequence[Answer]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def scores_of(table: pd.DataFrame) -> pd.DataFrame:
+    """An experiment's table as comparisons take it; failed answers make the metric `error_rate`."""
+    failed = (table["error"] != "").astype(float)
+    return table.rename(columns={"question": "text", "question_id": "question"}).assign(error_rate=failed)
+
+
 def arm_metrics(table: pd.DataFrame) -> dict[str, float]:
     """Figures of one arm's rows: how many, the means of all scores, and what the answers took; times in seconds.
 
