@@ -11,7 +11,7 @@ from fledge.scoring.scorer import Response
 FULL = Response(
     answer="It is a good method of learning from data.",
     question="What is machine learning, in a sentence?",
-    reference="It is a way of learning from data.",
+    reference="(A) It is 1 way of learning from data.",
     columns={"contains": "data", "not_contains": "magic", "regex": "learn", "json": "any"},
     finish_reason="stop",
     prompt_tokens=8,

@@ -13,7 +13,7 @@ from typing import Final, NamedTuple, overload
 
 from fledge.core.api_key import without_key
 from fledge.core.errors import InputError
-from fledge.scoring import assertions, figures, overlap, surface
+from fledge.scoring import assertions, figures, overlap, short_answers, surface
 from fledge.scoring.judge import JUDGE, PREFERENCE
 from fledge.scoring.scorer import Function, Response, Scorer
 
@@ -37,6 +37,8 @@ BUILT_IN: Final = {
         _of(overlap.rouge_2, True, 0, 1, default=False),
         _of(overlap.rouge_l, True, 0, 1, default=False),
         _of(overlap.similarity, True, 0, 1),
+        _of(short_answers.number, True, 0, 1, default=False),
+        _of(short_answers.choice, True, 0, 1, default=False),
         _of(surface.response_length, None, 0, math.inf),
         _of(surface.response_quality, True, 0, 1),
         _of(surface.empty, False, 0, 1),

@@ -1,0 +1,50 @@
+"""Scores of answers that come down to a number or a letter, as in GSM8K and in multiple choice."""
+
+import re
+from collections import deque
+from fractions import Fraction
+
+_NUMBER = re.compile(
+    r"(?<![\w.,/])(?P<sign>[-+\u2212]?)\s?[$\u20ac\u00a3]?\s?"
+    r"(?P<whole>\d{1,3}(?:,\d{3})+|\d+)?(?P<part>\.\d+)?(?<=\d)"
+    r"(?:\s?/\s?(?P<below>\d+))?\s?(?P<percent>%|percent\b|per cent\b)?"
+)
+_LETTER = "[A-E]"
+_STATED = re.compile(rf"\b(?i:answer|choice|option)(?:\s+(?i:is|would be))?\s*:?\s*[*\"(]*({_LETTER})\b(?!')")
+_LED = re.compile(rf"^[\s*\"(]*({_LETTER})\s*(?:[).:,*\"]|$)", re.MULTILINE)
+_BRACKETED = re.compile(rf"\(({_LETTER})\)")
+
+
+def number(answer: str, reference: str) -> float | None:
+    """1 if the last number of the answer is that of the reference, else 0; none where the reference has no number.
+    Higher is better. `1,234.50`, `-3`, `3/4`, `.5` and `$20` are numbers; `50 %` is both 50 and 0.5. Source: the usual
+    way to grade answers to GSM8K (Cobbe et al. 2021)."""
+    wanted = _last_number(reference)
+    return float(bool(wanted & _last_number(answer))) if wanted else None
+
+
+def choice(answer: str, reference: str) -> float | None:
+    """1 if the answer chooses the letter of the reference (A to E), else 0, also where it chooses none; none where the
+    reference is no letter. Higher is better. A choice is stated (`the answer is B`), else leads a line (`B.`, `(B)`),
+    else is the last in brackets."""
+    wanted = _choice(reference)
+    return float(_choice(answer) == wanted) if wanted else None
+
+
+def _last_number(text: str) -> set[Fraction]:
+    """What the last number may mean; empty where there is none."""
+    found = next(iter(deque(_NUMBER.finditer(text), maxlen=1)), None)
+    if found is None:
+        return set()
+    value = Fraction((found["whole"] or "0").replace(",", "") + (found["part"] or ""))
+    if found["below"] and int(found["below"]):
+        value /= int(found["below"])
+    value = -value if found["sign"] in ("-", "\u2212") else value
+    return {value, value / 100} if found["percent"] else {value}
+
+
+def _choice(text: str) -> str:
+    stated, led = _STATED.findall(text), _LED.findall(text)
+    if stated:
+        return str(stated[-1])
+    return str(led[0] if led else (_BRACKETED.findall(text) or [""])[-1])

@@ -1,0 +1,58 @@
+"""Numbers and letters as people and models write them."""
+
+import pytest
+
+from fledge.scoring.short_answers import choice, number
+
+
+@pytest.mark.parametrize(
+    ("answer", "reference", "score"),
+    [
+        ("She makes 9 * 2 = $18 every day.", "18", 1),
+        ("#### 18", "Janet sells 16 - 3 - 4 = 9 duck eggs a day.\n#### 18", 1),
+        ("It is 1,234,567.50 in all", "1234567.5", 1),
+        ("The total is 18.", "18", 1),
+        ("18.00", "18", 1),
+        ("-3 degrees", "-3", 1),
+        ("\u22123", "-3", 1),
+        ("3 degrees", "-3", 0),
+        ("from 5-3", "3", 1),
+        ("a half: 1/2", "0.5", 1),
+        ("3 / 4", ".75", 1),
+        ("50%", "50", 1),
+        ("50 percent", "0.5", 1),
+        ("0.5", "50 %", 1),
+        ("5", "50%", 0),
+        ("It costs $20", "20", 1),
+        ("18, or rather 19", "18", 0),
+        ("nineteen", "19", 0),
+        ("", "19", 0),
+        ("In COVID19 there is no number", "19", 0),
+        ("1/0", "1", 1),
+        ("7", "no number", None),
+    ],
+)
+def test_numbers(answer: str, reference: str, score: float | None) -> None:
+    assert number(answer, reference) == score
+
+
+@pytest.mark.parametrize(
+    ("answer", "reference", "score"),
+    [
+        ("B", "B", 1),
+        ("(B)", "B", 1),
+        ("B. Because it floats.", "B", 1),
+        ("**B**", "B", 1),
+        ("The answer is (C).", "C", 1),
+        ("A is tempting, but the answer is: D", "D", 1),
+        ("Answer: A", "(A) a compass", 1),
+        ("A compass points north.", "A", 0),
+        ("It cannot be (A), so it is (E)", "E", 1),
+        ("I choose none.", "B", 0),
+        ("", "B", 0),
+        ("The answer is A's neighbour, (B)", "B", 1),
+        ("B", "because it floats", None),
+    ],
+)
+def test_choices(answer: str, reference: str, score: float | None) -> None:
+    assert choice(answer, reference) == score
