@@ -2,6 +2,7 @@
 
 import json
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -217,3 +218,22 @@ def test_interrupted_while_python_makes_a_class(tmp_path: Path) -> None:
         [sys.executable, "-c", MAKING_A_CLASS], cwd=tmp_path, capture_output=True, timeout=240, check=False
     )
     assert (done.returncode, done.stderr) == (130, b"interrupted\n")
+
+
+def test_the_ui_says_at_once_that_its_port_is_taken(fledge: Run, tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        done = fledge("ui", "--port", str(port), cwd=tmp_path)
+    assert done.returncode == 2
+    assert f"port {port} on 127.0.0.1 cannot be used: address already in use" in done.stderr
+    assert f"--port {port + 1}" in done.stderr
+
+
+def test_prompts_that_are_built_in_are_listed_before_they_are_used(fledge: Run, tmp_path: Path) -> None:
+    listed = json.loads(fledge("prompts", "list", "--json", cwd=tmp_path).stdout)
+    assert {prompt["name"]: prompt["version"] for prompt in listed} == dict.fromkeys(
+        ("simple", "conversational", "expert", "educational", "question")
+    )
+    assert fledge("prompts", "show", "simple", cwd=tmp_path).returncode == 0
+    listed = json.loads(fledge("prompts", "list", "--json", cwd=tmp_path).stdout)
+    assert [(prompt["name"], prompt["version"]) for prompt in listed][:2] == [("simple", 1), ("conversational", None)]

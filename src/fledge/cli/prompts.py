@@ -15,6 +15,7 @@ from fledge.core.settings import Workspace, load
 from fledge.prompts import markdown
 from fledge.prompts.diff import Part, word_diff
 from fledge.prompts.prompt import Draft, Prompt, PromptStore, parse_reference
+from fledge.prompts.store import DEFAULTS
 
 
 @click.group()
@@ -27,13 +28,18 @@ def prompts() -> None:
 @click.option("--tag", "tags", multiple=True, metavar="KEY=VALUE", help="Only prompts with this tag; may be repeated.")
 @json_option
 def list_(tags: tuple[str, ...], as_json: bool, **flags: Any) -> None:
-    """Show the newest version of every prompt."""
+    """Show the newest version of every prompt; a built-in one gets a version when it is first used."""
     wanted = dict(_key_and_value(tag) for tag in tags)
     found = _open(flags).list(wanted)
-    rows = [[prompt.name, prompt.version, ", ".join(prompt.aliases), _pairs(prompt), prompt.text] for prompt in found]
+    rows: list[list[Any]] = [
+        [prompt.name, prompt.version, ", ".join(prompt.aliases), _pairs(prompt), prompt.text] for prompt in found
+    ]
+    there = {prompt.name for prompt in found}
+    built_in = [] if wanted else [Prompt(name, 0, text) for name, text in DEFAULTS.items() if name not in there]
+    rows += [[prompt.name, "built in", "", "", prompt.text] for prompt in built_in]
     emit(
         as_json,
-        [_as_dict(prompt) for prompt in found],
+        [*map(_as_dict, found), *({**_as_dict(prompt), "version": None, "uri": None} for prompt in built_in)],
         table("prompts", ["name", "version", "aliases", "tags", "template"], rows),
     )
 

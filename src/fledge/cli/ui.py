@@ -14,7 +14,7 @@ from fledge.cli.options import settings
 from fledge.cli.output import emit, json_option, message
 from fledge.core.errors import FledgeError, InputError
 from fledge.core.interrupts import uninterrupted
-from fledge.core.network import without_password
+from fledge.core.network import listen, without_password
 from fledge.core.settings import Workspace, load
 
 START_TIMEOUT_S = 120.0
@@ -30,8 +30,7 @@ def ui(port: int, as_json: bool, **flags: Any) -> None:
     if uri.startswith("http"):
         raise InputError(f"{uri} has a UI of its own", hint=f"open {uri}")
     url = f"http://127.0.0.1:{port}"
-    if _answers(url):
-        raise InputError(f"port {port} is in use", hint=f"choose another with --port {port + 1}")
+    listen("127.0.0.1", port).close()
     message(f"starting MLflow's UI on {without_password(uri)}, about 20 s")
     command = ["server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
     # The store's address may hold a password, and everybody reads command lines.
