@@ -1,5 +1,6 @@
 """Engines of a test's own in an engine process."""
 
+import os
 import socket
 import subprocess
 import sys
@@ -11,7 +12,9 @@ from fledge.engines.local_engine import EngineConnection
 
 SERVE = """
 import socket, sys
+from fledge.core.processes import end_with_parent
 from fledge.engines.process import EngineServer
+end_with_parent(int(sys.argv[2]))
 EngineServer(engine, lines=(socket.socket(fileno=int(sys.argv[1])),)).run()
 """
 
@@ -21,7 +24,7 @@ def engine_process(program: str) -> Iterator[EngineConnection]:
     """Runs what `program` leaves as `engine`, as the engine process does."""
     ours, theirs = socket.socketpair()
     with subprocess.Popen(
-        [sys.executable, "-c", program + SERVE, str(theirs.fileno())], pass_fds=(theirs.fileno(),)
+        [sys.executable, "-c", program + SERVE, str(theirs.fileno()), str(os.getpid())], pass_fds=(theirs.fileno(),)
     ) as child:
         theirs.close()
         connection = EngineConnection(ours, EngineInfo("test", "cpu", "exact", "as set"))
