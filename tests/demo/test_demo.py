@@ -49,7 +49,7 @@ def test_a_whole_life(fledge: Run, home: Path, port: int, tmp_path: Path) -> Non
     life = json.loads(done.stdout)
     assert [stage["name"] for stage in life["stages"]] == STAGES
     assert all(stage["ok"] and stage["seconds"] >= 0 for stage in life["stages"])
-    assert len(life["verdicts"]) == 3
+    assert len(life["verdicts"]) == 2
     assert {pair["verdict"] for pair in life["verdicts"]} <= {"better", "worse", "equivalent", "inconclusive"}
     assert (life["model_version"], life["url"], life["traces"]) == (1, f"http://127.0.0.1:{port}", 2)
     assert "<svg" in Path(life["report"]).read_text()
@@ -62,9 +62,9 @@ def test_a_whole_life(fledge: Run, home: Path, port: int, tmp_path: Path) -> Non
     client = MlflowClient(store, store)
     parent = client.get_run(life["experiment_run_id"])
     nested = client.search_runs([parent.info.experiment_id], f"tags.`mlflow.parentRunId` = '{parent.info.run_id}'")
-    assert len(nested) == 4
+    assert len(nested) == 3
     assert {run.info.status for run in (*nested, parent)} == {"FINISHED"}
-    assert len(client.search_traces(locations=[parent.info.experiment_id], max_results=500)) == 48
+    assert len(client.search_traces(locations=[parent.info.experiment_id], max_results=500)) == 72
     champion = client.get_model_version_by_alias("smollm2-135m-instruct", "champion")
     assert int(champion.version) == 1
     served = client.get_experiment_by_name("smollm2-135m-instruct-endpoint")

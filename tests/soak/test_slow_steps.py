@@ -38,7 +38,7 @@ def kills(folder: Path, workspace: Workspace, model: str, count: int, times: int
 @pytest.mark.soak
 @pytest.mark.parametrize("model", ["scripted", "smollm2"])
 def test_no_answer_is_asked_again_after_a_kill(workspace: Workspace, tmp_path: Path, model: str) -> None:
-    asked_again = kills(tmp_path, workspace, model, 400, 20, random.Random(1))
+    asked_again = kills(tmp_path, workspace, model, 1600, 20, random.Random(1))
     print(f"{model}: answers made a second before the kill and asked again: {asked_again}")
     assert sum(asked_again) == 0
     assert len(asked_again) == 20

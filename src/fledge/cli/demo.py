@@ -3,7 +3,10 @@
 import shlex
 import shutil
 import sys
+import textwrap
+import time
 from pathlib import Path
+from typing import Any
 
 import click
 from rich.status import Status
@@ -12,6 +15,8 @@ from rich.text import Text
 
 from fledge.cli.output import emit, err, json_option, message, table
 from fledge.demo.life import Life, Listener, Stage, run_demo
+
+LONGEST_ANSWER = 240  # characters shown
 
 
 @click.command()
@@ -41,10 +46,11 @@ def demo(
 
 def _listener(spinner: Status) -> Listener:
     """A line on stderr for each stage as it ends, and the running one with the time left where there is a terminal."""
-    running = ""
+    running, began = "", 0.0
 
     def started(stage: str, seconds_left: float) -> None:
-        nonlocal running
+        nonlocal running, began
+        began = time.monotonic()
         running = f"{stage}, about {seconds_left:.0f} s left"
         spinner.update(running)
 
@@ -53,7 +59,8 @@ def _listener(spinner: Status) -> Listener:
         message(f"{mark} {stage.name:<11}{stage.seconds:6.1f} s  {words}")
 
     def cells(done: int, total: int, failed: int, tokens: int) -> None:
-        spinner.update(f"{running}: {done}/{total} answers, {failed} failed, {tokens} tokens")
+        rate = tokens / max(time.monotonic() - began, 1.0)
+        spinner.update(f"{running}: {done}/{total} answers, {failed} failed, {rate:.0f} tokens/s")
 
     return Listener(started, ended, cells)
 
@@ -68,13 +75,19 @@ def _shown(life: Life) -> list[str | Text | Table]:
             Text("\nverdicts", style="bold"),
             *(f"  {pair.in_words(comparison.metric)}" for pair in comparison.pairs),
         ]
+        shown += [f"  {comparison.conclusion()}", *(f"  warning: {item.text}" for item in comparison.warnings)]
         shown += [f"  champion {life.promotion}", Text("\nthree questions and their answers", style="bold")]
-        chosen = comparison.winner or comparison.leader
-        for row in [row for row in life.answers if row["arm"] == chosen][:3]:
-            shown += [f"  Q: {row['question']}", f"  A: {row['answer'] or row['error']}"]
+        for question in list(dict.fromkeys(row["question"] for row in life.answers))[:3]:
+            shown.append(f"  Q: {question}")
+            shown += [_answer(row) for row in life.answers if row["question"] == question]
     if life.model == "embedded":
         shown.append("\nThe embedded model recites what it was trained on: this proves the way, not the prompts.")
     return shown
+
+
+def _answer(row: dict[str, Any]) -> str:
+    text = " ".join((row["answer"] or row["error"]).split())
+    return f"     {row['arm']}: {textwrap.shorten(text, LONGEST_ANSWER, placeholder=' ...')}"
 
 
 def _say_next(life: Life, home: Path | None, keep_serving: bool) -> None:

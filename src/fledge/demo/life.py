@@ -16,6 +16,7 @@ from fledge.core.errors import FledgeError
 from fledge.core.interrupts import uninterrupted
 from fledge.core.network import without_password
 from fledge.core.settings import Workspace, load
+from fledge.demo.prompts import PROMPTS
 from fledge.engines import selection
 from fledge.experiments.config import ExperimentConfig
 from fledge.experiments.run import ExperimentResult, select_questions
@@ -28,15 +29,15 @@ from fledge.serving.smoke import Check
 from fledge.supervision.config import ServeConfig
 from fledge.supervision.endpoints import check_port
 
-DEFAULT_QUESTIONS = 12
-MAX_TOKENS = 64  # of an answer: enough to read, and the demo stays short
+DEFAULT_QUESTIONS = 24
+MAX_TOKENS = 320  # of an answer; few are longer
 TRACES_TIMEOUT_S = 60.0
 
 # Seconds that each stage took on a machine with two cores; only the estimate of the time left uses them.
 ESTIMATES = {
     "model": 20.0,
     "store": 5.0,
-    "experiment": 20.0,
+    "experiment": 40.0,
     "compare": 2.0,
     "register": 5.0,
     "promote": 3.0,
@@ -185,6 +186,8 @@ def _make_release(
             words.append(f"{error.message}; so this is the embedded model, which only recites:")
             config = replace(config, model="embedded")
             model = selection.find_snapshot(config.model, config)
+        if model.has_chat_template:
+            config = replace(config, prompts=tuple(prompt.name for prompt in PROMPTS))
         life.model, life.model_name = config.model, load(ReleaseConfig).value.name_for(config.model)
         engine = selection.start(config, model)
         cleanup.callback(engine.close)
@@ -193,6 +196,10 @@ def _make_release(
         from fledge.tracking._mlflow import connect
 
         connect(config.tracking)
+        if model.has_chat_template:
+            store = fledge.open_prompts(config)
+            for draft in PROMPTS:
+                store.register(draft)
         words.append(without_password(config.tracking))
     with stage("experiment") as words:
         progress = stage.listener.cells if stage.listener else None

@@ -407,7 +407,8 @@ def _ended(recorder: "Recorder", journal: "Journal", say: Say) -> Iterator[None]
     except BaseException as error:
         with uninterrupted():
             if not isinstance(error, FledgeError) or isinstance(error, EngineGoneError):  # others say it themselves
-                kept = len(journal.latest())
-                say(f"{kept} answers are kept; resume with: fledge experiment --resume {short_id(journal.plan.run_id)}")
+                count = len(journal.latest())
+                kept = "1 answer is kept" if count == 1 else f"{count:,} answers are kept"
+                say(f"{kept}; resume with: fledge experiment --resume {short_id(journal.plan.run_id)}")
             recorder.stop(INTERRUPTED_S)
         raise
