@@ -24,7 +24,7 @@ from fledge.demo.life import Life, Listener, Stage, run_demo
 def demo(
     home: Path | None, model: str | None, questions: str, port: int | None, keep_serving: bool, as_json: bool
 ) -> None:
-    """A whole life of a small chat model: experiment, verdict, release, endpoint, traces, report."""
+    """An end-to-end run of a small chat model: experiment, verdict, release, endpoint, traces, report."""
     with Status("", console=err()) as spinner:
         life = run_demo(
             home=home,
