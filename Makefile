@@ -11,7 +11,7 @@ AT_ONCE := --numprocesses auto --maxprocesses 4 --dist loadfile
 
 .PHONY: demo test test-fast soak lint install clean
 
-demo: $(INSTALLED)  ## A whole life of a small chat model; QUESTIONS=file asks your own questions
+demo: $(INSTALLED)  ## An end-to-end run of a small chat model; QUESTIONS=file asks your own questions
 	$(BIN)/fledge demo $(if $(QUESTIONS),--questions "$(QUESTIONS)")
 
 test: lint  ## Lint, types, imports and all tests

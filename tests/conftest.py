@@ -75,7 +75,7 @@ def engine_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def embedded_engine(engine_cache: Path) -> Iterator[Engine]:
-    """The model in the box on the engine that this machine would choose."""
+    """The embedded model on the engine that this machine would choose."""
     settings = EngineSettings()
     engine = selection.start(settings, snapshot.resolve("embedded"))
     yield engine

@@ -17,7 +17,7 @@ from pathlib import Path
 log = logging.getLogger("install")
 
 ROOT = Path(__file__).parent.parent
-CUDA = "nvidia-"  # how the packages of CUDA are called that torch wants
+CUDA = "nvidia-"  # prefix of the CUDA packages that torch depends on
 ANYWAY = "FLEDGE_INSTALL_CUDA"
 # Settings of pip that uv has too, under other names. Neither of them asks anything of the user.
 OPTIONS = {
@@ -44,7 +44,7 @@ def main(folder: Path, extras: str) -> None:
     log.info("[2/4] looking for uv, which installs faster")
     uv = find_uv(folder, pip)
     if uv is None:
-        log.info("[2/4] there is no uv to be had, so pip does it: up to some minutes")
+        log.info("[2/4] uv is not available; installing with pip, which takes a few minutes")
         install = [*pip, "install"]
         environ = dict(os.environ)
     else:
@@ -125,7 +125,7 @@ def without_cuda(install: list[str], environ: Mapping[str, str], *, uv: bool) ->
 
 
 def run(command: list[str], environ: Mapping[str, str]) -> None:
-    """Run it, showing what it shows."""
+    """Run a command and pass its output through."""
     subprocess.run(command, env=dict(environ), check=True)
 
 
@@ -136,6 +136,6 @@ if __name__ == "__main__":
     except InstallError as error:
         sys.exit(f"error: {error}")
     except subprocess.CalledProcessError as error:
-        sys.exit(f"error: {error.cmd[0]} failed with exit code {error.returncode}; what it said is above")
+        sys.exit(f"error: {error.cmd[0]} failed with exit code {error.returncode}; see its output above")
     except KeyboardInterrupt:
         sys.exit(130)

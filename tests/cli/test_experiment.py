@@ -24,7 +24,7 @@ def test_json_is_all_that_stdout_has(fledge: Run, workspace: Workspace, tmp_path
 def test_a_format_that_a_model_does_not_take(fledge: Run, workspace: Workspace, tmp_path: Path) -> None:
     done = fledge("experiment", "--format", "chat", "--prompts", "simple", cwd=tmp_path)
     assert done.returncode == 2
-    assert "prompt simple/1 cannot be asked as chat of embedded, which has no chat template" in done.stderr
+    assert "prompt simple/1 cannot be sent as chat: embedded has no chat template" in done.stderr
     assert "try: --format completion" in done.stderr
     for flag, value in (("--format", "chatty"), ("--generation", "hot")):
         wrong = fledge("experiment", flag, value, cwd=tmp_path)

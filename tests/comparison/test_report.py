@@ -51,7 +51,7 @@ def test_everything_is_on_the_page_and_nothing_is_markup() -> None:
     for part in ("Verdicts", "Wins, ties, losses", "Other metrics", "Answers", "The fine print", "<svg", "latency_s"):
         assert part in page
     assert re.search("<ins> ?not ?</ins>", page)
-    assert "Nothing was laid down beforehand" in page
+    assert "Nothing was pre-registered" in page
 
 
 def test_the_page_loads_nothing() -> None:

@@ -9,10 +9,10 @@ def test_fewest_signs() -> None:
 def test_questions_in_few_topics_are_warned_of() -> None:
     topics = ["a", "b", "c", "d"] * 5
     assert warn_few_topics(topics, arms=2, alpha=0.05).startswith(
-        "4 topics can never show a difference, at least 6 can"
+        "4 topics are too few to show any difference (at least 6 are needed)"
     )
     assert warn_few_topics([*topics, *"efgh"], arms=2, alpha=0.05) == ""
-    assert warn_few_topics([*topics, *"efg"], arms=5, alpha=0.05).startswith("7 topics can never")
+    assert warn_few_topics([*topics, *"efg"], arms=5, alpha=0.05).startswith("7 topics are too few")
 
 
 def test_topics_that_relate_no_questions_are_none() -> None:

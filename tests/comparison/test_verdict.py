@@ -191,11 +191,12 @@ def test_few_topics_are_told() -> None:
     pair = compare_scores(table, "quality").pairs[0]
     assert (pair.verdict, pair.needed_questions) == ("inconclusive", None)
     assert pair.in_words("quality").endswith(
-        "; 2 topics can never show a difference, at least 6 can: ask about more topics, or compare with --independent"
+        "; 2 topics are too few to show any difference (at least 6 are needed): "
+        "ask about more topics, or compare with --independent"
     )
     three = compare_scores(pd.concat([table, table[table["arm"] == "b"].assign(arm="c")]), "quality")
     assert three.pairs[0].reason is not None
-    assert "at least 7 can" in three.pairs[0].reason  # at half of 5 % for each pair
+    assert "at least 7 are needed" in three.pairs[0].reason  # at half of 5 % for each pair
     assert compare_scores(table, "quality", CompareOptions(by_topic=False)).pairs[0].verdict == "better"
 
 
@@ -331,7 +332,7 @@ def test_only_the_planned_metric_is_not_exploratory() -> None:
 @pytest.mark.parametrize(
     ("options", "departure"),
     [
-        (CompareOptions(alpha=0.2), "alpha is 0.2, and 0.05 was laid down"),
+        (CompareOptions(alpha=0.2), "alpha is 0.2, and 0.05 was pre-registered"),
         (CompareOptions(test="wilcoxon"), "the test wilcoxon was chosen afterwards"),
         (CompareOptions(by_topic=False), "questions of one topic were taken as independent"),
     ],

@@ -53,15 +53,15 @@ def _table(**arms: list[str]) -> pd.DataFrame:
     ("answers", "kind", "share", "text"),
     [
         (["", "\n", *GOOD[2:]], "empty", 0.4, "bad: 40% of the answers are empty"),
-        ([f"{answer}..." for answer in GOOD[:2]] + GOOD[2:], "truncated", 0.4, "bad: 40% of the answers are cut"),
-        (["I am a helpful assistant."] * 5, "same", 1.0, "bad: 100% of the answers are one and the same text"),
+        ([f"{answer}..." for answer in GOOD[:2]] + GOOD[2:], "truncated", 0.4, "bad: 40% of the answers were trunc"),
+        (["I am a helpful assistant."] * 5, "same", 1.0, "bad: 100% of the answers are identical"),
         (
             [f"{question.upper()} {answer}" for question, answer in zip(QUESTIONS, GOOD, strict=True)],
             "echo",
             1.0,
             "bad: 100% of the answers begin with the question itself",
         ),
-        (SPANISH, "language", 1.0, "bad: 100% of the answers are in another language"),
+        (SPANISH, "language", 1.0, "bad: 100% of the answers are not in the expected language"),
     ],
 )
 def test_each_kind_is_said_of_its_arm_alone(answers: list[str], kind: str, share: float, text: str) -> None:

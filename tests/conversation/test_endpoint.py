@@ -120,7 +120,7 @@ def test_feedback_that_is_not_taken(script: Script, meet: Meet) -> None:
     [
         (
             Reply(401, {"error": {"message": "a valid key\nis needed"}}),
-            "does not let you in: a valid key is needed",
+            "rejected the API key: a valid key is needed",
             "export",
         ),
         (Reply(404, {"error": {"message": "no model 'x' here"}}), "no model 'x' here", "/models"),
@@ -220,7 +220,7 @@ def test_a_key_that_is_wrong_or_none_at_all_is_told_at_the_start(
     for variable in ("OPENAI_API_KEY", "FLEDGE_API_KEY"):
         if variable == "FLEDGE_API_KEY":
             script.paths["/ready"] = READY
-        with pytest.raises(InputError, match="does not let you in") as caught:
+        with pytest.raises(InputError, match="rejected the API key") as caught:
             meet()
         assert caught.value.hint == f"export {variable}=..."
         monkeypatch.setenv(variable, "schlüssel")

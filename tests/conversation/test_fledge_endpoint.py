@@ -59,7 +59,7 @@ def test_answers_feedback_and_what_goes_wrong(
     monkeypatch.setenv("FLEDGE_API_KEY", "wrong")
     refused = fledge("chat", endpoint.url, input="x\n")
     assert refused.returncode == 2
-    assert "does not let you in" in refused.stderr
+    assert "rejected the API key" in refused.stderr
     assert "export FLEDGE_API_KEY=" in refused.stderr
     _assert_feedback_is_kept(endpoint)
 

@@ -1,4 +1,4 @@
-"""The whole life, as `fledge demo` tells it and as MLflow remembers it."""
+"""The end-to-end run, as `fledge demo` tells it and as MLflow remembers it."""
 
 import json
 import os
@@ -81,7 +81,7 @@ def test_without_the_chat_model_it_says_so_and_takes_the_embedded_one(
     done = fledge("demo", "--home", str(home), "--port", str(port), cwd=tmp_path, env=environment)
     assert done.returncode == 0, done.stderr
     assert "SmolLM2 cannot be fetched" in done.stderr
-    assert "so this is the embedded model" in done.stderr
+    assert "using the embedded model instead" in done.stderr
     assert "recites" in done.stdout
     assert "serve huggingface-dialogpt-model@champion" in done.stderr
 

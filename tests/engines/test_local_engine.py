@@ -56,7 +56,7 @@ def test_what_a_dying_engine_was_asked_is_asked_again(engine: LocalEngine, said:
     streams = ask(engine)
     kill_once_it_generates(engine)
     assert [stream.result().token_ids for stream in streams] == expected
-    assert any("was ended by SIGKILL" in line and "starting it again" in line for line in said)
+    assert any("was ended by SIGKILL" in line and "restarting it" in line for line in said)
     assert generate(engine, PROMPTS[:1], LONG)[0].token_ids == expected[0]
 
 
@@ -82,7 +82,7 @@ def test_an_answer_that_somebody_reads_breaks_off(engine: LocalEngine) -> None:
 
 def test_what_keeps_an_engine_from_starting_is_told_as_it_is(tmp_path: Path) -> None:
     model, before = snapshot.resolve("embedded"), set(psutil.Process().children(recursive=True))
-    with pytest.raises(InputError, match="OpenVINO finds no gpu here") as caught:
+    with pytest.raises(InputError, match="OpenVINO has no device 'gpu' here") as caught:
         selection.start(EngineSettings(engine="openvino", device="gpu"), model)
     assert caught.value.hint == "--device cpu"
     missing = snapshot.Snapshot(**{**vars(model), "path": tmp_path / "gone", "digest": "0" * 64})

@@ -62,8 +62,10 @@ def test_the_cache_is_part_of_it() -> None:
 def test_too_much_is_a_warning_and_the_impossible_is_refused() -> None:
     model = snapshot.resolve("embedded")
     need = estimate(model, "openvino", "exact", 0.0)
-    assert not describe("it", need, need.total + 1).startswith("warning")
-    assert describe("it", need, need.total - 1).startswith("warning: the engine of it will take about")
+    assert not describe("it", need, need.total + 1, "wait").startswith("warning")
+    warning = describe("it", need, need.total - 1, "use a smaller model")
+    assert warning.startswith("warning: the engine of it will take about")
+    assert warning.endswith("are available; use a smaller model")
     assert check(model, "openvino", "exact", 0.0)
     with pytest.raises(FledgeError, match=r"takes 80000\.0 GB for its weights in exact mode, and this machine has"):
         check(replace(model, parameters=10**13), "openvino", "exact", 0.0)

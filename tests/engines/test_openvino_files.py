@@ -58,8 +58,8 @@ def test_a_stage_that_takes_long_is_said_again(
     monkeypatch.setattr(openvino_files, "HEARTBEAT_S", 0.05)
     said: list[str] = []
     exported(model, tmp_path, "fast", said.append)
-    assert said[0].startswith("making embedded int8, once for this model: about ")
-    assert len([text for text in said if "measuring what int8 changes" in text]) > 2
+    assert said[0].startswith("quantizing embedded to int8, once for this model: about ")
+    assert len([text for text in said if "measuring the accuracy of int8" in text]) > 2
 
 
 def test_who_waits_for_another_export_is_told(tmp_path: Path, engine_cache: Path) -> None:

@@ -93,12 +93,12 @@ def test_what_passes_is_tried_again(server: Server, start: Start, status: int) -
 @pytest.mark.parametrize(
     ("status", "kind", "words", "hint"),
     [
-        (401, FledgeError, "does not let you in", "OPENAI_API_KEY"),
-        (403, FledgeError, "does not let you in", "OPENAI_API_KEY"),
+        (401, FledgeError, "rejected the API key", "OPENAI_API_KEY"),
+        (403, FledgeError, "rejected the API key", "OPENAI_API_KEY"),
         (404, FledgeError, "has no model 'first'", "/models"),
-        (400, InputError, "does not take the request: .*scripted 400", ""),
-        (429, FledgeError, "still refuses", "--remote-concurrency"),
-        (500, FledgeError, "scripted 500", "ask again"),
+        (400, InputError, "rejected the request: .*scripted 400", ""),
+        (429, FledgeError, "still rate-limits requests", "--remote-concurrency"),
+        (500, FledgeError, "scripted 500", "retry"),
     ],
 )
 def test_what_stays_is_told(
@@ -114,7 +114,7 @@ def test_what_stays_is_told(
 
 def test_an_answer_that_breaks_off_is_no_answer(server: Server, start: Start) -> None:
     server.break_off = True
-    with pytest.raises(FledgeError, match="broke an answer off"):
+    with pytest.raises(FledgeError, match="closed the stream before the answer was complete"):
         start().submit("x", GenerationParams()).result()
 
 

@@ -36,7 +36,7 @@ def test_choice_is_explained() -> None:
     ("settings", "words"),
     [
         ({"engine": "transformers", "mode": "fast"}, "only the engine openvino has a fast mode"),
-        ({"engine": "remote"}, "wants a URL"),
+        ({"engine": "remote"}, "needs a URL"),
     ],
 )
 def test_settings_that_do_not_go_together(settings: dict[str, Any], words: str) -> None:

@@ -44,19 +44,19 @@ def bad_merges(folder: Path) -> None:
 CASES: dict[str, tuple[Callable[[Path], object], str]] = {
     "a tensor left out": (
         weights(lambda tensors: tensors.pop("gpt_neox.embed_in.weight")),
-        "the weights lack a tensor that the architecture has: 'gpt_neox.embed_in.weight'",
+        "the weights lack a tensor that the architecture requires: 'gpt_neox.embed_in.weight'",
     ),
     "a tensor left over": (
         weights(lambda tensors: tensors.update(other=np.ones(3, np.float32))),
-        "the weights have a tensor that the architecture has not: 'other'",
+        "the weights contain a tensor that the architecture does not define: 'other'",
     ),
     "more layers": (
         config(num_hidden_layers=3),
-        "lack a tensor that the architecture has: 'gpt_neox.layers.2",
+        "lack a tensor that the architecture requires: 'gpt_neox.layers.2",
     ),
     "fewer layers": (
         config(num_hidden_layers=1),
-        "a tensor that the architecture has not: 'gpt_neox.layers.1",
+        "a tensor that the architecture does not define: 'gpt_neox.layers.1",
     ),
     "another shape": (
         weights(widened),

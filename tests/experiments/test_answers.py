@@ -82,7 +82,7 @@ def test_the_worst_come_first_whichever_way_the_metric_goes(workspace: Workspace
     falling = answers(workspace, "last", sort="rambling", limit=4).answers
     assert [row.scores["rambling"] for row in falling] == [37, 14, 9, 9]
     assert answers(workspace, "last", sort="latency_s").total == 6
-    with pytest.raises(InputError, match="no answer is worse by response_length") as caught:
+    with pytest.raises(InputError, match="response_length has no better direction") as caught:
         answers(workspace, "last", sort="response_length")
     assert "token_f1, rambling" in caught.value.hint
     assert "response_length" not in caught.value.hint
@@ -120,7 +120,7 @@ def test_without_references_or_a_judge_nothing_is_wrong(workspace: Workspace, tm
     scorer(lambda answer: 7.0 + len(answer), name="stars")
     config = _config(workspace, tmp_path, metric="stars", scorers=("stars",))
     run_experiment(config, engine=ScriptedEngine(_script))
-    with pytest.raises(InputError, match="stars is no share from 0 to 1"):
+    with pytest.raises(InputError, match="--wrong needs a score from 0 to 1, but stars is "):
         answers(workspace, "last", wrong=True)
 
 

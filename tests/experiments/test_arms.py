@@ -135,7 +135,7 @@ def test_the_format_of_an_arm_comes_before_that_of_the_experiment_and_the_prompt
 
 
 def test_chat_of_a_model_without_a_chat_template_is_refused() -> None:
-    with pytest.raises(InputError, match="prompt a/1 cannot be asked as chat of embedded, which has no chat template"):
+    with pytest.raises(InputError, match="prompt a/1 cannot be sent as chat: embedded has no chat template"):
         _build(ExperimentConfig(prompts=("a",), format="chat"))
 
 

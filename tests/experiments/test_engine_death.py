@@ -48,7 +48,7 @@ def test_one_death_costs_no_answer(workspace: Workspace) -> None:
     result = run_experiment(_config(workspace), progress=killer, say=said.append)
     assert killer.killed == 1
     assert (result.cells, result.failed) == (40, 0)
-    assert any("starting it again" in line for line in said)
+    assert any("restarting it" in line for line in said)
 
 
 def test_a_second_death_ends_the_experiment_which_resumes(workspace: Workspace) -> None:

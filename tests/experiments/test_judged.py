@@ -82,7 +82,7 @@ def test_a_model_that_judges_itself_is_told(workspace: Workspace) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("engine", ["scripted", "auto"])
 def test_our_own_endpoint_as_a_judge(workspace: Workspace, port: int, engine: str) -> None:
-    """Neither an echo nor the small model in the box says what a judge must: all is counted, and nothing scored."""
+    """Neither an echo nor the small embedded model says what a judge must: all is counted, and nothing scored."""
     where = {"tracking_uri": workspace.tracking_uri, "state": workspace.state}
     register(ExperimentConfig.load(where), name="mine", prompt="simple")
     promote(workspace, "mine", 1, force=True, reason="test")

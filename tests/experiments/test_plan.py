@@ -1,4 +1,4 @@
-"""What is laid down before the first question is asked."""
+"""What is pre-registered before the first question is asked."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -35,7 +35,7 @@ def test_which_way_a_scorer_is_better_is_laid_down(workspace: Workspace, monkeyp
 def test_a_metric_that_nothing_scores_is_refused_before_anything_is_asked(
     workspace: Workspace, metric: str, hint: str
 ) -> None:
-    with pytest.raises(InputError, match=f"{metric} is laid down as the metric, and not scored") as caught:
+    with pytest.raises(InputError, match=f"--metric {metric} is not scored in this experiment") as caught:
         run_experiment(_config(workspace, metric=metric))
     assert hint in caught.value.hint
     run_experiment(_config(workspace, metric="latency_s", limit=1))

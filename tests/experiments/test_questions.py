@@ -92,6 +92,6 @@ def test_too_few_topics_for_any_verdict_are_warned_of(config: ExperimentConfig) 
     asking = replace(config, prompts=("simple", "expert"))
     run_experiment(asking, questions=read_questions(pd.DataFrame(rows)), engine=ScriptedEngine(), say=said.append)
     assert [text for text in said if text.startswith("warning: ")] == [
-        "warning: 4 topics can never show a difference, at least 6 can: "
+        "warning: 4 topics are too few to show any difference (at least 6 are needed): "
         "ask about more topics, or compare with --independent"
     ]

@@ -152,7 +152,7 @@ def test_a_chain_of_ones_own_must_be_given_again(workspace: Workspace) -> None:
     chains = {"mine": RunnableLambda(answering)}
     config = ExperimentConfig(tracking_uri=workspace.tracking, state=workspace.state, prompts=(), limit=2)
     run_id = run_experiment(config, arms=chains).run_id
-    with pytest.raises(InputError, match="mine: chains of your own, which are not kept"):
+    with pytest.raises(InputError, match="mine: custom chains cannot be restored from the journal"):
         resume_experiment(config, run_id)
     assert resume_experiment(config, run_id, arms=chains).cells == 2
 

@@ -383,7 +383,7 @@ def test_bad_input_is_told_before_anything_is_recorded(workspace: Workspace) -> 
         ({"prompts": ("simple@nobody",)}, "no prompt 'simple@nobody'"),
         ({"prompts": ()}, "there is no prompt to ask with"),
         ({"questions": "none.csv"}, "there is no such file"),
-        ({"generation": GenerationParams(max_tokens=4000)}, "max-tokens is 4000, but embedded takes"),
+        ({"generation": GenerationParams(max_tokens=4000)}, "--max-tokens 4000 leaves no room for a prompt"),
     ):
         with pytest.raises(InputError, match=text):
             run_experiment(_config(workspace, **changes))

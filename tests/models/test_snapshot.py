@@ -10,7 +10,7 @@ from fledge.models import snapshot
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A copy of the model in the box."""
+    """A copy of the embedded model."""
     target = tmp_path / "model"
     shutil.copytree(snapshot.resolve("embedded").path, target)
     return target

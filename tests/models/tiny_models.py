@@ -1,4 +1,4 @@
-"""Models of several architectures, tiny and with random weights, that speak the tokens of the model in the box."""
+"""Models of several architectures, tiny and with random weights, that speak the tokens of the embedded model."""
 
 import shutil
 from pathlib import Path
@@ -34,7 +34,7 @@ CONFIGS: dict[str, PreTrainedConfig] = {
 
 
 def write_model(kind: str, folder: Path) -> Path:
-    """Save a model of one of `CONFIGS` with the tokenizer of the model in the box; returns `folder`."""
+    """Save a model of one of `CONFIGS` with the tokenizer of the embedded model; returns `folder`."""
     logging.disable_progress_bar()
     torch.manual_seed(0)
     AutoModelForCausalLM.from_config(CONFIGS[kind]).save_pretrained(folder)

@@ -64,7 +64,7 @@ def test_several_splits_are_refused(tmp_path: Path) -> None:
 
 
 def test_what_is_no_set_is_refused(tmp_path: Path) -> None:
-    for name, said in (("nowhere.parquet", "there is no such file"), ("empty", "a folder without questions")):
+    for name, said in (("nowhere.parquet", "there is no such file"), ("empty", "no question files in")):
         (tmp_path / "empty").mkdir(exist_ok=True)
         with pytest.raises(InputError, match=said):
             read_questions(tmp_path / name)

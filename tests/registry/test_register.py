@@ -170,7 +170,7 @@ def test_a_chat_model_is_registered_with_the_question_itself_and_asked_by_chat(
     assert inputs == [0, "who", "question", "messages"]
     with pytest.raises(InputError, match="prompt told/1 has a system text, which has no place where embedded is asked"):
         register(_config(workspace), name="mine", prompt="told")
-    with pytest.raises(InputError, match="prompt simple/1 cannot be asked as chat of embedded"):
+    with pytest.raises(InputError, match="prompt simple/1 cannot be sent as chat: embedded"):
         register(_config(workspace, format="chat"), name="mine")
 
 

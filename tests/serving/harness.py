@@ -38,7 +38,7 @@ def free_port() -> int:
 
 
 def lay_out(folder: Path, engine_cache: Path, *templates: Template, versions: int = 1, **about: Any) -> ServeConfig:
-    """A workspace whose releases `mine/1`, `mine/2` ... of the model in the box are kept as promote keeps them:
+    """A workspace whose releases `mine/1`, `mine/2` ... of the embedded model are kept as promote keeps them:
     version 1 as champion, 2 as challenger; each may have a template, and `about` is in the manifests of all. The
     tracking store is one that nobody has begun.
     """

@@ -180,7 +180,7 @@ def test_what_fails_before_the_first_piece_can_still_be_a_status() -> None:
 
 @pytest.mark.soak
 def test_ten_thousand_of_each() -> None:
-    """The properties of events, tables and stop texts, with the profile `soak`."""
+    """The properties of events, tables and stop sequences, with the profile `soak`."""
     files = ["tests/serving/test_events.py", "tests/serving/test_tables.py", "tests/models/test_text.py"]
     command = [sys.executable, "-m", "pytest", "-q", "--hypothesis-profile", "soak", "--timeout", "7200"]
     done = subprocess.run([*command, *files], cwd=ROOT, capture_output=True, text=True, check=False)

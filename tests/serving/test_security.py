@@ -53,9 +53,10 @@ BAD_BODIES = [
     b'{"instances": [1]}', b"[" * 5000,
 ]  # fmt: skip
 BAD_TYPES = ["text/csv", "application/vnd.apache.parquet", "text/plain", "application/json; charset=utf-16", ""]
+ROOT = Path(__file__).parents[2]
 INSIDES = [
-    "traceback", 'file "', ".py", "/work/", "/root/", "/home/", "site-packages", "pydantic", "fastapi", "uvicorn",
-    WORDS, OWN, ALICE,
+    "traceback", 'file "', ".py", str(ROOT).lower(), "/root/", "/home/", "site-packages", "pydantic", "fastapi",
+    "uvicorn", WORDS, OWN, ALICE,
 ]  # fmt: skip
 NO_HTTP = [
     b"GET\r\n\r\n", b"\0\0\0\0", b"GET /health HTTP/1.1\r\nHost\r\n\r\n", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",

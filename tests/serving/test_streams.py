@@ -116,7 +116,7 @@ def test_an_engine_that_dies_in_the_middle(endpoint: EndpointStatus, http: httpx
         os.kill(pids(endpoint)["engine"], signal.SIGKILL)
         with pytest.raises(openai.APIError) as caught:
             list(chunks)
-    assert caught.value.message == "the engine stopped while it answered"
+    assert caught.value.message == "the engine stopped while generating"
     assert caught.value.type == "server_error"
     gone = http.post("/v1/chat/completions", json={"messages": MESSAGES, "stream": True})
     assert (gone.status_code, gone.headers["retry-after"]) == (503, "2")

@@ -47,7 +47,7 @@ def figures(request: pytest.FixtureRequest, times: int) -> Iterator[Figures]:
 
 @pytest.fixture
 def config(tmp_path: Path, engine_cache: Path, empty_store: Path) -> ServeConfig:
-    """How to serve `mine/1` (champion) and `mine/2` (challenger) of the model in the box, recorded in a store of the
+    """How to serve `mine/1` (champion) and `mine/2` (challenger) of the embedded model, recorded in a store of the
     test's own."""
     copyfile(empty_store, tmp_path / "mlflow.db")
     return replace(lay_out(tmp_path, engine_cache, versions=2), record=True)

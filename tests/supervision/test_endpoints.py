@@ -41,7 +41,7 @@ TABLE = {"columns": ["question"], "data": [[QUESTION]]}
 
 @pytest.fixture
 def config(workspace: Workspace, port: int) -> ServeConfig:
-    """How to serve a champion of the model in the box in this workspace."""
+    """How to serve a champion of the embedded model in this workspace."""
     experiment = ExperimentConfig(tracking_uri=workspace.tracking_uri, state=workspace.state)
     register(experiment, name="mine", prompt="simple")
     promote(workspace, "mine", 1, force=True, reason="test")

@@ -41,7 +41,7 @@ BODY = {"inputs": ["What is machine learning?"]}
 
 @pytest.fixture
 def config(workspace: Workspace, port: int) -> ServeConfig:
-    """Two releases of the model in the box that answer differently; the first is champion."""
+    """Two releases of the embedded model that answer differently; the first is champion."""
     for tokens in (4, 8):
         generation = GenerationParams(max_tokens=tokens)
         experiment = ExperimentConfig(tracking_uri=workspace.tracking_uri, state=workspace.state, generation=generation)

@@ -115,5 +115,5 @@ def _lines(result: Comparison) -> list[str]:
     if result.omnibus:
         lines.append(f"  all arms at once: p = {result.omnibus.p:.3g} ({result.omnibus.test})")
     if result.exploratory:
-        lines.append(f"  exploratory, as it is not what was laid down beforehand: {'; '.join(result.departures)}")
+        lines.append(f"  exploratory, as it is not what was pre-registered: {'; '.join(result.departures)}")
     return [*lines, result.conclusion()]

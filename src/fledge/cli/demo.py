@@ -29,7 +29,7 @@ LONGEST_ANSWER = 240  # characters shown
 def demo(
     home: Path | None, model: str | None, questions: str, port: int | None, keep_serving: bool, as_json: bool
 ) -> None:
-    """A whole life of a small chat model: experiment, verdict, release, endpoint, traces, report."""
+    """An end-to-end run of a small chat model: experiment, verdict, release, endpoint, traces, report."""
     with Status("", console=err()) as spinner:
         life = run_demo(
             home=home,

@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 import click
 
 COMMANDS = {
-    "demo": ("fledge.cli.demo:demo", "A whole life of a small chat model, in two minutes."),
+    "demo": ("fledge.cli.demo:demo", "An end-to-end run of a small chat model, in two minutes."),
     "experiment": ("fledge.cli.experiment:experiment", "Ask all questions with all prompts."),
     "runs": ("fledge.cli.runs:runs", "The experiments, newest first."),
     "answers": ("fledge.cli.runs:answers", "The answers of an experiment."),

@@ -93,7 +93,7 @@ def validate(source: str, out: Path | None, overwrite: bool, as_json: bool, **fl
         message(f"wrote {out}: {len(clean.questions)} questions, {left_out} left out")
     if errors:
         kept = f", so {out} was not written" if out else ""
-        raise InputError(f"{reading.source} has {_number(errors, 'error')}{kept}", hint="mend the rows that are named")
+        raise InputError(f"{reading.source} has {_number(errors, 'error')}{kept}", hint="fix the rows that are named")
 
 
 @questions.command()

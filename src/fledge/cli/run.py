@@ -25,7 +25,8 @@ from fledge.supervision.config import ServeConfig
 def run(model: str, name: str | None, detach: bool, as_json: bool, **flags: Any) -> None:
     """Register MODEL, promote it by force and serve it, in one step.
 
-    MODEL is embedded, a folder or a Hub id. Where NAME@champion is a release of it already, that is served.
+    MODEL is embedded, smollm2, a folder, a GGUF file or a Hub id. Where NAME@champion is a release of it already, that
+    is served.
     """
     config = load(ServeConfig, flags).value
     endpoints.check_start(config)

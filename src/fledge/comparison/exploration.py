@@ -1,4 +1,4 @@
-"""All other metrics of a comparison, which nobody laid down beforehand: to look at, not to decide by."""
+"""All other metrics of a comparison, which nobody pre-registered: to look at, not to decide by."""
 
 from typing import NamedTuple
 

@@ -92,8 +92,8 @@ class Comparison:
     """All pairs on one metric. `winner` is better than the baseline after correction and passes the guards, or is
     None; `leader` has the best mean, which alone proves nothing. `notes` say what to know when reading it.
 
-    `planned` is what was laid down before the questions were asked, None where nothing was; `departures` say in what
-    this comparison is another one, which makes it `exploratory`. `warnings` are of the arms' answers, and `caveat` says
+    `planned` is what was pre-registered, None where nothing was; `departures` say in what this comparison is another
+    one, which makes it `exploratory`. `warnings` are of the arms' answers, and `caveat` says
     what is left of a winner's lead where those of the baseline are empty or cut.
     """
 

@@ -14,10 +14,10 @@ from statsmodels.stats.proportion import proportion_confint
 from fledge.comparison.topics import fewest_signs
 
 BOOTSTRAP_RESAMPLES = 9_999
-BOOTSTRAP_FROM = 30  # values other than zero: with fewer, BCa held the truth in 84 to 93 of 100 samples, t in 95
+BOOTSTRAP_FROM = 30  # values other than zero: with fewer, BCa covered the true mean in 84 to 93 of 100 samples, t in 95
 RESAMPLED_AT_ONCE = 2_000_000  # numbers in memory
 T_INTERVAL_FROM = 5_000
-CLUSTER_T_FROM = 100  # clusters; of 12 uneven ones the robust t test refused 12 % of true hypotheses instead of 5 %
+CLUSTER_T_FROM = 100  # clusters; of 12 uneven ones the robust t test rejected 12 % of true hypotheses instead of 5 %
 CONFIDENCE = 0.95
 ANY_NUMBER = (-math.inf, math.inf)
 
@@ -73,7 +73,7 @@ def bootstrap_interval(values: Numbers, *, seed: int = 0) -> tuple[float, float]
 
 
 def tango_interval(only_a: int, only_b: int, count: int) -> tuple[float, float]:
-    """95 % interval of a paired difference of proportions: where Tango's score test does not refuse it."""
+    """95 % interval of a paired difference of proportions: where Tango's score test does not reject it."""
     seen = (only_a - only_b) / count
     z = float(stats.norm.ppf((1 + CONFIDENCE) / 2))
     edge = 1 - 1e-9
@@ -104,7 +104,7 @@ def tango_z(only_a: int, only_b: int, count: int, difference: float) -> float:
 
 def cluster_interval(values: Numbers, clusters: NDArray[np.intp], *, seed: int = 0) -> tuple[float, float]:
     """95 % interval of a mean with clusters: the means of random sets of clusters between the 2.5th and the 97.5th
-    percentile, which is where sign flips of clusters do not refuse (Hartigan 1969); infinite for fewer than six. From
+    percentile, which is where sign flips of clusters do not reject (Hartigan 1969); infinite for fewer than six. From
     100 clusters on the t interval on cluster-robust errors; where fewer than six clusters are not zero, whatever of
     the two is wider."""
     robust = _robust_interval(values, clusters)
@@ -129,7 +129,8 @@ def few_clusters(clusters: NDArray[np.intp]) -> bool:
 
 
 def interval_around(value: float, count: float, least: float, most: float) -> tuple[float, float]:
-    """What a mean may be where `count` values are one, as a share that was not seen may be `least` or `most`."""
+    """Return the interval of a mean when all `count` values equal `value`: an unobserved share of the population may
+    lie at `least` or `most`."""
     z = float(stats.norm.ppf((1 + CONFIDENCE) / 2))
     unseen = z * z / (count + z * z)
     return value - unseen * (value - least), value + unseen * (most - value)

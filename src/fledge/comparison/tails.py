@@ -14,8 +14,8 @@ SCATTER = 3.0
 
 
 def heavy_tail(values: NDArray[np.float64], clusters: NDArray[np.intp] | None = None) -> Any:
-    """Whether there is a heavy tail on the other side of zero than the mean over the last axis; more of it may exist
-    than was seen. Of questions, and of clusters where there are any."""
+    """Return whether the differences have a heavy tail on the opposite side of zero from their mean, per question and,
+    if given, per cluster."""
     levels = ((_units(values, groups), _against(values, groups)) for groups in _levels(clusters))
     return np.any([skewness > max(SMALL, SCATTER / units) for units, skewness in levels], axis=0)
 

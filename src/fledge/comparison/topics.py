@@ -15,7 +15,7 @@ def too_few(topics: int, alpha: float) -> str:
     if topics >= fewest:
         return ""
     return (
-        f"{topics} topics can never show a difference, at least {fewest} can: "
+        f"{topics} topics are too few to show any difference (at least {fewest} are needed): "
         "ask about more topics, or compare with --independent"
     )
 

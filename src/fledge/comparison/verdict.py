@@ -159,16 +159,16 @@ def baseline_first(arms: Sequence[str], baseline: str | None) -> list[str]:
 def _departures(
     table: pd.DataFrame, metric: str, baseline: str, options: CompareOptions, planned: dict[str, Any]
 ) -> Iterator[str]:
-    """In what a comparison is not the one that was laid down, where that could make a winner of another arm."""
+    """In what a comparison is not the one that was pre-registered, where that could make a winner of another arm."""
     if not planned:
         return
     if planned.get("metric") != metric:
-        yield f"{planned.get('metric') or 'no metric'} was laid down, not {metric}"
+        yield f"{planned.get('metric') or 'no metric'} was pre-registered, not {metric}"
     if planned.get("arms", [baseline])[0] != baseline:
         yield f"the baseline {baseline} was chosen afterwards, instead of {planned['arms'][0]}"
     alpha = planned.get("alpha") or ALPHA
     if (options.alpha or alpha) > alpha:
-        yield f"alpha is {options.alpha:g}, and {alpha:g} was laid down"
+        yield f"alpha is {options.alpha:g}, and {alpha:g} was pre-registered"
     if options.test != "auto":
         yield f"the test {options.test} was chosen afterwards"
     if not options.by_topic and "topic" in table and table["topic"].nunique() > 1:

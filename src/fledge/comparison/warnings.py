@@ -10,10 +10,10 @@ from fledge.scoring.surface import empty, language, truncated
 LIMITS: dict[WarningKind, float] = {"empty": 0.1, "truncated": 0.2, "same": 0.99, "echo": 0.2, "language": 0.2}
 WORDS: dict[WarningKind, str] = {
     "empty": "are empty",
-    "truncated": "are cut at their greatest length; --max-tokens raises it",
-    "same": "are one and the same text, whatever the question",
+    "truncated": "were truncated at the token limit (--max-tokens or the context window)",
+    "same": "are identical, whatever the question",
     "echo": "begin with the question itself",
-    "language": "are in another language than was asked for",
+    "language": "are not in the expected language",
 }
 SPOILING: tuple[WarningKind, ...] = ("empty", "truncated")  # an arm loses by these without being wrong
 ANSWERED = {"answer", "error", "finish_reason", "text", "reference"}

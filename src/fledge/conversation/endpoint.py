@@ -159,7 +159,7 @@ class EndpointPartner:
         status, told = response.status_code, _message(response)
         if status in (401, 403):
             variable = FLEDGE_KEY if self._is_fledge else VARIABLE
-            return FledgeError(f"{self._host} does not let you in: {told}", hint=f"export {variable}=...")
+            return FledgeError(f"{self._host} rejected the API key: {told}", hint=f"export {variable}=...")
         if status == 404:
             return FledgeError(f"{self._host}: {told}", hint=f"curl {self._base}/models; name one as {self._base}#NAME")
         if status in (429, 503):

@@ -48,7 +48,7 @@ class Keys:
         except InputError as error:
             self._known, trouble = self._own, error.message
         if trouble and trouble != self._trouble:
-            sys.stderr.write(f"fledge: {trouble}; until it is mended it opens nothing\n")
+            sys.stderr.write(f"fledge: {trouble}; until it is fixed it opens nothing\n")
         self._trouble = trouble
 
 

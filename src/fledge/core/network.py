@@ -1,4 +1,4 @@
-"""Addresses of this machine."""
+"""Sockets and URLs: listen, probe, redact."""
 
 import os
 import socket

@@ -1,4 +1,4 @@
-"""Modules of ours as programs of their own."""
+"""Run fledge modules as subprocesses."""
 
 import ctypes
 import os

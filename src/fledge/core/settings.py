@@ -157,7 +157,7 @@ def _validated(cls: type[T], values: dict[str, Any], origins: Mapping[str, str])
             if not wrong:
                 break
     if lines:
-        raise InputError("\n".join(lines), hint="mend these values where they were set")
+        raise InputError("\n".join(lines), hint="fix these values where they are set")
     return value
 
 
@@ -214,7 +214,7 @@ def _read_toml(path: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(path.read_text(encoding=ENCODING))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: {error}", hint=f"mend or remove {path}") from None
+        raise InputError(f"{path}: {error}", hint=f"fix or remove {path}") from None
 
 
 def _nest(cls: type, values: Mapping[str, Any]) -> dict[str, Any]:

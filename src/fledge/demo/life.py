@@ -1,4 +1,4 @@
-"""`run_demo`: a whole life of a model through the public verbs, no private path."""
+"""`run_demo`: an end-to-end run of a model through the public verbs, no private path."""
 
 import contextlib
 import os
@@ -183,7 +183,7 @@ def _make_release(
         except FledgeError as error:
             if not may_fall_back:
                 raise
-            words.append(f"{error.message}; so this is the embedded model, which only recites:")
+            words.append(f"{error.message}; using the embedded model instead, which only repeats its training answers:")
             config = replace(config, model="embedded")
             model = selection.find_snapshot(config.model, config)
         if model.has_chat_template:
@@ -256,7 +256,7 @@ def _serve_release(
             words.append(f"left running: {life.url}")
         else:
             stopping.close()
-            words.append("no process is left")
+            words.append("stopped")
 
 
 def _compare(config: ExperimentConfig, experiment: ExperimentResult, asked: QuestionSet) -> Comparison:

@@ -67,7 +67,7 @@ def fast(exact_folder: str, out: str) -> None:
 
 def measure(exact_folder: str, fast_folder: str) -> None:
     """Write to `gate.json` in the fast folder how far its model departs from the exact one."""
-    _stage("measuring what int8 changes")
+    _stage("measuring the accuracy of int8")
     from fledge.engines.openvino import EXACT, FAST
     from fledge.engines.text import open_tokenizer
     from fledge.models.embedded.corpus import load_corpus

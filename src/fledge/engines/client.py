@@ -44,7 +44,7 @@ class EngineClient(asyncio.Protocol):
         return self._transport is not None
 
     def resize(self, at_once: int) -> None:
-        """Have at most `at_once` prompts with the engine; where more are, it counts as they end."""
+        """Change the limit; prompts above it finish first."""
         for _ in range(at_once - self._at_once):
             self.slots.release()
         for _ in range(self._at_once - at_once):
@@ -59,7 +59,7 @@ class EngineClient(asyncio.Protocol):
         return len(self.asked)
 
     async def connect(self, address: str) -> None:
-        """Nothing happens where there is a line already. Raises `OSError` where no engine listens."""
+        """Connect unless already connected. Raises `OSError` if no engine listens."""
         async with self._connecting:
             self._address = address
             if not self.ready:
@@ -84,7 +84,7 @@ class EngineClient(asyncio.Protocol):
 
     def connection_lost(self, _error: Exception | None) -> None:
         self._transport, self._frames = None, Frames()
-        self._fail("the engine stopped while it answered")
+        self._fail("the engine stopped while generating")
         if self._address:
             self._again = asyncio.ensure_future(self._reconnect())
 
@@ -104,7 +104,7 @@ class EngineClient(asyncio.Protocol):
     def send(self, kind: int, message: Ask | Cancel) -> None:
         """Raises `EngineGoneError` where there is no engine."""
         if self._transport is None:
-            raise EngineGoneError(self._closed or "the engine is not ready", hint="ask again in a few seconds")
+            raise EngineGoneError(self._closed or "the engine is not ready", hint="retry in a few seconds")
         self._transport.write(frame(kind, _encode(message)))
 
     async def answers(self, asks: Sequence[Ask], n: int, seconds: float) -> AsyncGenerator[Place]:

@@ -30,14 +30,14 @@ class GenerationParams:
     with the natural logarithm of its probability. With `ignore_eos` an answer goes on to `max_tokens`.
     """
 
-    max_tokens: int = option(128, "most new tokens of an answer (1 to 4096)")
+    max_tokens: int = option(128, "maximum number of new tokens (1 to 4096)")
     temperature: float = option(0.0, "0 is greedy; up to 2")
-    top_p: float = option(1.0, "sample from the likeliest tokens of this total probability")
+    top_p: float = option(1.0, "nucleus sampling: total probability of the tokens to sample from")
     top_k: int = option(0, "sample from this many likeliest tokens; 0 for all")
     min_p: float = option(0.0, "sample from tokens at least this likely, relative to the likeliest")
     repetition_penalty: float = option(1.0, "above 1 discourages repetition (0.1 to 10)")
-    seed: int = option(0, "seed of sampling")
-    stop: tuple[str, ...] = option((), "up to four texts that end an answer; not returned", strip=False)
+    seed: int = option(0, "sampling seed")
+    stop: tuple[str, ...] = option((), "up to four stop sequences; not returned", strip=False)
     n: int = 1
     logprobs: bool = False
     ignore_eos: bool = False
@@ -61,7 +61,7 @@ class GenerationParams:
             elif not low <= value <= high:
                 problems.append(f"{name} must be from {low:g} to {high:g}, not {value:g}")
         if len(self.stop) > MAX_STOPS or any(not 1 <= len(text) <= MAX_STOP_CHARACTERS for text in self.stop):
-            problems.append(f"stop takes up to {MAX_STOPS} texts of 1 to {MAX_STOP_CHARACTERS} characters")
+            problems.append(f"stop takes up to {MAX_STOPS} sequences of 1 to {MAX_STOP_CHARACTERS} characters")
         if problems:
             raise ValueError("; ".join(problems))
 
@@ -227,7 +227,7 @@ class Stream:
         return self.results()[0]
 
     def results(self) -> list[Completion]:
-        """Wait for all `n` answers; who waits sleeps until the last chunk is there, so that many may wait at once."""
+        """Wait for all `n` answers. Blocks without polling, so many callers may wait."""
         self._ended.wait()
         arrived: list[list[tuple[float, Chunk]]] = [[] for _ in range(self.n)]
         for moment, chunk in self.timed():

@@ -117,7 +117,7 @@ class EngineConnection:
 
     def _reconnect(self) -> bool:
         """Whether there is a new line, now that the old one has ended."""
-        self._end(EngineGoneError("the engine hung up"))
+        self._end(EngineGoneError("lost the connection to the engine"))
         return False
 
     def _take(self, piece: Piece) -> None:
@@ -192,7 +192,9 @@ class LocalEngine(EngineConnection):
         reason = f"the engine process {_cause(code)}{self._last_words()}"
         if self._restarts >= MOST_RESTARTS:
             self._end(
-                EngineGoneError(f"{reason}, for the second time", hint="fledge doctor; --cache-gb bounds its cache")
+                EngineGoneError(
+                    f"{reason}, for the second time", hint="run fledge doctor, or limit the cache with --cache-gb"
+                )
             )
             return False
         self._restarts += 1
@@ -201,8 +203,8 @@ class LocalEngine(EngineConnection):
             lost = [item for item in self._asked.values() if item not in again]
             self._asked = {item.ask.id: item for item in again}
         for item in lost:
-            item.stream.fail(EngineGoneError(reason, hint="ask again"))
-        self._say(f"{reason}; starting it again, and asking {len(again)} answers that were under way once more")
+            item.stream.fail(EngineGoneError(reason, hint="retry in a few seconds"))
+        self._say(f"{reason}; restarting it and retrying the prompts in progress: {len(again)}")
         self._child, self._control, line = self._spawn()
         try:
             self._wait()
@@ -301,7 +303,7 @@ def _cause(code: int) -> str:
     if code >= 0:
         return f"ended with code {code}"
     name = signal.Signals(-code).name
-    memory = ": perhaps the memory of this machine ran out" if -code == signal.SIGKILL else ""
+    memory = ": possibly out of memory" if -code == signal.SIGKILL else ""
     return f"was ended by {name}{memory}"
 
 

@@ -49,21 +49,24 @@ def check(model: Snapshot, engine: str, mode: Mode, cache_gb: float) -> str:
     need = estimate(model, engine, mode, cache_gb)
     memory = psutil.virtual_memory()
     if need.weights > memory.total + psutil.swap_memory().total:
-        hint = "" if mode == "fast" or engine != "openvino" else "--mode fast takes a third of it"
+        fast = engine == "openvino" and mode == "exact"
         raise FledgeError(
             f"{model.source} takes {need.weights / 1e9:.1f} GB for its weights in {mode} mode, and this machine has "
             f"{memory.total / 1e9:.1f} GB of memory",
-            hint=hint or "name a smaller model",
+            hint="use --mode fast, which needs a quarter of that for weights" if fast else "use a smaller model",
         )
-    return describe(model.source, need, memory.available)
+    advice = "use a smaller model"
+    if engine == "openvino":
+        advice = "lower --cache-gb" if mode == "fast" else "use --mode fast or lower --cache-gb"
+    return describe(model.source, need, memory.available, advice)
 
 
-def describe(source: str, need: Estimate, available: int) -> str:
-    """The estimate as a sentence, a warning where it is more than what is available."""
+def describe(source: str, need: Estimate, available: int, advice: str) -> str:
+    """The estimate as a sentence, a warning with `advice` where it is more than what is available."""
     parts = f"weights {_size(need.weights)}, cache up to {_size(need.cache)}"
     text = f"the engine of {source} will take about {_size(need.total)} of memory ({parts})"
     if need.total > available:
-        return f"warning: {text}, and {_size(available)} are available; --mode fast and --cache-gb take less"
+        return f"warning: {text}, and {_size(available)} are available; {advice}"
     return f"{text}; {_size(available)} are available"
 
 

@@ -31,7 +31,7 @@ def check_device(device: str) -> None:
     """Raise `InputError` if OpenVINO has no such device here."""
     have = [name.split(".")[0].lower() for name in openvino.Core().available_devices]
     if device not in have:
-        raise InputError(f"OpenVINO finds no {device} here; it has {', '.join(have)}", hint="--device cpu")
+        raise InputError(f"OpenVINO has no device {device!r} here; available: {', '.join(have)}", hint="--device cpu")
 
 
 class OpenVINOEngine(WorkerEngine):
@@ -100,7 +100,7 @@ class OpenVINOEngine(WorkerEngine):
 
     def _read(self, answer: Answer) -> None:
         if answer.handle.get_status() == openvino_genai.GenerationStatus.IGNORED:
-            raise FledgeError("the prompt does not fit in the engine's cache", hint="--cache-gb with more")
+            raise FledgeError("the prompt does not fit in the engine's cache", hint="raise --cache-gb")
         while answer.handle.can_read() and not answer.ended:
             for output in answer.handle.read().values():
                 logprobs = output.generated_log_probs if answer.params.logprobs else ()

@@ -43,10 +43,10 @@ class Gate(NamedTuple):
 
 
 def exported(snapshot: Snapshot, cache: Path, mode: Mode, say: Say) -> Path:
-    """The folder of the exported model: that of the snapshot's release, else the cache's.
+    """Return the folder of the exported model: the release's own, else the cache's, exporting it first if needed.
 
-    What is missing is made first, and said with an estimate. Raises `ExportError` where OpenVINO does not know the
-    architecture, `InputError` where the model is not what it says.
+    Raises `ExportError` where OpenVINO does not know the architecture, `InputError` where the model is not what it
+    says.
     """
     beside = exported_beside(snapshot.path, mode)
     if beside is not None:
@@ -58,7 +58,7 @@ def exported(snapshot: Snapshot, cache: Path, mode: Mode, say: Say) -> Path:
     _let_others_finish(fast, say)
     with build(fast) as (working, lock):
         if working:
-            with _timed(say, f"making {snapshot.source} int8", estimate_s(snapshot, "fast")) as tell:
+            with _timed(say, f"quantizing {snapshot.source} to int8", estimate_s(snapshot, "fast")) as tell:
                 _run(snapshot, lock, tell, "fast", str(exact), str(working))
                 _run(snapshot, lock, tell, "measure", str(exact), str(working))
     return fast

@@ -193,7 +193,7 @@ class EngineServer:
             self._engine.turn()
         done = stream.result()
         if not done.token_ids or not all(map(math.isfinite, done.logprobs)):
-            raise FledgeError("the model answers nothing that makes sense: its probabilities are not finite numbers")
+            raise FledgeError("the model is unusable: its log probabilities are NaN or infinite in the warm-up")
 
     def _exchange(self, wait_s: float | None) -> None:
         """Send what was made, then take what arrived; with `wait_s` None at least one thing."""

@@ -126,7 +126,9 @@ class RemoteEngine:
                     pieces += 1
                     stream.put(Chunk(text, (), None, tuple(values), index))
         if reason is None:
-            raise FledgeError(f"{self._url} broke an answer off", hint="ask again; see the server's log")
+            raise FledgeError(
+                f"{self._url} closed the stream before the answer was complete", hint="retry; check the server's log"
+            )
         prompt_tokens, tokens = (told.prompt_tokens, told.completion_tokens) if told else (0, pieces)
         with self._lock:
             self._generated_tokens += tokens
@@ -163,16 +165,20 @@ def _explained(error: Exception, url: str, model: str) -> FledgeError:
     # Of an answer such a refusal says nothing: a key expires, and can be another; a model comes back.
     kind = FledgeError if model else InputError
     if isinstance(error, (openai.AuthenticationError, openai.PermissionDeniedError)):
-        return kind(f"{url} does not let you in: {text}", hint="export OPENAI_API_KEY=...")
+        return kind(f"{url} rejected the API key: {text}", hint="export OPENAI_API_KEY=...")
     if isinstance(error, openai.NotFoundError):
         hint = f"curl {url}/models lists what it has; name one as {url}#NAME"
-        return kind(f"{url} has no model {model!r}: {text}" if model else f"{url} is no OpenAI API: {text}", hint)
+        return kind(
+            f"{url} has no model {model!r}: {text}" if model else f"{url} is not an OpenAI-compatible API: {text}", hint
+        )
     if isinstance(error, openai.RateLimitError):
-        return FledgeError(f"{url} still refuses after {RETRIES} retries: {text}", hint="lower --remote-concurrency")
+        return FledgeError(
+            f"{url} still rate-limits requests after {RETRIES} retries: {text}", hint="lower --remote-concurrency"
+        )
     if isinstance(error, openai.APITimeoutError):
         return FledgeError(f"{url} did not answer in {TIMEOUT_S:.0f} s", hint="lower --remote-concurrency")
     if isinstance(error, openai.APIConnectionError):
         return FledgeError(f"{url} cannot be reached: {error.__cause__ or text}", hint=f"curl {url}/models")
     if isinstance(error, openai.BadRequestError):
-        return InputError(f"{url} does not take the request: {text}")
-    return FledgeError(f"{url}: {text}", hint="ask again; see the server's log")
+        return InputError(f"{url} rejected the request: {text}")
+    return FledgeError(f"{url}: {text}", hint="retry; check the server's log")

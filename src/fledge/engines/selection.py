@@ -31,9 +31,9 @@ class EngineSettings(Workspace):
     engine: Name = option("auto", "auto, openvino, transformers, remote or scripted")
     device: Literal["auto", "cpu", "gpu"] = option("auto", "auto, cpu or gpu")
     mode: Literal["exact", "fast", "auto"] = option(
-        "exact", "exact: the tokens of transformers; fast: int8; auto: fast within --fast-limit"
+        "exact", "exact: same greedy tokens as transformers; fast: int8; auto: fast within --fast-limit"
     )
-    fast_limit: float = option(1.02, "most that int8 may multiply perplexity by, for --mode auto")
+    fast_limit: float = option(1.02, "maximum perplexity ratio of int8 to exact, for --mode auto")
     cache_gb: float = option(0.0, "memory for keys and values, in GB; 0 for 12,288 tokens' in at most 1 GB")
     remote_concurrency: int = option(8, "most requests at once to a remote model")
     prompt_price: float = option(0.0, "price of a million prompt tokens of a remote model")
@@ -81,7 +81,8 @@ def find(model: str, workspace: Workspace) -> Snapshot | RemoteModel:
         return snapshot.resolve(model, workspace.cache_dir)
     if "@" in urlsplit(model).netloc:
         raise InputError(
-            "a model's URL is recorded, and must hold no user or password", hint="export OPENAI_API_KEY=..."
+            "the model URL contains credentials, and fledge records the URL",
+            hint="remove them and export OPENAI_API_KEY=...",
         )
     check_answers(model.partition("#")[0])
     return RemoteModel(model)
@@ -92,7 +93,7 @@ def find_snapshot(model: str, workspace: Workspace) -> Snapshot:
     found = find(model, workspace)
     if isinstance(found, RemoteModel):
         raise InputError(
-            f"{model} is a URL: a model behind one can be asked, but its files cannot be had",
+            f"{model} is a URL; this command needs the model's files",
             hint="name the model itself: a folder, a Hub id or a release",
         )
     return found
@@ -128,7 +129,7 @@ def choose(settings: EngineSettings, model: Snapshot | None = None) -> Choice:
     if settings.engine == "scripted":
         return Choice("scripted", "cpu", "as set")
     if settings.engine == "remote":
-        raise InputError("the engine remote wants a URL as the model", hint="--model http://127.0.0.1:8000/v1#NAME")
+        raise InputError("--engine remote needs a URL as --model", hint="--model http://127.0.0.1:8000/v1#NAME")
     if settings.engine == "auto":
         choice = _automatic(settings, model)
     elif not _runs(settings.engine, settings, model):

@@ -1,4 +1,4 @@
-"""Between text and tokens: prompt shapes, incremental decoding, stop texts."""
+"""Between text and tokens: prompt shapes, incremental decoding, stop sequences."""
 
 import re
 from bisect import bisect_left
@@ -174,7 +174,7 @@ def _replace(content: str, stand_ins: dict[str, str]) -> str:
 
 class Decoder:
     """Turns the tokens of one answer into chunks: only whole characters, no special or end token, nothing of a stop
-    text."""
+    sequence."""
 
     def __init__(self, tokenizer: Tokenizer, stop: Sequence[str], end_tokens: Collection[int] = ()) -> None:
         self._tokenizer = tokenizer
@@ -184,7 +184,7 @@ class Decoder:
         self._held = ""
 
     def feed(self, token_ids: Sequence[int], finish_reason: FinishReason | None) -> Chunk:
-        """The chunk for the next tokens; its finish reason is `stop` when a stop text was met."""
+        """The chunk for the next tokens; its finish reason is `stop` when a stop sequence was met."""
         shown = [token for token in token_ids if token not in self._end_tokens]  # not all are marked special
         new = "".join(map(self._step, shown))
         text = self._held + new
@@ -200,6 +200,6 @@ class Decoder:
         return translate_errors(lambda: self._stream.step(self._tokenizer, token), NOT_WRITTEN) or ""
 
     def _longest_start(self, text: str) -> int:
-        """How many characters at the end of `text` may be the start of a stop text."""
+        """How many characters at the end of `text` may be the start of a stop sequence."""
         lengths = range(min(len(text), max(map(len, self._stop), default=1) - 1), 0, -1)
         return next((n for n in lengths if any(stop.startswith(text[-n:]) for stop in self._stop)), 0)

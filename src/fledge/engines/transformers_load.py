@@ -46,8 +46,8 @@ def load_model(folder: Path, source: str, dtype: Any) -> Any:
         logging.set_verbosity(level)
     _check_class(model, source)
     unexpected = [name for name in info["unexpected_keys"] if not LEGACY.search(name)]
-    _refuse(info["missing_keys"], "lack a tensor that the architecture has", source)
-    _refuse(unexpected, "have a tensor that the architecture has not", source)
+    _refuse(info["missing_keys"], "lack a tensor that the architecture requires", source)
+    _refuse(unexpected, "contain a tensor that the architecture does not define", source)
     for name, found, wanted in info["mismatched_keys"]:
         shapes = f"has the shape {list(found)}; config.json implies {list(wanted)}"
         raise InputError(f"{source}: the tensor {name!a} {shapes}", hint=SAVE_AGAIN)
@@ -91,7 +91,7 @@ def load_tokenizer(folder: Path, source: str, vocabulary: int) -> Any:
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if not isinstance(backend, Tokenizer):
         raise InputError(
-            f"the files in {source} give a {type(tokenizer).__name__}, which has no fast form",
+            f"the files in {source} load as {type(tokenizer).__name__}, which has no fast (Rust) implementation",
             hint=f"save it as {WHOLE}: tokenizer.save_pretrained(DIR)",
         )
     if not (folder / WHOLE).is_file():

@@ -42,7 +42,8 @@ class PagedTransformersEngine(WorkerEngine):
     def _check(self, params: GenerationParams) -> None:
         if params.repetition_penalty != 1:
             raise InputError(
-                "continuous batching of transformers knows no repetition_penalty", hint="leave it at 1, or --device cpu"
+                "continuous batching in transformers does not support repetition_penalty",
+                hint="drop --repetition-penalty, or use --device cpu",
             )
 
     def _turn(self) -> None:
@@ -55,7 +56,7 @@ class PagedTransformersEngine(WorkerEngine):
         if not self._by_handle:
             return
         if not self._manager.is_running():
-            raise FledgeError("continuous batching ended by itself")
+            raise FledgeError("the continuous-batching manager of transformers stopped unexpectedly")
         result = self._manager.get_result(timeout=WAIT_S)
         while result is not None:
             self._read(result)
@@ -118,7 +119,7 @@ class PagedTransformersEngine(WorkerEngine):
             return
         if reason:
             del self._by_handle[answer.handle]
-        else:  # a stop text, which only we know of
+        else:  # a stop sequence, which only we know of
             self._release(answer)
 
     def _release(self, answer: Answer) -> None:

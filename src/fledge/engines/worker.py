@@ -148,7 +148,7 @@ class WorkerEngine(abc.ABC):
     def _deliver(
         self, answer: Answer, token_ids: Sequence[int], reason: FinishReason | None, logprobs: Sequence[float] = ()
     ) -> bool:
-        """Pass new tokens on; True if the answer has ended with them, by `reason`, a stop text or a cancellation."""
+        """Pass new tokens on; True if the answer has ended with them, by `reason`, stop sequence or cancellation."""
         answer.generated.extend(token_ids)
         if not reason and answer.stream.cancelled:
             reason = "cancelled"

@@ -185,7 +185,7 @@ def _pinned(config: ExperimentConfig, arms: Sequence[Arm]) -> dict[str, Any]:
 
 
 def _planned(config: ExperimentConfig, arms: Sequence[Arm], questions: QuestionSet) -> dict[str, Any]:
-    """What the comparison is to be judged by, laid down before the first question is asked."""
+    """What the comparison is to be judged by, pre-registered before the first question is asked."""
     return {
         "metric": planned_metric(config, questions),
         "directions": {item.name: item.higher_is_better for item in chosen(config.scorers)},
@@ -199,7 +199,7 @@ def _planned(config: ExperimentConfig, arms: Sequence[Arm], questions: QuestionS
 
 
 def load_plan(client: MlflowClient, run_id: str) -> dict[str, Any] | None:
-    """What was laid down before an experiment's questions were asked; None where nothing was."""
+    """What was pre-registered for an experiment; None where nothing was."""
     try:
         return load_artifact(client, run_id, PLAN, hint="")
     except InputError:

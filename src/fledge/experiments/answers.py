@@ -124,7 +124,7 @@ def _check_scale(rows: Iterable[Mapping[str, Any]], metric: str) -> None:
     outside = [row[metric] for row in rows if _known(row[metric]) and not 0 <= row[metric] <= 1]
     if outside:
         raise InputError(
-            f"{metric} is no share from 0 to 1 (it is {outside[0]:g} of an answer), so that none is wrong by it alone",
+            f"--wrong needs a score from 0 to 1, but {metric} is {outside[0]:g} for one answer",
             hint=f"--sort {metric}",
         )
 
@@ -135,7 +135,9 @@ def _worst_first(
     """The rows by how bad they are; those without the metric last."""
     sortable = {name: way for name in metrics if (way := _higher_is_better(name, directions)) is not None}
     if metric not in sortable:
-        problem = f"no answer is worse by {metric}" if metric in metrics else f"the experiment has no metric {metric!r}"
+        problem = f"the experiment has no metric {metric!r}"
+        if metric in metrics:
+            problem = f"{metric} has no better direction, so answers cannot be sorted by it"
         raise InputError(problem, hint=f"--sort one of: {', '.join(sortable)}")
     sign = 1 if sortable[metric] else -1
     return sorted(rows, key=lambda row: sign * row[metric] if _known(row[metric]) else math.inf)

@@ -166,7 +166,7 @@ def settled(
         return replace(generation, **found)
     except (TypeError, ValueError) as error:
         raise InputError(
-            f"prompt {prompt.label} with its settings {dict(prompt.settings)}: {error}", hint="mend its settings"
+            f"prompt {prompt.label} with its settings {dict(prompt.settings)}: {error}", hint="fix its settings"
         ) from None
 
 

@@ -136,7 +136,7 @@ def _write(page: str, report: Path) -> None:
 
 
 def _as_planned(options: CompareOptions, planned: dict[str, Any] | None) -> CompareOptions:
-    """What was laid down before the questions were asked, unless told otherwise."""
+    """What was pre-registered, unless told otherwise."""
     if not planned:
         return options
     metric = options.metric or planned["metric"] or None

@@ -161,7 +161,7 @@ def resume_experiment(
         missing = [arm.name for arm in plan.arms if arm.prompt is None and arm.name not in chains]
         if missing:
             raise InputError(
-                f"{', '.join(missing)}: chains of your own, which are not kept",
+                f"{', '.join(missing)}: custom chains cannot be restored from the journal",
                 hint="fledge.resume_experiment(workspace, run_id, arms={...}) from Python, with the same chains",
             )
         record = ExperimentRecord(connect(workspace.tracking), plan, say)
@@ -291,7 +291,7 @@ def _tell_failed_scorers(journal: "Journal", say: Say) -> None:
     failed = [(name, text) for answer in journal.latest() for name, text in answer.score_errors.items()]
     for name, count in Counter(name for name, _ in failed).items():
         last = next(text for other, text in reversed(failed) if other == name)
-        say(f"scorer {name} failed on {count} answers, which have no such score: {last}")
+        say(f"scorer {name} failed; answers without that score: {count}; last error: {last}")
 
 
 def _result(journal: "Journal") -> ExperimentResult:
@@ -344,7 +344,8 @@ def _check_room(arms: Sequence[Arm], models: Mapping[str, Snapshot | RemoteModel
         model, tokens = models[arm.model], arm.generation.max_tokens
         if isinstance(model, Snapshot) and tokens >= model.context:
             raise InputError(
-                f"max-tokens is {tokens}, but {arm.model} takes {model.context} tokens in all",
+                f"--max-tokens {tokens} leaves no room for a prompt: the context window of {arm.model} is "
+                f"{model.context} tokens",
                 hint=f"--max-tokens {model.context // 4}",
             )
 
@@ -372,7 +373,7 @@ def _check_metric(config: ExperimentConfig) -> None:
     graded = {JUDGE} if config.judging.judge else set()
     if config.metric and config.metric not in {*scored, *graded, *RECORDED, PREFERENCE}:
         hint = "--judge URL#NAME" if config.metric == JUDGE else f"--scorers {config.metric}, or another --metric"
-        raise InputError(f"{config.metric} is laid down as the metric, and not scored", hint=hint)
+        raise InputError(f"--metric {config.metric} is not scored in this experiment", hint=hint)
 
 
 @contextlib.contextmanager

@@ -11,7 +11,7 @@ from fledge.experiments.cells import Answer, trace_id
 from fledge.experiments.journal import Plan
 from fledge.scoring.surface import question_quality
 
-# Numbers of a row that are no score.
+# Numeric columns that are not scores.
 FIGURES = ("sample", "prompt_tokens", "completion_tokens", "ttft_s", "latency_s", "cost", "turns_left_out")
 
 

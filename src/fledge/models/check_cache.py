@@ -9,7 +9,7 @@ from fledge.core.settings import user_cache
 
 
 def once(kind: str, digest: str, check: Callable[[], None]) -> None:
-    """Call `check`, unless it passed before for this digest. What it raises is not remembered."""
+    """Run `check` unless it already passed for this digest; failures are not cached."""
     marker = user_cache() / "checked" / f"{kind}-{digest}"
     if marker.exists():
         return

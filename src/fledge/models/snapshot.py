@@ -107,7 +107,7 @@ def resolve(model: str, cache: Path | None = None) -> Snapshot:
         return _from_hub(name, file.removeprefix("/"), revision.removeprefix("@"), cache)
     if "://" in model:
         raise InputError(
-            f"{model!r} is a URL: a model behind one can be asked, but its files cannot be had",
+            f"{model!r} is a URL; this command needs the model's files",
             hint="name the model itself: a folder or a Hub id",
         )
     if model.lower().endswith(".gguf"):

@@ -28,7 +28,7 @@ def check_loads(path: Path, where: str) -> None:
     try:
         problem = str(json.loads(done.stdout)["problem"])
     except (ValueError, LookupError):
-        problem = f"it took more than {TIME_LIMIT_S} s, or too much memory"
+        problem = f"its trial run crashed, or exceeded {TIME_LIMIT_S} s of CPU time or 4 GiB of memory"
     if problem:
         raise InputError(f"{where} cannot be loaded: {problem}", hint=FETCH_AGAIN)
 

@@ -44,7 +44,7 @@ class Weights(NamedTuple):
 def files(folder: Path, names: Collection[str], source: str) -> list[str]:
     """The names, among `names`, of the files that `transformers` would load; an index is read from `folder`.
 
-    Raises `FledgeError` if there are none, `InputError` for an index that names other things.
+    Raises `FledgeError` if there are none, or for an index that names other things; `InputError` if one is missing.
     """
     if WHOLE in names:
         return [WHOLE]

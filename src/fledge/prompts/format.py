@@ -11,16 +11,16 @@ from fledge.releases.manifest import Manifest
 
 
 def resolve(prompt: Prompt, wanted: PromptFormat, model: str, takes: Collection[Format]) -> Format:
-    """The format in which `model`, which takes the formats `takes`, is asked a prompt; `auto` as `wanted` leaves it to
-    the prompt, and as the prompt's own to the model.
+    """Return the format in which to prompt `model`: `wanted`, else the prompt's own, else chat if the model
+    supports it.
 
-    Raises `InputError` where that cannot be.
+    `takes` are the formats of the model. Raises `InputError` if it does not take the prompt in that format.
     """
     chosen = wanted if wanted != "auto" else prompt.format
     if not isinstance(prompt.template, str):
         if chosen == "completion":
             raise InputError(
-                f"prompt {prompt.label} is a conversation, which cannot be asked as completion",
+                f"prompt {prompt.label} is a conversation, which cannot be sent as a completion",
                 hint="leave out --format completion, or name a prompt that is one text",
             )
         return "chat"
@@ -39,11 +39,11 @@ def resolve(prompt: Prompt, wanted: PromptFormat, model: str, takes: Collection[
 def _not_taken(prompt: Prompt, form: Format, model: str) -> InputError:
     if form == "completion":
         return InputError(
-            f"prompt {prompt.label} cannot be asked as completion of {model}: a model behind a URL is asked by chat",
+            f"prompt {prompt.label} cannot be sent as a completion to {model}: models behind a URL take chat only",
             hint="--format chat",
         )
     return InputError(
-        f"prompt {prompt.label} cannot be asked as chat of {model}, which has no chat template",
+        f"prompt {prompt.label} cannot be sent as chat: {model} has no chat template",
         hint="--format completion, or name an instruct model",
     )
 

@@ -48,7 +48,7 @@ def _files(path: Path) -> Sequence[Path]:
         raise _several(path, splits, f"name a file, as {found[0]}, or move one split into a folder of its own")
     if not found:
         raise InputError(
-            f"{path}: a folder without questions",
+            f"no question files in {path}",
             hint="name a file, a folder of .parquet files, or one that Dataset.save_to_disk wrote",
         )
     return found

@@ -14,7 +14,7 @@ from fledge.questions.rows import MAXIMUM_CHARACTERS, Note, Problem, Row, Rows, 
 SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "'|'"}
 SEARCHED_ROWS = 20  # for a header that is not where it should be
 CSV_HINT = 'put texts with commas between double quotes: "one, two"'
-QUOTE_HINT = "close it, and double the quotes within a text"
+QUOTE_HINT = "close the quote, and double any quote inside the field"
 
 
 class Table(NamedTuple):
@@ -164,10 +164,10 @@ def _syntax(error: csv.Error, text: str, line: int, separator: str) -> Problem:
             closed = re.compile(r'"[^"]*+(?:""[^"]*+)*+"').match(rest, place)
             opened = line + 1 + len(re.findall(r"\r\n?|\n", rest[:place]))
             if closed is None:
-                return Problem("syntax", opened, "a double quote that never closes opens here", QUOTE_HINT)
+                return Problem("syntax", opened, "the double quote opened here is never closed", QUOTE_HINT)
             place = closed.end()
             if end.match(rest, place) is None:
-                what = "a text in double quotes opens here, and more follows where it closes"
+                what = "text follows the closing quote of the field that opens here"
                 return Problem("syntax", opened, what, QUOTE_HINT)
         found = end.search(rest, place)
         place = found.end() if found and found.group() else len(rest)

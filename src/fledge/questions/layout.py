@@ -60,7 +60,9 @@ class QuestionLayout:
     def refuse_header_row(self, source: str) -> None:
         """Raise `InputError` where a line is named as the header of what has none."""
         if self.header_row != 1:
-            raise InputError(f"{source} is not a CSV file, and --header-row is of those", hint="leave out --header-row")
+            raise InputError(
+                f"--header-row applies to CSV files only, and {source} is not one", hint="leave out --header-row"
+            )
 
     @property
     def sources(self) -> dict[str, str]:

@@ -84,7 +84,7 @@ class QuestionSet:
 
 
 def default_questions() -> QuestionSet:
-    """The questions that the model in the box knows: split `train` as trained on, split `test` held out."""
+    """The questions that the embedded model knows: split `train` as trained on, split `test` held out."""
     rows = []
     for entry in load_corpus():
         for split, texts in (("train", entry.phrasings), ("test", entry.held_out)):

@@ -112,7 +112,7 @@ def export(snapshot: Snapshot, cache_dir: Path, modes: Sequence[Mode], say: Say,
 
 
 def copy_code(folder: Path) -> Path:
-    """Copy fledge into `folder`, so that a release runs where fledge is not installed; without the model in the box."""
+    """Copy fledge into `folder`, so that a release runs where fledge is not installed; without the embedded model."""
     target = folder / "fledge"
     box = str(ROOT / "fledge" / "models" / "embedded")
 

@@ -117,7 +117,7 @@ class HuggingFaceModelWrapper(PythonModel):  # type: ignore[misc]
         try:
             return GenerationParams(**{**settings, "stop": (stop,) if isinstance(stop, str) else tuple(stop)})
         except (TypeError, ValueError) as error:
-            raise InputError(str(error), hint="mend params") from None
+            raise InputError(str(error), hint="fix params") from None
 
     def _about(self, generation: GenerationParams) -> dict[str, Any]:
         return {

@@ -71,7 +71,7 @@ def _sealed(version: ModelVersion) -> tuple[str, str]:
     digest, seal = (version.tags.get(tag, "") for tag in (DIGEST_TAG, SEAL_TAG))
     if not all(re.fullmatch("[0-9a-f]{64}", tag) for tag in (digest, seal)):
         raise InputError(
-            f"{version.name}/{version.version} was not registered by fledge, which cannot tell what is in it",
+            f"{version.name}/{version.version} was not registered with fledge, so its contents cannot be verified",
             hint="fledge register --model FOLDER",
         )
     return digest, seal

@@ -94,7 +94,7 @@ def cache_release(
     except OSError as error:
         if not target.is_dir():
             reason = error.strerror or "not all of it could be copied"
-            raise FledgeError(f"no release can be kept in {releases}: {reason}", hint="free some space") from None
+            raise FledgeError(f"cannot cache the release in {releases}: {reason}", hint="free some space") from None
     return target
 
 

@@ -237,5 +237,5 @@ def _module(place: str, name: str) -> object:
         raise InputError(f"{place}: there is no such file", hint="check the path given to --scorers") from None
     except (Exception, SystemExit) as error:
         sys.modules.pop(f"fledge_scorers_{Path(place).stem}", None)
-        hint = "mend the file, or check the name: my_scorers.py:function"
+        hint = "fix the file, or check the name: my_scorers.py:function"
         raise InputError(f"scorer {name!r}: {type(error).__name__}: {error}", hint=hint) from error

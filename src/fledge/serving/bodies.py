@@ -53,7 +53,7 @@ class Generation(BaseModel):
     min_p: float | None = Field(None, ge=0, le=0.999)
     repetition_penalty: float | None = Field(None, ge=0.1, le=10)
     seed: Seed | None = None
-    stop: Stop | None = Field(None, description="up to four texts that end an answer; they are not returned")
+    stop: Stop | None = Field(None, description="up to four stop sequences; they are not returned")
     ignore_eos: bool | None = Field(None, description="go on to max_tokens")
 
     def settings(self) -> dict[str, Any]:

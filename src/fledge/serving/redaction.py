@@ -129,7 +129,7 @@ def _substitution(name: str, expression: str) -> Rule:
     try:
         pattern = regex.compile(expression)
     except regex.error as error:
-        raise InputError(f"redaction rule regex:{expression}: {error}", hint="mend the regular expression") from None
+        raise InputError(f"redaction rule regex:{expression}: {error}", hint="fix the regular expression") from None
 
     def rule(text: str) -> str:
         # `concurrent` lets requests be answered meanwhile.

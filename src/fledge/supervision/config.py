@@ -22,7 +22,7 @@ class ServeConfig(EngineSettings):
     open_metrics: bool = option(False, "let /metrics be read without a key")
     open_docs: bool = option(False, "let /docs and /openapi.json be read without a key")
     split: tuple[str, ...] = option((), "share requests among aliases, as champion=90,challenger=10")
-    shadow: str = option("", "have an alias answer a share of the requests unseen, as challenger=10%")
+    shadow: str = option("", "have an alias answer a share of the requests as shadow traffic: challenger=10%")
     canary: str = option("", "try the release of an alias on more and more requests, as challenger")
     steps: tuple[str, ...] = option(("5", "25", "50", "100"), "its shares of the requests in percent, rising")
     hold: str = option("10m", "how long each share is held, as 30s, 10m or 1h")

@@ -1,4 +1,4 @@
-"""The questions and answers that the model in the box was trained on (`corpus.jsonl`, one entry a line)."""
+"""The questions and answers that the embedded model was trained on (`corpus.jsonl`, one entry a line)."""
 
 import json
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""The four prompt templates that the model in the box was trained on; `fledge.prompts` registers them as defaults."""
+"""The four prompt templates that the embedded model was trained on; `fledge.prompts` registers them as defaults."""
 
 from typing import Final
 
