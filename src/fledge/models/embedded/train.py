@@ -1,4 +1,4 @@
-"""Train the embedded model: `python -m fledge.models.embedded.train --out DIR`.
+"""Train the model in the box: `python -m fledge.models.embedded.train --out DIR`.
 
 Writes a snapshot (`config.json`, `model.safetensors` in fp16, tokenizer, `README.md`, `training.json`) to DIR.
 Two CPU cores need about ten minutes. Seeded: the same machine and versions give the same weights; others give
