@@ -108,7 +108,7 @@ def test_what_is_wrong_is_named(tmp_path: Path, content: str | bytes, expected: 
 
 
 def test_no_such_file(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"nothing\.md: .*No such file"):
+    with pytest.raises(InputError, match=r"nothing\.md: .*no such file"):
         read(tmp_path / "nothing.md")
 
 

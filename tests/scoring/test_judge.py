@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from fledge.core.errors import FledgeError
 from fledge.scoring._mlflow_judge import open_judge
 from fledge.scoring.judge import (
     GIVE_UP,
@@ -118,9 +119,8 @@ def test_a_judge_that_hangs_or_refuses_is_given_up() -> None:
 
 
 def test_a_judge_that_is_not_there(port: int) -> None:
-    judge = open_judge(JudgeConfig(judge=f"http://127.0.0.1:{port}/v1#none", judge_timeout=1.0))
-    with pytest.raises(JudgeError):
-        judge.grade("Why?", "because")
+    with pytest.raises(FledgeError, match=f"nothing answers at http://127.0.0.1:{port}"):
+        open_judge(JudgeConfig(judge=f"http://127.0.0.1:{port}/v1#none", judge_timeout=1.0))
 
 
 class Scripted:

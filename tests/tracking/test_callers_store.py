@@ -13,6 +13,7 @@ def test_a_call_leaves_the_store_that_a_program_has_set(tmp_path: Path, monkeypa
     monkeypatch.chdir(tmp_path)
     mine, other = f"sqlite:///{tmp_path / 'mine.db'}", f"sqlite:///{tmp_path / 'other.db'}"
     mlflow.set_tracking_uri(mine)
+    mlflow.set_registry_uri(mine)
     try:
         assert fledge.Workspace().tracking == mine
         fledge.open_prompts(fledge.Workspace(tracking_uri=other))
@@ -20,6 +21,8 @@ def test_a_call_leaves_the_store_that_a_program_has_set(tmp_path: Path, monkeypa
         assert (mlflow.get_tracking_uri(), mlflow.get_registry_uri()) == (mine, mine)
     finally:
         mlflow.set_tracking_uri(None)
+        mlflow.set_registry_uri("")
+        os.environ.pop("MLFLOW_REGISTRY_URI", None)
     assert fledge.Workspace().tracking == f"sqlite:///{tmp_path / 'mlflow.db'}"
     fledge.open_prompts(fledge.Workspace(tracking_uri=other))
     assert not {"MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI"} & os.environ.keys()

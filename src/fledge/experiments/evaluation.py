@@ -4,10 +4,9 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from xml.etree import ElementTree as ET
 
-from fledge.comparison.findings import ArmWarning
 from fledge.comparison.gates import Gate, GateOn, GateResult, judge, read_gates
 from fledge.core.errors import InputError
 from fledge.core.jsonable import jsonable
@@ -22,6 +21,9 @@ from fledge.releases.manifest import load_manifest
 from fledge.scoring.catalogue import BUILT_IN, RECORDED, chosen, direction_of, range_of
 from fledge.scoring.judge import JUDGE, JudgeCounts
 from fledge.scoring.scorer import Response
+
+if TYPE_CHECKING:
+    from fledge.comparison.findings import ArmWarning
 
 # What every answer has, without a scorer.
 ALWAYS = (*RECORDED, "latency_p95_s")
@@ -46,7 +48,7 @@ class Evaluation:
     gate_on: GateOn
     passed: bool
     judge: JudgeCounts | None = None
-    warnings: tuple[ArmWarning, ...] = ()
+    warnings: "tuple[ArmWarning, ...]" = ()
 
     def as_dict(self) -> dict[str, Any]:
         return {**asdict(self), "judge": self.judge._asdict() if self.judge else None}

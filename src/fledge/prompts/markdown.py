@@ -31,7 +31,8 @@ def read(path: Path, name: str = "") -> Draft:
     try:
         content = path.read_bytes().decode("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: {error}", hint="name a text file in UTF-8") from None
+        reason = (error.strerror or "").lower() if isinstance(error, OSError) else str(error)
+        raise InputError(f"{path}: {reason}", hint="name text files in UTF-8 that are there") from None
     try:
         front, template = _parse(content)
         return Draft(
