@@ -94,3 +94,8 @@ def test_it_counts_however_it_is_given(cls: Any, item: Option, tmp_path: Path, m
     (tmp_path / ".env").unlink()
     (tmp_path / "fledge.toml").write_text(f"{item.name} = {json.dumps(value)}\n")
     assert (loaded(), from_python()) == (wanted, wanted)
+
+
+def test_a_part_of_another_kind_is_refused() -> None:
+    with pytest.raises(InputError, match="generation is a GenerationParams, not 'greedy'"):
+        ExperimentConfig(generation="greedy")  # type: ignore[arg-type]

@@ -316,6 +316,8 @@ def _notes(table: pd.DataFrame, scores: Scores, tested: Sequence[_Tested], optio
         notes.append(f"questions of one topic count as related: {count} topics; further questions have to be of others")
         if fewest_signs(options.alpha or ALPHA) <= count < 10:
             notes.append("so few topics make wide intervals; --independent takes all questions as independent")
+    elif options.by_topic and "topic" in table and table["topic"].nunique() == 1 and table["topic"].iloc[0]:
+        notes.append("all questions are of one topic, and count as independent")
     elif clustered:
         notes.append(f"the test {options.test} takes all questions as independent, also those of one topic")
     return notes

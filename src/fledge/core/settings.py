@@ -254,6 +254,11 @@ class FromSources(type):
         if len(values) == len(names):
             return super().__call__(**values)
         known = {item.name for item in options(cls)}
+        for name, wanted in typing.get_type_hints(cls).items():
+            nested = is_dataclass(wanted) and isinstance(wanted, type)
+            if nested and name in values and not isinstance(values[name], wanted):
+                what = wanted.__name__
+                raise InputError(f"{name} is a {what}, not {values[name]!r}", hint=f"{name}=fledge.{what}(...)")
         found = cls.load({name: values.pop(name) for name in known & values.keys()})
         return replace(found, **values) if values else found
 
