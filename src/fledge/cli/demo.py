@@ -10,10 +10,9 @@ from typing import Any
 
 import click
 from rich.status import Status
-from rich.table import Table
 from rich.text import Text
 
-from fledge.cli.output import emit, err, json_option, message, table
+from fledge.cli.output import emit, err, json_option, message
 from fledge.demo.life import Life, Listener, Stage, run_demo
 
 LONGEST_ANSWER = 240  # characters shown
@@ -65,10 +64,8 @@ def _listener(spinner: Status) -> Listener:
     return Listener(started, ended, cells)
 
 
-def _shown(life: Life) -> list[str | Text | Table]:
-    rows = [[stage.name, f"{stage.seconds:.1f}"] for stage in life.stages]
-    rows.append(["in all", f"{sum(stage.seconds for stage in life.stages):.1f}"])
-    shown: list[str | Text | Table] = [table("stages", ["stage", "seconds"], rows)]
+def _shown(life: Life) -> list[str | Text]:
+    shown: list[str | Text] = [f"{sum(stage.seconds for stage in life.stages):.1f} s in all"]
     comparison = life.comparison
     if comparison is not None:
         shown += [
