@@ -23,10 +23,13 @@ def ensure_champion(config: ExperimentConfig, release: ReleaseConfig, say: Say) 
     reference = release_cache.Reference(name, "champion", "")
     kept = release_cache.recall(config.state_dir / "releases", config.tracking, reference)
     say(f"running {snapshot.source} as {name}@champion")
-    if kept is not None and load_manifest(kept).model_digest == snapshot.digest:
+    if kept is not None and (manifest := load_manifest(kept)).model_digest == snapshot.digest:
+        say(f"it is version {manifest.version}, with the prompt {manifest.prompt_label}")
         return name
     if _champion_digest(config, name) != snapshot.digest:
         made = register(config, name=name, engines=release.engines, say=say)
+        if _champion_digest(config, name) == snapshot.digest:  # another did the same meanwhile
+            return name
         move = promote(config, name, made.version, force=True, reason=REASON, say=say)
         say(f"{name}@champion: {move.before or 'none'} -> {move.after}, by force: {REASON}")
     return name
