@@ -230,10 +230,8 @@ def test_the_ui_says_at_once_that_its_port_is_taken(fledge: Run, tmp_path: Path)
 
 
 def test_prompts_that_are_built_in_are_listed_before_they_are_used(fledge: Run, tmp_path: Path) -> None:
-    listed = json.loads(fledge("prompts", "list", "--json", cwd=tmp_path).stdout)
-    assert {prompt["name"]: prompt["version"] for prompt in listed} == dict.fromkeys(
-        ("simple", "conversational", "expert", "educational", "question")
-    )
+    listed = fledge("prompts", "list", cwd=tmp_path).stdout
+    assert listed.count("built in") == 5
+    assert all(name in listed for name in ("simple", "conversational", "expert", "educational", "question"))
     assert fledge("prompts", "show", "simple", cwd=tmp_path).returncode == 0
-    listed = json.loads(fledge("prompts", "list", "--json", cwd=tmp_path).stdout)
-    assert [(prompt["name"], prompt["version"]) for prompt in listed][:2] == [("simple", 1), ("conversational", None)]
+    assert fledge("prompts", "list", cwd=tmp_path).stdout.count("built in") == 4

@@ -35,11 +35,10 @@ def list_(tags: tuple[str, ...], as_json: bool, **flags: Any) -> None:
         [prompt.name, prompt.version, ", ".join(prompt.aliases), _pairs(prompt), prompt.text] for prompt in found
     ]
     there = {prompt.name for prompt in found}
-    built_in = [] if wanted else [Prompt(name, 0, text) for name, text in DEFAULTS.items() if name not in there]
-    rows += [[prompt.name, "built in", "", "", prompt.text] for prompt in built_in]
+    rows += [[name, "built in", "", "", text] for name, text in DEFAULTS.items() if not wanted and name not in there]
     emit(
         as_json,
-        [*map(_as_dict, found), *({**_as_dict(prompt), "version": None, "uri": None} for prompt in built_in)],
+        [_as_dict(prompt) for prompt in found],
         table("prompts", ["name", "version", "aliases", "tags", "template"], rows),
     )
 

@@ -260,7 +260,11 @@ class FromSources(type):
                 what = wanted.__name__
                 raise InputError(f"{name} is a {what}, not {values[name]!r}", hint=f"{name}=fledge.{what}(...)")
         found = cls.load({name: values.pop(name) for name in known & values.keys()})
-        return replace(found, **values) if values else found
+        if not values:
+            return found
+        # What `load` notes of the parts that it read says nothing of one that is given whole.
+        notes = {item.name: item.default for item in fields(kind) if not item.metadata and item.default is not MISSING}
+        return replace(found, **{**notes, **values})
 
     def load(cls, flags: Mapping[str, Any]) -> Any:
         """An instance of the class."""

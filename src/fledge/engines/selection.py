@@ -8,7 +8,6 @@ from typing import Literal, NamedTuple
 from urllib.parse import urlsplit
 
 from fledge.core.errors import InputError, MissingExtraError
-from fledge.core.network import check_answers
 from fledge.core.settings import Workspace, option, out_of_range
 from fledge.core.types import Say, silent
 from fledge.engines import memory
@@ -84,7 +83,6 @@ def find(model: str, workspace: Workspace) -> Snapshot | RemoteModel:
             "the model URL contains credentials, and fledge records the URL",
             hint="remove them and export OPENAI_API_KEY=...",
         )
-    check_answers(model.partition("#")[0])
     return RemoteModel(model)
 
 

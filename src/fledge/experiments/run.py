@@ -330,8 +330,12 @@ def _find_models(
     """The models that are asked, by name. Raises `FledgeError` where one is not there, or no engine that runs it."""
     found = {name: selection.find(name, config) for name in dict.fromkeys(arm.model for arm in asked)}
     for name, model in found.items():
-        if isinstance(model, Snapshot) and not (given is not None and name == config.model):
+        if given is not None and name == config.model:
+            continue
+        if isinstance(model, Snapshot):
             selection.choose(config, model)
+        else:
+            check_answers(model.source.partition("#")[0])
     return found
 
 
