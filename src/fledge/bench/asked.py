@@ -16,7 +16,8 @@ from fledge.engines.engine import Engine, GenerationParams, generate
 from fledge.experiments.arms import Arm
 from fledge.experiments.cells import ask, order_cells
 from fledge.experiments.config import ExperimentConfig
-from fledge.experiments.run import run_experiment, select_questions
+from fledge.experiments.questions import select_questions
+from fledge.experiments.run import run_experiment
 from fledge.prompts.prompt import Prompt
 from fledge.prompts.store import open_prompts
 

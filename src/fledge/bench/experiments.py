@@ -23,7 +23,7 @@ from fledge.engines.engine import Mode
 from fledge.engines.openvino_files import exported
 from fledge.engines.selection import EngineSettings
 from fledge.experiments.config import ExperimentConfig
-from fledge.experiments.run import select_questions
+from fledge.experiments.questions import select_questions
 from fledge.models.embedded.templates import TEMPLATES
 
 PEER = "langchain-pipeline"

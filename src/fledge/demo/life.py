@@ -19,7 +19,8 @@ from fledge.core.settings import Workspace, load
 from fledge.demo.prompts import PROMPTS
 from fledge.engines import selection
 from fledge.experiments.config import ExperimentConfig
-from fledge.experiments.run import ExperimentResult, select_questions
+from fledge.experiments.questions import select_questions
+from fledge.experiments.run import ExperimentResult
 from fledge.models import smollm2
 from fledge.monitoring.health import Health, summarize
 from fledge.monitoring.outbox_reader import read_outbox

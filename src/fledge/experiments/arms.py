@@ -210,6 +210,18 @@ def check_variables(arms: Sequence[Arm], questions: QuestionSet) -> None:
             )
 
 
+def check_room(arms: Sequence[Arm], models: Mapping[str, Model]) -> None:
+    """Raise `InputError` for an answer that may be as long as the model's context."""
+    for arm in arms:
+        model, tokens = models[arm.model], arm.generation.max_tokens
+        if isinstance(model, Snapshot) and tokens >= model.context:
+            raise InputError(
+                f"--max-tokens {tokens} leaves no room for a prompt: the context window of {arm.model} is "
+                f"{model.context} tokens",
+                hint=f"--max-tokens {model.context // 4}",
+            )
+
+
 def own_arms(chains: Mapping[str, Any], taken: Sequence[Arm]) -> list[Arm]:
     """An arm for each chain of the user's own."""
     twice = sorted({arm.name for arm in taken} & set(chains))

@@ -16,7 +16,8 @@ from fledge.engines.engine import Engine
 from fledge.engines.selection import is_release, release_folder
 from fledge.experiments.config import ArmConfig, ExperimentConfig
 from fledge.experiments.progress import Progress
-from fledge.experiments.run import run_experiment, select_questions
+from fledge.experiments.questions import select_questions
+from fledge.experiments.run import run_experiment
 from fledge.releases.manifest import load_manifest
 from fledge.scoring.catalogue import BUILT_IN, RECORDED, chosen, direction_of, range_of
 from fledge.scoring.judge import JUDGE, JudgeCounts

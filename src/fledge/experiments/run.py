@@ -16,13 +16,13 @@ from fledge.core.types import Format, Say, silent
 from fledge.engines import selection
 from fledge.engines.engine import Engine, EngineGoneError
 from fledge.engines.selection import RemoteModel
-from fledge.experiments.arms import Arm, build_arms, check_variables, default_prompt, own_arms, wanted
+from fledge.experiments.arms import Arm, build_arms, check_room, check_variables, default_prompt, own_arms, wanted
 from fledge.experiments.config import ArmConfig, ExperimentConfig, planned_metric
 from fledge.experiments.progress import LiveProgress, Progress
+from fledge.experiments.questions import select_questions
 from fledge.experiments.run_ids import short_id
 from fledge.models.snapshot import Snapshot
 from fledge.questions.question_set import QuestionSet
-from fledge.questions.sources import read_questions
 from fledge.scoring.catalogue import RECORDED, chosen
 from fledge.scoring.judge import JUDGE, PREFERENCE, Judge, JudgeCounts, in_words, judge_scorer, same_model
 
@@ -94,8 +94,6 @@ def run_experiment(
     config = replace(config, questions=asked_for.source)  # of a set in MLflow the version
     asked = wanted(config)
     models = _find_models(config, asked, engine)  # what can be refused is, before MLflow is loaded
-    if config.judging.judge:
-        check_answers(config.judging.judge.partition("#")[0])
     _warn_few_topics(asked_for, len(asked) + len(chains), config.alpha, say)
 
     from fledge.experiments._mlflow import start_runs
@@ -112,15 +110,12 @@ def run_experiment(
             config = replace(config, prompts=tuple(dict.fromkeys(prompt.name for prompt in prompts)))
         built = build_arms(config, asked, prompts, models)
         check_variables(built, asked_for)
-        _check_room(built, models)
+        check_room(built, models)
         own_engines = stack.enter_context(contextlib.ExitStack())
         engines = _engines(own_engines, config, models, engine, say)
         if config.logprobs:
             built = [replace(arm, generation=replace(arm.generation, logprobs=True)) for arm in built]
-        built = [
-            replace(arm, model_digest=_digest(models[arm.model]), mode=engines[arm.model].info.mode) for arm in built
-        ]
-        built += own_arms(chains, built)
+        built = [_pinned(arm, models[arm.model], engines[arm.model]) for arm in built] + own_arms(chains, built)
         started = {name: (models[name], engines[name].info) for name in models}
         state.ensure(config.state_dir / "experiments")  # before there are runs that nothing could end
         plan = start_runs(client, config, built, asked_for, started, store)
@@ -311,14 +306,6 @@ def _result(journal: "Journal") -> ExperimentResult:
     )
 
 
-def select_questions(config: ExperimentConfig, given: QuestionSet | None = None, say: Say = silent) -> QuestionSet:
-    """The questions given, or those that a configuration means: of fledge's own the held-out ones; at most `limit`."""
-    questions = given or read_questions(config.questions, config, config.layout, say=say)
-    if given is None and config.questions == "default":
-        questions = questions.only("test")
-    return questions.sample(config.limit, config.order_seed) if config.limit else questions
-
-
 def _warn_few_topics(questions: QuestionSet, arms: int, alpha: float, say: Say) -> None:
     if warning := warn_few_topics([item.topic for item in questions.questions], arms, alpha):
         say(f"warning: {warning}")
@@ -327,31 +314,24 @@ def _warn_few_topics(questions: QuestionSet, arms: int, alpha: float, say: Say) 
 def _find_models(
     config: ExperimentConfig, asked: Sequence[ArmConfig], given: Engine | None
 ) -> dict[str, Snapshot | RemoteModel]:
-    """The models that are asked, by name. Raises `FledgeError` where one is not there, or no engine that runs it."""
+    """The models that are asked, by name. Raises `FledgeError` where one or the judge is not there, or no engine runs
+    it."""
     found = {name: selection.find(name, config) for name in dict.fromkeys(arm.model for arm in asked)}
     for name, model in found.items():
-        if given is not None and name == config.model:
-            continue
-        if isinstance(model, Snapshot):
+        if isinstance(model, Snapshot) and not (given is not None and name == config.model):
             selection.choose(config, model)
-        else:
-            check_answers(model.source.partition("#")[0])
+    for url in [model.source for model in found.values() if isinstance(model, RemoteModel)] + [config.judging.judge]:
+        if url and not (given is not None and url == config.model):
+            check_answers(url.partition("#")[0])
     return found
+
+
+def _pinned(arm: Arm, model: Snapshot | RemoteModel, engine: Engine) -> Arm:
+    return replace(arm, model_digest=_digest(model), mode=engine.info.mode)
 
 
 def _digest(model: Snapshot | RemoteModel) -> str:
     return model.digest if isinstance(model, Snapshot) else model.source
-
-
-def _check_room(arms: Sequence[Arm], models: Mapping[str, Snapshot | RemoteModel]) -> None:
-    for arm in arms:
-        model, tokens = models[arm.model], arm.generation.max_tokens
-        if isinstance(model, Snapshot) and tokens >= model.context:
-            raise InputError(
-                f"--max-tokens {tokens} leaves no room for a prompt: the context window of {arm.model} is "
-                f"{model.context} tokens",
-                hint=f"--max-tokens {model.context // 4}",
-            )
 
 
 def _check_unchanged(plan: "Plan", models: Mapping[str, Snapshot | RemoteModel], engines: Mapping[str, Engine]) -> None:
