@@ -5,10 +5,18 @@ from pathlib import Path
 import pytest
 
 from fledge.core.errors import InputError
-from fledge.questions.layout import QuestionLayout
+from fledge.questions.layout import PLAIN, QuestionLayout
 from fledge.questions.sources import read, read_questions
 
 NOTICE = '"Please, do not train\non these.",,\n,,\n'  # as FreshQA has it, and over two lines
+
+
+def _hint(path: Path, text: str, layout: QuestionLayout = PLAIN) -> str:
+    """What is advised where a file with this text is refused."""
+    path.write_text(text)
+    with pytest.raises(InputError) as caught:
+        read_questions(path, layout=layout)
+    return caught.value.hint
 
 
 def test_a_header_below_a_notice(tmp_path: Path) -> None:
@@ -31,28 +39,18 @@ def test_a_header_below_a_notice(tmp_path: Path) -> None:
     ],
 )
 def test_what_looks_like_a_header_is_named(tmp_path: Path, rows: str, columns: tuple[str, ...], hint: str) -> None:
-    path = tmp_path / "a.csv"
-    path.write_text(NOTICE + rows)
-    with pytest.raises(InputError) as caught:
-        read_questions(path, layout=QuestionLayout(columns))
-    assert caught.value.hint == hint
+    assert _hint(tmp_path / "a.csv", NOTICE + rows, QuestionLayout(columns)) == hint
 
 
 def test_a_header_is_found_behind_what_excel_writes(tmp_path: Path) -> None:
     path = tmp_path / "a.csv"
-    path.write_text("sep=;\nid;question\n1;a?\n")
-    with pytest.raises(InputError) as caught:
-        read_questions(path)
-    assert caught.value.hint == "--header-row 2"
+    assert _hint(path, "sep=;\nid;question\n1;a?\n") == "--header-row 2"
     assert read_questions(path, layout=QuestionLayout(header_row=2)).questions[0].question == "a?"
 
 
 def test_a_row_with_the_word_question_in_it_is_no_header(tmp_path: Path) -> None:
-    path = tmp_path / "a.csv"
-    path.write_text("id,Question\n1,question\n")
-    with pytest.raises(InputError) as caught:
-        read_questions(path)
-    assert caught.value.hint == "say which holds the questions: --columns question=Question"
+    hint = _hint(tmp_path / "a.csv", "id,Question\n1,question\n")
+    assert hint == "say which holds the questions: --columns question=Question"
 
 
 def test_a_header_behind_the_end(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol
 
 from fledge.core.errors import FledgeError, InputError
@@ -69,6 +69,10 @@ class GenerationParams:
     def samples(self) -> bool:
         """Whether tokens are drawn; below `LEAST_TEMPERATURE` probabilities leave the range of their numbers."""
         return self.temperature >= LEAST_TEMPERATURE
+
+    def for_sample(self, index: int) -> "GenerationParams":
+        """The same for one of several samples: each has a seed of its own."""
+        return replace(self, seed=(self.seed + index) % 2**63)
 
 
 def _nothing() -> None:

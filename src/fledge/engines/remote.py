@@ -80,7 +80,7 @@ class RemoteEngine:
             if self._closed:
                 raise FledgeError("the engine is closed")
             for index in range(params.n):
-                settings = replace(params, n=1, seed=(params.seed + index) % 2**63)
+                settings = replace(params.for_sample(index), n=1)
                 self._running[self._pool.submit(self._answer, messages, settings, stream, index)] = stream
         return stream
 

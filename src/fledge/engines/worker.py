@@ -90,7 +90,7 @@ class WorkerEngine(abc.ABC):
         self._waiting.extend(
             Answer(
                 prompt.token_ids,
-                replace(params, n=1, seed=(params.seed + index) % 2**63),
+                replace(params.for_sample(index), n=1),
                 stream,
                 index,
                 Decoder(self._tokenizer, params.stop, self.text.end_tokens),

@@ -77,7 +77,7 @@ class Arm:
 
     def params(self, sample: int) -> GenerationParams:
         """Generation settings of one sample: each has a seed of its own."""
-        return replace(self.generation, seed=(self.generation.seed + sample) % 2**63)
+        return self.generation.for_sample(sample)
 
     def key(self, question: Question, sample: int) -> str:
         """What tells one answer from every other: two cells with the same key have the same answer."""
