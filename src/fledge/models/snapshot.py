@@ -18,7 +18,7 @@ from fledge.core.errors import FledgeError, InputError
 from fledge.core.settings import Workspace
 from fledge.models import tokenizer_files, weights
 from fledge.models.architectures import check_tensors, refuse_other_type
-from fledge.models.chat_template import check_template
+from fledge.models.chat_template import check_template, read_template
 from fledge.models.check_cache import once
 from fledge.models.config_fields import WIDTHS, check_config, check_generation, end_tokens
 from fledge.models.config_files import (
@@ -30,7 +30,7 @@ from fledge.models.config_files import (
     refuse_adapter,
     refuse_code,
 )
-from fledge.models.tokenizer_probe import check_loads
+from fledge.models.trial_run import check_rendering, check_tokenizer
 
 ALLOWED = ("*.safetensors", "*.json", "*.txt", "*.model", "*.jinja", "README.md", "LICENSE*")
 BY_MODULE = {"smollm2": "fledge.models.smollm2"}  # models that a module of their own knows how to get
@@ -227,7 +227,11 @@ def _check_contents(folder: Path, found: weights.Weights, digests: Mapping[str, 
     if tokenizer_files.WHOLE in digests:
         path = folder / tokenizer_files.WHOLE
         library = importlib.metadata.version("tokenizers")
-        once(f"tokenizer-{library}", digests[path.name], partial(check_loads, path, f"{source}/{path.name}"))
+        once(f"tokenizer-{library}", digests[path.name], partial(check_tokenizer, path, f"{source}/{path.name}"))
+    template = read_template(folder)
+    if template:
+        digest = hashlib.sha256(json.dumps(template).encode()).hexdigest()
+        once("chat-template", digest, partial(check_rendering, template, source))
     for name in dict.fromkeys(tensor.file for tensor in found.tensors.values()):
         once(
             "finite",
