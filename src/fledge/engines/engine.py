@@ -289,6 +289,14 @@ class Engine(Protocol):
         ...
 
 
+class StartingEngine(Engine, Protocol):
+    """An engine that may still be loading: it has `info` and can be asked after `wait_ready`."""
+
+    def wait_ready(self) -> None:
+        """Wait until it can be asked. Raises `FledgeError` where it cannot, and closes it."""
+        ...
+
+
 class LoadedEngine(Protocol):
     """An engine in its own process, which calls `turn` as long as it is `busy`. `encoder`, where there is one, has a
     line to watch; `between_steps` is called where a turn takes many steps."""

@@ -152,27 +152,31 @@ class EngineConnection:
 class LocalEngine(EngineConnection):
     """A process that runs a model's engine, and ends with this one.
 
-    One that dies is started once more, and what it was asked is asked again; after that `EngineGoneError` ends all.
+    It starts at once; ask it after `wait_ready`. One that dies is started once more, and what it was asked is asked
+    again; after that `EngineGoneError` ends all.
     """
 
     def __init__(self, settings: EngineSettings, model: Snapshot | None, say: Say) -> None:
-        """Wait until it is ready; `say` is told what takes long. Raises what kept the engine from starting."""
+        """`say` is told what takes long."""
         content = {**asdict(model), "path": str(model.path)} if model else None
         self._config = {"settings": _settings(settings), "model": content}
         self._say = say
         self._restarts = 0
         self._closing = threading.Event()
         self._said = tempfile.TemporaryFile()  # noqa: SIM115 (closed with the engine)
+        self._ready = False
         with postponed():
-            self._child, self._control, line = self._spawn()
+            self._child, self._control, self._line = self._spawn()
+
+    def wait_ready(self) -> None:
+        """Wait until it can be asked. Raises what kept the engine from starting."""
         try:
             info = self._wait()
         except BaseException:
-            self._kill()
-            line.close()
-            self._said.close()
+            self.close()
             raise
-        super().__init__(line, info)
+        super().__init__(self._line, info)
+        self._ready = True
 
     @property
     def pid(self) -> int:
@@ -182,7 +186,9 @@ class LocalEngine(EngineConnection):
     def close(self) -> None:
         self._closing.set()
         self._kill()
-        super().close()
+        if self._ready:
+            super().close()
+        self._line.close()
         self._said.close()
 
     def _reconnect(self) -> bool:

@@ -68,6 +68,9 @@ class RemoteEngine:
         self._closed = False
         self._pool = ThreadPoolExecutor(concurrency, thread_name_prefix="remote-engine")
 
+    def wait_ready(self) -> None:
+        """Nothing is loaded here."""
+
     def submit(self, prompt: Prompt, params: GenerationParams) -> Stream:
         turns = [Message("user", prompt)] if isinstance(prompt, str) else list(prompt)
         messages = [{"role": turn.role, "content": turn.content} for turn in turns if isinstance(turn, Message)]

@@ -11,7 +11,7 @@ from fledge.core.errors import InputError, MissingExtraError
 from fledge.core.settings import Workspace, option, out_of_range
 from fledge.core.types import Say, silent
 from fledge.engines import memory
-from fledge.engines.engine import Engine, EngineInfo, LoadedEngine, Mode
+from fledge.engines.engine import Engine, EngineInfo, LoadedEngine, Mode, StartingEngine
 from fledge.engines.machine import gpu
 from fledge.engines.openvino_files import ExportError, exported, is_exported, known_files, read_gate
 from fledge.engines.scripted import ScriptedEngine
@@ -185,6 +185,13 @@ def start(settings: EngineSettings, model: Snapshot | RemoteModel, say: Say = si
 
     `say` is told what takes long, with an estimate.
     """
+    engine = launch(settings, model, say)
+    engine.wait_ready()
+    return engine
+
+
+def launch(settings: EngineSettings, model: Snapshot | RemoteModel, say: Say = silent) -> StartingEngine:
+    """As `start`, without waiting: the engine loads while the program does other things."""
     if isinstance(model, RemoteModel):
         return _remote(settings, model)
     choose(settings, model)  # what cannot be is refused before anything is started
@@ -210,7 +217,7 @@ def load(settings: EngineSettings, model: Snapshot, say: Say = silent) -> Loaded
     return _transformers(settings, model, choice, say)
 
 
-def _remote(settings: EngineSettings, model: RemoteModel) -> Engine:
+def _remote(settings: EngineSettings, model: RemoteModel) -> StartingEngine:
     from fledge.engines.remote import Prices, RemoteEngine
 
     if settings.engine not in ("auto", "remote"):

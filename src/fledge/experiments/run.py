@@ -2,7 +2,7 @@
 
 import contextlib
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -10,18 +10,16 @@ from fledge.comparison.topics import warn_few_topics
 from fledge.core import state
 from fledge.core.errors import FledgeError, InputError
 from fledge.core.interrupts import uninterrupted
-from fledge.core.network import check_answers
 from fledge.core.settings import Workspace
 from fledge.core.types import Format, Say, silent
 from fledge.engines import selection
 from fledge.engines.engine import Engine, EngineGoneError
-from fledge.engines.selection import RemoteModel
-from fledge.experiments.arms import Arm, build_arms, check_room, check_variables, default_prompt, own_arms, wanted
-from fledge.experiments.config import ArmConfig, ExperimentConfig, planned_metric
+from fledge.experiments.arms import build_arms, check_room, check_variables, default_prompt, own_arms, wanted
+from fledge.experiments.config import ExperimentConfig, planned_metric
+from fledge.experiments.engines import Engines, Models, check_unchanged, find_models, pin
 from fledge.experiments.progress import LiveProgress, Progress
 from fledge.experiments.questions import select_questions
 from fledge.experiments.run_ids import short_id
-from fledge.models.snapshot import Snapshot
 from fledge.questions.question_set import QuestionSet
 from fledge.scoring.catalogue import RECORDED, chosen
 from fledge.scoring.judge import JUDGE, PREFERENCE, Judge, JudgeCounts, in_words, judge_scorer, same_model
@@ -93,16 +91,18 @@ def run_experiment(
     asked_for = select_questions(config, questions, say)
     config = replace(config, questions=asked_for.source)  # of a set in MLflow the version
     asked = wanted(config)
-    models = _find_models(config, asked, engine)  # what can be refused is, before MLflow is loaded
+    models = find_models(config, asked, engine)  # what can be refused is, before MLflow is loaded
     _warn_few_topics(asked_for, len(asked) + len(chains), config.alpha, say)
 
-    from fledge.experiments._mlflow import start_runs
-    from fledge.experiments._mlflow_record import ExperimentRecord
-    from fledge.experiments.journal import Journal
-    from fledge.prompts._mlflow import open_store
-    from fledge.tracking._mlflow import connect
-
     with contextlib.ExitStack() as stack:
+        own_engines = stack.enter_context(Engines(config, models, engine, say))
+
+        from fledge.experiments._mlflow import start_runs
+        from fledge.experiments._mlflow_record import ExperimentRecord
+        from fledge.experiments.journal import Journal
+        from fledge.prompts._mlflow import open_store
+        from fledge.tracking._mlflow import connect
+
         client = connect(config.tracking)
         store = open_store(client, say)
         prompts = [store.load(arm.prompt or default_prompt(models[arm.model])) for arm in asked]
@@ -111,11 +111,10 @@ def run_experiment(
         built = build_arms(config, asked, prompts, models)
         check_variables(built, asked_for)
         check_room(built, models)
-        own_engines = stack.enter_context(contextlib.ExitStack())
-        engines = _engines(own_engines, config, models, engine, say)
+        engines = own_engines.wait_ready()
         if config.logprobs:
             built = [replace(arm, generation=replace(arm.generation, logprobs=True)) for arm in built]
-        built = [_pinned(arm, models[arm.model], engines[arm.model]) for arm in built] + own_arms(chains, built)
+        built = [pin(arm, models[arm.model], engines[arm.model]) for arm in built] + own_arms(chains, built)
         started = {name: (models[name], engines[name].info) for name in models}
         state.ensure(config.state_dir / "experiments")  # before there are runs that nothing could end
         plan = start_runs(client, config, built, asked_for, started, store)
@@ -160,12 +159,13 @@ def resume_experiment(
                 hint="fledge.resume_experiment(workspace, run_id, arms={...}) from Python, with the same chains",
             )
         record = ExperimentRecord(connect(workspace.tracking), plan, say)
-        own_engines = stack.enter_context(contextlib.ExitStack())
-        engines: dict[str, Engine] = {}
+        models: Models = {}
         if journal.unanswered():
             models = {arm.model: selection.find(arm.model, workspace) for arm in plan.arms if arm.prompt}
-            engines = _engines(own_engines, plan.config, models, engine, say)
-            _check_unchanged(plan, models, engines)
+        own_engines = stack.enter_context(Engines(plan.config, models, engine, say))
+        engines = own_engines.wait_ready()
+        if models:
+            check_unchanged(plan, models, engines)
         with _aborted(record), _stopped_first(own_engines):
             record.go_on()
             return _carry_out(record, journal, engines, chains, progress, say)
@@ -240,24 +240,6 @@ def _chains(plan: "Plan", engines: Mapping[str, Engine], own: Mapping[str, Any])
     return found
 
 
-def _engines(
-    stack: contextlib.ExitStack,
-    config: ExperimentConfig,
-    models: Mapping[str, Snapshot | RemoteModel],
-    given: Engine | None,
-    say: Say,
-) -> dict[str, Engine]:
-    """An engine for each model, warm, closed with the stack; the one given answers for the configured model."""
-    engines: dict[str, Engine] = {}
-    for name, model in models.items():
-        if given is not None and name == config.model:
-            engines[name] = given
-        else:
-            engines[name] = selection.start(config, model, say)
-            stack.callback(engines[name].close)
-    return engines
-
-
 def _judge(plan: "Plan", say: Say) -> Judge | None:
     """The judge that grades every answer, where there is one."""
     judging = plan.config.judging
@@ -311,46 +293,6 @@ def _warn_few_topics(questions: QuestionSet, arms: int, alpha: float, say: Say) 
         say(f"warning: {warning}")
 
 
-def _find_models(
-    config: ExperimentConfig, asked: Sequence[ArmConfig], given: Engine | None
-) -> dict[str, Snapshot | RemoteModel]:
-    """The models that are asked, by name. Raises `FledgeError` where one or the judge is not there, or no engine runs
-    it."""
-    found = {name: selection.find(name, config) for name in dict.fromkeys(arm.model for arm in asked)}
-    for name, model in found.items():
-        if isinstance(model, Snapshot) and not (given is not None and name == config.model):
-            selection.choose(config, model)
-    for url in [model.source for model in found.values() if isinstance(model, RemoteModel)] + [config.judging.judge]:
-        if url and not (given is not None and url == config.model):
-            check_answers(url.partition("#")[0])
-    return found
-
-
-def _pinned(arm: Arm, model: Snapshot | RemoteModel, engine: Engine) -> Arm:
-    return replace(arm, model_digest=_digest(model), mode=engine.info.mode)
-
-
-def _digest(model: Snapshot | RemoteModel) -> str:
-    return model.digest if isinstance(model, Snapshot) else model.source
-
-
-def _check_unchanged(plan: "Plan", models: Mapping[str, Snapshot | RemoteModel], engines: Mapping[str, Engine]) -> None:
-    """Raise `InputError` if what answers now is not what answered before."""
-    for arm in plan.arms:
-        if arm.prompt is None:
-            continue
-        changed = ""
-        if arm.model_digest != _digest(models[arm.model]):
-            changed = f"the model {arm.model} has changed"
-        elif arm.mode != engines[arm.model].info.mode:
-            changed = f"{arm.model} was asked in mode {arm.mode} and would now be in {engines[arm.model].info.mode}"
-        if changed:
-            raise InputError(
-                f"{changed} since the experiment was started",
-                hint=f"fledge experiment --like {plan.run_id} starts a new one",
-            )
-
-
 def _check_metric(config: ExperimentConfig) -> None:
     """Raise `InputError` for a metric that no answer will have, before any is paid for."""
     scored = {item.name for item in chosen(config.scorers)}
@@ -361,7 +303,7 @@ def _check_metric(config: ExperimentConfig) -> None:
 
 
 @contextlib.contextmanager
-def _stopped_first(engines: contextlib.ExitStack) -> Iterator[None]:
+def _stopped_first(engines: Engines) -> Iterator[None]:
     """Engines that are not wanted any more take no processor time from what is left to do."""
     try:
         yield

@@ -1,0 +1,88 @@
+"""The models that an experiment asks, and their engines."""
+
+import contextlib
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from fledge.core.errors import InputError
+from fledge.core.network import check_answers
+from fledge.core.types import Say
+from fledge.engines import selection
+from fledge.engines.engine import Engine, StartingEngine
+from fledge.engines.selection import RemoteModel
+from fledge.experiments.arms import Arm
+from fledge.experiments.config import ArmConfig, ExperimentConfig
+from fledge.models.snapshot import Snapshot
+
+if TYPE_CHECKING:
+    from fledge.experiments.journal import Plan
+
+Models = Mapping[str, Snapshot | RemoteModel]
+
+
+def find_models(config: ExperimentConfig, asked: Sequence[ArmConfig], given: Engine | None) -> Models:
+    """The models that are asked, by name. Raises `FledgeError` where one or the judge is not there, or no engine runs
+    it."""
+    found = {name: selection.find(name, config) for name in dict.fromkeys(arm.model for arm in asked)}
+    for name, model in found.items():
+        if isinstance(model, Snapshot) and not (given is not None and name == config.model):
+            selection.choose(config, model)
+    for url in [model.source for model in found.values() if isinstance(model, RemoteModel)] + [config.judging.judge]:
+        if url and not (given is not None and url == config.model):
+            check_answers(url.partition("#")[0])
+    return found
+
+
+class Engines(contextlib.AbstractContextManager["Engines"]):
+    """The engines of an experiment by the name of their model: those that were given, and those that it starts, which
+    load while other things are done, and are closed with the block."""
+
+    def __init__(self, config: ExperimentConfig, models: Models, given: Engine | None, say: Say) -> None:
+        self._given = {config.model: given} if given is not None and config.model in models else {}
+        self._own: dict[str, StartingEngine] = {}
+        try:
+            for name in [name for name in models if name not in self._given]:
+                self._own[name] = selection.launch(config, models[name], say)
+        except BaseException:
+            self.close()
+            raise
+
+    def wait_ready(self) -> dict[str, Engine]:
+        """The engines, once all of them can be asked. Raises `FledgeError` where one cannot."""
+        for engine in self._own.values():
+            engine.wait_ready()
+        return {**self._own, **self._given}
+
+    def close(self) -> None:
+        """Close what was started here; again is no error."""
+        while self._own:
+            self._own.popitem()[1].close()
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def pin(arm: Arm, model: Snapshot | RemoteModel, engine: Engine) -> Arm:
+    return replace(arm, model_digest=_digest(model), mode=engine.info.mode)
+
+
+def _digest(model: Snapshot | RemoteModel) -> str:
+    return model.digest if isinstance(model, Snapshot) else model.source
+
+
+def check_unchanged(plan: "Plan", models: Models, engines: Mapping[str, Engine]) -> None:
+    """Raise `InputError` if what answers now is not what answered before."""
+    for arm in plan.arms:
+        if arm.prompt is None:
+            continue
+        changed = ""
+        if arm.model_digest != _digest(models[arm.model]):
+            changed = f"the model {arm.model} has changed"
+        elif arm.mode != engines[arm.model].info.mode:
+            changed = f"{arm.model} was asked in mode {arm.mode} and would now be in {engines[arm.model].info.mode}"
+        if changed:
+            raise InputError(
+                f"{changed} since the experiment was started",
+                hint=f"fledge experiment --like {plan.run_id} starts a new one",
+            )
