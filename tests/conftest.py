@@ -21,7 +21,7 @@ from fledge.core.errors import DamagedError, FledgeError
 from fledge.core.settings import Workspace, user_cache
 from fledge.engines import selection
 from fledge.engines.engine import Engine
-from fledge.engines.selection import EngineSettings
+from fledge.engines.settings import EngineSettings
 from fledge.models import snapshot
 from fledge.models.smollm2 import WHEEL
 from fledge.models.snapshot import Snapshot

@@ -11,7 +11,7 @@ __version__ = "0.1.0"
 
 _PUBLIC = {
     "ArmConfig": "fledge.experiments.config",
-    "CompareOptions": "fledge.comparison.verdict",
+    "CompareOptions": "fledge.comparison.options",
     "Comparison": "fledge.comparison.findings",
     "Draft": "fledge.prompts.prompt",
     "Evaluation": "fledge.experiments.evaluation",
@@ -52,7 +52,7 @@ __all__ = tuple(_PUBLIC)
 
 if TYPE_CHECKING:
     from fledge.comparison.findings import Comparison as Comparison
-    from fledge.comparison.verdict import CompareOptions as CompareOptions
+    from fledge.comparison.options import CompareOptions as CompareOptions
     from fledge.core.errors import FledgeError as FledgeError
     from fledge.core.settings import Workspace as Workspace
     from fledge.demo.life import run_demo as run_demo

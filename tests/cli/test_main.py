@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from fledge.cli.main import COMMANDS
 from tests.conftest import Run
 
 
@@ -22,6 +23,42 @@ def test_help_is_quick_and_loads_nothing_heavy() -> None:
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert "Take a Hugging Face language model" in done.stdout
     assert done.stdout.splitlines()[-1] == "[]"
+
+
+HEAVY = (
+    "mlflow",
+    "torch",
+    "transformers",
+    "openvino",
+    "scipy",
+    "statsmodels",
+    "pandas",
+    "matplotlib",
+    "langchain_core",
+)
+
+
+@pytest.mark.parametrize("name", list(COMMANDS))
+def test_help_of_a_command_loads_nothing_heavy(name: str) -> None:
+    program = (
+        f"import sys; sys.argv = ['fledge', {name!r}, '--help']\n"
+        "import fledge.cli.main as main\n"
+        "try: main.main()\n"
+        f"finally: print([name for name in {HEAVY!r} if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("Usage:")
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_help_shows_common_options_first_and_the_others_in_groups(fledge: Run) -> None:
+    text = fledge("experiment", "--help").stdout
+    places = [text.index(f"\n{heading}:\n") for heading in ("Options", "Generation", "Judge", "Engine", "Storage")]
+    assert places == sorted(places)
+    assert places[0] < text.index("  --model ") < text.index("  --prompts ") < places[1]
+    assert places[1] < text.index("  --top-p ") < places[2]
+    assert places[3] < text.index("  --cache-gb ") < places[4] < text.index("  --tracking-uri ")
+    assert "FLEDGE_SOME_OPTION" in text
 
 
 def test_usage_errors_are_2_and_say_what_was_meant(fledge: Run) -> None:

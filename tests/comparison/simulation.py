@@ -10,7 +10,8 @@ import numpy as np
 import pandas as pd
 
 from fledge.comparison.findings import Comparison
-from fledge.comparison.verdict import CompareOptions, compare_scores
+from fledge.comparison.options import CompareOptions
+from fledge.comparison.verdict import compare_scores
 
 KINDS = ("normal", "f1", "pass", "topics")
 

@@ -11,8 +11,9 @@ import pytest
 from markupsafe import escape
 
 from fledge.comparison.exploration import explore
+from fledge.comparison.options import CompareOptions
 from fledge.comparison.report import render_report
-from fledge.comparison.verdict import CompareOptions, compare_scores
+from fledge.comparison.verdict import compare_scores
 
 EVIL = '<script>alert("x")</script><img src=http://127.0.0.1:9/x>'
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")

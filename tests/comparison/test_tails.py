@@ -5,6 +5,7 @@ import pandas as pd
 import pytest
 from scipy import stats
 
+from fledge.comparison.options import CompareOptions
 from fledge.comparison.statistics import Sample, one_sided, paired_test
 from fledge.comparison.tails import (
     SMALL,
@@ -14,7 +15,7 @@ from fledge.comparison.tails import (
     hoeffding_distance,
     hoeffding_p,
 )
-from fledge.comparison.verdict import CompareOptions, compare_scores
+from fledge.comparison.verdict import compare_scores
 from tests.comparison.shapes import LIKE, RARE, UNLIKE, Shape, flip, p_values, rates
 
 TABLES = 1_000

@@ -5,7 +5,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from fledge.comparison.verdict import CompareOptions, compare_scores
+from fledge.comparison.options import CompareOptions
+from fledge.comparison.verdict import compare_scores
 from fledge.core.errors import InputError
 
 

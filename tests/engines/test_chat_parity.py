@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from fledge.core.types import Message
 from fledge.engines import selection
 from fledge.engines.engine import Completion, GenerationParams, generate
-from fledge.engines.selection import EngineSettings
+from fledge.engines.settings import EngineSettings
 from fledge.models.embedded.corpus import load_corpus
 from fledge.models.snapshot import Snapshot
 from tests.engines.test_parity import NEAR_TIE

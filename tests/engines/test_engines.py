@@ -13,7 +13,7 @@ from fledge.core.types import Message
 from fledge.engines import selection
 from fledge.engines.engine import Completion, Engine, GenerationParams, Prompt, generate
 from fledge.engines.local_engine import LocalEngine
-from fledge.engines.selection import EngineSettings
+from fledge.engines.settings import EngineSettings
 from fledge.engines.text import Text
 from fledge.engines.transformers import load, text_of
 from fledge.models import snapshot

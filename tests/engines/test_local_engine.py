@@ -16,7 +16,7 @@ from fledge.core.errors import FledgeError, InputError
 from fledge.engines import selection
 from fledge.engines.engine import EngineGoneError, GenerationParams, Stream, generate
 from fledge.engines.local_engine import LocalEngine
-from fledge.engines.selection import EngineSettings
+from fledge.engines.settings import EngineSettings
 from fledge.models import snapshot
 
 pytestmark = pytest.mark.slow
@@ -95,8 +95,9 @@ def test_it_ends_with_whoever_started_it_and_leaves_the_libraries_to_it() -> Non
     program = """
 import sys
 from fledge.engines import selection
+from fledge.engines.settings import EngineSettings
 from fledge.models import snapshot
-engine = selection.start(selection.EngineSettings(), snapshot.resolve("embedded"))
+engine = selection.start(EngineSettings(), snapshot.resolve("embedded"))
 heavy = [name for name in ("torch", "transformers", "openvino", "openvino_genai", "mlflow") if name in sys.modules]
 print(engine.pid, heavy, flush=True)
 sys.stdin.read()

@@ -22,7 +22,7 @@ import json, sys
 import psutil
 from fledge.engines import selection
 from fledge.engines.engine import GenerationParams, generate
-from fledge.engines.selection import EngineSettings
+from fledge.engines.settings import EngineSettings
 from fledge.models import snapshot
 
 engine = selection.start(EngineSettings(mode=sys.argv[2], engine="openvino"), snapshot.resolve(sys.argv[1]))

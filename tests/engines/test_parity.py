@@ -10,7 +10,7 @@ from transformers import AutoModelForCausalLM
 
 from fledge.engines import selection
 from fledge.engines.engine import GenerationParams, generate
-from fledge.engines.selection import EngineSettings, Name
+from fledge.engines.settings import EngineSettings, Name
 from fledge.models import snapshot
 from fledge.models.embedded.corpus import load_corpus
 from tests.models.tiny_models import CONFIGS, VOCABULARY, write_model

@@ -19,6 +19,7 @@ Connect = Callable[[Path], "Line"]
 HOST = """
 import socket, sys
 from fledge.engines import process, selection
+from fledge.engines.settings import EngineSettings
 from fledge.models import snapshot
 from fledge.engines.scripted import ScriptedEngine
 listener = socket.socket(socket.AF_UNIX)
@@ -26,7 +27,7 @@ listener.bind(sys.argv[1] + ".new")
 listener.listen()
 import os
 engine = ScriptedEngine() if sys.argv[2] == "scripted" else selection.load(
-    selection.EngineSettings(cache=sys.argv[2]), snapshot.resolve("embedded"))
+    EngineSettings(cache=sys.argv[2]), snapshot.resolve("embedded"))
 os.rename(sys.argv[1] + ".new", sys.argv[1])
 process.EngineServer(engine, listener).run()
 """

@@ -14,7 +14,7 @@ from fledge.core.types import Message
 from fledge.engines import remote, selection
 from fledge.engines.engine import GenerationParams, generate
 from fledge.engines.remote import Prices, RemoteEngine
-from fledge.engines.selection import EngineSettings
+from fledge.engines.settings import EngineSettings
 from fledge.experiments.config import ExperimentConfig
 from fledge.experiments.run import run_experiment
 from tests.engines.openai_server import Server, serve

@@ -18,7 +18,7 @@ from fledge.core.settings import load
 from fledge.engines import selection
 from fledge.engines.engine import EngineInfo, GenerationParams, generate
 from fledge.engines.machine import gpu
-from fledge.engines.selection import EngineSettings
+from fledge.engines.settings import EngineSettings
 from fledge.models import snapshot
 from tests.models.tiny_models import write_model
 
@@ -76,7 +76,8 @@ class Hidden(importlib.machinery.PathFinder):
         return None if name.partition(".")[0] in {hidden!r} else super().find_spec(name, path, target)
 sys.meta_path[sys.meta_path.index(importlib.machinery.PathFinder)] = Hidden
 from fledge.core.errors import FledgeError
-from fledge.engines.selection import EngineSettings, choose
+from fledge.engines.selection import choose
+from fledge.engines.settings import EngineSettings
 try:
     choice = choose(EngineSettings(device="cpu"))
     print(f"{{choice.name}}: {{choice.reason}}")
@@ -147,7 +148,7 @@ def test_two_exports_at_once_are_one_and_what_a_killed_one_left_is_removed(tmp_p
     program = f"""
 from fledge.engines import selection
 from fledge.models import snapshot
-from fledge.engines.selection import EngineSettings
+from fledge.engines.settings import EngineSettings
 settings = EngineSettings(engine="openvino", cache={str(tmp_path)!r})
 engine = selection.start(settings, snapshot.resolve("embedded"), print)
 engine.close()

@@ -12,7 +12,7 @@ from safetensors.numpy import load_file, save_file
 from fledge.core.errors import InputError
 from fledge.engines import selection
 from fledge.engines.engine import GenerationParams, generate
-from fledge.engines.selection import EngineSettings
+from fledge.engines.settings import EngineSettings
 from fledge.models import snapshot
 from tests.models.broken_models import config, text
 from tests.models.tiny_models import write_model

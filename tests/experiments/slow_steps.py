@@ -27,7 +27,7 @@ ENGINE = """
 import json, os, time
 from fledge.engines import process, selection
 from fledge.engines.scripted import ScriptedEngine
-from fledge.engines.selection import EngineSettings
+from fledge.engines.settings import EngineSettings
 made = os.open("made.jsonl", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
 heard = process.EngineLine._heard
 def noted(self, identity, stream, wholes, item):

@@ -9,7 +9,8 @@ import pandas as pd
 import pytest
 from mlflow.genai.scorers import scorer
 
-from fledge.comparison.verdict import CompareOptions, compare_scores
+from fledge.comparison.options import CompareOptions
+from fledge.comparison.verdict import compare_scores
 from fledge.core.settings import Workspace
 from fledge.tracking._mlflow import connect
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from fledge.comparison.verdict import CompareOptions
+from fledge.comparison.options import CompareOptions
 from fledge.core.errors import InputError
 from fledge.core.settings import Workspace
 from fledge.experiments.comparison import compare

@@ -7,7 +7,7 @@ import pytest
 from mlflow import MlflowClient
 
 from fledge.comparison.findings import Comparison
-from fledge.comparison.verdict import CompareOptions
+from fledge.comparison.options import CompareOptions
 from fledge.core.errors import FledgeError, InputError
 from fledge.core.settings import Workspace
 from fledge.engines.scripted import ScriptedEngine

@@ -18,7 +18,7 @@ from langchain_core.runnables import RunnableLambda
 from mlflow import MlflowClient
 
 from fledge.chains.engine_llm import EngineChatModel
-from fledge.comparison.verdict import CompareOptions
+from fledge.comparison.options import CompareOptions
 from fledge.core.errors import FledgeError, InputError
 from fledge.core.settings import Workspace
 from fledge.engines.engine import Engine, GenerationParams, Prompt, Stream

@@ -172,7 +172,7 @@ def main() -> None:
     from fledge.core.types import Message
     from fledge.engines import selection
     from fledge.engines.engine import GenerationParams, Prompt, generate
-    from fledge.engines.selection import EngineSettings
+    from fledge.engines.settings import EngineSettings
     from fledge.models import snapshot
 
     folder, engine, cache = sys.argv[1:]

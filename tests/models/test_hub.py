@@ -15,7 +15,7 @@ from safetensors.numpy import save
 
 from fledge.engines import selection
 from fledge.engines.engine import GenerationParams, generate
-from fledge.engines.selection import EngineSettings
+from fledge.engines.settings import EngineSettings
 from fledge.models import snapshot
 from tests.conftest import PATIENCE_S, Run
 from tests.models.broken_models import CONFIG, PARAMETERS, TOKENIZER, tensors

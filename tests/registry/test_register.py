@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 from mlflow.models import get_model_info
 
-from fledge.comparison.verdict import CompareOptions
+from fledge.comparison.options import CompareOptions
 from fledge.core.errors import InputError, RefusedError
 from fledge.core.settings import Workspace
 from fledge.engines.engine import Engine

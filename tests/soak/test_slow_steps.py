@@ -18,7 +18,7 @@ def kills(folder: Path, workspace: Workspace, model: str, count: int, times: int
     made a second before the kill were asked again."""
     asked_again, run = list[int](), list[str]()
     for _ in range(times):
-        before = len(journal(folder))
+        before = len(made(folder))
         process = start(folder, workspace, model, "1.0", str(count), *run)
         while len(made(folder)) == before and process.poll() is None:  # it has begun to answer
             time.sleep(0.05)
@@ -29,7 +29,9 @@ def kills(folder: Path, workspace: Workspace, model: str, count: int, times: int
         (own,) = (folder / ".fledge" / "experiments").iterdir()
         run = [own.name]
         kept = {line["prompt_text"].split(": ")[-1] for line in journal(folder)}
-        asked_again.append(sum(moment < killed - AT_MOST_S and prompt not in kept for prompt, moment in made(folder)))
+        asked_again.append(
+            sum(moment < killed - AT_MOST_S and prompt not in kept for prompt, moment in made(folder)[before:])
+        )
         if len(journal(folder)) == count:
             break
     return asked_again

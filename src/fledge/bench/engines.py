@@ -18,7 +18,7 @@ from fledge.core.settings import option, out_of_range
 from fledge.core.types import Say, silent
 from fledge.engines import machine, selection
 from fledge.engines.openvino_files import exported
-from fledge.engines.selection import EngineSettings
+from fledge.engines.settings import EngineSettings
 from fledge.models.snapshot import Snapshot
 
 PEER = "transformers.generate"

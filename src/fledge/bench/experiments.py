@@ -21,7 +21,7 @@ from fledge.core.types import Say, silent
 from fledge.engines import machine, selection
 from fledge.engines.engine import Mode
 from fledge.engines.openvino_files import exported
-from fledge.engines.selection import EngineSettings
+from fledge.engines.settings import EngineSettings
 from fledge.experiments.config import ExperimentConfig
 from fledge.experiments.questions import select_questions
 from fledge.models.embedded.templates import TEMPLATES

@@ -15,7 +15,7 @@ from fledge.core.errors import FledgeError
 from fledge.core.types import Message
 from fledge.engines import selection
 from fledge.engines.engine import Engine, GenerationParams, Prompt
-from fledge.engines.selection import EngineSettings
+from fledge.engines.settings import EngineSettings
 
 MOST_AT_ONCE = 512
 

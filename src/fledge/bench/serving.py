@@ -27,7 +27,7 @@ from fledge.core.errors import FledgeError, InputError
 from fledge.core.settings import Workspace, option, out_of_range
 from fledge.core.types import Say, silent
 from fledge.engines import machine
-from fledge.engines.selection import EngineSettings
+from fledge.engines.settings import EngineSettings
 
 QUIET = 0.15
 SEED = 0

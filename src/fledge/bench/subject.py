@@ -10,7 +10,7 @@ from typing import Any
 from fledge.bench.rounds import Plan
 from fledge.engines import selection
 from fledge.engines.engine import Engine, GenerationParams, Stream
-from fledge.engines.selection import EngineSettings
+from fledge.engines.settings import EngineSettings
 
 
 def main() -> None:

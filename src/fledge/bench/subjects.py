@@ -15,7 +15,7 @@ from fledge.core.settings import Workspace
 from fledge.core.types import Say
 from fledge.engines import selection
 from fledge.engines.openvino_files import exported
-from fledge.engines.selection import EngineSettings
+from fledge.engines.settings import EngineSettings
 from fledge.experiments.config import ExperimentConfig
 from fledge.models.snapshot import Snapshot
 from fledge.registry.release import promote, register

@@ -3,18 +3,17 @@
 from collections.abc import Iterator
 from typing import Any
 
-import click
 from rich.table import Table
 
 from fledge.bench.engines import PEER, BenchConfig, BenchResult, bench_engines
 from fledge.bench.experiments import ExperimentBenchConfig, ExperimentBenchResult, bench_experiment
 from fledge.bench.serving import ServeBenchConfig, ServeBenchResult, bench_serve
-from fledge.cli.options import settings
+from fledge.cli.options import group, settings
 from fledge.cli.output import emit, json_option, message, steps_progress, table
 from fledge.core.settings import load
 
 
-@click.group()
+@group()
 def bench() -> None:
     """Measure fledge against what you would use instead, on this machine."""
 

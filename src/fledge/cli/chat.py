@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 
 import click
 
-from fledge.cli.options import settings
+from fledge.cli.options import command, settings
 from fledge.cli.output import emit, emit_piece, json_option, message
 from fledge.conversation.lines import read_entry
 from fledge.conversation.session import ChatConfig, Session, open_partner
@@ -26,7 +26,7 @@ class TerminatedError(KeyboardInterrupt):
     """SIGTERM, which ends a session also while an answer comes; Ctrl-C ends only the answer then."""
 
 
-@click.command()
+@command()
 @settings(ChatConfig)
 @click.argument("target")
 @json_option

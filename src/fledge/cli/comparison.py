@@ -1,24 +1,22 @@
 """`fledge compare` and `fledge plan`."""
 
 from pathlib import Path
-from typing import Any, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 import click
 
-from fledge.cli.options import settings
+from fledge.cli.options import command, settings
 from fledge.cli.output import emit, json_option, message, steps_progress
-from fledge.comparison.findings import Comparison
-from fledge.comparison.power import ALPHA, POWER
-from fledge.comparison.power import plan as plan_questions
-from fledge.comparison.statistics import TestName
-from fledge.comparison.verdict import CompareOptions
+from fledge.comparison.options import ALPHA, POWER, CompareOptions, TestName
 from fledge.core.errors import RefusedError
 from fledge.core.settings import Workspace, load
-from fledge.experiments.comparison import compare as compare_run
 from fledge.scoring.judge import JudgeConfig
 
+if TYPE_CHECKING:
+    from fledge.comparison.findings import Comparison
 
-@click.command()
+
+@command()
 @settings(Workspace)
 @settings(JudgeConfig)
 @click.argument("run", required=False)
@@ -53,6 +51,8 @@ def compare(
 
     RUN is an id, a prefix of at least 4 characters that no other run has, or last.
     """
+    from fledge.experiments.comparison import compare as compare_run
+
     names = CompareOptions.__dataclass_fields__
     chosen = {name: flags.pop(name) for name in names if name in flags}
     options = CompareOptions(**chosen, by_topic=not independent)
@@ -76,7 +76,7 @@ def compare(
         raise RefusedError("no arm has won", hint="ask more questions: fledge experiment --like RUN")
 
 
-@click.command()
+@command()
 @click.option("--effect", type=float, required=True, help="The smallest difference that is worth finding.")
 @click.option(
     "--sd",
@@ -95,6 +95,8 @@ def compare(
 @json_option
 def plan(as_json: bool, **numbers: Any) -> None:
     """Say how many questions a comparison needs, before it is made."""
+    from fledge.comparison.power import plan as plan_questions
+
     found = plan_questions(**numbers)
     what = "that arms are the same within" if numbers["equivalence"] else "a difference of"
     text = (
@@ -104,7 +106,7 @@ def plan(as_json: bool, **numbers: Any) -> None:
     emit(as_json, found._asdict(), text)
 
 
-def _lines(result: Comparison) -> list[str]:
+def _lines(result: "Comparison") -> list[str]:
     lines = [f"  {pair.in_words(result.metric)}" for pair in result.pairs]
     for pair in result.pairs:
         lines += [

@@ -5,9 +5,7 @@ from pathlib import Path
 
 import click
 
-from fledge.bench.engines import BenchConfig
-from fledge.bench.experiments import ExperimentBenchConfig
-from fledge.bench.serving import ServeBenchConfig
+from fledge.cli.options import group
 from fledge.cli.output import emit, json_option, message, table
 from fledge.conversation.session import ChatConfig
 from fledge.core.settings import flat, load, options, unknown_keys
@@ -18,18 +16,22 @@ from fledge.scoring.judge import JudgeConfig
 from fledge.supervision.config import ServeConfig
 
 SHOWN = (ExperimentConfig, ReleaseConfig, ServeConfig, ChatConfig)
-OTHERS = (JudgeConfig, QuestionsConfig, BenchConfig, ExperimentBenchConfig, ServeBenchConfig)
 
 
 def say_unknown_keys() -> None:
     """A line for each key of a file that is no setting of any command."""
-    names = [item.name for cls in (*SHOWN, *OTHERS) for item in options(cls)]
-    for path, key in unknown_keys(*SHOWN, *OTHERS):
+    from fledge.bench.engines import BenchConfig
+    from fledge.bench.experiments import ExperimentBenchConfig
+    from fledge.bench.serving import ServeBenchConfig
+
+    known = (*SHOWN, JudgeConfig, QuestionsConfig, BenchConfig, ExperimentBenchConfig, ServeBenchConfig)
+    names = [item.name for cls in known for item in options(cls)]
+    for path, key in unknown_keys(*known):
         near = get_close_matches(key, names, 1)
         message(f"{path}: no setting {key!r}, which is ignored" + (f"; did you mean {near[0]!r}?" if near else ""))
 
 
-@click.group()
+@group()
 def config() -> None:
     """Settings: flags, environment, .env, fledge.toml, user file, defaults."""
 

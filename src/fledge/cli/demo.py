@@ -6,19 +6,22 @@ import sys
 import textwrap
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 from rich.status import Status
 from rich.text import Text
 
+from fledge.cli.options import command
 from fledge.cli.output import emit, err, json_option, message
-from fledge.demo.life import Life, Listener, Stage, run_demo
+
+if TYPE_CHECKING:
+    from fledge.demo.life import Life, Listener, Stage
 
 LONGEST_ANSWER = 240  # characters shown
 
 
-@click.command()
+@command()
 @click.option("--home", type=click.Path(path_type=Path, file_okay=False), help="Keep everything in this folder.")
 @click.option("--model", help="Another model than SmolLM2, as `fledge experiment` takes it.")
 @click.option("--questions", default="default", help="Your own questions: a .jsonl, .csv or .yaml file.")
@@ -29,6 +32,8 @@ def demo(
     home: Path | None, model: str | None, questions: str, port: int | None, keep_serving: bool, as_json: bool
 ) -> None:
     """An end-to-end run of a small chat model: experiment, verdict, release, endpoint, traces, report."""
+    from fledge.demo.life import run_demo
+
     with Status("", console=err()) as spinner:
         life = run_demo(
             home=home,
@@ -43,8 +48,10 @@ def demo(
         _say_next(life, home, keep_serving)
 
 
-def _listener(spinner: Status) -> Listener:
+def _listener(spinner: Status) -> "Listener":
     """A line on stderr for each stage as it ends, and the running one with the time left where there is a terminal."""
+    from fledge.demo.life import Listener
+
     running, began = "", 0.0
 
     def started(stage: str, seconds_left: float) -> None:
@@ -53,7 +60,7 @@ def _listener(spinner: Status) -> Listener:
         running = f"{stage}, about {seconds_left:.0f} s left"
         spinner.update(running)
 
-    def ended(stage: Stage, words: str) -> None:
+    def ended(stage: "Stage", words: str) -> None:
         mark = "ok" if stage.ok else "--"
         message(f"{mark} {stage.name:<11}{stage.seconds:6.1f} s  {words}")
 
@@ -64,7 +71,7 @@ def _listener(spinner: Status) -> Listener:
     return Listener(started, ended, cells)
 
 
-def _shown(life: Life) -> list[str | Text]:
+def _shown(life: "Life") -> list[str | Text]:
     shown: list[str | Text] = [f"{sum(stage.seconds for stage in life.stages):.1f} s in all"]
     comparison = life.comparison
     if comparison is not None:
@@ -87,7 +94,7 @@ def _answer(row: dict[str, Any]) -> str:
     return f"     {row['arm']}: {textwrap.shorten(text, LONGEST_ANSWER, placeholder=' ...')}"
 
 
-def _say_next(life: Life, home: Path | None, keep_serving: bool) -> None:
+def _say_next(life: "Life", home: Path | None, keep_serving: bool) -> None:
     fledge = _program(relative=home is None)
     message("\nnext:")
     if home is not None:

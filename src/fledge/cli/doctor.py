@@ -4,14 +4,14 @@ from typing import Any
 
 import click
 
-from fledge.cli.options import settings
+from fledge.cli.options import command, settings
 from fledge.cli.output import emit, json_option, message, table
 from fledge.core.settings import load
 from fledge.engines.doctor import examine
-from fledge.engines.selection import EngineSettings
+from fledge.engines.settings import EngineSettings
 
 
-@click.command()
+@command()
 @settings(EngineSettings)
 @click.option("--model", help="Also say what the engine of this model would take of memory.")
 @json_option

@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 import click
 from rich.table import Table
 
-from fledge.cli.options import settings
+from fledge.cli.options import command, settings
 from fledge.cli.output import emit, emit_exactly, json_option, message, table
 from fledge.core.errors import FledgeError, InputError
 from fledge.core.installation import wheel_name
@@ -25,7 +25,7 @@ from fledge.supervision.config import ServeConfig
 from fledge.supervision.endpoints import EndpointStatus
 
 
-@click.command()
+@command()
 @settings(ServeConfig)
 @click.argument("targets", metavar="TARGET...", nargs=-1, required=True)
 @click.option("--detach", is_flag=True, help="Return when the endpoint is ready; it goes on in the background.")
@@ -81,7 +81,7 @@ def _serve_here(config: ServeConfig, targets: tuple[str, ...], as_json: bool, ab
         os.execv(command[0], command)
 
 
-@click.command()
+@command()
 @settings(Workspace)
 @json_option
 def status(as_json: bool, **flags: Any) -> None:
@@ -92,7 +92,7 @@ def status(as_json: bool, **flags: Any) -> None:
     emit(as_json, value, *shown or ["no endpoint runs"])
 
 
-@click.command()
+@command()
 @settings(Workspace)
 @click.option("--port", type=int, help="The endpoint on this port; the only one that runs unless given.")
 @json_option
@@ -103,7 +103,7 @@ def stop(port: int | None, as_json: bool, **flags: Any) -> None:
     emit(as_json, value, f"stopped {', '.join(item.url for item in stopped)}")
 
 
-@click.command()
+@command()
 @settings(Workspace)
 @click.option("--port", type=int, help="The endpoint on this port; the only one that runs unless given.")
 @json_option
@@ -114,7 +114,7 @@ def restart(port: int | None, as_json: bool, **flags: Any) -> None:
     emit(as_json, value, f"{running.url} is ready again, pid {running.pid}")
 
 
-@click.command()
+@command()
 @settings(Workspace)
 @click.option(
     "--port", type=int, help="The endpoint on this port, also one that has ended; else the only one that runs."
@@ -138,7 +138,7 @@ def logs(port: int | None, lines: int, follow: bool, as_json: bool, **flags: Any
     os.execvp(tail[0], tail)
 
 
-@click.command()
+@command()
 @click.argument("url")
 @json_option
 def test(url: str, as_json: bool) -> None:
@@ -154,7 +154,7 @@ def test(url: str, as_json: bool) -> None:
         raise FledgeError("the smoke test failed", hint="read the endpoint's log in .fledge/endpoints/")
 
 
-@click.command()
+@command()
 @settings(Workspace)
 @click.argument("request_id")
 @click.option("--value", required=True, help="true, false, a number, or a word.")
@@ -174,7 +174,7 @@ def feedback(
     emit(as_json, document, f"noted: {name} = {value}")
 
 
-@click.command()
+@command()
 @settings(Workspace)
 @click.argument("url", required=False)
 @json_option

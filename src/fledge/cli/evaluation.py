@@ -5,7 +5,7 @@ from typing import Any, get_args
 
 import click
 
-from fledge.cli.options import settings
+from fledge.cli.options import command, settings
 from fledge.cli.output import cells_progress, emit, json_option, message, table
 from fledge.comparison.gates import GateOn
 from fledge.core.errors import RefusedError
@@ -15,7 +15,7 @@ from fledge.experiments.evaluation import write_junit
 from fledge.experiments.run_ids import short_id
 
 
-@click.command()
+@command()
 @click.argument("target")
 @settings(ExperimentConfig, without=("model", "more_models", "prompts", "metric", "margin", "alpha"))
 @click.option("--prompt", help="Prompt as name, name/version or name@alias; a release brings its own.")

@@ -1,24 +1,26 @@
 """`fledge experiment`."""
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 from rich.table import Table
 
-from fledge.cli.options import settings
+from fledge.cli.options import command, settings
 from fledge.cli.output import cells_progress, emit, json_option, message, table
 from fledge.core.errors import InputError
 from fledge.core.settings import Workspace, load, options
 from fledge.experiments.config import ExperimentConfig
-from fledge.experiments.run import ExperimentResult, resume_experiment, run_experiment
 from fledge.experiments.run_ids import short_id
+
+if TYPE_CHECKING:
+    from fledge.experiments.run import ExperimentResult
 
 # What the figures of an arm call a metric of its answers.
 MEANS = {"latency_s": "latency_mean_s", "ttft_s": "ttft_mean_s", "error_rate": "success_rate"}
 
 
-@click.command()
+@command()
 @settings(ExperimentConfig)
 @click.option("--config", type=click.Path(path_type=Path), help="A TOML or YAML file of settings, also of arms.")
 @click.option("--like", metavar="RUN", help="Repeat an experiment with its settings, apart from the flags given here.")
@@ -30,6 +32,8 @@ MEANS = {"latency_s": "latency_mean_s", "ttft_s": "ttft_mean_s", "error_rate": "
 @json_option
 def experiment(config: Path | None, like: str | None, resume: str | None, as_json: bool, **flags: Any) -> None:
     """Ask all questions with all prompts; runs, traces, tables and a plot go to MLflow."""
+    from fledge.experiments.run import resume_experiment, run_experiment
+
     if resume is not None:
         workspace = _only_workspace(flags, config, like)
         with cells_progress("asking") as progress:
@@ -84,7 +88,7 @@ def _only_workspace(flags: dict[str, Any], file: Path | None, like: str | None) 
     return load(Workspace, flags).value
 
 
-def _experiment_table(result: ExperimentResult) -> Table:
+def _experiment_table(result: "ExperimentResult") -> Table:
     failed = ("success_rate",) if result.failed else ()
     metric = MEANS.get(result.metric, result.metric)
     names = dict.fromkeys((metric, "token_f1", "exact_match", "judge", *failed, "latency_mean_s"))

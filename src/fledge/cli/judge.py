@@ -1,20 +1,22 @@
 """`fledge judge`."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from fledge.cli.options import settings
+from fledge.cli.options import group, settings
 from fledge.cli.output import emit, json_option, message, steps_progress, table
 from fledge.core.errors import RefusedError
 from fledge.core.settings import load
-from fledge.scoring.calibration import Calibration, calibrate_judge
 from fledge.scoring.judge import JudgeConfig, in_words
+
+if TYPE_CHECKING:
+    from fledge.scoring.calibration import Calibration
 
 SHOWN = 5
 
 
-@click.group()
+@group()
 def judge() -> None:
     """A judge: a model that grades answers, or says which of two is better."""
 
@@ -30,6 +32,8 @@ def judge() -> None:
 @json_option
 def calibrate(labels: str, min_kappa: float | None, as_json: bool, **flags: Any) -> None:
     """Compare a judge with what people said of the same answers."""
+    from fledge.scoring.calibration import calibrate_judge
+
     with steps_progress("judging") as progress:
         found = calibrate_judge(load(JudgeConfig, flags).value, labels, min_kappa=min_kappa, progress=progress)
     classes = found.agreement.labels
@@ -44,7 +48,7 @@ def calibrate(labels: str, min_kappa: float | None, as_json: bool, **flags: Any)
         )
 
 
-def _lines(found: Calibration) -> list[str]:
+def _lines(found: "Calibration") -> list[str]:
     agreed = found.agreement
     lines = [f"the judge says the same on {agreed.agreed:.0%} of them"]
     if agreed.kappa is None or agreed.ci is None:

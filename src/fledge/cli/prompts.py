@@ -8,7 +8,7 @@ import click
 from rich.console import Console
 from rich.text import Text
 
-from fledge.cli.options import settings
+from fledge.cli.options import group, settings
 from fledge.cli.output import emit, emit_exactly, json_option, message, table
 from fledge.core.errors import InputError
 from fledge.core.settings import Workspace, load
@@ -18,7 +18,7 @@ from fledge.prompts.prompt import Draft, Prompt, PromptStore, parse_reference
 from fledge.prompts.store import DEFAULTS
 
 
-@click.group()
+@group()
 def prompts() -> None:
     """The prompt registry: MLflow's."""
 

@@ -9,7 +9,7 @@ from typing import Any
 import click
 from rich.table import Table
 
-from fledge.cli.options import settings
+from fledge.cli.options import group, settings
 from fledge.cli.output import emit, emit_exactly, json_option, message, steps_progress, table
 from fledge.core.errors import InputError
 from fledge.core.settings import Workspace, load
@@ -29,7 +29,7 @@ source_argument = click.argument("source", metavar="QUESTIONS")
 overwrite_option = click.option("--overwrite", is_flag=True, help="Replace a file that is there.")
 
 
-@click.group()
+@group()
 def questions() -> None:
     """Question sets: look at them, check them, draw from them, keep versions in MLflow.
 

@@ -7,10 +7,10 @@ from typing import Any
 
 import click
 
-from fledge.cli.options import settings
+from fledge.cli.options import command, settings
 from fledge.cli.output import emit, json_option, message, table
 from fledge.core.settings import Workspace, load
-from fledge.engines.selection import EngineSettings
+from fledge.engines.settings import EngineSettings
 from fledge.experiments.config import ExperimentConfig
 from fledge.registry import release as releases
 from fledge.registry.moves import Move
@@ -23,7 +23,7 @@ NOT_OF_A_RELEASE = (
 )
 
 
-@click.command()
+@command()
 @settings(ReleaseConfig)
 @settings(ExperimentConfig, without=NOT_OF_A_RELEASE)
 @click.option(
@@ -78,7 +78,7 @@ def register(
         message(f"next: fledge promote {result.name} {result.version} {proof}")
 
 
-@click.command()
+@command()
 @settings(Workspace)
 @click.argument("target")
 @click.option("--key", type=click.Path(path_type=Path), help="The public key (PEM) that the signature must fit.")
@@ -98,7 +98,7 @@ def verify(target: str, key: Path | None, as_json: bool, **flags: Any) -> None:
         message("next: --key PUBLIC.pem checks the signature")
 
 
-@click.command()
+@command()
 @settings(Workspace)
 @click.argument("name")
 @click.argument("version", type=int)
@@ -139,7 +139,7 @@ def promote(
         message(f"next: fledge serve {name}@{alias}")
 
 
-@click.command()
+@command()
 @settings(Workspace)
 @click.argument("name")
 @click.option("--alias", default="champion", show_default=True, help="The alias to move.")
@@ -150,7 +150,7 @@ def rollback(name: str, alias: str, reason: str, as_json: bool, **flags: Any) ->
     _show(releases.rollback(load(Workspace, flags).value, name, alias=alias, reason=reason, say=message), as_json)
 
 
-@click.command()
+@command()
 @settings(Workspace)
 @click.argument("name")
 @json_option

@@ -5,10 +5,10 @@ from typing import Any
 import click
 
 from fledge.cli.endpoints import serve_targets
-from fledge.cli.options import settings
+from fledge.cli.options import command, settings
 from fledge.cli.output import json_option, message
 from fledge.core.settings import load, options
-from fledge.engines.selection import EngineSettings
+from fledge.engines.settings import EngineSettings
 from fledge.experiments.config import ExperimentConfig
 from fledge.registry.champion import ensure_champion
 from fledge.registry.release import ReleaseConfig
@@ -16,7 +16,7 @@ from fledge.supervision import endpoints
 from fledge.supervision.config import ServeConfig
 
 
-@click.command()
+@command()
 @settings(ServeConfig, without=("split", "shadow", "canary", "steps", "hold", "guard"))
 @click.argument("model")
 @click.option("--name", help="Registered model; named after the model unless given. [env: MODEL_NAME]")

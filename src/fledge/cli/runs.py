@@ -6,7 +6,7 @@ from typing import Any
 import click
 from rich.table import Table
 
-from fledge.cli.options import settings
+from fledge.cli.options import command, settings
 from fledge.cli.output import emit, fields, json_option, message, table
 from fledge.core.settings import Workspace, load
 from fledge.experiments.answers import AnswerList, AnswerRow
@@ -16,7 +16,7 @@ from fledge.experiments.runs import SHOWN
 from fledge.experiments.runs import runs as list_runs
 
 
-@click.command()
+@command()
 @settings(Workspace)
 @click.option("--limit", type=int, default=SHOWN, show_default=True, help="Show at most this many; 0 for all.")
 @json_option
@@ -43,7 +43,7 @@ def runs(limit: int, as_json: bool, **flags: Any) -> None:
         message("next: fledge answers last" if found else "there is no experiment yet; next: fledge experiment")
 
 
-@click.command()
+@command()
 @settings(Workspace)
 @click.argument("run")
 @click.option("--arm", help="Only the answers of this arm.")

@@ -10,7 +10,7 @@ from typing import Any
 import click
 import httpx
 
-from fledge.cli.options import settings
+from fledge.cli.options import command, settings
 from fledge.cli.output import emit, json_option, message
 from fledge.core.errors import FledgeError, InputError
 from fledge.core.interrupts import uninterrupted
@@ -20,7 +20,7 @@ from fledge.core.settings import Workspace, load
 START_TIMEOUT_S = 120.0
 
 
-@click.command()
+@command()
 @settings(Workspace)
 @click.option("--port", type=click.IntRange(1, 65535), default=5050, show_default=True, help="Port to listen on.")
 @json_option

@@ -8,11 +8,10 @@ import numpy as np
 from scipy import stats
 from statsmodels.stats.power import TTestPower
 
+from fledge.comparison.options import ALPHA, POWER
 from fledge.core.errors import InputError
 from fledge.core.settings import out_of_range
 
-POWER = 0.8
-ALPHA = 0.05
 MOST_QUESTIONS = 10_000_000
 
 

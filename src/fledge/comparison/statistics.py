@@ -1,7 +1,7 @@
 """Paired statistics, each by scipy or statsmodels; pure functions of numbers."""
 
 import math
-from typing import Literal, NamedTuple, get_args
+from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +27,7 @@ from fledge.comparison.intervals import (
     tango_z,
     within,
 )
+from fledge.comparison.options import TestName
 from fledge.comparison.tails import (
     effective_count,
     heavy_tail,
@@ -34,9 +35,6 @@ from fledge.comparison.tails import (
     hoeffding_p,
     unseen_p,
 )
-
-TestName = Literal["auto", "t", "wilcoxon", "permutation", "mcnemar", "mcnemar-chi2", "mcnemar-chi2-corrected"]
-TESTS: tuple[str, ...] = get_args(TestName)
 
 
 class Sample(NamedTuple):

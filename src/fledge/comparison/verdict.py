@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -13,18 +12,15 @@ from scipy import stats
 from fledge.comparison.findings import ArmSummary, Comparison, Pair, Verdict
 from fledge.comparison.guards import Guard, check_guard, read_guard
 from fledge.comparison.intervals import ANY_NUMBER, Bounds, mean_interval
+from fledge.comparison.options import ALPHA, POWER, CompareOptions
 from fledge.comparison.power import (
-    ALPHA,
-    POWER,
     questions_for_equivalence,
     questions_for_mcnemar,
     questions_needed,
 )
 from fledge.comparison.statistics import (
-    TESTS,
     PairedTest,
     Sample,
-    TestName,
     adjust,
     equivalence,
     omnibus,
@@ -38,36 +34,6 @@ from fledge.core.errors import InputError
 
 Direction = Callable[[str], bool | None]
 Range = Callable[[str], Bounds]
-
-
-@dataclass(frozen=True)
-class CompareOptions:
-    """How to compare.
-
-    `metric` is `token_f1` where there are references, `baseline` the first arm unless named. Differences below
-    `margin` are as good as none. `guards` are limits of what a winner may lose elsewhere, as in `latency_s<=+10%`.
-    `alpha` is the chance of any wrong `better` or `worse`. `by_topic` counts the questions of one topic as related.
-    `higher_is_better` tells the direction of a metric that fledge does not know.
-    """
-
-    metric: str | None = None
-    baseline: str | None = None
-    margin: float | None = None
-    all_pairs: bool = False
-    guards: tuple[str, ...] = ()
-    test: TestName = "auto"
-    alpha: float | None = None
-    by_topic: bool = True
-    higher_is_better: bool | None = None
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        if self.margin is not None and not 0 < self.margin < math.inf:
-            raise InputError(f"margin must be above 0, not {self.margin:g}", hint="--margin 0.02")
-        if self.alpha is not None and not 0 < self.alpha <= 0.5:
-            raise InputError(f"alpha must be above 0 and at most 0.5, not {self.alpha:g}", hint="--alpha 0.05")
-        if self.test not in TESTS:
-            raise InputError(f"no test {self.test!r}", hint=f"--test one of: {', '.join(TESTS)}")
 
 
 class _Tested(NamedTuple):

@@ -18,7 +18,8 @@ from fledge.core.settings import load, option
 from fledge.core.types import Say, silent
 from fledge.engines import selection
 from fledge.engines.engine import GenerationParams
-from fledge.engines.selection import EngineSettings, is_release, release_folder
+from fledge.engines.selection import is_release, release_folder
+from fledge.engines.settings import EngineSettings
 from fledge.experiments.arms import PROMPT_SETTINGS, settled
 from fledge.prompts.format import as_asked, prompt_of
 from fledge.prompts.prompt import PromptStore

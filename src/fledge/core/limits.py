@@ -1,7 +1,7 @@
 """What an endpoint takes, and how long it is patient."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 from fledge.core.settings import option, out_of_range
 
@@ -11,6 +11,8 @@ Content = Literal["keep", "hash", "drop"]
 @dataclass(frozen=True)
 class Limits:
     """Bounds of an endpoint; sizes in bytes, times in seconds."""
+
+    GROUP: ClassVar = "Limits"
 
     max_body_bytes: int = option(1_000_000, "largest body of a request, in bytes")
     max_json_depth: int = option(32, "how deep JSON may be nested")

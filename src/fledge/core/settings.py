@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import MISSING, dataclass, field, fields, is_dataclass, replace
 from functools import cache
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, ClassVar, Generic, TypeVar
 
 from dotenv import dotenv_values
 from pydantic import TypeAdapter, ValidationError
@@ -24,8 +24,8 @@ ENCODING = "utf-8-sig"  # of files of settings: some editors put a byte order ma
 
 @dataclass(frozen=True)
 class Option:
-    """One setting: its name, type, default, help text, environment variable (empty where only a file can set it) and
-    flag."""
+    """One setting: its name, type, default, help text, environment variable (empty where only a file can set it),
+    flag, and the group of settings in which help shows it (empty for those that most people set)."""
 
     name: str
     type: Any
@@ -34,6 +34,7 @@ class Option:
     env: str
     flag: str
     strip: bool = True
+    group: str = ""
 
     @property
     def is_flag(self) -> bool:
@@ -51,14 +52,16 @@ class Option:
         return self.type
 
 
-def option(default: Any, text: str, *, env: str = "", flag: bool | str = True, strip: bool = True) -> Any:
-    """A dataclass field that is a setting, explained by `text`; `env` replaces the derived name `FLEDGE_<NAME>`, and
-    `flag` the derived `--name`.
+def option(
+    default: Any, text: str, *, env: str = "", flag: bool | str = True, strip: bool = True, group: str | None = None
+) -> Any:
+    """A dataclass field that is a setting, explained by `text`; `env` replaces the derived name `FLEDGE_<NAME>`,
+    `flag` the derived `--name`, and `group` the class's own `GROUP`.
 
     With `flag` false only a file or Python sets it: what it holds fits no word of a command line. Without `strip` white
     space belongs to the parts of a list.
     """
-    return field(default=default, metadata={"help": text, "env": env, "flag": flag, "strip": strip})
+    return field(default=default, metadata={"help": text, "env": env, "flag": flag, "strip": strip, "group": group})
 
 
 def options(cls: type) -> Iterator[Option]:
@@ -72,7 +75,17 @@ def options(cls: type) -> Iterator[Option]:
             default = None if item.default is MISSING else item.default
             env = item.metadata["env"] or (f"FLEDGE_{item.name.upper()}" if item.metadata["flag"] else "")
             flag = item.metadata["flag"] if isinstance(item.metadata["flag"], str) else item.name.replace("_", "-")
-            yield Option(item.name, kind, default, item.metadata["help"], env, f"--{flag}", item.metadata["strip"])
+            group = item.metadata["group"]
+            yield Option(
+                *(item.name, kind, default, item.metadata["help"], env, f"--{flag}", item.metadata["strip"]),
+                group=_group(cls, item.name) if group is None else group,
+            )
+
+
+def _group(cls: type, name: str) -> str:
+    """The `GROUP` of the class that declares a field; that of another class does not count."""
+    declaring = next(kind for kind in cls.__mro__ if name in vars(kind).get("__annotations__", ()))
+    return str(vars(declaring).get("GROUP", ""))
 
 
 def flat(settings: Any) -> Iterator[tuple[str, Any]]:
@@ -275,6 +288,8 @@ class FromSources(type):
 @dataclass(frozen=True)
 class Workspace(metaclass=FromSources):
     """Where everything is recorded, and where fledge keeps its own state."""
+
+    GROUP: ClassVar = "Storage"
 
     tracking_uri: str = option("", "MLflow tracking store or server", env="MLFLOW_TRACKING_URI")
     state: str = option(".fledge", "folder for outbox, pids, logs and experiments", env="FLEDGE_HOME")

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import fledge
 from fledge.comparison.findings import Comparison
-from fledge.comparison.verdict import CompareOptions
+from fledge.comparison.options import CompareOptions
 from fledge.core import state
 from fledge.core.errors import FledgeError
 from fledge.core.interrupts import uninterrupted

@@ -7,7 +7,8 @@ from fledge.core.errors import FledgeError
 from fledge.core.installation import install_command
 from fledge.engines import machine, memory, selection
 from fledge.engines.engine import Mode
-from fledge.engines.selection import EXTRAS, EngineSettings
+from fledge.engines.selection import EXTRAS
+from fledge.engines.settings import EngineSettings
 
 DETAILS = {
     "openvino": "continuous batching on a CPU, exact or int8",

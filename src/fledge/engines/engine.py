@@ -5,7 +5,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol
+from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple, Protocol
 
 from fledge.core.errors import FledgeError, InputError
 from fledge.core.settings import option
@@ -30,7 +30,9 @@ class GenerationParams:
     with the natural logarithm of its probability. With `ignore_eos` an answer goes on to `max_tokens`.
     """
 
-    max_tokens: int = option(128, "maximum number of new tokens (1 to 4096)")
+    GROUP: ClassVar = "Generation"
+
+    max_tokens: int = option(128, "maximum number of new tokens (1 to 4096)", group="")
     temperature: float = option(0.0, "0 is greedy; up to 2")
     top_p: float = option(1.0, "nucleus sampling: total probability of the tokens to sample from")
     top_k: int = option(0, "sample from this many likeliest tokens; 0 for all")

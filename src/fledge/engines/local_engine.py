@@ -10,7 +10,7 @@ import subprocess
 import tempfile
 import threading
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from functools import partial
 from typing import IO, Any
 
@@ -35,7 +35,7 @@ from fledge.engines.engine import (
     Stream,
     Usage,
 )
-from fledge.engines.selection import EngineSettings
+from fledge.engines.settings import EngineSettings
 from fledge.models.snapshot import Snapshot
 
 MOST_RESTARTS = 1
@@ -276,7 +276,7 @@ class LocalEngine(EngineConnection):
 
 
 def _settings(settings: EngineSettings) -> dict[str, Any]:
-    common = {item: getattr(settings, item) for item in EngineSettings.__dataclass_fields__}
+    common = {item: getattr(settings, item) for item in (known.name for known in fields(EngineSettings))}
     return {**common, "tracking_uri": ""}  # not the engine's business, and it may hold a password
 
 

@@ -27,7 +27,7 @@ from fledge.core.messages import Ask, Cancel, Piece
 from fledge.core.types import Message
 from fledge.engines import selection
 from fledge.engines.engine import Chunk, GenerationParams, LoadedEngine, Prompt, Stream
-from fledge.engines.selection import EngineSettings
+from fledge.engines.settings import EngineSettings
 from fledge.models.snapshot import Snapshot
 from fledge.releases.manifest import read_kept, snapshot_of
 

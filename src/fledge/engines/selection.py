@@ -8,51 +8,19 @@ from typing import Literal, NamedTuple
 from urllib.parse import urlsplit
 
 from fledge.core.errors import InputError, MissingExtraError
-from fledge.core.settings import Workspace, option, out_of_range
+from fledge.core.settings import Workspace
 from fledge.core.types import Say, silent
 from fledge.engines import memory
 from fledge.engines.engine import Engine, EngineInfo, LoadedEngine, Mode, StartingEngine
 from fledge.engines.machine import gpu
 from fledge.engines.openvino_files import ExportError, exported, is_exported, known_files, read_gate
 from fledge.engines.scripted import ScriptedEngine
+from fledge.engines.settings import EngineSettings
 from fledge.models import snapshot
 from fledge.models.snapshot import Snapshot
 from fledge.releases.manifest import read_kept, snapshot_of
 
-Name = Literal["auto", "openvino", "transformers", "remote", "scripted"]
 EXTRAS = {"openvino": "models,openvino", "transformers": "models"}
-
-
-@dataclass(frozen=True)
-class EngineSettings(Workspace):
-    """How a model is run."""
-
-    engine: Name = option("auto", "auto, openvino, transformers, remote or scripted")
-    device: Literal["auto", "cpu", "gpu"] = option("auto", "auto, cpu or gpu")
-    mode: Literal["exact", "fast", "auto"] = option(
-        "exact", "exact: same greedy tokens as transformers; fast: int8; auto: fast within --fast-limit"
-    )
-    fast_limit: float = option(1.02, "maximum perplexity ratio of int8 to exact, for --mode auto")
-    cache_gb: float = option(0.0, "memory for keys and values, in GB; 0 for 12,288 tokens' in at most 1 GB")
-    remote_concurrency: int = option(8, "most requests at once to a remote model")
-    prompt_price: float = option(0.0, "price of a million prompt tokens of a remote model")
-    completion_price: float = option(0.0, "price of a million generated tokens of a remote model")
-
-    def __post_init__(self) -> None:
-        problems = self.problems()
-        if problems:
-            raise ValueError("; ".join(problems))
-
-    def problems(self) -> list[str]:
-        """What is wrong with the values, all of it."""
-        return out_of_range(
-            self,
-            ("fast_limit", 1, 10),
-            ("cache_gb", 0, 4096),
-            ("remote_concurrency", 1, 1024),
-            ("prompt_price", 0, 1e9),
-            ("completion_price", 0, 1e9),
-        )
 
 
 @dataclass(frozen=True)

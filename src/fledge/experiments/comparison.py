@@ -9,8 +9,9 @@ from typing import Any
 import pandas as pd
 
 from fledge.comparison.findings import Comparison
+from fledge.comparison.options import CompareOptions
 from fledge.comparison.table import pick_metric, read_scores
-from fledge.comparison.verdict import CompareOptions, Direction, baseline_first, compare_scores
+from fledge.comparison.verdict import Direction, baseline_first, compare_scores
 from fledge.comparison.warnings import caveat, warnings_of
 from fledge.core.errors import InputError
 from fledge.core.jsonable import jsonable

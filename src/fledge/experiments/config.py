@@ -12,7 +12,7 @@ import yaml
 from fledge.core.errors import InputError
 from fledge.core.settings import ENCODING, load, option, options, out_of_range
 from fledge.engines.engine import GenerationParams
-from fledge.engines.selection import EngineSettings
+from fledge.engines.settings import EngineSettings
 from fledge.models.embedded.templates import TEMPLATES
 from fledge.prompts.prompt import PromptFormat
 from fledge.questions.layout import QuestionLayout
@@ -42,7 +42,7 @@ class ArmConfig:
 class ExperimentConfig(EngineSettings):
     """What is asked, of which models, with which prompts, and where it is recorded."""
 
-    experiment_name: str = option("fledge", "MLflow experiment", env="EXPERIMENT_NAME")
+    experiment_name: str = option("fledge", "MLflow experiment", env="EXPERIMENT_NAME", group="Recording")
     model: str = option(
         "embedded",
         "embedded, smollm2, a local folder or GGUF file, one of the Hub (org/name[/FILE.gguf][@revision]), or the URL "
@@ -68,21 +68,24 @@ class ExperimentConfig(EngineSettings):
         "defaults of generation: greedy, or model: its own sampling values, from its generation_config.json",
         env="FLEDGE_GENERATION",
         flag="generation",
+        group="Generation",
     )
     chosen_settings: tuple[str, ...] = ()  # of `generation`, where `load` found them set; for `generation_defaults`
     scorers: tuple[str, ...] = option(
         (), f"scores of each answer, of {', '.join(BUILT_IN)}; all; or your own as file.py:function"
     )
     judging: JudgeConfig = field(default_factory=JudgeConfig)
-    concurrency: int = option(64, "most answers in the making at once")
-    latency: bool = option(False, "ask one at a time, so that no answer waits for another")
-    order_seed: int = option(0, "seed of the order in which cells are asked, and of --limit")
-    metric: str = option("", "pre-registered primary metric; token_f1 where there are references")
-    margin: float | None = option(None, "equivalence margin, in units of that metric")
-    alpha: float = option(0.05, "family-wise error rate")
-    nested_cells: bool = option(False, "a nested run for each answer too, not only for each arm")
-    tags: tuple[str, ...] = option((), "tags of the runs, as key=value")
-    tracking_timeout: float = option(300.0, "seconds to wait at the end for a tracking server that does not answer")
+    concurrency: int = option(64, "maximum number of answers generated at the same time", group="Asking")
+    latency: bool = option(False, "ask one at a time, so that no answer waits for another", group="Asking")
+    order_seed: int = option(0, "seed of the order in which cells are asked, and of --limit", group="Asking")
+    metric: str = option("", "pre-registered primary metric; token_f1 where there are references", group="Verdict")
+    margin: float | None = option(None, "equivalence margin, in units of that metric", group="Verdict")
+    alpha: float = option(0.05, "family-wise error rate", group="Verdict")
+    nested_cells: bool = option(False, "a nested run for each answer too, not only for each arm", group="Recording")
+    tags: tuple[str, ...] = option((), "tags of the runs, as key=value", group="Recording")
+    tracking_timeout: float = option(
+        300.0, "seconds to wait at the end for a tracking server that does not answer", group="Recording"
+    )
 
     def problems(self) -> list[str]:
         found = super().problems() + out_of_range(

@@ -8,7 +8,7 @@ import time
 from collections import deque
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import regex
 import yaml
@@ -36,6 +36,8 @@ ABSENT = Absent()
 @dataclass(frozen=True)
 class QuestionLayout:
     """What to read as question, reference and so on, where a set has other names for them."""
+
+    GROUP: ClassVar = "Question files"
 
     columns: tuple[str, ...] = option(
         (),

@@ -14,7 +14,8 @@ from fledge.core.types import Format, Say
 from fledge.engines import machine, selection
 from fledge.engines.engine import GenerationParams, Mode
 from fledge.engines.openvino_files import ExportError, exported
-from fledge.engines.selection import EngineSettings, is_release
+from fledge.engines.selection import is_release
+from fledge.engines.settings import EngineSettings
 from fledge.models.snapshot import Snapshot
 from fledge.prompts.prompt import Prompt
 from fledge.registry.columns import MESSAGES

@@ -16,7 +16,7 @@ from fledge.core.errors import InputError
 from fledge.core.settings import load
 from fledge.engines import selection
 from fledge.engines.engine import GenerationParams
-from fledge.engines.selection import EngineSettings
+from fledge.engines.settings import EngineSettings
 from fledge.prompts.format import prompt_of
 from fledge.registry.rows import Row, read_rows
 from fledge.releases.manifest import read_release, snapshot_of

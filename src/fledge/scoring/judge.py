@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol, TypeVar
+from typing import Any, ClassVar, NamedTuple, Protocol, TypeVar
 from urllib.parse import urlsplit
 
 from fledge.core.errors import FledgeError
@@ -32,9 +32,13 @@ CRITERIA = (
 class JudgeConfig(metaclass=FromSources):
     """Which judge, and by what."""
 
-    judge: str = option("", "a judge: the URL of an OpenAI-compatible server, as http://127.0.0.1:8000/v1#NAME")
-    judge_criteria: str = option("", "what the judge goes by, in words; right and complete unless told")
-    judge_retries: int = option(2, "how often the judge is asked again after an answer that is no judgement")
+    GROUP: ClassVar = "Judge"
+
+    judge: str = option(
+        "", "a judge: the URL of an OpenAI-compatible server, as http://127.0.0.1:8000/v1#NAME", group=""
+    )
+    judge_criteria: str = option("", "grading criteria, in words; correct and complete unless set")
+    judge_retries: int = option(2, "how often to ask the judge again after an answer that cannot be parsed")
     judge_timeout: float = option(60.0, "seconds that the judge has for an answer")
     judge_concurrency: int = option(8, "most questions put to the judge at once")
 

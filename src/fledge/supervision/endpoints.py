@@ -20,7 +20,8 @@ from fledge.core.network import family_of, port_error, without_password
 from fledge.core.processes import module_command
 from fledge.core.settings import Workspace, load
 from fledge.core.types import Say, silent
-from fledge.engines.selection import EngineSettings, release_folder
+from fledge.engines.selection import release_folder
+from fledge.engines.settings import EngineSettings
 from fledge.releases import release_cache
 from fledge.releases.manifest import Manifest, load_manifest
 from fledge.supervision.checks import check
