@@ -27,7 +27,7 @@ TEXTS = (
     *("http://127.0.0.1:9/v1#a", "a"),
 )
 
-TOGETHER = {"tls_cert": {"tls_key": "a"}, "tls_key": {"tls_cert": "a"}}
+TOGETHER = {"tls_cert": {"tls_key": "a"}, "tls_key": {"tls_cert": "a"}, "shots_from": {"shots": "3"}}
 
 
 def _candidates(item: Option) -> Iterator[Any]:

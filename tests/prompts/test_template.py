@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from fledge.core.errors import InputError
 from fledge.core.types import Message
 from fledge.models.embedded.templates import TEMPLATES
-from fledge.prompts.template import check, fill, variables
+from fledge.prompts.template import check, escape, fill, variables
 
 
 def test_fills_every_occurrence() -> None:
@@ -37,6 +37,40 @@ def test_jinja_is_refused_by_name(part: str) -> None:
 
 def test_braces_that_mean_nothing_are_text() -> None:
     check("mine", 'Answer {{question}} as {"a": {"b": 1}}, in 5% {of} {#1} {%')
+
+
+@pytest.mark.parametrize(
+    ("template", "filled"),
+    [
+        ('{{ "{{literal}}" }} {{question}}', "{{literal}} Q"),
+        ("{{'{%'}} raw %} {{question}}", "{% raw %} Q"),
+        ('{{ "{" }}{{question}}{{ "}" }}', "{Q}"),
+        ('{"q": {{question}}}', '{"q": Q}'),
+        ("{{ '\"' }}{{question}}", '"Q'),
+    ],
+)
+def test_quoted_text_in_braces_stands_for_itself(template: str, filled: str) -> None:
+    check("mine", template)
+    assert variables(template) == ("question",)
+    assert fill(template, {"question": "Q", "literal": "no"}) == filled
+
+
+@pytest.mark.parametrize(
+    "template",
+    ["{{{question}}}", r"\{\{x\}\} {{question}}", "{% raw %}{{question}}{% endraw %}", "{{x y}} {{question}}"],
+)
+def test_error_about_braces_names_the_way_to_write_them(template: str) -> None:
+    with pytest.raises(InputError) as caught:
+        check("mine", template)
+    assert '{{ "{' in caught.value.hint
+    example = caught.value.hint.rpartition("write ")[2].rpartition("it ")[2]
+    check("mine", example + " {{question}}")
+
+
+@given(st.text(alphabet="{}%# \"'\\ab\n", max_size=30))
+def test_escaped_text_is_given_back(text: str) -> None:
+    assert fill(escape(text), {}) == text
+    check("mine", f"{escape(text)}\n{{{{question}}}}")
 
 
 def test_a_template_needs_a_variable() -> None:

@@ -2,7 +2,9 @@
 
 import pytest
 
-from fledge.scoring.short_answers import choice, number
+from fledge.scoring.catalogue import chosen, score
+from fledge.scoring.scorer import Response
+from fledge.scoring.short_answers import answer_pattern, choice, number
 
 
 @pytest.mark.parametrize(
@@ -56,3 +58,22 @@ def test_numbers(answer: str, reference: str, score: float | None) -> None:
 )
 def test_choices(answer: str, reference: str, score: float | None) -> None:
     assert choice(answer, reference) == score
+
+
+@pytest.mark.parametrize(
+    ("answer", "pattern", "found"),
+    [
+        ("The answer is Rome. No, the answer is Paris.", r"answer is (\w+)", 1),
+        ("The answer is paris", r"answer is (\w+)", 1),
+        ("Paris", r"answer is (\w+)", 0),
+        ("It is <Paris>", "<.+>", 1),
+        ("It is Rome", r"is (Paris)?", 0),
+    ],
+)
+def test_what_a_pattern_finds_last_is_compared(answer: str, pattern: str, found: float) -> None:
+    assert answer_pattern(answer, "Paris", pattern) == found
+
+
+def test_a_pattern_that_backtracks_without_end_is_an_error_of_that_answer() -> None:
+    scores = score(Response("a" * 60 + "b", reference="a"), chosen(("number",), "(a|aa)+$"))
+    assert "TimeoutError" in scores.errors["answer_pattern"]

@@ -17,7 +17,9 @@ from fledge.experiments.run_ids import short_id
 
 @command()
 @click.argument("target")
-@settings(ExperimentConfig, without=("model", "more_models", "prompts", "metric", "margin", "alpha"))
+@settings(
+    ExperimentConfig, without=("model", "more_models", "prompts", "shots", "shots_from", "metric", "margin", "alpha")
+)
 @click.option("--prompt", help="Prompt as name, name/version or name@alias; a release brings its own.")
 @click.option("--gate", "gates", multiple=True, help='What must hold, as in "token_f1>=0.6, error_rate<=0.01".')
 @click.option(

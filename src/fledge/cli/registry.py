@@ -19,7 +19,7 @@ from fledge.releases.manifest import Weights
 
 NOT_OF_A_RELEASE = (
     *(item.name for item in fields(EngineSettings)),
-    *("prompts", "questions", "limit", "samples", "concurrency", "order_seed"),
+    *("prompts", "questions", "shots", "shots_from", "limit", "samples", "concurrency", "order_seed"),
 )
 
 

@@ -37,7 +37,6 @@ from fledge.experiments.run_ids import LIST_RUNS, short_id
 from fledge.models.snapshot import Snapshot
 from fledge.prompts.prompt import PromptStore
 from fledge.questions.question_set import QuestionSet
-from fledge.scoring.catalogue import chosen
 from fledge.tracking._mlflow import experiment_id, status_after
 
 TABLE = "answers.json"
@@ -188,7 +187,7 @@ def _planned(config: ExperimentConfig, arms: Sequence[Arm], questions: QuestionS
     """What the comparison is to be judged by, pre-registered before the first question is asked."""
     return {
         "metric": planned_metric(config, questions),
-        "directions": {item.name: item.higher_is_better for item in chosen(config.scorers)},
+        "directions": {item.name: item.higher_is_better for item in config.chosen_scorers},
         "margin": config.margin,
         "alpha": config.alpha,
         "questions": len(questions.questions),

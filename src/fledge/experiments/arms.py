@@ -86,9 +86,12 @@ class Arm:
 
 
 def wanted(config: ExperimentConfig) -> list[ArmConfig]:
-    """The arms that a configuration means: its own, or each of its prompts with each of its models."""
+    """The arms that a configuration means: its own, or each of its prompts with each number of examples and model."""
     models = list(dict.fromkeys((config.model, *config.more_models)))
-    arms = config.arms or [ArmConfig(prompt, "", model) for prompt in config.prompts for model in models]
+    counts = list(dict.fromkeys(config.shots))
+    arms = config.arms or [
+        ArmConfig(prompt, "", model, shots=count) for prompt in config.prompts for count in counts for model in models
+    ]
     return [replace(arm, model=arm.model or config.model) for arm in arms]
 
 

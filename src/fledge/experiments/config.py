@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
+import regex
 import yaml
 
 from fledge.core.errors import InputError
@@ -19,8 +20,10 @@ from fledge.questions.layout import QuestionLayout
 from fledge.questions.question_set import QuestionSet
 from fledge.scoring.catalogue import BUILT_IN, chosen, find
 from fledge.scoring.judge import JudgeConfig
+from fledge.scoring.scorer import Scorer
 
 SAMPLING_TEMPERATURE = 0.7
+MOST_SHOTS = 64
 
 
 @dataclass(frozen=True)
@@ -28,7 +31,7 @@ class ArmConfig:
     """One arm, where arms differ in more than prompt and model: what it leaves out is as in the experiment.
 
     `generation` holds fields of `GenerationParams`. An empty `prompt` is the model's default: `question` for one that
-    chats, else `simple`.
+    chats, else `simple`. With `shots` the prompt is asked after so many examples.
     """
 
     prompt: str
@@ -36,6 +39,7 @@ class ArmConfig:
     model: str = ""
     generation: dict[str, Any] = field(default_factory=dict)
     format: PromptFormat = "auto"
+    shots: int = 0
 
 
 @dataclass(frozen=True)
@@ -59,6 +63,14 @@ class ExperimentConfig(EngineSettings):
     questions: str = option(
         "default", "question set: a .jsonl, .csv, .yaml or .parquet file, dataset:NAME for one in MLflow, or default"
     )
+    shots: tuple[int, ...] = option(
+        (0,), "ask each prompt after so many examples; 0,3 asks it without and with three", group="Question files"
+    )
+    shots_from: str = option(
+        "",
+        "question set that examples are drawn from; the questions that are not asked unless set",
+        group="Question files",
+    )
     layout: QuestionLayout = field(default_factory=QuestionLayout)
     limit: int = option(0, "ask at most this many questions, drawn evenly over topics; 0 for all")
     samples: int = option(1, "answers to each question from each arm")
@@ -73,6 +85,11 @@ class ExperimentConfig(EngineSettings):
     chosen_settings: tuple[str, ...] = ()  # of `generation`, where `load` found them set; for `generation_defaults`
     scorers: tuple[str, ...] = option(
         (), f"scores of each answer, of {', '.join(BUILT_IN)}; all; or your own as file.py:function"
+    )
+    answer_pattern: str = option(
+        "",
+        "regular expression for what counts of an answer: the first group of its last match is compared with the "
+        "reference, as 'answer is (\\w+)'",
     )
     judging: JudgeConfig = field(default_factory=JudgeConfig)
     concurrency: int = option(64, "maximum number of answers generated at the same time", group="Asking")
@@ -98,6 +115,15 @@ class ExperimentConfig(EngineSettings):
             *([] if self.margin is None else [("margin", 1e-9, 1e9)]),
         )
         found += [problem for name in self.scorers if name != "all" and (problem := _unknown(name))]
+        try:
+            regex.compile(self.answer_pattern)
+        except (regex.error, RecursionError, OverflowError) as error:
+            found.append(f"answer_pattern {self.answer_pattern!r} is not a regular expression: {error}")
+        counts = [*self.shots, *(arm.shots for arm in self.arms)]
+        if not self.shots or not all(0 <= count <= MOST_SHOTS for count in counts):
+            found.append(f"shots must be numbers from 0 to {MOST_SHOTS}, not {', '.join(map(str, counts)) or 'none'}")
+        if self.shots_from and not any(counts):
+            found.append("shots_from is set, and no arm takes examples: --shots 0,3")
         strange = [tag for tag in self.tags if not tag.partition("=")[0] or "=" not in tag]
         if strange:
             found.append(f"tags are key=value, not {', '.join(strange)}")
@@ -130,9 +156,14 @@ class ExperimentConfig(EngineSettings):
         return name in self.chosen_settings or getattr(self.generation, name) != getattr(GenerationParams(), name)
 
     @property
+    def chosen_scorers(self) -> tuple[Scorer, ...]:
+        """What scores each answer."""
+        return chosen(self.scorers, self.answer_pattern)
+
+    @property
     def logprobs(self) -> bool:
         """Whether a scorer needs the log probabilities of tokens."""
-        return any("logprobs" in scorer.needs for scorer in chosen(self.scorers))
+        return any("logprobs" in scorer.needs for scorer in self.chosen_scorers)
 
     @property
     def at_once(self) -> int:
@@ -162,7 +193,7 @@ class ExperimentConfig(EngineSettings):
 def planned_metric(config: ExperimentConfig, questions: QuestionSet) -> str:
     """The metric that is to decide: as configured, else `token_f1` where it is scored against references, else none."""
     judged = any(item.reference for item in questions.questions)
-    judged = judged and any(item.name == "token_f1" for item in chosen(config.scorers))
+    judged = judged and any(item.name == "token_f1" for item in config.chosen_scorers)
     return config.metric or ("token_f1" if judged else "")
 
 

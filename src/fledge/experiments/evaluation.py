@@ -19,7 +19,7 @@ from fledge.experiments.progress import Progress
 from fledge.experiments.questions import select_questions
 from fledge.experiments.run import run_experiment
 from fledge.releases.manifest import load_manifest
-from fledge.scoring.catalogue import BUILT_IN, RECORDED, chosen, direction_of, range_of
+from fledge.scoring.catalogue import BUILT_IN, RECORDED, direction_of, range_of
 from fledge.scoring.judge import JUDGE, JudgeCounts
 from fledge.scoring.scorer import Response
 
@@ -121,7 +121,9 @@ def configured(target: str, prompt: str | None, settings: Mapping[str, Any]) -> 
         chosen = prompt or manifest.prompt_label
         own = {name: value for name, value in manifest.generation.items() if name not in ("n", "logprobs")}
         given = {**own, **given}
-    config = ExperimentConfig.load({**given, "model": target, "prompts": (chosen,), "more_models": ()})
+    config = ExperimentConfig.load(
+        {**given, "model": target, "prompts": (chosen,), "more_models": (), "shots": (0,), "shots_from": ""}
+    )
     if is_release(target) and prompt is None:  # what it was registered with, whatever the prompt would bring along
         generation = {name: getattr(config.generation, name) for name in own}
         form = config.format if config.format != "auto" else manifest.format or "auto"
@@ -152,7 +154,7 @@ def write_junit(evaluation: Evaluation, path: Path) -> None:
 
 def _check(gates: Sequence[Gate], config: ExperimentConfig) -> None:
     """Raise `InputError` for a gate that no answer can pass, before any is paid for."""
-    scorers = {item.name: item for item in chosen(config.scorers)}
+    scorers = {item.name: item for item in config.chosen_scorers}
     graded = (JUDGE,) if config.judging.judge else ()
     questions = select_questions(config).questions if gates else ()
     for gate in gates:

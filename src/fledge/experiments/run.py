@@ -20,8 +20,9 @@ from fledge.experiments.engines import Engines, Models, check_unchanged, find_mo
 from fledge.experiments.progress import LiveProgress, Progress
 from fledge.experiments.questions import select_questions
 from fledge.experiments.run_ids import short_id
+from fledge.experiments.shots import add_shots, draw_shots
 from fledge.questions.question_set import QuestionSet
-from fledge.scoring.catalogue import RECORDED, chosen
+from fledge.scoring.catalogue import RECORDED
 from fledge.scoring.judge import JUDGE, PREFERENCE, Judge, JudgeCounts, in_words, judge_scorer, same_model
 
 if TYPE_CHECKING:
@@ -91,6 +92,7 @@ def run_experiment(
     asked_for = select_questions(config, questions, say)
     config = replace(config, questions=asked_for.source)  # of a set in MLflow the version
     asked = wanted(config)
+    shots = draw_shots(config, asked, asked_for, say)
     models = find_models(config, asked, engine)  # what can be refused is, before MLflow is loaded
     _warn_few_topics(asked_for, len(asked) + len(chains), config.alpha, say)
 
@@ -108,6 +110,7 @@ def run_experiment(
         prompts = [store.load(arm.prompt or default_prompt(models[arm.model])) for arm in asked]
         if "" in config.prompts:  # recorded by its name
             config = replace(config, prompts=tuple(dict.fromkeys(prompt.name for prompt in prompts)))
+        prompts = add_shots(config, asked, prompts, models, shots, store)
         built = build_arms(config, asked, prompts, models)
         check_variables(built, asked_for)
         check_room(built, models)
@@ -195,7 +198,7 @@ def _carry_out(
             _chains(plan, engines, chains),
             journal.append,
             at_once=config.at_once,
-            scorers=chosen(config.scorers),
+            scorers=config.chosen_scorers,
             graders=[judge_scorer(judge)] if judge else (),
             ungraded={answer.key: answer for _, answer in ungraded},
             traced=captured(plan.run_id, plan.experiment_id),
@@ -295,7 +298,7 @@ def _warn_few_topics(questions: QuestionSet, arms: int, alpha: float, say: Say) 
 
 def _check_metric(config: ExperimentConfig) -> None:
     """Raise `InputError` for a metric that no answer will have, before any is paid for."""
-    scored = {item.name for item in chosen(config.scorers)}
+    scored = {item.name for item in config.chosen_scorers}
     graded = {JUDGE} if config.judging.judge else set()
     if config.metric and config.metric not in {*scored, *graded, *RECORDED, PREFERENCE}:
         hint = "--judge URL#NAME" if config.metric == JUDGE else f"--scorers {config.metric}, or another --metric"

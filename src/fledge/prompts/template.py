@@ -1,4 +1,7 @@
-"""Templates: `{{name}}` filled in one pass; nothing is evaluated, and a value that contains `{{x}}` stays as it is."""
+"""Templates: `{{name}}` filled in one pass; nothing is evaluated, and a value that contains `{{x}}` stays as it is.
+
+A quoted text in double braces stands for itself: `{{ "{{" }}` writes two braces, as in Jinja.
+"""
 
 import re
 from collections.abc import Mapping
@@ -12,8 +15,14 @@ Template = str | tuple[Message, ...]
 
 ROLES = get_args(Message.__annotations__["role"])
 
-_VARIABLE = re.compile(r"\{\{\s*([A-Za-z_][A-Za-z0-9_]*)\s*\}\}")
+_PART = re.compile(
+    r"""\{\{\s*(?:(?P<name>[A-Za-z_][A-Za-z0-9_]*)|(?P<quote>["'])(?P<text>.*?)(?P=quote))\s*\}\}""", re.DOTALL
+)
 _BRACES = re.compile(r"\{\{(.*?)\}\}", re.DOTALL)
+_OPENING = re.compile(r"\{[{%#]")
+_TRIPLE = re.compile(r"\{\{\{\s*([A-Za-z_]\w*)\s*\}\}\}")
+_BACKSLASHES = re.compile(r"\\\{\\?\{\s*[A-Za-z_]\w*\s*\\?\}\\?\}")
+AS_TEXT = 'for braces as text write {{ "{{" }}'
 _JINJA = re.compile(r"\{%.*?%\}|\{#.*?#\}", re.DOTALL)
 _SINGLE_BRACES = re.compile(r"\{([A-Za-z_][A-Za-z0-9_]*)\}")
 _UNKEEPABLE = re.compile("[\0\ud800-\udfff]")
@@ -21,7 +30,7 @@ _UNKEEPABLE = re.compile("[\0\ud800-\udfff]")
 
 def variables(template: str) -> tuple[str, ...]:
     """Names of the variables, in order of first use."""
-    return tuple(dict.fromkeys(_VARIABLE.findall(template)))
+    return tuple(dict.fromkeys(part["name"] for part in _PART.finditer(template) if part["name"]))
 
 
 def fill(template: str, values: Mapping[str, str]) -> str:
@@ -32,7 +41,12 @@ def fill(template: str, values: Mapping[str, str]) -> str:
             f"the prompt needs {', '.join(missing)}, which the question does not have",
             hint="add the column to the question set, or use another prompt",
         )
-    return _VARIABLE.sub(lambda match: values[match[1]], template)
+    return _PART.sub(lambda part: values[part["name"]] if part["name"] else part["text"], template)
+
+
+def escape(text: str) -> str:
+    """The template of a text: `fill` gives the text back."""
+    return _OPENING.sub(lambda braces: f'{{{{ "{braces[0]}" }}}}', text)
 
 
 def check(name: str, template: Template, system: str = "") -> None:
@@ -60,14 +74,21 @@ def _check_text(name: str, text: str) -> None:
             f"prompt {name!r} has the character U+{ord(found[0]):04X} at {found.start()}, which no store keeps",
             hint="remove it",
         )
-    if found := _JINJA.search(text):
+    if found := _BACKSLASHES.search(text):
+        raise InputError(f"prompt {name!r}: the backslashes in {found[0]!r} escape nothing", hint=AS_TEXT)
+    if found := _TRIPLE.search(text):
+        raise InputError(
+            f"prompt {name!r}: {found[0]!r} has three braces, which can mean two things",
+            hint=f'write {{{{{found[1]}}}}}, or for braces around it {{{{ "{{" }}}}{{{{{found[1]}}}}}{{{{ "}}" }}}}',
+        )
+    rest = _PART.sub(" ", text)
+    if found := _JINJA.search(rest):
         raise InputError(
             f"prompt {name!r}: {found[0]!r} is Jinja; templates fill in names, they do not compute",
-            hint="write one prompt for each case",
+            hint=f"write one prompt for each case; {AS_TEXT}",
         )
-    for part in _BRACES.findall(text):
-        if not _VARIABLE.fullmatch("{{" + part + "}}"):
-            raise InputError(
-                f"prompt {name!r}: '{{{{{part}}}}}' is not a plain name; templates fill in names, they do not compute",
-                hint="write {{question}}",
-            )
+    if found := _BRACES.search(rest):
+        raise InputError(
+            f"prompt {name!r}: {found[0]!r} is not a plain name; templates fill in names, they do not compute",
+            hint=f"write {{{{question}}}}; {AS_TEXT}",
+        )

@@ -8,6 +8,8 @@ import re
 import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Final, NamedTuple, overload
 
@@ -39,6 +41,7 @@ BUILT_IN: Final = {
         _of(overlap.similarity, True, 0, 1),
         _of(short_answers.number, True, 0, 1, default=False),
         _of(short_answers.choice, True, 0, 1, default=False),
+        _of(short_answers.answer_pattern, True, 0, 1, default=False),
         _of(surface.response_length, None, 0, math.inf),
         _of(surface.response_quality, True, 0, 1),
         _of(surface.empty, False, 0, 1),
@@ -61,6 +64,7 @@ BUILT_IN: Final = {
         _figure(figures.cost, False),
     )
 }
+PATTERN: Final = short_answers.answer_pattern.__name__
 # Metrics that are made of many answers, and whether they are better when higher.
 DERIVED: Final[dict[str, bool | None]] = {
     "latency_p95_s": False,
@@ -163,8 +167,12 @@ def find(name: str) -> Scorer:
     return _own[function]
 
 
-def chosen(names: Sequence[str]) -> tuple[Scorer, ...]:
-    """The scorers named; the default ones where none are, all of fledge's for `all`."""
+def chosen(names: Sequence[str], pattern: str = "") -> tuple[Scorer, ...]:
+    """The scorers named; the default ones where none are, all of fledge's for `all`. A `pattern` is what
+    `answer_pattern`, which is then among them, looks for."""
+    if pattern:
+        own = replace(BUILT_IN[PATTERN], function=partial(short_answers.answer_pattern, answer_pattern=pattern))
+        return (*(item for item in chosen(names) if item.name != PATTERN), own)
     if not names:
         return tuple(item for item in BUILT_IN.values() if item.default)
     every = [item for item in BUILT_IN.values() if not item.recorded]

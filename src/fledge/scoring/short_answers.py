@@ -1,8 +1,14 @@
-"""Scores of answers that come down to a number or a letter, as in GSM8K and in multiple choice."""
+"""Scores of answers that come down to a number, a letter or a few words, as in GSM8K and in multiple choice."""
 
 import re
 from collections import deque
 from fractions import Fraction
+
+import regex
+
+from fledge.scoring.overlap import exact_match
+
+LONGEST_SEARCH_S = 1.0
 
 _NUMBER = re.compile(
     r"(?<![\w.,/])(?P<sign>[-+\u2212]?)\s?[$\u20ac\u00a3]?\s?"
@@ -29,6 +35,15 @@ def choice(answer: str, reference: str) -> float | None:
     else is the last in brackets."""
     wanted = _choice(reference)
     return float(_choice(answer) == wanted) if wanted else None
+
+
+def answer_pattern(answer: str, reference: str, answer_pattern: str) -> float:
+    """1 if what the regular expression finds last in the answer (its first group, if it has one) has the words of the
+    reference, else 0, also where it finds nothing. Higher is better. The expression is `--answer-pattern`, or the
+    question's own in a column of that name; a search that takes over a second is an error."""
+    matches = regex.compile(answer_pattern).finditer(answer, timeout=LONGEST_SEARCH_S)
+    last = next(iter(deque(matches, maxlen=1)), None)
+    return exact_match((last[1] if last.re.groups else last[0]) or "", reference) if last else 0.0
 
 
 def _last_number(text: str) -> set[Fraction]:

@@ -1,0 +1,90 @@
+"""Few-shot prompts: questions with their answers, put before the question that a prompt asks."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+from fledge.core.errors import InputError
+from fledge.core.types import Format, Message, Say
+from fledge.experiments.arms import Model, resolve_format
+from fledge.experiments.config import ArmConfig, ExperimentConfig
+from fledge.prompts.format import as_asked
+from fledge.prompts.prompt import Draft, Prompt, PromptStore
+from fledge.prompts.template import escape, fill
+from fledge.questions.question_set import Question, QuestionSet
+from fledge.questions.sources import read_questions
+
+
+def draw_shots(
+    config: ExperimentConfig, arms: Sequence[ArmConfig], asked: QuestionSet, say: Say
+) -> tuple[Question, ...]:
+    """As many examples as the arm with the most of them takes, none of which is among the questions `asked`.
+
+    They come from `--shots-from`, else from the questions of the set that are not asked, each with its whole reference,
+    whatever part of it `--reference-pattern` scores. Raises `InputError` where there are too few.
+    """
+    count = max((arm.shots for arm in arms), default=0)
+    if not count:
+        return ()
+    source = config.shots_from or config.questions
+    found = read_questions(source, config, replace(config.layout, reference_pattern=""), say=say).questions
+    known = {_normalized(item.question) for item in asked.questions}
+    known_ids = {item.id for item in asked.questions} if not config.shots_from else set()
+    others = [item for item in found if _normalized(item.question) not in known and item.id not in known_ids]
+    usable = QuestionSet(source, tuple(item for item in others if item.reference))
+    if len(usable.questions) < count:
+        overlap = len(found) - len(others)
+        raise InputError(
+            f"--shots {count} needs {count} examples with a reference, and {source} has {len(usable.questions)} "
+            f"(of {len(found)} questions {overlap} are asked themselves, which no example may be)",
+            hint="--shots-from FILE with other questions, or ask fewer with --limit",
+        )
+    return usable.sample(count, config.order_seed).questions
+
+
+def add_shots(
+    config: ExperimentConfig,
+    arms: Sequence[ArmConfig],
+    prompts: Sequence[Prompt],
+    models: Mapping[str, Model],
+    shots: Sequence[Question],
+    store: PromptStore,
+) -> list[Prompt]:
+    """The prompt of each arm; one with examples is registered as a prompt of its own, `NAME-3-shot`."""
+    found = []
+    for arm, prompt in zip(arms, prompts, strict=True):
+        if not arm.shots:
+            found.append(prompt)
+            continue
+        form = resolve_format(prompt, models[arm.model], arm.format if arm.format != "auto" else config.format)
+        source = config.shots_from or config.questions
+        found.append(store.register(few_shot(prompt, form, shots[: arm.shots], source)))
+    return found
+
+
+def few_shot(prompt: Prompt, form: Format, shots: Sequence[Question], source: str) -> Draft:
+    """The prompt with examples: for chat as earlier turns before its last one, for completion as text before its own.
+
+    Raises `InputError` where the prompt asks for a column that an example does not have.
+    """
+    before: list[Message] = []
+    template = as_asked(prompt, form).template
+    draft = Draft(
+        f"{prompt.name}-{len(shots)}-shot",
+        template,
+        settings=dict(prompt.settings),
+        message=f"{prompt.label} with {len(shots)} examples from {source}"[:500],
+        format=prompt.format if isinstance(template, str) else "auto",
+        system=prompt.system if isinstance(template, str) else "",
+    )
+    if isinstance(template, str):
+        examples = [f"{escape(fill(template, item.variables))} {escape(item.reference or '')}\n\n" for item in shots]
+        return replace(draft, template="".join(examples) + template)
+    *opening, last = template
+    for item in shots:
+        before.append(Message("user", escape(fill(last.content, item.variables))))
+        before.append(Message("assistant", escape(item.reference or "")))
+    return replace(draft, template=(*opening, *before, last))
+
+
+def _normalized(text: str) -> str:
+    return " ".join(text.casefold().split())
