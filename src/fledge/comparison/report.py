@@ -1,6 +1,7 @@
 """The report of a comparison: one HTML file that loads nothing from the network."""
 
 import time
+from collections.abc import Sequence
 from importlib.metadata import version
 from typing import Any, NamedTuple
 
@@ -8,6 +9,7 @@ import numpy as np
 import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from fledge.comparison.arms import ArmDescription, Settings, compare_settings
 from fledge.comparison.exploration import explore
 from fledge.comparison.findings import Comparison
 from fledge.comparison.plots import boxes, forest, svg
@@ -20,31 +22,41 @@ FIGURES = ("latency_s", "ttft_s", "prompt_tokens", "completion_tokens", "cost")
 
 
 class Shown(NamedTuple):
-    """One answer, in parts that say what differs from the baseline's."""
+    """One answer, in parts that say what differs from the baseline's. `standing` is `right` or `wrong` where every
+    score is 0 or 1, else `ahead` or `behind` the baseline; empty where it is neither."""
 
     arm: str
     parts: list[Part]
     score: float | None
     error: str
+    standing: str
 
 
 class Row(NamedTuple):
-    """One question with the answers of all arms; `spread` is the largest difference between their scores."""
+    """One question with the answers of all arms; `spread` is the largest difference between their scores, `low` the
+    places of the arms whose answer is wrong or behind the baseline's."""
 
     number: int
     question: str
     reference: str
+    topic: str
     spread: float
     answers: list[Shown]
+    low: list[int]
 
 
-def render_report(comparison: Comparison, table: pd.DataFrame, *, run_id: str = "") -> str:
-    """A page on a comparison and the long table that it was made from.
+def render_report(
+    comparison: Comparison, table: pd.DataFrame, *, run_id: str = "", descriptions: Sequence[ArmDescription] = ()
+) -> str:
+    """A page on a comparison and the long table that it was made from; `descriptions` say what its arms asked.
 
     Where the table has the columns `answer`, `text` (the question) and `reference`, answers stand side by side, those
     of the 200 questions on which arms differ most.
     """
     scores = by_question(table, comparison.metric)
+    known = {item.name: item for item in descriptions}
+    described = [known[arm.name] for arm in comparison.arms if arm.name in known]
+    rows = _rows(table, scores, comparison) if "answer" in table else []
     findings = explore(table, comparison)
     telling = {finding.metric for finding in findings if finding.ties < finding.questions}
     environment = Environment(loader=PackageLoader("fledge.comparison"), autoescape=True, undefined=StrictUndefined)
@@ -57,7 +69,11 @@ def render_report(comparison: Comparison, table: pd.DataFrame, *, run_id: str = 
         boxes=[svg(boxes(_by_arm(table, name, comparison), name)) for name in ("latency_s", "cost") if name in table],
         findings=sorted((item for item in findings if item.metric in telling), key=lambda item: item.q),
         alike=[name for name in dict.fromkeys(item.metric for item in findings) if name not in telling],
-        rows=_rows(table, scores, comparison) if "answer" in table else [],
+        descriptions=described,
+        settings=compare_settings(described) if described else Settings({}, ()),
+        rows=rows,
+        topics=sorted({row.topic for row in rows} - {""}),
+        graded=not _pass_or_fail(scores),
         questions=len(scores.values),
         most=MOST_QUESTIONS,
         run_id=run_id,
@@ -105,25 +121,53 @@ def _rows(table: pd.DataFrame, scores: Scores, comparison: Comparison) -> list[R
     order = sorted(range(len(questions)), key=lambda place: -spreads[place])[:MOST_QUESTIONS]
     chosen = table[table["question"].isin([questions[place] for place in order])]
     groups = chosen.drop_duplicates(["question", "arm"]).groupby("question")  # of several samples the first is shown
-    return [_row(place + 1, groups.get_group(questions[place]), spreads[place], comparison) for place in order]
+    passing = _pass_or_fail(scores)
+    return [
+        _row(place + 1, groups.get_group(questions[place]), spreads[place], comparison, passing=passing)
+        for place in order
+    ]
 
 
-def _row(number: int, answers: pd.DataFrame, spread: float, comparison: Comparison) -> Row:
+def _pass_or_fail(scores: Scores) -> bool:
+    """Whether every score is 0 or 1."""
+    values = scores.values[np.isfinite(scores.values)]
+    return bool(np.isin(values, (0.0, 1.0)).all())
+
+
+def _standing(score: float | None, base: float | None, comparison: Comparison, *, passing: bool) -> str:
+    if score is None or comparison.higher_is_better is None:
+        return ""
+    if passing:
+        return "right" if bool(score) == comparison.higher_is_better else "wrong"
+    if base is None or score == base:
+        return ""
+    return "ahead" if (score > base) == comparison.higher_is_better else "behind"
+
+
+def _row(number: int, answers: pd.DataFrame, spread: float, comparison: Comparison, *, passing: bool) -> Row:
     by_arm = {str(row["arm"]): row for row in answers.to_dict("records")}
     base = _cut(by_arm.get(comparison.baseline, {}).get("answer"))
-    shown = []
-    for arm in comparison.arms:
+    base_score = _score(by_arm.get(comparison.baseline, {}).get(comparison.metric))
+    shown, low = [], []
+    for place, arm in enumerate(comparison.arms):
         row = by_arm.get(arm.name)
         if row is None:
             continue
         text = _cut(row["answer"])
         parts = [Part("equal", text)] if arm.name == comparison.baseline else _compared(base, text)
-        value = row[comparison.metric]
-        score = float(value) if isinstance(value, (int, float)) and np.isfinite(value) else None
-        shown.append(Shown(arm.name, parts, score, _cut(row.get("error"))))
+        score = _score(row[comparison.metric])
+        standing = _standing(score, base_score, comparison, passing=passing)
+        shown.append(Shown(arm.name, parts, score, _cut(row.get("error")), standing))
+        if standing in ("wrong", "behind"):
+            low.append(place)
     any_row = next(iter(by_arm.values()))
     question = _cut(any_row.get("text", any_row["question"]))
-    return Row(number, question, _cut(any_row.get("reference")), spread, shown)
+    topic = _cut(any_row.get("topic"))
+    return Row(number, question, _cut(any_row.get("reference")), topic, spread, shown, low)
+
+
+def _score(value: object) -> float | None:
+    return float(value) if isinstance(value, (int, float)) and np.isfinite(value) else None
 
 
 def _compared(base: str, text: str) -> list[Part]:

@@ -24,6 +24,7 @@ from mlflow.entities import (
 )
 from mlflow.exceptions import MlflowException
 
+from fledge.comparison.arms import ArmDescription
 from fledge.core.errors import InputError
 from fledge.core.interrupts import postponed, scratch_folder, uninterrupted
 from fledge.core.settings import load, options
@@ -173,11 +174,13 @@ def _logged_model(client: MlflowClient, experiment: str, arm: Arm, params: Mappi
 
 
 def _pinned(config: ExperimentConfig, arms: Sequence[Arm]) -> dict[str, Any]:
-    """The configuration with the prompt versions that were asked: repeating it asks the same ones."""
-    content = config.as_dict()
+    """The configuration with the prompt versions that were asked, examples included: repeating it asks the same
+    ones."""
+    content = {**config.as_dict(), "shots": (0,), "shots_from": ""}
     labels = [arm.label for arm in arms if arm.prompt]
     if config.arms:
-        content["arms"] = [{**arm, "prompt": label} for arm, label in zip(content["arms"], labels, strict=True)]
+        pinned = zip(content["arms"], labels, strict=True)
+        content["arms"] = [{**arm, "prompt": label, "shots": 0} for arm, label in pinned]
     else:
         content["prompts"] = list(dict.fromkeys(labels))
     return content
@@ -256,6 +259,9 @@ def load_evaluation(client: MlflowClient, run_id: str) -> dict[str, Any] | None:
         return None
 
 
+SETTINGS = ("model", "engine", "mode", "format", *(item.name for item in options(GenerationParams)))
+
+
 class ArmSettings(NamedTuple):
     """What one arm of an experiment asked with, and how it did.
 
@@ -305,6 +311,22 @@ def load_arm(client: MlflowClient, run_id: str, arm: str | None = None) -> ArmSe
         run.data.metrics,
         cast("Format | None", params.get("format") or None),
     )
+
+
+def describe_arms(client: MlflowClient, run_id: str) -> list[ArmDescription]:
+    """What each arm of an experiment asked, in the order of the arms of its table."""
+    experiment = client.get_run(run_id).info.experiment_id
+    nested = client.search_runs([experiment], f"tags.`mlflow.parentRunId` = '{run_id}'")
+    found = []
+    for run in nested:
+        params = run.data.params
+        if "fledge.arm" in run.data.tags and "template" in params:
+            system = f"system: {params['system']}\n" if params.get("system") else ""
+            settings = {name: params[name] for name in SETTINGS if params.get(name)}
+            found.append(
+                ArmDescription(run.data.tags["fledge.arm"], params["prompt"], system + params["template"], settings)
+            )
+    return found
 
 
 def load_artifact(client: MlflowClient, run_id: str, artifact: str, *, hint: str) -> dict[str, Any]:

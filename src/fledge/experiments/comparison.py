@@ -1,13 +1,14 @@
 """`compare`: verdicts on the arms of an experiment, or of a table of scores from elsewhere."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
+from fledge.comparison.arms import ArmDescription
 from fledge.comparison.findings import Comparison
 from fledge.comparison.options import CompareOptions
 from fledge.comparison.table import pick_metric, read_scores
@@ -53,7 +54,7 @@ def compare(
             _write(_page(result, table), report)
         return result
 
-    from fledge.experiments._mlflow import load_plan, load_table, tag_run
+    from fledge.experiments._mlflow import describe_arms, load_plan, load_table, tag_run
     from fledge.experiments._mlflow_runs import find_run
     from fledge.tracking._mlflow import connect
 
@@ -75,7 +76,7 @@ def compare(
         )
     result = _compare(table, options, planned)
     result = replace(result, notes=(*notes, *result.notes))
-    page = _page(result, table, run_id)
+    page = _page(result, table, run_id, describe_arms(client, run_id))
     if report is not None:
         _write(page, report)
     client.log_text(run_id, page, "comparison.html")
@@ -123,10 +124,12 @@ def _with_warnings(result: Comparison, table: pd.DataFrame) -> Comparison:
     return replace(result, warnings=found, caveat=caveat(won, table, result.metric, found) if won else "")
 
 
-def _page(result: Comparison, table: pd.DataFrame, run_id: str = "") -> str:
+def _page(
+    result: Comparison, table: pd.DataFrame, run_id: str = "", descriptions: Sequence[ArmDescription] = ()
+) -> str:
     from fledge.comparison.report import render_report  # matplotlib, which takes a second to load
 
-    return render_report(result, table, run_id=run_id)
+    return render_report(result, table, run_id=run_id, descriptions=descriptions)
 
 
 def _write(page: str, report: Path) -> None:
