@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 from markupsafe import escape
 
+from fledge.comparison.arms import ArmDescription
 from fledge.comparison.exploration import explore
 from fledge.comparison.options import CompareOptions
 from fledge.comparison.report import render_report
@@ -53,6 +54,33 @@ def test_everything_is_on_the_page_and_nothing_is_markup() -> None:
         assert part in page
     assert re.search("<ins> ?not ?</ins>", page)
     assert "Nothing was pre-registered" in page
+
+
+def test_what_the_arms_asked_is_shown_with_what_differs() -> None:
+    arms = [
+        ArmDescription("$a_b$ & <b> \U0001f600", "two/1", f"Shorter: {EVIL}", {"model": "m", "temperature": "0.7"}),
+        ArmDescription("base", "one/3", "{{question}}", {"model": "m", "temperature": "0"}),
+    ]
+    table = _table()
+    page = render_report(compare_scores(table, "token_f1"), table, descriptions=arms)
+    assert EVIL not in page
+    assert page.index("one/3") < page.index("two/1")
+    assert "<th>temperature</th>" in page
+    assert "The same in all arms: model m." in page
+
+
+@pytest.mark.parametrize(
+    ("metric", "higher", "kinds"),
+    [("passed", True, ["right", "wrong"]), ("passed", False, ["wrong", "right"]), ("token_f1", None, ["", "ahead"])],
+)
+def test_right_and_wrong_have_a_colour(metric: str, higher: bool | None, kinds: list[str]) -> None:
+    table = _table(12)
+    table["passed"] = (table["arm"] == "base").astype(float)
+    table["token_f1"] = np.where(table["arm"] == "base", 0.4, 0.6)
+    result = compare_scores(table, metric, CompareOptions(), higher_is_better=higher is not False)
+    page = render_report(result, table)
+    found = re.findall(r'<td class="(\w*)"><div class="text">It is', page)
+    assert found == kinds * 12
 
 
 def test_the_page_loads_nothing() -> None:
@@ -106,13 +134,21 @@ def test_other_metrics_are_corrected_together() -> None:
 @pytest.mark.slow
 @pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium here: apt install chromium")
 def test_the_page_in_a_browser(tmp_path: Path) -> None:
-    """The script sorts, and nothing is refused by the page's own policy."""
-    page = _page(_table())
-    probe = (
-        '<script>document.querySelector("[data-by=number]").click();'
-        'document.title = "first " + document.querySelector("#answers tr").dataset.number;</script></body>'
-    )
-    (tmp_path / "page.html").write_text(page.replace("</body>", probe), encoding="utf-8")
+    """The script sorts, searches and filters, and nothing is refused by the page's own policy."""
+    table = _table()
+    table.loc[table["question"] == "q7", "answer"] = "a unicorn"
+    table.loc[table["question"] == "q9", "token_f1"] = 0.5
+    probe = """<script>
+      const enter = (id, value) => { find(id).value = value; find(id).dispatchEvent(new Event("input")); };
+      const found = [];
+      document.querySelector("[data-by=number]").click();
+      found.push("first " + document.querySelector("#answers tr").dataset.number);
+      enter("search", "UNICORN"); found.push(find("count").textContent);
+      enter("search", ""); enter("filter", "differ"); found.push(find("count").textContent);
+      enter("filter", ""); found.push(find("count").textContent);
+      document.title = found.join(", ");
+    </script></body>"""
+    (tmp_path / "page.html").write_text(_page(table).replace("</body>", probe), encoding="utf-8")
     done = subprocess.run(
         [
             str(CHROMIUM),
@@ -129,6 +165,6 @@ def test_the_page_in_a_browser(tmp_path: Path) -> None:
         timeout=120,
         check=True,
     )
-    assert "<title>first 1</title>" in done.stdout
+    assert "<title>first 1, 1 of 40, 39 of 40, 40 of 40</title>" in done.stdout
     assert done.stdout.count("<tr data-number") == 40
     assert "<svg" in done.stdout

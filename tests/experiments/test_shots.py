@@ -10,7 +10,7 @@ from mlflow import MlflowClient
 from fledge.core.errors import InputError
 from fledge.core.settings import Workspace
 from fledge.core.types import Message
-from fledge.experiments._mlflow import load_table
+from fledge.experiments._mlflow import load_settings, load_table
 from fledge.experiments.config import ArmConfig, ExperimentConfig
 from fledge.experiments.run import run_experiment
 from fledge.experiments.shots import few_shot
@@ -84,6 +84,18 @@ def test_each_prompt_is_asked_with_and_without_examples(workspace: Workspace, tm
         assert "and one" not in question
     again = run_experiment(configured)
     assert [arm.digest for arm in again.arms] == [arm.digest for arm in result.arms]
+
+
+def test_repeating_an_experiment_asks_the_same_examples(workspace: Workspace, tmp_path: Path) -> None:
+    layout = QuestionLayout(("reference=answer",))
+    asked = write_rows(tmp_path / "test.jsonl", 8)
+    first = run_experiment(
+        config(workspace, prompts=("simple",), shots=(0, 2), questions=asked, limit=4, layout=layout)
+    )
+    client = MlflowClient(workspace.tracking_uri)
+    again = run_experiment(ExperimentConfig.load({**load_settings(client, first.run_id), **vars(workspace)}))
+    assert [arm.name for arm in again.arms] == ["simple", "simple-2-shot"]
+    assert [arm.digest for arm in again.arms] == [arm.digest for arm in first.arms]
 
 
 def test_examples_come_from_the_questions_that_are_not_asked(workspace: Workspace, tmp_path: Path) -> None:

@@ -171,10 +171,10 @@ def _score(value: object) -> float | None:
 
 
 def _compared(base: str, text: str) -> list[Part]:
-    """What differs, word by word; the whole text where hardly a word is shared."""
+    """What differs, word by word; the text as it is where hardly a word is shared."""
     parts = word_diff(base, text)
     shared = sum(len(part.text) for part in parts if part.op == "equal")
-    return parts if 2 * shared >= max(len(base), len(text)) else [Part("insert", text)]
+    return parts if 2 * shared >= max(len(base), len(text)) else [Part("equal", text)]
 
 
 def _cut(value: object) -> str:
