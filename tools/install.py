@@ -53,7 +53,8 @@ def main(folder: Path, extras: str) -> None:
     install += ["--constraint", str(ROOT / "constraints.txt")]
     if not has_gpu() and not os.environ.get(ANYWAY):
         install += without_cuda(install, environ, uv=uv is not None)
-    log.info("[3/4] installing fledge with torch, MLflow, transformers and OpenVINO")
+    log.info("[3/4] installing fledge with torch, MLflow, transformers and OpenVINO, some 700 MB")
+    install += [] if uv is None else ["--quiet"]  # a line for each of 160 packages
     # What builds fledge is constrained too, so it is not built in an environment of its own.
     run([*install, "setuptools"], environ)
     run([*install, "--no-build-isolation", "--editable", f"{ROOT}[{extras}]"], environ)

@@ -86,5 +86,7 @@ def test_plan(fledge: Run, tmp_path: Path) -> None:
     done = fledge("plan", "--effect", "0.5", "--json", cwd=tmp_path)
     assert json.loads(done.stdout)["questions"] == 34
     assert "34 questions to each arm: 80% chance" in fledge("plan", "--effect", "0.5", cwd=tmp_path).stdout
+    assert "in standard deviations" in fledge("plan", "--effect", "0.5", cwd=tmp_path).stderr
     assert fledge("plan", cwd=tmp_path).returncode == 2
+    assert fledge("plan", "--effect", "0.5", "--metric", "x", cwd=tmp_path).returncode == 2
     assert fledge("plan", "--effect", "0", cwd=tmp_path).returncode == 2

@@ -178,6 +178,24 @@ def test_every_command_names_what_a_file_has_that_is_no_setting(
     ]
 
 
+def test_variables_that_are_no_setting_are_named(fledge: Run, tmp_path: Path) -> None:
+    (tmp_path / ".env").write_text("FLEDGE_PORTT=5009\nFLEDGE_SECONDS=3\nOTHER=1\n")
+    environment = os.environ | {"FLEDGE_LIMT": "3", "FLEDGE_API_KEY": "x" * 40, "FLEDGE_LIMIT": "2"}
+    done = fledge("status", "--json", cwd=tmp_path, env=environment)
+    assert done.returncode == 0
+    assert done.stderr.splitlines() == [
+        "environment: no setting 'FLEDGE_LIMT', which is ignored; did you mean 'FLEDGE_LIMIT'?",
+        ".env: no setting 'FLEDGE_PORTT', which is ignored; did you mean 'FLEDGE_PORT'?",
+    ]
+
+
+def test_id_that_is_none_of_a_request_is_refused(fledge: Run, tmp_path: Path) -> None:
+    done = fledge("feedback", "deadbeef", "--value", "true", "--url", "http://127.0.0.1:9", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "'deadbeef' is not the id of a request" in done.stderr
+    assert "x-request-id" in done.stderr
+
+
 @pytest.mark.slow
 def test_prompts_experiment_register_history(fledge: Run, tmp_path: Path) -> None:
     (tmp_path / ".fledge").mkdir()

@@ -23,6 +23,7 @@ from fledge.engines.scripted import ScriptedEngine
 from fledge.experiments._mlflow import load_table
 from fledge.experiments.config import ExperimentConfig
 from fledge.experiments.run import resume_experiment, run_experiment
+from fledge.experiments.runs import runs
 from tests.conftest import PATIENCE_S
 from tests.experiments.tracking_server import TrackingServer, all_traces
 from tests.serving.harness import until
@@ -78,13 +79,15 @@ def _journal(folder: Path) -> list[dict[str, str]]:
 @pytest.mark.slow
 def test_killed_and_resumed(workspace: Workspace, tmp_path: Path) -> None:
     rng = random.Random(1)
-    run_id = ""
+    run_id, here = "", replace(workspace, state=str(tmp_path / ".fledge"))
     for _ in range(3):
         before, answers = len(_journal(tmp_path)), 1 + rng.randrange(12)
         process = _start(tmp_path, workspace.tracking, run_id, answers=answers)
         assert until(lambda: len(_journal(tmp_path)) == before + answers)  # noqa: B023 (called at once)
+        assert [run.status for run in runs(here)] == ["running"]
         process.send_signal(signal.SIGKILL)
         process.wait()
+        assert [run.status for run in runs(here)] == ["interrupted"]
         (folder,) = (tmp_path / ".fledge" / "experiments").iterdir()
         run_id = folder.name
     answered = _journal(tmp_path)
@@ -199,7 +202,7 @@ def test_a_tracking_server_that_does_not_come_back(tracking_server: TrackingServ
     with pytest.raises(FledgeError, match=r"are not in MLflow yet.* Every answer is kept in") as caught:
         run_experiment(config, engine=ScriptedEngine(script), say=told.append)
     assert len(_journal(tmp_path)) == len(seen) == 20
-    assert any("nothing is lost" in text for text in told)
+    assert any("every answer is kept on disk" in text for text in told)
     (folder,) = (tmp_path / ".fledge" / "experiments").iterdir()
     assert caught.value.hint.endswith(f"fledge experiment --resume {folder.name[:8]}")
     tracking_server.start()

@@ -4,7 +4,7 @@ import pytest
 
 from fledge.scoring.catalogue import chosen, score
 from fledge.scoring.scorer import Response
-from fledge.scoring.short_answers import answer_pattern, choice, number
+from fledge.scoring.short_answers import answer_pattern, choice, number, suitable_scorer
 
 
 @pytest.mark.parametrize(
@@ -77,3 +77,18 @@ def test_what_a_pattern_finds_last_is_compared(answer: str, pattern: str, found:
 def test_a_pattern_that_backtracks_without_end_is_an_error_of_that_answer() -> None:
     scores = score(Response("a" * 60 + "b", reference="a"), chosen(("number",), "(a|aa)+$"))
     assert "TimeoutError" in scores.errors["answer_pattern"]
+
+
+@pytest.mark.parametrize(
+    ("references", "found"),
+    [
+        (["18", "1,000", "$20.", "3/4", ""], "number"),
+        (["A", "(C)", "E."], "choice"),
+        (["18", "eighteen"], None),
+        (["A", "F"], None),
+        (["", ""], None),
+        ([], None),
+    ],
+)
+def test_scorer_that_suits_the_references(references: list[str], found: str | None) -> None:
+    assert suitable_scorer(references) == found

@@ -8,7 +8,7 @@ import click
 from fledge.cli.options import command, settings
 from fledge.cli.output import emit, json_option, message, steps_progress
 from fledge.comparison.options import ALPHA, POWER, CompareOptions, TestName
-from fledge.core.errors import RefusedError
+from fledge.core.errors import InputError, RefusedError
 from fledge.core.settings import Workspace, load
 from fledge.scoring.judge import JudgeConfig
 
@@ -81,23 +81,42 @@ def compare(
 @click.option(
     "--sd",
     type=float,
-    default=1.0,
-    show_default=True,
-    help="Standard deviation of a question's difference between two arms; with 1, --effect is in standard deviations.",
+    help="Standard deviation of a question's difference between two arms, in the unit of --effect.  [default: 1, so "
+    "that --effect is in standard deviations]",
 )
 @click.option(
     "--disagreement", type=float, help="For pass/fail: the share of questions that only one of two arms passes."
 )
+@click.option("--run", help="Take the spread between arms from an experiment (or last), instead of --sd.")
+@click.option("--metric", help="The metric of --run; the planned one unless named.")
 @click.option("--equivalence", is_flag=True, help="Plan to show that arms are the same within --effect.")
 @click.option("--power", type=float, default=POWER, show_default=True, help="Chance of finding it.")
 @click.option("--alpha", type=float, default=ALPHA, show_default=True, help="Chance of any wrong verdict.")
 @click.option("--arms", type=int, default=2, show_default=True, help="Arms, all compared with the first.")
+@settings(Workspace)
 @json_option
-def plan(as_json: bool, **numbers: Any) -> None:
+def plan(
+    as_json: bool, sd: float | None, disagreement: float | None, run: str | None, metric: str | None, **flags: Any
+) -> None:
     """Say how many questions a comparison needs, before it is made."""
     from fledge.comparison.power import plan as plan_questions
 
-    found = plan_questions(**numbers)
+    numbers = {name: flags.pop(name) for name in ("effect", "equivalence", "power", "alpha", "arms")}
+    if run is not None:
+        if sd is not None or disagreement is not None:
+            raise InputError("--run says what --sd and --disagreement would say", hint="leave out one of them")
+        from fledge.experiments.comparison import observed_spread
+
+        spread = observed_spread(load(Workspace, flags).value, run, metric)
+        sd = spread.sd
+        if spread.disagreement is not None:  # arms that differ by so much disagree on as many questions
+            disagreement = max(spread.disagreement, numbers["effect"])
+        message(f"spread between the arms of {run}: {sd:.3g} {spread.metric}")
+    elif metric is not None:
+        raise InputError("--metric is that of --run", hint="--run RUN, or last")
+    elif sd is None and disagreement is None:
+        message("--effect is in standard deviations of a question's difference; --run last takes them from a run")
+    found = plan_questions(**numbers, sd=1.0 if sd is None else sd, disagreement=disagreement)
     what = "that arms are the same within" if numbers["equivalence"] else "a difference of"
     text = (
         f"{found.questions:,} questions to each arm: {found.power:.0%} chance of finding {what} {found.effect:g} "

@@ -19,16 +19,19 @@ SHOWN = (ExperimentConfig, ReleaseConfig, ServeConfig, ChatConfig)
 
 
 def say_unknown_keys() -> None:
-    """A line for each key of a file that is no setting of any command."""
+    """A line for each key of a file, or variable FLEDGE_..., that is no setting of any command."""
+    if not unknown_keys(*SHOWN, JudgeConfig, QuestionsConfig):
+        return
+
     from fledge.bench.engines import BenchConfig
     from fledge.bench.experiments import ExperimentBenchConfig
     from fledge.bench.serving import ServeBenchConfig
 
     known = (*SHOWN, JudgeConfig, QuestionsConfig, BenchConfig, ExperimentBenchConfig, ServeBenchConfig)
-    names = [item.name for cls in known for item in options(cls)]
-    for path, key in unknown_keys(*known):
+    names = [name for cls in known for item in options(cls) for name in (item.name, item.env)]
+    for place, key in unknown_keys(*known):
         near = get_close_matches(key, names, 1)
-        message(f"{path}: no setting {key!r}, which is ignored" + (f"; did you mean {near[0]!r}?" if near else ""))
+        message(f"{place}: no setting {key!r}, which is ignored" + (f"; did you mean {near[0]!r}?" if near else ""))
 
 
 @group()

@@ -86,9 +86,9 @@ def app(ctx: click.Context, debug: bool) -> None:
 
 
 def _say_unknown_settings() -> None:
-    from fledge.core.settings import has_file
+    from fledge.core.settings import unknown_keys
 
-    if has_file():
+    if unknown_keys():  # of no settings at all: whether anything is set here
         from fledge.cli.config import say_unknown_keys
 
         say_unknown_keys()

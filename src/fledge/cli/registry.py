@@ -164,7 +164,8 @@ def history(name: str, as_json: bool, **flags: Any) -> None:
 
 def _show(move: Move, as_json: bool) -> None:
     names = ("name", "alias", "from", "to", "prompts")
-    lines = [f"{move.name}@{move.alias}: {move.before or 'none'} -> {move.after}"]
+    moved = f"{move.before or 'none'} -> {move.after}" if move.before != move.after else f"{move.after} already"
+    lines = [f"{move.name}@{move.alias}: {moved}"]
     lines += [
         f"prompt {change.name}@{move.alias}: {change.before or 'none'} -> {change.after or 'none'}"
         for change in move.changes[:-1]

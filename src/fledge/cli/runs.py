@@ -12,7 +12,7 @@ from fledge.core.settings import Workspace, load
 from fledge.experiments.answers import AnswerList, AnswerRow
 from fledge.experiments.answers import answers as list_answers
 from fledge.experiments.run_ids import short_id
-from fledge.experiments.runs import SHOWN
+from fledge.experiments.runs import SHOWN, RunSummary
 from fledge.experiments.runs import runs as list_runs
 
 
@@ -40,7 +40,15 @@ def runs(limit: int, as_json: bool, **flags: Any) -> None:
     columns = ["run", "kind", "status", "arms", "cells", "failed", "age"]
     emit(as_json, {"runs": [run._asdict() for run in found]}, table("", columns, rows))
     if not as_json:
-        message("next: fledge answers last" if found else "there is no experiment yet; next: fledge experiment")
+        message(_next(found))
+
+
+def _next(found: list[RunSummary]) -> str:
+    if not found:
+        return "there is no experiment yet; next: fledge experiment"
+    if found[0].status in ("interrupted", "killed", "failed"):
+        return f"next: fledge experiment --resume {short_id(found[0].run_id)}"
+    return "next: fledge answers last" if found[0].status == "finished" else "next: fledge runs, once it has finished"
 
 
 @command()

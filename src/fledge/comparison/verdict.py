@@ -206,7 +206,9 @@ def _pairs(
                 statistic=result.statistic,
                 verdict=verdict,
                 needed_questions=_needed(item, options, alpha / len(tested)) if undecided else None,
-                reason=_reason(item, alpha / len(tested)) if undecided else None,
+                reason=(_reason(item, alpha / len(tested)) or _corrected(item, alpha, len(tested)))
+                if undecided
+                else None,
                 equivalence_p=equal_p,
                 non_inferiority_p=kept_p,
                 wins=int(np.sum(gains > 0)),
@@ -236,6 +238,13 @@ def _reason(item: _Tested, alpha: float) -> str | None:
     if item.result.test == "hoeffding":
         what = "questions" if item.clusters is None else "topics"
         return f"the differences are too skewed for {item.units:,} {what}: a few large ones carry the mean"
+    return None
+
+
+def _corrected(item: _Tested, alpha: float, pairs: int) -> str | None:
+    """Why an interval that leaves out zero is not a verdict."""
+    if pairs > 1 and item.result.p < alpha:
+        return f"p = {item.result.p:.2g} would do alone, and not among {pairs} pairs"
     return None
 
 

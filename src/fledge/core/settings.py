@@ -19,6 +19,7 @@ from pydantic import TypeAdapter, ValidationError
 from fledge.core.errors import InputError
 
 T = TypeVar("T")
+OTHER_VARIABLES = ("FLEDGE_API_KEY", "FLEDGE_WEBHOOK_SECRET", "FLEDGE_INSTALL_", "FLEDGE_TEST_", "FLEDGE_SOAK_")
 ENCODING = "utf-8-sig"  # of files of settings: some editors put a byte order mark first
 
 
@@ -192,7 +193,7 @@ def _sources(
 ) -> Iterator[tuple[str, Mapping[str, Any]]]:
     yield "flag", dict(flags)
     yield "environment", {item.name: environ[item.env] for item in known if item.is_flag and environ.get(item.env)}
-    dotenv = dotenv_values(folder / ".env", encoding=ENCODING) if (folder / ".env").is_file() else {}
+    dotenv = _dotenv(folder)
     yield ".env", {item.name: dotenv[item.env] for item in known if item.is_flag and dotenv.get(item.env)}
     yield file
     names = {item.name for item in known}
@@ -209,16 +210,25 @@ def _files(folder: Path, environ: Mapping[str, str]) -> Iterator[tuple[Path, Map
         yield path, content
 
 
-def has_file() -> bool:
-    """Whether any file sets something here."""
-    return any(content for _, content in _files(Path.cwd(), os.environ))
+def unknown_keys(*classes: type) -> list[tuple[str, str]]:
+    """Each key of the files that settings are read from here, and each variable FLEDGE_..., that is a setting of none
+    of `classes`, after the name of where it stands."""
+    known = [item for cls in classes for item in options(cls)]
+    names, variables = {item.name for item in known}, {item.env for item in known}
+    found = [
+        (str(path), key) for path, content in _files(Path.cwd(), os.environ) for key in content if key not in names
+    ]
+    for place, environ in (("environment", os.environ), (".env", _dotenv(Path.cwd()))):
+        found += [
+            (place, key)
+            for key in environ
+            if key.startswith("FLEDGE_") and not key.startswith(OTHER_VARIABLES) and key not in variables
+        ]
+    return found
 
 
-def unknown_keys(*classes: type) -> Iterator[tuple[Path, str]]:
-    """Each key of the files that settings are read from here that is a setting of none of `classes`."""
-    known = {item.name for cls in classes for item in options(cls)}
-    for path, content in _files(Path.cwd(), os.environ):
-        yield from ((path, key) for key in content if key not in known)
+def _dotenv(folder: Path) -> Mapping[str, str | None]:
+    return dotenv_values(folder / ".env", encoding=ENCODING) if (folder / ".env").is_file() else {}
 
 
 def _read_toml(path: Path) -> dict[str, Any]:

@@ -106,7 +106,7 @@ def ask(
     ungraded: Mapping[str, Answer] = MappingProxyType({}),
     traced: Traced = lambda _, run: (run(), []),
 ) -> Generator[Answer]:
-    """Answers as they come; `chains` holds one chain for each arm and sample, and `at_once` cells are in the making.
+    """Answers as they come; `chains` holds one chain for each arm and sample; `at_once` cells are asked together.
 
     `keep` gets each answer at once, in the thread in which it came: when it returns, the answer cannot be lost. Where
     there are `graders`, which take long and may fail, it gets it before them and once more after. `ungraded` are

@@ -1,17 +1,19 @@
 """`compare`: verdicts on the arms of an experiment, or of a table of scores from elsewhere."""
 
 import json
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
 import pandas as pd
 
 from fledge.comparison.arms import ArmDescription
 from fledge.comparison.findings import Comparison
 from fledge.comparison.options import CompareOptions
-from fledge.comparison.table import pick_metric, read_scores
+from fledge.comparison.table import by_question, pick_metric, read_scores
 from fledge.comparison.verdict import Direction, baseline_first, compare_scores
 from fledge.comparison.warnings import caveat, warnings_of
 from fledge.core.errors import InputError
@@ -83,6 +85,40 @@ def compare(
     client.log_text(run_id, json.dumps(jsonable(result.as_dict()), indent=2), "comparison.json")
     tag_run(client, run_id, {"fledge.winner": result.winner or "none", "fledge.compared_metric": result.metric})
     return result
+
+
+class Spread(NamedTuple):
+    """How much arms of an experiment differ from question to question: the standard deviation of the differences, or
+    for pass/fail the share of questions that only one of two arms passes."""
+
+    metric: str
+    sd: float
+    disagreement: float | None
+
+
+def observed_spread(workspace: Workspace, run_id: str, metric: str | None = None) -> Spread:
+    """The largest spread between the first arm of a run and any other, by the metric named, else the planned one.
+
+    Raises `InputError` where there is no such run or metric, or the run has one arm.
+    """
+    from fledge.experiments._mlflow import load_plan, load_table
+    from fledge.experiments._mlflow_runs import find_run
+    from fledge.tracking._mlflow import connect
+
+    client = connect(workspace.tracking)
+    run_id = find_run(client, run_id)
+    table = scores_of(load_table(client, run_id))
+    planned = (load_plan(client, run_id) or {}).get("metric")
+    scores = by_question(table, pick_metric(table, metric or planned or None))
+    first, *others = scores.arms
+    samples = [scores.pair(other, first) for other in others]
+    if not samples:
+        raise InputError(f"run {run_id} has one arm, and a plan needs the spread between two", hint="name another run")
+    if scores.passes:
+        disagreement = max(float(np.mean(sample.differences != 0)) for sample in samples)
+        return Spread(scores.metric, math.sqrt(disagreement), disagreement)
+    sd = max(float(np.std(sample.differences, ddof=1)) for sample in samples if len(sample.differences) > 1)
+    return Spread(scores.metric, sd, None)
 
 
 def _judged(options: CompareOptions, scores: object) -> CompareOptions:

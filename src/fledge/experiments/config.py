@@ -167,7 +167,7 @@ class ExperimentConfig(EngineSettings):
 
     @property
     def at_once(self) -> int:
-        """How many answers are in the making at the same time."""
+        """How many answers are generated at the same time."""
         return 1 if self.latency else self.concurrency
 
     @property

@@ -65,6 +65,21 @@ class Journal:
         self.answers = [Answer(**json.loads(line)) for line in content[:whole].splitlines()]
         self._size = whole
 
+    @staticmethod
+    def is_abandoned(workspace: Workspace, run_id: str) -> bool:
+        """Whether an experiment has a journal here, and no process that works on it."""
+        try:
+            lock = os.open(workspace.state_dir / "experiments" / run_id / "lock", os.O_RDWR)
+        except OSError:
+            return False
+        try:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        finally:
+            os.close(lock)
+        return True
+
     @classmethod
     def create(cls, plan: Plan) -> "Journal":
         folder = plan.config.state_dir / "experiments" / plan.run_id

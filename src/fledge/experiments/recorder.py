@@ -119,4 +119,4 @@ def _may_pass(error: Exception) -> bool:
 
 def _waiting(error: Exception | None, timeout_s: float) -> str:
     reason = f" ({(str(error).splitlines() or [''])[0][:200]})" if error else ""
-    return f"waiting for the tracking store{reason}; nothing is lost, and it has {timeout_s:.0f} s"
+    return f"waiting up to {timeout_s:.0f} s for the tracking store{reason}; every answer is kept on disk"

@@ -24,6 +24,7 @@ from fledge.experiments.shots import add_shots, draw_shots
 from fledge.questions.question_set import QuestionSet
 from fledge.scoring.catalogue import RECORDED
 from fledge.scoring.judge import JUDGE, PREFERENCE, Judge, JudgeCounts, in_words, judge_scorer, same_model
+from fledge.scoring.short_answers import suitable_scorer
 
 if TYPE_CHECKING:
     from fledge.comparison.findings import ArmWarning
@@ -95,6 +96,7 @@ def run_experiment(
     shots = draw_shots(config, asked, asked_for, say)
     models = find_models(config, asked, engine)  # what can be refused is, before MLflow is loaded
     _warn_few_topics(asked_for, len(asked) + len(chains), config.alpha, say)
+    _suggest_scorer(asked_for, config, say)
 
     with contextlib.ExitStack() as stack:
         own_engines = stack.enter_context(Engines(config, models, engine, say))
@@ -303,6 +305,13 @@ def _check_metric(config: ExperimentConfig) -> None:
     if config.metric and config.metric not in {*scored, *graded, *RECORDED, PREFERENCE}:
         hint = "--judge URL#NAME" if config.metric == JUDGE else f"--scorers {config.metric}, or another --metric"
         raise InputError(f"--metric {config.metric} is not scored in this experiment", hint=hint)
+
+
+def _suggest_scorer(questions: QuestionSet, config: ExperimentConfig, say: Say) -> None:
+    found = suitable_scorer([item.reference or "" for item in questions.questions])
+    if found and found not in {item.name for item in config.chosen_scorers}:
+        what = "numbers" if found == "number" else "letters"
+        say(f"note: all references are {what}; --scorers {found} --metric {found} compares them as such")
 
 
 @contextlib.contextmanager

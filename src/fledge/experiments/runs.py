@@ -11,7 +11,8 @@ SHOWN = 20
 class RunSummary(NamedTuple):
     """One experiment, or one evaluation, which is an experiment of one arm.
 
-    `status` is MLflow's in lower case; `cells` and `failed` are None until it has ended. `started` is in seconds since
+    `status` is MLflow's in lower case, or `interrupted` for one that MLflow has as running, whose process on this
+    machine is gone; `cells` and `failed` are None until it has ended. `started` is in seconds since
     the epoch.
     """
 
@@ -30,6 +31,13 @@ def runs(workspace: Workspace, *, limit: int = SHOWN) -> list[RunSummary]:
         raise InputError(f"limit is {limit}, but must be 0 (all) or more", hint=f"--limit {SHOWN}")
 
     from fledge.experiments._mlflow_runs import list_runs
+    from fledge.experiments.journal import Journal
     from fledge.tracking._mlflow import connect
 
-    return list_runs(connect(workspace.tracking), limit)
+    found = list_runs(connect(workspace.tracking), limit)
+    return [
+        run._replace(status="interrupted")
+        if run.status == "running" and Journal.is_abandoned(workspace, run.run_id)
+        else run
+        for run in found
+    ]

@@ -2,6 +2,7 @@
 
 import re
 from collections import deque
+from collections.abc import Sequence
 from fractions import Fraction
 
 import regex
@@ -44,6 +45,16 @@ def answer_pattern(answer: str, reference: str, answer_pattern: str) -> float:
     matches = regex.compile(answer_pattern).finditer(answer, timeout=LONGEST_SEARCH_S)
     last = next(iter(deque(matches, maxlen=1)), None)
     return exact_match((last[1] if last.re.groups else last[0]) or "", reference) if last else 0.0
+
+
+def suitable_scorer(references: Sequence[str]) -> str | None:
+    """`number` where all references are numbers and nothing else, `choice` where all are letters from A to E."""
+    texts = [text.strip().rstrip(".") for text in references if text.strip()]
+    if texts and all(_NUMBER.fullmatch(text) for text in texts):
+        return number.__name__
+    if texts and all(re.fullmatch(rf"\(?{_LETTER}\)?", text) for text in texts):
+        return choice.__name__
+    return None
 
 
 def _last_number(text: str) -> set[Fraction]:

@@ -1,6 +1,7 @@
 """`check_endpoint`: a smoke test of a running endpoint over HTTP, as any client would ask it."""
 
 import contextlib
+import re
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -65,6 +66,9 @@ def give_feedback(url: str, feedback: Feedback, *, key: str | None = None) -> st
 
     Raises `InputError` for feedback that it does not take, `FledgeError` when nothing answers.
     """
+    if not re.fullmatch(r"(chatcmpl-|cmpl-)?[0-9a-f]{32}", feedback.request_id):
+        hint = "32 hexadecimal digits: the header x-request-id of an answer, or the id in its body"
+        raise InputError(f"{feedback.request_id!r} is not the id of a request", hint=hint)
     headers = {"authorization": f"Bearer {key}"} if key else {}
     try:
         answer = httpx.post(
