@@ -2,7 +2,7 @@
 
 import contextlib
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -14,14 +14,14 @@ from fledge.core.settings import Workspace
 from fledge.core.types import Format, Say, silent
 from fledge.engines import selection
 from fledge.engines.engine import Engine, EngineGoneError
-from fledge.experiments.arms import build_arms, check_room, check_variables, default_prompt, own_arms, wanted
-from fledge.experiments.config import ExperimentConfig, planned_metric
+from fledge.experiments.arms import Arm, build_arms, check_room, check_variables, default_prompt, own_arms, wanted
+from fledge.experiments.config import ArmConfig, ExperimentConfig, planned_metric
 from fledge.experiments.engines import Engines, Models, check_unchanged, find_models, pin
 from fledge.experiments.progress import LiveProgress, Progress
 from fledge.experiments.questions import select_questions
 from fledge.experiments.run_ids import short_id
 from fledge.experiments.shots import add_shots, draw_shots
-from fledge.questions.question_set import QuestionSet
+from fledge.questions.question_set import Question, QuestionSet
 from fledge.scoring.catalogue import RECORDED
 from fledge.scoring.judge import JUDGE, PREFERENCE, Judge, JudgeCounts, in_words, judge_scorer, same_model
 from fledge.scoring.short_answers import suitable_scorer
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from fledge.experiments.cells import Chain
     from fledge.experiments.journal import Journal, Plan
     from fledge.experiments.recorder import Recorder
+    from fledge.prompts.prompt import PromptStore
 
 
 INTERRUPTED_S = 1.0  # for what is just being sent; it is sent again by --resume
@@ -109,16 +110,10 @@ def run_experiment(
 
         client = connect(config.tracking)
         store = open_store(client, say)
-        prompts = [store.load(arm.prompt or default_prompt(models[arm.model])) for arm in asked]
-        if "" in config.prompts:  # recorded by its name
-            config = replace(config, prompts=tuple(dict.fromkeys(prompt.name for prompt in prompts)))
-        prompts = add_shots(config, asked, prompts, models, shots, store)
-        built = build_arms(config, asked, prompts, models)
+        config, built = _load_arms(config, asked, models, shots, store)
         check_variables(built, asked_for)
         check_room(built, models)
         engines = own_engines.wait_ready()
-        if config.logprobs:
-            built = [replace(arm, generation=replace(arm.generation, logprobs=True)) for arm in built]
         built = [pin(arm, models[arm.model], engines[arm.model]) for arm in built] + own_arms(chains, built)
         started = {name: (models[name], engines[name].info) for name in models}
         state.ensure(config.state_dir / "experiments")  # before there are runs that nothing could end
@@ -174,6 +169,23 @@ def resume_experiment(
         with _aborted(record), _stopped_first(own_engines):
             record.go_on()
             return _carry_out(record, journal, engines, chains, progress, say)
+
+
+def _load_arms(
+    config: ExperimentConfig,
+    asked: Sequence[ArmConfig],
+    models: Models,
+    shots: Sequence[Question],
+    store: "PromptStore",
+) -> tuple[ExperimentConfig, list[Arm]]:
+    """The arms with their prompts loaded, and the configuration that names the prompt where none was named."""
+    prompts = [store.load(arm.prompt or default_prompt(models[arm.model])) for arm in asked]
+    if "" in config.prompts:
+        config = replace(config, prompts=tuple(dict.fromkeys(prompt.name for prompt in prompts)))
+    built = build_arms(config, asked, add_shots(config, asked, prompts, models, shots, store), models)
+    if config.logprobs:
+        built = [replace(arm, generation=replace(arm.generation, logprobs=True)) for arm in built]
+    return config, built
 
 
 def _carry_out(
