@@ -48,8 +48,8 @@ def test_runs_and_their_answers(fledge: Run, workspace: Workspace, tmp_path: Pat
     assert "Why does it take so very long until a sentence such as this one has an end?" in words  # wrapped, not cut
 
     alike = fledge("plan", "--run", run_id[:6], "--metric", "chrf", "--effect", "0.1", cwd=tmp_path)
-    assert (alike.returncode, "score alike on every question" in alike.stderr) == (2, True)
-    planned = fledge("plan", "--run", "last", "--metric", "prompt_tokens", "--effect", "5", "--json", cwd=tmp_path)
+    assert (alike.returncode, "by the same chrf on every question" in alike.stderr) == (2, True)
+    planned = fledge("plan", "--run", "last", "--metric", "latency_s", "--effect", "1", "--json", cwd=tmp_path)
     assert "spread between the arms" in planned.stderr
     assert json.loads(planned.stdout)["sd"] > 0
     assert fledge("plan", "--run", "last", "--sd", "1", "--effect", "1", cwd=tmp_path).returncode == 2

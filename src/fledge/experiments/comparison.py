@@ -114,8 +114,9 @@ def observed_spread(workspace: Workspace, run_id: str, metric: str | None = None
     samples = [scores.pair(other, first) for other in others]
     if not samples:
         raise InputError(f"run {run_id} has one arm, and a plan needs the spread between two", hint="name another run")
-    if not any(sample.differences.any() for sample in samples):
-        raise InputError(f"the arms of run {run_id} score alike on every question", hint="give the spread with --sd")
+    if not any(np.ptp(sample.differences) for sample in samples):
+        what = f"the arms of run {run_id} differ by the same {scores.metric} on every question"
+        raise InputError(what, hint="give the spread with --sd")
     if scores.passes:
         disagreement = max(float(np.mean(sample.differences != 0)) for sample in samples)
         return Spread(scores.metric, math.sqrt(disagreement), disagreement)
