@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from xml.etree import ElementTree as ET
 
@@ -14,8 +15,9 @@ from fledge.core.errors import InputError
 from fledge.core.settings import Workspace
 from fledge.engines.engine import Engine
 from fledge.engines.scripted import ScriptedEngine
-from fledge.experiments.config import ExperimentConfig
+from fledge.experiments.config import ArmConfig, ExperimentConfig
 from fledge.experiments.evaluation import configured, evaluate, write_junit
+from fledge.experiments.run import run_experiment
 from fledge.models.embedded.corpus import load_corpus
 from fledge.registry.naming import DEFAULT_NAME
 from fledge.registry.release import promote, register
@@ -45,6 +47,36 @@ def test_intervals_stay_within_the_range_of_their_metric(workspace: Workspace, t
     assert all(low >= 0 for low, _ in found.intervals.values())
     assert found.in_words()[0].endswith("0 to 1); 2 questions tell nothing: that is the whole range of the metric")
     assert found.in_words()[1].endswith("5 answers do not bound a 95th percentile, 72 do")
+
+
+def test_answers_that_an_experiment_has_are_not_asked_again(workspace: Workspace, embedded_engine: Engine) -> None:
+    told: list[str] = []
+    common = {"limit": 6, "tracking_uri": workspace.tracking_uri, "state": workspace.state}
+
+    def evaluated(*gates: str, **changes: object) -> tuple[int, float]:
+        told.clear()
+        reuse = bool(changes.pop("reuse", True))
+        found = evaluate(
+            "embedded", gates, settings={**common, **changes}, engine=embedded_engine, say=told.append, reuse=reuse
+        )
+        run = MlflowClient(workspace.tracking_uri).get_run(found.run_id)
+        assert run.data.metrics["cells"] == 6
+        return int(run.data.metrics["reused"]), found.metrics["token_f1"]
+
+    config = ExperimentConfig.load({**common, "limit": 4, "prompts": ("expert", "simple")})
+    arms = (ArmConfig("simple", "another name"), ArmConfig("expert"))
+    run_experiment(replace(config, arms=arms), engine=embedded_engine)
+    reused, score = evaluated("error_rate<=0.9")
+    assert reused == 4
+    assert any("4 answers are those of run" in text for text in told)
+    assert evaluated(reuse=False) == (0, score)
+    assert not any("are those of run" in text for text in told)
+    assert evaluated() == (6, score)
+    assert evaluated("latency_p95_s<=60")[0] == 0
+    assert evaluated(max_tokens=3)[0] == 0
+    assert evaluated(engine="scripted")[0] == 6  # the engine given answers, whatever is set
+    scripted = ScriptedEngine(lambda _: "something else")
+    assert evaluate("embedded", settings=common, engine=scripted).metrics["token_f1"] != score
 
 
 def test_metrics_intervals_and_gates_are_recorded(workspace: Workspace, tmp_path: Path) -> None:

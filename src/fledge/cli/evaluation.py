@@ -29,6 +29,12 @@ from fledge.experiments.run_ids import short_id
     show_default=True,
     help="Judge gates on the far end of the 95 % interval, or on the mean.",
 )
+@click.option(
+    "--reuse/--no-reuse",
+    default=True,
+    help="Take answers that an experiment in the state folder has to the same, unless a gate is about time.  "
+    "[default: reuse]",
+)
 @click.option("--junit", type=click.Path(path_type=Path, dir_okay=False), help="Write a JUnit file for CI.")
 @json_option
 def evaluate(
@@ -36,6 +42,7 @@ def evaluate(
     prompt: str | None,
     gates: tuple[str, ...],
     gate_on: GateOn,
+    reuse: bool,
     junit: Path | None,
     as_json: bool,
     **flags: Any,
@@ -43,7 +50,7 @@ def evaluate(
     """Ask TARGET all questions and score the answers: a model, a release as NAME@ALIAS, or a URL."""
     with cells_progress("asking") as progress:
         found = evaluate_target(
-            target, gates, prompt=prompt, gate_on=gate_on, settings=flags, progress=progress, say=message
+            target, gates, prompt=prompt, gate_on=gate_on, settings=flags, progress=progress, say=message, reuse=reuse
         )
     if junit is not None:
         write_junit(found, junit)

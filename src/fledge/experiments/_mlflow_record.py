@@ -81,11 +81,16 @@ class ExperimentRecord:
             self._log_metrics(arm.run_id, [*self._metrics(arm_metrics(mine), arm), *machine])
         self._log_table(plan.run_id, table)
         self._client.log_figure(plan.run_id, plot_arms(table), "arms.png")
-        began, ended = min(answer.started_ns for answer in answers), max(answer.ended_ns for answer in answers)
+        own = [answer for answer in answers if not answer.reused_from]
+        began, ended = (
+            min((item.started_ns for item in own), default=0),
+            max((item.ended_ns for item in own), default=0),
+        )
         figures = {
             "cells": len(table),
             "failed": int((table["error"] != "").sum()),
             "success_rate": float((table["error"] == "").mean()),
+            "reused": len(answers) - len(own),
             "seconds": (ended - began) / 1e9,
             **({f"judge_{name}": count for name, count in judge._asdict().items()} if judge else {}),
         }
@@ -198,6 +203,7 @@ class ExperimentRecord:
             "fledge.arm": answer.arm,
             "fledge.question_id": answer.question_id,
             "fledge.sample": str(answer.sample),
+            **({"fledge.reused_from": answer.reused_from} if answer.reused_from else {}),
             "fledge.experiment": self._plan.run_id,
         }
         metadata = {"mlflow.sourceRun": arm.run_id, "mlflow.trace.session": self._plan.run_id}

@@ -39,7 +39,8 @@ class Arm:
     """One arm, pinned: the prompt's text, the model's digest (a remote one's URL), mode, and generation settings.
 
     `prompt` is None for a chain of the user's own, whose `chain` describes it. `run_id` and `model_id` are MLflow's.
-    `format` is how the prompt is put to the model; None in plans of before, as its template implies.
+    `engine` is the name of the engine that answers, and `format` how the prompt is put to the model; both are unknown
+    in older plans.
     """
 
     name: str
@@ -52,6 +53,7 @@ class Arm:
     run_id: str = ""
     model_id: str = ""
     format: Format | None = None
+    engine: str = ""
 
     @property
     def asked(self) -> Prompt | None:

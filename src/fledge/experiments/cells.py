@@ -41,7 +41,8 @@ class Answer:
 
     Moments are nanoseconds since the epoch. `final` is false for an error that may pass. `steps` are the spans that
     MLflow's own tracing saw inside the chain. `score_errors` say why a scorer gave no score, `rationales` why a judge
-    gave the one it gave. An answer that is not `graded` waits for what a judge says of it.
+    gave the one it gave. An answer that is not `graded` waits for what a judge says of it; one that is `reused_from` a
+    run was generated there.
     """
 
     key: str
@@ -70,6 +71,7 @@ class Answer:
     rationales: dict[str, str] = field(default_factory=dict)
     steps: list[dict[str, Any]] = field(default_factory=list)
     graded: bool = True
+    reused_from: str = ""
 
 
 def trace_id(run_id: str, key: str, attempt: int) -> str:
@@ -209,6 +211,12 @@ def _scored(answer: Answer, question: Question, listener: _Listener, scorers: Se
     response = _response(answer, question, listener.completion.logprobs if listener.completion else ())
     scored = _with_scores(answer, score(response, scorers))
     return replace(scored, ended_ns=max(answer.ended_ns, time.time_ns()))
+
+
+def score_again(answer: Answer, question: Question, scorers: Sequence[Scorer]) -> Answer:
+    """The answer with the scores of these scorers and no others."""
+    bare = replace(answer, scores={}, score_errors={}, rationales={})
+    return _with_scores(bare, score(_response(answer, question), scorers))
 
 
 def _graded(answer: Answer, question: Question, graders: Sequence[Scorer]) -> Answer:

@@ -64,7 +64,7 @@ class Engines(contextlib.AbstractContextManager["Engines"]):
 
 
 def pin(arm: Arm, model: Snapshot | RemoteModel, engine: Engine) -> Arm:
-    return replace(arm, model_digest=_digest(model), mode=engine.info.mode)
+    return replace(arm, model_digest=_digest(model), mode=engine.info.mode, engine=engine.info.name)
 
 
 def _digest(model: Snapshot | RemoteModel) -> str:

@@ -1,9 +1,11 @@
 """The journal of an experiment: on disk what it asks, each answer as soon as it came, and how much MLflow has of it."""
 
+import contextlib
 import fcntl
 import json
 import os
 import threading
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -208,6 +210,20 @@ class Journal:
             f"cannot keep an answer in {self.folder}: {reason}",
             hint=f"free some space, then: fledge experiment --resume {short_id(self.plan.run_id)}",
         )
+
+
+def earlier_journals(workspace: Workspace, run_id: str) -> Iterator[tuple[Plan, list[Answer]]]:
+    """Plan and answers of each experiment in the state folder but `run_id`, newest first; damaged ones are left out."""
+    folders = [path.parent for path in (workspace.state_dir / "experiments").glob("*/plan.json")]
+    for folder in sorted(folders, key=lambda folder: -(folder / "plan.json").stat().st_mtime_ns):
+        if folder.name == run_id:
+            continue
+        with contextlib.suppress(OSError, ValueError, TypeError):
+            plan = _PLAN.validate_json((folder / "plan.json").read_bytes())
+            content = (folder / "answers.jsonl").read_bytes()
+            lines = content[: content.rfind(b"\n") + 1].splitlines()
+            answers = {item.key: item for item in (Answer(**json.loads(line)) for line in lines)}
+            yield plan, list(answers.values())
 
 
 def _find(workspace: Workspace, name: str) -> str:

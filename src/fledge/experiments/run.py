@@ -76,6 +76,7 @@ def run_experiment(
     engine: Engine | None = None,
     progress: Progress | None = None,
     say: Say = silent,
+    reuse: bool = False,
 ) -> ExperimentResult:
     """Ask every question of every arm and record runs, traces, tables and plots in MLflow.
 
@@ -83,6 +84,7 @@ def run_experiment(
     `arms` are LangChain runnables of one's own by name: each gets a question's columns as a dictionary and gives text
     or a message. They come beside the prompts of `config`; without a `config` they are all that is asked.
     `progress(done, total, failed, tokens)` is called after each answer and twice a second, `say` before long work.
+    With `reuse` answers that an experiment in the state folder has to the same are taken instead of asking again.
     A started `engine` answers for `config.model` and is left open. Raises `InputError` before anything is recorded.
     """
     chains = arms or {}
@@ -105,6 +107,7 @@ def run_experiment(
         from fledge.experiments._mlflow import start_runs
         from fledge.experiments._mlflow_record import ExperimentRecord
         from fledge.experiments.journal import Journal
+        from fledge.experiments.reuse import reuse_answers
         from fledge.prompts._mlflow import open_store
         from fledge.tracking._mlflow import connect
 
@@ -122,6 +125,8 @@ def run_experiment(
         with _aborted(record), _stopped_first(own_engines):
             journal = Journal.create(plan)
             stack.callback(journal.close)
+            if reuse:
+                reuse_answers(journal, say)
             return _carry_out(record, journal, engines, chains, progress, say)
 
 

@@ -1,0 +1,56 @@
+"""Answers that an earlier experiment in the state folder has, for one that asks the same."""
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import replace
+
+from fledge.core.types import Say
+from fledge.experiments.cells import Cell, score_again
+from fledge.experiments.journal import Journal, Plan, earlier_journals
+from fledge.experiments.run_ids import short_id
+
+ENGINES = ("openvino", "transformers")  # others may answer otherwise tomorrow, as what is behind a URL
+
+
+def reuse_answers(journal: Journal, say: Say) -> None:
+    """Take over answers to the same questions, of the same prompt version, model, settings and seed, and score them
+    anew. What needs log probabilities is asked again, as no journal has them."""
+    config = journal.plan.config
+    if config.logprobs:
+        return
+    cells = {cell.key: cell for cell in journal.unanswered()}
+    taken: Counter[str] = Counter()
+    for earlier, answers in earlier_journals(config, journal.plan.run_id):
+        ours = dict(_same_cells(journal.plan, earlier, cells))
+        for answer in answers:
+            cell = ours.get(answer.key)
+            if cell is None or answer.error or cell.key not in cells:
+                continue
+            own = replace(
+                answer,
+                key=cell.key,
+                arm=cell.arm,
+                attempt=1,
+                graded=not config.judging.judge,
+                reused_from=earlier.run_id,
+            )
+            journal.append(score_again(own, cell.question, config.chosen_scorers))
+            del cells[cell.key]
+            taken[earlier.run_id] += 1
+        if not cells:
+            break
+    for run_id, count in taken.items():
+        say(f"{count:,} answers are those of run {short_id(run_id)}, which asked the same; --no-reuse asks anew")
+
+
+def _same_cells(plan: Plan, earlier: Plan, cells: dict[str, Cell]) -> Iterator[tuple[str, Cell]]:
+    """Our cells by the key that the same cell had in an earlier experiment, where an arm may have had another name."""
+    for arm in plan.arms:
+        if arm.prompt is None or arm.engine not in ENGINES:
+            continue
+        same = (arm.digest, arm.mode, arm.engine)
+        for name in [other.name for other in earlier.arms if (other.digest, other.mode, other.engine) == same]:
+            renamed = replace(arm, name=name)
+            for cell in cells.values():
+                if cell.arm == arm.name:
+                    yield renamed.key(cell.question, cell.sample), cell
