@@ -13,7 +13,8 @@ from langchain_core.runnables import RunnableLambda
 from fledge.core.errors import FledgeError, InputError
 from fledge.engines.engine import GenerationParams
 from fledge.experiments.arms import Arm
-from fledge.experiments.cells import Answer, Cell, ask, order_cells
+from fledge.experiments.cell_runner import ask
+from fledge.experiments.cells import Answer, Cell, order_cells
 from fledge.questions.question_set import Question
 from fledge.scoring.catalogue import chosen
 from tests.conftest import PATIENCE_S

@@ -14,7 +14,8 @@ from fledge.core.types import Format
 from fledge.engines import selection
 from fledge.engines.engine import Engine, GenerationParams, generate
 from fledge.experiments.arms import Arm
-from fledge.experiments.cells import ask, order_cells
+from fledge.experiments.cell_runner import ask
+from fledge.experiments.cells import order_cells
 from fledge.experiments.config import ExperimentConfig
 from fledge.experiments.questions import select_questions
 from fledge.experiments.run import run_experiment

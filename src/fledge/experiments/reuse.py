@@ -5,7 +5,8 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from fledge.core.types import Say
-from fledge.experiments.cells import Cell, score_again
+from fledge.experiments.cell_runner import score_again
+from fledge.experiments.cells import Cell
 from fledge.experiments.journal import Journal, Plan, earlier_journals
 from fledge.experiments.run_ids import short_id
 

@@ -29,12 +29,14 @@ from fledge.scoring.short_answers import suitable_scorer
 if TYPE_CHECKING:
     from fledge.comparison.findings import ArmWarning
     from fledge.experiments._mlflow_record import ExperimentRecord
-    from fledge.experiments.cells import Chain
+    from fledge.experiments.cell_runner import Chain
+    from fledge.experiments.cells import Cell
     from fledge.experiments.journal import Journal, Plan
     from fledge.experiments.recorder import Recorder
     from fledge.prompts.prompt import PromptStore
 
 
+WORDS = ("question", "arm", "sample")
 INTERRUPTED_S = 1.0  # for what is just being sent; it is sent again by --resume
 
 
@@ -203,12 +205,15 @@ def _carry_out(
 ) -> ExperimentResult:
     """Ask what has no answer yet, and record all of it."""
     from fledge.experiments._mlflow_capture import captured
-    from fledge.experiments.cells import ask
+    from fledge.experiments.cell_runner import ask
     from fledge.experiments.recorder import Recorder, retried
 
     plan, config = journal.plan, journal.plan.config
     ungraded = journal.ungraded()
-    cells = [*journal.unanswered(), *(cell for cell, _ in ungraded)]
+    unanswered = journal.unanswered()
+    if unanswered:
+        say(_extent(unanswered, plan))
+    cells = [*unanswered, *(cell for cell, _ in ungraded)]
     recorder = Recorder(journal, record.send, record.sample)
     with _ended(recorder, journal, say):
         judge = _judge(plan, say) if cells else None
@@ -241,6 +246,16 @@ def _carry_out(
         journal.mark_finished()
     recorder.stop()
     return replace(_result(journal), judge=counts)
+
+
+def _extent(cells: Sequence["Cell"], plan: "Plan") -> str:
+    """How much is to be asked, in words."""
+    longest = {arm.name: arm.generation.max_tokens for arm in plan.arms if arm.prompt}
+    counts = [len({cell.question.id for cell in cells}), len({cell.arm for cell in cells}), plan.config.samples]
+    parts = [f"{count:,} {word}{'' if count == 1 else 's'}" for count, word in zip(counts, WORDS, strict=True)]
+    most = sum(longest.get(cell.arm, 0) for cell in cells)
+    tokens = f", at most {most:,} tokens" if most else ""
+    return f"asking for {len(cells):,} answers: {' x '.join(parts[: 2 + (counts[2] > 1)])}{tokens}"
 
 
 def _chains(plan: "Plan", engines: Mapping[str, Engine], own: Mapping[str, Any]) -> dict[tuple[str, int], "Chain"]:
