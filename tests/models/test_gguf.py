@@ -312,7 +312,10 @@ def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
 @pytest.mark.timeout(60)
 def test_a_template_that_loops_is_stopped(tmp_path: Path) -> None:
     endless = "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"
-    path = write_gguf(tmp_path / "model.gguf", chat_template=endless)
+    with pytest.raises(InputError, match="chat template cannot be rendered"):
+        snapshot.resolve(str(write_gguf(tmp_path / "endless.gguf", chat_template=endless)), tmp_path)
+    sometimes = f"{{% if messages[0].content == 'hello' %}}{endless}{{% endif %}}"
+    path = write_gguf(tmp_path / "model.gguf", chat_template=sometimes)
     model = snapshot.resolve(str(path), tmp_path)
     encoder = PromptEncoder(TextConfig.of(model, (model.path / "tokenizer.json").read_text()))
     with closing(encoder):
