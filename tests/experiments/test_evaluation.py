@@ -68,9 +68,9 @@ def test_answers_that_an_experiment_has_are_not_asked_again(workspace: Workspace
     run_experiment(replace(config, arms=arms), engine=embedded_engine)
     reused, score = evaluated("error_rate<=0.9")
     assert reused == 4
-    assert any("4 answers are those of run" in text for text in told)
+    assert any("reused 4 answers from run" in text for text in told)
     assert evaluated(reuse=False) == (0, score)
-    assert not any("are those of run" in text for text in told)
+    assert not any("reused" in text for text in told)
     assert evaluated() == (6, score)
     assert evaluated("latency_p95_s<=60")[0] == 0
     assert evaluated(max_tokens=3)[0] == 0

@@ -104,16 +104,21 @@ def plan(
     numbers = {name: flags.pop(name) for name in ("effect", "equivalence", "power", "alpha", "arms")}
     if run is not None:
         if sd is not None or disagreement is not None:
-            raise InputError("--run says what --sd and --disagreement would say", hint="leave out one of them")
+            raise InputError("--run cannot be combined with --sd or --disagreement", hint="leave out one of them")
         from fledge.experiments.comparison import observed_spread
 
         spread = observed_spread(load(Workspace, flags).value, run, metric)
         sd = spread.sd
         if spread.disagreement is not None:  # arms that differ by so much disagree on as many questions
-            disagreement = max(spread.disagreement, numbers["effect"])
-        message(f"spread between the arms of {run}: {sd:.3g} {spread.metric}")
+            disagreement = max(spread.disagreement, abs(numbers["effect"]))
+        seen = (
+            f"standard deviation of the difference in {spread.metric}: {sd:.3g}"
+            if disagreement is None
+            else f"questions that only one of two arms passes by {spread.metric}: {spread.disagreement:.0%}"
+        )
+        message(f"seen in {run}: {seen}")
     elif metric is not None:
-        raise InputError("--metric is that of --run", hint="--run RUN, or last")
+        raise InputError("--metric needs --run", hint="--run last")
     elif sd is None and disagreement is None:
         message("--effect is in standard deviations of a question's difference; --run last takes them from a run")
     found = plan_questions(**numbers, sd=1.0 if sd is None else sd, disagreement=disagreement)

@@ -32,8 +32,8 @@ from fledge.experiments.run_ids import short_id
 @click.option(
     "--reuse/--no-reuse",
     default=True,
-    help="Take answers that an experiment in the state folder has to the same, unless a gate is about time.  "
-    "[default: reuse]",
+    help="Reuse answers of earlier experiments with the same prompt, model, settings and seed; off where a gate is on "
+    "latency.  [default: reuse]",
 )
 @click.option("--junit", type=click.Path(path_type=Path, dir_okay=False), help="Write a JUnit file for CI.")
 @json_option

@@ -129,7 +129,7 @@ def main() -> NoReturn:
         code = _explain(error)
     if code == INTERRUPTED:
         _end_at_once()
-    gc.freeze()  # they are not looked through once more at the end, which takes a second
+    gc.freeze()  # the last collection, at exit, would go through all objects of MLflow, which takes a second
     sys.exit(code if isinstance(code, int) else 0)
 
 

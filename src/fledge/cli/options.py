@@ -21,7 +21,7 @@ class SettingOption(click.Option):
         self.group = group
 
 
-class Command(click.Command):
+class GroupedCommand(click.Command):
     """A command whose help shows the common options first, then the groups of the others."""
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
@@ -45,22 +45,22 @@ class Command(click.Command):
                 )
 
 
-class Group(click.Group):
+class CommandGroup(click.Group):
     """Several commands under one word."""
 
     def command(self, name: str | None = None) -> Callable[[Callable[..., Any]], click.Command]:  # type: ignore[override]
         """A command of the group, with its options in groups."""
-        return super().command(name, cls=Command)
+        return super().command(name, cls=GroupedCommand)
 
 
-def command(name: str | None = None) -> Callable[[Callable[..., Any]], Command]:
+def command(name: str | None = None) -> Callable[[Callable[..., Any]], GroupedCommand]:
     """A command with its options in groups."""
-    return click.command(name, cls=Command)
+    return click.command(name, cls=GroupedCommand)
 
 
-def group() -> Callable[[Callable[..., Any]], Group]:
+def group() -> Callable[[Callable[..., Any]], CommandGroup]:
     """A group of such commands."""
-    return click.group(cls=Group)
+    return click.group(cls=CommandGroup)
 
 
 def settings(cls: type, *, without: tuple[str, ...] = ()) -> Callable[[F], F]:

@@ -46,7 +46,7 @@ def runs(limit: int, as_json: bool, **flags: Any) -> None:
 def _next(found: list[RunSummary]) -> str:
     if not found:
         return "there is no experiment yet; next: fledge experiment"
-    if found[0].status in ("interrupted", "killed", "failed"):
+    if found[0].kind == "experiment" and found[0].status in ("interrupted", "killed", "failed"):
         return f"next: fledge experiment --resume {short_id(found[0].run_id)}"
     return "next: fledge answers last" if found[0].status == "finished" else "next: fledge runs, once it has finished"
 

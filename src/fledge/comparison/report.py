@@ -73,7 +73,7 @@ def render_report(
         settings=compare_settings(described) if described else Settings({}, ()),
         rows=rows,
         topics=sorted({row.topic for row in rows} - {""}),
-        graded=not _pass_or_fail(scores),
+        by_baseline=not scores.binary,
         questions=len(scores.values),
         most=MOST_QUESTIONS,
         run_id=run_id,
@@ -121,17 +121,11 @@ def _rows(table: pd.DataFrame, scores: Scores, comparison: Comparison) -> list[R
     order = sorted(range(len(questions)), key=lambda place: -spreads[place])[:MOST_QUESTIONS]
     chosen = table[table["question"].isin([questions[place] for place in order])]
     groups = chosen.drop_duplicates(["question", "arm"]).groupby("question")  # of several samples the first is shown
-    passing = _pass_or_fail(scores)
+    passing = scores.binary
     return [
         _row(place + 1, groups.get_group(questions[place]), spreads[place], comparison, passing=passing)
         for place in order
     ]
-
-
-def _pass_or_fail(scores: Scores) -> bool:
-    """Whether every score is 0 or 1."""
-    values = scores.values[np.isfinite(scores.values)]
-    return bool(np.isin(values, (0.0, 1.0)).all())
 
 
 def _standing(score: float | None, base: float | None, comparison: Comparison, *, passing: bool) -> str:

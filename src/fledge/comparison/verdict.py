@@ -244,7 +244,7 @@ def _reason(item: _Tested, alpha: float) -> str | None:
 def _corrected(item: _Tested, alpha: float, pairs: int) -> str | None:
     """Why an interval that leaves out zero is not a verdict."""
     if pairs > 1 and item.result.p < alpha:
-        return f"p = {item.result.p:.2g} would do alone, and not among {pairs} pairs"
+        return f"p = {item.result.p:.2g} is not significant after correction for {pairs} pairs (Holm)"
     return None
 
 

@@ -276,7 +276,7 @@ class LocalEngine(EngineConnection):
 
 
 def _settings(settings: EngineSettings) -> dict[str, Any]:
-    common = {item: getattr(settings, item) for item in (known.name for known in fields(EngineSettings))}
+    common = {item.name: getattr(settings, item.name) for item in fields(EngineSettings)}
     return {**common, "tracking_uri": ""}  # not the engine's business, and it may hold a password
 
 

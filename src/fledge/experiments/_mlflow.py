@@ -52,7 +52,7 @@ MODEL_PARAMS = {
     "model_parameters": "parameters",
     "model_licence": "licence",
 }
-Models = Mapping[str, tuple[Snapshot | RemoteModel, EngineInfo]]
+StartedModels = Mapping[str, tuple[Snapshot | RemoteModel, EngineInfo]]
 
 
 def start_runs(
@@ -60,7 +60,7 @@ def start_runs(
     config: ExperimentConfig,
     arms: Sequence[Arm],
     questions: QuestionSet,
-    models: Models,
+    models: StartedModels,
     store: PromptStore,
 ) -> Plan:
     """Create the parent run and a nested run and LoggedModel for each arm, with params, tags and the question set."""
@@ -107,7 +107,7 @@ def start_runs(
     return Plan(runs[0], experiment, config, tuple(started), questions)
 
 
-def _arm_params(arm: Arm, models: Models) -> dict[str, str]:
+def _arm_params(arm: Arm, models: StartedModels) -> dict[str, str]:
     return {
         **_model_params(*models.get(arm.model, (None, None))),
         "model": arm.model,
@@ -259,7 +259,7 @@ def load_evaluation(client: MlflowClient, run_id: str) -> dict[str, Any] | None:
         return None
 
 
-SETTINGS = ("model", "engine", "mode", "format", *(item.name for item in options(GenerationParams)))
+ARM_SETTINGS = ("model", "engine", "mode", "format", *(item.name for item in options(GenerationParams)))
 
 
 class ArmSettings(NamedTuple):
@@ -314,7 +314,7 @@ def load_arm(client: MlflowClient, run_id: str, arm: str | None = None) -> ArmSe
 
 
 def describe_arms(client: MlflowClient, run_id: str) -> list[ArmDescription]:
-    """What each arm of an experiment asked, in the order of the arms of its table."""
+    """What each arm of an experiment asked; a prompt longer than a param of MLflow is cut, and ends in dots."""
     experiment = client.get_run(run_id).info.experiment_id
     nested = client.search_runs([experiment], f"tags.`mlflow.parentRunId` = '{run_id}'")
     found = []
@@ -322,10 +322,9 @@ def describe_arms(client: MlflowClient, run_id: str) -> list[ArmDescription]:
         params = run.data.params
         if "fledge.arm" in run.data.tags and "template" in params:
             system = f"system: {params['system']}\n" if params.get("system") else ""
-            settings = {name: params[name] for name in SETTINGS if params.get(name)}
-            found.append(
-                ArmDescription(run.data.tags["fledge.arm"], params["prompt"], system + params["template"], settings)
-            )
+            settings = {name: params[name] for name in ARM_SETTINGS if params.get(name)}
+            text = system + params["template"] + (" ..." if len(params["template"]) >= LONGEST_PARAM else "")
+            found.append(ArmDescription(run.data.tags["fledge.arm"], params["prompt"], text, settings))
     return found
 
 

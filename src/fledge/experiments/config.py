@@ -119,7 +119,9 @@ class ExperimentConfig(EngineSettings):
             regex.compile(self.answer_pattern)
         except (regex.error, RecursionError, OverflowError) as error:
             found.append(f"answer_pattern {self.answer_pattern!r} is not a regular expression: {error}")
-        counts = [*self.shots, *(arm.shots for arm in self.arms)]
+        if self.arms and any(self.shots):
+            found.append("shots cannot be combined with arms: give each arm its own shots")
+        counts = [arm.shots for arm in self.arms] or self.shots
         if not self.shots or not all(0 <= count <= MOST_SHOTS for count in counts):
             found.append(f"shots must be numbers from 0 to {MOST_SHOTS}, not {', '.join(map(str, counts)) or 'none'}")
         if self.shots_from and not any(counts):

@@ -78,13 +78,14 @@ def evaluate(
     prompt `simple`, unless `prompt` names one.
 
     `gates` are as `token_f1>=0.6`, judged on the far end of the interval or the mean. `settings` are those
-    of an experiment. With `reuse` answers that an experiment in the state folder has to the same are not asked again,
-    unless a gate is about time. Raises `InputError` before anything is asked if gates, questions and target do not fit.
+    of an experiment. With `reuse` answers of earlier experiments with the same prompt, model, settings and seed are not
+    generated again, unless a gate is on latency. Raises `InputError` before anything is asked if gates, questions and
+    target do not fit.
     """
     wanted = [gate for text in ([gates] if isinstance(gates, str) else gates) for gate in read_gates(text)]
     config = configured(target, prompt, settings or {})
     _check(wanted, config)
-    timed = any(gate.metric.startswith(("latency", "ttft")) for gate in wanted)
+    timed = config.latency or any(gate.metric.startswith(("latency", "ttft")) for gate in wanted)
     result = run_experiment(config, engine=engine, progress=progress, say=say, reuse=reuse and not timed)
 
     from fledge.comparison.estimates import estimate  # with pandas and scipy, which take seconds to load

@@ -5,6 +5,7 @@ import fcntl
 import json
 import os
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -37,6 +38,8 @@ class Plan:
 
 
 _PLAN = TypeAdapter(Plan)
+_ARMS = TypeAdapter(tuple[Arm, ...])
+LOCK_ATTEMPTS = 20
 CLOSED = -1
 FINISHED = "finished.json"
 
@@ -52,9 +55,7 @@ class Journal:
         self.plan = plan
         self._lock = threading.Lock()
         self._lock_file = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o600)
-        try:
-            fcntl.flock(self._lock_file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        if not _locked(self._lock_file):
             os.close(self._lock_file)
             raise FledgeError(
                 f"the experiment {plan.run_id} is being asked by another process", hint="wait until it has ended"
@@ -212,18 +213,32 @@ class Journal:
         )
 
 
-def earlier_journals(workspace: Workspace, run_id: str) -> Iterator[tuple[Plan, list[Answer]]]:
-    """Plan and answers of each experiment in the state folder but `run_id`, newest first; damaged ones are left out."""
-    folders = [path.parent for path in (workspace.state_dir / "experiments").glob("*/plan.json")]
-    for folder in sorted(folders, key=lambda folder: -(folder / "plan.json").stat().st_mtime_ns):
-        if folder.name == run_id:
-            continue
-        with contextlib.suppress(OSError, ValueError, TypeError):
-            plan = _PLAN.validate_json((folder / "plan.json").read_bytes())
-            content = (folder / "answers.jsonl").read_bytes()
-            lines = content[: content.rfind(b"\n") + 1].splitlines()
-            answers = {item.key: item for item in (Answer(**json.loads(line)) for line in lines)}
-            yield plan, list(answers.values())
+def _locked(file: int) -> bool:
+    """Whether the lock could be had; `is_abandoned` may hold it for a moment."""
+    for _ in range(LOCK_ATTEMPTS):
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            time.sleep(0.05)
+        else:
+            return True
+    return False
+
+
+def earlier_arms(workspace: Workspace, run_id: str) -> Iterator[tuple[Path, tuple[Arm, ...]]]:
+    """Folder and arms of each experiment in the state folder but `run_id`, newest first; damaged ones are left out, and
+    no scorer is loaded."""
+    plans = [path for path in (workspace.state_dir / "experiments").glob("*/plan.json") if path.parent.name != run_id]
+    for path in sorted(plans, key=lambda path: -path.stat().st_mtime_ns):
+        with contextlib.suppress(OSError, ValueError, LookupError):
+            yield path.parent, _ARMS.validate_python(json.loads(path.read_bytes())["arms"])
+
+
+def read_answers(folder: Path) -> list[Answer]:
+    """The last attempt at each cell in a journal's folder, as far as lines are whole."""
+    content = (folder / "answers.jsonl").read_bytes()
+    lines = content[: content.rfind(b"\n") + 1].splitlines()
+    return list({item.key: item for item in (Answer(**json.loads(line)) for line in lines)}.values())
 
 
 def _find(workspace: Workspace, name: str) -> str:

@@ -1,13 +1,14 @@
 """Answers that an earlier experiment in the state folder has, for one that asks the same."""
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from fledge.core.types import Say
+from fledge.experiments.arms import Arm
 from fledge.experiments.cell_runner import score_again
 from fledge.experiments.cells import Cell
-from fledge.experiments.journal import Journal, Plan, earlier_journals
+from fledge.experiments.journal import Journal, earlier_arms, read_answers
 from fledge.experiments.run_ids import short_id
 
 ENGINES = ("openvino", "transformers")  # others may answer otherwise tomorrow, as what is behind a URL
@@ -20,10 +21,10 @@ def reuse_answers(journal: Journal, say: Say) -> None:
     if config.logprobs:
         return
     cells = {cell.key: cell for cell in journal.unanswered()}
-    taken: Counter[str] = Counter()
-    for earlier, answers in earlier_journals(config, journal.plan.run_id):
-        ours = dict(_same_cells(journal.plan, earlier, cells))
-        for answer in answers:
+    reused: Counter[str] = Counter()
+    for folder, arms in earlier_arms(config, journal.plan.run_id):
+        ours = dict(_same_cells(journal.plan.arms, arms, cells))
+        for answer in read_answers(folder) if ours else ():
             cell = ours.get(answer.key)
             if cell is None or answer.error or cell.key not in cells:
                 continue
@@ -33,24 +34,24 @@ def reuse_answers(journal: Journal, say: Say) -> None:
                 arm=cell.arm,
                 attempt=1,
                 graded=not config.judging.judge,
-                reused_from=earlier.run_id,
+                reused_from=answer.reused_from or folder.name,
+                ttft_s=None,  # times of other conditions
+                latency_s=None,
             )
             journal.append(score_again(own, cell.question, config.chosen_scorers))
             del cells[cell.key]
-            taken[earlier.run_id] += 1
-        if not cells:
-            break
-    for run_id, count in taken.items():
-        say(f"{count:,} answers are those of run {short_id(run_id)}, which asked the same; --no-reuse asks anew")
+            reused[folder.name] += 1
+    for run_id, count in reused.items():
+        say(f"reused {count:,} answers from run {short_id(run_id)}; --no-reuse generates them again")
 
 
-def _same_cells(plan: Plan, earlier: Plan, cells: dict[str, Cell]) -> Iterator[tuple[str, Cell]]:
+def _same_cells(arms: Sequence[Arm], earlier: Sequence[Arm], cells: Mapping[str, Cell]) -> Iterator[tuple[str, Cell]]:
     """Our cells by the key that the same cell had in an earlier experiment, where an arm may have had another name."""
-    for arm in plan.arms:
+    for arm in arms:
         if arm.prompt is None or arm.engine not in ENGINES:
             continue
         same = (arm.digest, arm.mode, arm.engine)
-        for name in [other.name for other in earlier.arms if (other.digest, other.mode, other.engine) == same]:
+        for name in [other.name for other in earlier if (other.digest, other.mode, other.engine) == same]:
             renamed = replace(arm, name=name)
             for cell in cells.values():
                 if cell.arm == arm.name:

@@ -36,7 +36,6 @@ if TYPE_CHECKING:
     from fledge.prompts.prompt import PromptStore
 
 
-WORDS = ("question", "arm", "sample")
 INTERRUPTED_S = 1.0  # for what is just being sent; it is sent again by --resume
 
 
@@ -98,10 +97,9 @@ def run_experiment(
     asked_for = select_questions(config, questions, say)
     config = replace(config, questions=asked_for.source)  # of a set in MLflow the version
     asked = wanted(config)
-    shots = draw_shots(config, asked, asked_for, say)
+    shots = draw_shots(config, asked, asked_for, questions, say)
     models = find_models(config, asked, engine)  # what can be refused is, before MLflow is loaded
-    _warn_few_topics(asked_for, len(asked) + len(chains), config.alpha, say)
-    _suggest_scorer(asked_for, config, say)
+    _say_doubts(asked_for, config, len(asked) + len(chains), say)
 
     with contextlib.ExitStack() as stack:
         own_engines = stack.enter_context(Engines(config, models, engine, say))
@@ -251,11 +249,13 @@ def _carry_out(
 def _extent(cells: Sequence["Cell"], plan: "Plan") -> str:
     """How much is to be asked, in words."""
     longest = {arm.name: arm.generation.max_tokens for arm in plan.arms if arm.prompt}
-    counts = [len({cell.question.id for cell in cells}), len({cell.arm for cell in cells}), plan.config.samples]
-    parts = [f"{count:,} {word}{'' if count == 1 else 's'}" for count, word in zip(counts, WORDS, strict=True)]
     most = sum(longest.get(cell.arm, 0) for cell in cells)
     tokens = f", at most {most:,} tokens" if most else ""
-    return f"asking for {len(cells):,} answers: {' x '.join(parts[: 2 + (counts[2] > 1)])}{tokens}"
+    questions, arms = len({cell.question.id for cell in cells}), len({cell.arm for cell in cells})
+    whole = len(cells) == questions * arms * plan.config.samples  # else it resumes, or some are reused
+    samples = f" x {plan.config.samples} samples" if plan.config.samples > 1 else ""
+    extent = f": {questions:,} questions x {arms} arms{samples}" if whole else ""
+    return f"asking for {len(cells):,} answers{extent}{tokens}"
 
 
 def _chains(plan: "Plan", engines: Mapping[str, Engine], own: Mapping[str, Any]) -> dict[tuple[str, int], "Chain"]:
@@ -325,9 +325,15 @@ def _result(journal: "Journal") -> ExperimentResult:
     )
 
 
-def _warn_few_topics(questions: QuestionSet, arms: int, alpha: float, say: Say) -> None:
-    if warning := warn_few_topics([item.topic for item in questions.questions], arms, alpha):
+def _say_doubts(questions: QuestionSet, config: ExperimentConfig, arms: int, say: Say) -> None:
+    """What a comparison of these arms would lack, while it costs nothing yet."""
+    if warning := warn_few_topics([item.topic for item in questions.questions], arms, config.alpha):
         say(f"warning: {warning}")
+    if arms == 1 or config.metric or config.scorers or config.answer_pattern:
+        return
+    if found := suitable_scorer([item.reference or "" for item in questions.questions]):
+        what = "numbers" if found == "number" else "letters"
+        say(f"note: all references are {what}; --scorers {found} --metric {found} compares them as such")
 
 
 def _check_metric(config: ExperimentConfig) -> None:
@@ -337,13 +343,6 @@ def _check_metric(config: ExperimentConfig) -> None:
     if config.metric and config.metric not in {*scored, *graded, *RECORDED, PREFERENCE}:
         hint = "--judge URL#NAME" if config.metric == JUDGE else f"--scorers {config.metric}, or another --metric"
         raise InputError(f"--metric {config.metric} is not scored in this experiment", hint=hint)
-
-
-def _suggest_scorer(questions: QuestionSet, config: ExperimentConfig, say: Say) -> None:
-    found = suitable_scorer([item.reference or "" for item in questions.questions])
-    if found and found not in {item.name for item in config.chosen_scorers}:
-        what = "numbers" if found == "number" else "letters"
-        say(f"note: all references are {what}; --scorers {found} --metric {found} compares them as such")
 
 
 @contextlib.contextmanager

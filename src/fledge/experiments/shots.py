@@ -15,18 +15,22 @@ from fledge.questions.sources import read_questions
 
 
 def draw_shots(
-    config: ExperimentConfig, arms: Sequence[ArmConfig], asked: QuestionSet, say: Say
+    config: ExperimentConfig, arms: Sequence[ArmConfig], asked: QuestionSet, given: QuestionSet | None, say: Say
 ) -> tuple[Question, ...]:
     """As many examples as the arm with the most of them takes, none of which is among the questions `asked`.
 
-    They come from `--shots-from`, else from the questions of the set that are not asked, each with its whole reference,
-    whatever part of it `--reference-pattern` scores. Raises `InputError` where there are too few.
+    They come from `--shots-from`, else from the questions of the set, which may be `given`, that are not asked. What is
+    read here has its whole references, whatever part of them `--reference-pattern` scores. Raises `InputError` where
+    there are too few.
     """
     count = max((arm.shots for arm in arms), default=0)
     if not count:
         return ()
     source = config.shots_from or config.questions
-    found = read_questions(source, config, replace(config.layout, reference_pattern=""), say=say).questions
+    if given is not None and not config.shots_from:
+        found = given.questions
+    else:
+        found = read_questions(source, config, replace(config.layout, reference_pattern=""), say=say).questions
     known = {_normalized(item.question) for item in asked.questions}
     known_ids = {item.id for item in asked.questions} if not config.shots_from else set()
     others = [item for item in found if _normalized(item.question) not in known and item.id not in known_ids]
@@ -50,15 +54,15 @@ def add_shots(
     store: PromptStore,
 ) -> list[Prompt]:
     """The prompt of each arm; one with examples is registered as a prompt of its own, `NAME-3-shot`."""
-    found = []
+    found: list[Prompt | Draft] = []
     for arm, prompt in zip(arms, prompts, strict=True):
         if not arm.shots:
             found.append(prompt)
             continue
         form = resolve_format(prompt, models[arm.model], arm.format if arm.format != "auto" else config.format)
         source = config.shots_from or config.questions
-        found.append(store.register(few_shot(prompt, form, shots[: arm.shots], source)))
-    return found
+        found.append(few_shot(prompt, form, shots[: arm.shots], source))
+    return [store.register(item) if isinstance(item, Draft) else item for item in found]
 
 
 def few_shot(prompt: Prompt, form: Format, shots: Sequence[Question], source: str) -> Draft:

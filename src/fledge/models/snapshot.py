@@ -231,7 +231,9 @@ def _check_contents(folder: Path, found: weights.Weights, digests: Mapping[str, 
     template = read_template(folder)
     if template:
         digest = hashlib.sha256(json.dumps(template).encode()).hexdigest()
-        once("chat-template", digest, partial(check_rendering, template, source))
+        once(
+            f"chat-template-{importlib.metadata.version('jinja2')}", digest, partial(check_rendering, template, source)
+        )
     for name in dict.fromkeys(tensor.file for tensor in found.tensors.values()):
         once(
             "finite",

@@ -34,7 +34,8 @@ def check_rendering(template: TemplateSource, where: str) -> None:
     """Raise `InputError` if this chat template cannot put a single question to the model."""
     problem = _problem("template", json.dumps(template), TEMPLATE_LIMIT_S)
     if problem:
-        raise InputError(f"{where}: the chat template cannot be rendered: {problem}", hint=FETCH_AGAIN)
+        hint = "fix or replace its chat template, or name another model"
+        raise InputError(f"{where}: the chat template cannot be rendered: {problem}", hint=hint)
 
 
 def _problem(kind: str, content: str, limit_s: int) -> str:

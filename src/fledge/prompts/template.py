@@ -19,7 +19,7 @@ _PART = re.compile(
     r"""\{\{\s*(?:(?P<name>[A-Za-z_][A-Za-z0-9_]*)|(?P<quote>["'])(?P<text>.*?)(?P=quote))\s*\}\}""", re.DOTALL
 )
 _BRACES = re.compile(r"\{\{(.*?)\}\}", re.DOTALL)
-_OPENING = re.compile(r"\{[{%#]")
+_OPENING = re.compile(r"\{[{%#]|\\\{")
 _TRIPLE = re.compile(r"\{\{\{\s*([A-Za-z_]\w*)\s*\}\}\}")
 _BACKSLASHES = re.compile(r"\\\{\\?\{\s*[A-Za-z_]\w*\s*\\?\}\\?\}")
 AS_TEXT = 'for braces as text write {{ "{{" }}'
@@ -74,9 +74,10 @@ def _check_text(name: str, text: str) -> None:
             f"prompt {name!r} has the character U+{ord(found[0]):04X} at {found.start()}, which no store keeps",
             hint="remove it",
         )
-    if found := _BACKSLASHES.search(text):
+    unquoted = _PART.sub(lambda part: part[0] if part["name"] else " ", text)
+    if found := _BACKSLASHES.search(unquoted):
         raise InputError(f"prompt {name!r}: the backslashes in {found[0]!r} escape nothing", hint=AS_TEXT)
-    if found := _TRIPLE.search(text):
+    if found := _TRIPLE.search(unquoted):
         raise InputError(
             f"prompt {name!r}: {found[0]!r} has three braces, which can mean two things",
             hint=f'write {{{{{found[1]}}}}}, or for braces around it {{{{ "{{" }}}}{{{{{found[1]}}}}}{{{{ "}}" }}}}',

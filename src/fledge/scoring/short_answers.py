@@ -39,9 +39,9 @@ def choice(answer: str, reference: str) -> float | None:
 
 
 def answer_pattern(answer: str, reference: str, answer_pattern: str) -> float:
-    """1 if what the regular expression finds last in the answer (its first group, if it has one) has the words of the
-    reference, else 0, also where it finds nothing. Higher is better. The expression is `--answer-pattern`, or the
-    question's own in a column of that name; a search that takes over a second is an error."""
+    """1 if the last match of the regular expression (its first group, if it has one) equals the reference as in
+    `exact_match`, else 0. Higher is better. The expression is `--answer-pattern`, or the question's own in a column of
+    that name; a search that takes over a second is an error."""
     matches = regex.compile(answer_pattern).finditer(answer, timeout=LONGEST_SEARCH_S)
     last = next(iter(deque(matches, maxlen=1)), None)
     return exact_match((last[1] if last.re.groups else last[0]) or "", reference) if last else 0.0
