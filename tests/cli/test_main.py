@@ -189,6 +189,13 @@ def test_variables_that_are_no_setting_are_named(fledge: Run, tmp_path: Path) ->
     ]
 
 
+def test_dotenv_that_is_not_utf8_is_named(fledge: Run, tmp_path: Path) -> None:
+    (tmp_path / ".env").write_bytes("FLEDGE_LIMIT=3".encode("utf-16"))
+    done = fledge("status", cwd=tmp_path)
+    assert done.returncode == 2
+    assert ".env is not UTF-8" in done.stderr
+
+
 def test_id_that_is_none_of_a_request_is_refused(fledge: Run, tmp_path: Path) -> None:
     done = fledge("feedback", "deadbeef", "--value", "true", "--url", "http://127.0.0.1:9", cwd=tmp_path)
     assert done.returncode == 2

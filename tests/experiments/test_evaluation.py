@@ -19,6 +19,8 @@ from fledge.experiments.config import ArmConfig, ExperimentConfig
 from fledge.experiments.evaluation import configured, evaluate, write_junit
 from fledge.experiments.run import run_experiment
 from fledge.models.embedded.corpus import load_corpus
+from fledge.prompts.prompt import Draft
+from fledge.prompts.store import open_prompts
 from fledge.registry.naming import DEFAULT_NAME
 from fledge.registry.release import promote, register
 from tests.conftest import Run
@@ -77,6 +79,21 @@ def test_answers_that_an_experiment_has_are_not_asked_again(workspace: Workspace
     assert evaluated(engine="scripted")[0] == 6  # the engine given answers, whatever is set
     scripted = ScriptedEngine(lambda _: "something else")
     assert evaluate("embedded", settings=common, engine=scripted).metrics["token_f1"] != score
+
+
+def test_answers_to_a_question_in_another_context_are_not_reused(
+    workspace: Workspace, tmp_path: Path, embedded_engine: Engine
+) -> None:
+    open_prompts(workspace).register(Draft("ctx", "{{context}} {{question}}"))
+    reused = []
+    for context, note in (("one", "x"), ("one", "y"), ("two", "y")):
+        row = {"id": "1", "question": "Why?", "context": context, "note": note}
+        (tmp_path / "q.jsonl").write_text(json.dumps(row))
+        settings = {"questions": str(tmp_path / "q.jsonl"), **vars(workspace)}
+        found = evaluate("embedded", prompt="ctx", settings=settings, engine=embedded_engine)
+        run = MlflowClient(workspace.tracking_uri).get_run(found.run_id)
+        reused.append(int(run.data.metrics["reused"]))
+    assert reused == [0, 1, 0]
 
 
 def test_metrics_intervals_and_gates_are_recorded(workspace: Workspace, tmp_path: Path) -> None:

@@ -55,6 +55,29 @@ def test_examples_of_a_text_to_complete_stand_before_it() -> None:
     assert filled == "Q: 2 + 2?\nA: #### 4\n\nQ: 3 + 3?\nA:"
 
 
+def test_turns_that_ask_the_question_are_repeated() -> None:
+    ends_without = (Message("system", "Be short."), Message("user", "{{question}}"), Message("user", "Go."))
+    draft = few_shot(Prompt("two", 1, ends_without), "chat", SHOTS[1:], "train.jsonl")
+    assert Prompt("x", 1, draft.template).fill({"question": "3 + 3?"}) == (
+        Message("system", "Be short."),
+        Message("user", "2 + 2?"),
+        Message("user", "Go."),
+        Message("assistant", "#### 4"),
+        Message("user", "3 + 3?"),
+        Message("user", "Go."),
+    )
+    begun = (Message("user", "{{question}}"), Message("assistant", "Answer is"))
+    with pytest.raises(InputError, match="prompt begun/1 takes no examples"):
+        few_shot(Prompt("begun", 1, begun), "chat", SHOTS, "train.jsonl")
+
+
+def test_braces_in_examples_are_text() -> None:
+    shots = (Question("a", r"f'{question}' and \{\{x\}\}", "{% raw %} {{y}}"),)
+    draft = few_shot(CHAT, "chat", shots, "train.jsonl")
+    filled = Prompt("x", 1, draft.template).fill({"question": "3 + 3?"})
+    assert [turn.content for turn in filled][1:3] == [shots[0].question, shots[0].reference]  # type: ignore[union-attr]
+
+
 def test_each_prompt_is_asked_with_and_without_examples(workspace: Workspace, tmp_path: Path) -> None:
     asked = write_rows(tmp_path / "test.jsonl", 6)
     layout = QuestionLayout(("reference=answer",), r"#### (\d+)")

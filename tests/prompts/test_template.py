@@ -67,6 +67,18 @@ def test_error_about_braces_names_the_way_to_write_them(template: str) -> None:
     check("mine", example + " {{question}}")
 
 
+@pytest.mark.parametrize(
+    "template",
+    [
+        '{{ "Answer: " + question + "!" }} for {{question}}',
+        '{{ "a" if q else "b" }} {{question}}',
+    ],
+)
+def test_expressions_with_quotes_are_refused(template: str) -> None:
+    with pytest.raises(InputError, match="is not a plain name"):
+        check("mine", template)
+
+
 @given(st.text(alphabet="{}%# \"'\\ab\n", max_size=30))
 def test_escaped_text_is_given_back(text: str) -> None:
     assert fill(escape(text), {}) == text

@@ -74,6 +74,22 @@ def test_what_a_pattern_finds_last_is_compared(answer: str, pattern: str, found:
     assert answer_pattern(answer, "Paris", pattern) == found
 
 
+@pytest.mark.parametrize(
+    ("answer", "reference", "found"),
+    [
+        ("-3", "3", 0),
+        ("1.5", "15", 0),
+        ("1/2", "12", 0),
+        ("+", "-", 0),
+        ("the", "A", 0),
+        ("1,000", "1000", 1),
+        ("'Rome'.", "rome", 1),
+    ],
+)
+def test_what_is_found_keeps_its_signs_and_words(answer: str, reference: str, found: float) -> None:
+    assert answer_pattern(f"the answer is {answer}", reference, r"answer is (\S+)") == found
+
+
 def test_a_pattern_that_backtracks_without_end_is_an_error_of_that_answer() -> None:
     scores = score(Response("a" * 60 + "b", reference="a"), chosen(("number",), "(a|aa)+$"))
     assert "TimeoutError" in scores.errors["answer_pattern"]

@@ -228,7 +228,11 @@ def unknown_keys(*classes: type) -> list[tuple[str, str]]:
 
 
 def _dotenv(folder: Path) -> Mapping[str, str | None]:
-    return dotenv_values(folder / ".env", encoding=ENCODING) if (folder / ".env").is_file() else {}
+    path = folder / ".env"
+    try:
+        return dotenv_values(path, encoding=ENCODING) if path.is_file() else {}
+    except UnicodeDecodeError:
+        raise InputError(f"{path} is not UTF-8", hint=f"save {path} as UTF-8") from None
 
 
 def _read_toml(path: Path) -> dict[str, Any]:

@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -19,7 +20,7 @@ from fledge.experiments.arms import Arm
 from fledge.experiments.cells import Answer, Cell, order_cells
 from fledge.experiments.config import ExperimentConfig
 from fledge.experiments.run_ids import LAST, LIST_RUNS, match_run, short_id
-from fledge.questions.question_set import QuestionSet
+from fledge.questions.question_set import Question, QuestionSet
 from fledge.scoring.judge import JUDGE, JudgeCounts
 
 
@@ -225,13 +226,24 @@ def _locked(file: int) -> bool:
     return False
 
 
-def earlier_arms(workspace: Workspace, run_id: str) -> Iterator[tuple[Path, tuple[Arm, ...]]]:
-    """Folder and arms of each experiment in the state folder but `run_id`, newest first; damaged ones are left out, and
-    no scorer is loaded."""
+class Earlier(NamedTuple):
+    """An experiment in the state folder: where its journal is, its arms, and the variables of its questions by id."""
+
+    folder: Path
+    arms: tuple[Arm, ...]
+    variables: dict[str, dict[str, str]]
+
+
+def earlier_experiments(workspace: Workspace, run_id: str) -> Iterator[Earlier]:
+    """Each experiment in the state folder but `run_id`, newest first; damaged ones are left out, and no scorer is
+    loaded."""
     plans = [path for path in (workspace.state_dir / "experiments").glob("*/plan.json") if path.parent.name != run_id]
     for path in sorted(plans, key=lambda path: -path.stat().st_mtime_ns):
-        with contextlib.suppress(OSError, ValueError, LookupError):
-            yield path.parent, _ARMS.validate_python(json.loads(path.read_bytes())["arms"])
+        with contextlib.suppress(OSError, ValueError, LookupError, TypeError):
+            content = json.loads(path.read_bytes())
+            questions = [Question(**item) for item in content["questions"]["questions"]]
+            arms = _ARMS.validate_python(content["arms"])
+            yield Earlier(path.parent, arms, {item.id: item.variables for item in questions})
 
 
 def read_answers(folder: Path) -> list[Answer]:

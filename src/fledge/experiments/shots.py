@@ -9,7 +9,7 @@ from fledge.experiments.arms import Model, resolve_format
 from fledge.experiments.config import ArmConfig, ExperimentConfig
 from fledge.prompts.format import as_asked
 from fledge.prompts.prompt import Draft, Prompt, PromptStore
-from fledge.prompts.template import escape, fill
+from fledge.prompts.template import escape, fill, variables
 from fledge.questions.question_set import Question, QuestionSet
 from fledge.questions.sources import read_questions
 
@@ -70,7 +70,6 @@ def few_shot(prompt: Prompt, form: Format, shots: Sequence[Question], source: st
 
     Raises `InputError` where the prompt asks for a column that an example does not have.
     """
-    before: list[Message] = []
     template = as_asked(prompt, form).template
     draft = Draft(
         f"{prompt.name}-{len(shots)}-shot",
@@ -83,11 +82,21 @@ def few_shot(prompt: Prompt, form: Format, shots: Sequence[Question], source: st
     if isinstance(template, str):
         examples = [f"{escape(fill(template, item.variables))} {escape(item.reference or '')}\n\n" for item in shots]
         return replace(draft, template="".join(examples) + template)
-    *opening, last = template
-    for item in shots:
-        before.append(Message("user", escape(fill(last.content, item.variables))))
-        before.append(Message("assistant", escape(item.reference or "")))
-    return replace(draft, template=(*opening, *before, last))
+    start = next((at for at, turn in enumerate(template) if turn.role != "system" and variables(turn.content)), None)
+    if start is None or template[-1].role != "user":
+        raise InputError(
+            f"prompt {prompt.label} takes no examples: its last turn is not one of the user that asks the question",
+            hint="ask it without --shots, or end its messages with: role: user",
+        )
+    before = [
+        turn
+        for item in shots
+        for turn in (
+            *(replace(part, content=escape(fill(part.content, item.variables))) for part in template[start:]),
+            Message("assistant", escape(item.reference or "")),
+        )
+    ]
+    return replace(draft, template=(*template[:start], *before, *template[start:]))
 
 
 def _normalized(text: str) -> str:

@@ -15,11 +15,9 @@ Template = str | tuple[Message, ...]
 
 ROLES = get_args(Message.__annotations__["role"])
 
-_PART = re.compile(
-    r"""\{\{\s*(?:(?P<name>[A-Za-z_][A-Za-z0-9_]*)|(?P<quote>["'])(?P<text>.*?)(?P=quote))\s*\}\}""", re.DOTALL
-)
+_PART = re.compile(r"""\{\{\s*(?:(?P<name>[A-Za-z_][A-Za-z0-9_]*)|"(?P<double>[^"]*)"|'(?P<single>[^']*)')\s*\}\}""")
 _BRACES = re.compile(r"\{\{(.*?)\}\}", re.DOTALL)
-_OPENING = re.compile(r"\{[{%#]|\\\{")
+_OPENING = re.compile(r"\{[{%#]|\\\{|\{(?=[A-Za-z_]\w*\})")
 _TRIPLE = re.compile(r"\{\{\{\s*([A-Za-z_]\w*)\s*\}\}\}")
 _BACKSLASHES = re.compile(r"\\\{\\?\{\s*[A-Za-z_]\w*\s*\\?\}\\?\}")
 AS_TEXT = 'for braces as text write {{ "{{" }}'
@@ -41,7 +39,9 @@ def fill(template: str, values: Mapping[str, str]) -> str:
             f"the prompt needs {', '.join(missing)}, which the question does not have",
             hint="add the column to the question set, or use another prompt",
         )
-    return _PART.sub(lambda part: values[part["name"]] if part["name"] else part["text"], template)
+    return _PART.sub(
+        lambda part: values[part["name"]] if part["name"] else part["double"] or part["single"] or "", template
+    )
 
 
 def escape(text: str) -> str:

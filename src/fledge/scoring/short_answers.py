@@ -7,8 +7,6 @@ from fractions import Fraction
 
 import regex
 
-from fledge.scoring.overlap import exact_match
-
 LONGEST_SEARCH_S = 1.0
 
 _NUMBER = re.compile(
@@ -39,12 +37,21 @@ def choice(answer: str, reference: str) -> float | None:
 
 
 def answer_pattern(answer: str, reference: str, answer_pattern: str) -> float:
-    """1 if the last match of the regular expression (its first group, if it has one) equals the reference as in
-    `exact_match`, else 0. Higher is better. The expression is `--answer-pattern`, or the question's own in a column of
-    that name; a search that takes over a second is an error."""
+    """1 if the last match of the regular expression (its first group, if it has one) is the reference, else 0. Case,
+    white space, quotes, brackets and marks at the ends do not matter; numbers are compared as numbers. Higher is
+    better. The expression is `--answer-pattern`, or the question's own in a column of that name; a search that takes
+    over a second is an error."""
     matches = regex.compile(answer_pattern).finditer(answer, timeout=LONGEST_SEARCH_S)
     last = next(iter(deque(matches, maxlen=1)), None)
-    return exact_match((last[1] if last.re.groups else last[0]) or "", reference) if last else 0.0
+    found = _plain((last[1] if last.re.groups else last[0]) or "") if last else ""
+    wanted = _plain(reference)
+    if _NUMBER.fullmatch(found) and _NUMBER.fullmatch(wanted):
+        return float(bool(_last_number(found) & _last_number(wanted)))
+    return float(bool(found) and found == wanted)
+
+
+def _plain(text: str) -> str:
+    return " ".join(text.casefold().split()).strip(" .,;:!?*\"'`<>()[]{}")
 
 
 def suitable_scorer(references: Sequence[str]) -> str | None:
