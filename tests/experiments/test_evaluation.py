@@ -76,6 +76,10 @@ def test_answers_that_an_experiment_has_are_not_asked_again(workspace: Workspace
     assert evaluated() == (6, score)
     assert evaluated("latency_p95_s<=60")[0] == 0
     assert evaluated(max_tokens=3)[0] == 0
+    for path in (workspace.state_dir / "experiments").glob("*/answers.jsonl"):
+        path.write_text("damaged\n")
+    assert evaluated()[0] == 0
+    assert evaluated()[0] == 6
     assert evaluated(engine="scripted")[0] == 6  # the engine given answers, whatever is set
     scripted = ScriptedEngine(lambda _: "something else")
     assert evaluate("embedded", settings=common, engine=scripted).metrics["token_f1"] != score

@@ -247,10 +247,12 @@ def earlier_experiments(workspace: Workspace, run_id: str) -> Iterator[Earlier]:
 
 
 def read_answers(folder: Path) -> list[Answer]:
-    """The last attempt at each cell in a journal's folder, as far as lines are whole."""
-    content = (folder / "answers.jsonl").read_bytes()
-    lines = content[: content.rfind(b"\n") + 1].splitlines()
-    return list({item.key: item for item in (Answer(**json.loads(line)) for line in lines)}.values())
+    """The last attempt at each cell in a journal's folder, as far as lines are whole; none where it is damaged."""
+    with contextlib.suppress(OSError, ValueError, TypeError):
+        content = (folder / "answers.jsonl").read_bytes()
+        lines = content[: content.rfind(b"\n") + 1].splitlines()
+        return list({item.key: item for item in (Answer(**json.loads(line)) for line in lines)}.values())
+    return []
 
 
 def _find(workspace: Workspace, name: str) -> str:
