@@ -116,7 +116,7 @@ def plan(
             if disagreement is None
             else f"questions that only one of two arms passes by {spread.metric}: {spread.disagreement:.0%}"
         )
-        message(f"seen in {run}: {seen}")
+        message(f"spread between the arms of {run}: {seen}")
     elif metric is not None:
         raise InputError("--metric needs --run", hint="--run last")
     elif sd is None and disagreement is None:
