@@ -109,13 +109,11 @@ def plan(
 
         spread = observed_spread(load(Workspace, flags).value, run, metric)
         sd = spread.sd
-        if spread.disagreement is not None:  # arms that differ by so much disagree on as many questions
+        if spread.disagreement is None:
+            seen = f"standard deviation of the difference in {spread.metric}: {sd:.3g}"
+        else:  # arms that differ by so much disagree on as many questions
             disagreement = max(spread.disagreement, abs(numbers["effect"]))
-        seen = (
-            f"standard deviation of the difference in {spread.metric}: {sd:.3g}"
-            if disagreement is None
-            else f"questions that only one of two arms passes by {spread.metric}: {spread.disagreement:.0%}"
-        )
+            seen = f"questions that only one of two arms passes by {spread.metric}: {spread.disagreement:.0%}"
         message(f"spread between the arms of {run}: {seen}")
     elif metric is not None:
         raise InputError("--metric needs --run", hint="--run last")

@@ -86,9 +86,9 @@ def app(ctx: click.Context, debug: bool) -> None:
 
 
 def _say_unknown_settings() -> None:
-    from fledge.core.settings import unknown_keys
+    from fledge.core.settings import Workspace, unknown_keys
 
-    if unknown_keys():  # of no settings at all: whether anything is set here
+    if unknown_keys(Workspace):  # what else is set may be a setting of a command, which takes longer to find out
         from fledge.cli.config import say_unknown_keys
 
         say_unknown_keys()

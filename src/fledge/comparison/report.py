@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from fledge.comparison.arms import ArmDescription, Settings, compare_settings
+from fledge.comparison.arms import ArmDescription, compare_settings
 from fledge.comparison.exploration import explore
 from fledge.comparison.findings import Comparison
 from fledge.comparison.plots import boxes, forest, svg
@@ -70,7 +70,7 @@ def render_report(
         findings=sorted((item for item in findings if item.metric in telling), key=lambda item: item.q),
         alike=[name for name in dict.fromkeys(item.metric for item in findings) if name not in telling],
         descriptions=described,
-        settings=compare_settings(described) if described else Settings({}, ()),
+        settings=compare_settings(described),
         rows=rows,
         topics=sorted({row.topic for row in rows} - {""}),
         by_baseline=not scores.binary,

@@ -78,7 +78,13 @@ def options(cls: type) -> Iterator[Option]:
             flag = item.metadata["flag"] if isinstance(item.metadata["flag"], str) else item.name.replace("_", "-")
             group = item.metadata["group"]
             yield Option(
-                *(item.name, kind, default, item.metadata["help"], env, f"--{flag}", item.metadata["strip"]),
+                name=item.name,
+                type=kind,
+                default=default,
+                help=item.metadata["help"],
+                env=env,
+                flag=f"--{flag}",
+                strip=item.metadata["strip"],
                 group=_group(cls, item.name) if group is None else group,
             )
 

@@ -20,6 +20,7 @@ from mlflow.entities import (
     LoggedModelOutput,
     LoggedModelStatus,
     Param,
+    Run,
     RunTag,
 )
 from mlflow.exceptions import MlflowException
@@ -284,12 +285,7 @@ def load_arm(client: MlflowClient, run_id: str, arm: str | None = None) -> ArmSe
 
     Raises `InputError` if the experiment has no such arm, or several.
     """
-    try:
-        experiment = client.get_run(run_id).info.experiment_id
-    except MlflowException:
-        raise InputError(f"there is no run {run_id!r}", hint=LIST_RUNS) from None
-    nested = client.search_runs([experiment], f"tags.`mlflow.parentRunId` = '{run_id}'")
-    arms = {run.data.tags["fledge.arm"]: run for run in nested if "fledge.arm" in run.data.tags}
+    arms = _arm_runs(client, run_id)
     if arm is None and len(arms) != 1:
         raise InputError(f"run {run_id} has {len(arms)} arms", hint=f"--arm one of: {', '.join(arms)}")
     chosen = arm if arm is not None else next(iter(arms))
@@ -315,17 +311,25 @@ def load_arm(client: MlflowClient, run_id: str, arm: str | None = None) -> ArmSe
 
 def describe_arms(client: MlflowClient, run_id: str) -> list[ArmDescription]:
     """What each arm of an experiment asked; a prompt longer than a param of MLflow is cut, and ends in dots."""
-    experiment = client.get_run(run_id).info.experiment_id
-    nested = client.search_runs([experiment], f"tags.`mlflow.parentRunId` = '{run_id}'")
     found = []
-    for run in nested:
+    for name, run in _arm_runs(client, run_id).items():
         params = run.data.params
-        if "fledge.arm" in run.data.tags and "template" in params:
+        if "template" in params:
             system = f"system: {params['system']}\n" if params.get("system") else ""
             settings = {name: params[name] for name in ARM_SETTINGS if params.get(name)}
             text = system + params["template"] + (" ..." if len(params["template"]) >= LONGEST_PARAM else "")
-            found.append(ArmDescription(run.data.tags["fledge.arm"], params["prompt"], text, settings))
+            found.append(ArmDescription(name, params["prompt"], text, settings))
     return found
+
+
+def _arm_runs(client: MlflowClient, run_id: str) -> dict[str, Run]:
+    """The nested runs of an experiment's arms by name. Raises `InputError` where there is no such run."""
+    try:
+        experiment = client.get_run(run_id).info.experiment_id
+    except MlflowException:
+        raise InputError(f"there is no run {run_id!r}", hint=LIST_RUNS) from None
+    nested = client.search_runs([experiment], f"tags.`mlflow.parentRunId` = '{run_id}'")
+    return {run.data.tags["fledge.arm"]: run for run in nested if "fledge.arm" in run.data.tags}
 
 
 def load_artifact(client: MlflowClient, run_id: str, artifact: str, *, hint: str) -> dict[str, Any]:

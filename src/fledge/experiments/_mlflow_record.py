@@ -82,10 +82,8 @@ class ExperimentRecord:
         self._log_table(plan.run_id, table)
         self._client.log_figure(plan.run_id, plot_arms(table), "arms.png")
         own = [answer for answer in answers if not answer.reused_from]
-        began, ended = (
-            min((item.started_ns for item in own), default=0),
-            max((item.ended_ns for item in own), default=0),
-        )
+        began = min((answer.started_ns for answer in own), default=0)
+        ended = max((answer.ended_ns for answer in own), default=0)
         figures = {
             "cells": len(table),
             "failed": int((table["error"] != "").sum()),

@@ -1,7 +1,6 @@
 """`compare`: verdicts on the arms of an experiment, or of a table of scores from elsewhere."""
 
 import json
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -89,10 +88,10 @@ def compare(
 
 class Spread(NamedTuple):
     """How much arms of an experiment differ from question to question: the standard deviation of the differences, or
-    for pass/fail the share of questions that only one of two arms passes."""
+    for pass/fail the share of questions that only one of two arms passes; the other is None."""
 
     metric: str
-    sd: float
+    sd: float | None
     disagreement: float | None
 
 
@@ -119,7 +118,7 @@ def observed_spread(workspace: Workspace, run_id: str, metric: str | None = None
         raise InputError(what, hint="give the spread with --sd")
     if scores.passes:
         disagreement = max(float(np.mean(sample.differences != 0)) for sample in samples)
-        return Spread(scores.metric, math.sqrt(disagreement), disagreement)
+        return Spread(scores.metric, None, disagreement)
     sd = max(float(np.std(sample.differences, ddof=1)) for sample in samples if len(sample.differences) > 1)
     return Spread(scores.metric, sd, None)
 

@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from fledge.core.errors import InputError
+from fledge.core.interrupts import uninterrupted
 from fledge.core.network import check_answers
 from fledge.core.types import Say
 from fledge.engines import selection
@@ -60,7 +61,8 @@ class Engines(contextlib.AbstractContextManager["Engines"]):
             self._own.popitem()[1].close()
 
     def __exit__(self, *_: object) -> None:
-        self.close()
+        with uninterrupted():
+            self.close()
 
 
 def pin(arm: Arm, model: Snapshot | RemoteModel, engine: Engine) -> Arm:

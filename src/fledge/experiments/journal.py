@@ -66,7 +66,7 @@ class Journal:
         content = path.read_bytes()
         whole = content.rfind(b"\n") + 1
         os.ftruncate(self._file, whole)  # a process that was killed may have left half a line
-        self.answers = [Answer(**json.loads(line)) for line in content[:whole].splitlines()]
+        self.answers = _parse(content[:whole])
         self._size = whole
 
     @staticmethod
@@ -166,7 +166,7 @@ class Journal:
 
     def latest(self) -> list[Answer]:
         """The last attempt at each cell, in the order in which cells were first answered."""
-        return list({answer.key: answer for answer in list(self.answers)}.values())
+        return _last_attempts(self.answers)
 
     def unanswered(self) -> list[Cell]:
         """The cells to ask, in their order: without an answer, or with an error that may have passed."""
@@ -250,9 +250,17 @@ def read_answers(folder: Path) -> list[Answer]:
     """The last attempt at each cell in a journal's folder, as far as lines are whole; none where it is damaged."""
     with contextlib.suppress(OSError, ValueError, TypeError):
         content = (folder / "answers.jsonl").read_bytes()
-        lines = content[: content.rfind(b"\n") + 1].splitlines()
-        return list({item.key: item for item in (Answer(**json.loads(line)) for line in lines)}.values())
+        return _last_attempts(_parse(content[: content.rfind(b"\n") + 1]))
     return []
+
+
+def _parse(lines: bytes) -> list[Answer]:
+    return [Answer(**json.loads(line)) for line in lines.splitlines()]
+
+
+def _last_attempts(answers: list[Answer]) -> list[Answer]:
+    """In the order in which cells were first answered; `answers` may grow meanwhile."""
+    return list({answer.key: answer for answer in list(answers)}.values())
 
 
 def _find(workspace: Workspace, name: str) -> str:

@@ -122,7 +122,7 @@ def run_experiment(
         state.ensure(config.state_dir / "experiments")  # before there are runs that nothing could end
         plan = start_runs(client, config, built, asked_for, started, store)
         record = ExperimentRecord(client, plan, say)
-        with _aborted(record), _stopped_first(own_engines):
+        with _aborted(record), own_engines:  # which take no processor time from what is left to do
             journal = Journal.create(plan)
             stack.callback(journal.close)
             if reuse:
@@ -171,7 +171,7 @@ def resume_experiment(
         engines = own_engines.wait_ready()
         if models:
             check_unchanged(plan, models, engines)
-        with _aborted(record), _stopped_first(own_engines):
+        with _aborted(record), own_engines:  # which take no processor time from what is left to do
             record.go_on()
             return _carry_out(record, journal, engines, chains, progress, say)
 
@@ -343,17 +343,6 @@ def _check_metric(config: ExperimentConfig) -> None:
     if config.metric and config.metric not in {*scored, *graded, *RECORDED, PREFERENCE}:
         hint = "--judge URL#NAME" if config.metric == JUDGE else f"--scorers {config.metric}, or another --metric"
         raise InputError(f"--metric {config.metric} is not scored in this experiment", hint=hint)
-
-
-@contextlib.contextmanager
-def _stopped_first(engines: Engines) -> Iterator[None]:
-    """Engines that are not wanted any more take no processor time from what is left to do."""
-    try:
-        yield
-    except BaseException:
-        with uninterrupted():
-            engines.close()
-        raise
 
 
 @contextlib.contextmanager

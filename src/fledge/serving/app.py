@@ -25,6 +25,7 @@ from fledge.serving.invocations import BareRequest, invocations_routes
 from fledge.serving.lifecycle import Lifecycle, Transfer
 from fledge.serving.openai import ChatRequest, CompletionRequest, openai_routes
 from fledge.serving.security import Access, Guard
+from fledge.serving.shapes import REQUEST_ID
 from fledge.serving.webhook import read_secret, webhook_route
 
 METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
@@ -35,7 +36,7 @@ class FeedbackRequest(BaseModel):
 
     model_config = ConfigDict(strict=True, extra="allow")
 
-    request_id: Annotated[str, StringConstraints(pattern=r"^(chatcmpl-|cmpl-)?[0-9a-f]{32}$")] = Field(
+    request_id: Annotated[str, StringConstraints(pattern=f"^{REQUEST_ID}$")] = Field(
         description="the answer's `x-request-id`, or the `id` of a completion"
     )
     value: bool | Annotated[float, Field(ge=-1e9, le=1e9)] | Annotated[str, StringConstraints(max_length=1000)]

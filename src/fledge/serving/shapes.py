@@ -8,6 +8,7 @@ NULL: Schema = {"type": "null"}
 TEXT: Schema = {"type": "string"}
 COUNT: Schema = {"type": "integer", "minimum": 0}
 HEX = "[0-9a-f]{32}"
+REQUEST_ID = f"(chatcmpl-|cmpl-)?{HEX}"
 
 
 def reference(name: str) -> Schema:

@@ -10,6 +10,7 @@ from typing import Any
 import httpx
 
 from fledge.core.errors import FledgeError, InputError
+from fledge.serving.shapes import REQUEST_ID
 
 QUESTION = "What is machine learning?"
 
@@ -66,7 +67,7 @@ def give_feedback(url: str, feedback: Feedback, *, key: str | None = None) -> st
 
     Raises `InputError` for feedback that it does not take, `FledgeError` when nothing answers.
     """
-    if not re.fullmatch(r"(chatcmpl-|cmpl-)?[0-9a-f]{32}", feedback.request_id):
+    if not re.fullmatch(REQUEST_ID, feedback.request_id):
         hint = "32 hexadecimal digits: the header x-request-id of an answer, or the id in its body"
         raise InputError(f"{feedback.request_id!r} is not the id of a request", hint=hint)
     headers = {"authorization": f"Bearer {key}"} if key else {}
