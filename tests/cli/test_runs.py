@@ -40,7 +40,7 @@ def test_runs_and_their_answers(fledge: Run, workspace: Workspace, tmp_path: Pat
     }
     done = fledge("answers", "last", "--sort", "chrf", "--limit", "3", cwd=tmp_path)
     assert f"last is run {run_id}" in done.stderr
-    assert "4 answers, 3 shown" in done.stderr
+    assert "4 answers, the worst by chrf first, 3 shown (--limit)" in done.stderr
     assert max(map(len, done.stdout.splitlines())) <= 80
     for text in ("question", "reference", "answer", "scores     chrf 0", "simple, sample 0"):
         assert text in done.stdout
@@ -58,6 +58,28 @@ def test_runs_and_their_answers(fledge: Run, workspace: Workspace, tmp_path: Pat
     assert json.loads(compared.stdout)["metric"] == "token_f1"
     like = fledge("experiment", "--like", run_id[:6], "--limit", "1", "--json", cwd=tmp_path)
     assert json.loads(like.stdout)["cells"] == 2
+
+
+def test_the_last_run_to_compare_is_an_experiment(fledge: Run, workspace: Workspace, tmp_path: Path) -> None:
+    run_id = _experiment(fledge, tmp_path, "--prompts", "simple,expert")
+    evaluated = fledge("evaluate", "embedded", "--engine", "scripted", "--questions", "qa.csv", "--json", cwd=tmp_path)
+    assert evaluated.returncode == 0, evaluated.stderr
+    done = fledge("compare", "last", "--report", "page.html", cwd=tmp_path)
+    assert f"last is run {run_id}" in done.stderr
+    assert "wrote page.html" in done.stderr
+    assert (tmp_path / "page.html").is_file()
+    assert f"last is run {run_id}" not in fledge("answers", "last", cwd=tmp_path).stderr
+
+
+def test_answers_on_a_terminal_are_few_and_all_of_them_as_json(
+    fledge: Run, workspace: Workspace, tmp_path: Path
+) -> None:
+    rows = "".join(f"Question number {number}?,yes\n" for number in range(15))
+    (tmp_path / "many.csv").write_text(f"question,reference\n{rows}")
+    asked = ("--engine", "scripted", "--questions", "many.csv", "--prompts", "simple,expert")
+    assert fledge("experiment", *asked, cwd=tmp_path).returncode == 0
+    assert "30 answers, 20 shown (--limit)" in fledge("answers", "last", cwd=tmp_path).stderr
+    assert len(json.loads(fledge("answers", "last", "--json", cwd=tmp_path).stdout)["answers"]) == 30
 
 
 @pytest.mark.parametrize("command", [("compare",), ("answers",), ("register", "--run"), ("experiment", "--like")])

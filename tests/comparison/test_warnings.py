@@ -59,7 +59,13 @@ def _table(**arms: list[str]) -> pd.DataFrame:
             [f"{question.upper()} {answer}" for question, answer in zip(QUESTIONS, GOOD, strict=True)],
             "echo",
             1.0,
-            "bad: 100% of the answers begin with the question itself",
+            "bad: 100% of the answers repeat the question",
+        ),
+        (
+            [f"Question: {question}\nAnswer: {answer}" for question, answer in zip(QUESTIONS, GOOD, strict=True)],
+            "echo",
+            1.0,
+            "bad: 100% of the answers repeat the question",
         ),
         (SPANISH, "language", 1.0, "bad: 100% of the answers are not in the expected language"),
     ],
@@ -74,6 +80,11 @@ def test_each_kind_is_said_of_its_arm_alone(answers: list[str], kind: str, share
 def test_of_clean_answers_nothing_is_said() -> None:
     assert warnings_of(_table(good=GOOD, other=list(reversed(GOOD)))) == ()
     assert warnings_of(pd.DataFrame({"arm": ["a"], "question": ["1"], "token_f1": [0.5]})) == ()
+
+
+def test_the_language_is_that_of_the_question_where_references_are_a_word() -> None:
+    (found,) = warnings_of(_table(good=GOOD, bad=SPANISH).assign(reference="yes"))
+    assert (found.arm, found.kind) == ("bad", "language")
 
 
 def test_answers_that_failed_are_not_empty() -> None:

@@ -13,8 +13,9 @@ from fledge.core.types import Message
 from fledge.experiments._mlflow import load_settings, load_table
 from fledge.experiments.config import ArmConfig, ExperimentConfig
 from fledge.experiments.run import run_experiment
-from fledge.experiments.shots import few_shot
+from fledge.experiments.shots import few_shot, register_few_shot
 from fledge.prompts.prompt import Prompt
+from fledge.prompts.store import open_prompts
 from fledge.questions.layout import QuestionLayout
 from fledge.questions.question_set import Question
 
@@ -154,3 +155,12 @@ def test_what_counts_of_an_answer_is_scored(workspace: Workspace, tmp_path: Path
         config(workspace, prompts=("simple",), questions=str(tmp_path / "q.jsonl"), answer_pattern=r"is (\w+)")
     )
     assert "answer_pattern" in result.arms[0].metrics
+
+
+def test_one_prompt_with_examples_is_registered_once_for_each_way_to_put_it(workspace: Workspace) -> None:
+    store = open_prompts(workspace)
+    chat = few_shot(Prompt("kind", 1, "{{question}}"), "chat", SHOTS, "train.jsonl")
+    text = few_shot(Prompt("kind", 1, "{{question}}"), "completion", SHOTS, "train.jsonl")
+    first = [register_few_shot(draft, store).version for draft in (chat, text)]
+    assert first == [1, 2]
+    assert [register_few_shot(draft, store).version for draft in (chat, text)] == first

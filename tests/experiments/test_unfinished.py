@@ -8,7 +8,7 @@ from fledge.experiments.comparison import compare
 from fledge.tracking._mlflow import connect
 
 
-@pytest.mark.parametrize(("status", "said"), [("KILLED", "killed"), ("RUNNING", "still running")])
+@pytest.mark.parametrize(("status", "said"), [("KILLED", "killed"), ("RUNNING", "still running, or killed")])
 def test_a_comparison_of_an_unfinished_experiment_tells_how_to_go_on(
     workspace: Workspace, status: str, said: str
 ) -> None:

@@ -72,6 +72,8 @@ def compare(
         message(f"warning: {warning.text}")
     for note in result.notes:
         message(f"note: {note}")
+    if report is not None:
+        message(f"wrote {report}")
     if require and not result.winner:
         raise RefusedError("no arm has won", hint="ask more questions: fledge experiment --like RUN")
 

@@ -171,7 +171,9 @@ def feedback(
     given = Feedback(request_id, _judgement(value), name, comment, user)
     identity = give_feedback(where, given, key=os.environ.get("FLEDGE_API_KEY"))
     document = {"request_id": request_id, "feedback_id": identity, "name": name, "value": given.value}
-    emit(as_json, document, f"noted: {name} = {value}")
+    emit(as_json, document, f"{name} = {value} for {request_id}")
+    if not as_json:
+        message("it becomes an assessment of that answer's trace in MLflow")
 
 
 @command()

@@ -49,7 +49,8 @@ def experiment(config: Path | None, like: str | None, resume: str | None, as_jso
         again = f"fledge experiment --resume {short_id(result.run_id)}"
         message(f"{result.failed} answers failed; those that may pass are asked once more by: {again}")
     if not as_json and len(result.arms) > 1:
-        message(f"next: fledge compare {short_id(result.run_id)}")
+        metric = "" if result.metric else " --metric METRIC, or --judge URL#NAME, as there are no references"
+        message(f"next: fledge compare {short_id(result.run_id)}{metric}")
 
 
 def _configured(flags: dict[str, Any], file: Path | None, like: str | None) -> ExperimentConfig:
@@ -57,13 +58,18 @@ def _configured(flags: dict[str, Any], file: Path | None, like: str | None) -> E
         return _one_way(ExperimentConfig.load(flags, file=file), flags)
     if file is not None:
         raise InputError("--config and --like both name settings", hint="give one of them")
-    from fledge.experiments._mlflow import load_settings
-    from fledge.experiments._mlflow_runs import find_run
+    from fledge.experiments._mlflow import describe_arms, load_plan, load_settings
+    from fledge.experiments._mlflow_runs import COMPARED, find_run
     from fledge.tracking._mlflow import connect
 
     given = {name: value for name, value in flags.items() if value is not None}
     client = connect(load(Workspace, flags).value.tracking)
-    settings = load_settings(client, find_run(client, like))
+    run_id = find_run(client, like, COMPARED)
+    settings = load_settings(client, run_id)
+    prompted = [arm.name for arm in describe_arms(client, run_id)]
+    chains = [name for name in (load_plan(client, run_id) or {}).get("arms", ()) if name not in prompted]
+    if chains:
+        message(f"{', '.join(chains)} left out: custom chains are repeated from Python only")
     return _one_way(ExperimentConfig.load({**settings, **given}), flags)
 
 

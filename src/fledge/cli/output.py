@@ -143,11 +143,13 @@ def cells_progress(description: str, most_tokens: int = 0) -> Iterator[Callable[
         TextColumn("{task.fields[left]}"),
     )
     first: list[int] = []  # answers that were there at the start
-    said = [time.monotonic()]
+    said: list[float] = []  # when; the first line comes with the first estimate
     with _bar(description, *columns, with_left=False, failed=0, rate=0.0, left="") as (progress, task):
 
         def update(done: int, total: int, failed: int, tokens: int) -> None:
-            first.append(done) if not first else None
+            if not first:
+                first.append(done)
+                said.append(time.monotonic() + ESTIMATE_AFTER_S - LINE_EVERY_S)
             progress.update(task, completed=done, total=total)
             _start(progress)
             elapsed = max(progress.tasks[0].elapsed or 0.0, 1.0)

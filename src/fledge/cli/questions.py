@@ -13,6 +13,7 @@ from fledge.cli.options import group, settings
 from fledge.cli.output import emit, emit_exactly, json_option, message, steps_progress, table
 from fledge.core.errors import InputError
 from fledge.core.settings import Workspace, load
+from fledge.core.texts import counted
 from fledge.questions import versions
 from fledge.questions.files import jsonl, write_file
 from fledge.questions.layout import QuestionLayout
@@ -262,4 +263,4 @@ def _problems(reading: Reading, what: str, problems: Sequence[Problem]) -> Itera
 
 
 def _number(problems: Sequence[Problem], what: str) -> str:
-    return f"{f'{len(problems):,}' if problems else 'no'} {what}{'' if len(problems) == 1 else 's'}"
+    return counted(len(problems), what) if problems else f"no {what}s"

@@ -74,8 +74,11 @@ def register(
     lines = [result.arm.in_words()] if result.arm else []
     emit(as_json, asdict(result), f"{result.name} version {result.version}{known}", *lines)
     if not as_json:
-        proof = f"--evidence {run_id or 'RUN'}" if not result.arm or result.arm.proven else '--force --reason "..."'
-        message(f"next: fledge promote {result.name} {result.version} {proof}")
+        promote = f"next: fledge promote {result.name} {result.version}"
+        if result.arm and result.arm.proven:
+            message(f"{promote} --evidence {run_id}")
+        else:
+            message(f'{promote} --force --reason "...", or --evidence RUN of a comparison won or of gates passed')
 
 
 @command()

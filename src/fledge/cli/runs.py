@@ -9,6 +9,7 @@ from rich.table import Table
 from fledge.cli.options import command, settings
 from fledge.cli.output import emit, fields, json_option, message, table
 from fledge.core.settings import Workspace, load
+from fledge.core.texts import counted
 from fledge.experiments.answers import AnswerList, AnswerRow
 from fledge.experiments.answers import answers as list_answers
 from fledge.experiments.run_ids import short_id
@@ -60,16 +61,18 @@ def _next(found: list[RunSummary]) -> str:
     "--wrong", is_flag=True, help="Only answers that are wrong by the experiment's metric: 0, or a score below 0.5."
 )
 @click.option("--sort", metavar="METRIC", help="Show the worst by this metric first.")
-@click.option("--limit", type=int, default=0, show_default=True, help="Show at most this many; 0 for all.")
+@click.option("--limit", type=int, help=f"Show at most this many; 0 for all.  [default: {SHOWN}; with --json: 0]")
 @json_option
 def answers(run: str, as_json: bool, **flags: Any) -> None:
     """Show the answers of RUN: an id, a prefix of at least 4 characters that no other run has, or last."""
     names = ("arm", "topic", "wrong", "sort", "limit")
     chosen = {name: flags.pop(name) for name in names}
+    if chosen["limit"] is None:
+        chosen["limit"] = 0 if as_json else SHOWN
     found = list_answers(load(Workspace, flags).value, run, **chosen)
     first = [name for name in (chosen["sort"], found.metric) if name]
     emit(as_json, found.as_dict(), *(item for answer in found.answers for item in (_shown(answer, first), "")))
-    message(_summary(found))
+    message(_summary(found, chosen["sort"]))
 
 
 def _shown(answer: AnswerRow, first: list[str]) -> Table:
@@ -85,13 +88,15 @@ def _shown(answer: AnswerRow, first: list[str]) -> Table:
     return fields(f"{answer.id}: {where}", rows)
 
 
-def _summary(found: AnswerList) -> str:
-    """How many there are, and how many are not shown."""
-    text = f"{found.total:,} answer{'' if found.total == 1 else 's'}"
+def _summary(found: AnswerList, sort: str | None) -> str:
+    """How many there are, in which order, and how many are not shown."""
+    text = counted(found.total, "answer")
     if found.metric:
         text += f" wrong by {found.metric}"
+    if sort:
+        text += f", the worst by {sort} first"
     if len(found.answers) < found.total:
-        text += f", {len(found.answers):,} shown"
+        text += f", {len(found.answers):,} shown (--limit)"
     return f"{text}; {found.unscored:,} without {found.metric} left out" if found.unscored else text
 
 

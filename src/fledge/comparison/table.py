@@ -12,6 +12,7 @@ from fledge.comparison.intervals import ANY_NUMBER, Bounds, Numbers
 from fledge.comparison.statistics import Sample
 from fledge.core.csv_files import read_csv
 from fledge.core.errors import InputError
+from fledge.core.texts import counted
 
 LARGEST = 1e100  # its square is a number still
 TEXTS = ("question", "arm", "topic")
@@ -151,14 +152,14 @@ def repeated_in_words(table: pd.DataFrame) -> Iterator[str]:
     """What was averaged though nothing says that it are samples."""
     count = 0 if "sample" in table else int(table.duplicated(["question", "arm"]).sum())
     if count:
-        yield f"{count:,} row{'' if count == 1 else 's'} of a question and arm that have one: averaged, as samples"
+        yield f"{counted(count, 'row')} of a question and arm that have one: averaged, as samples"
 
 
 def missing_in_words(scores: Scores) -> Iterator[str]:
     """What is not there: cells without a score, and questions that not every arm has."""
     for arm, count in zip(scores.arms, scores.missing, strict=True):
         if count:
-            yield f"{count:,} answer{'' if count == 1 else 's'} of {arm} without {scores.metric}"
+            yield f"{counted(count, 'answer')} of {arm} without {scores.metric}"
     whole, every = len(scores.whole()), len(scores.values)
     if whole < every:
         yield f"{every - whole:,} of {every:,} questions lack a score of some arm; a pair is compared on what both have"

@@ -12,13 +12,13 @@ WORDS: dict[WarningKind, str] = {
     "empty": "are empty",
     "truncated": "were truncated at the token limit (--max-tokens or the context window)",
     "same": "are identical, whatever the question",
-    "echo": "begin with the question itself",
+    "echo": "repeat the question",
     "language": "are not in the expected language",
 }
 SPOILING: tuple[WarningKind, ...] = ("empty", "truncated")  # an arm loses by these without being wrong
 ANSWERED = {"answer", "error", "finish_reason", "text", "reference"}
 FEWEST_QUESTIONS = 3  # below, answers that are all alike say nothing
-SHORTEST_ECHO = 15  # characters of a question; a shorter one may begin an answer by chance
+SHORTEST_ECHO = 15  # characters of a question; a shorter one may be in an answer by chance
 
 
 def warnings_of(table: pd.DataFrame) -> tuple[ArmWarning, ...]:
@@ -77,7 +77,7 @@ def _same(rows: pd.DataFrame) -> "pd.Series[float]":
 def _echo(rows: pd.DataFrame) -> "pd.Series[float]":
     def holds(question: str, answer: str) -> float:
         asked = " ".join(question.split()).casefold()
-        return float(len(asked) >= SHORTEST_ECHO and " ".join(answer.split()).casefold().startswith(asked))
+        return float(len(asked) >= SHORTEST_ECHO and asked in " ".join(answer.split()).casefold())
 
     return pd.Series(map(holds, rows["text"], rows["answer"]), index=rows.index, dtype=float)
 

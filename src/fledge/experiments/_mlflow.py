@@ -229,7 +229,7 @@ def _refuse_unfinished(client: MlflowClient, run_id: str) -> None:
     except MlflowException:
         return
     if run.data.tags.get("fledge.kind") == "experiment":
-        state = "still running" if run.info.status == "RUNNING" else run.info.status.lower()
+        state = "still running, or killed" if run.info.status == "RUNNING" else run.info.status.lower()
         raise InputError(
             f"experiment {run_id} is unfinished ({state}): not all of its answers are made and recorded",
             hint=f"fledge experiment --resume {short_id(run_id)}",

@@ -16,17 +16,19 @@ from fledge.experiments.runs import RunSummary
 
 log = logging.getLogger(__name__)
 PAGE = 1000
-EXPERIMENTS = ("experiment", "evaluation")
+COMPARED = ("experiment",)
+EXPERIMENTS = (*COMPARED, "evaluation")
 NAMED = (*EXPERIMENTS, "canary")  # what a prefix may mean: any run that can be read or be evidence
 
 
-def find_run(client: MlflowClient, name: str) -> str:
-    """Return the id of the run that `name` means: an id, a unique prefix of one, or `last`.
+def find_run(client: MlflowClient, name: str, last_of: Sequence[str] = EXPERIMENTS) -> str:
+    """Return the id of the run that `name` means: an id, a unique prefix of one, or `last`, the newest of the kinds
+    `last_of`.
 
     Raises `InputError` where there is none, or where several have the prefix.
     """
     if name == LAST:
-        newest = next(iter(_newest(client, _experiment_ids(client), 1)), None)
+        newest = next(iter(_newest(client, _experiment_ids(client), 1, last_of)), None)
         if newest is None:
             raise InputError("there is no experiment yet", hint="fledge experiment")
         log.info("%s is run %s", LAST, newest.info.run_id)
@@ -57,10 +59,12 @@ def _summary(run: Run, arms: Sequence[str]) -> RunSummary:
     )
 
 
-def _newest(client: MlflowClient, experiment_ids: Sequence[str], limit: int) -> list[Run]:
+def _newest(
+    client: MlflowClient, experiment_ids: Sequence[str], limit: int, kinds: Sequence[str] = EXPERIMENTS
+) -> list[Run]:
     runs = [
         run
-        for kind in EXPERIMENTS  # one by one, as MLflow's filters have no OR
+        for kind in kinds  # one by one, as MLflow's filters have no OR
         for run in islice(_search(client, experiment_ids, f"tags.`fledge.kind` = '{kind}'", limit), limit or None)
     ]
     runs.sort(key=lambda run: run.info.start_time, reverse=True)

@@ -17,7 +17,7 @@ from fledge.experiments.config import SAMPLING_TEMPERATURE, ArmConfig, Experimen
 from fledge.models.generation_config import read_sampling
 from fledge.models.snapshot import Snapshot
 from fledge.prompts import format as formats
-from fledge.prompts.prompt import Prompt, PromptFormat
+from fledge.prompts.prompt import Prompt, PromptFormat, parse_reference
 from fledge.questions.question_set import KNOWN, Question, QuestionSet
 
 # What MLflow calls a prompt's settings, and the field of GenerationParams that it sets.
@@ -88,12 +88,17 @@ class Arm:
 
 
 def wanted(config: ExperimentConfig) -> list[ArmConfig]:
-    """The arms that a configuration means: its own, or each of its prompts with each number of examples and model."""
+    """The arms that a configuration means: its own, or each of its prompts with each number of examples and model.
+
+    Raises `InputError` for what cannot be the name of a prompt.
+    """
     models = list(dict.fromkeys((config.model, *config.more_models)))
     counts = list(dict.fromkeys(config.shots))
     arms = config.arms or [
         ArmConfig(prompt, "", model, shots=count) for prompt in config.prompts for count in counts for model in models
     ]
+    for arm in arms:
+        parse_reference(arm.prompt or "question")
     return [replace(arm, model=arm.model or config.model) for arm in arms]
 
 

@@ -56,11 +56,11 @@ def compare(
         return result
 
     from fledge.experiments._mlflow import describe_arms, load_plan, load_table, tag_run
-    from fledge.experiments._mlflow_runs import find_run
+    from fledge.experiments._mlflow_runs import COMPARED, find_run
     from fledge.tracking._mlflow import connect
 
     client = connect(workspace.tracking)
-    run_id = find_run(client, str(run_id))
+    run_id = find_run(client, str(run_id), COMPARED)
     table = scores_of(load_table(client, run_id))
     planned = load_plan(client, run_id)
     options = _as_planned(options, planned)
@@ -101,11 +101,11 @@ def observed_spread(workspace: Workspace, run_id: str, metric: str | None = None
     Raises `InputError` where there is no such run or metric, or the run has one arm.
     """
     from fledge.experiments._mlflow import load_plan, load_table
-    from fledge.experiments._mlflow_runs import find_run
+    from fledge.experiments._mlflow_runs import COMPARED, find_run
     from fledge.tracking._mlflow import connect
 
     client = connect(workspace.tracking)
-    run_id = find_run(client, run_id)
+    run_id = find_run(client, run_id, COMPARED)
     table = scores_of(load_table(client, run_id))
     planned = (load_plan(client, run_id) or {}).get("metric")
     scores = by_question(table, pick_metric(table, metric or planned or None))

@@ -6,15 +6,17 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from fledge.comparison.topics import warn_few_topics
 from fledge.core import state
 from fledge.core.errors import FledgeError, InputError
 from fledge.core.interrupts import uninterrupted
+from fledge.core.network import without_password
 from fledge.core.settings import Workspace
+from fledge.core.texts import counted
 from fledge.core.types import Format, Say, silent
 from fledge.engines import selection
 from fledge.engines.engine import Engine, EngineGoneError
 from fledge.experiments.arms import Arm, build_arms, check_room, check_variables, default_prompt, own_arms, wanted
+from fledge.experiments.checks import check_metric, check_questions
 from fledge.experiments.config import ArmConfig, ExperimentConfig, planned_metric
 from fledge.experiments.engines import Engines, Models, check_unchanged, find_models, pin
 from fledge.experiments.progress import LiveProgress, Progress
@@ -22,9 +24,7 @@ from fledge.experiments.questions import select_questions
 from fledge.experiments.run_ids import short_id
 from fledge.experiments.shots import add_shots, draw_shots
 from fledge.questions.question_set import Question, QuestionSet
-from fledge.scoring.catalogue import RECORDED
-from fledge.scoring.judge import JUDGE, PREFERENCE, Judge, JudgeCounts, in_words, judge_scorer, same_model
-from fledge.scoring.short_answers import suitable_scorer
+from fledge.scoring.judge import Judge, JudgeCounts, in_words, judge_scorer, same_model
 
 if TYPE_CHECKING:
     from fledge.comparison.findings import ArmWarning
@@ -93,13 +93,14 @@ def run_experiment(
         config = ExperimentConfig.load({"prompts": ()} if chains else None)
     if not (config.prompts or config.arms or chains):
         raise InputError("there is no prompt to ask with", hint="--prompts simple,expert")
-    _check_metric(config)
+    check_metric(config)
     asked_for = select_questions(config, questions, say)
     config = replace(config, questions=asked_for.source)  # of a set in MLflow the version
     asked = wanted(config)
     shots = draw_shots(config, asked, asked_for, questions, say)
     models = find_models(config, asked, engine)  # what can be refused is, before MLflow is loaded
-    _say_doubts(asked_for, config, len(asked) + len(chains), say)
+    say(f"asking {', '.join([*models, *chains])}; results go to {without_password(config.tracking)}")
+    check_questions(config, asked_for, len(asked) + len(chains), say)
 
     with contextlib.ExitStack() as stack:
         own_engines = stack.enter_context(Engines(config, models, engine, say))
@@ -254,8 +255,8 @@ def _extent(cells: Sequence["Cell"], plan: "Plan") -> str:
     questions, arms = len({cell.question.id for cell in cells}), len({cell.arm for cell in cells})
     whole = len(cells) == questions * arms * plan.config.samples  # else it resumes, or some are reused
     samples = f" x {plan.config.samples} samples" if plan.config.samples > 1 else ""
-    extent = f": {questions:,} questions x {arms} arms{samples}" if whole else ""
-    return f"asking for {len(cells):,} answers{extent}{tokens}"
+    extent = f": {counted(questions, 'question')} x {counted(arms, 'arm')}{samples}" if whole else ""
+    return f"asking for {counted(len(cells), 'answer')}{extent}{tokens}"
 
 
 def _chains(plan: "Plan", engines: Mapping[str, Engine], own: Mapping[str, Any]) -> dict[tuple[str, int], "Chain"]:
@@ -325,26 +326,6 @@ def _result(journal: "Journal") -> ExperimentResult:
     )
 
 
-def _say_doubts(questions: QuestionSet, config: ExperimentConfig, arms: int, say: Say) -> None:
-    """What a comparison of these arms would lack, while it costs nothing yet."""
-    if warning := warn_few_topics([item.topic for item in questions.questions], arms, config.alpha):
-        say(f"warning: {warning}")
-    if arms == 1 or config.metric or config.scorers or config.answer_pattern:
-        return
-    if found := suitable_scorer([item.reference or "" for item in questions.questions]):
-        what = "numbers" if found == "number" else "letters"
-        say(f"note: all references are {what}; --scorers {found} --metric {found} compares them as such")
-
-
-def _check_metric(config: ExperimentConfig) -> None:
-    """Raise `InputError` for a metric that no answer will have, before any is paid for."""
-    scored = {item.name for item in config.chosen_scorers}
-    graded = {JUDGE} if config.judging.judge else set()
-    if config.metric and config.metric not in {*scored, *graded, *RECORDED, PREFERENCE}:
-        hint = "--judge URL#NAME" if config.metric == JUDGE else f"--scorers {config.metric}, or another --metric"
-        raise InputError(f"--metric {config.metric} is not scored in this experiment", hint=hint)
-
-
 @contextlib.contextmanager
 def _aborted(record: "ExperimentRecord") -> Iterator[None]:
     """No run stays RUNNING: an interruption ends it as KILLED, an error as FAILED."""
@@ -366,8 +347,7 @@ def _ended(recorder: "Recorder", journal: "Journal", say: Say) -> Iterator[None]
     except BaseException as error:
         with uninterrupted():
             if not isinstance(error, FledgeError) or isinstance(error, EngineGoneError):  # others say it themselves
-                count = len(journal.latest())
-                kept = "1 answer is kept" if count == 1 else f"{count:,} answers are kept"
-                say(f"{kept}; resume with: fledge experiment --resume {short_id(journal.plan.run_id)}")
+                kept = counted(len(journal.latest()), "answer")
+                say(f"{kept} kept; resume with: fledge experiment --resume {short_id(journal.plan.run_id)}")
             recorder.stop(INTERRUPTED_S)
         raise

@@ -1,9 +1,11 @@
 """Few-shot prompts: questions with their answers, put before the question that a prompt asks."""
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from fledge.core.errors import InputError
+from fledge.core.texts import counted
 from fledge.core.types import Format, Message, Say
 from fledge.experiments.arms import Model, resolve_format
 from fledge.experiments.config import ArmConfig, ExperimentConfig
@@ -38,8 +40,9 @@ def draw_shots(
     if len(usable.questions) < count:
         overlap = len(found) - len(others)
         raise InputError(
-            f"--shots {count} needs {count} examples with a reference, and {source} has {len(usable.questions)} "
-            f"(of {len(found)} questions {overlap} are asked themselves, which no example may be)",
+            f"--shots {count} needs {counted(count, 'example')} with a reference, and {source} has "
+            f"{len(usable.questions)} (of {len(found)} questions {overlap} are asked themselves, which no example may "
+            "be)",
             hint="--shots-from FILE with other questions, or ask fewer with --limit",
         )
     return usable.sample(count, config.order_seed).questions
@@ -62,7 +65,16 @@ def add_shots(
         form = resolve_format(prompt, models[arm.model], arm.format if arm.format != "auto" else config.format)
         source = config.shots_from or config.questions
         found.append(few_shot(prompt, form, shots[: arm.shots], source))
-    return [store.register(item) if isinstance(item, Draft) else item for item in found]
+    return [register_few_shot(item, store) if isinstance(item, Draft) else item for item in found]
+
+
+def register_few_shot(draft: Draft, store: PromptStore) -> Prompt:
+    """The version with this content, also where it is not the newest; a new one where there is none."""
+    with contextlib.suppress(InputError):  # of a name that is new
+        for version in reversed(store.versions(draft.name)):
+            if draft.makes(version):
+                return version
+    return store.register(draft)
 
 
 def few_shot(prompt: Prompt, form: Format, shots: Sequence[Question], source: str) -> Draft:
@@ -75,7 +87,7 @@ def few_shot(prompt: Prompt, form: Format, shots: Sequence[Question], source: st
         f"{prompt.name}-{len(shots)}-shot",
         template,
         settings=dict(prompt.settings),
-        message=f"{prompt.label} with {len(shots)} examples from {source}"[:500],
+        message=f"{prompt.label} with {counted(len(shots), 'example')} from {source}"[:500],
         format=prompt.format if isinstance(template, str) else "auto",
         system=prompt.system if isinstance(template, str) else "",
     )

@@ -194,7 +194,9 @@ def parse_reference(text: str) -> Reference:
     if match is None:
         raise InputError(
             f"no prompt {text!r}: that is no prompt's name",
-            hint="NAME, NAME/3 or NAME@alias; names are of letters, digits, '_', '-' and '.'",
+            hint=f"fledge prompts register {text}, then --prompts NAME"
+            if text.endswith(".md")
+            else "NAME, NAME/3 or NAME@alias; names are of letters, digits, '_', '-' and '.'",
         )
     version = match["version"]
     return Reference(match["name"], int(version) if version else None, match["alias"])

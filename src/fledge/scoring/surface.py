@@ -70,9 +70,9 @@ def question_quality(question: str) -> float:
 
 
 def language(answer: str, question: str, reference: str = "") -> float | None:
-    """1 if the answer is in the language of the reference, or where there is none of the question, else 0; none for
-    texts below 20 characters. Higher is better. Source: py3langid (Lui and Baldwin 2012)."""
-    meant = reference or question
+    """1 if the answer is in the language of the reference, or where that is below 20 characters of the question, else
+    0; none for shorter answers and questions. Higher is better. Source: py3langid (Lui and Baldwin 2012)."""
+    meant = reference if len(reference.strip()) >= SHORTEST_FOR_LANGUAGE else question
     if min(len(answer.strip()), len(meant.strip())) < SHORTEST_FOR_LANGUAGE:
         return None
     return float(_classify(answer) == _classify(meant))

@@ -1,0 +1,50 @@
+"""What is refused, and what is doubted, before an answer is paid for."""
+
+from pathlib import Path
+
+import pytest
+
+from fledge.core.errors import InputError
+from fledge.experiments.checks import check_references, doubts
+from fledge.experiments.config import ExperimentConfig
+from fledge.questions.layout import QuestionLayout
+from fledge.questions.question_set import Question, QuestionSet
+from fledge.questions.sources import read_questions
+
+
+def made(*references: str, **columns: str) -> QuestionSet:
+    items = tuple(
+        Question(str(number), f"Why {number}?", text or None, columns=columns) for number, text in enumerate(references)
+    )
+    return QuestionSet("qa.csv", items)
+
+
+def test_a_metric_that_fits_no_reference_is_refused() -> None:
+    config = ExperimentConfig(scorers=("choice", "number"), metric="choice")
+    check_references(config, made("7", "B"))
+    with pytest.raises(InputError, match=r"--metric choice fits no reference of qa\.csv"):
+        check_references(config, made("7", "8"))
+    with pytest.raises(InputError, match=r"--metric number needs references, and qa\.csv has none"):
+        check_references(ExperimentConfig(scorers=("number",), metric="number"), made("", ""))
+
+
+def test_a_pattern_of_a_question_that_is_none_is_named() -> None:
+    with pytest.raises(InputError, match=r"question '0' of qa.csv: answer_pattern is not a regular expression"):
+        check_references(ExperimentConfig(), made("7", answer_pattern="(\\d"))
+
+
+def test_a_column_that_may_hold_the_references_is_named(tmp_path: Path) -> None:
+    file = tmp_path / "qa.csv"
+    file.write_text("Q,Answer\nTwo plus two?,4\nThree plus four?,7\n")
+    config = ExperimentConfig(questions=str(file), layout=QuestionLayout(columns=("question=Q",)))
+    questions = read_questions(file, config, config.layout)
+    assert list(doubts(config, questions, 2)) == [
+        f"note: {file} has no references; to use a column for them: --columns question=Q,reference=Answer"
+    ]
+    assert list(doubts(config, made("yes", "no"), 2)) == []
+
+
+def test_references_that_are_numbers_have_their_scorer() -> None:
+    (found,) = doubts(ExperimentConfig(), made("7", "8"), 2)
+    assert found.startswith("note: all references are numbers; --scorers number")
+    assert list(doubts(ExperimentConfig(), made("7", "8"), 1)) == []
