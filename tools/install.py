@@ -5,6 +5,7 @@ there is no uv, pip does it. On a machine without an NVIDIA GPU the packages of 
 """
 
 import ast
+import json
 import logging
 import os
 import shutil
@@ -114,7 +115,7 @@ def without_cuda(install: list[str], environ: Mapping[str, str], *, uv: bool) ->
         [*install, "--dry-run", *(() if uv else ("--quiet", "--report", "-")), "torch"],
         env=dict(environ), capture_output=True, text=True, check=False,
     )  # fmt: skip
-    if CUDA not in planned.stdout + planned.stderr:
+    if not any(name.startswith(CUDA) for name in planned_packages(planned.stdout, planned.stderr, uv=uv)):
         return []
     if uv:
         return ["--torch-backend", "cpu"]
@@ -123,6 +124,14 @@ def without_cuda(install: list[str], environ: Mapping[str, str], *, uv: bool) ->
         "try: install uv, or name PyTorch's index of builds for the CPU in PIP_EXTRA_INDEX_URL; "
         f"{ANYWAY}=1 installs them anyway"
     )
+
+
+def planned_packages(report: str, lines: str, *, uv: bool) -> list[str]:
+    """The names of what an installation would install: of uv from its lines ` + NAME==VERSION`, of pip from its report,
+    which names what the packages may depend on elsewhere, too."""
+    if uv:
+        return [line.split()[1].partition("==")[0] for line in lines.splitlines() if line.startswith(" + ")]
+    return [item["metadata"]["name"] for item in json.loads(report or '{"install": []}')["install"]]
 
 
 def run(command: list[str], environ: Mapping[str, str]) -> None:

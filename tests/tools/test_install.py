@@ -1,6 +1,7 @@
 """How `make` installs: what pip was told, uv is told too."""
 
 import importlib.util
+import json
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -45,3 +46,12 @@ def test_uv_looks_where_pip_would(install: ModuleType, tmp_path: Path, monkeypat
 def test_without_an_index_uv_uses_none_either(install: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     assert "--no-index" in list(install.uv_options(install.pip_settings([sys.executable, "-m", "pip"])))
+
+
+def test_the_packages_that_would_be_installed_are_told_from_what_is_only_mentioned(install: ModuleType) -> None:
+    lines = "Would install 2 packages\n + torch==2.13.0\n + nvidia-cublas==13.1.1.3\n"
+    assert install.planned_packages("", lines, uv=True) == ["torch", "nvidia-cublas"]
+    extra = "nvidia-cublas==13.1.1.3; platform_system == 'Windows'"
+    report = json.dumps({"install": [{"metadata": {"name": "torch", "requires_dist": [extra]}}]})
+    assert install.planned_packages(report, "", uv=False) == ["torch"]
+    assert install.planned_packages("", "error: no network", uv=False) == []
