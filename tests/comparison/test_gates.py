@@ -30,7 +30,7 @@ def test_the_bound_is_stricter_than_the_mean() -> None:
     assert judge(gate, FOUND, "mean").passed
     failed = judge(gate, FOUND, "bound")
     assert (failed.passed, failed.value, failed.judged) == (False, 0.65, 0.58)
-    assert failed.in_words() == "FAILED  token_f1>=0.6: 0.65 (95 % interval 0.58 to 0.72)"
+    assert failed.in_words() == "FAILED  token_f1>=0.6: 0.65 (95 % interval 0.58 to 0.72, 40 questions)"
     (most,) = read_gates("error_rate<=0.05")
     assert judge(most, FOUND, "mean").passed
     assert not judge(most, FOUND, "bound").passed
@@ -62,7 +62,9 @@ def test_a_gate_says_how_many_flawless_questions_it_takes() -> None:
         for count, ci in flawless.items()
     }
     assert {count: result.passed for count, result in results.items()} == {30: False, 34: False, 35: True}
-    assert results[30].in_words().endswith("(95 % interval 0 to 0.1135); 35 flawless questions are needed")
+    assert (
+        results[30].in_words().endswith("(95 % interval 0 to 0.1135, 30 questions); 35 flawless questions are needed")
+    )
     assert results[35].reason is None
     (most,) = read_gates("token_f1>=0.99")
     assert judge(most, {"token_f1": Estimate(1.0, (0.9, 1.0), 30, (0.0, 1.0))}, "bound").reason == (

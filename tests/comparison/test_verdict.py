@@ -215,7 +215,7 @@ def test_further_questions_are_of_further_topics() -> None:
     # A paired t test of topics 0.55 standard deviations apart takes about 28 of them.
     topics = own.reshape(8, 10)[:, 0]
     assert (80 + needed) / 10 == pytest.approx(8 * (topics.std(ddof=1) / topics.mean()) ** 2, rel=0.25)
-    assert any("further questions have to be of others" in note for note in result.notes)
+    assert any("what helps is more topics" in note for note in result.notes)
 
 
 def test_guards_keep_a_winner_from_winning() -> None:

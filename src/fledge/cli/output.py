@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import math
 import os
 import sys
 import time
@@ -229,6 +230,8 @@ def _start(progress: Progress) -> None:
 
 
 def _cell(value: Any) -> str:
+    if isinstance(value, float) and math.isinf(value):
+        return "unbounded"
     if isinstance(value, float):
         return f"{value:.3g}" if abs(value) < 1000 else f"{value:,.0f}"
     if isinstance(value, bool):

@@ -8,6 +8,7 @@ from statistics import NormalDist
 from typing import TYPE_CHECKING, Literal
 
 from fledge.core.errors import InputError
+from fledge.core.texts import counted
 
 if TYPE_CHECKING:
     from fledge.comparison.estimates import Estimate
@@ -33,7 +34,7 @@ class Gate:
 @dataclass(frozen=True)
 class GateResult:
     """Whether a gate passed; `value` is the mean, `judged` the number that it was judged by, None where there is no
-    answer to judge. `reason` says what it lacks where that is questions."""
+    answer to judge. `reason` says what it lacks where that is questions; `questions` counts those with this metric."""
 
     gate: str
     metric: str
@@ -42,6 +43,7 @@ class GateResult:
     ci: tuple[float, float] | None
     judged: float | None
     reason: str | None = None
+    questions: int = 0
 
     def in_words(self) -> str:
         """One line for people."""
@@ -53,7 +55,7 @@ class GateResult:
         if not math.isfinite(high):
             interval = f"95 % interval from {low:.4g}, without an upper bound" if math.isfinite(low) else "no interval"
         reason = f"; {self.reason}" if self.reason else ""
-        return f"{sign}  {self.gate}: {self.value:.4g} ({interval}){reason}"
+        return f"{sign}  {self.gate}: {self.value:.4g} ({interval}, {counted(self.questions, 'question')}){reason}"
 
 
 def read_gates(text: str) -> tuple[Gate, ...]:
@@ -75,7 +77,7 @@ def judge(gate: Gate, estimates: "Mapping[str, Estimate]", on: GateOn) -> GateRe
     judged = found.value if on == "mean" else found.ci[0 if gate.least else 1]
     passed = judged >= gate.limit if gate.least else judged <= gate.limit
     reason = None if passed or on == "mean" else _reason(gate, found)
-    return GateResult(gate.text, gate.metric, passed, found.value, found.ci, judged, reason)
+    return GateResult(gate.text, gate.metric, passed, found.value, found.ci, judged, reason, found.questions)
 
 
 def _reason(gate: Gate, found: "Estimate") -> str | None:

@@ -288,7 +288,7 @@ def _notes(table: pd.DataFrame, scores: Scores, tested: Sequence[_Tested], optio
     clustered = [item.sample.clusters for item in tested if item.sample.clusters is not None]
     if clustered and options.test == "auto":
         count = len(np.unique(clustered[0]))
-        notes.append(f"questions of one topic count as related: {count} topics; further questions have to be of others")
+        notes.append(f"questions of one topic count as related: {count} topics; what helps is more topics")
         if fewest_signs(options.alpha or ALPHA) <= count < 10:
             notes.append("so few topics make wide intervals; --independent takes all questions as independent")
     elif options.by_topic and "topic" in table and table["topic"].nunique() == 1 and table["topic"].iloc[0]:
