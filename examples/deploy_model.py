@@ -22,7 +22,7 @@ def main() -> None:
     config = fledge.ExperimentConfig.load(given)
 
     evaluation = fledge.evaluate(config.model, gate, settings=given, say=print)
-    print(f"evaluated in run {evaluation.run_id}: {'; '.join(evaluation.in_words())}")
+    print(f"evaluated in run {evaluation.run_id}: {'; '.join(evaluation.summary())}")
 
     release = fledge.register(config, run_id=evaluation.run_id)
     print(f"registered {release.name} version {release.version}, digest {release.digest[:12]}")

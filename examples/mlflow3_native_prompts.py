@@ -28,7 +28,7 @@ def main() -> None:
     result = fledge.run_experiment(config, say=print)
     verdict = fledge.compare(config, result.run_id, options=fledge.CompareOptions(metric="token_f1"))
     for pair in verdict.pairs:
-        print(pair.in_words(verdict.metric))
+        print(pair.summary())
 
     traces = mlflow.search_traces(
         locations=[mlflow.get_run(result.run_id).info.experiment_id],

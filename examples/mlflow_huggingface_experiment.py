@@ -25,7 +25,7 @@ def main() -> None:
 
     verdict = fledge.compare(config, result.run_id, options=fledge.CompareOptions(metric="response_quality"))
     for pair in verdict.pairs:
-        print(f"  {pair.in_words(verdict.metric)}")
+        print(f"  {pair.summary()}")
 
 
 if __name__ == "__main__":

@@ -110,7 +110,7 @@ def instruct_engine(instruct_model: Path, engine_cache: Path) -> Iterator[Engine
 @pytest.fixture(scope="session")
 def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A SQLite tracking store with its tables and nothing in them."""
-    from fledge.tracking._mlflow import connect
+    from fledge.tracking._mlflow_connection import connect
 
     path = tmp_path_factory.mktemp("store") / "mlflow.db"
     connect(f"sqlite:///{path}")

@@ -27,11 +27,11 @@ _PUBLIC = {
     "Workspace": "fledge.core.settings",
     "answers": "fledge.experiments.answers",
     "calibrate_judge": "fledge.scoring.calibration",
-    "check_endpoint": "fledge.serving.smoke",
+    "check_endpoint": "fledge.client.checks",
     "compare": "fledge.experiments.comparison",
     "evaluate": "fledge.experiments.evaluation",
     "history": "fledge.registry.release",
-    "mlflow_scorers": "fledge.scoring._mlflow",
+    "mlflow_scorers": "fledge.scoring._mlflow_scorers",
     "open_prompts": "fledge.prompts.store",
     "promote": "fledge.registry.release",
     "read_questions": "fledge.questions.sources",
@@ -39,7 +39,7 @@ _PUBLIC = {
     "register_questions": "fledge.questions.versions",
     "resume_experiment": "fledge.experiments.run",
     "rollback": "fledge.registry.release",
-    "run_demo": "fledge.demo.life",
+    "run_demo": "fledge.demo.end_to_end",
     "run_experiment": "fledge.experiments.run",
     "runs": "fledge.experiments.runs",
     "scorer": "fledge.scoring.catalogue",
@@ -51,11 +51,12 @@ _PUBLIC = {
 __all__ = tuple(_PUBLIC)
 
 if TYPE_CHECKING:
+    from fledge.client.checks import check_endpoint as check_endpoint
     from fledge.comparison.findings import Comparison as Comparison
     from fledge.comparison.options import CompareOptions as CompareOptions
     from fledge.core.errors import FledgeError as FledgeError
     from fledge.core.settings import Workspace as Workspace
-    from fledge.demo.life import run_demo as run_demo
+    from fledge.demo.end_to_end import run_demo as run_demo
     from fledge.engines.engine import GenerationParams as GenerationParams
     from fledge.experiments.answers import answers as answers
     from fledge.experiments.comparison import compare as compare
@@ -79,11 +80,10 @@ if TYPE_CHECKING:
     from fledge.registry.release import register as register
     from fledge.registry.release import rollback as rollback
     from fledge.registry.release import verify as verify
-    from fledge.scoring._mlflow import mlflow_scorers as mlflow_scorers
+    from fledge.scoring._mlflow_scorers import mlflow_scorers as mlflow_scorers
     from fledge.scoring.calibration import calibrate_judge as calibrate_judge
     from fledge.scoring.catalogue import scorer as scorer
     from fledge.scoring.judge import JudgeConfig as JudgeConfig
-    from fledge.serving.smoke import check_endpoint as check_endpoint
     from fledge.supervision.config import ServeConfig as ServeConfig
     from fledge.supervision.endpoints import serve as serve
     from fledge.supervision.endpoints import status as status
@@ -96,9 +96,9 @@ def __getattr__(name: str) -> Any:
     found = getattr(importlib.import_module(_PUBLIC[name]), name)
     if not isinstance(found, FunctionType):
         return found
-    from fledge.tracking.callers_store import kept
+    from fledge.tracking.callers_store import keep_callers_store
 
-    return kept()(found)
+    return keep_callers_store()(found)
 
 
 def __dir__() -> list[str]:

@@ -18,7 +18,7 @@ def fledge_evaluate() -> Callable[..., "Evaluation"]:
 
         found = fledge.evaluate(target, gates, **options)
         if not found.passed:
-            pytest.fail(f"{target}, run {found.run_id}\n" + "\n".join(found.in_words()), pytrace=False)
+            pytest.fail(f"{target}, run {found.run_id}\n" + "\n".join(found.summary()), pytrace=False)
         return found
 
     return check

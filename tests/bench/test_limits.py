@@ -1,6 +1,6 @@
 import pytest
 
-from fledge.bench.limits import Limits, has_bf16
+from fledge.bench.limits import MachineLimits, has_bf16
 
 ZEN_3 = "processor\t: 0\nvendor_id\t: AuthenticAMD\nflags\t\t: fpu sse4_2 avx avx2 fma f16c\nbugs\t\t: none\n"
 ZEN_4 = "processor\t: 0\nflags\t\t: fpu avx2 avx512f avx512bw avx512_bf16 avx512_vnni\n"
@@ -25,7 +25,7 @@ def test_bf16_may_be_hidden_from_the_libraries(cap: str, found: bool) -> None:
 
 
 def test_a_step_reads_all_weights_or_computes_with_them() -> None:
-    limits = Limits(bytes_per_s=1000.0, flops_per_s={"float32": 2000.0, "bfloat16": 8000.0})
+    limits = MachineLimits(bytes_per_s=1000.0, flops_per_s={"float32": 2000.0, "bfloat16": 8000.0})
     # Reading 400 bytes takes 0.4 s; one sequence needs 200 operations, 0.1 s; 16 of them 1.6 s, in bf16 0.4 s.
     assert limits.tokens_per_s(1, 400, 100, int8=False) == pytest.approx(2.5)
     assert limits.tokens_per_s(16, 400, 100, int8=False) == pytest.approx(10)
@@ -33,6 +33,6 @@ def test_a_step_reads_all_weights_or_computes_with_them() -> None:
 
 
 def test_what_could_not_be_probed_is_no_limit() -> None:
-    assert Limits(None, {"float32": 1.0}).tokens_per_s(1, 400, 100, int8=True) is None
-    assert Limits(1000.0, {"bfloat16": 1.0}).tokens_per_s(1, 400, 100, int8=False) is None
-    assert Limits(1000.0, {"bfloat16": 200.0}).tokens_per_s(1, 400, 100, int8=True) == pytest.approx(1)
+    assert MachineLimits(None, {"float32": 1.0}).tokens_per_s(1, 400, 100, int8=True) is None
+    assert MachineLimits(1000.0, {"bfloat16": 1.0}).tokens_per_s(1, 400, 100, int8=False) is None
+    assert MachineLimits(1000.0, {"bfloat16": 200.0}).tokens_per_s(1, 400, 100, int8=True) == pytest.approx(1)

@@ -10,16 +10,27 @@ from contextlib import asynccontextmanager
 import pytest
 from aiohttp import web
 
-from fledge.bench.asking import Target, asking
-from fledge.bench.loads import Answer, Load, Sample, Slo, arrivals, closed_loop, figures, open_loop, prompts, run_load
+from fledge.bench.load_client import LoadTarget, asking
+from fledge.bench.loads import (
+    Load,
+    LoadAnswer,
+    LoadSample,
+    Slo,
+    arrivals,
+    closed_loop,
+    figures,
+    open_loop,
+    prompts,
+    run_load,
+)
 from tests.conftest import PATIENCE_S
 
 TOKENS = 4
 SLO = Slo(ttft_s=1.0, latency_s=3.0)
 
 
-def _sample(due: float, ended: float, ttft: float | None, gaps: list[float], error: str = "") -> Sample:
-    return Sample(due, ended, ttft, gaps, 0 if error else TOKENS, error)
+def _sample(due: float, ended: float, ttft: float | None, gaps: list[float], error: str = "") -> LoadSample:
+    return LoadSample(due, ended, ttft, gaps, 0 if error else TOKENS, error)
 
 
 def test_figures_of_a_streamed_load() -> None:
@@ -78,9 +89,9 @@ def test_prompts_are_all_different_and_of_one_length() -> None:
 
 
 def test_latency_counts_from_when_a_request_was_due() -> None:
-    async def ask(_prompt: str) -> Answer:
+    async def ask(_prompt: str) -> LoadAnswer:
         time.sleep(0.2)  # nothing else gets a turn: the second request is sent too late
-        return Answer(tokens=TOKENS)
+        return LoadAnswer(tokens=TOKENS)
 
     first, second = asyncio.run(open_loop(ask, prompts(8), [0.0, 0.05]))
     assert first.latency_s >= 0.2
@@ -89,8 +100,8 @@ def test_latency_counts_from_when_a_request_was_due() -> None:
 
 
 def test_a_client_that_is_refused_does_not_ask_a_thousand_times() -> None:
-    async def ask(_prompt: str) -> Answer:
-        return Answer(error="HTTP 429")
+    async def ask(_prompt: str) -> LoadAnswer:
+        return LoadAnswer(error="HTTP 429")
 
     samples = asyncio.run(closed_loop(ask, prompts(8), clients=2, seconds=0.45))
     assert 2 <= len(samples) <= 10
@@ -100,7 +111,7 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 @asynccontextmanager
-async def _server(handler: Handler, protocol: str) -> AsyncIterator[Target]:
+async def _server(handler: Handler, protocol: str) -> AsyncIterator[LoadTarget]:
     """One handler for every path, and how it is asked."""
     app = web.Application()
     app.router.add_post("/{path:.*}", handler)
@@ -109,12 +120,12 @@ async def _server(handler: Handler, protocol: str) -> AsyncIterator[Target]:
     site = web.TCPSite(runner, "127.0.0.1", 0)
     await site.start()
     host, port = runner.addresses[0]
-    yield Target(f"http://{host}:{port}", protocol, "m", TOKENS, PATIENCE_S)
+    yield LoadTarget(f"http://{host}:{port}", protocol, "m", TOKENS, PATIENCE_S)
     await runner.cleanup()
 
 
-def _loaded(handler: Handler, protocol: str, load: Load) -> list[Sample]:
-    async def run() -> list[Sample]:
+def _loaded(handler: Handler, protocol: str, load: Load) -> list[LoadSample]:
+    async def run() -> list[LoadSample]:
         async with _server(handler, protocol) as target, asking(target) as ask:
             return await run_load(load, ask, prompts(8))
 
@@ -198,8 +209,8 @@ def test_only_a_200_with_the_right_number_of_tokens_counts() -> None:
     assert _loaded(nonsense, "invocations", load)[0].error == "IndexError"
     assert _loaded(_streaming(TOKENS + 1), "completions", load)[0].error == f"{TOKENS + 1} tokens"
 
-    async def nobody() -> Answer:
-        async with asking(Target("http://127.0.0.1:9", "predict", "", TOKENS, 5.0)) as ask:
+    async def nobody() -> LoadAnswer:
+        async with asking(LoadTarget("http://127.0.0.1:9", "predict", "", TOKENS, 5.0)) as ask:
             return await ask("x")
 
     assert asyncio.run(nobody()).error == "ClientConnectorError"

@@ -9,7 +9,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from fledge.bench.processes import DeadlineError, run
+from fledge.bench.processes import BenchDeadlineError, run
 from fledge.core.errors import FledgeError
 from tests.conftest import PATIENCE_S
 
@@ -59,7 +59,7 @@ def test_a_process_that_hangs_is_killed_with_its_children(tmp_path: Path) -> Non
     program = HANGING.replace(
         "sys.stdout.flush()", f"sys.stdout.flush(); open({str(pids)!r}, 'w').write(str(child.pid))"
     )
-    with pytest.raises(DeadlineError, match="it wrote nothing for 5 s"):
+    with pytest.raises(BenchDeadlineError, match="it wrote nothing for 5 s"):
         run(_program(program), 5.0)
     assert _ended([int(pids.read_text())])
 

@@ -1,10 +1,10 @@
 import pytest
 
-from fledge.bench.rounds import Plan, Round, summarize
+from fledge.bench.rounds import Round, RoundPlan, summarize
 
 
 def test_every_load_is_asked_in_turn_with_prompts_of_its_own() -> None:
-    rounds = list(Plan((1, 3), repeats=2, prompt_tokens=5, tokens=8, vocabulary=100).rounds())
+    rounds = list(RoundPlan((1, 3), repeats=2, prompt_tokens=5, tokens=8, vocabulary=100).rounds())
     assert [load for load, _ in rounds] == [1, 3, 1, 3]
     prompts = [tuple(prompt) for _, group in rounds for prompt in group]
     assert len(set(prompts)) == len(prompts) == 8

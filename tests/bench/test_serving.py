@@ -8,12 +8,12 @@ import psutil
 import pytest
 from mlflow import MlflowClient
 
-from fledge.bench.asking import Target
 from fledge.bench.environments import environment, pinned
+from fledge.bench.load_client import LoadTarget
 from fledge.bench.loads import Load
 from fledge.bench.peers import PEERS
 from fledge.bench.ratios import costs, over_engine, ratios
-from fledge.bench.servers import Command, running
+from fledge.bench.servers import ServerCommand, running
 from fledge.bench.serving import ServeBenchConfig, bench_serve
 from fledge.core import state
 from fledge.core.errors import FledgeError
@@ -120,9 +120,9 @@ SERVER = """
 """
 
 
-def _command(program: str, folder: Path, port: int, tokens: int = 4) -> Command:
+def _command(program: str, folder: Path, port: int, tokens: int = 4) -> ServerCommand:
     words = [sys.executable, "-c", textwrap.dedent(program), str(port)]
-    return Command(words, {}, folder, Target(f"http://127.0.0.1:{port}", "predict", "", tokens, 5.0))
+    return ServerCommand(words, {}, folder, LoadTarget(f"http://127.0.0.1:{port}", "predict", "", tokens, 5.0))
 
 
 def test_a_server_is_asked_until_it_answers_and_leaves_no_process(

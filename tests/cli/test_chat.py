@@ -21,9 +21,9 @@ from typing import Any
 import pytest
 
 from fledge.core.settings import Workspace
+from tests.chat.scripted_server import Reply, Script, piece, streamed
+from tests.chat.scripted_server import serve as serve_script
 from tests.conftest import PATIENCE_S, Run
-from tests.conversation.scripted_server import Reply, Script, piece, streamed
-from tests.conversation.scripted_server import serve as serve_script
 from tests.engines import openai_server
 
 MODELS = Reply(200, {"data": [{"id": "first"}]})

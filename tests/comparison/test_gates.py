@@ -30,7 +30,7 @@ def test_the_bound_is_stricter_than_the_mean() -> None:
     assert judge(gate, FOUND, "mean").passed
     failed = judge(gate, FOUND, "bound")
     assert (failed.passed, failed.value, failed.judged) == (False, 0.65, 0.58)
-    assert failed.in_words() == "FAILED  token_f1>=0.6: 0.65 (95 % interval 0.58 to 0.72, 40 questions)"
+    assert failed.summary() == "FAILED  token_f1>=0.6: 0.65 (95 % interval 0.58 to 0.72, 40 questions)"
     (most,) = read_gates("error_rate<=0.05")
     assert judge(most, FOUND, "mean").passed
     assert not judge(most, FOUND, "bound").passed
@@ -44,7 +44,7 @@ def test_a_gate_is_passed_at_its_limit() -> None:
 def test_what_was_not_measured_does_not_pass() -> None:
     result = judge(read_gates("chrf>=0")[0], FOUND, "mean")
     assert not result.passed
-    assert "no answer has this metric" in result.in_words()
+    assert "no answer has this metric" in result.summary()
 
 
 def test_one_question_does_not_pass_on_its_bound() -> None:
@@ -62,9 +62,7 @@ def test_a_gate_says_how_many_flawless_questions_it_takes() -> None:
         for count, ci in flawless.items()
     }
     assert {count: result.passed for count, result in results.items()} == {30: False, 34: False, 35: True}
-    assert (
-        results[30].in_words().endswith("(95 % interval 0 to 0.1135, 30 questions); 35 flawless questions are needed")
-    )
+    assert results[30].summary().endswith("(95 % interval 0 to 0.1135, 30 questions); 35 flawless questions are needed")
     assert results[35].reason is None
     (most,) = read_gates("token_f1>=0.99")
     assert judge(most, {"token_f1": Estimate(1.0, (0.9, 1.0), 30, (0.0, 1.0))}, "bound").reason == (
@@ -89,8 +87,8 @@ def test_a_gate_says_what_it_lacks(gate: str, found: Estimate, reason: str) -> N
     (asked,) = read_gates(gate)
     result = judge(asked, {asked.metric: found}, "bound")
     assert not result.passed
-    assert reason in result.in_words()
-    assert "inf" not in result.in_words()
+    assert reason in result.summary()
+    assert "inf" not in result.summary()
     assert judge(asked, {asked.metric: found}, "mean").reason is None
 
 

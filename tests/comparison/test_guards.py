@@ -2,13 +2,13 @@ import numpy as np
 import pytest
 
 from fledge.comparison.guards import check_guard, read_guard
-from fledge.comparison.statistics import Sample
+from fledge.comparison.statistics import PairedSample
 from fledge.core.errors import InputError
 
 
-def _sample(a: float, b: float, spread: float = 0.1, count: int = 80) -> Sample:
+def _sample(a: float, b: float, spread: float = 0.1, count: int = 80) -> PairedSample:
     rng = np.random.default_rng(0)
-    return Sample(a + rng.normal(0, spread, count), b + rng.normal(0, spread, count))
+    return PairedSample(a + rng.normal(0, spread, count), b + rng.normal(0, spread, count))
 
 
 def test_guards_are_read() -> None:
@@ -39,7 +39,7 @@ def test_a_guard_wants_proof() -> None:
 
 
 def test_one_question_proves_nothing() -> None:
-    result = check_guard(read_guard("x<=+10%"), Sample(np.array([0.1]), np.array([5.0])), 0.05)
+    result = check_guard(read_guard("x<=+10%"), PairedSample(np.array([0.1]), np.array([5.0])), 0.05)
     assert (result.passed, result.p) == (False, 1.0)
 
 

@@ -15,7 +15,7 @@ from fledge.comparison.intervals import (
     tango_z,
 )
 from fledge.comparison.statistics import (
-    Sample,
+    PairedSample,
     adjust,
     equivalence,
     omnibus,
@@ -24,22 +24,22 @@ from fledge.comparison.statistics import (
 )
 
 # Student (1908), extra hours of sleep with two drugs, as in R's `sleep`; R's t.test(paired = TRUE) gives the figures.
-SLEEP = Sample(
+SLEEP = PairedSample(
     np.array([0.7, -1.6, -0.2, -1.2, -0.1, 3.4, 3.7, 0.8, 0.0, 2.0]),
     np.array([1.9, 0.8, 1.1, 0.1, -0.1, 4.4, 5.5, 1.6, 4.6, 3.4]),
 )
 # Hollander and Wolfe (1973), p. 29: Hamilton depression scale before and after; as in the examples of R's wilcox.test.
-DEPRESSION = Sample(
+DEPRESSION = PairedSample(
     np.array([1.83, 0.50, 1.62, 2.48, 1.68, 1.88, 1.55, 3.06, 1.30]),
     np.array([0.878, 0.647, 0.598, 2.05, 1.06, 1.29, 1.06, 3.14, 1.29]),
 )
 
 
-def table(both: int, only_a: int, only_b: int, neither: int) -> Sample:
+def table(both: int, only_a: int, only_b: int, neither: int) -> PairedSample:
     """Pass/fail of two arms from the four counts."""
     a = np.repeat([1.0, 1.0, 0.0, 0.0], [both, only_a, only_b, neither])
     b = np.repeat([1.0, 0.0, 1.0, 0.0], [both, only_a, only_b, neither])
-    return Sample(a, b, passes=True)
+    return PairedSample(a, b, passes=True)
 
 
 # Agresti (1990), p. 350: approval of a prime minister in two surveys; as in the examples of R's mcnemar.test.
@@ -133,14 +133,14 @@ def test_adjusting_nothing_gives_nothing() -> None:
 
 def test_many_questions_take_the_t_test() -> None:
     values = np.random.default_rng(1).normal(0.1, 1.0, 5000)
-    result = paired_test(Sample(values, np.zeros(5000)))
+    result = paired_test(PairedSample(values, np.zeros(5000)))
     assert result.test == "t"
     half = 1.96 * values.std(ddof=1) / math.sqrt(5000)
     assert (result.low, result.high) == pytest.approx((values.mean() - half, values.mean() + half), abs=1e-3)
 
 
 def test_seeded() -> None:
-    sample = Sample(np.random.default_rng(1).normal(0.1, 1.0, 40), np.zeros(40))
+    sample = PairedSample(np.random.default_rng(1).normal(0.1, 1.0, 40), np.zeros(40))
     assert paired_test(sample, seed=1) == paired_test(sample, seed=1)
 
 
@@ -148,30 +148,30 @@ def test_many_clusters_of_one_size_are_a_t_test_of_their_means() -> None:
     rng = np.random.default_rng(4)
     topics = np.repeat(np.arange(120), 5)
     values = rng.normal(0.2, 1.0, 600) + np.repeat(rng.normal(0, 1.0, 120), 5)
-    result = paired_test(Sample(values, np.zeros(600), clusters=topics))
-    of_means = paired_test(Sample(values.reshape(120, 5).mean(axis=1), np.zeros(120)), "t")
+    result = paired_test(PairedSample(values, np.zeros(600), clusters=topics))
+    of_means = paired_test(PairedSample(values.reshape(120, 5).mean(axis=1), np.zeros(120)), "t")
     assert result.test == "cluster-t"
     assert result.statistic == pytest.approx(of_means.statistic, rel=1e-6)
     assert (result.p, result.low, result.high) == pytest.approx((of_means.p, of_means.low, of_means.high), rel=1e-6)
     assert cluster_error(values, topics)[1] == 119
-    flat = paired_test(Sample(values, np.zeros(600)), "t")
+    flat = paired_test(PairedSample(values, np.zeros(600)), "t")
     assert result.high - result.low > flat.high - flat.low
 
 
 def test_few_clusters_are_flipped_as_a_whole() -> None:
     topics = np.array([0, 1, 1, 2, 2, 2, 3, 4, 5, 5])
     values = np.array([0.2, 0.1, 0.3, 0.2, -0.1, 0.3, 0.4, 0.1, 0.2, 0.5])
-    result = paired_test(Sample(values, np.zeros(10), clusters=topics))
+    result = paired_test(PairedSample(values, np.zeros(10), clusters=topics))
     # Each of the six topics gains: of 64 ways to set their signs, two are as extreme.
     assert (result.test, result.p) == ("cluster-permutation", 2 / 64)
     assert 0 < result.low < values.mean() < result.high
     # One topic has a cluster of each question: then it is the permutation test.
-    alone = Sample(SLEEP.a, SLEEP.b, clusters=np.arange(10))
+    alone = PairedSample(SLEEP.a, SLEEP.b, clusters=np.arange(10))
     assert paired_test(alone).p == pytest.approx(paired_test(SLEEP).p)
 
 
 def test_five_clusters_prove_nothing() -> None:
-    sample = Sample(np.repeat(1.0, 10) + np.arange(10) / 100, np.zeros(10), clusters=np.repeat(np.arange(5), 2))
+    sample = PairedSample(np.repeat(1.0, 10) + np.arange(10) / 100, np.zeros(10), clusters=np.repeat(np.arange(5), 2))
     result = paired_test(sample)
     assert result.p == 2 / 32
     assert (result.low, result.high) == (-math.inf, math.inf)
@@ -180,7 +180,7 @@ def test_five_clusters_prove_nothing() -> None:
 def test_the_interval_of_clusters_is_where_flips_do_not_refuse() -> None:
     rng = np.random.default_rng(8)
     topics = np.repeat(np.arange(9), [1, 2, 3, 4, 5, 6, 7, 8, 9])
-    sample = Sample(rng.normal(0.3, 1.0, 45), np.zeros(45), clusters=topics)
+    sample = PairedSample(rng.normal(0.3, 1.0, 45), np.zeros(45), clusters=topics)
     result = paired_test(sample)
     for bound, alternative in ((result.low, "greater"), (result.high, "less")):
         assert one_sided(sample, bound - 1e-9 if alternative == "greater" else bound + 1e-9, alternative) <= 0.025  # type: ignore[arg-type]
@@ -195,7 +195,7 @@ def test_one_sided_halves_the_two_sided() -> None:
 
 def test_equivalence_by_hand() -> None:
     rng = np.random.default_rng(2)
-    sample = Sample(rng.normal(0.0, 0.1, 50), np.zeros(50))
+    sample = PairedSample(rng.normal(0.0, 0.1, 50), np.zeros(50))
     error = sample.a.std(ddof=1) / math.sqrt(50)
     p = equivalence(sample, 0.05)
     from scipy import stats
@@ -234,7 +234,7 @@ def test_omnibus() -> None:
 @pytest.mark.parametrize("test", ["auto", "t", "wilcoxon", "permutation"])
 def test_degenerate_scores_have_clear_outcomes(test: str) -> None:
     def of(values: list[float]) -> tuple[float, float, float]:
-        result = paired_test(Sample(np.array(values), np.zeros(len(values))), test)  # type: ignore[arg-type]
+        result = paired_test(PairedSample(np.array(values), np.zeros(len(values))), test)  # type: ignore[arg-type]
         return result.p, result.low, result.high
 
     assert of([0.3]) == (1.0, -math.inf, math.inf)
@@ -262,13 +262,13 @@ def test_failures_that_were_not_seen_may_be_rare(passes: bool, topics: int | Non
     """Of questions in topics, or with samples that were averaged, as of any others."""
     none = np.zeros(24)
     clusters = np.repeat(np.arange(topics), 24 // topics) if topics else None
-    sample = Sample(none, none, passes, clusters, binary=True)
-    plain = one_sided(Sample(none, none, passes=True), 0.01, "less")
+    sample = PairedSample(none, none, passes, clusters, binary=True)
+    plain = one_sided(PairedSample(none, none, passes=True), 0.01, "less")
     assert one_sided(sample, 0.01, "less") >= plain > 0.3
     assert equivalence(sample, 0.05) > 0.1
-    assert equivalence(Sample(none, none, clusters=clusters), 0.05) > 0.1  # also scores that are all alike
+    assert equivalence(PairedSample(none, none, clusters=clusters), 0.05) > 0.1  # also scores that are all alike
     many = np.zeros(400)
-    assert one_sided(Sample(many, many, binary=True), 0.01, "less") < 0.05
+    assert one_sided(PairedSample(many, many, binary=True), 0.01, "less") < 0.05
 
 
 def test_mcnemar_wants_pass_or_fail() -> None:
@@ -279,9 +279,9 @@ def test_mcnemar_wants_pass_or_fail() -> None:
 @pytest.mark.parametrize("count", [3, 120])
 def test_clusters_without_any_spread(count: int) -> None:
     topics = np.repeat(np.arange(count), 4)
-    same = paired_test(Sample(np.zeros(4 * count), np.zeros(4 * count), clusters=topics))
+    same = paired_test(PairedSample(np.zeros(4 * count), np.zeros(4 * count), clusters=topics))
     assert same.p == 1.0
-    shifted = paired_test(Sample(np.ones(4 * count), np.zeros(4 * count), clusters=topics))
+    shifted = paired_test(PairedSample(np.ones(4 * count), np.zeros(4 * count), clusters=topics))
     assert shifted.p == pytest.approx(2 / 2**count)
 
 

@@ -6,7 +6,7 @@ import pytest
 from scipy import stats
 
 from fledge.comparison.options import CompareOptions
-from fledge.comparison.statistics import Sample, one_sided, paired_test
+from fledge.comparison.statistics import PairedSample, one_sided, paired_test
 from fledge.comparison.tails import (
     SMALL,
     count_for_tail,
@@ -61,7 +61,7 @@ def test_hoeffding_by_hand() -> None:
 def test_a_guard_is_not_kept_by_what_is_seldom_slow() -> None:
     """The arm takes 0.1 s less, but for two questions: a t test alone says that it takes no 0.05 s more."""
     seconds = np.array([0.9] * 38 + [1.6, 1.7])
-    sample = Sample(seconds + np.linspace(0, 0.001, 40), np.ones(40))
+    sample = PairedSample(seconds + np.linspace(0, 0.001, 40), np.ones(40))
     assert stats.ttest_1samp(sample.differences, 0.05, alternative="less").pvalue < 0.001
     assert one_sided(sample, 0.05, "less") > 0.05
 
@@ -88,7 +88,7 @@ def test_the_simulation_follows_the_rule_of_verdicts() -> None:
     for shape in (RARE, LIKE["beta(2, 4)"]):
         a, b = shape.baseline(rng, (12, 40)), shape.other(rng, (12, 40))
         expected = p_values(a, b, flip(np.round(b - a, 12), None, rng), None)
-        found = [paired_test(Sample(first, second)).p for first, second in zip(b, a, strict=True)]
+        found = [paired_test(PairedSample(first, second)).p for first, second in zip(b, a, strict=True)]
         assert np.allclose(found, expected, atol=0.04)
         assert np.max(np.abs(found - expected)[expected < 0.1], initial=0) < 0.01
     pair = compare_scores(_table(a=list(a[0]), b=list(b[0])), "quality").pairs[0]
@@ -104,7 +104,7 @@ def test_constant_against_rare_is_no_difference() -> None:
     ).pairs[0].p == pytest.approx(0.02, abs=0.02)
     assert pair.ci[0] < 0 < pair.ci[1] <= 1
     assert "the differences are too skewed for 40 questions: a few large ones carry the mean; ask about 1," in (
-        pair.in_words("quality")
+        pair.summary()
     )
 
 

@@ -45,7 +45,7 @@ def test_inconclusive_says_how_many_more_questions() -> None:
     assert pair.verdict == "inconclusive"
     assert pair.needed_questions is not None
     assert pair.needed_questions > 0
-    assert f"ask about {pair.needed_questions:,} more" in pair.in_words("quality")
+    assert f"ask about {pair.needed_questions:,} more" in pair.summary()
     assert result.winner is None
 
 
@@ -58,13 +58,13 @@ def test_the_leader_is_not_the_winner() -> None:
 def test_one_question_tells_nothing() -> None:
     result = compare_scores(_table(a=[0.1], b=[0.9]), "quality")
     assert (result.pairs[0].verdict, result.pairs[0].needed_questions, result.winner) == ("inconclusive", None, None)
-    assert "no interval, 1 question); ask more questions" in result.pairs[0].in_words("quality")
+    assert "no interval, 1 question); ask more questions" in result.pairs[0].summary()
 
 
 def test_all_ties_are_said() -> None:
     pair = compare_scores(_table(a=[0.5] * 9, b=[0.5] * 9), "quality").pairs[0]
     assert (pair.verdict, pair.p, pair.needed_questions) == ("inconclusive", 1.0, None)
-    assert "they score alike on every question" in pair.in_words("quality")
+    assert "they score alike on every question" in pair.summary()
 
 
 def test_lower_is_better_turns_the_verdict() -> None:
@@ -191,7 +191,7 @@ def test_few_topics_are_told() -> None:
     table["topic"] = table["question"].str[-1].map(lambda digit: "even" if int(digit) % 2 == 0 else "odd")
     pair = compare_scores(table, "quality").pairs[0]
     assert (pair.verdict, pair.needed_questions) == ("inconclusive", None)
-    assert pair.in_words("quality").endswith(
+    assert pair.summary().endswith(
         "; 2 topics are too few to show any difference (at least 6 are needed): "
         "ask about more topics, or compare with --independent"
     )

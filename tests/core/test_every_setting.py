@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from fledge.conversation.session import ChatConfig
+from fledge.chat.session import ChatConfig
 from fledge.core.errors import InputError
 from fledge.core.settings import Option, Workspace, flat, load, options
 from fledge.experiments.config import ExperimentConfig

@@ -79,9 +79,9 @@ class _Engine:
 
 
 @asynccontextmanager
-async def _asking(engine: _Engine, address: str, at_once: int) -> AsyncIterator[EngineClient]:
+async def _asking(engine: _Engine, address: str, max_concurrency: int) -> AsyncIterator[EngineClient]:
     async with await asyncio.start_unix_server(engine.take, address):
-        client = EngineClient(at_once)
+        client = EngineClient(max_concurrency)
         await client.connect(address)
         try:
             yield client

@@ -15,7 +15,7 @@ import pytest
 
 from fledge.core.atomic_folder import is_whole
 from fledge.engines import openvino_files
-from fledge.engines.openvino_files import exported
+from fledge.engines.openvino_files import find_or_export
 from fledge.models import snapshot
 from fledge.registry.package import export
 
@@ -33,7 +33,7 @@ exported(snapshot.resolve("embedded"), Path(sys.argv[1]), "exact", lambda text: 
 
 def test_a_damaged_export_is_not_released_and_is_made_anew(tmp_path: Path, engine_cache: Path) -> None:
     model = snapshot.resolve("embedded")
-    made = exported(model, engine_cache, "exact", lambda _: None)
+    made = find_or_export(model, engine_cache, "exact", lambda _: None)
     kept = tmp_path / "engines" / made.name
     shutil.copytree(made, kept)
     with (kept / "openvino_model.bin").open("r+b") as file:
@@ -53,18 +53,18 @@ def test_a_stage_that_takes_long_is_said_again(
     tmp_path: Path, engine_cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = snapshot.resolve("embedded")
-    made = exported(model, engine_cache, "exact", lambda _: None)
+    made = find_or_export(model, engine_cache, "exact", lambda _: None)
     shutil.copytree(made, tmp_path / made.name)
     monkeypatch.setattr(openvino_files, "HEARTBEAT_S", 0.05)
     said: list[str] = []
-    exported(model, tmp_path, "fast", said.append)
+    find_or_export(model, tmp_path, "fast", said.append)
     assert said[0].startswith("quantizing embedded to int8, once for this model: about ")
     assert len([text for text in said if "measuring the accuracy of int8" in text]) > 2
 
 
 def test_who_waits_for_another_export_is_told(tmp_path: Path, engine_cache: Path) -> None:
     model = snapshot.resolve("embedded")
-    made = exported(model, engine_cache, "exact", lambda _: None)
+    made = find_or_export(model, engine_cache, "exact", lambda _: None)
     shutil.copytree(made, tmp_path / made.name)
     told = threading.Event()
     said: list[str] = []
@@ -75,7 +75,7 @@ def test_who_waits_for_another_export_is_told(tmp_path: Path, engine_cache: Path
 
     with (tmp_path / f"{made.name}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        waiting = threading.Thread(target=exported, args=(model, tmp_path, "exact", say))
+        waiting = threading.Thread(target=find_or_export, args=(model, tmp_path, "exact", say))
         waiting.start()
         assert told.wait(60)
     waiting.join(60)
@@ -103,7 +103,7 @@ def test_an_interrupted_export_leaves_no_process(tmp_path: Path) -> None:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        exported(snapshot.resolve("embedded"), tmp_path, "exact", say)
+        find_or_export(snapshot.resolve("embedded"), tmp_path, "exact", say)
     named = [item.info["cmdline"] or [] for item in psutil.process_iter(["cmdline"])]
     assert not [line for line in named if str(tmp_path) in " ".join(line)]
     assert [path.name for path in tmp_path.iterdir() if path.suffix != ".lock"] == []

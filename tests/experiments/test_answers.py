@@ -12,7 +12,7 @@ from fledge.experiments.answers import AnswerList, answers
 from fledge.experiments.config import ExperimentConfig
 from fledge.experiments.run import run_experiment
 from fledge.scoring.catalogue import scorer
-from fledge.tracking._mlflow import connect
+from fledge.tracking._mlflow_connection import connect
 
 QUESTIONS = """question,reference,topic
 Where is Paris?,in France,places

@@ -20,7 +20,7 @@ from fledge.experiments.arms import (
     default_generation,
     default_prompt,
     own_arms,
-    wanted,
+    select_arms,
 )
 from fledge.experiments.config import ArmConfig, ExperimentConfig
 from fledge.models import snapshot
@@ -37,7 +37,7 @@ def _prompt(label: str, **changes: Any) -> Prompt:
 
 
 def _build(config: ExperimentConfig) -> list[Arm]:
-    asked = wanted(config)
+    asked = select_arms(config)
     models = {arm.model: snapshot.resolve("embedded") for arm in asked}
     return build_arms(config, asked, [_prompt(arm.prompt) for arm in asked], models)
 
@@ -115,7 +115,7 @@ def test_a_prompt_is_put_to_each_model_in_its_own_format(tmp_path: Path) -> None
         "http://127.0.0.1:1/v1#m": RemoteModel("http://127.0.0.1:1/v1#m"),
     }
     config = ExperimentConfig(prompts=("a",), model="embedded", more_models=tuple(models))
-    asked = wanted(config)
+    asked = select_arms(config)
     arms = build_arms(config, asked, [_prompt("a") for _ in asked], models)
     assert [arm.format for arm in arms] == ["completion", "chat", "chat"]
     assert [arm.asked and arm.asked.template for arm in arms] == ["Q: {{question}}"] + [CHAT] * 2

@@ -8,7 +8,7 @@ from mlflow import MlflowClient
 
 from fledge.core.settings import Workspace
 from fledge.engines.scripted import ScriptedEngine
-from fledge.experiments._mlflow import load_table
+from fledge.experiments._mlflow_experiments import load_table
 from fledge.experiments.config import ExperimentConfig
 from fledge.experiments.run import resume_experiment, run_experiment
 from fledge.scoring.catalogue import scorer

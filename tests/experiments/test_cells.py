@@ -16,7 +16,7 @@ from fledge.experiments.arms import Arm
 from fledge.experiments.cell_runner import ask
 from fledge.experiments.cells import Answer, Cell, order_cells
 from fledge.questions.question_set import Question
-from fledge.scoring.catalogue import chosen
+from fledge.scoring.catalogue import choose_scorers
 from tests.conftest import PATIENCE_S
 
 ARM = Arm("a", None, "", GenerationParams(), chain="mine")
@@ -28,7 +28,11 @@ def _cells(count: int = 1, question: str = "Why?", reference: str | None = None)
 
 def _ask(work: Any, cells: list[Cell], **options: Any) -> list[Answer]:
     chain = work if hasattr(work, "invoke") else RunnableLambda(work)
-    return list(ask(cells, {("a", 0): chain}, lambda _: None, **{"at_once": 4, "scorers": chosen(()), **options}))
+    return list(
+        ask(
+            cells, {("a", 0): chain}, lambda _: None, **{"max_concurrency": 4, "scorers": choose_scorers(()), **options}
+        )
+    )
 
 
 def test_cells_are_interleaved_in_an_order_that_the_seed_decides() -> None:
@@ -45,7 +49,7 @@ def test_cells_are_interleaved_in_an_order_that_the_seed_decides() -> None:
 def test_an_answer_is_kept_before_it_is_told() -> None:
     kept: list[str] = []
     chains = {("a", 0): RunnableLambda(lambda values: values["question"].upper())}
-    for answer in ask(_cells(5), chains, lambda answer: kept.append(answer.key), at_once=2):
+    for answer in ask(_cells(5), chains, lambda answer: kept.append(answer.key), max_concurrency=2):
         assert answer.key in kept
         assert answer.text == "WHY?"
     assert len(kept) == 5
@@ -64,10 +68,10 @@ def test_as_many_as_allowed_are_in_the_making_and_no_more() -> None:
             now -= 1
         return "yes"
 
-    _ask(work, _cells(12), at_once=3)
+    _ask(work, _cells(12), max_concurrency=3)
     assert most == 3
     most, together = 0, threading.Barrier(1)
-    _ask(work, _cells(3), at_once=1)
+    _ask(work, _cells(3), max_concurrency=1)
     assert most == 1
 
 
@@ -124,7 +128,7 @@ def test_what_is_broken_off_is_no_answer_and_what_came_is_kept() -> None:
         *_cells(1, question="Who?"),
         *(Cell("a", Question(f"q{place}", "Why?"), 0, f"k{place}") for place in range(3)),
     ]
-    answers = ask(cells, {("a", 0): RunnableLambda(work)}, kept.append, at_once=4)
+    answers = ask(cells, {("a", 0): RunnableLambda(work)}, kept.append, max_concurrency=4)
     assert next(answers).text == "yes"
     answers.close()
     leave.set()

@@ -16,19 +16,19 @@ from fledge.engines.engine import GenerationParams
 from fledge.experiments.arms import Arm
 from fledge.experiments.cells import Answer
 from fledge.experiments.config import ExperimentConfig
-from fledge.experiments.journal import Journal, Plan
+from fledge.experiments.journal import ExperimentPlan, Journal
 from fledge.prompts.prompt import Prompt
 from fledge.questions.question_set import Question, QuestionSet
 
 
-def _plan(tmp_path: Path) -> Plan:
+def _plan(tmp_path: Path) -> ExperimentPlan:
     arms = (
         Arm("text", Prompt("text", 3, "{{question}}"), "embedded", GenerationParams(stop=("x",)), "d"),
         Arm("chat", Prompt("chat", 1, (Message("user", "{{question}}"),)), "embedded", GenerationParams(), "d"),
     )
     questions = QuestionSet("mine.csv", (Question("1", "Why?", "So.", columns={"level": "5"}), Question("2", "Who?")))
     config = ExperimentConfig(tracking_uri="http://me:secret@127.0.0.1:1", state=str(tmp_path), samples=2)
-    return Plan("0" * 32, "1", config, arms, questions)
+    return ExperimentPlan("0" * 32, "1", config, arms, questions)
 
 
 def _answer(key: str, **changes: object) -> Answer:

@@ -16,7 +16,7 @@ from mlflow import MlflowClient
 from fledge.core.errors import FledgeError, InputError
 from fledge.core.settings import Workspace, load
 from fledge.engines.scripted import ScriptedEngine
-from fledge.experiments._mlflow import load_table
+from fledge.experiments._mlflow_experiments import load_table
 from fledge.experiments.config import ExperimentConfig
 from fledge.experiments.evaluation import evaluate
 from fledge.experiments.run import resume_experiment, run_experiment

@@ -12,7 +12,7 @@ from mlflow.genai.scorers import scorer
 from fledge.comparison.options import CompareOptions
 from fledge.comparison.verdict import compare_scores
 from fledge.core.settings import Workspace
-from fledge.tracking._mlflow import connect
+from fledge.tracking._mlflow_connection import connect
 
 compare_evaluations = getattr(mlflow.genai, "compare_evaluations", None)
 pytestmark = [

@@ -19,7 +19,7 @@ def _config(workspace: Workspace, **changes: object) -> ExperimentConfig:
     return replace(config, **changes)  # type: ignore[arg-type]
 
 
-def test_which_way_a_scorer_is_better_is_laid_down(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_which_way_a_scorer_is_better_is_pre_registered(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
     Path("rude.py").write_text(
         "import fledge\n@fledge.scorer(higher_is_better=False)\ndef rude(answer): return float(len(answer))\n"
     )

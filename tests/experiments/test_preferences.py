@@ -12,7 +12,7 @@ from fledge.core.errors import FledgeError, InputError
 from fledge.core.settings import Workspace
 from fledge.engines.scripted import ScriptedEngine
 from fledge.experiments import _mlflow_preferences
-from fledge.experiments._mlflow import load_artifact, load_comparison
+from fledge.experiments._mlflow_experiments import load_artifact, load_comparison
 from fledge.experiments.comparison import compare
 from fledge.experiments.config import ExperimentConfig
 from fledge.experiments.run import run_experiment

@@ -20,7 +20,7 @@ from fledge.core import state
 from fledge.core.errors import FledgeError, InputError
 from fledge.core.settings import Workspace
 from fledge.engines.scripted import ScriptedEngine
-from fledge.experiments._mlflow import load_table
+from fledge.experiments._mlflow_experiments import load_table
 from fledge.experiments.config import ExperimentConfig
 from fledge.experiments.run import resume_experiment, run_experiment
 from fledge.experiments.runs import runs

@@ -23,7 +23,7 @@ from fledge.core.errors import FledgeError, InputError
 from fledge.core.settings import Workspace
 from fledge.engines.engine import Engine, GenerationParams, Prompt, Stream
 from fledge.engines.scripted import ScriptedEngine
-from fledge.experiments._mlflow import load_table
+from fledge.experiments._mlflow_experiments import load_table
 from fledge.experiments.comparison import compare
 from fledge.experiments.config import ArmConfig, ExperimentConfig
 from fledge.experiments.run import resume_experiment, run_experiment
@@ -100,10 +100,10 @@ def test_runs_traces_and_tables_are_in_mlflow(workspace: Workspace) -> None:
 
 
 def test_a_run_remembers_its_configuration(workspace: Workspace) -> None:
-    from fledge.experiments._mlflow import load_arm, load_settings
-    from fledge.prompts._mlflow import open_store
+    from fledge.experiments._mlflow_experiments import load_arm, load_settings
+    from fledge.prompts._mlflow_registry import open_store
     from fledge.prompts.prompt import Draft
-    from fledge.tracking._mlflow import connect
+    from fledge.tracking._mlflow_connection import connect
 
     generation = GenerationParams(max_tokens=9, temperature=0.5, stop=("a", "b"))
     config = _config(workspace, prompts=("expert", "simple"), generation=generation, tags=("team=x",))
@@ -273,9 +273,9 @@ def test_an_error_stays_with_its_cell(workspace: Workspace) -> None:
 
 
 def test_a_prompt_whose_variable_no_question_has(workspace: Workspace, tmp_path: Path) -> None:
-    from fledge.prompts._mlflow import open_store
+    from fledge.prompts._mlflow_registry import open_store
     from fledge.prompts.prompt import Draft
-    from fledge.tracking._mlflow import connect
+    from fledge.tracking._mlflow_connection import connect
 
     client = connect(workspace.tracking)
     open_store(client).register(Draft("mine", "{{question}} for {{audience}}"))

@@ -14,7 +14,7 @@ from fledge.experiments.config import ExperimentConfig
 from fledge.experiments.evaluation import evaluate
 from fledge.experiments.run import run_experiment
 from fledge.experiments.runs import runs
-from fledge.tracking._mlflow import connect
+from fledge.tracking._mlflow_connection import connect
 
 
 def _config(workspace: Workspace, **changes: object) -> ExperimentConfig:

@@ -10,7 +10,7 @@ from mlflow import MlflowClient
 from fledge.core.errors import InputError
 from fledge.core.settings import Workspace
 from fledge.core.types import Message
-from fledge.experiments._mlflow import load_settings, load_table
+from fledge.experiments._mlflow_experiments import load_settings, load_table
 from fledge.experiments.config import ArmConfig, ExperimentConfig
 from fledge.experiments.run import run_experiment
 from fledge.experiments.shots import few_shot, register_few_shot

@@ -5,7 +5,7 @@ import pytest
 from fledge.core.errors import InputError
 from fledge.core.settings import Workspace
 from fledge.experiments.comparison import compare
-from fledge.tracking._mlflow import connect
+from fledge.tracking._mlflow_connection import connect
 
 
 @pytest.mark.parametrize(("status", "said"), [("KILLED", "killed"), ("RUNNING", "still running, or killed")])

@@ -18,13 +18,13 @@ from fledge.core.messages import Answered, FeedbackRecord, OutboxRecord
 from fledge.core.outbox_files import outbox_files
 from fledge.core.settings import Workspace
 from fledge.monitoring import recorder as recorder_module
-from fledge.monitoring._mlflow import TraceShipper
-from fledge.monitoring.outbox_reader import KEPT_FILES, Record, RecordRefusedError
-from fledge.monitoring.recorder import POSITION_FILE, REFUSED_FILE, Recorder, pause
+from fledge.monitoring._mlflow_requests import TraceShipper
+from fledge.monitoring.recorder import POSITION_FILE, REFUSED_FILE, OutboxRecorder, pause
 from fledge.serving import outbox as outbox_module
 from fledge.serving.outbox import Outbox
+from fledge.serving.outbox_reader import KEPT_FILES, Record, RecordRefusedError
 from fledge.serving.redaction import make_redactor
-from fledge.tracking._mlflow import connect
+from fledge.tracking._mlflow_connection import connect
 from tests.serving.harness import until
 
 CAP = 10**9
@@ -72,12 +72,12 @@ def test_what_was_left_is_in_mlflow_once_however_often_it_is_shipped(workspace: 
     outbox = tmp_path / "outbox"
     _leave(outbox, range(30))
     shipper = TraceShipper(workspace.tracking, "mine")
-    recorder = Recorder(outbox, shipper, cap_bytes=CAP)
+    recorder = OutboxRecorder(outbox, shipper, cap_bytes=CAP)
     assert [recorder.ship_some(20) for _ in range(3)] == [20, 10, 0]
     expected = [f"tr-{number:032x}" for number in range(30)]
     assert _traces(workspace) == expected
     (outbox / POSITION_FILE).unlink()  # as where the machine stopped before the position was kept
-    again = Recorder(outbox, shipper, cap_bytes=CAP)
+    again = OutboxRecorder(outbox, shipper, cap_bytes=CAP)
     assert again.ship_some() == 30
     assert _traces(workspace) == expected
 
@@ -87,7 +87,7 @@ def test_a_small_outbox_takes_as_much_as_is_shipped(tmp_path: Path, monkeypatch:
     monkeypatch.setattr(outbox_module, "FLUSH_S", 0.01)
     sink, cap = _Sink(), 100_000
     box = Outbox(tmp_path, cap_bytes=cap, content="keep", redact=make_redactor(()))
-    recorder = Recorder(tmp_path, sink, cap_bytes=cap)
+    recorder = OutboxRecorder(tmp_path, sink, cap_bytes=cap)
 
     async def go_on() -> None:
         writing = asyncio.create_task(box.run())
@@ -111,18 +111,18 @@ def test_a_small_outbox_takes_as_much_as_is_shipped(tmp_path: Path, monkeypatch:
 def test_it_goes_on_where_it_was_left_and_leaves_a_broken_line_out(tmp_path: Path) -> None:
     outbox, sink = tmp_path / "outbox", _Sink()
     _leave(outbox, [1, 2])
-    Recorder(outbox, sink, cap_bytes=CAP).ship_some()
+    OutboxRecorder(outbox, sink, cap_bytes=CAP).ship_some()
     with (outbox / "outbox-000001.jsonl").open("ab") as file:
         file.write(b'{"trace_id": \n')
     _leave(outbox, [3])
     with (outbox / "outbox-000001.jsonl").open("ab") as file:
         file.write(b'{"half a line')
     told: dict[str, Any] = {}
-    recorder = Recorder(outbox, sink, cap_bytes=CAP, told=lambda **figures: told.update(figures))
+    recorder = OutboxRecorder(outbox, sink, cap_bytes=CAP, told=lambda **figures: told.update(figures))
     recorder.stop()
     recorder.run()
     assert [record.request_id for record in sink.taken] == [f"{number:032x}" for number in (1, 2, 3)]
-    assert told == {"shipped": 1, "waiting": 0, "refused": 0, "trouble": ""}
+    assert told == {"shipped": 1, "waiting": 0, "refused": 0, "last_error": ""}
 
 
 def test_a_tracker_that_is_down_only_delays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -130,15 +130,15 @@ def test_a_tracker_that_is_down_only_delays(tmp_path: Path, monkeypatch: pytest.
     outbox, sink, told = tmp_path / "outbox", _Sink(), list[dict[str, Any]]()
     sink.down = True
     _leave(outbox, range(5))
-    recorder = Recorder(outbox, sink, cap_bytes=CAP, told=lambda **figures: told.append(figures))
+    recorder = OutboxRecorder(outbox, sink, cap_bytes=CAP, told=lambda **figures: told.append(figures))
     thread = threading.Thread(target=recorder.run)
     thread.start()
     try:
         assert until(lambda: len(told) > 2)
-        assert told[-1] == {"shipped": 0, "waiting": 5, "refused": 0, "trouble": "the tracker does not answer"}
+        assert told[-1] == {"shipped": 0, "waiting": 5, "refused": 0, "last_error": "the tracker does not answer"}
         _leave(outbox, range(5, 8))
         sink.down = False
-        assert until(lambda: told[-1] == {"shipped": 8, "waiting": 0, "refused": 0, "trouble": ""})
+        assert until(lambda: told[-1] == {"shipped": 8, "waiting": 0, "refused": 0, "last_error": ""})
     finally:
         recorder.stop()
         thread.join()
@@ -156,11 +156,11 @@ def test_one_record_that_is_refused_for_ever_holds_up_no_other(tmp_path: Path, m
         sink(records)
 
     told: dict[str, Any] = {}
-    recorder = Recorder(outbox, ship, cap_bytes=CAP, told=lambda **figures: told.update(figures))
+    recorder = OutboxRecorder(outbox, ship, cap_bytes=CAP, told=lambda **figures: told.update(figures))
     thread = threading.Thread(target=recorder.run)
     thread.start()
     try:
-        assert until(lambda: told == {"shipped": 39, "waiting": 0, "refused": 1, "trouble": ""})
+        assert until(lambda: told == {"shipped": 39, "waiting": 0, "refused": 1, "last_error": ""})
     finally:
         recorder.stop()
         thread.join()
@@ -172,7 +172,7 @@ def test_one_record_that_is_refused_for_ever_holds_up_no_other(tmp_path: Path, m
 def test_a_store_that_is_locked_is_waited_for(workspace: Workspace, tmp_path: Path) -> None:
     outbox = tmp_path / "outbox"
     _leave(outbox, range(3))
-    recorder = Recorder(outbox, TraceShipper(workspace.tracking, "mine"), cap_bytes=CAP)
+    recorder = OutboxRecorder(outbox, TraceShipper(workspace.tracking, "mine"), cap_bytes=CAP)
     recorder.ship_some(1)  # which makes the experiment
     database = sqlite3.connect(workspace.tracking.removeprefix("sqlite:///"), check_same_thread=False)
     database.execute("BEGIN EXCLUSIVE")
@@ -188,11 +188,11 @@ def test_files_that_are_shipped_are_removed_once_every_reader_has_them(tmp_path:
     outbox, sink = tmp_path / "outbox", _Sink()
     for file in range(1, KEPT_FILES + 4):
         _leave(outbox, [file], file)
-    recorder = Recorder(outbox, sink, cap_bytes=CAP, waits_for="position-other.json")
+    recorder = OutboxRecorder(outbox, sink, cap_bytes=CAP, waits_for="position-other.json")
     while recorder.ship_some():
         pass
     assert len(outbox_files(outbox)) == KEPT_FILES + 3
-    other = Recorder(outbox, sink, cap_bytes=CAP, position_file="position-other.json", removes=False)
+    other = OutboxRecorder(outbox, sink, cap_bytes=CAP, position_file="position-other.json", removes=False)
     while other.ship_some():
         pass
     assert len(outbox_files(outbox)) == KEPT_FILES + 3
@@ -202,7 +202,7 @@ def test_files_that_are_shipped_are_removed_once_every_reader_has_them(tmp_path:
     assert len(sink.taken) == 2 * (KEPT_FILES + 3) + 1
     for file in range(200, 210):
         _leave(outbox, [file], file)
-    small = Recorder(outbox, sink, cap_bytes=1000, waits_for="position-other.json")
+    small = OutboxRecorder(outbox, sink, cap_bytes=1000, waits_for="position-other.json")
     while small.ship_some():
         pass
     assert len(outbox_files(outbox)) == 1  # where room is scarce nobody is waited for, and nothing is kept
@@ -219,9 +219,9 @@ def test_feedback_becomes_an_assessment_once(workspace: Workspace, tmp_path: Pat
             file.write(msgspec.json.encode(given) + b"\n")
         file.write(msgspec.json.encode(FeedbackRecord("lost", f"{8:032x}", "good", False)) + b"\n")
     shipper = TraceShipper(workspace.tracking, "mine")
-    Recorder(outbox, shipper, cap_bytes=CAP).ship_some()
+    OutboxRecorder(outbox, shipper, cap_bytes=CAP).ship_some()
     (outbox / POSITION_FILE).unlink()
-    Recorder(outbox, shipper, cap_bytes=CAP).ship_some()
+    OutboxRecorder(outbox, shipper, cap_bytes=CAP).ship_some()
     trace = MlflowClient(workspace.tracking).get_trace(f"tr-{7:032x}")
     found = {item.name: (item.feedback.value, item.rationale) for item in trace.info.assessments}
     assert len(trace.info.assessments) == 2
@@ -239,4 +239,4 @@ def test_a_position_that_cannot_be_read_ships_from_the_start(tmp_path: Path) -> 
     outbox, sink = tmp_path / "outbox", _Sink()
     _leave(outbox, [1])
     (outbox / POSITION_FILE).write_text(json.dumps({"file": "outbox-000001.jsonl"})[:-3])
-    assert Recorder(outbox, sink, cap_bytes=CAP).ship_some() == 1
+    assert OutboxRecorder(outbox, sink, cap_bytes=CAP).ship_some() == 1

@@ -3,23 +3,23 @@ import time
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fledge.prompts.diff import Part, word_diff
+from fledge.prompts.diff import DiffPart, word_diff
 
 
 def test_whole_words_change() -> None:
     assert word_diff("Answer the question.", "Answer each question.") == [
-        Part("equal", "Answer "),
-        Part("delete", "the"),
-        Part("insert", "each"),
-        Part("equal", " question."),
+        DiffPart("equal", "Answer "),
+        DiffPart("delete", "the"),
+        DiffPart("insert", "each"),
+        DiffPart("equal", " question."),
     ]
 
 
 def test_nothing_changed() -> None:
-    assert word_diff("same", "same") == [Part("equal", "same")]
+    assert word_diff("same", "same") == [DiffPart("equal", "same")]
     assert word_diff("", "") == []
-    assert word_diff("", "new") == [Part("insert", "new")]
-    assert word_diff("old", "") == [Part("delete", "old")]
+    assert word_diff("", "new") == [DiffPart("insert", "new")]
+    assert word_diff("old", "") == [DiffPart("delete", "old")]
 
 
 WORDS = st.lists(st.sampled_from(["the", "a", " ", "\n", "{{question}}", "😀", "\r\n", "-", "[-"]), max_size=30).map(
@@ -42,4 +42,4 @@ def test_long_texts_take_no_minutes() -> None:
     started = time.perf_counter()
     parts = word_diff(before, before.replace("word 7", "number 7"))
     assert time.perf_counter() - started < 60
-    assert Part("insert", "number") in parts or len(parts) > 1
+    assert DiffPart("insert", "number") in parts or len(parts) > 1

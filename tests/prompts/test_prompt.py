@@ -2,7 +2,7 @@ import pytest
 
 from fledge.core.errors import InputError
 from fledge.core.types import Message
-from fledge.prompts.prompt import Draft, Prompt, Reference, check_alias, parse_reference
+from fledge.prompts.prompt import Draft, Prompt, PromptRef, check_alias, parse_reference
 
 CHAT = (Message("system", "You know {{topic}}."), Message("user", "{{question}} about {{topic}}?"))
 
@@ -57,13 +57,13 @@ def test_tags_of_mlflow_cannot_be_set(key: str) -> None:
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("qa", Reference("qa", None, None)),
-        ("qa/12", Reference("qa", 12, None)),
-        ("qa@good", Reference("qa", None, "good")),
-        ("prompts:/qa.v2/1", Reference("qa.v2", 1, None)),
+        ("qa", PromptRef("qa", None, None)),
+        ("qa/12", PromptRef("qa", 12, None)),
+        ("qa@good", PromptRef("qa", None, "good")),
+        ("prompts:/qa.v2/1", PromptRef("qa.v2", 1, None)),
     ],
 )
-def test_references(text: str, expected: Reference) -> None:
+def test_references(text: str, expected: PromptRef) -> None:
     assert parse_reference(text) == expected
 
 

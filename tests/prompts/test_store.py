@@ -14,11 +14,11 @@ from mlflow import MlflowClient
 from fledge.core.errors import FledgeError, InputError
 from fledge.core.settings import Workspace
 from fledge.core.types import Message
-from fledge.prompts import _mlflow
-from fledge.prompts._mlflow import RegistryStore, open_store
+from fledge.prompts import _mlflow_registry
 from fledge.prompts._mlflow_artifacts import ArtifactStore
+from fledge.prompts._mlflow_registry import RegistryStore, open_store
 from fledge.prompts.prompt import Draft, PromptStore
-from fledge.tracking._mlflow import connect
+from fledge.tracking._mlflow_connection import connect
 
 CHAT = (Message("system", "Be short. 😀\r\n"), Message("user", "{{question}}"))
 
@@ -65,7 +65,7 @@ def test_of_several_that_register_the_same_at_once_the_first_counts(
 def test_a_prompt_whose_maker_died_gets_its_first_version_from_another(
     client: MlflowClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_mlflow, "FIRST_VERSION_S", 0.2)
+    monkeypatch.setattr(_mlflow_registry, "FIRST_VERSION_S", 0.2)
     client.create_prompt("simple")
     assert open_store(client).load("simple").version == 1
 
@@ -219,7 +219,7 @@ def test_a_run_knows_its_prompts(store: PromptStore, client: MlflowClient) -> No
 
 
 def test_pages_of_prompts_and_versions(client: MlflowClient, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fledge.prompts._mlflow.PAGE", 2)
+    monkeypatch.setattr("fledge.prompts._mlflow_registry.PAGE", 2)
     store = RegistryStore(client, "here")
     for name in "abcde":
         store.register(Draft(name, "{{question}}"))

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 import pytest
 
 from fledge.core.errors import InputError
-from fledge.questions.checks import cleaned, warnings
+from fledge.questions.checks import clean, warnings
 from fledge.questions.question_set import Question, default_questions
 from fledge.questions.rows import Reading, Row, collect
 
@@ -56,7 +56,7 @@ def test_one_question_twice() -> None:
         {"id": "3", "question": "a?", "reference": "y", "level": "1"},
     )
     assert _kinds(reading) == [("duplicate", 3), ("repeated", 4)]
-    assert [item.id for item in cleaned(reading).questions] == ["1", "3"]
+    assert [item.id for item in clean(reading).questions] == ["1", "3"]
 
 
 def test_a_question_in_two_splits_is_a_leak() -> None:
@@ -69,7 +69,7 @@ def test_a_question_in_two_splits_is_a_leak() -> None:
     )
     assert _kinds(reading) == [("leak", 3), ("leak", 4), ("leak", 6)]
     assert "line 2, which is in the split 'train'" in warnings(reading)[0].message
-    assert len(cleaned(reading).questions) == 4  # the third row repeats the first; the other split stays
+    assert len(clean(reading).questions) == 4  # the third row repeats the first; the other split stays
 
 
 def test_odd_rows() -> None:
@@ -115,10 +115,10 @@ def test_topics() -> None:
 def test_a_copy_without_rows_that_are_there_twice() -> None:
     twice = _read({"id": "1", "question": "a?"}, {"id": "1", "question": "a?"}, {"id": "2", "question": "b?"})
     assert [error.kind for error in twice.errors] == ["duplicate"]
-    assert [item.id for item in cleaned(twice).questions] == ["1", "2"]
+    assert [item.id for item in clean(twice).questions] == ["1", "2"]
     worse = _read({"id": "1", "question": "a?"}, {"id": "1", "question": "b?"})
     with pytest.raises(InputError, match=r"mine\.csv, line 3: id '1' is also on line 2"):
-        cleaned(worse)
+        clean(worse)
 
 
 @pytest.mark.slow
@@ -135,5 +135,5 @@ def test_a_hundred_thousand_questions_take_seconds(kind: str) -> None:
     reading = Reading("many", "line", questions, tuple(range(100_000)), ())
     started = time.process_time()
     warnings(reading)
-    cleaned(reading)
+    clean(reading)
     assert time.process_time() - started < 20  # 3 s on a quiet machine of 2026

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from fledge.core.errors import InputError
 from fledge.questions.files import jsonl, read_file, write_file
 from fledge.questions.question_set import Question, QuestionSet, default_questions
-from fledge.questions.rows import told
+from fledge.questions.rows import describe_notes
 from fledge.questions.sources import read, read_questions
 
 ROWS = "\n".join(json.dumps({"id": f"q{n}", "question": f"What is {n}?", "reference": str(n)}) for n in range(1, 7))
@@ -177,7 +177,7 @@ def test_encodings_separators_and_padded_headers_are_recognised(
     reading = read(path)
     (item,) = reading.question_set().questions
     assert (item.id, item.question.replace("\xa0", "\u202f")) == ("1", "Où est le café\u202f?")
-    said = told("a.csv", reading.notes)
+    said = describe_notes("a.csv", reading.notes)
     assert said.startswith("a.csv: ")
     assert (note in said) if note else not reading.notes
 

@@ -13,12 +13,12 @@ from mlflow import MlflowClient
 
 from fledge.core.errors import FledgeError, InputError
 from fledge.core.settings import Workspace
-from fledge.questions import _mlflow
+from fledge.questions import _mlflow_datasets
 from fledge.questions.layout import QuestionLayout
 from fledge.questions.question_set import Question, QuestionSet, default_questions
 from fledge.questions.sources import read, read_questions
 from fledge.questions.versions import QuestionsConfig, Version, register_questions
-from fledge.tracking._mlflow import connect
+from fledge.tracking._mlflow_connection import connect
 from tests.experiments.tracking_server import TrackingServer
 from tests.questions.test_files import sets
 
@@ -54,9 +54,9 @@ def test_versions_are_listed_by_name_and_newest_first(config: QuestionsConfig, c
     for questions, name in ((ONE, "qa"), (TWO, "qa"), (ONE, "q"), (ONE, "qa.b")):
         register_questions(questions, name, config)
     client.create_dataset("of others")
-    every = _mlflow.versions(client)
+    every = _mlflow_datasets.versions(client)
     assert [version.source for version in every] == ["dataset:q/1", "dataset:qa/2", "dataset:qa/1", "dataset:qa.b/1"]
-    assert [version.version for version in _mlflow.versions(client, "qa")] == [2, 1]
+    assert [version.version for version in _mlflow_datasets.versions(client, "qa")] == [2, 1]
 
 
 @settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -101,7 +101,7 @@ def test_a_set_registered_when_empty_columns_counted_is_unchanged(
     questions = QuestionSet("x", (Question("1", "a?", columns={"level": "1", "kind": ""}),))
     version = register_questions(questions, "qa", config)
     before = "45f67ed487035b1b5ff15079b8330346ca5ea013b7effa994ab5bb52869ef873"
-    client.set_dataset_tags(version.dataset_id, {_mlflow.DIGEST_TAG: before})
+    client.set_dataset_tags(version.dataset_id, {_mlflow_datasets.DIGEST_TAG: before})
     assert read_questions("dataset:qa", config).questions == questions.questions
     assert not register_questions(questions, "qa", config).new
 
@@ -195,7 +195,7 @@ def test_an_interruption_leaves_nothing_behind(config: QuestionsConfig, client: 
 
 
 def test_a_version_that_a_killed_process_left_is_not_read(config: QuestionsConfig, client: MlflowClient) -> None:
-    client.create_dataset("qa/1", tags={_mlflow.VERSION_TAG: "1"})
+    client.create_dataset("qa/1", tags={_mlflow_datasets.VERSION_TAG: "1"})
     with pytest.raises(InputError, match="not whole"):
         read_questions("dataset:qa/1", config)
     with pytest.raises(InputError, match="no dataset 'qa'"):
@@ -255,7 +255,7 @@ def test_a_server_without_datasets_is_said(monkeypatch: pytest.MonkeyPatch, code
         uri = f"http://127.0.0.1:{server.server_port}"
         try:
             with pytest.raises(FledgeError, match=r"datasets.* SQL store") as caught:
-                _mlflow.read_dataset(MlflowClient(tracking_uri=uri, registry_uri=uri), "qa")
+                _mlflow_datasets.read_dataset(MlflowClient(tracking_uri=uri, registry_uri=uri), "qa")
         finally:
             server.shutdown()
             thread.join()

@@ -25,7 +25,7 @@ from fledge.core.errors import InputError, RefusedError
 from fledge.core.settings import Workspace
 from fledge.engines.engine import Engine
 from fledge.engines.selection import find, release_folder
-from fledge.experiments._mlflow import load_arm
+from fledge.experiments._mlflow_experiments import load_arm
 from fledge.experiments.comparison import compare
 from fledge.experiments.config import ArmConfig, ExperimentConfig
 from fledge.experiments.evaluation import evaluate
@@ -35,7 +35,7 @@ from fledge.prompts.prompt import Draft
 from fledge.prompts.store import open_prompts
 from fledge.registry.release import history, promote, register
 from fledge.releases.manifest import Manifest, load_manifest
-from fledge.tracking._mlflow import connect
+from fledge.tracking._mlflow_connection import connect
 from tests.models.hub_server import Hub, serve
 from tests.models.instruct_model import write_instruct_model
 
@@ -70,7 +70,7 @@ def test_from_a_comparison(workspace: Workspace, embedded_engine: Engine) -> Non
     unproven = register(config, run_id=run.run_id, arm="simple")
     assert unproven.name == "huggingface-dialogpt-model"
     assert unproven.arm is not None
-    assert unproven.arm.in_words() == "arm simple, unproven: no verdict speaks for it"
+    assert unproven.arm.summary() == "arm simple, unproven: no verdict speaks for it"
     verdict = compare(config, run.run_id, options=CompareOptions(metric="token_f1"))
     released = register(_config(workspace), name="mine", run_id=run.run_id)
     assert released.arm is not None
@@ -106,7 +106,7 @@ def test_from_an_evaluation_of_a_release(workspace: Workspace, embedded_engine: 
     again = register(_config(workspace), run_id="last")  # of a release, under its name
     assert (again.name, again.version, again.new, again.digest) == ("mine", 1, False, first.digest)
     assert again.arm is not None
-    assert again.arm.in_words() == "arm expert, proven: passed error_rate<=0.5"
+    assert again.arm.summary() == "arm expert, proven: passed error_rate<=0.5"
     register(_config(workspace), name="other", run_id=found.run_id)
     evaluation = load_manifest(release_folder("other/1", workspace)).evaluation
     assert (evaluation["passed"], evaluation["gates"][0]["gate"]) == (True, "error_rate<=0.5")
@@ -222,7 +222,7 @@ def test_only_a_model_of_the_hub_is_kept_by_reference(workspace: Workspace) -> N
 BY_REFERENCE = """
 import sys
 import mlflow
-from fledge.experiments._mlflow import load_arm
+from fledge.experiments._mlflow_experiments import load_arm
 from fledge.experiments.config import ArmConfig, ExperimentConfig
 from fledge.registry.release import register
 
@@ -325,7 +325,7 @@ def test_the_same_content_at_the_same_time_is_one_version(workspace: Workspace) 
 SLOW = """
 import signal, sys, time
 from mlflow import MlflowClient
-from fledge.experiments._mlflow import load_arm
+from fledge.experiments._mlflow_experiments import load_arm
 from fledge.experiments.config import ArmConfig, ExperimentConfig
 from fledge.registry.release import register
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from fledge.core.errors import InputError
-from fledge.scoring.catalogue import BUILT_IN, chosen, direction_of, find, known, range_of, score, scorer
+from fledge.scoring.catalogue import BUILT_IN, choose_scorers, direction_of, find_scorer, known, range_of, score, scorer
 from fledge.scoring.scorer import Response
 
 FULL = Response(
@@ -38,21 +38,21 @@ def test_every_scorer_gives_a_number_in_its_range() -> None:
 
 
 def test_a_scorer_applies_where_all_it_needs_is_known() -> None:
-    bare = score(Response("hello there"), chosen(()))
+    bare = score(Response("hello there"), choose_scorers(()))
     assert set(bare.values) == {"response_length", "response_quality", "empty", "refusal"}
-    judged = score(Response("hello there", reference="hello", finish_reason="length"), chosen(()))
+    judged = score(Response("hello there", reference="hello", finish_reason="length"), choose_scorers(()))
     assert set(judged.values) - set(bare.values) == {"token_f1", "exact_match", "chrf", "similarity", "truncated"}
-    columns = score(Response("hello", columns={"contains": "hell", "regex": ""}), chosen(()))
+    columns = score(Response("hello", columns={"contains": "hell", "regex": ""}), choose_scorers(()))
     assert columns.values["contains"] == 1
     assert "matches" not in columns.values  # an empty cell demands nothing
 
 
 def test_names() -> None:
-    assert {item.name for item in chosen(("empty", "bleu"))} == {"empty", "bleu"}
-    assert len(chosen(("all",))) == sum(not item.recorded for item in BUILT_IN.values())
-    assert [item.name for item in chosen(("empty", "all"))].count("empty") == 1
+    assert {item.name for item in choose_scorers(("empty", "bleu"))} == {"empty", "bleu"}
+    assert len(choose_scorers(("all",))) == sum(not item.recorded for item in BUILT_IN.values())
+    assert [item.name for item in choose_scorers(("empty", "all"))].count("empty") == 1
     with pytest.raises(InputError, match="no scorer 'magic'"):
-        chosen(("magic",))
+        choose_scorers(("magic",))
 
 
 def test_directions() -> None:
@@ -66,15 +66,15 @@ def test_directions() -> None:
 
 def test_a_function_becomes_a_scorer_in_one_line() -> None:
     scorer(polite)
-    assert score(Response("please wait"), chosen(("polite",))).values == {"polite": 1.0}
+    assert score(Response("please wait"), choose_scorers(("polite",))).values == {"polite": 1.0}
 
     @scorer(name="short", higher_is_better=False, low=0, high=1)
     def anything(answer: str, question: str) -> float:
         return len(answer) / len(question)
 
     assert direction_of("short") is False
-    assert score(Response("ab", "abcd"), chosen(("short",))).values == {"short": 0.5}
-    beyond = score(Response("abcdefgh", "abcd"), chosen(("short",)))
+    assert score(Response("ab", "abcd"), choose_scorers(("short",))).values == {"short": 0.5}
+    beyond = score(Response("abcdefgh", "abcd"), choose_scorers(("short",)))
     assert beyond.values == {}
     assert "a score of 2 is not from 0 to 1" in beyond.errors["short"]
 
@@ -86,14 +86,14 @@ def polite(answer: str) -> bool:
 @pytest.mark.parametrize("result", [float("nan"), float("inf"), "high", [1]])
 def test_what_is_no_score_is_an_error_and_loses_nothing(result: object) -> None:
     scorer(lambda answer: result if answer else None, name="odd")  # type: ignore[arg-type,return-value]
-    found = score(Response("x"), chosen(("odd", "empty")))
+    found = score(Response("x"), choose_scorers(("odd", "empty")))
     assert found.values == {"empty": 0.0}
     assert "ValueError" in found.errors["odd"]
 
 
 def test_none_is_no_score_and_no_error() -> None:
     scorer(lambda answer: None if answer else 1.0, name="nothing")
-    assert score(Response("x"), chosen(("nothing",))) == ({}, {}, {})
+    assert score(Response("x"), choose_scorers(("nothing",))) == ({}, {}, {})
 
 
 def test_a_name_of_fledge_is_taken() -> None:
@@ -109,7 +109,7 @@ def test_a_name_that_something_else_has(name: str) -> None:
 
 def test_parameters_that_take_the_rest_need_nothing() -> None:
     scorer(lambda answer, *_, **__: len(answer), name="with_rest")
-    assert score(FULL, chosen(("with_rest",))).values == {"with_rest": len(FULL.answer)}
+    assert score(FULL, choose_scorers(("with_rest",))).values == {"with_rest": len(FULL.answer)}
 
 
 def test_an_async_function_is_no_scorer() -> None:
@@ -124,25 +124,25 @@ def test_two_of_one_name_are_refused(tmp_path: Path) -> None:
     for file, value in (("one.py", 1), ("two.py", 0)):
         (tmp_path / file).write_text(f"def polite(answer):\n    return {value}\n")
     with pytest.raises(InputError, match="two scorers are called 'polite'"):
-        chosen((f"{tmp_path / 'one.py'}:polite", f"{tmp_path / 'two.py'}:polite"))
+        choose_scorers((f"{tmp_path / 'one.py'}:polite", f"{tmp_path / 'two.py'}:polite"))
 
 
 def test_a_file_tells_name_and_direction_itself(tmp_path: Path) -> None:
     (tmp_path / "told.py").write_text(
         "import fledge\n@fledge.scorer(name='rude', higher_is_better=False)\ndef rudeness(answer):\n    return 0.5\n"
     )
-    found = find(f"{tmp_path / 'told.py'}:rudeness")
+    found = find_scorer(f"{tmp_path / 'told.py'}:rudeness")
     assert (found.name, found.higher_is_better) == ("rude", False)
     assert direction_of("rude") is False
 
 
 def test_a_scorer_that_ends_the_process_fails_like_any_other(tmp_path: Path) -> None:
     (tmp_path / "quits.py").write_text("def quits(answer):\n    raise SystemExit(0)\n")
-    found = score(FULL, (find(f"{tmp_path / 'quits.py'}:quits"),))
+    found = score(FULL, (find_scorer(f"{tmp_path / 'quits.py'}:quits"),))
     assert found.errors == {"quits": "SystemExit: 0"}
     (tmp_path / "ends.py").write_text("import sys\nsys.exit()\n")
     with pytest.raises(InputError, match="SystemExit"):
-        find(f"{tmp_path / 'ends.py'}:x")
+        find_scorer(f"{tmp_path / 'ends.py'}:x")
 
 
 def test_scorers_from_a_file(tmp_path: Path) -> None:
@@ -153,25 +153,25 @@ def test_scorers_from_a_file(tmp_path: Path) -> None:
         "@fledge.scorer(higher_is_better=False)\n"
         "def rude(answer): return 1 / 0\n"
     )
-    found = score(Response("HEY"), chosen((f"{path}:loud", f"{path}:rude")))
+    found = score(Response("HEY"), choose_scorers((f"{path}:loud", f"{path}:rude")))
     assert found.values == {"loud": 1.0}
     assert found.errors == {"rude": "ZeroDivisionError: division by zero"}
     assert direction_of("rude") is False
     with pytest.raises(InputError, match="no function 'none'"):
-        find(f"{path}:none")
+        find_scorer(f"{path}:none")
     with pytest.raises(InputError, match="there is no such file"):
-        find(f"{tmp_path / 'other.py'}:loud")
+        find_scorer(f"{tmp_path / 'other.py'}:loud")
     path.with_name("broken.py").write_text("def (:")
     with pytest.raises(InputError, match="SyntaxError"):
-        find(f"{path.with_name('broken.py')}:loud")
+        find_scorer(f"{path.with_name('broken.py')}:loud")
     with pytest.raises(InputError, match="ModuleNotFoundError"):
-        find("no.such.module:loud")
+        find_scorer("no.such.module:loud")
 
 
 def test_strange_answers() -> None:
     for text in ("", "\U0001f600", "\u200f\u0645\u0631\u062d\u0628\u0627", "\x00\x1b[31m", "a" * 200_000, "\n" * 1000):
         response = Response(text, "q?", "reference", finish_reason="stop", logprobs=(-1.0,))
-        assert score(response, chosen(("all",))).errors == {}
+        assert score(response, choose_scorers(("all",))).errors == {}
 
 
 def test_the_page_of_scorers_tells_the_truth() -> None:

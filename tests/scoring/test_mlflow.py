@@ -5,8 +5,8 @@ import pytest
 
 from fledge.core.errors import InputError
 from fledge.core.settings import Workspace
-from fledge.scoring._mlflow import mlflow_scorers
-from fledge.tracking._mlflow import connect
+from fledge.scoring._mlflow_scorers import mlflow_scorers
+from fledge.tracking._mlflow_connection import connect
 
 
 @pytest.mark.slow

@@ -2,7 +2,7 @@
 
 import pytest
 
-from fledge.scoring.catalogue import chosen, score
+from fledge.scoring.catalogue import choose_scorers, score
 from fledge.scoring.scorer import Response
 from fledge.scoring.short_answers import answer_pattern, choice, number, suitable_scorer
 
@@ -102,7 +102,7 @@ def test_what_is_found_keeps_its_signs_and_words(answer: str, reference: str, fo
 
 
 def test_a_pattern_that_backtracks_without_end_is_an_error_of_that_answer() -> None:
-    scores = score(Response("a" * 60 + "b", reference="a"), chosen(("number",), "(a|aa)+$"))
+    scores = score(Response("a" * 60 + "b", reference="a"), choose_scorers(("number",), "(a|aa)+$"))
     assert "TimeoutError" in scores.errors["answer_pattern"]
 
 

@@ -16,12 +16,12 @@ import psutil
 
 from fledge.core import state
 from fledge.core.messages import OutboxRecord
-from fledge.engines.openvino_files import exported
+from fledge.engines.openvino_files import find_or_export
 from fledge.models import snapshot
-from fledge.monitoring.outbox_reader import read_outbox
 from fledge.prompts.template import Template
 from fledge.releases import release_cache
 from fledge.releases.manifest import Manifest, write_release
+from fledge.serving.outbox_reader import read_outbox
 from fledge.supervision.config import ServeConfig
 from fledge.supervision.endpoints import EndpointStatus, serve, status, stop
 from tests.conftest import PATIENCE_S
@@ -44,7 +44,7 @@ def lay_out(folder: Path, engine_cache: Path, *templates: Template, versions: in
     """
     releases = state.ensure(folder / ".fledge" / "releases")
     model = snapshot.resolve("embedded")
-    files = {"exact": exported(model, engine_cache, "exact", lambda _: None)}
+    files = {"exact": find_or_export(model, engine_cache, "exact", lambda _: None)}
     config = ServeConfig(
         tracking_uri=f"sqlite:///{folder / 'mlflow.db'}",
         state=str(folder / ".fledge"),
@@ -59,7 +59,7 @@ def lay_out(folder: Path, engine_cache: Path, *templates: Template, versions: in
         where = releases / f"{NAME}-{version}-test"
         write_release(where, manifest, model, files)
         alias = {1: "champion", 2: "challenger"}.get(version, f"v{version}")
-        for reference in (release_cache.Reference(NAME, alias, ""), release_cache.Reference(NAME, "", str(version))):
+        for reference in (release_cache.ReleaseRef(NAME, alias, ""), release_cache.ReleaseRef(NAME, "", str(version))):
             release_cache.remember(releases, config.tracking, reference, where)
     return config
 

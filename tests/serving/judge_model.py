@@ -60,5 +60,5 @@ def lay_out_judge(config: ServeConfig, said: str, folder: Path) -> None:
     releases = state.ensure(config.state_dir / "releases")
     where = releases / f"{NAME}-1-test"
     write_release(where, manifest, model, {})
-    for reference in (release_cache.Reference(NAME, "champion", ""), release_cache.Reference(NAME, "", "1")):
+    for reference in (release_cache.ReleaseRef(NAME, "champion", ""), release_cache.ReleaseRef(NAME, "", "1")):
         release_cache.remember(releases, config.tracking, reference, where)

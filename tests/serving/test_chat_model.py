@@ -5,13 +5,13 @@ from pathlib import Path
 import mlflow
 import pytest
 
+from fledge.client.checks import check_endpoint
 from fledge.core.settings import Workspace
 from fledge.engines.engine import Engine
 from fledge.experiments.config import ExperimentConfig
 from fledge.prompts.prompt import Draft
 from fledge.prompts.store import open_prompts
 from fledge.registry.release import promote, register
-from fledge.serving.smoke import check_endpoint
 from fledge.supervision.config import ServeConfig
 from tests.conftest import Run
 from tests.models.instruct_model import ANSWER, QUESTION

@@ -14,8 +14,8 @@ import pyarrow as pa
 import pytest
 from pyarrow.parquet import ParquetFile
 
+from fledge.client.checks import check_endpoint
 from fledge.core.limits import Limits
-from fledge.serving.smoke import check_endpoint
 from fledge.supervision.endpoints import EndpointStatus
 from tests.serving.harness import client, lay_out, pids, served
 from tests.serving.parquet_files import claiming, written

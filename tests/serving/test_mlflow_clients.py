@@ -17,7 +17,7 @@ from fledge.scoring._mlflow_judge import open_judge
 from fledge.scoring.judge import JudgeConfig, JudgeError
 from fledge.scoring.scorer import Grade
 from fledge.supervision.endpoints import EndpointStatus
-from fledge.tracking._mlflow import connect
+from fledge.tracking._mlflow_connection import connect
 from tests.scoring.judge_server import JudgeServer, serve
 from tests.serving.harness import client, lay_out, metrics, served
 from tests.serving.judge_model import lay_out_judge

@@ -15,9 +15,9 @@ import pytest
 from fledge.core.limits import Content
 from fledge.core.messages import Answered, FeedbackRecord, OutboxRecord
 from fledge.core.outbox_files import outbox_files
-from fledge.monitoring.outbox_reader import Position, read_batch, read_outbox
 from fledge.serving import outbox as outbox_module
 from fledge.serving.outbox import Outbox
+from fledge.serving.outbox_reader import Position, read_batch, read_outbox
 from fledge.serving.redaction import make_redactor
 from tests.conftest import PATIENCE_S
 

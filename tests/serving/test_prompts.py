@@ -8,8 +8,8 @@ from typing import Any
 import httpx
 import pytest
 
+from fledge.client.checks import check_endpoint
 from fledge.core.types import Message
-from fledge.serving.smoke import check_endpoint
 from fledge.supervision.endpoints import EndpointStatus
 from tests.serving.harness import client, lay_out, outbox, served, until
 

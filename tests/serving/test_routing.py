@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from fledge.serving.routing import Arm, Choice, Route, Routes, assign, place
+from fledge.serving.routing import Route, RouteArm, RoutedRequest, Routes, assign, place
 from tests.serving.harness import client, lay_out, served
 
 UNITS = [f"user {number}" for number in range(10_000)]
@@ -17,9 +17,9 @@ WEIGHTS = [(90, 10), (50, 50), (1, 1, 1), (50, 30, 20), (99, 1), (0.5, 0.25, 0.2
 NAMES = ("champion", "challenger", "third", "fourth")
 
 
-def _arms(weights: tuple[float, ...]) -> list[Arm]:
+def _arms(weights: tuple[float, ...]) -> list[RouteArm]:
     pairs = enumerate(zip(NAMES, weights, strict=False), start=1)
-    return [Arm(alias, f"mine/{number}", weight) for number, (alias, weight) in pairs]
+    return [RouteArm(alias, f"mine/{number}", weight) for number, (alias, weight) in pairs]
 
 
 def _assigned(weights: tuple[float, ...], salt: str = "mine") -> list[str]:
@@ -56,7 +56,7 @@ def test_a_canary_that_goes_up_in_steps_keeps_everyone_that_it_has() -> None:
 
 def test_the_order_of_the_arms_and_their_releases_change_nothing() -> None:
     arms = _arms((50, 30, 20))
-    other = [Arm(arm.alias, "mine/9", arm.weight) for arm in reversed(arms)]
+    other = [RouteArm(arm.alias, "mine/9", arm.weight) for arm in reversed(arms)]
     assert all(assign("mine", unit, arms).alias == assign("mine", unit, other).alias for unit in UNITS[:2000])
 
 
@@ -84,12 +84,12 @@ ROUTES = Routes(
     (
         Route(
             "mine",
-            (Arm("champion", "mine/1", 90.0), Arm("challenger", "mine/2", 10.0)),
+            (RouteArm("champion", "mine/1", 90.0), RouteArm("challenger", "mine/2", 10.0)),
             {"champion": "mine/1", "challenger": "mine/2", "old": "mine/3"},
-            Arm("shade", "mine/4"),
+            RouteArm("shade", "mine/4"),
             0.1,
         ),
-        Route("other", (Arm("", "other/7"),)),
+        Route("other", (RouteArm("", "other/7"),)),
     )
 )
 
@@ -107,7 +107,7 @@ ROUTES = Routes(
     ],
 )
 def test_what_a_name_means(model: str, release: str, arm: str) -> None:
-    assert {ROUTES.find(model, unit) for unit in UNITS[:200]} == {Choice(release, arm, None)}
+    assert {ROUTES.find(model, unit) for unit in UNITS[:200]} == {RoutedRequest(release, arm, None)}
 
 
 @pytest.mark.parametrize(
@@ -142,7 +142,7 @@ def test_the_shadow_gets_its_share_whoever_answers() -> None:
 
 @pytest.mark.parametrize(("share", "expected"), [(0.0, 0), (1.0, 10_000)])
 def test_a_shadow_of_all_or_nothing(share: float, expected: int) -> None:
-    route = Route("mine", (Arm("champion", "mine/1"),), shadow=Arm("shade", "mine/2"), shadow_share=share)
+    route = Route("mine", (RouteArm("champion", "mine/1"),), shadow=RouteArm("shade", "mine/2"), shadow_share=share)
     choices = [Routes((route,)).find("", unit) for unit in UNITS]
     assert sum(choice is not None and choice.shadow is not None for choice in choices) == expected
 
@@ -157,7 +157,7 @@ def test_routes_as_the_supervisor_writes_them() -> None:
         "shadow_share": 0.5,
     }
     (route,) = Routes.read([plain]).routes
-    assert (route.arms, route.shadow) == ((Arm("champion", "mine/1"),), Arm("challenger", "mine/2"))
+    assert (route.arms, route.shadow) == ((RouteArm("champion", "mine/1"),), RouteArm("challenger", "mine/2"))
     assert route.releases == {"mine/1", "mine/2", "mine/7"}
     assert Routes.read([plain]).find("mine/7", "")
 

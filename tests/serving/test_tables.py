@@ -16,8 +16,8 @@ from starlette.exceptions import HTTPException
 from fledge.core.errors import InputError
 from fledge.core.limits import Limits
 from fledge.prompts.prompt import Prompt
-from fledge.serving.bodies import read_json
 from fledge.serving.invocations import CSV, JSON, Parsed, _csv_rows, _filled, _parsed, read_rows
+from fledge.serving.request_models import read_json
 
 LIMITS = Limits(max_rows=5)
 PROMPTS = {

@@ -18,8 +18,8 @@ from mlflow import MlflowClient
 
 from fledge.core.errors import FledgeError
 from fledge.core.outbox_files import outbox_files
-from fledge.monitoring._mlflow import trace_experiment
-from fledge.monitoring.outbox_reader import Position, read_outbox, waiting_bytes
+from fledge.monitoring._mlflow_requests import trace_experiment
+from fledge.serving.outbox_reader import Position, read_outbox, waiting_bytes
 from fledge.supervision.config import ServeConfig
 from fledge.supervision.endpoints import (
     EndpointStatus,

@@ -14,7 +14,7 @@ import pytest
 from mlflow import MlflowClient
 
 from fledge.core.settings import Workspace
-from fledge.experiments._mlflow import load_table
+from fledge.experiments._mlflow_experiments import load_table
 from tests.experiments.tracking_server import TrackingServer, all_traces
 
 CELLS = 600

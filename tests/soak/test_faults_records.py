@@ -58,7 +58,7 @@ def relay(tmp_path: Path, config: ServeConfig) -> Iterator[Relay]:
 
 def _tracked(config: ServeConfig, relay: Relay) -> ServeConfig:
     """The same releases, with traces to the server."""
-    releases, reference = config.state_dir / "releases", release_cache.Reference(NAME, "champion", "")
+    releases, reference = config.state_dir / "releases", release_cache.ReleaseRef(NAME, "champion", "")
     folder = release_cache.recall(releases, config.tracking, reference)
     assert folder is not None
     release_cache.remember(releases, relay.url, reference, folder)

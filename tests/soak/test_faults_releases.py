@@ -16,6 +16,7 @@ from fledge.registry.release import promote
 from fledge.releases import release_cache
 from fledge.supervision.config import ServeConfig
 from tests.conftest import Run
+from tests.rollout.test_moves import config as two_releases
 from tests.serving.harness import NAME, free_port, lay_out, until
 from tests.soak.clients import Asking, Together
 from tests.soak.faults import (
@@ -30,7 +31,6 @@ from tests.soak.faults import (
 )
 from tests.soak.relay import Mood, Relay
 from tests.soak.table import Figures, fault
-from tests.supervision.test_moves import config as two_releases
 
 __all__ = ["two_releases"]
 
@@ -97,7 +97,7 @@ def _damaged(config: ServeConfig) -> str:
     """Change a byte of the champion's weights; which file it was. The file is one of several names of the same content,
     so it is written anew."""
     folder = release_cache.recall(
-        config.state_dir / "releases", config.tracking, release_cache.Reference(NAME, "champion", "")
+        config.state_dir / "releases", config.tracking, release_cache.ReleaseRef(NAME, "champion", "")
     )
     assert folder is not None
     path = random.choice([*folder.glob("snapshot/*.safetensors"), *folder.glob("engines/*/*.bin")])
@@ -157,7 +157,7 @@ def unreachable(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 def test_a_start_without_anybody(config: ServeConfig, unreachable: None, times: int, figures: Figures) -> None:
     moods: dict[str, Mood] = {"nobody listens": "refusing", "nobody answers": "silent"}
     relay = Relay(free_port(), free_port())
-    reference = release_cache.Reference(NAME, "champion", "")
+    reference = release_cache.ReleaseRef(NAME, "champion", "")
     folder = release_cache.recall(config.state_dir / "releases", config.tracking, reference)
     assert folder is not None
     release_cache.remember(folder.parent, relay.url, reference, folder)

@@ -69,7 +69,7 @@ def _poisoned(config: ServeConfig) -> None:
     manifest = Manifest(NAME, str(folder), "", found.digest, "plain", 1, TEMPLATE, GENERATION, version=1)
     where = config.state_dir / "releases" / f"{NAME}-1-poisoned"
     write_release(where, manifest, found, {})
-    release_cache.remember(where.parent, config.tracking, release_cache.Reference(NAME, "champion", ""), where)
+    release_cache.remember(where.parent, config.tracking, release_cache.ReleaseRef(NAME, "champion", ""), where)
 
 
 @fault(

@@ -69,7 +69,7 @@ def _answering(endpoint: EndpointStatus) -> set[str]:
 
 
 def _condition(config: ServeConfig) -> Callable[[], Any]:
-    return lambda: (find(config).canary or {}).get("condition")
+    return lambda: (find(config).canary or {}).get("status")
 
 
 def test_one_that_keeps_within_its_guards_becomes_what_is_served(config: ServeConfig, workspace: Workspace) -> None:
@@ -111,7 +111,7 @@ def test_one_that_breaks_a_guard_is_rolled_back_and_not_tried_again(config: Serv
         assert metrics(find(config), "fledge_arm_share") == 1.0
     assert sum(entry["action"] == "canary" for entry in history(workspace, "mine")) == 1
     kept = json.loads((Path(endpoint.folder) / "canary.json").read_text())
-    assert kept["state"]["condition"] == "rolled back"
+    assert kept["state"]["status"] == "rolled back"
 
 
 def test_one_whose_engine_keeps_crashing_takes_nothing_with_it(config: ServeConfig, workspace: Workspace) -> None:

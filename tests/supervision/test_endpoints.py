@@ -16,18 +16,18 @@ import psutil
 import pytest
 from mlflow import MlflowClient
 
+from fledge.client.checks import check_endpoint
 from fledge.core.errors import FledgeError, InputError
 from fledge.core.messages import OutboxRecord
 from fledge.core.settings import Workspace
 from fledge.core.types import Message
 from fledge.experiments.config import ExperimentConfig
 from fledge.monitoring.health import summarize
-from fledge.monitoring.outbox_reader import read_outbox
 from fledge.prompts.prompt import Draft
 from fledge.prompts.store import open_prompts
 from fledge.registry.release import promote, register
 from fledge.releases._mlflow_releases import find
-from fledge.serving.smoke import check_endpoint
+from fledge.serving.outbox_reader import read_outbox
 from fledge.supervision.config import ServeConfig
 from fledge.supervision.endpoints import EndpointStatus, log_file, prepare, serve, status, stop, supervisor_command
 from tests.conftest import PATIENCE_S

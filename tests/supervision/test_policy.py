@@ -1,4 +1,4 @@
-from fledge.supervision.policy import PING_S, Restarts, after_crash, is_hung, slept
+from fledge.supervision.policy import PING_S, Restarts, after_crash, is_hung, suspended_s
 
 
 def test_delays_double_up_to_a_minute() -> None:
@@ -24,10 +24,10 @@ def test_five_crashes_in_two_minutes_are_a_loop() -> None:
     assert verdicts == [False] * 4 + [True]
 
 
-def test_what_is_on_trial_is_given_up_after_five_however_long_they_took() -> None:
+def test_what_is_candidate_is_given_up_after_five_however_long_they_took() -> None:
     record, verdicts = Restarts(), []
     for number in range(5):
-        decision = after_crash(record, now=number * 100.0, on_trial=True)
+        decision = after_crash(record, now=number * 100.0, candidate=True)
         verdicts.append(decision.give_up)
         record = decision.record
     assert verdicts == [False] * 4 + [True]
@@ -44,5 +44,5 @@ def test_ten_healthy_minutes_forgive() -> None:
 def test_a_silent_child_is_hung_but_not_while_the_supervisor_itself_was_stopped() -> None:
     assert not is_hung(heard=100.0, now=129.0, patience_s=30.0)
     assert is_hung(heard=100.0, now=131.0, patience_s=30.0)
-    assert slept(before=100.0, now=101.0) == 0.0
-    assert slept(before=100.0, now=3700.0) == 3600.0 - 2 * PING_S
+    assert suspended_s(before=100.0, now=101.0) == 0.0
+    assert suspended_s(before=100.0, now=3700.0) == 3600.0 - 2 * PING_S

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from fledge.core.errors import FledgeError
-from fledge.tracking import _mlflow
-from fledge.tracking._mlflow import connect
+from fledge.tracking import _mlflow_connection
+from fledge.tracking._mlflow_connection import connect
 
 
 class _Server(ThreadingHTTPServer):
@@ -59,7 +59,7 @@ def test_a_server_that_is_not_well(
     server: _Server, monkeypatch: pytest.MonkeyPatch, status: int, reason: str, hint: str
 ) -> None:
     if not status:
-        monkeypatch.setattr(_mlflow, "FIRST_ANSWER_S", 1)
+        monkeypatch.setattr(_mlflow_connection, "FIRST_ANSWER_S", 1)
     server.status = status
     with pytest.raises(FledgeError, match=reason) as caught:
         connect(f"http://me:secret@127.0.0.1:{server.server_port}")

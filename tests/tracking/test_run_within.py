@@ -8,7 +8,7 @@ import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
-from fledge.tracking._mlflow import connect, experiment_id, run_within
+from fledge.tracking._mlflow_connection import connect, experiment_id, run_within
 
 
 @pytest.fixture

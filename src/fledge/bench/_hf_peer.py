@@ -21,14 +21,14 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, 
 from transformers.generation.stopping_criteria import StoppingCriteria, StoppingCriteriaList
 from transformers.utils import logging
 
-from fledge.bench.rounds import Plan
+from fledge.bench.rounds import RoundPlan
 
 VOCABULARY = 50257
 
 
 def peer(config: dict[str, Any]) -> None:
     """Write a line of JSON for each round to stdout."""
-    plan, device = Plan(**config["plan"]), config["device"]
+    plan, device = RoundPlan(**config["plan"]), config["device"]
     model = AutoModelForCausalLM.from_pretrained(
         config["model"], dtype=torch.float32 if device == "cpu" else "auto", local_files_only=True, use_safetensors=True
     )

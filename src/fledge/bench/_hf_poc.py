@@ -19,7 +19,7 @@ from langchain_huggingface import HuggingFacePipeline
 from transformers import AutoModelForCausalLM, AutoTokenizer, pipeline
 from transformers.utils import logging
 
-from fledge.tracking._mlflow import connect
+from fledge.tracking._mlflow_connection import connect
 
 
 def main(config: dict[str, Any]) -> None:

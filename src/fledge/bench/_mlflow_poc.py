@@ -24,7 +24,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, pipeline
 REQUIREMENTS = ["mlflow", "torch", "transformers", "langchain-core", "langchain-huggingface"]
 
 
-class HuggingFaceModelWrapper(PythonModel):  # type: ignore[misc]
+class PocModelWrapper(PythonModel):  # type: ignore[misc]
     """The proof of concept's model. Beside each answer it tells its number of tokens."""
 
     def load_context(self, context: Any) -> None:
@@ -96,4 +96,4 @@ if __name__ == "__main__":
     warnings.filterwarnings("ignore")
     main(json.loads(sys.argv[1]))
 else:
-    set_model(HuggingFaceModelWrapper())
+    set_model(PocModelWrapper())

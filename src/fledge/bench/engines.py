@@ -8,16 +8,16 @@ from typing import Any
 import psutil
 
 from fledge.bench.guard import guarded
-from fledge.bench.limits import Limits, probe_machine
+from fledge.bench.limits import MachineLimits, probe_machine
 from fledge.bench.measured_models import MODEL_HELP, MeasuredModel, find_models
 from fledge.bench.processes import Measured, deadline, module, run
 from fledge.bench.reporter import Progress, Reporter
-from fledge.bench.rounds import Plan, Round, summarize
+from fledge.bench.rounds import Round, RoundPlan, summarize
 from fledge.core.errors import InputError, MissingExtraError
 from fledge.core.settings import option, out_of_range
 from fledge.core.types import Say, silent
 from fledge.engines import machine, selection
-from fledge.engines.openvino_files import exported
+from fledge.engines.openvino_files import find_or_export
 from fledge.engines.settings import EngineSettings
 from fledge.models.snapshot import Snapshot
 
@@ -96,22 +96,22 @@ def bench_engines(
             rows += _measure(config, model, plan, device, limits, reporter)
     result = BenchResult(about, [model.describe() for model in models], asdict(limits), rows, _ratios(rows), notes)
 
-    from fledge.bench._mlflow import record_engines
+    from fledge.bench._mlflow_runs import record_engines
 
     return replace(result, run_id=record_engines(config, result))
 
 
-def _plan(config: BenchConfig, model: MeasuredModel) -> Plan:
+def _plan(config: BenchConfig, model: MeasuredModel) -> RoundPlan:
     snapshot, around = model.snapshot, model.around
     if len(around.before) + config.prompt_tokens + len(around.after) + config.tokens > snapshot.context:
         raise InputError(
             f"{snapshot.source} takes {snapshot.context} tokens in all", hint="lower --prompt-tokens or --tokens"
         )
-    return Plan(config.loads, config.repeats, config.prompt_tokens, config.tokens, snapshot.vocabulary, *around)
+    return RoundPlan(config.loads, config.repeats, config.prompt_tokens, config.tokens, snapshot.vocabulary, *around)
 
 
 def _measure(
-    config: BenchConfig, model: MeasuredModel, plan: Plan, device: str, limits: Limits, reporter: Reporter
+    config: BenchConfig, model: MeasuredModel, plan: RoundPlan, device: str, limits: MachineLimits, reporter: Reporter
 ) -> list[dict[str, Any]]:
     """The rows of one model: the peer's, then those of each subject."""
     snapshot = model.snapshot
@@ -136,7 +136,7 @@ def _step(reporter: Reporter, what: str, _lines: int) -> None:
 
 
 def _rows(
-    measured: Measured, config: BenchConfig, limits: Limits, name: str, weight_bytes: int, model: Snapshot
+    measured: Measured, config: BenchConfig, limits: MachineLimits, name: str, weight_bytes: int, model: Snapshot
 ) -> Iterator[dict[str, Any]]:
     for load in config.loads:
         summary = summarize([Round(**line) for line in measured.lines if line["load"] == load])
@@ -173,9 +173,9 @@ def _weight_bytes(config: BenchConfig, subject: str, model: Snapshot, say: Say) 
     if settings.engine != "openvino":
         return 4 * model.parameters
     mode: Any = settings.mode
-    return (exported(model, config.cache_dir / "engines", mode, say) / "openvino_model.bin").stat().st_size
+    return (find_or_export(model, config.cache_dir / "engines", mode, say) / "openvino_model.bin").stat().st_size
 
 
-def _subject(config: BenchConfig, name: str, model: Snapshot, plan: Plan) -> list[str]:
+def _subject(config: BenchConfig, name: str, model: Snapshot, plan: RoundPlan) -> list[str]:
     content = {"plan": asdict(plan), "model": str(model.path), "settings": asdict(_settings(config, name))}
     return module("subject", content)

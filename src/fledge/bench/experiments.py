@@ -20,7 +20,7 @@ from fledge.core.settings import option, out_of_range
 from fledge.core.types import Say, silent
 from fledge.engines import machine, selection
 from fledge.engines.engine import Mode
-from fledge.engines.openvino_files import exported
+from fledge.engines.openvino_files import find_or_export
 from fledge.engines.settings import EngineSettings
 from fledge.experiments.config import ExperimentConfig
 from fledge.experiments.questions import select_questions
@@ -96,7 +96,7 @@ def bench_experiment(
         notes,
     )
 
-    from fledge.bench._mlflow import record_experiment
+    from fledge.bench._mlflow_runs import record_experiment
 
     return replace(result, run_id=record_experiment(config, result))
 
@@ -109,7 +109,7 @@ def _measure(config: ExperimentBenchConfig, model: MeasuredModel, reporter: Repo
     questions = [item.question for item in select_questions(asked).questions]
     if selection.choose(asked).name == "openvino":  # so that no measured process does it
         mode: Mode = "fast" if config.mode == "fast" else "exact"
-        exported(model.snapshot, config.cache_dir / "engines", mode, reporter.say)
+        find_or_export(model.snapshot, config.cache_dir / "engines", mode, reporter.say)
     cells = len(questions) * len(TEMPLATES)
     common = {"templates": TEMPLATES, "tokens": config.tokens, "chat": model.chat}
     subject = {**common, "config": {**settings, "model": path}}

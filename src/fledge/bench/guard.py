@@ -14,7 +14,7 @@ from collections.abc import Iterator
 
 import psutil
 
-from fledge.core.interrupts import postponed, uninterrupted
+from fledge.core.interrupts import postpone_interrupts, shield_from_interrupts
 from fledge.core.processes import module_command
 
 MARK = "_FLEDGE_BENCH"  # inherited by all that a benchmark starts, and by what they start
@@ -25,7 +25,7 @@ PATIENCE_S = 10.0
 def guarded() -> Iterator[None]:
     """Kill every process that was started inside, with its children, when the block ends or this process does."""
     mark, outer = secrets.token_hex(8), os.environ.get(MARK)
-    with postponed():  # in a session of its own, so that a Ctrl-C is for us to hear
+    with postpone_interrupts():  # in a session of its own, so that a Ctrl-C is for us to hear
         guard = subprocess.Popen(
             [*module_command("fledge.bench.guard"), mark], stdin=subprocess.PIPE, start_new_session=True
         )
@@ -33,7 +33,7 @@ def guarded() -> Iterator[None]:
     try:
         yield
     finally:
-        with uninterrupted():
+        with shield_from_interrupts():
             if outer is None:
                 del os.environ[MARK]
             else:

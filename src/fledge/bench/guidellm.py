@@ -7,8 +7,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from fledge.bench.asking import PROTOCOLS, Target
 from fledge.bench.environments import environment
+from fledge.bench.load_client import PROTOCOLS, LoadTarget
 from fledge.bench.loads import prompts
 from fledge.bench.servers import clean_environment
 from fledge.core.errors import FledgeError
@@ -24,7 +24,7 @@ def install(state_dir: Path, say: Say) -> Path:
     return environment("guidellm", (PACKAGE,), 2, state_dir, say) / "guidellm"
 
 
-def requests_per_s(target: Target, model: Path, characters: int, count: int, state_dir: Path, say: Say) -> float:
+def requests_per_s(target: LoadTarget, model: Path, characters: int, count: int, state_dir: Path, say: Say) -> float:
     """What GuideLLM finds when as many clients ask `count` requests in a closed loop.
 
     Raises `FledgeError` if it fails, or if an answer has another number of tokens.
@@ -54,7 +54,7 @@ def requests_per_s(target: Target, model: Path, characters: int, count: int, sta
         return _read(json.loads((folder / "report.json").read_text(encoding="utf-8")), target.tokens, count)
 
 
-def _options(target: Target, model: Path, folder: Path, count: int) -> list[str]:
+def _options(target: LoadTarget, model: Path, folder: Path, count: int) -> list[str]:
     path = PROTOCOLS[target.protocol].path
     options = {
         "backend": f"kind=openai_http,target={target.url},model={target.model},request_format={path}",

@@ -1,6 +1,6 @@
 """fledge's engine without an endpoint, under the loads of one: `python -m fledge.bench.in_process JSON`.
 
-Writes what `fledge.bench.asking` writes.
+Writes what `fledge.bench.load_client` writes.
 """
 
 import asyncio
@@ -10,7 +10,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from fledge.bench.loads import Answer, Load, prompts, run_load
+from fledge.bench.loads import Load, LoadAnswer, prompts, run_load
 from fledge.core.errors import FledgeError
 from fledge.core.types import Message
 from fledge.engines import selection
@@ -29,7 +29,7 @@ async def _main(config: dict[str, Any]) -> None:
 
     with ThreadPoolExecutor(MOST_AT_ONCE) as pool:
 
-        async def ask(prompt: str) -> Answer:
+        async def ask(prompt: str) -> LoadAnswer:
             asked = [Message("user", prompt)] if config["chat"] else prompt
             return await loop.run_in_executor(pool, _answer, engine, asked, params)
 
@@ -42,14 +42,14 @@ async def _main(config: dict[str, Any]) -> None:
     engine.close()
 
 
-def _answer(engine: Engine, prompt: Prompt, params: GenerationParams) -> Answer:
+def _answer(engine: Engine, prompt: Prompt, params: GenerationParams) -> LoadAnswer:
     sent = time.perf_counter()
     try:
         # Waiting for the whole does not wake this thread for each token, as nothing would without an endpoint.
         whole = engine.submit(prompt, params).result()
     except FledgeError as error:
-        return Answer(error=error.message)
-    answer = Answer([sent + whole.ttft_s], whole.completion_tokens)
+        return LoadAnswer(error=error.message)
+    answer = LoadAnswer([sent + whole.ttft_s], whole.completion_tokens)
     if whole.completion_tokens != params.max_tokens:
         answer.error = f"{whole.completion_tokens} tokens"
     return answer

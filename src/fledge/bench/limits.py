@@ -17,7 +17,7 @@ WITHOUT_BF16 = {"SSE41", "AVX", "AVX2", "AVX2_VNNI", "AVX2_VNNI_2", "AVX512_CORE
 
 
 @dataclass
-class Limits:
+class MachineLimits:
     """Bytes a second that memory gives (null where that could not be measured), and operations a second of a matrix
     product by type."""
 
@@ -43,9 +43,9 @@ def has_bf16(cpuinfo: str, onednn_max_cpu_isa: str = "") -> bool:
     return flags is not None and not hidden and not BF16_FLAGS.isdisjoint(flags[1].split())
 
 
-def probe_machine(device: str, reporter: Reporter, notes: list[str]) -> Limits:
+def probe_machine(device: str, reporter: Reporter, notes: list[str]) -> MachineLimits:
     """Measure the limits, each in a process that is killed if it takes too long; `notes` gets what could not be."""
-    limits = Limits()
+    limits = MachineLimits()
     for what in ("memory", "float32", "bfloat16"):
         if what == "bfloat16" and device == "cpu" and not _bf16_here():
             notes.append("bfloat16 is not measured: this CPU has none")

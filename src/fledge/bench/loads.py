@@ -35,7 +35,7 @@ class Load:
 
 
 @dataclass
-class Answer:
+class LoadAnswer:
     """What one request brought: when each piece came that held text, in seconds of `time.perf_counter`, empty where
     the answer came whole. `error` is empty for a 200 with the number of tokens that was asked for."""
 
@@ -44,7 +44,7 @@ class Answer:
     error: str = ""
 
 
-class Sample(NamedTuple):
+class LoadSample(NamedTuple):
     """One request, in seconds since its load began: when it was due, and when its answer ended.
 
     `ttft_s` is null where the answer came whole; `gaps_s` are the times between its pieces.
@@ -68,7 +68,7 @@ class Slo(NamedTuple):
     ttft_s: float
     latency_s: float
 
-    def met(self, sample: Sample) -> bool:
+    def met(self, sample: LoadSample) -> bool:
         """An answer that comes whole has its first token at its end."""
         first = sample.latency_s if sample.ttft_s is None else sample.ttft_s
         return not sample.error and first <= self.ttft_s and sample.latency_s <= self.latency_s
@@ -89,20 +89,20 @@ class Figures(NamedTuple):
     errors: int
 
 
-Ask = Callable[[str], Awaitable[Answer]]
+Ask = Callable[[str], Awaitable[LoadAnswer]]
 
 
-async def run_load(load: Load, ask: Ask, prompts: Iterator[str], seed: int = 0) -> list[Sample]:
+async def run_load(load: Load, ask: Ask, prompts: Iterator[str], seed: int = 0) -> list[LoadSample]:
     """Ask as the load says and wait for every answer."""
     if load.loop == "open":
         return await open_loop(ask, prompts, arrivals(load.size, load.seconds, seed))
     return await closed_loop(ask, prompts, int(load.size), load.seconds)
 
 
-async def closed_loop(ask: Ask, prompts: Iterator[str], clients: int, seconds: float) -> list[Sample]:
+async def closed_loop(ask: Ask, prompts: Iterator[str], clients: int, seconds: float) -> list[LoadSample]:
     """What is under way after `seconds` is waited for, and counts."""
     begun = time.perf_counter()
-    samples: list[Sample] = []
+    samples: list[LoadSample] = []
 
     async def client() -> None:
         while (sent := time.perf_counter()) < begun + seconds:
@@ -116,11 +116,11 @@ async def closed_loop(ask: Ask, prompts: Iterator[str], clients: int, seconds: f
     return samples
 
 
-async def open_loop(ask: Ask, prompts: Iterator[str], due: Sequence[float]) -> list[Sample]:
+async def open_loop(ask: Ask, prompts: Iterator[str], due: Sequence[float]) -> list[LoadSample]:
     """A request at each of the times `due`; its latency runs from there, also where it could only be sent later."""
     begun = time.perf_counter()
 
-    async def one(moment: float, prompt: str) -> Sample:
+    async def one(moment: float, prompt: str) -> LoadSample:
         return _sample(begun, begun + moment, await ask(prompt))
 
     async with asyncio.TaskGroup() as group:
@@ -148,7 +148,7 @@ def prompts(characters: int, seed: int = 0) -> Iterator[str]:
         yield "".join(letters)
 
 
-def figures(rounds: Sequence[Sequence[Sample]], slo: Slo) -> Figures:
+def figures(rounds: Sequence[Sequence[LoadSample]], slo: Slo) -> Figures:
     """The figures of one load, measured in one or several rounds.
 
     Rates are over the time from the start of each round to its last answer. Times are over all that was answered
@@ -182,8 +182,8 @@ def _quantile(values: Sequence[float], share: float) -> float | None:
     return quantile(values, share) if values else None
 
 
-def _sample(begun: float, due: float, answer: Answer) -> Sample:
-    return Sample(
+def _sample(begun: float, due: float, answer: LoadAnswer) -> LoadSample:
+    return LoadSample(
         due_s=due - begun,
         ended_s=time.perf_counter() - begun,
         ttft_s=answer.pieces[0] - due if answer.pieces else None,

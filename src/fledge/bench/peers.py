@@ -7,9 +7,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from fledge.bench.asking import Target
 from fledge.bench.environments import environment
-from fledge.bench.servers import Command, clean_environment
+from fledge.bench.load_client import LoadTarget
+from fledge.bench.servers import ServerCommand, clean_environment
 from fledge.core import state
 from fledge.core.errors import FledgeError
 from fledge.core.types import Say
@@ -32,8 +32,8 @@ class Place(NamedTuple):
     timeout_s: float
     chat: bool
 
-    def target(self, protocol: str, model: str = "") -> Target:
-        return Target(f"http://127.0.0.1:{self.port}", protocol, model, self.tokens, self.timeout_s)
+    def target(self, protocol: str, model: str = "") -> LoadTarget:
+        return LoadTarget(f"http://127.0.0.1:{self.port}", protocol, model, self.tokens, self.timeout_s)
 
 
 class Peer(NamedTuple):
@@ -44,10 +44,10 @@ class Peer(NamedTuple):
 
     packages: tuple[str, ...]
     minutes: float
-    command: Callable[[Path, Place], Command]
+    command: Callable[[Path, Place], ServerCommand]
 
 
-def find_command(name: str, place: Place, state_dir: Path, say: Say) -> Command:
+def find_command(name: str, place: Place, state_dir: Path, say: Say) -> ServerCommand:
     """Install a peer where it is not yet, and return what starts it. Raises `FledgeError` that says why it cannot."""
     peer = PEERS[name]
     programs = environment(name, peer.packages, peer.minutes, state_dir, say)
@@ -55,7 +55,7 @@ def find_command(name: str, place: Place, state_dir: Path, say: Say) -> Command:
     return peer.command(programs, place)
 
 
-def _mlflow(programs: Path, place: Place) -> Command:
+def _mlflow(programs: Path, place: Place) -> ServerCommand:
     """`mlflow models serve` of the proof of concept's model, which is registered first."""
     store = {"MLFLOW_TRACKING_URI": f"sqlite:///{place.folder}/mlflow.db"}
     content = {
@@ -69,10 +69,10 @@ def _mlflow(programs: Path, place: Place) -> Command:
     own = {**_first_on_path(programs), **store}
     _prepare(_program(programs, "_mlflow_poc.py", content), place.folder, own)
     served = ["models", "serve", "-m", "models:/poc/1", "-p", str(place.port), "--env-manager", "local"]
-    return Command([str(programs / "mlflow"), *served], own, place.folder, place.target("invocations"))
+    return ServerCommand([str(programs / "mlflow"), *served], own, place.folder, place.target("invocations"))
 
 
-def _transformers(programs: Path, place: Place) -> Command:
+def _transformers(programs: Path, place: Place) -> ServerCommand:
     """`transformers serve`, which knows conversations only, and ends an answer where the model's files say so: a copy
     of them without an end, and with a template that is the text itself where the model has none."""
     model = state.ensure(place.folder / "model")
@@ -88,7 +88,7 @@ def _transformers(programs: Path, place: Place) -> Command:
         (model / "chat_template.jinja").write_text("{{ messages[-1]['content'] }}", encoding="utf-8")
     served = ["serve", "--continuous-batching", "--device", place.device]
     served += ["--host", "127.0.0.1", "--port", str(place.port)]
-    return Command(
+    return ServerCommand(
         [str(programs / "transformers"), *served, str(model)],
         _first_on_path(programs),
         place.folder,
@@ -96,10 +96,10 @@ def _transformers(programs: Path, place: Place) -> Command:
     )
 
 
-def _litserve(programs: Path, place: Place) -> Command:
+def _litserve(programs: Path, place: Place) -> ServerCommand:
     names = ("tokens", "port", "device", "chat")
     content = {"folder": str(place.model), **{name: getattr(place, name) for name in names}}
-    return Command(
+    return ServerCommand(
         _program(programs, "_hf_litserve.py", content), _first_on_path(programs), place.folder, place.target("predict")
     )
 

@@ -18,7 +18,7 @@ import psutil
 
 from fledge.core import state
 from fledge.core.errors import FledgeError
-from fledge.core.interrupts import postponed
+from fledge.core.interrupts import postpone_interrupts
 from fledge.core.types import Say
 
 SAMPLE_S = 0.5
@@ -33,7 +33,7 @@ class Measured(NamedTuple):
     memory_bytes: int
 
 
-class DeadlineError(FledgeError):
+class BenchDeadlineError(FledgeError):
     """A measured process wrote nothing for too long."""
 
 
@@ -52,7 +52,7 @@ def run(command: list[str], deadline_s: float, told: Callable[[int], None] = lam
             lines.append(json.loads(line))
             told(len(lines))
         if watch.expired:
-            raise DeadlineError(f"a measured process was stopped: it wrote nothing for {deadline_s:g} s")
+            raise BenchDeadlineError(f"a measured process was stopped: it wrote nothing for {deadline_s:g} s")
     return Measured(lines, watch.peak_bytes)
 
 
@@ -90,7 +90,7 @@ def _child(command: list[str]) -> Iterator["subprocess.Popen[str]"]:
     child: subprocess.Popen[str] | None = None
     with tempfile.TemporaryFile("w+") as said:
         try:
-            with postponed():
+            with postpone_interrupts():
                 child = subprocess.Popen(
                     command, stdout=subprocess.PIPE, stderr=said, text=True, start_new_session=True
                 )

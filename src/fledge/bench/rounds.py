@@ -10,7 +10,7 @@ import numpy as np
 
 
 @dataclass(frozen=True)
-class Plan:
+class RoundPlan:
     """Rounds of `load` prompts at once, each of random tokens that no other has; every load `repeats` times.
 
     `before` and `after` are the tokens that a chat template puts around them.
@@ -42,7 +42,7 @@ class Round(NamedTuple):
     times: list[list[float]]
 
 
-class Summary(NamedTuple):
+class RoundSummary(NamedTuple):
     """The figures of all rounds at one load: medians and percentiles, times in seconds."""
 
     output_tokens_per_s: float
@@ -54,14 +54,14 @@ class Summary(NamedTuple):
     latency_p99_s: float
 
 
-def summarize(rounds: Sequence[Round]) -> Summary:
+def summarize(rounds: Sequence[Round]) -> RoundSummary:
     """Throughput is the median over the rounds; times are over all their sequences."""
     ends = [max(times[-1] for times in one.times) for one in rounds]
     tokens = [sum(len(times) for times in one.times) for one in rounds]
     sequences = [times for one in rounds for times in one.times]
     gaps = [later - earlier for times in sequences for earlier, later in itertools.pairwise(times)]
     latencies = [times[-1] for times in sequences]
-    return Summary(
+    return RoundSummary(
         output_tokens_per_s=quantile([count / end for count, end in zip(tokens, ends, strict=True)], 0.5),
         requests_per_s=quantile([one.load / end for one, end in zip(rounds, ends, strict=True)], 0.5),
         ttft_p50_s=quantile([times[0] for times in sequences], 0.5),

@@ -14,22 +14,22 @@ from typing import NamedTuple
 
 import psutil
 
-from fledge.bench.asking import Target, asking
+from fledge.bench.load_client import LoadTarget, asking
 from fledge.core.errors import FledgeError
-from fledge.core.interrupts import uninterrupted
+from fledge.core.interrupts import shield_from_interrupts
 
 START_TIMEOUT_S = 300.0
 STOP_TIMEOUT_S = 10.0
 SAMPLE_S = 0.5
 
 
-class Command(NamedTuple):
+class ServerCommand(NamedTuple):
     """What starts a server: the command, its environment beside ours, where it runs, and how it is asked."""
 
     words: list[str]
     environment: Mapping[str, str]
     folder: Path
-    target: Target
+    target: LoadTarget
 
 
 class MemoryWatch:
@@ -65,13 +65,13 @@ class MemoryWatch:
 class Running(NamedTuple):
     """A server that answers. `ready_seconds` run from its command to its first answer of the right length."""
 
-    target: Target
+    target: LoadTarget
     ready_seconds: float
     memory: MemoryWatch
 
 
 @contextmanager
-def running(command: Command, log: Path) -> Iterator[Running]:
+def running(command: ServerCommand, log: Path) -> Iterator[Running]:
     """Start a server, and stop it with all its processes. Raises `FledgeError` with its last words if it does not
     answer."""
     began = time.monotonic()
@@ -83,11 +83,11 @@ def running(command: Command, log: Path) -> Iterator[Running]:
                 raise FledgeError(f"it did not start: {error}; {_last_line(log)}")
             yield Running(command.target, time.monotonic() - began, memory)
     finally:
-        with uninterrupted():
+        with shield_from_interrupts():
             _stop(process)
 
 
-def _start(command: Command, log: Path) -> "subprocess.Popen[bytes]":
+def _start(command: ServerCommand, log: Path) -> "subprocess.Popen[bytes]":
     with log.open("wb") as said:
         try:
             return subprocess.Popen(
@@ -111,7 +111,7 @@ def clean_environment(own: Mapping[str, str]) -> dict[str, str]:
     return {**kept, **quiet, **own}
 
 
-async def _first_answer(target: Target, process: "subprocess.Popen[bytes]") -> str:
+async def _first_answer(target: LoadTarget, process: "subprocess.Popen[bytes]") -> str:
     """Ask until there is an answer; returns what was wrong with the last one, empty where nothing was."""
     deadline = time.monotonic() + START_TIMEOUT_S
     error = "no answer"

@@ -12,16 +12,16 @@ from typing import Any, Literal, NamedTuple
 
 import psutil
 
-from fledge.bench import guidellm, peers, subjects
-from fledge.bench.asking import Target
+from fledge.bench import fledge_servers, guidellm, peers
 from fledge.bench.environments import pinned
 from fledge.bench.guard import guarded
-from fledge.bench.loads import Load, Sample, Slo, figures
+from fledge.bench.load_client import LoadTarget
+from fledge.bench.loads import Load, LoadSample, Slo, figures
 from fledge.bench.measured_models import MODEL_HELP, MeasuredModel, find_models
 from fledge.bench.processes import START_S, run
 from fledge.bench.ratios import costs, over_engine, ratios
 from fledge.bench.reporter import Progress, Reporter
-from fledge.bench.servers import Command, running
+from fledge.bench.servers import ServerCommand, running
 from fledge.core import state
 from fledge.core.errors import FledgeError, InputError
 from fledge.core.settings import Workspace, option, out_of_range
@@ -39,7 +39,9 @@ class ServeBenchConfig(EngineSettings):
 
     experiment_name: str = option("fledge-bench", "MLflow experiment", env="EXPERIMENT_NAME")
     model: str = option("", MODEL_HELP)
-    subjects: tuple[str, ...] = option(tuple(subjects.MODES), "fledge in mode fast (fledge) and exact (fledge-exact)")
+    subjects: tuple[str, ...] = option(
+        tuple(fledge_servers.MODES), "fledge in mode fast (fledge) and exact (fledge-exact)"
+    )
     peers: tuple[str, ...] = option(tuple(peers.PEERS), "servers to measure against; each is installed once")
     loads: tuple[int, ...] = option((1, 4, 16, 64), "clients that each ask again when they are answered")
     rates: tuple[float, ...] = option((2.0, 5.0), "requests a second that come at random times, answered or not")
@@ -62,12 +64,15 @@ class ServeBenchConfig(EngineSettings):
             found.append(f"loads must be from 1 to 512 and rates up to 1000, not {self.loads} and {self.rates}")
         if not self.loads + self.rates:
             found.append("there must be loads or rates")
-        for what, chosen, known in (("subjects", self.subjects, subjects.MODES), ("peers", self.peers, peers.PEERS)):
+        for what, chosen, known in (
+            ("subjects", self.subjects, fledge_servers.MODES),
+            ("peers", self.peers, peers.PEERS),
+        ):
             unknown = sorted(set(chosen) - set(known))
             if unknown:
                 found.append(f"{what} are {', '.join(known)}, not {', '.join(unknown)}")
         if not self.subjects:
-            found.append(f"subjects are {', '.join(subjects.MODES)}: name at least one")
+            found.append(f"subjects are {', '.join(fledge_servers.MODES)}: name at least one")
         return found
 
     @property
@@ -104,7 +109,7 @@ class ServeBenchResult:
 class Visit(NamedTuple):
     """One server's or engine's loads, started once: samples and peak memory (bytes) of each load."""
 
-    samples: list[list[Sample]]
+    samples: list[list[LoadSample]]
     memory_bytes: list[int]
     ready_seconds: float | None = None
 
@@ -147,12 +152,12 @@ def bench_serve(
         [server for found in servers.values() for server in found],
         {name: ratios(rows[name], config.subjects, config.peers) for name in benches},
         {name: costs(rows[name], servers[name], config.subjects, config.peers) for name in benches},
-        {name: over_engine(rows[name], subjects.ENGINES) for name in benches},
+        {name: over_engine(rows[name], fledge_servers.ENGINES) for name in benches},
         next((bench.check for bench in benches.values() if bench.check), None),
         notes,
     )
 
-    from fledge.bench._mlflow import record_serving
+    from fledge.bench._mlflow_runs import record_serving
 
     return replace(result, run_id=record_serving(config, result))
 
@@ -185,8 +190,8 @@ class _Bench:
         visitors: dict[str, Callable[[Path], Visit]] = {name: partial(self._peer, name) for name in self.config.peers}
         for name in self.config.subjects:
             with self._noted(name):
-                subjects.export(self.config, name, self.model.snapshot, self.say)
-                visitors[subjects.ENGINES[name]] = partial(self._engine, name)
+                fledge_servers.export(self.config, name, self.model.snapshot, self.say)
+                visitors[fledge_servers.ENGINES[name]] = partial(self._engine, name)
                 visitors[name] = partial(self._subject, name)
         for number in range(self.config.repeats):
             for name in list(visitors)[:: -1 if number % 2 else 1]:
@@ -246,17 +251,17 @@ class _Bench:
     def _subject(self, name: str, folder: Path) -> Visit:
         if self._workspace is None:
             own = state.ensure(self.folder / "workspace")
-            self._workspace = subjects.release(self.config, self.model.snapshot, own, self.say)
+            self._workspace = fledge_servers.release(self.config, self.model.snapshot, own, self.say)
         place = self._place(folder)
-        command = subjects.serve_command(self.config, name, self._workspace, place)
+        command = fledge_servers.serve_command(self.config, name, self._workspace, place)
         return self._server(name, command, folder)
 
     def _engine(self, name: str, _folder: Path) -> Visit:
-        command = subjects.engine_command(self.config, name, self.model, self._plan(), self.config.tokens)
-        measured = run(command, self._longest, partial(self._tell, subjects.ENGINES[name]))
+        command = fledge_servers.engine_command(self.config, name, self.model, self._plan(), self.config.tokens)
+        measured = run(command, self._longest, partial(self._tell, fledge_servers.ENGINES[name]))
         return Visit(_samples(measured.lines), [measured.memory_bytes] * len(measured.lines))
 
-    def _server(self, name: str, command: Command, folder: Path) -> Visit:
+    def _server(self, name: str, command: ServerCommand, folder: Path) -> Visit:
         memory: list[int] = []
         with running(command, folder / "log.txt") as server:
 
@@ -264,16 +269,16 @@ class _Bench:
                 memory.append(server.memory.take())
                 self._tell(name, count)
 
-            measured = run(subjects.asking_command(command.target, self._plan()), self._longest, told)
+            measured = run(fledge_servers.asking_command(command.target, self._plan()), self._longest, told)
             if self.config.check == "guidellm" and name == self.config.subjects[0] and self.check is None:
                 self._check(name, command.target)
             return Visit(_samples(measured.lines), memory, server.ready_seconds)
 
-    def _check(self, name: str, target: Target) -> None:
+    def _check(self, name: str, target: LoadTarget) -> None:
         """The same clients once more, ours and GuideLLM's, one after the other."""
         slo = Slo(self.config.slo_ttft_s, self.config.slo_latency_s)
         plan = self._plan([Load("closed", guidellm.CLIENTS, self.config.seconds)], SEED + 1)
-        samples = _samples(run(subjects.asking_command(target, plan), self._longest).lines)
+        samples = _samples(run(fledge_servers.asking_command(target, plan), self._longest).lines)
         ours = figures(samples, slo).requests_per_s
         asked = (self.config.prompt_characters, len(samples[0]))
         with self._noted(guidellm.PACKAGE):
@@ -313,8 +318,8 @@ class _Bench:
         self.reporter.step(f"{self.model.name}, {name}, {plan[min(count, len(plan) - 1)].label}")
 
 
-def _samples(lines: Sequence[Mapping[str, Any]]) -> list[list[Sample]]:
-    return [[Sample(*values) for values in line["samples"]] for line in lines]
+def _samples(lines: Sequence[Mapping[str, Any]]) -> list[list[LoadSample]]:
+    return [[LoadSample(*values) for values in line["samples"]] for line in lines]
 
 
 def _free_port() -> int:

@@ -11,13 +11,13 @@ from typing import Any, NoReturn
 
 import click
 
+from fledge.chat.lines import read_entry
+from fledge.chat.session import ChatConfig, Session, open_partner
 from fledge.cli.options import command, settings
 from fledge.cli.output import emit, emit_piece, json_option, message
-from fledge.conversation.lines import read_entry
-from fledge.conversation.session import ChatConfig, Session, open_partner
 from fledge.core import state
 from fledge.core.errors import FledgeError
-from fledge.core.interrupts import uninterrupted
+from fledge.core.interrupts import shield_from_interrupts
 
 HISTORY_LINES = 1000
 
@@ -85,7 +85,7 @@ class Talk:
             except KeyboardInterrupt:
                 if not self.interactive or (idle and warned):
                     raise
-                with uninterrupted():  # whoever presses it twice means the answer all the same
+                with shield_from_interrupts():  # whoever presses it twice means the answer all the same
                     warned = idle
                     self.hint("\nCtrl-C once more, or Ctrl-D, leaves" if idle else "(stopped)")
 

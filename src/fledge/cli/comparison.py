@@ -131,7 +131,7 @@ def plan(
 
 
 def _lines(result: "Comparison") -> list[str]:
-    lines = [f"  {pair.in_words(result.metric)}" for pair in result.pairs]
+    lines = [f"  {pair.summary()}" for pair in result.pairs]
     for pair in result.pairs:
         lines += [
             f"  {pair.a} {'keeps' if guard.passed else 'is not shown to keep'} {guard.guard} against {pair.b} "

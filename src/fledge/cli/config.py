@@ -5,9 +5,9 @@ from pathlib import Path
 
 import click
 
+from fledge.chat.session import ChatConfig
 from fledge.cli.options import group
 from fledge.cli.output import emit, json_option, message, table
-from fledge.conversation.session import ChatConfig
 from fledge.core.settings import flat, load, options, unknown_keys
 from fledge.experiments.config import ExperimentConfig
 from fledge.questions.versions import QuestionsConfig

@@ -16,7 +16,7 @@ from fledge.cli.options import command
 from fledge.cli.output import emit, err, json_option, message
 
 if TYPE_CHECKING:
-    from fledge.demo.life import Life, Listener, Stage
+    from fledge.demo.end_to_end import DemoResult, Listener, Stage
 
 LONGEST_ANSWER = 240  # characters shown
 
@@ -32,7 +32,7 @@ def demo(
     home: Path | None, model: str | None, questions: str, port: int | None, keep_serving: bool, as_json: bool
 ) -> None:
     """An end-to-end run of a small chat model: experiment, verdict, release, endpoint, traces, report."""
-    from fledge.demo.life import run_demo
+    from fledge.demo.end_to_end import run_demo
 
     with Status("", console=err()) as spinner:
         life = run_demo(
@@ -50,7 +50,7 @@ def demo(
 
 def _listener(spinner: Status) -> "Listener":
     """A line on stderr for each stage as it ends, and the running one with the time left where there is a terminal."""
-    from fledge.demo.life import Listener
+    from fledge.demo.end_to_end import Listener
 
     running, began = "", 0.0
 
@@ -71,13 +71,13 @@ def _listener(spinner: Status) -> "Listener":
     return Listener(started, ended, cells)
 
 
-def _shown(life: "Life") -> list[str | Text]:
+def _shown(life: "DemoResult") -> list[str | Text]:
     shown: list[str | Text] = [f"{sum(stage.seconds for stage in life.stages):.1f} s in all"]
     comparison = life.comparison
     if comparison is not None:
         shown += [
             Text("\nverdicts", style="bold"),
-            *(f"  {pair.in_words(comparison.metric)}" for pair in comparison.pairs),
+            *(f"  {pair.summary()}" for pair in comparison.pairs),
         ]
         shown += [f"  {comparison.conclusion()}", *(f"  warning: {item.text}" for item in comparison.warnings)]
         shown += [f"  champion {life.promotion}", Text("\nthree questions and their answers", style="bold")]
@@ -94,7 +94,7 @@ def _answer(row: dict[str, Any]) -> str:
     return f"     {row['arm']}: {textwrap.shorten(text, LONGEST_ANSWER, placeholder=' ...')}"
 
 
-def _say_next(life: "Life", home: Path | None, keep_serving: bool) -> None:
+def _say_next(life: "DemoResult", home: Path | None, keep_serving: bool) -> None:
     fledge = _program(relative=home is None)
     message("\nnext:")
     if home is not None:

@@ -14,12 +14,12 @@ from rich.table import Table
 
 from fledge.cli.options import command, settings
 from fledge.cli.output import emit, emit_exactly, json_option, message, table
+from fledge.client.checks import Feedback, check_endpoint, give_feedback
 from fledge.core.errors import FledgeError, InputError
 from fledge.core.installation import wheel_name
 from fledge.core.settings import Workspace, load
 from fledge.monitoring.health import summarize
-from fledge.monitoring.outbox_reader import read_outbox
-from fledge.serving.smoke import Feedback, check_endpoint, give_feedback
+from fledge.serving.outbox_reader import read_outbox
 from fledge.supervision import endpoints, recipes
 from fledge.supervision.config import ServeConfig
 from fledge.supervision.endpoints import EndpointStatus
@@ -71,7 +71,7 @@ def serve_targets(
 
 def _serve_here(config: ServeConfig, targets: tuple[str, ...], as_json: bool, about: dict[str, Any]) -> NoReturn:
     """Become the endpoint's supervisor."""
-    with endpoints.claimed(config):
+    with endpoints.claim_port(config):
         path = endpoints.prepare(config, *targets, say=message)
         if as_json:
             version = int(next(iter(json.loads(path.read_text(encoding="utf-8"))["releases"])).rpartition("/")[2])
@@ -207,13 +207,13 @@ def _going_on(endpoint: EndpointStatus) -> Iterator[str]:
         yield endpoint.progress[-1]
     if endpoint.last_error:
         yield f"its last error: {endpoint.last_error}"
-    if endpoint.canary and endpoint.canary["condition"] != "none":
+    if endpoint.canary and endpoint.canary["status"] != "none":
         canary = endpoint.canary
         words = canary["reason"] or f"with {100 * canary['share']:g} % of the requests"
-        yield f"the canary {canary['release']} is {canary['condition']} {words}"
+        yield f"the canary {canary['release']} is {canary['status']} {words}"
     if endpoint.recorder and endpoint.recorder["waiting"]:
-        trouble = endpoint.recorder["trouble"]
-        yield f"{endpoint.recorder['waiting']} records are not in MLflow yet{f': {trouble}' if trouble else ''}"
+        last_error = endpoint.recorder["last_error"]
+        yield f"{endpoint.recorder['waiting']} records are not in MLflow yet{f': {last_error}' if last_error else ''}"
 
 
 def _shown(endpoint: EndpointStatus) -> Iterator[str | Table]:

@@ -56,7 +56,7 @@ def evaluate(
         write_junit(found, junit)
     rows = [[name, value, *found.intervals[name]] for name, value in found.metrics.items()]
     shown = table(f"{found.questions} questions", ["metric", "mean", "from", "to"], rows)
-    emit(as_json, found.as_dict(), shown, *found.in_words(), f"run {found.run_id}")
+    emit(as_json, found.as_dict(), shown, *found.summary(), f"run {found.run_id}")
     for warning in found.warnings:
         message(f"warning: {warning.text}")
     if found.failed:

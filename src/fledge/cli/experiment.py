@@ -58,9 +58,9 @@ def _configured(flags: dict[str, Any], file: Path | None, like: str | None) -> E
         return _one_way(ExperimentConfig.load(flags, file=file), flags)
     if file is not None:
         raise InputError("--config and --like both name settings", hint="give one of them")
-    from fledge.experiments._mlflow import describe_arms, load_plan, load_settings
+    from fledge.experiments._mlflow_experiments import describe_arms, load_plan, load_settings
     from fledge.experiments._mlflow_runs import COMPARED, find_run
-    from fledge.tracking._mlflow import connect
+    from fledge.tracking._mlflow_connection import connect
 
     given = {name: value for name, value in flags.items() if value is not None}
     client = connect(load(Workspace, flags).value.tracking)

@@ -8,7 +8,7 @@ from fledge.cli.options import group, settings
 from fledge.cli.output import emit, json_option, message, steps_progress, table
 from fledge.core.errors import RefusedError
 from fledge.core.settings import load
-from fledge.scoring.judge import JudgeConfig, in_words
+from fledge.scoring.judge import JudgeConfig, describe_counts
 
 if TYPE_CHECKING:
     from fledge.scoring.calibration import Calibration
@@ -40,7 +40,7 @@ def calibrate(labels: str, min_kappa: float | None, as_json: bool, **flags: Any)
     rows = [[f"people {name:g}", *counts] for name, counts in zip(classes, found.agreement.table, strict=True)]
     shown = table(f"{found.judged:,} answers", ["", *(f"judge {name:g}" for name in classes)], rows)
     emit(as_json, found.as_dict(), shown, *_lines(found))
-    message(in_words(found.counts))
+    message(describe_counts(found.counts))
     if found.passed is False:
         raise RefusedError(
             f"the judge is not shown to agree with a kappa of {min_kappa:g}",

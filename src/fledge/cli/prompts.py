@@ -13,7 +13,7 @@ from fledge.cli.output import emit, emit_exactly, json_option, message, table
 from fledge.core.errors import InputError
 from fledge.core.settings import Workspace, load
 from fledge.prompts import markdown
-from fledge.prompts.diff import Part, word_diff
+from fledge.prompts.diff import DiffPart, word_diff
 from fledge.prompts.prompt import Draft, Prompt, PromptStore, parse_reference
 from fledge.prompts.store import DEFAULTS
 
@@ -130,8 +130,8 @@ def alias(name: str, alias_name: str, delete: bool, as_json: bool, **flags: Any)
 
 
 def _open(flags: dict[str, Any]) -> PromptStore:
-    from fledge.prompts._mlflow import open_store
-    from fledge.tracking._mlflow import connect
+    from fledge.prompts._mlflow_registry import open_store
+    from fledge.tracking._mlflow_connection import connect
 
     return open_store(connect(load(Workspace, flags).value.tracking), message)
 
@@ -153,7 +153,7 @@ def _newest_two(store: PromptStore, name: str) -> Sequence[Prompt]:
     return found[-2:]
 
 
-def _shown(parts: Sequence[Part]) -> Text:
+def _shown(parts: Sequence[DiffPart]) -> Text:
     """Colours on a terminal that has them, brackets elsewhere."""
     console = Console()
     if console.is_terminal and not console.no_color:

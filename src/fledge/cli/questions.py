@@ -18,9 +18,9 @@ from fledge.questions import versions
 from fledge.questions.files import jsonl, write_file
 from fledge.questions.layout import QuestionLayout
 from fledge.questions.question_set import Question, QuestionSet
-from fledge.questions.rows import Note, Problem, Reading, told
+from fledge.questions.rows import Problem, Reading, ReadingNote, describe_notes
 from fledge.questions.sources import read, read_questions
-from fledge.questions.summary import Length, Summary, summarize
+from fledge.questions.summary import Length, QuestionSummary, summarize
 from fledge.questions.versions import QuestionsConfig, check_name, register_questions
 
 SHOWN_OF_A_KIND = 5
@@ -66,7 +66,7 @@ def show(source: str, limit: int, as_json: bool, **flags: Any) -> None:
 @json_option
 def validate(source: str, out: Path | None, overwrite: bool, as_json: bool, **flags: Any) -> None:
     """All that is wrong (exit code 2) and all that is odd, with line and fix."""
-    from fledge.questions.checks import cleaned, warnings
+    from fledge.questions.checks import clean, warnings
 
     reading = _read(source, flags)
     found = warnings(reading)
@@ -80,10 +80,10 @@ def validate(source: str, out: Path | None, overwrite: bool, as_json: bool, **fl
     }
     errors = reading.errors
     if out is not None and all(error.kind == "duplicate" for error in errors):
-        clean = cleaned(reading)
-        write_file(clean, out, overwrite=overwrite)
-        left_out = len(reading.questions) + len(errors) - len(clean.questions)
-        value["fixed"] = {"output": str(out), "questions": len(clean.questions), "left_out": left_out}
+        fixed = clean(reading)
+        write_file(fixed, out, overwrite=overwrite)
+        left_out = len(reading.questions) + len(errors) - len(fixed.questions)
+        value["fixed"] = {"output": str(out), "questions": len(fixed.questions), "left_out": left_out}
         errors = ()
     count = f"{len(reading.questions):,} questions"
     heading = f"{reading.source}: {count}, {_number(reading.errors, 'error')}, {_number(found, 'warning')}"
@@ -91,7 +91,7 @@ def validate(source: str, out: Path | None, overwrite: bool, as_json: bool, **fl
     if not as_json:
         _tell(reading)
     if value["fixed"]:
-        message(f"wrote {out}: {len(clean.questions)} questions, {left_out} left out")
+        message(f"wrote {out}: {len(fixed.questions)} questions, {left_out} left out")
     if errors:
         kept = f", so {out} was not written" if out else ""
         raise InputError(f"{reading.source} has {_number(errors, 'error')}{kept}", hint="fix the rows that are named")
@@ -169,12 +169,12 @@ def register(source: str, name: str, as_json: bool, **flags: Any) -> None:
 @json_option
 def list_(name: str, as_json: bool, **flags: Any) -> None:
     """All versions of the question sets in MLflow, or of the one that is called NAME, newest first."""
-    from fledge.questions import _mlflow
-    from fledge.tracking._mlflow import connect
+    from fledge.questions import _mlflow_datasets
+    from fledge.tracking._mlflow_connection import connect
 
     if name:
         check_name(name)
-    found = _mlflow.versions(connect(load(Workspace, flags).value.tracking), name)
+    found = _mlflow_datasets.versions(connect(load(Workspace, flags).value.tracking), name)
     rows = [[item.source, item.questions, _when(item.time), item.dataset_id] for item in found]
     columns = ["set", "questions", "registered", "id in MLflow"]
     emit(as_json, [_without_new(item) for item in found], table("question sets", columns, rows))
@@ -186,10 +186,10 @@ def _read(source: str, flags: dict[str, Any]) -> Reading:
 
 def _tell(reading: Reading) -> None:
     if reading.notes:
-        message(told(reading.source, reading.notes))
+        message(describe_notes(reading.source, reading.notes))
 
 
-def _as_json(items: Sequence[Problem | Note]) -> list[dict[str, Any]]:
+def _as_json(items: Sequence[Problem | ReadingNote]) -> list[dict[str, Any]]:
     return [item._asdict() for item in items]
 
 
@@ -213,7 +213,7 @@ def _chosen(every: QuestionSet, split: str, topic: str) -> QuestionSet:
     return chosen
 
 
-def _counts(summary: Summary) -> Table:
+def _counts(summary: QuestionSummary) -> Table:
     splits = list(summary.splits)
     columns = ["topic", "questions", *(split or "no split" for split in splits if splits != [""])]
     rows: list[list[Any]] = [
@@ -228,7 +228,7 @@ def _counts(summary: Summary) -> Table:
     return table(summary.source, columns, [*rows, ["in all", *total]])
 
 
-def _lengths(summary: Summary) -> Table:
+def _lengths(summary: QuestionSummary) -> Table:
     share = f"{summary.references:,} ({summary.references / summary.questions:.0%})"
     rows = [
         ["questions", f"{summary.questions:,}", *_length(summary.question_words, summary.question_characters)],

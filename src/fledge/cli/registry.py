@@ -71,7 +71,7 @@ def register(
     )
     known = "" if result.new else ", which was registered before with the same content"
     known += " and is not signed anew" if sign_key and not result.new else ""
-    lines = [result.arm.in_words()] if result.arm else []
+    lines = [result.arm.summary()] if result.arm else []
     emit(as_json, asdict(result), f"{result.name} version {result.version}{known}", *lines)
     if not as_json:
         promote = f"next: fledge promote {result.name} {result.version}"

@@ -13,7 +13,7 @@ import httpx
 from fledge.cli.options import command, settings
 from fledge.cli.output import emit, json_option, message
 from fledge.core.errors import FledgeError, InputError
-from fledge.core.interrupts import uninterrupted
+from fledge.core.interrupts import shield_from_interrupts
 from fledge.core.network import listen, without_password
 from fledge.core.settings import Workspace, load
 
@@ -51,7 +51,7 @@ def ui(port: int, as_json: bool, **flags: Any) -> None:
         raise FledgeError(f"MLflow's server has ended: {_last_words(server)}", hint="fledge ui")
     finally:
         if server.poll() is None:
-            with uninterrupted():
+            with shield_from_interrupts():
                 _end(server)
 
 

@@ -33,6 +33,7 @@ class Pair:
 
     a: str
     b: str
+    metric: str
     questions: int
     difference: float
     ci: tuple[float, float]
@@ -55,21 +56,21 @@ class Pair:
         """Whether it passes all guards."""
         return all(guard.passed for guard in self.guards)
 
-    def seen(self, metric: str) -> str:
+    def seen(self) -> str:
         """The difference and its interval for people, without the closing bracket; pass/fail in percentage points."""
         low, high = self.ci
         scale, unit = (100.0, "points of ") if self.test.startswith("mcnemar") else (1.0, "")
         if not math.isfinite(low):
-            return f"{self.difference * scale:+.3g} {unit}{metric} (no interval"
+            return f"{self.difference * scale:+.3g} {unit}{self.metric} (no interval"
         width = (high - low) * scale
         digits = max(0, 2 - math.floor(math.log10(width))) if width else 3
         numbers = [f"{number * scale:+.{digits}f}" for number in (self.difference, low, high)]
-        return f"{numbers[0]} {unit}{metric} (95 % interval {numbers[1]} to {numbers[2]}"
+        return f"{numbers[0]} {unit}{self.metric} (95 % interval {numbers[1]} to {numbers[2]}"
 
-    def in_words(self, metric: str) -> str:
+    def summary(self) -> str:
         """One sentence for people."""
         plural = "" if self.questions == 1 else "s"
-        seen = f"{self.seen(metric)}, {self.questions:,} question{plural})"
+        seen = f"{self.seen()}, {self.questions:,} question{plural})"
         if self.verdict == "inconclusive":
             more = f"ask about {self.needed_questions:,} more" if self.needed_questions else ""
             what = "; ".join(filter(None, (self.reason, more))) or "ask more questions"

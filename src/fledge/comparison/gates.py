@@ -45,7 +45,7 @@ class GateResult:
     reason: str | None = None
     questions: int = 0
 
-    def in_words(self) -> str:
+    def summary(self) -> str:
         """One line for people."""
         sign = "passed" if self.passed else "FAILED"
         if self.value is None or self.ci is None or self.judged is None:

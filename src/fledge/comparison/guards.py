@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from fledge.comparison.statistics import Sample, one_sided, paired_test
+from fledge.comparison.statistics import PairedSample, one_sided, paired_test
 from fledge.core.errors import InputError
 
 _FORM = re.compile(
@@ -56,11 +56,11 @@ def read_guard(text: str) -> Guard:
     return Guard(text.strip(), found["metric"], most, change / 100 if relative else change, relative)
 
 
-def check_guard(guard: Guard, sample: Sample, alpha: float) -> GuardResult:
+def check_guard(guard: Guard, sample: PairedSample, alpha: float) -> GuardResult:
     """Judge a guard on the paired scores of an arm and its baseline, by a one-sided test."""
     seen = paired_test(sample)
     if guard.relative:
-        limit = Sample(sample.a, sample.b * (1 + guard.change), clusters=sample.clusters, bounds=sample.bounds)
+        limit = PairedSample(sample.a, sample.b * (1 + guard.change), clusters=sample.clusters, bounds=sample.bounds)
         p = one_sided(limit, 0.0, "less" if guard.most else "greater")
     else:
         p = one_sided(sample, guard.change, "less" if guard.most else "greater")

@@ -13,8 +13,8 @@ from fledge.comparison.arms import ArmDescription, compare_settings
 from fledge.comparison.exploration import explore
 from fledge.comparison.findings import Comparison
 from fledge.comparison.plots import boxes, forest, svg
-from fledge.comparison.table import Scores, by_question, metrics
-from fledge.prompts.diff import Part, word_diff
+from fledge.comparison.table import ScoreTable, by_question, metrics
+from fledge.prompts.diff import DiffPart, word_diff
 
 MOST_QUESTIONS = 200
 LONGEST_TEXT = 4000
@@ -26,13 +26,13 @@ class Shown(NamedTuple):
     score is 0 or 1, else `ahead` or `behind` the baseline; empty where it is neither."""
 
     arm: str
-    parts: list[Part]
+    parts: list[DiffPart]
     score: float | None
     error: str
     standing: str
 
 
-class Row(NamedTuple):
+class ReportRow(NamedTuple):
     """One question with the answers of all arms; `spread` is the largest difference between their scores, `low` the
     places of the arms whose answer is wrong or behind the baseline's."""
 
@@ -82,7 +82,7 @@ def render_report(
     )
 
 
-def _matrix(scores: Scores, comparison: Comparison) -> list[tuple[str, list[tuple[int, int, int] | None]]]:
+def _matrix(scores: ScoreTable, comparison: Comparison) -> list[tuple[str, list[tuple[int, int, int] | None]]]:
     """For each arm, against each other: on how many questions it wins, ties and loses."""
     sign = -1 if comparison.higher_is_better is False else 1
     names = [arm.name for arm in comparison.arms]
@@ -115,7 +115,7 @@ def _by_arm(table: pd.DataFrame, column: str, comparison: Comparison) -> dict[st
     }
 
 
-def _rows(table: pd.DataFrame, scores: Scores, comparison: Comparison) -> list[Row]:
+def _rows(table: pd.DataFrame, scores: ScoreTable, comparison: Comparison) -> list[ReportRow]:
     questions = list(dict.fromkeys(table["question"]))
     spreads = [float(np.nanmax(row) - np.nanmin(row)) if np.isfinite(row).any() else 0.0 for row in scores.values]
     order = sorted(range(len(questions)), key=lambda place: -spreads[place])[:MOST_QUESTIONS]
@@ -138,7 +138,7 @@ def _standing(score: float | None, base: float | None, comparison: Comparison, *
     return "ahead" if (score > base) == comparison.higher_is_better else "behind"
 
 
-def _row(number: int, answers: pd.DataFrame, spread: float, comparison: Comparison, *, passing: bool) -> Row:
+def _row(number: int, answers: pd.DataFrame, spread: float, comparison: Comparison, *, passing: bool) -> ReportRow:
     by_arm = {str(row["arm"]): row for row in answers.to_dict("records")}
     base = _cut(by_arm.get(comparison.baseline, {}).get("answer"))
     base_score = _score(by_arm.get(comparison.baseline, {}).get(comparison.metric))
@@ -148,7 +148,7 @@ def _row(number: int, answers: pd.DataFrame, spread: float, comparison: Comparis
         if row is None:
             continue
         text = _cut(row["answer"])
-        parts = [Part("equal", text)] if arm.name == comparison.baseline else _compared(base, text)
+        parts = [DiffPart("equal", text)] if arm.name == comparison.baseline else _compared(base, text)
         score = _score(row[comparison.metric])
         standing = _standing(score, base_score, comparison, passing=passing)
         shown.append(Shown(arm.name, parts, score, _cut(row.get("error")), standing))
@@ -157,18 +157,18 @@ def _row(number: int, answers: pd.DataFrame, spread: float, comparison: Comparis
     any_row = next(iter(by_arm.values()))
     question = _cut(any_row.get("text", any_row["question"]))
     topic = _cut(any_row.get("topic"))
-    return Row(number, question, _cut(any_row.get("reference")), topic, spread, shown, low)
+    return ReportRow(number, question, _cut(any_row.get("reference")), topic, spread, shown, low)
 
 
 def _score(value: object) -> float | None:
     return float(value) if isinstance(value, (int, float)) and np.isfinite(value) else None
 
 
-def _compared(base: str, text: str) -> list[Part]:
+def _compared(base: str, text: str) -> list[DiffPart]:
     """What differs, word by word; the text as it is where hardly a word is shared."""
     parts = word_diff(base, text)
     shared = sum(len(part.text) for part in parts if part.op == "equal")
-    return parts if 2 * shared >= max(len(base), len(text)) else [Part("equal", text)]
+    return parts if 2 * shared >= max(len(base), len(text)) else [DiffPart("equal", text)]
 
 
 def _cut(value: object) -> str:

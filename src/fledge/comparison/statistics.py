@@ -37,7 +37,7 @@ from fledge.comparison.tails import (
 )
 
 
-class Sample(NamedTuple):
+class PairedSample(NamedTuple):
     """Paired scores of two arms, one of each for a question (no NaN).
 
     `passes` says that every score is pass or fail, 0 or 1; `binary` that each was so before samples were averaged.
@@ -109,7 +109,7 @@ class Omnibus(NamedTuple):
     questions: int
 
 
-def paired_test(sample: Sample, test: TestName = "auto", *, seed: int = 0) -> PairedTest:
+def paired_test(sample: PairedSample, test: TestName = "auto", *, seed: int = 0) -> PairedTest:
     """Test whether the mean difference is zero, with its 95 % interval.
 
     `auto` is: with clusters sign flips of whole clusters, and from 100 of them on a t test on cluster-robust errors;
@@ -131,7 +131,7 @@ def paired_test(sample: Sample, test: TestName = "auto", *, seed: int = 0) -> Pa
     return result._replace(low=low, high=high)
 
 
-def _tested(sample: Sample, test: TestName, seed: int) -> PairedTest:
+def _tested(sample: PairedSample, test: TestName, seed: int) -> PairedTest:
     values = sample.differences
     mean, count = float(np.mean(values)), len(values)
     if count < 2:
@@ -165,7 +165,7 @@ def _tested(sample: Sample, test: TestName, seed: int) -> PairedTest:
     return PairedTest(mean, low, high, p, test, statistic, spread)
 
 
-def one_sided(sample: Sample, bound: float, alternative: Literal["less", "greater"]) -> float:
+def one_sided(sample: PairedSample, bound: float, alternative: Literal["less", "greater"]) -> float:
     """p-value that the mean difference is `less` (or `greater`) than `bound`, against its being at the bound or beyond.
 
     By sign flips or robust errors where there are clusters, as in `paired_test`; Tango's score test for pass/fail, else
@@ -198,7 +198,7 @@ def one_sided(sample: Sample, bound: float, alternative: Literal["less", "greate
     return max(least, float(stats.t.sf(mean / error, freedom)))
 
 
-def equivalence(sample: Sample, margin: float) -> float:
+def equivalence(sample: PairedSample, margin: float) -> float:
     """p-value of two one-sided tests (Schuirmann 1987) that the difference lies within `margin` of zero."""
     return max(one_sided(sample, margin, "less"), one_sided(sample, -margin, "greater"))
 
@@ -229,18 +229,18 @@ def adjust(p_values: list[float], method: Literal["holm", "fdr_bh"] = "holm") ->
     return [float(p) for p in multipletests(p_values, method=method)[1]]
 
 
-def _alike_interval(sample: Sample) -> tuple[float, float]:
+def _alike_interval(sample: PairedSample) -> tuple[float, float]:
     """Of differences that are all alike: Tango's, where scores are from 0 to 1, else nothing is known of others."""
     mean = float(np.mean(sample.differences))
     return interval_around(mean, sample.effective, -1.0, 1.0) if sample.of_shares else (mean, mean)
 
 
-def _unseen(sample: Sample) -> float:
+def _unseen(sample: PairedSample) -> float:
     """The least p-value of differences that are all alike: what differs otherwise may only be rare."""
     return float(unseen_p(np.mean(sample.differences), sample.effective)) if sample.of_shares else 0.0
 
 
-def _despite_tail(sample: Sample, result: PairedTest) -> PairedTest:
+def _despite_tail(sample: PairedSample, result: PairedTest) -> PairedTest:
     """The result, or what Hoeffding's bound leaves of it."""
     if not heavy_tail(sample.differences, sample.clusters):
         return result
@@ -260,7 +260,7 @@ def flipped_p(gains: Numbers, clusters: NDArray[np.intp], *, seed: int = 0) -> f
     return float((1 + np.sum(means <= 0)) / (1 + len(means)))
 
 
-def _clustered(sample: Sample, clusters: NDArray[np.intp], seed: int) -> PairedTest:
+def _clustered(sample: PairedSample, clusters: NDArray[np.intp], seed: int) -> PairedTest:
     values = sample.differences
     mean = float(np.mean(values))
     error, freedom = cluster_error(values, clusters)

@@ -9,7 +9,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from fledge.comparison.intervals import ANY_NUMBER, Bounds, Numbers
-from fledge.comparison.statistics import Sample
+from fledge.comparison.statistics import PairedSample
 from fledge.core.csv_files import read_csv
 from fledge.core.errors import InputError
 from fledge.core.texts import counted
@@ -20,7 +20,7 @@ COLUMNS = (*TEXTS, "sample")  # of a long table; every other column of numbers i
 
 
 @dataclass(frozen=True)
-class Scores:
+class ScoreTable:
     """One metric: `values` has a row for each question and a column for each arm, NaN where there is no answer.
 
     `binary` where every score is 0 or 1, and `passes` where also no question was answered twice by an arm. `topics`
@@ -46,7 +46,7 @@ class Scores:
         """Whether two arms have a question in common."""
         return a in self.arms and b in self.arms and bool(np.isfinite(self._two(a, b)).all(axis=1).any())
 
-    def pair(self, a: str, b: str, *, by_topic: bool = True) -> Sample:
+    def pair(self, a: str, b: str, *, by_topic: bool = True) -> PairedSample:
         """The questions that both arms have. Raises `InputError` if there is none.
 
         Topics become clusters where some of them has more than one question, and there is more than one of them.
@@ -58,7 +58,7 @@ class Scores:
                 f"arms {a!r} and {b!r} have no question in common with {self.metric}", hint="ask both the same ones"
             )
         clusters = self.clusters(both) if by_topic else None
-        return Sample(two[both, 0], two[both, 1], self.passes, clusters, self.binary, self.bounds)
+        return PairedSample(two[both, 0], two[both, 1], self.passes, clusters, self.binary, self.bounds)
 
     def clusters(self, which: NDArray[np.bool_]) -> NDArray[np.intp] | None:
         """The topics of some questions, numbered from 0; None where they say nothing of what is related."""
@@ -112,7 +112,7 @@ def metrics(table: pd.DataFrame) -> list[str]:
     return [str(name) for name in table.select_dtypes(["number", "bool"]) if name not in COLUMNS]
 
 
-def by_question(table: pd.DataFrame, metric: str, bounds: Bounds = ANY_NUMBER) -> Scores:
+def by_question(table: pd.DataFrame, metric: str, bounds: Bounds = ANY_NUMBER) -> ScoreTable:
     """`score_questions` for a comparison: raises `InputError` for fewer than two arms, or an arm without a score."""
     if table["arm"].nunique() < 2:
         raise InputError("a comparison needs at least two arms", hint="fledge experiment --prompts a,b")
@@ -124,7 +124,7 @@ def by_question(table: pd.DataFrame, metric: str, bounds: Bounds = ANY_NUMBER) -
     return scores
 
 
-def score_questions(table: pd.DataFrame, metric: str, bounds: Bounds = ANY_NUMBER) -> Scores | None:
+def score_questions(table: pd.DataFrame, metric: str, bounds: Bounds = ANY_NUMBER) -> ScoreTable | None:
     """Average the samples of a long table with columns `question`, `arm`, `metric`, and perhaps `topic`.
 
     None where there is no score at all. Raises `InputError` for text where numbers should be.
@@ -145,17 +145,17 @@ def score_questions(table: pd.DataFrame, metric: str, bounds: Bounds = ANY_NUMBE
     bounds = (0.0, 1.0) if binary else bounds
     missing = np.bincount(arm_codes[~finite], minlength=len(arms))
     topics = _topics(table, question_codes, questions) if "topic" in table else None
-    return Scores(metric, tuple(map(str, arms)), values, passes, topics, tuple(map(int, missing)), binary, bounds)
+    return ScoreTable(metric, tuple(map(str, arms)), values, passes, topics, tuple(map(int, missing)), binary, bounds)
 
 
-def repeated_in_words(table: pd.DataFrame) -> Iterator[str]:
+def describe_repeated(table: pd.DataFrame) -> Iterator[str]:
     """What was averaged though nothing says that it are samples."""
     count = 0 if "sample" in table else int(table.duplicated(["question", "arm"]).sum())
     if count:
         yield f"{counted(count, 'row')} of a question and arm that have one: averaged, as samples"
 
 
-def missing_in_words(scores: Scores) -> Iterator[str]:
+def describe_missing(scores: ScoreTable) -> Iterator[str]:
     """What is not there: cells without a score, and questions that not every arm has."""
     for arm, count in zip(scores.arms, scores.missing, strict=True):
         if count:

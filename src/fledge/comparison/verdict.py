@@ -19,15 +19,15 @@ from fledge.comparison.power import (
     questions_needed,
 )
 from fledge.comparison.statistics import (
+    PairedSample,
     PairedTest,
-    Sample,
     adjust,
     equivalence,
     omnibus,
     one_sided,
     paired_test,
 )
-from fledge.comparison.table import Scores, by_question, metrics, missing_in_words, repeated_in_words
+from fledge.comparison.table import ScoreTable, by_question, describe_missing, describe_repeated, metrics
 from fledge.comparison.tails import count_for_tail
 from fledge.comparison.topics import fewest_signs, too_few
 from fledge.core.errors import InputError
@@ -41,7 +41,7 @@ class _Tested(NamedTuple):
 
     a: str
     b: str
-    sample: Sample
+    sample: PairedSample
     result: PairedTest
 
     @property
@@ -86,7 +86,7 @@ def compare_scores(
         for guard in _guards(table, options, direction_of)
     ]
     alpha = options.alpha or ALPHA
-    pairs = _pairs(tested, options, alpha, higher_is_better, guards)
+    pairs = _pairs(metric, tested, options, alpha, higher_is_better, guards)
     summaries = tuple(_summary(scores, arm, options) for arm in arms)
     sign = -1 if higher_is_better is False else 1
     won = {
@@ -141,7 +141,7 @@ def _departures(
         yield "questions of one topic were taken as independent"
 
 
-def _leader(scores: Scores, arms: Sequence[str], sign: int) -> str:
+def _leader(scores: ScoreTable, arms: Sequence[str], sign: int) -> str:
     """The arm with the best mean over the questions that all arms have; where there is none, over its own."""
     whole = scores.whole()
     shared = dict(zip(scores.arms, whole.mean(axis=0), strict=True)) if len(whole) else {}
@@ -164,7 +164,7 @@ def _guards(table: pd.DataFrame, options: CompareOptions, direction_of: Directio
     return guards
 
 
-def _tested(scores: Scores, a: str, b: str, options: CompareOptions) -> _Tested:
+def _tested(scores: ScoreTable, a: str, b: str, options: CompareOptions) -> _Tested:
     sample = scores.pair(a, b, by_topic=options.by_topic)
     try:
         return _Tested(a, b, sample, paired_test(sample, options.test, seed=options.seed))
@@ -173,11 +173,12 @@ def _tested(scores: Scores, a: str, b: str, options: CompareOptions) -> _Tested:
 
 
 def _pairs(
+    metric: str,
     tested: Sequence[_Tested],
     options: CompareOptions,
     alpha: float,
     way: bool | None,
-    guards: Sequence[tuple[Guard, Scores]],
+    guards: Sequence[tuple[Guard, ScoreTable]],
 ) -> list[Pair]:
     sign = -1 if way is False else 1
     adjusted = adjust([item.result.p for item in tested])
@@ -197,6 +198,7 @@ def _pairs(
             Pair(
                 a=item.a,
                 b=item.b,
+                metric=metric,
                 questions=len(gains),
                 difference=result.difference,
                 ci=(result.low, result.high),
@@ -283,8 +285,8 @@ def _fewest(item: _Tested, alpha: float) -> int:
     return fewest
 
 
-def _notes(table: pd.DataFrame, scores: Scores, tested: Sequence[_Tested], options: CompareOptions) -> list[str]:
-    notes = [*missing_in_words(scores), *repeated_in_words(table)]
+def _notes(table: pd.DataFrame, scores: ScoreTable, tested: Sequence[_Tested], options: CompareOptions) -> list[str]:
+    notes = [*describe_missing(scores), *describe_repeated(table)]
     clustered = [item.sample.clusters for item in tested if item.sample.clusters is not None]
     if clustered and options.test == "auto":
         count = len(np.unique(clustered[0]))
@@ -298,7 +300,7 @@ def _notes(table: pd.DataFrame, scores: Scores, tested: Sequence[_Tested], optio
     return notes
 
 
-def _summary(scores: Scores, arm: str, options: CompareOptions) -> ArmSummary:
+def _summary(scores: ScoreTable, arm: str, options: CompareOptions) -> ArmSummary:
     values = scores.of(arm)
     answered = np.isfinite(scores.values[:, scores.arms.index(arm)])
     clusters = scores.clusters(answered) if options.by_topic else None

@@ -11,7 +11,7 @@ from pathlib import Path
 
 
 @contextlib.contextmanager
-def uninterrupted() -> Iterator[None]:
+def shield_from_interrupts() -> Iterator[None]:
     """SIGINT and SIGTERM are ignored inside; does nothing outside the main thread, which alone gets them."""
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -39,7 +39,7 @@ def scratch_folder() -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def postponed() -> Iterator[None]:
+def postpone_interrupts() -> Iterator[None]:
     """SIGINT and SIGTERM that arrive inside come when it is over: what is being started is in nobody's hands yet."""
     if threading.current_thread() is not threading.main_thread():
         yield

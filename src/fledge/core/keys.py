@@ -25,7 +25,7 @@ class Keys:
         self._reload_s = reload_s
         self._read_at = time.monotonic()
         self._known = [*self._own, *(read_keys(path).items() if path else ())]
-        self._trouble = ""
+        self._last_error = ""
 
     @property
     def needed(self) -> bool:
@@ -42,14 +42,14 @@ class Keys:
         """Read again, whatever the file's date says: two changes can lie within one tick of a file system's clock."""
         if self._path is None or time.monotonic() - self._read_at < self._reload_s:
             return
-        self._read_at, trouble = time.monotonic(), ""
+        self._read_at, last_error = time.monotonic(), ""
         try:
             self._known = [*self._own, *read_keys(self._path).items()]
         except InputError as error:
-            self._known, trouble = self._own, error.message
-        if trouble and trouble != self._trouble:
-            sys.stderr.write(f"fledge: {trouble}; until it is fixed it opens nothing\n")
-        self._trouble = trouble
+            self._known, last_error = self._own, error.message
+        if last_error and last_error != self._last_error:
+            sys.stderr.write(f"fledge: {last_error}; until it is fixed it opens nothing\n")
+        self._last_error = last_error
 
 
 def read_keys(path: Path) -> dict[str, bytes]:

@@ -25,9 +25,10 @@ class DeadlineError(FledgeError):
 
 
 class EngineClient(asyncio.Protocol):
-    """Asks one engine process; `ready` says whether it takes requests. At most `at_once` prompts are with it."""
+    """Asks one engine process; `ready` says whether it takes requests. At most
+    `max_concurrency` prompts are with it."""
 
-    def __init__(self, at_once: int) -> None:
+    def __init__(self, max_concurrency: int) -> None:
         self._transport: asyncio.Transport | None = None
         self._address = ""
         self._closed = ""
@@ -35,23 +36,23 @@ class EngineClient(asyncio.Protocol):
         self._again: asyncio.Task[None] | None = None
         self._frames = Frames()
         self.asked: dict[str, tuple[int, _Asking]] = {}
-        self.slots = asyncio.Semaphore(at_once)
-        self._at_once = at_once
+        self.slots = asyncio.Semaphore(max_concurrency)
+        self._max_concurrency = max_concurrency
         self._taken: set[asyncio.Task[bool]] = set()
 
     @property
     def ready(self) -> bool:
         return self._transport is not None
 
-    def resize(self, at_once: int) -> None:
+    def resize(self, max_concurrency: int) -> None:
         """Change the limit; prompts above it finish first."""
-        for _ in range(at_once - self._at_once):
+        for _ in range(max_concurrency - self._max_concurrency):
             self.slots.release()
-        for _ in range(self._at_once - at_once):
+        for _ in range(self._max_concurrency - max_concurrency):
             task = asyncio.ensure_future(self.slots.acquire())
             self._taken.add(task)
             task.add_done_callback(self._taken.discard)
-        self._at_once = at_once
+        self._max_concurrency = max_concurrency
 
     @property
     def running(self) -> int:

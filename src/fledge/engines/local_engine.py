@@ -20,7 +20,7 @@ from fledge.core import errors
 from fledge.core.control import encode
 from fledge.core.errors import FledgeError, InputError
 from fledge.core.frames import ASK, CANCEL, Frames, frame
-from fledge.core.interrupts import postponed
+from fledge.core.interrupts import postpone_interrupts
 from fledge.core.messages import Ask, Cancel, Piece
 from fledge.core.processes import module_command
 from fledge.core.types import Message, Say
@@ -165,7 +165,7 @@ class LocalEngine(EngineConnection):
         self._closing = threading.Event()
         self._said = tempfile.TemporaryFile()  # noqa: SIM115 (closed with the engine)
         self._ready = False
-        with postponed():
+        with postpone_interrupts():
             self._child, self._control, self._line = self._spawn()
 
     def wait_ready(self) -> None:

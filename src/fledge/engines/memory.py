@@ -19,7 +19,7 @@ USUAL_GB = 1.0
 BASE_BYTES = {"openvino": 180_000_000, "transformers": 700_000_000}
 
 
-class Estimate(NamedTuple):
+class MemoryEstimate(NamedTuple):
     """Bytes of an engine with a full cache, by what they are for."""
 
     weights: int
@@ -31,16 +31,16 @@ class Estimate(NamedTuple):
         return sum(self)
 
 
-def estimate(model: Snapshot, engine: str, mode: Mode, cache_gb: float) -> Estimate:
+def estimate(model: Snapshot, engine: str, mode: Mode, cache_gb: float) -> MemoryEstimate:
     """What an engine of the name takes on a CPU for a model."""
     parameters = model.parameters
     program = BASE_BYTES[engine]
     if engine == "transformers":
-        return Estimate(4 * parameters, USUAL_TOKENS * token_bytes(model, "exact"), program)
+        return MemoryEstimate(4 * parameters, USUAL_TOKENS * token_bytes(model, "exact"), program)
     copies = 2  # as they were read, and as they are laid out to compute with
     weights = copies * parameters * (4 if mode == "exact" else 1)
     cache = cache_blocks(model, mode, cache_gb) * BLOCK_TOKENS * token_bytes(model, mode)
-    return Estimate(weights, cache, program)
+    return MemoryEstimate(weights, cache, program)
 
 
 def check(model: Snapshot, engine: str, mode: Mode, cache_gb: float) -> str:
@@ -61,7 +61,7 @@ def check(model: Snapshot, engine: str, mode: Mode, cache_gb: float) -> str:
     return describe(model.source, need, memory.available, advice)
 
 
-def describe(source: str, need: Estimate, available: int, advice: str) -> str:
+def describe(source: str, need: MemoryEstimate, available: int, advice: str) -> str:
     """The estimate as a sentence, a warning with `advice` where it is more than what is available."""
     parts = f"weights {_size(need.weights)}, cache up to {_size(need.cache)}"
     text = f"the engine of {source} will take about {_size(need.total)} of memory ({parts})"

@@ -14,7 +14,7 @@ from fledge.core.errors import FledgeError, InputError
 from fledge.engines.engine import EngineInfo, FinishReason
 from fledge.engines.memory import cache_blocks
 from fledge.engines.text import TextConfig
-from fledge.engines.worker import Answer, WorkerEngine
+from fledge.engines.worker import GeneratedAnswer, WorkerEngine
 from fledge.models.snapshot import Snapshot
 
 # Weights mapped from a file would change under a running engine with the file.
@@ -73,14 +73,14 @@ class OpenVINOEngine(WorkerEngine):
         if self._pipeline.has_non_finished_requests():
             self._pipeline.step()
 
-    def _release(self, answer: Answer) -> None:
+    def _release(self, answer: GeneratedAnswer) -> None:
         if answer.handle is not None:
             answer.handle.cancel()
 
     def _shut(self) -> None:
         self._sweep()
 
-    def _config(self, answer: Answer) -> Any:
+    def _config(self, answer: GeneratedAnswer) -> Any:
         params = answer.params
         config = openvino_genai.GenerationConfig()
         config.max_new_tokens = answer.room
@@ -98,7 +98,7 @@ class OpenVINOEngine(WorkerEngine):
                 config.top_k = params.top_k
         return config
 
-    def _read(self, answer: Answer) -> None:
+    def _read(self, answer: GeneratedAnswer) -> None:
         if answer.handle.get_status() == openvino_genai.GenerationStatus.IGNORED:
             raise FledgeError("the prompt does not fit in the engine's cache", hint="raise --cache-gb")
         while answer.handle.can_read() and not answer.ended:

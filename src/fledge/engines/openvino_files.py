@@ -35,14 +35,14 @@ class ExportError(FledgeError):
     """OpenVINO cannot run this model."""
 
 
-class Gate(NamedTuple):
+class Int8Gate(NamedTuple):
     """How far the fast model departs from the exact one: a ratio of perplexities, and a share of greedy tokens."""
 
     perplexity_ratio: float
     token_agreement: float
 
 
-def exported(snapshot: Snapshot, cache: Path, mode: Mode, say: Say) -> Path:
+def find_or_export(snapshot: Snapshot, cache: Path, mode: Mode, say: Say) -> Path:
     """Return the folder of the exported model: the release's own, else the cache's, exporting it first if needed.
 
     Raises `ExportError` where OpenVINO does not know the architecture, `InputError` where the model is not what it
@@ -87,10 +87,10 @@ def is_exported(snapshot: Snapshot, cache: Path, mode: Mode) -> bool:
     return exported_beside(snapshot.path, mode) is not None or _folder(snapshot, cache, mode).is_dir()
 
 
-def read_gate(fast: Path) -> Gate:
+def read_gate(fast: Path) -> Int8Gate:
     """What was measured when the fast model was made."""
     content = json.loads((fast / "gate.json").read_text(encoding="utf-8"))
-    return Gate(content["perplexity_ratio"], content["token_agreement"])
+    return Int8Gate(content["perplexity_ratio"], content["token_agreement"])
 
 
 def _folder(snapshot: Snapshot, cache: Path, mode: Mode) -> Path:

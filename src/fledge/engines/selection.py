@@ -13,7 +13,7 @@ from fledge.core.types import Say, silent
 from fledge.engines import memory
 from fledge.engines.engine import Engine, EngineInfo, LoadedEngine, Mode, StartingEngine
 from fledge.engines.machine import gpu
-from fledge.engines.openvino_files import ExportError, exported, is_exported, known_files, read_gate
+from fledge.engines.openvino_files import ExportError, find_or_export, is_exported, known_files, read_gate
 from fledge.engines.scripted import ScriptedEngine
 from fledge.engines.settings import EngineSettings
 from fledge.models import snapshot
@@ -30,7 +30,7 @@ class RemoteModel:
     source: str
 
 
-class Choice(NamedTuple):
+class EngineChoice(NamedTuple):
     """An engine's name, its device, and in words why it was chosen."""
 
     name: str
@@ -69,7 +69,7 @@ def release_folder(model: str, workspace: Workspace) -> Path:
     """The folder of the release that `name@alias`, `name/3` or `models:/...` means, fetched and checked."""
     from fledge.releases._mlflow_releases import MODEL_TAG, fetch
     from fledge.releases._mlflow_releases import find as find_version
-    from fledge.tracking._mlflow import connect
+    from fledge.tracking._mlflow_connection import connect
 
     client = connect(workspace.tracking)
     version = find_version(client, model)
@@ -86,14 +86,14 @@ def is_remote(model: str) -> bool:
     return model.startswith(("http://", "https://"))
 
 
-def choose(settings: EngineSettings, model: Snapshot | None = None) -> Choice:
+def choose(settings: EngineSettings, model: Snapshot | None = None) -> EngineChoice:
     """Resolve `auto` for a model of one's own by hardware and what is installed.
 
     OpenVINO runs a model that has been exported for it also where nothing is installed that could export one.
     Raises `MissingExtraError` if what was asked for is not installed, `InputError` if settings do not go together.
     """
     if settings.engine == "scripted":
-        return Choice("scripted", "cpu", "as set")
+        return EngineChoice("scripted", "cpu", "as set")
     if settings.engine == "remote":
         raise InputError("--engine remote needs a URL as --model", hint="--model http://127.0.0.1:8000/v1#NAME")
     if settings.engine == "auto":
@@ -102,7 +102,7 @@ def choose(settings: EngineSettings, model: Snapshot | None = None) -> Choice:
         raise MissingExtraError(f"the engine {settings.engine}", EXTRAS[settings.engine])
     else:
         on_gpu = settings.device == "gpu" or (settings.device == "auto" and settings.engine == "transformers" and gpu())
-        choice = Choice(settings.engine, "gpu" if on_gpu else "cpu", "as set")
+        choice = EngineChoice(settings.engine, "gpu" if on_gpu else "cpu", "as set")
     if settings.mode == "fast" and choice.name != "openvino":
         raise InputError("only the engine openvino has a fast mode", hint="--mode exact, or --engine openvino")
     if choice == ("transformers", "gpu", choice.reason) and not gpu():
@@ -110,15 +110,15 @@ def choose(settings: EngineSettings, model: Snapshot | None = None) -> Choice:
     return choice
 
 
-def _automatic(settings: EngineSettings, model: Snapshot | None) -> Choice:
+def _automatic(settings: EngineSettings, model: Snapshot | None) -> EngineChoice:
     if settings.device != "cpu" and settings.mode != "fast" and gpu() and installed("transformers"):
-        return Choice("transformers", "gpu", "continuous batching on the GPU")
+        return EngineChoice("transformers", "gpu", "continuous batching on the GPU")
     if settings.device == "gpu":
-        return Choice("transformers", "gpu", "as set")
+        return EngineChoice("transformers", "gpu", "as set")
     if _runs("openvino", settings, model):
-        return Choice("openvino", "cpu", "continuous batching on the CPU")
+        return EngineChoice("openvino", "cpu", "continuous batching on the CPU")
     if installed("transformers"):
-        return Choice("transformers", "cpu", "OpenVINO, which is faster on a CPU, is not installed")
+        return EngineChoice("transformers", "cpu", "OpenVINO, which is faster on a CPU, is not installed")
     raise MissingExtraError("an engine", "models,openvino")
 
 
@@ -180,7 +180,7 @@ def load(settings: EngineSettings, model: Snapshot, say: Say = silent) -> Loaded
         except ExportError as error:
             if settings.engine != "auto" or settings.mode == "fast":
                 raise
-            choice = Choice("transformers", "cpu", error.message)
+            choice = EngineChoice("transformers", "cpu", error.message)
             say(f"{error.message}; transformers runs it")
     return _transformers(settings, model, choice, say)
 
@@ -198,12 +198,12 @@ def _remote(settings: EngineSettings, model: RemoteModel) -> StartingEngine:
     )
 
 
-def _openvino(settings: EngineSettings, model: Snapshot, choice: Choice, say: Say) -> LoadedEngine:
+def _openvino(settings: EngineSettings, model: Snapshot, choice: EngineChoice, say: Say) -> LoadedEngine:
     cache = settings.cache_dir / "engines"
     mode: Mode = "exact" if settings.mode == "exact" else "fast"
     if choice.device == "cpu":
         say(memory.check(model, "openvino", mode, settings.cache_gb))
-    folder = exported(model, cache, mode, say)
+    folder = find_or_export(model, cache, mode, say)
     info = EngineInfo("openvino", choice.device, mode, choice.reason)
     if mode == "fast":
         gate = read_gate(folder)
@@ -213,7 +213,7 @@ def _openvino(settings: EngineSettings, model: Snapshot, choice: Choice, say: Sa
         )
         if settings.mode == "auto" and gate.perplexity_ratio > settings.fast_limit:
             measured = f"exact: {measured}, and the limit is {settings.fast_limit:g}"
-            folder, info = exported(model, cache, "exact", say), info._replace(mode="exact")
+            folder, info = find_or_export(model, cache, "exact", say), info._replace(mode="exact")
         info = info._replace(reason=f"{choice.reason}; {measured}")
         say(measured)
 
@@ -223,7 +223,7 @@ def _openvino(settings: EngineSettings, model: Snapshot, choice: Choice, say: Sa
     return OpenVINOEngine(model, folder, info, settings.cache_gb)
 
 
-def _transformers(settings: EngineSettings, model: Snapshot, choice: Choice, say: Say) -> LoadedEngine:
+def _transformers(settings: EngineSettings, model: Snapshot, choice: EngineChoice, say: Say) -> LoadedEngine:
     info = EngineInfo("transformers", choice.device, "exact", choice.reason)
     if choice.device == "gpu":
         from fledge.engines.transformers_paged import PagedTransformersEngine

@@ -23,7 +23,7 @@ from transformers.generation.stopping_criteria import StoppingCriteria, Stopping
 from fledge.engines.engine import EngineInfo, FinishReason, GenerationParams
 from fledge.engines.text import TextConfig
 from fledge.engines.transformers_load import load_model, load_tokenizer
-from fledge.engines.worker import Answer, WorkerEngine
+from fledge.engines.worker import GeneratedAnswer, WorkerEngine
 from fledge.models.snapshot import Snapshot
 
 BATCH = 64
@@ -69,7 +69,7 @@ class TransformersEngine(WorkerEngine):
                 stopping_criteria=StoppingCriteriaList([_Delivering(self, rows)]),
             )
 
-    def _release(self, answer: Answer) -> None:
+    def _release(self, answer: GeneratedAnswer) -> None:
         """Nothing: a batch ends with `generate`."""
 
     def advance(self, row: "_Row", token: int) -> bool:
@@ -86,7 +86,7 @@ class TransformersEngine(WorkerEngine):
 class _Row:
     """One answer in its batches, and how it chooses the next token."""
 
-    def __init__(self, answer: Answer) -> None:
+    def __init__(self, answer: GeneratedAnswer) -> None:
         self.answer = answer
         params = answer.params
         self.chooses = params.samples or params.repetition_penalty != 1 or params.logprobs

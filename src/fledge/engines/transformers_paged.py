@@ -10,7 +10,7 @@ from transformers.generation.configuration_utils import ContinuousBatchingConfig
 from fledge.core.errors import FledgeError, InputError
 from fledge.engines.engine import EngineInfo, FinishReason, GenerationParams
 from fledge.engines.transformers import load, text_of
-from fledge.engines.worker import Answer, WorkerEngine
+from fledge.engines.worker import GeneratedAnswer, WorkerEngine
 from fledge.models.snapshot import Snapshot
 
 RUNNING = 512
@@ -33,7 +33,7 @@ class PagedTransformersEngine(WorkerEngine):
         self._manager: Any = None
         self._settings: tuple[float, ...] = ()
         self._count = itertools.count()
-        self._by_handle: dict[str, Answer] = {}
+        self._by_handle: dict[str, GeneratedAnswer] = {}
         # The library gives up for good where one prompt fills its whole cache.
         room = min(model.context, (self._blocks - 1) * BLOCK_TOKENS)
         super().__init__(info, text_of(replace(model, context=room)))
@@ -62,7 +62,7 @@ class PagedTransformersEngine(WorkerEngine):
             self._read(result)
             result = self._manager.get_result(timeout=0)
 
-    def _start(self, waiting: list[Answer]) -> None:
+    def _start(self, waiting: list[GeneratedAnswer]) -> None:
         for answer in waiting:
             settings = _settings(answer)
             if settings != self._settings or self._manager is None or not self._manager.is_running():
@@ -82,7 +82,7 @@ class PagedTransformersEngine(WorkerEngine):
                 eos_token_id=ends or -1,
             )
 
-    def _manage(self, answer: Answer) -> Any:
+    def _manage(self, answer: GeneratedAnswer) -> Any:
         params = answer.params
         sampling = {
             "temperature": params.temperature,
@@ -122,7 +122,7 @@ class PagedTransformersEngine(WorkerEngine):
         else:  # a stop sequence, which only we know of
             self._release(answer)
 
-    def _release(self, answer: Answer) -> None:
+    def _release(self, answer: GeneratedAnswer) -> None:
         if self._by_handle.pop(answer.handle, None):
             self._manager.cancel_request(answer.handle)
 
@@ -136,7 +136,7 @@ class PagedTransformersEngine(WorkerEngine):
         self._stop()
 
 
-def _settings(answer: Answer) -> tuple[float, ...]:
+def _settings(answer: GeneratedAnswer) -> tuple[float, ...]:
     params = answer.params
     sampling = (params.temperature, params.top_p, params.top_k, params.min_p) if params.samples else ()
     return (params.logprobs, *sampling)

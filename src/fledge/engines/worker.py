@@ -22,7 +22,7 @@ from fledge.engines.text import (
 
 
 @dataclass(eq=False)
-class Answer:
+class GeneratedAnswer:
     """One answer under way. `handle` is the engine's own."""
 
     prompt_ids: list[int]
@@ -58,9 +58,9 @@ class WorkerEngine(abc.ABC):
         self.encoder = PromptEncoder(text)  # it gets ready while the subclass loads the model
         self.between_steps: Callable[[], None] = lambda: None
         self._tokenizer = open_tokenizer(text.tokenizer)
-        self._waiting: deque[Answer] = deque()
-        self._suspects: deque[list[Answer]] = deque()  # groups, one of which runs at a time
-        self._running: list[Answer] = []
+        self._waiting: deque[GeneratedAnswer] = deque()
+        self._suspects: deque[list[GeneratedAnswer]] = deque()  # groups, one of which runs at a time
+        self._running: list[GeneratedAnswer] = []
 
     def take(self, prompt: Prompt, params: GenerationParams, stream: Stream) -> None:
         """Have the answers to a prompt computed in the next turns, once there are tokens of it."""
@@ -88,7 +88,7 @@ class WorkerEngine(abc.ABC):
     def _add(self, prompt: Encoded, params: GenerationParams, stream: Stream) -> None:
         stream.prompt_tokens, stream.turns_left_out = len(prompt.token_ids), prompt.turns_left_out
         self._waiting.extend(
-            Answer(
+            GeneratedAnswer(
                 prompt.token_ids,
                 replace(params.for_sample(index), n=1),
                 stream,
@@ -123,20 +123,20 @@ class WorkerEngine(abc.ABC):
         """Start what `_take` gives, and advance what runs by one step; `_deliver` each answer's new tokens."""
 
     @abc.abstractmethod
-    def _release(self, answer: Answer) -> None:
+    def _release(self, answer: GeneratedAnswer) -> None:
         """Free what the engine holds for an answer that ended before it was done."""
 
     def _shut(self) -> None:  # noqa: B027 (most have nothing more)
         """Free what the engine itself holds."""
 
-    def _take(self, limit: int) -> list[Answer]:
+    def _take(self, limit: int) -> list[GeneratedAnswer]:
         """The next answers to start, now counted as running; at most `limit` run. After a failure, those that ran then
         come in groups."""
         if self._suspects:
             due = [] if self._running else self._suspects.popleft()
         else:
             due = [self._waiting.popleft() for _ in range(min(limit - len(self._running), len(self._waiting)))]
-        taken: list[Answer] = []
+        taken: list[GeneratedAnswer] = []
         for answer in due:
             if answer.stream.cancelled:
                 self._deliver(answer, (), "cancelled")
@@ -146,7 +146,11 @@ class WorkerEngine(abc.ABC):
         return taken
 
     def _deliver(
-        self, answer: Answer, token_ids: Sequence[int], reason: FinishReason | None, logprobs: Sequence[float] = ()
+        self,
+        answer: GeneratedAnswer,
+        token_ids: Sequence[int],
+        reason: FinishReason | None,
+        logprobs: Sequence[float] = (),
     ) -> bool:
         """Pass new tokens on; True if the answer has ended with them, by `reason`, stop sequence or cancellation."""
         answer.generated.extend(token_ids)
@@ -169,7 +173,7 @@ class WorkerEngine(abc.ABC):
         """The text of one token; one that is part of a character reads as U+FFFD."""
         return str(translate_errors(lambda: self._tokenizer.decode([token_id], skip_special_tokens=False), NOT_WRITTEN))
 
-    def _fail(self, answer: Answer, error: Exception) -> None:
+    def _fail(self, answer: GeneratedAnswer, error: Exception) -> None:
         answer.ended = True
         answer.stream.fail(FledgeError(f"the {self.info.name} engine failed: {error}"))
 

@@ -14,7 +14,7 @@ from fledge.experiments.cells import Cell, trace_id
 from fledge.tracking._mlflow_traces import root_span_id
 
 
-def captured(run_id: str, experiment_id: str) -> Traced:
+def capture_traces(run_id: str, experiment_id: str) -> Traced:
     """A function that runs the chain of a cell, and returns what that gave and the spans that ended meanwhile.
 
     To MLflow's tracing the chain is the remote part of a trace that began elsewhere: ours. So what

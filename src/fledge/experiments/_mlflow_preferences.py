@@ -12,8 +12,8 @@ from mlflow import MlflowClient
 
 from fledge.core import state
 from fledge.core.errors import FledgeError
-from fledge.core.interrupts import uninterrupted
-from fledge.experiments._mlflow import load_artifact, load_settings
+from fledge.core.interrupts import shield_from_interrupts
+from fledge.experiments._mlflow_experiments import load_artifact, load_settings
 from fledge.scoring._mlflow_judge import open_judge
 from fledge.scoring.judge import (
     PREFERENCE,
@@ -22,7 +22,7 @@ from fledge.scoring.judge import (
     JudgeCounts,
     JudgeError,
     Preference,
-    in_words,
+    describe_counts,
     same_model,
 )
 
@@ -84,7 +84,7 @@ def with_preferences(
                     with state.open_to_append(file) as kept:
                         kept.write(json.dumps(_row(two, said)).encode() + b"\n")
         finally:
-            with uninterrupted():
+            with shield_from_interrupts():
                 _keep(client, run_id, judging, known)
         counts = judge.counts
     found = {two: known[two] for two in different if two in known}
@@ -120,7 +120,7 @@ def _pairs(table: pd.DataFrame, baseline: str) -> Iterator[tuple[int, Two]]:
 def _notes(judging: JudgeConfig, counts: JudgeCounts, found: Sequence[Preference], alike: int) -> Iterator[str]:
     yield f"preference is what the judge {judging.judge} says, asked both ways round, by: {judging.criteria}"
     if counts.asked:
-        yield in_words(counts._replace(inconsistent=0))
+        yield describe_counts(counts._replace(inconsistent=0))
     inconsistent = sum(not preference.agreed for preference in found)
     if inconsistent:
         yield f"{inconsistent:,} of {len(found):,} pairs were judged otherwise when swapped, and count as ties"

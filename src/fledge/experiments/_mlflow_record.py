@@ -10,11 +10,11 @@ from mlflow import MlflowClient
 from mlflow.entities import Metric, Param, RunTag
 
 from fledge.core.types import Say
-from fledge.experiments._mlflow import TABLE, dataset, tag_run
+from fledge.experiments._mlflow_experiments import TABLE, dataset, tag_run
 from fledge.experiments._mlflow_resources import Resources
 from fledge.experiments.arms import Arm
 from fledge.experiments.cells import Answer, trace_id
-from fledge.experiments.journal import Plan
+from fledge.experiments.journal import ExperimentPlan
 from fledge.experiments.plots import plot_arms
 from fledge.experiments.tables import arm_metrics, build_table
 from fledge.scoring.judge import JUDGE, JudgeCounts
@@ -33,7 +33,7 @@ METRICS_AT_ONCE = 1000  # MLflow's limit
 class ExperimentRecord:
     """The runs of one experiment. `send` and `finish` may be repeated: what is written twice is there once."""
 
-    def __init__(self, client: MlflowClient, plan: Plan, say: Say) -> None:
+    def __init__(self, client: MlflowClient, plan: ExperimentPlan, say: Say) -> None:
         self._client = client
         self._plan = plan
         self._say = say

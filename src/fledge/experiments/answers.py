@@ -66,9 +66,9 @@ def answers(
     if limit < 0:
         raise InputError(f"limit is {limit}, but must be 0 (all) or more", hint="--limit 20")
 
-    from fledge.experiments._mlflow import load_plan, load_table
+    from fledge.experiments._mlflow_experiments import load_plan, load_table
     from fledge.experiments._mlflow_runs import find_run
-    from fledge.tracking._mlflow import connect
+    from fledge.tracking._mlflow_connection import connect
 
     client = connect(workspace.tracking)
     run_id = find_run(client, run)

@@ -87,7 +87,7 @@ class Arm:
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
-def wanted(config: ExperimentConfig) -> list[ArmConfig]:
+def select_arms(config: ExperimentConfig) -> list[ArmConfig]:
     """The arms that a configuration means: its own, or each of its prompts with each number of examples and model.
 
     Raises `InputError` for what cannot be the name of a prompt.
@@ -114,7 +114,7 @@ def build_arms(
     built = []
     for arm, prompt in zip(arms, prompts, strict=True):
         model = models[arm.model]
-        generation = settled(default_generation(config, model), prompt, arm.generation)
+        generation = resolve_generation(default_generation(config, model), prompt, arm.generation)
         form = resolve_format(prompt, model, arm.format if arm.format != "auto" else config.format)
         built.append(Arm(arm.name, prompt, arm.model, generation, format=form))
     named = [replace(arm, name=name) for arm, name in zip(built, _names(built), strict=True)]
@@ -159,7 +159,7 @@ def default_generation(config: ExperimentConfig, model: Model) -> GenerationPara
         ) from None
 
 
-def settled(
+def resolve_generation(
     generation: GenerationParams, prompt: Prompt, own: Mapping[str, Any] = MappingProxyType({})
 ) -> GenerationParams:
     """Generation settings with those that the prompt itself brings along, and then `own`.

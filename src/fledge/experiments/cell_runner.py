@@ -18,7 +18,7 @@ from fledge.core.errors import InputError
 from fledge.engines.engine import Completion, EngineGoneError
 from fledge.experiments.cells import Answer, Cell
 from fledge.questions.question_set import Question
-from fledge.scoring.catalogue import Scores, score
+from fledge.scoring.catalogue import AnswerScores, score
 from fledge.scoring.scorer import Response, Scorer
 
 Chain = Runnable[Any, Any]
@@ -31,13 +31,14 @@ def ask(
     chains: Mapping[tuple[str, int], Chain],
     keep: Callable[[Answer], None],
     *,
-    at_once: int,
+    max_concurrency: int,
     scorers: Sequence[Scorer] = (),
     graders: Sequence[Scorer] = (),
     ungraded: Mapping[str, Answer] = MappingProxyType({}),
     traced: Traced = lambda _, run: (run(), []),
 ) -> Generator[Answer]:
-    """Answers as they come; `chains` holds one chain for each arm and sample; `at_once` cells are asked together.
+    """Answers as they come; `chains` holds one chain for each arm and sample; at most `max_concurrency` cells are
+    asked at the same time.
 
     `keep` gets each answer at once, in the thread in which it came: when it returns, the answer cannot be lost. Where
     there are `graders`, which take long and may fail, it gets it before them and once more after. `ungraded` are
@@ -58,7 +59,7 @@ def ask(
         keep(answer)
         return answer
 
-    pool = ThreadPoolExecutor(at_once, thread_name_prefix="cell")
+    pool = ThreadPoolExecutor(max_concurrency, thread_name_prefix="cell")
     try:
         for future in as_completed([pool.submit(one, cell) for cell in cells]):
             answer = future.result()
@@ -152,7 +153,7 @@ def _graded(answer: Answer, question: Question, graders: Sequence[Scorer]) -> An
     return replace(_with_scores(answer, score(_response(answer, question), graders)), graded=True)
 
 
-def _with_scores(answer: Answer, found: Scores) -> Answer:
+def _with_scores(answer: Answer, found: AnswerScores) -> Answer:
     """The answer with further scores; one that is there at last has no error any more."""
     errors = {name: text for name, text in answer.score_errors.items() if name not in found.values}
     return replace(

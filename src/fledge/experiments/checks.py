@@ -6,6 +6,7 @@ import regex
 
 from fledge.comparison.topics import warn_few_topics
 from fledge.core.errors import InputError
+from fledge.core.texts import counted
 from fledge.core.types import Say
 from fledge.experiments.config import ExperimentConfig
 from fledge.questions.layout import column_flags
@@ -29,6 +30,8 @@ def check_metric(config: ExperimentConfig) -> None:
 def check_questions(config: ExperimentConfig, questions: QuestionSet, arms: int, say: Say) -> None:
     """Say what a comparison of that many arms would lack. Raises `InputError` as `check_references` does."""
     check_references(config, questions)
+    if config.limit == len(questions.questions):
+        say(f"{counted(config.limit, 'question')} drawn evenly over topics (--limit); --order-seed N draws others")
     for doubt in doubts(config, questions, arms):
         say(doubt)
 

@@ -55,9 +55,9 @@ def compare(
             _write(_page(result, table), report)
         return result
 
-    from fledge.experiments._mlflow import describe_arms, load_plan, load_table, tag_run
+    from fledge.experiments._mlflow_experiments import describe_arms, load_plan, load_table, tag_run
     from fledge.experiments._mlflow_runs import COMPARED, find_run
-    from fledge.tracking._mlflow import connect
+    from fledge.tracking._mlflow_connection import connect
 
     client = connect(workspace.tracking)
     run_id = find_run(client, str(run_id), COMPARED)
@@ -100,9 +100,9 @@ def observed_spread(workspace: Workspace, run_id: str, metric: str | None = None
 
     Raises `InputError` where there is no such run or metric, or the run has one arm.
     """
-    from fledge.experiments._mlflow import load_plan, load_table
+    from fledge.experiments._mlflow_experiments import load_plan, load_table
     from fledge.experiments._mlflow_runs import COMPARED, find_run
-    from fledge.tracking._mlflow import connect
+    from fledge.tracking._mlflow_connection import connect
 
     client = connect(workspace.tracking)
     run_id = find_run(client, run_id, COMPARED)
@@ -138,12 +138,16 @@ def _judged(options: CompareOptions, scores: object) -> CompareOptions:
 
 def _compare(table: pd.DataFrame, options: CompareOptions, planned: dict[str, Any] | None) -> Comparison:
     metric = pick_metric(table, options.metric)
-    laid_down: dict[str, bool | None] = (planned or {}).get("directions", {})  # of the scorers that there were then
+    planned_directions: dict[str, bool | None] = (planned or {}).get(
+        "directions", {}
+    )  # of the scorers that there were then
 
     def direction(name: str) -> bool | None:
-        return laid_down.get(name, direction_of(name))
+        return planned_directions.get(name, direction_of(name))
 
-    way = _higher_is_better(metric, options.higher_is_better, direction, is_known=metric in laid_down or known(metric))
+    way = _higher_is_better(
+        metric, options.higher_is_better, direction, is_known=metric in planned_directions or known(metric)
+    )
     found = compare_scores(
         table,
         metric,

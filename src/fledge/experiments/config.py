@@ -18,7 +18,7 @@ from fledge.models.embedded.templates import TEMPLATES
 from fledge.prompts.prompt import PromptFormat
 from fledge.questions.layout import QuestionLayout
 from fledge.questions.question_set import QuestionSet
-from fledge.scoring.catalogue import BUILT_IN, chosen, find
+from fledge.scoring.catalogue import BUILT_IN, choose_scorers, find_scorer
 from fledge.scoring.judge import JudgeConfig
 from fledge.scoring.scorer import Scorer
 
@@ -160,7 +160,7 @@ class ExperimentConfig(EngineSettings):
     @property
     def chosen_scorers(self) -> tuple[Scorer, ...]:
         """What scores each answer."""
-        return chosen(self.scorers, self.answer_pattern)
+        return choose_scorers(self.scorers, self.answer_pattern)
 
     @property
     def logprobs(self) -> bool:
@@ -168,7 +168,7 @@ class ExperimentConfig(EngineSettings):
         return any("logprobs" in scorer.needs for scorer in self.chosen_scorers)
 
     @property
-    def at_once(self) -> int:
+    def max_concurrency(self) -> int:
         """How many answers are generated at the same time."""
         return 1 if self.latency else self.concurrency
 
@@ -201,7 +201,7 @@ def planned_metric(config: ExperimentConfig, questions: QuestionSet) -> str:
 
 def _unknown(scorer: str) -> str:
     try:
-        find(scorer)
+        find_scorer(scorer)
     except InputError as error:
         return f"{error.message}; {error.hint}"
     return ""

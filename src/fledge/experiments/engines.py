@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from fledge.core.errors import InputError
-from fledge.core.interrupts import uninterrupted
+from fledge.core.interrupts import shield_from_interrupts
 from fledge.core.network import check_answers
 from fledge.core.types import Say
 from fledge.engines import selection
@@ -17,7 +17,7 @@ from fledge.experiments.config import ArmConfig, ExperimentConfig
 from fledge.models.snapshot import Snapshot
 
 if TYPE_CHECKING:
-    from fledge.experiments.journal import Plan
+    from fledge.experiments.journal import ExperimentPlan
 
 Models = Mapping[str, Snapshot | RemoteModel]
 
@@ -61,7 +61,7 @@ class Engines(contextlib.AbstractContextManager["Engines"]):
             self._own.popitem()[1].close()
 
     def __exit__(self, *_: object) -> None:
-        with uninterrupted():
+        with shield_from_interrupts():
             self.close()
 
 
@@ -73,7 +73,7 @@ def _digest(model: Snapshot | RemoteModel) -> str:
     return model.digest if isinstance(model, Snapshot) else model.source
 
 
-def check_unchanged(plan: "Plan", models: Models, engines: Mapping[str, Engine]) -> None:
+def check_unchanged(plan: "ExperimentPlan", models: Models, engines: Mapping[str, Engine]) -> None:
     """Raise `InputError` if what answers now is not what answered before."""
     for arm in plan.arms:
         if arm.prompt is None:

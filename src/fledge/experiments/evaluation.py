@@ -54,9 +54,9 @@ class Evaluation:
     def as_dict(self) -> dict[str, Any]:
         return {**asdict(self), "judge": self.judge._asdict() if self.judge else None}
 
-    def in_words(self) -> list[str]:
+    def summary(self) -> list[str]:
         """A line for each gate, those that failed first."""
-        return [gate.in_words() for gate in sorted(self.gates, key=lambda gate: gate.passed)]
+        return [gate.summary() for gate in sorted(self.gates, key=lambda gate: gate.passed)]
 
 
 def evaluate(
@@ -89,9 +89,9 @@ def evaluate(
     result = run_experiment(config, engine=engine, progress=progress, say=say, reuse=reuse and not timed)
 
     from fledge.comparison.estimates import estimate  # with pandas and scipy, which take seconds to load
-    from fledge.experiments._mlflow import load_table, log_evaluation
+    from fledge.experiments._mlflow_experiments import load_table, log_evaluation
     from fledge.experiments.tables import scores_of
-    from fledge.tracking._mlflow import connect
+    from fledge.tracking._mlflow_connection import connect
 
     client = connect(config.tracking)
     table = scores_of(load_table(client, result.run_id))
@@ -146,7 +146,7 @@ def write_junit(evaluation: Evaluation, path: Path) -> None:
     for gate in evaluation.gates:
         case = ET.SubElement(suite, "testcase", classname=name, name=gate.gate)
         if not gate.passed:
-            ET.SubElement(case, "failure", message=gate.in_words(), type="gate")
+            ET.SubElement(case, "failure", message=gate.summary(), type="gate")
     root = ET.Element("testsuites")
     root.append(suite)
     ET.indent(root)

@@ -25,7 +25,7 @@ from fledge.scoring.judge import JUDGE, JudgeCounts
 
 
 @dataclass(frozen=True)
-class Plan:
+class ExperimentPlan:
     """All that an experiment needs to go on: written before the first cell is asked, and never changed.
 
     On disk it does not say where it is recorded: that may hold a password, and the server may move.
@@ -38,7 +38,7 @@ class Plan:
     questions: QuestionSet
 
 
-_PLAN = TypeAdapter(Plan)
+_PLAN = TypeAdapter(ExperimentPlan)
 _ARMS = TypeAdapter(tuple[Arm, ...])
 LOCK_ATTEMPTS = 20
 CLOSED = -1
@@ -51,7 +51,7 @@ class Journal:
     Only one process at a time has it open. `append` may be called from any thread.
     """
 
-    def __init__(self, folder: Path, plan: Plan) -> None:
+    def __init__(self, folder: Path, plan: ExperimentPlan) -> None:
         self.folder = folder
         self.plan = plan
         self._lock = threading.Lock()
@@ -85,7 +85,7 @@ class Journal:
         return True
 
     @classmethod
-    def create(cls, plan: Plan) -> "Journal":
+    def create(cls, plan: ExperimentPlan) -> "Journal":
         folder = plan.config.state_dir / "experiments" / plan.run_id
         content = replace(plan, config=replace(plan.config, tracking_uri="", state="", cache=""))
         try:

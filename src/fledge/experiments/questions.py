@@ -11,8 +11,4 @@ def select_questions(config: ExperimentConfig, given: QuestionSet | None = None,
     questions = given or read_questions(config.questions, config, config.layout, say=say)
     if given is None and config.questions == "default":
         questions = questions.only("test")
-    if not config.limit or config.limit >= len(questions.questions):
-        return questions
-    drawn = questions.sample(config.limit, config.order_seed)
-    say(f"{len(drawn.questions):,} of {len(questions.questions):,} questions drawn; --order-seed N draws others")
-    return drawn
+    return questions.sample(config.limit, config.order_seed) if config.limit else questions

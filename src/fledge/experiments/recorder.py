@@ -17,7 +17,7 @@ SLOW_S = 5.0
 SECONDS_EACH = 0.025  # what a trace takes on SQLite; for the estimate only
 
 
-class Recorder:
+class AnswerRecorder:
     """A thread that sends what the journal has; whoever asks never waits for it.
 
     `send` writes some answers, and may be called again with the same ones. `each_time` is called about twice a second.
@@ -83,7 +83,7 @@ class Recorder:
                 self._changed.notify_all()
 
 
-def retried(work: Callable[[], None], journal: Journal, timeout_s: float, say: Say) -> None:
+def retry(work: Callable[[], None], journal: Journal, timeout_s: float, say: Say) -> None:
     """Do `work`, which may be done twice, and try again for so long where the tracking server is away."""
     started, pause, told = time.monotonic(), IDLE_S, False
     while True:

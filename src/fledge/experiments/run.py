@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 from fledge.core import state
 from fledge.core.errors import FledgeError, InputError
-from fledge.core.interrupts import uninterrupted
+from fledge.core.interrupts import shield_from_interrupts
 from fledge.core.network import without_password
 from fledge.core.settings import Workspace
 from fledge.core.texts import counted
 from fledge.core.types import Format, Say, silent
 from fledge.engines import selection
 from fledge.engines.engine import Engine, EngineGoneError
-from fledge.experiments.arms import Arm, build_arms, check_room, check_variables, default_prompt, own_arms, wanted
+from fledge.experiments.arms import Arm, build_arms, check_room, check_variables, default_prompt, own_arms, select_arms
 from fledge.experiments.checks import check_metric, check_questions
 from fledge.experiments.config import ArmConfig, ExperimentConfig, planned_metric
 from fledge.experiments.engines import Engines, Models, check_unchanged, find_models, pin
@@ -24,15 +24,15 @@ from fledge.experiments.questions import select_questions
 from fledge.experiments.run_ids import short_id
 from fledge.experiments.shots import add_shots, draw_shots
 from fledge.questions.question_set import Question, QuestionSet
-from fledge.scoring.judge import Judge, JudgeCounts, in_words, judge_scorer, same_model
+from fledge.scoring.judge import Judge, JudgeCounts, describe_counts, judge_scorer, same_model
 
 if TYPE_CHECKING:
     from fledge.comparison.findings import ArmWarning
     from fledge.experiments._mlflow_record import ExperimentRecord
     from fledge.experiments.cell_runner import Chain
     from fledge.experiments.cells import Cell
-    from fledge.experiments.journal import Journal, Plan
-    from fledge.experiments.recorder import Recorder
+    from fledge.experiments.journal import ExperimentPlan, Journal
+    from fledge.experiments.recorder import AnswerRecorder
     from fledge.prompts.prompt import PromptStore
 
 
@@ -96,7 +96,7 @@ def run_experiment(
     check_metric(config)
     asked_for = select_questions(config, questions, say)
     config = replace(config, questions=asked_for.source)  # of a set in MLflow the version
-    asked = wanted(config)
+    asked = select_arms(config)
     shots = draw_shots(config, asked, asked_for, questions, say)
     models = find_models(config, asked, engine)  # what can be refused is, before MLflow is loaded
     say(f"asking {', '.join([*models, *chains])}; results go to {without_password(config.tracking)}")
@@ -105,12 +105,12 @@ def run_experiment(
     with contextlib.ExitStack() as stack:
         own_engines = stack.enter_context(Engines(config, models, engine, say))
 
-        from fledge.experiments._mlflow import start_runs
+        from fledge.experiments._mlflow_experiments import start_runs
         from fledge.experiments._mlflow_record import ExperimentRecord
         from fledge.experiments.journal import Journal
         from fledge.experiments.reuse import reuse_answers
-        from fledge.prompts._mlflow import open_store
-        from fledge.tracking._mlflow import connect
+        from fledge.prompts._mlflow_registry import open_store
+        from fledge.tracking._mlflow_connection import connect
 
         client = connect(config.tracking)
         store = open_store(client, say)
@@ -150,7 +150,7 @@ def resume_experiment(
 
     from fledge.experiments._mlflow_record import ExperimentRecord
     from fledge.experiments.journal import Journal
-    from fledge.tracking._mlflow import connect
+    from fledge.tracking._mlflow_connection import connect
 
     with contextlib.ExitStack() as stack:
         journal = Journal.open(workspace, run_id)
@@ -203,9 +203,9 @@ def _carry_out(
     say: Say,
 ) -> ExperimentResult:
     """Ask what has no answer yet, and record all of it."""
-    from fledge.experiments._mlflow_capture import captured
+    from fledge.experiments._mlflow_capture import capture_traces
     from fledge.experiments.cell_runner import ask
-    from fledge.experiments.recorder import Recorder, retried
+    from fledge.experiments.recorder import AnswerRecorder, retry
 
     plan, config = journal.plan, journal.plan.config
     ungraded = journal.ungraded()
@@ -213,18 +213,18 @@ def _carry_out(
     if unanswered:
         say(_extent(unanswered, plan))
     cells = [*unanswered, *(cell for cell, _ in ungraded)]
-    recorder = Recorder(journal, record.send, record.sample)
+    recorder = AnswerRecorder(journal, record.send, record.sample)
     with _ended(recorder, journal, say):
         judge = _judge(plan, say) if cells else None
         answers = ask(
             cells,
             _chains(plan, engines, chains),
             journal.append,
-            at_once=config.at_once,
+            max_concurrency=config.max_concurrency,
             scorers=config.chosen_scorers,
             graders=[judge_scorer(judge)] if judge else (),
             ungraded={answer.key: answer for _, answer in ungraded},
-            traced=captured(plan.run_id, plan.experiment_id),
+            traced=capture_traces(plan.run_id, plan.experiment_id),
         )
         waiting = {cell.key for cell in cells}
         before = [answer for answer in journal.latest() if answer.key not in waiting]
@@ -239,15 +239,15 @@ def _carry_out(
         _tell_failed_scorers(journal, say)
         counts = journal.judge_counts if config.judging.judge else None
         if counts:
-            say(in_words(counts))
+            say(describe_counts(counts))
         recorder.wait(config.tracking_timeout, say)
-        retried(lambda: record.finish(journal.latest(), counts), journal, config.tracking_timeout, say)
+        retry(lambda: record.finish(journal.latest(), counts), journal, config.tracking_timeout, say)
         journal.mark_finished()
     recorder.stop()
     return replace(_result(journal), judge=counts)
 
 
-def _extent(cells: Sequence["Cell"], plan: "Plan") -> str:
+def _extent(cells: Sequence["Cell"], plan: "ExperimentPlan") -> str:
     """How much is to be asked, in words."""
     longest = {arm.name: arm.generation.max_tokens for arm in plan.arms if arm.prompt}
     most = sum(longest.get(cell.arm, 0) for cell in cells)
@@ -259,7 +259,9 @@ def _extent(cells: Sequence["Cell"], plan: "Plan") -> str:
     return f"asking for {counted(len(cells), 'answer')}{extent}{tokens}"
 
 
-def _chains(plan: "Plan", engines: Mapping[str, Engine], own: Mapping[str, Any]) -> dict[tuple[str, int], "Chain"]:
+def _chains(
+    plan: "ExperimentPlan", engines: Mapping[str, Engine], own: Mapping[str, Any]
+) -> dict[tuple[str, int], "Chain"]:
     """A chain for each arm and sample: samples of one arm differ in their seed."""
     from fledge.chains.engine_llm import build_chain
     from fledge.experiments._mlflow_capture import tracer
@@ -278,7 +280,7 @@ def _chains(plan: "Plan", engines: Mapping[str, Engine], own: Mapping[str, Any])
     return found
 
 
-def _judge(plan: "Plan", say: Say) -> Judge | None:
+def _judge(plan: "ExperimentPlan", say: Say) -> Judge | None:
     """The judge that grades every answer, where there is one."""
     judging = plan.config.judging
     if not judging.judge:
@@ -329,23 +331,26 @@ def _result(journal: "Journal") -> ExperimentResult:
 @contextlib.contextmanager
 def _aborted(record: "ExperimentRecord") -> Iterator[None]:
     """No run stays RUNNING: an interruption ends it as KILLED, an error as FAILED."""
-    from fledge.tracking._mlflow import status_after
+    from fledge.tracking._mlflow_connection import status_after
 
     try:
         yield
     except BaseException as error:
-        with uninterrupted(), contextlib.suppress(Exception):  # it may be the tracking server that is the error
+        with (
+            shield_from_interrupts(),
+            contextlib.suppress(Exception),
+        ):  # it may be the tracking server that is the error
             record.abort(status_after(error))
         raise
 
 
 @contextlib.contextmanager
-def _ended(recorder: "Recorder", journal: "Journal", say: Say) -> Iterator[None]:
+def _ended(recorder: "AnswerRecorder", journal: "Journal", say: Say) -> Iterator[None]:
     """What is recorded stays; a user who interrupts hears how to go on."""
     try:
         yield
     except BaseException as error:
-        with uninterrupted():
+        with shield_from_interrupts():
             if not isinstance(error, FledgeError) or isinstance(error, EngineGoneError):  # others say it themselves
                 kept = counted(len(journal.latest()), "answer")
                 say(f"{kept} kept; resume with: fledge experiment --resume {short_id(journal.plan.run_id)}")

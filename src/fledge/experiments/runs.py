@@ -32,7 +32,7 @@ def runs(workspace: Workspace, *, limit: int = SHOWN) -> list[RunSummary]:
 
     from fledge.experiments._mlflow_runs import list_runs
     from fledge.experiments.journal import Journal
-    from fledge.tracking._mlflow import connect
+    from fledge.tracking._mlflow_connection import connect
 
     found = list_runs(connect(workspace.tracking), limit)
     return [

@@ -8,14 +8,14 @@ from typing import Any
 import pandas as pd
 
 from fledge.experiments.cells import Answer, trace_id
-from fledge.experiments.journal import Plan
+from fledge.experiments.journal import ExperimentPlan
 from fledge.scoring.surface import question_quality
 
 # Numeric columns that are not scores.
 FIGURES = ("sample", "prompt_tokens", "completion_tokens", "ttft_s", "latency_s", "cost", "turns_left_out")
 
 
-def build_table(plan: Plan, answers: Sequence[Answer]) -> pd.DataFrame:
+def build_table(plan: ExperimentPlan, answers: Sequence[Answer]) -> pd.DataFrame:
     """A row for each cell, by question in their order, then arm, then sample."""
     places = {item.id: place for place, item in enumerate(plan.questions.questions)}
     arms = {arm.name: place for place, arm in enumerate(plan.arms)}

@@ -17,8 +17,8 @@ from gguf.quants import dequantize
 from fledge.core import atomic_folder, state
 from fledge.core.digests import KnownDigests
 from fledge.core.errors import InputError
-from fledge.models.gguf_config import Target, read_config, refuse_other_architectures, token_ids
-from fledge.models.gguf_header import HINT, Header, Tensor, read_header
+from fledge.models.gguf_config import ConvertedTensor, read_config, refuse_other_architectures, token_ids
+from fledge.models.gguf_header import HINT, GgufTensor, Header, read_header
 from fledge.models.gguf_tokenizer import TokenizerFiles, check_loads, read_tokenizer
 
 log = logging.getLogger(__name__)
@@ -97,11 +97,11 @@ class _Layout(NamedTuple):
     """A safetensors file: its header, the order of its tensors, and the bytes that they take."""
 
     header: bytes
-    targets: list[Target]
+    targets: list[ConvertedTensor]
     size: int
 
 
-def _layout(header: Header, targets: list[Target]) -> _Layout:
+def _layout(header: Header, targets: list[ConvertedTensor]) -> _Layout:
     entries: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     # As the library orders them, so that each number lies at a multiple of its size.
     ordered = sorted(targets, key=lambda target: (-_item_bytes(header.tensors[target.gguf]), target.name))
@@ -120,7 +120,7 @@ def _layout(header: Header, targets: list[Target]) -> _Layout:
     return _Layout(len(text).to_bytes(8, "little") + text, ordered, offset)
 
 
-def _item_bytes(tensor: Tensor) -> int:
+def _item_bytes(tensor: GgufTensor) -> int:
     return 2 if tensor.type in (F16, BF16) else 4
 
 
@@ -131,11 +131,11 @@ class _Reader:
         self._header = header
         self._content = content
 
-    def values(self, tensor: Tensor) -> npt.NDArray[np.float32]:
+    def values(self, tensor: GgufTensor) -> npt.NDArray[np.float32]:
         """The numbers of a small F32 tensor."""
         return self._finite(tensor, self._raw(tensor, tensor.offset, tensor.size).view("<f4"))
 
-    def pieces(self, target: Target) -> Iterator[bytes]:
+    def pieces(self, target: ConvertedTensor) -> Iterator[bytes]:
         """A tensor's content as a snapshot has it: F32, or F16 and BF16 as they are."""
         tensor = self._header.tensors[target.gguf]
         rows = tensor.shape[0]
@@ -149,7 +149,7 @@ class _Reader:
                 raw = raw.reshape(-1, target.head // 2, 2, row_bytes).swapaxes(1, 2).reshape(count, row_bytes)
             yield self._numbers(tensor, np.ascontiguousarray(raw)).tobytes()
 
-    def _numbers(self, tensor: Tensor, raw: npt.NDArray[np.uint8]) -> npt.NDArray[Any]:
+    def _numbers(self, tensor: GgufTensor, raw: npt.NDArray[np.uint8]) -> npt.NDArray[Any]:
         if tensor.type == BF16:
             bits = raw.view("<u2")
             if ((bits & 0x7F80) == 0x7F80).any():
@@ -160,15 +160,15 @@ class _Reader:
         with np.errstate(all="ignore"):  # scales that are no numbers are found below
             return self._finite(tensor, dequantize(raw, tensor.type).astype("<f4", copy=False))
 
-    def _finite(self, tensor: Tensor, numbers: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    def _finite(self, tensor: GgufTensor, numbers: npt.NDArray[Any]) -> npt.NDArray[Any]:
         if not np.isfinite(numbers).all():
             raise self._not_finite(tensor)
         return numbers
 
-    def _not_finite(self, tensor: Tensor) -> InputError:
+    def _not_finite(self, tensor: GgufTensor) -> InputError:
         return InputError(f"{self._header.source}: tensor {tensor.name} contains NaN or infinity", hint=HINT)
 
-    def _raw(self, tensor: Tensor, offset: int, size: int) -> npt.NDArray[np.uint8]:
+    def _raw(self, tensor: GgufTensor, offset: int, size: int) -> npt.NDArray[np.uint8]:
         self._content.seek(offset)
         content = self._content.read(size)
         if len(content) < size:

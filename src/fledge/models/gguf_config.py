@@ -10,10 +10,10 @@ import numpy.typing as npt
 from gguf.constants import GGMLQuantizationType
 
 from fledge.core.errors import InputError
-from fledge.models.gguf_header import HINT, Header, Tensor
+from fledge.models.gguf_header import HINT, GgufTensor, Header
 from fledge.models.gguf_tokenizer import TokenizerFiles
 
-Values = Callable[[Tensor], npt.NDArray[np.float32]]
+Values = Callable[[GgufTensor], npt.NDArray[np.float32]]
 """Reads the numbers of a small tensor."""
 
 ARCHITECTURES = {"llama": "LlamaForCausalLM", "qwen2": "Qwen2ForCausalLM", "qwen3": "Qwen3ForCausalLM"}
@@ -49,7 +49,7 @@ NORMS = {"attn_q_norm.weight": "self_attn.q_norm.weight", "attn_k_norm.weight": 
 
 
 @dataclass(frozen=True)
-class Target:
+class ConvertedTensor:
     """Where a tensor goes. Each `head` rows have their halves interleaved by llama.cpp's converter; 0 for none."""
 
     gguf: str
@@ -79,7 +79,9 @@ def refuse_other_architectures(header: Header) -> None:
     _refuse_unknown(header, kind)
 
 
-def read_config(header: Header, tokenizer: TokenizerFiles, values: Values) -> tuple[dict[str, Any], list[Target]]:
+def read_config(
+    header: Header, tokenizer: TokenizerFiles, values: Values
+) -> tuple[dict[str, Any], list[ConvertedTensor]]:
     """The content of `config.json`, and where each tensor goes.
 
     Raises `InputError` where sizes contradict each other, and where tensors are missing, left over or of another shape.
@@ -170,7 +172,7 @@ def _sizes(header: Header, kind: str, tokenizer: TokenizerFiles) -> Sizes:
     )
 
 
-def _targets(header: Header, kind: str, sizes: Sizes) -> Iterator[Target]:
+def _targets(header: Header, kind: str, sizes: Sizes) -> Iterator[ConvertedTensor]:
     hidden, wide, narrow = sizes.hidden, sizes.heads * sizes.head, sizes.key_value_heads * sizes.head
     shapes = {
         **dict.fromkeys(("attn_norm", "ffn_norm"), (hidden,)),
@@ -181,16 +183,16 @@ def _targets(header: Header, kind: str, sizes: Sizes) -> Iterator[Target]:
         **dict.fromkeys(("ffn_gate", "ffn_up"), (sizes.feed_forward, hidden)),
         "ffn_down": (hidden, sizes.feed_forward),
     }
-    yield Target("token_embd.weight", "model.embed_tokens.weight", (sizes.vocabulary, hidden))
-    yield Target("output_norm.weight", "model.norm.weight", (hidden,))
+    yield ConvertedTensor("token_embd.weight", "model.embed_tokens.weight", (sizes.vocabulary, hidden))
+    yield ConvertedTensor("output_norm.weight", "model.norm.weight", (hidden,))
     if "output.weight" in header.tensors:
-        yield Target("output.weight", "lm_head.weight", (sizes.vocabulary, hidden))
+        yield ConvertedTensor("output.weight", "lm_head.weight", (sizes.vocabulary, hidden))
     for layer in range(sizes.layers):
         for part, name in _parts(header, kind).items():
             stem, _, last = part.partition(".")
             shape = shapes[stem][:1] if last == "bias" else shapes[stem]
             head = sizes.head if kind == "llama" and stem in ("attn_q", "attn_k") else 0
-            yield Target(f"blk.{layer}.{part}", f"model.layers.{layer}.{name}", shape, head)
+            yield ConvertedTensor(f"blk.{layer}.{part}", f"model.layers.{layer}.{name}", shape, head)
 
 
 def _parts(header: Header, kind: str) -> dict[str, str]:
@@ -207,7 +209,7 @@ def _parts(header: Header, kind: str) -> dict[str, str]:
     return parts
 
 
-def _check(header: Header, targets: list[Target], *, rope_factors: bool) -> None:
+def _check(header: Header, targets: list[ConvertedTensor], *, rope_factors: bool) -> None:
     for target in targets:
         tensor = header.tensors.get(target.gguf)
         if tensor is None:

@@ -45,7 +45,7 @@ TEXT, ARRAY, BOOL = 8, 9, 7
 
 
 @dataclass(frozen=True)
-class Tensor:
+class GgufTensor:
     """One tensor: its shape with the fastest dimension last, its type, and where its bytes lie in the file."""
 
     name: str
@@ -61,7 +61,7 @@ class Header:
 
     source: str
     metadata: Mapping[str, Any]
-    tensors: Mapping[str, Tensor]
+    tensors: Mapping[str, GgufTensor]
 
     def integer(self, key: str, low: int, high: int, default: int | None = None) -> int:
         """The integer of a field. Raises `InputError` where it is none, or not from `low` to `high`."""
@@ -160,11 +160,11 @@ class _Reader:
             raise self._refused(key, content[:8], "is not true or false")
         return list(np.frombuffer(content, dtype).tolist())
 
-    def _tensors(self, count: int, alignment: Any) -> dict[str, Tensor]:
+    def _tensors(self, count: int, alignment: Any) -> dict[str, GgufTensor]:
         known = type(alignment) is int and 8 <= alignment <= MAX_ALIGNMENT
         if not known or alignment & (alignment - 1):
             raise self._refused("general.alignment", alignment, f"is not a power of two from 8 to {MAX_ALIGNMENT}")
-        found: dict[str, Tensor] = {}
+        found: dict[str, GgufTensor] = {}
         expected = 0
         for number in range(count):
             name = self._name(f"the name of tensor {number}")
@@ -181,9 +181,9 @@ class _Reader:
         if start + last.offset + last.size > self._size:
             end = f"needs {start + last.offset + last.size:,} bytes"
             raise InputError(f"{self._source} is cut off: {last.name} {end}, the file has {self._size:,}", hint=HINT)
-        return {name: Tensor(name, it.shape, it.type, start + it.offset, it.size) for name, it in found.items()}
+        return {name: GgufTensor(name, it.shape, it.type, start + it.offset, it.size) for name, it in found.items()}
 
-    def _tensor(self, name: str) -> Tensor:
+    def _tensor(self, name: str) -> GgufTensor:
         dimensions = self._unpack("<I", f"the dimensions of {name}")
         if not 1 <= dimensions <= MAX_DIMENSIONS:
             raise self._refused(f"number of dimensions of {name}", dimensions, f"is not from 1 to {MAX_DIMENSIONS}")
@@ -199,7 +199,7 @@ class _Reader:
             raise self._refused(f"dimensions of {name}", list(sizes), f"do not fit in the file's {self._size:,} bytes")
         if sizes[0] % block:
             raise self._refused(f"dimensions of {name}", list(sizes), f"are not whole blocks of {block}")
-        return Tensor(name, tuple(reversed(sizes)), kinds[number], offset, count // block * size)
+        return GgufTensor(name, tuple(reversed(sizes)), kinds[number], offset, count // block * size)
 
     def _name(self, what: str) -> str:
         name = self._text(what, MAX_NAME_BYTES)

@@ -38,7 +38,7 @@ LOG_HINT = "look into the collector's log; what was recorded waits in the outbox
 HINTS = {**dict.fromkeys((401, 403), KEY_HINT), **dict.fromkeys((301, 302, 303, 307, 308, 404, 405), URL_HINT)}
 
 
-class Route(NamedTuple):
+class OtlpRoute(NamedTuple):
     """A route as the conventions see it: `operation` is the kind of its answers, `prefix` begins their id."""
 
     path: str
@@ -47,9 +47,9 @@ class Route(NamedTuple):
 
 
 ROUTES = {
-    "chat": Route("/v1/chat/completions", "chat", "chatcmpl-"),
-    "completions": Route("/v1/completions", "text_completion", "cmpl-"),
-    "invocations": Route("/invocations", "text_completion"),
+    "chat": OtlpRoute("/v1/chat/completions", "chat", "chatcmpl-"),
+    "completions": OtlpRoute("/v1/completions", "text_completion", "cmpl-"),
+    "invocations": OtlpRoute("/invocations", "text_completion"),
 }
 
 
@@ -88,10 +88,10 @@ class OtlpShipper:
         """Ship `records`. Raises `FledgeError` if the collector refuses them or does not answer."""
         drafts = [draft for record in records for draft in _drafts(record)]
         for part in _parts(drafts):
-            self._session.trouble = None
+            self._session.last_error = None
             done = self._exporter.export([self._span(draft) for draft in part])
             if done is not SpanExportResult.SUCCESS:
-                raise self._session.trouble or FledgeError("the spans cannot be sent", hint=LOG_HINT)
+                raise self._session.last_error or FledgeError("the spans cannot be sent", hint=LOG_HINT)
 
     def _span(self, draft: "_Draft") -> ReadableSpan:
         return ReadableSpan(
@@ -127,14 +127,14 @@ class _Draft(NamedTuple):
 
 
 class _Session(requests.Session):
-    """Raises for all that is no clear yes, and keeps it as `trouble`. The exporter takes a redirection for success, and
-    tries again by itself, as the recorder does."""
+    """Raises for all that is no clear yes, and keeps it as `last_error`. The exporter takes a redirection for success,
+    and tries again by itself, as the recorder does."""
 
     def __init__(self, endpoint: str) -> None:
         super().__init__()
         parts = urlsplit(endpoint)
         self.trust_env = parts.hostname not in LOOPBACK  # proxies are for what is far
-        self.trouble: FledgeError | None = None
+        self.last_error: FledgeError | None = None
         self._collector = parts._replace(netloc=parts.netloc.rpartition("@")[2], query="").geturl()
 
     def request(self, *arguments: Any, **options: Any) -> requests.Response:
@@ -142,12 +142,12 @@ class _Session(requests.Session):
             answer = super().request(*arguments, **options)
         except requests.RequestException as error:
             why = f"the collector at {self._collector} does not answer: {type(error).__name__}"
-            self.trouble = FledgeError(why, hint="start it; until then what was recorded waits in the outbox")
-            raise self.trouble from None
+            self.last_error = FledgeError(why, hint="start it; until then what was recorded waits in the outbox")
+            raise self.last_error from None
         if not 200 <= answer.status_code < 300:
             why = f"the collector at {self._collector} refused the spans: {answer.status_code} {answer.reason}"
-            self.trouble = FledgeError(why, hint=HINTS.get(answer.status_code, LOG_HINT))
-            raise self.trouble
+            self.last_error = FledgeError(why, hint=HINTS.get(answer.status_code, LOG_HINT))
+            raise self.last_error
         if "protobuf" in answer.headers.get("content-type", ""):
             self._tell_rejected(answer.content)
         return answer
@@ -284,8 +284,8 @@ def _evaluation(record: FeedbackRecord) -> _Draft:
     return _Draft(record.request_id, f"feedback/{record.feedback_id}", EVALUATION, *moment, _set(about))
 
 
-def _route(record: OutboxRecord) -> Route:
-    return ROUTES.get(record.route, Route(f"/{record.route}", "text_completion"))
+def _route(record: OutboxRecord) -> OtlpRoute:
+    return ROUTES.get(record.route, OtlpRoute(f"/{record.route}", "text_completion"))
 
 
 def _release(record: OutboxRecord) -> str | None:

@@ -17,8 +17,8 @@ import psutil
 from fledge.core import state
 from fledge.core.control import Control
 from fledge.core.outbox_files import outbox_files
-from fledge.monitoring.duties import Duties
-from fledge.monitoring.outbox_reader import (
+from fledge.monitoring.background_tasks import Duties
+from fledge.serving.outbox_reader import (
     KEPT_FILES,
     LineCount,
     Position,
@@ -44,7 +44,7 @@ REFUSED_FILE = "refused.jsonl"
 Ship = Callable[[Sequence[Record]], None]
 
 
-class Recorder:
+class OutboxRecorder:
     """Reads whole lines behind the last position kept, ships them, and only then moves the position.
 
     While the machine is busy it takes a small share of the time only, and more the fuller the outbox is.
@@ -75,7 +75,7 @@ class Recorder:
         self._process = psutil.Process()
         self._limit = BATCH
         self.shipped = self.refused = 0
-        self.trouble = ""
+        self.last_error = ""
 
     def run(self) -> None:
         """Ship until `stop`, then once more what is left."""
@@ -89,7 +89,7 @@ class Recorder:
 
     def _try_to_ship(self) -> bool:
         try:
-            self.trouble, before = "", self.trouble
+            self.last_error, before = "", self.last_error
             while self._ship_politely():
                 pass
             self._tell()
@@ -97,7 +97,7 @@ class Recorder:
             words = str(error) or type(error).__name__
             if words != before:
                 sys.stderr.write(f"fledge: recorder: {words}\n")
-            self.trouble = words
+            self.last_error = words
             with contextlib.suppress(OSError):
                 self._tell()
             return False
@@ -164,7 +164,7 @@ class Recorder:
 
     def _tell(self) -> None:
         waiting = self._waiting.count()
-        self._told(shipped=self.shipped, waiting=waiting, refused=self.refused, trouble=self.trouble)
+        self._told(shipped=self.shipped, waiting=waiting, refused=self.refused, last_error=self.last_error)
 
     def _position(self, file: str = "") -> Position:
         try:
@@ -185,7 +185,7 @@ def main() -> None:
     control = Control(int(sys.argv[1]))
     config = control.config
     stopped, imported = threading.Event(), threading.Event()
-    recorders: list[Recorder] = []
+    recorders: list[OutboxRecorder] = []
 
     def stop() -> None:
         stopped.set()
@@ -215,7 +215,7 @@ def main() -> None:
     os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
     os.nice(NICE)
 
-    from fledge.monitoring._mlflow import TraceShipper
+    from fledge.monitoring._mlflow_requests import TraceShipper
 
     imported.set()
     if config["outbox"]:
@@ -227,7 +227,7 @@ def main() -> None:
     stopped.wait()
 
 
-def _run(recorders: Sequence[Recorder]) -> None:
+def _run(recorders: Sequence[OutboxRecorder]) -> None:
     """Let all ship until they have been stopped."""
     threads = [threading.Thread(target=recorder.run, name="ship") for recorder in recorders]
     for thread in threads:
@@ -236,19 +236,21 @@ def _run(recorders: Sequence[Recorder]) -> None:
         thread.join()
 
 
-def _recorders(config: dict[str, Any], to_mlflow: Ship, control: Control) -> list[Recorder]:
+def _recorders(config: dict[str, Any], to_mlflow: Ship, control: Control) -> list[OutboxRecorder]:
     folder, cap = Path(config["outbox"]), config["cap_bytes"]
 
     def told(**figures: Any) -> None:
         control.send(event="recorder", figures=figures)
 
     if not config["otlp"]:
-        return [Recorder(folder, to_mlflow, cap_bytes=cap, told=told)]
+        return [OutboxRecorder(folder, to_mlflow, cap_bytes=cap, told=told)]
     from fledge.monitoring._otlp import OtlpShipper
 
     return [
-        Recorder(folder, to_mlflow, cap_bytes=cap, told=told, waits_for=OTLP_POSITION_FILE),
-        Recorder(folder, OtlpShipper(config["otlp"]), cap_bytes=cap, position_file=OTLP_POSITION_FILE, removes=False),
+        OutboxRecorder(folder, to_mlflow, cap_bytes=cap, told=told, waits_for=OTLP_POSITION_FILE),
+        OutboxRecorder(
+            folder, OtlpShipper(config["otlp"]), cap_bytes=cap, position_file=OTLP_POSITION_FILE, removes=False
+        ),
     ]
 
 

@@ -16,9 +16,9 @@ from mlflow.exceptions import MlflowException
 
 from fledge.core.errors import FledgeError
 from fledge.core.types import Message
-from fledge.prompts.prompt import Draft, Prompt, Reference
+from fledge.prompts.prompt import Draft, Prompt, PromptRef
 from fledge.prompts.store import Store
-from fledge.tracking._mlflow import experiment_id, run_within
+from fledge.tracking._mlflow_connection import experiment_id, run_within
 
 EXPERIMENT = "fledge-prompts"
 KIND = "prompts"
@@ -43,7 +43,7 @@ class ArtifactStore(Store):
         self._client = client
         self._found: Run | None = None
 
-    def find(self, reference: Reference) -> Prompt | None:
+    def find(self, reference: PromptRef) -> Prompt | None:
         numbers = self._numbers(reference.name)
         version = reference.version or (numbers[-1] if numbers else None)
         if reference.alias and reference.alias != "latest":
@@ -52,7 +52,7 @@ class ArtifactStore(Store):
 
     def newest(self) -> Iterator[tuple[Prompt, Mapping[str, str]]]:
         for name in self._names("prompts"):
-            found = self.find(Reference(name, None, None))
+            found = self.find(PromptRef(name, None, None))
             if found is not None:
                 tags = self._labels(name).tags
                 yield found, {key: value for own in tags.values() for key, value in own.items()}

@@ -9,25 +9,25 @@ MANY = 4000
 """From so many words on, frequent ones are left out of the search for what is alike, which would take minutes."""
 
 
-class Part(NamedTuple):
+class DiffPart(NamedTuple):
     """A stretch of text that is in both, in the first only (`delete`), or in the second only (`insert`)."""
 
     op: Literal["equal", "delete", "insert"]
     text: str
 
 
-def word_diff(a: str, b: str) -> list[Part]:
+def word_diff(a: str, b: str) -> list[DiffPart]:
     """The parts of `a` and `b`: `equal` and `delete` joined are `a`, `equal` and `insert` joined are `b`."""
     old, new = _TOKEN.findall(a), _TOKEN.findall(b)
-    parts: list[Part] = []
+    parts: list[DiffPart] = []
     matcher = SequenceMatcher(None, old, new, autojunk=len(old) + len(new) > MANY)
     for op, start, end, new_start, new_end in matcher.get_opcodes():
         before, after = "".join(old[start:end]), "".join(new[new_start:new_end])
         if op == "equal":
-            parts.append(Part("equal", before))
+            parts.append(DiffPart("equal", before))
             continue
         if before:
-            parts.append(Part("delete", before))
+            parts.append(DiffPart("delete", before))
         if after:
-            parts.append(Part("insert", after))
+            parts.append(DiffPart("insert", after))
     return parts

@@ -180,7 +180,7 @@ class PromptStore(Protocol):
         ...
 
 
-class Reference(NamedTuple):
+class PromptRef(NamedTuple):
     """A name as a user gives it, taken apart; without version and alias it means the newest version."""
 
     name: str
@@ -188,7 +188,7 @@ class Reference(NamedTuple):
     alias: str | None
 
 
-def parse_reference(text: str) -> Reference:
+def parse_reference(text: str) -> PromptRef:
     """`name`, `name/3` or `name@alias`, with or without `prompts:/` before it. Raises `InputError` for all else."""
     match = _REFERENCE.fullmatch(text)
     if match is None:
@@ -199,7 +199,7 @@ def parse_reference(text: str) -> Reference:
             else "NAME, NAME/3 or NAME@alias; names are of letters, digits, '_', '-' and '.'",
         )
     version = match["version"]
-    return Reference(match["name"], int(version) if version else None, match["alias"])
+    return PromptRef(match["name"], int(version) if version else None, match["alias"])
 
 
 def check_alias(alias: str) -> None:

@@ -13,8 +13,8 @@ from fledge.prompts.prompt import (
     FORMATS,
     Draft,
     Prompt,
+    PromptRef,
     PromptStore,
-    Reference,
     check_alias,
     parse_reference,
 )
@@ -29,7 +29,7 @@ class Store(ABC):
     where: str
 
     @abstractmethod
-    def find(self, reference: Reference) -> Prompt | None:
+    def find(self, reference: PromptRef) -> Prompt | None:
         """One version, None where there is none; without version and alias the newest."""
 
     @abstractmethod
@@ -60,7 +60,7 @@ class Store(ABC):
     def link_to_run(self, prompt: Prompt, run_id: str) -> None: ...
 
     def register(self, draft: Draft) -> Prompt:
-        found = self.find(Reference(draft.name, None, None))
+        found = self.find(PromptRef(draft.name, None, None))
         if found is not None and draft.makes(found):
             version = found.version
             self.describe(found, draft)
@@ -68,7 +68,7 @@ class Store(ABC):
             version = self.add(draft)
         for alias in draft.aliases:
             self.put_alias(draft.name, alias, version)
-        return self._get(Reference(draft.name, version, None))
+        return self._get(PromptRef(draft.name, version, None))
 
     def load(self, name: str) -> Prompt:
         reference = parse_reference(name)
@@ -96,20 +96,20 @@ class Store(ABC):
 
     def set_alias(self, name: str, alias: str, version: int) -> int | None:
         check_alias(alias)
-        self._get(Reference(name, version, None))
+        self._get(PromptRef(name, version, None))
         before = self.aliases(name).get(alias)
         self.put_alias(name, alias, version)
         return before
 
     def delete_alias(self, name: str, alias: str) -> int | None:
-        self._get(Reference(name, None, None))
+        self._get(PromptRef(name, None, None))
         before = self.aliases(name).get(alias)
         if before is None:
             raise InputError(f"prompt {name!r} has no alias {alias!r}", hint=f"fledge prompts show {name}")
         self.put_alias(name, alias, None)
         return before
 
-    def _get(self, reference: Reference) -> Prompt:
+    def _get(self, reference: PromptRef) -> Prompt:
         found = self.find(reference)
         if found is None:
             raise self._unknown(f"{reference.name}/{reference.version}" if reference.version else reference.name)
@@ -122,7 +122,7 @@ class Store(ABC):
 def open_prompts(workspace: Workspace, say: Say = silent) -> PromptStore:
     """The prompts of a workspace: in MLflow's prompt registry, or as artifacts where the server has none (`say` hears
     of it)."""
-    from fledge.prompts._mlflow import open_store
-    from fledge.tracking._mlflow import connect
+    from fledge.prompts._mlflow_registry import open_store
+    from fledge.tracking._mlflow_connection import connect
 
     return open_store(connect(workspace.tracking), say)

@@ -15,7 +15,7 @@ from rapidfuzz.distance import OSA
 from fledge.core.errors import InputError
 from fledge.questions.layout import column_flags
 from fledge.questions.question_set import Question, QuestionSet
-from fledge.questions.rows import Problem, Reading, content, derived_id, lookalike
+from fledge.questions.rows import Problem, Reading, content_of, derived_id, lookalike
 
 LONG_CHARACTERS = 4000  # about 1,000 tokens of English, all that a small model takes
 UNEVEN = 10  # times as many questions in the largest topic as in the median one
@@ -37,7 +37,7 @@ def warnings(reading: Reading) -> list[Problem]:
     return sorted(found, key=lambda problem: (problem.line is None, problem.line or 0))
 
 
-def cleaned(reading: Reading) -> QuestionSet:
+def clean(reading: Reading) -> QuestionSet:
     """The questions without those that repeat an earlier one in all columns but the id.
 
     Raises `InputError` if there are errors of another kind.
@@ -50,7 +50,7 @@ def cleaned(reading: Reading) -> QuestionSet:
         )
     first: dict[tuple[Any, ...], Question] = {}
     for item in reading.questions:
-        first.setdefault(content(item), item)
+        first.setdefault(content_of(item), item)
     return QuestionSet(reading.source, tuple(first.values()))
 
 
@@ -95,7 +95,7 @@ def _leak(reading: Reading, place: int, other: int, how: str) -> Problem:
 def _repeated(reading: Reading, place: int, first: int) -> Problem:
     line, where = reading.lines[place], f"{reading.unit} {reading.lines[first]}"
     one, other = reading.questions[place], reading.questions[first]
-    if content(one) == content(other):
+    if content_of(one) == content_of(other):
         return Problem("duplicate", line, f"the same row as on {where}", "write a copy without it with --fix OUT")
     if one.question == other.question:
         what = f"the same question as on {where}, with other columns"

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from fledge.questions.layout import QuestionLayout, column_flags
 from fledge.questions.question_set import KNOWN
-from fledge.questions.rows import MAXIMUM_CHARACTERS, Note, Problem, Row, Rows, lookalike
+from fledge.questions.rows import MAXIMUM_CHARACTERS, Problem, ReadingNote, Row, Rows, lookalike
 
 SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "'|'"}
 SEARCHED_ROWS = 20  # for a header that is not where it should be
@@ -21,14 +21,14 @@ class Table(NamedTuple):
     """The rows of a file, and what was guessed to read them."""
 
     rows: Rows
-    notes: tuple[Note, ...]
+    notes: tuple[ReadingNote, ...]
 
 
 def read_csv(text: str, layout: QuestionLayout) -> Table:
     """The rows below the header; errors stand among them."""
     csv.field_size_limit(max(csv.field_size_limit(), 2 * MAXIMUM_CHARACTERS))
     separator = _separator(text, layout)
-    said = () if separator == "," else (Note("separator", f"columns separated by {SEPARATORS[separator]}"),)
+    said = () if separator == "," else (ReadingNote("separator", f"columns separated by {SEPARATORS[separator]}"),)
     return Table(_rows(text, separator, layout), said)
 
 

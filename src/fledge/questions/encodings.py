@@ -4,7 +4,7 @@ import codecs
 import re
 from typing import NamedTuple
 
-from fledge.questions.rows import Note, Problem
+from fledge.questions.rows import Problem, ReadingNote
 
 WESTERN = "cp1252"  # Latin-1, and the quotes and dashes that Windows adds
 MOST_ACCENTS = 0.25  # for each plain letter: Western languages have less, other scripts read as Western far more
@@ -14,7 +14,7 @@ class Decoded(NamedTuple):
     """A file's text, what was guessed about it, and the lines that could not be read."""
 
     text: str
-    notes: tuple[Note, ...] = ()
+    notes: tuple[ReadingNote, ...] = ()
     problems: tuple[Problem, ...] = ()
 
 
@@ -30,13 +30,13 @@ def decode(content: bytes) -> Decoded:
     if western is not None and not any(not line.isascii() and _is_utf8(line) for line in lines):
         shown = re.search(r"\w{,20}[^\x00-\x7f]\w{,20}", western.split("\n")[bad[0]])
         sample = f", as {shown[0]!r} on line {bad[0] + 1}" if shown else ""
-        return Decoded(western, (Note("encoding", f"not UTF-8, read as Windows-1252 (Latin-1){sample}"),))
+        return Decoded(western, (ReadingNote("encoding", f"not UTF-8, read as Windows-1252 (Latin-1){sample}"),))
     problems = [Problem("encoding", number + 1, "not UTF-8", "save the file as UTF-8") for number in bad]
     return Decoded(content.decode("utf-8-sig", "replace"), problems=tuple(problems))
 
 
 def _utf16(content: bytes) -> Decoded:
-    note = Note("encoding", "read as UTF-16")
+    note = ReadingNote("encoding", "read as UTF-16")
     try:
         return Decoded(content.decode("utf-16"), (note,))
     except UnicodeDecodeError as error:

@@ -35,7 +35,7 @@ class Question:
         return {**{name: text for name, text in known.items() if text}, **self.columns}
 
 
-def filled(columns: Mapping[str, str]) -> list[tuple[str, str]]:
+def non_empty(columns: Mapping[str, str]) -> list[tuple[str, str]]:
     """The columns that are not empty, by name: an empty one is as good as none."""
     return sorted((name, text) for name, text in columns.items() if text)
 
@@ -50,7 +50,7 @@ class QuestionSet:
     @cached_property
     def digest(self) -> str:
         """SHA-256 over all columns of all questions, in their order; an empty column counts as none."""
-        return self._digest(filled)
+        return self._digest(non_empty)
 
     def has_digest(self, digest: str) -> bool:
         """Whether it is that of these questions, also where it was made when empty columns counted."""

@@ -19,7 +19,7 @@ from fledge.questions.layout import (
     column_flags,
     value_at,
 )
-from fledge.questions.question_set import KNOWN, Question, QuestionSet, filled
+from fledge.questions.question_set import KNOWN, Question, QuestionSet, non_empty
 
 MAXIMUM_CHARACTERS = 200_000
 NO_TEXTS = (list, dict, bytes, Nested)
@@ -55,14 +55,14 @@ class Problem(NamedTuple):
     hint: str
 
 
-class Note(NamedTuple):
+class ReadingNote(NamedTuple):
     """What was taken for granted to read a source; `kind` is `separator`, `encoding` or `column`."""
 
     kind: str
     message: str
 
 
-def told(source: str, notes: Sequence[Note]) -> str:
+def describe_notes(source: str, notes: Sequence[ReadingNote]) -> str:
     """The notes on a source, in one line."""
     return f"{source}: {'; '.join(note.message for note in notes)}"
 
@@ -79,7 +79,7 @@ class Reading:
     questions: tuple[Question, ...]
     lines: tuple[int, ...]
     errors: tuple[Problem, ...]
-    notes: tuple[Note, ...] = ()
+    notes: tuple[ReadingNote, ...] = ()
     layout: QuestionLayout = PLAIN
 
     def question_set(self) -> QuestionSet:
@@ -93,7 +93,7 @@ class Reading:
         raise InputError(f"{self.where(first)}: {first.message}{more}", hint=f"{first.hint}{every}")
 
     @property
-    def surprising(self) -> list[Note]:
+    def surprising(self) -> list[ReadingNote]:
         """The notes that may mean that something was read wrongly: not those on separators, which show in the rows."""
         return [note for note in self.notes if note.kind != "separator"]
 
@@ -109,7 +109,7 @@ def collect(
     problems: Sequence[Problem] = (),
     *,
     layout: QuestionLayout = PLAIN,
-    notes: Sequence[Note] = (),
+    notes: Sequence[ReadingNote] = (),
 ) -> Reading:
     """Make questions of rows; every row that is none becomes an error, beside the `problems` that are known already."""
     questions: list[Question] = []
@@ -145,9 +145,9 @@ def derived_id(question: str) -> str:
     return hashlib.sha256(question.encode()).hexdigest()[:12]
 
 
-def content(item: Question) -> tuple[Any, ...]:
+def content_of(item: Question) -> tuple[Any, ...]:
     """All columns but the id, to be compared."""
-    return (item.question, item.reference, item.topic, item.split, *filled(item.columns))
+    return (item.question, item.reference, item.topic, item.split, *non_empty(item.columns))
 
 
 def lookalike(name: str, columns: Iterable[Any]) -> str | None:
@@ -156,7 +156,9 @@ def lookalike(name: str, columns: Iterable[Any]) -> str | None:
     return next((spelled[other] for other in (name, *LOOKALIKES[name]) if other in spelled), None)
 
 
-def _renamed(items: list[Row | Problem], layout: QuestionLayout, unit: str) -> tuple[list[Row | Problem], list[Note]]:
+def _renamed(
+    items: list[Row | Problem], layout: QuestionLayout, unit: str
+) -> tuple[list[Row | Problem], list[ReadingNote]]:
     """The rows with the columns that the layout names; one error instead where a column is in no row."""
     sources = layout.sources
     rows = [item for item in items if isinstance(item, Row)]
@@ -167,7 +169,9 @@ def _renamed(items: list[Row | Problem], layout: QuestionLayout, unit: str) -> t
     if rows and missing:
         return [*(item for item in items if isinstance(item, Problem)), _no_column(missing, sources, rows)], []
     notes = [
-        Note("column", f"no {sources[name]!r} in {len(lines):,} of {len(rows):,} rows, the first on {unit} {lines[0]}")
+        ReadingNote(
+            "column", f"no {sources[name]!r} in {len(lines):,} of {len(rows):,} rows, the first on {unit} {lines[0]}"
+        )
         for name, lines in absent.items()
         if lines and name != "question"
     ]
@@ -302,7 +306,7 @@ def _bad_characters(line: int, name: str, text: str) -> Problem | None:
 def _twice(row: Row | Problem, found: Question, first: Question, where: str) -> Problem:
     derived = isinstance(row, Row) and not _text(row.values.get("id")).strip()
     what = "the same question as on" if derived else f"id {found.id!r} is also on"
-    if content(found) == content(first):
+    if content_of(found) == content_of(first):
         return Problem(
             "duplicate", row.line, f"{what} {where}", "delete one of the two, or write a copy with --fix OUT"
         )

@@ -9,7 +9,7 @@ from fledge.core.types import Say, silent
 from fledge.questions.files import read_file
 from fledge.questions.layout import PLAIN, QuestionLayout
 from fledge.questions.question_set import QuestionSet, default_questions
-from fledge.questions.rows import Reading, told
+from fledge.questions.rows import Reading, describe_notes
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -31,15 +31,15 @@ def read_questions(
     reading = read(source, workspace, layout)
     questions = reading.question_set()
     if reading.surprising:
-        say(told(reading.source, reading.surprising))
+        say(describe_notes(reading.source, reading.surprising))
     return questions
 
 
 def read(source: Source, workspace: Workspace | None = None, layout: QuestionLayout = PLAIN) -> Reading:
     """The same with all that is wrong with it."""
     if isinstance(source, str) and source.startswith(DATASET):
-        from fledge.questions._mlflow import read_dataset
-        from fledge.tracking._mlflow import connect
+        from fledge.questions._mlflow_datasets import read_dataset
+        from fledge.tracking._mlflow_connection import connect
 
         workspace = workspace or load(Workspace).value
         return read_dataset(connect(workspace.tracking), source.removeprefix(DATASET), layout)

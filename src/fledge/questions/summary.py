@@ -33,7 +33,7 @@ class Topic:
 
 
 @dataclass(frozen=True)
-class Summary:
+class QuestionSummary:
     """What is in a question set; `references` is how many questions have one, a word is what stands between spaces."""
 
     source: str
@@ -52,7 +52,7 @@ class Summary:
         return asdict(self)
 
 
-def summarize(questions: QuestionSet) -> Summary:
+def summarize(questions: QuestionSet) -> QuestionSummary:
     """Topics with most questions first; a topic or split that is not given is the empty text."""
     items = questions.questions
     asked = [item.question for item in items]
@@ -61,7 +61,7 @@ def summarize(questions: QuestionSet) -> Summary:
     for item in items:
         splits.setdefault(item.topic, Counter())[item.split] += 1
     topics = (Topic(name, counts.total(), dict(sorted(counts.items()))) for name, counts in splits.items())
-    return Summary(
+    return QuestionSummary(
         questions.source,
         questions.digest,
         len(items),

@@ -56,8 +56,8 @@ def register_questions(
     Raises `InputError` for a name that cannot be one, and for questions that MLflow cannot tell apart.
     """
     check_name(name)
-    from fledge.questions._mlflow import register
-    from fledge.tracking._mlflow import connect, experiment_id
+    from fledge.questions._mlflow_datasets import register
+    from fledge.tracking._mlflow_connection import connect, experiment_id
 
     config = config or load(QuestionsConfig).value
     client = connect(config.tracking)

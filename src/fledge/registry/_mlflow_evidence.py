@@ -8,9 +8,9 @@ from typing import Any, NamedTuple
 from mlflow import MlflowClient
 
 from fledge.core.errors import InputError, RefusedError
-from fledge.experiments._mlflow import ArmSettings, load_arm, load_comparison, load_evaluation
+from fledge.experiments._mlflow_experiments import ArmSettings, load_arm, load_comparison, load_evaluation
 from fledge.experiments._mlflow_runs import find_run
-from fledge.registry._mlflow_canary import load_canary
+from fledge.registry._mlflow_canary_runs import load_canary
 from fledge.releases.manifest import Manifest, implied_format
 
 # Of generation settings, those that say nothing of the answer.
@@ -25,7 +25,7 @@ class Standing:
     proven: bool
     reason: str
 
-    def in_words(self) -> str:
+    def summary(self) -> str:
         return f"arm {self.name}, {'proven' if self.proven else 'unproven'}: {self.reason}"
 
 

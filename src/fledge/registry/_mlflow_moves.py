@@ -23,7 +23,7 @@ from fledge.core.errors import ConflictError, InputError
 from fledge.core.types import Say
 from fledge.prompts.prompt import PromptStore
 from fledge.registry._mlflow_versions import add_version
-from fledge.registry.moves import LOG, Change, Move, Note, in_force
+from fledge.registry.moves import LOG, Change, HistoryNote, Move, in_force
 from fledge.releases._mlflow_releases import PROMPT_TAG
 
 LEASE_S = 10.0  # a move that takes longer is finished by whoever comes next
@@ -47,15 +47,15 @@ class MoveLog:
         """The moves in force, oldest first."""
         return in_force(_entry(item) for item in self._entries() if ENTRY_TAG in item.tags)
 
-    def notes(self) -> list[Note]:
+    def notes(self) -> list[HistoryNote]:
         """What was noted beside the moves, oldest first."""
         noted = (item for item in self._entries() if NOTE_TAG in item.tags)
         return sorted(
-            (Note(**json.loads(item.tags[NOTE_TAG]), number=int(item.version)) for item in noted),
+            (HistoryNote(**json.loads(item.tags[NOTE_TAG]), number=int(item.version)) for item in noted),
             key=lambda item: item.number,
         )
 
-    def note(self, note: Note) -> None:
+    def note(self, note: HistoryNote) -> None:
         """Append a note. It stands in nobody's way: moves do not see it."""
         content = asdict(note)
         del content["number"]

@@ -20,7 +20,7 @@ def ensure_champion(config: ExperimentConfig, release: ReleaseConfig, say: Say) 
         raise InputError(f"{config.model} is a release already", hint=f"fledge serve {config.model}")
     snapshot = selection.find_snapshot(config.model, config)
     name = release.name_for(config.model)
-    reference = release_cache.Reference(name, "champion", "")
+    reference = release_cache.ReleaseRef(name, "champion", "")
     kept = release_cache.recall(config.state_dir / "releases", config.tracking, reference)
     say(f"running {snapshot.source} as {name}@champion")
     if kept is not None and (manifest := load_manifest(kept)).model_digest == snapshot.digest:
@@ -38,7 +38,7 @@ def ensure_champion(config: ExperimentConfig, release: ReleaseConfig, say: Say) 
 def _champion_digest(config: ExperimentConfig, name: str) -> str:
     """The digest of the champion's model, as the registry has it; empty where there is no champion."""
     from fledge.releases._mlflow_releases import MODEL_TAG, find
-    from fledge.tracking._mlflow import connect
+    from fledge.tracking._mlflow_connection import connect
 
     try:
         return str(find(connect(config.tracking), f"{name}@champion").tags.get(MODEL_TAG, ""))

@@ -62,7 +62,7 @@ class Move:
 
 
 @dataclass(frozen=True)
-class Note:
+class HistoryNote:
     """What happened to a release under an alias without a move of it: `before` is what is served, `after` what was
     tried. Nothing is taken back by a rollback."""
 

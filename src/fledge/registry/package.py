@@ -13,7 +13,7 @@ from fledge.core.processes import ROOT
 from fledge.core.types import Format, Say
 from fledge.engines import machine, selection
 from fledge.engines.engine import GenerationParams, Mode
-from fledge.engines.openvino_files import ExportError, exported
+from fledge.engines.openvino_files import ExportError, find_or_export
 from fledge.engines.selection import is_release
 from fledge.engines.settings import EngineSettings
 from fledge.models.snapshot import Snapshot
@@ -104,7 +104,7 @@ def export(snapshot: Snapshot, cache_dir: Path, modes: Sequence[Mode], say: Say,
     """The folders of the model's engines, by mode, exported where they are not yet. Where none can be and none is
     required, `say` is told."""
     try:
-        return {str(mode): exported(snapshot, cache_dir / "engines", mode, say) for mode in modes}
+        return {str(mode): find_or_export(snapshot, cache_dir / "engines", mode, say) for mode in modes}
     except ExportError as error:
         if required:
             raise

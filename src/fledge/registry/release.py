@@ -12,20 +12,20 @@ from fledge.core.errors import ConflictError, InputError
 from fledge.core.settings import Workspace, load, option
 from fledge.core.types import Say, silent
 from fledge.engines.openvino_files import export_seconds, known_files
-from fledge.experiments.arms import default_prompt, resolve_format, settled
+from fledge.experiments.arms import default_prompt, resolve_format, resolve_generation
 from fledge.experiments.config import ExperimentConfig
 from fledge.prompts.prompt import PromptStore, check_alias
 from fledge.prompts.store import DEFAULTS
 from fledge.registry import package
-from fledge.registry.moves import Change, Move, Note, to_undo
+from fledge.registry.moves import Change, HistoryNote, Move, to_undo
 from fledge.registry.naming import check_syntax, derive_name
 from fledge.registry.sources import source_of_model, source_of_run
 from fledge.releases import release_cache
 from fledge.releases.manifest import SIGNATURE, Manifest, Weights, read_kept
 
 if TYPE_CHECKING:
-    from fledge.registry._mlflow import Release
     from fledge.registry._mlflow_moves import MoveLog
+    from fledge.registry._mlflow_register import Release
 
 
 class Verification(NamedTuple):
@@ -92,16 +92,16 @@ def register(
     needed = f"; its engine files are not exported yet: about {seconds:.0f} s" if seconds else ""
     say(f"registering {source.snapshot.source} as {name}{needed}")
 
-    from fledge.prompts._mlflow import open_store
-    from fledge.registry._mlflow import find_release, register_release
-    from fledge.tracking._mlflow import connect
+    from fledge.prompts._mlflow_registry import open_store
+    from fledge.registry._mlflow_register import find_release, register_release
+    from fledge.tracking._mlflow_connection import connect
 
     client = connect(config.tracking)
     prompts = open_store(client)
     _check_free(name, prompts)
     chosen = prompts.load(source.prompt or default_prompt(source.snapshot))
     form = resolve_format(chosen, source.snapshot, source.format_for(chosen, config))
-    generation = settled(source.generation, chosen) if source.own else source.generation
+    generation = resolve_generation(source.generation, chosen) if source.own else source.generation
     manifest = package.describe(
         name, source.snapshot, chosen, generation, form=form, weights=weights, evaluation=source.evaluation
     )
@@ -122,7 +122,7 @@ def verify(workspace: Workspace, target: str, *, key: Path | None = None) -> Ver
     """
     from fledge.registry.signing import check_signature
     from fledge.releases._mlflow_releases import find, stored
-    from fledge.tracking._mlflow import connect
+    from fledge.tracking._mlflow_connection import connect
 
     client = connect(workspace.tracking)
     version = find(client, target)
@@ -153,11 +153,11 @@ def promote(
     Raises `RefusedError` where the evidence does not speak for this release, `ConflictError` where somebody else moves
     the alias at the same time.
     """
-    from fledge.prompts._mlflow import open_store
+    from fledge.prompts._mlflow_registry import open_store
     from fledge.registry._mlflow_evidence import proof
     from fledge.registry._mlflow_moves import MoveLog, owner
     from fledge.releases._mlflow_releases import MODEL_TAG, fetch, find, stored
-    from fledge.tracking._mlflow import connect
+    from fledge.tracking._mlflow_connection import connect
 
     check_alias(alias)
     client = connect(workspace.tracking)
@@ -193,7 +193,7 @@ def promote(
         )
 
     move = log.add(wanted)
-    release_cache.remember(releases, workspace.tracking, release_cache.Reference(name, alias, ""), folder)
+    release_cache.remember(releases, workspace.tracking, release_cache.ReleaseRef(name, alias, ""), folder)
     return move
 
 
@@ -217,10 +217,10 @@ def rollback(
 
     Raises `InputError` where there is none to go back to, `ConflictError` where the alias was moved meanwhile.
     """
-    from fledge.prompts._mlflow import open_store
+    from fledge.prompts._mlflow_registry import open_store
     from fledge.registry._mlflow_moves import MoveLog, owner
     from fledge.releases._mlflow_releases import DIGEST_TAG, MODEL_TAG, fetch, find
-    from fledge.tracking._mlflow import connect
+    from fledge.tracking._mlflow_connection import connect
 
     client = connect(workspace.tracking)
     prompts = open_store(client)
@@ -254,7 +254,7 @@ def rollback(
         )
 
     move = log.add(wanted)
-    release_cache.remember(releases, workspace.tracking, release_cache.Reference(name, alias, ""), folders[move.after])
+    release_cache.remember(releases, workspace.tracking, release_cache.ReleaseRef(name, alias, ""), folders[move.after])
     return move
 
 
@@ -264,14 +264,14 @@ def history(workspace: Workspace, name: str, say: Say = silent) -> list[dict[str
 
     A move that was begun and not ended is ended first.
     """
-    from fledge.prompts._mlflow import open_store
+    from fledge.prompts._mlflow_registry import open_store
     from fledge.registry._mlflow_moves import MoveLog
-    from fledge.tracking._mlflow import connect
+    from fledge.tracking._mlflow_connection import connect
 
     client = connect(workspace.tracking)
     log = MoveLog(client, name, open_store(client), say)
     log.current("champion")  # raises for an unknown model
-    entries: list[Move | Note] = [*log.settle(), *log.notes()]
+    entries: list[Move | HistoryNote] = [*log.settle(), *log.notes()]
     return [entry.as_dict() for entry in sorted(entries, key=lambda entry: entry.number, reverse=True)]
 
 
@@ -287,13 +287,13 @@ def note(
     evidence: str | None = None,
 ) -> None:
     """Add to the history of `name` what happened under an alias that did not move: `before` goes on, not `after`."""
-    from fledge.prompts._mlflow import open_store
+    from fledge.prompts._mlflow_registry import open_store
     from fledge.registry._mlflow_moves import MoveLog
-    from fledge.tracking._mlflow import connect
+    from fledge.tracking._mlflow_connection import connect
 
     client = connect(tracking_uri)
     log = MoveLog(client, name, open_store(client), lambda _: None)
-    log.note(Note(name, alias, action, before, after, time.time(), _user(), reason, evidence))
+    log.note(HistoryNote(name, alias, action, before, after, time.time(), _user(), reason, evidence))
 
 
 def _check_free(name: str, prompts: PromptStore) -> None:

@@ -46,7 +46,7 @@ def source_of_run(config: ExperimentConfig, run_id: str, arm: str | None, prompt
     """An arm of a run as a release takes it. Raises `InputError` where its model has changed since."""
     from fledge.experiments._mlflow_runs import find_run
     from fledge.registry._mlflow_evidence import chosen_arm, standing
-    from fledge.tracking._mlflow import connect
+    from fledge.tracking._mlflow_connection import connect
 
     client = connect(config.tracking)
     run_id = find_run(client, run_id)

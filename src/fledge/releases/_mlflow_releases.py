@@ -18,7 +18,7 @@ from fledge.core.interrupts import scratch_folder
 from fledge.releases import manifest as manifests
 from fledge.releases import release_cache
 from fledge.releases.manifest import Manifest
-from fledge.tracking._mlflow import unreachable
+from fledge.tracking._mlflow_connection import unreachable
 
 DIGEST_TAG = "fledge.digest"
 SEAL_TAG = "fledge.seal"

@@ -19,7 +19,7 @@ from fledge.releases.shared_files import files_of_releases, lay_out
 FILE = "aliases.json"
 
 
-class Reference(NamedTuple):
+class ReleaseRef(NamedTuple):
     """A release as a user names it; a bare name means its champion. One of `alias` and `version` is set."""
 
     name: str
@@ -31,21 +31,21 @@ class Reference(NamedTuple):
         return f"{self.name}@{self.alias}" if self.alias else f"{self.name}/{self.version}"
 
 
-def parse(target: str) -> Reference:
+def parse(target: str) -> ReleaseRef:
     """`name`, `name@alias`, `name/3`, with or without `models:/` before it."""
     name, _, alias = target.removeprefix("models:/").partition("@")
     name, _, version = name.partition("/")
-    return Reference(name, alias or ("" if version else "champion"), version)
+    return ReleaseRef(name, alias or ("" if version else "champion"), version)
 
 
-def remember(releases: Path, tracking_uri: str, reference: Reference, folder: Path) -> None:
+def remember(releases: Path, tracking_uri: str, reference: ReleaseRef, folder: Path) -> None:
     """Note which folder of `releases` an alias, or a version, of a tracking store means."""
     known = _read(releases)
     known[_key(tracking_uri, reference)] = folder.name
     state.write_json(state.ensure(releases) / FILE, known)
 
 
-def recall(releases: Path, tracking_uri: str, reference: Reference) -> Path | None:
+def recall(releases: Path, tracking_uri: str, reference: ReleaseRef) -> Path | None:
     """The folder that was noted, if it is still there. Its files are checked by who loads them."""
     name = _read(releases).get(_key(tracking_uri, reference))
     folder = releases / name if name else None
@@ -102,7 +102,7 @@ def _folder(releases: Path, name: str, version: int, digest: str) -> Path:
     return releases / f"{name}-{version}-{digest[:12]}".replace("/", "_")
 
 
-def _key(tracking_uri: str, reference: Reference) -> str:
+def _key(tracking_uri: str, reference: ReleaseRef) -> str:
     # The store's address may hold a password.
     store = hashlib.sha256(tracking_uri.encode()).hexdigest()[:16]
     return f"{store}:{reference.text}"

@@ -23,7 +23,7 @@ def open_judge(config: JudgeConfig) -> Judge:
     return Judge(
         model,
         retries=config.judge_retries,
-        at_once=config.judge_concurrency,
+        max_concurrency=config.judge_concurrency,
         timeout_s=config.judge_timeout,
     )
 

@@ -86,7 +86,7 @@ RESERVED: Final = frozenset(
 _own: dict[str, Scorer] = {}
 
 
-class Scores(NamedTuple):
+class AnswerScores(NamedTuple):
     """The scores of one answer by name, why a scorer gave none where it failed, and rationales where there are any."""
 
     values: dict[str, float]
@@ -145,7 +145,7 @@ def scorer(
     return register if function is None else register(function)
 
 
-def find(name: str) -> Scorer:
+def find_scorer(name: str) -> Scorer:
     """The scorer of a name, or the function that `file.py:function` or `package.module:function` means.
 
     Raises `InputError` where there is none.
@@ -167,16 +167,16 @@ def find(name: str) -> Scorer:
     return _own[function]
 
 
-def chosen(names: Sequence[str], pattern: str = "") -> tuple[Scorer, ...]:
+def choose_scorers(names: Sequence[str], pattern: str = "") -> tuple[Scorer, ...]:
     """The scorers named; the default ones where none are, all of fledge's for `all`. A `pattern` is what
     `answer_pattern`, which is then among them, looks for."""
     if pattern:
         own = replace(BUILT_IN[PATTERN], function=partial(short_answers.answer_pattern, answer_pattern=pattern))
-        return (*(item for item in chosen(names) if item.name != PATTERN), own)
+        return (*(item for item in choose_scorers(names) if item.name != PATTERN), own)
     if not names:
         return tuple(item for item in BUILT_IN.values() if item.default)
     every = [item for item in BUILT_IN.values() if not item.recorded]
-    found = [item for name in names for item in (every if name == "all" else [find(name)])]
+    found = [item for name in names for item in (every if name == "all" else [find_scorer(name)])]
     distinct = tuple(dict.fromkeys(item for item in found if not item.recorded))
     twice = [name for name, count in Counter(item.name for item in distinct).items() if count > 1]
     if twice:
@@ -184,7 +184,7 @@ def chosen(names: Sequence[str], pattern: str = "") -> tuple[Scorer, ...]:
     return distinct
 
 
-def score(response: Response, scorers: Sequence[Scorer]) -> Scores:
+def score(response: Response, scorers: Sequence[Scorer]) -> AnswerScores:
     """What each of the scorers gives, as far as what it needs is known. An error stays with its scorer."""
     values: dict[str, float] = {}
     errors: dict[str, str] = {}
@@ -201,7 +201,7 @@ def score(response: Response, scorers: Sequence[Scorer]) -> Scores:
             values[item.name] = found.value
             if found.rationale:
                 rationales[item.name] = found.rationale
-    return Scores(values, errors, rationales)
+    return AnswerScores(values, errors, rationales)
 
 
 def known(metric: str) -> bool:

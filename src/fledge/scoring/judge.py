@@ -120,11 +120,13 @@ class Judge:
     A judge that does not answer five times in a row is asked no more. What takes longer than `timeout_s` is given up.
     """
 
-    def __init__(self, model: JudgeModel, *, retries: int = 2, at_once: int = 8, timeout_s: float = 60.0) -> None:
+    def __init__(
+        self, model: JudgeModel, *, retries: int = 2, max_concurrency: int = 8, timeout_s: float = 60.0
+    ) -> None:
         self._model = model
         self._retries = retries
-        self._at_once = at_once
-        self._room = threading.Semaphore(at_once)
+        self._max_concurrency = max_concurrency
+        self._room = threading.Semaphore(max_concurrency)
         self._timeout_s = timeout_s
         self._stopped = threading.Event()
         self._unanswered = 0
@@ -159,7 +161,7 @@ class Judge:
         self, items: Sequence[T], one: Callable[[T], R], progress: Callable[[int, int], None]
     ) -> Generator[tuple[T, R | JudgeError]]:
         """What `one` gives for each item, or why it gives nothing, as it comes; `progress` is told of done and all."""
-        pool = ThreadPoolExecutor(self._at_once, thread_name_prefix="judge")
+        pool = ThreadPoolExecutor(self._max_concurrency, thread_name_prefix="judge")
         try:
             futures = {pool.submit(one, item): item for item in items}
             for done, future in enumerate(as_completed(futures), 1):
@@ -254,7 +256,7 @@ def _better(value: Any) -> str:
     return text
 
 
-def in_words(counts: JudgeCounts) -> str:
+def describe_counts(counts: JudgeCounts) -> str:
     """What a judge did, in a sentence."""
     parts = [f"the judge was asked {counts.asked:,} times"]
     if counts.retried:

@@ -17,15 +17,15 @@ from starlette.responses import Response
 
 from fledge.core.keys import Keys
 from fledge.core.messages import FeedbackRecord
-from fledge.serving.bodies import strict_route, unknown
 from fledge.serving.docs import Bodies, describe, responses
 from fledge.serving.endpoint import Endpoint, warn
 from fledge.serving.errors import add_errors
 from fledge.serving.invocations import BareRequest, invocations_routes
 from fledge.serving.lifecycle import Lifecycle, Transfer
 from fledge.serving.openai import ChatRequest, CompletionRequest, openai_routes
-from fledge.serving.security import Access, Guard
-from fledge.serving.shapes import REQUEST_ID
+from fledge.serving.request_models import strict_route, unknown
+from fledge.serving.response_models import REQUEST_ID
+from fledge.serving.security import Access, AccessGuard
 from fledge.serving.webhook import read_secret, webhook_route
 
 METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
@@ -67,7 +67,7 @@ def build_app(endpoint: Endpoint, access: Access, keys: Keys, knocked: Callable[
     bodies = Bodies(ChatRequest, CompletionRequest, BareRequest)
     describe(app, endpoint, lambda path: keys.needed and not access.is_open(path), bodies)
     endpoint.metrics.watch(endpoint)
-    guarded: Any = Guard(Transfer(app, lambda: endpoint.limits, endpoint.full), access, keys)
+    guarded: Any = AccessGuard(Transfer(app, lambda: endpoint.limits, endpoint.full), access, keys)
     if access.origins:  # around the guard: a page may read why it was refused
         exposed = [
             "x-request-id",

@@ -7,9 +7,9 @@ from fastapi import FastAPI
 from pydantic import BaseModel
 
 from fledge.core.limits import Limits
-from fledge.serving.bodies import MAX_CHARACTERS, MAX_PROMPTS, Generation
 from fledge.serving.endpoint import Endpoint
-from fledge.serving.shapes import ANSWERS, COMPONENTS, HEX, NULL, Schema, either, list_of, record, reference
+from fledge.serving.request_models import MAX_CHARACTERS, MAX_PROMPTS, Generation
+from fledge.serving.response_models import ANSWERS, COMPONENTS, HEX, NULL, Schema, either, list_of, record, reference
 
 # What Python takes for space; the \s of a schema depends on who reads it.
 _SPACE = r"\t-\r\x1c- \x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000"

@@ -105,7 +105,7 @@ class Endpoint:
         """Whether every release that has requests by right takes them."""
         wanted = {arm.release for route in self.routes.routes for arm in route.arms}
         canary = self.facts.get("canary") or {}
-        if canary.get("condition") == "running":  # a release on trial is nobody's by right
+        if canary.get("status") == "running":  # a candidate release is nobody's by right
             wanted.discard(canary["release"])
         return not self.draining and all(self.served[release].client.ready for release in wanted)
 

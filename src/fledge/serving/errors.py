@@ -13,7 +13,7 @@ from fledge.core.errors import FledgeError, InputError
 from fledge.engines.client import DeadlineError
 from fledge.engines.engine import EngineGoneError
 from fledge.serving.admission import BusyError
-from fledge.serving.bodies import problem
+from fledge.serving.request_models import problem
 
 RETRY_S = 2
 MAXIMUM_CHARACTERS = 1000

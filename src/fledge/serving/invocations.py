@@ -15,12 +15,21 @@ from starlette.exceptions import HTTPException
 from fledge.core.errors import InputError
 from fledge.core.limits import Limits
 from fledge.prompts.prompt import Prompt
-from fledge.serving.bodies import MAX_CHARACTERS, MAX_PROMPTS, Generation, Text, check_size, problem, read_json, unknown
 from fledge.serving.conversations import Turns, as_dicts, as_text, ask_for, by_prompt
 from fledge.serving.docs import responses
 from fledge.serving.endpoint import Endpoint, Job, Respondent, Served, head, warn
 from fledge.serving.openai import Messages, PromptText, unit, unknown_of
 from fledge.serving.parquet import read_parquet
+from fledge.serving.request_models import (
+    MAX_CHARACTERS,
+    MAX_PROMPTS,
+    Generation,
+    Text,
+    check_size,
+    problem,
+    read_json,
+    unknown,
+)
 from fledge.serving.trace import RequestTrace
 
 JSON, CSV, PARQUET = "application/json", "text/csv", "application/vnd.apache.parquet"

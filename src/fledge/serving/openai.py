@@ -14,12 +14,12 @@ from fledge.core.errors import InputError
 from fledge.core.keys import OWN_NAME
 from fledge.core.messages import Ask, Piece
 from fledge.prompts.prompt import Prompt
-from fledge.serving.bodies import MAX_PROMPTS, Count, Generation, NewTokens, Text, check_size, unknown, whole
 from fledge.serving.conversations import as_dicts, as_text, ask_for, by_prompt
 from fledge.serving.docs import NO_PROMPT, responses
 from fledge.serving.endpoint import Endpoint, Job, Served, head, warn
 from fledge.serving.errors import NO_MODEL
 from fledge.serving.events import Event, EventStream, begun
+from fledge.serving.request_models import MAX_PROMPTS, Count, Generation, NewTokens, Text, check_size, unknown, whole
 from fledge.serving.trace import RequestTrace, Result
 
 SESSION_HEADER = "x-session-id"

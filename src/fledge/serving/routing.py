@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 
 @dataclass(frozen=True)
-class Arm:
+class RouteArm:
     """A release under an alias, with its share of the requests (any positive numbers)."""
 
     alias: str
@@ -25,9 +25,9 @@ class Route:
     """
 
     name: str
-    arms: tuple[Arm, ...]
+    arms: tuple[RouteArm, ...]
     aliases: Mapping[str, str] = field(default_factory=dict)
-    shadow: Arm | None = None
+    shadow: RouteArm | None = None
     shadow_share: float = 0.0
     versions: tuple[str, ...] = ()
 
@@ -37,12 +37,12 @@ class Route:
         return {arm.release for arm in self.arms} | set(self.aliases.values()) | set(self.versions) | extra
 
 
-class Choice(NamedTuple):
+class RoutedRequest(NamedTuple):
     """Who answers, as release `name/3` and alias (empty where a version was named), and who answers beside it."""
 
     release: str
     arm: str
-    shadow: Arm | None
+    shadow: RouteArm | None
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ class Routes:
             )
         ]
 
-    def find(self, model: str, unit: str) -> Choice | None:
+    def find(self, model: str, unit: str) -> RoutedRequest | None:
         """Who answers a request for `model` (`NAME`, `NAME@alias`, `NAME/version`, or nothing) of `unit`, its user or
         session; None for a name that is not served."""
         route = next((route for route in self.routes if route.name == _name(model)), None) if model else self.routes[0]
@@ -77,12 +77,12 @@ class Routes:
         rest = model[len(route.name) :]
         if rest.startswith("@"):
             release = route.aliases.get(rest[1:])
-            return Choice(release, rest[1:], None) if release else None
+            return RoutedRequest(release, rest[1:], None) if release else None
         if rest:
-            return Choice(model, "", None) if model in route.releases else None
+            return RoutedRequest(model, "", None) if model in route.releases else None
         arm = assign(route.name, unit, route.arms)
         shadowed = route.shadow is not None and place(f"{route.name}/shadow", unit) < route.shadow_share
-        return Choice(arm.release, arm.alias, route.shadow if shadowed else None)
+        return RoutedRequest(arm.release, arm.alias, route.shadow if shadowed else None)
 
 
 def _name(model: str) -> str:
@@ -95,7 +95,7 @@ def place(salt: str, unit: str) -> float:
     return (int.from_bytes(digest[:8]) >> 11) / 2**53
 
 
-def assign(salt: str, unit: str, arms: Sequence[Arm]) -> Arm:
+def assign(salt: str, unit: str, arms: Sequence[RouteArm]) -> RouteArm:
     """The arm of a unit, whatever the order of the arms: the one with the smallest of exponential draws, each with the
     arm's weight as its rate (weighted rendezvous hashing). When one arm's weight grows, units move to it, and none
     moves between others."""
@@ -104,7 +104,7 @@ def assign(salt: str, unit: str, arms: Sequence[Arm]) -> Arm:
 
 def _route(content: Mapping[str, object]) -> Route:
     values = dict(content)
-    arms = tuple(Arm(**item) for item in values.pop("arms"))  # type: ignore[attr-defined]
+    arms = tuple(RouteArm(**item) for item in values.pop("arms"))  # type: ignore[attr-defined]
     shadow = values.pop("shadow", None)
     versions: Any = values.pop("versions", ())
-    return Route(**values, arms=arms, shadow=Arm(**shadow) if shadow else None, versions=tuple(versions))  # type: ignore[arg-type]
+    return Route(**values, arms=arms, shadow=RouteArm(**shadow) if shadow else None, versions=tuple(versions))  # type: ignore[arg-type]

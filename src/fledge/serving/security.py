@@ -30,7 +30,7 @@ class Access:
         return path in self.open_paths or (path.startswith(DOCS_FILES) and "/docs" in self.open_paths)
 
 
-class Guard:
+class AccessGuard:
     """Checks Host, Origin and key; the key's name is in the request's state as `key_name`."""
 
     def __init__(self, app: ASGIApp, access: Access, keys: Keys) -> None:

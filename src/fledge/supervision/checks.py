@@ -54,7 +54,7 @@ def _check_redaction(config: ServeConfig) -> None:
 
 
 def _check_canary(config: ServeConfig) -> None:
-    from fledge.monitoring.canary import read_plan
+    from fledge.rollout.canary import read_plan
 
     read_plan(config.steps, config.hold, config.guard)
     if not config.record:

@@ -43,7 +43,7 @@ SUPERVISOR = "fledge.supervision.supervisor"
 @dataclass(frozen=True)
 class EndpointStatus:
     """A running endpoint. `processes` hold role, pid, memory_bytes and restarts; `recorder` the numbers of records
-    `shipped` and `waiting`, and its `trouble`; `canary` its `release`, `condition`, `share` and `reason`; `progress`
+    `shipped` and `waiting`, and its `last_error`; `canary` its `release`, `status`, `share` and `reason`; `progress`
     what engines that are not ready yet have said of their start, newest last."""
 
     url: str
@@ -72,7 +72,7 @@ def serve(config: ServeConfig, *targets: str, say: Say = silent) -> EndpointStat
 
 
 def _serve(config: ServeConfig, targets: Sequence[str], environ: Mapping[str, str], say: Say) -> EndpointStatus:
-    with claimed(config, environ):
+    with claim_port(config, environ):
         path = prepare(config, *targets, detached=True, environ=environ, say=say)
         folders = [Path(folder) for folder in json.loads(path.read_text(encoding="utf-8"))["releases"].values()]
         try:
@@ -99,7 +99,7 @@ def _start(config: ServeConfig, path: Path, environ: Mapping[str, str], say: Say
 
 
 @contextlib.contextmanager
-def claimed(config: ServeConfig, environ: Mapping[str, str] = os.environ) -> Iterator[None]:
+def claim_port(config: ServeConfig, environ: Mapping[str, str] = os.environ) -> Iterator[None]:
     """Inside, nobody else starts an endpoint on this port in this workspace; a program that takes the place of this
     one (exec) has the claim until it ends.
 
@@ -160,7 +160,7 @@ def _config_file(folder: Path) -> Path:
     return folder.resolve() / "config.json"
 
 
-def _find(config: ServeConfig, reference: release_cache.Reference, say: Say) -> tuple[Path, Manifest]:
+def _find(config: ServeConfig, reference: release_cache.ReleaseRef, say: Say) -> tuple[Path, Manifest]:
     """The folder of a release: as it was left here last, else from MLflow. What MLflow says of it by now is looked at
     behind, once the endpoint runs."""
     releases = config.state_dir / "releases"
@@ -243,7 +243,7 @@ def stop(workspace: Workspace, port: int | None = None) -> list[EndpointStatus]:
 def _configuration(
     config: ServeConfig,
     plan: RoutePlan,
-    found: Mapping[release_cache.Reference, tuple[Path, Manifest]],
+    found: Mapping[release_cache.ReleaseRef, tuple[Path, Manifest]],
     folder: Path,
     environ: Mapping[str, str],
 ) -> dict[str, Any]:
@@ -286,8 +286,8 @@ def _configuration(
             ],
             "canary": {
                 "name": plan.references[0].name,
-                "steady": plan.references[0].alias,
-                "trial": config.canary,
+                "baseline": plan.references[0].alias,
+                "candidate": config.canary,
                 "steps": config.steps,
                 "hold": config.hold,
                 "guards": config.guard,

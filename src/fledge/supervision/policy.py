@@ -27,12 +27,12 @@ class Decision:
     record: Restarts
 
 
-def after_crash(record: Restarts, now: float, *, on_trial: bool = False) -> Decision:
+def after_crash(record: Restarts, now: float, *, candidate: bool = False) -> Decision:
     """Delays of 1, 2, 4 ... 60 s; forgotten after ten healthy minutes; five crashes in two minutes are a crash loop.
-    For what is `on_trial` five are enough, whatever time they took: it may load for minutes before it dies."""
+    For what is a `candidate` five are enough, whatever time they took: it may load for minutes before it dies."""
     recent = record.crashes if record.crashes and now - record.crashes[-1] < HEALTHY_S else ()
     crashes = (*recent, now)[-KEPT_CRASHES:]
-    counted = [moment for moment in crashes if on_trial or now - moment <= LOOP_S]
+    counted = [moment for moment in crashes if candidate or now - moment <= LOOP_S]
     delay = min(LONGEST_DELAY_S, 2.0 ** (len(crashes) - 1))
     return Decision(delay, len(counted) >= LOOP_CRASHES, replace(record, crashes=crashes, count=record.count + 1))
 
@@ -42,7 +42,7 @@ def is_hung(heard: float, now: float, patience_s: float) -> bool:
     return now - heard > patience_s
 
 
-def slept(before: float, now: float) -> float:
+def suspended_s(before: float, now: float) -> float:
     """Seconds for which the supervisor itself was stopped since it last looked, as on a laptop that was shut: nobody
     could be heard then."""
     return max(0.0, now - before - 2 * PING_S)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from fledge.core.errors import InputError
-from fledge.releases.release_cache import Reference, parse
+from fledge.releases.release_cache import ReleaseRef, parse
 
 SPLIT_HINT = "--split champion=90,challenger=10"
 CANARY_HINT = "fledge serve NAME@champion --canary challenger"
@@ -17,19 +17,19 @@ SHADOW_HINT = "--shadow challenger=10%"
 class RoutePlan:
     """What is to be found in the registry, and how requests are shared. `split` holds alias and weight."""
 
-    references: tuple[Reference, ...]
+    references: tuple[ReleaseRef, ...]
     split: tuple[tuple[str, float], ...]
     shadow: tuple[str, float] | None
 
-    def routes(self, names: Mapping[Reference, str]) -> list[dict[str, Any]]:
+    def routes(self, names: Mapping[ReleaseRef, str]) -> list[dict[str, Any]]:
         """Routes for the endpoint, one for each model name, with releases as `name/3`; the first is the default."""
-        grouped: dict[str, list[Reference]] = {}
+        grouped: dict[str, list[ReleaseRef]] = {}
         for reference in self.references:
             grouped.setdefault(reference.name, []).append(reference)
         return [self._route(name, items, names, first=not place) for place, (name, items) in enumerate(grouped.items())]
 
     def _route(
-        self, name: str, items: Sequence[Reference], names: Mapping[Reference, str], *, first: bool
+        self, name: str, items: Sequence[ReleaseRef], names: Mapping[ReleaseRef, str], *, first: bool
     ) -> dict[str, Any]:
         aliases = {item.alias: names[item] for item in items if item.alias}
         if first and self.split:
@@ -48,7 +48,7 @@ class RoutePlan:
 
 
 def plan_routes(targets: Sequence[str], split: Sequence[str], shadow: str, canary: str = "") -> RoutePlan:
-    """Read what a user wants; `canary` is the alias that is on trial. Raises `InputError` for what cannot be read."""
+    """Read what a user wants; `canary` is that of the candidate. Raises `InputError` for what cannot be read."""
     references = [parse(target) for target in targets]
     for target, item in zip(targets, references, strict=True):
         if not item.name or (item.version and not re.fullmatch("[1-9][0-9]*", item.version)):
@@ -56,17 +56,17 @@ def plan_routes(targets: Sequence[str], split: Sequence[str], shadow: str, canar
     shares = tuple(_share(text, SPLIT_HINT) for text in split)
     if len({alias for alias, _ in shares}) != len(shares):
         raise InputError("--split names an alias twice", hint=SPLIT_HINT)
-    unseen = _share(shadow, SHADOW_HINT) if shadow else None
-    if unseen and not 0 < unseen[1] <= 100:
+    shadowed = _share(shadow, SHADOW_HINT) if shadow else None
+    if shadowed and not 0 < shadowed[1] <= 100:
         raise InputError("a shadow gets more than 0 and at most 100 % of the requests", hint=SHADOW_HINT)
     name = references[0].name
     if canary and split:
         raise InputError("a canary shares the requests itself", hint="leave out --split")
     if canary and references[0].alias in ("", canary):
         raise InputError(f"a canary is tried beside another alias than {canary}", hint=CANARY_HINT)
-    extra = [alias for alias, _ in shares] + ([unseen[0]] if unseen else []) + ([canary] if canary else [])
-    wanted = [*references, *(Reference(name, alias, "") for alias in extra)]
-    return RoutePlan(tuple(dict.fromkeys(wanted)), shares, (unseen[0], unseen[1] / 100) if unseen else None)
+    extra = [alias for alias, _ in shares] + ([shadowed[0]] if shadowed else []) + ([canary] if canary else [])
+    wanted = [*references, *(ReleaseRef(name, alias, "") for alias in extra)]
+    return RoutePlan(tuple(dict.fromkeys(wanted)), shares, (shadowed[0], shadowed[1] / 100) if shadowed else None)
 
 
 def _share(text: str, hint: str) -> tuple[str, float]:

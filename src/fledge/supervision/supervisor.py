@@ -21,12 +21,12 @@ from typing import Any
 from fledge.core import state
 from fledge.core.errors import CrashLoopError, InputError
 from fledge.core.network import listen
+from fledge.rollout.moves import Moves
+from fledge.rollout.routes import releases_of
 from fledge.supervision import memory
 from fledge.supervision.log import Log
-from fledge.supervision.moves import Moves
-from fledge.supervision.policy import PING_S, Restarts, after_crash, is_hung, slept
+from fledge.supervision.policy import PING_S, Restarts, after_crash, is_hung, suspended_s
 from fledge.supervision.process import Child
-from fledge.supervision.routes import releases_of
 from fledge.supervision.signals import Signals
 from fledge.supervision.state_file import StateFile
 
@@ -192,7 +192,7 @@ class Supervisor:
     def _look_after(self) -> None:
         """Kill children that should answer and do not."""
         now = time.monotonic()
-        pause, self._ticked = slept(self._ticked, now), now
+        pause, self._ticked = suspended_s(self._ticked, now), now
         patience = self.config["heartbeat_s"]
         for child in self.children.values():
             if child.process is None or not child.ready:
@@ -244,9 +244,9 @@ class Supervisor:
     def _on_shares(self, message: dict[str, Any]) -> None:
         """A canary goes on, or back."""
         canary = message["canary"]
-        if canary != self._facts["canary"] and canary["condition"] != "none":
+        if canary != self._facts["canary"] and canary["status"] != "none":
             words = canary["reason"] or f"with {100 * canary['share']:g} % of the requests"
-            self._say(f"the canary {canary['release']} is {canary['condition']} {words}")
+            self._say(f"the canary {canary['release']} is {canary['status']} {words}")
         self._tell_facts(canary=canary)
         if self.moves.share(message):
             self._tell_routes()
@@ -319,8 +319,8 @@ class Supervisor:
         if child.error and not child.was_ready:  # it says why it cannot start, and will not be able to a second time
             self._give_up(child, FAILED_EXIT)
             return
-        awaited = self._is_on_trial(child) and not child.was_ready
-        decision = after_crash(child.restarts, time.monotonic(), on_trial=awaited)
+        awaited = self._is_candidate(child) and not child.was_ready
+        decision = after_crash(child.restarts, time.monotonic(), candidate=awaited)
         child.restarts = decision.record
         if decision.give_up and child.role != "recorder":  # answers matter more than their record
             self.last_error = child.error = f"{self.last_error}; it keeps crashing, giving up"
@@ -329,13 +329,13 @@ class Supervisor:
         self._say(f"{self.last_error}; starting it again in {decision.delay_s:g} s")
         child.start_at = time.monotonic() + decision.delay_s
 
-    def _is_on_trial(self, child: Child) -> bool:
-        return child.role == "engine" and self.moves.is_on_trial(child.release, self._facts["canary"])
+    def _is_candidate(self, child: Child) -> bool:
+        return child.role == "engine" and self.moves.is_candidate(child.release, self._facts["canary"])
 
     def _give_up(self, child: Child, code: int) -> None:
         """A child cannot be started, or crashes again and again: that is the end, but for a release that nobody has a
         right to, without which the others go on."""
-        if not self._is_on_trial(child):
+        if not self._is_candidate(child):
             self._say(child.error)
             self.stopping, self.code = True, code
             return
@@ -370,10 +370,10 @@ class Supervisor:
         self.state_file.remove()
 
     def _write_state(self) -> None:
-        condition = "stopping" if self.stopping else "ready" if self._is_ready() else "starting"
+        status = "stopping" if self.stopping else "ready" if self._is_ready() else "starting"
         content = {
             "url": self.config["url"],
-            "state": condition,
+            "state": status,
             "pid": os.getpid(),
             "ready_seconds": self.ready_seconds,
             "releases": self.moves.described(self._engine_is_ready),

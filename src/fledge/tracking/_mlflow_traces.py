@@ -110,8 +110,8 @@ def write_traces(client: MlflowClient, experiment_id: str, traces: Sequence[Trac
             name, _, version = trace.prompt.rpartition("/")
             _link(tracing, trace.id, PromptVersion(name, int(version), ""))
 
-    at_once = CALLS_AT_ONCE if str(client.tracking_uri).startswith("http") else 1
-    with ThreadPoolExecutor(at_once) as pool:
+    max_concurrency = CALLS_AT_ONCE if str(client.tracking_uri).startswith("http") else 1
+    with ThreadPoolExecutor(max_concurrency) as pool:
         try:
             if traces[0].has_head:  # a server that takes heads but no spans shall say so before it has heads
                 tracing.log_spans(experiment_id, _spans(traces[0]))

@@ -9,7 +9,7 @@ VARIABLES = ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI")  # which MLflow sets 
 
 
 @contextlib.contextmanager
-def kept() -> Iterator[None]:
+def keep_callers_store() -> Iterator[None]:
     """Whatever store is used inside, MLflow has the same as before afterwards."""
     before = {name: os.environ.get(name) for name in VARIABLES}
     try:

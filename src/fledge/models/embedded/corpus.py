@@ -7,7 +7,7 @@ from importlib.resources import files
 
 
 @dataclass(frozen=True)
-class Entry:
+class CorpusEntry:
     """One fact: `phrasings` were trained on, `held_out` were not; all have the same `answer`."""
 
     id: str
@@ -18,10 +18,11 @@ class Entry:
 
 
 @cache
-def load_corpus() -> tuple[Entry, ...]:
+def load_corpus() -> tuple[CorpusEntry, ...]:
     """All entries, in the order of the file."""
     text = files(__package__).joinpath("corpus.jsonl").read_text(encoding="utf-8")
     rows = (json.loads(line) for line in text.splitlines())
     return tuple(
-        Entry(row["id"], row["topic"], row["answer"], tuple(row["phrasings"]), tuple(row["held_out"])) for row in rows
+        CorpusEntry(row["id"], row["topic"], row["answer"], tuple(row["phrasings"]), tuple(row["held_out"]))
+        for row in rows
     )

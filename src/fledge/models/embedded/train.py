@@ -20,7 +20,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
-from fledge.models.embedded.corpus import Entry, load_corpus
+from fledge.models.embedded.corpus import CorpusEntry, load_corpus
 from fledge.models.embedded.templates import TEMPLATES
 
 END = "<|endoftext|>"
@@ -49,7 +49,7 @@ class Recipe:
     two_turn_share: float = 0.3
 
 
-def build_tokenizer(entries: tuple[Entry, ...], recipe: Recipe) -> PreTrainedTokenizerFast:
+def build_tokenizer(entries: tuple[CorpusEntry, ...], recipe: Recipe) -> PreTrainedTokenizerFast:
     """A byte-level BPE tokenizer, as GPT-2 has it, learnt from the training phrasings, answers and templates."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -77,7 +77,7 @@ class Example(NamedTuple):
 class Examples:
     """Token sequences of one epoch: each phrasing in one of the shapes that the model will meet, with its answer."""
 
-    def __init__(self, entries: tuple[Entry, ...], tokenizer: PreTrainedTokenizerFast, recipe: Recipe) -> None:
+    def __init__(self, entries: tuple[CorpusEntry, ...], tokenizer: PreTrainedTokenizerFast, recipe: Recipe) -> None:
         self.entries = entries
         self.tokenizer = tokenizer
         self.recipe = recipe
@@ -100,7 +100,7 @@ class Examples:
             return text.lower()
         return text.rstrip("?.") if roll < 0.14 else text
 
-    def _encode(self, entry: Entry, phrasing: str, shape: str) -> Example:
+    def _encode(self, entry: CorpusEntry, phrasing: str, shape: str) -> Example:
         question = self._vary(phrasing)
         if shape != "turns":
             return self._turn(TEMPLATES[shape].replace("{{question}}", question), " " + entry.answer)
@@ -206,7 +206,9 @@ def token_f1(answer: str, reference: str) -> float:
     return 2 * common / (len(mine) + len(theirs)) if common else 0.0
 
 
-def report(model: GPT2LMHeadModel, tokenizer: PreTrainedTokenizerFast, entries: tuple[Entry, ...]) -> dict[str, Any]:
+def report(
+    model: GPT2LMHeadModel, tokenizer: PreTrainedTokenizerFast, entries: tuple[CorpusEntry, ...]
+) -> dict[str, Any]:
     """Exact match on seen phrasings and token-F1 on held-out ones, under each template and as plain turns."""
     figures: dict[str, Any] = {}
     for shape in dict.fromkeys(SHAPES):

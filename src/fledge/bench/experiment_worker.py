@@ -1,0 +1,76 @@
+"""An experiment of fledge as the subject of a benchmark: `python -m fledge.bench.experiment_worker VERB JSON`, where
+VERB is `recorded` or `unrecorded`.
+
+Both ask the same cells; the second keeps nothing, which tells what recording costs. Writes one line of JSON to stdout.
+"""
+
+import json
+import sys
+import time
+from typing import Any
+
+from fledge.chains.engine_llm import build_chain
+from fledge.core.errors import FledgeError
+from fledge.core.types import Format
+from fledge.engines import selection
+from fledge.engines.engine import Engine, GenerationParams, generate
+from fledge.experiments.arms import Arm
+from fledge.experiments.cell_runner import ask
+from fledge.experiments.cells import order_cells
+from fledge.experiments.config import ExperimentConfig
+from fledge.experiments.questions import select_questions
+from fledge.experiments.run import run_experiment
+from fledge.prompts.prompt import Prompt
+from fledge.prompts.store import open_prompts
+
+
+def main(verb: str, content: dict[str, Any]) -> None:
+    generation = GenerationParams(max_tokens=content["tokens"], ignore_eos=True)
+    config = ExperimentConfig(**content["config"], generation=generation)
+    engine = selection.start(config, selection.find(config.model, config))
+    generate(engine, ["warm up"], GenerationParams(max_tokens=4))
+    work = _recorded if verb == "recorded" else _unrecorded
+    found = work(config, engine, content)
+    sys.stdout.write(json.dumps(found) + "\n")
+    engine.close()
+
+
+def _recorded(config: ExperimentConfig, engine: Engine, content: dict[str, Any]) -> dict[str, Any]:
+    # What is loaded and registered once is not what recording costs each time.
+    from fledge.experiments import _mlflow_capture, _mlflow_record  # noqa: F401
+    from fledge.experiments._mlflow_experiments import load_table
+    from fledge.tracking._mlflow_connection import connect
+
+    client, prompts = connect(config.tracking), open_prompts(config)
+    for name in content["templates"]:
+        prompts.load(name)
+    started = time.perf_counter()
+    result = run_experiment(config, engine=engine)
+    seconds = time.perf_counter() - started
+    if result.failed:
+        raise FledgeError(f"{result.failed} answers failed")
+    table = load_table(client, result.run_id)
+    return {"seconds": seconds, "latencies": list(table["latency_s"]), "ttfts": list(table["ttft_s"])}
+
+
+def _unrecorded(config: ExperimentConfig, engine: Engine, content: dict[str, Any]) -> dict[str, Any]:
+    form: Format = "chat" if content["chat"] else "completion"
+    arms = [
+        Arm(name, Prompt(name, 1, text), config.model, config.generation, format=form)
+        for name, text in content["templates"].items()
+    ]
+    questions = select_questions(config).questions
+    started = time.perf_counter()
+    cells = order_cells(arms, questions, config.samples, config.order_seed)
+    chains = {(arm.name, 0): build_chain(arm.asked, engine, arm.generation) for arm in arms if arm.asked}
+    answers = list(ask(cells, chains, lambda _: None, max_concurrency=config.max_concurrency))
+    seconds = time.perf_counter() - started
+    return {
+        "seconds": seconds,
+        "latencies": [answer.latency_s for answer in answers],
+        "ttfts": [answer.ttft_s for answer in answers],
+    }
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], json.loads(sys.argv[2]))

@@ -1,0 +1,236 @@
+"""A session: what is entered becomes answers and commands; whoever runs it shows them."""
+
+import contextlib
+import os
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any
+
+from fledge.chat.commands import ChatCommand, help_text, parse
+from fledge.chat.dialogue import Dialogue, Reply, as_jsonl, as_markdown
+from fledge.chat.lines import Entry
+from fledge.chat.partner import EnginePartner, Partner
+from fledge.core.errors import FledgeError, InputError
+from fledge.core.interrupts import shield_from_interrupts
+from fledge.core.settings import load, option
+from fledge.core.types import Say, silent
+from fledge.engines import selection
+from fledge.engines.engine import GenerationParams
+from fledge.engines.selection import is_release, release_folder
+from fledge.engines.settings import EngineSettings
+from fledge.experiments.arms import PROMPT_SETTINGS, resolve_generation
+from fledge.prompts.format import as_asked, prompt_of
+from fledge.prompts.prompt import PromptStore
+from fledge.prompts.store import open_prompts
+from fledge.releases.manifest import load_manifest
+
+OVERWRITE = "--overwrite "
+
+
+@dataclass(frozen=True)
+class ChatConfig(EngineSettings):
+    """How a session is held. An endpoint is sent only the settings that were `chosen`: the others are its own."""
+
+    generation: GenerationParams = field(default_factory=GenerationParams)
+    system: str = option("", "what the model is told before the conversation")
+    chat_history: bool = option(True, "keep the lines typed in a terminal for the next session, in the state folder")
+    chosen: tuple[str, ...] = ()
+
+    @classmethod
+    def load(cls, flags: Mapping[str, Any] | None = None) -> "ChatConfig":
+        """From all sources of settings."""
+        resolved = load(cls, flags)
+        given = {name for name, origin in resolved.origins.items() if origin != "default"}
+        chosen = tuple(item.name for item in fields(GenerationParams) if item.name in given)
+        return replace(resolved.value, chosen=chosen)
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Generation settings by name: those that were chosen, or are not as they would be."""
+        usual = GenerationParams()
+        values = {item.name: getattr(self.generation, item.name) for item in fields(GenerationParams)}
+        return {name: value for name, value in values.items() if name in self.chosen or value != getattr(usual, name)}
+
+
+def open_partner(config: ChatConfig, target: str, say: Say = silent) -> Partner:
+    """Whoever answers under a name: the endpoint at a URL, else the model's engine in this process.
+
+    `say` is told what takes long. Raises `FledgeError` if nobody does.
+    """
+    try:
+        found = selection.find(target, config)
+    except InputError:
+        raise
+    except ValueError as error:  # as urllib says it
+        raise InputError(f"{target}: {error}", hint="fledge chat http://127.0.0.1:5001") from None
+    if isinstance(found, selection.RemoteModel):
+        if config.engine not in ("auto", "remote"):
+            raise InputError(f"the engine {config.engine} cannot run a URL", hint="--engine remote, or name a model")
+        from fledge.chat.endpoint_partner import EndpointPartner
+
+        return EndpointPartner(found.source)
+    prompt = prompt_of(load_manifest(release_folder(target, config))) if is_release(target) else None
+    return EnginePartner(selection.start(config, found, say), target, prompt)
+
+
+class Session:
+    """A conversation with a partner. `show` gets an answer's text as it comes, `say` what a user must know, `hint` what
+    is nice to know."""
+
+    def __init__(self, config: ChatConfig, target: str, partner: Partner, show: Say, say: Say, hint: Say) -> None:
+        self.dialogue = Dialogue(config.system)
+        self._config = config
+        self._target = target
+        self._partner = partner
+        self._show = show
+        self._say = say
+        self._hint = hint
+        self._prompts: PromptStore | None = None
+        self._plain = False  # whether a release is asked without its own prompt
+        self._left_out = 0
+
+    def as_dict(self) -> dict[str, Any]:
+        """All that was said, as the JSON of the command has it."""
+        return {"target": self._target, "turns": [turn.as_dict() for turn in self.dialogue.log]}
+
+    def handle(self, entry: Entry) -> bool:
+        """Ask a question or carry out a command; False where the user leaves.
+
+        Raises `FledgeError` where that failed: the session can go on, and a question that failed is not remembered.
+        """
+        meant = parse(entry)
+        if isinstance(meant, str):
+            self._ask(meant)
+        elif meant.name == "exit":
+            return False
+        else:
+            self._carry_out(meant)
+        return True
+
+    def _ask(self, question: str) -> None:
+        """Ask, and show the answer as it comes. One that is interrupted is remembered as far as it came."""
+        sent = self.dialogue.messages(question)
+        settings = self._settings()
+        text = reason = identity = prompt = ""
+        left_out = 0
+        started = time.perf_counter()
+        try:
+            with contextlib.closing(self._partner.ask(sent, settings, plain=self._plain)) as parts:
+                for part in parts:
+                    fresh = part.text if text.strip() else part.text.lstrip()
+                    text += part.text  # first: what may have been seen is remembered
+                    self._show(fresh)
+                    reason = part.finish_reason or reason
+                    identity = part.request_id or identity
+                    left_out = part.turns_left_out or left_out
+                    prompt = part.prompt or prompt
+        except KeyboardInterrupt:
+            with shield_from_interrupts():
+                if text.strip():
+                    self._show("\n")
+                    self.dialogue.keep(sent, Reply(text, "cancelled", identity, time.perf_counter() - started, prompt))
+            raise
+        except FledgeError:
+            if text.strip():
+                self._show("\n")
+            raise
+        self._show("" if text.endswith("\n") and text.strip() else "\n")
+        self.dialogue.keep(sent, Reply(text, reason, identity, time.perf_counter() - started, prompt))
+        self._tell(text, reason, left_out)
+
+    def _tell(self, text: str, reason: str, left_out: int) -> None:
+        if not text.strip():
+            self._hint("(the answer is empty)")
+        if reason == "length":
+            self._say("(cut off at the most tokens an answer may have; --max-tokens N allows more)")
+        if left_out and left_out != self._left_out:
+            turns = "oldest turn was" if left_out == 1 else f"{left_out} oldest turns were"
+            self._say(f"(the {turns} left out: the model's window has no room for more; /reset starts anew)")
+        self._left_out = left_out
+
+    def _settings(self) -> dict[str, Any]:
+        """Generation settings of the next question; a prompt's own come before those of the session."""
+        prompt = self.dialogue.prompt
+        if prompt is None:
+            return self._config.settings
+        whole = resolve_generation(self._config.generation, prompt)
+        own = {name: getattr(whole, name) for key, name in PROMPT_SETTINGS.items() if key in prompt.settings}
+        return self._config.settings | own
+
+    def _carry_out(self, command: ChatCommand) -> None:
+        argument = command.argument
+        match command.name:
+            case "system":
+                self.dialogue.system = argument
+                self._hint("system text set" if argument else "no system text")
+            case "prompt":
+                self._use_prompt(argument)
+            case "reset":
+                self.dialogue.reset()
+                self._left_out = 0
+                self._hint("the conversation is forgotten")
+            case "save":
+                self._save(argument)
+            case "good" | "bad":
+                self._feedback(command.name, argument)
+            case _:
+                self._say(help_text())
+
+    def _use_prompt(self, name: str) -> None:
+        if not name:
+            self.dialogue.use(None)
+            self._plain = True
+            self._hint("questions are asked as they are")
+            return
+        if self._prompts is None:
+            self._hint("opening the prompt registry")
+            self._prompts = open_prompts(self._config, self._say)
+        prompt = as_asked(self._prompts.load(name), "chat")
+        self.dialogue.use(prompt)
+        self._plain = True
+        self._hint(f"questions are filled into {prompt.label}; /prompt alone turns that off")
+
+    def _save(self, argument: str) -> None:
+        overwrite = f"{argument} ".startswith(OVERWRITE)
+        name = f"{argument} ".removeprefix(OVERWRITE).strip()
+        if not name:
+            raise InputError("/save needs FILE", hint=f"/save {OVERWRITE}FILE")
+        path = Path(name)
+        turns = self.dialogue.turns
+        if not turns:
+            raise InputError("nothing has been said yet", hint="ask something first")
+        title = f"Conversation with {self._target}"
+        text = as_markdown(title, turns) if path.suffix.lower() == ".md" else as_jsonl(turns)
+        _write(path, text, overwrite=overwrite)
+        self._hint(f"{len(turns)} turns are in {path}")
+
+    def _feedback(self, word: str, comment: str) -> None:
+        last = self.dialogue.last_answer
+        if last is None:
+            raise InputError("nothing has been answered yet", hint="ask something first")
+        self._partner.feedback(last.request_id or "", word == "good", comment)
+        self._hint(f"noted: {word}")
+
+
+def _write(path: Path, text: str, *, overwrite: bool) -> None:
+    """Write a file that only its owner may read. Raises `InputError` if it is there, or cannot be written."""
+    made: Path | None = None
+    try:
+        path = path.expanduser()
+        place = path.with_name(f".{path.name}.{os.getpid()}") if overwrite else path
+        with open(os.open(place, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
+            made = place
+            file.write(text)
+        if overwrite:
+            place.replace(path)
+        made = None
+    except FileExistsError:
+        raise InputError(f"{path} is there already", hint=f"/save {OVERWRITE}{path}") from None
+    except (OSError, ValueError, RuntimeError) as error:  # of a disk, a name, or a home that there is not
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        raise InputError(f"{path} cannot be written: {reason}", hint="choose another place") from None
+    finally:
+        if made:
+            made.unlink(missing_ok=True)

@@ -1,0 +1,320 @@
+"""`run_demo`: an end-to-end run of a model through the public verbs, no private path."""
+
+import contextlib
+import os
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import fledge
+from fledge.client.checks import Check
+from fledge.comparison.findings import Comparison
+from fledge.comparison.options import CompareOptions
+from fledge.core import state
+from fledge.core.errors import FledgeError
+from fledge.core.interrupts import shield_from_interrupts
+from fledge.core.network import without_password
+from fledge.core.settings import Workspace, load
+from fledge.demo.prompts import PROMPTS
+from fledge.engines import selection
+from fledge.experiments.config import ExperimentConfig
+from fledge.experiments.questions import select_questions
+from fledge.experiments.run import ExperimentResult
+from fledge.models import smollm2
+from fledge.monitoring.health import Health, summarize
+from fledge.questions.question_set import QuestionSet
+from fledge.registry.release import ReleaseConfig
+from fledge.serving.outbox_reader import read_outbox
+from fledge.supervision.config import ServeConfig
+from fledge.supervision.endpoints import check_port
+
+DEFAULT_QUESTIONS = 24
+MAX_TOKENS = 320  # of an answer; few are longer
+TRACES_TIMEOUT_S = 60.0
+
+# Seconds that each stage took on a machine with two cores; only the estimate of the time left uses them.
+ESTIMATES = {
+    "model": 20.0,
+    "store": 5.0,
+    "experiment": 40.0,
+    "compare": 2.0,
+    "register": 5.0,
+    "promote": 3.0,
+    "serve": 6.0,
+    "test": 6.0,
+    "traces": 4.0,
+    "report": 1.0,
+    "stop": 2.0,
+}
+
+
+class Stage(NamedTuple):
+    """A stage that ended, and how long it took."""
+
+    name: str
+    ok: bool
+    seconds: float
+
+
+class Listener(NamedTuple):
+    """What a caller hears: `started(stage, seconds_left)`, `ended(stage, in_words)`, and cells answered."""
+
+    started: Callable[[str, float], None]
+    ended: Callable[[Stage, str], None]
+    cells: Callable[[int, int, int, int], None]
+
+
+@dataclass
+class DemoResult:
+    """What came of it, filled in stage by stage."""
+
+    stages: list[Stage] = field(default_factory=list)
+    experiment: ExperimentResult | None = None
+    comparison: Comparison | None = None
+    model_name: str = ""
+    model_version: int | None = None
+    promotion: str = ""
+    url: str = ""
+    checks: list[Check] = field(default_factory=list)
+    traces: int = 0
+    health: Health | None = None
+    answers: list[dict[str, Any]] = field(default_factory=list)
+    report: str = ""
+    model: str = ""
+
+    def as_dict(self) -> dict[str, Any]:
+        return {
+            "stages": [stage._asdict() for stage in self.stages],
+            "experiment_run_id": self.experiment.run_id if self.experiment else None,
+            "verdicts": [asdict(pair) for pair in self.comparison.pairs] if self.comparison else [],
+            "model_name": self.model_name,
+            "model_version": self.model_version,
+            "url": self.url,
+            "traces": self.traces,
+            "report": self.report,
+        }
+
+
+def run_demo(
+    *,
+    home: Path | None = None,
+    model: str | None = None,
+    questions: str = "default",
+    port: int | None = None,
+    keep_serving: bool = False,
+    listener: Listener | None = None,
+) -> DemoResult:
+    """Take a model from an experiment to a served, traced endpoint, and write a report.
+
+    Without `model` it is SmolLM2, or the embedded model where that cannot be had. Everything is kept in `home`, or
+    where the settings say. Raises `InputError` for bad questions or a port in use before anything is written;
+    whatever else goes wrong or is interrupted, no process is left behind.
+    """
+    serving = _serving(home, port)
+    workspace = Workspace(serving.tracking_uri, serving.state, serving.cache)
+    limit = DEFAULT_QUESTIONS if questions == "default" else 0
+    config = replace(
+        ExperimentConfig.load(
+            {"model": model or smollm2.NAME, "questions": questions, "limit": limit, "max_tokens": MAX_TOKENS}
+        ),
+        tracking_uri=serving.tracking_uri,
+        state=serving.state,
+        cache=serving.cache,
+    )
+    asked = select_questions(config)
+    folder = home or Path.cwd()
+    state.check_writable(folder)
+    state.check_writable(workspace.state_dir)
+    check_port(serving)
+    life = DemoResult()
+    with contextlib.ExitStack() as cleanup:
+        stage = _Stages(life, listener)
+        config = _make_release(life, stage, config, asked, cleanup, may_fall_back=model is None)
+        _serve_release(life, stage, config, serving, asked, folder, keep_serving, cleanup)
+    return life
+
+
+def _serving(home: Path | None, port: int | None) -> ServeConfig:
+    flags: dict[str, Any] = {"port": port}
+    if home is not None:
+        home = home.absolute()
+        flags |= {"tracking_uri": f"sqlite:///{home / 'mlflow.db'}", "state": str(home / ".fledge")}
+    return load(ServeConfig, flags).value
+
+
+class _Stages:
+    """Times the stages and tells the listener."""
+
+    def __init__(self, life: DemoResult, listener: Listener | None) -> None:
+        self._life = life
+        self.listener = listener
+
+    @contextlib.contextmanager
+    def __call__(self, name: str) -> Iterator[list[str]]:
+        names = list(ESTIMATES)
+        if self.listener:
+            self.listener.started(name, sum(ESTIMATES[later] for later in names[names.index(name) :]))
+        words: list[str] = []
+        started = time.monotonic()
+        ok = False
+        try:
+            yield words
+            ok = True
+        finally:
+            stage = Stage(name, ok, round(time.monotonic() - started, 3))
+            self._life.stages.append(stage)
+            if self.listener:
+                self.listener.ended(stage, " ".join(words))
+
+
+def _make_release(
+    life: DemoResult,
+    stage: _Stages,
+    config: ExperimentConfig,
+    asked: QuestionSet,
+    cleanup: contextlib.ExitStack,
+    *,
+    may_fall_back: bool,
+) -> ExperimentConfig:
+    with stage("model") as words:
+        try:
+            model = selection.find_snapshot(config.model, config)
+        except FledgeError as error:
+            if not may_fall_back:
+                raise
+            words.append(f"{error.message}; using the embedded model instead, which only repeats its training answers:")
+            config = replace(config, model="embedded")
+            model = selection.find_snapshot(config.model, config)
+        if model.has_chat_template:
+            config = replace(config, prompts=tuple(prompt.name for prompt in PROMPTS))
+        life.model, life.model_name = config.model, load(ReleaseConfig).value.name_for(config.model)
+        engine = selection.start(config, model)
+        cleanup.callback(engine.close)
+        words.append(f"{model.architecture}, {model.size / 1e6:.1f} MB, on {engine.info.name}: {engine.info.reason}")
+    with stage("store") as words:
+        from fledge.tracking._mlflow_connection import connect
+
+        connect(config.tracking)
+        if model.has_chat_template:
+            store = fledge.open_prompts(config)
+            for draft in PROMPTS:
+                store.register(draft)
+        words.append(without_password(config.tracking))
+    with stage("experiment") as words:
+        progress = stage.listener.cells if stage.listener else None
+        life.experiment = fledge.run_experiment(config, engine=engine, progress=progress)
+        words.append(
+            f"{len(asked.questions)} questions x {len(config.prompts)} prompts: {life.experiment.cells} answers, "
+            f"{life.experiment.failed} failed"
+        )
+    with stage("compare") as words:
+        life.comparison = _compare(config, life.experiment, asked)
+        life.answers = _answers(config, life.experiment.run_id)
+        words.append(f"winner: {life.comparison.winner or 'none'}")
+    with stage("register") as words:
+        release = fledge.register(config, name=life.model_name, run_id=life.experiment.run_id)
+        life.model_version = release.version
+        words.append(f"{release.name} version {release.version}")
+    with stage("promote") as words:
+        life.promotion = _promote(config, life, asked)
+        words.append(f"champion: {life.promotion}")
+    return config
+
+
+def _serve_release(
+    life: DemoResult,
+    stage: _Stages,
+    config: ExperimentConfig,
+    serving: ServeConfig,
+    asked: QuestionSet,
+    folder: Path,
+    keep_serving: bool,
+    cleanup: contextlib.ExitStack,
+) -> None:
+    with stage("serve") as words:
+        stopping = cleanup.enter_context(contextlib.ExitStack())
+        stopping.callback(_stop_if_running, serving)
+        endpoint = fledge.serve(serving, f"{life.model_name}@champion")
+        life.url = endpoint.url
+        words.append(f"{endpoint.url}, ready after {endpoint.ready_seconds:.1f} s")
+    with stage("test") as words:
+        life.checks = _test(endpoint.url, asked)
+        words.append(f"{len(life.checks)} checks passed")
+    with stage("traces") as words:
+        life.traces = _await_traces(config, life)
+        life.health = summarize(read_outbox(Path(endpoint.folder) / "outbox"))
+        words.append(f"{life.traces} served answers are in MLflow")
+    with stage("report") as words:
+        from fledge.demo.report import write_report
+
+        life.report = str(write_report(life, folder / "fledge-report.html"))
+        words.append(life.report)
+    with stage("stop") as words:
+        if keep_serving:
+            stopping.pop_all()
+            words.append(f"left running: {life.url}")
+        else:
+            stopping.close()
+            words.append("stopped")
+
+
+def _compare(config: ExperimentConfig, experiment: ExperimentResult, asked: QuestionSet) -> Comparison:
+    metric = "token_f1" if _judged(asked) else "response_length"
+    return fledge.compare(config, experiment.run_id, options=CompareOptions(metric=metric))
+
+
+def _judged(asked: QuestionSet) -> bool:
+    return any(item.reference for item in asked.questions)
+
+
+def _promote(config: ExperimentConfig, life: DemoResult, asked: QuestionSet) -> str:
+    """Move the alias by the verdict if there is a winner, else by force; returns why."""
+    comparison, version = life.comparison, life.model_version
+    if comparison is None or version is None or life.experiment is None:
+        raise FledgeError("nothing was compared or registered")
+    if comparison.winner and _judged(asked):
+        fledge.promote(config, life.model_name, version, evidence=life.experiment.run_id)
+        return f"by evidence, {comparison.winner} is better than {comparison.baseline}"
+    what = "no prompt has won yet" if _judged(asked) else "the questions have no references to judge by"
+    reason = f"{what}; the demo serves {comparison.leader}"
+    fledge.promote(config, life.model_name, version, force=True, reason=reason)
+    return f"by force, {reason}"
+
+
+def _test(url: str, asked: QuestionSet) -> list[Check]:
+    checks = fledge.check_endpoint(url, key=os.environ.get("FLEDGE_API_KEY"), question=asked.questions[0].question)
+    failed = [check for check in checks if not check.passed]
+    if failed:
+        raise FledgeError(f"the endpoint failed its check {failed[0].name!r}: {failed[0].detail}")
+    return checks
+
+
+def _stop_if_running(serving: ServeConfig) -> None:
+    if any(item.url.endswith(f":{serving.port}") for item in fledge.status(serving)):
+        with shield_from_interrupts():
+            fledge.stop(serving, serving.port)
+
+
+def _await_traces(config: ExperimentConfig, life: DemoResult) -> int:
+    """Wait until the recorder has shipped what was served just now."""
+    from fledge.monitoring._mlflow_requests import count_traces
+
+    served = [check.request_id for check in life.checks if check.request_id]
+    deadline = time.monotonic() + TRACES_TIMEOUT_S
+    while time.monotonic() < deadline:
+        count = count_traces(config.tracking, life.model_name, served)
+        if count == len(served):
+            return count
+        time.sleep(0.3)
+    raise FledgeError(f"of {len(served)} served answers {count} are in MLflow", hint="fledge status")
+
+
+def _answers(config: ExperimentConfig, run_id: str) -> list[dict[str, Any]]:
+    """Rows of the experiment's table, for the report."""
+    from fledge.experiments._mlflow_experiments import load_table
+    from fledge.tracking._mlflow_connection import connect
+
+    table = load_table(connect(config.tracking), run_id)
+    return [{str(name): value for name, value in row.items()} for row in table.to_dict("records")]

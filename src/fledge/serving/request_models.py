@@ -1,0 +1,171 @@
+"""Bodies of requests: parsed strictly, nested only so deep, with the settings that every protocol shares."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Annotated, Any, NamedTuple
+
+import msgspec
+from fastapi import Request
+from fastapi.routing import APIRoute
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
+
+from fledge.core.errors import InputError
+from fledge.core.limits import Limits
+
+
+def whole(value: Any) -> Any:
+    """In JSON 16.0 is a whole number too; the same for the numbers of a list."""
+    if isinstance(value, list):
+        return [int(item) if isinstance(item, float) and item.is_integer() else item for item in value]
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+MAX_CHARACTERS = 200_000
+Text = Annotated[str, StringConstraints(max_length=MAX_CHARACTERS)]
+StopText = Annotated[str, StringConstraints(min_length=1, max_length=100)]
+Stop = StopText | Annotated[list[StopText], Field(fail_fast=True, max_length=4)]
+
+# What no setting goes beyond; `check_size` holds a request to the endpoint's own limits.
+MAX_N = 16
+MAX_NEW_TOKENS = 4096
+MAX_PROMPTS = 100_000
+MAX_SEED = 2**63 - 1
+MAX_KEYS = 1000  # of one object: nothing here takes more, and each one that is wrong costs time to tell
+
+NewTokens = Annotated[int, Field(ge=1, le=MAX_NEW_TOKENS), BeforeValidator(whole)]
+Count = Annotated[int, Field(ge=1, le=MAX_N), BeforeValidator(whole)]
+Seed = Annotated[int, Field(ge=0, le=MAX_SEED), BeforeValidator(whole)]
+TopK = Annotated[int, Field(ge=0, le=1_000_000), BeforeValidator(whole)]
+
+_SETTINGS = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty", "seed", "ignore_eos", "max_tokens")
+
+
+class Generation(BaseModel):
+    """Generation settings that a request may choose; what is missing is the release's own."""
+
+    model_config = ConfigDict(strict=True, extra="allow")
+
+    max_tokens: NewTokens | None = Field(None, description="most new tokens")
+    temperature: float | None = Field(None, ge=0, le=2, description="0 is greedy")
+    top_p: float | None = Field(None, ge=1e-6, le=1)
+    top_k: TopK | None = Field(None, description="0 for all")
+    min_p: float | None = Field(None, ge=0, le=0.999)
+    repetition_penalty: float | None = Field(None, ge=0.1, le=10)
+    seed: Seed | None = None
+    stop: Stop | None = Field(None, description="up to four stop sequences; they are not returned")
+    ignore_eos: bool | None = Field(None, description="go on to max_tokens")
+
+    def settings(self) -> dict[str, Any]:
+        """Only what was sent, in the engine's terms."""
+        chosen = {name: getattr(self, name) for name in _SETTINGS if getattr(self, name) is not None}
+        if self.stop is not None:
+            chosen["stop"] = [self.stop] if isinstance(self.stop, str) else self.stop
+        return chosen
+
+    @property
+    def unknown(self) -> list[str]:
+        """Parameters that nothing here knows; a null means nothing."""
+        return unknown(self)
+
+
+def unknown(model: BaseModel, where: str = "") -> list[str]:
+    """Names that came with `model` and that nothing here knows; a null means nothing."""
+    return [f"{where}{name}" for name, value in (model.model_extra or {}).items() if value is not None]
+
+
+def check_size(limits: Limits, *, prompts: int = 1, n: int = 1, settings: Mapping[str, Any]) -> None:
+    """Raise `InputError` for a request that asks for more than the endpoint's limits."""
+    sizes = [
+        ("rows or prompts", prompts, limits.max_rows),
+        ("n", n, limits.max_n),
+        ("max_tokens", settings.get("max_tokens", 0), limits.max_new_tokens),
+    ]
+    for name, size, most in sizes:
+        if size > most:
+            raise InputError(f"{name}: {size}; this endpoint takes at most {most}")
+
+
+class BodyProblem(NamedTuple):
+    """What is wrong with a body: the field, empty where it is the whole, and a message that names the place."""
+
+    field: str
+    message: str
+
+
+def problem(errors: Sequence[Mapping[str, Any]], where: Sequence[str] = ()) -> BodyProblem:
+    """The first of pydantic's errors. One for each thing that a field could have been is one together."""
+    places = [(*where, *(part for part in error["loc"] if part != "body")) for error in errors]
+    alike = [index for index, place in enumerate(places) if place[:1] == places[0][:1]]
+    common = places[0]
+    while any(places[index][: len(common)] != common for index in alike):
+        common = common[:-1]
+    said = "; or ".join(dict.fromkeys(errors[index]["msg"] for index in alike))
+    place = ".".join(map(str, common))
+    return BodyProblem(str(places[0][0]) if places[0] else "", f"{place}: {said}" if place else said)
+
+
+class StrictRoute(APIRoute):
+    """A route whose body, if it has a model, is JSON, read strictly: UTF-8, no NaN, numbers that are finite, nested at
+    most `max_depth` deep."""
+
+    max_depth: Callable[[], int]
+
+    def get_route_handler(self) -> Callable[[Request], Any]:
+        handle, wants_json = super().get_route_handler(), self.body_field is not None
+
+        async def strict(request: Request) -> Response:
+            if wants_json and not _is_json(request.headers.get("content-type", "")):
+                raise HTTPException(415, "send Content-Type: application/json")
+            response: Response = await handle(_StrictRequest(request.scope, request.receive, self.max_depth()))
+            return response
+
+        return strict
+
+
+class _StrictRequest(Request):
+    def __init__(self, scope: Any, receive: Any, max_depth: int) -> None:
+        super().__init__(scope, receive)
+        self._max_depth = max_depth
+
+    async def json(self) -> Any:
+        return read_json(await self.body(), self._max_depth)
+
+
+def strict_route(max_depth: Callable[[], int]) -> type[StrictRoute]:
+    """`StrictRoute` with this depth, which may change."""
+    return type("StrictRoute", (StrictRoute,), {"max_depth": staticmethod(max_depth)})
+
+
+def read_json(body: bytes, max_depth: int) -> Any:
+    """The value; of a key that comes twice, the last. Raises 400 for what is no JSON, or beyond the limits."""
+    try:
+        value = msgspec.json.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise HTTPException(400, f"the body is no JSON: {error}") from None
+    except RecursionError:
+        raise HTTPException(400, f"the body is nested more than {max_depth} deep") from None
+    _check(value, max_depth)
+    return value
+
+
+def _check(value: Any, max_depth: int) -> None:
+    level = [value]
+    for _ in range(max_depth):
+        deeper: list[Any] = []
+        for item in level:
+            if isinstance(item, dict):
+                if len(item) > MAX_KEYS:
+                    raise HTTPException(400, f"an object of the body has more than {MAX_KEYS} keys")
+                deeper += item.values()
+            elif isinstance(item, list):
+                deeper += item
+        level = [item for item in deeper if isinstance(item, (dict, list))]
+        if not level:
+            return
+    raise HTTPException(400, f"the body is nested more than {max_depth} deep")
+
+
+def _is_json(content_type: str) -> bool:
+    kind = content_type.partition(";")[0].strip().lower()
+    return kind == "application/json" or (kind.startswith("application/") and kind.endswith("+json"))

@@ -1,0 +1,96 @@
+"""A session with fledge's own endpoint: started, asked, and asked for what it thinks of feedback."""
+
+import os
+import signal
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pytest
+
+from fledge.core.messages import FeedbackRecord, OutboxRecord
+from fledge.core.settings import Workspace
+from fledge.experiments.config import ExperimentConfig
+from fledge.registry.release import promote, register
+from fledge.serving.outbox_reader import Position, Record, read_batch
+from fledge.supervision.config import ServeConfig
+from fledge.supervision.endpoints import EndpointStatus, serve, status, stop
+from tests.conftest import Run
+from tests.serving.harness import until
+
+pytestmark = pytest.mark.slow
+
+QUESTION = "What is machine learning?"
+KEY = "k" * 32
+
+
+@pytest.fixture
+def endpoint(workspace: Workspace, port: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[EndpointStatus]:
+    monkeypatch.setenv("FLEDGE_API_KEY", KEY)
+    register(ExperimentConfig(tracking_uri=workspace.tracking_uri, state=workspace.state), name="mine", prompt="simple")
+    promote(workspace, "mine", 1, force=True, reason="test")
+    config = ServeConfig(tracking_uri=workspace.tracking_uri, state=workspace.state, port=port, record=True)
+    yield serve(config, "mine@champion")
+    if status(config):
+        stop(config)
+
+
+def test_answers_feedback_and_what_goes_wrong(
+    fledge: Run, endpoint: EndpointStatus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alone = fledge("chat", "mine@champion", input=QUESTION)
+    assert alone.stdout.startswith("Machine learning is the study of")  # by the release's own prompt
+    lines = f"{QUESTION}\n/good clear enough\n/prompt simple\nAnd why?\n/bad\n"
+    done = fledge("chat", endpoint.url, input=lines)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.splitlines()[0] == alone.stdout.strip()  # the same release, the same answer
+    assert len(done.stdout.splitlines()) == 2
+
+    long = "old words " * 150
+    cut = fledge("chat", f"{endpoint.url}/v1#mine@champion", "--max-tokens", "3", input=f"{long}\n{long}\n")
+    assert cut.returncode == 0
+    told = cut.stderr.splitlines()
+    assert told[0] == "(cut off at the most tokens an answer may have; --max-tokens N allows more)"
+    assert "(the 2 oldest turns were left out: the model's window has no room for more; /reset starts anew)" in told
+
+    other = fledge("chat", f"{endpoint.url}#other", input="x\n")
+    assert other.returncode == 1
+    assert "no model 'other' here" in other.stderr
+
+    monkeypatch.setenv("FLEDGE_API_KEY", "wrong")
+    refused = fledge("chat", endpoint.url, input="x\n")
+    assert refused.returncode == 2
+    assert "rejected the API key" in refused.stderr
+    assert "export FLEDGE_API_KEY=" in refused.stderr
+    _assert_feedback_is_kept(endpoint)
+
+
+def _assert_feedback_is_kept(endpoint: EndpointStatus) -> None:
+    folder = Path(endpoint.folder) / "outbox"
+
+    def records() -> Sequence[Record]:
+        return read_batch(folder, Position(), 1000).records
+
+    def given() -> list[FeedbackRecord]:
+        return [record for record in records() if isinstance(record, FeedbackRecord)]
+
+    assert until(lambda: len(given()) == 2)
+    assert [(record.name, record.value, record.comment) for record in given()] == [
+        ("thumbs", True, "clear enough"),
+        ("thumbs", False, ""),
+    ]
+    answered = [record for record in records() if isinstance(record, OutboxRecord) and record.status == 200]
+    assert [record.request_id for record in given()] == [record.request_id for record in answered[:2]]
+    # Filled in by the release, and then in the session.
+    assert [record.prompt for record in answered[:2]] == ["simple/1", ""]
+    assert answered[1].answers[0].prompt_text.endswith("user: Question: And why?\nAnswer:")
+
+
+def test_an_engine_that_is_gone_is_said_and_the_session_goes_on(fledge: Run, endpoint: EndpointStatus) -> None:
+    pids = {item["role"]: item["pid"] for item in endpoint.processes}
+    os.kill(pids["engine"], signal.SIGKILL)
+    done = fledge("chat", endpoint.url, input=f"{QUESTION}\n/help\n")
+    assert "/prompt [NAME]" in done.stderr
+    assert done.returncode == (0 if done.stdout else 1)
+    if not done.stdout:
+        assert "is not ready" in done.stderr
+        assert "ask again in" in done.stderr
