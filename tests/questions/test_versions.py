@@ -16,8 +16,9 @@ from fledge.core.settings import Workspace
 from fledge.questions import _mlflow_datasets
 from fledge.questions.layout import QuestionLayout
 from fledge.questions.question_set import Question, QuestionSet, default_questions
+from fledge.questions.set_version import QuestionSetVersion
 from fledge.questions.sources import read, read_questions
-from fledge.questions.versions import QuestionsConfig, Version, register_questions
+from fledge.questions.versions import QuestionsConfig, register_questions
 from fledge.tracking._mlflow_connection import connect
 from tests.experiments.tracking_server import TrackingServer
 from tests.questions.test_files import sets
@@ -39,7 +40,9 @@ def client(config: QuestionsConfig) -> MlflowClient:
 def test_versions_stay_and_unchanged_questions_make_none(config: QuestionsConfig) -> None:
     first = register_questions(ONE, "qa", config)
     assert (first.version, first.new, first.digest, first.questions) == (1, True, ONE.digest, 2)
-    assert register_questions(ONE, "qa", config) == Version("qa", 1, first.dataset_id, ONE.digest, 2, first.time)
+    assert register_questions(ONE, "qa", config) == QuestionSetVersion(
+        "qa", 1, first.dataset_id, ONE.digest, 2, first.time
+    )
     second = register_questions(TWO, "qa", config)
     assert (second.version, second.new, second.source) == (2, True, "dataset:qa/2")
     assert register_questions(ONE, "qa", config).version == 3  # what is newest counts

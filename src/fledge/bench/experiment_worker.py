@@ -22,6 +22,7 @@ from fledge.experiments.questions import select_questions
 from fledge.experiments.run import run_experiment
 from fledge.prompts.prompt import Prompt
 from fledge.prompts.store import open_prompts
+from fledge.tracking.connection import connect
 
 
 def main(verb: str, content: dict[str, Any]) -> None:
@@ -39,7 +40,6 @@ def _recorded(config: ExperimentConfig, engine: Engine, content: dict[str, Any])
     # What is loaded and registered once is not what recording costs each time.
     from fledge.experiments import _mlflow_capture, _mlflow_record  # noqa: F401
     from fledge.experiments._mlflow_experiments import load_table
-    from fledge.tracking._mlflow_connection import connect
 
     client, prompts = connect(config.tracking), open_prompts(config)
     for name in content["templates"]:

@@ -12,6 +12,7 @@ from fledge.core.errors import InputError
 from fledge.core.settings import Workspace, load, options
 from fledge.experiments.config import ExperimentConfig
 from fledge.experiments.run_ids import short_id
+from fledge.tracking.connection import connect
 
 if TYPE_CHECKING:
     from fledge.experiments.run import ExperimentResult
@@ -60,7 +61,6 @@ def _configured(flags: dict[str, Any], file: Path | None, like: str | None) -> E
         raise InputError("--config and --like both name settings", hint="give one of them")
     from fledge.experiments._mlflow_experiments import describe_arms, load_plan, load_settings
     from fledge.experiments._mlflow_runs import COMPARED, find_run
-    from fledge.tracking._mlflow_connection import connect
 
     given = {name: value for name, value in flags.items() if value is not None}
     client = connect(load(Workspace, flags).value.tracking)

@@ -13,9 +13,11 @@ from fledge.cli.output import emit, emit_exactly, json_option, message, table
 from fledge.core.errors import InputError
 from fledge.core.settings import Workspace, load
 from fledge.prompts import markdown
+from fledge.prompts.base_store import DEFAULTS
 from fledge.prompts.diff import DiffPart, word_diff
 from fledge.prompts.prompt import Draft, Prompt, PromptStore, parse_reference
-from fledge.prompts.store import DEFAULTS
+from fledge.prompts.store import open_store
+from fledge.tracking.connection import connect
 
 
 @group()
@@ -130,8 +132,6 @@ def alias(name: str, alias_name: str, delete: bool, as_json: bool, **flags: Any)
 
 
 def _open(flags: dict[str, Any]) -> PromptStore:
-    from fledge.prompts._mlflow_registry import open_store
-    from fledge.tracking._mlflow_connection import connect
 
     return open_store(connect(load(Workspace, flags).value.tracking), message)
 

@@ -14,14 +14,15 @@ from fledge.cli.output import emit, emit_exactly, json_option, message, steps_pr
 from fledge.core.errors import InputError
 from fledge.core.settings import Workspace, load
 from fledge.core.texts import counted
-from fledge.questions import versions
 from fledge.questions.files import jsonl, write_file
 from fledge.questions.layout import QuestionLayout
 from fledge.questions.question_set import Question, QuestionSet
 from fledge.questions.rows import Problem, Reading, ReadingNote, describe_notes
+from fledge.questions.set_version import QuestionSetVersion
 from fledge.questions.sources import read, read_questions
 from fledge.questions.summary import Length, QuestionSummary, summarize
 from fledge.questions.versions import QuestionsConfig, check_name, register_questions
+from fledge.tracking.connection import connect
 
 SHOWN_OF_A_KIND = 5
 SHOWN_TOPICS = 20
@@ -170,7 +171,6 @@ def register(source: str, name: str, as_json: bool, **flags: Any) -> None:
 def list_(name: str, as_json: bool, **flags: Any) -> None:
     """All versions of the question sets in MLflow, or of the one that is called NAME, newest first."""
     from fledge.questions import _mlflow_datasets
-    from fledge.tracking._mlflow_connection import connect
 
     if name:
         check_name(name)
@@ -193,7 +193,7 @@ def _as_json(items: Sequence[Problem | ReadingNote]) -> list[dict[str, Any]]:
     return [item._asdict() for item in items]
 
 
-def _without_new(version: versions.Version) -> dict[str, Any]:
+def _without_new(version: QuestionSetVersion) -> dict[str, Any]:
     return {name: value for name, value in version.as_dict().items() if name != "new"}
 
 

@@ -13,7 +13,8 @@ from fledge.core.texts import counted
 from fledge.experiments.answers import AnswerList, AnswerRow
 from fledge.experiments.answers import answers as list_answers
 from fledge.experiments.run_ids import short_id
-from fledge.experiments.runs import SHOWN, RunSummary
+from fledge.experiments.run_summary import RunSummary
+from fledge.experiments.runs import SHOWN
 from fledge.experiments.runs import runs as list_runs
 
 

@@ -29,6 +29,7 @@ from fledge.registry.release import ReleaseConfig
 from fledge.serving.outbox_reader import read_outbox
 from fledge.supervision.config import ServeConfig
 from fledge.supervision.endpoints import check_port
+from fledge.tracking.connection import connect
 
 DEFAULT_QUESTIONS = 24
 MAX_TOKENS = 320  # of an answer; few are longer
@@ -194,8 +195,6 @@ def _make_release(
         cleanup.callback(engine.close)
         words.append(f"{model.architecture}, {model.size / 1e6:.1f} MB, on {engine.info.name}: {engine.info.reason}")
     with stage("store") as words:
-        from fledge.tracking._mlflow_connection import connect
-
         connect(config.tracking)
         if model.has_chat_template:
             store = fledge.open_prompts(config)
@@ -314,7 +313,6 @@ def _await_traces(config: ExperimentConfig, life: DemoResult) -> int:
 def _answers(config: ExperimentConfig, run_id: str) -> list[dict[str, Any]]:
     """Rows of the experiment's table, for the report."""
     from fledge.experiments._mlflow_experiments import load_table
-    from fledge.tracking._mlflow_connection import connect
 
     table = load_table(connect(config.tracking), run_id)
     return [{str(name): value for name, value in row.items()} for row in table.to_dict("records")]

@@ -13,6 +13,7 @@ import numpy as np
 
 from fledge.core.errors import FledgeError
 from fledge.models import weights
+from fledge.models.embedded.corpus import load_corpus
 from fledge.models.weights import Tensor
 
 MODEL = "openvino_model.xml"
@@ -70,7 +71,6 @@ def measure(exact_folder: str, fast_folder: str) -> None:
     _stage("measuring the accuracy of int8")
     from fledge.engines.openvino import EXACT, FAST
     from fledge.engines.text import open_tokenizer
-    from fledge.models.embedded.corpus import load_corpus
 
     entries = load_corpus()
     tokenizer = open_tokenizer((Path(exact_folder) / "tokenizer.json").read_text(encoding="utf-8"))

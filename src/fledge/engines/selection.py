@@ -12,6 +12,7 @@ from fledge.core.settings import Workspace
 from fledge.core.types import Say, silent
 from fledge.engines import memory
 from fledge.engines.engine import Engine, EngineInfo, LoadedEngine, Mode, StartingEngine
+from fledge.engines.local_engine import LocalEngine
 from fledge.engines.machine import gpu
 from fledge.engines.openvino_files import ExportError, find_or_export, is_exported, known_files, read_gate
 from fledge.engines.scripted import ScriptedEngine
@@ -19,6 +20,7 @@ from fledge.engines.settings import EngineSettings
 from fledge.models import snapshot
 from fledge.models.snapshot import Snapshot
 from fledge.releases.manifest import read_kept, snapshot_of
+from fledge.tracking.connection import connect
 
 EXTRAS = {"openvino": "models,openvino", "transformers": "models"}
 
@@ -69,7 +71,6 @@ def release_folder(model: str, workspace: Workspace) -> Path:
     """The folder of the release that `name@alias`, `name/3` or `models:/...` means, fetched and checked."""
     from fledge.releases._mlflow_releases import MODEL_TAG, fetch
     from fledge.releases._mlflow_releases import find as find_version
-    from fledge.tracking._mlflow_connection import connect
 
     client = connect(workspace.tracking)
     version = find_version(client, model)
@@ -163,8 +164,6 @@ def launch(settings: EngineSettings, model: Snapshot | RemoteModel, say: Say = s
     if isinstance(model, RemoteModel):
         return _remote(settings, model)
     choose(settings, model)  # what cannot be is refused before anything is started
-
-    from fledge.engines.local_engine import LocalEngine
 
     return LocalEngine(settings, model, say)
 

@@ -12,7 +12,7 @@ from mlflow.exceptions import MlflowException
 
 from fledge.core.errors import InputError
 from fledge.experiments.run_ids import LAST, LIST_RUNS, match_run
-from fledge.experiments.runs import RunSummary
+from fledge.experiments.run_summary import RunSummary
 
 log = logging.getLogger(__name__)
 PAGE = 1000

@@ -9,6 +9,7 @@ from fledge.core.errors import InputError
 from fledge.core.settings import Workspace
 from fledge.scoring.catalogue import RECORDED, RESERVED, direction_of
 from fledge.scoring.judge import JUDGE
+from fledge.tracking.connection import connect
 
 WRONG_BELOW = 0.5
 
@@ -68,7 +69,6 @@ def answers(
 
     from fledge.experiments._mlflow_experiments import load_plan, load_table
     from fledge.experiments._mlflow_runs import find_run
-    from fledge.tracking._mlflow_connection import connect
 
     client = connect(workspace.tracking)
     run_id = find_run(client, run)

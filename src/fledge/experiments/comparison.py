@@ -22,6 +22,7 @@ from fledge.experiments.run_ids import short_id
 from fledge.experiments.tables import scores_of
 from fledge.scoring.catalogue import direction_of, known, range_of
 from fledge.scoring.judge import PREFERENCE, JudgeConfig
+from fledge.tracking.connection import connect
 
 Progress = Callable[[int, int, str], None]
 
@@ -57,7 +58,6 @@ def compare(
 
     from fledge.experiments._mlflow_experiments import describe_arms, load_plan, load_table, tag_run
     from fledge.experiments._mlflow_runs import COMPARED, find_run
-    from fledge.tracking._mlflow_connection import connect
 
     client = connect(workspace.tracking)
     run_id = find_run(client, str(run_id), COMPARED)
@@ -102,7 +102,6 @@ def observed_spread(workspace: Workspace, run_id: str, metric: str | None = None
     """
     from fledge.experiments._mlflow_experiments import load_plan, load_table
     from fledge.experiments._mlflow_runs import COMPARED, find_run
-    from fledge.tracking._mlflow_connection import connect
 
     client = connect(workspace.tracking)
     run_id = find_run(client, run_id, COMPARED)

@@ -22,6 +22,7 @@ from fledge.releases.manifest import load_manifest
 from fledge.scoring.catalogue import BUILT_IN, RECORDED, direction_of, range_of
 from fledge.scoring.judge import JUDGE, JudgeCounts
 from fledge.scoring.scorer import Response
+from fledge.tracking.connection import connect
 
 if TYPE_CHECKING:
     from fledge.comparison.findings import ArmWarning
@@ -91,7 +92,6 @@ def evaluate(
     from fledge.comparison.estimates import estimate  # with pandas and scipy, which take seconds to load
     from fledge.experiments._mlflow_experiments import load_table, log_evaluation
     from fledge.experiments.tables import scores_of
-    from fledge.tracking._mlflow_connection import connect
 
     client = connect(config.tracking)
     table = scores_of(load_table(client, result.run_id))

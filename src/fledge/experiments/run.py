@@ -19,20 +19,22 @@ from fledge.experiments.arms import Arm, build_arms, check_room, check_variables
 from fledge.experiments.checks import check_metric, check_questions
 from fledge.experiments.config import ArmConfig, ExperimentConfig, planned_metric
 from fledge.experiments.engines import Engines, Models, check_unchanged, find_models, pin
+from fledge.experiments.journal import ExperimentPlan, Journal
 from fledge.experiments.progress import LiveProgress, Progress
 from fledge.experiments.questions import select_questions
+from fledge.experiments.recorder import AnswerRecorder, retry
 from fledge.experiments.run_ids import short_id
 from fledge.experiments.shots import add_shots, draw_shots
+from fledge.prompts.store import open_store
 from fledge.questions.question_set import Question, QuestionSet
 from fledge.scoring.judge import Judge, JudgeCounts, describe_counts, judge_scorer, same_model
+from fledge.tracking.connection import connect
 
 if TYPE_CHECKING:
     from fledge.comparison.findings import ArmWarning
     from fledge.experiments._mlflow_record import ExperimentRecord
     from fledge.experiments.cell_runner import Chain
     from fledge.experiments.cells import Cell
-    from fledge.experiments.journal import ExperimentPlan, Journal
-    from fledge.experiments.recorder import AnswerRecorder
     from fledge.prompts.prompt import PromptStore
 
 
@@ -107,10 +109,7 @@ def run_experiment(
 
         from fledge.experiments._mlflow_experiments import start_runs
         from fledge.experiments._mlflow_record import ExperimentRecord
-        from fledge.experiments.journal import Journal
         from fledge.experiments.reuse import reuse_answers
-        from fledge.prompts._mlflow_registry import open_store
-        from fledge.tracking._mlflow_connection import connect
 
         client = connect(config.tracking)
         store = open_store(client, say)
@@ -149,8 +148,6 @@ def resume_experiment(
     chains = arms or {}
 
     from fledge.experiments._mlflow_record import ExperimentRecord
-    from fledge.experiments.journal import Journal
-    from fledge.tracking._mlflow_connection import connect
 
     with contextlib.ExitStack() as stack:
         journal = Journal.open(workspace, run_id)
@@ -205,7 +202,6 @@ def _carry_out(
     """Ask what has no answer yet, and record all of it."""
     from fledge.experiments._mlflow_capture import capture_traces
     from fledge.experiments.cell_runner import ask
-    from fledge.experiments.recorder import AnswerRecorder, retry
 
     plan, config = journal.plan, journal.plan.config
     ungraded = journal.ungraded()

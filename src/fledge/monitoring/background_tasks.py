@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fledge.core.control import Control
+from fledge.registry.release import note
 
 if TYPE_CHECKING:
     from fledge.rollout._mlflow_aliases import AliasWatch
@@ -95,7 +96,6 @@ class Duties:
                 self._refused.append(event)
 
     def _note_refused(self, watch: "AliasWatch") -> None:
-        from fledge.registry.release import note
 
         for item in self._refused:
             watch.refused(item["name"], item["alias"], item["old"], item["release"], item.get("old_folder", ""))

@@ -16,8 +16,8 @@ from mlflow.exceptions import MlflowException
 
 from fledge.core.errors import FledgeError
 from fledge.core.types import Message
+from fledge.prompts.base_store import Store
 from fledge.prompts.prompt import Draft, Prompt, PromptRef
-from fledge.prompts.store import Store
 from fledge.tracking._mlflow_connection import experiment_id, run_within
 
 EXPERIMENT = "fledge-prompts"

@@ -15,6 +15,7 @@ from pydantic import ValidationError
 from fledge.core.errors import FledgeError, InputError
 from fledge.core.types import Message, Say, silent
 from fledge.prompts._mlflow_artifacts import ArtifactStore
+from fledge.prompts.base_store import Store
 from fledge.prompts.prompt import (
     FORMAT_TAG,
     SYSTEM_TAG,
@@ -24,7 +25,6 @@ from fledge.prompts.prompt import (
     PromptRef,
     PromptStore,
 )
-from fledge.prompts.store import Store
 
 IS_PROMPT = "tags.`mlflow.prompt.is_prompt` = 'true'"
 PAGE = 100

@@ -10,6 +10,7 @@ from fledge.questions.files import read_file
 from fledge.questions.layout import PLAIN, QuestionLayout
 from fledge.questions.question_set import QuestionSet, default_questions
 from fledge.questions.rows import Reading, describe_notes
+from fledge.tracking.connection import connect
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -39,7 +40,6 @@ def read(source: Source, workspace: Workspace | None = None, layout: QuestionLay
     """The same with all that is wrong with it."""
     if isinstance(source, str) and source.startswith(DATASET):
         from fledge.questions._mlflow_datasets import read_dataset
-        from fledge.tracking._mlflow_connection import connect
 
         workspace = workspace or load(Workspace).value
         return read_dataset(connect(workspace.tracking), source.removeprefix(DATASET), layout)

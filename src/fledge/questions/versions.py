@@ -1,15 +1,13 @@
 """Question sets that are kept in MLflow: each version an evaluation dataset called `NAME/1`, `NAME/2`, ..."""
 
 import re
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 from fledge.core.errors import InputError
 from fledge.core.settings import Workspace, load, option
 from fledge.questions.question_set import QuestionSet
-
-Progress = Callable[[int, int], None]
+from fledge.questions.set_version import Progress, QuestionSetVersion
+from fledge.tracking.connection import connect
 
 
 @dataclass(frozen=True)
@@ -19,37 +17,13 @@ class QuestionsConfig(Workspace):
     experiment_name: str = option("fledge", "MLflow experiment", env="EXPERIMENT_NAME")
 
 
-@dataclass(frozen=True)
-class Version:
-    """One version of a question set; `time` is when it was registered, in seconds since the epoch.
-
-    `new` is False where the newest version had these questions already.
-    """
-
-    name: str
-    version: int
-    dataset_id: str
-    digest: str
-    questions: int
-    time: float
-    new: bool = False
-
-    @property
-    def source(self) -> str:
-        """What `read_questions` takes."""
-        return f"dataset:{self.name}/{self.version}"
-
-    def as_dict(self) -> dict[str, Any]:
-        return {**vars(self), "source": self.source}
-
-
 def register_questions(
     questions: QuestionSet,
     name: str,
     config: QuestionsConfig | None = None,
     *,
     progress: Progress = lambda _done, _total: None,
-) -> Version:
+) -> QuestionSetVersion:
     """Keep a question set in MLflow as the newest version of `name`; unchanged questions make no new version.
 
     Without a `config` the settings say where. `progress(done, total)` is told of records.
@@ -57,7 +31,7 @@ def register_questions(
     """
     check_name(name)
     from fledge.questions._mlflow_datasets import register
-    from fledge.tracking._mlflow_connection import connect, experiment_id
+    from fledge.tracking._mlflow_connection import experiment_id
 
     config = config or load(QuestionsConfig).value
     client = connect(config.tracking)

@@ -7,6 +7,7 @@ from fledge.experiments.config import ExperimentConfig
 from fledge.registry.release import ReleaseConfig, promote, register
 from fledge.releases import release_cache
 from fledge.releases.manifest import load_manifest
+from fledge.tracking.connection import connect
 
 REASON = "fledge run"
 
@@ -38,7 +39,6 @@ def ensure_champion(config: ExperimentConfig, release: ReleaseConfig, say: Say) 
 def _champion_digest(config: ExperimentConfig, name: str) -> str:
     """The digest of the champion's model, as the registry has it; empty where there is no champion."""
     from fledge.releases._mlflow_releases import MODEL_TAG, find
-    from fledge.tracking._mlflow_connection import connect
 
     try:
         return str(find(connect(config.tracking), f"{name}@champion").tags.get(MODEL_TAG, ""))

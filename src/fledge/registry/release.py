@@ -14,14 +14,17 @@ from fledge.core.types import Say, silent
 from fledge.engines.openvino_files import export_seconds, known_files
 from fledge.experiments.arms import default_prompt, resolve_format, resolve_generation
 from fledge.experiments.config import ExperimentConfig
+from fledge.prompts.base_store import DEFAULTS
 from fledge.prompts.prompt import PromptStore, check_alias
-from fledge.prompts.store import DEFAULTS
+from fledge.prompts.store import open_store
 from fledge.registry import package
 from fledge.registry.moves import Change, HistoryNote, Move, to_undo
 from fledge.registry.naming import check_syntax, derive_name
+from fledge.registry.signing import check_key, check_signature
 from fledge.registry.sources import source_of_model, source_of_run
 from fledge.releases import release_cache
 from fledge.releases.manifest import SIGNATURE, Manifest, Weights, read_kept
+from fledge.tracking.connection import connect
 
 if TYPE_CHECKING:
     from fledge.registry._mlflow_moves import MoveLog
@@ -75,7 +78,6 @@ def register(
     `weights` may be `reference` for a model of the Hub: only its id and commit are kept, and its files are checked when
     they are fetched. `sign_key` is a private key in a PEM file. `say` is told what takes long.
     """
-    from fledge.registry.signing import check_key
 
     settings = load(ReleaseConfig).value
     wanted = settings.engines if engines is None else engines
@@ -92,9 +94,7 @@ def register(
     needed = f"; its engine files are not exported yet: about {seconds:.0f} s" if seconds else ""
     say(f"registering {source.snapshot.source} as {name}{needed}")
 
-    from fledge.prompts._mlflow_registry import open_store
     from fledge.registry._mlflow_register import find_release, register_release
-    from fledge.tracking._mlflow_connection import connect
 
     client = connect(config.tracking)
     prompts = open_store(client)
@@ -120,9 +120,7 @@ def verify(workspace: Workspace, target: str, *, key: Path | None = None) -> Ver
 
     Raises `FledgeError` that names every file that is missing, changed or not listed.
     """
-    from fledge.registry.signing import check_signature
     from fledge.releases._mlflow_releases import find, stored
-    from fledge.tracking._mlflow_connection import connect
 
     client = connect(workspace.tracking)
     version = find(client, target)
@@ -153,11 +151,9 @@ def promote(
     Raises `RefusedError` where the evidence does not speak for this release, `ConflictError` where somebody else moves
     the alias at the same time.
     """
-    from fledge.prompts._mlflow_registry import open_store
     from fledge.registry._mlflow_evidence import proof
     from fledge.registry._mlflow_moves import MoveLog, owner
     from fledge.releases._mlflow_releases import MODEL_TAG, fetch, find, stored
-    from fledge.tracking._mlflow_connection import connect
 
     check_alias(alias)
     client = connect(workspace.tracking)
@@ -217,10 +213,8 @@ def rollback(
 
     Raises `InputError` where there is none to go back to, `ConflictError` where the alias was moved meanwhile.
     """
-    from fledge.prompts._mlflow_registry import open_store
     from fledge.registry._mlflow_moves import MoveLog, owner
     from fledge.releases._mlflow_releases import DIGEST_TAG, MODEL_TAG, fetch, find
-    from fledge.tracking._mlflow_connection import connect
 
     client = connect(workspace.tracking)
     prompts = open_store(client)
@@ -264,9 +258,7 @@ def history(workspace: Workspace, name: str, say: Say = silent) -> list[dict[str
 
     A move that was begun and not ended is ended first.
     """
-    from fledge.prompts._mlflow_registry import open_store
     from fledge.registry._mlflow_moves import MoveLog
-    from fledge.tracking._mlflow_connection import connect
 
     client = connect(workspace.tracking)
     log = MoveLog(client, name, open_store(client), say)
@@ -287,9 +279,7 @@ def note(
     evidence: str | None = None,
 ) -> None:
     """Add to the history of `name` what happened under an alias that did not move: `before` goes on, not `after`."""
-    from fledge.prompts._mlflow_registry import open_store
     from fledge.registry._mlflow_moves import MoveLog
-    from fledge.tracking._mlflow_connection import connect
 
     client = connect(tracking_uri)
     log = MoveLog(client, name, open_store(client), lambda _: None)

@@ -11,6 +11,7 @@ from fledge.experiments.config import ExperimentConfig
 from fledge.models.snapshot import Snapshot
 from fledge.prompts.prompt import Prompt, PromptFormat
 from fledge.releases.manifest import implied_format
+from fledge.tracking.connection import connect
 
 if TYPE_CHECKING:
     from fledge.registry._mlflow_evidence import Standing
@@ -46,7 +47,6 @@ def source_of_run(config: ExperimentConfig, run_id: str, arm: str | None, prompt
     """An arm of a run as a release takes it. Raises `InputError` where its model has changed since."""
     from fledge.experiments._mlflow_runs import find_run
     from fledge.registry._mlflow_evidence import chosen_arm, standing
-    from fledge.tracking._mlflow_connection import connect
 
     client = connect(config.tracking)
     run_id = find_run(client, run_id)

@@ -8,6 +8,7 @@ from pathlib import Path
 from fledge.core.errors import InputError
 from fledge.core.keys import HINT, MINIMUM_BYTES, VARIABLE, read_keys
 from fledge.core.network import LOOPBACK
+from fledge.serving.redaction import make_redactor
 from fledge.supervision.config import ServeConfig
 
 
@@ -47,7 +48,6 @@ def _check_access(config: ServeConfig, environ: Mapping[str, str]) -> None:
 
 
 def _check_redaction(config: ServeConfig) -> None:
-    from fledge.serving.redaction import make_redactor
 
     # A function of a user's own is left to the endpoint, which alone imports it.
     make_redactor([rule for rule in config.redact if ":" not in rule or rule.startswith("regex:")])

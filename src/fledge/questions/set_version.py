@@ -1,0 +1,31 @@
+"""One version of a question set that is kept in MLflow."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class QuestionSetVersion:
+    """One version of a question set; `time` is when it was registered, in seconds since the epoch.
+
+    `new` is False where the newest version had these questions already.
+    """
+
+    name: str
+    version: int
+    dataset_id: str
+    digest: str
+    questions: int
+    time: float
+    new: bool = False
+
+    @property
+    def source(self) -> str:
+        """What `read_questions` takes."""
+        return f"dataset:{self.name}/{self.version}"
+
+    def as_dict(self) -> dict[str, Any]:
+        return {**vars(self), "source": self.source}
