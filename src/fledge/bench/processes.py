@@ -19,6 +19,7 @@ import psutil
 from fledge.core import state
 from fledge.core.errors import FledgeError
 from fledge.core.interrupts import postpone_interrupts
+from fledge.core.memory import proportional_bytes
 from fledge.core.types import Say
 
 SAMPLE_S = 0.5
@@ -136,7 +137,7 @@ class _Watch:
                 end_group(self._child)
                 return
             try:
-                now = sum(item.memory_full_info().pss for item in [process, *process.children(recursive=True)])
+                now = sum(proportional_bytes(item.pid) for item in [process, *process.children(recursive=True)])
             except psutil.Error:  # it has just ended
                 continue
             self.peak_bytes = max(self.peak_bytes, now)

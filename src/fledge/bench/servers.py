@@ -17,6 +17,7 @@ import psutil
 from fledge.bench.load_client import LoadTarget, asking
 from fledge.core.errors import FledgeError
 from fledge.core.interrupts import shield_from_interrupts
+from fledge.core.memory import proportional_bytes
 
 START_TIMEOUT_S = 300.0
 STOP_TIMEOUT_S = 10.0
@@ -59,7 +60,7 @@ class MemoryWatch:
             self._peak = max(self._peak, self._now())
 
     def _now(self) -> int:
-        return sum(_pss(process) for process in _tree(self._process))
+        return sum(proportional_bytes(process.pid) for process in _tree(self._process))
 
 
 class Running(NamedTuple):
@@ -145,13 +146,6 @@ def _tree(process: psutil.Process) -> list[psutil.Process]:
         return [process, *process.children(recursive=True)]
     except psutil.NoSuchProcess:
         return []
-
-
-def _pss(process: psutil.Process) -> int:
-    try:
-        return int(process.memory_full_info().pss)
-    except psutil.Error:  # it has just ended
-        return 0
 
 
 def _last_line(log: Path) -> str:

@@ -1,7 +1,6 @@
 """The command line: a table of commands, each imported when it is called, and the one place that catches errors."""
 
 import contextlib
-import difflib
 import gc
 import importlib
 import logging
@@ -12,6 +11,7 @@ import threading
 from typing import Any, NoReturn
 
 import click
+from click.exceptions import NoSuchCommand
 
 COMMANDS = {
     "demo": ("fledge.cli.demo:demo", "An end-to-end run of a small chat model, in two minutes."),
@@ -56,18 +56,12 @@ class Commands(click.Group):
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in COMMANDS:
-            return None
+            if ctx.resilient_parsing:  # of a shell that completes
+                return None
+            raise NoSuchCommand(cmd_name, possibilities=COMMANDS, ctx=ctx)
         module, _, attribute = COMMANDS[cmd_name][0].partition(":")
         command: click.Command = getattr(importlib.import_module(module), attribute)
         return command
-
-    def resolve_command(
-        self, ctx: click.Context, args: list[str]
-    ) -> tuple[str | None, click.Command | None, list[str]]:
-        close = difflib.get_close_matches(args[0], COMMANDS, n=1)
-        if args[0] not in COMMANDS and close:
-            ctx.fail(f"No such command {args[0]!r}. Did you mean {close[0]!r}?")
-        return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):

@@ -3,6 +3,9 @@
 import threading
 import time
 from collections.abc import Callable, Sequence
+from typing import NoReturn
+
+from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_delay, wait_exponential
 
 from fledge.core.errors import FledgeError
 from fledge.core.types import Say
@@ -85,24 +88,30 @@ class AnswerRecorder:
 
 def retry(work: Callable[[], None], journal: Journal, timeout_s: float, say: Say) -> None:
     """Do `work`, which may be done twice, and try again for so long where the tracking server is away."""
-    started, pause, told = time.monotonic(), IDLE_S, False
-    while True:
-        try:
-            work()
-            return
-        except Exception as error:
-            if not _may_pass(error):
-                raise
-            if time.monotonic() - started > timeout_s:
-                raise not_recorded(journal, 0, error) from error
-            if not told:
-                say(_waiting(error, timeout_s))
-                told = True
-        time.sleep(pause)
-        pause = min(2 * pause, LONGEST_PAUSE_S)
+
+    def say_once(state: RetryCallState) -> None:
+        if state.attempt_number == 1:
+            say(_waiting(_error_of(state), timeout_s))
+
+    again = Retrying(
+        retry=retry_if_exception(_may_pass),
+        stop=stop_after_delay(timeout_s),
+        wait=wait_exponential(IDLE_S, LONGEST_PAUSE_S),
+        before_sleep=say_once,
+        retry_error_callback=lambda state: _give_up(journal, _error_of(state)),
+    )
+    again(work)
 
 
-def not_recorded(journal: Journal, count: int, error: Exception | None) -> FledgeError:
+def _error_of(state: RetryCallState) -> BaseException | None:
+    return state.outcome.exception() if state.outcome else None
+
+
+def _give_up(journal: Journal, error: BaseException | None) -> NoReturn:
+    raise not_recorded(journal, 0, error) from error
+
+
+def not_recorded(journal: Journal, count: int, error: BaseException | None) -> FledgeError:
     """What to tell when MLflow does not take what there is."""
     what = f"{count} answers are not in MLflow yet" if count else "the tables are not in MLflow yet"
     reason = str(error).splitlines()[0] if error and str(error) else "it is too slow"
@@ -112,11 +121,11 @@ def not_recorded(journal: Journal, count: int, error: Exception | None) -> Fledg
     )
 
 
-def _may_pass(error: Exception) -> bool:
+def _may_pass(error: BaseException) -> bool:
     """Whether it is the store that is away; anything else would come again and again."""
     return isinstance(error, OSError) or type(error).__module__.partition(".")[0] in ("mlflow", "sqlalchemy")
 
 
-def _waiting(error: Exception | None, timeout_s: float) -> str:
+def _waiting(error: BaseException | None, timeout_s: float) -> str:
     reason = f" ({(str(error).splitlines() or [''])[0][:200]})" if error else ""
     return f"waiting up to {timeout_s:.0f} s for the tracking store{reason}; every answer is kept on disk"

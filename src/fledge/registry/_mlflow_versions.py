@@ -1,13 +1,12 @@
 """Adding a version to a registered model, as several may do at once."""
 
-import random
-import time
 from collections.abc import Mapping
 from typing import Any
 
 from mlflow import MlflowClient
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
+from tenacity import Retrying, retry_if_exception, stop_after_attempt, stop_after_delay, wait_random_exponential
 
 from fledge.core.errors import FledgeError
 
@@ -23,19 +22,30 @@ def add_version(
 
     Raises `FledgeError` if the store takes none.
     """
-    began = time.monotonic()
-    for attempt in range(ATTEMPTS):
+
+    def create() -> ModelVersion:
         try:
             return client.create_model_version(name, source, **options)
         except MlflowException as error:
-            last = attempt == ATTEMPTS - 1 or time.monotonic() - began > PATIENCE_S
-            if error.error_code == "RESOURCE_DOES_NOT_EXIST" and not last:
+            if error.error_code == "RESOURCE_DOES_NOT_EXIST":
                 _create(client, name, about or {})
-            elif last or error.error_code in FINAL:
-                raise FledgeError(f"MLflow took no version of {name}: {str(error).splitlines()[0]}") from None
-            else:  # two that make a version at once collide in some stores
-                time.sleep(random.uniform(0, 0.05 * 2**attempt))
-    raise AssertionError
+            raise
+
+    # Two that make a version at the same time collide in some stores.
+    again = Retrying(
+        retry=retry_if_exception(_may_pass),
+        stop=stop_after_attempt(ATTEMPTS) | stop_after_delay(PATIENCE_S),
+        wait=wait_random_exponential(0.05),
+        reraise=True,
+    )
+    try:
+        return again(create)
+    except MlflowException as error:
+        raise FledgeError(f"MLflow took no version of {name}: {str(error).splitlines()[0]}") from None
+
+
+def _may_pass(error: BaseException) -> bool:
+    return isinstance(error, MlflowException) and error.error_code not in FINAL
 
 
 def _create(client: MlflowClient, name: str, about: Mapping[str, Any]) -> None:

@@ -16,6 +16,7 @@ from pydantic import TypeAdapter
 from fledge.core import state
 from fledge.core.errors import CrashLoopError, FledgeError, InputError
 from fledge.core.limits import Limits
+from fledge.core.memory import proportional_bytes
 from fledge.core.network import family_of, port_error, without_password
 from fledge.core.processes import module_command
 from fledge.core.settings import Workspace, load
@@ -27,7 +28,7 @@ from fledge.releases.manifest import Manifest, load_manifest
 from fledge.supervision.checks import check
 from fledge.supervision.config import ServeConfig
 from fledge.supervision.log import message_of
-from fledge.supervision.processes import command_of, environment_of, memory_of, reap, start_detached, terminate
+from fledge.supervision.processes import command_of, environment_of, reap, start_detached, terminate
 from fledge.supervision.route_plan import RoutePlan, plan_routes
 
 if TYPE_CHECKING:
@@ -351,7 +352,7 @@ def _wait_until_ready(
 
 
 def _status(content: dict[str, Any], folder: Path) -> EndpointStatus:
-    processes = [{**item, "memory_bytes": memory_of(item["pid"])} for item in content["processes"]]
+    processes = [{**item, "memory_bytes": proportional_bytes(item["pid"])} for item in content["processes"]]
     return EndpointStatus(**{**content, "processes": processes, "folder": str(folder)})
 
 

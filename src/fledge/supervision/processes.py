@@ -29,15 +29,6 @@ def reap() -> None:
         child.poll()
 
 
-def memory_of(pid: int) -> int:
-    """Proportional set size where the system tells it, else resident; 0 if the process is gone."""
-    try:
-        memory = psutil.Process(pid).memory_full_info()
-    except psutil.Error:
-        return 0
-    return int(getattr(memory, "pss", memory.rss))
-
-
 def environment_of(pid: int) -> dict[str, str]:
     """What a process had in its environment when it was started; nothing where the system does not tell."""
     try:

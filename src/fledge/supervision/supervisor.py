@@ -18,12 +18,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from fledge.core import state
+from fledge.core import memory, state
 from fledge.core.errors import CrashLoopError, InputError
 from fledge.core.network import listen
 from fledge.rollout.moves import Moves
 from fledge.rollout.routes import releases_of
-from fledge.supervision import memory
 from fledge.supervision.log import Log
 from fledge.supervision.policy import PING_S, Restarts, after_crash, is_hung, suspended_s
 from fledge.supervision.process import Child

@@ -10,8 +10,8 @@ def available_bytes() -> int:
 
 
 def proportional_bytes(pid: int) -> int:
-    """A process's memory, with its share of what it shares."""
-    return _field(Path(f"/proc/{pid}/smaps_rollup"), "Pss:")
+    """A process's memory, with its share of what it shares; all of that where the system does not tell."""
+    return _field(Path(f"/proc/{pid}/smaps_rollup"), "Pss:") or _field(Path(f"/proc/{pid}/status"), "VmRSS:")
 
 
 def lacking(pids: Iterable[int], what: str) -> str:
