@@ -52,3 +52,9 @@ def test_every_command_has_a_help_page(name: str) -> None:
 def test_no_page_names_a_machine_path() -> None:
     for page in PAGES:
         assert not re.search(r"/(root|work|home/\w+|tmp)/", page.read_text(encoding="utf-8")), page
+
+
+@pytest.mark.parametrize("page", [*PAGES, ROOT / "CONTRIBUTING.md"], ids=lambda page: page.name)
+def test_links_on_the_page_lead_to_files(page: Path) -> None:
+    links = re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8"))
+    assert [link for link in links if "://" not in link and not (page.parent / link).exists()] == []
