@@ -15,6 +15,7 @@ from fledge.engines.engine import GenerationParams
 from fledge.experiments.arms import Arm
 from fledge.experiments.cell_runner import ask
 from fledge.experiments.cells import Answer, Cell, order_cells
+from fledge.experiments.chain_asker import ChainAsker
 from fledge.questions.question_set import Question
 from fledge.scoring.catalogue import choose_scorers
 from tests.conftest import PATIENCE_S
@@ -28,11 +29,8 @@ def _cells(count: int = 1, question: str = "Why?", reference: str | None = None)
 
 def _ask(work: Any, cells: list[Cell], **options: Any) -> list[Answer]:
     chain = work if hasattr(work, "invoke") else RunnableLambda(work)
-    return list(
-        ask(
-            cells, {("a", 0): chain}, lambda _: None, **{"max_concurrency": 4, "scorers": choose_scorers(()), **options}
-        )
-    )
+    options = {"max_concurrency": 4, "scorers": choose_scorers(()), **options}
+    return list(ask(cells, {("a", 0): ChainAsker(chain)}, lambda _: None, **options))
 
 
 def test_cells_are_interleaved_in_an_order_that_the_seed_decides() -> None:
@@ -48,7 +46,7 @@ def test_cells_are_interleaved_in_an_order_that_the_seed_decides() -> None:
 
 def test_an_answer_is_kept_before_it_is_told() -> None:
     kept: list[str] = []
-    chains = {("a", 0): RunnableLambda(lambda values: values["question"].upper())}
+    chains = {("a", 0): ChainAsker(RunnableLambda(lambda values: values["question"].upper()))}
     for answer in ask(_cells(5), chains, lambda answer: kept.append(answer.key), max_concurrency=2):
         assert answer.key in kept
         assert answer.text == "WHY?"
@@ -128,7 +126,7 @@ def test_what_is_broken_off_is_no_answer_and_what_came_is_kept() -> None:
         *_cells(1, question="Who?"),
         *(Cell("a", Question(f"q{place}", "Why?"), 0, f"k{place}") for place in range(3)),
     ]
-    answers = ask(cells, {("a", 0): RunnableLambda(work)}, kept.append, max_concurrency=4)
+    answers = ask(cells, {("a", 0): ChainAsker(RunnableLambda(work))}, kept.append, max_concurrency=4)
     assert next(answers).text == "yes"
     answers.close()
     leave.set()

@@ -9,12 +9,12 @@ import sys
 import time
 from typing import Any
 
-from fledge.chains.engine_llm import build_chain
 from fledge.core.errors import FledgeError
 from fledge.core.types import Format
 from fledge.engines import selection
 from fledge.engines.engine import Engine, GenerationParams, generate
 from fledge.experiments.arms import Arm
+from fledge.experiments.askers import PromptAsker
 from fledge.experiments.cell_runner import ask
 from fledge.experiments.cells import order_cells
 from fledge.experiments.config import ExperimentConfig
@@ -62,8 +62,8 @@ def _unrecorded(config: ExperimentConfig, engine: Engine, content: dict[str, Any
     questions = select_questions(config).questions
     started = time.perf_counter()
     cells = order_cells(arms, questions, config.samples, config.order_seed)
-    chains = {(arm.name, 0): build_chain(arm.asked, engine, arm.generation) for arm in arms if arm.asked}
-    answers = list(ask(cells, chains, lambda _: None, max_concurrency=config.max_concurrency))
+    askers = {(arm.name, 0): PromptAsker(arm.asked, engine, arm.generation) for arm in arms if arm.asked}
+    answers = list(ask(cells, askers, lambda _: None, max_concurrency=config.max_concurrency))
     seconds = time.perf_counter() - started
     return {
         "seconds": seconds,

@@ -9,7 +9,7 @@ from mlflow.langchain.langchain_tracer import MlflowLangchainTracer
 from mlflow.tracing import set_tracing_context_from_http_request_headers
 from mlflow.tracing.trace_manager import InMemoryTraceManager
 
-from fledge.experiments.cell_runner import Traced
+from fledge.experiments.askers import Traced
 from fledge.experiments.cells import Cell, trace_id
 from fledge.tracking._mlflow_traces import root_span_id
 

@@ -1,4 +1,4 @@
-"""Asking cells: their chains run side by side, and each answer is scored and kept as it comes."""
+"""Asking cells: many at the same time, each answer scored and kept as it comes."""
 
 import threading
 import time
@@ -6,39 +6,29 @@ from collections.abc import Callable, Generator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import replace
 from types import MappingProxyType
-from typing import Any
-
-from langchain_core.callbacks import BaseCallbackHandler
-from langchain_core.messages import BaseMessage
-from langchain_core.outputs import LLMResult
-from langchain_core.runnables import Runnable
 
 from fledge.core.api_key import without_key
 from fledge.core.errors import InputError
-from fledge.engines.engine import Completion, EngineGoneError
+from fledge.engines.engine import EngineGoneError
+from fledge.experiments.askers import Asker, Exchange
 from fledge.experiments.cells import Answer, Cell
 from fledge.questions.question_set import Question
 from fledge.scoring.catalogue import AnswerScores, score
 from fledge.scoring.scorer import Response, Scorer
 
-Chain = Runnable[Any, Any]
-# Runs the chain of a cell within its trace, and returns what it gave and the spans seen.
-Traced = Callable[[Cell, Callable[[], Any]], tuple[Any, list[dict[str, Any]]]]
-
 
 def ask(
     cells: Sequence[Cell],
-    chains: Mapping[tuple[str, int], Chain],
+    askers: Mapping[tuple[str, int], Asker],
     keep: Callable[[Answer], None],
     *,
     max_concurrency: int,
     scorers: Sequence[Scorer] = (),
     graders: Sequence[Scorer] = (),
     ungraded: Mapping[str, Answer] = MappingProxyType({}),
-    traced: Traced = lambda _, run: (run(), []),
 ) -> Generator[Answer]:
-    """Answers as they come; `chains` holds one chain for each arm and sample; at most `max_concurrency` cells are
-    asked at the same time.
+    """Yield answers as they come; `askers` holds one for each arm and sample; at most `max_concurrency` cells are asked
+    at the same time.
 
     `keep` gets each answer at once, in the thread in which it came: when it returns, the answer cannot be lost. Where
     there are `graders`, which take long and may fail, it gets it before them and once more after. `ungraded` are
@@ -50,7 +40,7 @@ def ask(
         if cell.key in ungraded:
             answer = _graded(replace(ungraded[cell.key], attempt=cell.attempt), cell.question, graders)
         else:
-            answer = _ask(cell, chains[cell.arm, cell.sample], scorers, traced)
+            answer = _ask(cell, askers[cell.arm, cell.sample], scorers)
             if graders and not answer.error:
                 keep(replace(answer, graded=False))
                 answer = replace(_graded(answer, cell.question, graders), ended_ns=time.time_ns())
@@ -70,58 +60,27 @@ def ask(
         pool.shutdown(wait=False, cancel_futures=True)
 
 
-class _Listener(BaseCallbackHandler):
-    """Hears what the models of one chain are asked and what they tell of their answers."""
-
-    raise_error = False
-
-    def __init__(self) -> None:
-        self.prompt_text = ""
-        self.filled_ns = 0
-        self.completion: Completion | None = None
-        self.prompt_tokens = self.completion_tokens = 0
-
-    def on_llm_start(self, serialized: dict[str, Any], prompts: list[str], **_: Any) -> None:
-        self._started(prompts[0])
-
-    def on_chat_model_start(self, serialized: dict[str, Any], messages: list[list[BaseMessage]], **_: Any) -> None:
-        self._started("\n\n".join(f"{message.type}: {message.text}" for message in messages[0]))
-
-    def on_llm_end(self, response: LLMResult, **_: Any) -> None:
-        generation = response.generations[0][0]
-        self.completion = (generation.generation_info or {}).get("completion")
-        usage = getattr(getattr(generation, "message", None), "usage_metadata", None) or {}
-        self.prompt_tokens += usage.get("input_tokens", 0)
-        self.completion_tokens += usage.get("output_tokens", 0)
-
-    def _started(self, prompt: str) -> None:
-        if not self.filled_ns:
-            self.prompt_text, self.filled_ns = prompt, time.time_ns()
-
-
-def _ask(cell: Cell, chain: Chain, scorers: Sequence[Scorer], traced: Traced) -> Answer:
-    listener = _Listener()
+def _ask(cell: Cell, asker: Asker, scorers: Sequence[Scorer]) -> Answer:
+    exchange = Exchange()
     text = error = ""
     final = True
-    steps: list[dict[str, Any]] = []
     started = time.time_ns()
     try:
-        found, steps = traced(cell, lambda: chain.invoke(cell.question.variables, {"callbacks": [listener]}))
-        text = _plain(found)
+        text = _storable(asker(cell, exchange)).strip()
     except EngineGoneError:  # it says nothing of this cell, and comes to all others alike
         raise
     except Exception as problem:  # noqa: BLE001 (a chain may raise anything; it stays with its cell)
         error = _storable(without_key(str(problem)) or type(problem).__name__)
         final = isinstance(problem, InputError)
     arrived = time.time_ns()
-    filled = listener.filled_ns or started
+    filled = exchange.filled_ns or started
     answer = Answer(
         key=cell.key,
         attempt=cell.attempt,
         arm=cell.arm,
         question_id=cell.question.id,
         sample=cell.sample,
-        prompt_text=_storable(listener.prompt_text),
+        prompt_text=_storable(exchange.prompt_text),
         text=text,
         error=error,
         final=final,
@@ -131,14 +90,14 @@ def _ask(cell: Cell, chain: Chain, scorers: Sequence[Scorer], traced: Traced) ->
         generated_ns=arrived,
         ended_ns=arrived,
         latency_s=None if error else (arrived - started) / 1e9,
-        steps=steps,
+        steps=exchange.steps,
     )
-    answer = _with_figures(answer, listener)
-    return answer if error else _scored(answer, cell.question, listener, scorers)
+    answer = _with_figures(answer, exchange)
+    return answer if error else _scored(answer, cell.question, exchange, scorers)
 
 
-def _scored(answer: Answer, question: Question, listener: _Listener, scorers: Sequence[Scorer]) -> Answer:
-    response = _response(answer, question, listener.completion.logprobs if listener.completion else ())
+def _scored(answer: Answer, question: Question, exchange: Exchange, scorers: Sequence[Scorer]) -> Answer:
+    response = _response(answer, question, exchange.completion.logprobs if exchange.completion else ())
     scored = _with_scores(answer, score(response, scorers))
     return replace(scored, ended_ns=max(answer.ended_ns, time.time_ns()))
 
@@ -180,11 +139,11 @@ def _response(answer: Answer, question: Question, logprobs: Sequence[float] = ()
     )
 
 
-def _with_figures(answer: Answer, listener: _Listener) -> Answer:
+def _with_figures(answer: Answer, exchange: Exchange) -> Answer:
     """The answer with what an engine of ours tells of it, or with the tokens that another chat model counted."""
-    done = listener.completion
+    done = exchange.completion
     if done is None:
-        counted = (listener.prompt_tokens or None, listener.completion_tokens or None)
+        counted = (exchange.prompt_tokens or None, exchange.completion_tokens or None)
         return replace(answer, prompt_tokens=counted[0], completion_tokens=counted[1])
     submitted = max(done.started_ns, answer.filled_ns)
     return replace(
@@ -199,12 +158,6 @@ def _with_figures(answer: Answer, listener: _Listener) -> Answer:
         cost=done.usage.cost,
         turns_left_out=done.turns_left_out,
     )
-
-
-def _plain(found: Any) -> str:
-    """The text of whatever a chain gives."""
-    content = found.text if isinstance(found, BaseMessage) else found
-    return _storable(content if isinstance(content, str) else str(content)).strip()
 
 
 def _storable(text: str) -> str:

@@ -16,6 +16,7 @@ from fledge.core.types import Format, Say, silent
 from fledge.engines import selection
 from fledge.engines.engine import Engine, EngineGoneError
 from fledge.experiments.arms import Arm, build_arms, check_room, check_variables, default_prompt, own_arms, select_arms
+from fledge.experiments.askers import Asker, PromptAsker
 from fledge.experiments.checks import check_metric, check_questions
 from fledge.experiments.config import ArmConfig, ExperimentConfig, planned_metric
 from fledge.experiments.engines import Engines, Models, check_unchanged, find_models, pin
@@ -33,7 +34,6 @@ from fledge.tracking.connection import connect
 if TYPE_CHECKING:
     from fledge.comparison.findings import ArmWarning
     from fledge.experiments._mlflow_record import ExperimentRecord
-    from fledge.experiments.cell_runner import Chain
     from fledge.experiments.cells import Cell
     from fledge.prompts.prompt import PromptStore
 
@@ -200,7 +200,6 @@ def _carry_out(
     say: Say,
 ) -> ExperimentResult:
     """Ask what has no answer yet, and record all of it."""
-    from fledge.experiments._mlflow_capture import capture_traces
     from fledge.experiments.cell_runner import ask
 
     plan, config = journal.plan, journal.plan.config
@@ -214,13 +213,12 @@ def _carry_out(
         judge = _judge(plan, say) if cells else None
         answers = ask(
             cells,
-            _chains(plan, engines, chains),
+            _askers(plan, engines, chains),
             journal.append,
             max_concurrency=config.max_concurrency,
             scorers=config.chosen_scorers,
             graders=[judge_scorer(judge)] if judge else (),
             ungraded={answer.key: answer for _, answer in ungraded},
-            traced=capture_traces(plan.run_id, plan.experiment_id),
         )
         waiting = {cell.key for cell in cells}
         before = [answer for answer in journal.latest() if answer.key not in waiting]
@@ -255,25 +253,28 @@ def _extent(cells: Sequence["Cell"], plan: "ExperimentPlan") -> str:
     return f"asking for {counted(len(cells), 'answer')}{extent}{tokens}"
 
 
-def _chains(
-    plan: "ExperimentPlan", engines: Mapping[str, Engine], own: Mapping[str, Any]
-) -> dict[tuple[str, int], "Chain"]:
-    """A chain for each arm and sample: samples of one arm differ in their seed."""
-    from fledge.chains.engine_llm import build_chain
-    from fledge.experiments._mlflow_capture import tracer
-
+def _askers(
+    plan: "ExperimentPlan", engines: Mapping[str, Engine], chains: Mapping[str, Any]
+) -> dict[tuple[str, int], Asker]:
+    """What answers each arm and sample: samples of one arm differ in their seed."""
     samples = range(plan.config.samples)
-    found: dict[tuple[str, int], Chain] = {}
+    found: dict[tuple[str, int], Asker] = {}
     for arm in plan.arms:
-        prompt = arm.asked
-        if prompt is None:
-            traced = own[arm.name].with_config(callbacks=[tracer()])
-            found |= {(arm.name, sample): traced for sample in samples}
+        if (prompt := arm.asked) is None:
+            chain = _chain_asker(chains[arm.name], plan)
+            found |= {(arm.name, sample): chain for sample in samples}
         elif arm.model in engines:
             found |= {
-                (arm.name, sample): build_chain(prompt, engines[arm.model], arm.params(sample)) for sample in samples
+                (arm.name, sample): PromptAsker(prompt, engines[arm.model], arm.params(sample)) for sample in samples
             }
     return found
+
+
+def _chain_asker(chain: Any, plan: "ExperimentPlan") -> Asker:
+    from fledge.experiments._mlflow_capture import capture_traces, tracer
+    from fledge.experiments.chain_asker import ChainAsker
+
+    return ChainAsker(chain.with_config(callbacks=[tracer()]), capture_traces(plan.run_id, plan.experiment_id))
 
 
 def _judge(plan: "ExperimentPlan", say: Say) -> Judge | None:
