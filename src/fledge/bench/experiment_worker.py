@@ -41,7 +41,7 @@ def _recorded(config: ExperimentConfig, engine: Engine, content: dict[str, Any])
     from fledge.experiments._mlflow_experiments import load_table
     from fledge.tracking._mlflow_connection import connect
 
-    client, prompts = connect(config.tracking), open_prompts(config)
+    client, prompts = connect(config.tracking), open_prompts(workspace=config)
     for name in content["templates"]:
         prompts.load(name)
     started = time.perf_counter()

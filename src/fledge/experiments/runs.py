@@ -25,7 +25,7 @@ class RunSummary(NamedTuple):
     started: float
 
 
-def runs(workspace: Workspace, *, limit: int = SHOWN) -> list[RunSummary]:
+def runs(*, limit: int = SHOWN, workspace: Workspace | None = None) -> list[RunSummary]:
     """Return the newest experiments and evaluations, at most `limit` (0: all), newest first."""
     if limit < 0:
         raise InputError(f"limit is {limit}, but must be 0 (all) or more", hint=f"--limit {SHOWN}")
@@ -34,6 +34,7 @@ def runs(workspace: Workspace, *, limit: int = SHOWN) -> list[RunSummary]:
     from fledge.experiments.journal import Journal
     from fledge.tracking._mlflow_connection import connect
 
+    workspace = workspace or Workspace()
     found = list_runs(connect(workspace.tracking), limit)
     return [
         run._replace(status="interrupted")

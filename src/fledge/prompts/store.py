@@ -119,10 +119,10 @@ class Store(ABC):
         return InputError(f"no prompt {name!r} in {self.where}", hint="fledge prompts list")
 
 
-def open_prompts(workspace: Workspace, say: Say = silent) -> PromptStore:
+def open_prompts(*, workspace: Workspace | None = None, say: Say = silent) -> PromptStore:
     """The prompts of a workspace: in MLflow's prompt registry, or as artifacts where the server has none (`say` hears
     of it)."""
     from fledge.prompts._mlflow_registry import open_store
     from fledge.tracking._mlflow_connection import connect
 
-    return open_store(connect(workspace.tracking), say)
+    return open_store(connect((workspace or Workspace()).tracking), say)

@@ -21,7 +21,7 @@ from fledge.core.interrupts import shield_from_interrupts
 from fledge.questions.layout import PLAIN, QuestionLayout
 from fledge.questions.question_set import QuestionSet
 from fledge.questions.rows import Reading, Row, collect
-from fledge.questions.versions import Progress, Version
+from fledge.questions.versions import Progress, QuestionSetVersion
 
 VERSION_TAG = "fledge.version"
 DIGEST_TAG = "fledge.digest"  # set last: without it a version is not whole
@@ -53,7 +53,7 @@ def read_dataset(client: MlflowClient, name: str, layout: QuestionLayout = PLAIN
     return reading if layout == PLAIN else collect(source, "record", rows, layout=layout)
 
 
-def versions(client: MlflowClient, name: str = "") -> list[Version]:
+def versions(client: MlflowClient, name: str = "") -> list[QuestionSetVersion]:
     """All whole versions of one set, or of all, by name and newest first."""
     with _datasets():
         found = [dataset for dataset in _search(client, f"name LIKE '{name}/%'" if name else "") if _is_whole(dataset)]
@@ -63,7 +63,7 @@ def versions(client: MlflowClient, name: str = "") -> list[Version]:
 
 def register(
     client: MlflowClient, experiment_id: str, questions: QuestionSet, name: str, progress: Progress
-) -> Version:
+) -> QuestionSetVersion:
     """Write a version, whole or not at all."""
     records = _records(questions)
     newest = next(iter(versions(client, name)), None)
@@ -166,11 +166,11 @@ def _is_whole(dataset: EvaluationDataset) -> bool:
     return VERSION_TAG in dataset.tags and DIGEST_TAG in dataset.tags
 
 
-def _version(dataset: EvaluationDataset, *, new: bool = False) -> Version:
+def _version(dataset: EvaluationDataset, *, new: bool = False) -> QuestionSetVersion:
     name, _, number = dataset.name.rpartition("/")
     count = json.loads(dataset.profile or "{}").get("num_records", 0)
     digest, created = dataset.tags[DIGEST_TAG], dataset.created_time / 1000
-    return Version(name, int(number), dataset.dataset_id, digest, count, created, new)
+    return QuestionSetVersion(name, int(number), dataset.dataset_id, digest, count, created, new)
 
 
 def _records(questions: QuestionSet) -> list[dict[str, Any]]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from fledge.core.errors import InputError
-from fledge.core.settings import Workspace, load, option
+from fledge.core.settings import Workspace, option
 from fledge.questions.question_set import QuestionSet
 
 Progress = Callable[[int, int], None]
@@ -20,7 +20,7 @@ class QuestionsConfig(Workspace):
 
 
 @dataclass(frozen=True)
-class Version:
+class QuestionSetVersion:
     """One version of a question set; `time` is when it was registered, in seconds since the epoch.
 
     `new` is False where the newest version had these questions already.
@@ -46,10 +46,10 @@ class Version:
 def register_questions(
     questions: QuestionSet,
     name: str,
-    config: QuestionsConfig | None = None,
     *,
+    config: QuestionsConfig | None = None,
     progress: Progress = lambda _done, _total: None,
-) -> Version:
+) -> QuestionSetVersion:
     """Keep a question set in MLflow as the newest version of `name`; unchanged questions make no new version.
 
     Without a `config` the settings say where. `progress(done, total)` is told of records.
@@ -59,7 +59,7 @@ def register_questions(
     from fledge.questions._mlflow_datasets import register
     from fledge.tracking._mlflow_connection import connect, experiment_id
 
-    config = config or load(QuestionsConfig).value
+    config = config or QuestionsConfig()
     client = connect(config.tracking)
     return register(client, experiment_id(client, config.experiment_name), questions, name, progress)
 
