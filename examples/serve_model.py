@@ -27,7 +27,7 @@ def main() -> None:
     question = given.pop("question")
 
     target = champion(fledge.ExperimentConfig.load({"model": given.pop("model")}))
-    config = fledge.ServeConfig(**{name: value for name, value in given.items() if value is not None})
+    config: fledge.ServeConfig = fledge.ServeConfig.load(given)
     endpoint = fledge.serve(target, config=config)
     print(f"{target} is ready on {endpoint.url} after {endpoint.ready_seconds:.1f} s")
     try:
