@@ -26,10 +26,10 @@ def main() -> None:
 
     release = fledge.register(config, run_id=evaluation.run_id)
     print(f"registered {release.name} version {release.version}, digest {release.digest[:12]}")
-    checked = fledge.verify(config, release.model_uri)
+    checked = fledge.verify(release.model_uri, workspace=config)
     print(f"verified {checked.files} files against the manifest")
 
-    move = fledge.promote(config, release.name, release.version, evidence=evaluation.run_id, say=print)
+    move = fledge.promote(release.name, release.version, evidence=evaluation.run_id, say=print, workspace=config)
     print(f"{move.name}@{move.alias}: {move.before or 'none'} -> {move.after}, because it {move.reason}")
     print(f"next: fledge serve {move.name}@{move.alias}")
 

@@ -13,7 +13,7 @@ SECOND = "You are a patient teacher. Explain it to a student.\nQuestion: {{quest
 
 def main() -> None:
     config = fledge.ExperimentConfig.load({"prompts": "lesson/1,lesson/2", "limit": 6})
-    prompts = fledge.open_prompts(config, say=print)
+    prompts = fledge.open_prompts(say=print, workspace=config)
 
     first = prompts.register(fledge.Draft("lesson", FIRST, message="plain", tags={"team": "examples"}))
     second = prompts.register(fledge.Draft("lesson", SECOND, message="as a teacher would"))
@@ -26,7 +26,7 @@ def main() -> None:
     print(f"MLflow fills it in: {native.format(question='What is overfitting?')!r}")
 
     result = fledge.run_experiment(config, say=print)
-    verdict = fledge.compare(config, result.run_id, options=fledge.CompareOptions(metric="token_f1"))
+    verdict = fledge.compare(result.run_id, options=fledge.CompareOptions(metric="token_f1"), workspace=config)
     for pair in verdict.pairs:
         print(pair.summary())
 

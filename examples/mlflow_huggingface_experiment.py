@@ -23,7 +23,7 @@ def main() -> None:
         figures = ", ".join(f"{name} {arm.metrics[name]:.3f}" for name in ("effectiveness", "latency_mean_s"))
         print(f"  {arm.name} ({arm.prompt}): {figures}")
 
-    verdict = fledge.compare(config, result.run_id, options=fledge.CompareOptions(metric="response_quality"))
+    verdict = fledge.compare(result.run_id, options=fledge.CompareOptions(metric="response_quality"), workspace=config)
     for pair in verdict.pairs:
         print(f"  {pair.summary()}")
 

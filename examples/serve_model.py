@@ -14,9 +14,6 @@ import openai
 from openai.types.chat import ChatCompletionUserMessageParam
 
 import fledge
-from fledge.core.errors import InputError
-from fledge.core.settings import load
-from fledge.registry.release import ReleaseConfig
 
 KEY = os.environ.get("FLEDGE_API_KEY", "none")  # what `fledge serve` asks for, where it is set
 
@@ -30,8 +27,8 @@ def main() -> None:
     question = given.pop("question")
 
     target = champion(fledge.ExperimentConfig.load({"model": given.pop("model")}))
-    config = load(fledge.ServeConfig, given).value
-    endpoint = fledge.serve(config, target)
+    config: fledge.ServeConfig = fledge.ServeConfig.load(given)
+    endpoint = fledge.serve(target, config=config)
     print(f"{target} is ready on {endpoint.url} after {endpoint.ready_seconds:.1f} s")
     try:
         print(f"invocations: {ask_invocations(endpoint.url, question)}")
@@ -40,19 +37,21 @@ def main() -> None:
             print(piece, end="", flush=True)
         print()
     finally:
-        fledge.stop(config, config.port)
+        fledge.stop(config.port, workspace=config)
     print("stopped; its answers are traces in MLflow now")
 
 
 def champion(config: fledge.ExperimentConfig) -> str:
     """The release to serve, made if there is none."""
-    name = load(ReleaseConfig).value.name_for(config.model)
+    name = fledge.ReleaseConfig().name_for(config.model)
     target = f"{name}@champion"
     try:
-        fledge.verify(config, target)
-    except InputError:  # there is no such release
+        fledge.verify(target, workspace=config)
+    except fledge.InputError:  # there is no such release
         release = fledge.register(config, name=name)
-        fledge.promote(config, name, release.version, force=True, reason="the first one, served by an example")
+        fledge.promote(
+            name, release.version, force=True, reason="the first one, served by an example", workspace=config
+        )
         print(f"registered and promoted {name}/{release.version}")
     return target
 

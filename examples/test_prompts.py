@@ -8,10 +8,6 @@ The prompts are fledge's four, or those named with --prompts; nothing is recorde
 import argparse
 
 import fledge
-from fledge.chains.engine_llm import build_chain
-from fledge.engines import selection
-from fledge.experiments.arms import resolve_format
-from fledge.prompts.format import as_asked
 
 
 def main() -> None:
@@ -22,18 +18,13 @@ def main() -> None:
     question = arguments.pop("question")
     config = fledge.ExperimentConfig.load(arguments)
 
-    prompts = fledge.open_prompts(config, say=print)
-    model = selection.find(config.model, config)
-    engine = selection.start(config, model, print)
-    try:
+    prompts = fledge.open_prompts(workspace=config, say=print)
+    with fledge.load_model(config=config, say=print) as model:
         for name in config.prompts:
             prompt = prompts.load(name)
-            chat_or_text = resolve_format(prompt, model, config.format)
-            chain = build_chain(as_asked(prompt, chat_or_text), engine, config.generation)
-            print(f"\n{prompt.label}\n  prompt: {prompt.fill({'question': question})!r}")
-            print(f"  answer: {chain.invoke({'question': question})}")
-    finally:
-        engine.close()
+            filled = prompt.fill({"question": question})
+            print(f"\n{prompt.label}\n  prompt: {filled!r}")
+            print(f"  answer: {model.generate(filled)}")
 
 
 if __name__ == "__main__":

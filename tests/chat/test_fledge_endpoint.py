@@ -27,11 +27,11 @@ KEY = "k" * 32
 def endpoint(workspace: Workspace, port: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[EndpointStatus]:
     monkeypatch.setenv("FLEDGE_API_KEY", KEY)
     register(ExperimentConfig(tracking_uri=workspace.tracking_uri, state=workspace.state), name="mine", prompt="simple")
-    promote(workspace, "mine", 1, force=True, reason="test")
+    promote("mine", 1, force=True, reason="test", workspace=workspace)
     config = ServeConfig(tracking_uri=workspace.tracking_uri, state=workspace.state, port=port, record=True)
-    yield serve(config, "mine@champion")
-    if status(config):
-        stop(config)
+    yield serve("mine@champion", config=config)
+    if status(workspace=config):
+        stop(workspace=config)
 
 
 def test_answers_feedback_and_what_goes_wrong(

@@ -148,7 +148,7 @@ def test_leaving_an_answer_stops_the_engine(embedded_engine: Engine) -> None:
 
 
 def test_prompts_of_the_registry(hold: Callable[..., Held], config: ChatConfig) -> None:
-    store = open_prompts(config)
+    store = open_prompts(workspace=config)
     store.register(Draft("two", "{{topic}}: {{question}}"))
     store.register(
         Draft("short", "{{text}} In short:\n{{text}}", settings={"max_tokens": 2, "stop_sequences": ["END"]})
@@ -174,7 +174,7 @@ def test_a_release_is_asked_by_its_own_prompt_unless_another_is_chosen(
     assert held.enter("a?") == "Q: a?|A:\n"
     assert held.enter("b?") == "a?|Q: a?|A:|Q: b?|A:\n"  # the question before stands as it was asked
     assert held.enter("/reset", "/prompt simple", "c?") == "Question: c?|Answer:\n"
-    open_prompts(config).register(Draft("told", "{{question}}", system="Be kind."))
+    open_prompts(workspace=config).register(Draft("told", "{{question}}", system="Be kind."))
     assert held.enter("/reset", "/prompt told", "c?") == "Be kind.|c?\n"
     held.enter("/reset", "/prompt simple", "c?")
     assert held.enter("/reset", "/prompt", "d?") == "d?\n"

@@ -101,7 +101,7 @@ def test_a_lead_over_empty_answers_is_said_before_the_winner(workspace: Workspac
     tables = [_table(bad=["", "", "", *GOOD[3:]], good=GOOD) for _ in range(8)]
     table = pd.concat(tables, ignore_index=True)
     table["question"] += "-" + (table.index // 10).astype(str)
-    found = compare(workspace, scores=table)
+    found = compare(scores=table, workspace=workspace)
     assert found.winner == "good"
     assert found.warnings == (ArmWarning("bad", "empty", 0.6, "bad: 60% of the answers are empty"),)
     assert found.conclusion() == (

@@ -29,7 +29,7 @@ def released(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> Workspace
     config = ExperimentConfig(tracking_uri=workspace.tracking_uri, state=workspace.state)
     for prompt in ("simple", "expert"):
         register(config, name="mine", prompt=prompt)
-    promote(workspace, "mine", 1, force=True, reason="first")
+    promote("mine", 1, force=True, reason="first", workspace=workspace)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", workspace.tracking_uri)
     return workspace
 
@@ -90,14 +90,14 @@ def test_an_endpoint_that_has_the_port_by_now_is_somebody_elses(released: Worksp
     client = get_deploy_client("fledge")
     client.create_deployment("chat", "models:/mine@champion", config={"port": port})
     config = ServeConfig(tracking_uri=released.tracking_uri, state=released.state, port=port)
-    stop(config)
-    other = serve(config, "mine/2")
+    stop(workspace=config)
+    other = serve("mine/2", config=config)
     try:
         assert client.get_deployment("chat")["state"] == "stopped"
         client.delete_deployment("chat")
-        assert [item.pid for item in status(config)] == [other.pid]
+        assert [item.pid for item in status(workspace=config)] == [other.pid]
     finally:
-        stop(config)
+        stop(workspace=config)
 
 
 @pytest.mark.parametrize(

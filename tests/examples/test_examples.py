@@ -63,7 +63,7 @@ def test_serve_model(workspace: Workspace, port: int) -> None:
     again = _run("serve_model.py", "What is MLOps?", "--port", str(port))
     assert "registered" not in again
     assert "MLOps" in again
-    assert endpoints.status(workspace) == []
+    assert endpoints.status(workspace=workspace) == []
 
 
 @pytest.mark.slow

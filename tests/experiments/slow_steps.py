@@ -78,7 +78,7 @@ def main() -> None:
     )
     with engine_process(program) as engine:
         if run:
-            resume_experiment(Workspace(config.tracking_uri), run[0], engine=engine)
+            resume_experiment(run[0], engine=engine, workspace=Workspace(config.tracking_uri))
         else:
             run_experiment(config, questions=questions, engine=engine)
 

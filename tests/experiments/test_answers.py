@@ -47,7 +47,7 @@ def _seen(found: AnswerList) -> list[tuple[str, str]]:
 
 def test_all_answers_those_of_an_arm_and_those_of_a_topic(workspace: Workspace, tmp_path: Path) -> None:
     run = run_experiment(_config(workspace, tmp_path, samples=2), engine=ScriptedEngine(_script))
-    found = answers(workspace, "last")
+    found = answers("last", workspace=workspace)
     assert (found.run_id, found.total, found.metric, found.unscored) == (run.run_id, 12, "", 0)
     first = found.answers[0]
     assert (first.arm, first.sample, first.question, first.reference) == ("simple", 0, "Where is Paris?", "in France")
@@ -56,19 +56,19 @@ def test_all_answers_those_of_an_arm_and_those_of_a_topic(workspace: Workspace, 
     assert not {"latency_s", "prompt_tokens", "sample"} & first.scores.keys()
     failed = found.answers[-1]
     assert (failed.answer, failed.error, failed.scores) == ("", "the engine stumbled", {})
-    assert {row.arm for row in answers(workspace, run.run_id[:6], arm="expert").answers} == {"expert"}
-    times = answers(workspace, "last", topic="times", limit=3)
+    assert {row.arm for row in answers(run.run_id[:6], arm="expert", workspace=workspace).answers} == {"expert"}
+    times = answers("last", topic="times", limit=3, workspace=workspace)
     assert (times.total, _seen(times)) == (4, [("1789?", "simple")] * 2 + [("1789?", "expert")])
 
 
 def test_wrong_answers_are_those_below_half_of_the_metric(workspace: Workspace, tmp_path: Path) -> None:
     run_experiment(_config(workspace, tmp_path), engine=ScriptedEngine(_script))
-    found = answers(workspace, "last", wrong=True)
+    found = answers("last", wrong=True, workspace=workspace)
     assert (found.metric, found.total, found.unscored) == ("token_f1", 2, 2)
     assert _seen(found) == [("Rome?", "simple"), ("Rome?", "expert")]
     assert [row.scores["token_f1"] < 0.5 for row in found.answers] == [True, True]
     run_experiment(_config(workspace, tmp_path, metric="exact_match"), engine=ScriptedEngine(lambda _: "in Italy"))
-    found = answers(workspace, "last", wrong=True, arm="simple")
+    found = answers("last", wrong=True, arm="simple", workspace=workspace)
     assert (found.metric, _seen(found)) == ("exact_match", [("Paris?", "simple"), ("1789?", "simple")])
 
 
@@ -76,14 +76,14 @@ def test_the_worst_come_first_whichever_way_the_metric_goes(workspace: Workspace
     scorer(lambda answer: float(len(answer)), name="rambling", higher_is_better=False)
     config = _config(workspace, tmp_path, scorers=("token_f1", "rambling", "response_length"))
     run_experiment(config, engine=ScriptedEngine(_script))
-    rising = [row.scores.get("token_f1") for row in answers(workspace, "last", sort="token_f1").answers]
+    rising = [row.scores.get("token_f1") for row in answers("last", sort="token_f1", workspace=workspace).answers]
     assert rising[0] == 0
     assert rising[2:] == [1, 1, None, None]  # those without a score come last
-    falling = answers(workspace, "last", sort="rambling", limit=4).answers
+    falling = answers("last", sort="rambling", limit=4, workspace=workspace).answers
     assert [row.scores["rambling"] for row in falling] == [37, 14, 9, 9]
-    assert answers(workspace, "last", sort="latency_s").total == 6
+    assert answers("last", sort="latency_s", workspace=workspace).total == 6
     with pytest.raises(InputError, match="response_length has no better direction") as caught:
-        answers(workspace, "last", sort="response_length")
+        answers("last", sort="response_length", workspace=workspace)
     assert "token_f1, rambling" in caught.value.hint
     assert "response_length" not in caught.value.hint
 
@@ -102,7 +102,7 @@ def test_what_an_experiment_has_not_is_refused_with_what_it_has(
 ) -> None:
     run_experiment(_config(workspace, tmp_path), engine=ScriptedEngine(_script))
     with pytest.raises(InputError, match=problem) as caught:
-        answers(workspace, "last", **wrong)  # type: ignore[arg-type]
+        answers("last", **wrong, workspace=workspace)  # type: ignore[arg-type]
     assert hint in caught.value.hint
 
 
@@ -110,22 +110,22 @@ def test_without_references_or_a_judge_nothing_is_wrong(workspace: Workspace, tm
     (tmp_path / "open.csv").write_text("question\nWhy?\nWho?\n")
     run_experiment(_config(workspace, tmp_path, questions="open.csv"), engine=ScriptedEngine(_script))
     with pytest.raises(InputError, match="the questions have no references, and no judge graded"):
-        answers(workspace, "last", wrong=True)
+        answers("last", wrong=True, workspace=workspace)
     with pytest.raises(InputError, match="no topic 'x'") as caught:
-        answers(workspace, "last", topic="x")
+        answers("last", topic="x", workspace=workspace)
     assert caught.value.hint == "leave out --topic"
     run_experiment(_config(workspace, tmp_path, metric="latency_s"), engine=ScriptedEngine(_script))
     with pytest.raises(InputError, match="latency_s, which does not tell right from wrong"):
-        answers(workspace, "last", wrong=True)
+        answers("last", wrong=True, workspace=workspace)
     scorer(lambda answer: 7.0 + len(answer), name="stars")
     config = _config(workspace, tmp_path, metric="stars", scorers=("stars",))
     run_experiment(config, engine=ScriptedEngine(_script))
     with pytest.raises(InputError, match="--wrong needs a score from 0 to 1, but stars is "):
-        answers(workspace, "last", wrong=True)
+        answers("last", wrong=True, workspace=workspace)
 
 
 def test_answers_of_an_unfinished_experiment_tell_how_to_go_on(workspace: Workspace) -> None:
     run = connect(workspace.tracking).create_run("0", tags={"fledge.kind": "experiment"}).info.run_id
     with pytest.raises(InputError, match="is unfinished") as caught:
-        answers(workspace, "last")
+        answers("last", workspace=workspace)
     assert caught.value.hint == f"fledge experiment --resume {run[:8]}"

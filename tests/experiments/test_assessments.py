@@ -50,7 +50,7 @@ def test_each_score_is_an_assessment_once_however_often_it_is_recorded(workspace
         (path,) = (config.state_dir / "experiments").glob("*/sent.json")
         path.unlink()  # as if the process had been killed before it noted what was sent
         path.with_name("finished.json").unlink()
-        assert resume_experiment(workspace, "last").run_id == result.run_id
+        assert resume_experiment("last", workspace=workspace).run_id == result.run_id
     mlflow.set_tracking_uri(workspace.tracking)
     where = [trace.info.experiment_id for trace in traces[:1]]
     assert len(mlflow.search_traces(locations=where, filter_string="feedback.exact_match = '0.0'")) == 3

@@ -37,7 +37,7 @@ def test_a_column_that_may_hold_the_references_is_named(tmp_path: Path) -> None:
     file = tmp_path / "qa.csv"
     file.write_text("Q,Answer\nTwo plus two?,4\nThree plus four?,7\n")
     config = ExperimentConfig(questions=str(file), layout=QuestionLayout(columns=("question=Q",)))
-    questions = read_questions(file, config, config.layout)
+    questions = read_questions(file, layout=config.layout, workspace=config)
     assert list(doubts(config, questions, 2)) == [
         f"note: {file} has no references; to use a column for them: --columns question=Q,reference=Answer"
     ]

@@ -60,7 +60,7 @@ def test_a_second_death_ends_the_experiment_which_resumes(workspace: Workspace) 
     run_id = find_run(client, line.split()[-1])
     assert client.get_run(run_id).info.status == "FAILED"
     asked: list[int] = []
-    result = resume_experiment(workspace, run_id, progress=lambda done, *_: asked.append(done))
+    result = resume_experiment(run_id, progress=lambda done, *_: asked.append(done), workspace=workspace)
     assert asked[0] >= 8  # what was answered before is not asked again
     assert (result.cells, result.failed) == (40, 0)
     assert client.get_run(run_id).info.status == "FINISHED"

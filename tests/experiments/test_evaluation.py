@@ -90,7 +90,7 @@ def test_answers_that_an_experiment_has_are_not_asked_again(workspace: Workspace
 def test_answers_to_a_question_in_another_context_are_not_reused(
     workspace: Workspace, tmp_path: Path, embedded_engine: Engine
 ) -> None:
-    open_prompts(workspace).register(Draft("ctx", "{{context}} {{question}}"))
+    open_prompts(workspace=workspace).register(Draft("ctx", "{{context}} {{question}}"))
     reused = []
     for context, note in (("one", "x"), ("one", "y"), ("two", "y")):
         row = {"id": "1", "question": "Why?", "context": context, "note": note}
@@ -188,7 +188,7 @@ def test_perplexity_of_a_real_engine(workspace: Workspace, embedded_engine: Engi
 def test_a_release_is_asked_with_its_own_prompt_and_settings(workspace: Workspace, embedded_engine: Engine) -> None:
     config = ExperimentConfig.load({"tracking_uri": workspace.tracking_uri, "max_tokens": 24})
     register(config, name=DEFAULT_NAME, prompt="expert")
-    promote(workspace, DEFAULT_NAME, 1, force=True, reason="first")
+    promote(DEFAULT_NAME, 1, force=True, reason="first", workspace=workspace)
     target = f"{DEFAULT_NAME}@champion"
     where = {"tracking_uri": workspace.tracking_uri}
     told = configured(target, None, where)

@@ -85,14 +85,14 @@ def test_our_own_endpoint_as_a_judge(workspace: Workspace, port: int, engine: st
     """Neither an echo nor the small embedded model says what a judge must: all is counted, and nothing scored."""
     where = {"tracking_uri": workspace.tracking_uri, "state": workspace.state}
     register(ExperimentConfig.load(where), name="mine", prompt="simple")
-    promote(workspace, "mine", 1, force=True, reason="test")
+    promote("mine", 1, force=True, reason="test", workspace=workspace)
     config = load(ServeConfig, {**where, "port": port, "engine": engine}).value
-    endpoint = serve_release(config, "mine@champion")
+    endpoint = serve_release("mine@champion", config=config)
     try:
         settings = {"limit": 6, "judge": f"{endpoint.url}/v1#mine", "judge_retries": 1, **where}
         found = evaluate("embedded", "judge>=0.5", settings=settings, engine=ScriptedEngine())
     finally:
-        stop(config)
+        stop(workspace=config)
     assert found.judge is not None
     assert found.judge.failed == 6
     assert "judge" not in found.metrics
@@ -120,7 +120,7 @@ def test_what_has_no_grade_is_graded_later_and_not_asked_again(workspace: Worksp
         first = run_experiment(config, engine=ScriptedEngine(script))
         assert "judge" not in first.arms[0].metrics
         server.broken = 0.0
-        again = resume_experiment(workspace, first.run_id, engine=ScriptedEngine(script))
+        again = resume_experiment(first.run_id, engine=ScriptedEngine(script), workspace=workspace)
     assert len(asked) == 8
     assert again.arms[0].metrics["judge"] > 0
     client = MlflowClient(workspace.tracking_uri)

@@ -25,10 +25,10 @@ def test_which_way_a_scorer_is_better_is_pre_registered(workspace: Workspace, mo
     )
     result = run_experiment(_config(workspace, scorers=("rude.py:rude",), metric="rude"))
     monkeypatch.setattr(catalogue, "_own", {})  # as in another process
-    found = compare(workspace, result.run_id)
+    found = compare(result.run_id, workspace=workspace)
     assert (found.metric, found.higher_is_better, found.exploratory) == ("rude", False, False)
     with pytest.raises(InputError, match="rude is better when lower"):
-        compare(workspace, result.run_id, options=CompareOptions(higher_is_better=True))
+        compare(result.run_id, options=CompareOptions(higher_is_better=True), workspace=workspace)
 
 
 @pytest.mark.parametrize(("metric", "hint"), [("rouge_l", "--scorers rouge_l"), ("judge", "--judge"), ("tokenf1", "")])

@@ -47,16 +47,18 @@ def run_id(workspace: Workspace) -> str:
 
 def _judged(workspace: Workspace, run_id: str, server: JudgeServer, **options: Any) -> Comparison:
     judging = JudgeConfig(judge=server.url, judge_retries=1)
-    return compare(workspace, run_id, options=CompareOptions(**options), judging=judging)
+    return compare(run_id, options=CompareOptions(**options), judging=judging, workspace=workspace)
 
 
 def test_a_judge_decides(workspace: Workspace, run_id: str) -> None:
     told: list[tuple[int, int, str]] = []
     with serve(JudgeServer(_longer)) as server:
         judging = JudgeConfig(judge=server.url)
-        found = compare(workspace, run_id, judging=judging, progress=lambda *what: told.append(what))
+        found = compare(run_id, judging=judging, progress=lambda *what: told.append(what), workspace=workspace)
         asked = len(server.bodies)
-        again = compare(workspace, run_id, judging=judging, options=CompareOptions(guards=("latency_s<=+900%",)))
+        again = compare(
+            run_id, judging=judging, options=CompareOptions(guards=("latency_s<=+900%",)), workspace=workspace
+        )
         assert len(server.bodies) == asked == 2 * 40  # both ways round; what is the same text is not asked about
     assert told[-1] == (40, 40, "pairs judged")
     by_arm = {pair.a: pair for pair in found.pairs}
@@ -70,7 +72,7 @@ def test_a_judge_decides(workspace: Workspace, run_id: str) -> None:
     assert len(content["preferences"]) == 40
     assert content["preferences"][0]["rationale"] == "the longer one"
     with pytest.raises(InputError, match="preference is what a judge says"):
-        compare(workspace, run_id)
+        compare(run_id, workspace=workspace)
     notes = " ".join(found.notes)
     assert server.url in notes
     assert "asked 80 times" in notes
@@ -106,7 +108,7 @@ def test_another_baseline_asks_nothing_twice(workspace: Workspace, run_id: str) 
 def test_another_criterion_is_another_judgement(workspace: Workspace, run_id: str) -> None:
     with serve(JudgeServer(_longer)) as server:
         _judged(workspace, run_id, server)
-        compare(workspace, run_id, judging=JudgeConfig(judge=server.url, judge_criteria="Which is politer?"))
+        compare(run_id, judging=JudgeConfig(judge=server.url, judge_criteria="Which is politer?"), workspace=workspace)
         assert len(server.bodies) == 160
         assert "Which is politer?" in str(server.bodies[-1])
         assert "Which is politer?" not in str(server.bodies[0])
@@ -151,4 +153,7 @@ BAD: list[tuple[str, dict[str, Any]]] = [
 @pytest.mark.parametrize(("said", "settings"), BAD)
 def test_what_does_not_go_with_a_judge(workspace: Workspace, said: str, settings: dict[str, Any]) -> None:
     with pytest.raises(InputError, match=said):
-        compare(workspace, **{"run_id": "run", "judging": JudgeConfig(judge="http://127.0.0.1:9/v1#x"), **settings})
+        compare(
+            **{"run_id": "run", "judging": JudgeConfig(judge="http://127.0.0.1:9/v1#x"), **settings},
+            workspace=workspace,
+        )

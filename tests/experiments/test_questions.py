@@ -30,10 +30,10 @@ def frame() -> QuestionSet:
 
 def test_a_set_in_mlflow_is_asked_and_its_version_recorded(config: ExperimentConfig, frame: QuestionSet) -> None:
     where = QuestionsConfig(config.tracking_uri, config.state)
-    register_questions(frame, "qa", where)
+    register_questions(frame, "qa", config=where)
     asking = replace(config, questions="dataset:qa")
     result = run_experiment(asking, engine=ScriptedEngine())
-    register_questions(frame.sample(1), "qa", where)
+    register_questions(frame.sample(1), "qa", config=where)
     client = MlflowClient(config.tracking_uri)
     run = client.get_run(result.run_id)
     assert run.data.params["questions"] == "dataset:qa/1"
@@ -83,7 +83,7 @@ reference_pattern = "#### (.+)"
     again = ExperimentConfig.load(load_settings(client, result.run_id))
     assert again.layout == asking.layout
     Path("sums.csv").unlink()  # what was read is kept as well
-    assert resume_experiment(config, result.run_id, engine=ScriptedEngine()).cells == 2
+    assert resume_experiment(result.run_id, engine=ScriptedEngine(), workspace=config).cells == 2
 
 
 def test_too_few_topics_for_any_verdict_are_warned_of(config: ExperimentConfig) -> None:

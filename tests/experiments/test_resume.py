@@ -49,7 +49,7 @@ def script(prompt):
 
 engine = ScriptedEngine(script)
 if resume:
-    resume_experiment(Workspace(os.environ["MLFLOW_TRACKING_URI"]), resume, engine=engine)
+    resume_experiment(resume, engine=engine, workspace=Workspace(os.environ["MLFLOW_TRACKING_URI"]))
 else:
     run_experiment(
         ExperimentConfig(tracking_uri=os.environ["MLFLOW_TRACKING_URI"], engine="scripted", limit=10, concurrency=4),
@@ -84,10 +84,10 @@ def test_killed_and_resumed(workspace: Workspace, tmp_path: Path) -> None:
         before, answers = len(_journal(tmp_path)), 1 + rng.randrange(12)
         process = _start(tmp_path, workspace.tracking, run_id, answers=answers)
         assert until(lambda: len(_journal(tmp_path)) == before + answers)  # noqa: B023 (called at once)
-        assert [run.status for run in runs(here)] == ["running"]
+        assert [run.status for run in runs(workspace=here)] == ["running"]
         process.send_signal(signal.SIGKILL)
         process.wait()
-        assert [run.status for run in runs(here)] == ["interrupted"]
+        assert [run.status for run in runs(workspace=here)] == ["interrupted"]
         (folder,) = (tmp_path / ".fledge" / "experiments").iterdir()
         run_id = folder.name
     answered = _journal(tmp_path)
@@ -118,7 +118,7 @@ def test_resuming_what_is_done_asks_nothing(workspace: Workspace) -> None:
 
     config = ExperimentConfig(tracking_uri=workspace.tracking, state=workspace.state, engine="scripted", limit=3)
     first = run_experiment(config, engine=ScriptedEngine())
-    again = resume_experiment(config, first.run_id, engine=ScriptedEngine(never))
+    again = resume_experiment(first.run_id, engine=ScriptedEngine(never), workspace=config)
     assert again == first
     assert len(all_traces(MlflowClient(workspace.tracking), first.run_id)) == 12
 
@@ -140,7 +140,7 @@ def test_answers_that_failed_are_asked_again_and_replaced(workspace: Workspace) 
         asked.append(prompt)
         return "yes"
 
-    again = resume_experiment(config, first.run_id, engine=ScriptedEngine(answering))
+    again = resume_experiment(first.run_id, engine=ScriptedEngine(answering), workspace=config)
     assert (again.cells, again.failed, len(asked)) == (12, 3, 3)
     client = MlflowClient(workspace.tracking)
     found = client.search_traces(locations=[client.get_run(first.run_id).info.experiment_id])
@@ -156,8 +156,8 @@ def test_a_chain_of_ones_own_must_be_given_again(workspace: Workspace) -> None:
     config = ExperimentConfig(tracking_uri=workspace.tracking, state=workspace.state, prompts=(), limit=2)
     run_id = run_experiment(config, arms=chains).run_id
     with pytest.raises(InputError, match="mine: custom chains cannot be restored from the journal"):
-        resume_experiment(config, run_id)
-    assert resume_experiment(config, run_id, arms=chains).cells == 2
+        resume_experiment(run_id, workspace=config)
+    assert resume_experiment(run_id, arms=chains, workspace=config).cells == 2
 
 
 @pytest.fixture
@@ -206,6 +206,6 @@ def test_a_tracking_server_that_does_not_come_back(tracking_server: TrackingServ
     (folder,) = (tmp_path / ".fledge" / "experiments").iterdir()
     assert caught.value.hint.endswith(f"fledge experiment --resume {folder.name[:8]}")
     tracking_server.start()
-    result = resume_experiment(replace(config, tracking_timeout=PATIENCE_S), folder.name)
+    result = resume_experiment(folder.name, workspace=replace(config, tracking_timeout=PATIENCE_S))
     assert (result.cells, result.failed, len(seen)) == (20, 0, 20)
     assert len(all_traces(MlflowClient(tracking_server.url), folder.name)) == 20

@@ -174,7 +174,7 @@ def test_a_run_for_each_answer(workspace: Workspace) -> None:
     status = {(arms[run.data.tags["mlflow.parentRunId"]], run.info.status) for run in runs}
     assert status == {("simple", "FINISHED"), ("expert", "FAILED")}
     assert all(client.get_trace(run.data.tags["fledge.trace"]).info.trace_id for run in runs)
-    resume_experiment(config, result.run_id, engine=ScriptedEngine())
+    resume_experiment(result.run_id, engine=ScriptedEngine(), workspace=config)
     runs = client.search_runs([experiment], "tags.`fledge.kind` = 'cell'")
     assert len(runs) == 9  # three were asked once more
 
@@ -243,7 +243,7 @@ def test_langchain_tracing_nests_under_ours(workspace: Workspace, tmp_path: Path
 
 def test_compare_reads_the_run_and_leaves_its_verdict_there(workspace: Workspace) -> None:
     run = run_experiment(_config(workspace)).run_id
-    result = compare(workspace, run, options=CompareOptions(metric="response_length"))
+    result = compare(run, options=CompareOptions(metric="response_length"), workspace=workspace)
     assert [arm.name for arm in result.arms] == ["simple", "conversational", "expert", "educational"]
     assert {pair.b for pair in result.pairs} == {"simple"}
     client = MlflowClient(workspace.tracking_uri)

@@ -23,7 +23,7 @@ def _config(workspace: Workspace, **changes: object) -> ExperimentConfig:
 
 
 def test_experiments_and_evaluations_newest_first(workspace: Workspace) -> None:
-    assert runs(workspace) == []
+    assert runs(workspace=workspace) == []
     first = run_experiment(_config(workspace, prompts=("simple", "expert")))
     second = run_experiment(_config(workspace, prompts=("expert",), experiment_name="another"))
     settings = {"tracking_uri": workspace.tracking_uri, "state": workspace.state, "limit": 2, "engine": "scripted"}
@@ -31,7 +31,7 @@ def test_experiments_and_evaluations_newest_first(workspace: Workspace) -> None:
     client = connect(workspace.tracking)
     killed = client.create_run("0", tags={"fledge.kind": "experiment"}).info.run_id
     client.set_terminated(killed, "KILLED")
-    found = runs(workspace)
+    found = runs(workspace=workspace)
     assert [(run.run_id, run.kind, run.status, run.arms, run.cells, run.failed) for run in found] == [
         (killed, "experiment", "killed", (), None, None),
         (third.run_id, "evaluation", "finished", ("simple",), 2, 0),
@@ -39,9 +39,9 @@ def test_experiments_and_evaluations_newest_first(workspace: Workspace) -> None:
         (first.run_id, "experiment", "finished", ("simple", "expert"), 4, 0),
     ]
     assert found[0].started > found[3].started > 1e9
-    assert [run.run_id for run in runs(workspace, limit=2)] == [killed, third.run_id]
+    assert [run.run_id for run in runs(limit=2, workspace=workspace)] == [killed, third.run_id]
     with pytest.raises(InputError, match="limit is -1"):
-        runs(workspace, limit=-1)
+        runs(limit=-1, workspace=workspace)
 
 
 def test_a_run_is_found_by_its_prefix_or_as_the_last(workspace: Workspace) -> None:
@@ -52,7 +52,7 @@ def test_a_run_is_found_by_its_prefix_or_as_the_last(workspace: Workspace) -> No
     canary = client.create_run("0", tags={"fledge.kind": "canary"}).info.run_id
     for name in ("last", run_id, run_id[:8]):
         assert find_run(client, name) == run_id
-        assert compare(workspace, name).metric == "token_f1"
+        assert compare(name, workspace=workspace).metric == "token_f1"
     assert find_run(client, canary[:8]) == canary
     for name in ("nothing", "f" * 32, run_id[:3], f"{run_id[:5]}%", "", f"{run_id}0"):
         with pytest.raises(InputError, match=f"there is no run '{name}'") as caught:

@@ -158,7 +158,7 @@ def test_what_counts_of_an_answer_is_scored(workspace: Workspace, tmp_path: Path
 
 
 def test_one_prompt_with_examples_is_registered_once_for_each_way_to_put_it(workspace: Workspace) -> None:
-    store = open_prompts(workspace)
+    store = open_prompts(workspace=workspace)
     chat = few_shot(Prompt("kind", 1, "{{question}}"), "chat", SHOTS, "train.jsonl")
     text = few_shot(Prompt("kind", 1, "{{question}}"), "completion", SHOTS, "train.jsonl")
     first = [register_few_shot(draft, store).version for draft in (chat, text)]

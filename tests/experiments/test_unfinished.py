@@ -17,7 +17,7 @@ def test_a_comparison_of_an_unfinished_experiment_tells_how_to_go_on(
     if status != "RUNNING":
         client.set_terminated(run, status)
     with pytest.raises(InputError, match=rf"experiment {run} is unfinished \({said}\)") as caught:
-        compare(workspace, run)
+        compare(run, workspace=workspace)
     assert caught.value.hint == f"fledge experiment --resume {run[:8]}"
 
 
@@ -25,4 +25,4 @@ def test_another_run_is_no_experiment(workspace: Workspace) -> None:
     run = connect(workspace.tracking).create_run("0").info.run_id
     for name in (run, "nosuch"):
         with pytest.raises(InputError, match="there is no run"):
-            compare(workspace, name)
+            compare(name, workspace=workspace)

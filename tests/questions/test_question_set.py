@@ -66,3 +66,10 @@ def test_an_empty_column_is_as_good_as_none() -> None:
 def test_the_digest_of_the_default_set_is_what_runs_have_recorded() -> None:
     recorded = "ffa02d0bd67d9e26e2c4c1194447353401456f098aa69cecab50369ccb53b43f"
     assert default_questions().digest == recorded
+
+
+def test_a_set_is_counted_and_iterated() -> None:
+    questions = default_questions().sample(3)
+    assert len(questions) == 3
+    assert list(questions) == list(questions.questions)
+    assert repr(questions) == "<QuestionSet 'default': 3 questions>"

@@ -38,24 +38,24 @@ def client(config: QuestionsConfig) -> MlflowClient:
 
 
 def test_versions_stay_and_unchanged_questions_make_none(config: QuestionsConfig) -> None:
-    first = register_questions(ONE, "qa", config)
+    first = register_questions(ONE, "qa", config=config)
     assert (first.version, first.new, first.digest, first.questions) == (1, True, ONE.digest, 2)
-    assert register_questions(ONE, "qa", config) == QuestionSetVersion(
+    assert register_questions(ONE, "qa", config=config) == QuestionSetVersion(
         "qa", 1, first.dataset_id, ONE.digest, 2, first.time
     )
-    second = register_questions(TWO, "qa", config)
+    second = register_questions(TWO, "qa", config=config)
     assert (second.version, second.new, second.source) == (2, True, "dataset:qa/2")
-    assert register_questions(ONE, "qa", config).version == 3  # what is newest counts
-    newest = read_questions("dataset:qa", config)
+    assert register_questions(ONE, "qa", config=config).version == 3  # what is newest counts
+    newest = read_questions("dataset:qa", workspace=config)
     assert (newest.source, newest.questions, newest.digest) == ("dataset:qa/3", ONE.questions, ONE.digest)
-    assert read_questions("dataset:qa/2", config).questions == TWO.questions
-    by_id = read_questions(f"dataset:{first.dataset_id}", config)
+    assert read_questions("dataset:qa/2", workspace=config).questions == TWO.questions
+    by_id = read_questions(f"dataset:{first.dataset_id}", workspace=config)
     assert (by_id.source, by_id.questions) == (f"dataset:{first.dataset_id}", ONE.questions)
 
 
 def test_versions_are_listed_by_name_and_newest_first(config: QuestionsConfig, client: MlflowClient) -> None:
     for questions, name in ((ONE, "qa"), (TWO, "qa"), (ONE, "q"), (ONE, "qa.b")):
-        register_questions(questions, name, config)
+        register_questions(questions, name, config=config)
     client.create_dataset("of others")
     every = _mlflow_datasets.versions(client)
     assert [version.source for version in every] == ["dataset:q/1", "dataset:qa/2", "dataset:qa/1", "dataset:qa.b/1"]
@@ -68,10 +68,10 @@ def test_what_is_registered_reads_back_the_same(config: QuestionsConfig, questio
     inputs = [(item.question, sorted(item.columns.items())) for item in questions.questions]
     if any(inputs.count(item) > 1 for item in inputs):
         with pytest.raises(InputError, match="MLflow keeps once"):
-            register_questions(questions, "any", config)
+            register_questions(questions, "any", config=config)
         return
-    version = register_questions(questions, "any", config)
-    again = read_questions(version.source, config)
+    version = register_questions(questions, "any", config=config)
+    again = read_questions(version.source, workspace=config)
     assert again.questions == questions.questions
     assert again.digest == questions.digest
 
@@ -80,13 +80,13 @@ def test_what_is_registered_reads_back_the_same(config: QuestionsConfig, questio
 def test_the_order_of_many_is_kept(config: QuestionsConfig) -> None:
     many = default_questions()
     heard: list[tuple[int, int]] = []
-    register_questions(many, "many", config, progress=lambda done, total: heard.append((done, total)))
-    assert read_questions("dataset:many", config).questions == many.questions
+    register_questions(many, "many", config=config, progress=lambda done, total: heard.append((done, total)))
+    assert read_questions("dataset:many", workspace=config).questions == many.questions
     assert heard == [(0, 2688), (1000, 2688), (2000, 2688)]
 
 
 def test_mlflow_has_it_as_it_wants_it(config: QuestionsConfig, client: MlflowClient) -> None:
-    register_questions(ONE, "qa", config)
+    register_questions(ONE, "qa", config=config)
     dataset = mlflow.genai.datasets.get_dataset(name="qa/1")
     frame = dataset.to_df()
     row = next(row for row in frame.to_dict("records") if row["tags"]["id"] == "1")
@@ -102,11 +102,11 @@ def test_a_set_registered_when_empty_columns_counted_is_unchanged(
     config: QuestionsConfig, client: MlflowClient
 ) -> None:
     questions = QuestionSet("x", (Question("1", "a?", columns={"level": "1", "kind": ""}),))
-    version = register_questions(questions, "qa", config)
+    version = register_questions(questions, "qa", config=config)
     before = "45f67ed487035b1b5ff15079b8330346ca5ea013b7effa994ab5bb52869ef873"
     client.set_dataset_tags(version.dataset_id, {_mlflow_datasets.DIGEST_TAG: before})
-    assert read_questions("dataset:qa", config).questions == questions.questions
-    assert not register_questions(questions, "qa", config).new
+    assert read_questions("dataset:qa", workspace=config).questions == questions.questions
+    assert not register_questions(questions, "qa", config=config).new
 
 
 def _dataset(client: MlflowClient, name: str, *records: dict[str, Any]) -> str:
@@ -127,7 +127,7 @@ def test_a_dataset_of_others(config: QuestionsConfig, client: MlflowClient) -> N
         {"inputs": {"question": "c?"}},
     ]
     _dataset(client, "it's theirs", *records)
-    found = read_questions("dataset:it's theirs", config)
+    found = read_questions("dataset:it's theirs", workspace=config)
     assert found.source == "dataset:it's theirs"
     by_text = {item.question: item for item in found.questions}
     assert by_text["a?"].reference == "x"
@@ -139,52 +139,52 @@ def test_a_dataset_of_others(config: QuestionsConfig, client: MlflowClient) -> N
 def test_a_dataset_without_questions(config: QuestionsConfig, client: MlflowClient) -> None:
     _dataset(client, "other", {"inputs": {"query": "a?"}})
     with pytest.raises(InputError, match=r"dataset:other, record 1: no column 'question', only .*'query'") as caught:
-        read_questions("dataset:other", config)
+        read_questions("dataset:other", workspace=config)
     assert caught.value.hint == "say which holds the questions: --columns question=query"
-    (item,) = read_questions("dataset:other", config, QuestionLayout(("question=query",))).questions
+    (item,) = read_questions("dataset:other", workspace=config, layout=QuestionLayout(("question=query",))).questions
     assert item.question == "a?"
     _dataset(client, "nothing")
-    assert [error.message for error in read("dataset:nothing", config).errors] == ["no questions in it"]
+    assert [error.message for error in read("dataset:nothing", workspace=config).errors] == ["no questions in it"]
 
 
 def test_a_version_that_was_changed_is_refused(config: QuestionsConfig, client: MlflowClient) -> None:
-    version = register_questions(ONE, "qa", config)
+    version = register_questions(ONE, "qa", config=config)
     client.get_dataset(version.dataset_id).merge_records([{"inputs": {"question": "z?"}}])
     for source in ("dataset:qa", "dataset:qa/1"):
         with pytest.raises(InputError, match="dataset:qa/1 was changed in MLflow") as caught:
-            read_questions(source, config)
+            read_questions(source, workspace=config)
     assert f"fledge questions register dataset:{version.dataset_id} --name qa" in caught.value.hint
-    as_it_is = read_questions(f"dataset:{version.dataset_id}", config)
+    as_it_is = read_questions(f"dataset:{version.dataset_id}", workspace=config)
     assert [item.question for item in as_it_is.questions] == ["a?", "b?", "z?"]
-    assert register_questions(as_it_is, "qa", config).version == 2
-    assert read_questions("dataset:qa", config).questions == as_it_is.questions
+    assert register_questions(as_it_is, "qa", config=config).version == 2
+    assert read_questions("dataset:qa", workspace=config).questions == as_it_is.questions
 
 
 def test_names_that_mean_nothing_or_several(config: QuestionsConfig, client: MlflowClient) -> None:
     for name in ("nothing", "qa/7", "d-" + "0" * 32, "50%", "a'b"):
         with pytest.raises(InputError, match="MLflow has no dataset"):
-            read_questions(f"dataset:{name}", config)
+            read_questions(f"dataset:{name}", workspace=config)
     with pytest.raises(InputError, match="cannot be looked for"):
-        read_questions("dataset:a'\"b", config)
+        read_questions("dataset:a'\"b", workspace=config)
     for name in ("twice", "twice"):
         identity = _dataset(client, name, {"inputs": {"question": "a?"}})
     with pytest.raises(InputError, match="several datasets") as caught:
-        read_questions("dataset:twice", config)
+        read_questions("dataset:twice", workspace=config)
     assert f"dataset:{identity}" in caught.value.hint
     with pytest.raises(InputError, match="no question set's"):
-        register_questions(ONE, "twice", config)
+        register_questions(ONE, "twice", config=config)
 
 
 @pytest.mark.parametrize("name", ["", "a b", "a/1", "d-" + "0" * 32, "-a", "a%"])
 def test_names_that_cannot_be(config: QuestionsConfig, name: str) -> None:
     with pytest.raises(InputError, match="cannot be the name"):
-        register_questions(ONE, name, config)
+        register_questions(ONE, name, config=config)
 
 
 def test_questions_that_mlflow_cannot_tell_apart_are_refused(config: QuestionsConfig, client: MlflowClient) -> None:
     twice = QuestionSet("mine.csv", (Question("1", "a?", "x"), Question("2", "a?", "y")))
     with pytest.raises(InputError, match=r"mine\.csv: questions '1' and '2' are the same"):
-        register_questions(twice, "qa", config)
+        register_questions(twice, "qa", config=config)
     assert list(client.search_datasets()) == []
 
 
@@ -193,30 +193,30 @@ def test_an_interruption_leaves_nothing_behind(config: QuestionsConfig, client: 
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        register_questions(ONE, "qa", config, progress=interrupt)
+        register_questions(ONE, "qa", config=config, progress=interrupt)
     assert list(client.search_datasets()) == []
 
 
 def test_a_version_that_a_killed_process_left_is_not_read(config: QuestionsConfig, client: MlflowClient) -> None:
     client.create_dataset("qa/1", tags={_mlflow_datasets.VERSION_TAG: "1"})
     with pytest.raises(InputError, match="not whole"):
-        read_questions("dataset:qa/1", config)
+        read_questions("dataset:qa/1", workspace=config)
     with pytest.raises(InputError, match="no dataset 'qa'"):
-        read_questions("dataset:qa", config)
-    assert register_questions(ONE, "qa", config).version == 2
-    assert read_questions("dataset:qa", config).questions == ONE.questions
+        read_questions("dataset:qa", workspace=config)
+    assert register_questions(ONE, "qa", config=config).version == 2
+    assert read_questions("dataset:qa", workspace=config).questions == ONE.questions
 
 
 def test_those_that_register_at_once_get_a_version_each(config: QuestionsConfig) -> None:
     different = [QuestionSet("mine.csv", (Question(str(n), f"{n}?"),)) for n in range(4)]
-    register_questions(TWO, "qa", config)
+    register_questions(TWO, "qa", config=config)
     with ThreadPoolExecutor(4) as pool:
-        made = list(pool.map(lambda questions: register_questions(questions, "qa", config), different))
+        made = list(pool.map(lambda questions: register_questions(questions, "qa", config=config), different))
     numbers = {version.version for version in made}  # one that two had taken may be left out
     assert len(numbers) == 4
     assert min(numbers) > 1
     for version, questions in zip(made, different, strict=True):
-        assert read_questions(version.source, config).questions == questions.questions
+        assert read_questions(version.source, workspace=config).questions == questions.questions
 
 
 @pytest.mark.slow
@@ -225,10 +225,10 @@ def test_the_same_through_a_server(tmp_path: Path, port: int) -> None:
     try:
         config = QuestionsConfig(server.url, str(tmp_path / ".fledge"))
         many = default_questions()
-        assert register_questions(many, "qa", config).version == 1
-        assert read_questions("dataset:qa", config).digest == many.digest
+        assert register_questions(many, "qa", config=config).version == 1
+        assert read_questions("dataset:qa", workspace=config).digest == many.digest
         with pytest.raises(InputError, match="MLflow has no dataset"):
-            read_questions("dataset:" + "d-" + "0" * 32, config)
+            read_questions("dataset:" + "d-" + "0" * 32, workspace=config)
     finally:
         server.close()
 

@@ -17,15 +17,15 @@ from fledge.core.errors import ConflictError
 from fledge.core.settings import Workspace
 from fledge.experiments.config import ExperimentConfig
 from fledge.prompts.store import open_prompts
-from fledge.registry.moves import Change, Move, in_force, to_undo
+from fledge.registry.moves import AliasChange, AliasMove, in_force, to_undo
 from fledge.registry.release import history, promote, register, rollback
 
 NAME = "mine"
 
 
-def _move(number: int, follows: int, before: int | None, after: int, action: Any = "promote") -> Move:
-    change = Change("model", NAME, before, after)
-    return Move(NAME, "champion", action, (change,), 0.0, "me", "here 1 0", "why", follows=follows, number=number)
+def _move(number: int, follows: int, before: int | None, after: int, action: Any = "promote") -> AliasMove:
+    change = AliasChange("model", NAME, before, after)
+    return AliasMove(NAME, "champion", action, (change,), 0.0, "me", "here 1 0", "why", follows=follows, number=number)
 
 
 def test_of_two_that_follow_the_same_the_earlier_counts() -> None:
@@ -61,14 +61,14 @@ def released(workspace: Workspace) -> Workspace:
     config = ExperimentConfig(tracking_uri=workspace.tracking_uri, state=workspace.state)
     for prompt in ("simple", "expert"):
         register(config, name=NAME, prompt=prompt)
-    promote(workspace, NAME, 1, force=True, reason="first")
+    promote(NAME, 1, force=True, reason="first", workspace=workspace)
     return workspace
 
 
 def _champion(workspace: Workspace) -> tuple[int, list[str]]:
     """The version, and the prompts that have the alias."""
     found = MlflowClient(workspace.tracking_uri).get_model_version_by_alias(NAME, "champion")
-    prompts = open_prompts(workspace)
+    prompts = open_prompts(workspace=workspace)
     return int(found.version), [name for name in ("simple", "expert") if "champion" in prompts.load(name).aliases]
 
 
@@ -77,7 +77,7 @@ def _contend(workspace: Workspace, rounds: int, ready: Any, results: Any) -> Non
         expected = 1 + number % 2
         ready.wait()
         try:
-            promote(workspace, NAME, 3 - expected, force=True, reason=f"{os.getpid()}", expected=expected)
+            promote(NAME, 3 - expected, force=True, reason=f"{os.getpid()}", expected=expected, workspace=workspace)
             results.put((number, os.getpid()))
         except ConflictError:
             pass
@@ -97,10 +97,10 @@ def contest(workspace: Workspace, rounds: int) -> None:
         assert process.exitcode == 0
     assert results.empty()
     assert [number for number, _ in won] == list(range(rounds))
-    moves = list(reversed(history(workspace, NAME)))[1:]
-    assert [move["reason"] for move in moves] == [str(pid) for _, pid in won]
-    assert [(move["from"], move["to"]) for move in moves] == [(1 + n % 2, 2 - n % 2) for n in range(rounds)]
-    assert _champion(workspace)[0] == moves[-1]["to"]
+    moves = list(reversed(history(NAME, workspace=workspace)))[1:]
+    assert [move.reason for move in moves] == [str(pid) for _, pid in won]
+    assert [(move.before, move.after) for move in moves] == [(1 + n % 2, 2 - n % 2) for n in range(rounds)]
+    assert _champion(workspace)[0] == moves[-1].after
 
 
 @pytest.mark.slow
@@ -133,7 +133,7 @@ def watched(name):
 for name in ("create_model_version", "set_prompt_alias", "delete_prompt_alias", "set_registered_model_alias",
              "set_model_version_tag"):
     watched(name)
-promote(Workspace(sys.argv[3], sys.argv[4]), "mine", 2, force=True, reason="killed")
+promote("mine", 2, force=True, reason="killed", workspace=Workspace(sys.argv[3], sys.argv[4]))
 print("calls", calls)
 """
 OLD, NEW = (1, ["simple"]), (2, ["expert"])
@@ -153,7 +153,7 @@ def test_killed_at_each_step(released: Workspace) -> None:
         assert _killed(released, step, moment).returncode == -signal.SIGKILL
         assert _champion(released)[0] == (2 if step == 5 or (step, moment) == (4, "after") else 1)
         said: list[str] = []
-        found = history(released, NAME, said.append)
+        found = history(NAME, say=said.append, workspace=released)
         if (step, moment) == (1, "before"):  # nothing was written yet
             assert (_champion(released), len(found), said) == (OLD, moves, [])
             continue
@@ -161,9 +161,9 @@ def test_killed_at_each_step(released: Workspace) -> None:
         ended = (step, moment) == (5, "after")
         assert ["did not end; ended now" in text for text in said] == ([] if ended else [True])
         again: list[str] = []
-        assert history(released, NAME, again.append) == found
+        assert history(NAME, say=again.append, workspace=released) == found
         assert again == []
-        rollback(released, NAME)
+        rollback(NAME, workspace=released)
         assert _champion(released) == OLD
         moves += 2
     done = _killed(released, 99, "before")

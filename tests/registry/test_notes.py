@@ -24,12 +24,12 @@ def released(workspace: Workspace) -> Workspace:
 
 def test_a_note_is_shown_and_stands_in_no_moves_way(released: Workspace) -> None:
     uri = released.tracking
-    promote(released, "mine", 1, force=True, reason="first")
+    promote("mine", 1, force=True, reason="first", workspace=released)
     note(uri, "mine", "champion", "refused", 1, 3, "could not be served")
-    promote(released, "mine", 2, force=True, reason="second")
+    promote("mine", 2, force=True, reason="second", workspace=released)
     note(uri, "mine", "challenger", "canary", 2, 3, "rolled back", evidence="run")
-    assert rollback(released, "mine").after == 1
-    shown = [(item["action"], item["from"], item["to"], item["forced"]) for item in history(released, "mine")]
+    assert rollback("mine", workspace=released).after == 1
+    shown = [(item.action, item.before, item.after, item.forced) for item in history("mine", workspace=released)]
     assert shown == [
         ("rollback", 2, 1, False),
         ("canary", 2, 3, False),
@@ -44,7 +44,7 @@ def test_a_canary_is_evidence_for_its_own_release_if_it_passed(released: Workspa
     failed = record_canary(uri, "mine", 2, False, "at 5 % of the requests: error_rate<=+1%: 0.5 against 0", [])
     passed = record_canary(uri, "mine", 2, True, "at 100 % of the requests: error_rate<=+1%: 0 against 0", [])
     with pytest.raises(RefusedError, match="its canary was rolled back at 5 %"):
-        promote(released, "mine", 2, evidence=failed)
+        promote("mine", 2, evidence=failed, workspace=released)
     with pytest.raises(RefusedError, match="the canary of another release"):
-        promote(released, "mine", 3, evidence=passed)
-    assert promote(released, "mine", 2, evidence=passed).reason.startswith("passed its canary at 100 %")
+        promote("mine", 3, evidence=passed, workspace=released)
+    assert promote("mine", 2, evidence=passed, workspace=released).reason.startswith("passed its canary at 100 %")

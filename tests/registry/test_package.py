@@ -82,11 +82,11 @@ def _room(*folders: Path) -> int:
 def test_releases_of_one_model_share_their_files(workspace: Workspace) -> None:
     store, state = Path.cwd() / "mlartifacts", Path(workspace.state)
     register(_config(workspace), name="mine", prompt="simple")
-    promote(workspace, "mine", 1, force=True, reason="first")
+    promote("mine", 1, force=True, reason="first", workspace=workspace)
     first = _room(store, state)
     for name, prompt in (("mine", "expert"), ("other", "simple")):
         version = register(_config(workspace), name=name, prompt=prompt).version
-        promote(workspace, name, version, force=True, reason="another")
+        promote(name, version, force=True, reason="another", workspace=workspace)
     weights = [*store.rglob("model.safetensors"), *state.rglob("model.safetensors")]
     assert len(weights) == 6
     assert len({path.stat().st_ino for path in weights}) == 1
@@ -96,6 +96,6 @@ def test_releases_of_one_model_share_their_files(workspace: Workspace) -> None:
     (gone,) = {path.parents[3] for path in store.rglob("release.json") if '"expert"' in path.read_text()}
     shutil.rmtree(gone)
     for name in ("mine/1", "other/1"):
-        assert verify(workspace, name).files > 5
+        assert verify(name, workspace=workspace).files > 5
     with pytest.raises(FledgeError, match=r"no readable release\.json"):
-        verify(workspace, "mine/2")
+        verify("mine/2", workspace=workspace)

@@ -71,7 +71,7 @@ def test_from_a_comparison(workspace: Workspace, embedded_engine: Engine) -> Non
     assert unproven.name == "huggingface-dialogpt-model"
     assert unproven.arm is not None
     assert unproven.arm.summary() == "arm simple, unproven: no verdict speaks for it"
-    verdict = compare(config, run.run_id, options=CompareOptions(metric="token_f1"))
+    verdict = compare(run.run_id, options=CompareOptions(metric="token_f1"), workspace=config)
     released = register(_config(workspace), name="mine", run_id=run.run_id)
     assert released.arm is not None
     assert (released.arm.name, released.arm.proven) == (verdict.leader, verdict.winner is not None)
@@ -101,8 +101,8 @@ def test_from_an_evaluation_of_a_release(workspace: Workspace, embedded_engine: 
     first = register(_config(workspace), name="mine", prompt="expert")
     settings = {"tracking_uri": workspace.tracking_uri, "state": workspace.state, "limit": 3}
     found = evaluate("models:/mine/1", "error_rate<=0.5", gate_on="mean", settings=settings, engine=embedded_engine)
-    promote(workspace, "mine", 1, evidence=found.run_id[:8])
-    assert history(workspace, "mine")[0]["evidence"] == found.run_id
+    promote("mine", 1, evidence=found.run_id[:8], workspace=workspace)
+    assert history("mine", workspace=workspace)[0].evidence == found.run_id
     again = register(_config(workspace), run_id="last")  # of a release, under its name
     assert (again.name, again.version, again.new, again.digest) == ("mine", 1, False, first.digest)
     assert again.arm is not None
@@ -128,18 +128,18 @@ def test_a_model_that_has_changed_since_its_run(workspace: Workspace, tmp_path: 
 
 def test_a_release_is_evaluated_with_its_own_settings(workspace: Workspace, embedded_engine: Engine) -> None:
     """An arm's settings come before those of its prompt, and stay with the release."""
-    open_prompts(workspace).register(Draft("brief", "{{question}} In short:", settings={"max_tokens": 9}))
+    open_prompts(workspace=workspace).register(Draft("brief", "{{question}} In short:", settings={"max_tokens": 9}))
     arm = ArmConfig("brief", generation={"max_tokens": 11})
     run = run_experiment(_config(workspace, arms=(arm,), limit=3), engine=embedded_engine)
     register(_config(workspace), name="mine", run_id=run.run_id, arm=run.arms[0].name)
     settings = {"tracking_uri": workspace.tracking_uri, "state": workspace.state, "limit": 3}
     found = evaluate("models:/mine/1", "error_rate<=0.5", gate_on="mean", settings=settings, engine=embedded_engine)
     assert load_arm(connect(workspace.tracking_uri), found.run_id).generation.max_tokens == 11
-    promote(workspace, "mine", 1, evidence=found.run_id)
+    promote("mine", 1, evidence=found.run_id, workspace=workspace)
 
 
 def test_a_prompts_own_settings_and_variables(workspace: Workspace) -> None:
-    store = open_prompts(workspace)
+    store = open_prompts(workspace=workspace)
     store.register(Draft("brief", "{{question}} In short:", settings={"max_tokens": 9, "stop_sequences": ["."]}))
     config = _config(workspace)
     config = replace(config, generation=replace(config.generation, temperature=1))
@@ -162,7 +162,7 @@ def test_a_chat_model_is_registered_with_the_question_itself_and_asked_by_chat(
     assert (found.prompt_label, found.format, found.system) == ("question/1", "chat", "")
     register(replace(config, format="completion"), name="mine")
     assert _manifest(workspace, 2).format == "completion"
-    open_prompts(workspace).register(Draft("told", "Q: {{question}}", system="You are {{who}}."))
+    open_prompts(workspace=workspace).register(Draft("told", "Q: {{question}}", system="You are {{who}}."))
     release = register(config, name="mine", prompt="told")
     found = _manifest(workspace, 3)
     assert (found.template, found.format, found.system) == ("Q: {{question}}", "chat", "You are {{who}}.")
@@ -199,17 +199,17 @@ def test_the_format_of_an_arm_goes_into_its_release_and_is_part_of_its_evidence(
         found = evaluate(target, "error_rate<=0.5", gate_on="mean", settings=settings, engine=instruct_engine)
         evidence[version] = found.run_id
         assert load_arm(connect(workspace.tracking_uri), found.run_id).format == form
-        promote(workspace, "mine", version, evidence=found.run_id)
+        promote("mine", version, evidence=found.run_id, workspace=workspace)
     with pytest.raises(RefusedError, match="the prompt was asked as chat, and the release asks it as completion"):
-        promote(workspace, "mine", 1, evidence=evidence[2])
+        promote("mine", 1, evidence=evidence[2], workspace=workspace)
 
 
 @pytest.mark.parametrize("name", ["a/b", "a:b", "a@b", "mine.history", "simple"])
 def test_a_name_that_cannot_be(workspace: Workspace, name: str) -> None:
-    open_prompts(workspace).load("simple")
+    open_prompts(workspace=workspace).load("simple")
     with pytest.raises(InputError, match=r"cannot be the name of a release|is the name of a prompt"):
         register(_config(workspace), name=name)
-    assert len(open_prompts(workspace).versions("simple")) == 1
+    assert len(open_prompts(workspace=workspace).versions("simple")) == 1
 
 
 def test_only_a_model_of_the_hub_is_kept_by_reference(workspace: Workspace) -> None:

@@ -95,7 +95,7 @@ def test_promotion_needs_evidence(workspace: Workspace) -> None:
     register(_config(workspace), name=DEFAULT_NAME, prompt="expert")
     digest = _model_digest(workspace, 1)
     with pytest.raises(RefusedError, match="no evidence was given"):
-        promote(workspace, DEFAULT_NAME, 1)
+        promote(DEFAULT_NAME, 1, workspace=workspace)
     refusals = [
         (_evidence(workspace, digest, None), "has no winner"),
         (_evidence(workspace, digest, "simple"), "the prompt simple/1 that did so, and the release uses expert/1"),
@@ -108,78 +108,78 @@ def test_promotion_needs_evidence(workspace: Workspace) -> None:
     ]
     for run, problem in refusals:
         with pytest.raises(RefusedError, match=problem):
-            promote(workspace, DEFAULT_NAME, 1, evidence=run)
-    assert history(workspace, DEFAULT_NAME) == []
+            promote(DEFAULT_NAME, 1, evidence=run, workspace=workspace)
+    assert history(DEFAULT_NAME, workspace=workspace) == []
 
     proof = _evidence(workspace, digest, "expert")
-    move = promote(workspace, DEFAULT_NAME, 1, evidence=proof)
+    move = promote(DEFAULT_NAME, 1, evidence=proof, workspace=workspace)
     assert (move.before, move.after) == (None, 1)
     champion = MlflowClient(workspace.tracking_uri).get_model_version_by_alias(DEFAULT_NAME, "champion")
     assert int(champion.version) == 1
-    (entry,) = history(workspace, DEFAULT_NAME)
-    assert entry["evidence"] == proof
-    assert entry["reason"] == "better than simple on token_f1"
-    assert entry["forced"] is False
+    (entry,) = history(DEFAULT_NAME, workspace=workspace)
+    assert entry.evidence == proof
+    assert entry.reason == "better than simple on token_f1"
+    assert entry.forced is False
 
 
 def test_an_evaluation_that_passed_is_evidence(workspace: Workspace) -> None:
     register(_config(workspace), name=DEFAULT_NAME, prompt="expert")
     passed = _evaluation(workspace, _model_digest(workspace, 1), gates=[("token_f1>=0.6", True)])
-    promote(workspace, DEFAULT_NAME, 1, evidence=passed)
-    assert history(workspace, DEFAULT_NAME)[0]["reason"] == "passed token_f1>=0.6"
+    promote(DEFAULT_NAME, 1, evidence=passed, workspace=workspace)
+    assert history(DEFAULT_NAME, workspace=workspace)[0].reason == "passed token_f1>=0.6"
 
 
 def test_the_prompts_alias_moves_along_and_back(workspace: Workspace) -> None:
     for name in ("simple", "expert"):
         register(_config(workspace), name=DEFAULT_NAME, prompt=name)
-    prompts = open_prompts(workspace)
+    prompts = open_prompts(workspace=workspace)
 
     def where() -> tuple[str, list[str]]:
         client = MlflowClient(workspace.tracking_uri)
         champion = client.get_model_version_by_alias(DEFAULT_NAME, "champion").version
         return str(champion), [name for name in ("simple", "expert") if "champion" in prompts.load(name).aliases]
 
-    promote(workspace, DEFAULT_NAME, 1, force=True, reason="first")
+    promote(DEFAULT_NAME, 1, force=True, reason="first", workspace=workspace)
     assert where() == ("1", ["simple"])
-    promote(workspace, DEFAULT_NAME, 2, force=True, reason="second")
+    promote(DEFAULT_NAME, 2, force=True, reason="second", workspace=workspace)
     assert where() == ("2", ["expert"])
-    promote(workspace, DEFAULT_NAME, 2, force=True, reason="once more")
-    move = rollback(workspace, DEFAULT_NAME)
+    promote(DEFAULT_NAME, 2, force=True, reason="once more", workspace=workspace)
+    move = rollback(DEFAULT_NAME, workspace=workspace)
     assert (move.before, move.after) == (2, 1)
     assert where() == ("1", ["simple"])
     with pytest.raises(InputError, match="has had no version before"):
-        rollback(workspace, DEFAULT_NAME)
-    promote(workspace, DEFAULT_NAME, 2, force=True, reason="again")
+        rollback(DEFAULT_NAME, workspace=workspace)
+    promote(DEFAULT_NAME, 2, force=True, reason="again", workspace=workspace)
     MlflowClient(workspace.tracking_uri).set_registered_model_alias(DEFAULT_NAME, "champion", "1")
     with pytest.raises(ConflictError, match="outside of fledge"):
-        rollback(workspace, DEFAULT_NAME)
-    shown = [(move["action"], move["from"], move["to"]) for move in history(workspace, DEFAULT_NAME)]
+        rollback(DEFAULT_NAME, workspace=workspace)
+    shown = [(move.action, move.before, move.after) for move in history(DEFAULT_NAME, workspace=workspace)]
     promotions = [("promote", 1, 2), ("rollback", 2, 1), ("promote", 2, 2), ("promote", 1, 2), ("promote", None, 1)]
     assert shown == promotions
-    assert all(len(move["digest"]) == 64 for move in history(workspace, DEFAULT_NAME))
+    assert all(len(move.digest) == 64 for move in history(DEFAULT_NAME, workspace=workspace))
 
 
 def test_a_prompt_that_is_another_models_keeps_its_alias(workspace: Workspace) -> None:
     for model, name in (("one", "simple"), ("two", "simple"), ("one", "expert")):
         version = register(_config(workspace), name=model, prompt=name).version
-        promote(workspace, model, version, force=True, reason="test")
-    prompts = open_prompts(workspace)
+        promote(model, version, force=True, reason="test", workspace=workspace)
+    prompts = open_prompts(workspace=workspace)
     assert [prompts.load(name).aliases for name in ("simple", "expert")] == [("champion",), ("champion",)]
-    rollback(workspace, "one")
+    rollback("one", workspace=workspace)
     assert [prompts.load(name).aliases for name in ("simple", "expert")] == [("champion",), ()]
 
 
 def test_a_prompt_that_was_deleted_holds_nothing_up(workspace: Workspace) -> None:
     for name in ("simple", "expert"):
         version = register(_config(workspace), name=DEFAULT_NAME, prompt=name).version
-        promote(workspace, DEFAULT_NAME, version, force=True, reason="test")
+        promote(DEFAULT_NAME, version, force=True, reason="test", workspace=workspace)
     client, said = MlflowClient(workspace.tracking_uri), list[str]()
     client.delete_prompt_version("simple", "1")
-    assert rollback(workspace, DEFAULT_NAME, say=said.append).after == 1
+    assert rollback(DEFAULT_NAME, say=said.append, workspace=workspace).after == 1
     assert client.get_model_version_by_alias(DEFAULT_NAME, "champion").version == 1
-    promote(workspace, DEFAULT_NAME, 1, force=True, reason="once more", say=said.append)
+    promote(DEFAULT_NAME, 1, force=True, reason="once more", say=said.append, workspace=workspace)
     assert "prompt simple/1 is not there any more, and its alias stays as it is" in said
-    assert [move["to"] for move in history(workspace, DEFAULT_NAME)] == [1, 1, 2, 1]
+    assert [move.after for move in history(DEFAULT_NAME, workspace=workspace)] == [1, 1, 2, 1]
 
 
 def test_stop_texts_are_those_that_were_judged(workspace: Workspace) -> None:
@@ -195,22 +195,22 @@ def test_stop_texts_are_those_that_were_judged(workspace: Workspace) -> None:
 def test_only_the_expected_version_is_replaced(workspace: Workspace) -> None:
     for name in ("simple", "expert"):
         register(_config(workspace), name=DEFAULT_NAME, prompt=name)
-    promote(workspace, DEFAULT_NAME, 1, force=True, reason="first", expected=0)
+    promote(DEFAULT_NAME, 1, force=True, reason="first", expected=0, workspace=workspace)
     with pytest.raises(ConflictError, match="is 1, not nothing"):
-        promote(workspace, DEFAULT_NAME, 2, force=True, reason="second", expected=0)
-    promote(workspace, DEFAULT_NAME, 2, force=True, reason="second", expected=1)
-    assert len(history(workspace, DEFAULT_NAME)) == 2
+        promote(DEFAULT_NAME, 2, force=True, reason="second", expected=0, workspace=workspace)
+    promote(DEFAULT_NAME, 2, force=True, reason="second", expected=1, workspace=workspace)
+    assert len(history(DEFAULT_NAME, workspace=workspace)) == 2
 
 
 def test_force_needs_a_reason_and_is_recorded(workspace: Workspace) -> None:
     for name in ("simple", "expert"):
         register(_config(workspace), name=DEFAULT_NAME, prompt=name)
     with pytest.raises(InputError, match="needs a reason"):
-        promote(workspace, DEFAULT_NAME, 1, force=True)
-    promote(workspace, DEFAULT_NAME, 1, force=True, reason="first one")
-    promote(workspace, DEFAULT_NAME, 2, force=True, reason="second one")
+        promote(DEFAULT_NAME, 1, force=True, workspace=workspace)
+    promote(DEFAULT_NAME, 1, force=True, reason="first one", workspace=workspace)
+    promote(DEFAULT_NAME, 2, force=True, reason="second one", workspace=workspace)
     assert [
-        (move["from"], move["to"], move["reason"], move["forced"]) for move in history(workspace, DEFAULT_NAME)
+        (move.before, move.after, move.reason, move.forced) for move in history(DEFAULT_NAME, workspace=workspace)
     ] == [
         (1, 2, "second one", True),
         (None, 1, "first one", True),
@@ -220,17 +220,17 @@ def test_force_needs_a_reason_and_is_recorded(workspace: Workspace) -> None:
 def test_what_is_not_there(workspace: Workspace) -> None:
     for use in (history, rollback):
         with pytest.raises(InputError, match="no registered model 'nobody'"):
-            use(workspace, "nobody")
+            use("nobody", workspace=workspace)
     for target in ("nobody", "nobody@champion", "models:/nobody/1", "nobody/x", "embedded"):
         with pytest.raises(InputError, match="no release"):
-            verify(workspace, target)
+            verify(target, workspace=workspace)
     with pytest.raises(InputError, match="no release"):
-        promote(workspace, "nobody", 1, force=True, reason="why not")
+        promote("nobody", 1, force=True, reason="why not", workspace=workspace)
 
 
 def test_a_release_is_found_by_every_name(workspace: Workspace) -> None:
     register(_config(workspace), name=DEFAULT_NAME, prompt="simple")
-    promote(workspace, DEFAULT_NAME, 1, force=True, reason="first")
+    promote(DEFAULT_NAME, 1, force=True, reason="first", workspace=workspace)
     names = (DEFAULT_NAME, f"{DEFAULT_NAME}@champion", f"{DEFAULT_NAME}/1", f"models:/{DEFAULT_NAME}/1")
     assert len({release_folder(name, workspace) for name in names}) == 1
     with pytest.raises(InputError, match="no release"):
@@ -262,18 +262,18 @@ def test_what_was_changed_in_the_store_is_refused(workspace: Workspace, damage: 
     release = register(_config(workspace), name=DEFAULT_NAME, prompt="simple")
     (stored,) = Path.cwd().glob("mlartifacts/*/models/*/artifacts/artifacts/release")
     files = sum(path.is_file() for path in stored.rglob("*")) - 1
-    assert verify(workspace, f"{DEFAULT_NAME}/1") == (DEFAULT_NAME, 1, release.digest, files, False, False)
+    assert verify(f"{DEFAULT_NAME}/1", workspace=workspace) == (DEFAULT_NAME, 1, release.digest, files, False, False)
     DAMAGES[damage](stored)
     with pytest.raises(FledgeError, match=damage):
-        verify(workspace, f"{DEFAULT_NAME}/1")
+        verify(f"{DEFAULT_NAME}/1", workspace=workspace)
     with pytest.raises(FledgeError, match=damage):
         release_folder(f"{DEFAULT_NAME}/1", workspace)
     with pytest.raises(FledgeError, match=damage):
-        promote(workspace, DEFAULT_NAME, 1, force=True, reason="all the same")
+        promote(DEFAULT_NAME, 1, force=True, reason="all the same", workspace=workspace)
     if MANIFEST not in damage:  # of its own accord a release knows nothing of what was registered
         with pytest.raises(FledgeError, match=damage):
             mlflow.pyfunc.load_model(release.model_uri)
-    assert history(workspace, DEFAULT_NAME) == []
+    assert history(DEFAULT_NAME, workspace=workspace) == []
 
 
 def test_a_copy_that_was_damaged_is_fetched_again(workspace: Workspace) -> None:

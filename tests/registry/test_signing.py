@@ -42,13 +42,13 @@ def test_a_signature_holds_for_its_key_and_nothing_else(workspace: Workspace, tm
     assert not (tmp_path / "mlartifacts").exists()
 
     register(config, name="mine", sign_key=private)
-    found = verify(workspace, "mine/1", key=public)
+    found = verify("mine/1", key=public, workspace=workspace)
     assert (found.signed, found.signature_checked) == (True, True)
-    assert verify(workspace, "mine/1").signature_checked is False
+    assert verify("mine/1", workspace=workspace).signature_checked is False
     with pytest.raises(FledgeError, match="the signature does not hold"):
-        verify(workspace, "mine/1", key=others)
+        verify("mine/1", key=others, workspace=workspace)
     with pytest.raises(InputError, match="is no public key"):
-        verify(workspace, "mine/1", key=private)
+        verify("mine/1", key=private, workspace=workspace)
     # The tool that others have says the same of the folder.
     command = ["-m", "model_signing", "verify", "key", str(_stored()), "--public_key", str(public)]
     tool = [sys.executable, *command, "--signature", str(_stored() / SIGNATURE)]
@@ -60,4 +60,4 @@ def test_a_signature_holds_for_its_key_and_nothing_else(workspace: Workspace, tm
 def test_what_is_not_signed_is_told(workspace: Workspace, tmp_path: Path) -> None:
     register(ExperimentConfig(tracking_uri=workspace.tracking_uri, state=workspace.state), name="mine")
     with pytest.raises(FledgeError, match="is not signed"):
-        verify(workspace, "mine/1", key=_keys(tmp_path, "ours")[1])
+        verify("mine/1", key=_keys(tmp_path, "ours")[1], workspace=workspace)

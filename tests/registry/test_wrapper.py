@@ -160,7 +160,7 @@ def test_mlflow_evaluates_it(model: Any) -> None:
 
 def test_a_conversation_as_prompt(stored: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
     turns = (Message("system", "Answer briefly."), Message("user", "{{question}}"))
-    open_prompts(stored).register(Draft("chatty", turns))
+    open_prompts(workspace=stored).register(Draft("chatty", turns))
     loaded = _load(stored, "chatty", monkeypatch)
     answers = loaded.predict([QUESTION, "What is MLOps?"], params=FEW)
     assert len(answers) == 2

@@ -46,16 +46,16 @@ def config(workspace: Workspace, port: int) -> ServeConfig:
         generation = GenerationParams(max_tokens=tokens)
         experiment = ExperimentConfig(tracking_uri=workspace.tracking_uri, state=workspace.state, generation=generation)
         register(experiment, name="mine", prompt="simple")
-    promote(workspace, "mine", 1, force=True, reason="test")
+    promote("mine", 1, force=True, reason="test", workspace=workspace)
     return ServeConfig(tracking_uri=workspace.tracking_uri, state=workspace.state, port=port, watch_s=0.5)
 
 
 @pytest.fixture
 def endpoint(config: ServeConfig) -> Iterator[EndpointStatus]:
-    running = serve(config, "mine@champion")
+    running = serve("mine@champion", config=config)
     yield running
-    if status(config):
-        stop(config)
+    if status(workspace=config):
+        stop(workspace=config)
 
 
 def _version(endpoint: EndpointStatus) -> str:
@@ -73,13 +73,13 @@ def test_requests_move_with_the_alias_and_none_fails(config: ServeConfig, endpoi
 
     with asking(endpoint, ask):
         assert until(lambda: len(answers) > 20)
-        promote(config, "mine", 2, force=True, reason="test")
+        promote("mine", 2, force=True, reason="test", workspace=config)
         assert until(lambda: answers[-1] == "mine/2")
-        rollback(config, "mine")
+        rollback("mine", workspace=config)
         assert until(lambda: answers[-1] == "mine/1")
     assert set(answers) == {"mine/1", "mine/2"}
-    assert until(lambda: [item["version"] for item in status(config)[0].releases] == [1])
-    assert until(lambda: [part["role"] for part in status(config)[0].processes].count("engine") == 1)
+    assert until(lambda: [item["version"] for item in status(workspace=config)[0].releases] == [1])
+    assert until(lambda: [part["role"] for part in status(workspace=config)[0].processes].count("engine") == 1)
 
 
 def test_a_release_that_cannot_be_served_leaves_the_old_one(config: ServeConfig, endpoint: EndpointStatus) -> None:
@@ -96,12 +96,12 @@ def test_a_release_that_cannot_be_served_leaves_the_old_one(config: ServeConfig,
     log = log_file(Path(endpoint.folder))
     assert until(lambda: "model.safetensors was changed" in log.read_text(encoding="utf-8"))
     assert _version(endpoint) == "mine/1"
-    assert "model.safetensors was changed" in find(config).last_error
+    assert "model.safetensors was changed" in find(workspace=config).last_error
     assert until(lambda: metrics(endpoint, "fledge_release_refused_total") == 1)
-    assert until(lambda: history(config, "mine")[0]["action"] == "refused")
-    (entry, *_) = history(config, "mine")
-    assert (entry["alias"], entry["from"], entry["to"]) == ("champion", 1, 2)
-    assert "mine/1 goes on" in entry["reason"]
+    assert until(lambda: history("mine", workspace=config)[0].action == "refused")
+    (entry, *_) = history("mine", workspace=config)
+    assert (entry.alias, entry.before, entry.after) == ("champion", 1, 2)
+    assert "mine/1 goes on" in entry.reason
 
 
 def test_a_release_whose_answers_are_no_numbers_is_not_served(config: ServeConfig, endpoint: EndpointStatus) -> None:
@@ -112,30 +112,30 @@ def test_a_release_whose_answers_are_no_numbers_is_not_served(config: ServeConfi
     large = {name: np.full(values.shape, 3e38, np.float32) for name, values in weights.items()}
     save_file(large, folder / "model.safetensors")
     register(ExperimentConfig(model=str(folder), tracking_uri=config.tracking_uri, state=config.state), name="mine")
-    promote(config, "mine", 3, force=True, reason="test")
-    assert until(lambda: history(config, "mine")[0]["action"] == "refused")
-    (entry, *_) = history(config, "mine")
-    assert (entry["from"], entry["to"]) == (1, 3)
+    promote("mine", 3, force=True, reason="test", workspace=config)
+    assert until(lambda: history("mine", workspace=config)[0].action == "refused")
+    (entry, *_) = history("mine", workspace=config)
+    assert (entry.before, entry.after) == (1, 3)
     assert _version(endpoint) == "mine/1"
-    assert _version(restart(config)) == "mine/1"  # what was served last, not what could not be
+    assert _version(restart(workspace=config)) == "mine/1"  # what was served last, not what could not be
 
 
 def test_an_endpoint_starts_and_restarts_without_a_tracking_server(config: ServeConfig) -> None:
     database = Path(config.tracking.removeprefix("sqlite:///"))
     database.rename("away.db")
     database.mkdir()  # no database can be opened there
-    running = serve(config, "mine@champion")  # promoted, and never served before
+    running = serve("mine@champion", config=config)  # promoted, and never served before
     try:
         assert _version(running) == "mine/1"
-        assert restart(config).url == running.url
+        assert restart(workspace=config).url == running.url
         assert _version(running) == "mine/1"
     finally:
-        stop(config)
+        stop(workspace=config)
 
 
 def test_the_recorder_waits_for_no_release_that_does_not_come_up(config: ServeConfig) -> None:
     def running(role: str) -> dict[str, int]:
-        found = [part for item in status(config) for part in item.processes if part["role"] == role]
+        found = [part for item in status(workspace=config) for part in item.processes if part["role"] == role]
         return {part.get("release", ""): part["pid"] for part in found}
 
     path = prepare(config, "mine@champion", "mine/2", detached=True)
@@ -145,16 +145,16 @@ def test_the_recorder_waits_for_no_release_that_does_not_come_up(config: ServeCo
             engine = running("engine")["mine/2"]
             os.kill(engine, signal.SIGSTOP)
             assert until(lambda: bool(running("recorder")))
-            assert status(config)[0].state == "starting"
+            assert status(workspace=config)[0].state == "starting"
             os.kill(engine, signal.SIGCONT)
-            assert until(lambda: status(config)[0].state == "ready")
-            assert len([part for part in status(config)[0].processes if part["role"] == "recorder"]) == 1
+            assert until(lambda: status(workspace=config)[0].state == "ready")
+            assert len([part for part in status(workspace=config)[0].processes if part["role"] == "recorder"]) == 1
         finally:
             process.terminate()
 
 
 def test_an_engine_that_hangs_is_killed_and_comes_back(config: ServeConfig) -> None:
-    running = serve(replace(config, heartbeat_s=8.0), "mine@champion")
+    running = serve("mine@champion", config=replace(config, heartbeat_s=8.0))
     try:
         engine = pids(running)["engine"]
         os.kill(engine, signal.SIGSTOP)
@@ -162,6 +162,6 @@ def test_an_engine_that_hangs_is_killed_and_comes_back(config: ServeConfig) -> N
         assert until(lambda: httpx.get(f"{running.url}/ready", timeout=PATIENCE_S, trust_env=False).status_code == 200)
         assert _version(running) == "mine/1"
         assert "did not answer for 8 s" in log_file(Path(running.folder)).read_text(encoding="utf-8")
-        assert find(config).url == running.url
+        assert find(workspace=config).url == running.url
     finally:
-        stop(config)
+        stop(workspace=config)

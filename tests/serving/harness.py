@@ -68,12 +68,12 @@ def lay_out(folder: Path, engine_cache: Path, *templates: Template, versions: in
 def served(config: ServeConfig, *targets: str, **changes: Any) -> Iterator[EndpointStatus]:
     """An endpoint, up as long as the block runs."""
     config = replace(config, **{"port": free_port(), **changes})
-    running = serve(config, *(targets or (f"{NAME}@champion",)))
+    running = serve(*(targets or (f"{NAME}@champion",)), config=config)
     try:
         yield running
     finally:
-        if running.url in [item.url for item in status(config)]:
-            stop(config, config.port)
+        if running.url in [item.url for item in status(workspace=config)]:
+            stop(config.port, workspace=config)
 
 
 def client(endpoint: EndpointStatus, **options: Any) -> httpx.Client:

@@ -26,14 +26,14 @@ def test_a_release_of_a_chat_model_answers_alike_wherever_it_is_asked(
     instruct_engine: Engine,
     fledge: Run,
 ) -> None:
-    open_prompts(workspace).register(Draft("told", "{{question}}", system="Be brief."))
+    open_prompts(workspace=workspace).register(Draft("told", "{{question}}", system="Be brief."))
     config = ExperimentConfig(tracking_uri=workspace.tracking_uri, state=workspace.state, model=str(instruct_model))
     releases = [register(config, name="mine"), register(config, name="other", prompt="told")]
     mlflow.set_tracking_uri(workspace.tracking_uri)
     turns = [{"role": "user", "content": QUESTION}]
     theirs = []
     for release in releases:
-        promote(workspace, release.name, 1, force=True, reason="test")
+        promote(release.name, 1, force=True, reason="test", workspace=workspace)
         model = mlflow.pyfunc.load_model(release.model_uri)
         theirs.append(model.predict([QUESTION])[0])
         assert model.predict({"messages": turns}) == [theirs[-1]]

@@ -59,7 +59,7 @@ def test_mlflows_own_server_answers_the_same(workspace: Workspace, port: int, mo
     release = register(
         ExperimentConfig(tracking_uri=workspace.tracking_uri, state=workspace.state), name="mine", prompt="simple"
     )
-    promote(workspace, "mine", 1, force=True, reason="test")
+    promote("mine", 1, force=True, reason="test", workspace=workspace)
     mlflow.set_tracking_uri(workspace.tracking_uri)
     model = mlflow.pyfunc.load_model(release.model_uri)
     bodies = _bodies_for_both()

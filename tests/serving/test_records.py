@@ -141,7 +141,7 @@ def test_at_the_end_of_the_drain_time_everybody_is_told_also_who_waits(config: S
     with served(config, limits=limits) as endpoint, ThreadPoolExecutor(8) as pool, client(endpoint) as http:
         asked = [pool.submit(http.post, "/v1/completions", json={**LONG, "stream": i % 2 > 0}) for i in range(8)]
         assert until(lambda: sum(work_of(port_of(endpoint.url))) == 8)
-        stop(config, port_of(endpoint.url))
+        stop(port_of(endpoint.url), workspace=config)
         answers = [one.result() for one in asked]
     assert {answer.status_code for answer in answers} <= {200, 503}
     for answer in answers:
@@ -165,7 +165,7 @@ def test_a_stop_waits_for_tables_that_are_read_and_tells_who_still_sends(config:
         asked = [pool.submit(http.post, "/invocations", content=table, headers=about) for _ in range(6)]
         reading = psutil.Process(pids(endpoint)["endpoint"])  # a process of its own reads each table
         assert until(lambda: len(reading.children()) + sum(one.done() for one in asked) >= len(asked))
-        stop(config, port_of(endpoint.url))
+        stop(port_of(endpoint.url), workspace=config)
         assert [one.result().status_code for one in asked] == [200] * 6
         late = next_answer(sender)
     assert late is not None

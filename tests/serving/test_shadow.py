@@ -60,7 +60,7 @@ def test_one_whose_prompt_wants_more_than_there_is_answers_nothing(config: Serve
 
 def test_one_whose_engine_keeps_crashing_is_left_out(config: ServeConfig, endpoint: EndpointStatus) -> None:
     def running() -> EndpointStatus:
-        return next(item for item in status(config) if item.url == endpoint.url)
+        return next(item for item in status(workspace=config) if item.url == endpoint.url)
 
     def engines() -> set[int]:
         return {part["pid"] for part in running().processes if part.get("release") == "mine/2"}

@@ -83,16 +83,16 @@ def test_an_alias_that_moves_is_served_at_once(
         for tokens in (4, 5):
             generation = GenerationParams(max_tokens=tokens)
             register(ExperimentConfig(tracking_uri=server.url, state=here.state, generation=generation), name="mine")
-        promote(here, "mine", 1, force=True, reason="test")
+        promote("mine", 1, force=True, reason="test", workspace=here)
         config = ServeConfig(tracking_uri=server.url, state=here.state, port=free_port(), watch_s=3600)
-        running = serve(config, "mine@champion")
+        running = serve("mine@champion", config=config)
         try:
             MlflowClient(server.url).create_webhook(
                 "fledge", f"{running.url}{PATH}", [WebhookEvent("model_version_alias", "created")], secret=SECRET
             )
-            promote(here, "mine", 2, force=True, reason="test")
-            assert until(lambda: [item["version"] for item in find(config).releases] == [2])
+            promote("mine", 2, force=True, reason="test", workspace=here)
+            assert until(lambda: [item["version"] for item in find(workspace=config).releases] == [2])
         finally:
-            stop(config)
+            stop(workspace=config)
     finally:
         server.close()

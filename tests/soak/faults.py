@@ -51,7 +51,7 @@ class Running:
 
     @property
     def status(self) -> EndpointStatus:
-        return next(item for item in status(self.config) if item.url == self.url)
+        return next(item for item in status(workspace=self.config) if item.url == self.url)
 
     @property
     def log(self) -> str:

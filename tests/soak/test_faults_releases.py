@@ -44,7 +44,7 @@ def _champion(config: ServeConfig) -> str:
 
 
 def _moved(config: ServeConfig, release: str) -> None:
-    promote(config, NAME, int(release.rpartition("/")[2]), force=True, reason="test")
+    promote(NAME, int(release.rpartition("/")[2]), force=True, reason="test", workspace=config)
 
 
 def _other(release: str) -> str:

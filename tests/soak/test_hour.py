@@ -20,7 +20,7 @@ HOURS = float(os.environ.get("FLEDGE_TEST_HOURS", "1"))
 
 def test_an_hour(workspace: Workspace, port: int) -> None:
     register(ExperimentConfig(tracking_uri=workspace.tracking_uri, state=workspace.state), name="mine")
-    promote(workspace, "mine", 1, force=True, reason="soak")
+    promote("mine", 1, force=True, reason="soak", workspace=workspace)
     config = ServeConfig(tracking_uri=workspace.tracking_uri, state=workspace.state, port=port)
     with served(config, "mine@champion") as endpoint:
         # Until its caches are full, and it has had the largest batch that can come: also a busy hour may bring one.

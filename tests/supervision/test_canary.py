@@ -32,7 +32,7 @@ def config(workspace: Workspace, port: int) -> ServeConfig:
         generation = GenerationParams(max_tokens=tokens, ignore_eos=True)
         experiment = ExperimentConfig(tracking_uri=workspace.tracking_uri, state=workspace.state, generation=generation)
         register(experiment, name="mine", prompt="simple")
-    promote(workspace, "mine", 1, force=True, reason="test")
+    promote("mine", 1, force=True, reason="test", workspace=workspace)
     return ServeConfig(
         tracking_uri=workspace.tracking_uri,
         state=workspace.state,
@@ -48,7 +48,7 @@ def config(workspace: Workspace, port: int) -> ServeConfig:
 @contextmanager
 def _asked(config: ServeConfig) -> Iterator[tuple[EndpointStatus, list[int]]]:
     """The endpoint, with clients that ask without a pause, and the statuses that they were told."""
-    endpoint, told = serve(config, "mine@champion"), list[int]()
+    endpoint, told = serve("mine@champion", config=config), list[int]()
 
     def ask(http: httpx.Client) -> None:
         told.append(http.post("/invocations", json={"inputs": ["What is MLOps?"]}).status_code)
@@ -57,8 +57,8 @@ def _asked(config: ServeConfig) -> Iterator[tuple[EndpointStatus, list[int]]]:
         with asking(endpoint, ask):
             yield endpoint, told
     finally:
-        if status(config):
-            stop(config)
+        if status(workspace=config):
+            stop(workspace=config)
 
 
 def _answering(endpoint: EndpointStatus) -> set[str]:
@@ -69,55 +69,61 @@ def _answering(endpoint: EndpointStatus) -> set[str]:
 
 
 def _condition(config: ServeConfig) -> Callable[[], Any]:
-    return lambda: (find(config).canary or {}).get("status")
+    return lambda: (find(workspace=config).canary or {}).get("status")
 
 
 def test_one_that_keeps_within_its_guards_becomes_what_is_served(config: ServeConfig, workspace: Workspace) -> None:
-    promote(workspace, "mine", 2, alias="challenger", force=True, reason="test")
+    promote("mine", 2, alias="challenger", force=True, reason="test", workspace=workspace)
     with _asked(config) as (endpoint, told):
-        assert until(lambda: (find(config).canary or {}).get("share") == 0.3 or _condition(config)() == "none")
+        assert until(
+            lambda: (find(workspace=config).canary or {}).get("share") == 0.3 or _condition(config)() == "none"
+        )
         assert metrics(endpoint, "fledge_arm_share") == pytest.approx(1.0)
-        assert until(lambda: history(workspace, "mine")[0]["alias"] == "champion")
+        assert until(lambda: history("mine", workspace=workspace)[0].alias == "champion")
         assert until(lambda: _condition(config)() == "none")
-        (entry, *_), (release,) = history(workspace, "mine"), find(config).releases
-        assert (entry["action"], entry["from"], entry["to"], entry["forced"]) == ("promote", 1, 2, False)
-        assert "passed its canary at 100 % of the requests" in entry["reason"]
+        (entry, *_), (release,) = history("mine", workspace=workspace), find(workspace=config).releases
+        assert (entry.action, entry.before, entry.after, entry.forced) == ("promote", 1, 2, False)
+        assert "passed its canary at 100 % of the requests" in entry.reason
         assert (release["version"], sorted(release["aliases"])) == (2, ["challenger", "champion"])
         file = Path(endpoint.folder) / "canary.json"  # as a recorder leaves it that dies when the alias has moved
         file.write_text(json.dumps({**json.loads(file.read_text()), "owed": True}))
         os.kill(pids(endpoint)["recorder"], signal.SIGKILL)
         assert until(lambda: not json.loads(file.read_text())["owed"])
-        rollback(workspace, "mine")  # somebody thinks otherwise: the same release is not tried a second time
+        rollback("mine", workspace=workspace)  # somebody thinks otherwise: the same release is not tried a second time
         assert until(lambda: _condition(config)() == "passed")
         assert until(lambda: _answering(endpoint) == {"mine/1"})
-        assert find(config).canary == {**(find(config).canary or {}), "share": 0.0, "release": "mine/2"}
-        assert history(workspace, "mine")[0]["action"] == "rollback"
+        assert find(workspace=config).canary == {
+            **(find(workspace=config).canary or {}),
+            "share": 0.0,
+            "release": "mine/2",
+        }
+        assert history("mine", workspace=workspace)[0].action == "rollback"
     assert set(told) == {200}
 
 
 def test_one_that_breaks_a_guard_is_rolled_back_and_not_tried_again(config: ServeConfig, workspace: Workspace) -> None:
-    promote(workspace, "mine", 3, alias="challenger", force=True, reason="test")
+    promote("mine", 3, alias="challenger", force=True, reason="test", workspace=workspace)
     with _asked(config) as (endpoint, told):
         assert until(lambda: _condition(config)() == "rolled back")
-        assert until(lambda: history(workspace, "mine")[0]["action"] == "canary")
-        (entry, *_) = history(workspace, "mine")
-        assert (entry["alias"], entry["from"], entry["to"]) == ("challenger", 1, 3)
-        assert "latency_p50" in entry["reason"]
-        assert entry["evidence"]
+        assert until(lambda: history("mine", workspace=workspace)[0].action == "canary")
+        (entry, *_) = history("mine", workspace=workspace)
+        assert (entry.alias, entry.before, entry.after) == ("challenger", 1, 3)
+        assert "latency_p50" in entry.reason
+        assert entry.evidence
         assert _answering(endpoint) == {"mine/1"}
     assert set(told) == {200}
     with _asked(config):
         assert until(lambda: _condition(config)() == "rolled back")
-        assert metrics(find(config), "fledge_arm_share") == 1.0
-    assert sum(entry["action"] == "canary" for entry in history(workspace, "mine")) == 1
+        assert metrics(find(workspace=config), "fledge_arm_share") == 1.0
+    assert sum(entry.action == "canary" for entry in history("mine", workspace=workspace)) == 1
     kept = json.loads((Path(endpoint.folder) / "canary.json").read_text())
     assert kept["state"]["status"] == "rolled back"
 
 
 def test_one_whose_engine_keeps_crashing_takes_nothing_with_it(config: ServeConfig, workspace: Workspace) -> None:
-    promote(workspace, "mine", 2, alias="challenger", force=True, reason="test")
+    promote("mine", 2, alias="challenger", force=True, reason="test", workspace=workspace)
     patient = replace(config, hold="10m", guard=("error_rate<=+50%",))
-    endpoint = serve(patient, "mine@champion")
+    endpoint = serve("mine@champion", config=patient)
     try:
         assert until(lambda: _condition(config)() == "running")
         for _ in range(5):
@@ -127,14 +133,14 @@ def test_one_whose_engine_keeps_crashing_takes_nothing_with_it(config: ServeConf
         assert until(lambda: _condition(config)() == "rolled back")
         assert _answering(endpoint) == {"mine/1"}
         assert httpx.get(f"{endpoint.url}/ready", timeout=PATIENCE_S, trust_env=False).status_code == 200
-        assert until(lambda: history(workspace, "mine")[0]["action"] == "canary")
-        assert "keeps crashing" in history(workspace, "mine")[0]["reason"]
+        assert until(lambda: history("mine", workspace=workspace)[0].action == "canary")
+        assert "keeps crashing" in history("mine", workspace=workspace)[0].reason
     finally:
-        stop(config)
+        stop(workspace=config)
 
 
 def _engines(config: ServeConfig, release: str) -> set[int]:
-    return {part["pid"] for part in find(config).processes if part.get("release") == release}
+    return {part["pid"] for part in find(workspace=config).processes if part.get("release") == release}
 
 
 @pytest.mark.parametrize(
@@ -149,6 +155,6 @@ def _engines(config: ServeConfig, release: str) -> set[int]:
 def test_what_does_not_go_together_is_refused(
     config: ServeConfig, workspace: Workspace, changes: dict[str, Any], words: str
 ) -> None:
-    promote(workspace, "mine", 2, alias="challenger", force=True, reason="test")
+    promote("mine", 2, alias="challenger", force=True, reason="test", workspace=workspace)
     with pytest.raises(InputError, match=words):
         prepare(replace(config, **changes), "mine@champion")

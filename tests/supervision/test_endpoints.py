@@ -44,16 +44,16 @@ def config(workspace: Workspace, port: int) -> ServeConfig:
     """How to serve a champion of the embedded model in this workspace."""
     experiment = ExperimentConfig(tracking_uri=workspace.tracking_uri, state=workspace.state)
     register(experiment, name="mine", prompt="simple")
-    promote(workspace, "mine", 1, force=True, reason="test")
+    promote("mine", 1, force=True, reason="test", workspace=workspace)
     return ServeConfig(tracking_uri=workspace.tracking_uri, state=workspace.state, port=port)
 
 
 @pytest.fixture
 def endpoint(config: ServeConfig) -> Iterator[EndpointStatus]:
-    running = serve(config, "mine@champion")
+    running = serve("mine@champion", config=config)
     yield running
-    if status(config):
-        stop(config)
+    if status(workspace=config):
+        stop(workspace=config)
 
 
 @pytest.fixture
@@ -87,8 +87,8 @@ def test_it_answers_records_and_stops_without_a_trace_of_processes(
     short = client.post("/invocations", json={**forms[0], "params": {"max_tokens": 2}}).json()
     assert len(short["predictions"][0]) < len(answers[0]["predictions"][0])
 
-    stop(config)
-    assert status(config) == []
+    stop(workspace=config)
+    assert status(workspace=config) == []
     assert not any(psutil.pid_exists(pid) for pid in _pids(endpoint).values())
     records = read_outbox(Path(endpoint.folder) / "outbox")
     assert len([record for record in records if record.status == 200]) == 8
@@ -177,7 +177,7 @@ def test_a_killed_engine_comes_back(config: ServeConfig, endpoint: EndpointStatu
     assert (refused.status_code, refused.headers["retry-after"]) == (503, "2")
     assert until(lambda: client.get("/ready").status_code == 200)
     assert client.post("/invocations", json={"dataframe_split": TABLE}).status_code == 200
-    (running,) = status(config)
+    (running,) = status(workspace=config)
     assert {item["role"]: item["restarts"] for item in running.processes}["engine"] == 1
 
 
@@ -186,15 +186,15 @@ def test_children_die_with_a_killed_supervisor(config: ServeConfig, endpoint: En
     assert until(
         lambda: not any(psutil.pid_exists(pid) for role, pid in _pids(endpoint).items() if role != "supervisor")
     )
-    assert status(config) == []
-    again = serve(config, "mine")
+    assert status(workspace=config) == []
+    again = serve("mine", config=config)
     assert again.state == "ready"
-    stop(config)
+    stop(workspace=config)
 
 
 def test_a_port_in_use_is_named_with_the_pid_that_is_ours(config: ServeConfig, endpoint: EndpointStatus) -> None:
     with pytest.raises(InputError) as caught:
-        serve(config, "mine")
+        serve("mine", config=config)
     assert f"port {config.port}" in caught.value.message
     assert f"pid {endpoint.pid}" in caught.value.message
     assert f"--port {config.port + 1}" in caught.value.hint
@@ -212,8 +212,8 @@ def test_an_export_at_the_start_is_told(config: ServeConfig, tmp_path: Path) -> 
     asked = ExperimentConfig(tracking_uri=config.tracking_uri, state=config.state)
     register(asked, name="bare", engines=("none",))
     said: list[str] = []
-    running = serve(replace(config, cache=str(tmp_path / "cache")), "bare/1", say=said.append)
-    stop(config)
+    running = serve("bare/1", say=said.append, config=replace(config, cache=str(tmp_path / "cache")))
+    stop(workspace=config)
     assert "exporting embedded to OpenVINO, once for this model: about 8 s" in said
     assert any("converting" in text for text in said)
     assert said[-1].startswith("exporting embedded to OpenVINO took ")
@@ -228,7 +228,7 @@ def test_without_the_tracking_server_a_release_that_is_not_kept_here_is_out_of_r
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     away = ServeConfig(tracking_uri=f"http://127.0.0.1:{port}", state=workspace.state, port=port)
     with pytest.raises(FledgeError, match=r"tracking server at http://127\.0\.0\.1:\d+ cannot be reached") as caught:
-        serve(away, "mine@champion")
+        serve("mine@champion", config=away)
     assert not isinstance(caught.value, InputError)
     with pytest.raises(FledgeError, match="cannot be reached: nothing listens there"):
         find(MlflowClient(tracking_uri=away.tracking_uri), "mine@champion")
@@ -237,13 +237,13 @@ def test_without_the_tracking_server_a_release_that_is_not_kept_here_is_out_of_r
 def test_beyond_loopback_a_key_is_needed(config: ServeConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FLEDGE_API_KEY", "short")
     with pytest.raises(InputError, match="needs a key of at least 32 bytes"):
-        serve(replace(config, host="0.0.0.0"), "mine")
+        serve("mine", config=replace(config, host="0.0.0.0"))
 
 
 def test_a_key_is_asked_for_on_every_route_but_health(config: ServeConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     key = "k" * 32
     monkeypatch.setenv("FLEDGE_API_KEY", key)
-    running = serve(config, "mine")
+    running = serve("mine", config=config)
     with httpx.Client(base_url=running.url, timeout=PATIENCE_S, trust_env=False) as client:
         assert client.get("/health").status_code == 200
         for headers, expected in (
@@ -254,12 +254,12 @@ def test_a_key_is_asked_for_on_every_route_but_health(config: ServeConfig, monke
             assert client.post("/invocations", json={"dataframe_split": TABLE}, headers=headers).status_code == expected
             assert client.get("/v1/models", headers=headers).status_code == expected
     assert all(check.passed for check in check_endpoint(running.url, key=key))
-    stop(config)
+    stop(workspace=config)
 
 
 def test_stopping_nothing(workspace: Workspace) -> None:
     with pytest.raises(InputError, match="no endpoint runs"):
-        stop(workspace)
+        stop(workspace=workspace)
 
 
 @pytest.mark.parametrize("engine", ["openvino", "transformers"])
@@ -269,7 +269,7 @@ def test_a_damaged_release_keeps_serving_and_is_not_loaded_again(config: ServeCo
     for path in [*served.glob("engines/*/*.bin"), *stored.glob("engines/*/*.bin")]:
         copy = shutil.copyfile(path, path.with_suffix(".copy"))  # of their own: the cache of all tests has them, too
         copy.replace(path)
-    endpoint = serve(replace(config, engine=engine), "mine@champion")
+    endpoint = serve("mine@champion", config=replace(config, engine=engine))
     try:
         with httpx.Client(base_url=endpoint.url, timeout=PATIENCE_S, trust_env=False) as client:
             before = client.post("/invocations", json={"dataframe_split": TABLE}).json()
@@ -280,16 +280,16 @@ def test_a_damaged_release_keeps_serving_and_is_not_loaded_again(config: ServeCo
                         file.write(b"\xff" * 4096)
             assert client.post("/invocations", json={"dataframe_split": TABLE}).json() == before
     finally:
-        stop(config)
+        stop(workspace=config)
     with pytest.raises(FledgeError, match=r"snapshot/model\.safetensors was changed"):
-        serve(config, "mine@champion")
+        serve("mine@champion", config=config)
 
 
 def test_a_release_whose_prompt_is_a_conversation(config: ServeConfig) -> None:
     turns = (Message("system", "Answer in one sentence."), Message("user", "{{question}}"))
-    open_prompts(config).register(Draft("chatty", turns))
+    open_prompts(workspace=config).register(Draft("chatty", turns))
     register(ExperimentConfig(tracking_uri=config.tracking_uri, state=config.state), name="mine", prompt="chatty")
-    running = serve(config, "models:/mine/2")
+    running = serve("models:/mine/2", config=config)
     try:
         with httpx.Client(base_url=running.url, timeout=PATIENCE_S, trust_env=False) as client:
             rows = client.post("/invocations", json={"dataframe_split": TABLE}).json()["predictions"]
@@ -298,4 +298,4 @@ def test_a_release_whose_prompt_is_a_conversation(config: ServeConfig) -> None:
             chat = client.post("/v1/chat/completions", json={"messages": turns_sent}).json()
         assert rows[0] == chat["choices"][0]["message"]["content"].strip() != ""
     finally:
-        stop(config)
+        stop(workspace=config)

@@ -16,7 +16,7 @@ def test_a_call_leaves_the_store_that_a_program_has_set(tmp_path: Path, monkeypa
     mlflow.set_registry_uri(mine)
     try:
         assert fledge.Workspace().tracking == mine
-        fledge.open_prompts(fledge.Workspace(tracking_uri=other))
+        fledge.open_prompts(workspace=fledge.Workspace(tracking_uri=other))
         assert (tmp_path / "other.db").exists()
         assert (mlflow.get_tracking_uri(), mlflow.get_registry_uri()) == (mine, mine)
     finally:
@@ -24,5 +24,5 @@ def test_a_call_leaves_the_store_that_a_program_has_set(tmp_path: Path, monkeypa
         mlflow.set_registry_uri("")
         os.environ.pop("MLFLOW_REGISTRY_URI", None)
     assert fledge.Workspace().tracking == f"sqlite:///{tmp_path / 'mlflow.db'}"
-    fledge.open_prompts(fledge.Workspace(tracking_uri=other))
+    fledge.open_prompts(workspace=fledge.Workspace(tracking_uri=other))
     assert not {"MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI"} & os.environ.keys()

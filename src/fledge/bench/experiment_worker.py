@@ -41,7 +41,7 @@ def _recorded(config: ExperimentConfig, engine: Engine, content: dict[str, Any])
     from fledge.experiments import _mlflow_capture, _mlflow_record  # noqa: F401
     from fledge.experiments._mlflow_experiments import load_table
 
-    client, prompts = connect(config.tracking), open_prompts(config)
+    client, prompts = connect(config.tracking), open_prompts(workspace=config)
     for name in content["templates"]:
         prompts.load(name)
     started = time.perf_counter()

@@ -46,7 +46,7 @@ def release(settings: EngineSettings, model: Snapshot, folder: Path, say: Say) -
         model=str(model.path), tracking_uri=workspace.tracking_uri, state=workspace.state, cache=settings.cache
     )
     register(asked, name=RELEASE)
-    promote(workspace, RELEASE, 1, force=True, reason="a benchmark")
+    promote(RELEASE, 1, force=True, reason="a benchmark", workspace=workspace)
     return workspace
 
 

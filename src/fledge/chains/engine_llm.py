@@ -23,6 +23,7 @@ from langchain_core.runnables import Runnable, RunnableGenerator, RunnableLambda
 from pydantic import ConfigDict
 
 from fledge.core.errors import InputError
+from fledge.core.texts import strip_stream
 from fledge.core.types import Message
 from fledge.engines.engine import Completion, Engine, GenerationParams, generate
 from fledge.prompts.format import fill_conversation
@@ -144,21 +145,7 @@ def build_chat_chain(prompt: Prompt, engine: Engine, params: GenerationParams) -
 
 
 def _parser() -> Runnable[Any, str]:
-    return StrOutputParser() | RunnableGenerator(_stripped, name="strip")
-
-
-def _stripped(pieces: Iterator[str]) -> Iterator[str]:
-    """Pieces of a text without the white space before and after all of it."""
-    begun, held = False, ""
-    for piece in pieces:
-        text = held + piece if begun else piece.lstrip()
-        begun = begun or bool(text)
-        kept = text.rstrip()
-        held = text[len(kept) :]
-        if kept:
-            yield kept
-    if not begun:
-        yield ""
+    return StrOutputParser() | RunnableGenerator(strip_stream, name="strip")
 
 
 def _filler(prompt: Prompt) -> Callable[[Mapping[str, str]], str | list[BaseMessage]]:

@@ -186,7 +186,7 @@ class Session:
             return
         if self._prompts is None:
             self._hint("opening the prompt registry")
-            self._prompts = open_prompts(self._config, self._say)
+            self._prompts = open_prompts(say=self._say, workspace=self._config)
         prompt = as_asked(self._prompts.load(name), "chat")
         self.dialogue.use(prompt)
         self._plain = True

@@ -59,13 +59,13 @@ def compare(
     judging = load(JudgeConfig, flags).value
     with steps_progress("judging") as progress:
         result = compare_run(
-            load(Workspace, flags).value,
             run,
             scores=scores,
             options=options,
             judging=judging,
             report=report,
             progress=progress,
+            workspace=load(Workspace, flags).value,
         )
     emit(as_json, result.as_dict(), *_lines(result))
     for warning in result.warnings:
@@ -109,7 +109,7 @@ def plan(
             raise InputError("--run cannot be combined with --sd or --disagreement", hint="leave out one of them")
         from fledge.experiments.comparison import observed_spread
 
-        spread = observed_spread(load(Workspace, flags).value, run, metric)
+        spread = observed_spread(run, metric, workspace=load(Workspace, flags).value)
         sd = spread.sd
         if spread.disagreement is None:
             seen = f"standard deviation of the difference in {spread.metric}: {sd:.3g}"

@@ -16,7 +16,7 @@ from fledge.cli.options import command
 from fledge.cli.output import emit, err, json_option, message
 
 if TYPE_CHECKING:
-    from fledge.demo.end_to_end import DemoResult, Listener, Stage
+    from fledge.demo.end_to_end import DemoListener, DemoResult, DemoStage
 
 LONGEST_ANSWER = 240  # characters shown
 
@@ -48,9 +48,9 @@ def demo(
         _say_next(life, home, keep_serving)
 
 
-def _listener(spinner: Status) -> "Listener":
+def _listener(spinner: Status) -> "DemoListener":
     """A line on stderr for each stage as it ends, and the running one with the time left where there is a terminal."""
-    from fledge.demo.end_to_end import Listener
+    from fledge.demo.end_to_end import DemoListener
 
     running, began = "", 0.0
 
@@ -60,7 +60,7 @@ def _listener(spinner: Status) -> "Listener":
         running = f"{stage}, about {seconds_left:.0f} s left"
         spinner.update(running)
 
-    def ended(stage: "Stage", words: str) -> None:
+    def ended(stage: "DemoStage", words: str) -> None:
         mark = "ok" if stage.ok else "--"
         message(f"{mark} {stage.name:<11}{stage.seconds:6.1f} s  {words}")
 
@@ -68,7 +68,7 @@ def _listener(spinner: Status) -> "Listener":
         rate = tokens / max(time.monotonic() - began, 1.0)
         spinner.update(f"{running}: {done}/{total} answers, {failed} failed, {rate:.0f} tokens/s")
 
-    return Listener(started, ended, cells)
+    return DemoListener(started, ended, cells)
 
 
 def _shown(life: "DemoResult") -> list[str | Text]:

@@ -14,14 +14,13 @@ from rich.table import Table
 
 from fledge.cli.options import command, settings
 from fledge.cli.output import emit, emit_exactly, json_option, message, table
-from fledge.client.checks import Feedback, check_endpoint, give_feedback
+from fledge.client.checks import check_endpoint, give_feedback
 from fledge.core.errors import FledgeError, InputError
 from fledge.core.installation import wheel_name
 from fledge.core.settings import Workspace, load
-from fledge.monitoring.health import summarize
-from fledge.serving.outbox_reader import read_outbox
 from fledge.supervision import endpoints, recipes
 from fledge.supervision.config import ServeConfig
+from fledge.supervision.endpoint_health import monitor as read_health
 from fledge.supervision.endpoints import EndpointStatus
 
 
@@ -54,7 +53,7 @@ def serve_targets(
     """Serve targets here or in the background, and print what runs, with what else `about` tells."""
     if not detach:
         _serve_here(config, targets, as_json, about)
-    running = endpoints.serve(config, *targets, say=message)
+    running = endpoints.serve(*targets, say=message, config=config)
     value = {
         **about,
         "url": running.url,
@@ -86,7 +85,7 @@ def _serve_here(config: ServeConfig, targets: tuple[str, ...], as_json: bool, ab
 @json_option
 def status(as_json: bool, **flags: Any) -> None:
     """Show the endpoints of this workspace with their processes and memory."""
-    found = endpoints.status(load(Workspace, flags).value)
+    found = endpoints.status(workspace=load(Workspace, flags).value)
     value = {"endpoints": [item.as_dict() for item in found]}
     shown = [line for item in found for line in _shown(item)]
     emit(as_json, value, *shown or ["no endpoint runs"])
@@ -98,7 +97,7 @@ def status(as_json: bool, **flags: Any) -> None:
 @json_option
 def stop(port: int | None, as_json: bool, **flags: Any) -> None:
     """Stop an endpoint: running requests finish, what was recorded is shipped."""
-    stopped = endpoints.stop(load(Workspace, flags).value, port)
+    stopped = endpoints.stop(port, workspace=load(Workspace, flags).value)
     value = {"endpoints": [item.as_dict() for item in stopped]}
     emit(as_json, value, f"stopped {', '.join(item.url for item in stopped)}")
 
@@ -109,7 +108,7 @@ def stop(port: int | None, as_json: bool, **flags: Any) -> None:
 @json_option
 def restart(port: int | None, as_json: bool, **flags: Any) -> None:
     """Stop an endpoint and start it again as it was asked for."""
-    running = endpoints.restart(load(Workspace, flags).value, port, say=message)
+    running = endpoints.restart(port, say=message, workspace=load(Workspace, flags).value)
     value = {"endpoints": [running.as_dict()]}
     emit(as_json, value, f"{running.url} is ready again, pid {running.pid}")
 
@@ -125,13 +124,13 @@ def restart(port: int | None, as_json: bool, **flags: Any) -> None:
 def logs(port: int | None, lines: int, follow: bool, as_json: bool, **flags: Any) -> None:
     """The log of an endpoint in the background, of all its processes."""
     workspace = load(Workspace, flags).value
-    path = endpoints.find_log(workspace, port)
+    path = endpoints.find_log(port, workspace=workspace)
     if as_json:
         if follow:
             raise InputError("a log that goes on is no JSON document", hint="leave out --follow")
         with path.open(encoding="utf-8", errors="replace") as file:
             latest = [line.rstrip("\n") for line in deque(file, lines)]
-        running = [item.as_dict() for item in endpoints.status(workspace) if Path(item.folder) == path.parent]
+        running = [item.as_dict() for item in endpoints.status(workspace=workspace) if Path(item.folder) == path.parent]
         emit(True, {"endpoints": running, "log": str(path), "lines": latest})
         return
     tail = ["tail", "-n", str(lines), *(["-F"] if follow else []), str(path)]
@@ -167,10 +166,18 @@ def feedback(
     request_id: str, value: str, name: str, comment: str, user: str, url: str | None, as_json: bool, **flags: Any
 ) -> None:
     """What somebody thinks of an answer, by its x-request-id; it is kept with the answer's trace."""
-    where = url or endpoints.find(load(Workspace, flags).value).url
-    given = Feedback(request_id, _judgement(value), name, comment, user)
-    identity = give_feedback(where, given, key=os.environ.get("FLEDGE_API_KEY"))
-    document = {"request_id": request_id, "feedback_id": identity, "name": name, "value": given.value}
+    judgement = _judgement(value)
+    identity = give_feedback(
+        request_id,
+        judgement,
+        name=name,
+        comment=comment,
+        user=user,
+        url=url,
+        key=os.environ.get("FLEDGE_API_KEY"),
+        workspace=load(Workspace, flags).value,
+    )
+    document = {"request_id": request_id, "feedback_id": identity, "name": name, "value": judgement}
     emit(as_json, document, f"{name} = {value} for {request_id}")
     if not as_json:
         message("it becomes an assessment of that answer's trace in MLflow")
@@ -182,14 +189,9 @@ def feedback(
 @json_option
 def monitor(url: str | None, as_json: bool, **flags: Any) -> None:
     """How the endpoint at URL, or the only one that runs here, has done since its outbox began."""
-    workspace = load(Workspace, flags).value
-    chosen = [item for item in endpoints.status(workspace) if url in (None, item.url)]
-    if len(chosen) != 1:
-        raise InputError("name one endpoint that runs here", hint="fledge status")
-    health = summarize(read_outbox(Path(chosen[0].folder) / "outbox"))
-    rows = [[name, value] for name, value in health.as_dict().items()]
-    value: dict[str, Any] = {"url": chosen[0].url, "slo": health.as_dict(), "drift": None, "arms": []}
-    emit(as_json, value, table(chosen[0].url, ["figure", "value"], rows))
+    health = read_health(url, workspace=load(Workspace, flags).value)
+    rows = [[name, value] for name, value in health.slo.as_dict().items()]
+    emit(as_json, health.as_dict(), table(health.url, ["figure", "value"], rows))
 
 
 def _judgement(text: str) -> bool | float | str:

@@ -15,7 +15,7 @@ from fledge.experiments.run_ids import short_id
 from fledge.tracking.connection import connect
 
 if TYPE_CHECKING:
-    from fledge.experiments.run import ExperimentResult
+    from fledge.experiments.result import ExperimentResult
 
 # What the figures of an arm call a metric of its answers.
 MEANS = {"latency_s": "latency_mean_s", "ttft_s": "ttft_mean_s", "error_rate": "success_rate"}
@@ -38,7 +38,7 @@ def experiment(config: Path | None, like: str | None, resume: str | None, as_jso
     if resume is not None:
         workspace = _only_workspace(flags, config, like)
         with cells_progress("asking") as progress:
-            result = resume_experiment(workspace, resume, progress=progress, say=message)
+            result = resume_experiment(resume, progress=progress, say=message, workspace=workspace)
     else:
         configured = _configured(flags, config, like)
         with cells_progress("asking", configured.generation.max_tokens) as progress:

@@ -123,7 +123,9 @@ def sample(
     **flags: Any,
 ) -> None:
     """Draw questions evenly over topics; what is written is a question set with the same ids."""
-    every = read_questions(source, load(Workspace, flags).value, load(QuestionLayout, flags).value, say=message)
+    every = read_questions(
+        source, layout=load(QuestionLayout, flags).value, workspace=load(Workspace, flags).value, say=message
+    )
     drawn = _chosen(every, split, topic).sample(size, seed)
     if output is not None:
         write_file(drawn, output, overwrite=overwrite)
@@ -156,9 +158,11 @@ def register(source: str, name: str, as_json: bool, **flags: Any) -> None:
     """
     check_name(name)
     config = load(QuestionsConfig, flags).value
-    found = read_questions(source, config, load(QuestionLayout, flags).value, say=message)
+    found = read_questions(source, layout=load(QuestionLayout, flags).value, workspace=config, say=message)
     with steps_progress("registering") as progress:
-        version = register_questions(found, name, config, progress=lambda done, total: progress(done, total, "records"))
+        version = register_questions(
+            found, name, config=config, progress=lambda done, total: progress(done, total, "records")
+        )
     emit(as_json, version.as_dict(), f"{name}/{version.version}{'' if version.new else ' (unchanged)'}")
     if not as_json:
         message(f"next: fledge experiment --questions {version.source}")
@@ -181,7 +185,7 @@ def list_(name: str, as_json: bool, **flags: Any) -> None:
 
 
 def _read(source: str, flags: dict[str, Any]) -> Reading:
-    return read(source, load(Workspace, flags).value, load(QuestionLayout, flags).value)
+    return read(source, load(QuestionLayout, flags).value, workspace=load(Workspace, flags).value)
 
 
 def _tell(reading: Reading) -> None:

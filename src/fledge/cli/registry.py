@@ -13,7 +13,7 @@ from fledge.core.settings import Workspace, load
 from fledge.engines.settings import EngineSettings
 from fledge.experiments.config import ExperimentConfig
 from fledge.registry import release as releases
-from fledge.registry.moves import Move
+from fledge.registry.moves import AliasMove
 from fledge.registry.release import ReleaseConfig
 from fledge.releases.manifest import Weights
 
@@ -88,7 +88,7 @@ def register(
 @json_option
 def verify(target: str, key: Path | None, as_json: bool, **flags: Any) -> None:
     """Check what is stored of a release (NAME@ALIAS or models:/NAME/VERSION) against its manifest."""
-    found = releases.verify(load(Workspace, flags).value, target, key=key)
+    found = releases.verify(target, key=key, workspace=load(Workspace, flags).value)
     signature = (
         "signature holds" if found.signature_checked else "signed, not checked" if found.signed else "not signed"
     )
@@ -127,7 +127,6 @@ def promote(
     """Move an alias of NAME to VERSION if the evidence says that it is better."""
     workspace = load(Workspace, flags).value
     move = releases.promote(
-        workspace,
         name,
         version,
         alias=alias,
@@ -136,6 +135,7 @@ def promote(
         reason=reason,
         expected=expected,
         say=message,
+        workspace=workspace,
     )
     _show(move, as_json)
     if not as_json:
@@ -150,7 +150,10 @@ def promote(
 @json_option
 def rollback(name: str, alias: str, reason: str, as_json: bool, **flags: Any) -> None:
     """Take back the last promotion of an alias of NAME; once more, the one before."""
-    _show(releases.rollback(load(Workspace, flags).value, name, alias=alias, reason=reason, say=message), as_json)
+    _show(
+        releases.rollback(name, alias=alias, reason=reason, say=message, workspace=load(Workspace, flags).value),
+        as_json,
+    )
 
 
 @command()
@@ -159,13 +162,14 @@ def rollback(name: str, alias: str, reason: str, as_json: bool, **flags: Any) ->
 @json_option
 def history(name: str, as_json: bool, **flags: Any) -> None:
     """Who moved which alias of NAME, when and why; newest first."""
-    moves = releases.history(load(Workspace, flags).value, name, say=message)
+    moves = releases.history(name, say=message, workspace=load(Workspace, flags).value)
     columns = ["time", "who", "action", "alias", "from", "to", "forced", "reason"]
-    rows = [[_when(move["time"]), *(move[column] for column in columns[1:])] for move in moves]
-    emit(as_json, moves, table(name, columns, rows))
+    shown = [move.as_dict() for move in moves]
+    rows = [[_when(move["time"]), *(move[column] for column in columns[1:])] for move in shown]
+    emit(as_json, shown, table(name, columns, rows))
 
 
-def _show(move: Move, as_json: bool) -> None:
+def _show(move: AliasMove, as_json: bool) -> None:
     names = ("name", "alias", "from", "to", "prompts")
     moved = f"{move.before or 'none'} -> {move.after}" if move.before != move.after else f"{move.after} already"
     lines = [f"{move.name}@{move.alias}: {moved}"]

@@ -24,7 +24,7 @@ from fledge.experiments.runs import runs as list_runs
 @json_option
 def runs(limit: int, as_json: bool, **flags: Any) -> None:
     """List experiments and evaluations, newest first."""
-    found = list_runs(load(Workspace, flags).value, limit=limit)
+    found = list_runs(limit=limit, workspace=load(Workspace, flags).value)
     now = time.time()
     ids = [run.run_id for run in found]
     rows = [
@@ -70,7 +70,7 @@ def answers(run: str, as_json: bool, **flags: Any) -> None:
     chosen = {name: flags.pop(name) for name in names}
     if chosen["limit"] is None:
         chosen["limit"] = 0 if as_json else SHOWN
-    found = list_answers(load(Workspace, flags).value, run, **chosen)
+    found = list_answers(run, **chosen, workspace=load(Workspace, flags).value)
     first = [name for name in (chosen["sort"], found.metric) if name]
     emit(as_json, found.as_dict(), *(item for answer in found.answers for item in (_shown(answer, first), "")))
     message(_summary(found, chosen["sort"]))

@@ -10,7 +10,9 @@ from typing import Any
 import httpx
 
 from fledge.core.errors import FledgeError, InputError
+from fledge.core.settings import Workspace
 from fledge.serving.response_models import REQUEST_ID
+from fledge.supervision.endpoints import find
 
 QUESTION = "What is machine learning?"
 
@@ -51,30 +53,30 @@ def check_endpoint(url: str, *, key: str | None = None, question: str = QUESTION
         return [_check(*ask) for ask in asks]
 
 
-@dataclass(frozen=True)
-class Feedback:
-    """What somebody thinks of the answer with this `x-request-id`."""
+def give_feedback(
+    request_id: str,
+    value: bool | float | str,
+    *,
+    name: str = "feedback",
+    comment: str = "",
+    user: str = "",
+    url: str | None = None,
+    key: str | None = None,
+    workspace: Workspace | None = None,
+) -> str:
+    """Leave what somebody thinks of the answer with this `x-request-id`; return the id of the feedback.
 
-    request_id: str
-    value: bool | float | str
-    name: str = "feedback"
-    comment: str = ""
-    user: str = ""
-
-
-def give_feedback(url: str, feedback: Feedback, *, key: str | None = None) -> str:
-    """Leave feedback with the endpoint at `url`; returns its id.
-
-    Raises `InputError` for feedback that it does not take, `FledgeError` when nothing answers.
+    `url` is the endpoint that answered, the only one that runs here unless given. Raises `InputError` for feedback that
+    it does not take, `FledgeError` when nothing answers.
     """
-    if not re.fullmatch(REQUEST_ID, feedback.request_id):
+    if not re.fullmatch(REQUEST_ID, request_id):
         hint = "32 hexadecimal digits: the header x-request-id of an answer, or the id in its body"
-        raise InputError(f"{feedback.request_id!r} is not the id of a request", hint=hint)
+        raise InputError(f"{request_id!r} is not the id of a request", hint=hint)
+    url = url or find(workspace=workspace).url
+    feedback = {"request_id": request_id, "value": value, "name": name, "comment": comment, "user": user}
     headers = {"authorization": f"Bearer {key}"} if key else {}
     try:
-        answer = httpx.post(
-            f"{url.rstrip('/')}/feedback", json=asdict(feedback), headers=headers, timeout=30, trust_env=False
-        )
+        answer = httpx.post(f"{url.rstrip('/')}/feedback", json=feedback, headers=headers, timeout=30, trust_env=False)
     except httpx.HTTPError as error:
         raise FledgeError(f"nothing answers at {url}: {error}", hint="fledge status") from None
     if answer.status_code == httpx.codes.OK:

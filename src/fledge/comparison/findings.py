@@ -1,11 +1,15 @@
 """What a comparison finds: verdicts and figures of each pair of arms, and how they are put in words."""
 
 import math
-from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from dataclasses import asdict, dataclass, fields
+from typing import TYPE_CHECKING, Any, Literal
 
 from fledge.comparison.guards import GuardResult
 from fledge.comparison.statistics import Omnibus
+from fledge.core.notebook import as_html
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 Verdict = Literal["better", "worse", "equivalent", "inconclusive"]
 WarningKind = Literal["empty", "truncated", "same", "echo", "language"]
@@ -118,6 +122,24 @@ class Comparison:
 
     def as_dict(self) -> dict[str, Any]:
         return {**asdict(self), "omnibus": self.omnibus._asdict() if self.omnibus else None}
+
+    def to_pandas(self) -> "pd.DataFrame":
+        """Return a row for each pair of arms: the fields of `Pair`, with `guarded` instead of its guards."""
+        import pandas as pd
+
+        rows = []
+        for pair in self.pairs:
+            row = {item.name: getattr(pair, item.name) for item in fields(pair) if item.name not in ("ci", "guards")}
+            low, high = pair.ci
+            rows.append({**row, "ci_low": low, "ci_high": high, "guarded": pair.guarded})
+        return pd.DataFrame(rows)
+
+    def __repr__(self) -> str:
+        return f"<Comparison by {self.metric}: {self.conclusion()}>"
+
+    def _repr_html_(self) -> str:
+        columns = ["a", "b", "verdict", "difference", "ci_low", "ci_high", "p_adjusted", "questions"]
+        return as_html(f"{self.metric}; {self.conclusion()}", self.to_pandas().reindex(columns=columns))
 
     def conclusion(self) -> str:
         """Who has won, or why nobody has."""

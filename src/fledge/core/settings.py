@@ -3,15 +3,16 @@
 Precedence: flag, environment, `.env`, `fledge.toml` (or `[tool.fledge]` in `pyproject.toml`), user file, default.
 """
 
+import functools
+import inspect
 import os
 import tomllib
 import types
 import typing
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import MISSING, dataclass, field, fields, is_dataclass, replace
-from functools import cache
 from pathlib import Path
-from typing import Any, ClassVar, Generic, TypeVar
+from typing import Any, ClassVar, Generic, ParamSpec, TypeVar
 
 from dotenv import dotenv_values
 from pydantic import TypeAdapter, ValidationError
@@ -19,6 +20,7 @@ from pydantic import TypeAdapter, ValidationError
 from fledge.core.errors import InputError
 
 T = TypeVar("T")
+P = ParamSpec("P")
 OTHER_VARIABLES = ("FLEDGE_API_KEY", "FLEDGE_WEBHOOK_SECRET", "FLEDGE_INSTALL_", "FLEDGE_TEST_", "FLEDGE_SOAK_")
 ENCODING = "utf-8-sig"  # of files of settings: some editors put a byte order mark first
 
@@ -157,7 +159,7 @@ def load(
     return Resolved(_validated(cls, values, origins), origins)
 
 
-@cache
+@functools.cache
 def _validator(cls: Any) -> TypeAdapter[Any]:
     return TypeAdapter(cls)
 
@@ -331,3 +333,20 @@ class Workspace(metaclass=FromSources):
     def cache_dir(self) -> Path:
         """The folder of what was made of models on this machine; nothing in it cannot be made again."""
         return Path(self.cache or user_cache()).absolute()
+
+
+def settings_by_keyword(verb: Callable[P, T]) -> Callable[P, T]:
+    """Wrap a public function so that it refuses settings as a positional argument where it takes them by keyword."""
+    taken = [item.name for item in inspect.signature(verb).parameters.values() if item.kind is item.KEYWORD_ONLY]
+    keyword = next((name for name in ("workspace", "config") if name in taken), None)
+    if keyword is None:
+        return verb
+
+    @functools.wraps(verb)
+    def call(*args: P.args, **given: P.kwargs) -> T:
+        if any(isinstance(item, Workspace) for item in args):
+            name = verb.__name__
+            raise InputError(f"{name} takes its settings by keyword", hint=f"fledge.{name}(..., {keyword}=...)")
+        return verb(*args, **given)
+
+    return call

@@ -1,6 +1,22 @@
-"""Parts of sentences."""
+"""Texts and parts of sentences."""
+
+from collections.abc import Iterator
 
 
 def counted(number: int, noun: str) -> str:
     """A number with its noun: `1 answer`, `1,200 answers`."""
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def strip_stream(pieces: Iterator[str]) -> Iterator[str]:
+    """The pieces of a text without the white space before and after all of it."""
+    begun, held = False, ""
+    for piece in pieces:
+        text = held + piece if begun else piece.lstrip()
+        begun = begun or bool(text)
+        kept = text.rstrip()
+        held = text[len(kept) :]
+        if kept:
+            yield kept
+    if not begun:
+        yield ""

@@ -21,7 +21,7 @@ from fledge.demo.prompts import PROMPTS
 from fledge.engines import selection
 from fledge.experiments.config import ExperimentConfig
 from fledge.experiments.questions import select_questions
-from fledge.experiments.run import ExperimentResult
+from fledge.experiments.result import ExperimentResult
 from fledge.models import smollm2
 from fledge.monitoring.health import Health, summarize
 from fledge.questions.question_set import QuestionSet
@@ -51,7 +51,7 @@ ESTIMATES = {
 }
 
 
-class Stage(NamedTuple):
+class DemoStage(NamedTuple):
     """A stage that ended, and how long it took."""
 
     name: str
@@ -59,11 +59,11 @@ class Stage(NamedTuple):
     seconds: float
 
 
-class Listener(NamedTuple):
+class DemoListener(NamedTuple):
     """What a caller hears: `started(stage, seconds_left)`, `ended(stage, in_words)`, and cells answered."""
 
     started: Callable[[str, float], None]
-    ended: Callable[[Stage, str], None]
+    ended: Callable[[DemoStage, str], None]
     cells: Callable[[int, int, int, int], None]
 
 
@@ -71,7 +71,7 @@ class Listener(NamedTuple):
 class DemoResult:
     """What came of it, filled in stage by stage."""
 
-    stages: list[Stage] = field(default_factory=list)
+    stages: list[DemoStage] = field(default_factory=list)
     experiment: ExperimentResult | None = None
     comparison: Comparison | None = None
     model_name: str = ""
@@ -105,7 +105,7 @@ def run_demo(
     questions: str = "default",
     port: int | None = None,
     keep_serving: bool = False,
-    listener: Listener | None = None,
+    listener: DemoListener | None = None,
 ) -> DemoResult:
     """Take a model from an experiment to a served, traced endpoint, and write a report.
 
@@ -148,7 +148,7 @@ def _serving(home: Path | None, port: int | None) -> ServeConfig:
 class _Stages:
     """Times the stages and tells the listener."""
 
-    def __init__(self, life: DemoResult, listener: Listener | None) -> None:
+    def __init__(self, life: DemoResult, listener: DemoListener | None) -> None:
         self._life = life
         self.listener = listener
 
@@ -164,7 +164,7 @@ class _Stages:
             yield words
             ok = True
         finally:
-            stage = Stage(name, ok, round(time.monotonic() - started, 3))
+            stage = DemoStage(name, ok, round(time.monotonic() - started, 3))
             self._life.stages.append(stage)
             if self.listener:
                 self.listener.ended(stage, " ".join(words))
@@ -197,7 +197,7 @@ def _make_release(
     with stage("store") as words:
         connect(config.tracking)
         if model.has_chat_template:
-            store = fledge.open_prompts(config)
+            store = fledge.open_prompts(workspace=config)
             for draft in PROMPTS:
                 store.register(draft)
         words.append(without_password(config.tracking))
@@ -235,7 +235,7 @@ def _serve_release(
     with stage("serve") as words:
         stopping = cleanup.enter_context(contextlib.ExitStack())
         stopping.callback(_stop_if_running, serving)
-        endpoint = fledge.serve(serving, f"{life.model_name}@champion")
+        endpoint = fledge.serve(f"{life.model_name}@champion", config=serving)
         life.url = endpoint.url
         words.append(f"{endpoint.url}, ready after {endpoint.ready_seconds:.1f} s")
     with stage("test") as words:
@@ -261,7 +261,7 @@ def _serve_release(
 
 def _compare(config: ExperimentConfig, experiment: ExperimentResult, asked: QuestionSet) -> Comparison:
     metric = "token_f1" if _judged(asked) else "response_length"
-    return fledge.compare(config, experiment.run_id, options=CompareOptions(metric=metric))
+    return fledge.compare(experiment.run_id, options=CompareOptions(metric=metric), workspace=config)
 
 
 def _judged(asked: QuestionSet) -> bool:
@@ -274,11 +274,11 @@ def _promote(config: ExperimentConfig, life: DemoResult, asked: QuestionSet) -> 
     if comparison is None or version is None or life.experiment is None:
         raise FledgeError("nothing was compared or registered")
     if comparison.winner and _judged(asked):
-        fledge.promote(config, life.model_name, version, evidence=life.experiment.run_id)
+        fledge.promote(life.model_name, version, evidence=life.experiment.run_id, workspace=config)
         return f"by evidence, {comparison.winner} is better than {comparison.baseline}"
     what = "no prompt has won yet" if _judged(asked) else "the questions have no references to judge by"
     reason = f"{what}; the demo serves {comparison.leader}"
-    fledge.promote(config, life.model_name, version, force=True, reason=reason)
+    fledge.promote(life.model_name, version, force=True, reason=reason, workspace=config)
     return f"by force, {reason}"
 
 
@@ -291,9 +291,9 @@ def _test(url: str, asked: QuestionSet) -> list[Check]:
 
 
 def _stop_if_running(serving: ServeConfig) -> None:
-    if any(item.url.endswith(f":{serving.port}") for item in fledge.status(serving)):
+    if any(item.url.endswith(f":{serving.port}") for item in fledge.status(workspace=serving)):
         with shield_from_interrupts():
-            fledge.stop(serving, serving.port)
+            fledge.stop(serving.port, workspace=serving)
 
 
 def _await_traces(config: ExperimentConfig, life: DemoResult) -> int:

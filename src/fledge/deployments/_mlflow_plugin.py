@@ -96,7 +96,7 @@ class FledgeDeployments(BaseDeploymentClient):  # type: ignore[misc]
         settings = {**kept["config"], **(config or {})}
         release_folder(_release(chosen), _settings(settings))  # before anything is stopped for it
         if running is not None:
-            endpoints.stop(_settings(kept["config"]), kept["port"])
+            endpoints.stop(kept["port"], workspace=_settings(kept["config"]))
         try:
             return _serve(name, chosen, settings)
         except FledgeError:
@@ -113,7 +113,7 @@ class FledgeDeployments(BaseDeploymentClient):  # type: ignore[misc]
         """Stop the endpoint; nothing happens if there is none."""
         _plain(None, endpoint)
         if _running(name) is not None:
-            endpoints.stop(_settings(_read(name)["config"]), _read(name)["port"])
+            endpoints.stop(_read(name)["port"], workspace=_settings(_read(name)["config"]))
         _record(name).unlink(missing_ok=True)
 
     @_translate_errors
@@ -170,7 +170,7 @@ class FledgeDeployments(BaseDeploymentClient):  # type: ignore[misc]
 
 def _serve(name: str, model_uri: str, settings: dict[str, Any]) -> dict[str, Any]:
     config = _settings(settings)
-    endpoints.serve(config, _release(model_uri))
+    endpoints.serve(_release(model_uri), config=config)
     content = {"model_uri": model_uri, "port": config.port, "config": settings}
     state.ensure(_folder())
     state.write_json(_record(name), content)
@@ -202,7 +202,7 @@ def _running(name: str) -> EndpointStatus | None:
     if not _record(name).is_file():
         return None
     kept = _read(name)
-    running = endpoints.status(_settings(kept["config"]))
+    running = endpoints.status(workspace=_settings(kept["config"]))
     here = next((item for item in running if item.url.endswith(f":{kept['port']}")), None)
     # Another may have the port by now.
     return here if here and endpoints.targets(here) == [kept["model_uri"]] else None

@@ -1,15 +1,21 @@
 """`answers`: what an experiment's arms answered, those that went wrong first or alone."""
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from typing import TYPE_CHECKING, Any
 
 from fledge.core.errors import InputError
+from fledge.core.notebook import as_html
 from fledge.core.settings import Workspace
+from fledge.core.texts import counted
+from fledge.experiments.run_ids import LAST, short_id
 from fledge.scoring.catalogue import RECORDED, RESERVED, direction_of
 from fledge.scoring.judge import JUDGE
 from fledge.tracking.connection import connect
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 WRONG_BELOW = 0.5
 
@@ -46,16 +52,42 @@ class AnswerList:
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
 
+    def to_pandas(self) -> "pd.DataFrame":
+        """Return a row for each answer, with a column for each score."""
+        import pandas as pd
+
+        rows = [asdict(row) for row in self.answers]
+        scores = [row.pop("scores") for row in rows]
+        columns = [item.name for item in fields(AnswerRow) if item.name != "scores"]
+        return pd.concat([pd.DataFrame(rows, columns=columns), pd.DataFrame(scores, index=range(len(rows)))], axis=1)
+
+    def __len__(self) -> int:
+        return len(self.answers)
+
+    def __iter__(self) -> Iterator[AnswerRow]:
+        return iter(self.answers)
+
+    def __repr__(self) -> str:
+        return f"<AnswerList {self._title()}>"
+
+    def _repr_html_(self) -> str:
+        return as_html(self._title(), self.to_pandas())
+
+    def _title(self) -> str:
+        shown = f"{len(self):,} of " if len(self) < self.total else ""
+        wrong = f" wrong by {self.metric}" if self.metric else ""
+        return f"{short_id(self.run_id)}: {shown}{counted(self.total, 'answer')}{wrong}"
+
 
 def answers(
-    workspace: Workspace,
-    run: str,
+    run: str = LAST,
     *,
     arm: str | None = None,
     topic: str | None = None,
     wrong: bool = False,
     sort: str | None = None,
     limit: int = 0,
+    workspace: Workspace | None = None,
 ) -> AnswerList:
     """Return the answers of an experiment, at most `limit` of them (0: all), in the order of its questions.
 
@@ -70,7 +102,7 @@ def answers(
     from fledge.experiments._mlflow_experiments import load_plan, load_table
     from fledge.experiments._mlflow_runs import find_run
 
-    client = connect(workspace.tracking)
+    client = connect((workspace or Workspace()).tracking)
     run_id = find_run(client, run)
     table = load_table(client, run_id)
     rows = [dict(zip(table.columns, row, strict=True)) for row in table.itertuples(index=False)]

@@ -28,13 +28,13 @@ Progress = Callable[[int, int, str], None]
 
 
 def compare(
-    workspace: Workspace,
     run_id: str | None = None,
     *,
     scores: str | pd.DataFrame | None = None,
     options: CompareOptions | None = None,
     judging: JudgeConfig | None = None,
     report: Path | None = None,
+    workspace: Workspace | None = None,
     progress: Progress = lambda _done, _total, _what: None,
 ) -> Comparison:
     """Verdicts for each pair of arms of the run `run_id` or of the CSV file or table `scores`.
@@ -59,6 +59,7 @@ def compare(
     from fledge.experiments._mlflow_experiments import describe_arms, load_plan, load_table, tag_run
     from fledge.experiments._mlflow_runs import COMPARED, find_run
 
+    workspace = workspace or Workspace()
     client = connect(workspace.tracking)
     run_id = find_run(client, str(run_id), COMPARED)
     table = scores_of(load_table(client, run_id))
@@ -95,7 +96,7 @@ class Spread(NamedTuple):
     disagreement: float | None
 
 
-def observed_spread(workspace: Workspace, run_id: str, metric: str | None = None) -> Spread:
+def observed_spread(run_id: str, metric: str | None = None, *, workspace: Workspace | None = None) -> Spread:
     """The largest spread between the first arm of a run and any other, by the metric named, else the planned one.
 
     Raises `InputError` where there is no such run or metric, or the run has one arm.
@@ -103,7 +104,7 @@ def observed_spread(workspace: Workspace, run_id: str, metric: str | None = None
     from fledge.experiments._mlflow_experiments import load_plan, load_table
     from fledge.experiments._mlflow_runs import COMPARED, find_run
 
-    client = connect(workspace.tracking)
+    client = connect((workspace or Workspace()).tracking)
     run_id = find_run(client, run_id, COMPARED)
     table = scores_of(load_table(client, run_id))
     planned = (load_plan(client, run_id) or {}).get("metric")

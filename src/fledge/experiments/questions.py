@@ -8,7 +8,10 @@ from fledge.questions.sources import read_questions
 
 def select_questions(config: ExperimentConfig, given: QuestionSet | None = None, say: Say = silent) -> QuestionSet:
     """The questions given, or those that a configuration means: of fledge's own the held-out ones; at most `limit`."""
-    questions = given or read_questions(config.questions, config, config.layout, say=say)
-    if given is None and config.questions == "default":
-        questions = questions.only("test")
+    if given is not None:
+        questions = given
+    else:
+        questions = read_questions(config.questions, layout=config.layout, workspace=config, say=say)
+        if config.questions == "default":
+            questions = questions.only("test")
     return questions.sample(config.limit, config.order_seed) if config.limit else questions

@@ -3,7 +3,7 @@
 import contextlib
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from fledge.core import state
@@ -12,11 +12,12 @@ from fledge.core.interrupts import shield_from_interrupts
 from fledge.core.network import without_password
 from fledge.core.settings import Workspace
 from fledge.core.texts import counted
-from fledge.core.types import Format, Say, silent
+from fledge.core.types import Say, silent
 from fledge.engines import selection
 from fledge.engines.engine import Engine, EngineGoneError
 from fledge.experiments.arms import Arm, build_arms, check_room, check_variables, default_prompt, own_arms, select_arms
 from fledge.experiments.askers import Asker, PromptAsker
+from fledge.experiments.cell_runner import ask
 from fledge.experiments.checks import check_metric, check_questions
 from fledge.experiments.config import ArmConfig, ExperimentConfig, planned_metric
 from fledge.experiments.engines import Engines, Models, check_unchanged, find_models, pin
@@ -24,51 +25,22 @@ from fledge.experiments.journal import ExperimentPlan, Journal
 from fledge.experiments.progress import LiveProgress, Progress
 from fledge.experiments.questions import select_questions
 from fledge.experiments.recorder import AnswerRecorder, retry
+from fledge.experiments.result import ArmResult, ExperimentResult
+from fledge.experiments.reuse import reuse_answers
 from fledge.experiments.run_ids import short_id
 from fledge.experiments.shots import add_shots, draw_shots
 from fledge.prompts.store import open_store
 from fledge.questions.question_set import Question, QuestionSet
-from fledge.scoring.judge import Judge, JudgeCounts, describe_counts, judge_scorer, same_model
+from fledge.scoring.judge import Judge, describe_counts, judge_scorer, same_model
 from fledge.tracking.connection import connect
 
 if TYPE_CHECKING:
-    from fledge.comparison.findings import ArmWarning
     from fledge.experiments._mlflow_record import ExperimentRecord
     from fledge.experiments.cells import Cell
     from fledge.prompts.prompt import PromptStore
 
 
 INTERRUPTED_S = 1.0  # for what is just being sent; it is sent again by --resume
-
-
-@dataclass(frozen=True)
-class ArmResult:
-    """One arm's outcome; `prompt` is its version as `name/version`, `format` how it was put to the model (None for a
-    chain of the user's own), `metrics` are means over its answers."""
-
-    name: str
-    prompt: str
-    model: str
-    digest: str
-    metrics: dict[str, float]
-    format: Format | None = None
-
-
-@dataclass(frozen=True)
-class ExperimentResult:
-    """Where the experiment is recorded and what came of it; `judge` where a judge was asked now. `metric` is the one
-    that is to decide, empty where none is. `warnings` say what is doubtful of an arm's answers."""
-
-    run_id: str
-    cells: int
-    failed: int
-    arms: tuple[ArmResult, ...]
-    judge: JudgeCounts | None = None
-    metric: str = ""
-    warnings: "tuple[ArmWarning, ...]" = ()
-
-    def as_dict(self) -> dict[str, Any]:
-        return {**asdict(self), "judge": self.judge._asdict() if self.judge else None}
 
 
 def run_experiment(
@@ -109,7 +81,6 @@ def run_experiment(
 
         from fledge.experiments._mlflow_experiments import start_runs
         from fledge.experiments._mlflow_record import ExperimentRecord
-        from fledge.experiments.reuse import reuse_answers
 
         client = connect(config.tracking)
         store = open_store(client, say)
@@ -131,11 +102,11 @@ def run_experiment(
 
 
 def resume_experiment(
-    workspace: Workspace,
     run_id: str,
     *,
     arms: Mapping[str, Any] | None = None,
     engine: Engine | None = None,
+    workspace: Workspace | None = None,
     progress: Progress | None = None,
     say: Say = silent,
 ) -> ExperimentResult:
@@ -149,6 +120,7 @@ def resume_experiment(
 
     from fledge.experiments._mlflow_record import ExperimentRecord
 
+    workspace = workspace or Workspace()
     with contextlib.ExitStack() as stack:
         journal = Journal.open(workspace, run_id)
         stack.callback(journal.close)
@@ -159,7 +131,7 @@ def resume_experiment(
         if missing:
             raise InputError(
                 f"{', '.join(missing)}: custom chains cannot be restored from the journal",
-                hint="fledge.resume_experiment(workspace, run_id, arms={...}) from Python, with the same chains",
+                hint="fledge.resume_experiment(run_id, arms={...}) from Python, with the same chains",
             )
         record = ExperimentRecord(connect(workspace.tracking), plan, say)
         models: Models = {}
@@ -200,7 +172,6 @@ def _carry_out(
     say: Say,
 ) -> ExperimentResult:
     """Ask what has no answer yet, and record all of it."""
-    from fledge.experiments.cell_runner import ask
 
     plan, config = journal.plan, journal.plan.config
     ungraded = journal.ungraded()
@@ -321,7 +292,13 @@ def _result(journal: "Journal") -> ExperimentResult:
     failed = sum(bool(answer.error) for answer in answers)
     metric = planned_metric(plan.config, plan.questions)
     return ExperimentResult(
-        plan.run_id, len(answers), failed, arms, metric=metric, warnings=warnings_of(scores_of(table))
+        plan.run_id,
+        len(answers),
+        failed,
+        arms,
+        metric=metric,
+        warnings=warnings_of(scores_of(table)),
+        workspace=plan.config,
     )
 
 

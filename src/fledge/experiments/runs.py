@@ -9,13 +9,14 @@ from fledge.tracking.connection import connect
 SHOWN = 20
 
 
-def runs(workspace: Workspace, *, limit: int = SHOWN) -> list[RunSummary]:
+def runs(*, limit: int = SHOWN, workspace: Workspace | None = None) -> list[RunSummary]:
     """Return the newest experiments and evaluations, at most `limit` (0: all), newest first."""
     if limit < 0:
         raise InputError(f"limit is {limit}, but must be 0 (all) or more", hint=f"--limit {SHOWN}")
 
     from fledge.experiments._mlflow_runs import list_runs
 
+    workspace = workspace or Workspace()
     found = list_runs(connect(workspace.tracking), limit)
     return [
         run._replace(status="interrupted")

@@ -32,7 +32,9 @@ def draw_shots(
     if given is not None and not config.shots_from:
         found = given.questions
     else:
-        found = read_questions(source, config, replace(config.layout, reference_pattern=""), say=say).questions
+        found = read_questions(
+            source, layout=replace(config.layout, reference_pattern=""), workspace=config, say=say
+        ).questions
     known = {_normalized(item.question) for item in asked.questions}
     known_ids = {item.id for item in asked.questions} if not config.shots_from else set()
     others = [item for item in found if _normalized(item.question) not in known and item.id not in known_ids]

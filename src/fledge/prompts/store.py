@@ -11,10 +11,10 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 
-def open_prompts(workspace: Workspace, say: Say = silent) -> PromptStore:
+def open_prompts(*, workspace: Workspace | None = None, say: Say = silent) -> PromptStore:
     """The prompts of a workspace: in MLflow's prompt registry, or as artifacts where the server has none (`say` hears
     of it)."""
-    return open_store(connect(workspace.tracking), say)
+    return open_store(connect((workspace or Workspace()).tracking), say)
 
 
 def open_store(client: "MlflowClient", say: Say = silent) -> PromptStore:

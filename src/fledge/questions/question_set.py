@@ -3,10 +3,11 @@
 import hashlib
 import json
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 
+from fledge.core.texts import counted
 from fledge.models.embedded.corpus import load_corpus
 
 KNOWN = ("id", "question", "reference", "topic", "split")
@@ -46,6 +47,15 @@ class QuestionSet:
 
     source: str
     questions: tuple[Question, ...]
+
+    def __len__(self) -> int:
+        return len(self.questions)
+
+    def __iter__(self) -> Iterator[Question]:
+        return iter(self.questions)
+
+    def __repr__(self) -> str:
+        return f"<QuestionSet {self.source!r}: {counted(len(self), 'question')}>"
 
     @cached_property
     def digest(self) -> str:

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Union
 
 from fledge.core.errors import InputError
-from fledge.core.settings import Workspace, load
+from fledge.core.settings import Workspace
 from fledge.core.types import Say, silent
 from fledge.questions.files import read_file
 from fledge.questions.layout import PLAIN, QuestionLayout
@@ -20,7 +20,7 @@ Source = Union[str, Path, "pd.DataFrame"]
 
 
 def read_questions(
-    source: Source, workspace: Workspace | None = None, layout: QuestionLayout = PLAIN, *, say: Say = silent
+    source: Source, *, layout: QuestionLayout = PLAIN, workspace: Workspace | None = None, say: Say = silent
 ) -> QuestionSet:
     """The question set in a file (`.jsonl`, `.csv`, `.yaml`, `.parquet`), a folder of Hugging Face datasets, a pandas
     DataFrame, or `default` for fledge's own; `layout` says where in it the questions are.
@@ -29,20 +29,19 @@ def read_questions(
     version, or `NAME/2`. It is looked for in the workspace's tracking store, which the settings name unless given.
     `say` is told what had to be guessed and may be wrong. Raises `InputError` that names the file, line and fix.
     """
-    reading = read(source, workspace, layout)
+    reading = read(source, layout, workspace=workspace)
     questions = reading.question_set()
     if reading.surprising:
         say(describe_notes(reading.source, reading.surprising))
     return questions
 
 
-def read(source: Source, workspace: Workspace | None = None, layout: QuestionLayout = PLAIN) -> Reading:
+def read(source: Source, layout: QuestionLayout = PLAIN, *, workspace: Workspace | None = None) -> Reading:
     """The same with all that is wrong with it."""
     if isinstance(source, str) and source.startswith(DATASET):
         from fledge.questions._mlflow_datasets import read_dataset
 
-        workspace = workspace or load(Workspace).value
-        return read_dataset(connect(workspace.tracking), source.removeprefix(DATASET), layout)
+        return read_dataset(connect((workspace or Workspace()).tracking), source.removeprefix(DATASET), layout)
     if not isinstance(source, (str, Path)):
         from fledge.questions.frames import read_frame
 

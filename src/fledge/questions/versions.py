@@ -4,7 +4,7 @@ import re
 from dataclasses import dataclass
 
 from fledge.core.errors import InputError
-from fledge.core.settings import Workspace, load, option
+from fledge.core.settings import Workspace, option
 from fledge.questions.question_set import QuestionSet
 from fledge.questions.set_version import Progress, QuestionSetVersion
 from fledge.tracking.connection import connect
@@ -20,8 +20,8 @@ class QuestionsConfig(Workspace):
 def register_questions(
     questions: QuestionSet,
     name: str,
-    config: QuestionsConfig | None = None,
     *,
+    config: QuestionsConfig | None = None,
     progress: Progress = lambda _done, _total: None,
 ) -> QuestionSetVersion:
     """Keep a question set in MLflow as the newest version of `name`; unchanged questions make no new version.
@@ -33,7 +33,7 @@ def register_questions(
     from fledge.questions._mlflow_datasets import register
     from fledge.tracking._mlflow_connection import experiment_id
 
-    config = config or load(QuestionsConfig).value
+    config = config or QuestionsConfig()
     client = connect(config.tracking)
     return register(client, experiment_id(client, config.experiment_name), questions, name, progress)
 

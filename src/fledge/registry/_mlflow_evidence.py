@@ -2,7 +2,6 @@
 run a release is made of."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from mlflow import MlflowClient
@@ -11,22 +10,11 @@ from fledge.core.errors import InputError, RefusedError
 from fledge.experiments._mlflow_experiments import ArmSettings, load_arm, load_comparison, load_evaluation
 from fledge.experiments._mlflow_runs import find_run
 from fledge.registry._mlflow_canary_runs import load_canary
+from fledge.registry.registered import Standing
 from fledge.releases.manifest import Manifest, implied_format
 
 # Of generation settings, those that say nothing of the answer.
 APART = ("n", "logprobs", "ignore_eos")
-
-
-@dataclass(frozen=True)
-class Standing:
-    """Of the arm that a release is made of: whether its run proves it, and by what, or why not."""
-
-    name: str
-    proven: bool
-    reason: str
-
-    def summary(self) -> str:
-        return f"arm {self.name}, {'proven' if self.proven else 'unproven'}: {self.reason}"
 
 
 def standing(client: MlflowClient, run_id: str, arm: str) -> Standing:

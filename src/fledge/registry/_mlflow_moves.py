@@ -23,7 +23,7 @@ from fledge.core.errors import ConflictError, InputError
 from fledge.core.types import Say
 from fledge.prompts.prompt import PromptStore
 from fledge.registry._mlflow_versions import add_version
-from fledge.registry.moves import LOG, Change, HistoryNote, Move, in_force
+from fledge.registry.moves import LOG, AliasChange, AliasMove, HistoryNote, in_force
 from fledge.releases._mlflow_releases import PROMPT_TAG
 
 LEASE_S = 10.0  # a move that takes longer is finished by whoever comes next
@@ -43,7 +43,7 @@ class MoveLog:
         self._prompts = prompts
         self._say = say
 
-    def read(self) -> list[Move]:
+    def read(self) -> list[AliasMove]:
         """The moves in force, oldest first."""
         return in_force(_entry(item) for item in self._entries() if ENTRY_TAG in item.tags)
 
@@ -72,7 +72,7 @@ class MoveLog:
             token = page.token or None
         return found
 
-    def settle(self) -> list[Move]:
+    def settle(self) -> list[AliasMove]:
         """The moves in force, after those that were begun and not ended have been ended."""
         moves = self.read()
         seen = time.monotonic()
@@ -85,7 +85,7 @@ class MoveLog:
             moves = self.read()
         return moves
 
-    def add(self, wanted: Callable[[Sequence[Move]], Move]) -> Move:
+    def add(self, wanted: Callable[[Sequence[AliasMove]], AliasMove]) -> AliasMove:
         """Carry out the move that `wanted` makes of those in force.
 
         Raises `ConflictError` where somebody else moves the alias meanwhile; nothing has moved then.
@@ -126,7 +126,7 @@ class MoveLog:
         aliases = {name: self._client.get_registered_model(name).aliases for name, _ in versions}
         return any(str(aliases[name].get(alias)) == version for name, version in versions)
 
-    def _append(self, move: Move) -> Move:
+    def _append(self, move: AliasMove) -> AliasMove:
         content = asdict(move)
         del content["number"], content["done"]
         words = f"{move.alias}: {move.before or 'none'} -> {move.after}, by {move.who}: {move.reason}"
@@ -146,7 +146,7 @@ class MoveLog:
         )
         return int(entry.version)
 
-    def _end(self, move: Move) -> None:
+    def _end(self, move: AliasMove) -> None:
         """Carry out what somebody else began, as far as what it moves is still there."""
         where = f"{move.name}@{move.alias}"
         try:
@@ -158,10 +158,10 @@ class MoveLog:
             self._mark_done(move)
             self._say(f"{where}: {move.who} began to move it to {move.after}, which is not there any more")
 
-    def _mark_done(self, move: Move) -> None:
+    def _mark_done(self, move: AliasMove) -> None:
         self._client.set_model_version_tag(f"{self._name}{LOG}", str(move.number), DONE_TAG, owner())
 
-    def _carry_out(self, move: Move, began: float | None = None) -> None:
+    def _carry_out(self, move: AliasMove, began: float | None = None) -> None:
         """Set the aliases and mark the entry. One that is late looks first whether it still is its turn."""
         for change in move.changes:
             late = began is not None and time.monotonic() - began > LEASE_S / 2
@@ -174,7 +174,7 @@ class MoveLog:
             for change in newest.changes:
                 self._set(change, newest.alias)
 
-    def _set(self, change: Change, alias: str) -> None:
+    def _set(self, change: AliasChange, alias: str) -> None:
         if change.kind == "model":
             self._client.set_registered_model_alias(change.name, alias, str(change.after))
             return
@@ -204,7 +204,7 @@ def _is_gone(owner: str) -> bool:
         return True
 
 
-def _entry(stored: ModelVersion) -> Move:
+def _entry(stored: ModelVersion) -> AliasMove:
     content = json.loads(stored.tags[ENTRY_TAG])
-    content["changes"] = tuple(Change(**change) for change in content["changes"])
-    return Move(**content, number=int(stored.version), done=DONE_TAG in stored.tags)
+    content["changes"] = tuple(AliasChange(**change) for change in content["changes"])
+    return AliasMove(**content, number=int(stored.version), done=DONE_TAG in stored.tags)

@@ -4,7 +4,7 @@ import contextlib
 import json
 import shutil
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import get_type_hints
 
@@ -25,9 +25,9 @@ from fledge.engines.engine import GenerationParams
 from fledge.models.snapshot import Snapshot
 from fledge.prompts.prompt import Prompt
 from fledge.registry import package
-from fledge.registry._mlflow_evidence import Standing
 from fledge.registry._mlflow_versions import add_version
 from fledge.registry.columns import BARE, MESSAGES
+from fledge.registry.registered import Release
 from fledge.registry.signing import sign
 from fledge.releases import manifest as manifests
 from fledge.releases._mlflow_releases import (
@@ -47,19 +47,6 @@ PARAM_TYPES = {int: DataType.long, float: DataType.double, list: DataType.string
 NOT_ASKED = ("n", "logprobs", "ignore_eos")
 EXAMPLE = "What is machine learning?"
 SHARING = 20  # so many of the latest releases of a model are looked through for files that are the same
-
-
-@dataclass(frozen=True)
-class Release:
-    """A registered version; `new` unless the same content was registered before. `arm` is that of the run it was made
-    from, where it was."""
-
-    name: str
-    version: int
-    model_uri: str
-    digest: str
-    new: bool
-    arm: Standing | None = None
 
 
 def find_release(client: MlflowClient, manifest: Manifest) -> Release | None:

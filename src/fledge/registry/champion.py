@@ -31,7 +31,7 @@ def ensure_champion(config: ExperimentConfig, release: ReleaseConfig, say: Say) 
         made = register(config, name=name, engines=release.engines, say=say)
         if _champion_digest(config, name) == snapshot.digest:  # another did the same meanwhile
             return name
-        move = promote(config, name, made.version, force=True, reason=REASON, say=say)
+        move = promote(name, made.version, force=True, reason=REASON, say=say, workspace=config)
         say(f"{name}@champion: {move.before or 'none'} -> {move.after}, by force: {REASON}")
     return name
 

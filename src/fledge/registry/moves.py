@@ -2,13 +2,14 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 LOG = ".history"  # after a release's name: the registered model whose versions are the entries
+IN_JSON = ("time", "who", "name", "alias", "action", "reason", "evidence", "forced", "digest")  # of an entry, in JSON
 
 
 @dataclass(frozen=True)
-class Change:
+class AliasChange:
     """An alias of a model or a prompt, from a version to another; None is no version."""
 
     kind: Literal["model", "prompt"]
@@ -17,12 +18,12 @@ class Change:
     after: int | None
 
     @property
-    def reversed(self) -> "Change":
-        return Change(self.kind, self.name, self.after, self.before)
+    def reversed(self) -> "AliasChange":
+        return AliasChange(self.kind, self.name, self.after, self.before)
 
 
 @dataclass(frozen=True)
-class Move:
+class AliasMove:
     """Aliases that move together: the model's, which is the last of `changes`, and those of prompts.
 
     `follows` is the number of the newest entry that its author saw, `undoes` that of the move that a rollback takes
@@ -32,7 +33,7 @@ class Move:
     name: str
     alias: str
     action: Literal["promote", "rollback"]
-    changes: tuple[Change, ...]
+    changes: tuple[AliasChange, ...]
     time: float
     who: str
     owner: str
@@ -55,9 +56,8 @@ class Move:
 
     def as_dict(self) -> dict[str, Any]:
         """As `history` shows it."""
-        kept = ("time", "who", "name", "alias", "action", "reason", "evidence", "forced", "digest")
         prompts = [asdict(change) for change in self.changes[:-1]]
-        shown = {name: getattr(self, name) for name in kept}
+        shown = {name: getattr(self, name) for name in IN_JSON}
         return {**shown, "from": self.before, "to": self.after, "prompts": prompts, "number": self.number}
 
 
@@ -76,27 +76,28 @@ class HistoryNote:
     reason: str
     evidence: str | None = None
     number: int = 0
+    forced: ClassVar[bool] = False  # as nothing was moved
+    digest: ClassVar[str] = ""
 
     def as_dict(self) -> dict[str, Any]:
         """As `history` shows it."""
-        kept = ("time", "who", "name", "alias", "action", "reason", "evidence", "number")
-        shown = {name: getattr(self, name) for name in kept}
-        return {**shown, "forced": False, "digest": "", "from": self.before, "to": self.after, "prompts": []}
+        shown = {name: getattr(self, name) for name in IN_JSON}
+        return {**shown, "from": self.before, "to": self.after, "prompts": [], "number": self.number}
 
 
-def in_force(moves: Iterable[Move]) -> list[Move]:
+def in_force(moves: Iterable[AliasMove]) -> list[AliasMove]:
     """The entries that count, oldest first: of two that follow the same one the earlier, so that nobody moves what
     somebody else has just moved."""
-    kept: list[Move] = []
+    kept: list[AliasMove] = []
     for move in sorted(moves, key=lambda item: item.number):
         if not kept or kept[-1].number <= move.follows:
             kept.append(move)
     return kept
 
 
-def to_undo(moves: Sequence[Move], alias: str) -> Move | None:
+def to_undo(moves: Sequence[AliasMove], alias: str) -> AliasMove | None:
     """The move of an alias that a rollback takes back next, of those in force; None where none is left."""
-    stack: list[Move] = []
+    stack: list[AliasMove] = []
     for move in moves:
         if move.alias != alias:
             continue

@@ -6,10 +6,10 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from fledge.core.errors import ConflictError, InputError
-from fledge.core.settings import Workspace, load, option
+from fledge.core.settings import Workspace, option
 from fledge.core.types import Say, silent
 from fledge.engines.openvino_files import export_seconds, known_files
 from fledge.experiments.arms import default_prompt, resolve_format, resolve_generation
@@ -18,8 +18,9 @@ from fledge.prompts.base_store import DEFAULTS
 from fledge.prompts.prompt import PromptStore, check_alias
 from fledge.prompts.store import open_store
 from fledge.registry import package
-from fledge.registry.moves import Change, HistoryNote, Move, to_undo
+from fledge.registry.moves import AliasChange, AliasMove, HistoryNote, to_undo
 from fledge.registry.naming import check_syntax, derive_name
+from fledge.registry.registered import Release
 from fledge.registry.signing import check_key, check_signature
 from fledge.registry.sources import source_of_model, source_of_run
 from fledge.releases import release_cache
@@ -28,7 +29,6 @@ from fledge.tracking.connection import connect
 
 if TYPE_CHECKING:
     from fledge.registry._mlflow_moves import MoveLog
-    from fledge.registry._mlflow_register import Release
 
 
 class Verification(NamedTuple):
@@ -57,7 +57,7 @@ class ReleaseConfig(Workspace):
 
 
 def register(
-    config: ExperimentConfig,
+    config: ExperimentConfig | None = None,
     *,
     name: str | None = None,
     run_id: str | None = None,
@@ -67,19 +67,19 @@ def register(
     weights: Weights = "copy",
     sign_key: Path | None = None,
     say: Say = silent,
-) -> "Release":
-    """Register a release of `config.model` with one prompt; the same content once only. Without a prompt, one that
-    chats is asked the question itself (`question`), any other `simple`.
+) -> Release:
+    """Register a release of `config.model`, of the settings' unless given, with one prompt; the same content once only.
 
-    Without a name the setting MODEL_NAME counts, else it is derived from the model.
-    From a run (its id, a unique prefix, or `last`), model, prompt version and settings are those of `arm`, else of what
-    was evaluated or the comparison's winner, or its leader where nothing won. `engines` are the modes of the engines
-    that it brings along, exported where they are not yet; None for the setting, else those that `serve` would use here.
-    `weights` may be `reference` for a model of the Hub: only its id and commit are kept, and its files are checked when
-    they are fetched. `sign_key` is a private key in a PEM file. `say` is told what takes long.
+    Without a prompt, one that chats is asked the question itself (`question`), any other `simple`; without a name the
+    setting MODEL_NAME counts, else it is derived from the model. From a run (id, prefix or `last`), model, prompt
+    version and settings are those of `arm`, else of what was evaluated or the comparison's winner, or its leader where
+    nothing won. `engines` are the modes of the engines that it brings along, exported where they are not yet; None for
+    the setting, else those that `serve` would use here. `weights` may be `reference` for a model of the Hub: only its
+    id and commit are kept, and its files are checked when they are fetched. `sign_key` is a private key in a PEM file.
+    `say` is told what takes long.
     """
 
-    settings = load(ReleaseConfig).value
+    config, settings = config or ExperimentConfig(), ReleaseConfig()
     wanted = settings.engines if engines is None else engines
     if arm and not run_id:
         raise InputError("an arm is one of a run", hint="--run RUN --arm ARM")
@@ -115,13 +115,14 @@ def register(
     return replace(release, arm=source.arm)
 
 
-def verify(workspace: Workspace, target: str, *, key: Path | None = None) -> Verification:
+def verify(target: str, *, key: Path | None = None, workspace: Workspace | None = None) -> Verification:
     """Check what the tracking store has of a release against its manifest, and with a public `key` its signature.
 
     Raises `FledgeError` that names every file that is missing, changed or not listed.
     """
     from fledge.releases._mlflow_releases import find, stored
 
+    workspace = workspace or Workspace()
     client = connect(workspace.tracking)
     version = find(client, target)
     with stored(client, version) as (folder, manifest):
@@ -134,7 +135,6 @@ def verify(workspace: Workspace, target: str, *, key: Path | None = None) -> Ver
 
 
 def promote(
-    workspace: Workspace,
     name: str,
     version: int,
     *,
@@ -143,19 +143,20 @@ def promote(
     force: bool = False,
     reason: str = "",
     expected: int | None = None,
+    workspace: Workspace | None = None,
     say: Say = silent,
-) -> Move:
+) -> AliasMove:
     """Move an alias by the evidence of a run (id, prefix or `last`), or by force; keep the release ready for `serve`.
 
     The alias of the release's prompt moves with it. With `expected` the alias must mean that version still (0: none).
-    Raises `RefusedError` where the evidence does not speak for this release, `ConflictError` where somebody else moves
-    the alias at the same time.
+    Raises `RefusedError` where the evidence is not of this release, `ConflictError` where the alias moves meanwhile.
     """
     from fledge.registry._mlflow_evidence import proof
     from fledge.registry._mlflow_moves import MoveLog, owner
     from fledge.releases._mlflow_releases import MODEL_TAG, fetch, find, stored
 
     check_alias(alias)
+    workspace = workspace or Workspace()
     client = connect(workspace.tracking)
     releases, engines = workspace.state_dir / "releases", workspace.cache_dir / "engines"
     found = find(client, f"{name}/{version}")
@@ -168,17 +169,17 @@ def promote(
     prompts = open_store(client)
     log = MoveLog(client, name, prompts, say)
 
-    def wanted(moves: Sequence[Move]) -> Move:
+    def wanted(moves: Sequence[AliasMove]) -> AliasMove:
         current = log.current(alias)
         last = next((move for move in reversed(moves) if move.alias == alias), None)
         if last is not None and last.after != current:
             say(f"{name}@{alias} was moved to {current or 'nothing'} outside of fledge since")
         _check_expected(name, alias, current or 0, expected)
-        return Move(
+        return AliasMove(
             name=name,
             alias=alias,
             action="promote",
-            changes=(*_prompt_changes(prompts, log, release, last, alias), Change("model", name, current, version)),
+            changes=tuple(_changes(prompts, log, release, last, AliasChange("model", name, current, version), alias)),
             time=time.time(),
             who=_user(),
             owner=owner(),
@@ -202,13 +203,13 @@ def _check_expected(name: str, alias: str, current: int, expected: int | None) -
 
 
 def rollback(
-    workspace: Workspace,
     name: str,
     *,
     alias: str = "champion",
     reason: str = "",
+    workspace: Workspace | None = None,
     say: Say = silent,
-) -> Move:
+) -> AliasMove:
     """Take back the last promotion of an alias that was not taken back yet; the prompt's alias goes with it.
 
     Raises `InputError` where there is none to go back to, `ConflictError` where the alias was moved meanwhile.
@@ -216,13 +217,14 @@ def rollback(
     from fledge.registry._mlflow_moves import MoveLog, owner
     from fledge.releases._mlflow_releases import DIGEST_TAG, MODEL_TAG, fetch, find
 
+    workspace = workspace or Workspace()
     client = connect(workspace.tracking)
     prompts = open_store(client)
     log = MoveLog(client, name, prompts, say)
     releases, engines = workspace.state_dir / "releases", workspace.cache_dir / "engines"
     folders: dict[int | None, Path] = {}
 
-    def wanted(moves: Sequence[Move]) -> Move:
+    def wanted(moves: Sequence[AliasMove]) -> AliasMove:
         current = log.current(alias)
         last = to_undo(moves, alias)
         if last is None or last.before is None:
@@ -234,7 +236,7 @@ def rollback(
             )
         target = find(client, f"{name}/{last.before}")
         folders[last.before] = fetch(client, target, releases, known_files(engines, target.tags.get(MODEL_TAG, "")))
-        return Move(
+        return AliasMove(
             name=name,
             alias=alias,
             action="rollback",
@@ -252,19 +254,18 @@ def rollback(
     return move
 
 
-def history(workspace: Workspace, name: str, say: Say = silent) -> list[dict[str, Any]]:
-    """Moves of a registered model's aliases, and what was noted beside them, newest first, as `Move.as_dict` and
-    `Note.as_dict` have them.
+def history(name: str, *, workspace: Workspace | None = None, say: Say = silent) -> list[AliasMove | HistoryNote]:
+    """Return the moves of a registered model's aliases, and the notes beside them, newest first.
 
     A move that was begun and not ended is ended first.
     """
     from fledge.registry._mlflow_moves import MoveLog
 
-    client = connect(workspace.tracking)
+    client = connect((workspace or Workspace()).tracking)
     log = MoveLog(client, name, open_store(client), say)
     log.current("champion")  # raises for an unknown model
-    entries: list[Move | HistoryNote] = [*log.settle(), *log.notes()]
-    return [entry.as_dict() for entry in sorted(entries, key=lambda entry: entry.number, reverse=True)]
+    entries: list[AliasMove | HistoryNote] = [*log.settle(), *log.notes()]
+    return sorted(entries, key=lambda entry: entry.number, reverse=True)
 
 
 def note(
@@ -305,27 +306,28 @@ def _meant(prompts: PromptStore, name: str, alias: str) -> int | None:
         return None
 
 
-def _prompt_changes(
-    prompts: PromptStore, log: "MoveLog", release: Manifest, last: Move | None, alias: str
-) -> Iterator[Change]:
-    """The alias of the release's prompt, and of another prompt that the last move gave it to."""
+def _changes(
+    prompts: PromptStore, log: "MoveLog", release: Manifest, last: AliasMove | None, own: AliasChange, alias: str
+) -> Iterator[AliasChange]:
+    """What moves: the alias of another prompt that the last move gave it to, of the release's prompt, and `own`."""
     for change in last.changes[:-1] if last else ():
         if change.name != release.prompt_name and change.after is not None:
-            gone = Change("prompt", change.name, change.after, None)
+            gone = AliasChange("prompt", change.name, change.after, None)
             if _may_go(prompts, log, gone, alias):
                 yield gone
     before = _meant(prompts, release.prompt_name, alias)
-    yield Change("prompt", release.prompt_name, before, release.prompt_version)
+    yield AliasChange("prompt", release.prompt_name, before, release.prompt_version)
+    yield own
 
 
-def _taken_back(prompts: PromptStore, log: "MoveLog", move: Move) -> Iterator[Change]:
+def _taken_back(prompts: PromptStore, log: "MoveLog", move: AliasMove) -> Iterator[AliasChange]:
     """The changes of a move the other way round."""
     for change in move.changes:
         if change.kind == "model" or _may_go(prompts, log, change.reversed, move.alias):
             yield change.reversed
 
 
-def _may_go(prompts: PromptStore, log: "MoveLog", change: Change, alias: str) -> bool:
+def _may_go(prompts: PromptStore, log: "MoveLog", change: AliasChange, alias: str) -> bool:
     """Whether a prompt's alias means what this model's last move left, and is not taken from another model."""
     if _meant(prompts, change.name, alias) != change.before:
         return False

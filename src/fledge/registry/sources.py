@@ -1,6 +1,6 @@
 """What a release is made of: a model, or an arm of a run."""
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from fledge.core.errors import InputError
 from fledge.core.types import Format
@@ -10,11 +10,9 @@ from fledge.experiments.arms import default_generation
 from fledge.experiments.config import ExperimentConfig
 from fledge.models.snapshot import Snapshot
 from fledge.prompts.prompt import Prompt, PromptFormat
+from fledge.registry.registered import Standing
 from fledge.releases.manifest import implied_format
 from fledge.tracking.connection import connect
-
-if TYPE_CHECKING:
-    from fledge.registry._mlflow_evidence import Standing
 
 
 class Source(NamedTuple):
@@ -26,7 +24,7 @@ class Source(NamedTuple):
     generation: GenerationParams
     own: bool
     evaluation: dict[str, Any]
-    arm: "Standing | None"
+    arm: Standing | None
     format: Format | None = None
 
     def format_for(self, prompt: Prompt, config: ExperimentConfig) -> PromptFormat:

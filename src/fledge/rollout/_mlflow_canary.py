@@ -106,7 +106,14 @@ class CanaryWatch:
         uri = self._workspace.tracking
         self._evidence = self._evidence or record_canary(uri, self._name, after, passed, reason, self._figures)
         if passed:
-            promote(self._workspace, self._name, after, alias=self._baseline, evidence=self._evidence, expected=before)
+            promote(
+                self._name,
+                after,
+                alias=self._baseline,
+                evidence=self._evidence,
+                expected=before,
+                workspace=self._workspace,
+            )
             for event in self._aliases.look():
                 self._control.send(**event)
         else:

@@ -63,13 +63,13 @@ class EndpointStatus:
         return asdict(self)
 
 
-def serve(config: ServeConfig, *targets: str, say: Say = silent) -> EndpointStatus:
+def serve(*targets: str, config: ServeConfig | None = None, say: Say = silent) -> EndpointStatus:
     """Start the endpoint of one or more releases in the background and return when it is ready; `say` is told what is
     done until then.
 
     Raises `InputError` for an unknown release or a port in use, `FledgeError` with the log's end if it does not start.
     """
-    return _serve(config, targets, os.environ, say)
+    return _serve(config or ServeConfig(), targets, os.environ, say)
 
 
 def _serve(config: ServeConfig, targets: Sequence[str], environ: Mapping[str, str], say: Say) -> EndpointStatus:
@@ -178,29 +178,29 @@ def log_file(folder: Path) -> Path:
     return folder / "log.txt"
 
 
-def find_log(workspace: Workspace, port: int | None = None) -> Path:
+def find_log(port: int | None = None, *, workspace: Workspace | None = None) -> Path:
     """The log of the endpoint on `port`, also after its end, or of the only one that runs. Raises `InputError` where
     there is none."""
-    folder = workspace.state_dir / "endpoints" / str(port)
+    folder = (workspace or Workspace()).state_dir / "endpoints" / str(port)
     if port is None or not log_file(folder).is_file():
-        folder = Path(find(workspace, port).folder)
+        folder = Path(find(port, workspace=workspace).folder)
     content = json.loads(_config_file(folder).read_text(encoding="utf-8"))
     if not content["log"]["file"]:
         raise InputError("that endpoint runs in the foreground, and its log is what it prints there", hint="--detach")
     return log_file(folder)
 
 
-def restart(workspace: Workspace, port: int | None = None, say: Say = silent) -> EndpointStatus:
+def restart(port: int | None = None, *, workspace: Workspace | None = None, say: Say = silent) -> EndpointStatus:
     """Stop an endpoint and start it again as it was asked for, with what its environment had and this one lacks, as a
     key. Nothing is stopped where it could not start again."""
-    chosen = find(workspace, port)
+    chosen = find(port, workspace=workspace)
     content = json.loads(_config_file(Path(chosen.folder)).read_text(encoding="utf-8"))
     served = content["served"]
     environ = {**environment_of(chosen.pid), **os.environ}
     limits = replace(load(Limits, environ=environ).value, **content["endpoint"]["fixed_limits"])
     config = replace(TypeAdapter(ServeConfig).validate_python(served["config"]), limits=limits)
     check(config, environ)
-    stop(workspace, config.port)
+    stop(config.port, workspace=workspace)
     return _serve(config, served["targets"], environ, say)
 
 
@@ -210,9 +210,9 @@ def targets(endpoint: EndpointStatus) -> list[str]:
     return list(content["served"]["targets"])
 
 
-def find(workspace: Workspace, port: int | None = None) -> EndpointStatus:
+def find(port: int | None = None, *, workspace: Workspace | None = None) -> EndpointStatus:
     """The endpoint that runs on `port`, or the only one there is. Raises `InputError` where it is not clear."""
-    chosen = [item for item in status(workspace) if port is None or item.url.endswith(f":{port}")]
+    chosen = [item for item in status(workspace=workspace) if port is None or item.url.endswith(f":{port}")]
     if not chosen:
         raise InputError(f"no endpoint runs{f' on port {port}' if port else ''} here", hint="fledge status")
     if len(chosen) > 1:
@@ -221,11 +221,11 @@ def find(workspace: Workspace, port: int | None = None) -> EndpointStatus:
     return chosen[0]
 
 
-def status(workspace: Workspace) -> list[EndpointStatus]:
+def status(*, workspace: Workspace | None = None) -> list[EndpointStatus]:
     """The endpoints that run in this workspace, by port. What a killed supervisor left behind is not shown."""
     reap()
     found = []
-    for path in sorted((workspace.state_dir / "endpoints").glob("*/state.json")):
+    for path in sorted(((workspace or Workspace()).state_dir / "endpoints").glob("*/state.json")):
         with contextlib.suppress(OSError, ValueError):
             content = json.loads(path.read_text(encoding="utf-8"))
             if _is_supervisor(content["pid"], path.parent):
@@ -233,9 +233,9 @@ def status(workspace: Workspace) -> list[EndpointStatus]:
     return found
 
 
-def stop(workspace: Workspace, port: int | None = None) -> list[EndpointStatus]:
+def stop(port: int | None = None, *, workspace: Workspace | None = None) -> list[EndpointStatus]:
     """Stop the endpoint on `port`, or the only one there is; returns what was stopped when its processes are gone."""
-    chosen = find(workspace, port)
+    chosen = find(port, workspace=workspace)
     config = json.loads(_config_file(Path(chosen.folder)).read_text(encoding="utf-8"))
     terminate(chosen.pid, float(config["endpoint"]["limits"]["drain_s"]) + STOP_MARGIN_S)
     return [chosen]
@@ -316,7 +316,7 @@ def check_port(config: ServeConfig) -> None:
         try:
             probe.bind((config.host, config.port))
         except OSError as error:
-            ours = next((item.pid for item in status(config) if item.url.endswith(f":{config.port}")), None)
+            ours = next((item.pid for item in status(workspace=config) if item.url.endswith(f":{config.port}")), None)
             by = f" by fledge's own endpoint, pid {ours} (fledge stop --port {config.port})" if ours else ""
             raise port_error(config.host, config.port, error, by) from None
 

@@ -1,0 +1,135 @@
+"""`load_model`: a model to ask from a program. Nothing is recorded."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import fields, replace
+from types import TracebackType
+from typing import Any, Literal, TypeAlias, get_args, overload
+
+from fledge.core.errors import InputError
+from fledge.core.texts import strip_stream
+from fledge.core.types import Message, Say, silent
+from fledge.engines import selection
+from fledge.engines.engine import Engine, GenerationParams, Stream, generate
+from fledge.engines.selection import RemoteModel, is_release, release_folder
+from fledge.experiments.arms import default_generation
+from fledge.experiments.config import ExperimentConfig
+from fledge.prompts.format import fill_conversation, prompt_of
+from fledge.prompts.prompt import Prompt
+from fledge.releases.manifest import load_manifest
+
+Conversation: TypeAlias = Sequence[Message] | Sequence[Mapping[str, str]]
+"""Turns of a role (system, user or assistant) and a content."""
+
+SETTINGS = tuple(item.name for item in fields(GenerationParams) if item.name not in ("n", "logprobs"))
+ROLES = get_args(Literal["system", "user", "assistant"])
+
+
+class LoadedModel:
+    """A model that is ready to be asked. Close it, or use it in a `with` block.
+
+    A text is a turn of the user for a model with a chat template, the question of a release's own prompt, and for any
+    other model a text to complete. `settings` are fields of `GenerationParams`; `generation` holds those that count
+    without them.
+    """
+
+    def __init__(
+        self, name: str, engine: Engine, generation: GenerationParams, *, prompt: Prompt | None, chats: bool
+    ) -> None:
+        self.name = name
+        self.generation = generation
+        self._engine = engine
+        self._prompt = prompt
+        self._chats = chats
+
+    @overload
+    def generate(self, prompt: list[str] | tuple[str, ...], **settings: Any) -> list[str]: ...
+
+    @overload
+    def generate(self, prompt: str | Conversation, **settings: Any) -> str: ...
+
+    def generate(self, prompt: str | Conversation | Sequence[str], **settings: Any) -> str | list[str]:
+        """Return the answer to a text or a conversation, or those to a list of texts, which are computed together.
+
+        Raises `InputError` for what the model cannot take, and for settings that no engine takes.
+        """
+        params = _changed(self.generation, settings)
+        several = not isinstance(prompt, str) and all(isinstance(item, str) for item in prompt)
+        prompts: Sequence[Any] = prompt if several else [prompt]
+        answers = generate(self._engine, [self._asked(item) for item in prompts], params)
+        texts = [answer.text.strip() for answer in answers]
+        return texts if several else texts[0]
+
+    def stream(self, prompt: str | Conversation, **settings: Any) -> Iterator[str]:
+        """Return the pieces of an answer as they are generated; an iterator that is closed stops the answer.
+
+        Raises `InputError` as `generate` does, also on the way.
+        """
+        answer = self._engine.submit(self._asked(prompt), _changed(self.generation, settings))
+        return strip_stream(_pieces(answer))
+
+    def close(self) -> None:
+        """Stop what is under way and free the model."""
+        self._engine.close()
+
+    def __enter__(self) -> "LoadedModel":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"<LoadedModel {self.name!r} on {self._engine.info.name} ({self._engine.info.device})>"
+
+    def _asked(self, prompt: str | Conversation) -> str | list[Message]:
+        turns = [Message("user", prompt)] if isinstance(prompt, str) else [_turn(item) for item in prompt]
+        if self._prompt is not None:
+            filled = fill_conversation(self._prompt, turns, {})
+            if filled is not None:
+                return filled if isinstance(filled, str) else list(filled)
+        return prompt if isinstance(prompt, str) and not self._chats else turns
+
+
+def load_model(model: str | None = None, *, config: ExperimentConfig | None = None, say: Say = silent) -> LoadedModel:
+    """Start the engine of a model, of `config.model` unless named, and return it when it can be asked.
+
+    `model` is `embedded`, `smollm2`, a folder, a Hub id, a release or a URL; a release brings its prompt and its
+    generation settings along. `say` is told what takes long. Raises `FledgeError` for a model that cannot be run here.
+    """
+    config = config or ExperimentConfig()
+    name = model or config.model
+    found = selection.find(name, config)
+    generation, prompt = default_generation(config, found), None
+    if is_release(name):
+        manifest = load_manifest(release_folder(name, config))
+        own = {item: value for item, value in manifest.generation.items() if item in SETTINGS and not config.sets(item)}
+        generation, prompt = _changed(generation, own), prompt_of(manifest)
+    chats = isinstance(found, RemoteModel) or found.has_chat_template
+    return LoadedModel(name, selection.start(config, found, say), generation, prompt=prompt, chats=chats)
+
+
+def _changed(generation: GenerationParams, settings: Mapping[str, Any]) -> GenerationParams:
+    unknown = sorted(settings.keys() - set(SETTINGS))
+    if unknown:
+        raise InputError(f"no generation setting {unknown[0]!r}", hint=f"one of: {', '.join(SETTINGS)}")
+    stop = settings.get("stop", generation.stop)
+    try:
+        return replace(generation, **{**settings, "stop": (stop,) if isinstance(stop, str) else tuple(stop)})
+    except (TypeError, ValueError) as error:
+        raise InputError(f"generation settings: {error}", hint="see fledge.GenerationParams") from None
+
+
+def _turn(given: object) -> Message:
+    if isinstance(given, Message):
+        return given
+    if isinstance(given, Mapping) and given.get("role") in ROLES and isinstance(given.get("content"), str):
+        return Message(given["role"], given["content"])
+    hint = '{"role": "user", "content": "..."}, where the role is one of: ' + ", ".join(ROLES)
+    raise InputError(f"{given!r} is no turn of a conversation", hint=hint)
+
+
+def _pieces(answer: Stream) -> Iterator[str]:
+    try:
+        for chunk in answer:
+            yield chunk.text
+    finally:
+        answer.cancel()
