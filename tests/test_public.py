@@ -7,6 +7,8 @@ import fledge
 
 NAMES = {
     "ArmConfig",
+    "AsyncClient",
+    "Client",
     "CompareOptions",
     "Comparison",
     "Draft",

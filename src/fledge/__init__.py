@@ -11,6 +11,8 @@ __version__ = "0.1.0"
 
 _PUBLIC = {
     "ArmConfig": "fledge.experiments.config",
+    "AsyncClient": "fledge.client.client",
+    "Client": "fledge.client.client",
     "CompareOptions": "fledge.comparison.options",
     "Comparison": "fledge.comparison.findings",
     "Draft": "fledge.prompts.prompt",
@@ -52,6 +54,8 @@ __all__ = tuple(_PUBLIC)
 
 if TYPE_CHECKING:
     from fledge.client.checks import check_endpoint as check_endpoint
+    from fledge.client.client import AsyncClient as AsyncClient
+    from fledge.client.client import Client as Client
     from fledge.comparison.findings import Comparison as Comparison
     from fledge.comparison.options import CompareOptions as CompareOptions
     from fledge.core.errors import FledgeError as FledgeError

@@ -14,7 +14,8 @@ from rich.table import Table
 
 from fledge.cli.options import command, settings
 from fledge.cli.output import emit, emit_exactly, json_option, message, table
-from fledge.client.checks import Feedback, check_endpoint, give_feedback
+from fledge.client.checks import check_endpoint
+from fledge.client.client import Client
 from fledge.core.errors import FledgeError, InputError
 from fledge.core.installation import wheel_name
 from fledge.core.settings import Workspace, load
@@ -168,9 +169,10 @@ def feedback(
 ) -> None:
     """What somebody thinks of an answer, by its x-request-id; it is kept with the answer's trace."""
     where = url or endpoints.find(load(Workspace, flags).value).url
-    given = Feedback(request_id, _judgement(value), name, comment, user)
-    identity = give_feedback(where, given, key=os.environ.get("FLEDGE_API_KEY"))
-    document = {"request_id": request_id, "feedback_id": identity, "name": name, "value": given.value}
+    judgement = _judgement(value)
+    with Client(where) as client:
+        identity = client.feedback(request_id, judgement, name=name, comment=comment, user=user)
+    document = {"request_id": request_id, "feedback_id": identity, "name": name, "value": judgement}
     emit(as_json, document, f"{name} = {value} for {request_id}")
     if not as_json:
         message("it becomes an assessment of that answer's trace in MLflow")
