@@ -49,9 +49,9 @@ class AnswerHead:
 class EndpointAnswer(AnswerHead):
     """A whole answer, or the next part of a streamed one: its `text` comes after that of the parts before.
 
-    A stream ends with a `finish_reason`: `stop`, or `length` where the answer was cut at `max_tokens`; its `usage` comes
-    where `stream_options` ask for it. `raw` is the body or the event as it came, with log probabilities and, where `n`
-    asked for them, the other answers.
+    A stream ends with a `finish_reason`: `stop`, or `length` where the answer was cut at `max_tokens`; its `usage`
+    comes where `stream_options` ask for it. `raw` is the body or the event as it came, with log probabilities and the
+    other answers of `n`.
     """
 
     text: str = ""
