@@ -19,6 +19,14 @@ _MODULES = {
         "check_endpoint",
         "give_feedback",
     ),
+    "fledge.client.answers": (
+        "EndpointAnswer",
+        "Predictions",
+    ),
+    "fledge.client.client": (
+        "AsyncClient",
+        "Client",
+    ),
     "fledge.comparison.findings": (
         "ArmSummary",
         "ArmWarning",
@@ -56,6 +64,7 @@ _MODULES = {
         "EngineGoneError",
         "EngineInfo",
         "GenerationParams",
+        "Usage",
     ),
     "fledge.experiments.answers": (
         "AnswerList",
@@ -79,10 +88,8 @@ _MODULES = {
         "resume_experiment",
         "run_experiment",
     ),
-    "fledge.experiments.runs": (
-        "RunSummary",
-        "runs",
-    ),
+    "fledge.experiments.run_summary": ("RunSummary",),
+    "fledge.experiments.runs": ("runs",),
     "fledge.monitoring.health": ("Health",),
     "fledge.prompts.prompt": (
         "Draft",
@@ -96,8 +103,8 @@ _MODULES = {
         "QuestionSet",
     ),
     "fledge.questions.sources": ("read_questions",),
+    "fledge.questions.set_version": ("QuestionSetVersion",),
     "fledge.questions.versions": (
-        "QuestionSetVersion",
         "QuestionsConfig",
         "register_questions",
     ),
@@ -151,9 +158,13 @@ __all__ = tuple(_PUBLIC)
 if TYPE_CHECKING:
     from fledge.chat.loaded_model import LoadedModel as LoadedModel
     from fledge.chat.loaded_model import load_model as load_model
+    from fledge.client.answers import EndpointAnswer as EndpointAnswer
+    from fledge.client.answers import Predictions as Predictions
     from fledge.client.checks import Check as Check
     from fledge.client.checks import check_endpoint as check_endpoint
     from fledge.client.checks import give_feedback as give_feedback
+    from fledge.client.client import AsyncClient as AsyncClient
+    from fledge.client.client import Client as Client
     from fledge.comparison.findings import ArmSummary as ArmSummary
     from fledge.comparison.findings import ArmWarning as ArmWarning
     from fledge.comparison.findings import Comparison as Comparison
@@ -182,6 +193,7 @@ if TYPE_CHECKING:
     from fledge.engines.engine import EngineGoneError as EngineGoneError
     from fledge.engines.engine import EngineInfo as EngineInfo
     from fledge.engines.engine import GenerationParams as GenerationParams
+    from fledge.engines.engine import Usage as Usage
     from fledge.experiments.answers import AnswerList as AnswerList
     from fledge.experiments.answers import AnswerRow as AnswerRow
     from fledge.experiments.answers import answers as answers

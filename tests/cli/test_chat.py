@@ -156,7 +156,7 @@ def test_what_fails_is_a_line_each_and_the_rest_goes_on(fledge: Run, workspace: 
         "error: there is no command /resett; did you mean /reset? "
         "(try: /reset, or //resett for a question that begins so)",
         f"error: {host} broke the answer off (try: ask again; see the endpoint's log)",
-        f"error: feedback needs a fledge endpoint: {host} gave no x-request-id "
+        f"error: feedback needs a fledge endpoint: {host} is none "
         "(try: fledge serve NAME@champion --detach, then fledge chat http://127.0.0.1:5001)",
         "error: no/where.md cannot be written: No such file or directory (try: choose another place)",
         "error: 5 entries failed",

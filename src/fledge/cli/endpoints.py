@@ -174,7 +174,6 @@ def feedback(
         comment=comment,
         user=user,
         url=url,
-        key=os.environ.get("FLEDGE_API_KEY"),
         workspace=load(Workspace, flags).value,
     )
     document = {"request_id": request_id, "feedback_id": identity, "name": name, "value": judgement}

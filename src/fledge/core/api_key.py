@@ -1,4 +1,4 @@
-"""The key of OpenAI's protocol: read in one place, and kept out of what is recorded."""
+"""Keys of endpoints: read in one place, and that of OpenAI's protocol kept out of what is recorded."""
 
 import os
 
@@ -7,11 +7,11 @@ from fledge.core.errors import InputError
 VARIABLE = "OPENAI_API_KEY"
 
 
-def api_key() -> str:
+def api_key(variable: str = VARIABLE) -> str:
     """The key without blanks around it, empty where there is none. Raises `InputError` for what no header takes."""
-    key = os.environ.get(VARIABLE, "").strip()
+    key = os.environ.get(variable, "").strip()
     if not key.isascii() or not key.isprintable():
-        raise InputError(f"{VARIABLE} holds a character that no key has", hint=f"export {VARIABLE}=sk-...")
+        raise InputError(f"{variable} holds a character that no key has", hint=f"export {variable}=...")
     return key
 
 

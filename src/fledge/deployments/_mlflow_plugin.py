@@ -1,19 +1,17 @@
 """MLflow's deployments, as `mlflow deployments create -t fledge`: a deployment is an endpoint with a name."""
 
 import json
-import os
 import re
-from collections.abc import Callable, Iterator, Mapping
-from functools import wraps
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, ParamSpec, TypeVar
+from typing import Any
 
-import httpx
 import pandas as pd
 from mlflow.deployments import BaseDeploymentClient, PredictionsResponse
 from mlflow.exceptions import MlflowException
-from openai import DefaultHttpxClient, OpenAI, OpenAIError
 
+from fledge.client.client import Client
 from fledge.core import state
 from fledge.core.errors import FledgeError, InputError
 from fledge.core.settings import load, options
@@ -23,10 +21,6 @@ from fledge.supervision.config import ServeConfig
 from fledge.supervision.endpoints import EndpointStatus
 
 FLAVOR = "python_function"
-TIMEOUT_S = 600.0
-
-P = ParamSpec("P")
-T = TypeVar("T")
 
 
 def target_help() -> str:
@@ -47,24 +41,20 @@ def run_local(
     return FledgeDeployments("fledge").create_deployment(name, model_uri, flavor, config)
 
 
-def _translate_errors(work: Callable[P, T]) -> Callable[P, T]:
+@contextmanager
+def _mlflow_errors() -> Iterator[None]:
     """Errors of ours as MLflow's, which its commands and callers expect."""
-
-    @wraps(work)
-    def told(*args: P.args, **kwargs: P.kwargs) -> T:
-        try:
-            return work(*args, **kwargs)
-        except FledgeError as error:
-            text = f"{error.message} ({error.hint})" if error.hint else error.message
-            raise MlflowException(text) from None
-
-    return told
+    try:
+        yield
+    except FledgeError as error:
+        text = f"{error.message} ({error.hint})" if error.hint else error.message
+        raise MlflowException(text) from None
 
 
 class FledgeDeployments(BaseDeploymentClient):  # type: ignore[misc]
     """Deployments by name; each is recorded in `.fledge/deployments/NAME.json`."""
 
-    @_translate_errors
+    @_mlflow_errors()
     def create_deployment(
         self,
         name: str,
@@ -79,7 +69,7 @@ class FledgeDeployments(BaseDeploymentClient):  # type: ignore[misc]
             raise InputError(f"there is a deployment {name!r} already", hint=f"mlflow deployments update --name {name}")
         return _serve(name, model_uri, dict(config or {}))
 
-    @_translate_errors
+    @_mlflow_errors()
     def update_deployment(
         self,
         name: str,
@@ -103,7 +93,7 @@ class FledgeDeployments(BaseDeploymentClient):  # type: ignore[misc]
             _serve(name, kept["model_uri"], kept["config"])
             raise
 
-    @_translate_errors
+    @_mlflow_errors()
     def delete_deployment(
         self,
         name: str,
@@ -116,56 +106,38 @@ class FledgeDeployments(BaseDeploymentClient):  # type: ignore[misc]
             endpoints.stop(_read(name)["port"], workspace=_settings(_read(name)["config"]))
         _record(name).unlink(missing_ok=True)
 
-    @_translate_errors
+    @_mlflow_errors()
     def list_deployments(self, endpoint: str | None = None) -> list[dict[str, Any]]:
         """Each with `name, url, state, model_uri, version`; a `state` of `stopped` where its endpoint has ended."""
         _plain(None, endpoint)
         return [_described(path.stem) for path in sorted(_folder().glob("*.json"))]
 
-    @_translate_errors
+    @_mlflow_errors()
     def get_deployment(self, name: str, endpoint: str | None = None) -> dict[str, Any]:
         """As `list_deployments` has it."""
         _plain(None, endpoint)
         return _described(name)
 
-    @_translate_errors
+    @_mlflow_errors()
     def predict(
         self, deployment_name: str | None = None, inputs: Any = None, endpoint: str | None = None
     ) -> PredictionsResponse:
         """Answers to the rows of a DataFrame, or of anything that `/invocations` takes as `inputs`."""
         _plain(None, endpoint)
-        running = _live(deployment_name)
-        body = (
-            {"dataframe_records": inputs.to_dict("records")} if isinstance(inputs, pd.DataFrame) else {"inputs": inputs}
-        )
-        key = os.environ.get("FLEDGE_API_KEY")
-        headers = {"Authorization": f"Bearer {key}"} if key else {}
-        try:
-            reply = httpx.post(
-                f"{running.url}/invocations", json=body, headers=headers, timeout=TIMEOUT_S, trust_env=False
-            )
-        except httpx.HTTPError as error:
-            raise FledgeError(f"{running.url} does not answer: {error}", hint="fledge status") from None
-        if reply.status_code != httpx.codes.OK:
-            raise FledgeError(f"{running.url} answered {reply.status_code}: {reply.text[:500]}")
-        return PredictionsResponse(reply.json())
+        rows: Any = inputs.to_dict("records") if isinstance(inputs, pd.DataFrame) else inputs
+        with Client(_live(deployment_name).url) as client:
+            return PredictionsResponse({"predictions": list(client.predict(rows).texts)})
 
     def predict_stream(
         self, deployment_name: str | None = None, inputs: Any = None, endpoint: str | None = None
     ) -> Iterator[dict[str, Any]]:
         """Chunks of a chat completion; `inputs` are its `messages` and settings, as OpenAI has them."""
-        _translate_errors(_plain)(None, endpoint)
-        running = _translate_errors(_live)(deployment_name)
-        client = OpenAI(
-            base_url=f"{running.url}/v1",
-            api_key=os.environ.get("FLEDGE_API_KEY") or "none",
-            http_client=DefaultHttpxClient(trust_env=False),
-        )
-        try:
-            for chunk in client.chat.completions.create(model="", stream=True, **inputs):
-                yield chunk.model_dump(exclude_none=True)
-        except OpenAIError as error:
-            raise MlflowException(str(error)) from None
+        with _mlflow_errors():
+            _plain(None, endpoint)
+            with Client(_live(deployment_name).url) as client:
+                for part in client.chat(stream=True, **inputs):
+                    if part.raw:  # the first part is the head alone
+                        yield dict(part.raw)
 
 
 def _serve(name: str, model_uri: str, settings: dict[str, Any]) -> dict[str, Any]:

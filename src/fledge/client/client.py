@@ -1,0 +1,268 @@
+"""`Client` and `AsyncClient`: an endpoint from Python. All but the I/O is shared."""
+
+from abc import ABC, abstractmethod
+from collections.abc import AsyncGenerator, Coroutine, Generator
+from contextlib import aclosing
+from types import TracebackType
+from typing import Any, Generic, Literal, Self, TypeVar, overload
+
+import httpx
+
+from fledge.client import calls
+from fledge.client.address import Address
+from fledge.client.answers import DONE, EndpointAnswer, HttpReply, Predictions, StreamReader, event_source, is_enough
+from fledge.client.calls import Call, Generating, Messages, Rows
+
+CONNECT_TIMEOUT_S = 20.0
+ANSWER_TIMEOUT_S = 600.0
+
+T = TypeVar("T")
+AnswerT = TypeVar("AnswerT")
+StreamT = TypeVar("StreamT")
+
+
+class _Generating(ABC, Generic[AnswerT, StreamT]):
+    """The calls that stream if asked to; a subclass says what an answer and a stream are."""
+
+    def __init__(self, url: str, *, key: str | None, timeout: float, openai: bool) -> None:
+        self.address = Address.parse(url, openai=openai)
+        connect = min(timeout, CONNECT_TIMEOUT_S)
+        self._quick = httpx.Timeout(connect)
+        self._options: dict[str, Any] = {
+            "headers": self.address.authorization(key),
+            "timeout": httpx.Timeout(timeout, connect=connect),
+            "trust_env": not self.address.is_near,  # proxies are for what is far
+        }
+
+    @abstractmethod
+    def send(self, call: Call[EndpointAnswer]) -> AnswerT: ...
+
+    @abstractmethod
+    def _stream(self, call: Call[EndpointAnswer]) -> StreamT: ...
+
+    @overload
+    def chat(
+        self,
+        messages: Messages,
+        *,
+        stream: Literal[False] = False,
+        model: str | None = None,
+        session: str | None = None,
+        **settings: Any,
+    ) -> AnswerT: ...
+
+    @overload
+    def chat(
+        self,
+        messages: Messages,
+        *,
+        stream: Literal[True],
+        model: str | None = None,
+        session: str | None = None,
+        **settings: Any,
+    ) -> StreamT: ...
+
+    def chat(
+        self,
+        messages: Messages,
+        *,
+        stream: bool = False,
+        model: str | None = None,
+        session: str | None = None,
+        **settings: Any,
+    ) -> AnswerT | StreamT:
+        """Answer a conversation; a text is one turn of the user. A stream yields the answer's parts.
+
+        `session` keeps a person to one arm where several releases share a name. `settings` are those of the protocol:
+        `temperature`, `max_tokens`, `prompt="none"` to leave out the release's prompt, and so on.
+        """
+        call = calls.chat(self.address, messages, Generating(stream, model, session, settings))
+        return self._stream(call) if stream else self.send(call)
+
+    @overload
+    def complete(
+        self,
+        prompt: str,
+        *,
+        stream: Literal[False] = False,
+        model: str | None = None,
+        session: str | None = None,
+        **settings: Any,
+    ) -> AnswerT: ...
+
+    @overload
+    def complete(
+        self,
+        prompt: str,
+        *,
+        stream: Literal[True],
+        model: str | None = None,
+        session: str | None = None,
+        **settings: Any,
+    ) -> StreamT: ...
+
+    def complete(
+        self,
+        prompt: str,
+        *,
+        stream: bool = False,
+        model: str | None = None,
+        session: str | None = None,
+        **settings: Any,
+    ) -> AnswerT | StreamT:
+        """Complete a text as it is, without the release's prompt; otherwise as `chat`."""
+        call = calls.complete(self.address, prompt, Generating(stream, model, session, settings))
+        return self._stream(call) if stream else self.send(call)
+
+    def _arguments(self, call: Call[Any]) -> dict[str, Any]:
+        quick = {} if call.content else {"timeout": self._quick}  # nothing is computed for a GET
+        return {**call.arguments(), **quick}
+
+    def _reply(self, response: httpx.Response, content: bytearray) -> HttpReply:
+        return HttpReply(self.address, response.status_code, response.headers, bytes(content), response.reason_phrase)
+
+
+class Client(_Generating[EndpointAnswer, Generator[EndpointAnswer]]):
+    """The endpoint at `url`, `http(s)://HOST[/v1][#MODEL]`.
+
+    `key` is that of `FLEDGE_API_KEY` unless given; an empty one is none. `timeout` is in seconds, between two parts of
+    an answer. With `openai` it is a server that speaks OpenAI's protocol only: its URL is taken as it is, and its key
+    is that of `OPENAI_API_KEY`.
+
+    All methods raise `FledgeError` where there is no answer, and `InputError` where the endpoint does not take what it
+    is asked, or the key.
+    """
+
+    def __init__(
+        self, url: str, *, key: str | None = None, timeout: float = ANSWER_TIMEOUT_S, openai: bool = False
+    ) -> None:
+        super().__init__(url, key=key, timeout=timeout, openai=openai)
+        self._http = httpx.Client(**self._options)
+
+    def predict(self, rows: Rows, *, session: str | None = None, **settings: Any) -> Predictions:
+        """Answer questions, or rows of the prompt's variables, together, by the release's prompt."""
+        return self.send(calls.predict(self.address, rows, session, settings))
+
+    def feedback(
+        self, request_id: str, value: bool | float | str, *, name: str = "feedback", comment: str = "", user: str = ""
+    ) -> str:
+        """Leave feedback on the answer with this id; returns the feedback's own id."""
+        return self.send(calls.feedback(self.address, request_id, value, name, comment, user))
+
+    def models(self) -> tuple[str, ...]:
+        """The names that can be asked for."""
+        return self.send(calls.models(self.address))
+
+    def ready(self) -> bool:
+        """Whether models are loaded and requests are taken."""
+        return self.send(calls.ready(self.address))
+
+    def health(self) -> bool:
+        """Whether the endpoint's process is well."""
+        return self.send(calls.health(self.address))
+
+    def send(self, call: Call[T]) -> T:
+        """Make any call."""
+        with self.address.translated_errors(), self._http.stream(**self._arguments(call)) as response:
+            reply = self._read(response)
+        return call.read(reply)
+
+    def close(self) -> None:
+        self._http.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, _kind: type[BaseException] | None, _error: BaseException | None, _trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _read(self, response: httpx.Response) -> HttpReply:
+        content = bytearray()
+        for part in response.iter_bytes():
+            content += part
+            if is_enough(response, content):
+                break
+        return self._reply(response, content)
+
+    def _stream(self, call: Call[EndpointAnswer]) -> Generator[EndpointAnswer]:
+        with self.address.translated_errors(), self._http.stream(**self._arguments(call)) as response:
+            if not response.is_success:
+                self._read(response).check()
+            reader = StreamReader(self.address, response.headers)
+            yield reader.opening
+            for event in event_source(map(reader.check, response.iter_bytes())).iter_sse():
+                if event.data == DONE:
+                    break
+                if event.data:
+                    yield reader.read(event.data)
+            reader.finish()
+
+
+class AsyncClient(_Generating[Coroutine[Any, Any, EndpointAnswer], AsyncGenerator[EndpointAnswer]]):
+    """`Client` for asyncio: the same methods as coroutines, and streams for `async for`, which are not awaited."""
+
+    def __init__(
+        self, url: str, *, key: str | None = None, timeout: float = ANSWER_TIMEOUT_S, openai: bool = False
+    ) -> None:
+        super().__init__(url, key=key, timeout=timeout, openai=openai)
+        self._http = httpx.AsyncClient(**self._options)
+
+    async def predict(self, rows: Rows, *, session: str | None = None, **settings: Any) -> Predictions:
+        return await self.send(calls.predict(self.address, rows, session, settings))
+
+    async def feedback(
+        self, request_id: str, value: bool | float | str, *, name: str = "feedback", comment: str = "", user: str = ""
+    ) -> str:
+        return await self.send(calls.feedback(self.address, request_id, value, name, comment, user))
+
+    async def models(self) -> tuple[str, ...]:
+        return await self.send(calls.models(self.address))
+
+    async def ready(self) -> bool:
+        return await self.send(calls.ready(self.address))
+
+    async def health(self) -> bool:
+        return await self.send(calls.health(self.address))
+
+    async def send(self, call: Call[T]) -> T:
+        with self.address.translated_errors():
+            async with self._http.stream(**self._arguments(call)) as response:
+                reply = await self._read(response)
+        return call.read(reply)
+
+    async def close(self) -> None:
+        await self._http.aclose()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, _kind: type[BaseException] | None, _error: BaseException | None, _trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def _read(self, response: httpx.Response) -> HttpReply:
+        content = bytearray()
+        async for part in response.aiter_bytes():
+            content += part
+            if is_enough(response, content):
+                break
+        return self._reply(response, content)
+
+    async def _stream(self, call: Call[EndpointAnswer]) -> AsyncGenerator[EndpointAnswer]:
+        with self.address.translated_errors():
+            async with self._http.stream(**self._arguments(call)) as response:
+                if not response.is_success:
+                    (await self._read(response)).check()
+                reader = StreamReader(self.address, response.headers)
+                yield reader.opening
+                content = (reader.check(part) async for part in response.aiter_bytes())
+                async with aclosing(event_source(content).aiter_sse()) as events:
+                    async for event in events:
+                        if event.data == DONE:
+                            break
+                        if event.data:
+                            yield reader.read(event.data)
+                reader.finish()

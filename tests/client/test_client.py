@@ -1,0 +1,285 @@
+"""Both clients, against an endpoint of fledge and against servers that do what none should, over real HTTP."""
+
+import asyncio
+import threading
+from collections.abc import Iterator
+from contextlib import aclosing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import fledge
+from fledge.client.answers import EndpointAnswer
+from fledge.core.errors import FledgeError, InputError
+from fledge.core.types import Message
+from fledge.engines.engine import Usage
+from fledge.supervision.endpoints import EndpointStatus
+from tests.chat.scripted_server import Reply, Script, events, piece, serve, streamed
+from tests.engines import openai_server
+from tests.serving.harness import lay_out, outbox, served, until
+
+KEY = "k" * 32
+HELLO = [Message("user", "Hello?")]
+
+
+class Caller:
+    """A client in use: the methods of either class, called alike."""
+
+    def __init__(self, kind: str) -> None:
+        self._kind = kind
+
+    def call(self, url: str, method: str, *values: Any, key: str | None = None, **settings: Any) -> Any:
+        """What a method returns."""
+        if self._kind == "sync":
+            with fledge.Client(url, key=key) as client:
+                return getattr(client, method)(*values, **settings)
+
+        async def called() -> Any:
+            async with fledge.AsyncClient(url, key=key) as client:
+                return await getattr(client, method)(*values, **settings)
+
+        return asyncio.run(called())
+
+    def stream(self, url: str, came: list[EndpointAnswer], *, most: int = 0, **settings: Any) -> None:
+        """Chat, and keep the parts as they come; leave after `most`."""
+        if self._kind == "sync":
+            with fledge.Client(url) as client:
+                parts = client.chat(HELLO, stream=True, **settings)
+                for part in parts:
+                    came.append(part)
+                    if len(came) == most:
+                        parts.close()
+            return
+
+        async def stream() -> None:
+            async with (
+                fledge.AsyncClient(url) as client,
+                aclosing(client.chat(HELLO, stream=True, **settings)) as parts,
+            ):
+                async for part in parts:
+                    came.append(part)
+                    if len(came) == most:
+                        break
+
+        asyncio.run(stream())
+
+
+@pytest.fixture(params=["sync", "async"])
+def caller(request: pytest.FixtureRequest) -> Caller:
+    return Caller(request.param)
+
+
+@pytest.fixture
+def script() -> Iterator[Script]:
+    with serve(Script()) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def endpoint(tmp_path_factory: pytest.TempPathFactory, engine_cache: Path) -> Iterator[EndpointStatus]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FLEDGE_API_KEY", KEY)
+        config = lay_out(tmp_path_factory.mktemp("client"), engine_cache, "Q: {{question}}", format="chat")
+        with served(config, record=True, engine="scripted") as running:
+            yield running
+
+
+@pytest.mark.slow
+def test_an_endpoint_of_fledge(endpoint: EndpointStatus, caller: Caller) -> None:
+    url = endpoint.url
+    answer = caller.call(url, "chat", "why", max_tokens=50)
+    assert (answer.text, answer.finish_reason, answer.release) == ("Q: WHY", "stop", "mine/1")
+    assert (answer.arm, answer.prompt) == ("champion", "plain/1")
+    assert answer.usage.prompt_tokens > 0
+    assert answer.usage.completion_tokens > 0
+    assert answer.raw["id"] == f"chatcmpl-{answer.request_id}"
+    assert caller.call(url, "chat", [{"role": "user", "content": "why"}], prompt="none").text == "WHY"
+    assert caller.call(f"{url}/v1#mine@champion", "complete", "why").text == "WHY"
+
+    parts: list[EndpointAnswer] = []
+    caller.stream(url, parts, stream_options={"include_usage": True})
+    assert "".join(part.text for part in parts) == "Q: HELLO?"
+    assert [part.finish_reason for part in parts if part.finish_reason] == ["stop"]
+    assert {(part.release, part.prompt) for part in parts} == {("mine/1", "plain/1")}
+    assert parts[0].text == ""  # before the answer's first token
+    assert parts[-1].usage is not None
+
+    by_text = caller.call(url, "predict", ["why", "how"], max_tokens=50)
+    assert (by_text.texts, by_text.release) == (("Q: WHY", "Q: HOW"), "mine/1")
+    assert caller.call(url, "predict", [{"question": "why"}]).texts == ("Q: WHY",)
+    assert caller.call(url, "predict", {"question": ["why", "how"]}).texts == by_text.texts
+
+    assert caller.call(url, "feedback", answer.request_id, 0.5, name="tone", comment="dry", user="me")
+    assert until(lambda: answer.request_id in {record.request_id for record in outbox(endpoint)})
+    assert "mine" in caller.call(url, "models")
+    assert caller.call(url, "ready") is True
+    assert caller.call(url, "health") is True
+
+
+@pytest.mark.slow
+def test_what_an_endpoint_of_fledge_refuses(endpoint: EndpointStatus, caller: Caller) -> None:
+    for key in ("", "wrong"):
+        with pytest.raises(InputError, match="rejected the API key") as caught:
+            caller.call(endpoint.url, "chat", "why", key=key)
+        assert caught.value.hint == "export FLEDGE_API_KEY=..."
+    for method, values, settings, message in (
+        ("chat", ["why"], {"model": "other"}, "no model 'other' here"),
+        ("chat", ["why"], {"temperature": 9}, "does not take the request: temperature"),
+        ("predict", [[{"text": "why"}]], {}, "column 'question' must be a text"),
+        ("feedback", ["0" * 32, True], {"name": "a name"}, "does not take the request: name"),
+        ("feedback", ["id-9", True], {}, "'id-9' is not the id of a request"),
+        ("chat", ["why"], {"temperature": float("nan")}, "cannot be written as JSON"),
+    ):
+        with pytest.raises(FledgeError, match=message):
+            caller.call(endpoint.url, method, *values, **settings)
+
+
+@pytest.mark.parametrize(
+    ("reply", "message", "hint"),
+    [
+        (
+            Reply(401, {"error": {"message": "a valid key\nis needed"}}),
+            "rejected the API key: a valid key is needed",
+            "export",
+        ),
+        (Reply(404, {"error": {"message": "no model 'x' here"}}), "no model 'x' here", "/models"),
+        (Reply(400, {"message": "too long"}), "does not take the request: too long", "/docs"),
+        (Reply(429, {"error": "full"}, {"retry-after": "7"}), "has too much to do: full", "ask again in 7 s"),
+        (Reply(503, {"detail": "loading"}, {"retry-after": "soon"}), "is not ready: loading", "ask again in a moment"),
+        (Reply(500, b"<html>oh</html>"), "answered 500: <html>oh</html>", "log"),
+        (Reply(307, b"", {"location": "/v2"}), "answered 307: Temporary Redirect", "log"),
+        (Reply(502, b"x" * 1_000_000), f"answered 502: {'x' * 500}", "log"),
+    ],
+)
+def test_refusals_are_a_line_with_what_to_do(
+    script: Script, caller: Caller, reply: Reply, message: str, hint: str
+) -> None:
+    came: list[EndpointAnswer] = []
+    script.answers += [reply, reply, streamed(piece("Here.", "stop"))]
+    with pytest.raises(FledgeError) as whole:
+        caller.call(script.url, "chat", HELLO)
+    with pytest.raises(FledgeError) as stream:
+        caller.stream(script.url, came)
+    for caught in (whole, stream):
+        assert caught.value.message.endswith(message)
+        assert "\n" not in caught.value.message
+        assert hint in caught.value.hint
+    caller.stream(script.url, came)  # the next question finds it
+    assert _text(came) == "Here."
+
+
+@pytest.mark.parametrize(
+    ("reply", "text", "message"),
+    [
+        (streamed(piece("So "), piece("far"), done=False), "So far", "broke the answer off"),
+        (streamed(piece("So "), done=True), "So ", "broke the answer off"),
+        (streamed(piece("So "), {"error": {"message": "the engine stopped"}}), "So ", ": the engine stopped"),
+        (streamed(piece("So "), {"error": "gone"}), "So ", ": gone"),
+        (streamed(b"<html>"), "", "no event of OpenAI's protocol: <html>"),
+        (streamed(b"[1]"), "", "no event of OpenAI's protocol"),
+        (streamed(b'{"choices": 5}'), "", "no event of OpenAI's protocol"),
+        (streamed(b'{"choices": [{"delta": "x"}]}'), "", "no event of OpenAI's protocol"),
+        (Reply(200, events(piece("So ")), {"content-length": "9000"}), "So ", "broke the answer off"),
+        (Reply(200, b"", {}), "", "broke the answer off"),
+    ],
+)
+def test_a_stream_that_breaks_says_so_after_what_came(
+    script: Script, caller: Caller, reply: Reply, text: str, message: str
+) -> None:
+    script.answers.append(reply)
+    came: list[EndpointAnswer] = []
+    with pytest.raises(FledgeError) as caught:
+        caller.stream(script.url, came)
+    assert _text(came) == text
+    assert message in caught.value.message
+    assert caught.value.hint
+
+
+@pytest.mark.parametrize("body", [b"<html>", [1], {"choices": 5}, {"choices": []}, {"choices": [{"message": "x"}]}])
+def test_answers_of_no_known_form(script: Script, caller: Caller, body: Any) -> None:
+    script.answers.append(Reply(200, body))
+    script.paths |= {path: Reply(200, body) for path in ("/invocations", "/feedback", "/v1/models", "/ready")}
+    for method, values in (
+        ("chat", ["Hello?"]),
+        ("predict", [["Hello?"]]),
+        ("feedback", ["0" * 32, True]),
+        ("models", []),
+        ("ready", []),
+    ):
+        with pytest.raises(FledgeError, match="sent what is no ") as caught:
+            caller.call(script.url, method, *values)
+        assert "/v1/models" in caught.value.hint
+
+
+def test_events_of_other_servers(script: Script, caller: Caller) -> None:
+    """No choices, null contents, a role first, half a character, line ends of Unicode inside, other answers."""
+    script.answers.append(
+        streamed(
+            {"choices": [{"delta": {"role": "assistant", "content": None}, "finish_reason": None}]},
+            piece("a\u2028b"),
+            {"choices": [{"index": 1, "delta": {"content": "another"}, "finish_reason": "stop"}]},
+            '{"choices": [{"delta": {"content": "c\u2028d\x85e"}}]}'.encode(),
+            b'{"choices": [{"delta": {"content": "\\ud83d"}}]}',
+            {"choices": [{"delta": None, "finish_reason": "content_filter"}]},
+            {"choices": [], "usage": {"total_tokens": 3}},
+            {"choices": [], "usage": {"prompt_tokens": 1, "completion_tokens": 2}},
+        )
+    )
+    came: list[EndpointAnswer] = []
+    caller.stream(script.url, came)
+    assert _text(came) == "a\u2028bc\u2028d\x85e?"
+    assert [part.usage for part in came[-2:]] == [None, Usage(1, 2)]
+
+
+def test_leaving_a_stream_hangs_up(caller: Caller) -> None:
+    server = openai_server.Server(words=("on ",) * 10_000, pause_s=0.02)
+    others = set(threading.enumerate())
+    with openai_server.serve(server):
+        came: list[EndpointAnswer] = []
+        caller.stream(server.url, came, most=3)
+        assert until(lambda: not any("process_request" in one.name for one in set(threading.enumerate()) - others))
+    assert len(came) == 3
+
+
+def test_an_endpoint_that_is_not_ready(script: Script, caller: Caller) -> None:
+    script.paths |= {"/ready": Reply(503, {"ready": False}), "/health": Reply(500)}
+    assert caller.call(script.url, "ready") is False
+    assert caller.call(script.url, "health") is False
+
+
+def test_nobody_there(caller: Caller, port: int) -> None:
+    for method, values in (("chat", ["Hello?"]), ("ready", []), ("feedback", ["0" * 32, True])):
+        with pytest.raises(FledgeError, match="nothing answers at http://") as caught:
+            caller.call(f"http://me:secret@127.0.0.1:{port}", method, *values)
+        assert "fledge serve" in caught.value.hint
+        assert "secret" not in caught.value.message
+
+
+def test_what_is_no_url_is_refused(caller: Caller) -> None:
+    for url in ("127.0.0.1:5001", "ftp://127.0.0.1", "http://", "http://[", "http://127.0.0.1:99999999", ""):
+        with pytest.raises(InputError, match="invalid URL of an endpoint"):
+            caller.call(url, "ready")
+
+
+def test_keys_models_and_sessions(script: Script, caller: Caller, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FLEDGE_API_KEY", " mine ")
+    for url, key, settings in (
+        (f"{script.url}/", None, {}),
+        (f"{script.url}/v1#default", "other", {}),
+        (f"{script.url}#default", "", {"model": "mine@challenger"}),
+    ):
+        script.answers.append(Reply(200, {"choices": [{"message": {"content": "Hi"}, "finish_reason": "stop"}]}))
+        assert caller.call(url, "chat", HELLO, key=key, **settings) == EndpointAnswer(text="Hi", finish_reason="stop")
+    assert [path for path, _, _ in script.asked] == ["/v1/chat/completions"] * 3
+    assert [sent.get("model") for _, sent, _ in script.asked] == [None, "default", "mine@challenger"]
+    assert [given for _, _, given in script.asked] == ["Bearer mine", "Bearer other", ""]
+    with pytest.raises(InputError, match="the key holds a character"):
+        caller.call(script.url, "ready", key="schlüssel")
+    monkeypatch.setenv("FLEDGE_API_KEY", "schlüssel")
+    with pytest.raises(InputError, match="FLEDGE_API_KEY holds a character"):
+        caller.call(script.url, "ready")
+
+
+def _text(came: list[EndpointAnswer]) -> str:
+    return "".join(part.text for part in came)
