@@ -1,11 +1,9 @@
 """What an endpoint takes, and how long it is patient."""
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 from fledge.core.settings import option, out_of_range
-
-Content = Literal["keep", "hash", "drop"]
 
 
 @dataclass(frozen=True)

@@ -23,18 +23,8 @@ from fledge.core.frames import ASK, CANCEL, Frames, frame
 from fledge.core.interrupts import postpone_interrupts
 from fledge.core.messages import Ask, Cancel, Piece
 from fledge.core.processes import module_command
-from fledge.core.types import Message, Say
-from fledge.engines.engine import (
-    Chunk,
-    EngineGoneError,
-    EngineInfo,
-    FinishReason,
-    GenerationParams,
-    Prompt,
-    Stats,
-    Stream,
-    Usage,
-)
+from fledge.core.types import EngineInfo, Message, Say
+from fledge.engines.engine import Chunk, EngineGoneError, FinishReason, GenerationParams, Prompt, Stats, Stream, Usage
 from fledge.engines.settings import EngineSettings
 from fledge.models.snapshot import Snapshot
 

@@ -13,7 +13,7 @@ import socket
 import struct
 import sys
 import time
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -249,7 +249,7 @@ def main() -> None:
     except FledgeError as error:
         control.send(event="failed", error=error.message, hint=error.hint, kind=type(error).__name__)
         sys.exit(error.exit_code)
-    control.send(event="ready", info=engine.info._asdict())
+    control.send(event="ready", info=asdict(engine.info))
     server.run()
 
 
