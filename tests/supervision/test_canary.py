@@ -69,20 +69,20 @@ def _answering(endpoint: EndpointStatus) -> set[str]:
 
 
 def _condition(config: ServeConfig) -> Callable[[], Any]:
-    return lambda: (find(config).canary or {}).get("status")
+    return lambda: getattr(find(config).canary, "status", None)
 
 
 def test_one_that_keeps_within_its_guards_becomes_what_is_served(config: ServeConfig, workspace: Workspace) -> None:
     promote(workspace, "mine", 2, alias="challenger", force=True, reason="test")
     with _asked(config) as (endpoint, told):
-        assert until(lambda: (find(config).canary or {}).get("share") == 0.3 or _condition(config)() == "none")
+        assert until(lambda: getattr(find(config).canary, "share", None) == 0.3 or _condition(config)() == "none")
         assert metrics(endpoint, "fledge_arm_share") == pytest.approx(1.0)
         assert until(lambda: history(workspace, "mine")[0]["alias"] == "champion")
         assert until(lambda: _condition(config)() == "none")
         (entry, *_), (release,) = history(workspace, "mine"), find(config).releases
         assert (entry["action"], entry["from"], entry["to"], entry["forced"]) == ("promote", 1, 2, False)
         assert "passed its canary at 100 % of the requests" in entry["reason"]
-        assert (release["version"], sorted(release["aliases"])) == (2, ["challenger", "champion"])
+        assert (release.version, sorted(release.aliases)) == (2, ["challenger", "champion"])
         file = Path(endpoint.folder) / "canary.json"  # as a recorder leaves it that dies when the alias has moved
         file.write_text(json.dumps({**json.loads(file.read_text()), "owed": True}))
         os.kill(pids(endpoint)["recorder"], signal.SIGKILL)
@@ -90,7 +90,9 @@ def test_one_that_keeps_within_its_guards_becomes_what_is_served(config: ServeCo
         rollback(workspace, "mine")  # somebody thinks otherwise: the same release is not tried a second time
         assert until(lambda: _condition(config)() == "passed")
         assert until(lambda: _answering(endpoint) == {"mine/1"})
-        assert find(config).canary == {**(find(config).canary or {}), "share": 0.0, "release": "mine/2"}
+        canary = find(config).canary
+        assert canary
+        assert (canary.share, canary.release) == (0.0, "mine/2")
         assert history(workspace, "mine")[0]["action"] == "rollback"
     assert set(told) == {200}
 
@@ -134,7 +136,7 @@ def test_one_whose_engine_keeps_crashing_takes_nothing_with_it(config: ServeConf
 
 
 def _engines(config: ServeConfig, release: str) -> set[int]:
-    return {part["pid"] for part in find(config).processes if part.get("release") == release}
+    return {part.pid for part in find(config).processes if part.release == release}
 
 
 @pytest.mark.parametrize(

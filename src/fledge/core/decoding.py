@@ -24,7 +24,8 @@ def read_json(kind: type[T], path: Path) -> T:
     try:
         return decode(kind, json.loads(path.read_text(encoding="utf-8")))
     except ValueError as error:
-        raise DecodeError(f"{path}: {error}") from None
+        hint = "if another version of fledge wrote it, start the endpoint again with this one"
+        raise DecodeError(f"{path}: {error}", hint) from None
 
 
 def decode(kind: type[T], value: object) -> T:
