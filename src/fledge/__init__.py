@@ -41,6 +41,11 @@ _MODULES = {
         "plan",
     ),
     "fledge.comparison.statistics": ("Omnibus",),
+    "fledge.core.endpoint_state": (
+        "CanaryProgress",
+        "RecorderFigures",
+        "ReleaseState",
+    ),
     "fledge.core.errors": (
         "ConflictError",
         "CrashLoopError",
@@ -52,7 +57,10 @@ _MODULES = {
     ),
     "fledge.core.limits": ("Limits",),
     "fledge.core.settings": ("Workspace",),
-    "fledge.core.types": ("Message",),
+    "fledge.core.types": (
+        "EngineInfo",
+        "Message",
+    ),
     "fledge.demo.end_to_end": (
         "DemoListener",
         "DemoResult",
@@ -62,7 +70,6 @@ _MODULES = {
     "fledge.engines.engine": (
         "Engine",
         "EngineGoneError",
-        "EngineInfo",
         "GenerationParams",
         "Usage",
     ),
@@ -146,6 +153,7 @@ _MODULES = {
     ),
     "fledge.supervision.endpoints": (
         "EndpointStatus",
+        "ProcessStatus",
         "restart",
         "serve",
         "status",
@@ -175,6 +183,9 @@ if TYPE_CHECKING:
     from fledge.comparison.power import PowerPlan as PowerPlan
     from fledge.comparison.power import plan as plan
     from fledge.comparison.statistics import Omnibus as Omnibus
+    from fledge.core.endpoint_state import CanaryProgress as CanaryProgress
+    from fledge.core.endpoint_state import RecorderFigures as RecorderFigures
+    from fledge.core.endpoint_state import ReleaseState as ReleaseState
     from fledge.core.errors import ConflictError as ConflictError
     from fledge.core.errors import CrashLoopError as CrashLoopError
     from fledge.core.errors import DamagedError as DamagedError
@@ -184,6 +195,7 @@ if TYPE_CHECKING:
     from fledge.core.errors import RefusedError as RefusedError
     from fledge.core.limits import Limits as Limits
     from fledge.core.settings import Workspace as Workspace
+    from fledge.core.types import EngineInfo as EngineInfo
     from fledge.core.types import Message as Message
     from fledge.demo.end_to_end import DemoListener as DemoListener
     from fledge.demo.end_to_end import DemoResult as DemoResult
@@ -191,7 +203,6 @@ if TYPE_CHECKING:
     from fledge.demo.end_to_end import run_demo as run_demo
     from fledge.engines.engine import Engine as Engine
     from fledge.engines.engine import EngineGoneError as EngineGoneError
-    from fledge.engines.engine import EngineInfo as EngineInfo
     from fledge.engines.engine import GenerationParams as GenerationParams
     from fledge.engines.engine import Usage as Usage
     from fledge.experiments.answers import AnswerList as AnswerList
@@ -245,6 +256,7 @@ if TYPE_CHECKING:
     from fledge.supervision.endpoint_health import EndpointHealth as EndpointHealth
     from fledge.supervision.endpoint_health import monitor as monitor
     from fledge.supervision.endpoints import EndpointStatus as EndpointStatus
+    from fledge.supervision.endpoints import ProcessStatus as ProcessStatus
     from fledge.supervision.endpoints import restart as restart
     from fledge.supervision.endpoints import serve as serve
     from fledge.supervision.endpoints import status as status

@@ -86,7 +86,7 @@ def _assert_feedback_is_kept(endpoint: EndpointStatus) -> None:
 
 
 def test_an_engine_that_is_gone_is_said_and_the_session_goes_on(fledge: Run, endpoint: EndpointStatus) -> None:
-    pids = {item["role"]: item["pid"] for item in endpoint.processes}
+    pids = {item.role: item.pid for item in endpoint.processes}
     os.kill(pids["engine"], signal.SIGKILL)
     done = fledge("chat", endpoint.url, input=f"{QUESTION}\n/help\n")
     assert "/prompt [NAME]" in done.stderr

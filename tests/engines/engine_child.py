@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from fledge.engines.engine import EngineInfo
+from fledge.core.types import EngineInfo
 from fledge.engines.local_engine import EngineConnection
 
 SERVE = """

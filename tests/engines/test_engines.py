@@ -28,7 +28,7 @@ pytestmark = pytest.mark.slow
 
 # What a GPU gets; it runs on a CPU as well.
 PAGED = """
-from fledge.engines.engine import EngineInfo
+from fledge.core.types import EngineInfo
 from fledge.engines.transformers_paged import PagedTransformersEngine
 from fledge.models import snapshot
 model = snapshot.resolve("embedded")
@@ -197,7 +197,7 @@ def test_a_prompt_beyond_the_paged_cache_is_refused_and_harms_no_other() -> None
 POISON = 1999
 POISONED = f"""
 from pathlib import Path
-from fledge.engines.engine import EngineInfo
+from fledge.core.types import EngineInfo
 from fledge.engines.transformers import TransformersEngine
 from fledge.models import snapshot
 engine = TransformersEngine(snapshot.resolve("embedded"), EngineInfo("transformers", "cpu", "exact", "as set"))

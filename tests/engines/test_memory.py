@@ -11,7 +11,7 @@ import pytest
 from fledge.bench.processes import random_model
 from fledge.core.errors import FledgeError
 from fledge.core.settings import Workspace
-from fledge.engines.engine import Mode
+from fledge.core.types import Mode
 from fledge.engines.memory import cache_blocks, check, describe, estimate
 from fledge.models import snapshot
 

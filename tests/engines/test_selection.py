@@ -15,8 +15,9 @@ from fledge.core.digests import file_digest
 from fledge.core.errors import FledgeError, InputError
 from fledge.core.installation import install_command
 from fledge.core.settings import load
+from fledge.core.types import EngineInfo
 from fledge.engines import selection
-from fledge.engines.engine import EngineInfo, GenerationParams, generate
+from fledge.engines.engine import GenerationParams, generate
 from fledge.engines.machine import gpu
 from fledge.engines.settings import EngineSettings
 from fledge.models import snapshot

@@ -8,11 +8,11 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 from mlflow import MlflowClient
 
+from fledge.core.endpoint_state import RecorderFigures
 from fledge.core.errors import FledgeError
 from fledge.core.messages import Answered, FeedbackRecord, OutboxRecord
 from fledge.core.outbox_files import outbox_files
@@ -117,28 +117,28 @@ def test_it_goes_on_where_it_was_left_and_leaves_a_broken_line_out(tmp_path: Pat
     _leave(outbox, [3])
     with (outbox / "outbox-000001.jsonl").open("ab") as file:
         file.write(b'{"half a line')
-    told: dict[str, Any] = {}
-    recorder = OutboxRecorder(outbox, sink, cap_bytes=CAP, told=lambda **figures: told.update(figures))
+    told = list[RecorderFigures]()
+    recorder = OutboxRecorder(outbox, sink, cap_bytes=CAP, told=told.append)
     recorder.stop()
     recorder.run()
     assert [record.request_id for record in sink.taken] == [f"{number:032x}" for number in (1, 2, 3)]
-    assert told == {"shipped": 1, "waiting": 0, "refused": 0, "last_error": ""}
+    assert told[-1] == RecorderFigures(shipped=1, waiting=0, refused=0, last_error="")
 
 
 def test_a_tracker_that_is_down_only_delays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(recorder_module, "PERIOD_S", 0.05)
-    outbox, sink, told = tmp_path / "outbox", _Sink(), list[dict[str, Any]]()
+    outbox, sink, told = tmp_path / "outbox", _Sink(), list[RecorderFigures]()
     sink.down = True
     _leave(outbox, range(5))
-    recorder = OutboxRecorder(outbox, sink, cap_bytes=CAP, told=lambda **figures: told.append(figures))
+    recorder = OutboxRecorder(outbox, sink, cap_bytes=CAP, told=told.append)
     thread = threading.Thread(target=recorder.run)
     thread.start()
     try:
         assert until(lambda: len(told) > 2)
-        assert told[-1] == {"shipped": 0, "waiting": 5, "refused": 0, "last_error": "the tracker does not answer"}
+        assert told[-1] == RecorderFigures(0, waiting=5, refused=0, last_error="the tracker does not answer")
         _leave(outbox, range(5, 8))
         sink.down = False
-        assert until(lambda: told[-1] == {"shipped": 8, "waiting": 0, "refused": 0, "last_error": ""})
+        assert until(lambda: told[-1] == RecorderFigures(8, waiting=0, refused=0, last_error=""))
     finally:
         recorder.stop()
         thread.join()
@@ -155,12 +155,12 @@ def test_one_record_that_is_refused_for_ever_holds_up_no_other(tmp_path: Path, m
             raise RecordRefusedError("that cannot be stored")
         sink(records)
 
-    told: dict[str, Any] = {}
-    recorder = OutboxRecorder(outbox, ship, cap_bytes=CAP, told=lambda **figures: told.update(figures))
+    told = list[RecorderFigures]()
+    recorder = OutboxRecorder(outbox, ship, cap_bytes=CAP, told=told.append)
     thread = threading.Thread(target=recorder.run)
     thread.start()
     try:
-        assert until(lambda: told == {"shipped": 39, "waiting": 0, "refused": 1, "last_error": ""})
+        assert until(lambda: told[-1:] == [RecorderFigures(39, waiting=0, refused=1, last_error="")])
     finally:
         recorder.stop()
         thread.join()

@@ -78,8 +78,8 @@ def test_requests_move_with_the_alias_and_none_fails(config: ServeConfig, endpoi
         rollback("mine", workspace=config)
         assert until(lambda: answers[-1] == "mine/1")
     assert set(answers) == {"mine/1", "mine/2"}
-    assert until(lambda: [item["version"] for item in status(workspace=config)[0].releases] == [1])
-    assert until(lambda: [part["role"] for part in status(workspace=config)[0].processes].count("engine") == 1)
+    assert until(lambda: [item.version for item in status(workspace=config)[0].releases] == [1])
+    assert until(lambda: [part.role for part in status(workspace=config)[0].processes].count("engine") == 1)
 
 
 def test_a_release_that_cannot_be_served_leaves_the_old_one(config: ServeConfig, endpoint: EndpointStatus) -> None:
@@ -135,8 +135,8 @@ def test_an_endpoint_starts_and_restarts_without_a_tracking_server(config: Serve
 
 def test_the_recorder_waits_for_no_release_that_does_not_come_up(config: ServeConfig) -> None:
     def running(role: str) -> dict[str, int]:
-        found = [part for item in status(workspace=config) for part in item.processes if part["role"] == role]
-        return {part.get("release", ""): part["pid"] for part in found}
+        found = [part for item in status(workspace=config) for part in item.processes if part.role == role]
+        return {part.release: part.pid for part in found}
 
     path = prepare(config, "mine@champion", "mine/2", detached=True)
     with subprocess.Popen(supervisor_command(path), stderr=subprocess.DEVNULL) as process:
@@ -148,7 +148,7 @@ def test_the_recorder_waits_for_no_release_that_does_not_come_up(config: ServeCo
             assert status(workspace=config)[0].state == "starting"
             os.kill(engine, signal.SIGCONT)
             assert until(lambda: status(workspace=config)[0].state == "ready")
-            assert len([part for part in status(workspace=config)[0].processes if part["role"] == "recorder"]) == 1
+            assert len([part for part in status(workspace=config)[0].processes if part.role == "recorder"]) == 1
         finally:
             process.terminate()
 

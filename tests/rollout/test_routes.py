@@ -1,17 +1,18 @@
 """Routes as plain values: what an alias that moves changes, and what it does not."""
 
-from typing import Any
-
 import pytest
 
+from fledge.core.endpoint_state import CanaryProgress
 from fledge.core.errors import InputError
+from fledge.core.events import AliasMoved, ReleaseRefused, SharesChanged
+from fledge.core.routes import Route, RouteArm
 from fledge.releases.release_cache import ReleaseRef
 from fledge.rollout.moves import Moves
 from fledge.rollout.routes import apply_move, releases_of
 from fledge.supervision.route_plan import plan_routes
 
 
-def _routes(*targets: str, split: tuple[str, ...] = (), shadow: str = "") -> list[dict[str, Any]]:
+def _routes(*targets: str, split: tuple[str, ...] = (), shadow: str = "") -> tuple[Route, ...]:
     plan = plan_routes(targets, split, shadow)
     versions = {"champion": 1, "challenger": 2}
     return plan.routes({item: f"{item.name}/{item.version or versions[item.alias]}" for item in plan.references})
@@ -20,9 +21,9 @@ def _routes(*targets: str, split: tuple[str, ...] = (), shadow: str = "") -> lis
 def test_a_moved_alias_moves_its_arm_and_its_name_and_nothing_else() -> None:
     before = _routes("chat", "other/7", split=("champion=90", "challenger=10"), shadow="challenger=5%")
     after = apply_move(before, "chat", "challenger", "chat/3")
-    assert [arm["release"] for arm in after[0]["arms"]] == ["chat/1", "chat/3"]
-    assert after[0]["aliases"] == {"champion": "chat/1", "challenger": "chat/3"}
-    assert after[0]["shadow"]["release"] == "chat/3"
+    assert [arm.release for arm in after[0].arms] == ["chat/1", "chat/3"]
+    assert after[0].aliases == {"champion": "chat/1", "challenger": "chat/3"}
+    assert after[0].shadow == RouteArm("challenger", "chat/3")
     assert after[1] == before[1]
     assert releases_of(before) == {"chat/1", "chat/2", "other/7"}
     assert releases_of(after) == {"chat/1", "chat/3", "other/7"}
@@ -33,9 +34,9 @@ def test_what_a_user_wants_served() -> None:
     plan = plan_routes(["models:/chat@champion", "chat/2"], [], "")
     assert plan.references == (ReleaseRef("chat", "champion", ""), ReleaseRef("chat", "", "2"))
     (route,) = _routes("chat", split=("champion=1", "challenger=3"))
-    assert [(arm["alias"], arm["weight"]) for arm in route["arms"]] == [("champion", 1.0), ("challenger", 3.0)]
-    assert [route["versions"] for route in _routes("chat@champion", "chat/2", "other/7")] == [["chat/2"], ["other/7"]]
-    assert _routes("chat", shadow="challenger=10%")[0]["shadow_share"] == pytest.approx(0.1)
+    assert [(arm.alias, arm.weight) for arm in route.arms] == [("champion", 1.0), ("challenger", 3.0)]
+    assert [route.versions for route in _routes("chat@champion", "chat/2", "other/7")] == [("chat/2",), ("other/7",)]
+    assert _routes("chat", shadow="challenger=10%")[0].shadow_share == pytest.approx(0.1)
 
 
 @pytest.mark.parametrize(
@@ -58,34 +59,21 @@ def test_what_cannot_be_read_is_told(targets: list[str], split: list[str], shado
 
 
 def _moves() -> Moves:
-    routes = [
-        {
-            "name": "mine",
-            "arms": [{"alias": "champion", "release": "mine/1", "weight": 1.0}],
-            "aliases": {"champion": "mine/1", "challenger": "mine/2"},
-            "versions": [],
-            "shadow": None,
-            "shadow_share": 0.0,
-        }
-    ]
-    return Moves(routes, {"mine/1": "one", "mine/2": "two"})
+    route = Route("mine", (RouteArm("champion", "mine/1"),), {"champion": "mine/1", "challenger": "mine/2"})
+    return Moves((route,), {"mine/1": "one", "mine/2": "two"})
 
 
 def _arms(moves: Moves) -> dict[str, float]:
-    return {arm["release"]: arm["weight"] for arm in moves.routes[0]["arms"]}
+    return {arm.release: arm.weight for arm in moves.routes[0].arms}
 
 
-def _to(release: str, alias: str = "challenger") -> dict[str, str]:
-    return {"name": "mine", "alias": alias, "release": release, "folder": release}
+def _to(release: str, alias: str = "challenger") -> AliasMoved:
+    return AliasMoved("mine", alias, release, folder=release)
 
 
-def _quarter(candidate: str) -> dict[str, Any]:
-    return {
-        "name": "mine",
-        "baseline": "champion",
-        "shares": {"champion": 0.75, "challenger": 0.25},
-        "releases": {"champion": "mine/1", "challenger": candidate},
-    }
+def _quarter(candidate: str) -> SharesChanged:
+    shares, releases = {"champion": 0.75, "challenger": 0.25}, {"champion": "mine/1", "challenger": candidate}
+    return SharesChanged("mine", "champion", shares, releases, CanaryProgress(candidate, "running", 0.25, ""))
 
 
 def test_a_move_is_done_when_its_engine_is_ready() -> None:
@@ -93,7 +81,7 @@ def test_a_move_is_done_when_its_engine_is_ready() -> None:
     assert moves.begin(_to("mine/3")) == set()
     assert moves.finish(set().__contains__) == []
     assert moves.meant("mine", "challenger") == "mine/2"
-    assert [item["release"] for item in moves.finish({"mine/3"}.__contains__)] == ["mine/3"]
+    assert [item.release for item in moves.finish({"mine/3"}.__contains__)] == ["mine/3"]
     assert (moves.meant("mine", "challenger"), sorted(moves.folders)) == ("mine/3", ["mine/1", "mine/3"])
 
 
@@ -108,8 +96,8 @@ def test_one_that_is_overtaken_is_forgotten() -> None:
 def test_one_that_is_given_up_says_what_stays() -> None:
     moves = _moves()
     moves.begin(_to("mine/3", "champion"))
-    (given_up,) = moves.give_up("mine/3")
-    assert (given_up["alias"], given_up["old"], given_up["release"]) == ("champion", "mine/1", "mine/3")
+    (refused,) = moves.give_up("mine/3", "it is damaged")
+    assert refused == ReleaseRefused("mine", "champion", "mine/3", "mine/1", "it is damaged", old_folder="one")
     assert sorted(moves.folders) == ["mine/1", "mine/2"]
 
 

@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
-from fledge.core.limits import Content
 from fledge.core.messages import Answered, FeedbackRecord, OutboxRecord
 from fledge.core.outbox_files import outbox_files
+from fledge.core.types import Content
 from fledge.serving import outbox as outbox_module
 from fledge.serving.outbox import Outbox
 from fledge.serving.outbox_reader import Position, read_batch, read_outbox

@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from fledge.serving.routing import Route, RouteArm, RoutedRequest, Routes, assign, place
+from fledge.core.routes import Route, RouteArm
+from fledge.serving.routing import RoutedRequest, Routes, assign, place
 from tests.serving.harness import client, lay_out, served
 
 UNITS = [f"user {number}" for number in range(10_000)]
@@ -147,19 +148,11 @@ def test_a_shadow_of_all_or_nothing(share: float, expected: int) -> None:
     assert sum(choice is not None and choice.shadow is not None for choice in choices) == expected
 
 
-def test_routes_as_the_supervisor_writes_them() -> None:
-    plain: dict[str, Any] = {
-        "name": "mine",
-        "arms": [{"alias": "champion", "release": "mine/1", "weight": 1.0}],
-        "aliases": {"champion": "mine/1"},
-        "versions": ["mine/7"],
-        "shadow": {"alias": "challenger", "release": "mine/2", "weight": 1.0},
-        "shadow_share": 0.5,
-    }
-    (route,) = Routes.read([plain]).routes
-    assert (route.arms, route.shadow) == ((RouteArm("champion", "mine/1"),), RouteArm("challenger", "mine/2"))
+def test_a_version_can_be_asked_for_by_name() -> None:
+    arms, shadow = (RouteArm("champion", "mine/1"),), RouteArm("challenger", "mine/2")
+    route = Route("mine", arms, {"champion": "mine/1"}, shadow, shadow_share=0.5, versions=("mine/7",))
     assert route.releases == {"mine/1", "mine/2", "mine/7"}
-    assert Routes.read([plain]).find("mine/7", "")
+    assert Routes((route,)).find("mine/7", "") == RoutedRequest("mine/7", "", None)
 
 
 @pytest.fixture(scope="module")

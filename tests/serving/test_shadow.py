@@ -63,7 +63,7 @@ def test_one_whose_engine_keeps_crashing_is_left_out(config: ServeConfig, endpoi
         return next(item for item in status(workspace=config) if item.url == endpoint.url)
 
     def engines() -> set[int]:
-        return {part["pid"] for part in running().processes if part.get("release") == "mine/2"}
+        return {part.pid for part in running().processes if part.release == "mine/2"}
 
     for _ in range(5):
         assert until(lambda: bool(engines()))

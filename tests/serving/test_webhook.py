@@ -91,7 +91,7 @@ def test_an_alias_that_moves_is_served_at_once(
                 "fledge", f"{running.url}{PATH}", [WebhookEvent("model_version_alias", "created")], secret=SECRET
             )
             promote("mine", 2, force=True, reason="test", workspace=here)
-            assert until(lambda: [item["version"] for item in find(workspace=config).releases] == [2])
+            assert until(lambda: [item.version for item in find(workspace=config).releases] == [2])
         finally:
             stop(workspace=config)
     finally:

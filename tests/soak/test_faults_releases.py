@@ -138,7 +138,7 @@ def test_fifty_moves_under_load(two_releases: ServeConfig, times: int, figures: 
                 figures["s from the promotion to the first answer"].append(time.monotonic() - began)
         assert {(item.status, item.broken) for item in asking.told} == {(200, False)}
         figures["requests"].append(len(asking.told))
-        assert until(lambda: [item["release"] for item in started.status.processes if "release" in item] == [release])
+        assert until(lambda: [item.release for item in started.status.processes if item.release] == [release])
         finish(started, asking.told)
 
 

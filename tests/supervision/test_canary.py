@@ -69,14 +69,14 @@ def _answering(endpoint: EndpointStatus) -> set[str]:
 
 
 def _condition(config: ServeConfig) -> Callable[[], Any]:
-    return lambda: (find(workspace=config).canary or {}).get("status")
+    return lambda: getattr(find(workspace=config).canary, "status", None)
 
 
 def test_one_that_keeps_within_its_guards_becomes_what_is_served(config: ServeConfig, workspace: Workspace) -> None:
     promote("mine", 2, alias="challenger", force=True, reason="test", workspace=workspace)
     with _asked(config) as (endpoint, told):
         assert until(
-            lambda: (find(workspace=config).canary or {}).get("share") == 0.3 or _condition(config)() == "none"
+            lambda: getattr(find(workspace=config).canary, "share", None) == 0.3 or _condition(config)() == "none"
         )
         assert metrics(endpoint, "fledge_arm_share") == pytest.approx(1.0)
         assert until(lambda: history("mine", workspace=workspace)[0].alias == "champion")
@@ -84,7 +84,7 @@ def test_one_that_keeps_within_its_guards_becomes_what_is_served(config: ServeCo
         (entry, *_), (release,) = history("mine", workspace=workspace), find(workspace=config).releases
         assert (entry.action, entry.before, entry.after, entry.forced) == ("promote", 1, 2, False)
         assert "passed its canary at 100 % of the requests" in entry.reason
-        assert (release["version"], sorted(release["aliases"])) == (2, ["challenger", "champion"])
+        assert (release.version, sorted(release.aliases)) == (2, ["challenger", "champion"])
         file = Path(endpoint.folder) / "canary.json"  # as a recorder leaves it that dies when the alias has moved
         file.write_text(json.dumps({**json.loads(file.read_text()), "owed": True}))
         os.kill(pids(endpoint)["recorder"], signal.SIGKILL)
@@ -92,11 +92,9 @@ def test_one_that_keeps_within_its_guards_becomes_what_is_served(config: ServeCo
         rollback("mine", workspace=workspace)  # somebody thinks otherwise: the same release is not tried a second time
         assert until(lambda: _condition(config)() == "passed")
         assert until(lambda: _answering(endpoint) == {"mine/1"})
-        assert find(workspace=config).canary == {
-            **(find(workspace=config).canary or {}),
-            "share": 0.0,
-            "release": "mine/2",
-        }
+        canary = find(workspace=config).canary
+        assert canary
+        assert (canary.share, canary.release) == (0.0, "mine/2")
         assert history("mine", workspace=workspace)[0].action == "rollback"
     assert set(told) == {200}
 
@@ -140,7 +138,7 @@ def test_one_whose_engine_keeps_crashing_takes_nothing_with_it(config: ServeConf
 
 
 def _engines(config: ServeConfig, release: str) -> set[int]:
-    return {part["pid"] for part in find(workspace=config).processes if part.get("release") == release}
+    return {part.pid for part in find(workspace=config).processes if part.release == release}
 
 
 @pytest.mark.parametrize(

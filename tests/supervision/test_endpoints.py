@@ -63,14 +63,14 @@ def client(endpoint: EndpointStatus) -> Iterator[httpx.Client]:
 
 
 def _pids(endpoint: EndpointStatus) -> dict[str, int]:
-    return {item["role"]: item["pid"] for item in endpoint.processes}
+    return {item.role: item.pid for item in endpoint.processes}
 
 
 def test_it_answers_records_and_stops_without_a_trace_of_processes(
     config: ServeConfig, endpoint: EndpointStatus, client: httpx.Client
 ) -> None:
     assert set(_pids(endpoint)) == {"supervisor", "engine", "endpoint", "recorder"}
-    assert all(item["memory_bytes"] > 1_000_000 for item in endpoint.processes)
+    assert all(item.memory_bytes > 1_000_000 for item in endpoint.processes)
     lines = [" ".join(psutil.Process(pid).cmdline()) for pid in _pids(endpoint).values()]
     assert not [line for line in lines if config.tracking in line]  # where a password may be, and everybody reads
     assert [check.name for check in check_endpoint(endpoint.url) if not check.passed] == []
@@ -178,7 +178,7 @@ def test_a_killed_engine_comes_back(config: ServeConfig, endpoint: EndpointStatu
     assert until(lambda: client.get("/ready").status_code == 200)
     assert client.post("/invocations", json={"dataframe_split": TABLE}).status_code == 200
     (running,) = status(workspace=config)
-    assert {item["role"]: item["restarts"] for item in running.processes}["engine"] == 1
+    assert {item.role: item.restarts for item in running.processes}["engine"] == 1
 
 
 def test_children_die_with_a_killed_supervisor(config: ServeConfig, endpoint: EndpointStatus) -> None:
@@ -217,7 +217,7 @@ def test_an_export_at_the_start_is_told(config: ServeConfig, tmp_path: Path) -> 
     assert "exporting embedded to OpenVINO, once for this model: about 8 s" in said
     assert any("converting" in text for text in said)
     assert said[-1].startswith("exporting embedded to OpenVINO took ")
-    assert running.progress == []
+    assert running.progress == ()
     log = log_file(Path(running.folder)).read_text(encoding="utf-8")
     assert f"supervisor: ready at {running.url} after " in log
 

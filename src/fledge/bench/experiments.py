@@ -17,9 +17,8 @@ from fledge.bench.rounds import quantile
 from fledge.core import state
 from fledge.core.errors import MissingExtraError
 from fledge.core.settings import option, out_of_range
-from fledge.core.types import Say, silent
+from fledge.core.types import Mode, Say, silent
 from fledge.engines import machine, selection
-from fledge.engines.engine import Mode
 from fledge.engines.openvino_files import find_or_export
 from fledge.engines.settings import EngineSettings
 from fledge.experiments.config import ExperimentConfig

@@ -1,6 +1,5 @@
 """`fledge serve`, `status`, `stop`, `restart`, `logs`, `test`, `feedback`, `monitor`."""
 
-import json
 import os
 import sys
 from collections import deque
@@ -58,7 +57,7 @@ def serve_targets(
         **about,
         "url": running.url,
         "pid": running.pid,
-        "version": running.releases[0]["version"],
+        "version": running.releases[0].version,
         "ready_seconds": running.ready_seconds,
     }
     emit(as_json, value, f"{running.url} is ready, pid {running.pid}")
@@ -73,7 +72,7 @@ def _serve_here(config: ServeConfig, targets: tuple[str, ...], as_json: bool, ab
     with endpoints.claim_port(config):
         path = endpoints.prepare(config, *targets, say=message)
         if as_json:
-            version = int(next(iter(json.loads(path.read_text(encoding="utf-8"))["releases"])).rpartition("/")[2])
+            version = int(next(iter(endpoints.read_config(path).releases)).rpartition("/")[2])
             emit(True, {**about, "url": config.url, "pid": os.getpid(), "version": version, "ready_seconds": None})
         message(f"serving {', '.join(targets)} on {config.url}; Ctrl-C stops it")
         command = endpoints.supervisor_command(path)
@@ -208,24 +207,24 @@ def _going_on(endpoint: EndpointStatus) -> Iterator[str]:
         yield endpoint.progress[-1]
     if endpoint.last_error:
         yield f"its last error: {endpoint.last_error}"
-    if endpoint.canary and endpoint.canary["status"] != "none":
+    if endpoint.canary and endpoint.canary.status != "none":
         canary = endpoint.canary
-        words = canary["reason"] or f"with {100 * canary['share']:g} % of the requests"
-        yield f"the canary {canary['release']} is {canary['status']} {words}"
-    if endpoint.recorder and endpoint.recorder["waiting"]:
-        last_error = endpoint.recorder["last_error"]
-        yield f"{endpoint.recorder['waiting']} records are not in MLflow yet{f': {last_error}' if last_error else ''}"
+        words = canary.reason or f"with {100 * canary.share:g} % of the requests"
+        yield f"the canary {canary.release} is {canary.status} {words}"
+    if endpoint.recorder and endpoint.recorder.waiting:
+        last_error = endpoint.recorder.last_error
+        yield f"{endpoint.recorder.waiting} records are not in MLflow yet{f': {last_error}' if last_error else ''}"
 
 
 def _shown(endpoint: EndpointStatus) -> Iterator[str | Table]:
-    releases = ", ".join(f"{release['name']}/{release['version']}" for release in endpoint.releases)
+    releases = ", ".join(f"{release.name}/{release.version}" for release in endpoint.releases)
     yield f"{endpoint.url} is {endpoint.state}, with {releases}"
     rows = [
         [
-            f"{part['role']} {part.get('release', '')}".strip(),
-            part["pid"],
-            f"{part['memory_bytes'] / 1e6:.0f} MB",
-            part["restarts"],
+            f"{part.role} {part.release}".strip(),
+            part.pid,
+            f"{part.memory_bytes / 1e6:.0f} MB",
+            part.restarts,
         ]
         for part in endpoint.processes
     ]

@@ -1,48 +1,96 @@
-"""The line between the supervisor and a child: JSON lines over an inherited socket pair. A ping is answered here.
+"""The line between a process and its child: JSON lines over an inherited socket pair. A ping is answered here.
 
-Nothing lies in the file system, so nobody else can speak on it; its end tells a child that the supervisor is gone.
+Nothing lies in the file system, so nobody else can speak on it; its end tells a child that its parent is gone.
 """
 
 import json
 import socket
+import sys
 import threading
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict
+from typing import Generic, TypeVar
+
+from fledge.core.decoding import DecodeError, decode
+from fledge.core.endpoint_config import EndpointConfig, EngineConfig, RecorderConfig
+from fledge.core.events import EVENTS, Event, Ping, Pong, StartFailed, SupervisorGone
+
+ChildConfig = EngineConfig | EndpointConfig | RecorderConfig
+C = TypeVar("C", bound=ChildConfig)
+NAMES = {kind: name for name, kind in EVENTS.items()}
 
 
-class Control:
+class Control(Generic[C]):
     """The child's end. `config` is what came first, not on the command line: that everybody on the machine can read."""
 
-    def __init__(self, descriptor: int) -> None:
+    def __init__(self, descriptor: int, config: type[C]) -> None:
         self._socket = socket.socket(fileno=descriptor)
-        self._lines = self._socket.makefile("r", encoding="utf-8")
-        self.config: dict[str, Any] = json.loads(self._lines.readline())
+        self._lines = self._socket.makefile("rb")
+        try:
+            self.config = decode(config, json.loads(self._lines.readline()))
+        except DecodeError as error:
+            self.send(StartFailed(f"configuration: {error.message}", error.hint, type(error).__name__))
+            sys.exit(error.exit_code)
 
-    def listen(self, on_event: Callable[[dict[str, Any]], object]) -> None:
-        """From now on a thread calls `on_event` for each message; the end of the line is `{"event": "gone"}`."""
+    def listen(self, on_event: Callable[[Event], object]) -> None:
+        """From now on a thread calls `on_event` for each event; `SupervisorGone` is the last."""
         threading.Thread(target=self._listen, args=(on_event,), name="control", daemon=True).start()
 
-    def send(self, **message: Any) -> None:
+    def send(self, event: Event) -> None:
         """Tell the supervisor something; nothing happens if it is gone."""
         try:
-            self._socket.sendall(encode(message))
+            self._socket.sendall(encode_event(event))
         except OSError:
             return
 
-    def _listen(self, on_event: Callable[[dict[str, Any]], object]) -> None:
-        with self._lines:
+    def _listen(self, on_event: Callable[[Event], object]) -> None:
+        with self._socket, self._lines:
             try:
-                for line in self._lines:
-                    message = json.loads(line)
-                    if message["event"] == "ping":
-                        self.send(event="pong")
+                for event in decode_events(self._lines, _report):
+                    if isinstance(event, Ping):
+                        self.send(Pong())
                     else:
-                        on_event(message)
-            except (OSError, ValueError):
+                        on_event(event)
+            except OSError:
                 pass
-        on_event({"event": "gone"})
+        on_event(SupervisorGone())
 
 
-def encode(message: dict[str, Any]) -> bytes:
+def encode_event(event: Event) -> bytes:
     """One line."""
-    return json.dumps(message).encode() + b"\n"
+    return json.dumps({"event": NAMES[type(event)], **asdict(event)}).encode() + b"\n"
+
+
+def encode_config(config: ChildConfig) -> bytes:
+    """The first line to a child."""
+    return json.dumps(asdict(config)).encode() + b"\n"
+
+
+def decode_event(line: bytes) -> Event:
+    """The event of one line. Raises `DecodeError` that names event and field."""
+    try:
+        content = json.loads(line)
+    except ValueError as error:
+        raise DecodeError(f"message {line!r:.100} is not JSON: {error}") from None
+    name = content.pop("event", None) if isinstance(content, dict) else None
+    if not isinstance(name, str):
+        raise DecodeError(f"message {line!r:.100} does not name an event")
+    if name not in EVENTS:
+        raise DecodeError(f"unknown event {name!r}")
+    try:
+        return decode(EVENTS[name], content)
+    except DecodeError as error:
+        raise DecodeError(f"event {name!r}: {error.message}") from None
+
+
+def decode_events(lines: Iterable[bytes], on_refused: Callable[[str], object]) -> Iterator[Event]:
+    """The events of lines. A line that is none is skipped, and `on_refused` is told why."""
+    for line in lines:
+        try:
+            yield decode_event(line)
+        except DecodeError as error:
+            on_refused(error.message)
+
+
+def _report(reason: str) -> None:
+    sys.stderr.write(f"fledge: message from the supervisor refused: {reason}\n")

@@ -1,11 +1,11 @@
 """What an endpoint takes, and how long it is patient."""
 
-from dataclasses import dataclass
-from typing import ClassVar, Literal
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import ClassVar
 
+from fledge.core.decoding import decode
 from fledge.core.settings import option, out_of_range
-
-Content = Literal["keep", "hash", "drop"]
 
 
 @dataclass(frozen=True)
@@ -27,6 +27,10 @@ class Limits:
     body_timeout_s: float = option(30.0, "seconds that a client may take to send its body; beyond, 408")
     write_timeout_s: float = option(30.0, "seconds that a client may take to read what was sent; beyond, hung up")
     drain_s: float = option(30.0, "seconds that running requests get to finish at a stop")
+
+    def override(self, fixed: Mapping[str, int | float]) -> "Limits":
+        """The same limits but for those in `fixed`."""
+        return decode(Limits, {**asdict(self), **fixed})
 
     def problems(self) -> list[str]:
         """What is wrong with the values, all of it."""

@@ -10,6 +10,12 @@ Say = Callable[[str], None]
 Format = Literal["chat", "completion"]
 """How a model is asked: a conversation through its chat template, or a text to complete."""
 
+Content = Literal["keep", "hash", "drop"]
+"""What becomes of texts in records."""
+
+Mode = Literal["exact", "fast"]
+"""Of an engine: the same greedy tokens as transformers, or int8."""
+
 
 @dataclass(frozen=True)
 class Message:
@@ -17,6 +23,16 @@ class Message:
 
     role: Literal["system", "user", "assistant"]
     content: str
+
+
+@dataclass(frozen=True)
+class EngineInfo:
+    """Which engine runs, where (`cpu`, `gpu`, or a URL's host), in which mode, and in words why it was chosen."""
+
+    name: str
+    device: str
+    mode: Mode
+    reason: str
 
 
 def silent(_text: str) -> None:

@@ -154,7 +154,7 @@ def _described(name: str) -> dict[str, Any]:
     found: dict[str, Any] = {"name": name, "model_uri": kept["model_uri"], "state": "stopped"}
     if running is not None:
         release = running.releases[0]
-        found |= {"state": running.state, "url": running.url, "version": release["version"]}
+        found |= {"state": running.state, "url": running.url, "version": release.version}
     return found
 
 

@@ -5,8 +5,8 @@ from typing import Any
 from fledge.core import state
 from fledge.core.errors import FledgeError
 from fledge.core.installation import install_command
+from fledge.core.types import Mode
 from fledge.engines import machine, memory, selection
-from fledge.engines.engine import Mode
 from fledge.engines.selection import EXTRAS
 from fledge.engines.settings import EngineSettings
 

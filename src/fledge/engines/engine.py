@@ -9,13 +9,12 @@ from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple, Protocol
 
 from fledge.core.errors import FledgeError, InputError
 from fledge.core.settings import option
-from fledge.core.types import Message
+from fledge.core.types import EngineInfo, Message
 
 if TYPE_CHECKING:
     from fledge.engines.prompt_encoder import PromptEncoder
 
 FinishReason = Literal["stop", "length", "cancelled"]
-Mode = Literal["exact", "fast"]
 
 LEAST_TEMPERATURE = 1e-3
 MAX_STOPS = 4
@@ -257,15 +256,6 @@ class Stream:
             logprobs=tuple(value for chunk in chunks for value in chunk.logprobs),
             turns_left_out=self.turns_left_out,
         )
-
-
-class EngineInfo(NamedTuple):
-    """Which engine runs, where (`cpu`, `gpu`, or a URL's host), in which mode, and in words why it was chosen."""
-
-    name: str
-    device: str
-    mode: Mode
-    reason: str
 
 
 class Stats(NamedTuple):

@@ -1,7 +1,6 @@
 """An engine of this machine, in a process of its own, as the program that started it asks it."""
 
 import contextlib
-import json
 import os
 import secrets
 import signal
@@ -12,29 +11,21 @@ import threading
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from functools import partial
-from typing import IO, Any
+from typing import IO
 
 import msgspec
 
 from fledge.core import errors
-from fledge.core.control import encode
+from fledge.core.control import decode_events, encode_config
+from fledge.core.endpoint_config import EngineConfig
 from fledge.core.errors import FledgeError, InputError
+from fledge.core.events import ChildReady, StartFailed, StartProgress
 from fledge.core.frames import ASK, CANCEL, Frames, frame
 from fledge.core.interrupts import postpone_interrupts
 from fledge.core.messages import Ask, Cancel, Piece
 from fledge.core.processes import module_command
-from fledge.core.types import Message, Say
-from fledge.engines.engine import (
-    Chunk,
-    EngineGoneError,
-    EngineInfo,
-    FinishReason,
-    GenerationParams,
-    Prompt,
-    Stats,
-    Stream,
-    Usage,
-)
+from fledge.core.types import EngineInfo, Message, Say
+from fledge.engines.engine import Chunk, EngineGoneError, FinishReason, GenerationParams, Prompt, Stats, Stream, Usage
 from fledge.engines.settings import EngineSettings
 from fledge.models.snapshot import Snapshot
 
@@ -156,10 +147,9 @@ class LocalEngine(EngineConnection):
     again; after that `EngineGoneError` ends all.
     """
 
-    def __init__(self, settings: EngineSettings, model: Snapshot | None, say: Say) -> None:
+    def __init__(self, settings: EngineSettings, model: Snapshot, say: Say) -> None:
         """`say` is told what takes long."""
-        content = {**asdict(model), "path": str(model.path)} if model else None
-        self._config = {"settings": _settings(settings), "model": content}
+        self._config = EngineConfig(_settings(settings), model={**asdict(model), "path": str(model.path)})
         self._say = say
         self._restarts = 0
         self._closing = threading.Event()
@@ -244,26 +234,29 @@ class LocalEngine(EngineConnection):
             stderr=subprocess.STDOUT,
             process_group=0,  # Ctrl-C in the terminal is for us, who end it
         )
-        control.sendall(encode({**self._config, "lines": [its_line.fileno()]}))
+        control.sendall(encode_config(replace(self._config, lines=(its_line.fileno(),))))
         its_control.close()
         its_line.close()
         return child, control, line
 
     def _wait(self) -> EngineInfo:
-        with self._control.makefile("r", encoding="utf-8") as lines:
-            for line in lines:
-                message: dict[str, Any] = json.loads(line)
-                if message["event"] == "ready":
-                    return EngineInfo(**message["info"])
-                if message["event"] == "progress":
-                    self._say(message["text"])
-                elif message["event"] == "failed":
-                    self._kill()
-                    raise errors.rebuild(message["kind"], message["error"], message["hint"])
+        with self._control.makefile("rb") as lines:
+            for event in decode_events(lines, self._refuse):
+                match event:
+                    case ChildReady(EngineInfo() as info):
+                        return info
+                    case StartProgress(text):
+                        self._say(text)
+                    case StartFailed(error, hint, kind):
+                        self._kill()
+                        raise errors.rebuild(kind, error, hint)
         code = self._kill()
         raise EngineGoneError(
             f"the engine process {_cause(code)} while it started{self._last_words()}", hint="fledge doctor"
         )
+
+    def _refuse(self, reason: str) -> None:
+        self._say(f"message of the engine process refused: {reason}")
 
     def _kill(self) -> int:
         with contextlib.suppress(ProcessLookupError, PermissionError):
@@ -275,7 +268,7 @@ class LocalEngine(EngineConnection):
         return _last_line(self._said)
 
 
-def _settings(settings: EngineSettings) -> dict[str, Any]:
+def _settings(settings: EngineSettings) -> dict[str, str | bool | int | float]:
     common = {item.name: getattr(settings, item.name) for item in fields(EngineSettings)}
     return {**common, "tracking_uri": ""}  # not the engine's business, and it may hold a password
 

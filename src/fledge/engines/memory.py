@@ -9,7 +9,7 @@ from typing import NamedTuple
 import psutil
 
 from fledge.core.errors import FledgeError
-from fledge.engines.engine import Mode
+from fledge.core.types import Mode
 from fledge.models.snapshot import Snapshot
 
 BLOCK_TOKENS = 32  # of OpenVINO's cache on a CPU

@@ -11,7 +11,8 @@ import openvino
 import openvino_genai
 
 from fledge.core.errors import FledgeError, InputError
-from fledge.engines.engine import EngineInfo, FinishReason
+from fledge.core.types import EngineInfo
+from fledge.engines.engine import FinishReason
 from fledge.engines.memory import cache_blocks
 from fledge.engines.text import TextConfig
 from fledge.engines.worker import GeneratedAnswer, WorkerEngine

@@ -22,8 +22,7 @@ from fledge.core import state
 from fledge.core.atomic_folder import build
 from fledge.core.errors import FledgeError, rebuild
 from fledge.core.processes import module_command
-from fledge.core.types import Say
-from fledge.engines.engine import Mode
+from fledge.core.types import Mode, Say
 from fledge.models.snapshot import Snapshot
 from fledge.releases.manifest import exported_beside
 from fledge.releases.shared_files import files_of_exports

@@ -16,12 +16,14 @@ import time
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import msgspec
 
 from fledge.core.control import Control
+from fledge.core.decoding import decode
+from fledge.core.endpoint_config import EngineConfig
 from fledge.core.errors import FledgeError, InputError
+from fledge.core.events import ChildReady, Event, StartFailed, StartProgress, StopRequested, SupervisorGone
 from fledge.core.frames import ASK, CANCEL, PIECES, Frames, frame
 from fledge.core.messages import Ask, Cancel, Piece
 from fledge.core.types import Message
@@ -237,24 +239,24 @@ class EngineServer:
 
 
 def main() -> None:
-    control = Control(int(sys.argv[1]))
+    control = Control(int(sys.argv[1]), EngineConfig)
     config = control.config
     control.listen(_on_event)
     try:
-        engine = selection.load(EngineSettings(**config["settings"]), _model(config), partial(_progress, control))
-        lines = tuple(socket.socket(fileno=descriptor) for descriptor in config.get("lines", ()))
-        listener = _listen(Path(config["address"])) if "address" in config else None
+        engine = selection.load(decode(EngineSettings, config.settings), _model(config), partial(_progress, control))
+        lines = tuple(socket.socket(fileno=descriptor) for descriptor in config.lines)
+        listener = _listen(Path(config.address)) if config.address else None
         server = EngineServer(engine, listener, lines)
         server.try_out()
     except FledgeError as error:
-        control.send(event="failed", error=error.message, hint=error.hint, kind=type(error).__name__)
+        control.send(StartFailed(error.message, error.hint, type(error).__name__))
         sys.exit(error.exit_code)
-    control.send(event="ready", info=engine.info._asdict())
+    control.send(ChildReady(engine.info))
     server.run()
 
 
-def _progress(control: Control, text: str) -> None:
-    control.send(event="progress", text=text)
+def _progress(control: Control[EngineConfig], text: str) -> None:
+    control.send(StartProgress(text))
 
 
 def _listen(address: Path) -> socket.socket:
@@ -265,14 +267,14 @@ def _listen(address: Path) -> socket.socket:
     return listener
 
 
-def _model(config: dict[str, Any]) -> Snapshot:
+def _model(config: EngineConfig) -> Snapshot:
     """The model of a release in our own cache, or one that the parent has checked.
 
     A damaged release is removed: whoever starts next fetches it anew.
     """
-    if "model" in config:
-        return msgspec.convert(config["model"], Snapshot, dec_hook=lambda kind, value: kind(value))  # paths
-    folder = Path(config["release"])
+    if not config.release:
+        return msgspec.convert(config.model, Snapshot, dec_hook=lambda kind, value: kind(value))  # paths
+    folder = Path(config.release)
     try:
         manifest = read_kept(folder)
     except FledgeError:
@@ -281,8 +283,8 @@ def _model(config: dict[str, Any]) -> Snapshot:
     return snapshot_of(folder, manifest)
 
 
-def _on_event(message: dict[str, Any]) -> None:
-    if message["event"] in ("gone", "stop"):
+def _on_event(event: Event) -> None:
+    if isinstance(event, SupervisorGone | StopRequested):
         os.killpg(0, signal.SIGKILL)  # with an export that may be under way; this process leads a group of its own
 
 

@@ -16,17 +16,8 @@ import openai
 
 from fledge.core.api_key import api_key
 from fledge.core.errors import FledgeError, InputError
-from fledge.core.types import Message
-from fledge.engines.engine import (
-    Chunk,
-    EngineInfo,
-    FinishReason,
-    GenerationParams,
-    Prompt,
-    Stats,
-    Stream,
-    Usage,
-)
+from fledge.core.types import EngineInfo, Message
+from fledge.engines.engine import Chunk, FinishReason, GenerationParams, Prompt, Stats, Stream, Usage
 
 RETRIES = 5
 TIMEOUT_S = 600.0

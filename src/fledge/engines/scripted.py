@@ -6,17 +6,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from fledge.core.errors import InputError
-from fledge.core.types import Message
-from fledge.engines.engine import (
-    Chunk,
-    EngineInfo,
-    FinishReason,
-    GenerationParams,
-    Prompt,
-    Stats,
-    Stream,
-    Usage,
-)
+from fledge.core.types import EngineInfo, Message
+from fledge.engines.engine import Chunk, FinishReason, GenerationParams, Prompt, Stats, Stream, Usage
 
 if TYPE_CHECKING:
     from fledge.engines.prompt_encoder import PromptEncoder

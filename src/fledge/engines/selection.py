@@ -9,9 +9,9 @@ from urllib.parse import urlsplit
 
 from fledge.core.errors import InputError, MissingExtraError
 from fledge.core.settings import Workspace
-from fledge.core.types import Say, silent
+from fledge.core.types import EngineInfo, Mode, Say, silent
 from fledge.engines import memory
-from fledge.engines.engine import Engine, EngineInfo, LoadedEngine, Mode, StartingEngine
+from fledge.engines.engine import Engine, LoadedEngine, StartingEngine
 from fledge.engines.local_engine import LocalEngine
 from fledge.engines.machine import gpu
 from fledge.engines.openvino_files import ExportError, find_or_export, is_exported, known_files, read_gate
@@ -212,8 +212,8 @@ def _openvino(settings: EngineSettings, model: Snapshot, choice: EngineChoice, s
         )
         if settings.mode == "auto" and gate.perplexity_ratio > settings.fast_limit:
             measured = f"exact: {measured}, and the limit is {settings.fast_limit:g}"
-            folder, info = find_or_export(model, cache, "exact", say), info._replace(mode="exact")
-        info = info._replace(reason=f"{choice.reason}; {measured}")
+            folder, info = find_or_export(model, cache, "exact", say), replace(info, mode="exact")
+        info = replace(info, reason=f"{choice.reason}; {measured}")
         say(measured)
 
     from fledge.engines.openvino import OpenVINOEngine, check_device

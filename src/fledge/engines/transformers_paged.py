@@ -8,7 +8,8 @@ from transformers import GenerationConfig
 from transformers.generation.configuration_utils import ContinuousBatchingConfig
 
 from fledge.core.errors import FledgeError, InputError
-from fledge.engines.engine import EngineInfo, FinishReason, GenerationParams
+from fledge.core.types import EngineInfo
+from fledge.engines.engine import FinishReason, GenerationParams
 from fledge.engines.transformers import load, text_of
 from fledge.engines.worker import GeneratedAnswer, WorkerEngine
 from fledge.models.snapshot import Snapshot

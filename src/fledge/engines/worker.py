@@ -7,8 +7,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from fledge.core.errors import FledgeError, InputError
-from fledge.core.types import Message
-from fledge.engines.engine import EngineInfo, FinishReason, GenerationParams, Prompt, Stream, Usage
+from fledge.core.types import EngineInfo, Message
+from fledge.engines.engine import FinishReason, GenerationParams, Prompt, Stream, Usage
 from fledge.engines.prompt_encoder import PromptEncoder
 from fledge.engines.text import (
     NOT_WRITTEN,

@@ -5,9 +5,11 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from fledge.core.control import Control
+from fledge.core.endpoint_config import RecorderConfig
+from fledge.core.events import EngineCrashed, ReleaseRefused
 from fledge.registry.release import note
 
 if TYPE_CHECKING:
@@ -23,13 +25,13 @@ class Duties:
     A canary is judged in a thread of its own: nothing that waits for MLflow may hold it up.
     """
 
-    def __init__(self, config: dict[str, Any], control: Control) -> None:
+    def __init__(self, config: RecorderConfig, control: Control[RecorderConfig]) -> None:
         self._config = config
         self._control = control
         self._called = threading.Event()
         self._looks = threading.Event()
-        self._refused: list[dict[str, Any]] = []
-        self._crashed: list[tuple[str, str]] = []
+        self._refused: list[ReleaseRefused] = []
+        self._crashed: list[EngineCrashed] = []
         self._trouble: dict[str, str] = {}
 
     def look(self) -> None:
@@ -37,32 +39,32 @@ class Duties:
         self._looks.set()
         self._called.set()
 
-    def refused(self, message: dict[str, Any]) -> None:
+    def refused(self, event: ReleaseRefused) -> None:
         """A release could not be served: its history shall tell."""
-        self._refused.append(message)
+        self._refused.append(event)
         self._called.set()
 
-    def crashed(self, release: str, error: str) -> None:
-        """A release's engine is not started again, because of `error`."""
-        self._crashed.append((release, error))
+    def crashed(self, event: EngineCrashed) -> None:
+        """A release's engine is not started again."""
+        self._crashed.append(event)
 
     def run(self) -> None:
         from fledge.rollout._mlflow_aliases import AliasWatch
         from fledge.rollout._mlflow_canary import CanaryWatch
 
         config = self._config
-        watch = AliasWatch(config["tracking_uri"], Path(config["releases"]), config["watched"])
-        canary = CanaryWatch(config, watch, self._control) if config["canary"] else None
+        watch = AliasWatch(config.tracking_uri, Path(config.releases), config.watched)
+        canary = CanaryWatch(config, config.canary, watch, self._control) if config.canary else None
         if canary is not None:
             threading.Thread(target=self._lead, args=(canary,), name="canary", daemon=True).start()
         due = 0.0
         while True:
             self._called.clear()
-            if self._looks.is_set() or (config["watch_s"] and time.monotonic() >= due):
+            if self._looks.is_set() or (config.watch_s and time.monotonic() >= due):
                 self._looks.clear()
                 if not self._attempt("the aliases cannot be looked at", lambda: self._look(watch)):
                     self._looks.set()
-                due = time.monotonic() + config["watch_s"]
+                due = time.monotonic() + config.watch_s
             if self._refused:
                 self._attempt("the history cannot be written", lambda: self._note_refused(watch))
             if canary is not None and canary.owed:
@@ -71,7 +73,7 @@ class Duties:
 
     def _patience(self, due: float, *, owed: bool) -> float | None:
         waits = [RETRY_S] if self._refused or self._looks.is_set() or owed else []
-        if self._config["watch_s"]:
+        if self._config.watch_s:
             waits.append(max(0.0, due - time.monotonic()))
         return min(waits, default=None)
 
@@ -86,24 +88,24 @@ class Duties:
 
     def _pass_on_crashes(self, canary: "CanaryWatch") -> None:
         while self._crashed:
-            canary.crashed(*self._crashed[0])
+            canary.crashed(self._crashed[0].release, self._crashed[0].error)
             self._crashed.pop(0)
 
     def _look(self, watch: "AliasWatch") -> None:
         for event in watch.look():
-            self._control.send(**event)
-            if event["event"] == "refused":
+            self._control.send(event)
+            if isinstance(event, ReleaseRefused):
                 self._refused.append(event)
 
     def _note_refused(self, watch: "AliasWatch") -> None:
 
         for item in self._refused:
-            watch.refused(item["name"], item["alias"], item["old"], item["release"], item.get("old_folder", ""))
+            watch.refused(item.name, item.alias, item.old, item.release, item.old_folder)
         while self._refused:
             item = self._refused[0]
-            old, new = (int(item[which].rpartition("/")[2]) for which in ("old", "release"))
-            words = f"could not be served, {item['old']} goes on: {item['error']}"
-            note(self._config["tracking_uri"], item["name"], item["alias"], "refused", old, new, words)
+            old, new = (int(release.rpartition("/")[2]) for release in (item.old, item.release))
+            words = f"could not be served, {item.old} goes on: {item.error}"
+            note(self._config.tracking_uri, item.name, item.alias, "refused", old, new, words)
             self._refused.pop(0)
 
     def _attempt(self, last_error: str, action: Callable[[], None]) -> bool:

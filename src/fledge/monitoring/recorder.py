@@ -9,13 +9,24 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import msgspec
 import psutil
 
 from fledge.core import state
 from fledge.core.control import Control
+from fledge.core.endpoint_config import RecorderConfig
+from fledge.core.endpoint_state import RecorderFigures
+from fledge.core.events import (
+    ChildReady,
+    EngineCrashed,
+    Event,
+    LookRequested,
+    RecordsShipped,
+    ReleaseRefused,
+    StopRequested,
+    SupervisorGone,
+)
 from fledge.core.outbox_files import outbox_files
 from fledge.monitoring.background_tasks import Duties
 from fledge.serving.outbox_reader import (
@@ -58,7 +69,7 @@ class OutboxRecorder:
         ship: Ship,
         *,
         cap_bytes: int,
-        told: Callable[..., None] = lambda **_: None,
+        told: Callable[[RecorderFigures], None] = lambda _: None,
         position_file: str = POSITION_FILE,
         waits_for: str = "",
         removes: bool = True,
@@ -164,7 +175,7 @@ class OutboxRecorder:
 
     def _tell(self) -> None:
         waiting = self._waiting.count()
-        self._told(shipped=self.shipped, waiting=waiting, refused=self.refused, last_error=self.last_error)
+        self._told(RecorderFigures(self.shipped, waiting, self.refused, self.last_error))
 
     def _position(self, file: str = "") -> Position:
         try:
@@ -182,7 +193,7 @@ def pause(seconds: float, filled: float) -> float:
 
 
 def main() -> None:
-    control = Control(int(sys.argv[1]))
+    control = Control(int(sys.argv[1]), RecorderConfig)
     config = control.config
     stopped, imported = threading.Event(), threading.Event()
     recorders: list[OutboxRecorder] = []
@@ -196,18 +207,8 @@ def main() -> None:
         imported.wait()
         duties.run()
 
-    def on_event(message: dict[str, Any]) -> None:
-        actions: dict[str, Callable[[], None]] = {
-            "gone": lambda: os._exit(0),
-            "look": duties.look,
-            "refused": lambda: duties.refused(message),
-            "crashed": lambda: duties.crashed(message["release"], message["error"]),
-            "stop": stop,
-        }
-        actions[message["event"]]()
-
     duties = Duties(config, control)
-    control.listen(on_event)
+    control.listen(lambda event: _handle(event, duties, stop))
     # Begun before this thread steps back, which it would inherit.
     threading.Thread(target=attend, name="duties", daemon=True).start()
     # Answers come first. Not lower still: a thread that is given no time may hold the interpreter's lock meanwhile, and
@@ -218,13 +219,27 @@ def main() -> None:
     from fledge.monitoring._mlflow_requests import TraceShipper
 
     imported.set()
-    if config["outbox"]:
-        recorders += _recorders(config, TraceShipper(config["tracking_uri"], config["default_name"]), control)
-    control.send(event="ready")
+    if config.outbox:
+        recorders += _recorders(config, TraceShipper(config.tracking_uri, config.default_name), control)
+    control.send(ChildReady())
     if stopped.is_set():  # while this was imported
         stop()
     _run(recorders)
     stopped.wait()
+
+
+def _handle(event: Event, duties: Duties, stop: Callable[[], None]) -> None:
+    match event:
+        case SupervisorGone():
+            os._exit(0)
+        case LookRequested():
+            duties.look()
+        case ReleaseRefused():
+            duties.refused(event)
+        case EngineCrashed():
+            duties.crashed(event)
+        case StopRequested():
+            stop()
 
 
 def _run(recorders: Sequence[OutboxRecorder]) -> None:
@@ -236,20 +251,20 @@ def _run(recorders: Sequence[OutboxRecorder]) -> None:
         thread.join()
 
 
-def _recorders(config: dict[str, Any], to_mlflow: Ship, control: Control) -> list[OutboxRecorder]:
-    folder, cap = Path(config["outbox"]), config["cap_bytes"]
+def _recorders(config: RecorderConfig, to_mlflow: Ship, control: Control[RecorderConfig]) -> list[OutboxRecorder]:
+    folder, cap = Path(config.outbox), config.cap_bytes
 
-    def told(**figures: Any) -> None:
-        control.send(event="recorder", figures=figures)
+    def told(figures: RecorderFigures) -> None:
+        control.send(RecordsShipped(figures))
 
-    if not config["otlp"]:
+    if not config.otlp:
         return [OutboxRecorder(folder, to_mlflow, cap_bytes=cap, told=told)]
     from fledge.monitoring._otlp import OtlpShipper
 
     return [
         OutboxRecorder(folder, to_mlflow, cap_bytes=cap, told=told, waits_for=OTLP_POSITION_FILE),
         OutboxRecorder(
-            folder, OtlpShipper(config["otlp"]), cap_bytes=cap, position_file=OTLP_POSITION_FILE, removes=False
+            folder, OtlpShipper(config.otlp), cap_bytes=cap, position_file=OTLP_POSITION_FILE, removes=False
         ),
     ]
 

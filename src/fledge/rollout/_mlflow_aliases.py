@@ -1,25 +1,26 @@
 """Served aliases in MLflow's registry: what they mean now, and its files brought here."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
+from fledge.core.endpoint_config import WatchedAlias
 from fledge.core.errors import DamagedError, FledgeError, InputError
+from fledge.core.events import AliasMoved, ReleaseRefused
 from fledge.releases import release_cache
 from fledge.releases._mlflow_releases import fetch, find
 from fledge.tracking._mlflow_connection import connect
 
 
 class AliasWatch:
-    """Looks at aliases; `watched` holds `name`, `alias` and the `release` (`name/3`) that is served under it."""
+    """Looks at the `watched` aliases."""
 
-    def __init__(self, tracking_uri: str, releases: Path, watched: Sequence[Mapping[str, str]]) -> None:
+    def __init__(self, tracking_uri: str, releases: Path, watched: Sequence[WatchedAlias]) -> None:
         self._tracking_uri = tracking_uri
         self._releases = releases
-        self._known = {(item["name"], item["alias"]): item["release"] for item in watched}
+        self._known = {(item.name, item.alias): item.release for item in watched}
         self._refused: dict[tuple[str, str], str] = {}
 
     def release(self, name: str, alias: str) -> str:
@@ -36,9 +37,9 @@ class AliasWatch:
                 self._releases, self._tracking_uri, release_cache.ReleaseRef(name, alias, ""), Path(old_folder)
             )
 
-    def look(self) -> Iterator[dict[str, Any]]:
-        """Events since the last look: `moved` with the checked folder of the release that is meant now, or `refused`,
-        once, where the registry has something else than what was registered.
+    def look(self) -> Iterator[AliasMoved | ReleaseRefused]:
+        """What happened since the last look: an alias moved, to a release whose files have been checked, or once to one
+        that the registry does not have as it was registered.
 
         Raises `FledgeError`, at the end, for aliases that could not be looked at.
         """
@@ -55,7 +56,7 @@ class AliasWatch:
         if last_error:
             raise FledgeError(last_error)
 
-    def _look_at(self, client: MlflowClient, name: str, alias: str) -> dict[str, Any] | None:
+    def _look_at(self, client: MlflowClient, name: str, alias: str) -> AliasMoved | ReleaseRefused | None:
         reference, before = release_cache.ReleaseRef(name, alias, ""), self._known[name, alias]
         version = find(client, reference.text)
         release = f"{name}/{version.version}"
@@ -63,12 +64,11 @@ class AliasWatch:
             self._refused.pop((name, alias), None)
         if release in (before, self._refused.get((name, alias))):
             return None
-        about = {"name": name, "alias": alias, "release": release}
         try:
             folder = fetch(client, version, self._releases)
         except (DamagedError, InputError) as error:
             self.refused(name, alias, before, release)
-            return {"event": "refused", **about, "old": before, "error": error.message}
+            return ReleaseRefused(name, alias, release, before, error.message)
         release_cache.remember(self._releases, self._tracking_uri, reference, folder)
         self._known[name, alias] = release
-        return {"event": "moved", **about, "folder": str(folder.resolve())}
+        return AliasMoved(name, alias, release, str(folder.resolve()))

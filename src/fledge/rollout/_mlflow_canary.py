@@ -1,23 +1,25 @@
 """A canary on its way: what its releases did is read from the outbox, what follows is told to the supervisor, and how
 it ended is left in MLflow."""
 
-import json
 import threading
 import time
 from collections import deque
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
 from fledge.core import state
 from fledge.core.control import Control
+from fledge.core.decoding import DecodeError, read_json
+from fledge.core.endpoint_config import CanaryConfig, RecorderConfig
+from fledge.core.endpoint_state import CanaryProgress
+from fledge.core.events import SharesChanged
 from fledge.core.messages import OutboxRecord
 from fledge.core.settings import Workspace
 from fledge.registry._mlflow_canary_runs import record_canary
 from fledge.registry.release import note, promote
 from fledge.rollout._mlflow_aliases import AliasWatch
-from fledge.rollout.canary import LATEST, CanaryState, Tally, decide, read_guards, read_plan
+from fledge.rollout.canary import LATEST, CanaryState, CanaryStatus, GuardReading, Tally, decide, read_guards, read_plan
 from fledge.serving.outbox_reader import Position, read_batch
 
 BATCH = 1000
@@ -47,25 +49,40 @@ class _Seen:
         return Tally(len(self.statuses), errors, tuple(self.ttft), tuple(self.latency))
 
 
+@dataclass(frozen=True)
+class _Kept:
+    """The content of the canary's file: `owed` says that how it ended is not in MLflow yet, `since` when it began in
+    seconds since the epoch, `plan` its steps, hold and guards as they were asked for."""
+
+    baseline: str
+    candidate: str
+    plan: tuple[tuple[str, ...], str, tuple[str, ...]]
+    since: float
+    state: CanaryState
+    owed: bool
+    figures: tuple[GuardReading, ...]
+
+
 class CanaryWatch:
-    """Leads the canary that `config["canary"]` describes. What it has decided outlives the process, and a release that
+    """Leads the canary that `about` describes. What it has decided outlives the process, and a release that
     was judged is not tried again until the candidate alias means another."""
 
-    def __init__(self, config: Mapping[str, Any], aliases: AliasWatch, control: Control) -> None:
-        about = config["canary"]
-        self._asked = [list(about["steps"]), about["hold"], list(about["guards"])]
+    def __init__(
+        self, config: RecorderConfig, about: CanaryConfig, aliases: AliasWatch, control: Control[RecorderConfig]
+    ) -> None:
+        self._asked = (about.steps, about.hold, about.guards)
         self._plan = read_plan(*self._asked)
-        self._name, self._baseline, self._candidate = about["name"], about["baseline"], about["candidate"]
-        self._file, self._outbox = Path(about["file"]), Path(config["outbox"])
-        self._workspace = Workspace(config["tracking_uri"], about["state"])
+        self._name, self._baseline, self._candidate = about.name, about.baseline, about.candidate
+        self._file, self._outbox = Path(about.file), Path(config.outbox)
+        self._workspace = Workspace(config.tracking_uri, about.state)
         self._aliases, self._control = aliases, control
         self._lock = threading.Lock()
         self._pair = ("", "")
         self._state = CanaryState()
         self._since = 0.0
-        self._figures: list[dict[str, Any]] = []
+        self._figures: tuple[GuardReading, ...] = ()
         self._evidence = ""
-        self._told: dict[str, Any] = {}
+        self._told: SharesChanged | None = None
         self.owed = False  # how it ended is not in MLflow yet
         self.period_s = min(5.0, max(0.5, self._plan.hold_s / 20))
 
@@ -104,7 +121,9 @@ class CanaryWatch:
             pair, passed, reason = self._pair, self._state.status == "passed", self._state.reason
         before, after = (int(release.rpartition("/")[2]) for release in pair)
         uri = self._workspace.tracking
-        self._evidence = self._evidence or record_canary(uri, self._name, after, passed, reason, self._figures)
+        self._evidence = self._evidence or record_canary(
+            uri, self._name, after, passed, reason, [asdict(reading) for reading in self._figures]
+        )
         if passed:
             promote(
                 self._name,
@@ -115,7 +134,7 @@ class CanaryWatch:
                 workspace=self._workspace,
             )
             for event in self._aliases.look():
-                self._control.send(**event)
+                self._control.send(event)
         else:
             words = f"rolled back {reason}"
             note(uri, self._name, self._candidate, "canary", before, after, words, evidence=self._evidence)
@@ -129,23 +148,23 @@ class CanaryWatch:
         if new.step != old.step:
             self._seen = _Seen()
         if new.status != old.status:
-            self._figures = [asdict(reading) for reading in read_guards(self._plan, candidate, baseline)]
+            self._figures = tuple(read_guards(self._plan, candidate, baseline))
             self.owed = True
         if new != old:
             self._keep()
 
     def _begin(self, pair: tuple[str, str]) -> None:
         """Another release is the candidate, or this process is a new one: go on where it was left, or begin."""
-        self._pair, self.owed, self._figures, self._evidence = pair, False, [], ""
+        self._pair, self.owed, self._figures, self._evidence = pair, False, (), ""
         self._position, self._seen, self._beside = Position(), _Seen(), _Seen()
         now = time.time()
         kept = self._kept()
-        if kept and kept["candidate"] == pair[1] and kept["state"].status != "running":
-            self._state, self._since = kept["state"], kept["since"]
-            self.owed, self._figures = kept["owed"] and kept["baseline"] == pair[0], kept["figures"]
-        elif kept and [kept["baseline"], kept["candidate"], kept["plan"]] == [*pair, self._asked]:
+        if kept and kept.candidate == pair[1] and kept.state.status != "running":
+            self._state, self._since = kept.state, kept.since
+            self.owed, self._figures = kept.owed and kept.baseline == pair[0], kept.figures
+        elif kept and (kept.baseline, kept.candidate, kept.plan) == (*pair, self._asked):
             # The time for which nobody looked is not held.
-            self._state, self._since = replace(kept["state"], began=now, looks=0, judged=0), kept["since"]
+            self._state, self._since = replace(kept.state, began=now, looks=0, judged=0), kept.since
         else:
             self._state, self._since = CanaryState(began=now), now
             self._keep()
@@ -154,22 +173,19 @@ class CanaryWatch:
         """Somebody has moved the aliases to one release: what was judged stays judged, and nothing of it is owed."""
         self._pair, self.owed = pair, False
         kept = self._kept()
-        if kept and kept["owed"]:
-            state.write_json(self._file, {**kept, "state": asdict(kept["state"]), "owed": False})
+        if kept and kept.owed:
+            state.write_json(self._file, asdict(replace(kept, owed=False)))
 
-    def _kept(self) -> dict[str, Any]:
-        """What the file says; empty where there is none that can be read."""
-        names = ("baseline", "candidate", "plan", "since", "owed", "figures")
+    def _kept(self) -> _Kept | None:
+        """What the file says; None where there is none that can be read."""
         try:
-            content = json.loads(self._file.read_text(encoding="utf-8"))
-            return {"state": CanaryState(**content["state"]), **{name: content[name] for name in names}}
-        except (OSError, ValueError, LookupError, TypeError):
-            return {}
+            return read_json(_Kept, self._file)
+        except (OSError, DecodeError):
+            return None
 
     def _keep(self) -> None:
-        about = {"baseline": self._pair[0], "candidate": self._pair[1], "plan": self._asked, "since": self._since}
-        content = {**about, "state": asdict(self._state), "owed": self.owed, "figures": self._figures}
-        state.write_json(self._file, content)
+        kept = _Kept(*self._pair, self._asked, self._since, self._state, self.owed, self._figures)
+        state.write_json(self._file, asdict(kept))
 
     def _read(self) -> None:
         """What has come to the outbox: of the candidate in this step, of the one beside it since it began."""
@@ -187,16 +203,16 @@ class CanaryWatch:
             if not moved:
                 return
 
-    def _tell(self, share: float, status: str) -> None:
+    def _tell(self, share: float, status: CanaryStatus | Literal["none"]) -> None:
         """Tell the supervisor who gets how much, when it is news."""
         candidate, reason = self._pair[1], self._state.reason if status != "none" else ""
-        told = {
-            "name": self._name,
-            "baseline": self._baseline,
-            "shares": {self._baseline: 1.0 - share, self._candidate: share},
-            "releases": dict(zip((self._baseline, self._candidate), self._pair, strict=True)),
-            "canary": {"release": candidate, "status": status, "share": share, "reason": reason},
-        }
+        told = SharesChanged(
+            self._name,
+            self._baseline,
+            shares={self._baseline: 1.0 - share, self._candidate: share},
+            releases=dict(zip((self._baseline, self._candidate), self._pair, strict=True)),
+            canary=CanaryProgress(candidate, status, share, reason),
+        )
         if told != self._told:
-            self._control.send(event="shares", **told)
+            self._control.send(told)
             self._told = told

@@ -10,6 +10,7 @@ from urllib.parse import quote
 
 from starlette.exceptions import HTTPException
 
+from fledge.core.endpoint_state import EndpointFacts
 from fledge.core.errors import FledgeError, InputError
 from fledge.core.limits import Limits
 from fledge.core.messages import SHADOW_TAG, Ask, FeedbackRecord, Piece
@@ -94,7 +95,7 @@ class Endpoint:
     served: dict[str, Served]
     outbox: Outbox | None
     metrics: Metrics
-    facts: dict[str, Any] = field(default_factory=dict)  # of the recorder and of releases, as the supervisor told them
+    facts: EndpointFacts = field(default_factory=EndpointFacts)  # as the supervisor told them
     draining: bool = False
     in_flight: int = 0
     _shadows: "set[asyncio.Task[None]]" = field(default_factory=set)
@@ -104,9 +105,9 @@ class Endpoint:
     def ready(self) -> bool:
         """Whether every release that has requests by right takes them."""
         wanted = {arm.release for route in self.routes.routes for arm in route.arms}
-        canary = self.facts.get("canary") or {}
-        if canary.get("status") == "running":  # a candidate release is nobody's by right
-            wanted.discard(canary["release"])
+        canary = self.facts.canary
+        if canary and canary.status == "running":  # a candidate release is nobody's by right
+            wanted.discard(canary.release)
         return not self.draining and all(self.served[release].client.ready for release in wanted)
 
     def full(self) -> BusyError | None:

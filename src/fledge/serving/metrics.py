@@ -91,7 +91,7 @@ class _Now(Collector):
 
     def _told(self) -> Iterable[Metric]:
         """What the supervisor told of others."""
-        recorder, refused = self._endpoint.facts.get("recorder"), self._endpoint.facts.get("refused", ())
+        recorder, refused = self._endpoint.facts.recorder, self._endpoint.facts.refused
         counter = CounterMetricFamily("fledge_release_refused", "Releases that could not be served", labels=LABELS)
         for release in sorted(set(refused)):
             name, _, version = release.rpartition("/")
@@ -99,11 +99,11 @@ class _Now(Collector):
         yield counter
         if recorder:
             shipped = CounterMetricFamily("fledge_recorder_shipped", "Records in MLflow, since the recorder started")
-            shipped.add_metric([], recorder["shipped"])
+            shipped.add_metric([], recorder.shipped)
             aside = CounterMetricFamily("fledge_recorder_refused", "Records that MLflow refused: see refused.jsonl")
-            aside.add_metric([], recorder["refused"])
+            aside.add_metric([], recorder.refused)
             waiting = GaugeMetricFamily("fledge_recorder_waiting", "Records that are not in MLflow yet")
-            waiting.add_metric([], recorder["waiting"])
+            waiting.add_metric([], recorder.waiting)
             yield from (shipped, aside, waiting)
 
     def _outbox(self) -> Iterable[Metric]:

@@ -14,9 +14,9 @@ from typing import Any, NamedTuple
 import msgspec
 
 from fledge.core import state
-from fledge.core.limits import Content
 from fledge.core.messages import FeedbackRecord, OutboxRecord
 from fledge.core.outbox_files import outbox_file, outbox_files
+from fledge.core.types import Content
 from fledge.serving.redaction import RedactionError, Redactor
 
 FLUSH_S = 0.5

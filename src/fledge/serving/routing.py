@@ -2,39 +2,11 @@
 
 import hashlib
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
 
-
-@dataclass(frozen=True)
-class RouteArm:
-    """A release under an alias, with its share of the requests (any positive numbers)."""
-
-    alias: str
-    release: str
-    weight: float = 1.0
-
-
-@dataclass(frozen=True)
-class Route:
-    """One model name: `arms` share what asks for the name alone; `aliases` can be asked for by name, and the releases
-    of all of these and of `versions` by version.
-
-    `shadow` also gets `shadow_share` (0 to 1) of the requests, and nobody sees its answers.
-    """
-
-    name: str
-    arms: tuple[RouteArm, ...]
-    aliases: Mapping[str, str] = field(default_factory=dict)
-    shadow: RouteArm | None = None
-    shadow_share: float = 0.0
-    versions: tuple[str, ...] = ()
-
-    @property
-    def releases(self) -> set[str]:
-        extra = {self.shadow.release} if self.shadow else set()
-        return {arm.release for arm in self.arms} | set(self.aliases.values()) | set(self.versions) | extra
+from fledge.core.routes import Route, RouteArm
 
 
 class RoutedRequest(NamedTuple):
@@ -50,11 +22,6 @@ class Routes:
     """All names that an endpoint answers to; the first is meant where a request names none."""
 
     routes: tuple[Route, ...]
-
-    @classmethod
-    def read(cls, content: Sequence[Mapping[str, object]]) -> "Routes":
-        """From the plain values of the supervisor's message."""
-        return cls(tuple(_route(item) for item in content))
 
     def names(self, *, versions: bool = False) -> list[str]:
         """What `model` may be: names and aliases, with `versions` the releases too."""
@@ -100,11 +67,3 @@ def assign(salt: str, unit: str, arms: Sequence[RouteArm]) -> RouteArm:
     arm's weight as its rate (weighted rendezvous hashing). When one arm's weight grows, units move to it, and none
     moves between others."""
     return min(arms, key=lambda arm: -math.log(1 - place(f"{salt}@{arm.alias}", unit)) / arm.weight)
-
-
-def _route(content: Mapping[str, object]) -> Route:
-    values = dict(content)
-    arms = tuple(RouteArm(**item) for item in values.pop("arms"))  # type: ignore[attr-defined]
-    shadow = values.pop("shadow", None)
-    versions: Any = values.pop("versions", ())
-    return Route(**values, arms=arms, shadow=RouteArm(**shadow) if shadow else None, versions=tuple(versions))  # type: ignore[arg-type]

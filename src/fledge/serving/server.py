@@ -5,8 +5,7 @@ import contextlib
 import os
 import socket
 import sys
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,23 @@ import uvicorn
 import uvloop
 
 from fledge.core.control import Control
+from fledge.core.decoding import decode
+from fledge.core.endpoint_config import EndpointConfig, EndpointOptions
 from fledge.core.errors import FledgeError, InputError
+from fledge.core.events import (
+    ChildReady,
+    EngineReady,
+    Event,
+    FactsChanged,
+    LimitsChanged,
+    LookRequested,
+    ReleaseRetired,
+    ReleasesChanged,
+    ReloadRequested,
+    StartFailed,
+    StopRequested,
+    SupervisorGone,
+)
 from fledge.core.keys import VARIABLE, Keys
 from fledge.core.limits import Limits
 from fledge.core.settings import load
@@ -32,33 +47,25 @@ from fledge.serving.security import access
 class Server:
     """One endpoint, from its first to its last request, at the supervisor's word."""
 
-    def __init__(self, config: Mapping[str, Any], control: Control) -> None:
+    def __init__(self, config: EndpointConfig, control: Control[EndpointConfig]) -> None:
         self._loop = asyncio.get_running_loop()
-        self.limits = Limits(**config["limits"])
-        self._fixed_limits = config["fixed_limits"]
-        outbox = config["outbox"] and Outbox(
-            Path(config["outbox"]["folder"]),
-            cap_bytes=config["outbox"]["cap_bytes"],
-            content=config["outbox"]["content"],
-            redact=make_redactor(config["outbox"]["redact"]),
-        )
-        self.endpoint = Endpoint(self.limits, Routes.read(config["routes"]), {}, outbox or None, Metrics())
-        for release, folder in config["releases"].items():
+        options = config.options
+        self.limits = decode(Limits, options.limits)
+        self._fixed_limits = options.fixed_limits
+        self.endpoint = Endpoint(self.limits, Routes(config.routes), {}, _outbox(options), Metrics())
+        for release, folder in config.releases.items():
             self._add(release, folder)
         self._tasks: set[asyncio.Task[None]] = set()
         self._changing = asyncio.Lock()
-        self._listener = socket.socket(fileno=config["listener"])
-        keys = Keys(os.environ.get(VARIABLE, ""), Path(config["keys_file"]) if config["keys_file"] else None)
+        self._listener = socket.socket(fileno=config.listener)
+        keys = Keys(os.environ.get(VARIABLE, ""), Path(options.keys_file) if options.keys_file else None)
         rights = access(
-            config["hosts"],
-            config["cors_origins"],
-            open_metrics=config["open_metrics"],
-            open_docs=config["open_docs"],
+            options.hosts, options.cors_origins, open_metrics=options.open_metrics, open_docs=options.open_docs
         )
         self._connections = connection_class(self.limits)
         self._server = uvicorn.Server(
             uvicorn.Config(
-                build_app(self.endpoint, rights, keys, lambda: control.send(event="look")),
+                build_app(self.endpoint, rights, keys, lambda: control.send(LookRequested())),
                 http=self._connections,
                 ws="none",
                 log_level="error",
@@ -67,8 +74,8 @@ class Server:
                 proxy_headers=False,
                 timeout_graceful_shutdown=2,
                 timeout_keep_alive=30,
-                ssl_certfile=config["tls_cert"] or None,
-                ssl_keyfile=config["tls_key"] or None,
+                ssl_certfile=options.tls_cert or None,
+                ssl_keyfile=options.tls_key or None,
             )
         )
         self._control = control
@@ -79,26 +86,26 @@ class Server:
         while not self._server.started and not task.done():
             await asyncio.sleep(0.005)
         if not task.done():  # else it could not listen, and says why
-            self._control.send(event="ready")
+            self._control.send(ChildReady())
         await task
 
-    def handle(self, message: dict[str, Any]) -> None:
-        event = message["event"]
-        if event == "engine_ready":
-            self._start(self._connect(message["release"], message["address"]))
-        elif event == "releases":
-            self._start(self._change(message["releases"], message["routes"], message["addresses"]))
-        elif event == "facts":
-            self.endpoint.facts |= message
-        elif event == "reload":
-            self._reload()
-        elif event in ("stop", "gone"):  # stop, or the supervisor is gone
-            self._start(self._drain())
+    def handle(self, event: Event) -> None:
+        match event:
+            case EngineReady(release, address):
+                self._start(self._connect(release, address))
+            case ReleasesChanged():
+                self._start(self._change(event))
+            case FactsChanged(facts):
+                self.endpoint.facts = facts
+            case ReloadRequested():
+                self._reload()
+            case StopRequested() | SupervisorGone():
+                self._start(self._drain())
 
     def _reload(self) -> None:
         """Read limits again where they were set, but for those that were given at the start."""
         try:
-            limits = replace(load(Limits).value, **self._fixed_limits)
+            limits = load(Limits).value.override(self._fixed_limits)
             if problems := limits.problems():
                 raise InputError("; ".join(problems))
         except InputError as error:
@@ -108,7 +115,7 @@ class Server:
         self.limits = self.endpoint.limits = self._connections.limits = limits
         for served in self.endpoint.served.values():
             served.limit(limits)
-        self._control.send(event="limits", limits=asdict(limits))
+        self._control.send(LimitsChanged(asdict(limits)))
         said = ", ".join(f"{name}={value}" for name, value in changed.items()) or "they are as before"
         sys.stderr.write(f"fledge: limits were read again: {said}\n")
 
@@ -120,20 +127,18 @@ class Server:
     def _add(self, release: str, folder: str) -> None:
         self.endpoint.served[release] = Served(load_manifest(Path(folder)), self.limits)
 
-    async def _change(
-        self, releases: Mapping[str, str], routes: Sequence[Mapping[str, Any]], addresses: Mapping[str, str]
-    ) -> None:
+    async def _change(self, change: ReleasesChanged) -> None:
         """Take the routes as they are from now on, once their engines are at hand. A release that nothing leads to any
         more ends what it has begun."""
         async with self._changing:
-            for release, folder in releases.items():
+            for release, folder in change.releases.items():
                 if release not in self.endpoint.served:
                     self._add(release, folder)
-                if release in addresses:
+                if release in change.addresses:
                     with contextlib.suppress(OSError):  # it has just died, and will be told of when it is back
-                        await self._connect(release, addresses[release])
-            self.endpoint.routes = Routes.read(routes)
-            for release in [name for name in self.endpoint.served if name not in releases]:
+                        await self._connect(release, change.addresses[release])
+            self.endpoint.routes = Routes(change.routes)
+            for release in [name for name in self.endpoint.served if name not in change.releases]:
                 self._start(self._retire(release, self.endpoint.served.pop(release)))
 
     async def _retire(self, release: str, served: Served) -> None:
@@ -141,7 +146,7 @@ class Server:
         while served.admission.requests and self._loop.time() < deadline:
             await asyncio.sleep(0.05)
         served.client.close("the release was replaced while it answered")
-        self._control.send(event="retired", release=release)
+        self._control.send(ReleaseRetired(release))
 
     async def _connect(self, release: str, address: str) -> None:
         served = self.endpoint.served.get(release)
@@ -161,16 +166,24 @@ class Server:
         self._server.should_exit = True
 
 
-async def _main(control: Control) -> None:
+def _outbox(options: EndpointOptions) -> Outbox | None:
+    config = options.outbox
+    if config is None:
+        return None
+    redactor = make_redactor(config.redact)
+    return Outbox(Path(config.folder), cap_bytes=config.cap_bytes, content=config.content, redact=redactor)
+
+
+async def _main(control: Control[EndpointConfig]) -> None:
     loop = asyncio.get_running_loop()
     try:
         server = Server(control.config, control)
     except FledgeError as error:
-        control.send(event="failed", error=error.message)
+        control.send(StartFailed(error.message, error.hint, type(error).__name__))
         sys.exit(error.exit_code)
-    control.listen(lambda message: loop.call_soon_threadsafe(server.handle, message))
+    control.listen(lambda event: loop.call_soon_threadsafe(server.handle, event))
     await server.run()
 
 
 if __name__ == "__main__":
-    uvloop.run(_main(Control(int(sys.argv[1]))))
+    uvloop.run(_main(Control(int(sys.argv[1]), EndpointConfig)))

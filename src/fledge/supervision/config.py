@@ -3,8 +3,9 @@
 from dataclasses import dataclass
 
 from fledge.core.keys import VARIABLE
-from fledge.core.limits import Content, Limits
+from fledge.core.limits import Limits
 from fledge.core.settings import option, out_of_range
+from fledge.core.types import Content
 from fledge.engines.settings import EngineSettings
 
 

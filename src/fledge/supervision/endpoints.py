@@ -2,18 +2,29 @@
 
 import contextlib
 import fcntl
-import json
 import os
 import socket
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pydantic import TypeAdapter
 
 from fledge.core import state
+from fledge.core.decoding import read_json
+from fledge.core.endpoint_config import (
+    CanaryConfig,
+    EndpointOptions,
+    LogConfig,
+    OutboxConfig,
+    RecorderConfig,
+    ServeCall,
+    SupervisorConfig,
+    WatchedAlias,
+)
+from fledge.core.endpoint_state import CanaryProgress, EndpointState, ProcessState, RecorderFigures, ReleaseState
 from fledge.core.errors import CrashLoopError, FledgeError, InputError
 from fledge.core.limits import Limits
 from fledge.core.memory import proportional_bytes
@@ -42,25 +53,35 @@ SUPERVISOR = "fledge.supervision.supervisor"
 
 
 @dataclass(frozen=True)
+class ProcessStatus(ProcessState):
+    """A running process with its memory; `release` is empty but for an engine."""
+
+    memory_bytes: int = 0
+
+    def as_dict(self) -> dict[str, Any]:
+        """Without a release where there is none."""
+        return {name: value for name, value in asdict(self).items() if name != "release" or value}
+
+
+@dataclass(frozen=True)
 class EndpointStatus:
-    """A running endpoint. `processes` hold role, pid, memory_bytes and restarts; `recorder` the numbers of records
-    `shipped` and `waiting`, and its `last_error`; `canary` its `release`, `status`, `share` and `reason`; `progress`
-    what engines that are not ready yet have said of their start, newest last."""
+    """A running endpoint. `recorder` is None before it has told, `canary` without one; `progress` is what engines that
+    are not ready yet have said of their start, newest last."""
 
     url: str
     state: str
     pid: int
     ready_seconds: float | None
-    releases: list[dict[str, Any]]
-    processes: list[dict[str, Any]]
+    releases: tuple[ReleaseState, ...]
+    processes: tuple[ProcessStatus, ...]
     last_error: str
     folder: str
-    recorder: dict[str, Any] | None = None
-    canary: dict[str, Any] | None = None
-    progress: list[str] = field(default_factory=list)
+    recorder: RecorderFigures | None = None
+    canary: CanaryProgress | None = None
+    progress: tuple[str, ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
-        return asdict(self)
+        return {**asdict(self), "processes": [process.as_dict() for process in self.processes]}
 
 
 def serve(*targets: str, config: ServeConfig | None = None, say: Say = silent) -> EndpointStatus:
@@ -75,7 +96,7 @@ def serve(*targets: str, config: ServeConfig | None = None, say: Say = silent) -
 def _serve(config: ServeConfig, targets: Sequence[str], environ: Mapping[str, str], say: Say) -> EndpointStatus:
     with claim_port(config, environ):
         path = prepare(config, *targets, detached=True, environ=environ, say=say)
-        folders = [Path(folder) for folder in json.loads(path.read_text(encoding="utf-8"))["releases"].values()]
+        folders = [Path(folder) for folder in read_config(path).releases.values()]
         try:
             running = _start(config, path, environ, say)
             if all(folder.is_dir() for folder in folders):
@@ -140,9 +161,8 @@ def prepare(
     found = {reference: _find(config, reference, say) for reference in plan.references}
     path = _config_file(folder)
     content = _configuration(config, plan, found, folder, environ)
-    content["log"] = {"file": str(log_file(folder)) if detached else "", "json": config.log_json}
-    content["served"] = {"config": asdict(config), "targets": targets}
-    state.write_json(path, content)
+    log = LogConfig(str(log_file(folder)) if detached else "", config.log_json)
+    state.write_json(path, asdict(replace(content, log=log, served=ServeCall(asdict(config), targets))))
     return path
 
 
@@ -154,6 +174,11 @@ def check_start(config: ServeConfig, environ: Mapping[str, str] = os.environ) ->
 
 def supervisor_command(config_file: Path) -> list[str]:
     return [*module_command(SUPERVISOR), str(config_file)]
+
+
+def read_config(path: Path) -> SupervisorConfig:
+    """The configuration that `prepare` wrote."""
+    return read_json(SupervisorConfig, path)
 
 
 def _config_file(folder: Path) -> Path:
@@ -184,8 +209,7 @@ def find_log(port: int | None = None, *, workspace: Workspace | None = None) -> 
     folder = (workspace or Workspace()).state_dir / "endpoints" / str(port)
     if port is None or not log_file(folder).is_file():
         folder = Path(find(port, workspace=workspace).folder)
-    content = json.loads(_config_file(folder).read_text(encoding="utf-8"))
-    if not content["log"]["file"]:
+    if not read_config(_config_file(folder)).log.file:
         raise InputError("that endpoint runs in the foreground, and its log is what it prints there", hint="--detach")
     return log_file(folder)
 
@@ -194,20 +218,18 @@ def restart(port: int | None = None, *, workspace: Workspace | None = None, say:
     """Stop an endpoint and start it again as it was asked for, with what its environment had and this one lacks, as a
     key. Nothing is stopped where it could not start again."""
     chosen = find(port, workspace=workspace)
-    content = json.loads(_config_file(Path(chosen.folder)).read_text(encoding="utf-8"))
-    served = content["served"]
+    content = read_config(_config_file(Path(chosen.folder)))
     environ = {**environment_of(chosen.pid), **os.environ}
-    limits = replace(load(Limits, environ=environ).value, **content["endpoint"]["fixed_limits"])
-    config = replace(TypeAdapter(ServeConfig).validate_python(served["config"]), limits=limits)
+    limits = load(Limits, environ=environ).value.override(content.endpoint.fixed_limits)
+    config = replace(TypeAdapter(ServeConfig).validate_python(content.served.config), limits=limits)
     check(config, environ)
     stop(config.port, workspace=workspace)
-    return _serve(config, served["targets"], environ, say)
+    return _serve(config, content.served.targets, environ, say)
 
 
 def targets(endpoint: EndpointStatus) -> list[str]:
     """What an endpoint was asked to serve."""
-    content = json.loads(_config_file(Path(endpoint.folder)).read_text(encoding="utf-8"))
-    return list(content["served"]["targets"])
+    return list(read_config(_config_file(Path(endpoint.folder))).served.targets)
 
 
 def find(port: int | None = None, *, workspace: Workspace | None = None) -> EndpointStatus:
@@ -227,8 +249,8 @@ def status(*, workspace: Workspace | None = None) -> list[EndpointStatus]:
     found = []
     for path in sorted(((workspace or Workspace()).state_dir / "endpoints").glob("*/state.json")):
         with contextlib.suppress(OSError, ValueError):
-            content = json.loads(path.read_text(encoding="utf-8"))
-            if _is_supervisor(content["pid"], path.parent):
+            content = read_json(EndpointState, path)
+            if _is_supervisor(content.pid, path.parent):
                 found.append(_status(content, path.parent))
     return found
 
@@ -236,8 +258,8 @@ def status(*, workspace: Workspace | None = None) -> list[EndpointStatus]:
 def stop(port: int | None = None, *, workspace: Workspace | None = None) -> list[EndpointStatus]:
     """Stop the endpoint on `port`, or the only one there is; returns what was stopped when its processes are gone."""
     chosen = find(port, workspace=workspace)
-    config = json.loads(_config_file(Path(chosen.folder)).read_text(encoding="utf-8"))
-    terminate(chosen.pid, float(config["endpoint"]["limits"]["drain_s"]) + STOP_MARGIN_S)
+    config = read_config(_config_file(Path(chosen.folder)))
+    terminate(chosen.pid, config.endpoint.limits["drain_s"] + STOP_MARGIN_S)
     return [chosen]
 
 
@@ -247,63 +269,71 @@ def _configuration(
     found: Mapping[release_cache.ReleaseRef, tuple[Path, Manifest]],
     folder: Path,
     environ: Mapping[str, str],
-) -> dict[str, Any]:
-    outbox = str(folder / "outbox")
+) -> SupervisorConfig:
     names = {reference: f"{manifest.name}/{manifest.version}" for reference, (_, manifest) in found.items()}
-    copied = ("keys_file", "cors_origins", "open_metrics", "open_docs", "tls_cert", "tls_key")
-    return {
-        "url": config.url,
-        "host": config.host,
-        "port": config.port,
-        "folder": str(folder),
-        "heartbeat_s": config.heartbeat_s,
-        "routes": plan.routes(names),
-        "releases": {names[reference]: str(where.resolve()) for reference, (where, _) in found.items()},
-        "engine": {item.name: getattr(config, item.name) for item in fields(EngineSettings)},
-        "endpoint": {
-            **{name: getattr(config, name) for name in copied},
-            "hosts": [config.host, *config.allowed_hosts],
-            "limits": asdict(config.limits),
-            "fixed_limits": _fixed(config.limits, environ),
-            "outbox": {
-                "folder": outbox,
-                "cap_bytes": config.outbox_mb * 1_000_000,
-                "content": config.record_content,
-                "redact": config.redact,
-            }
-            if config.record
-            else None,
-        },
-        "recorder": {
-            "outbox": outbox if config.record else "",
-            "cap_bytes": config.outbox_mb * 1_000_000,
-            "otlp": config.otlp,
-            "tracking_uri": config.tracking,
-            "default_name": plan.references[0].name,
-            "releases": str((config.state_dir / "releases").resolve()),
-            "watch_s": config.watch_s,
-            "watched": [
-                {"name": item.name, "alias": item.alias, "release": names[item]} for item in found if item.alias
-            ],
-            "canary": {
-                "name": plan.references[0].name,
-                "baseline": plan.references[0].alias,
-                "candidate": config.canary,
-                "steps": config.steps,
-                "hold": config.hold,
-                "guards": config.guard,
-                "file": str((folder / "canary.json").resolve()),
-                "state": str(config.state_dir.resolve()),
-            }
-            if config.canary
-            else None,
-        }
-        if config.record or config.watch_s
+    watched = tuple(WatchedAlias(item.name, item.alias, names[item]) for item in found if item.alias)
+    return SupervisorConfig(
+        url=config.url,
+        host=config.host,
+        port=config.port,
+        folder=str(folder),
+        heartbeat_s=config.heartbeat_s,
+        routes=plan.routes(names),
+        releases={names[reference]: str(where.resolve()) for reference, (where, _) in found.items()},
+        engine={item.name: getattr(config, item.name) for item in fields(EngineSettings)},
+        endpoint=_endpoint_options(config, folder, environ),
+        recorder=_recorder_config(config, plan, watched, folder) if config.record or config.watch_s else None,
+        log=LogConfig("", config.log_json),
+        served=ServeCall(asdict(config), ()),
+    )
+
+
+def _endpoint_options(config: ServeConfig, folder: Path, environ: Mapping[str, str]) -> EndpointOptions:
+    cap_bytes = config.outbox_mb * 1_000_000
+    return EndpointOptions(
+        keys_file=config.keys_file,
+        cors_origins=config.cors_origins,
+        open_metrics=config.open_metrics,
+        open_docs=config.open_docs,
+        tls_cert=config.tls_cert,
+        tls_key=config.tls_key,
+        hosts=(config.host, *config.allowed_hosts),
+        limits=asdict(config.limits),
+        fixed_limits=_fixed(config.limits, environ),
+        outbox=OutboxConfig(str(folder / "outbox"), cap_bytes, config.record_content, config.redact)
+        if config.record
         else None,
-    }
+    )
 
 
-def _fixed(limits: Limits, environ: Mapping[str, str]) -> dict[str, Any]:
+def _recorder_config(
+    config: ServeConfig, plan: RoutePlan, watched: tuple[WatchedAlias, ...], folder: Path
+) -> RecorderConfig:
+    first = plan.references[0]
+    canary = CanaryConfig(
+        first.name,
+        baseline=first.alias,
+        candidate=config.canary,
+        steps=config.steps,
+        hold=config.hold,
+        guards=config.guard,
+        file=str((folder / "canary.json").resolve()),
+        state=str(config.state_dir.resolve()),
+    )
+    return RecorderConfig(
+        outbox=str(folder / "outbox") if config.record else "",
+        cap_bytes=config.outbox_mb * 1_000_000,
+        otlp=config.otlp,
+        tracking_uri=config.tracking,
+        default_name=first.name,
+        releases=str((config.state_dir / "releases").resolve()),
+        watch_s=config.watch_s,
+        watched=watched,
+        canary=canary if config.canary else None,
+    )
+
+
+def _fixed(limits: Limits, environ: Mapping[str, str]) -> dict[str, int | float]:
     """Limits that no file and no environment has set so: they stay when the others are read again."""
     elsewhere = load(Limits, environ=environ).value
     return {name: value for name, value in asdict(limits).items() if value != getattr(elsewhere, name)}
@@ -328,10 +358,10 @@ def _wait_until_ready(
     told: set[str] = set()
     while (now := time.monotonic()) - news < START_TIMEOUT_S:
         with contextlib.suppress(OSError, ValueError):
-            content = json.loads((folder / "state.json").read_text(encoding="utf-8"))
-            if content["pid"] == process.pid and content["state"] == "ready":
+            content = read_json(EndpointState, folder / "state.json")
+            if content.pid == process.pid and content.state == "ready":
                 return _status(content, folder)
-            for text in content["progress"] if content["pid"] == process.pid else ():
+            for text in content.progress if content.pid == process.pid else ():
                 if text not in told:
                     told.add(text)
                     say(text)
@@ -351,9 +381,11 @@ def _wait_until_ready(
     raise kind(f"the endpoint did not start:\n{last}", hint=f"read {log}")
 
 
-def _status(content: dict[str, Any], folder: Path) -> EndpointStatus:
-    processes = [{**item, "memory_bytes": proportional_bytes(item["pid"])} for item in content["processes"]]
-    return EndpointStatus(**{**content, "processes": processes, "folder": str(folder)})
+def _status(content: EndpointState, folder: Path) -> EndpointStatus:
+    processes = tuple(
+        ProcessStatus(**vars(item), memory_bytes=proportional_bytes(item.pid)) for item in content.processes
+    )
+    return EndpointStatus(**{**vars(content), "processes": processes, "folder": str(folder)})
 
 
 def _is_supervisor(pid: int, folder: Path) -> bool:

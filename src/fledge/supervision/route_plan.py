@@ -3,9 +3,9 @@
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from fledge.core.errors import InputError
+from fledge.core.routes import Route, RouteArm
 from fledge.releases.release_cache import ReleaseRef, parse
 
 SPLIT_HINT = "--split champion=90,challenger=10"
@@ -21,30 +21,29 @@ class RoutePlan:
     split: tuple[tuple[str, float], ...]
     shadow: tuple[str, float] | None
 
-    def routes(self, names: Mapping[ReleaseRef, str]) -> list[dict[str, Any]]:
+    def routes(self, names: Mapping[ReleaseRef, str]) -> tuple[Route, ...]:
         """Routes for the endpoint, one for each model name, with releases as `name/3`; the first is the default."""
         grouped: dict[str, list[ReleaseRef]] = {}
         for reference in self.references:
             grouped.setdefault(reference.name, []).append(reference)
-        return [self._route(name, items, names, first=not place) for place, (name, items) in enumerate(grouped.items())]
+        pairs = enumerate(grouped.items())
+        return tuple(self._route(name, items, names, first=not place) for place, (name, items) in pairs)
 
-    def _route(
-        self, name: str, items: Sequence[ReleaseRef], names: Mapping[ReleaseRef, str], *, first: bool
-    ) -> dict[str, Any]:
+    def _route(self, name: str, items: Sequence[ReleaseRef], names: Mapping[ReleaseRef, str], *, first: bool) -> Route:
         aliases = {item.alias: names[item] for item in items if item.alias}
         if first and self.split:
-            arms = [{"alias": alias, "release": aliases[alias], "weight": weight} for alias, weight in self.split]
+            arms = tuple(RouteArm(alias, aliases[alias], weight) for alias, weight in self.split)
         else:
-            arms = [{"alias": items[0].alias, "release": names[items[0]], "weight": 1.0}]
+            arms = (RouteArm(items[0].alias, names[items[0]]),)
         shadow, share = self.shadow if first and self.shadow else (None, 0.0)
-        return {
-            "name": name,
-            "arms": arms,
-            "aliases": aliases,
-            "versions": [names[item] for item in items if item.version],
-            "shadow": {"alias": shadow, "release": aliases[shadow], "weight": 1.0} if shadow else None,
-            "shadow_share": share,
-        }
+        return Route(
+            name,
+            arms,
+            aliases,
+            shadow=RouteArm(shadow, aliases[shadow]) if shadow else None,
+            shadow_share=share,
+            versions=tuple(names[item] for item in items if item.version),
+        )
 
 
 def plan_routes(targets: Sequence[str], split: Sequence[str], shadow: str, canary: str = "") -> RoutePlan:

@@ -1,11 +1,11 @@
 """`state.json`: what others may know of a running endpoint."""
 
 import contextlib
-from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 from fledge.core import state
+from fledge.core.endpoint_state import EndpointState
 
 
 class StateFile:
@@ -13,13 +13,13 @@ class StateFile:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._written: Mapping[str, Any] = {}
+        self._written: EndpointState | None = None
 
-    def write(self, content: Mapping[str, Any]) -> None:
+    def write(self, content: EndpointState) -> None:
         """A full disk ends no endpoint: it is tried again at the next call."""
         if content != self._written:
             with contextlib.suppress(OSError):
-                state.write_json(self._path, content)
+                state.write_json(self._path, asdict(content))
                 self._written = content
 
     def remove(self) -> None:

@@ -7,24 +7,27 @@ engines end.
 
 import contextlib
 import itertools
-import json
 import os
 import selectors
 import signal
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Mapping
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from fledge.core import memory, state
+from fledge.core import events, memory, state
+from fledge.core.decoding import read_json
+from fledge.core.endpoint_config import EndpointConfig, EngineConfig, RecorderConfig, SupervisorConfig
+from fledge.core.endpoint_state import EndpointFacts, EndpointState, ProcessState
 from fledge.core.errors import CrashLoopError, InputError
 from fledge.core.network import listen
 from fledge.rollout.moves import Moves
 from fledge.rollout.routes import releases_of
 from fledge.supervision.log import Log
-from fledge.supervision.policy import PING_S, Restarts, after_crash, is_hung, suspended_s
+from fledge.supervision.policy import PING_S, Restarts, after_crash, suspended_s
 from fledge.supervision.process import Child
 from fledge.supervision.signals import Signals
 from fledge.supervision.state_file import StateFile
@@ -38,41 +41,30 @@ KEPT_PROGRESS = 20
 class Supervisor:
     """Runs one endpoint until SIGTERM or SIGINT, or until a child crashes again and again."""
 
-    def __init__(self, config: dict[str, Any]) -> None:
+    def __init__(self, config: SupervisorConfig) -> None:
         self.config = config
-        self.folder = Path(config["folder"])
+        self.folder = Path(config.folder)
         self.started = time.monotonic()
         self.ready_seconds: float | None = None
         self.stopping = False
         self.code = 0
         self.last_error = ""
-        self.moves = Moves(config["routes"], config["releases"])
-        self._facts: dict[str, Any] = {"recorder": None, "refused": [], "canary": None}
+        self.moves = Moves(config.routes, config.releases)
+        self._facts = EndpointFacts()
         self.state_file = StateFile(self.folder / "state.json")
-        log = config["log"]
-        self.log = Log(Path(log["file"]) if log["file"] else None, as_json=log["json"])
+        self.log = Log(Path(config.log.file) if config.log.file else None, as_json=config.log.json)
         self._pinged = self._ticked = time.monotonic()
-        self.listener = listen(config["host"], config["port"])
+        self.listener = listen(config.host, config.port)
         # A socket's path has a small limit, so it is not in the state folder.
         self.runtime = tempfile.TemporaryDirectory(prefix="fledge-")
         self._numbers = itertools.count()
         self.children: dict[str, Child] = {}
         for release in self.moves.folders:
             self._add_engine(release)
-        about = {**config["endpoint"], "routes": self.moves.routes, "releases": self.moves.folders}
-        self.children["endpoint"] = Child("endpoint", {**about, "listener": self.listener.fileno()})
-        if config["recorder"]:
+        self.children["endpoint"] = Child("endpoint", self._endpoint_config())
+        if config.recorder:
             # It would only delay the first answer; but then it looks after aliases, too.
-            self.children["recorder"] = Child("recorder", config["recorder"], start_at=self.started + RECORDER_WAIT_S)
-        self._handlers: dict[str, Callable[[dict[str, Any]], None]] = {
-            "moved": self._on_moved,
-            "refused": self._refuse,
-            "shares": self._on_shares,
-            "recorder": lambda message: self._tell_facts(recorder=message["figures"]),
-            "look": lambda message: self._tell_recorder(**message),
-            "limits": lambda message: self._on_limits(message["limits"]),
-            "retired": lambda message: self._retire(message["release"]),
-        }
+            self.children["recorder"] = Child("recorder", config.recorder, start_at=self.started + RECORDER_WAIT_S)
         self.selector = selectors.DefaultSelector()
         self.signals = Signals()
         self.selector.register(self.signals, selectors.EVENT_READ, None)
@@ -106,8 +98,8 @@ class Supervisor:
 
     def _add_engine(self, release: str) -> None:
         address = f"{self.runtime.name}/engine-{next(self._numbers)}"  # of its own, whatever others still listen on
-        about = {"release": self.moves.folders[release], "settings": self.config["engine"], "address": address}
-        self.children[f"engine {release}"] = Child("engine", about, release)
+        config = EngineConfig(self.config.engine, self.moves.folders[release], address)
+        self.children[f"engine {release}"] = Child("engine", config, release, address)
 
     def _engines(self) -> list[Child]:
         return [child for child in self.children.values() if child.role == "engine"]
@@ -117,22 +109,22 @@ class Supervisor:
             if child.start_at is not None and time.monotonic() >= child.start_at:
                 inherited = (self.listener.fileno(),) if child.role == "endpoint" else ()
                 if child.role == "endpoint":
-                    child.config |= {"routes": self.moves.routes, "releases": self.moves.folders}
-                if child.role == "recorder":
-                    for item in child.config["watched"]:
-                        item["release"] = self.moves.meant(item["name"], item["alias"])
+                    child.config = self._endpoint_config()
+                elif isinstance(child.config, RecorderConfig):
+                    child.config = replace(child.config, watched=self.moves.watched(child.config.watched))
                 for end in child.spawn(inherited):
                     self.selector.register(end, selectors.EVENT_READ, child)
                 if child.role == "endpoint":
-                    child.send(event="facts", **self._facts)
+                    child.send(events.FactsChanged(self._facts))
                     for engine in self._engines():
                         self._tell_ready(engine)
 
     def _tell_ready(self, engine: Child) -> None:
         if engine.ready:
-            self.children["endpoint"].send(
-                event="engine_ready", release=engine.release, address=engine.config["address"]
-            )
+            self.children["endpoint"].send(events.EngineReady(engine.release, engine.address))
+
+    def _endpoint_config(self) -> EndpointConfig:
+        return EndpointConfig(self.config.endpoint, self.moves.routes, self.moves.folders, self.listener.fileno())
 
     def _patience(self) -> float:
         due = [child.start_at for child in self.children.values() if child.start_at is not None]
@@ -142,24 +134,43 @@ class Supervisor:
         if signal.SIGTERM in numbers or signal.SIGINT in numbers:
             self.stopping = True
         elif signal.SIGHUP in numbers:
-            self.children["endpoint"].send(event="reload")
+            self.children["endpoint"].send(events.ReloadRequested())
 
     def _on_line(self, child: Child) -> None:
-        messages = child.read()
-        if messages is None:
+        arrived = self._read(child)
+        if arrived is None:
             self._hang_up(child)
-            return
-        for message in messages:
-            event = message["event"]
-            if event == "ready":
-                self._on_ready(child)
-            elif event == "progress":
-                child.progress = [*child.progress[1 - KEPT_PROGRESS :], message["text"]]
-                self.log.write(child.name, message["text"])
-            elif event == "failed":
-                child.error = message["error"]
-            elif event in self._handlers:
-                self._handlers[event](message)
+        for event in arrived or ():
+            match event:
+                case events.ChildReady():
+                    self._on_ready(child)
+                case events.StartProgress(text):
+                    child.progress = [*child.progress[1 - KEPT_PROGRESS :], text]
+                    self.log.write(child.name, text)
+                case events.StartFailed(error):
+                    child.error = error
+                case _:
+                    self._on_event(event)
+
+    def _read(self, child: Child) -> list[events.Event] | None:
+        return child.read(lambda reason: self.log.write(child.name, f"message refused: {reason}"))
+
+    def _on_event(self, event: events.Event) -> None:
+        match event:
+            case events.AliasMoved():
+                self._on_moved(event)
+            case events.ReleaseRefused():
+                self._refuse(event)
+            case events.SharesChanged():
+                self._on_shares(event)
+            case events.RecordsShipped(figures):
+                self._tell_facts(replace(self._facts, recorder=figures))
+            case events.LookRequested():
+                self._tell_recorder(event)
+            case events.LimitsChanged(limits):
+                self._on_limits(limits)
+            case events.ReleaseRetired(release):
+                self._retire(release)
 
     def _on_ready(self, child: Child) -> None:
         child.ready = child.was_ready = True
@@ -170,10 +181,10 @@ class Supervisor:
         if child.role == "recorder":
             for engine in self._engines():
                 if engine.is_given_up:
-                    self._tell_recorder(event="crashed", release=engine.release, error=engine.error)
+                    self._tell_recorder(events.EngineCrashed(engine.release, engine.error))
         if self.ready_seconds is None and self._is_ready():
             self.ready_seconds = time.monotonic() - self.started
-            self._say(f"ready at {self.config['url']} after {self.ready_seconds:.1f} s")
+            self._say(f"ready at {self.config.url} after {self.ready_seconds:.1f} s")
             if "recorder" in self.children and self.children["recorder"].process is None:
                 self.children["recorder"].start_at = 0.0
 
@@ -192,24 +203,18 @@ class Supervisor:
         """Kill children that should answer and do not."""
         now = time.monotonic()
         pause, self._ticked = suspended_s(self._ticked, now), now
-        patience = self.config["heartbeat_s"]
         for child in self.children.values():
-            if child.process is None or not child.ready:
-                continue
             child.heard += pause
-            if patience and is_hung(child.heard, now, patience):
-                child.error = f"{child.name} did not answer for {patience:g} s and was killed"
-                child.process.kill()
-                child.heard = now
+            child.kill_if_hung(now, self.config.heartbeat_s)
         if now - self._pinged >= PING_S:
             self._pinged = now
             for child in self.children.values():
-                child.send(event="ping")
+                child.send(events.Ping())
 
-    def _on_moved(self, message: dict[str, Any]) -> None:
+    def _on_moved(self, event: events.AliasMoved) -> None:
         """An alias means another release now: start its engine beside the old one; `_switch` does the rest."""
-        release = message["release"]
-        for forgotten in self.moves.begin(message):
+        release = event.release
+        for forgotten in self.moves.begin(event):
             self._end_engine(forgotten)
         child = self.children.get(f"engine {release}")
         if child is None:
@@ -228,48 +233,46 @@ class Supervisor:
         """Send requests to the releases whose engines are ready by now."""
         done = self.moves.finish(self._engine_is_ready)
         for item in done:
-            self._say(f"{item['name']}@{item['alias']} is {item['release']} now")
+            self._say(f"{item.name}@{item.alias} is {item.release} now")
         if done:
             self._tell_routes()
             if self.children["endpoint"].process is None:
                 self._retire_all()
 
     def _tell_routes(self) -> None:
-        addresses = {engine.release: engine.config["address"] for engine in self._engines() if engine.ready}
-        self.children["endpoint"].send(
-            event="releases", releases=self.moves.folders, routes=self.moves.routes, addresses=addresses
-        )
+        addresses = {engine.release: engine.address for engine in self._engines() if engine.ready}
+        self.children["endpoint"].send(events.ReleasesChanged(self.moves.folders, self.moves.routes, addresses))
 
-    def _on_shares(self, message: dict[str, Any]) -> None:
+    def _on_shares(self, event: events.SharesChanged) -> None:
         """A canary goes on, or back."""
-        canary = message["canary"]
-        if canary != self._facts["canary"] and canary["status"] != "none":
-            words = canary["reason"] or f"with {100 * canary['share']:g} % of the requests"
-            self._say(f"the canary {canary['release']} is {canary['status']} {words}")
-        self._tell_facts(canary=canary)
-        if self.moves.share(message):
+        canary = event.canary
+        if canary != self._facts.canary and canary.status != "none":
+            words = canary.reason or f"with {100 * canary.share:g} % of the requests"
+            self._say(f"the canary {canary.release} is {canary.status} {words}")
+        self._tell_facts(replace(self._facts, canary=canary))
+        if self.moves.share(event):
             self._tell_routes()
 
-    def _on_limits(self, limits: dict[str, Any]) -> None:
+    def _on_limits(self, limits: Mapping[str, int | float]) -> None:
         """The endpoint has read its limits again: they are those of its next start, and of our patience at a stop."""
-        self.config["endpoint"]["limits"] = self.children["endpoint"].config["limits"] = limits
+        self.config = replace(self.config, endpoint=replace(self.config.endpoint, limits=limits))
         with contextlib.suppress(OSError):
-            state.write_json(self.folder / "config.json", self.config)
+            state.write_json(self.folder / "config.json", asdict(self.config))
 
-    def _refuse(self, message: dict[str, Any]) -> None:
+    def _refuse(self, event: events.ReleaseRefused) -> None:
         """A release that an alias means cannot be served: everybody is told, and the old one goes on."""
-        self._say(f"{message['release']} cannot be served, {message['old']} goes on: {message['error']}")
-        self.last_error = message["error"]
-        self._tell_facts(refused=[*self._facts["refused"], message["release"]])
+        self._say(f"{event.release} cannot be served, {event.old} goes on: {event.error}")
+        self.last_error = event.error
+        self._tell_facts(replace(self._facts, refused=(*self._facts.refused, event.release)))
 
-    def _tell_facts(self, **facts: Any) -> None:
+    def _tell_facts(self, facts: EndpointFacts) -> None:
         """What the endpoint says of us on /metrics."""
-        self._facts |= facts
-        self.children["endpoint"].send(event="facts", **facts)
+        self._facts = facts
+        self.children["endpoint"].send(events.FactsChanged(facts))
 
-    def _tell_recorder(self, **message: Any) -> None:
+    def _tell_recorder(self, event: events.Event) -> None:
         if "recorder" in self.children:
-            self.children["recorder"].send(**message)
+            self.children["recorder"].send(event)
 
     def _engine_is_ready(self, release: str) -> bool:
         child = self.children.get(f"engine {release}")
@@ -306,8 +309,9 @@ class Supervisor:
         process = child.process
         if process is None:
             return
-        for message in child.read() or []:  # its last words
-            child.error = message.get("error", child.error)
+        for event in self._read(child) or []:  # its last words
+            if isinstance(event, events.StartFailed):
+                child.error = event.error
         self._hang_up(child)
         child.process, child.ready = None, False
         if process.stdout and not process.stdout.closed:
@@ -329,7 +333,7 @@ class Supervisor:
         child.start_at = time.monotonic() + decision.delay_s
 
     def _is_candidate(self, child: Child) -> bool:
-        return child.role == "engine" and self.moves.is_candidate(child.release, self._facts["canary"])
+        return child.role == "engine" and self.moves.is_candidate(child.release, self._facts.canary)
 
     def _give_up(self, child: Child, code: int) -> None:
         """A child cannot be started, or crashes again and again: that is the end, but for a release that nobody has a
@@ -338,14 +342,12 @@ class Supervisor:
             self._say(child.error)
             self.stopping, self.code = True, code
             return
-        for item in self.moves.give_up(child.release):
-            old_folder = self.moves.folders.get(item["old"], "")
-            told = {**item, "event": "refused", "error": child.error, "old_folder": old_folder}
-            self._refuse(told)
-            self._tell_recorder(**told)
+        for event in self.moves.give_up(child.release, child.error):
+            self._refuse(event)
+            self._tell_recorder(event)
         if child.release in releases_of(self.moves.routes):
             self._say(child.error)
-            self._tell_recorder(event="crashed", release=child.release, error=child.error)
+            self._tell_recorder(events.EngineCrashed(child.release, child.error))
         else:
             del self.children[f"engine {child.release}"]
 
@@ -355,9 +357,9 @@ class Supervisor:
     def _stop(self) -> None:
         self.stopping = True
         self._write_state()
-        patience = {"endpoint": self.config["endpoint"]["limits"]["drain_s"] + 4.0, "recorder": RECORDER_FINISH_S}
+        patience = {"endpoint": self.config.endpoint.limits["drain_s"] + 4.0, "recorder": RECORDER_FINISH_S}
         for child in [self.children[role] for role in patience if role in self.children]:
-            child.send(event="stop")
+            child.send(events.StopRequested())
             deadline = time.monotonic() + patience[child.role]
             while child.is_running and time.monotonic() < deadline:
                 self._hear(0.2)  # what all say meanwhile, that nobody waits for a full pipe
@@ -369,27 +371,25 @@ class Supervisor:
         self.state_file.remove()
 
     def _write_state(self) -> None:
-        status = "stopping" if self.stopping else "ready" if self._is_ready() else "starting"
-        content = {
-            "url": self.config["url"],
-            "state": status,
-            "pid": os.getpid(),
-            "ready_seconds": self.ready_seconds,
-            "releases": self.moves.described(self._engine_is_ready),
-            "processes": [{"role": "supervisor", "pid": os.getpid(), "restarts": 0}]
-            + [child.described() for child in self.children.values() if child.process is not None],
-            "progress": [text for child in self.children.values() for text in child.progress],
-            "last_error": self.last_error,
-            "recorder": self._facts["recorder"],
-            "canary": self._facts["canary"],
-        }
+        running = [child.state() for child in self.children.values() if child.process is not None]
+        content = EndpointState(
+            url=self.config.url,
+            state="stopping" if self.stopping else "ready" if self._is_ready() else "starting",
+            pid=os.getpid(),
+            ready_seconds=self.ready_seconds,
+            releases=self.moves.release_states(self._engine_is_ready),
+            processes=(ProcessState("supervisor", os.getpid(), 0), *running),
+            progress=tuple(text for child in self.children.values() for text in child.progress),
+            last_error=self.last_error,
+            recorder=self._facts.recorder,
+            canary=self._facts.canary,
+        )
         self.state_file.write(content)
 
 
 def main() -> None:
-    config = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
     try:
-        sys.exit(Supervisor(config).run())
+        sys.exit(Supervisor(read_json(SupervisorConfig, Path(sys.argv[1]))).run())
     except InputError as error:  # before it runs
         sys.stderr.write(f"error: {error.message}\n")
         sys.exit(error.exit_code)

@@ -1,0 +1,135 @@
+"""Configurations of an endpoint's processes. The supervisor reads its own from `config.json` and sends each child the
+child's.
+
+Limits and engine settings are mappings here: the supervisor passes them on, and their classes need more than the
+standard library.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from fledge.core.routes import Route
+from fledge.core.types import Content
+
+Number = int | float
+
+
+@dataclass(frozen=True)
+class EngineConfig:
+    """Of an engine process: `settings` are fields of `EngineSettings`. It runs the `release` in a folder and listens
+    at `address`, or it runs a `model` (fields of a `Snapshot`) for whoever has the other end of `lines`."""
+
+    settings: Mapping[str, str | bool | int | float]
+    release: str = ""
+    address: str = ""
+    model: Mapping[str, object] | None = None
+    lines: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class OutboxConfig:
+    """Where and how requests are left for the recorder."""
+
+    folder: str
+    cap_bytes: int
+    content: Content
+    redact: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class EndpointOptions:
+    """What stays the same for all starts of an endpoint process; `limits` and `fixed_limits` (not to be read again)
+    are fields of `Limits`."""
+
+    keys_file: str
+    cors_origins: tuple[str, ...]
+    open_metrics: bool
+    open_docs: bool
+    tls_cert: str
+    tls_key: str
+    hosts: tuple[str, ...]
+    limits: Mapping[str, Number]
+    fixed_limits: Mapping[str, Number]
+    outbox: OutboxConfig | None
+
+
+@dataclass(frozen=True)
+class EndpointConfig:
+    """Of an endpoint process: `releases` holds their folders, `listener` the descriptor of its socket."""
+
+    options: EndpointOptions
+    routes: tuple[Route, ...]
+    releases: Mapping[str, str]
+    listener: int
+
+
+@dataclass(frozen=True)
+class WatchedAlias:
+    """An alias with the release (`name/3`) that is served under it."""
+
+    name: str
+    alias: str
+    release: str
+
+
+@dataclass(frozen=True)
+class CanaryConfig:
+    """A canary as it was asked for; `baseline` and `candidate` are aliases of `name`, `file` keeps how far it is."""
+
+    name: str
+    baseline: str
+    candidate: str
+    steps: tuple[str, ...]
+    hold: str
+    guards: tuple[str, ...]
+    file: str
+    state: str
+
+
+@dataclass(frozen=True)
+class RecorderConfig:
+    """Of a recorder process; `outbox` is empty where nothing is recorded."""
+
+    outbox: str
+    cap_bytes: int
+    otlp: str
+    tracking_uri: str
+    default_name: str
+    releases: str
+    watch_s: float
+    watched: tuple[WatchedAlias, ...]
+    canary: CanaryConfig | None
+
+
+@dataclass(frozen=True)
+class LogConfig:
+    """Where the log goes (stderr without a file), and whether its lines are JSON."""
+
+    file: str
+    json: bool
+
+
+@dataclass(frozen=True)
+class ServeCall:
+    """What `serve` was called with: fields of `ServeConfig`, and the targets."""
+
+    config: Mapping[str, object]
+    targets: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class SupervisorConfig:
+    """The content of `config.json`; `releases` holds folders by release (`name/3`)."""
+
+    url: str
+    host: str
+    port: int
+    folder: str
+    heartbeat_s: float
+    routes: tuple[Route, ...]
+    releases: Mapping[str, str]
+    engine: Mapping[str, str | bool | int | float]
+    endpoint: EndpointOptions
+    recorder: RecorderConfig | None
+    log: LogConfig
+    served: ServeCall
