@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, FastAPI, Request
 from fastapi.middleware.cors import CORSMiddleware
-from fastapi.responses import JSONResponse, PlainTextResponse
+from fastapi.responses import PlainTextResponse
 from fastapi_offline import FastAPIOffline
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 from starlette.exceptions import HTTPException
@@ -21,10 +21,11 @@ from fledge.serving.docs import Bodies, describe, responses
 from fledge.serving.endpoint import Endpoint, warn
 from fledge.serving.errors import add_errors
 from fledge.serving.invocations import BareRequest, invocations_routes
+from fledge.serving.json_response import StructResponse
 from fledge.serving.lifecycle import Lifecycle, Transfer
 from fledge.serving.openai import ChatRequest, CompletionRequest, openai_routes
 from fledge.serving.request_models import strict_route, unknown
-from fledge.serving.response_models import REQUEST_ID
+from fledge.serving.response_models import REQUEST_ID, FeedbackTaken, Ready, ReleaseReadiness
 from fledge.serving.security import Access, AccessGuard
 from fledge.serving.webhook import read_secret, webhook_route
 
@@ -120,13 +121,13 @@ def _health(endpoint: Endpoint, router: APIRouter) -> None:
     @router.get(
         "/ready", summary="Models are loaded and requests are taken", responses=responses(503), tags=["Operation"]
     )
-    async def ready() -> JSONResponse:
+    async def ready() -> StructResponse:
         releases = [
-            {"name": served.manifest.name, "version": served.manifest.version, "ready": served.client.ready}
+            ReleaseReadiness(served.manifest.name, served.manifest.version, served.client.ready)
             for served in endpoint.served.values()
         ]
-        content = {"ready": endpoint.ready, "draining": endpoint.draining, "releases": releases}
-        return JSONResponse(content, status_code=200 if endpoint.ready else 503)
+        content = Ready(endpoint.ready, endpoint.draining, releases)
+        return StructResponse(content, 200 if content.ready else 503)
 
     @router.get(
         "/metrics", summary="For Prometheus", response_class=PlainTextResponse, responses=responses(401),
@@ -144,7 +145,7 @@ def _feedback(endpoint: Endpoint, router: APIRouter) -> None:
         responses=responses(401, 409, 415),
         tags=["Operation"],
     )
-    async def feedback(body: FeedbackRequest, request: Request, response: Response) -> dict[str, str]:
+    async def feedback(body: FeedbackRequest, request: Request) -> StructResponse:
         if endpoint.outbox is None:
             raise HTTPException(409, "this endpoint records nothing, so there is no answer to tie feedback to")
         record = FeedbackRecord(
@@ -156,5 +157,4 @@ def _feedback(endpoint: Endpoint, router: APIRouter) -> None:
             user=body.user or request.state.key_name,
         )
         endpoint.judged(record)
-        response.headers.update(warn(unknown(body)))
-        return {"feedback_id": record.feedback_id, "request_id": record.request_id}
+        return StructResponse(FeedbackTaken(record.feedback_id, record.request_id), headers=warn(unknown(body)))

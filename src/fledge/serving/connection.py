@@ -1,7 +1,6 @@
 """Connections: uvicorn's protocol, with limits on the size of headers and on the time that each part may take."""
 
 import asyncio
-import json
 import secrets
 from typing import Any
 
@@ -9,6 +8,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from fledge.core.limits import Limits
 from fledge.serving.errors import openai_error
+from fledge.serving.response_models import encode
 
 GONE = "fledge.gone"  # in a scope's extensions, once the connection is lost: why
 MAXIMUM_HEADER_BYTES = 65_536
@@ -166,7 +166,7 @@ class Connection(HttpToolsProtocol):
         if self.cycle and not self.cycle.response_complete:  # nonsense behind a request that is being answered
             self.transport.abort()
             return
-        body = json.dumps(openai_error(status, message)).encode()
+        body = encode(openai_error(status, message))
         head = (
             "content-type: application/json\r\n"
             f"content-length: {len(body)}\r\n"

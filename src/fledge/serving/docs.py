@@ -8,12 +8,14 @@ from pydantic import BaseModel
 
 from fledge.core.limits import Limits
 from fledge.serving.endpoint import Endpoint
+from fledge.serving.json_schema import NULL, REFERENCE, Schema, either, list_of, record, reference
 from fledge.serving.request_models import MAX_CHARACTERS, MAX_PROMPTS, Generation
-from fledge.serving.response_models import ANSWERS, COMPONENTS, HEX, NULL, Schema, either, list_of, record, reference
+from fledge.serving.response_models import HEX
+from fledge.serving.response_schemas import COMPONENTS, RESPONSES
 
 # What Python takes for space; the \s of a schema depends on who reads it.
 _SPACE = r"\t-\r\x1c- \x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000"
-_REFERENCE = "#/components/schemas/{model}"
+_REFERENCE = REFERENCE.format(name="{model}")  # pydantic names the place differently
 
 _MEANINGS = {
     400: "The request is wrong",
@@ -280,8 +282,8 @@ def _complete_operation(path: str, operation: dict[str, Any]) -> None:
     for code, response in found.items():
         response["headers"] = {"x-request-id": _REQUEST_ID}
         if code == "200" or (path, code) == ("/ready", "503"):
-            if path in ANSWERS:
-                response["content"] = _content(ANSWERS[path])
+            if path in RESPONSES:
+                response["content"] = _content(RESPONSES[path])
             continue
         response["content"] = _content({"application/json": error})
         if code in ("429", "503"):

@@ -2,18 +2,19 @@
 
 import sys
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
 from fledge.core.errors import FledgeError, InputError
 from fledge.engines.client import DeadlineError
 from fledge.engines.engine import EngineGoneError
 from fledge.serving.admission import BusyError
+from fledge.serving.json_response import StructResponse
 from fledge.serving.request_models import problem
+from fledge.serving.response_models import Error, ErrorDetail, ScoringError
 
 RETRY_S = 2
 MAXIMUM_CHARACTERS = 1000
@@ -48,23 +49,23 @@ def outcome(error: FledgeError, request_id: str) -> Outcome:
     return Outcome(500, f"the engine failed; the endpoint's log tells more of request {request_id}", {})
 
 
-def openai_error(status: int, message: str, param: str | None = None) -> dict[str, Any]:
+def openai_error(status: int, message: str, param: str | None = None) -> Error:
     """The error body of the OpenAI protocol, with all four keys; `param` is the field that is wrong."""
     default = ("invalid_request_error" if status < 500 else "server_error", None)
     kind, code = _KINDS.get(status, default)
     if status == 404 and param == "model":
         code = "model_not_found"
-    return {"error": {"message": message[:MAXIMUM_CHARACTERS], "type": kind, "param": param, "code": code}}
+    return Error(ErrorDetail(message[:MAXIMUM_CHARACTERS], kind, param, code))
 
 
 def error_response(
     path: str, status: int, message: str, headers: Mapping[str, str] | None = None, param: str | None = None
-) -> JSONResponse:
+) -> StructResponse:
     """An error on the route `path`, in MLflow's form for `/invocations` and in OpenAI's elsewhere."""
     if path == "/invocations":
         code = "BAD_REQUEST" if status < 500 else "INTERNAL_ERROR"
-        return JSONResponse({"error_code": code, "message": message[:MAXIMUM_CHARACTERS]}, status, headers)
-    return JSONResponse(openai_error(status, message, param), status, headers)
+        return StructResponse(ScoringError(code, message[:MAXIMUM_CHARACTERS]), status, headers)
+    return StructResponse(openai_error(status, message, param), status, headers)
 
 
 def add_errors(app: FastAPI) -> None:
@@ -76,27 +77,27 @@ def add_errors(app: FastAPI) -> None:
         message: str,
         headers: Mapping[str, str] | None = None,
         param: str | None = None,
-    ) -> JSONResponse:
+    ) -> StructResponse:
         trace = request.scope["state"].get("trace")
         if trace is not None:
             trace.error = message
         return error_response(request.url.path, status, message, headers, param)
 
     @app.exception_handler(RequestValidationError)
-    async def invalid(request: Request, error: RequestValidationError) -> JSONResponse:
+    async def invalid(request: Request, error: RequestValidationError) -> StructResponse:
         field, message = problem(error.errors())
         return told(request, 400, message, param=field or None)
 
     @app.exception_handler(HTTPException)
-    async def refused(request: Request, error: HTTPException) -> JSONResponse:
+    async def refused(request: Request, error: HTTPException) -> StructResponse:
         param = "model" if str(error.detail).startswith(NO_MODEL) else None  # any other 404 is a path
         return told(request, error.status_code, str(error.detail), error.headers, param)
 
     @app.exception_handler(FledgeError)
-    async def failed(request: Request, error: FledgeError) -> JSONResponse:
+    async def failed(request: Request, error: FledgeError) -> StructResponse:
         trace = request.scope["state"].get("trace")
         return told(request, *outcome(error, trace.request_id if trace else ""))
 
     @app.exception_handler(Exception)
-    async def defect(request: Request, _error: Exception) -> JSONResponse:
+    async def defect(request: Request, _error: Exception) -> StructResponse:
         return told(request, 500, "the request failed; the endpoint's log says why")

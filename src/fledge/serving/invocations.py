@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any, TypeVar
 
 from fastapi import APIRouter, Request
-from fastapi.responses import JSONResponse, Response
+from fastapi.responses import Response
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, TypeAdapter, ValidationError
 from starlette.exceptions import HTTPException
 
@@ -18,6 +18,7 @@ from fledge.prompts.prompt import Prompt
 from fledge.serving.conversations import Turns, as_dicts, as_text, ask_for, by_prompt
 from fledge.serving.docs import responses
 from fledge.serving.endpoint import Endpoint, Job, Respondent, Served, head, warn
+from fledge.serving.json_response import StructResponse
 from fledge.serving.openai import Messages, PromptText, unit, unknown_of
 from fledge.serving.parquet import read_parquet
 from fledge.serving.request_models import (
@@ -30,6 +31,7 @@ from fledge.serving.request_models import (
     read_json,
     unknown,
 )
+from fledge.serving.response_models import Predictions
 from fledge.serving.trace import RequestTrace
 
 JSON, CSV, PARQUET = "application/json", "text/csv", "application/vnd.apache.parquet"
@@ -146,8 +148,8 @@ def invocations_routes(endpoint: Endpoint, router: APIRouter) -> None:
         async for _ in endpoint.answers(trace, chosen, parsed.job):
             pass
         found = [result.text.strip() for result in trace.results]
-        return JSONResponse(
-            found if parsed.bare else {"predictions": found}, headers={**head(trace), **warn(parsed.ignored)}
+        return StructResponse(
+            found if parsed.bare else Predictions(found), headers={**head(trace), **warn(parsed.ignored)}
         )
 
 

@@ -1,12 +1,10 @@
 """The OpenAI protocol: chat and text completions, whole and streamed."""
 
-import time
 from collections.abc import AsyncGenerator, Mapping, Sequence
-from contextlib import aclosing
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Request
-from fastapi.responses import JSONResponse, Response
+from fastapi.responses import Response
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, model_validator
 from starlette.exceptions import HTTPException
 
@@ -14,16 +12,20 @@ from fledge.core.errors import InputError
 from fledge.core.keys import OWN_NAME
 from fledge.core.messages import Ask, Piece
 from fledge.prompts.prompt import Prompt
+from fledge.serving.completions import ChatBuilder, CompletionBuilder
 from fledge.serving.conversations import as_dicts, as_text, ask_for, by_prompt
 from fledge.serving.docs import NO_PROMPT, responses
 from fledge.serving.endpoint import Endpoint, Job, Served, head, warn
 from fledge.serving.errors import NO_MODEL
-from fledge.serving.events import Event, EventStream, begun
+from fledge.serving.events import EventStream, start_generation
+from fledge.serving.json_response import StructResponse
 from fledge.serving.request_models import MAX_PROMPTS, Count, Generation, NewTokens, Text, check_size, unknown, whole
-from fledge.serving.trace import RequestTrace, Result
+from fledge.serving.response_models import Model, Models
+from fledge.serving.trace import RequestTrace
 
 SESSION_HEADER = "x-session-id"
 COMPLETION_TOKENS = 16
+OWNER = "fledge"
 
 PromptText = Annotated[Text, StringConstraints(min_length=1)]
 TokenIds = Annotated[
@@ -200,8 +202,8 @@ def openai_routes(endpoint: Endpoint, router: APIRouter) -> None:
     """Add the routes of the protocol."""
 
     @router.get("/v1/models", summary="What is served", responses=responses(401), tags=["OpenAI"])
-    async def models() -> JSONResponse:
-        return JSONResponse({"object": "list", "data": [_card(name) for name in endpoint.routes.names()]})
+    async def models() -> StructResponse:
+        return StructResponse(Models([Model(name, 0, OWNER) for name in endpoint.routes.names()]))
 
     @router.get(
         "/v1/models/{model:path}",
@@ -209,10 +211,10 @@ def openai_routes(endpoint: Endpoint, router: APIRouter) -> None:
         responses=responses(401, 404),
         tags=["OpenAI"],
     )
-    async def model(model: str) -> JSONResponse:
+    async def model(model: str) -> StructResponse:
         if model not in endpoint.routes.names(versions=True):
             raise HTTPException(404, f"{NO_MODEL} {model!r} here")
-        return JSONResponse(_card(model))
+        return StructResponse(Model(model, 0, OWNER))
 
     @router.post(
         "/v1/chat/completions", summary="Answer a conversation", responses=responses(answers=True), tags=["OpenAI"]
@@ -222,8 +224,8 @@ def openai_routes(endpoint: Endpoint, router: APIRouter) -> None:
         trace.inputs = {"messages": as_dicts([message.turn for message in body.messages])}
         check_size(endpoint.limits, n=body.n or 1, settings=body.settings())
         chosen = endpoint.choose(trace, body.model, unit(request, body.user))
-        form = _Chat(trace, body.n or 1, body.with_usage, with_top=bool(body.top_logprobs))
-        return await _answer(endpoint.answers(trace, chosen, body.job), form, body)
+        builder = ChatBuilder(trace, body.n or 1, with_usage=body.with_usage, with_top=bool(body.top_logprobs))
+        return await _respond(endpoint.answers(trace, chosen, body.job), builder, body)
 
     @router.post("/v1/completions", summary="Go on with a text", responses=responses(answers=True), tags=["OpenAI"])
     async def completions(body: CompletionRequest, request: Request) -> Response:
@@ -233,8 +235,8 @@ def openai_routes(endpoint: Endpoint, router: APIRouter) -> None:
         check_size(endpoint.limits, prompts=len(texts), n=n, settings=body.settings())
         chosen = endpoint.choose(trace, body.model, unit(request, body.user))
         echoes = [text if body.echo else "" for text in texts for _ in range(n)]
-        form = _Completion(trace, n, body.with_usage, echoes)
-        return await _answer(endpoint.answers(trace, chosen, body.job), form, body)
+        builder = CompletionBuilder(trace, n, with_usage=body.with_usage, echoes=echoes)
+        return await _respond(endpoint.answers(trace, chosen, body.job), builder, body)
 
 
 def unit(request: Request, user: str | None) -> str:
@@ -247,133 +249,13 @@ def unit(request: Request, user: str | None) -> str:
     return str(found or request.state.trace.request_id)
 
 
-def _card(name: str) -> dict[str, Any]:
-    return {"id": name, "object": "model", "created": 0, "owned_by": "fledge"}
-
-
-class _Form:
-    """An answer in the protocol's shape; `choice` and `delta` make its parts."""
-
-    prefix = kind = chunk_kind = ""
-
-    def __init__(self, trace: RequestTrace, n: int, with_usage: bool) -> None:
-        self.trace = trace
-        self._n = n
-        self._with_usage = with_usage
-        self._head = {"id": f"{self.prefix}-{trace.request_id}", "created": int(time.time())}
-
-    def choice(self, index: int, result: Result) -> dict[str, Any]:
-        raise NotImplementedError
-
-    def delta(self, index: int, text: str, reason: str | None, logprobs: Any) -> dict[str, Any]:
-        raise NotImplementedError
-
-    def whole(self) -> dict[str, Any]:
-        choices = [self.choice(index, result) for index, result in enumerate(self.trace.results)]
-        return {**self._about(self.kind), "choices": choices, "usage": self._usage()}
-
-    async def events(self, pieces: AsyncGenerator[tuple[int, Piece]]) -> AsyncGenerator[Event]:
-        """One event for each piece that holds anything."""
-        about = self._about(self.chunk_kind)
-        usage: dict[str, Any] = {"usage": None} if self._with_usage else {}
-        for opening in self.openings():
-            yield {**about, "choices": [opening], **usage}
-        async with aclosing(pieces):
-            async for index, piece in pieces:
-                if piece.text or piece.finish_reason or piece.logprobs:
-                    delta = self.delta(index, piece.text, piece.finish_reason, piece.logprobs)
-                    yield {**about, "choices": [delta], **usage}
-        if self._with_usage:
-            yield {**about, "choices": [], "usage": self._usage()}
-
-    def openings(self) -> Sequence[dict[str, Any]]:
-        """What comes before anything is generated."""
-        return ()
-
-    def _about(self, kind: str) -> dict[str, Any]:
-        return {**self._head, "object": kind, "model": self.trace.release}
-
-    def _usage(self) -> dict[str, int]:
-        """Each prompt counts once, however many answers there are to it."""
-        results = self.trace.results
-        prompt = sum(result.prompt_tokens for result in results[:: self._n])
-        new = sum(result.completion_tokens for result in results)
-        return {"prompt_tokens": prompt, "completion_tokens": new, "total_tokens": prompt + new}
-
-
-async def _answer(pieces: AsyncGenerator[tuple[int, Piece]], form: _Form, body: CommonRequest) -> Response:
-    ignored = warn(body.unknown)
+async def _respond(
+    pieces: AsyncGenerator[tuple[int, Piece]], builder: ChatBuilder | CompletionBuilder, body: CommonRequest
+) -> Response:
+    trace, ignored = builder.trace, warn(body.unknown)
     if body.stream:
-        started = await begun(pieces)
-        return EventStream(form.events(started), form.trace, {**head(form.trace), **ignored})
+        started = await start_generation(pieces)
+        return EventStream(builder.chunks(started), trace, {**head(trace), **ignored})
     async for _ in pieces:
         pass
-    return JSONResponse(form.whole(), headers={**head(form.trace), **ignored})
-
-
-class _Chat(_Form):
-    prefix, kind, chunk_kind = "chatcmpl", "chat.completion", "chat.completion.chunk"
-
-    def __init__(self, trace: RequestTrace, n: int, with_usage: bool, *, with_top: bool) -> None:
-        super().__init__(trace, n, with_usage)
-        self._with_top = with_top
-
-    def choice(self, index: int, result: Result) -> dict[str, Any]:
-        message = {"role": "assistant", "content": result.text, "refusal": None}
-        found = self._logprobs(result.logprobs)
-        return {"index": index, "message": message, "finish_reason": result.finish_reason, "logprobs": found}
-
-    def delta(self, index: int, text: str, reason: str | None, logprobs: Any) -> dict[str, Any]:
-        delta = {"content": text} if text else {}
-        return {"index": index, "delta": delta, "finish_reason": reason, "logprobs": self._logprobs(logprobs)}
-
-    def openings(self) -> Sequence[dict[str, Any]]:
-        delta = {"role": "assistant", "content": ""}
-        count = len(self.trace.results)
-        return [{"index": index, "delta": delta, "finish_reason": None, "logprobs": None} for index in range(count)]
-
-    def _logprobs(self, tokens: Sequence[tuple[str, float]] | None) -> dict[str, Any] | None:
-        if not tokens:
-            return None
-        content = []
-        for text, value in tokens:
-            # Part of a character has no text of its own, and no bytes that could be told.
-            one = {"token": text, "logprob": value, "bytes": None if "\ufffd" in text else list(text.encode())}
-            content.append({**one, "top_logprobs": [one] if self._with_top else []})
-        return {"content": content, "refusal": None}
-
-
-class _Completion(_Form):
-    prefix, kind, chunk_kind = "cmpl", "text_completion", "text_completion"
-
-    def __init__(self, trace: RequestTrace, n: int, with_usage: bool, echoes: Sequence[str]) -> None:
-        super().__init__(trace, n, with_usage)
-        self._echoes = echoes
-        self._offsets: dict[int, int] = {}
-
-    def choice(self, index: int, result: Result) -> dict[str, Any]:
-        text = self._echoes[index] + result.text
-        found = self._logprobs(index, result.logprobs)
-        return {"index": index, "text": text, "finish_reason": result.finish_reason, "logprobs": found}
-
-    def delta(self, index: int, text: str, reason: str | None, logprobs: Any) -> dict[str, Any]:
-        return {"index": index, "text": text, "finish_reason": reason, "logprobs": self._logprobs(index, logprobs)}
-
-    def openings(self) -> Sequence[dict[str, Any]]:
-        echoes = [(index, text) for index, text in enumerate(self._echoes) if text]
-        return [{"index": index, "text": text, "finish_reason": None, "logprobs": None} for index, text in echoes]
-
-    def _logprobs(self, index: int, tokens: Sequence[tuple[str, float]] | None) -> dict[str, Any] | None:
-        if not tokens:
-            return None
-        offsets, at = [], self._offsets.get(index, len(self._echoes[index]))
-        for text, _ in tokens:
-            offsets.append(at)
-            at += len(text)
-        self._offsets[index] = at
-        return {
-            "tokens": [text for text, _ in tokens],
-            "token_logprobs": [value for _, value in tokens],
-            "top_logprobs": [{text: value} for text, value in tokens],
-            "text_offset": offsets,
-        }
+    return StructResponse(builder.build(), headers={**head(trace), **ignored})
