@@ -30,7 +30,7 @@ class Admission:
         self.tokens = 0
         self._ended: deque[float] = deque()
 
-    def full(self) -> BusyError | None:
+    def busy(self) -> BusyError | None:
         """Why not even the smallest request has a place, None where one has."""
         most = self.limits.max_running + self.limits.queue_requests
         if self.requests < most:
@@ -41,9 +41,8 @@ class Admission:
     def admit(self, tokens: int) -> Iterator[None]:
         """Hold a place for a request of so many tokens, read and new. Raises `BusyError` where there is none."""
         limits = self.limits
-        full = self.full()
-        if full:
-            raise full
+        if busy := self.busy():
+            raise busy
         if self.requests and self.tokens + tokens > limits.queue_tokens:
             raise BusyError(
                 f"{self.tokens} tokens are running or waiting; with this request's {tokens} there would be more than "

@@ -18,13 +18,13 @@ from starlette.responses import Response
 from fledge.core.keys import Keys
 from fledge.core.messages import FeedbackRecord
 from fledge.serving.docs import Bodies, describe, responses
-from fledge.serving.endpoint import Endpoint, warn
+from fledge.serving.endpoint import Endpoint, warning_headers
 from fledge.serving.errors import add_errors
 from fledge.serving.invocations import BareRequest, invocations_routes
 from fledge.serving.json_response import StructResponse
 from fledge.serving.lifecycle import Lifecycle, Transfer
 from fledge.serving.openai import ChatRequest, CompletionRequest, openai_routes
-from fledge.serving.request_models import strict_route, unknown
+from fledge.serving.request_models import strict_route, unknown_names
 from fledge.serving.response_models import REQUEST_ID, FeedbackTaken, Ready, ReleaseReadiness
 from fledge.serving.security import Access, AccessGuard
 from fledge.serving.webhook import read_secret, webhook_route
@@ -46,8 +46,8 @@ class FeedbackRequest(BaseModel):
     user: Annotated[str, StringConstraints(max_length=512)] = ""
 
 
-def build_app(endpoint: Endpoint, access: Access, keys: Keys, knocked: Callable[[], None]) -> Any:
-    """The ASGI application with all that stands before it. `knocked` is called when MLflow says that an alias moved."""
+def build_app(endpoint: Endpoint, access: Access, keys: Keys, on_alias_moved: Callable[[], None]) -> Any:
+    """The ASGI application with all that stands before it. `on_alias_moved` is called when MLflow says that."""
     app = FastAPIOffline(
         title="fledge",
         version=metadata.version("fledge"),
@@ -58,17 +58,17 @@ def build_app(endpoint: Endpoint, access: Access, keys: Keys, knocked: Callable[
     )
     add_errors(app)
     router = APIRouter(route_class=strict_route(lambda: endpoint.limits.max_json_depth))
-    _health(endpoint, router)
+    _operation_routes(endpoint, router)
     openai_routes(endpoint, router)
     invocations_routes(endpoint, router)
-    _feedback(endpoint, router)
+    _feedback_route(endpoint, router)
     if secret := read_secret():
-        webhook_route(router, secret, knocked)
+        webhook_route(router, secret, on_alias_moved)
     app.include_router(router)
     bodies = Bodies(ChatRequest, CompletionRequest, BareRequest)
     describe(app, endpoint, lambda path: keys.needed and not access.is_open(path), bodies)
     endpoint.metrics.watch(endpoint)
-    guarded: Any = AccessGuard(Transfer(app, lambda: endpoint.limits, endpoint.full), access, keys)
+    guarded: Any = AccessGuard(Transfer(app, lambda: endpoint.limits, endpoint.busy), access, keys)
     if access.origins:  # around the guard: a page may read why it was refused
         exposed = [
             "x-request-id",
@@ -85,22 +85,22 @@ def build_app(endpoint: Endpoint, access: Access, keys: Keys, knocked: Callable[
             allow_headers=["*"],  # OpenAI's client sends a dozen of its own
             expose_headers=exposed,
         )
-    return Lifecycle(guarded, endpoint.ended)
+    return Lifecycle(guarded, endpoint.record_outcome)
 
 
 def _lifespan(endpoint: Endpoint) -> Any:
     @contextlib.asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
-        writing = asyncio.create_task(endpoint.outbox.run()) if endpoint.outbox else None
+        writer = asyncio.create_task(endpoint.outbox.run()) if endpoint.outbox else None
         yield
-        if writing:
-            writing.cancel()
-            await asyncio.gather(writing, return_exceptions=True)
+        if writer:
+            writer.cancel()
+            await asyncio.gather(writer, return_exceptions=True)
 
     return lifespan
 
 
-def _health(endpoint: Endpoint, router: APIRouter) -> None:
+def _operation_routes(endpoint: Endpoint, router: APIRouter) -> None:
     def plain(text: str) -> PlainTextResponse:
         return PlainTextResponse(text)
 
@@ -137,7 +137,7 @@ def _health(endpoint: Endpoint, router: APIRouter) -> None:
         return Response(endpoint.metrics.text(), media_type=METRICS_TYPE)
 
 
-def _feedback(endpoint: Endpoint, router: APIRouter) -> None:
+def _feedback_route(endpoint: Endpoint, router: APIRouter) -> None:
     @router.post(
         "/feedback",
         operation_id="feedback",
@@ -156,5 +156,6 @@ def _feedback(endpoint: Endpoint, router: APIRouter) -> None:
             comment=body.comment,
             user=body.user or request.state.key_name,
         )
-        endpoint.judged(record)
-        return StructResponse(FeedbackTaken(record.feedback_id, record.request_id), headers=warn(unknown(body)))
+        endpoint.add_feedback(record)
+        taken = FeedbackTaken(record.feedback_id, record.request_id)
+        return StructResponse(taken, headers=warning_headers(unknown_names(body)))

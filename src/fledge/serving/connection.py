@@ -13,7 +13,7 @@ from fledge.serving.response_models import encode
 GONE = "fledge.gone"  # in a scope's extensions, once the connection is lost: why
 MAXIMUM_HEADER_BYTES = 65_536
 MAXIMUM_HEADERS = 200
-MAXIMUM_AHEAD = 32  # requests that a client may send before it has its first answer
+MAXIMUM_PIPELINED = 32  # requests that a client may send before it has its first answer
 
 
 class Connection(HttpToolsProtocol):
@@ -25,7 +25,7 @@ class Connection(HttpToolsProtocol):
     _reader_timer: asyncio.TimerHandle | None = None
     _running: RequestResponseCycle | None = None
     _in_head = True
-    _begun = False
+    _has_begun = False
     _chunk_has_body = False
     _unfinished = 0  # bytes that came since the parser last handed anything over
     _head_bytes = 0
@@ -61,19 +61,19 @@ class Connection(HttpToolsProtocol):
             self._timer = self.loop.call_later(self.limits.body_timeout_s, self._close)
 
     def on_message_begin(self) -> None:
-        if len(self.pipeline) >= MAXIMUM_AHEAD:
+        if len(self.pipeline) >= MAXIMUM_PIPELINED:
             raise ValueError("too many requests at once")
         super().on_message_begin()
         self.scope["extensions"] = self._notes
-        self._begun = True
+        self._has_begun = True
         self._expect_head()
 
     def on_url(self, url: bytes) -> None:
-        self._take(len(url))
+        self._count_head(len(url))
         super().on_url(url)
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        self._take(len(name) + len(value))
+        self._count_head(len(name) + len(value))
         if not self._in_head:
             return  # a trailer: it came after all checks, and is no header
         if len(self.headers) >= MAXIMUM_HEADERS:
@@ -119,7 +119,7 @@ class Connection(HttpToolsProtocol):
     def _unsupported_upgrade_warning(self) -> None:
         """Nothing: whoever asks for an upgrade is answered without one, and shall not fill our log."""
 
-    def _take(self, count: int) -> None:
+    def _count_head(self, count: int) -> None:
         self._head_bytes += count
         if self._head_bytes > MAXIMUM_HEADER_BYTES:
             self._refusal = (431, f"the headers have more than {MAXIMUM_HEADER_BYTES} bytes")
@@ -142,7 +142,7 @@ class Connection(HttpToolsProtocol):
 
     def _head_is_late(self) -> None:
         self._timer = None
-        if self._begun:
+        if self._has_begun:
             self._refuse(408, f"the headers took more than {self.limits.header_timeout_s:g} s")
         else:
             self._close()

@@ -24,12 +24,12 @@ def as_text(asked: str | Turns) -> str:
     return asked if isinstance(asked, str) else "\n".join(f"{role}: {content}" for role, content in asked)
 
 
-def ask_for(asked: str | Turns, params: dict[str, Any], *, stream: bool) -> Ask:
+def make_ask(asked: str | Turns, params: dict[str, Any], *, stream: bool) -> Ask:
     """A text or a conversation as an engine is asked it."""
     return Ask("", params, **({"text": asked} if isinstance(asked, str) else {"messages": asked}), stream=stream)
 
 
-def by_prompt(prompt: Prompt, turns: Turns, values: Mapping[str, str] = MappingProxyType({})) -> str | Turns | None:
+def fill_prompt(prompt: Prompt, turns: Turns, values: Mapping[str, str] = MappingProxyType({})) -> str | Turns | None:
     """What a release is asked for a conversation by its own prompt; None where no user speaks in it.
 
     Raises `InputError` for a prompt that wants more than a conversation gives.

@@ -94,7 +94,7 @@ class Offer(NamedTuple):
 def chat_body(model: type[BaseModel], offer: Offer) -> Schema:
     """The body of a chat completion: which models and prompts there are. What JSON Schema cannot say: a conversation in
     which no user speaks needs no variables."""
-    schema = _of(model, offer)
+    schema = _request_schema(model, offer)
     labels, names = list(offer.prompts), offer.variables
     choice: Schema = {
         "type": "object",
@@ -125,7 +125,7 @@ def chat_body(model: type[BaseModel], offer: Offer) -> Schema:
 
 def completion_body(model: type[BaseModel], offer: Offer) -> Schema:
     """The body of a text completion: `echo` is for texts."""
-    schema = _of(model, offer)
+    schema = _request_schema(model, offer)
     text, texts, ids, lists = schema["properties"]["prompt"]["anyOf"]
     no_echo = {"prompt": either(ids, lists), "echo": {"enum": [False, None]}}
     schema["anyOf"] = [{"properties": {"prompt": either(text, texts)}}, {"properties": no_echo}]
@@ -142,14 +142,14 @@ def invocations_body(bare: type[BaseModel], offer: Offer) -> Schema:
         "required": True,
         "description": "A table may have more columns than these: they are ignored.",
         "content": {
-            "application/json": {"schema": either(_table(offer), _bare(bare, offer)), "example": split},
+            "application/json": {"schema": either(_table_schema(offer), _bare_schema(bare, offer)), "example": split},
             "text/csv": {"schema": {"type": "string", "pattern": _csv_pattern(names)}, "example": lines},
             "application/vnd.apache.parquet": {"schema": {"type": "string", "format": "binary"}},
         },
     }
 
 
-def _table(offer: Offer) -> Schema:
+def _table_schema(offer: Offer) -> Schema:
     """Exactly one form of table. What JSON Schema cannot say: lists of one length; more columns than these, with values
     for each in every row."""
     names, most, text = offer.variables, offer.limits.max_rows, _text(blank=False)
@@ -158,7 +158,7 @@ def _table(offer: Offer) -> Schema:
     if "messages" not in names:
         row["properties"]["messages"] = NULL
         if len(names) == 1:
-            rows.append(record(messages=_conversation()))
+            rows.append(record(messages=_messages()))
     alone = [text] if len(names) == 1 else []
     values = {"type": "array", "prefixItems": [text for _ in names], "minItems": len(names), "maxItems": len(names)}
     lists = record(**dict.fromkeys(names, list_of(text, maxItems=most)))
@@ -178,12 +178,12 @@ def _table(offer: Offer) -> Schema:
     }
 
 
-def _bare(model: type[BaseModel], offer: Offer) -> Schema:
+def _bare_schema(model: type[BaseModel], offer: Offer) -> Schema:
     """Exactly one of messages, prompt and input, with settings beside it."""
-    schema = _of(model, offer)
+    schema = _request_schema(model, offer)
     text = _text(blank=False)
     forms = {
-        "messages": _conversation(),
+        "messages": _messages(),
         "prompt": either(*schema["properties"]["prompt"]["anyOf"][:2]),
         "input": either(text, list_of(text, minItems=1, maxItems=offer.limits.max_rows)),
     }
@@ -206,7 +206,7 @@ def _csv_pattern(names: Sequence[str]) -> str:
     return rf"^{','.join(names)}(\r?\n{row})*\n?$"
 
 
-def _conversation() -> Schema:
+def _messages() -> Schema:
     return list_of(reference("ChatMessage"), minItems=1, maxItems=1000)
 
 
@@ -215,7 +215,7 @@ def _text(*, blank: bool = True) -> Schema:
     return text if blank else {**text, "pattern": f"[^{_SPACE}]"}
 
 
-def _of(model: type[BaseModel], offer: Offer) -> Schema:
+def _request_schema(model: type[BaseModel], offer: Offer) -> Schema:
     """A model's schema with the endpoint's own limits and names in it."""
     schema = model.model_json_schema(ref_template=_REFERENCE)
     schema.pop("$defs", None)
@@ -236,30 +236,30 @@ def _of(model: type[BaseModel], offer: Offer) -> Schema:
     return schema
 
 
-def describe(app: FastAPI, endpoint: Endpoint, locked: Callable[[str], bool], bodies: Bodies) -> None:
-    """Have the application's `/openapi.json` say what is so at the moment; `locked` paths need a key."""
+def describe(app: FastAPI, endpoint: Endpoint, needs_key: Callable[[str], bool], bodies: Bodies) -> None:
+    """Have the application's `/openapi.json` say what is so at the moment; `needs_key` tells which paths need one."""
     original = app.openapi
-    made: dict[Offer, dict[str, Any]] = {}
+    cache: dict[Offer, dict[str, Any]] = {}
 
     def openapi() -> dict[str, Any]:
         offer = Offer.of(endpoint)
-        if offer not in made:
-            made.clear()
+        if offer not in cache:
+            cache.clear()
             app.openapi_schema = None
-            made[offer] = _complete(original(), offer, locked, bodies)
-        return made[offer]
+            cache[offer] = _complete(original(), offer, needs_key, bodies)
+        return cache[offer]
 
     app.openapi = openapi  # type: ignore[method-assign]
 
 
-def _complete(schema: dict[str, Any], offer: Offer, locked: Callable[[str], bool], bodies: Bodies) -> dict[str, Any]:
+def _complete(schema: dict[str, Any], offer: Offer, needs_key: Callable[[str], bool], bodies: Bodies) -> dict[str, Any]:
     components = schema.setdefault("components", {})
     schemas = components.setdefault("schemas", {})
     for model in bodies:
         schemas.update(model.model_json_schema(ref_template=_REFERENCE).get("$defs", {}))
     schemas |= {
         **COMPONENTS,
-        "Generation": _of(Generation, offer),
+        "Generation": _request_schema(Generation, offer),
         bodies.chat.__name__: chat_body(bodies.chat, offer),
         bodies.completion.__name__: completion_body(bodies.completion, offer),
     }
@@ -270,7 +270,7 @@ def _complete(schema: dict[str, Any], offer: Offer, locked: Callable[[str], bool
     for path, operations in schema["paths"].items():
         for operation in operations.values():
             _complete_operation(path, operation)
-            if locked(path):
+            if needs_key(path):
                 operation["security"] = [{"key": []}]
     return schema
 

@@ -24,7 +24,7 @@ from fledge.serving.outbox import Outbox
 from fledge.serving.routing import Routes
 from fledge.serving.trace import RequestTrace, Result
 
-MOST_EARLY = 100  # opinions on one answer that is not whole yet
+MAX_EARLY_FEEDBACK = 100  # opinions on one answer that is not whole yet
 
 
 class Served:
@@ -98,7 +98,7 @@ class Endpoint:
     draining: bool = False
     in_flight: int = 0
     _shadows: "set[asyncio.Task[None]]" = field(default_factory=set)
-    _early: dict[str, list[FeedbackRecord]] = field(default_factory=dict)  # on requests that have not ended, by id
+    _early_feedback: dict[str, list[FeedbackRecord]] = field(default_factory=dict)  # on open requests, by id
 
     @property
     def ready(self) -> bool:
@@ -109,9 +109,9 @@ class Endpoint:
             wanted.discard(canary["release"])
         return not self.draining and all(self.served[release].client.ready for release in wanted)
 
-    def full(self) -> BusyError | None:
+    def busy(self) -> BusyError | None:
         """Why no request can be taken at the moment, whatever it asks; None where one might be."""
-        refusals = [served.admission.full() for served in self.served.values()]
+        refusals = [served.admission.busy() for served in self.served.values()]
         return refusals[0] if all(refusals) else None
 
     def choose(self, trace: RequestTrace, model: str, unit: str) -> Respondent:
@@ -122,20 +122,20 @@ class Endpoint:
             names = ", ".join(route.name for route in self.routes.routes)
             raise HTTPException(404, f"{NO_MODEL} {model!r} here; this endpoint serves {names}")
         served = self.served[choice.release]
-        note(trace, served, choice.arm)
-        self._early.setdefault(trace.request_id, [])
+        set_respondent(trace, served, choice.arm)
+        self._early_feedback.setdefault(trace.request_id, [])
         if self.draining:
             raise EngineGoneError("the endpoint is stopping")
         shadow = choice.shadow and self.served.get(choice.shadow.release)
-        unseen = Respondent(shadow, choice.shadow.alias) if shadow and choice.shadow else None
-        return Respondent(served, choice.arm, unseen)
+        beside = Respondent(shadow, choice.shadow.alias) if shadow and choice.shadow else None
+        return Respondent(served, choice.arm, beside)
 
     def serves(self, chosen: Respondent) -> bool:
         """Whether a release that was chosen still is one of ours."""
         return chosen.served in self.served.values()
 
     @contextmanager
-    def reading(self) -> Iterator[None]:
+    def track_request(self) -> Iterator[None]:
         """A stop waits for what is done within, as for answers."""
         self.in_flight += 1
         try:
@@ -143,87 +143,87 @@ class Endpoint:
         finally:
             self.in_flight -= 1
 
-    def answers(self, trace: RequestTrace, chosen: Respondent, make: JobMaker) -> AsyncGenerator[tuple[int, Piece]]:
+    def generate(self, trace: RequestTrace, chosen: Respondent, make: JobMaker) -> AsyncGenerator[tuple[int, Piece]]:
         """Pieces of all answers with the place of each in `trace.results`, where they are noted as they come.
 
         Raises as `make`, as `EngineClient.answers`, and `BusyError` where the release has too much to do.
         """
-        job = self._job(trace, chosen.served, make)
+        job = self._make_job(trace, chosen.served, make)
         if not chosen.served.client.ready:
             raise EngineGoneError("the engine is not ready")
-        trace.pieces = pieces = self._admitted(trace, chosen, job, make)
+        trace.pieces = pieces = self._generate_admitted(trace, chosen, job, make)
         return pieces
 
-    async def _admitted(
+    async def _generate_admitted(
         self, trace: RequestTrace, chosen: Respondent, job: Job, make: JobMaker
     ) -> AsyncGenerator[tuple[int, Piece]]:
         served = chosen.served
-        with served.admission.admit(job.tokens), self.reading():
+        with served.admission.admit(job.tokens), self.track_request():
             if chosen.shadow:
-                self._answer_unseen(trace, chosen.shadow, make)
+                self._start_shadow(trace, chosen.shadow, make)
             async with aclosing(served.client.answers(job.asks, job.n, self.limits.deadline_s)) as pieces:
                 async for place, piece in pieces:
                     index = place * job.n + piece.index
                     trace.results[index].add(piece)
                     yield index, piece
 
-    def _job(self, trace: RequestTrace, served: Served, make: JobMaker) -> Job:
+    def _make_job(self, trace: RequestTrace, served: Served, make: JobMaker) -> Job:
         job = make(served)
         trace.results, trace.n, trace.prompt = job.results(), job.n, job.prompt
         return job
 
-    def _answer_unseen(self, trace: RequestTrace, shadow: Respondent, make: JobMaker) -> None:
+    def _start_shadow(self, trace: RequestTrace, shadow: Respondent, make: JobMaker) -> None:
         """Have the shadow answer the same, as long as it has room: its trouble is nobody's."""
         served = shadow.served
         if not served.client.ready or served.admission.requests >= self.limits.max_running:
             return
         own = RequestTrace(trace.route, inputs=trace.inputs, tags={SHADOW_TAG: trace.request_id})
-        note(own, served, shadow.arm)
+        set_respondent(own, served, shadow.arm)
         try:
-            job = self._job(own, served, make)
+            job = self._make_job(own, served, make)
         except InputError:  # its prompt wants what this request does not have
             return
-        task = asyncio.create_task(self._shadow(own, shadow, job, make))
+        task = asyncio.create_task(self._run_shadow(own, shadow, job, make))
         self._shadows.add(task)
         task.add_done_callback(self._shadows.discard)
 
-    async def _shadow(self, trace: RequestTrace, shadow: Respondent, job: Job, make: JobMaker) -> None:
+    async def _run_shadow(self, trace: RequestTrace, shadow: Respondent, job: Job, make: JobMaker) -> None:
         status = 200
         try:
-            async for _ in self._admitted(trace, shadow, job, make):
+            async for _ in self._generate_admitted(trace, shadow, job, make):
                 pass
         except FledgeError as error:
             status, trace.error = 500, error.message
         except asyncio.CancelledError:
             status = 499
-        self.ended(trace, status)
+        self.record_outcome(trace, status)
 
-    def judged(self, record: FeedbackRecord) -> None:
+    def add_feedback(self, record: FeedbackRecord) -> None:
         """Leave feedback in the outbox, behind the request that it is on: a stream can be judged before it is whole."""
-        early = self._early.get(record.request_id)
-        if early is not None and len(early) < MOST_EARLY:
+        early = self._early_feedback.get(record.request_id)
+        if early is not None and len(early) < MAX_EARLY_FEEDBACK:
             early.append(record)
         elif self.outbox is not None:
             self.outbox.put(record)
 
-    def ended(self, trace: RequestTrace, status: int) -> None:
+    def record_outcome(self, trace: RequestTrace, status: int) -> None:
         """Leave the one outcome of a request in the outbox, and count it."""
         record = trace.finish(status)
         self.metrics.observe(record)
-        early = self._early.pop(trace.request_id, [])
+        early = self._early_feedback.pop(trace.request_id, [])
         if self.outbox is not None:
             self.outbox.put(record)
-            for opinion in early:
-                self.outbox.put(opinion)
+            for feedback in early:
+                self.outbox.put(feedback)
 
 
-def note(trace: RequestTrace, served: Served, arm: str) -> None:
+def set_respondent(trace: RequestTrace, served: Served, arm: str) -> None:
     """Who answers a request, for its record."""
     manifest = served.manifest
     trace.release, trace.version, trace.arm = manifest.name, manifest.version, arm
 
 
-def head(trace: RequestTrace) -> dict[str, str]:
+def release_headers(trace: RequestTrace) -> dict[str, str]:
     """The headers that say who answered."""
     headers = {"x-fledge-release": f"{trace.release}/{trace.version}", "x-fledge-arm": trace.arm}
     if trace.prompt:
@@ -235,7 +235,7 @@ def head(trace: RequestTrace) -> dict[str, str]:
     return {name: quote(value, safe="/@") for name, value in headers.items() if value}
 
 
-def warn(names: Sequence[str]) -> dict[str, str]:
+def warning_headers(names: Sequence[str]) -> dict[str, str]:
     """The header that names parameters that were ignored."""
     if not names:
         return {}

@@ -13,7 +13,7 @@ from fledge.engines.client import DeadlineError
 from fledge.engines.engine import EngineGoneError
 from fledge.serving.admission import BusyError
 from fledge.serving.json_response import StructResponse
-from fledge.serving.request_models import problem
+from fledge.serving.request_models import first_problem
 from fledge.serving.response_models import Error, ErrorDetail, ScoringError
 
 RETRY_S = 2
@@ -27,7 +27,7 @@ _KINDS = {
 }
 
 
-class Outcome(NamedTuple):
+class HttpError(NamedTuple):
     """An error as HTTP tells it."""
 
     status: int
@@ -35,18 +35,18 @@ class Outcome(NamedTuple):
     headers: dict[str, str]
 
 
-def outcome(error: FledgeError, request_id: str) -> Outcome:
+def http_error(error: FledgeError, request_id: str) -> HttpError:
     """What a client is told of an error. What it says of our insides goes to the log only."""
     if isinstance(error, InputError):
-        return Outcome(400, error.message, {})
+        return HttpError(400, error.message, {})
     if isinstance(error, BusyError):
-        return Outcome(429, error.message, {"Retry-After": str(error.retry_after)})
+        return HttpError(429, error.message, {"Retry-After": str(error.retry_after)})
     if isinstance(error, EngineGoneError):
-        return Outcome(503, error.message, {"Retry-After": str(RETRY_S)})
+        return HttpError(503, error.message, {"Retry-After": str(RETRY_S)})
     if isinstance(error, DeadlineError):
-        return Outcome(504, error.message, {})
+        return HttpError(504, error.message, {})
     sys.stderr.write(f"fledge: request {request_id} failed: {error.message}\n")
-    return Outcome(500, f"the engine failed; the endpoint's log tells more of request {request_id}", {})
+    return HttpError(500, f"the engine failed; the endpoint's log tells more of request {request_id}", {})
 
 
 def openai_error(status: int, message: str, param: str | None = None) -> Error:
@@ -71,7 +71,7 @@ def error_response(
 def add_errors(app: FastAPI) -> None:
     """Answer every error that a route can raise; a validation error is 400, never 422."""
 
-    def told(
+    def respond(
         request: Request,
         status: int,
         message: str,
@@ -85,19 +85,19 @@ def add_errors(app: FastAPI) -> None:
 
     @app.exception_handler(RequestValidationError)
     async def invalid(request: Request, error: RequestValidationError) -> StructResponse:
-        field, message = problem(error.errors())
-        return told(request, 400, message, param=field or None)
+        field, message = first_problem(error.errors())
+        return respond(request, 400, message, param=field or None)
 
     @app.exception_handler(HTTPException)
     async def refused(request: Request, error: HTTPException) -> StructResponse:
         param = "model" if str(error.detail).startswith(NO_MODEL) else None  # any other 404 is a path
-        return told(request, error.status_code, str(error.detail), error.headers, param)
+        return respond(request, error.status_code, str(error.detail), error.headers, param)
 
     @app.exception_handler(FledgeError)
     async def failed(request: Request, error: FledgeError) -> StructResponse:
         trace = request.scope["state"].get("trace")
-        return told(request, *outcome(error, trace.request_id if trace else ""))
+        return respond(request, *http_error(error, trace.request_id if trace else ""))
 
     @app.exception_handler(Exception)
     async def defect(request: Request, _error: Exception) -> StructResponse:
-        return told(request, 500, "the request failed; the endpoint's log says why")
+        return respond(request, 500, "the request failed; the endpoint's log says why")

@@ -9,7 +9,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from fledge.core.errors import FledgeError
-from fledge.serving.errors import openai_error, outcome
+from fledge.serving.errors import http_error, openai_error
 from fledge.serving.response_models import encode
 from fledge.serving.trace import RequestTrace
 
@@ -55,7 +55,7 @@ class EventStream(Response):
                 async for value in events:
                     await send({"type": "http.response.body", "body": event(value), "more_body": True})
         except FledgeError as error:
-            status, message, _ = outcome(error, self._trace.request_id)
+            status, message, _ = http_error(error, self._trace.request_id)
             self._trace.status, self._trace.error = status, error.message
             end = event(openai_error(status, message))
         except Exception as error:

@@ -11,7 +11,7 @@ from fledge.core.limits import Limits
 from fledge.engines.engine import EngineGoneError
 from fledge.serving.admission import BusyError
 from fledge.serving.connection import GONE
-from fledge.serving.errors import error_response, outcome
+from fledge.serving.errors import error_response, http_error
 from fledge.serving.trace import RequestTrace
 
 HUNG_UP = 499
@@ -21,11 +21,11 @@ ROUTES = {"/invocations": "invocations", "/v1/chat/completions": "chat", "/v1/co
 
 
 class Lifecycle:
-    """The outermost middleware: gives each request its id, and calls `ended` exactly once with its outcome."""
+    """The outermost middleware: gives each request its id, and calls `on_end` exactly once with its outcome."""
 
-    def __init__(self, app: ASGIApp, ended: Callable[[RequestTrace, int], None]) -> None:
+    def __init__(self, app: ASGIApp, on_end: Callable[[RequestTrace, int], None]) -> None:
         self._app = app
-        self._ended = ended
+        self._on_end = on_end
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -35,7 +35,7 @@ class Lifecycle:
         scope.setdefault("state", {})["trace"] = trace
         status = 0
 
-        async def sending(message: Message) -> None:
+        async def send_with_id(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
@@ -43,17 +43,17 @@ class Lifecycle:
             await send(message)
 
         try:
-            await self._app(scope, receive, sending)
+            await self._app(scope, receive, send_with_id)
         except asyncio.CancelledError:  # at the end of a stop
             if status:
                 trace.status = trace.status or HUNG_UP
                 raise
             stopping = EngineGoneError("the endpoint is stopping")
             trace.error = stopping.message
-            await error_response(scope["path"], *outcome(stopping, trace.request_id))(scope, receive, sending)
+            await error_response(scope["path"], *http_error(stopping, trace.request_id))(scope, receive, send_with_id)
         finally:
             if trace.route and scope["method"] == "POST" and status not in UNRECORDED:
-                self._ended(trace, status or HUNG_UP)
+                self._on_end(trace, status or HUNG_UP)
 
 
 class _RefusedError(Exception):
@@ -68,20 +68,20 @@ class Transfer:
     too much, refusals must cost little.
     """
 
-    def __init__(self, app: ASGIApp, limits: Callable[[], Limits], full: Callable[[], BusyError | None]) -> None:
+    def __init__(self, app: ASGIApp, limits: Callable[[], Limits], busy: Callable[[], BusyError | None]) -> None:
         self._app = app
         self._limits = limits
-        self._full = full
+        self._busy = busy
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
         trace: RequestTrace = scope["state"]["trace"]
-        busy = self._full() if trace.route and scope["method"] == "POST" else None
+        busy = self._busy() if trace.route and scope["method"] == "POST" else None
         if busy:
             trace.error = busy.message
-            await error_response(scope["path"], *outcome(busy, trace.request_id))(scope, receive, send)
+            await error_response(scope["path"], *http_error(busy, trace.request_id))(scope, receive, send)
             return
         try:
             body = await self._body(Headers(scope=scope), receive)
@@ -106,13 +106,13 @@ class Transfer:
             given = True
             return {"type": "http.request", "body": body, "more_body": False}
 
-        async def sending(message: Message) -> None:
+        async def send_parts(message: Message) -> None:
             nonlocal lost
             for part in _parts(message):
                 await send(part)  # where the client has gone this does nothing
             lost = GONE in notes
 
-        app = asyncio.ensure_future(self._app(scope, replay, sending))
+        app = asyncio.ensure_future(self._app(scope, replay, send_parts))
         hang_up = asyncio.ensure_future(receive())
         try:
             await asyncio.wait({app, hang_up}, return_when=asyncio.FIRST_COMPLETED)

@@ -13,13 +13,22 @@ from fledge.core.keys import OWN_NAME
 from fledge.core.messages import Ask, Piece
 from fledge.prompts.prompt import Prompt
 from fledge.serving.completions import ChatBuilder, CompletionBuilder
-from fledge.serving.conversations import as_dicts, as_text, ask_for, by_prompt
+from fledge.serving.conversations import as_dicts, as_text, fill_prompt, make_ask
 from fledge.serving.docs import NO_PROMPT, responses
-from fledge.serving.endpoint import Endpoint, Job, Served, head, warn
+from fledge.serving.endpoint import Endpoint, Job, Served, release_headers, warning_headers
 from fledge.serving.errors import NO_MODEL
 from fledge.serving.events import EventStream, start_generation
 from fledge.serving.json_response import StructResponse
-from fledge.serving.request_models import MAX_PROMPTS, Count, Generation, NewTokens, Text, check_size, unknown, whole
+from fledge.serving.request_models import (
+    MAX_PROMPTS,
+    Count,
+    Generation,
+    NewTokens,
+    Text,
+    as_integer,
+    check_size,
+    unknown_names,
+)
 from fledge.serving.response_models import Model, Models
 from fledge.serving.trace import RequestTrace
 
@@ -31,7 +40,7 @@ PromptText = Annotated[Text, StringConstraints(min_length=1)]
 TokenIds = Annotated[
     list[Annotated[int, Field(ge=0, lt=2**31)]],
     Field(fail_fast=True, min_length=1, max_length=200_000),
-    BeforeValidator(whole),
+    BeforeValidator(as_integer),
 ]
 
 
@@ -59,11 +68,11 @@ class ChatMessage(BaseModel):
         return ("system" if self.role == "developer" else self.role), text
 
 
-def unknown_of(messages: Sequence[ChatMessage]) -> list[str]:
+def unknown_in(messages: Sequence[ChatMessage]) -> list[str]:
     """Names in messages that nothing here knows."""
-    found = {name for message in messages for name in unknown(message, "messages.")}
+    found = {name for message in messages for name in unknown_names(message, "messages.")}
     parts = [part for message in messages if isinstance(message.content, list) for part in message.content]
-    return sorted(found | {name for part in parts for name in unknown(part, "messages.content.")})
+    return sorted(found | {name for part in parts for name in unknown_names(part, "messages.content.")})
 
 
 Messages = Annotated[list[ChatMessage], Field(fail_fast=True, min_length=1, max_length=1000)]
@@ -105,7 +114,7 @@ class CommonRequest(Generation):
 
     @property
     def unknown(self) -> list[str]:
-        inside = unknown(self.stream_options, "stream_options.") if self.stream_options else []
+        inside = unknown_names(self.stream_options, "stream_options.") if self.stream_options else []
         return [*super().unknown, *inside]
 
 
@@ -115,22 +124,22 @@ class ChatRequest(CommonRequest):
     messages: Messages
     max_completion_tokens: NewTokens | None = None
     logprobs: bool | None = None
-    top_logprobs: Annotated[int, Field(ge=0, le=20), BeforeValidator(whole)] | None = None
+    top_logprobs: Annotated[int, Field(ge=0, le=20), BeforeValidator(as_integer)] | None = None
     prompt: PromptChoice | Annotated[str, StringConstraints(max_length=200)] | None = Field(
         None,
         description="the release's own prompt, into which the user's last message is filled; `none` asks without it",
     )
 
     @model_validator(mode="after")
-    def _one_limit(self) -> "ChatRequest":
+    def _merge_limits(self) -> "ChatRequest":
         self.max_tokens = self.max_completion_tokens or self.max_tokens
         return self
 
     @property
     def unknown(self) -> list[str]:
-        inside = unknown_of(self.messages)
+        inside = unknown_in(self.messages)
         if isinstance(self.prompt, PromptChoice):
-            inside += unknown(self.prompt, "prompt.")
+            inside += unknown_names(self.prompt, "prompt.")
         beyond = ["top_logprobs beyond the chosen token"] if (self.top_logprobs or 0) > 1 else []
         return [*super().unknown, *inside, *beyond]
 
@@ -140,12 +149,12 @@ class ChatRequest(CommonRequest):
         Raises `InputError` where it has no prompt of that name, or that wants more than there is.
         """
         turns = [message.turn for message in self.messages]
-        found = None if self.prompt == NO_PROMPT else by_prompt(served.prompt, turns, self._values(served.prompt))
+        found = None if self.prompt == NO_PROMPT else fill_prompt(served.prompt, turns, self._values(served.prompt))
         asked = turns if found is None else found
         n = self.n or 1
         params = {**served.params(self.settings()), "n": n, "logprobs": bool(self.logprobs)}
         label = "" if found is None else served.manifest.prompt_label
-        return Job([ask_for(asked, params, stream=bool(self.stream))], [as_text(asked)], n, label)
+        return Job([make_ask(asked, params, stream=bool(self.stream))], [as_text(asked)], n, label)
 
     def _values(self, prompt: Prompt) -> Mapping[str, str]:
         if self.prompt is None:
@@ -165,7 +174,7 @@ class CompletionRequest(CommonRequest):
         | TokenIds
         | Annotated[list[TokenIds], Field(fail_fast=True, min_length=1, max_length=MAX_PROMPTS)]
     )
-    logprobs: Annotated[int, Field(ge=0, le=5), BeforeValidator(whole)] | None = None
+    logprobs: Annotated[int, Field(ge=0, le=5), BeforeValidator(as_integer)] | None = None
     echo: bool | None = None
 
     def prompts(self) -> Sequence[str | list[int]]:
@@ -186,9 +195,11 @@ class CompletionRequest(CommonRequest):
         """As a release is asked."""
         n, settings = self.n or 1, {"max_tokens": COMPLETION_TOKENS, **self.settings()}
         params = {**served.params(settings), "n": n, "logprobs": self.logprobs is not None}
-        about: dict[str, Any] = {"params": params, "stream": bool(self.stream)}
+        stream = bool(self.stream)
         asks = [
-            Ask("", text=item, **about) if isinstance(item, str) else Ask("", token_ids=item, **about)
+            Ask("", params, text=item, stream=stream)
+            if isinstance(item, str)
+            else Ask("", params, token_ids=item, stream=stream)
             for item in self.prompts()
         ]
         return Job(asks, self.texts(), n)
@@ -223,9 +234,9 @@ def openai_routes(endpoint: Endpoint, router: APIRouter) -> None:
         trace: RequestTrace = request.state.trace
         trace.inputs = {"messages": as_dicts([message.turn for message in body.messages])}
         check_size(endpoint.limits, n=body.n or 1, settings=body.settings())
-        chosen = endpoint.choose(trace, body.model, unit(request, body.user))
+        chosen = endpoint.choose(trace, body.model, assignment_unit(request, body.user))
         builder = ChatBuilder(trace, body.n or 1, with_usage=body.with_usage, with_top=bool(body.top_logprobs))
-        return await _respond(endpoint.answers(trace, chosen, body.job), builder, body)
+        return await _respond(endpoint.generate(trace, chosen, body.job), builder, body)
 
     @router.post("/v1/completions", summary="Go on with a text", responses=responses(answers=True), tags=["OpenAI"])
     async def completions(body: CompletionRequest, request: Request) -> Response:
@@ -233,13 +244,13 @@ def openai_routes(endpoint: Endpoint, router: APIRouter) -> None:
         trace.inputs = {"prompt": body.prompt}
         texts, n = body.texts(), body.n or 1
         check_size(endpoint.limits, prompts=len(texts), n=n, settings=body.settings())
-        chosen = endpoint.choose(trace, body.model, unit(request, body.user))
+        chosen = endpoint.choose(trace, body.model, assignment_unit(request, body.user))
         echoes = [text if body.echo else "" for text in texts for _ in range(n)]
         builder = CompletionBuilder(trace, n, with_usage=body.with_usage, echoes=echoes)
-        return await _respond(endpoint.answers(trace, chosen, body.job), builder, body)
+        return await _respond(endpoint.generate(trace, chosen, body.job), builder, body)
 
 
-def unit(request: Request, user: str | None) -> str:
+def assignment_unit(request: Request, user: str | None) -> str:
     """Whose request it is, for a stable assignment: `user`, else the session, else the name of the key, else nobody's.
 
     The key of the environment has no name: all share it.
@@ -252,10 +263,10 @@ def unit(request: Request, user: str | None) -> str:
 async def _respond(
     pieces: AsyncGenerator[tuple[int, Piece]], builder: ChatBuilder | CompletionBuilder, body: CommonRequest
 ) -> Response:
-    trace, ignored = builder.trace, warn(body.unknown)
+    trace, ignored = builder.trace, warning_headers(body.unknown)
     if body.stream:
         started = await start_generation(pieces)
-        return EventStream(builder.chunks(started), trace, {**head(trace), **ignored})
+        return EventStream(builder.chunks(started), trace, {**release_headers(trace), **ignored})
     async for _ in pieces:
         pass
-    return StructResponse(builder.build(), headers={**head(trace), **ignored})
+    return StructResponse(builder.build(), headers={**release_headers(trace), **ignored})

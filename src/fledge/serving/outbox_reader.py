@@ -59,7 +59,7 @@ class LineCount:
             self._seen = Position(path.name, offset)
         return self._lines
 
-    def passed(self, lines: int) -> None:
+    def advance(self, lines: int) -> None:
         """The position has moved on over so many."""
         self._lines -= lines
 
@@ -73,7 +73,7 @@ def read_batch(folder: Path, position: Position, most: int) -> Batch:
             file.seek(offset)
             lines = [line for line in (file.readline() for _ in range(most)) if line.endswith(b"\n")]
         if lines or number == len(files) - 1:
-            return Batch(list(_decoded(lines)), Position(path.name, offset + sum(map(len, lines))), len(lines))
+            return Batch(list(_decode(lines)), Position(path.name, offset + sum(map(len, lines))), len(lines))
     return Batch([], position)
 
 
@@ -82,7 +82,7 @@ def read_outbox(folder: Path) -> list[OutboxRecord]:
     found: list[OutboxRecord] = []
     for path in outbox_files(folder):
         lines = [line for line in path.read_bytes().splitlines(keepends=True) if line.endswith(b"\n")]
-        found += [record for record in _decoded(lines) if isinstance(record, OutboxRecord)]
+        found += [record for record in _decode(lines) if isinstance(record, OutboxRecord)]
     return found
 
 
@@ -99,7 +99,7 @@ def remove_shipped(folder: Path, position: Position, *, keep: int = KEPT_FILES) 
         path.unlink(missing_ok=True)
 
 
-def _decoded(lines: list[bytes]) -> Iterator[Record]:
+def _decode(lines: list[bytes]) -> Iterator[Record]:
     for line in lines:
         try:
             yield _feedback(line) if line.startswith(b'{"feedback_id"') else _request(line)

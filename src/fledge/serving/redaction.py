@@ -61,7 +61,7 @@ class Redactor:
 
     def __init__(self, rules: Sequence[Rule]) -> None:
         self._rules = rules
-        self._told: set[str] = set()
+        self._warned: set[str] = set()
 
     def __call__(self, value: Any) -> Any:
         """The same value with its texts rewritten. Raises `RedactionError` where a rule fails, whatever it raises."""
@@ -70,12 +70,12 @@ class Redactor:
         try:
             return self._clean(value)
         except (Exception, SystemExit) as error:  # noqa: BLE001 (a user's rule can raise anything)
-            self._tell(type(error).__name__)
+            self._warn_once(type(error).__name__)
             raise RedactionError from None
 
-    def _tell(self, kind: str) -> None:
-        if kind not in self._told:
-            self._told.add(kind)
+    def _warn_once(self, kind: str) -> None:
+        if kind not in self._warned:
+            self._warned.add(kind)
             sys.stderr.write(f"fledge: a redaction rule fails ({kind}); the texts of such requests are dropped\n")
 
     def _clean(self, value: Any) -> Any:

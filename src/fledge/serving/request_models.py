@@ -14,7 +14,7 @@ from fledge.core.errors import InputError
 from fledge.core.limits import Limits
 
 
-def whole(value: Any) -> Any:
+def as_integer(value: Any) -> Any:
     """In JSON 16.0 is a whole number too; the same for the numbers of a list."""
     if isinstance(value, list):
         return [int(item) if isinstance(item, float) and item.is_integer() else item for item in value]
@@ -33,10 +33,10 @@ MAX_PROMPTS = 100_000
 MAX_SEED = 2**63 - 1
 MAX_KEYS = 1000  # of one object: nothing here takes more, and each one that is wrong costs time to tell
 
-NewTokens = Annotated[int, Field(ge=1, le=MAX_NEW_TOKENS), BeforeValidator(whole)]
-Count = Annotated[int, Field(ge=1, le=MAX_N), BeforeValidator(whole)]
-Seed = Annotated[int, Field(ge=0, le=MAX_SEED), BeforeValidator(whole)]
-TopK = Annotated[int, Field(ge=0, le=1_000_000), BeforeValidator(whole)]
+NewTokens = Annotated[int, Field(ge=1, le=MAX_NEW_TOKENS), BeforeValidator(as_integer)]
+Count = Annotated[int, Field(ge=1, le=MAX_N), BeforeValidator(as_integer)]
+Seed = Annotated[int, Field(ge=0, le=MAX_SEED), BeforeValidator(as_integer)]
+TopK = Annotated[int, Field(ge=0, le=1_000_000), BeforeValidator(as_integer)]
 
 _SETTINGS = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty", "seed", "ignore_eos", "max_tokens")
 
@@ -66,10 +66,10 @@ class Generation(BaseModel):
     @property
     def unknown(self) -> list[str]:
         """Parameters that nothing here knows; a null means nothing."""
-        return unknown(self)
+        return unknown_names(self)
 
 
-def unknown(model: BaseModel, where: str = "") -> list[str]:
+def unknown_names(model: BaseModel, where: str = "") -> list[str]:
     """Names that came with `model` and that nothing here knows; a null means nothing."""
     return [f"{where}{name}" for name, value in (model.model_extra or {}).items() if value is not None]
 
@@ -93,7 +93,7 @@ class BodyProblem(NamedTuple):
     message: str
 
 
-def problem(errors: Sequence[Mapping[str, Any]], where: Sequence[str] = ()) -> BodyProblem:
+def first_problem(errors: Sequence[Mapping[str, Any]], where: Sequence[str] = ()) -> BodyProblem:
     """The first of pydantic's errors. One for each thing that a field could have been is one together."""
     places = [(*where, *(part for part in error["loc"] if part != "body")) for error in errors]
     alike = [index for index, place in enumerate(places) if place[:1] == places[0][:1]]
@@ -145,11 +145,11 @@ def read_json(body: bytes, max_depth: int) -> Any:
         raise HTTPException(400, f"the body is no JSON: {error}") from None
     except RecursionError:
         raise HTTPException(400, f"the body is nested more than {max_depth} deep") from None
-    _check(value, max_depth)
+    _check_nesting(value, max_depth)
     return value
 
 
-def _check(value: Any, max_depth: int) -> None:
+def _check_nesting(value: Any, max_depth: int) -> None:
     level = [value]
     for _ in range(max_depth):
         deeper: list[Any] = []

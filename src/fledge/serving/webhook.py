@@ -17,7 +17,7 @@ PATH = "/webhooks/mlflow"
 FRESH_S = 300.0
 
 
-def webhook_route(router: APIRouter, secret: bytes, knocked: Callable[[], None]) -> None:
+def webhook_route(router: APIRouter, secret: bytes, on_alias_moved: Callable[[], None]) -> None:
     """Add the route; `secret` is the one that the webhook was created with in MLflow."""
 
     @router.post(PATH, summary="MLflow says that an alias has moved", responses=responses(401), tags=["Operation"])
@@ -30,7 +30,7 @@ def webhook_route(router: APIRouter, secret: bytes, knocked: Callable[[], None])
             raise HTTPException(401, "this is not signed with the webhook's secret")
         if not moment.isascii() or not moment.isdigit() or abs(time.time() - int(moment[:20])) > FRESH_S:
             raise HTTPException(401, "this was signed too long ago")
-        knocked()
+        on_alias_moved()
         return {"received": True}
 
 
