@@ -33,7 +33,7 @@ METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 
 class FeedbackRequest(BaseModel):
-    """What somebody thinks of an answer."""
+    """Feedback on an answer."""
 
     model_config = ConfigDict(strict=True, extra="allow")
 
@@ -47,7 +47,7 @@ class FeedbackRequest(BaseModel):
 
 
 def build_app(endpoint: Endpoint, access: Access, keys: Keys, on_alias_moved: Callable[[], None]) -> Any:
-    """The ASGI application with all that stands before it. `on_alias_moved` is called when MLflow says that."""
+    """Return the ASGI application with its middleware. `on_alias_moved` is called at a webhook of MLflow's."""
     app = FastAPIOffline(
         title="fledge",
         version=metadata.version("fledge"),

@@ -1,4 +1,4 @@
-"""Connections: uvicorn's protocol, with limits on the size of headers and on the time that each part may take."""
+"""Connections: uvicorn's HTTP protocol with limits on the size of headers and on the time of each phase."""
 
 import asyncio
 import secrets
@@ -17,7 +17,7 @@ MAXIMUM_PIPELINED = 32  # requests that a client may send before it has its firs
 
 
 class Connection(HttpToolsProtocol):
-    """One client's connection. Whatever state it is in, a timer runs, or the application's own does."""
+    """One client's connection. In every state a timer runs: this class's, or the application's own."""
 
     limits = Limits()  # set by `connection_class`
     _notes: dict[str, Any]
@@ -117,7 +117,7 @@ class Connection(HttpToolsProtocol):
         self._refuse(status, message or msg)
 
     def _unsupported_upgrade_warning(self) -> None:
-        """Nothing: whoever asks for an upgrade is answered without one, and shall not fill our log."""
+        """Log nothing: a request for an upgrade is answered without one, and must not fill the log."""
 
     def _count_head(self, count: int) -> None:
         self._head_bytes += count
@@ -156,7 +156,7 @@ class Connection(HttpToolsProtocol):
         self.transport.abort()
 
     def _close(self) -> None:
-        """Close when what was written is read, or nobody reads it in time."""
+        """Close once the client has read everything, or has not read it in time."""
         self.transport.close()
         self._expect_reader()
 
@@ -178,5 +178,5 @@ class Connection(HttpToolsProtocol):
 
 
 def connection_class(limits: Limits) -> type[Any]:
-    """`Connection` with these limits."""
+    """Return `Connection` with these limits."""
     return type("Connection", (Connection,), {"limits": limits})

@@ -1,4 +1,4 @@
-"""What `/openapi.json` says beyond the types of routes: errors, streams, keys, and what the served releases take."""
+"""`/openapi.json` beyond what FastAPI derives: errors, streams, keys, and what the served releases take."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -60,13 +60,13 @@ _ABOUT_ANSWERS = {
 
 
 def responses(*codes: int, answers: bool = False) -> dict[int | str, dict[str, Any]]:
-    """The responses of a route beside its good one; with `answers`, of a route that generates."""
+    """Return the error responses of a route; `answers` adds those of a route that generates."""
     wanted = sorted({*codes, *_ALWAYS, *(_OF_ANSWERS if answers else ())})
     return {code: {"description": _MEANINGS[code]} for code in wanted}
 
 
 class Bodies(NamedTuple):
-    """The models of the bodies that depend on what is served."""
+    """The request bodies whose schemas depend on the served releases."""
 
     chat: type[BaseModel]
     completion: type[BaseModel]
@@ -74,7 +74,7 @@ class Bodies(NamedTuple):
 
 
 class Offer(NamedTuple):
-    """What an endpoint takes at the moment, as far as it shows in a request."""
+    """What requests may name at the moment: models, prompts and limits."""
 
     models: tuple[str, ...]
     prompt: str
@@ -84,7 +84,7 @@ class Offer(NamedTuple):
 
     @classmethod
     def of(cls, endpoint: Endpoint) -> "Offer":
-        """`prompt` and `variables` are those of the release that answers where none is named."""
+        """Read an endpoint. `prompt` and `variables` are those of the default release."""
         first = endpoint.served[endpoint.routes.routes[0].arms[0].release].prompt
         prompts = {label for served in endpoint.served.values() for label in (served.prompt.name, served.prompt.label)}
         models = tuple(endpoint.routes.names(versions=True))
@@ -92,8 +92,10 @@ class Offer(NamedTuple):
 
 
 def chat_body(model: type[BaseModel], offer: Offer) -> Schema:
-    """The body of a chat completion: which models and prompts there are. What JSON Schema cannot say: a conversation in
-    which no user speaks needs no variables."""
+    """Return the schema of a chat completion's body, with the models and prompts that are served.
+
+    JSON Schema cannot say that a conversation without a user's turn needs no variables.
+    """
     schema = _request_schema(model, offer)
     labels, names = list(offer.prompts), offer.variables
     choice: Schema = {
@@ -124,7 +126,7 @@ def chat_body(model: type[BaseModel], offer: Offer) -> Schema:
 
 
 def completion_body(model: type[BaseModel], offer: Offer) -> Schema:
-    """The body of a text completion: `echo` is for texts."""
+    """Return the schema of a text completion's body, with `echo` for texts only."""
     schema = _request_schema(model, offer)
     text, texts, ids, lists = schema["properties"]["prompt"]["anyOf"]
     no_echo = {"prompt": either(ids, lists), "echo": {"enum": [False, None]}}
@@ -133,7 +135,7 @@ def completion_body(model: type[BaseModel], offer: Offer) -> Schema:
 
 
 def invocations_body(bare: type[BaseModel], offer: Offer) -> Schema:
-    """The request body of `/invocations`, with every form that it may have and the columns of the release's prompt."""
+    """Return the request body of `/invocations` in all its forms, with the columns of the release's prompt."""
     names = offer.variables
     asked = [EXAMPLE for _ in names]
     split = {"dataframe_split": {"columns": list(names), "data": [asked]}}
@@ -150,8 +152,10 @@ def invocations_body(bare: type[BaseModel], offer: Offer) -> Schema:
 
 
 def _table_schema(offer: Offer) -> Schema:
-    """Exactly one form of table. What JSON Schema cannot say: lists of one length; more columns than these, with values
-    for each in every row."""
+    """Return the schema of a table in exactly one form.
+
+    JSON Schema cannot say that lists have one length, or that rows have a value for each further column.
+    """
     names, most, text = offer.variables, offer.limits.max_rows, _text(blank=False)
     row = record(**dict.fromkeys(names, text))
     rows = [row]
@@ -179,7 +183,7 @@ def _table_schema(offer: Offer) -> Schema:
 
 
 def _bare_schema(model: type[BaseModel], offer: Offer) -> Schema:
-    """Exactly one of messages, prompt and input, with settings beside it."""
+    """Return the schema of a body with exactly one of messages, prompt and input, and settings."""
     schema = _request_schema(model, offer)
     text = _text(blank=False)
     forms = {
@@ -199,7 +203,7 @@ def _bare_schema(model: type[BaseModel], offer: Offer) -> Schema:
 
 
 def _csv_pattern(names: Sequence[str]) -> str:
-    """Lines of plain texts; quoted ones are taken too, and no pattern could say how many there must be."""
+    """Return a pattern of lines without quotes. Quoted fields are taken too, but no pattern can count them."""
     plain = r'[^",\x00-\x1f]*'
     field = rf'{plain}[^",\x00-\x1f{_SPACE}]{plain}'
     row = ",".join(field for _ in names)
@@ -216,7 +220,7 @@ def _text(*, blank: bool = True) -> Schema:
 
 
 def _request_schema(model: type[BaseModel], offer: Offer) -> Schema:
-    """A model's schema with the endpoint's own limits and names in it."""
+    """Return the schema of a request with the limits and model names of the endpoint."""
     schema = model.model_json_schema(ref_template=_REFERENCE)
     schema.pop("$defs", None)
     bounds = {
@@ -237,7 +241,7 @@ def _request_schema(model: type[BaseModel], offer: Offer) -> Schema:
 
 
 def describe(app: FastAPI, endpoint: Endpoint, needs_key: Callable[[str], bool], bodies: Bodies) -> None:
-    """Have the application's `/openapi.json` say what is so at the moment; `needs_key` tells which paths need one."""
+    """Make `/openapi.json` follow what is served at the moment. `needs_key` tells which paths need a key."""
     original = app.openapi
     cache: dict[Offer, dict[str, Any]] = {}
 

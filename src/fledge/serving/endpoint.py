@@ -1,4 +1,4 @@
-"""What is behind the port: the served releases, who answers whom, and each request's way through them."""
+"""The endpoint: the served releases, which of them answers a request, and how it is answered and recorded."""
 
 import asyncio
 import json
@@ -24,11 +24,11 @@ from fledge.serving.outbox import Outbox
 from fledge.serving.routing import Routes
 from fledge.serving.trace import RequestTrace, Result
 
-MAX_EARLY_FEEDBACK = 100  # opinions on one answer that is not whole yet
+MAX_EARLY_FEEDBACK = 100  # feedback on one request that is still open
 
 
 class Served:
-    """One release: its manifest, its engine, and how much it has to do."""
+    """One served release: its manifest, its engine and its queue."""
 
     def __init__(self, manifest: Manifest, limits: Limits) -> None:
         self.manifest = manifest
@@ -37,7 +37,7 @@ class Served:
         self.admission = Admission(limits)
 
     def limit(self, limits: Limits) -> None:
-        """Other limits from here on."""
+        """Apply new limits from here on."""
         self.admission.limits = limits
         self.client.resize(limits.max_running)
 
@@ -47,12 +47,12 @@ class Served:
         return self.manifest.name, str(self.manifest.version)
 
     def params(self, chosen: Mapping[str, Any]) -> dict[str, Any]:
-        """The release's generation settings, with those that a request chose."""
+        """Return the release's generation settings, overridden by those of a request."""
         return {**self.manifest.generation, **chosen}
 
 
 class Respondent(NamedTuple):
-    """The release that answers a request, under which alias, and the one that answers unseen, if any."""
+    """The release that answers a request, its alias, and the shadow release, if any."""
 
     served: Served
     arm: str
@@ -61,8 +61,10 @@ class Respondent(NamedTuple):
 
 @dataclass(frozen=True)
 class Job:
-    """What a request asks a release: prompts with their text as people read it, `n` answers to each. `prompt` names the
-    release's own, where the prompts were made of it."""
+    """The work of one request: prompts, their texts as people read them, and `n` answers to each.
+
+    `prompt` names the release's prompt where it was filled in.
+    """
 
     asks: Sequence[Ask]
     texts: Sequence[str]
@@ -71,18 +73,18 @@ class Job:
 
     @property
     def tokens(self) -> int:
-        """About how many tokens are read and may be generated."""
+        """Estimate the tokens of the prompts and of the longest answers."""
         pairs = zip(self.asks, self.texts, strict=True)
         read = sum(len(ask.token_ids or ()) or estimate_tokens(len(text)) for ask, text in pairs)
         return read + sum(self.n * int(ask.params["max_tokens"]) for ask in self.asks)
 
     def results(self) -> list[Result]:
-        """A place for each answer, `n` in a row for each prompt."""
+        """Return an empty result for each answer, `n` in a row for each prompt."""
         return [Result(text) for text in self.texts for _ in range(self.n)]
 
 
 JobMaker = Callable[[Served], Job]
-"""A request, as it is asked of a release: each has a prompt and settings of its own."""
+"""Makes the job of a request for one release, with that release's prompt and settings."""
 
 
 @dataclass
@@ -102,21 +104,23 @@ class Endpoint:
 
     @property
     def ready(self) -> bool:
-        """Whether every release that has requests by right takes them."""
-        wanted = {arm.release for route in self.routes.routes for arm in route.arms}
+        """Whether every release with a share of the requests is ready, except a canary's candidate."""
+        required = {arm.release for route in self.routes.routes for arm in route.arms}
         canary = self.facts.get("canary") or {}
-        if canary.get("status") == "running":  # a candidate release is nobody's by right
-            wanted.discard(canary["release"])
-        return not self.draining and all(self.served[release].client.ready for release in wanted)
+        if canary.get("status") == "running":  # it may fail without the endpoint being unready
+            required.discard(canary["release"])
+        return not self.draining and all(self.served[release].client.ready for release in required)
 
     def busy(self) -> BusyError | None:
-        """Why no request can be taken at the moment, whatever it asks; None where one might be."""
+        """Return the error for any request where all releases are full, else None."""
         refusals = [served.admission.busy() for served in self.served.values()]
         return refusals[0] if all(refusals) else None
 
     def choose(self, trace: RequestTrace, model: str, unit: str) -> Respondent:
-        """Who answers a request for `model`, noted in its trace. Raises 404 for a name that is not served,
-        `EngineGoneError` where nobody answers any more."""
+        """Choose the release that answers a request for `model`, and note it in the trace.
+
+        Raises 404 for a name that is not served, `EngineGoneError` while the endpoint stops.
+        """
         choice = self.routes.find(model, unit)
         if choice is None or choice.release not in self.served:
             names = ", ".join(route.name for route in self.routes.routes)
@@ -131,12 +135,12 @@ class Endpoint:
         return Respondent(served, choice.arm, beside)
 
     def serves(self, chosen: Respondent) -> bool:
-        """Whether a release that was chosen still is one of ours."""
+        """Whether a chosen release is still served."""
         return chosen.served in self.served.values()
 
     @contextmanager
     def track_request(self) -> Iterator[None]:
-        """A stop waits for what is done within, as for answers."""
+        """Count a request as in flight: a stop waits for it."""
         self.in_flight += 1
         try:
             yield
@@ -144,7 +148,7 @@ class Endpoint:
             self.in_flight -= 1
 
     def generate(self, trace: RequestTrace, chosen: Respondent, make: JobMaker) -> AsyncGenerator[tuple[int, Piece]]:
-        """Pieces of all answers with the place of each in `trace.results`, where they are noted as they come.
+        """Return the pieces of all answers, each with its index in `trace.results`, which they are added to.
 
         Raises as `make`, as `EngineClient.answers`, and `BusyError` where the release has too much to do.
         """
@@ -173,7 +177,7 @@ class Endpoint:
         return job
 
     def _start_shadow(self, trace: RequestTrace, shadow: Respondent, make: JobMaker) -> None:
-        """Have the shadow answer the same, as long as it has room: its trouble is nobody's."""
+        """Send a copy of the request to the shadow release where it has room. Its errors reach no client."""
         served = shadow.served
         if not served.client.ready or served.admission.requests >= self.limits.max_running:
             return
@@ -199,7 +203,7 @@ class Endpoint:
         self.record_outcome(trace, status)
 
     def add_feedback(self, record: FeedbackRecord) -> None:
-        """Leave feedback in the outbox, behind the request that it is on: a stream can be judged before it is whole."""
+        """Write feedback to the outbox, after the record of its request, which may still be streaming."""
         early = self._early_feedback.get(record.request_id)
         if early is not None and len(early) < MAX_EARLY_FEEDBACK:
             early.append(record)
@@ -207,7 +211,7 @@ class Endpoint:
             self.outbox.put(record)
 
     def record_outcome(self, trace: RequestTrace, status: int) -> None:
-        """Leave the one outcome of a request in the outbox, and count it."""
+        """Write the outcome of a request to the outbox, and count it."""
         record = trace.finish(status)
         self.metrics.observe(record)
         early = self._early_feedback.pop(trace.request_id, [])
@@ -218,13 +222,13 @@ class Endpoint:
 
 
 def set_respondent(trace: RequestTrace, served: Served, arm: str) -> None:
-    """Who answers a request, for its record."""
+    """Note in the trace which release answers, and under which alias."""
     manifest = served.manifest
     trace.release, trace.version, trace.arm = manifest.name, manifest.version, arm
 
 
 def release_headers(trace: RequestTrace) -> dict[str, str]:
-    """The headers that say who answered."""
+    """Return the headers that name the release, its alias and its prompt."""
     headers = {"x-fledge-release": f"{trace.release}/{trace.version}", "x-fledge-arm": trace.arm}
     if trace.prompt:
         headers["x-fledge-prompt"] = trace.prompt
@@ -236,7 +240,7 @@ def release_headers(trace: RequestTrace) -> dict[str, str]:
 
 
 def warning_headers(names: Sequence[str]) -> dict[str, str]:
-    """The header that names parameters that were ignored."""
+    """Return the header that names ignored parameters, or none."""
     if not names:
         return {}
     shown = ", ".join(json.dumps(name)[1:-1][:50] for name in sorted(names)[:20])

@@ -1,4 +1,4 @@
-"""Errors as answers: each in the shape of its protocol, never with a stack trace."""
+"""Error responses: each in the form of its protocol, never with a stack trace."""
 
 import sys
 from collections.abc import Mapping
@@ -28,7 +28,7 @@ _KINDS = {
 
 
 class HttpError(NamedTuple):
-    """An error as HTTP tells it."""
+    """Status, message and headers of an error response."""
 
     status: int
     message: str
@@ -36,7 +36,7 @@ class HttpError(NamedTuple):
 
 
 def http_error(error: FledgeError, request_id: str) -> HttpError:
-    """What a client is told of an error. What it says of our insides goes to the log only."""
+    """Return what a client may know of an error. Internal details go to the log only."""
     if isinstance(error, InputError):
         return HttpError(400, error.message, {})
     if isinstance(error, BusyError):
@@ -50,7 +50,7 @@ def http_error(error: FledgeError, request_id: str) -> HttpError:
 
 
 def openai_error(status: int, message: str, param: str | None = None) -> Error:
-    """The error body of the OpenAI protocol, with all four keys; `param` is the field that is wrong."""
+    """Return the error body of the OpenAI protocol; `param` is the field that is wrong."""
     default = ("invalid_request_error" if status < 500 else "server_error", None)
     kind, code = _KINDS.get(status, default)
     if status == 404 and param == "model":
@@ -61,7 +61,7 @@ def openai_error(status: int, message: str, param: str | None = None) -> Error:
 def error_response(
     path: str, status: int, message: str, headers: Mapping[str, str] | None = None, param: str | None = None
 ) -> StructResponse:
-    """An error on the route `path`, in MLflow's form for `/invocations` and in OpenAI's elsewhere."""
+    """Return an error in MLflow's form for `/invocations`, in OpenAI's elsewhere."""
     if path == "/invocations":
         code = "BAD_REQUEST" if status < 500 else "INTERNAL_ERROR"
         return StructResponse(ScoringError(code, message[:MAXIMUM_CHARACTERS]), status, headers)
@@ -69,7 +69,7 @@ def error_response(
 
 
 def add_errors(app: FastAPI) -> None:
-    """Answer every error that a route can raise; a validation error is 400, never 422."""
+    """Register handlers for every error of a route. A validation error is 400, never 422."""
 
     def respond(
         request: Request,

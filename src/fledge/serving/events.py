@@ -1,4 +1,4 @@
-"""Server-sent events: an answer as it is generated."""
+"""Server-sent events: an answer streamed as it is generated."""
 
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing

@@ -68,8 +68,7 @@ class TableRequest(BaseModel):
     params: Generation | None = None
 
     def rows(self, names: Sequence[str]) -> list[Any]:
-        """The rows, as mappings or bare values, of a table with the columns `names`. Raises `InputError` where it is
-        none."""
+        """Return the rows as mappings or bare values. Raises `InputError` where the columns `names` are not there."""
         forms = self.model_fields_set & FORMS
         if len(forms) != 1:
             raise InputError("send exactly one of dataframe_split, dataframe_records, instances, inputs")
@@ -89,13 +88,13 @@ class TableRequest(BaseModel):
 
     @property
     def unknown(self) -> list[str]:
-        """Names that nothing here knows; a null means nothing."""
+        """Parameters that are ignored; a null counts as missing."""
         inside = self.params.unknown if self.params else []
         return [*unknown_names(self), *unknown_names(self.dataframe_split, "dataframe_split."), *inside]
 
 
 class BareRequest(Generation):
-    """A conversation, a prompt as it is, or a text for the release's prompt; the answer comes unwrapped."""
+    """A conversation, a prompt as it is, or a text for the release's prompt. The response is a bare list."""
 
     messages: Messages | None = None
     prompt: (
@@ -110,8 +109,10 @@ class BareRequest(Generation):
 
 @dataclass(frozen=True)
 class ParsedRequest:
-    """What was asked: each of `items` is the values of the release's prompt, a conversation for it, or a text that is
-    asked as it is. `bare` answers come unwrapped."""
+    """A request in any form. Each of `items` is values for the release's prompt, a conversation, or a prompt as it is.
+
+    With `bare` the response is a list, without `predictions` around it.
+    """
 
     inputs: Any
     items: Sequence[Mapping[str, str] | str | Turns]
@@ -128,7 +129,7 @@ class ParsedRequest:
 
 
 def invocations_routes(endpoint: Endpoint, router: APIRouter) -> None:
-    """Add the route of the protocol."""
+    """Add `/invocations`."""
 
     @router.post(
         "/invocations",
@@ -216,8 +217,10 @@ def _validate(model: type[M], value: Any) -> M:
 
 
 def read_rows(rows: Sequence[Any], names: Sequence[str]) -> list[dict[str, str] | Turns]:
-    """For each row the texts of the columns `names`, or the conversation under `messages`, which needs no prompt; a
-    bare text is the one variable of a prompt that has just one. Raises `InputError` that names the row."""
+    """Return the columns `names` of each row, or the conversation in its column `messages`.
+
+    A bare text stands for the only variable of a prompt. Raises `InputError` that names the row.
+    """
     return [_read_row(number, row, names) for number, row in enumerate(rows)]
 
 
@@ -243,7 +246,7 @@ def _read_turns(number: int, messages: Any) -> Turns:
 
 
 def _check_columns(columns: Sequence[str], names: Sequence[str]) -> None:
-    """A table holds each variable of the prompt once, or conversations."""
+    """Raise `InputError` unless each variable of the prompt has one column, or there are conversations."""
     for name in names:
         count = columns.count(name)
         if count > 1 or not (count or MESSAGES in columns):
@@ -251,7 +254,7 @@ def _check_columns(columns: Sequence[str], names: Sequence[str]) -> None:
 
 
 def _fill(prompt: Prompt, item: Mapping[str, str] | str | Turns) -> str | Turns:
-    """What a release is asked: a row and a conversation by its prompt, a text as it is."""
+    """Fill the release's prompt with a row or a conversation; return a text as it is."""
     if isinstance(item, Mapping):
         filled = prompt.fill(item)
         return filled if isinstance(filled, str) else [(turn.role, turn.content) for turn in filled]
@@ -259,7 +262,7 @@ def _fill(prompt: Prompt, item: Mapping[str, str] | str | Turns) -> str | Turns:
 
 
 def _read_csv(body: bytes, names: Sequence[str], max_rows: int) -> list[dict[str, str]]:
-    """Rows of a CSV file with the columns `names`; lines that are empty are none."""
+    """Return the rows of a CSV file with the columns `names`, without empty lines."""
     try:
         text = body.decode("utf-8-sig")
     except UnicodeDecodeError as error:

@@ -1,4 +1,4 @@
-"""A request from its first byte to its one outcome: its id, its body in bounds, hang-ups, its record."""
+"""The middleware around the application: request ids, limits on bodies, disconnects, and one outcome each."""
 
 import asyncio
 from collections.abc import Callable, Iterator
@@ -64,8 +64,7 @@ class _RefusedError(Exception):
 class Transfer:
     """Reads the body before the application runs, and ends the application when the client hangs up.
 
-    Where `full` says why nothing can be taken, a request is refused before its body is looked at: under a load that is
-    too much, refusals must cost little.
+    Where `busy` returns an error, a request is refused before its body is read: under overload, refusals must be cheap.
     """
 
     def __init__(self, app: ASGIApp, limits: Callable[[], Limits], busy: Callable[[], BusyError | None]) -> None:
@@ -131,7 +130,7 @@ class Transfer:
                 await trace.pieces.aclose()
 
     async def _body(self, headers: Headers, receive: Receive) -> bytes | None:
-        """The whole body, None where the client hung up before its end."""
+        """Return the whole body, or None where the client disconnected."""
         limits = self._limits()
         if headers.get("content-encoding", "identity").lower() != "identity":
             raise _RefusedError(400, "compressed bodies are not taken")
@@ -156,7 +155,7 @@ class Transfer:
 
 
 def _parts(message: Message) -> Iterator[Message]:
-    """A long body in pieces: what is written at once lies in memory, and behind TLS nobody sees whether it is read."""
+    """Split a long body: what is written at once stays in memory, and TLS hides whether the client reads it."""
     body = message.get("body", b"")
     if len(body) <= PIECE_BYTES:
         yield message

@@ -1,4 +1,4 @@
-"""What Prometheus reads at `/metrics`. Names and meanings are vLLM's, with the prefix `fledge_`."""
+"""Metrics for Prometheus at `/metrics`. Names and meanings are vLLM's, with the prefix `fledge_`."""
 
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
@@ -17,7 +17,7 @@ LABELS = ("model_name", "version")
 
 
 class Metrics:
-    """Counts and times of requests, by the served release's name."""
+    """Counts and latencies of requests, by release."""
 
     def __init__(self) -> None:
         self._registry = CollectorRegistry()
@@ -55,11 +55,11 @@ class Metrics:
                 self._inter_token.labels(*label).observe(max(0.0, gaps / 1e9))
 
     def watch(self, endpoint: "Endpoint") -> None:
-        """Also tell what the endpoint is doing at the moment of asking."""
+        """Add gauges of the endpoint's current state."""
         self._registry.register(_CurrentState(endpoint))
 
     def text(self) -> bytes:
-        """All of it, in Prometheus' text format."""
+        """Return all metrics in Prometheus' text format."""
         return generate_latest(self._registry)
 
 
@@ -90,7 +90,7 @@ class _CurrentState(Collector):
         return shares
 
     def _supervisor_metrics(self) -> Iterable[Metric]:
-        """What the supervisor told of others."""
+        """Yield what the supervisor reports of releases and the recorder."""
         recorder, refused = self._endpoint.facts.get("recorder"), self._endpoint.facts.get("refused", ())
         counter = CounterMetricFamily("fledge_release_refused", "Releases that could not be served", labels=LABELS)
         for release in sorted(set(refused)):

@@ -1,4 +1,4 @@
-"""The OpenAI protocol: chat and text completions, whole and streamed."""
+"""The OpenAI protocol: requests and routes of chat and text completions."""
 
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from typing import Annotated, Any, Literal
@@ -45,7 +45,7 @@ TokenIds = Annotated[
 
 
 class TextPart(BaseModel):
-    """A part of a message; only texts are taken."""
+    """A part of a message. Only text is supported."""
 
     model_config = ConfigDict(strict=True, extra="allow")
 
@@ -63,13 +63,13 @@ class ChatMessage(BaseModel):
 
     @property
     def turn(self) -> tuple[str, str]:
-        """Role and text, as engines know them."""
+        """Role and text, as engines take them."""
         text = self.content if isinstance(self.content, str) else "".join(part.text for part in self.content)
         return ("system" if self.role == "developer" else self.role), text
 
 
 def unknown_in(messages: Sequence[ChatMessage]) -> list[str]:
-    """Names in messages that nothing here knows."""
+    """Return the names in messages that are ignored."""
     found = {name for message in messages for name in unknown_names(message, "messages.")}
     parts = [part for message in messages if isinstance(message.content, list) for part in message.content]
     return sorted(found | {name for part in parts for name in unknown_names(part, "messages.content.")})
@@ -96,7 +96,7 @@ class PromptChoice(BaseModel):
 
 
 class CommonRequest(Generation):
-    """What both kinds of completion take."""
+    """Parameters of both kinds of completion."""
 
     model: Annotated[str, StringConstraints(max_length=300)] = Field(
         "", description="`NAME`, `NAME@alias` or `NAME/version`; what is served first if missing"
@@ -144,9 +144,9 @@ class ChatRequest(CommonRequest):
         return [*super().unknown, *inside, *beyond]
 
     def job(self, served: Served) -> Job:
-        """As a release is asked: by its own prompt, unless told otherwise.
+        """Return the job for a release, with its own prompt unless the request says otherwise.
 
-        Raises `InputError` where it has no prompt of that name, or that wants more than there is.
+        Raises `InputError` for another prompt, or where variables of the prompt are missing.
         """
         turns = [message.turn for message in self.messages]
         found = None if self.prompt == NO_PROMPT else fill_prompt(served.prompt, turns, self._values(served.prompt))
@@ -178,7 +178,7 @@ class CompletionRequest(CommonRequest):
     echo: bool | None = None
 
     def prompts(self) -> Sequence[str | list[int]]:
-        """Each prompt, as text or token ids. Raises `InputError` where token ids shall come back as text."""
+        """Return each prompt, as text or token ids. Raises `InputError` for `echo` with token ids."""
         given: Any = self.prompt
         found = [given] if isinstance(given, str) or isinstance(given[0], int) else list(given)
         if self.echo and not isinstance(found[0], str):
@@ -192,7 +192,7 @@ class CompletionRequest(CommonRequest):
         return [*super().unknown, *beyond, *of_prompt]
 
     def job(self, served: Served) -> Job:
-        """As a release is asked."""
+        """Return the job for a release."""
         n, settings = self.n or 1, {"max_tokens": COMPLETION_TOKENS, **self.settings()}
         params = {**served.params(settings), "n": n, "logprobs": self.logprobs is not None}
         stream = bool(self.stream)
@@ -205,7 +205,7 @@ class CompletionRequest(CommonRequest):
         return Job(asks, self.texts(), n)
 
     def texts(self) -> list[str]:
-        """The prompts as people read them."""
+        """Return the prompts as people read them."""
         return [item if isinstance(item, str) else f"{len(item)} token ids" for item in self.prompts()]
 
 
@@ -251,7 +251,7 @@ def openai_routes(endpoint: Endpoint, router: APIRouter) -> None:
 
 
 def assignment_unit(request: Request, user: str | None) -> str:
-    """Whose request it is, for a stable assignment: `user`, else the session, else the name of the key, else nobody's.
+    """Return the unit of a stable assignment: `user`, else the session, else the key's name, else the request itself.
 
     The key of the environment has no name: all share it.
     """

@@ -1,4 +1,4 @@
-"""The outbox: append-only files in which the endpoint leaves what happened; the recorder ships them."""
+"""The outbox: append-only files of what happened at the endpoint, which the recorder ships."""
 
 import asyncio
 import contextlib
@@ -31,7 +31,7 @@ _encode = msgspec.json.Encoder().encode
 
 
 class _WriteResult(NamedTuple):
-    """What became of some lines: how many were written, how many dropped, and those to try again."""
+    """How many lines were written, how many dropped, and those to try again."""
 
     written: int = 0
     dropped: int = 0
@@ -40,7 +40,7 @@ class _WriteResult(NamedTuple):
 
 
 class Outbox:
-    """`put` never waits; a thread hides what is to be hidden, and writes and syncs what has gathered twice a second.
+    """Queues records without blocking. A thread redacts them, and writes and syncs the queue twice a second.
 
     Files are `outbox-000001.jsonl` and so on; the recorder removes those that it has shipped. When all of them take
     more than `cap_bytes`, or more waits than `WAITING_BYTES`, records are dropped and counted.
@@ -62,7 +62,7 @@ class Outbox:
         self.written = self.dropped = 0
 
     def put(self, record: Record) -> None:
-        """Leave a record; its texts are redacted, hashed or dropped as was set."""
+        """Queue a record. Its texts are redacted, hashed or dropped when it is written."""
         size = len(_encode(record))
         if self._waiting_bytes + size > WAITING_BYTES:
             self.dropped += 1
@@ -71,7 +71,7 @@ class Outbox:
         self._waiting_bytes += size
 
     async def run(self) -> None:
-        """Write until cancelled; then write what is left."""
+        """Write until cancelled, then write the rest."""
         writing: asyncio.Future[_WriteResult] | None = None
         try:
             while True:
@@ -87,7 +87,7 @@ class Outbox:
                 self._file.close()
 
     def _take(self) -> list[Record | bytes]:
-        """What has gathered. Like `_apply` in the thread of `put`: swapped in another, a record could fall between."""
+        """Empty the queue. Runs in the thread of `put`, as `_apply` does: from another, a record could be lost."""
         gathered, self._waiting, self._waiting_bytes = self._waiting, [], 0
         return gathered
 
@@ -140,7 +140,7 @@ class Outbox:
         return self._redact(value)
 
     def _append(self, content: bytes) -> None:
-        """All of it or nothing: half a line would be taken for the start of the next."""
+        """Write all of it or nothing: half a line would run into the next one."""
         try:
             left = content
             while left:

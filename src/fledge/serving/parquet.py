@@ -1,5 +1,5 @@
-"""Parquet tables, read in a process of their own: what a file claims of its size need not be so, and one of 10 KB can
-unfold to gigabytes."""
+"""Parquet tables, read in a process of their own with limits: a file of 10 KB can unfold to gigabytes, whatever size it
+declares."""
 
 import asyncio
 import contextlib
@@ -34,7 +34,7 @@ class _ReadResult(msgspec.Struct):
 
 
 async def read_parquet(body: bytes, names: Sequence[str], max_rows: int) -> list[dict[str, str | None]]:
-    """The columns `names` of a table, row by row; what is no text is None.
+    """Return the columns `names` of a table, row by row, with None for values that are not text.
 
     Raises `InputError` for what is no Parquet file, lacks a column, or is too large, `BusyError` where too many wait.
     """

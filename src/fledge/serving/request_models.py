@@ -1,4 +1,4 @@
-"""Bodies of requests: parsed strictly, nested only so deep, with the settings that every protocol shares."""
+"""Bodies of requests: strict parsing with a limit on nesting, and the generation settings of every protocol."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, NamedTuple
@@ -15,7 +15,7 @@ from fledge.core.limits import Limits
 
 
 def as_integer(value: Any) -> Any:
-    """In JSON 16.0 is a whole number too; the same for the numbers of a list."""
+    """Convert 16.0 to 16, alone or in a list: JSON does not tell them apart."""
     if isinstance(value, list):
         return [int(item) if isinstance(item, float) and item.is_integer() else item for item in value]
     return int(value) if isinstance(value, float) and value.is_integer() else value
@@ -42,7 +42,7 @@ _SETTINGS = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty", "se
 
 
 class Generation(BaseModel):
-    """Generation settings that a request may choose; what is missing is the release's own."""
+    """Generation settings of a request. The release's own apply where one is missing."""
 
     model_config = ConfigDict(strict=True, extra="allow")
 
@@ -57,7 +57,7 @@ class Generation(BaseModel):
     ignore_eos: bool | None = Field(None, description="go on to max_tokens")
 
     def settings(self) -> dict[str, Any]:
-        """Only what was sent, in the engine's terms."""
+        """Return the settings that were sent, under the engine's names."""
         chosen = {name: getattr(self, name) for name in _SETTINGS if getattr(self, name) is not None}
         if self.stop is not None:
             chosen["stop"] = [self.stop] if isinstance(self.stop, str) else self.stop
@@ -65,17 +65,17 @@ class Generation(BaseModel):
 
     @property
     def unknown(self) -> list[str]:
-        """Parameters that nothing here knows; a null means nothing."""
+        """Parameters that are ignored; a null counts as missing."""
         return unknown_names(self)
 
 
 def unknown_names(model: BaseModel, where: str = "") -> list[str]:
-    """Names that came with `model` and that nothing here knows; a null means nothing."""
+    """Return the fields of `model` that are ignored; a null counts as missing."""
     return [f"{where}{name}" for name, value in (model.model_extra or {}).items() if value is not None]
 
 
 def check_size(limits: Limits, *, prompts: int = 1, n: int = 1, settings: Mapping[str, Any]) -> None:
-    """Raise `InputError` for a request that asks for more than the endpoint's limits."""
+    """Raise `InputError` for a request beyond the endpoint's limits."""
     sizes = [
         ("rows or prompts", prompts, limits.max_rows),
         ("n", n, limits.max_n),
@@ -87,14 +87,14 @@ def check_size(limits: Limits, *, prompts: int = 1, n: int = 1, settings: Mappin
 
 
 class BodyProblem(NamedTuple):
-    """What is wrong with a body: the field, empty where it is the whole, and a message that names the place."""
+    """What is wrong with a body: the field (empty for the whole body), and a message that names the place."""
 
     field: str
     message: str
 
 
 def first_problem(errors: Sequence[Mapping[str, Any]], where: Sequence[str] = ()) -> BodyProblem:
-    """The first of pydantic's errors. One for each thing that a field could have been is one together."""
+    """Return the first of pydantic's errors. Errors of all members of a union are joined into one."""
     places = [(*where, *(part for part in error["loc"] if part != "body")) for error in errors]
     alike = [index for index, place in enumerate(places) if place[:1] == places[0][:1]]
     common = places[0]
@@ -106,8 +106,7 @@ def first_problem(errors: Sequence[Mapping[str, Any]], where: Sequence[str] = ()
 
 
 class StrictRoute(APIRoute):
-    """A route whose body, if it has a model, is JSON, read strictly: UTF-8, no NaN, numbers that are finite, nested at
-    most `max_depth` deep."""
+    """A route that reads JSON bodies strictly: UTF-8, finite numbers, nested at most `max_depth` deep."""
 
     max_depth: Callable[[], int]
 
@@ -133,12 +132,12 @@ class _StrictRequest(Request):
 
 
 def strict_route(max_depth: Callable[[], int]) -> type[StrictRoute]:
-    """`StrictRoute` with this depth, which may change."""
+    """Return `StrictRoute` with this limit, which is read for each request."""
     return type("StrictRoute", (StrictRoute,), {"max_depth": staticmethod(max_depth)})
 
 
 def read_json(body: bytes, max_depth: int) -> Any:
-    """The value; of a key that comes twice, the last. Raises 400 for what is no JSON, or beyond the limits."""
+    """Return the value; the last of duplicate keys counts. Raises 400 for invalid JSON, or beyond the limits."""
     try:
         value = msgspec.json.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:

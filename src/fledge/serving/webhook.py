@@ -1,4 +1,4 @@
-"""MLflow's webhooks: word that an alias has moved. It is taken as a knock: what has moved is asked of MLflow."""
+"""MLflow's webhook for moved aliases. It only triggers a look: MLflow itself is asked what has moved."""
 
 import base64
 import hashlib
@@ -18,7 +18,7 @@ FRESH_S = 300.0
 
 
 def webhook_route(router: APIRouter, secret: bytes, on_alias_moved: Callable[[], None]) -> None:
-    """Add the route; `secret` is the one that the webhook was created with in MLflow."""
+    """Add the route. `secret` is the one given to MLflow when the webhook was created."""
 
     @router.post(PATH, summary="MLflow says that an alias has moved", responses=responses(401), tags=["Operation"])
     async def webhook(request: Request) -> dict[str, bool]:
@@ -35,7 +35,7 @@ def webhook_route(router: APIRouter, secret: bytes, on_alias_moved: Callable[[],
 
 
 def read_secret() -> bytes:
-    """The secret of the environment; empty where webhooks are not taken."""
+    """Return the secret from the environment, empty where webhooks are off."""
     return os.fsencode(os.environ.get(VARIABLE, ""))
 
 
