@@ -106,20 +106,20 @@ def _operation_routes(endpoint: Endpoint, router: APIRouter) -> None:
 
     about: dict[str, Any] = {"response_class": PlainTextResponse, "responses": responses(), "tags": ["Operation"]}
 
-    @router.get("/health", summary="The process lives", **about)
+    @router.get("/health", summary="Liveness", **about)
     async def health() -> PlainTextResponse:
         return plain("\n")
 
-    @router.get("/ping", summary="As /health, for MLflow's clients", **about)
+    @router.get("/ping", summary="Liveness, for MLflow's clients", **about)
     async def ping() -> PlainTextResponse:
         return plain("\n")
 
-    @router.get("/version", summary="The MLflow whose protocol is spoken", **{**about, "responses": responses(401)})
+    @router.get("/version", summary="The version of MLflow's protocol", **{**about, "responses": responses(401)})
     async def version() -> PlainTextResponse:
         return plain(metadata.version("mlflow"))
 
     @router.get(
-        "/ready", summary="Models are loaded and requests are taken", responses=responses(503), tags=["Operation"]
+        "/ready", summary="Readiness of the endpoint and its releases", responses=responses(503), tags=["Operation"]
     )
     async def ready() -> StructResponse:
         releases = [
@@ -130,7 +130,7 @@ def _operation_routes(endpoint: Endpoint, router: APIRouter) -> None:
         return StructResponse(content, 200 if content.ready else 503)
 
     @router.get(
-        "/metrics", summary="For Prometheus", response_class=PlainTextResponse, responses=responses(401),
+        "/metrics", summary="Metrics for Prometheus", response_class=PlainTextResponse, responses=responses(401),
         tags=["Operation"],
     )  # fmt: skip
     async def metrics() -> Response:
@@ -141,7 +141,7 @@ def _feedback_route(endpoint: Endpoint, router: APIRouter) -> None:
     @router.post(
         "/feedback",
         operation_id="feedback",
-        summary="What somebody thinks of an answer",
+        summary="Give feedback on an answer",
         responses=responses(401, 409, 415),
         tags=["Operation"],
     )

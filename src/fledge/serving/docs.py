@@ -20,16 +20,16 @@ _REFERENCE = REFERENCE.format(name="{model}")  # pydantic names the place differ
 _MEANINGS = {
     400: "The request is wrong",
     401: "No valid key",
-    403: "The Host or the Origin is not served",
+    403: "The Host or the Origin is not allowed",
     404: "No such model",
     408: "The request took too long to arrive",
     409: "This endpoint records nothing, so feedback has no answer to go with",
     413: "The body is too large",
-    415: "Not a media type that is taken",
-    429: "Too much is waiting; Retry-After says when to come back",
+    415: "Unsupported media type",
+    429: "The queue is full; Retry-After says when to retry",
     431: "The headers are too large",
     500: "The request failed; the log says why",
-    503: "The engine is not ready; Retry-After says when to come back",
+    503: "The engine is not ready; Retry-After says when to retry",
     504: "The answer took too long",
 }
 BARE = ("messages", "prompt", "input")

@@ -212,13 +212,13 @@ class CompletionRequest(CommonRequest):
 def openai_routes(endpoint: Endpoint, router: APIRouter) -> None:
     """Add the routes of the protocol."""
 
-    @router.get("/v1/models", summary="What is served", responses=responses(401), tags=["OpenAI"])
+    @router.get("/v1/models", summary="List the models", responses=responses(401), tags=["OpenAI"])
     async def models() -> StructResponse:
         return StructResponse(Models([Model(name, 0, OWNER) for name in endpoint.routes.names()]))
 
     @router.get(
         "/v1/models/{model:path}",
-        summary="Whether a model is served",
+        summary="Look up a model",
         responses=responses(401, 404),
         tags=["OpenAI"],
     )
@@ -238,7 +238,7 @@ def openai_routes(endpoint: Endpoint, router: APIRouter) -> None:
         builder = ChatBuilder(trace, body.n or 1, with_usage=body.with_usage, with_top=bool(body.top_logprobs))
         return await _respond(endpoint.generate(trace, chosen, body.job), builder, body)
 
-    @router.post("/v1/completions", summary="Go on with a text", responses=responses(answers=True), tags=["OpenAI"])
+    @router.post("/v1/completions", summary="Complete a text", responses=responses(answers=True), tags=["OpenAI"])
     async def completions(body: CompletionRequest, request: Request) -> Response:
         trace: RequestTrace = request.state.trace
         trace.inputs = {"prompt": body.prompt}

@@ -41,9 +41,9 @@ class Result:
 class RequestTrace:
     """One request: its input, the release that answers, and its outcome.
 
-    `results` has `n` answers in a row to each prompt, which is counted once.
-    `status` is the outcome that its answer's status line could not tell any more, as of a stream that broke off.
-    `pieces` is what generates its answers, to be closed however the request ends.
+    `results` has `n` answers in a row for each prompt, whose tokens count once.
+    `status` replaces the status that was sent, where a stream failed after its first byte.
+    `pieces` generates the answers; it is closed however the request ends.
     """
 
     route: str

@@ -20,7 +20,9 @@ FRESH_S = 300.0
 def webhook_route(router: APIRouter, secret: bytes, on_alias_moved: Callable[[], None]) -> None:
     """Add the route. `secret` is the one given to MLflow when the webhook was created."""
 
-    @router.post(PATH, summary="MLflow says that an alias has moved", responses=responses(401), tags=["Operation"])
+    @router.post(
+        PATH, summary="Take MLflow's word that an alias has moved", responses=responses(401), tags=["Operation"]
+    )
     async def webhook(request: Request) -> dict[str, bool]:
         headers = request.headers
         signature, moment, delivery = (
