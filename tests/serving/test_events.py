@@ -5,17 +5,18 @@ import itertools
 import json
 import subprocess
 import sys
-from collections.abc import AsyncGenerator, Callable, Mapping, MutableMapping
+from collections.abc import AsyncGenerator, Callable, MutableMapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec import Struct
 
 from fledge.core.errors import FledgeError, InputError
 from fledge.engines.engine import EngineGoneError
-from fledge.serving.events import EventStream, begun
+from fledge.serving.events import EventStream, start_generation
 from fledge.serving.trace import RequestTrace
 
 ROOT = Path(__file__).parent.parent.parent
@@ -26,6 +27,12 @@ VALUES = st.recursive(
     max_leaves=10,
 )
 EVENTS = st.lists(st.dictionaries(st.text(), VALUES, max_size=4), max_size=6)
+
+
+class Payload(Struct):
+    """An event that carries anything."""
+
+    value: dict[str, Any]
 
 
 class Reader:
@@ -61,7 +68,7 @@ class Reader:
         self._data.append(value.removeprefix(" "))
 
 
-def _sent(events: Callable[[], AsyncGenerator[Mapping[str, Any]]], trace: RequestTrace) -> tuple[bytes, list[Any]]:
+def _sent(events: Callable[[], AsyncGenerator[Payload]], trace: RequestTrace) -> tuple[bytes, list[Any]]:
     """The body of a stream, and its messages."""
     messages: list[Any] = []
 
@@ -89,14 +96,14 @@ def _read(body: bytes, places: list[int]) -> list[str]:
 @settings(deadline=None)
 @given(EVENTS, st.lists(st.integers(0, 10_000)))
 def test_any_values_survive_any_cut(values: list[dict[str, Any]], places: list[int]) -> None:
-    async def events() -> AsyncGenerator[Mapping[str, Any]]:
+    async def events() -> AsyncGenerator[Payload]:
         for value in values:
-            yield value
+            yield Payload(value)
 
     trace = RequestTrace("chat")
     body, messages = _sent(events, trace)
     found = _read(body, places)
-    assert [json.loads(data) for data in found[:-1]] == values
+    assert [json.loads(data)["value"] for data in found[:-1]] == values
     assert found[-1] == "[DONE]"
     assert body.endswith(b"\n\n")
     assert len(messages) == len(values) + 2  # each goes out when it is there
@@ -107,15 +114,15 @@ def test_any_values_survive_any_cut(values: list[dict[str, Any]], places: list[i
 @settings(deadline=None)
 @given(EVENTS, st.text(), st.lists(st.integers(0, 10_000)))
 def test_what_fails_on_the_way_is_the_last_event(values: list[dict[str, Any]], said: str, places: list[int]) -> None:
-    async def events() -> AsyncGenerator[Mapping[str, Any]]:
+    async def events() -> AsyncGenerator[Payload]:
         for value in values:
-            yield value
+            yield Payload(value)
         raise EngineGoneError(said)
 
     trace = RequestTrace("chat")
     body, _ = _sent(events, trace)
     found = _read(body, places)
-    assert [json.loads(data) for data in found[:-1]] == values
+    assert [json.loads(data)["value"] for data in found[:-1]] == values
     error = json.loads(found[-1])["error"]
     assert set(error) == {"message", "type", "param", "code"}
     assert error["message"] == said[:1000]
@@ -123,8 +130,8 @@ def test_what_fails_on_the_way_is_the_last_event(values: list[dict[str, Any]], s
 
 
 def test_what_an_engines_own_failure_says_stays_here(capsys: pytest.CaptureFixture[str]) -> None:
-    async def events() -> AsyncGenerator[Mapping[str, Any]]:
-        yield {"n": 1}
+    async def events() -> AsyncGenerator[Payload]:
+        yield Payload({"n": 1})
         raise FledgeError("/home/ann/model.bin is broken")
 
     trace = RequestTrace("chat")
@@ -141,8 +148,8 @@ def test_what_an_engines_own_failure_says_stays_here(capsys: pytest.CaptureFixtu
 
 
 def test_a_stream_that_breaks_off_is_no_success() -> None:
-    async def events() -> AsyncGenerator[Mapping[str, Any]]:
-        yield {"n": 1}
+    async def events() -> AsyncGenerator[Payload]:
+        yield Payload({"n": 1})
         raise ZeroDivisionError
 
     trace = RequestTrace("chat")
@@ -168,11 +175,11 @@ def test_what_fails_before_the_first_piece_can_still_be_a_status() -> None:
 
     async def run() -> list[int]:
         with pytest.raises(InputError):
-            await begun(refused(""))
-        left = await begun(pieces())
+            await start_generation(refused(""))
+        left = await start_generation(pieces())
         assert await anext(left) == 1
         await left.aclose()  # who leaves early lets the engine know
-        return [piece async for piece in await begun(pieces())]
+        return [piece async for piece in await start_generation(pieces())]
 
     assert asyncio.run(run()) == [1, 2]
     assert closed == [True, True]

@@ -16,7 +16,7 @@ from starlette.exceptions import HTTPException
 from fledge.core.errors import InputError
 from fledge.core.limits import Limits
 from fledge.prompts.prompt import Prompt
-from fledge.serving.invocations import CSV, JSON, Parsed, _csv_rows, _filled, _parsed, read_rows
+from fledge.serving.invocations import CSV, JSON, ParsedRequest, _fill, _parse, _read_csv, read_rows
 from fledge.serving.request_models import read_json
 
 LIMITS = Limits(max_rows=5)
@@ -57,11 +57,11 @@ def _or_refused(read: Callable[[], T]) -> T | None:
     return None
 
 
-def _read(runner: asyncio.Runner, body: bytes, kind: str, names: tuple[str, ...]) -> Parsed | None:
-    parsed = _or_refused(lambda: runner.run(_parsed(body, kind, PROMPTS[names], LIMITS)))
+def _read(runner: asyncio.Runner, body: bytes, kind: str, names: tuple[str, ...]) -> ParsedRequest | None:
+    parsed = _or_refused(lambda: runner.run(_parse(body, kind, PROMPTS[names], LIMITS)))
     if parsed is not None:
         assert len(parsed.items) <= LIMITS.max_rows
-        asked = _or_refused(lambda: [_filled(PROMPTS[names], item) for item in parsed.items]) or []
+        asked = _or_refused(lambda: [_fill(PROMPTS[names], item) for item in parsed.items]) or []
         assert all(isinstance(prompt, str) or all(len(turn) == 2 for turn in prompt) for prompt in asked)
     return parsed
 
@@ -112,7 +112,7 @@ def test_csv_comes_through(texts: list[str], names: tuple[str, ...], end: str) -
     writer = csv.writer(file, lineterminator=end, quoting=csv.QUOTE_ALL)
     rows = [dict.fromkeys(names, text) for text in texts]
     writer.writerows([["more", *names], *([0, *row.values()] for row in rows)])
-    found = read_rows(_csv_rows(file.getvalue().encode(), names, 5), names)
+    found = read_rows(_read_csv(file.getvalue().encode(), names, 5), names)
     assert found == rows
 
 
@@ -120,7 +120,7 @@ def test_csv_comes_through(texts: list[str], names: tuple[str, ...], end: str) -
 @given(st.binary(), NAMES, st.integers(0, 3))
 def test_csv_is_read_or_refused(content: bytes, names: tuple[str, ...], most: int) -> None:
     for body in (content, ",".join(names).encode() + b"\n" + content):
-        rows = _or_refused(partial(_csv_rows, body, names, most))
+        rows = _or_refused(partial(_read_csv, body, names, most))
         assert len(rows or ()) <= most
 
 

@@ -153,7 +153,7 @@ class OutboxRecorder:
             self._limit = min(BATCH, 2 * self._limit)
         if batch.next != position:
             state.write_json(self._file, batch.next._asdict())
-            self._waiting.passed(batch.lines)
+            self._waiting.advance(batch.lines)
             if self._removes:
                 self._remove(batch.next)
         return len(batch.records)

@@ -1,4 +1,4 @@
-"""How much a release may have to do at once: beyond, a request is refused at once, with a time to come back."""
+"""Limits on the work of a release: a request beyond them is refused at once, and told when to retry."""
 
 import contextlib
 import math
@@ -14,7 +14,7 @@ CHARACTERS_PER_TOKEN = 4  # a guess, until the engine has read the prompt
 
 
 class BusyError(FledgeError):
-    """The queue is full; `retry_after` is when to ask again, in seconds."""
+    """The queue is full. `retry_after` is in seconds."""
 
     def __init__(self, message: str, retry_after: int) -> None:
         super().__init__(message)
@@ -22,7 +22,7 @@ class BusyError(FledgeError):
 
 
 class Admission:
-    """Counts the requests that a release has, and their tokens."""
+    """Counts the requests of a release, running and waiting, and their tokens."""
 
     def __init__(self, limits: Limits) -> None:
         self.limits = limits
@@ -30,8 +30,8 @@ class Admission:
         self.tokens = 0
         self._ended: deque[float] = deque()
 
-    def full(self) -> BusyError | None:
-        """Why not even the smallest request has a place, None where one has."""
+    def busy(self) -> BusyError | None:
+        """Return the error for a request of any size, or None where the queue has room."""
         most = self.limits.max_running + self.limits.queue_requests
         if self.requests < most:
             return None
@@ -39,11 +39,10 @@ class Admission:
 
     @contextlib.contextmanager
     def admit(self, tokens: int) -> Iterator[None]:
-        """Hold a place for a request of so many tokens, read and new. Raises `BusyError` where there is none."""
+        """Hold a place for a request of `tokens`, prompt and answers together. Raises `BusyError` if there is none."""
         limits = self.limits
-        full = self.full()
-        if full:
-            raise full
+        if busy := self.busy():
+            raise busy
         if self.requests and self.tokens + tokens > limits.queue_tokens:
             raise BusyError(
                 f"{self.tokens} tokens are running or waiting; with this request's {tokens} there would be more than "
@@ -61,7 +60,7 @@ class Admission:
             self._forget()
 
     def retry_after(self) -> int:
-        """Seconds until half of what waits now will be done, by how fast requests have ended lately; 1 to 60."""
+        """Estimate the seconds until half of the queue is done, from the latest throughput; 1 to 60."""
         self._forget()
         rate = len(self._ended) / RATE_WINDOW_S
         return min(60, max(1, math.ceil(self.requests / 2 / rate))) if rate else 5
@@ -73,5 +72,5 @@ class Admission:
 
 
 def estimate_tokens(characters: int) -> int:
-    """About how many tokens a text has."""
+    """Estimate the tokens of a text from its length."""
     return characters // CHARACTERS_PER_TOKEN + 1

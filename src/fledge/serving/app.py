@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, FastAPI, Request
 from fastapi.middleware.cors import CORSMiddleware
-from fastapi.responses import JSONResponse, PlainTextResponse
+from fastapi.responses import PlainTextResponse
 from fastapi_offline import FastAPIOffline
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 from starlette.exceptions import HTTPException
@@ -18,13 +18,14 @@ from starlette.responses import Response
 from fledge.core.keys import Keys
 from fledge.core.messages import FeedbackRecord
 from fledge.serving.docs import Bodies, describe, responses
-from fledge.serving.endpoint import Endpoint, warn
+from fledge.serving.endpoint import Endpoint, warning_headers
 from fledge.serving.errors import add_errors
 from fledge.serving.invocations import BareRequest, invocations_routes
+from fledge.serving.json_response import StructResponse
 from fledge.serving.lifecycle import Lifecycle, Transfer
 from fledge.serving.openai import ChatRequest, CompletionRequest, openai_routes
-from fledge.serving.request_models import strict_route, unknown
-from fledge.serving.response_models import REQUEST_ID
+from fledge.serving.request_models import strict_route, unknown_names
+from fledge.serving.response_models import REQUEST_ID, FeedbackTaken, Ready, ReleaseReadiness
 from fledge.serving.security import Access, AccessGuard
 from fledge.serving.webhook import read_secret, webhook_route
 
@@ -32,7 +33,7 @@ METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 
 class FeedbackRequest(BaseModel):
-    """What somebody thinks of an answer."""
+    """Feedback on an answer."""
 
     model_config = ConfigDict(strict=True, extra="allow")
 
@@ -45,8 +46,8 @@ class FeedbackRequest(BaseModel):
     user: Annotated[str, StringConstraints(max_length=512)] = ""
 
 
-def build_app(endpoint: Endpoint, access: Access, keys: Keys, knocked: Callable[[], None]) -> Any:
-    """The ASGI application with all that stands before it. `knocked` is called when MLflow says that an alias moved."""
+def build_app(endpoint: Endpoint, access: Access, keys: Keys, on_alias_moved: Callable[[], None]) -> Any:
+    """Return the ASGI application with its middleware. `on_alias_moved` is called at a webhook of MLflow's."""
     app = FastAPIOffline(
         title="fledge",
         version=metadata.version("fledge"),
@@ -57,17 +58,17 @@ def build_app(endpoint: Endpoint, access: Access, keys: Keys, knocked: Callable[
     )
     add_errors(app)
     router = APIRouter(route_class=strict_route(lambda: endpoint.limits.max_json_depth))
-    _health(endpoint, router)
+    _operation_routes(endpoint, router)
     openai_routes(endpoint, router)
     invocations_routes(endpoint, router)
-    _feedback(endpoint, router)
+    _feedback_route(endpoint, router)
     if secret := read_secret():
-        webhook_route(router, secret, knocked)
+        webhook_route(router, secret, on_alias_moved)
     app.include_router(router)
     bodies = Bodies(ChatRequest, CompletionRequest, BareRequest)
     describe(app, endpoint, lambda path: keys.needed and not access.is_open(path), bodies)
     endpoint.metrics.watch(endpoint)
-    guarded: Any = AccessGuard(Transfer(app, lambda: endpoint.limits, endpoint.full), access, keys)
+    guarded: Any = AccessGuard(Transfer(app, lambda: endpoint.limits, endpoint.busy), access, keys)
     if access.origins:  # around the guard: a page may read why it was refused
         exposed = [
             "x-request-id",
@@ -84,67 +85,67 @@ def build_app(endpoint: Endpoint, access: Access, keys: Keys, knocked: Callable[
             allow_headers=["*"],  # OpenAI's client sends a dozen of its own
             expose_headers=exposed,
         )
-    return Lifecycle(guarded, endpoint.ended)
+    return Lifecycle(guarded, endpoint.record_outcome)
 
 
 def _lifespan(endpoint: Endpoint) -> Any:
     @contextlib.asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
-        writing = asyncio.create_task(endpoint.outbox.run()) if endpoint.outbox else None
+        writer = asyncio.create_task(endpoint.outbox.run()) if endpoint.outbox else None
         yield
-        if writing:
-            writing.cancel()
-            await asyncio.gather(writing, return_exceptions=True)
+        if writer:
+            writer.cancel()
+            await asyncio.gather(writer, return_exceptions=True)
 
     return lifespan
 
 
-def _health(endpoint: Endpoint, router: APIRouter) -> None:
+def _operation_routes(endpoint: Endpoint, router: APIRouter) -> None:
     def plain(text: str) -> PlainTextResponse:
         return PlainTextResponse(text)
 
     about: dict[str, Any] = {"response_class": PlainTextResponse, "responses": responses(), "tags": ["Operation"]}
 
-    @router.get("/health", summary="The process lives", **about)
+    @router.get("/health", summary="Liveness", **about)
     async def health() -> PlainTextResponse:
         return plain("\n")
 
-    @router.get("/ping", summary="As /health, for MLflow's clients", **about)
+    @router.get("/ping", summary="Liveness, for MLflow's clients", **about)
     async def ping() -> PlainTextResponse:
         return plain("\n")
 
-    @router.get("/version", summary="The MLflow whose protocol is spoken", **{**about, "responses": responses(401)})
+    @router.get("/version", summary="The version of MLflow's protocol", **{**about, "responses": responses(401)})
     async def version() -> PlainTextResponse:
         return plain(metadata.version("mlflow"))
 
     @router.get(
-        "/ready", summary="Models are loaded and requests are taken", responses=responses(503), tags=["Operation"]
+        "/ready", summary="Readiness of the endpoint and its releases", responses=responses(503), tags=["Operation"]
     )
-    async def ready() -> JSONResponse:
+    async def ready() -> StructResponse:
         releases = [
-            {"name": served.manifest.name, "version": served.manifest.version, "ready": served.client.ready}
+            ReleaseReadiness(served.manifest.name, served.manifest.version, served.client.ready)
             for served in endpoint.served.values()
         ]
-        content = {"ready": endpoint.ready, "draining": endpoint.draining, "releases": releases}
-        return JSONResponse(content, status_code=200 if endpoint.ready else 503)
+        content = Ready(endpoint.ready, endpoint.draining, releases)
+        return StructResponse(content, 200 if content.ready else 503)
 
     @router.get(
-        "/metrics", summary="For Prometheus", response_class=PlainTextResponse, responses=responses(401),
+        "/metrics", summary="Metrics for Prometheus", response_class=PlainTextResponse, responses=responses(401),
         tags=["Operation"],
     )  # fmt: skip
     async def metrics() -> Response:
         return Response(endpoint.metrics.text(), media_type=METRICS_TYPE)
 
 
-def _feedback(endpoint: Endpoint, router: APIRouter) -> None:
+def _feedback_route(endpoint: Endpoint, router: APIRouter) -> None:
     @router.post(
         "/feedback",
         operation_id="feedback",
-        summary="What somebody thinks of an answer",
+        summary="Give feedback on an answer",
         responses=responses(401, 409, 415),
         tags=["Operation"],
     )
-    async def feedback(body: FeedbackRequest, request: Request, response: Response) -> dict[str, str]:
+    async def feedback(body: FeedbackRequest, request: Request) -> StructResponse:
         if endpoint.outbox is None:
             raise HTTPException(409, "this endpoint records nothing, so there is no answer to tie feedback to")
         record = FeedbackRecord(
@@ -155,6 +156,6 @@ def _feedback(endpoint: Endpoint, router: APIRouter) -> None:
             comment=body.comment,
             user=body.user or request.state.key_name,
         )
-        endpoint.judged(record)
-        response.headers.update(warn(unknown(body)))
-        return {"feedback_id": record.feedback_id, "request_id": record.request_id}
+        endpoint.add_feedback(record)
+        taken = FeedbackTaken(record.feedback_id, record.request_id)
+        return StructResponse(taken, headers=warning_headers(unknown_names(body)))

@@ -1,7 +1,6 @@
-"""Connections: uvicorn's protocol, with limits on the size of headers and on the time that each part may take."""
+"""Connections: uvicorn's HTTP protocol with limits on the size of headers and on the time of each phase."""
 
 import asyncio
-import json
 import secrets
 from typing import Any
 
@@ -9,15 +8,16 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from fledge.core.limits import Limits
 from fledge.serving.errors import openai_error
+from fledge.serving.response_models import encode
 
 GONE = "fledge.gone"  # in a scope's extensions, once the connection is lost: why
 MAXIMUM_HEADER_BYTES = 65_536
 MAXIMUM_HEADERS = 200
-MAXIMUM_AHEAD = 32  # requests that a client may send before it has its first answer
+MAXIMUM_PIPELINED = 32  # requests that a client may send before it has its first answer
 
 
 class Connection(HttpToolsProtocol):
-    """One client's connection. Whatever state it is in, a timer runs, or the application's own does."""
+    """One client's connection. In every state a timer runs: this class's, or the application's own."""
 
     limits = Limits()  # set by `connection_class`
     _notes: dict[str, Any]
@@ -25,7 +25,7 @@ class Connection(HttpToolsProtocol):
     _reader_timer: asyncio.TimerHandle | None = None
     _running: RequestResponseCycle | None = None
     _in_head = True
-    _begun = False
+    _has_begun = False
     _chunk_has_body = False
     _unfinished = 0  # bytes that came since the parser last handed anything over
     _head_bytes = 0
@@ -61,19 +61,19 @@ class Connection(HttpToolsProtocol):
             self._timer = self.loop.call_later(self.limits.body_timeout_s, self._close)
 
     def on_message_begin(self) -> None:
-        if len(self.pipeline) >= MAXIMUM_AHEAD:
+        if len(self.pipeline) >= MAXIMUM_PIPELINED:
             raise ValueError("too many requests at once")
         super().on_message_begin()
         self.scope["extensions"] = self._notes
-        self._begun = True
+        self._has_begun = True
         self._expect_head()
 
     def on_url(self, url: bytes) -> None:
-        self._take(len(url))
+        self._count_head(len(url))
         super().on_url(url)
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        self._take(len(name) + len(value))
+        self._count_head(len(name) + len(value))
         if not self._in_head:
             return  # a trailer: it came after all checks, and is no header
         if len(self.headers) >= MAXIMUM_HEADERS:
@@ -117,9 +117,9 @@ class Connection(HttpToolsProtocol):
         self._refuse(status, message or msg)
 
     def _unsupported_upgrade_warning(self) -> None:
-        """Nothing: whoever asks for an upgrade is answered without one, and shall not fill our log."""
+        """Log nothing: a request for an upgrade is answered without one, and must not fill the log."""
 
-    def _take(self, count: int) -> None:
+    def _count_head(self, count: int) -> None:
         self._head_bytes += count
         if self._head_bytes > MAXIMUM_HEADER_BYTES:
             self._refusal = (431, f"the headers have more than {MAXIMUM_HEADER_BYTES} bytes")
@@ -142,7 +142,7 @@ class Connection(HttpToolsProtocol):
 
     def _head_is_late(self) -> None:
         self._timer = None
-        if self._begun:
+        if self._has_begun:
             self._refuse(408, f"the headers took more than {self.limits.header_timeout_s:g} s")
         else:
             self._close()
@@ -156,7 +156,7 @@ class Connection(HttpToolsProtocol):
         self.transport.abort()
 
     def _close(self) -> None:
-        """Close when what was written is read, or nobody reads it in time."""
+        """Close once the client has read everything, or has not read it in time."""
         self.transport.close()
         self._expect_reader()
 
@@ -166,7 +166,7 @@ class Connection(HttpToolsProtocol):
         if self.cycle and not self.cycle.response_complete:  # nonsense behind a request that is being answered
             self.transport.abort()
             return
-        body = json.dumps(openai_error(status, message)).encode()
+        body = encode(openai_error(status, message))
         head = (
             "content-type: application/json\r\n"
             f"content-length: {len(body)}\r\n"
@@ -178,5 +178,5 @@ class Connection(HttpToolsProtocol):
 
 
 def connection_class(limits: Limits) -> type[Any]:
-    """`Connection` with these limits."""
+    """Return `Connection` with these limits."""
     return type("Connection", (Connection,), {"limits": limits})

@@ -1,4 +1,4 @@
-"""Conversations as requests hold them, and what a release is asked for one."""
+"""Conversations: how they are recorded, sent to an engine and filled into the prompt of a release."""
 
 from collections.abc import Mapping
 from types import MappingProxyType
@@ -15,24 +15,24 @@ Turns = list[tuple[str, str]]
 
 
 def as_dicts(turns: Turns) -> list[dict[str, str]]:
-    """A conversation as it is recorded."""
+    """Return a conversation as it is recorded."""
     return [{"role": role, "content": content} for role, content in turns]
 
 
 def as_text(asked: str | Turns) -> str:
-    """What a model is asked, as people read it."""
+    """Return a prompt or a conversation as people read it."""
     return asked if isinstance(asked, str) else "\n".join(f"{role}: {content}" for role, content in asked)
 
 
-def ask_for(asked: str | Turns, params: dict[str, Any], *, stream: bool) -> Ask:
-    """A text or a conversation as an engine is asked it."""
+def make_ask(asked: str | Turns, params: dict[str, Any], *, stream: bool) -> Ask:
+    """Return the message to an engine for a text or a conversation."""
     return Ask("", params, **({"text": asked} if isinstance(asked, str) else {"messages": asked}), stream=stream)
 
 
-def by_prompt(prompt: Prompt, turns: Turns, values: Mapping[str, str] = MappingProxyType({})) -> str | Turns | None:
-    """What a release is asked for a conversation by its own prompt; None where no user speaks in it.
+def fill_prompt(prompt: Prompt, turns: Turns, values: Mapping[str, str] = MappingProxyType({})) -> str | Turns | None:
+    """Fill the prompt of a release with a conversation. Returns None where the conversation has no user's turn.
 
-    Raises `InputError` for a prompt that wants more than a conversation gives.
+    Raises `InputError` where variables of the prompt are missing.
     """
     try:
         asked = fill_conversation(prompt, [Message(*turn) for turn in turns], values)  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""What `/openapi.json` says beyond the types of routes: errors, streams, keys, and what the served releases take."""
+"""`/openapi.json` beyond what FastAPI derives: errors, streams, keys, and what the served releases take."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -8,26 +8,28 @@ from pydantic import BaseModel
 
 from fledge.core.limits import Limits
 from fledge.serving.endpoint import Endpoint
+from fledge.serving.json_schema import NULL, REFERENCE, Schema, either, list_of, record, reference
 from fledge.serving.request_models import MAX_CHARACTERS, MAX_PROMPTS, Generation
-from fledge.serving.response_models import ANSWERS, COMPONENTS, HEX, NULL, Schema, either, list_of, record, reference
+from fledge.serving.response_models import HEX
+from fledge.serving.response_schemas import COMPONENTS, RESPONSES
 
 # What Python takes for space; the \s of a schema depends on who reads it.
 _SPACE = r"\t-\r\x1c- \x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000"
-_REFERENCE = "#/components/schemas/{model}"
+_REFERENCE = REFERENCE.format(name="{model}")  # pydantic names the place differently
 
 _MEANINGS = {
     400: "The request is wrong",
     401: "No valid key",
-    403: "The Host or the Origin is not served",
+    403: "The Host or the Origin is not allowed",
     404: "No such model",
     408: "The request took too long to arrive",
     409: "This endpoint records nothing, so feedback has no answer to go with",
     413: "The body is too large",
-    415: "Not a media type that is taken",
-    429: "Too much is waiting; Retry-After says when to come back",
+    415: "Unsupported media type",
+    429: "The queue is full; Retry-After says when to retry",
     431: "The headers are too large",
     500: "The request failed; the log says why",
-    503: "The engine is not ready; Retry-After says when to come back",
+    503: "The engine is not ready; Retry-After says when to retry",
     504: "The answer took too long",
 }
 BARE = ("messages", "prompt", "input")
@@ -58,13 +60,13 @@ _ABOUT_ANSWERS = {
 
 
 def responses(*codes: int, answers: bool = False) -> dict[int | str, dict[str, Any]]:
-    """The responses of a route beside its good one; with `answers`, of a route that generates."""
+    """Return the error responses of a route; `answers` adds those of a route that generates."""
     wanted = sorted({*codes, *_ALWAYS, *(_OF_ANSWERS if answers else ())})
     return {code: {"description": _MEANINGS[code]} for code in wanted}
 
 
 class Bodies(NamedTuple):
-    """The models of the bodies that depend on what is served."""
+    """The request bodies whose schemas depend on the served releases."""
 
     chat: type[BaseModel]
     completion: type[BaseModel]
@@ -72,7 +74,7 @@ class Bodies(NamedTuple):
 
 
 class Offer(NamedTuple):
-    """What an endpoint takes at the moment, as far as it shows in a request."""
+    """What requests may name at the moment: models, prompts and limits."""
 
     models: tuple[str, ...]
     prompt: str
@@ -82,7 +84,7 @@ class Offer(NamedTuple):
 
     @classmethod
     def of(cls, endpoint: Endpoint) -> "Offer":
-        """`prompt` and `variables` are those of the release that answers where none is named."""
+        """Read an endpoint. `prompt` and `variables` are those of the default release."""
         first = endpoint.served[endpoint.routes.routes[0].arms[0].release].prompt
         prompts = {label for served in endpoint.served.values() for label in (served.prompt.name, served.prompt.label)}
         models = tuple(endpoint.routes.names(versions=True))
@@ -90,9 +92,11 @@ class Offer(NamedTuple):
 
 
 def chat_body(model: type[BaseModel], offer: Offer) -> Schema:
-    """The body of a chat completion: which models and prompts there are. What JSON Schema cannot say: a conversation in
-    which no user speaks needs no variables."""
-    schema = _of(model, offer)
+    """Return the schema of a chat completion's body, with the models and prompts that are served.
+
+    JSON Schema cannot say that a conversation without a user's turn needs no variables.
+    """
+    schema = _request_schema(model, offer)
     labels, names = list(offer.prompts), offer.variables
     choice: Schema = {
         "type": "object",
@@ -122,8 +126,8 @@ def chat_body(model: type[BaseModel], offer: Offer) -> Schema:
 
 
 def completion_body(model: type[BaseModel], offer: Offer) -> Schema:
-    """The body of a text completion: `echo` is for texts."""
-    schema = _of(model, offer)
+    """Return the schema of a text completion's body, with `echo` for texts only."""
+    schema = _request_schema(model, offer)
     text, texts, ids, lists = schema["properties"]["prompt"]["anyOf"]
     no_echo = {"prompt": either(ids, lists), "echo": {"enum": [False, None]}}
     schema["anyOf"] = [{"properties": {"prompt": either(text, texts)}}, {"properties": no_echo}]
@@ -131,7 +135,7 @@ def completion_body(model: type[BaseModel], offer: Offer) -> Schema:
 
 
 def invocations_body(bare: type[BaseModel], offer: Offer) -> Schema:
-    """The request body of `/invocations`, with every form that it may have and the columns of the release's prompt."""
+    """Return the request body of `/invocations` in all its forms, with the columns of the release's prompt."""
     names = offer.variables
     asked = [EXAMPLE for _ in names]
     split = {"dataframe_split": {"columns": list(names), "data": [asked]}}
@@ -140,23 +144,25 @@ def invocations_body(bare: type[BaseModel], offer: Offer) -> Schema:
         "required": True,
         "description": "A table may have more columns than these: they are ignored.",
         "content": {
-            "application/json": {"schema": either(_table(offer), _bare(bare, offer)), "example": split},
+            "application/json": {"schema": either(_table_schema(offer), _bare_schema(bare, offer)), "example": split},
             "text/csv": {"schema": {"type": "string", "pattern": _csv_pattern(names)}, "example": lines},
             "application/vnd.apache.parquet": {"schema": {"type": "string", "format": "binary"}},
         },
     }
 
 
-def _table(offer: Offer) -> Schema:
-    """Exactly one form of table. What JSON Schema cannot say: lists of one length; more columns than these, with values
-    for each in every row."""
+def _table_schema(offer: Offer) -> Schema:
+    """Return the schema of a table in exactly one form.
+
+    JSON Schema cannot say that lists have one length, or that rows have a value for each further column.
+    """
     names, most, text = offer.variables, offer.limits.max_rows, _text(blank=False)
     row = record(**dict.fromkeys(names, text))
     rows = [row]
     if "messages" not in names:
         row["properties"]["messages"] = NULL
         if len(names) == 1:
-            rows.append(record(messages=_conversation()))
+            rows.append(record(messages=_messages()))
     alone = [text] if len(names) == 1 else []
     values = {"type": "array", "prefixItems": [text for _ in names], "minItems": len(names), "maxItems": len(names)}
     lists = record(**dict.fromkeys(names, list_of(text, maxItems=most)))
@@ -176,12 +182,12 @@ def _table(offer: Offer) -> Schema:
     }
 
 
-def _bare(model: type[BaseModel], offer: Offer) -> Schema:
-    """Exactly one of messages, prompt and input, with settings beside it."""
-    schema = _of(model, offer)
+def _bare_schema(model: type[BaseModel], offer: Offer) -> Schema:
+    """Return the schema of a body with exactly one of messages, prompt and input, and settings."""
+    schema = _request_schema(model, offer)
     text = _text(blank=False)
     forms = {
-        "messages": _conversation(),
+        "messages": _messages(),
         "prompt": either(*schema["properties"]["prompt"]["anyOf"][:2]),
         "input": either(text, list_of(text, minItems=1, maxItems=offer.limits.max_rows)),
     }
@@ -197,14 +203,14 @@ def _bare(model: type[BaseModel], offer: Offer) -> Schema:
 
 
 def _csv_pattern(names: Sequence[str]) -> str:
-    """Lines of plain texts; quoted ones are taken too, and no pattern could say how many there must be."""
+    """Return a pattern of lines without quotes. Quoted fields are taken too, but no pattern can count them."""
     plain = r'[^",\x00-\x1f]*'
     field = rf'{plain}[^",\x00-\x1f{_SPACE}]{plain}'
     row = ",".join(field for _ in names)
     return rf"^{','.join(names)}(\r?\n{row})*\n?$"
 
 
-def _conversation() -> Schema:
+def _messages() -> Schema:
     return list_of(reference("ChatMessage"), minItems=1, maxItems=1000)
 
 
@@ -213,8 +219,8 @@ def _text(*, blank: bool = True) -> Schema:
     return text if blank else {**text, "pattern": f"[^{_SPACE}]"}
 
 
-def _of(model: type[BaseModel], offer: Offer) -> Schema:
-    """A model's schema with the endpoint's own limits and names in it."""
+def _request_schema(model: type[BaseModel], offer: Offer) -> Schema:
+    """Return the schema of a request with the limits and model names of the endpoint."""
     schema = model.model_json_schema(ref_template=_REFERENCE)
     schema.pop("$defs", None)
     bounds = {
@@ -234,30 +240,30 @@ def _of(model: type[BaseModel], offer: Offer) -> Schema:
     return schema
 
 
-def describe(app: FastAPI, endpoint: Endpoint, locked: Callable[[str], bool], bodies: Bodies) -> None:
-    """Have the application's `/openapi.json` say what is so at the moment; `locked` paths need a key."""
+def describe(app: FastAPI, endpoint: Endpoint, needs_key: Callable[[str], bool], bodies: Bodies) -> None:
+    """Make `/openapi.json` follow what is served at the moment. `needs_key` tells which paths need a key."""
     original = app.openapi
-    made: dict[Offer, dict[str, Any]] = {}
+    cache: dict[Offer, dict[str, Any]] = {}
 
     def openapi() -> dict[str, Any]:
         offer = Offer.of(endpoint)
-        if offer not in made:
-            made.clear()
+        if offer not in cache:
+            cache.clear()
             app.openapi_schema = None
-            made[offer] = _complete(original(), offer, locked, bodies)
-        return made[offer]
+            cache[offer] = _complete(original(), offer, needs_key, bodies)
+        return cache[offer]
 
     app.openapi = openapi  # type: ignore[method-assign]
 
 
-def _complete(schema: dict[str, Any], offer: Offer, locked: Callable[[str], bool], bodies: Bodies) -> dict[str, Any]:
+def _complete(schema: dict[str, Any], offer: Offer, needs_key: Callable[[str], bool], bodies: Bodies) -> dict[str, Any]:
     components = schema.setdefault("components", {})
     schemas = components.setdefault("schemas", {})
     for model in bodies:
         schemas.update(model.model_json_schema(ref_template=_REFERENCE).get("$defs", {}))
     schemas |= {
         **COMPONENTS,
-        "Generation": _of(Generation, offer),
+        "Generation": _request_schema(Generation, offer),
         bodies.chat.__name__: chat_body(bodies.chat, offer),
         bodies.completion.__name__: completion_body(bodies.completion, offer),
     }
@@ -268,7 +274,7 @@ def _complete(schema: dict[str, Any], offer: Offer, locked: Callable[[str], bool
     for path, operations in schema["paths"].items():
         for operation in operations.values():
             _complete_operation(path, operation)
-            if locked(path):
+            if needs_key(path):
                 operation["security"] = [{"key": []}]
     return schema
 
@@ -280,8 +286,8 @@ def _complete_operation(path: str, operation: dict[str, Any]) -> None:
     for code, response in found.items():
         response["headers"] = {"x-request-id": _REQUEST_ID}
         if code == "200" or (path, code) == ("/ready", "503"):
-            if path in ANSWERS:
-                response["content"] = _content(ANSWERS[path])
+            if path in RESPONSES:
+                response["content"] = _content(RESPONSES[path])
             continue
         response["content"] = _content({"application/json": error})
         if code in ("429", "503"):

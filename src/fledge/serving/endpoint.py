@@ -1,4 +1,4 @@
-"""What is behind the port: the served releases, who answers whom, and each request's way through them."""
+"""The endpoint: the served releases, which of them answers a request, and how it is answered and recorded."""
 
 import asyncio
 import json
@@ -25,11 +25,11 @@ from fledge.serving.outbox import Outbox
 from fledge.serving.routing import Routes
 from fledge.serving.trace import RequestTrace, Result
 
-MOST_EARLY = 100  # opinions on one answer that is not whole yet
+MAX_EARLY_FEEDBACK = 100  # feedback on one request that is still open
 
 
 class Served:
-    """One release: its manifest, its engine, and how much it has to do."""
+    """One served release: its manifest, its engine and its queue."""
 
     def __init__(self, manifest: Manifest, limits: Limits) -> None:
         self.manifest = manifest
@@ -38,7 +38,7 @@ class Served:
         self.admission = Admission(limits)
 
     def limit(self, limits: Limits) -> None:
-        """Other limits from here on."""
+        """Apply new limits from here on."""
         self.admission.limits = limits
         self.client.resize(limits.max_running)
 
@@ -48,12 +48,12 @@ class Served:
         return self.manifest.name, str(self.manifest.version)
 
     def params(self, chosen: Mapping[str, Any]) -> dict[str, Any]:
-        """The release's generation settings, with those that a request chose."""
+        """Return the release's generation settings, overridden by those of a request."""
         return {**self.manifest.generation, **chosen}
 
 
 class Respondent(NamedTuple):
-    """The release that answers a request, under which alias, and the one that answers unseen, if any."""
+    """The release that answers a request, its alias, and the shadow release, if any."""
 
     served: Served
     arm: str
@@ -62,8 +62,10 @@ class Respondent(NamedTuple):
 
 @dataclass(frozen=True)
 class Job:
-    """What a request asks a release: prompts with their text as people read it, `n` answers to each. `prompt` names the
-    release's own, where the prompts were made of it."""
+    """The work of one request: prompts, their texts as people read them, and `n` answers to each.
+
+    `prompt` names the release's prompt where it was filled in.
+    """
 
     asks: Sequence[Ask]
     texts: Sequence[str]
@@ -72,18 +74,18 @@ class Job:
 
     @property
     def tokens(self) -> int:
-        """About how many tokens are read and may be generated."""
+        """Estimate the tokens of the prompts and of the longest answers."""
         pairs = zip(self.asks, self.texts, strict=True)
         read = sum(len(ask.token_ids or ()) or estimate_tokens(len(text)) for ask, text in pairs)
         return read + sum(self.n * int(ask.params["max_tokens"]) for ask in self.asks)
 
     def results(self) -> list[Result]:
-        """A place for each answer, `n` in a row for each prompt."""
+        """Return an empty result for each answer, `n` in a row for each prompt."""
         return [Result(text) for text in self.texts for _ in range(self.n)]
 
 
 JobMaker = Callable[[Served], Job]
-"""A request, as it is asked of a release: each has a prompt and settings of its own."""
+"""Makes the job of a request for one release, with that release's prompt and settings."""
 
 
 @dataclass
@@ -99,133 +101,135 @@ class Endpoint:
     draining: bool = False
     in_flight: int = 0
     _shadows: "set[asyncio.Task[None]]" = field(default_factory=set)
-    _early: dict[str, list[FeedbackRecord]] = field(default_factory=dict)  # on requests that have not ended, by id
+    _early_feedback: dict[str, list[FeedbackRecord]] = field(default_factory=dict)  # on open requests, by id
 
     @property
     def ready(self) -> bool:
-        """Whether every release that has requests by right takes them."""
-        wanted = {arm.release for route in self.routes.routes for arm in route.arms}
+        """Whether every release with a share of the requests is ready, except a canary's candidate."""
+        required = {arm.release for route in self.routes.routes for arm in route.arms}
         canary = self.facts.canary
-        if canary and canary.status == "running":  # a candidate release is nobody's by right
-            wanted.discard(canary.release)
-        return not self.draining and all(self.served[release].client.ready for release in wanted)
+        if canary and canary.status == "running":  # it may fail without the endpoint being unready
+            required.discard(canary.release)
+        return not self.draining and all(self.served[release].client.ready for release in required)
 
-    def full(self) -> BusyError | None:
-        """Why no request can be taken at the moment, whatever it asks; None where one might be."""
-        refusals = [served.admission.full() for served in self.served.values()]
+    def busy(self) -> BusyError | None:
+        """Return the error for any request where all releases are full, else None."""
+        refusals = [served.admission.busy() for served in self.served.values()]
         return refusals[0] if all(refusals) else None
 
     def choose(self, trace: RequestTrace, model: str, unit: str) -> Respondent:
-        """Who answers a request for `model`, noted in its trace. Raises 404 for a name that is not served,
-        `EngineGoneError` where nobody answers any more."""
+        """Choose the release that answers a request for `model`, and note it in the trace.
+
+        Raises 404 for a name that is not served, `EngineGoneError` while the endpoint stops.
+        """
         choice = self.routes.find(model, unit)
         if choice is None or choice.release not in self.served:
             names = ", ".join(route.name for route in self.routes.routes)
             raise HTTPException(404, f"{NO_MODEL} {model!r} here; this endpoint serves {names}")
         served = self.served[choice.release]
-        note(trace, served, choice.arm)
-        self._early.setdefault(trace.request_id, [])
+        set_respondent(trace, served, choice.arm)
+        self._early_feedback.setdefault(trace.request_id, [])
         if self.draining:
             raise EngineGoneError("the endpoint is stopping")
         shadow = choice.shadow and self.served.get(choice.shadow.release)
-        unseen = Respondent(shadow, choice.shadow.alias) if shadow and choice.shadow else None
-        return Respondent(served, choice.arm, unseen)
+        beside = Respondent(shadow, choice.shadow.alias) if shadow and choice.shadow else None
+        return Respondent(served, choice.arm, beside)
 
     def serves(self, chosen: Respondent) -> bool:
-        """Whether a release that was chosen still is one of ours."""
+        """Whether a chosen release is still served."""
         return chosen.served in self.served.values()
 
     @contextmanager
-    def reading(self) -> Iterator[None]:
-        """A stop waits for what is done within, as for answers."""
+    def track_request(self) -> Iterator[None]:
+        """Count a request as in flight: a stop waits for it."""
         self.in_flight += 1
         try:
             yield
         finally:
             self.in_flight -= 1
 
-    def answers(self, trace: RequestTrace, chosen: Respondent, make: JobMaker) -> AsyncGenerator[tuple[int, Piece]]:
-        """Pieces of all answers with the place of each in `trace.results`, where they are noted as they come.
+    def generate(self, trace: RequestTrace, chosen: Respondent, make: JobMaker) -> AsyncGenerator[tuple[int, Piece]]:
+        """Return the pieces of all answers, each with its index in `trace.results`, which they are added to.
 
         Raises as `make`, as `EngineClient.answers`, and `BusyError` where the release has too much to do.
         """
-        job = self._job(trace, chosen.served, make)
+        job = self._make_job(trace, chosen.served, make)
         if not chosen.served.client.ready:
             raise EngineGoneError("the engine is not ready")
-        trace.pieces = pieces = self._admitted(trace, chosen, job, make)
+        trace.pieces = pieces = self._generate_admitted(trace, chosen, job, make)
         return pieces
 
-    async def _admitted(
+    async def _generate_admitted(
         self, trace: RequestTrace, chosen: Respondent, job: Job, make: JobMaker
     ) -> AsyncGenerator[tuple[int, Piece]]:
         served = chosen.served
-        with served.admission.admit(job.tokens), self.reading():
+        with served.admission.admit(job.tokens), self.track_request():
             if chosen.shadow:
-                self._answer_unseen(trace, chosen.shadow, make)
+                self._start_shadow(trace, chosen.shadow, make)
             async with aclosing(served.client.answers(job.asks, job.n, self.limits.deadline_s)) as pieces:
                 async for place, piece in pieces:
                     index = place * job.n + piece.index
                     trace.results[index].add(piece)
                     yield index, piece
 
-    def _job(self, trace: RequestTrace, served: Served, make: JobMaker) -> Job:
+    def _make_job(self, trace: RequestTrace, served: Served, make: JobMaker) -> Job:
         job = make(served)
         trace.results, trace.n, trace.prompt = job.results(), job.n, job.prompt
         return job
 
-    def _answer_unseen(self, trace: RequestTrace, shadow: Respondent, make: JobMaker) -> None:
-        """Have the shadow answer the same, as long as it has room: its trouble is nobody's."""
+    def _start_shadow(self, trace: RequestTrace, shadow: Respondent, make: JobMaker) -> None:
+        """Send a copy of the request to the shadow release where it has room. Its errors reach no client."""
         served = shadow.served
         if not served.client.ready or served.admission.requests >= self.limits.max_running:
             return
         own = RequestTrace(trace.route, inputs=trace.inputs, tags={SHADOW_TAG: trace.request_id})
-        note(own, served, shadow.arm)
+        set_respondent(own, served, shadow.arm)
         try:
-            job = self._job(own, served, make)
+            job = self._make_job(own, served, make)
         except InputError:  # its prompt wants what this request does not have
             return
-        task = asyncio.create_task(self._shadow(own, shadow, job, make))
+        task = asyncio.create_task(self._run_shadow(own, shadow, job, make))
         self._shadows.add(task)
         task.add_done_callback(self._shadows.discard)
 
-    async def _shadow(self, trace: RequestTrace, shadow: Respondent, job: Job, make: JobMaker) -> None:
+    async def _run_shadow(self, trace: RequestTrace, shadow: Respondent, job: Job, make: JobMaker) -> None:
         status = 200
         try:
-            async for _ in self._admitted(trace, shadow, job, make):
+            async for _ in self._generate_admitted(trace, shadow, job, make):
                 pass
         except FledgeError as error:
             status, trace.error = 500, error.message
         except asyncio.CancelledError:
             status = 499
-        self.ended(trace, status)
+        self.record_outcome(trace, status)
 
-    def judged(self, record: FeedbackRecord) -> None:
-        """Leave feedback in the outbox, behind the request that it is on: a stream can be judged before it is whole."""
-        early = self._early.get(record.request_id)
-        if early is not None and len(early) < MOST_EARLY:
+    def add_feedback(self, record: FeedbackRecord) -> None:
+        """Write feedback to the outbox, after the record of its request, which may still be streaming."""
+        early = self._early_feedback.get(record.request_id)
+        if early is not None and len(early) < MAX_EARLY_FEEDBACK:
             early.append(record)
         elif self.outbox is not None:
             self.outbox.put(record)
 
-    def ended(self, trace: RequestTrace, status: int) -> None:
-        """Leave the one outcome of a request in the outbox, and count it."""
+    def record_outcome(self, trace: RequestTrace, status: int) -> None:
+        """Write the outcome of a request to the outbox, and count it."""
         record = trace.finish(status)
         self.metrics.observe(record)
-        early = self._early.pop(trace.request_id, [])
+        early = self._early_feedback.pop(trace.request_id, [])
         if self.outbox is not None:
             self.outbox.put(record)
-            for opinion in early:
-                self.outbox.put(opinion)
+            for feedback in early:
+                self.outbox.put(feedback)
 
 
-def note(trace: RequestTrace, served: Served, arm: str) -> None:
-    """Who answers a request, for its record."""
+def set_respondent(trace: RequestTrace, served: Served, arm: str) -> None:
+    """Note in the trace which release answers, and under which alias."""
     manifest = served.manifest
     trace.release, trace.version, trace.arm = manifest.name, manifest.version, arm
 
 
-def head(trace: RequestTrace) -> dict[str, str]:
-    """The headers that say who answered."""
+def release_headers(trace: RequestTrace) -> dict[str, str]:
+    """Return the headers that name the release, its alias and its prompt."""
     headers = {"x-fledge-release": f"{trace.release}/{trace.version}", "x-fledge-arm": trace.arm}
     if trace.prompt:
         headers["x-fledge-prompt"] = trace.prompt
@@ -236,8 +240,8 @@ def head(trace: RequestTrace) -> dict[str, str]:
     return {name: quote(value, safe="/@") for name, value in headers.items() if value}
 
 
-def warn(names: Sequence[str]) -> dict[str, str]:
-    """The header that names parameters that were ignored."""
+def warning_headers(names: Sequence[str]) -> dict[str, str]:
+    """Return the header that names ignored parameters, or none."""
     if not names:
         return {}
     shown = ", ".join(json.dumps(name)[1:-1][:50] for name in sorted(names)[:20])

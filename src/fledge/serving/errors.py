@@ -1,19 +1,20 @@
-"""Errors as answers: each in the shape of its protocol, never with a stack trace."""
+"""Error responses: each in the form of its protocol, never with a stack trace."""
 
 import sys
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
 from fledge.core.errors import FledgeError, InputError
 from fledge.engines.client import DeadlineError
 from fledge.engines.engine import EngineGoneError
 from fledge.serving.admission import BusyError
-from fledge.serving.request_models import problem
+from fledge.serving.json_response import StructResponse
+from fledge.serving.request_models import first_problem
+from fledge.serving.response_models import Error, ErrorDetail, ScoringError
 
 RETRY_S = 2
 MAXIMUM_CHARACTERS = 1000
@@ -26,77 +27,77 @@ _KINDS = {
 }
 
 
-class Outcome(NamedTuple):
-    """An error as HTTP tells it."""
+class HttpError(NamedTuple):
+    """Status, message and headers of an error response."""
 
     status: int
     message: str
     headers: dict[str, str]
 
 
-def outcome(error: FledgeError, request_id: str) -> Outcome:
-    """What a client is told of an error. What it says of our insides goes to the log only."""
+def http_error(error: FledgeError, request_id: str) -> HttpError:
+    """Return what a client may know of an error. Internal details go to the log only."""
     if isinstance(error, InputError):
-        return Outcome(400, error.message, {})
+        return HttpError(400, error.message, {})
     if isinstance(error, BusyError):
-        return Outcome(429, error.message, {"Retry-After": str(error.retry_after)})
+        return HttpError(429, error.message, {"Retry-After": str(error.retry_after)})
     if isinstance(error, EngineGoneError):
-        return Outcome(503, error.message, {"Retry-After": str(RETRY_S)})
+        return HttpError(503, error.message, {"Retry-After": str(RETRY_S)})
     if isinstance(error, DeadlineError):
-        return Outcome(504, error.message, {})
+        return HttpError(504, error.message, {})
     sys.stderr.write(f"fledge: request {request_id} failed: {error.message}\n")
-    return Outcome(500, f"the engine failed; the endpoint's log tells more of request {request_id}", {})
+    return HttpError(500, f"the engine failed; the endpoint's log tells more of request {request_id}", {})
 
 
-def openai_error(status: int, message: str, param: str | None = None) -> dict[str, Any]:
-    """The error body of the OpenAI protocol, with all four keys; `param` is the field that is wrong."""
+def openai_error(status: int, message: str, param: str | None = None) -> Error:
+    """Return the error body of the OpenAI protocol; `param` is the field that is wrong."""
     default = ("invalid_request_error" if status < 500 else "server_error", None)
     kind, code = _KINDS.get(status, default)
     if status == 404 and param == "model":
         code = "model_not_found"
-    return {"error": {"message": message[:MAXIMUM_CHARACTERS], "type": kind, "param": param, "code": code}}
+    return Error(ErrorDetail(message[:MAXIMUM_CHARACTERS], kind, param, code))
 
 
 def error_response(
     path: str, status: int, message: str, headers: Mapping[str, str] | None = None, param: str | None = None
-) -> JSONResponse:
-    """An error on the route `path`, in MLflow's form for `/invocations` and in OpenAI's elsewhere."""
+) -> StructResponse:
+    """Return an error in MLflow's form for `/invocations`, in OpenAI's elsewhere."""
     if path == "/invocations":
         code = "BAD_REQUEST" if status < 500 else "INTERNAL_ERROR"
-        return JSONResponse({"error_code": code, "message": message[:MAXIMUM_CHARACTERS]}, status, headers)
-    return JSONResponse(openai_error(status, message, param), status, headers)
+        return StructResponse(ScoringError(code, message[:MAXIMUM_CHARACTERS]), status, headers)
+    return StructResponse(openai_error(status, message, param), status, headers)
 
 
 def add_errors(app: FastAPI) -> None:
-    """Answer every error that a route can raise; a validation error is 400, never 422."""
+    """Register handlers for every error of a route. A validation error is 400, never 422."""
 
-    def told(
+    def respond(
         request: Request,
         status: int,
         message: str,
         headers: Mapping[str, str] | None = None,
         param: str | None = None,
-    ) -> JSONResponse:
+    ) -> StructResponse:
         trace = request.scope["state"].get("trace")
         if trace is not None:
             trace.error = message
         return error_response(request.url.path, status, message, headers, param)
 
     @app.exception_handler(RequestValidationError)
-    async def invalid(request: Request, error: RequestValidationError) -> JSONResponse:
-        field, message = problem(error.errors())
-        return told(request, 400, message, param=field or None)
+    async def invalid(request: Request, error: RequestValidationError) -> StructResponse:
+        field, message = first_problem(error.errors())
+        return respond(request, 400, message, param=field or None)
 
     @app.exception_handler(HTTPException)
-    async def refused(request: Request, error: HTTPException) -> JSONResponse:
+    async def refused(request: Request, error: HTTPException) -> StructResponse:
         param = "model" if str(error.detail).startswith(NO_MODEL) else None  # any other 404 is a path
-        return told(request, error.status_code, str(error.detail), error.headers, param)
+        return respond(request, error.status_code, str(error.detail), error.headers, param)
 
     @app.exception_handler(FledgeError)
-    async def failed(request: Request, error: FledgeError) -> JSONResponse:
+    async def failed(request: Request, error: FledgeError) -> StructResponse:
         trace = request.scope["state"].get("trace")
-        return told(request, *outcome(error, trace.request_id if trace else ""))
+        return respond(request, *http_error(error, trace.request_id if trace else ""))
 
     @app.exception_handler(Exception)
-    async def defect(request: Request, _error: Exception) -> JSONResponse:
-        return told(request, 500, "the request failed; the endpoint's log says why")
+    async def defect(request: Request, _error: Exception) -> StructResponse:
+        return respond(request, 500, "the request failed; the endpoint's log says why")

@@ -1,49 +1,47 @@
-"""Server-sent events: an answer as it is generated."""
+"""Server-sent events: an answer streamed as it is generated."""
 
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
-from typing import Any, TypeVar
+from typing import TypeVar
 
-import msgspec
+from msgspec import Struct
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from fledge.core.errors import FledgeError
-from fledge.serving.errors import openai_error, outcome
+from fledge.serving.errors import http_error, openai_error
+from fledge.serving.response_models import encode
 from fledge.serving.trace import RequestTrace
 
-Event = Mapping[str, Any]
 T = TypeVar("T")
 
 DONE = b"data: [DONE]\n\n"
 
-_encode = msgspec.json.Encoder().encode
+
+def event(value: Struct) -> bytes:
+    """Encode one event; JSON has no line breaks of its own, so it is one line."""
+    return b"data: " + encode(value) + b"\n\n"
 
 
-def event(value: Event) -> bytes:
-    """One event; JSON has no line breaks of its own, so it is one line."""
-    return b"data: " + _encode(value) + b"\n\n"
-
-
-async def begun(pieces: AsyncGenerator[T]) -> AsyncGenerator[T]:
-    """The same pieces, of which the first is there: what goes wrong until then can still be told by a status."""
+async def start_generation(pieces: AsyncGenerator[T]) -> AsyncGenerator[T]:
+    """Wait for the first piece, and return all of them. An error until then can still be answered with its status."""
     first = await anext(pieces)
 
-    async def all_of_them() -> AsyncGenerator[T]:
+    async def resume() -> AsyncGenerator[T]:
         async with aclosing(pieces):
             yield first
             async for piece in pieces:
                 yield piece
 
-    return all_of_them()
+    return resume()
 
 
 class EventStream(Response):
-    """Events one by one; one that fails is told as an error frame, and noted in the trace with its own status."""
+    """Sends events one by one. An error on the way becomes the last event, and the trace notes its status."""
 
     media_type = "text/event-stream"
 
-    def __init__(self, events: AsyncGenerator[Event], trace: RequestTrace, headers: Mapping[str, str]) -> None:
+    def __init__(self, events: AsyncGenerator[Struct], trace: RequestTrace, headers: Mapping[str, str]) -> None:
         super().__init__(headers={**headers, "cache-control": "no-cache"})
         del self.headers["content-length"]
         self._events = events
@@ -57,9 +55,9 @@ class EventStream(Response):
                 async for value in events:
                     await send({"type": "http.response.body", "body": event(value), "more_body": True})
         except FledgeError as error:
-            told = outcome(error, self._trace.request_id)
-            self._trace.status, self._trace.error = told.status, error.message
-            end = event(openai_error(told.status, told.message))
+            status, message, _ = http_error(error, self._trace.request_id)
+            self._trace.status, self._trace.error = status, error.message
+            end = event(openai_error(status, message))
         except Exception as error:
             self._trace.status, self._trace.error = 500, type(error).__name__
             raise

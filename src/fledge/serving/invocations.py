@@ -8,17 +8,18 @@ from dataclasses import dataclass
 from typing import Annotated, Any, TypeVar
 
 from fastapi import APIRouter, Request
-from fastapi.responses import JSONResponse, Response
+from fastapi.responses import Response
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, TypeAdapter, ValidationError
 from starlette.exceptions import HTTPException
 
 from fledge.core.errors import InputError
 from fledge.core.limits import Limits
 from fledge.prompts.prompt import Prompt
-from fledge.serving.conversations import Turns, as_dicts, as_text, ask_for, by_prompt
+from fledge.serving.conversations import Turns, as_dicts, as_text, fill_prompt, make_ask
 from fledge.serving.docs import responses
-from fledge.serving.endpoint import Endpoint, Job, Respondent, Served, head, warn
-from fledge.serving.openai import Messages, PromptText, unit, unknown_of
+from fledge.serving.endpoint import Endpoint, Job, Respondent, Served, release_headers, warning_headers
+from fledge.serving.json_response import StructResponse
+from fledge.serving.openai import Messages, PromptText, assignment_unit, unknown_in
 from fledge.serving.parquet import read_parquet
 from fledge.serving.request_models import (
     MAX_CHARACTERS,
@@ -26,10 +27,11 @@ from fledge.serving.request_models import (
     Generation,
     Text,
     check_size,
-    problem,
+    first_problem,
     read_json,
-    unknown,
+    unknown_names,
 )
+from fledge.serving.response_models import Predictions
 from fledge.serving.trace import RequestTrace
 
 JSON, CSV, PARQUET = "application/json", "text/csv", "application/vnd.apache.parquet"
@@ -40,7 +42,7 @@ Name = Annotated[str, StringConstraints(max_length=200)]
 Texts = Annotated[list[Text], Field(fail_fast=True, min_length=1, max_length=MAX_PROMPTS)]
 M = TypeVar("M", bound=BaseModel)
 
-_conversation = TypeAdapter(Messages)
+_messages = TypeAdapter(Messages)
 
 
 class Split(BaseModel):
@@ -66,8 +68,7 @@ class TableRequest(BaseModel):
     params: Generation | None = None
 
     def rows(self, names: Sequence[str]) -> list[Any]:
-        """The rows, as mappings or bare values, of a table with the columns `names`. Raises `InputError` where it is
-        none."""
+        """Return the rows as mappings or bare values. Raises `InputError` where the columns `names` are not there."""
         forms = self.model_fields_set & FORMS
         if len(forms) != 1:
             raise InputError("send exactly one of dataframe_split, dataframe_records, instances, inputs")
@@ -87,13 +88,13 @@ class TableRequest(BaseModel):
 
     @property
     def unknown(self) -> list[str]:
-        """Names that nothing here knows; a null means nothing."""
+        """Parameters that are ignored; a null counts as missing."""
         inside = self.params.unknown if self.params else []
-        return [*unknown(self), *unknown(self.dataframe_split, "dataframe_split."), *inside]
+        return [*unknown_names(self), *unknown_names(self.dataframe_split, "dataframe_split."), *inside]
 
 
 class BareRequest(Generation):
-    """A conversation, a prompt as it is, or a text for the release's prompt; the answer comes unwrapped."""
+    """A conversation, a prompt as it is, or a text for the release's prompt. The response is a bare list."""
 
     messages: Messages | None = None
     prompt: (
@@ -103,13 +104,15 @@ class BareRequest(Generation):
 
     @property
     def unknown(self) -> list[str]:
-        return [*super().unknown, *unknown_of(self.messages or ())]
+        return [*super().unknown, *unknown_in(self.messages or ())]
 
 
 @dataclass(frozen=True)
-class Parsed:
-    """What was asked: each of `items` is the values of the release's prompt, a conversation for it, or a text that is
-    asked as it is. `bare` answers come unwrapped."""
+class ParsedRequest:
+    """A request in any form. Each of `items` is values for the release's prompt, a conversation, or a prompt as it is.
+
+    With `bare` the response is a list, without `predictions` around it.
+    """
 
     inputs: Any
     items: Sequence[Mapping[str, str] | str | Turns]
@@ -118,15 +121,15 @@ class Parsed:
     bare: bool
 
     def job(self, served: Served) -> Job:
-        asked = [_filled(served.prompt, item) for item in self.items]
+        asked = [_fill(served.prompt, item) for item in self.items]
         params = served.params(self.settings)
         changed = any(filled is not item for item, filled in zip(self.items, asked, strict=True))
-        asks = [ask_for(item, params, stream=False) for item in asked]
+        asks = [make_ask(item, params, stream=False) for item in asked]
         return Job(asks, list(map(as_text, asked)), prompt=served.manifest.prompt_label if changed else "")
 
 
 def invocations_routes(endpoint: Endpoint, router: APIRouter) -> None:
-    """Add the route of the protocol."""
+    """Add `/invocations`."""
 
     @router.post(
         "/invocations",
@@ -138,17 +141,16 @@ def invocations_routes(endpoint: Endpoint, router: APIRouter) -> None:
         trace: RequestTrace = request.state.trace
         body, kind = await request.body(), _content_type(request)
         chosen: Respondent | None = None
-        with endpoint.reading():
+        with endpoint.track_request():
             while chosen is None or not endpoint.serves(chosen):  # it may be replaced while a large table is read
-                chosen = endpoint.choose(trace, "", unit(request, None))
-                parsed = await _parsed(body, kind, chosen.served.prompt, endpoint.limits)
+                chosen = endpoint.choose(trace, "", assignment_unit(request, None))
+                parsed = await _parse(body, kind, chosen.served.prompt, endpoint.limits)
         trace.inputs = parsed.inputs
-        async for _ in endpoint.answers(trace, chosen, parsed.job):
+        async for _ in endpoint.generate(trace, chosen, parsed.job):
             pass
         found = [result.text.strip() for result in trace.results]
-        return JSONResponse(
-            found if parsed.bare else {"predictions": found}, headers={**head(trace), **warn(parsed.ignored)}
-        )
+        headers = {**release_headers(trace), **warning_headers(parsed.ignored)}
+        return StructResponse(found if parsed.bare else Predictions(found), headers=headers)
 
 
 def _content_type(request: Request) -> str:
@@ -160,37 +162,37 @@ def _content_type(request: Request) -> str:
     return kind
 
 
-async def _parsed(body: bytes, kind: str, prompt: Prompt, limits: Limits) -> Parsed:
+async def _parse(body: bytes, kind: str, prompt: Prompt, limits: Limits) -> ParsedRequest:
     names = prompt.variables
     settings: Mapping[str, Any] = {}
     ignored: Sequence[str] = ()
     if kind == JSON:
         value = read_json(body, limits.max_json_depth)
         if isinstance(value, dict) and not value.keys().isdisjoint(("messages", "prompt", "input")):
-            return _bare(value, prompt, limits)
-        request = _validated(TableRequest, value)
+            return _parse_bare(value, prompt, limits)
+        request = _validate(TableRequest, value)
         rows = request.rows(names)
         ignored = request.unknown
         if request.params is not None:
             settings = request.params.settings()
     elif kind == CSV:
-        rows = await asyncio.to_thread(_csv_rows, body, names, limits.max_rows)
+        rows = await asyncio.to_thread(_read_csv, body, names, limits.max_rows)
     else:
         rows = list(await read_parquet(body, names, limits.max_rows))
     check_size(limits, prompts=len(rows), settings=settings)
-    return _table(rows, prompt, settings, ignored, bare=False)
+    return _parse_table(rows, prompt, settings, ignored, bare=False)
 
 
-def _table(
+def _parse_table(
     rows: Sequence[Any], prompt: Prompt, settings: Mapping[str, Any], ignored: Sequence[str], *, bare: bool
-) -> Parsed:
+) -> ParsedRequest:
     tidy = read_rows(rows, prompt.variables)
     inputs = [row if isinstance(row, dict) else {MESSAGES: as_dicts(row)} for row in tidy]
-    return Parsed(inputs, tidy, settings, ignored, bare)
+    return ParsedRequest(inputs, tidy, settings, ignored, bare)
 
 
-def _bare(value: dict[str, Any], prompt: Prompt, limits: Limits) -> Parsed:
-    request = _validated(BareRequest, value)
+def _parse_bare(value: dict[str, Any], prompt: Prompt, limits: Limits) -> ParsedRequest:
+    request = _validate(BareRequest, value)
     given = [name for name in ("messages", "prompt", "input") if getattr(request, name) is not None]
     if len(given) != 1:
         raise InputError("send exactly one of messages, prompt, input")
@@ -198,33 +200,35 @@ def _bare(value: dict[str, Any], prompt: Prompt, limits: Limits) -> Parsed:
     if request.messages is not None:
         check_size(limits, settings=settings)
         turns = [message.turn for message in request.messages]
-        return Parsed({MESSAGES: as_dicts(turns)}, [turns], settings, ignored, bare=True)
+        return ParsedRequest({MESSAGES: as_dicts(turns)}, [turns], settings, ignored, bare=True)
     texts = request.prompt if request.prompt is not None else request.input
     texts = [texts] if isinstance(texts, str) else texts or []
     check_size(limits, prompts=len(texts), settings=settings)
     if request.prompt is not None:
-        return Parsed({"prompt": texts}, texts, settings, ignored, bare=True)
-    return _table(texts, prompt, settings, ignored, bare=True)
+        return ParsedRequest({"prompt": texts}, texts, settings, ignored, bare=True)
+    return _parse_table(texts, prompt, settings, ignored, bare=True)
 
 
-def _validated(model: type[M], value: Any) -> M:
+def _validate(model: type[M], value: Any) -> M:
     try:
         return model.model_validate(value)
     except ValidationError as error:
-        raise InputError(problem(error.errors()).message) from None
+        raise InputError(first_problem(error.errors()).message) from None
 
 
 def read_rows(rows: Sequence[Any], names: Sequence[str]) -> list[dict[str, str] | Turns]:
-    """For each row the texts of the columns `names`, or the conversation under `messages`, which needs no prompt; a
-    bare text is the one variable of a prompt that has just one. Raises `InputError` that names the row."""
-    return [_row(number, row, names) for number, row in enumerate(rows)]
+    """Return the columns `names` of each row, or the conversation in its column `messages`.
+
+    A bare text stands for the only variable of a prompt. Raises `InputError` that names the row.
+    """
+    return [_read_row(number, row, names) for number, row in enumerate(rows)]
 
 
-def _row(number: int, row: Any, names: Sequence[str]) -> dict[str, str] | Turns:
+def _read_row(number: int, row: Any, names: Sequence[str]) -> dict[str, str] | Turns:
     if isinstance(row, str) and len(names) == 1:
         row = {names[0]: row}
     if isinstance(row, dict) and MESSAGES not in names and row.get(MESSAGES) is not None:
-        return _turns(number, row[MESSAGES])
+        return _read_turns(number, row[MESSAGES])
     for name in names:
         value = row.get(name) if isinstance(row, dict) else None
         if not isinstance(value, str) or not value.strip():
@@ -234,31 +238,31 @@ def _row(number: int, row: Any, names: Sequence[str]) -> dict[str, str] | Turns:
     return {name: row[name] for name in names}
 
 
-def _turns(number: int, messages: Any) -> Turns:
+def _read_turns(number: int, messages: Any) -> Turns:
     try:
-        return [message.turn for message in _conversation.validate_python(messages)]
+        return [message.turn for message in _messages.validate_python(messages)]
     except ValidationError as error:
-        raise InputError(f"row {number}: {problem(error.errors(), [MESSAGES]).message}") from None
+        raise InputError(f"row {number}: {first_problem(error.errors(), [MESSAGES]).message}") from None
 
 
 def _check_columns(columns: Sequence[str], names: Sequence[str]) -> None:
-    """A table holds each variable of the prompt once, or conversations."""
+    """Raise `InputError` unless each variable of the prompt has one column, or there are conversations."""
     for name in names:
         count = columns.count(name)
         if count > 1 or not (count or MESSAGES in columns):
             raise InputError(f"the table has {'two columns' if count else 'no column'} {name!r}")
 
 
-def _filled(prompt: Prompt, item: Mapping[str, str] | str | Turns) -> str | Turns:
-    """What a release is asked: a row and a conversation by its prompt, a text as it is."""
+def _fill(prompt: Prompt, item: Mapping[str, str] | str | Turns) -> str | Turns:
+    """Fill the release's prompt with a row or a conversation; return a text as it is."""
     if isinstance(item, Mapping):
         filled = prompt.fill(item)
         return filled if isinstance(filled, str) else [(turn.role, turn.content) for turn in filled]
-    return item if isinstance(item, str) else by_prompt(prompt, item) or item
+    return item if isinstance(item, str) else fill_prompt(prompt, item) or item
 
 
-def _csv_rows(body: bytes, names: Sequence[str], max_rows: int) -> list[dict[str, str]]:
-    """Rows of a CSV file with the columns `names`; lines that are empty are none."""
+def _read_csv(body: bytes, names: Sequence[str], max_rows: int) -> list[dict[str, str]]:
+    """Return the rows of a CSV file with the columns `names`, without empty lines."""
     try:
         text = body.decode("utf-8-sig")
     except UnicodeDecodeError as error:

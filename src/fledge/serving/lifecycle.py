@@ -1,4 +1,4 @@
-"""A request from its first byte to its one outcome: its id, its body in bounds, hang-ups, its record."""
+"""The middleware around the application: request ids, limits on bodies, disconnects, and one outcome each."""
 
 import asyncio
 from collections.abc import Callable, Iterator
@@ -11,7 +11,7 @@ from fledge.core.limits import Limits
 from fledge.engines.engine import EngineGoneError
 from fledge.serving.admission import BusyError
 from fledge.serving.connection import GONE
-from fledge.serving.errors import error_response, outcome
+from fledge.serving.errors import error_response, http_error
 from fledge.serving.trace import RequestTrace
 
 HUNG_UP = 499
@@ -21,11 +21,11 @@ ROUTES = {"/invocations": "invocations", "/v1/chat/completions": "chat", "/v1/co
 
 
 class Lifecycle:
-    """The outermost middleware: gives each request its id, and calls `ended` exactly once with its outcome."""
+    """The outermost middleware: gives each request its id, and calls `on_end` exactly once with its outcome."""
 
-    def __init__(self, app: ASGIApp, ended: Callable[[RequestTrace, int], None]) -> None:
+    def __init__(self, app: ASGIApp, on_end: Callable[[RequestTrace, int], None]) -> None:
         self._app = app
-        self._ended = ended
+        self._on_end = on_end
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -35,7 +35,7 @@ class Lifecycle:
         scope.setdefault("state", {})["trace"] = trace
         status = 0
 
-        async def sending(message: Message) -> None:
+        async def send_with_id(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
@@ -43,17 +43,17 @@ class Lifecycle:
             await send(message)
 
         try:
-            await self._app(scope, receive, sending)
+            await self._app(scope, receive, send_with_id)
         except asyncio.CancelledError:  # at the end of a stop
             if status:
                 trace.status = trace.status or HUNG_UP
                 raise
             stopping = EngineGoneError("the endpoint is stopping")
             trace.error = stopping.message
-            await error_response(scope["path"], *outcome(stopping, trace.request_id))(scope, receive, sending)
+            await error_response(scope["path"], *http_error(stopping, trace.request_id))(scope, receive, send_with_id)
         finally:
             if trace.route and scope["method"] == "POST" and status not in UNRECORDED:
-                self._ended(trace, status or HUNG_UP)
+                self._on_end(trace, status or HUNG_UP)
 
 
 class _RefusedError(Exception):
@@ -64,24 +64,23 @@ class _RefusedError(Exception):
 class Transfer:
     """Reads the body before the application runs, and ends the application when the client hangs up.
 
-    Where `full` says why nothing can be taken, a request is refused before its body is looked at: under a load that is
-    too much, refusals must cost little.
+    Where `busy` returns an error, a request is refused before its body is read: under overload, refusals must be cheap.
     """
 
-    def __init__(self, app: ASGIApp, limits: Callable[[], Limits], full: Callable[[], BusyError | None]) -> None:
+    def __init__(self, app: ASGIApp, limits: Callable[[], Limits], busy: Callable[[], BusyError | None]) -> None:
         self._app = app
         self._limits = limits
-        self._full = full
+        self._busy = busy
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
         trace: RequestTrace = scope["state"]["trace"]
-        busy = self._full() if trace.route and scope["method"] == "POST" else None
+        busy = self._busy() if trace.route and scope["method"] == "POST" else None
         if busy:
             trace.error = busy.message
-            await error_response(scope["path"], *outcome(busy, trace.request_id))(scope, receive, send)
+            await error_response(scope["path"], *http_error(busy, trace.request_id))(scope, receive, send)
             return
         try:
             body = await self._body(Headers(scope=scope), receive)
@@ -106,13 +105,13 @@ class Transfer:
             given = True
             return {"type": "http.request", "body": body, "more_body": False}
 
-        async def sending(message: Message) -> None:
+        async def send_parts(message: Message) -> None:
             nonlocal lost
             for part in _parts(message):
                 await send(part)  # where the client has gone this does nothing
             lost = GONE in notes
 
-        app = asyncio.ensure_future(self._app(scope, replay, sending))
+        app = asyncio.ensure_future(self._app(scope, replay, send_parts))
         hang_up = asyncio.ensure_future(receive())
         try:
             await asyncio.wait({app, hang_up}, return_when=asyncio.FIRST_COMPLETED)
@@ -131,7 +130,7 @@ class Transfer:
                 await trace.pieces.aclose()
 
     async def _body(self, headers: Headers, receive: Receive) -> bytes | None:
-        """The whole body, None where the client hung up before its end."""
+        """Return the whole body, or None where the client disconnected."""
         limits = self._limits()
         if headers.get("content-encoding", "identity").lower() != "identity":
             raise _RefusedError(400, "compressed bodies are not taken")
@@ -156,7 +155,7 @@ class Transfer:
 
 
 def _parts(message: Message) -> Iterator[Message]:
-    """A long body in pieces: what is written at once lies in memory, and behind TLS nobody sees whether it is read."""
+    """Split a long body: what is written at once stays in memory, and TLS hides whether the client reads it."""
     body = message.get("body", b"")
     if len(body) <= PIECE_BYTES:
         yield message

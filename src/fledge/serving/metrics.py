@@ -1,4 +1,4 @@
-"""What Prometheus reads at `/metrics`. Names and meanings are vLLM's, with the prefix `fledge_`."""
+"""Metrics for Prometheus at `/metrics`. Names and meanings are vLLM's, with the prefix `fledge_`."""
 
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
@@ -17,7 +17,7 @@ LABELS = ("model_name", "version")
 
 
 class Metrics:
-    """Counts and times of requests, by the served release's name."""
+    """Counts and latencies of requests, by release."""
 
     def __init__(self) -> None:
         self._registry = CollectorRegistry()
@@ -30,7 +30,7 @@ class Metrics:
             return Counter(f"fledge_{name}", text, labels, registry=self._registry)
 
         self._ttft = histogram("time_to_first_token_seconds", "From a request's arrival to its first token")
-        self._between = histogram("inter_token_latency_seconds", "Mean time between the tokens of an answer")
+        self._inter_token = histogram("inter_token_latency_seconds", "Mean time between the tokens of an answer")
         self._latency = histogram("e2e_request_latency_seconds", "From a request's arrival to its end")
         self._prompt_tokens = counter("prompt_tokens", "Tokens read")
         self._new_tokens = counter("generation_tokens", "Tokens generated")
@@ -52,18 +52,18 @@ class Metrics:
             self._success.labels(*label, answer.finish_reason).inc()
             if answer.completion_tokens > 1 and answer.first_token_ns:
                 gaps = (answer.ended_ns - answer.first_token_ns) / (answer.completion_tokens - 1)
-                self._between.labels(*label).observe(max(0.0, gaps / 1e9))
+                self._inter_token.labels(*label).observe(max(0.0, gaps / 1e9))
 
     def watch(self, endpoint: "Endpoint") -> None:
-        """Also tell what the endpoint is doing at the moment of asking."""
-        self._registry.register(_Now(endpoint))
+        """Add gauges of the endpoint's current state."""
+        self._registry.register(_CurrentState(endpoint))
 
     def text(self) -> bytes:
-        """All of it, in Prometheus' text format."""
+        """Return all metrics in Prometheus' text format."""
         return generate_latest(self._registry)
 
 
-class _Now(Collector):
+class _CurrentState(Collector):
     def __init__(self, endpoint: "Endpoint") -> None:
         self._endpoint = endpoint
 
@@ -79,7 +79,7 @@ class _Now(Collector):
         yield from (running, waiting, ready)
         yield self._shares()
         yield from self._outbox()
-        yield from self._told()
+        yield from self._supervisor_metrics()
 
     def _shares(self) -> Metric:
         shares = GaugeMetricFamily("fledge_arm_share", "Share of a model's requests", labels=("model_name", "arm"))
@@ -89,8 +89,8 @@ class _Now(Collector):
                 shares.add_metric((route.name, arm.alias), arm.weight / whole)
         return shares
 
-    def _told(self) -> Iterable[Metric]:
-        """What the supervisor told of others."""
+    def _supervisor_metrics(self) -> Iterable[Metric]:
+        """Yield what the supervisor reports of releases and the recorder."""
         recorder, refused = self._endpoint.facts.recorder, self._endpoint.facts.refused
         counter = CounterMetricFamily("fledge_release_refused", "Releases that could not be served", labels=LABELS)
         for release in sorted(set(refused)):

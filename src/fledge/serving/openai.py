@@ -1,12 +1,10 @@
-"""The OpenAI protocol: chat and text completions, whole and streamed."""
+"""The OpenAI protocol: requests and routes of chat and text completions."""
 
-import time
 from collections.abc import AsyncGenerator, Mapping, Sequence
-from contextlib import aclosing
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Request
-from fastapi.responses import JSONResponse, Response
+from fastapi.responses import Response
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, model_validator
 from starlette.exceptions import HTTPException
 
@@ -14,27 +12,40 @@ from fledge.core.errors import InputError
 from fledge.core.keys import OWN_NAME
 from fledge.core.messages import Ask, Piece
 from fledge.prompts.prompt import Prompt
-from fledge.serving.conversations import as_dicts, as_text, ask_for, by_prompt
+from fledge.serving.completions import ChatBuilder, CompletionBuilder
+from fledge.serving.conversations import as_dicts, as_text, fill_prompt, make_ask
 from fledge.serving.docs import NO_PROMPT, responses
-from fledge.serving.endpoint import Endpoint, Job, Served, head, warn
+from fledge.serving.endpoint import Endpoint, Job, Served, release_headers, warning_headers
 from fledge.serving.errors import NO_MODEL
-from fledge.serving.events import Event, EventStream, begun
-from fledge.serving.request_models import MAX_PROMPTS, Count, Generation, NewTokens, Text, check_size, unknown, whole
-from fledge.serving.trace import RequestTrace, Result
+from fledge.serving.events import EventStream, start_generation
+from fledge.serving.json_response import StructResponse
+from fledge.serving.request_models import (
+    MAX_PROMPTS,
+    Count,
+    Generation,
+    NewTokens,
+    Text,
+    as_integer,
+    check_size,
+    unknown_names,
+)
+from fledge.serving.response_models import Model, Models
+from fledge.serving.trace import RequestTrace
 
 SESSION_HEADER = "x-session-id"
 COMPLETION_TOKENS = 16
+OWNER = "fledge"
 
 PromptText = Annotated[Text, StringConstraints(min_length=1)]
 TokenIds = Annotated[
     list[Annotated[int, Field(ge=0, lt=2**31)]],
     Field(fail_fast=True, min_length=1, max_length=200_000),
-    BeforeValidator(whole),
+    BeforeValidator(as_integer),
 ]
 
 
 class TextPart(BaseModel):
-    """A part of a message; only texts are taken."""
+    """A part of a message. Only text is supported."""
 
     model_config = ConfigDict(strict=True, extra="allow")
 
@@ -52,16 +63,16 @@ class ChatMessage(BaseModel):
 
     @property
     def turn(self) -> tuple[str, str]:
-        """Role and text, as engines know them."""
+        """Role and text, as engines take them."""
         text = self.content if isinstance(self.content, str) else "".join(part.text for part in self.content)
         return ("system" if self.role == "developer" else self.role), text
 
 
-def unknown_of(messages: Sequence[ChatMessage]) -> list[str]:
-    """Names in messages that nothing here knows."""
-    found = {name for message in messages for name in unknown(message, "messages.")}
+def unknown_in(messages: Sequence[ChatMessage]) -> list[str]:
+    """Return the names in messages that are ignored."""
+    found = {name for message in messages for name in unknown_names(message, "messages.")}
     parts = [part for message in messages if isinstance(message.content, list) for part in message.content]
-    return sorted(found | {name for part in parts for name in unknown(part, "messages.content.")})
+    return sorted(found | {name for part in parts for name in unknown_names(part, "messages.content.")})
 
 
 Messages = Annotated[list[ChatMessage], Field(fail_fast=True, min_length=1, max_length=1000)]
@@ -85,7 +96,7 @@ class PromptChoice(BaseModel):
 
 
 class CommonRequest(Generation):
-    """What both kinds of completion take."""
+    """Parameters of both kinds of completion."""
 
     model: Annotated[str, StringConstraints(max_length=300)] = Field(
         "", description="`NAME`, `NAME@alias` or `NAME/version`; what is served first if missing"
@@ -103,7 +114,7 @@ class CommonRequest(Generation):
 
     @property
     def unknown(self) -> list[str]:
-        inside = unknown(self.stream_options, "stream_options.") if self.stream_options else []
+        inside = unknown_names(self.stream_options, "stream_options.") if self.stream_options else []
         return [*super().unknown, *inside]
 
 
@@ -113,37 +124,37 @@ class ChatRequest(CommonRequest):
     messages: Messages
     max_completion_tokens: NewTokens | None = None
     logprobs: bool | None = None
-    top_logprobs: Annotated[int, Field(ge=0, le=20), BeforeValidator(whole)] | None = None
+    top_logprobs: Annotated[int, Field(ge=0, le=20), BeforeValidator(as_integer)] | None = None
     prompt: PromptChoice | Annotated[str, StringConstraints(max_length=200)] | None = Field(
         None,
         description="the release's own prompt, into which the user's last message is filled; `none` asks without it",
     )
 
     @model_validator(mode="after")
-    def _one_limit(self) -> "ChatRequest":
+    def _merge_limits(self) -> "ChatRequest":
         self.max_tokens = self.max_completion_tokens or self.max_tokens
         return self
 
     @property
     def unknown(self) -> list[str]:
-        inside = unknown_of(self.messages)
+        inside = unknown_in(self.messages)
         if isinstance(self.prompt, PromptChoice):
-            inside += unknown(self.prompt, "prompt.")
+            inside += unknown_names(self.prompt, "prompt.")
         beyond = ["top_logprobs beyond the chosen token"] if (self.top_logprobs or 0) > 1 else []
         return [*super().unknown, *inside, *beyond]
 
     def job(self, served: Served) -> Job:
-        """As a release is asked: by its own prompt, unless told otherwise.
+        """Return the job for a release, with its own prompt unless the request says otherwise.
 
-        Raises `InputError` where it has no prompt of that name, or that wants more than there is.
+        Raises `InputError` for another prompt, or where variables of the prompt are missing.
         """
         turns = [message.turn for message in self.messages]
-        found = None if self.prompt == NO_PROMPT else by_prompt(served.prompt, turns, self._values(served.prompt))
+        found = None if self.prompt == NO_PROMPT else fill_prompt(served.prompt, turns, self._values(served.prompt))
         asked = turns if found is None else found
         n = self.n or 1
         params = {**served.params(self.settings()), "n": n, "logprobs": bool(self.logprobs)}
         label = "" if found is None else served.manifest.prompt_label
-        return Job([ask_for(asked, params, stream=bool(self.stream))], [as_text(asked)], n, label)
+        return Job([make_ask(asked, params, stream=bool(self.stream))], [as_text(asked)], n, label)
 
     def _values(self, prompt: Prompt) -> Mapping[str, str]:
         if self.prompt is None:
@@ -163,11 +174,11 @@ class CompletionRequest(CommonRequest):
         | TokenIds
         | Annotated[list[TokenIds], Field(fail_fast=True, min_length=1, max_length=MAX_PROMPTS)]
     )
-    logprobs: Annotated[int, Field(ge=0, le=5), BeforeValidator(whole)] | None = None
+    logprobs: Annotated[int, Field(ge=0, le=5), BeforeValidator(as_integer)] | None = None
     echo: bool | None = None
 
     def prompts(self) -> Sequence[str | list[int]]:
-        """Each prompt, as text or token ids. Raises `InputError` where token ids shall come back as text."""
+        """Return each prompt, as text or token ids. Raises `InputError` for `echo` with token ids."""
         given: Any = self.prompt
         found = [given] if isinstance(given, str) or isinstance(given[0], int) else list(given)
         if self.echo and not isinstance(found[0], str):
@@ -181,38 +192,40 @@ class CompletionRequest(CommonRequest):
         return [*super().unknown, *beyond, *of_prompt]
 
     def job(self, served: Served) -> Job:
-        """As a release is asked."""
+        """Return the job for a release."""
         n, settings = self.n or 1, {"max_tokens": COMPLETION_TOKENS, **self.settings()}
         params = {**served.params(settings), "n": n, "logprobs": self.logprobs is not None}
-        about: dict[str, Any] = {"params": params, "stream": bool(self.stream)}
+        stream = bool(self.stream)
         asks = [
-            Ask("", text=item, **about) if isinstance(item, str) else Ask("", token_ids=item, **about)
+            Ask("", params, text=item, stream=stream)
+            if isinstance(item, str)
+            else Ask("", params, token_ids=item, stream=stream)
             for item in self.prompts()
         ]
         return Job(asks, self.texts(), n)
 
     def texts(self) -> list[str]:
-        """The prompts as people read them."""
+        """Return the prompts as people read them."""
         return [item if isinstance(item, str) else f"{len(item)} token ids" for item in self.prompts()]
 
 
 def openai_routes(endpoint: Endpoint, router: APIRouter) -> None:
     """Add the routes of the protocol."""
 
-    @router.get("/v1/models", summary="What is served", responses=responses(401), tags=["OpenAI"])
-    async def models() -> JSONResponse:
-        return JSONResponse({"object": "list", "data": [_card(name) for name in endpoint.routes.names()]})
+    @router.get("/v1/models", summary="List the models", responses=responses(401), tags=["OpenAI"])
+    async def models() -> StructResponse:
+        return StructResponse(Models([Model(name, 0, OWNER) for name in endpoint.routes.names()]))
 
     @router.get(
         "/v1/models/{model:path}",
-        summary="Whether a model is served",
+        summary="Look up a model",
         responses=responses(401, 404),
         tags=["OpenAI"],
     )
-    async def model(model: str) -> JSONResponse:
+    async def model(model: str) -> StructResponse:
         if model not in endpoint.routes.names(versions=True):
             raise HTTPException(404, f"{NO_MODEL} {model!r} here")
-        return JSONResponse(_card(model))
+        return StructResponse(Model(model, 0, OWNER))
 
     @router.post(
         "/v1/chat/completions", summary="Answer a conversation", responses=responses(answers=True), tags=["OpenAI"]
@@ -221,24 +234,24 @@ def openai_routes(endpoint: Endpoint, router: APIRouter) -> None:
         trace: RequestTrace = request.state.trace
         trace.inputs = {"messages": as_dicts([message.turn for message in body.messages])}
         check_size(endpoint.limits, n=body.n or 1, settings=body.settings())
-        chosen = endpoint.choose(trace, body.model, unit(request, body.user))
-        form = _Chat(trace, body.n or 1, body.with_usage, with_top=bool(body.top_logprobs))
-        return await _answer(endpoint.answers(trace, chosen, body.job), form, body)
+        chosen = endpoint.choose(trace, body.model, assignment_unit(request, body.user))
+        builder = ChatBuilder(trace, body.n or 1, with_usage=body.with_usage, with_top=bool(body.top_logprobs))
+        return await _respond(endpoint.generate(trace, chosen, body.job), builder, body)
 
-    @router.post("/v1/completions", summary="Go on with a text", responses=responses(answers=True), tags=["OpenAI"])
+    @router.post("/v1/completions", summary="Complete a text", responses=responses(answers=True), tags=["OpenAI"])
     async def completions(body: CompletionRequest, request: Request) -> Response:
         trace: RequestTrace = request.state.trace
         trace.inputs = {"prompt": body.prompt}
         texts, n = body.texts(), body.n or 1
         check_size(endpoint.limits, prompts=len(texts), n=n, settings=body.settings())
-        chosen = endpoint.choose(trace, body.model, unit(request, body.user))
+        chosen = endpoint.choose(trace, body.model, assignment_unit(request, body.user))
         echoes = [text if body.echo else "" for text in texts for _ in range(n)]
-        form = _Completion(trace, n, body.with_usage, echoes)
-        return await _answer(endpoint.answers(trace, chosen, body.job), form, body)
+        builder = CompletionBuilder(trace, n, with_usage=body.with_usage, echoes=echoes)
+        return await _respond(endpoint.generate(trace, chosen, body.job), builder, body)
 
 
-def unit(request: Request, user: str | None) -> str:
-    """Whose request it is, for a stable assignment: `user`, else the session, else the name of the key, else nobody's.
+def assignment_unit(request: Request, user: str | None) -> str:
+    """Return the unit of a stable assignment: `user`, else the session, else the key's name, else the request itself.
 
     The key of the environment has no name: all share it.
     """
@@ -247,133 +260,13 @@ def unit(request: Request, user: str | None) -> str:
     return str(found or request.state.trace.request_id)
 
 
-def _card(name: str) -> dict[str, Any]:
-    return {"id": name, "object": "model", "created": 0, "owned_by": "fledge"}
-
-
-class _Form:
-    """An answer in the protocol's shape; `choice` and `delta` make its parts."""
-
-    prefix = kind = chunk_kind = ""
-
-    def __init__(self, trace: RequestTrace, n: int, with_usage: bool) -> None:
-        self.trace = trace
-        self._n = n
-        self._with_usage = with_usage
-        self._head = {"id": f"{self.prefix}-{trace.request_id}", "created": int(time.time())}
-
-    def choice(self, index: int, result: Result) -> dict[str, Any]:
-        raise NotImplementedError
-
-    def delta(self, index: int, text: str, reason: str | None, logprobs: Any) -> dict[str, Any]:
-        raise NotImplementedError
-
-    def whole(self) -> dict[str, Any]:
-        choices = [self.choice(index, result) for index, result in enumerate(self.trace.results)]
-        return {**self._about(self.kind), "choices": choices, "usage": self._usage()}
-
-    async def events(self, pieces: AsyncGenerator[tuple[int, Piece]]) -> AsyncGenerator[Event]:
-        """One event for each piece that holds anything."""
-        about = self._about(self.chunk_kind)
-        usage: dict[str, Any] = {"usage": None} if self._with_usage else {}
-        for opening in self.openings():
-            yield {**about, "choices": [opening], **usage}
-        async with aclosing(pieces):
-            async for index, piece in pieces:
-                if piece.text or piece.finish_reason or piece.logprobs:
-                    delta = self.delta(index, piece.text, piece.finish_reason, piece.logprobs)
-                    yield {**about, "choices": [delta], **usage}
-        if self._with_usage:
-            yield {**about, "choices": [], "usage": self._usage()}
-
-    def openings(self) -> Sequence[dict[str, Any]]:
-        """What comes before anything is generated."""
-        return ()
-
-    def _about(self, kind: str) -> dict[str, Any]:
-        return {**self._head, "object": kind, "model": self.trace.release}
-
-    def _usage(self) -> dict[str, int]:
-        """Each prompt counts once, however many answers there are to it."""
-        results = self.trace.results
-        prompt = sum(result.prompt_tokens for result in results[:: self._n])
-        new = sum(result.completion_tokens for result in results)
-        return {"prompt_tokens": prompt, "completion_tokens": new, "total_tokens": prompt + new}
-
-
-async def _answer(pieces: AsyncGenerator[tuple[int, Piece]], form: _Form, body: CommonRequest) -> Response:
-    ignored = warn(body.unknown)
+async def _respond(
+    pieces: AsyncGenerator[tuple[int, Piece]], builder: ChatBuilder | CompletionBuilder, body: CommonRequest
+) -> Response:
+    trace, ignored = builder.trace, warning_headers(body.unknown)
     if body.stream:
-        started = await begun(pieces)
-        return EventStream(form.events(started), form.trace, {**head(form.trace), **ignored})
+        started = await start_generation(pieces)
+        return EventStream(builder.chunks(started), trace, {**release_headers(trace), **ignored})
     async for _ in pieces:
         pass
-    return JSONResponse(form.whole(), headers={**head(form.trace), **ignored})
-
-
-class _Chat(_Form):
-    prefix, kind, chunk_kind = "chatcmpl", "chat.completion", "chat.completion.chunk"
-
-    def __init__(self, trace: RequestTrace, n: int, with_usage: bool, *, with_top: bool) -> None:
-        super().__init__(trace, n, with_usage)
-        self._with_top = with_top
-
-    def choice(self, index: int, result: Result) -> dict[str, Any]:
-        message = {"role": "assistant", "content": result.text, "refusal": None}
-        found = self._logprobs(result.logprobs)
-        return {"index": index, "message": message, "finish_reason": result.finish_reason, "logprobs": found}
-
-    def delta(self, index: int, text: str, reason: str | None, logprobs: Any) -> dict[str, Any]:
-        delta = {"content": text} if text else {}
-        return {"index": index, "delta": delta, "finish_reason": reason, "logprobs": self._logprobs(logprobs)}
-
-    def openings(self) -> Sequence[dict[str, Any]]:
-        delta = {"role": "assistant", "content": ""}
-        count = len(self.trace.results)
-        return [{"index": index, "delta": delta, "finish_reason": None, "logprobs": None} for index in range(count)]
-
-    def _logprobs(self, tokens: Sequence[tuple[str, float]] | None) -> dict[str, Any] | None:
-        if not tokens:
-            return None
-        content = []
-        for text, value in tokens:
-            # Part of a character has no text of its own, and no bytes that could be told.
-            one = {"token": text, "logprob": value, "bytes": None if "\ufffd" in text else list(text.encode())}
-            content.append({**one, "top_logprobs": [one] if self._with_top else []})
-        return {"content": content, "refusal": None}
-
-
-class _Completion(_Form):
-    prefix, kind, chunk_kind = "cmpl", "text_completion", "text_completion"
-
-    def __init__(self, trace: RequestTrace, n: int, with_usage: bool, echoes: Sequence[str]) -> None:
-        super().__init__(trace, n, with_usage)
-        self._echoes = echoes
-        self._offsets: dict[int, int] = {}
-
-    def choice(self, index: int, result: Result) -> dict[str, Any]:
-        text = self._echoes[index] + result.text
-        found = self._logprobs(index, result.logprobs)
-        return {"index": index, "text": text, "finish_reason": result.finish_reason, "logprobs": found}
-
-    def delta(self, index: int, text: str, reason: str | None, logprobs: Any) -> dict[str, Any]:
-        return {"index": index, "text": text, "finish_reason": reason, "logprobs": self._logprobs(index, logprobs)}
-
-    def openings(self) -> Sequence[dict[str, Any]]:
-        echoes = [(index, text) for index, text in enumerate(self._echoes) if text]
-        return [{"index": index, "text": text, "finish_reason": None, "logprobs": None} for index, text in echoes]
-
-    def _logprobs(self, index: int, tokens: Sequence[tuple[str, float]] | None) -> dict[str, Any] | None:
-        if not tokens:
-            return None
-        offsets, at = [], self._offsets.get(index, len(self._echoes[index]))
-        for text, _ in tokens:
-            offsets.append(at)
-            at += len(text)
-        self._offsets[index] = at
-        return {
-            "tokens": [text for text, _ in tokens],
-            "token_logprobs": [value for _, value in tokens],
-            "top_logprobs": [{text: value} for text, value in tokens],
-            "text_offset": offsets,
-        }
+    return StructResponse(builder.build(), headers={**release_headers(trace), **ignored})

@@ -1,4 +1,4 @@
-"""The outbox: append-only files in which the endpoint leaves what happened; the recorder ships them."""
+"""The outbox: append-only files of what happened at the endpoint, which the recorder ships."""
 
 import asyncio
 import contextlib
@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -30,8 +30,8 @@ Record = OutboxRecord | FeedbackRecord
 _encode = msgspec.json.Encoder().encode
 
 
-class _Written(NamedTuple):
-    """What became of some lines: how many were written, how many dropped, and those to try again."""
+class _WriteResult(NamedTuple):
+    """How many lines were written, how many dropped, and those to try again."""
 
     written: int = 0
     dropped: int = 0
@@ -40,7 +40,7 @@ class _Written(NamedTuple):
 
 
 class Outbox:
-    """`put` never waits; a thread hides what is to be hidden, and writes and syncs what has gathered twice a second.
+    """Queues records without blocking. A thread redacts them, and writes and syncs the queue twice a second.
 
     Files are `outbox-000001.jsonl` and so on; the recorder removes those that it has shipped. When all of them take
     more than `cap_bytes`, or more waits than `WAITING_BYTES`, records are dropped and counted.
@@ -62,7 +62,7 @@ class Outbox:
         self.written = self.dropped = 0
 
     def put(self, record: Record) -> None:
-        """Leave a record; its texts are redacted, hashed or dropped as was set."""
+        """Queue a record. Its texts are redacted, hashed or dropped when it is written."""
         size = len(_encode(record))
         if self._waiting_bytes + size > WAITING_BYTES:
             self.dropped += 1
@@ -71,27 +71,27 @@ class Outbox:
         self._waiting_bytes += size
 
     async def run(self) -> None:
-        """Write until cancelled; then write what is left."""
-        writing: asyncio.Future[_Written] | None = None
+        """Write until cancelled, then write the rest."""
+        writing: asyncio.Future[_WriteResult] | None = None
         try:
             while True:
                 await asyncio.sleep(FLUSH_S)
                 writing = asyncio.ensure_future(asyncio.to_thread(self._write, self._take()))
-                self._settle(await asyncio.shield(writing))
+                self._apply(await asyncio.shield(writing))
                 writing = None
         finally:
             if writing is not None:  # two threads that write would mix their lines
-                self._settle(await writing)
-            self._settle(self._write(self._take()))
+                self._apply(await writing)
+            self._apply(self._write(self._take()))
             if self._file:
                 self._file.close()
 
     def _take(self) -> list[Record | bytes]:
-        """What has gathered. Like `_settle` in the thread of `put`: swapped in another, a record could fall between."""
+        """Empty the queue. Runs in the thread of `put`, as `_apply` does: from another, a record could be lost."""
         gathered, self._waiting, self._waiting_bytes = self._waiting, [], 0
         return gathered
 
-    def _settle(self, done: _Written) -> None:
+    def _apply(self, done: _WriteResult) -> None:
         self.written += done.written
         self.dropped += done.dropped
         self._waiting[:0] = done.kept
@@ -100,36 +100,36 @@ class Outbox:
             sys.stderr.write(f"fledge: the outbox cannot be written, and is tried again: {done.error}\n")
         self._error = done.error
 
-    def _write(self, gathered: Sequence[Record | bytes]) -> _Written:
+    def _write(self, gathered: Sequence[Record | bytes]) -> _WriteResult:
         if not gathered:
-            return _Written()
+            return _WriteResult()
         lines = [item if isinstance(item, bytes) else self._line(item) for item in gathered]
         try:
             if self._file is None or self._size > self._rotate_at:
                 self._rotate()  # also where all is full: else the last file could never be removed
-            if self._taken() > self._cap:
-                return _Written(dropped=len(lines))
+            if self._disk_bytes() > self._cap:
+                return _WriteResult(dropped=len(lines))
             self._append(b"".join(lines))
         except OSError as error:  # a full disk, say
-            return _Written(kept=lines, error=str(error))
-        return _Written(written=len(lines))
+            return _WriteResult(kept=lines, error=str(error))
+        return _WriteResult(written=len(lines))
 
     def _line(self, record: Record) -> bytes:
         try:
-            return _encode(self._private(record, self._hidden)) + b"\n"
+            return _encode(self._protect(record, self._hide)) + b"\n"
         except RedactionError:
-            return _encode(self._private(record, lambda value: DROPPED if value else value)) + b"\n"
+            return _encode(self._protect(record, lambda value: DROPPED if value else value)) + b"\n"
 
-    def _private(self, record: Record, hidden: Any) -> Record:
+    def _protect(self, record: Record, hide: Callable[[Any], Any]) -> Record:
         if isinstance(record, FeedbackRecord):
-            value = hidden(record.value) if isinstance(record.value, str) else record.value
-            return replace(record, value=value, comment=hidden(record.comment), user=hidden(record.user))
+            value = hide(record.value) if isinstance(record.value, str) else record.value
+            return replace(record, value=value, comment=hide(record.comment), user=hide(record.user))
         answers = [
-            replace(item, prompt_text=hidden(item.prompt_text), output=hidden(item.output)) for item in record.answers
+            replace(item, prompt_text=hide(item.prompt_text), output=hide(item.output)) for item in record.answers
         ]
-        return replace(record, inputs=hidden(record.inputs), answers=answers, error=hidden(record.error))
+        return replace(record, inputs=hide(record.inputs), answers=answers, error=hide(record.error))
 
-    def _hidden(self, value: Any) -> Any:
+    def _hide(self, value: Any) -> Any:
         if not value:
             return value
         if self._content == "drop":
@@ -140,7 +140,7 @@ class Outbox:
         return self._redact(value)
 
     def _append(self, content: bytes) -> None:
-        """All of it or nothing: half a line would be taken for the start of the next."""
+        """Write all of it or nothing: half a line would run into the next one."""
         try:
             left = content
             while left:
@@ -148,10 +148,10 @@ class Outbox:
             os.fsync(self._file.fileno())
             self._size += len(content)
         except OSError:
-            self._undo()
+            self._truncate()
             raise
 
-    def _undo(self) -> None:
+    def _truncate(self) -> None:
         try:
             os.ftruncate(self._file.fileno(), self._size)
         except OSError:  # then nothing comes behind what may be half a line
@@ -170,7 +170,7 @@ class Outbox:
         self._file = open(os.open(path, flags, 0o600), "ab", buffering=0)  # noqa: SIM115
         self._size = 0
 
-    def _taken(self) -> int:
+    def _disk_bytes(self) -> int:
         sizes = 0
         for path in outbox_files(self._folder):
             with contextlib.suppress(FileNotFoundError):  # the recorder has shipped it

@@ -1,4 +1,4 @@
-"""The outbox as the recorder and the monitor read it: whole lines, oldest first, from where one was."""
+"""Reading the outbox: whole lines, oldest first, from a position."""
 
 import sys
 from collections.abc import Iterator
@@ -20,7 +20,7 @@ _feedback = msgspec.json.Decoder(FeedbackRecord).decode
 
 
 class RecordRefusedError(FledgeError):
-    """Records that will not be taken, however often they are sent."""
+    """MLflow refuses records for good: sending them again would not help."""
 
 
 class Position(NamedTuple):
@@ -31,7 +31,7 @@ class Position(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """Records, where the next ones begin, and how many lines there were, broken ones too."""
+    """Records, the position after them, and the number of lines, broken ones included."""
 
     records: list[Record]
     next: Position
@@ -39,7 +39,7 @@ class Batch(NamedTuple):
 
 
 class LineCount:
-    """How many lines lie behind a position; each byte is looked at once."""
+    """Counts the lines after a position, reading each byte once."""
 
     def __init__(self, folder: Path, position: Position) -> None:
         self._folder = folder
@@ -59,13 +59,13 @@ class LineCount:
             self._seen = Position(path.name, offset)
         return self._lines
 
-    def passed(self, lines: int) -> None:
-        """The position has moved on over so many."""
+    def advance(self, lines: int) -> None:
+        """Move the position past `lines`."""
         self._lines -= lines
 
 
 def read_batch(folder: Path, position: Position, most: int) -> Batch:
-    """Up to `most` records after a position; no records where there are none yet."""
+    """Return up to `most` records after a position."""
     files = [path for path in outbox_files(folder) if path.name >= position.file]
     for number, path in enumerate(files):
         offset = position.offset if path.name == position.file else 0
@@ -73,33 +73,33 @@ def read_batch(folder: Path, position: Position, most: int) -> Batch:
             file.seek(offset)
             lines = [line for line in (file.readline() for _ in range(most)) if line.endswith(b"\n")]
         if lines or number == len(files) - 1:
-            return Batch(list(_decoded(lines)), Position(path.name, offset + sum(map(len, lines))), len(lines))
+            return Batch(list(_decode(lines)), Position(path.name, offset + sum(map(len, lines))), len(lines))
     return Batch([], position)
 
 
 def read_outbox(folder: Path) -> list[OutboxRecord]:
-    """All requests that are still in an outbox, oldest first."""
+    """Return all requests that are still in an outbox, oldest first."""
     found: list[OutboxRecord] = []
     for path in outbox_files(folder):
         lines = [line for line in path.read_bytes().splitlines(keepends=True) if line.endswith(b"\n")]
-        found += [record for record in _decoded(lines) if isinstance(record, OutboxRecord)]
+        found += [record for record in _decode(lines) if isinstance(record, OutboxRecord)]
     return found
 
 
 def waiting_bytes(folder: Path, position: Position) -> int:
-    """How much lies behind a position."""
+    """Return the bytes after a position."""
     sizes = {path.name: path.stat().st_size for path in outbox_files(folder) if path.name >= position.file}
     return sum(sizes.values()) - min(position.offset, sizes.get(position.file, 0))
 
 
 def remove_shipped(folder: Path, position: Position, *, keep: int = KEPT_FILES) -> None:
-    """Delete files before a position, but for the latest few."""
+    """Delete the files before a position, except the latest `keep`."""
     shipped = [path for path in outbox_files(folder) if path.name < position.file]
     for path in shipped[: max(0, len(shipped) - keep)]:
         path.unlink(missing_ok=True)
 
 
-def _decoded(lines: list[bytes]) -> Iterator[Record]:
+def _decode(lines: list[bytes]) -> Iterator[Record]:
     for line in lines:
         try:
             yield _feedback(line) if line.startswith(b'{"feedback_id"') else _request(line)

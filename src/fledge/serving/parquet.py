@@ -1,5 +1,5 @@
-"""Parquet tables, read in a process of their own: what a file claims of its size need not be so, and one of 10 KB can
-unfold to gigabytes."""
+"""Parquet tables, read in a process of their own with limits: a file of 10 KB can unfold to gigabytes, whatever size it
+declares."""
 
 import asyncio
 import contextlib
@@ -20,27 +20,27 @@ from fledge.serving.admission import BusyError
 TIMEOUT_S = 20.0
 MAX_MEMORY_BYTES = 512 << 20  # beyond what the process takes before it reads
 MAX_TEXT_BYTES = 12_800_000
-AT_ONCE, MOST_WAITING = 2, 16
+MAX_CONCURRENCY, MAX_WAITING = 2, 16
 RETRY_S = 5
 
-_slots = asyncio.Semaphore(AT_ONCE)
-_places = asyncio.Semaphore(AT_ONCE + MOST_WAITING)
-_OWN = {"ARROW_DEFAULT_MEMORY_POOL": "system", "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
+_slots = asyncio.Semaphore(MAX_CONCURRENCY)
+_places = asyncio.Semaphore(MAX_CONCURRENCY + MAX_WAITING)
+_ENVIRONMENT = {"ARROW_DEFAULT_MEMORY_POOL": "system", "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
 
 
-class _Read(msgspec.Struct):
+class _ReadResult(msgspec.Struct):
     rows: list[dict[str, str | None]] = []
     error: str = ""
 
 
 async def read_parquet(body: bytes, names: Sequence[str], max_rows: int) -> list[dict[str, str | None]]:
-    """The columns `names` of a table, row by row; what is no text is None.
+    """Return the columns `names` of a table, row by row, with None for values that are not text.
 
     Raises `InputError` for what is no Parquet file, lacks a column, or is too large, `BusyError` where too many wait.
     """
     if _places.locked():
         raise BusyError("too many Parquet files wait to be read", RETRY_S)
-    environment = {**{name: value for name, value in os.environ.items() if name != VARIABLE}, **_OWN}
+    environment = {**{name: value for name, value in os.environ.items() if name != VARIABLE}, **_ENVIRONMENT}
     async with _places, _slots:
         process = await asyncio.create_subprocess_exec(
             *module_command("fledge.serving.parquet"),
@@ -62,13 +62,13 @@ async def read_parquet(body: bytes, names: Sequence[str], max_rows: int) -> list
             await process.wait()
     if not output:
         raise InputError("the body is no Parquet file that can be read")
-    found = msgspec.msgpack.decode(output, type=_Read)
+    found = msgspec.msgpack.decode(output, type=_ReadResult)
     if found.error:
         raise InputError(found.error)
     return found.rows
 
 
-def _rows(body: bytes, names: Sequence[str], max_rows: int) -> list[dict[str, str | None]]:
+def _read_rows(body: bytes, names: Sequence[str], max_rows: int) -> list[dict[str, str | None]]:
     import pyarrow as pa
     from pyarrow import parquet
 
@@ -105,9 +105,9 @@ def _limit_memory() -> None:
 
 def _main(max_rows: str, *names: str) -> None:
     try:
-        found = _Read(_rows(sys.stdin.buffer.read(), names, int(max_rows)))
+        found = _ReadResult(_read_rows(sys.stdin.buffer.read(), names, int(max_rows)))
     except InputError as error:
-        found = _Read(error=error.message)
+        found = _ReadResult(error=error.message)
     sys.stdout.buffer.write(msgspec.msgpack.encode(found))
 
 

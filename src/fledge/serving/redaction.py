@@ -1,4 +1,4 @@
-"""What is taken out of texts before anything but the engine sees them."""
+"""Redaction: rules that remove personal data and secrets from texts before they are recorded."""
 
 import importlib
 import sys
@@ -53,7 +53,7 @@ Rule = Callable[[str], str]
 
 
 class RedactionError(Exception):
-    """A rule failed: nothing of what it was to clean may be kept."""
+    """A rule failed: the text must not be recorded."""
 
 
 class Redactor:
@@ -61,21 +61,21 @@ class Redactor:
 
     def __init__(self, rules: Sequence[Rule]) -> None:
         self._rules = rules
-        self._told: set[str] = set()
+        self._warned: set[str] = set()
 
     def __call__(self, value: Any) -> Any:
-        """The same value with its texts rewritten. Raises `RedactionError` where a rule fails, whatever it raises."""
+        """Return the value with its texts rewritten. Raises `RedactionError` for anything that a rule raises."""
         if not self._rules:
             return value
         try:
             return self._clean(value)
         except (Exception, SystemExit) as error:  # noqa: BLE001 (a user's rule can raise anything)
-            self._tell(type(error).__name__)
+            self._warn_once(type(error).__name__)
             raise RedactionError from None
 
-    def _tell(self, kind: str) -> None:
-        if kind not in self._told:
-            self._told.add(kind)
+    def _warn_once(self, kind: str) -> None:
+        if kind not in self._warned:
+            self._warned.add(kind)
             sys.stderr.write(f"fledge: a redaction rule fails ({kind}); the texts of such requests are dropped\n")
 
     def _clean(self, value: Any) -> Any:
@@ -99,9 +99,9 @@ class Redactor:
 
 
 def make_redactor(rules: Sequence[str]) -> Redactor:
-    """Rules by name: one of `PATTERNS`, `regex:EXPRESSION`, or a function of one's own as `module:function`.
+    """Return a redactor of rules: names of `PATTERNS`, `regex:EXPRESSION`, or `module:function`.
 
-    Raises `InputError` for a rule that there is not.
+    Raises `InputError` for an unknown rule.
     """
     return Redactor([_rule(name) for name in rules])
 

@@ -1,4 +1,4 @@
-"""Bodies of requests: parsed strictly, nested only so deep, with the settings that every protocol shares."""
+"""Bodies of requests: strict parsing with a limit on nesting, and the generation settings of every protocol."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, NamedTuple
@@ -14,8 +14,8 @@ from fledge.core.errors import InputError
 from fledge.core.limits import Limits
 
 
-def whole(value: Any) -> Any:
-    """In JSON 16.0 is a whole number too; the same for the numbers of a list."""
+def as_integer(value: Any) -> Any:
+    """Convert 16.0 to 16, alone or in a list: JSON does not tell them apart."""
     if isinstance(value, list):
         return [int(item) if isinstance(item, float) and item.is_integer() else item for item in value]
     return int(value) if isinstance(value, float) and value.is_integer() else value
@@ -33,16 +33,16 @@ MAX_PROMPTS = 100_000
 MAX_SEED = 2**63 - 1
 MAX_KEYS = 1000  # of one object: nothing here takes more, and each one that is wrong costs time to tell
 
-NewTokens = Annotated[int, Field(ge=1, le=MAX_NEW_TOKENS), BeforeValidator(whole)]
-Count = Annotated[int, Field(ge=1, le=MAX_N), BeforeValidator(whole)]
-Seed = Annotated[int, Field(ge=0, le=MAX_SEED), BeforeValidator(whole)]
-TopK = Annotated[int, Field(ge=0, le=1_000_000), BeforeValidator(whole)]
+NewTokens = Annotated[int, Field(ge=1, le=MAX_NEW_TOKENS), BeforeValidator(as_integer)]
+Count = Annotated[int, Field(ge=1, le=MAX_N), BeforeValidator(as_integer)]
+Seed = Annotated[int, Field(ge=0, le=MAX_SEED), BeforeValidator(as_integer)]
+TopK = Annotated[int, Field(ge=0, le=1_000_000), BeforeValidator(as_integer)]
 
 _SETTINGS = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty", "seed", "ignore_eos", "max_tokens")
 
 
 class Generation(BaseModel):
-    """Generation settings that a request may choose; what is missing is the release's own."""
+    """Generation settings of a request. The release's own apply where one is missing."""
 
     model_config = ConfigDict(strict=True, extra="allow")
 
@@ -57,7 +57,7 @@ class Generation(BaseModel):
     ignore_eos: bool | None = Field(None, description="go on to max_tokens")
 
     def settings(self) -> dict[str, Any]:
-        """Only what was sent, in the engine's terms."""
+        """Return the settings that were sent, under the engine's names."""
         chosen = {name: getattr(self, name) for name in _SETTINGS if getattr(self, name) is not None}
         if self.stop is not None:
             chosen["stop"] = [self.stop] if isinstance(self.stop, str) else self.stop
@@ -65,17 +65,17 @@ class Generation(BaseModel):
 
     @property
     def unknown(self) -> list[str]:
-        """Parameters that nothing here knows; a null means nothing."""
-        return unknown(self)
+        """Parameters that are ignored; a null counts as missing."""
+        return unknown_names(self)
 
 
-def unknown(model: BaseModel, where: str = "") -> list[str]:
-    """Names that came with `model` and that nothing here knows; a null means nothing."""
+def unknown_names(model: BaseModel, where: str = "") -> list[str]:
+    """Return the fields of `model` that are ignored; a null counts as missing."""
     return [f"{where}{name}" for name, value in (model.model_extra or {}).items() if value is not None]
 
 
 def check_size(limits: Limits, *, prompts: int = 1, n: int = 1, settings: Mapping[str, Any]) -> None:
-    """Raise `InputError` for a request that asks for more than the endpoint's limits."""
+    """Raise `InputError` for a request beyond the endpoint's limits."""
     sizes = [
         ("rows or prompts", prompts, limits.max_rows),
         ("n", n, limits.max_n),
@@ -87,14 +87,14 @@ def check_size(limits: Limits, *, prompts: int = 1, n: int = 1, settings: Mappin
 
 
 class BodyProblem(NamedTuple):
-    """What is wrong with a body: the field, empty where it is the whole, and a message that names the place."""
+    """What is wrong with a body: the field (empty for the whole body), and a message that names the place."""
 
     field: str
     message: str
 
 
-def problem(errors: Sequence[Mapping[str, Any]], where: Sequence[str] = ()) -> BodyProblem:
-    """The first of pydantic's errors. One for each thing that a field could have been is one together."""
+def first_problem(errors: Sequence[Mapping[str, Any]], where: Sequence[str] = ()) -> BodyProblem:
+    """Return the first of pydantic's errors. Errors of all members of a union are joined into one."""
     places = [(*where, *(part for part in error["loc"] if part != "body")) for error in errors]
     alike = [index for index, place in enumerate(places) if place[:1] == places[0][:1]]
     common = places[0]
@@ -106,8 +106,7 @@ def problem(errors: Sequence[Mapping[str, Any]], where: Sequence[str] = ()) -> B
 
 
 class StrictRoute(APIRoute):
-    """A route whose body, if it has a model, is JSON, read strictly: UTF-8, no NaN, numbers that are finite, nested at
-    most `max_depth` deep."""
+    """A route that reads JSON bodies strictly: UTF-8, finite numbers, nested at most `max_depth` deep."""
 
     max_depth: Callable[[], int]
 
@@ -133,23 +132,23 @@ class _StrictRequest(Request):
 
 
 def strict_route(max_depth: Callable[[], int]) -> type[StrictRoute]:
-    """`StrictRoute` with this depth, which may change."""
+    """Return `StrictRoute` with this limit, which is read for each request."""
     return type("StrictRoute", (StrictRoute,), {"max_depth": staticmethod(max_depth)})
 
 
 def read_json(body: bytes, max_depth: int) -> Any:
-    """The value; of a key that comes twice, the last. Raises 400 for what is no JSON, or beyond the limits."""
+    """Return the value; the last of duplicate keys counts. Raises 400 for invalid JSON, or beyond the limits."""
     try:
         value = msgspec.json.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise HTTPException(400, f"the body is no JSON: {error}") from None
     except RecursionError:
         raise HTTPException(400, f"the body is nested more than {max_depth} deep") from None
-    _check(value, max_depth)
+    _check_nesting(value, max_depth)
     return value
 
 
-def _check(value: Any, max_depth: int) -> None:
+def _check_nesting(value: Any, max_depth: int) -> None:
     level = [value]
     for _ in range(max_depth):
         deeper: list[Any] = []

@@ -1,116 +1,213 @@
-"""JSON Schemas of what the endpoint answers, by name, for `/openapi.json`."""
+"""Bodies of responses: one definition for the bytes on the wire and for the schemas in `/openapi.json`.
 
-from typing import Any
+A field that is UNSET is left out; every other one is sent, as null where it is None. A tag is a field with one value.
+"""
 
-Schema = dict[str, Any]
+from typing import Annotated, Literal
 
-NULL: Schema = {"type": "null"}
-TEXT: Schema = {"type": "string"}
-COUNT: Schema = {"type": "integer", "minimum": 0}
+import msgspec
+from msgspec import UNSET, Meta, Struct, UnsetType
+
 HEX = "[0-9a-f]{32}"
 REQUEST_ID = f"(chatcmpl-|cmpl-)?{HEX}"
 
+NonNegative = Annotated[int, Meta(ge=0)]
+HexId = Annotated[str, Meta(pattern=f"^{HEX}$")]
+ChatId = Annotated[str, Meta(pattern=f"^chatcmpl-{HEX}$")]
+CompletionId = Annotated[str, Meta(pattern=f"^cmpl-{HEX}$")]
+Finish = Annotated[str, Meta(extra_json_schema={"enum": ["stop", "length"]})]
 
-def reference(name: str) -> Schema:
-    return {"$ref": f"#/components/schemas/{name}"}
-
-
-def list_of(items: Schema, **bounds: int) -> Schema:
-    return {"type": "array", "items": items, **bounds}
-
-
-def either(*schemas: Schema) -> Schema:
-    return {"anyOf": list(schemas)}
+encode = msgspec.json.Encoder().encode
 
 
-def record(**properties: Schema) -> Schema:
-    """An object that has all of these."""
-    return {"type": "object", "required": list(properties), "properties": properties}
+class ErrorDetail(Struct):
+    """What is wrong; `param` is the field of the request."""
+
+    message: str
+    type: str
+    param: str | None
+    code: str | None
 
 
-def _answer(prefix: str, kind: str, choice: Schema, **more: Schema) -> Schema:
-    return record(
-        id={"type": "string", "pattern": f"^{prefix}-{HEX}$"},
-        object={"const": kind},
-        created=COUNT,
-        model=TEXT,
-        choices=list_of(choice),
-        **more,
-    )
+class Error(Struct):
+    """An error of the OpenAI protocol."""
+
+    error: ErrorDetail
 
 
-def _choice(finish_reason: Schema, logprobs: str, **more: Schema) -> Schema:
-    return record(index=COUNT, finish_reason=finish_reason, logprobs=either(reference(logprobs), NULL), **more)
+class ScoringError(Struct):
+    """An error of MLflow's scoring protocol."""
+
+    error_code: str
+    message: str
 
 
-def _events(payload: str) -> Schema:
-    """An event: JSON, or the last one."""
-    found = either(reference(payload), reference("Error"))
-    data = either({"const": "[DONE]"}, {"contentMediaType": "application/json", "contentSchema": found})
-    return record(data=data)
+class Usage(Struct):
+    """The tokens of a request. Each prompt counts once, however many answers there are to it."""
+
+    prompt_tokens: NonNegative
+    completion_tokens: NonNegative
+    total_tokens: NonNegative
 
 
-_END: Schema = {"enum": ["stop", "length"]}
-_MAYBE_END: Schema = {"enum": ["stop", "length", None]}
-_token = {"token": TEXT, "logprob": {"type": "number"}, "bytes": either(list_of({"type": "integer"}), NULL)}
-_message = record(role={"const": "assistant"}, content=TEXT, refusal=NULL)
-_delta: Schema = {"type": "object", "properties": {"role": {"const": "assistant"}, "content": TEXT}}
-_may_have_usage = {"properties": {"usage": either(reference("Usage"), NULL)}}
+class TopLogprob(Struct):
+    """A token and the logarithm of its probability. `bytes` is null for a token that is part of a character."""
 
-COMPONENTS: dict[str, Schema] = {
-    "Error": record(
-        error=record(message=TEXT, type=TEXT, param=either(TEXT, NULL), code=either(TEXT, NULL)),
-    ),
-    "ScoringError": record(error_code=TEXT, message=TEXT),
-    "Usage": record(prompt_tokens=COUNT, completion_tokens=COUNT, total_tokens=COUNT),
-    "ChatLogprobs": record(content=list_of(record(**_token, top_logprobs=list_of(record(**_token)))), refusal=NULL),
-    "Logprobs": record(
-        tokens=list_of(TEXT),
-        token_logprobs=list_of({"type": "number"}),
-        top_logprobs=list_of({"type": "object", "additionalProperties": {"type": "number"}}),
-        text_offset=list_of(COUNT),
-    ),
-    "ChatCompletion": _answer(
-        "chatcmpl",
-        "chat.completion",
-        _choice(_END, "ChatLogprobs", message=_message),
-        usage=reference("Usage"),
-    ),
-    "ChatCompletionChunk": {
-        "allOf": [
-            _answer("chatcmpl", "chat.completion.chunk", _choice(_MAYBE_END, "ChatLogprobs", delta=_delta)),
-            _may_have_usage,
-        ]
-    },
-    "Completion": _answer("cmpl", "text_completion", _choice(_END, "Logprobs", text=TEXT), usage=reference("Usage")),
-    "CompletionChunk": {
-        "allOf": [
-            _answer("cmpl", "text_completion", _choice(_MAYBE_END, "Logprobs", text=TEXT)),
-            _may_have_usage,
-        ]
-    },
-    "Model": record(id=TEXT, object={"const": "model"}, created=COUNT, owned_by=TEXT),
-    "Models": record(object={"const": "list"}, data=list_of(reference("Model"))),
-    "Predictions": either(record(predictions=list_of(TEXT)), list_of(TEXT)),
-    "Ready": record(
-        ready={"type": "boolean"},
-        draining={"type": "boolean"},
-        releases=list_of(record(name=TEXT, version=COUNT, ready={"type": "boolean"})),
-    ),
-    "FeedbackTaken": record(
-        feedback_id={"type": "string", "pattern": f"^{HEX}$"}, request_id={"type": "string", "pattern": f"^{HEX}$"}
-    ),
-}
+    token: str
+    logprob: float
+    bytes: list[int] | None
 
-_JSON, _EVENTS = "application/json", "text/event-stream"
 
-ANSWERS: dict[str, dict[str, Schema]] = {
-    "/v1/models": {_JSON: reference("Models")},
-    "/v1/models/{model}": {_JSON: reference("Model")},
-    "/v1/chat/completions": {_JSON: reference("ChatCompletion"), _EVENTS: _events("ChatCompletionChunk")},
-    "/v1/completions": {_JSON: reference("Completion"), _EVENTS: _events("CompletionChunk")},
-    "/invocations": {_JSON: reference("Predictions")},
-    "/ready": {_JSON: reference("Ready")},
-    "/feedback": {_JSON: reference("FeedbackTaken")},
-}
-"""What a good answer is on each path, by media type; of a stream, each of its events."""
+class TokenLogprob(TopLogprob):
+    """The token of a chat completion that was chosen, and the most probable ones in its place."""
+
+    top_logprobs: list[TopLogprob]
+
+
+class ChatLogprobs(Struct):
+    """Log probabilities of a chat completion."""
+
+    content: list[TokenLogprob]
+    refusal: None
+
+
+class Logprobs(Struct):
+    """Log probabilities of a text completion, token by token; `text_offset` is where each token begins in the text."""
+
+    tokens: list[str]
+    token_logprobs: list[float]
+    top_logprobs: list[dict[str, float]]
+    text_offset: list[NonNegative]
+
+
+class AssistantMessage(Struct, tag_field="role", tag="assistant"):
+    """The answer to a conversation."""
+
+    content: str
+    refusal: None
+
+
+class ChatChoice(Struct):
+    """One of the `n` answers to a conversation."""
+
+    index: NonNegative
+    message: AssistantMessage
+    finish_reason: Finish
+    logprobs: ChatLogprobs | None
+
+
+class ChatCompletion(Struct, tag_field="object", tag="chat.completion"):
+    """A chat completion."""
+
+    id: ChatId
+    created: NonNegative
+    model: str
+    choices: list[ChatChoice]
+    usage: Usage
+
+
+class Delta(Struct):
+    """What a chunk adds to a message."""
+
+    role: Literal["assistant"] | UnsetType = UNSET
+    content: str | UnsetType = UNSET
+
+
+class ChatChunkChoice(Struct):
+    """The next part of one of the answers; the last has a `finish_reason`."""
+
+    index: NonNegative
+    delta: Delta
+    finish_reason: Finish | None
+    logprobs: ChatLogprobs | None
+
+
+class ChatCompletionChunk(Struct, tag_field="object", tag="chat.completion.chunk"):
+    """An event of a streamed chat completion. It has `usage` only where that was asked for: null until the last."""
+
+    id: ChatId
+    created: NonNegative
+    model: str
+    choices: list[ChatChunkChoice]
+    usage: Usage | UnsetType | None = UNSET
+
+
+class CompletionChoice(Struct):
+    """One of the `n` answers to one of the prompts."""
+
+    index: NonNegative
+    text: str
+    finish_reason: Finish
+    logprobs: Logprobs | None
+
+
+class Completion(Struct, tag_field="object", tag="text_completion"):
+    """A text completion."""
+
+    id: CompletionId
+    created: NonNegative
+    model: str
+    choices: list[CompletionChoice]
+    usage: Usage
+
+
+class CompletionChunkChoice(Struct):
+    """The next part of one of the answers; the last has a `finish_reason`."""
+
+    index: NonNegative
+    text: str
+    finish_reason: Finish | None
+    logprobs: Logprobs | None
+
+
+class CompletionChunk(Struct, tag_field="object", tag="text_completion"):
+    """An event of a streamed text completion. It has `usage` only where that was asked for: null until the last."""
+
+    id: CompletionId
+    created: NonNegative
+    model: str
+    choices: list[CompletionChunkChoice]
+    usage: Usage | UnsetType | None = UNSET
+
+
+class Model(Struct, tag_field="object", tag="model"):
+    """A name under which a release is served."""
+
+    id: str
+    created: NonNegative
+    owned_by: str
+
+
+class Models(Struct, tag_field="object", tag="list"):
+    """All names that are served."""
+
+    data: list[Model]
+
+
+class Predictions(Struct):
+    """The answers to the rows of a table, in their order."""
+
+    predictions: list[str]
+
+
+class ReleaseReadiness(Struct):
+    """A release, and whether its engine takes requests."""
+
+    name: str
+    version: NonNegative
+    ready: bool
+
+
+class Ready(Struct):
+    """Whether the endpoint takes requests."""
+
+    ready: bool
+    draining: bool
+    releases: list[ReleaseReadiness]
+
+
+class FeedbackTaken(Struct):
+    """The id of feedback, and of the request that it is on."""
+
+    feedback_id: HexId
+    request_id: HexId

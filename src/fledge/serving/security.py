@@ -1,4 +1,4 @@
-"""Who may ask: the middleware in front of every route. Default-deny."""
+"""Access control: the middleware in front of every route. Default-deny."""
 
 import re
 from collections.abc import Iterable
@@ -19,7 +19,7 @@ _HOST = re.compile(r"(?:\[([0-9a-f:.]+)\]|([^\[\]:]+))(?::[0-9]{0,5})?")
 
 @dataclass(frozen=True)
 class Access:
-    """Whom an endpoint lets in: by which Host, from which Origins, and on which paths without a key."""
+    """Hosts and Origins that are served, and paths that need no key."""
 
     hosts: frozenset[str]
     origins: frozenset[str] = frozenset()
@@ -72,7 +72,7 @@ class AccessGuard:
 
 
 def access(hosts: Iterable[str], origins: Iterable[str], *, open_metrics: bool, open_docs: bool) -> Access:
-    """`hosts` beside loopback; without a key `/metrics`, and `/docs` with what it loads, only where they are opened."""
+    """Return the access rules for loopback and `hosts`. `/metrics` and `/docs` need a key unless they are opened."""
     opened = set(ALWAYS_OPEN)
     if open_metrics:
         opened.add("/metrics")
@@ -86,7 +86,7 @@ def access(hosts: Iterable[str], origins: Iterable[str], *, open_metrics: bool, 
 
 
 def _host_name(host: str) -> str:
-    """A Host header's name or address without its port; empty for what is none."""
+    """Return a Host header's name or address without its port, empty where it is malformed."""
     match = _HOST.fullmatch(host.lower())
     return (match[1] or match[2]) if match else ""
 

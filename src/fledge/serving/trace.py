@@ -1,4 +1,4 @@
-"""What is noted of one request on its way, until it goes to the outbox."""
+"""The trace of one request, which becomes its record in the outbox."""
 
 import secrets
 import time
@@ -11,7 +11,7 @@ from fledge.core.messages import Answered, OutboxRecord, Piece
 
 @dataclass
 class Result:
-    """One answer as far as it has come."""
+    """One answer, as far as it is generated."""
 
     prompt_text: str = ""
     text: str = ""
@@ -39,11 +39,11 @@ class Result:
 
 @dataclass
 class RequestTrace:
-    """One request: what it asked, who answers and, in the end, one outcome.
+    """One request: its input, the release that answers, and its outcome.
 
-    `results` has `n` answers in a row to each prompt, which is counted once.
-    `status` is the outcome that its answer's status line could not tell any more, as of a stream that broke off.
-    `pieces` is what generates its answers, to be closed however the request ends.
+    `results` has `n` answers in a row for each prompt, whose tokens count once.
+    `status` replaces the status that was sent, where a stream failed after its first byte.
+    `pieces` generates the answers; it is closed however the request ends.
     """
 
     route: str
@@ -62,7 +62,7 @@ class RequestTrace:
     pieces: AsyncGenerator[Any] | None = None
 
     def finish(self, status: int) -> OutboxRecord:
-        """The record of the request as it ended now."""
+        """Return the record of the request, which ends now."""
         now = time.time_ns()
         answers = [
             Answered(

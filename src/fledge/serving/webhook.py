@@ -1,4 +1,4 @@
-"""MLflow's webhooks: word that an alias has moved. It is taken as a knock: what has moved is asked of MLflow."""
+"""MLflow's webhook for moved aliases. It only triggers a look: MLflow itself is asked what has moved."""
 
 import base64
 import hashlib
@@ -17,10 +17,12 @@ PATH = "/webhooks/mlflow"
 FRESH_S = 300.0
 
 
-def webhook_route(router: APIRouter, secret: bytes, knocked: Callable[[], None]) -> None:
-    """Add the route; `secret` is the one that the webhook was created with in MLflow."""
+def webhook_route(router: APIRouter, secret: bytes, on_alias_moved: Callable[[], None]) -> None:
+    """Add the route. `secret` is the one given to MLflow when the webhook was created."""
 
-    @router.post(PATH, summary="MLflow says that an alias has moved", responses=responses(401), tags=["Operation"])
+    @router.post(
+        PATH, summary="Take MLflow's word that an alias has moved", responses=responses(401), tags=["Operation"]
+    )
     async def webhook(request: Request) -> dict[str, bool]:
         headers = request.headers
         signature, moment, delivery = (
@@ -30,12 +32,12 @@ def webhook_route(router: APIRouter, secret: bytes, knocked: Callable[[], None])
             raise HTTPException(401, "this is not signed with the webhook's secret")
         if not moment.isascii() or not moment.isdigit() or abs(time.time() - int(moment[:20])) > FRESH_S:
             raise HTTPException(401, "this was signed too long ago")
-        knocked()
+        on_alias_moved()
         return {"received": True}
 
 
 def read_secret() -> bytes:
-    """The secret of the environment; empty where webhooks are not taken."""
+    """Return the secret from the environment, empty where webhooks are off."""
     return os.fsencode(os.environ.get(VARIABLE, ""))
 
 
