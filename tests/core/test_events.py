@@ -117,7 +117,7 @@ def test_a_refused_line_costs_none_of_the_others() -> None:
     assert "is not JSON" in refused[1]
 
 
-def test_a_child_answers_pings_and_hears_what_follows_a_refused_message(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_child_answers_pings_and_hears_what_follows_a_refused_message(caplog: pytest.LogCaptureFixture) -> None:
     ours, theirs = socket.socketpair()
     ours.sendall(encode_config(EngineConfig({"engine": "scripted", "cache_gb": 0.5}, "/releases/1", "/run/engine-0")))
     control = Control(theirs.detach(), EngineConfig)
@@ -137,7 +137,7 @@ def test_a_child_answers_pings_and_hears_what_follows_a_refused_message(capsys: 
         ours.shutdown(socket.SHUT_WR)
         assert gone.wait(30)
     assert heard == [StopRequested(), SupervisorGone()]
-    assert "refused: unknown event 'promoted'" in capsys.readouterr().err
+    assert "refused: unknown event 'promoted'" in caplog.text
 
 
 def test_a_child_says_which_part_of_its_configuration_is_wrong() -> None:

@@ -79,13 +79,13 @@ def test_a_key_replaced_by_one_of_the_same_length_at_once_is_revoked(file: Path)
 
 @pytest.mark.parametrize("broken", ["alice short\n", "one two three\n", f"a {ALICE}\na {BOB}\n", "\0\0", "lonely\n"])
 def test_a_broken_file_opens_nothing_until_it_is_mended(
-    file: Path, broken: str, capsys: pytest.CaptureFixture[str]
+    file: Path, broken: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     keys = Keys(OWN, file, RELOAD_S)
     good = file.read_text(encoding="utf-8")
     _later(lambda: file.write_text(good + broken, encoding="utf-8"))
     assert _names(keys, ALICE, BOB, OWN) == [None, None, "default"]
-    assert str(file) in capsys.readouterr().err
+    assert str(file) in caplog.text
     _later(lambda: file.write_text(good, encoding="utf-8"))
     assert _names(keys, ALICE) == ["alice"]
 

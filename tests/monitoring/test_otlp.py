@@ -320,12 +320,12 @@ def test_a_collector_that_does_not_answer(collector: Collector, monkeypatch: pyt
 
 
 def test_what_was_taken_in_part_is_told_and_not_sent_again(
-    collector: Collector, capsys: pytest.CaptureFixture[str]
+    collector: Collector, caplog: pytest.LogCaptureFixture
 ) -> None:
     collector.reply.partial_success.rejected_spans = 1
     collector.reply.partial_success.error_message = "too old"
     shipped(collector, CHAT)
-    assert capsys.readouterr().err == "fledge: the collector rejected 1 spans: too old\n"
+    assert caplog.messages == ["the collector rejected 1 spans: too old"]
 
 
 def test_much_goes_in_parts(collector: Collector, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -129,7 +129,7 @@ def test_what_fails_on_the_way_is_the_last_event(values: list[dict[str, Any]], s
     assert (trace.status, trace.error) == (503, said)
 
 
-def test_what_an_engines_own_failure_says_stays_here(capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_an_engines_own_failure_says_stays_here(caplog: pytest.LogCaptureFixture) -> None:
     async def events() -> AsyncGenerator[Payload]:
         yield Payload({"n": 1})
         raise FledgeError("/home/ann/model.bin is broken")
@@ -139,7 +139,7 @@ def test_what_an_engines_own_failure_says_stays_here(capsys: pytest.CaptureFixtu
     assert b"ann" not in body
     assert trace.request_id.encode() in body
     assert trace.status == 500
-    assert "/home/ann/model.bin is broken" in capsys.readouterr().err
+    assert "/home/ann/model.bin is broken" in caplog.text
     head = dict(messages[0]["headers"])
     assert head[b"content-type"] == b"text/event-stream; charset=utf-8"
     assert head[b"cache-control"] == b"no-cache"

@@ -1,7 +1,9 @@
 """The log of an endpoint: whole lines, whoever wrote them, and no file without end."""
 
+import contextlib
 import json
 import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -13,10 +15,11 @@ from fledge.supervision.log import Log, message_of
 def test_lines_are_whole_wherever_they_were_cut(tmp_path: Path) -> None:
     path = tmp_path / "log.txt"
     written = Log(path, as_json=False)
-    for content in (b"fledge: one\ntw", b"o\n", b"thr", b"ee"):
+    for content in (b"INFO: one\ntw", b"o\n", b"thr", b"ee"):
         written.feed("engine mine/1", content)
     written.feed("endpoint", b"\xff\n")
     written.feed("engine mine/1", b"")  # it ended without a line's end
+    written.close()
     lines = path.read_text(encoding="utf-8").splitlines()
     assert [message_of(line) for line in lines] == ["one", "two", "\ufffd", "three"]
     assert all(" engine mine/1: " in line for line in lines if "\ufffd" not in line)
@@ -25,20 +28,35 @@ def test_lines_are_whole_wherever_they_were_cut(tmp_path: Path) -> None:
 
 def test_where_nobody_reads_nothing_breaks(monkeypatch: pytest.MonkeyPatch) -> None:
     reader, writer = os.pipe()
-    monkeypatch.setattr(log, "STDERR", writer)
-    Log(None, as_json=False).write("supervisor", "heard")
+    stderr = open(writer, "w", buffering=1, encoding="utf-8")
+    monkeypatch.setattr(sys, "stderr", stderr)
+    written = Log(None, as_json=False)
+    written.write("supervisor", "heard")
     assert os.read(reader, 1000).endswith(b"supervisor: heard\n")
     os.close(reader)
-    Log(None, as_json=False).write("supervisor", "not heard")
-    os.close(writer)
+    written.write("supervisor", "not heard")
+    written.close()
+    with contextlib.suppress(BrokenPipeError):
+        stderr.close()
 
 
 def test_json_lines(tmp_path: Path) -> None:
     path = tmp_path / "log.txt"
-    Log(path, as_json=True).write("recorder", 'a "quoted" word')
-    (line,) = path.read_text(encoding="utf-8").splitlines()
-    assert json.loads(line)["role"] == "recorder"
+    written = Log(path, as_json=True)
+    written.write("recorder", 'a "quoted" word')
+    written.feed("endpoint", b"WARNING: the limits stay\n")
+    written.close()
+    line, warning = path.read_text(encoding="utf-8").splitlines()
+    assert (json.loads(line)["role"], json.loads(line)["level"]) == ("recorder", "info")
     assert message_of(line) == 'a "quoted" word'
+    assert (json.loads(warning)["level"], message_of(warning)) == ("warning", "the limits stay")
+
+
+def test_a_warning_says_that_it_is_one(tmp_path: Path) -> None:
+    path = tmp_path / "log.txt"
+    with contextlib.closing(Log(path, as_json=False)) as written:
+        written.feed("recorder", b"WARNING: the tracker is away\n")
+    assert path.read_text(encoding="utf-8").endswith(" recorder: WARNING: the tracker is away\n")
 
 
 def test_old_parts_are_kept_up_to_a_number(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -47,6 +65,7 @@ def test_old_parts_are_kept_up_to_a_number(tmp_path: Path, monkeypatch: pytest.M
     written = Log(path, as_json=False)
     for number in range(40):
         written.write("engine", f"line {number} {'x' * 40}")
+    written.close()
     names = sorted(item.name for item in tmp_path.iterdir())
     assert names == ["log.txt", *(f"log.txt.{number}" for number in range(1, log.KEPT + 1))]
     assert "line 39" in path.read_text(encoding="utf-8")

@@ -4,6 +4,7 @@ Nothing lies in the file system, so nobody else can speak on it; its end tells a
 """
 
 import json
+import logging
 import socket
 import sys
 import threading
@@ -14,6 +15,8 @@ from typing import Generic, TypeVar
 from fledge.core.decoding import DecodeError, decode
 from fledge.core.endpoint_config import EndpointConfig, EngineConfig, RecorderConfig
 from fledge.core.events import EVENTS, Event, Ping, Pong, StartFailed, SupervisorGone
+
+log = logging.getLogger(__name__)
 
 ChildConfig = EngineConfig | EndpointConfig | RecorderConfig
 C = TypeVar("C", bound=ChildConfig)
@@ -93,4 +96,4 @@ def decode_events(lines: Iterable[bytes], on_refused: Callable[[str], object]) -
 
 
 def _report(reason: str) -> None:
-    sys.stderr.write(f"fledge: message from the supervisor refused: {reason}\n")
+    log.warning("message from the supervisor refused: %s", reason)

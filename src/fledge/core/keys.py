@@ -2,11 +2,13 @@
 
 import hashlib
 import hmac
-import sys
+import logging
 import time
 from pathlib import Path
 
 from fledge.core.errors import InputError
+
+log = logging.getLogger(__name__)
 
 VARIABLE = "FLEDGE_API_KEY"
 OWN_NAME = "default"
@@ -48,7 +50,7 @@ class Keys:
         except InputError as error:
             self._known, last_error = self._own, error.message
         if last_error and last_error != self._last_error:
-            sys.stderr.write(f"fledge: {last_error}; until it is fixed it opens nothing\n")
+            log.warning("%s; until it is fixed it opens nothing", last_error)
         self._last_error = last_error
 
 

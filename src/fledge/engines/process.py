@@ -25,6 +25,7 @@ from fledge.core.endpoint_config import EngineConfig
 from fledge.core.errors import FledgeError, InputError
 from fledge.core.events import ChildReady, Event, StartFailed, StartProgress, StopRequested, SupervisorGone
 from fledge.core.frames import ASK, CANCEL, PIECES, Frames, frame
+from fledge.core.logs import start_logging
 from fledge.core.messages import Ask, Cancel, Piece
 from fledge.core.types import Message
 from fledge.engines import selection
@@ -239,6 +240,7 @@ class EngineServer:
 
 
 def main() -> None:
+    start_logging()
     control = Control(int(sys.argv[1]), EngineConfig)
     config = control.config
     control.listen(_on_event)

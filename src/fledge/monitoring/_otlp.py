@@ -8,7 +8,6 @@ https://github.com/open-telemetry/semantic-conventions-genai
 import hashlib
 import json
 import logging
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import version
 from typing import Any, NamedTuple
@@ -26,6 +25,8 @@ from opentelemetry.trace import SpanContext, SpanKind, Status, StatusCode, Trace
 from fledge.core.errors import FledgeError, InputError, MissingExtraError
 from fledge.core.messages import Answered, FeedbackRecord, OutboxRecord
 from fledge.core.network import LOOPBACK
+
+log = logging.getLogger(__name__)
 
 PATH = "/v1/traces"
 PROVIDER = "fledge"  # no name that the conventions know stands for a model that one serves oneself
@@ -159,7 +160,7 @@ class _Session(requests.Session):
         except DecodeError:
             return
         if partly.rejected_spans:
-            sys.stderr.write(f"fledge: the collector rejected {partly.rejected_spans} spans: {partly.error_message}\n")
+            log.warning("the collector rejected %d spans: %s", partly.rejected_spans, partly.error_message)
 
 
 def _endpoint(given: str) -> str:

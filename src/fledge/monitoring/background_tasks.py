@@ -1,6 +1,6 @@
 """What the recorder does beside shipping: looking at aliases, noting what could not be served, leading a canary."""
 
-import sys
+import logging
 import threading
 import time
 from collections.abc import Callable
@@ -11,6 +11,8 @@ from fledge.core.control import Control
 from fledge.core.endpoint_config import RecorderConfig
 from fledge.core.events import EngineCrashed, ReleaseRefused
 from fledge.registry.release import note
+
+log = logging.getLogger(__name__)
 
 if TYPE_CHECKING:
     from fledge.rollout._mlflow_aliases import AliasWatch
@@ -115,7 +117,7 @@ class Duties:
         except Exception as error:  # noqa: BLE001 (whatever MLflow and its store raise, the other duties go on)
             words = str(error) or type(error).__name__
             if self._trouble.get(last_error) != words:
-                sys.stderr.write(f"fledge: recorder: {last_error}: {words}\n")
+                log.warning("%s: %s", last_error, words)
             self._trouble[last_error] = words
             return False
         self._trouble.pop(last_error, None)

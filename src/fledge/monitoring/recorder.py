@@ -3,6 +3,7 @@ after the aliases that are served."""
 
 import contextlib
 import json
+import logging
 import os
 import sys
 import threading
@@ -27,6 +28,7 @@ from fledge.core.events import (
     StopRequested,
     SupervisorGone,
 )
+from fledge.core.logs import start_logging
 from fledge.core.outbox_files import outbox_files
 from fledge.monitoring.background_tasks import Duties
 from fledge.serving.outbox_reader import (
@@ -39,6 +41,8 @@ from fledge.serving.outbox_reader import (
     remove_shipped,
     waiting_bytes,
 )
+
+log = logging.getLogger(__name__)
 
 BATCH = 200
 BUSY_BATCH = 20
@@ -107,7 +111,7 @@ class OutboxRecorder:
         except Exception as error:  # noqa: BLE001 (whatever MLflow and its store raise, it is tried again)
             words = str(error) or type(error).__name__
             if words != before:
-                sys.stderr.write(f"fledge: recorder: {words}\n")
+                log.warning("%s", words)
             self.last_error = words
             with contextlib.suppress(OSError):
                 self._tell()
@@ -164,7 +168,7 @@ class OutboxRecorder:
         with state.open_to_append(file) as kept:
             kept.write(msgspec.json.encode(record) + b"\n")
         self.refused += 1
-        sys.stderr.write(f"fledge: recorder: a record was refused and is in {file}: {error.message}\n")
+        log.warning("a record was refused and is in %s: %s", file, error.message)
 
     def _remove(self, position: Position) -> None:
         """Remove what all have shipped. Where room gets scarce, none of it is kept for the monitor, and a reader that
@@ -193,6 +197,7 @@ def pause(seconds: float, filled: float) -> float:
 
 
 def main() -> None:
+    start_logging()
     control = Control(int(sys.argv[1]), RecorderConfig)
     config = control.config
     stopped, imported = threading.Event(), threading.Event()

@@ -1,6 +1,6 @@
 """Error responses: each in the form of its protocol, never with a stack trace."""
 
-import sys
+import logging
 from collections.abc import Mapping
 from typing import NamedTuple
 
@@ -15,6 +15,8 @@ from fledge.serving.admission import BusyError
 from fledge.serving.json_response import StructResponse
 from fledge.serving.request_models import first_problem
 from fledge.serving.response_models import Error, ErrorDetail, ScoringError
+
+log = logging.getLogger(__name__)
 
 RETRY_S = 2
 MAXIMUM_CHARACTERS = 1000
@@ -45,7 +47,7 @@ def http_error(error: FledgeError, request_id: str) -> HttpError:
         return HttpError(503, error.message, {"Retry-After": str(RETRY_S)})
     if isinstance(error, DeadlineError):
         return HttpError(504, error.message, {})
-    sys.stderr.write(f"fledge: request {request_id} failed: {error.message}\n")
+    log.error("request %s failed: %s", request_id, error.message)
     return HttpError(500, f"the engine failed; the endpoint's log tells more of request {request_id}", {})
 
 

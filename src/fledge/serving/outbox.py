@@ -4,8 +4,8 @@ import asyncio
 import contextlib
 import hashlib
 import json
+import logging
 import os
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +18,8 @@ from fledge.core.messages import FeedbackRecord, OutboxRecord
 from fledge.core.outbox_files import outbox_file, outbox_files
 from fledge.core.types import Content
 from fledge.serving.redaction import RedactionError, Redactor
+
+log = logging.getLogger(__name__)
 
 FLUSH_S = 0.5
 ROTATE_BYTES = 16 << 20
@@ -97,7 +99,7 @@ class Outbox:
         self._waiting[:0] = done.kept
         self._waiting_bytes += sum(map(len, done.kept))
         if done.error and not self._error:
-            sys.stderr.write(f"fledge: the outbox cannot be written, and is tried again: {done.error}\n")
+            log.warning("the outbox cannot be written, and is tried again: %s", done.error)
         self._error = done.error
 
     def _write(self, gathered: Sequence[Record | bytes]) -> _WriteResult:

@@ -1,6 +1,6 @@
 """Reading the outbox: whole lines, oldest first, from a position."""
 
-import sys
+import logging
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -10,6 +10,8 @@ import msgspec
 from fledge.core.errors import FledgeError
 from fledge.core.messages import FeedbackRecord, OutboxRecord
 from fledge.core.outbox_files import outbox_files
+
+log = logging.getLogger(__name__)
 
 KEPT_FILES = 4  # those that are shipped stay for the monitor, up to this many
 
@@ -104,4 +106,4 @@ def _decode(lines: list[bytes]) -> Iterator[Record]:
         try:
             yield _feedback(line) if line.startswith(b'{"feedback_id"') else _request(line)
         except msgspec.DecodeError:
-            sys.stderr.write("fledge: a broken line in the outbox was left out\n")
+            log.warning("a broken line in the outbox was left out")

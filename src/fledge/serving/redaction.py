@@ -1,13 +1,15 @@
 """Redaction: rules that remove personal data and secrets from texts before they are recorded."""
 
 import importlib
-import sys
+import logging
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import regex
 
 from fledge.core.errors import InputError
+
+log = logging.getLogger(__name__)
 
 TIMEOUT_S = 0.5
 _GAPS = r" \u00a0\u2007\u202f\u2010-\u2015-"  # blanks and dashes between digits, as people and text programs set them
@@ -76,7 +78,7 @@ class Redactor:
     def _warn_once(self, kind: str) -> None:
         if kind not in self._warned:
             self._warned.add(kind)
-            sys.stderr.write(f"fledge: a redaction rule fails ({kind}); the texts of such requests are dropped\n")
+            log.warning("a redaction rule fails (%s); the texts of such requests are dropped", kind)
 
     def _clean(self, value: Any) -> Any:
         if isinstance(value, str):

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import logging
 import os
 import socket
 import sys
@@ -32,6 +33,7 @@ from fledge.core.events import (
 )
 from fledge.core.keys import VARIABLE, Keys
 from fledge.core.limits import Limits
+from fledge.core.logs import start_logging
 from fledge.core.settings import load
 from fledge.releases.manifest import load_manifest
 from fledge.serving.app import build_app
@@ -42,6 +44,8 @@ from fledge.serving.outbox import Outbox
 from fledge.serving.redaction import make_redactor
 from fledge.serving.routing import Routes
 from fledge.serving.security import access
+
+log = logging.getLogger(__name__)
 
 
 class Server:
@@ -109,7 +113,7 @@ class Server:
             if problems := limits.problems():
                 raise InputError("; ".join(problems))
         except InputError as error:
-            sys.stderr.write(f"fledge: the limits stay as they are: {error.message}\n")
+            log.warning("the limits stay as they are: %s", error.message)
             return
         changed = {name: value for name, value in asdict(limits).items() if value != getattr(self.limits, name)}
         self.limits = self.endpoint.limits = self._connections.limits = limits
@@ -117,7 +121,7 @@ class Server:
             served.limit(limits)
         self._control.send(LimitsChanged(asdict(limits)))
         said = ", ".join(f"{name}={value}" for name, value in changed.items()) or "they are as before"
-        sys.stderr.write(f"fledge: limits were read again: {said}\n")
+        log.info("limits were read again: %s", said)
 
     def _start(self, work: Any) -> None:
         task = asyncio.ensure_future(work)
@@ -186,4 +190,5 @@ async def _main(control: Control[EndpointConfig]) -> None:
 
 
 if __name__ == "__main__":
+    start_logging()
     uvloop.run(_main(Control(int(sys.argv[1]), EndpointConfig)))

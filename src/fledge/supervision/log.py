@@ -1,65 +1,53 @@
 """The endpoint's log: lines of all its processes, in one file that is rotated, or on stderr."""
 
-import contextlib
 import json
-import os
+import logging
+import re
 import time
+from io import TextIOWrapper
+from logging.handlers import RotatingFileHandler
 from pathlib import Path
+from typing import TextIO
 
 from fledge.core import state
 
 ROTATE_BYTES = 10_000_000
 KEPT = 5
-STDERR = 2
+_LEVELLED = re.compile(r"(DEBUG|INFO|WARNING|ERROR|CRITICAL): (.*)", re.DOTALL)
 
 
 class Log:
-    """Writes lines, plain (`TIME ROLE: TEXT`) or as JSON. Without a file they go to stderr."""
+    """Writes lines to a file or to stderr, as JSON or plain: `TIME ROLE: TEXT`, a warning with its level before TEXT."""
 
     def __init__(self, path: Path | None, *, as_json: bool) -> None:
-        self._path = path
-        self._as_json = as_json
+        self._handler: logging.Handler = _StderrHandler() if path is None else _FileHandler(path)
+        self._handler.setFormatter(_JsonFormatter() if as_json else _PlainFormatter())
         self._unfinished: dict[str, bytes] = {}
 
-    def write(self, role: str, text: str) -> None:
-        """One line of one process."""
-        moment = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-        if self._as_json:
-            line = json.dumps({"time": moment, "role": role, "message": text})
-        else:
-            line = f"{moment} {role}: {text}"
-        with contextlib.suppress(OSError):  # a full disk, or a reader that has gone, ends no endpoint
-            if self._path is None:
-                os.write(STDERR, f"{line}\n".encode())
-                return
-            self._rotate(self._path)
-            with state.open_to_append(self._path) as file:
-                file.write(f"{line}\n".encode())
+    def write(self, role: str, text: str, level: int = logging.INFO) -> None:
+        """Write one line of one process."""
+        self._handler.handle(logging.LogRecord(role, level, "", 0, text, None, None))
+
+    def close(self) -> None:
+        self._handler.close()
 
     def feed(self, role: str, content: bytes) -> None:
-        """Bytes as a process wrote them, cut anywhere; no bytes are the end of it."""
+        """Write the bytes of a process, cut anywhere; no bytes are the end of it."""
         *lines, rest = (self._unfinished.pop(role, b"") + content).split(b"\n")
         if not content and rest:
             lines.append(rest)
         elif rest:
             self._unfinished[role] = rest
         for line in lines:
-            text = line.decode("utf-8", "replace").removeprefix("fledge: ").rstrip()
-            if text:
+            text = line.decode("utf-8", "replace").rstrip()
+            if found := _LEVELLED.fullmatch(text):
+                self.write(role, found[2], logging.getLevelNamesMapping()[found[1]])
+            elif text:
                 self.write(role, text)
-
-    def _rotate(self, path: Path) -> None:
-        if not path.exists() or path.stat().st_size < ROTATE_BYTES:
-            return
-        for number in range(KEPT - 1, 0, -1):
-            older = path.with_name(f"{path.name}.{number}")
-            if older.exists():
-                older.replace(path.with_name(f"{path.name}.{number + 1}"))
-        path.replace(path.with_name(f"{path.name}.1"))
 
 
 def message_of(line: str) -> str:
-    """What a line of the log says, without when and who."""
+    """Return what a line of the log says, without when and who."""
     if line.startswith("{"):
         try:
             return str(json.loads(line)["message"])
@@ -67,3 +55,38 @@ def message_of(line: str) -> str:
             return line
     head, _, text = line.partition(": ")
     return text if head[:1].isdigit() and "T" in head[:20] else line
+
+
+class _Handler(logging.Handler):
+    def handleError(self, record: logging.LogRecord) -> None:
+        """Pass over a full disk, or a reader that has gone: they end no endpoint."""
+
+
+class _StderrHandler(_Handler, logging.StreamHandler[TextIO]):
+    """Whatever stderr is at the start."""
+
+
+class _FileHandler(_Handler, RotatingFileHandler):
+    """A file of mode 0600 that is rotated."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path, maxBytes=ROTATE_BYTES, backupCount=KEPT, encoding="utf-8", delay=True)
+
+    def _open(self) -> TextIOWrapper:
+        return TextIOWrapper(state.open_to_append(Path(self.baseFilename)), encoding="utf-8")
+
+
+def _moment(record: logging.LogRecord) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(record.created))
+
+
+class _PlainFormatter(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        level = f"{record.levelname}: " if record.levelno >= logging.WARNING else ""
+        return f"{_moment(record)} {record.name}: {level}{record.msg}"
+
+
+class _JsonFormatter(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        about = {"time": _moment(record), "role": record.name, "level": record.levelname.lower()}
+        return json.dumps({**about, "message": record.msg})

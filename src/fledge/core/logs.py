@@ -1,0 +1,13 @@
+"""What the processes of an endpoint log: lines `LEVEL: TEXT` on stderr, which the supervisor puts into one log."""
+
+import logging
+
+
+def start_logging(level: int = logging.INFO) -> None:
+    """Have this process write what fledge logs, from `level` on, to stderr."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(levelname)s: %(message)s"))
+    log = logging.getLogger("fledge")
+    log.addHandler(handler)
+    log.setLevel(level)
+    log.propagate = False
