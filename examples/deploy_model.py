@@ -1,9 +1,9 @@
-"""From a model to a champion: evaluated against a gate, registered, verified, and promoted with that evidence.
+"""Take a model to a champion: evaluate it against a gate, register, verify and promote it with that evidence.
 
     python examples/deploy_model.py [--model M] [--questions FILE] [--limit N] [--gate "token_f1>=0.5"]
 
-MODEL_NAME, model and store come from the same settings as the command line's: see `fledge config show`. What is
-registered is served by `fledge serve NAME@champion`, and by `mlflow models serve -m models:/NAME@champion`.
+MODEL_NAME, model and store come from fledge's settings; see `fledge config show`. Serve the release with
+`fledge serve NAME@champion` or `mlflow models serve -m models:/NAME@champion`.
 """
 
 import argparse
@@ -13,10 +13,10 @@ import fledge
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", help="embedded, a folder, or a Hub id as microsoft/DialoGPT-small")
+    parser.add_argument("--model", help="embedded, a folder, or a Hub id such as microsoft/DialoGPT-small")
     parser.add_argument("--questions", help="a .jsonl, .csv or .yaml file")
     parser.add_argument("--limit", type=int, default=60, help="ask at most this many questions")
-    parser.add_argument("--gate", default="token_f1>=0.5", help="what the far end of the interval must keep")
+    parser.add_argument("--gate", default="token_f1>=0.5", help="condition on the confidence interval of a metric")
     given = vars(parser.parse_args())
     gate = given.pop("gate")
     config = fledge.ExperimentConfig.load(given)

@@ -1,4 +1,4 @@
-"""A prompt's life in MLflow 3's registry: versions, an alias, and an experiment that tells two versions apart.
+"""Register prompt versions and an alias in MLflow 3, and compare two versions in an experiment.
 
 python examples/mlflow3_native_prompts.py
 """
@@ -21,7 +21,7 @@ def main() -> None:
     print(f"registered {first.label} and {second.label}; lesson@trial is {prompts.load('lesson@trial').label}")
     print(f"again, unchanged: {prompts.register(fledge.Draft('lesson', SECOND)).label}")
 
-    # What fledge registers, MLflow's own functions load.
+    # MLflow's own functions load what fledge registers.
     native = mlflow.genai.load_prompt("prompts:/lesson@trial")
     print(f"MLflow fills it in: {native.format(question='What is overfitting?')!r}")
 

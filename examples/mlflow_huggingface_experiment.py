@@ -1,8 +1,8 @@
-"""An experiment on a Hugging Face model: every question with every prompt, and a verdict on the prompts.
+"""Run an experiment on a Hugging Face model: ask every question with every prompt, then compare the prompts.
 
     python examples/mlflow_huggingface_experiment.py [--model M] [--questions FILE] [--limit N]
 
-MODEL, prompts and store come from the same settings as the command line's: see `fledge config show`.
+MODEL, prompts and store come from fledge's settings; see `fledge config show`.
 """
 
 import argparse
@@ -12,7 +12,7 @@ import fledge
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", help="embedded, a folder, a Hub id as microsoft/DialoGPT-small, or a URL")
+    parser.add_argument("--model", help="embedded, a folder, a Hub id such as microsoft/DialoGPT-small, or a URL")
     parser.add_argument("--questions", help="a .jsonl, .csv or .yaml file")
     parser.add_argument("--limit", type=int, default=12, help="ask at most this many questions")
     config = fledge.ExperimentConfig.load(vars(parser.parse_args()))

@@ -1,8 +1,8 @@
-"""Ask a registered release a few things, in every form that it takes.
+"""Query a registered release with every input format that it accepts.
 
     python examples/quick_test.py [models:/NAME@champion]
 
-It is loaded as MLflow loads any model: no fledge is needed for that where its requirements are installed.
+MLflow loads the release like any other model; `predict` does not need fledge, only the release's requirements.
 """
 
 import sys

@@ -1,8 +1,8 @@
-"""A champion behind HTTP: started, asked as MLflow's clients ask and as OpenAI's do, and stopped.
+"""Serve a champion over HTTP, query it with MLflow's protocol and OpenAI's, and stop it.
 
     python examples/serve_model.py ["What is machine learning?"] [--model M] [--port 5001]
 
-Where MODEL_NAME has no champion yet, MODEL is registered and promoted by force, with that reason on record.
+If MODEL_NAME has no champion yet, the example registers MODEL and promotes it by force, with the reason recorded.
 """
 
 import argparse
@@ -15,13 +15,13 @@ from openai.types.chat import ChatCompletionUserMessageParam
 
 import fledge
 
-KEY = os.environ.get("FLEDGE_API_KEY", "none")  # what `fledge serve` asks for, where it is set
+KEY = os.environ.get("FLEDGE_API_KEY", "none")  # required by `fledge serve` if set
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("question", nargs="?", default="What is machine learning?")
-    parser.add_argument("--model", help="embedded, a folder, or a Hub id as microsoft/DialoGPT-small")
+    parser.add_argument("--model", help="embedded, a folder, or a Hub id such as microsoft/DialoGPT-small")
     parser.add_argument("--port", type=int, help="port to listen on")
     given = vars(parser.parse_args())
     question = given.pop("question")
@@ -38,11 +38,11 @@ def main() -> None:
         print()
     finally:
         fledge.stop(config.port, workspace=config)
-    print("stopped; its answers are traces in MLflow now")
+    print("stopped; MLflow has a trace of each answer")
 
 
 def champion(config: fledge.ExperimentConfig) -> str:
-    """The release to serve, made if there is none."""
+    """Return the name of the release to serve; register and promote one if there is none."""
     name = fledge.ReleaseConfig().name_for(config.model)
     target = f"{name}@champion"
     try:
@@ -50,14 +50,14 @@ def champion(config: fledge.ExperimentConfig) -> str:
     except fledge.InputError:  # there is no such release
         release = fledge.register(config, name=name)
         fledge.promote(
-            name, release.version, force=True, reason="the first one, served by an example", workspace=config
+            name, release.version, force=True, reason="first release, served by an example", workspace=config
         )
         print(f"registered and promoted {name}/{release.version}")
     return target
 
 
 def ask_invocations(url: str, question: str) -> str:
-    """The answer by MLflow's scoring protocol: a row of a table, filled into the release's prompt."""
+    """Return the answer from MLflow's scoring protocol: a table row, filled into the release's prompt."""
     table = {"columns": ["question"], "data": [[question]]}
     headers = {"authorization": f"Bearer {KEY}"}
     response = httpx.post(f"{url}/invocations", json={"dataframe_split": table}, headers=headers, timeout=60)
@@ -66,7 +66,7 @@ def ask_invocations(url: str, question: str) -> str:
 
 
 def ask_chat(url: str, question: str, model: str) -> Iterator[str]:
-    """The answer by OpenAI's protocol, piece by piece, as any of its clients asks."""
+    """Yield the pieces of the answer from OpenAI's protocol."""
     client = openai.OpenAI(base_url=f"{url}/v1", api_key=KEY)
     asked: ChatCompletionUserMessageParam = {"role": "user", "content": question}
     for event in client.chat.completions.create(model=model, messages=[asked], stream=True):

@@ -1,8 +1,8 @@
-"""Try prompts by hand: what each of them makes of a question, and what the model answers.
+"""Try prompts by hand: print each prompt with the question filled in, and the model's answer.
 
     python examples/test_prompts.py "What is machine learning?"
 
-The prompts are fledge's four, or those named with --prompts; nothing is recorded but the prompts themselves.
+The default prompts are fledge's four; select others with --prompts. Only the prompts are recorded.
 """
 
 import argparse
@@ -13,7 +13,7 @@ import fledge
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("question", nargs="?", default="What is machine learning?")
-    parser.add_argument("--prompts", help="as name, name/version or name@alias, with commas between")
+    parser.add_argument("--prompts", help="name, name/version or name@alias, comma-separated")
     arguments = vars(parser.parse_args())
     question = arguments.pop("question")
     config = fledge.ExperimentConfig.load(arguments)

@@ -59,7 +59,7 @@ def test_serve_model(workspace: Workspace, port: int) -> None:
     assert told[1].startswith(f"huggingface-dialogpt-model@champion is ready on http://127.0.0.1:{port} after ")
     assert told[2].startswith("invocations: Machine learning is the study of programs")
     assert told[3].startswith("chat: Machine learning is the study of programs")
-    assert told[4] == "stopped; its answers are traces in MLflow now"
+    assert told[4] == "stopped; MLflow has a trace of each answer"
     again = _run("serve_model.py", "What is MLOps?", "--port", str(port))
     assert "registered" not in again
     assert "MLOps" in again

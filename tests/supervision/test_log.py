@@ -28,7 +28,7 @@ def test_lines_are_whole_wherever_they_were_cut(tmp_path: Path) -> None:
 
 def test_where_nobody_reads_nothing_breaks(monkeypatch: pytest.MonkeyPatch) -> None:
     reader, writer = os.pipe()
-    stderr = open(writer, "w", buffering=1, encoding="utf-8")
+    stderr = os.fdopen(writer, "w", buffering=1)
     monkeypatch.setattr(sys, "stderr", stderr)
     written = Log(None, as_json=False)
     written.write("supervisor", "heard")

@@ -17,7 +17,7 @@ _LEVELLED = re.compile(r"(DEBUG|INFO|WARNING|ERROR|CRITICAL): (.*)", re.DOTALL)
 
 
 class Log:
-    """Writes lines to a file or to stderr, as JSON or plain: `TIME ROLE: TEXT`, a warning with its level before TEXT."""
+    """Writes lines to a file or stderr, as JSON or plain: `TIME ROLE: TEXT`; a warning has its level before TEXT."""
 
     def __init__(self, path: Path | None, *, as_json: bool) -> None:
         self._handler: logging.Handler = _StderrHandler() if path is None else _FileHandler(path)
