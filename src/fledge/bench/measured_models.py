@@ -9,8 +9,8 @@ from fledge.core.settings import Workspace
 from fledge.core.types import Say
 from fledge.engines import selection
 from fledge.models import smollm2
-from fledge.models.gguf import converted
-from fledge.models.hub import is_here
+from fledge.models.gguf import find_converted
+from fledge.models.hub import is_cached
 from fledge.models.snapshot import Snapshot
 
 RANDOM = "random-124m"
@@ -49,7 +49,7 @@ def find_models(model: str, workspace: Workspace, say: Say, notes: list[str]) ->
     if model:
         return [_measured(_short(model), selection.find_snapshot(model, workspace))]
     found = [_measured(RANDOM, selection.find_snapshot(str(random_model(workspace.cache_dir, say)), workspace))]
-    if _smollm2_is_here(workspace.cache_dir):
+    if _smollm2_is_cached(workspace.cache_dir):
         found.append(_measured(smollm2.NAME, selection.find_snapshot(smollm2.NAME, workspace)))
     else:
         notes.append(f"{smollm2.NAME} is left out: it has not been fetched (python -m fledge.models.smollm2)")
@@ -57,10 +57,10 @@ def find_models(model: str, workspace: Workspace, say: Say, notes: list[str]) ->
     return found
 
 
-def _smollm2_is_here(cache: Path) -> bool:
+def _smollm2_is_cached(cache: Path) -> bool:
     """A benchmark fetches nothing that nobody has asked for."""
-    fetched = (cache / "wheels" / smollm2.WHEEL).exists() or converted(smollm2.GGUF_SHA256, cache / "models")
-    return bool(fetched) or is_here(smollm2.HUB_NAME, smollm2.HUB_COMMIT)
+    fetched = (cache / "wheels" / smollm2.WHEEL).exists() or find_converted(smollm2.GGUF_SHA256, cache / "models")
+    return bool(fetched) or is_cached(smollm2.HUB_NAME, smollm2.HUB_COMMIT)
 
 
 def _measured(name: str, snapshot: Snapshot) -> MeasuredModel:

@@ -45,7 +45,7 @@ def exact(snapshot: str, source: str, vocabulary: str, out: str) -> None:
 
 def _tensors(folder: Path, source: str) -> Iterable[Tensor]:
     names = [path.name for path in folder.iterdir()]
-    return weights.read(folder, weights.files(folder, names, source), source).tensors.values()
+    return weights.read(folder, weights.list_files(folder, names, source), source).tensors.values()
 
 
 def fast(exact_folder: str, out: str) -> None:
