@@ -79,7 +79,7 @@ def bench_engines(
     a subject is not installed.
     """
     for engine in {_settings(config, subject).engine for subject in config.subjects} | {"transformers"}:
-        if not selection.installed(engine):
+        if not selection.is_installed(engine):
             raise MissingExtraError(engine, "models,openvino")
     about = {**machine.describe(), "busy": psutil.cpu_percent(interval=1.0) / 100}
     if about["busy"] > QUIET:
@@ -89,7 +89,7 @@ def bench_engines(
         models = find_models(config.model, config, reporter.say, notes)
         plans = [_plan(config, model) for model in models]
         reporter.total = len(models) * (1 + len(config.subjects)) * len(config.loads) * config.repeats
-        device = "cuda" if machine.gpu() and config.device != "cpu" else "cpu"
+        device = "cuda" if machine.has_gpu() and config.device != "cpu" else "cpu"
         limits = probe_machine(device, reporter, notes)
         rows = []
         for model, plan in zip(models, plans, strict=True):

@@ -307,7 +307,7 @@ class _Bench:
         return START_S + self.config.seconds + 2 * self.config.timeout_s
 
     def _place(self, folder: Path) -> peers.Place:
-        device = "cuda" if machine.gpu() and self.config.device != "cpu" else "cpu"
+        device = "cuda" if machine.has_gpu() and self.config.device != "cpu" else "cpu"
         config, model = self.config, self.model
         return peers.Place(
             model.snapshot.path, folder, _free_port(), device, config.tokens, config.timeout_s, model.chat

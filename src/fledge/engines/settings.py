@@ -1,4 +1,4 @@
-"""`EngineSettings`: how a model is run. Nothing heavy is imported here: commands need it for their help."""
+"""`EngineSettings`: how a model runs. Imports nothing heavy, since help pages need it."""
 
 from dataclasses import dataclass
 from typing import ClassVar, Literal
@@ -10,7 +10,7 @@ Name = Literal["auto", "openvino", "transformers", "remote", "scripted"]
 
 @dataclass(frozen=True)
 class EngineSettings(Workspace):
-    """How a model is run."""
+    """How a model runs."""
 
     GROUP: ClassVar = "Engine"
 
@@ -31,7 +31,7 @@ class EngineSettings(Workspace):
             raise ValueError("; ".join(problems))
 
     def problems(self) -> list[str]:
-        """What is wrong with the values, all of it."""
+        """Return an error message for each invalid value."""
         return out_of_range(
             self,
             ("fast_limit", 1, 10),
