@@ -23,10 +23,10 @@ pytestmark = pytest.mark.slow
 EXPORT = """
 import sys
 from pathlib import Path
-from fledge.engines.openvino_files import exported
+from fledge.engines.openvino_files import find_or_export
 from fledge.models import snapshot
 
-exported(snapshot.resolve("embedded"), Path(sys.argv[1]), "exact", lambda text: print(text, flush=True))
+find_or_export(snapshot.resolve("embedded"), Path(sys.argv[1]), "exact", lambda text: print(text, flush=True))
 """
 
 
