@@ -209,8 +209,8 @@ def test_only_a_200_with_the_right_number_of_tokens_is_a_success() -> None:
     assert _run_load(nonsense, "invocations", load)[0].error == "IndexError"
     assert _run_load(_streaming(TOKENS + 1), "completions", load)[0].error == f"{TOKENS + 1} tokens"
 
-    async def nobody() -> LoadAnswer:
+    async def ask_closed_port() -> LoadAnswer:
         async with open_client(LoadTarget("http://127.0.0.1:9", "predict", "", TOKENS, 5.0)) as ask:
             return await ask("x")
 
-    assert asyncio.run(nobody()).error == "ClientConnectorError"
+    assert asyncio.run(ask_closed_port()).error == "ClientConnectorError"

@@ -109,7 +109,7 @@ def test_repetition_penalty_changes_the_answer_or_is_refused(engine: Engine) -> 
 
 
 @pytest.mark.parametrize("name", ["openvino", "transformers"])
-def test_sampling_is_seeded_whatever_runs_beside(name: str) -> None:
+def test_seeded_sampling_does_not_depend_on_other_requests(name: str) -> None:
     with running(name) as started:
         params = [GenerationParams(max_tokens=30, temperature=1.5, seed=seed) for seed in range(6)]
         alone = [started.submit(QUESTION, item).result().text for item in params]

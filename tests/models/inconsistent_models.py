@@ -166,7 +166,7 @@ CASES: dict[str, tuple[Break, str]] = {
         config(model_type="llama"),
         "'model_type' \"llama\", but its architecture is GPT2LMHeadModel",
     ),
-    "a type that nobody knows": (config(model_type="gpt9"), "'model_type' \"gpt9\""),
+    "an unknown type": (config(model_type="gpt9"), "'model_type' \"gpt9\""),
     "no type": (config(model_type=None), "'model_type' null"),
     "a type that is a number": (config(model_type=2), "'model_type' 2"),
     "the type of another unknown one": (config(architectures=["GPTNeoForCausalLM"]), "'model_type' \"gpt2\""),
@@ -357,7 +357,7 @@ UNUSUAL: dict[str, Break] = {
         added("transformer.h.0.attn.masked_bias", np.array(-1e4, np.float32))(folder),
     ]),
     "names of old": weights(renamed),
-    "a head beside the embedding": added("lm_head.weight", np.zeros((40, 8), np.float32)),
+    "a head and an embedding": added("lm_head.weight", np.zeros((40, 8), np.float32)),
     "a head for the embedding": lambda folder: [
         added("lm_head.weight", np.zeros((40, 8), np.float32))(folder),
         dropped("transformer.wte.weight")(folder),

@@ -20,7 +20,7 @@ def plot_throughput(rows: list[dict[str, Any]]) -> Figure:
         axes.set_xscale("log", base=2)
         axes.set_yscale("log")
         axes.set_xticks(loads, [str(load) for load in loads])
-        axes.set_xlabel("sequences at once")
+        axes.set_xlabel("concurrent sequences")
         axes.set_ylabel("output tokens/s (dashed: limit of this machine)")
         axes.set_title(model)
         axes.legend()

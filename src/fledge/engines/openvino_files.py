@@ -25,7 +25,7 @@ from fledge.core.processes import module_command
 from fledge.core.types import Say
 from fledge.engines.engine import Mode
 from fledge.models.snapshot import Snapshot
-from fledge.releases.manifest import exported_beside
+from fledge.releases.manifest import find_release_export
 from fledge.releases.shared_files import files_of_exports
 
 HEARTBEAT_S = 15.0
@@ -47,10 +47,10 @@ def find_or_export(snapshot: Snapshot, cache: Path, mode: Mode, say: Say) -> Pat
 
     Raises `ExportError` if OpenVINO does not support the architecture, `InputError` if the model is inconsistent.
     """
-    beside = exported_beside(snapshot.path, mode)
-    if beside is not None:
-        return beside
-    exact = exported_beside(snapshot.path, "exact") or _find_or_export_exact(snapshot, cache, say)
+    release_export = find_release_export(snapshot.path, mode)
+    if release_export is not None:
+        return release_export
+    exact = find_release_export(snapshot.path, "exact") or _find_or_export_exact(snapshot, cache, say)
     if mode == "exact":
         return exact
     fast = _folder(snapshot, state.ensure(cache), "fast")
@@ -83,7 +83,7 @@ def known_files(cache: Path, model_digest: str) -> dict[str, Path]:
 
 def is_exported(snapshot: Snapshot, cache: Path, mode: Mode) -> bool:
     """Return whether a model is already exported for a mode."""
-    return exported_beside(snapshot.path, mode) is not None or _folder(snapshot, cache, mode).is_dir()
+    return find_release_export(snapshot.path, mode) is not None or _folder(snapshot, cache, mode).is_dir()
 
 
 def read_gate(fast: Path) -> Int8Gate:

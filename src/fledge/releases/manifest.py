@@ -167,7 +167,7 @@ def snapshot_of(folder: Path, manifest: Manifest) -> Snapshot:
     return found
 
 
-def exported_beside(snapshot: Path, mode: str) -> Path | None:
+def find_release_export(snapshot: Path, mode: str) -> Path | None:
     """Return the exported engine in the release of a snapshot's folder, None if there is none."""
     folder = snapshot.parent / ENGINES / mode
     return folder if (snapshot.parent / MANIFEST).is_file() and folder.is_dir() else None
