@@ -20,10 +20,10 @@ class EngineSettings(Workspace):
         "exact", "exact: same greedy tokens as transformers; fast: int8; auto: fast within --fast-limit"
     )
     fast_limit: float = option(1.02, "maximum perplexity ratio of int8 to exact, for --mode auto")
-    cache_gb: float = option(0.0, "memory for keys and values, in GB; 0 for 12,288 tokens' in at most 1 GB")
+    cache_gb: float = option(0.0, "size of the KV cache in GB; 0: 12,288 tokens, in at most 1 GB")
     remote_concurrency: int = option(8, "maximum number of concurrent requests to a remote model")
-    prompt_price: float = option(0.0, "price of a million prompt tokens of a remote model")
-    completion_price: float = option(0.0, "price of a million generated tokens of a remote model")
+    prompt_price: float = option(0.0, "price per million prompt tokens of a remote model")
+    completion_price: float = option(0.0, "price per million generated tokens of a remote model")
 
     def __post_init__(self) -> None:
         problems = self.problems()
