@@ -1,4 +1,4 @@
-"""What docs/json.md says of a command."""
+"""Read names from docs/json.md."""
 
 import re
 from pathlib import Path
@@ -7,7 +7,7 @@ REFERENCE = Path(__file__).parents[2] / "docs" / "json.md"
 
 
 def documented(command: str) -> set[str]:
-    """All names in the row of a command, and in the row that `as above` refers to."""
+    """Return the names in the row of a command, and in the row that `as above` refers to."""
     rows = {
         line.split("`")[1]: line for line in REFERENCE.read_text(encoding="utf-8").splitlines() if line[:3] == "| `"
     }

@@ -41,7 +41,7 @@ def test_bench_engine_measures_and_records(fledge: Run, workspace: Workspace) ->
     assert run.data.metrics["embedded.openvino-fast.output_tokens_per_s.3"] == pytest.approx(speed["openvino-fast", 3])
 
 
-def test_bad_settings_are_told_before_anything_starts(fledge: Run, tmp_path: Path) -> None:
+def test_invalid_settings_are_refused_before_anything_starts(fledge: Run, tmp_path: Path) -> None:
     done = fledge("bench", "engine", "--loads", "0", "--subjects", "vllm", cwd=tmp_path)
     assert done.returncode == 2
     assert "loads must be from 1 to 512" in done.stderr

@@ -1,4 +1,4 @@
-"""The load generator on a real server on loopback, and its statistics against numbers worked out by hand."""
+"""The load generator with a real server on loopback, and its figures compared with hand-computed ones."""
 
 import asyncio
 import itertools
@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager
 import pytest
 from aiohttp import web
 
-from fledge.bench.load_client import LoadTarget, asking
+from fledge.bench.load_client import LoadTarget, open_client
 from fledge.bench.loads import (
     Load,
     LoadAnswer,
@@ -41,7 +41,7 @@ def test_figures_of_a_streamed_load() -> None:
     ]
     other = [_sample(1.0, 4.0, 1.0, [0.6, 0.7, 0.7])]
     found = figures([one, other], SLO)
-    # Four requests in 6 s and 4 s, one of which failed at the very end of its round.
+    # Four requests in 6 s and 4 s, of which one failed at the end of its round.
     assert (found.requests, found.errors) == (4, 1)
     assert found.requests_per_s == pytest.approx(3 / 10)
     assert found.output_tokens_per_s == pytest.approx(3 * TOKENS / 10)
@@ -50,25 +50,25 @@ def test_figures_of_a_streamed_load() -> None:
     assert found.inter_token_p99_s == pytest.approx(1.0)
     assert found.latency_p50_s == 3.0
     assert found.latency_p99_s == pytest.approx(3.98)
-    # The second has its first token too late and takes too long; the fourth is just in time.
+    # The second misses both limits; the fourth just meets them.
     assert found.goodput_per_s == pytest.approx(2 / 10)
 
 
-def test_an_answer_that_comes_whole_has_its_first_token_at_its_end() -> None:
+def test_an_answer_without_streaming_has_its_first_token_at_the_end() -> None:
     found = figures([[_sample(0.0, 1.0, None, []), _sample(0.0, 2.0, None, [])]], SLO)
     assert (found.ttft_p50_s, found.inter_token_p50_s, found.inter_token_p99_s) == (None, None, None)
     assert found.latency_p50_s == 1.5
     assert found.goodput_per_s == pytest.approx(1 / 2)
 
 
-def test_nothing_answered_is_no_figure() -> None:
+def test_there_are_no_latencies_without_answers() -> None:
     found = figures([[_sample(0.0, 5.0, None, [], "HTTP 503")], []], SLO)
     assert (found.requests_per_s, found.goodput_per_s, found.errors) == (0.0, 0.0, 1)
     assert found.latency_p50_s is None
     assert figures([[]], SLO).requests_per_s == 0.0
 
 
-def test_arrivals_are_a_poisson_process_that_can_be_repeated() -> None:
+def test_arrivals_are_a_seeded_poisson_process() -> None:
     times = arrivals(50.0, 200.0, seed=1)
     assert times == arrivals(50.0, 200.0, seed=1) != arrivals(50.0, 200.0, seed=2)
     assert times == sorted(times)
@@ -77,10 +77,10 @@ def test_arrivals_are_a_poisson_process_that_can_be_repeated() -> None:
     gaps = [later - earlier for earlier, later in itertools.pairwise(times)]
     mean = sum(gaps) / len(gaps)
     deviation = (sum((gap - mean) ** 2 for gap in gaps) / len(gaps)) ** 0.5
-    assert deviation == pytest.approx(mean, rel=0.05)  # as of exponential gaps, and of no others that are as simple
+    assert deviation == pytest.approx(mean, rel=0.05)  # as for exponential gaps
 
 
-def test_prompts_are_all_different_and_of_one_length() -> None:
+def test_prompts_are_unique_and_have_one_length() -> None:
     texts = list(itertools.islice(prompts(32), 1000))
     assert len({text[:8] for text in texts}) == 1000
     assert {len(text) for text in texts} == {32}
@@ -88,9 +88,9 @@ def test_prompts_are_all_different_and_of_one_length() -> None:
     assert texts == list(itertools.islice(prompts(32), 1000))
 
 
-def test_latency_counts_from_when_a_request_was_due() -> None:
+def test_latency_counts_from_the_time_a_request_was_due() -> None:
     async def ask(_prompt: str) -> LoadAnswer:
-        time.sleep(0.2)  # nothing else gets a turn: the second request is sent too late
+        time.sleep(0.2)  # blocks the loop, so the second request is sent late
         return LoadAnswer(tokens=TOKENS)
 
     first, second = asyncio.run(open_loop(ask, prompts(8), [0.0, 0.05]))
@@ -99,7 +99,7 @@ def test_latency_counts_from_when_a_request_was_due() -> None:
     assert second.latency_s >= first.latency_s + 0.2 - 0.05
 
 
-def test_a_client_that_is_refused_does_not_ask_a_thousand_times() -> None:
+def test_a_refused_client_pauses() -> None:
     async def ask(_prompt: str) -> LoadAnswer:
         return LoadAnswer(error="HTTP 429")
 
@@ -112,7 +112,7 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 @asynccontextmanager
 async def _server(handler: Handler, protocol: str) -> AsyncIterator[LoadTarget]:
-    """One handler for every path, and how it is asked."""
+    """Run a server with one handler for every path, and yield its target."""
     app = web.Application()
     app.router.add_post("/{path:.*}", handler)
     runner = web.AppRunner(app)
@@ -124,16 +124,16 @@ async def _server(handler: Handler, protocol: str) -> AsyncIterator[LoadTarget]:
     await runner.cleanup()
 
 
-def _loaded(handler: Handler, protocol: str, load: Load) -> list[LoadSample]:
+def _run_load(handler: Handler, protocol: str, load: Load) -> list[LoadSample]:
     async def run() -> list[LoadSample]:
-        async with _server(handler, protocol) as target, asking(target) as ask:
+        async with _server(handler, protocol) as target, open_client(target) as ask:
             return await run_load(load, ask, prompts(8))
 
     return asyncio.run(run())
 
 
 def _streaming(tokens: int, *, chat: bool = False) -> Handler:
-    """Pieces 50 ms apart, the first after 100 ms."""
+    """Return a handler that streams chunks 50 ms apart, the first after 100 ms."""
 
     def events(body: dict[str, object]) -> Iterator[dict[str, object]]:
         assert body["stream"]
@@ -155,9 +155,9 @@ def _streaming(tokens: int, *, chat: bool = False) -> Handler:
     return handle
 
 
-def test_a_closed_loop_on_a_server_that_streams() -> None:
-    samples = _loaded(_streaming(TOKENS), "completions", Load("closed", 2, 0.6))
-    # An answer takes 0.35 s at least: each of two clients asks at most twice, and what is under way then is waited for.
+def test_a_closed_loop_with_a_streaming_server() -> None:
+    samples = _run_load(_streaming(TOKENS), "completions", Load("closed", 2, 0.6))
+    # An answer takes at least 0.35 s: each of two clients sends at most two requests, and pending ones are awaited.
     assert 2 <= len(samples) <= 4
     assert {sample.error for sample in samples} == {""}
     assert max(sample.ended_s for sample in samples) >= 0.6
@@ -165,14 +165,14 @@ def test_a_closed_loop_on_a_server_that_streams() -> None:
     assert found.requests_per_s == pytest.approx(len(samples) / max(sample.ended_s for sample in samples))
     assert found.ttft_p50_s is not None
     assert found.latency_p50_s is not None
-    # The first piece that holds text comes after 0.1 s, each of the others 0.05 s after the one before, and the end.
+    # The first chunk with text comes after 0.1 s, then one every 0.05 s.
     assert 0.1 <= found.ttft_p50_s <= found.latency_p50_s - 0.2
     assert all(len(sample.gaps_s) == TOKENS - 1 for sample in samples)
     assert all(sum(sample.gaps_s) >= 0.1 for sample in samples)
 
 
-def test_a_conversation_streams_alike() -> None:
-    (sample,) = _loaded(_streaming(TOKENS, chat=True), "chat", Load("closed", 1, 0.1))
+def test_chat_answers_stream_too() -> None:
+    (sample,) = _run_load(_streaming(TOKENS, chat=True), "chat", Load("closed", 1, 0.1))
     assert (sample.error, sample.tokens, len(sample.gaps_s)) == ("", TOKENS, TOKENS - 1)
 
 
@@ -185,15 +185,15 @@ def test_an_open_loop_does_not_wait_for_a_slow_server() -> None:
         return web.json_response({"tokens": TOKENS})
 
     load = Load("open", 20, 1.0)
-    samples = _loaded(handle, "predict", load)
+    samples = _run_load(handle, "predict", load)
     assert [sample.due_s for sample in samples] == pytest.approx(arrivals(20, 1.0, 0))
-    # Twice as much as it can do: whoever comes later waits longer, and all of it counts.
+    # Twice the capacity: later requests wait longer, and their waiting counts.
     latencies = [sample.latency_s for sample in samples]
     assert latencies[-1] >= len(samples) * 0.1 - samples[-1].due_s
     assert figures([samples], SLO).requests_per_s < 10
 
 
-def test_only_a_200_with_the_right_number_of_tokens_counts() -> None:
+def test_only_a_200_with_the_right_number_of_tokens_is_a_success() -> None:
     async def busy(_request: web.Request) -> web.StreamResponse:
         return web.json_response({}, status=503)
 
@@ -204,13 +204,13 @@ def test_only_a_200_with_the_right_number_of_tokens_counts() -> None:
         return web.json_response({"predictions": []})
 
     load = Load("closed", 1, 0.05)
-    assert _loaded(busy, "invocations", load)[0].error == "HTTP 503"
-    assert _loaded(short, "invocations", load)[0].error == f"{TOKENS - 1} tokens"
-    assert _loaded(nonsense, "invocations", load)[0].error == "IndexError"
-    assert _loaded(_streaming(TOKENS + 1), "completions", load)[0].error == f"{TOKENS + 1} tokens"
+    assert _run_load(busy, "invocations", load)[0].error == "HTTP 503"
+    assert _run_load(short, "invocations", load)[0].error == f"{TOKENS - 1} tokens"
+    assert _run_load(nonsense, "invocations", load)[0].error == "IndexError"
+    assert _run_load(_streaming(TOKENS + 1), "completions", load)[0].error == f"{TOKENS + 1} tokens"
 
-    async def nobody() -> LoadAnswer:
-        async with asking(LoadTarget("http://127.0.0.1:9", "predict", "", TOKENS, 5.0)) as ask:
+    async def ask_closed_port() -> LoadAnswer:
+        async with open_client(LoadTarget("http://127.0.0.1:9", "predict", "", TOKENS, 5.0)) as ask:
             return await ask("x")
 
-    assert asyncio.run(nobody()).error == "ClientConnectorError"
+    assert asyncio.run(ask_closed_port()).error == "ClientConnectorError"

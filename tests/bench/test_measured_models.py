@@ -8,7 +8,7 @@ from fledge.core.errors import InputError
 from fledge.core.settings import Workspace
 
 
-def test_a_chat_model_is_asked_through_its_template(chat_model: Path, workspace: Workspace) -> None:
+def test_the_tokens_around_a_message_come_from_the_chat_template(chat_model: Path, workspace: Workspace) -> None:
     notes: list[str] = []
     (found,) = find_models(str(chat_model), workspace, notes.append, notes)
     assert found.describe() == {
@@ -28,6 +28,6 @@ def test_a_model_without_a_template_gets_text(workspace: Workspace) -> None:
     assert (found.name, found.chat, found.around) == ("embedded", False, Around())
 
 
-def test_a_named_model_that_is_not_there_is_an_error(workspace: Workspace) -> None:
+def test_a_missing_model_is_an_error(workspace: Workspace) -> None:
     with pytest.raises(InputError, match="no model"):
         find_models("nowhere", workspace, lambda _: None, [])

@@ -1,4 +1,4 @@
-"""A measured process and all that it starts end in time, whatever happens to the benchmark."""
+"""A measured process and its children always end in time."""
 
 import json
 import subprocess
@@ -13,7 +13,7 @@ from fledge.bench.processes import BenchDeadlineError, run
 from fledge.core.errors import FledgeError
 from tests.conftest import PATIENCE_S
 
-# Tells its own id and that of a child that ignores the wish to end, and then hangs as that child does.
+# Writes its process id and that of a child that ignores SIGTERM, then hangs.
 HANGING = """
     import json, os, signal, subprocess, sys, time
     ignore = "import signal, time; signal.signal(15, signal.SIG_IGN); time.sleep(600)"
@@ -29,43 +29,43 @@ def _program(text: str) -> list[str]:
     return [sys.executable, "-c", textwrap.dedent(text)]
 
 
-def _ended(pids: list[int]) -> bool:
-    """Whether all of these processes end; one that nobody has asked about yet has ended too."""
+def _have_ended(pids: list[int]) -> bool:
+    """Return whether all of these processes end; a zombie counts as ended."""
     processes = [psutil.Process(pid) for pid in pids if psutil.pid_exists(pid)]
     _, left = psutil.wait_procs([one for one in processes if one.status() != psutil.STATUS_ZOMBIE], timeout=PATIENCE_S)
     return not left
 
 
-def test_lines_and_memory_of_a_process_that_ends() -> None:
-    heard: list[int] = []
+def test_lines_and_memory_are_measured() -> None:
+    counts: list[int] = []
     measured = run(_program("""
         import time
         print('{"a": 1}', flush=True)
         time.sleep(2)
         print('{"a": 2}')
-    """), PATIENCE_S, heard.append)  # fmt: skip
+    """), PATIENCE_S, counts.append)  # fmt: skip
     assert measured.lines == [{"a": 1}, {"a": 2}]
-    assert heard == [1, 2]
+    assert counts == [1, 2]
     assert measured.memory_bytes > 1_000_000
 
 
-def test_a_process_that_fails_is_quoted() -> None:
-    with pytest.raises(FledgeError, match="a measured process ended with 3: it is broken"):
+def test_the_error_of_a_failed_process_has_its_last_line() -> None:
+    with pytest.raises(FledgeError, match="a measured process exited with code 3: it is broken"):
         run(_program("import sys; sys.stderr.write('first\\nit is broken\\n'); sys.exit(3)"), PATIENCE_S)
 
 
-def test_a_process_that_hangs_is_killed_with_its_children(tmp_path: Path) -> None:
+def test_a_hung_process_is_killed_with_its_children(tmp_path: Path) -> None:
     pids = tmp_path / "pids"
     program = HANGING.replace(
         "sys.stdout.flush()", f"sys.stdout.flush(); open({str(pids)!r}, 'w').write(str(child.pid))"
     )
     with pytest.raises(BenchDeadlineError, match="it wrote nothing for 5 s"):
         run(_program(program), 5.0)
-    assert _ended([int(pids.read_text())])
+    assert _have_ended([int(pids.read_text())])
 
 
-def test_nothing_outlives_a_benchmark_that_is_killed() -> None:
-    """Also what has made itself a session of its own, and what is started by a program that knows nothing of us."""
+def test_no_process_outlives_a_killed_benchmark() -> None:
+    """Not even children in their own session, or those of a program that does not use `run`."""
     bench = f"""
         import subprocess
         from fledge.bench.guard import guarded
@@ -78,10 +78,10 @@ def test_nothing_outlives_a_benchmark_that_is_killed() -> None:
         pids += [child.pid for child in psutil.Process(killed.pid).children(recursive=True)]
         assert len(set(pids)) == 3  # with the guard itself
         killed.kill()
-    assert _ended(pids)
+    assert _have_ended(pids)
 
 
-def test_nothing_outlives_the_block_that_started_it() -> None:
+def test_no_process_outlives_its_guarded_block() -> None:
     bench = f"""
         import subprocess, sys
         from fledge.bench.guard import guarded
@@ -91,4 +91,4 @@ def test_nothing_outlives_the_block_that_started_it() -> None:
         sys.stdout.write(line)
     """
     done = subprocess.run(_program(bench), capture_output=True, text=True, check=True)
-    assert _ended(json.loads(done.stdout)["pids"])
+    assert _have_ended(json.loads(done.stdout)["pids"])

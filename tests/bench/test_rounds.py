@@ -3,7 +3,7 @@ import pytest
 from fledge.bench.rounds import Round, RoundPlan, summarize
 
 
-def test_every_load_is_asked_in_turn_with_prompts_of_its_own() -> None:
+def test_loads_alternate_and_prompts_are_unique() -> None:
     rounds = list(RoundPlan((1, 3), repeats=2, prompt_tokens=5, tokens=8, vocabulary=100).rounds())
     assert [load for load, _ in rounds] == [1, 3, 1, 3]
     prompts = [tuple(prompt) for _, group in rounds for prompt in group]
@@ -11,7 +11,7 @@ def test_every_load_is_asked_in_turn_with_prompts_of_its_own() -> None:
     assert all(len(prompt) == 5 and 0 < min(prompt) <= max(prompt) < 100 for prompt in prompts)
 
 
-def test_figures_of_rounds() -> None:
+def test_summarize_computes_medians_over_rounds() -> None:
     one = Round(2, [[1.0, 2.0, 3.0], [1.0, 2.0, 4.0]])
     other = Round(2, [[0.5, 1.0, 1.5], [0.5, 1.0, 2.0]])
     result = summarize([one, other])

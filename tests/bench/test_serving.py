@@ -41,7 +41,7 @@ SERVERS = [
 ]
 
 
-def test_ratios_of_rows() -> None:
+def test_ratios_and_costs_are_computed_from_rows() -> None:
     assert ratios(ROWS, ["fledge", "fledge-exact"], ["mlflow", "transformers", "litserve"]) == {
         "fledge": {"mlflow": {"1": 4.0, "16": None}, "transformers": {"1": 2.0}}
     }
@@ -60,13 +60,13 @@ def test_ratios_of_rows() -> None:
     }
 
 
-def test_loads_go_up_and_warm_up_with_no_more_than_a_batch() -> None:
+def test_loads_ascend_and_their_warm_up_is_limited() -> None:
     plan = ServeBenchConfig(loads=(64, 1), rates=(5.0, 2.0), seconds=3).plan
     assert plan == [Load("closed", 1, 3), Load("closed", 64, 3), Load("open", 2, 3), Load("open", 5, 3)]
     assert [load.warm_up for load in plan] == [1, 16, 4, 4]
 
 
-def test_bad_settings_are_told_before_anything_starts(fledge: Run, tmp_path: Path) -> None:
+def test_invalid_settings_are_refused_before_anything_starts(fledge: Run, tmp_path: Path) -> None:
     done = fledge("bench", "serve", "--loads", "0", "--rates", "-1", "--peers", "vllm", "--subjects", "", cwd=tmp_path)
     assert done.returncode == 2
     for problem in ("loads must be from 1 to 512", "peers are mlflow", "name at least one"):
@@ -74,7 +74,7 @@ def test_bad_settings_are_told_before_anything_starts(fledge: Run, tmp_path: Pat
     assert not list(tmp_path.iterdir())
 
 
-def test_packages_have_the_versions_that_are_installed_here() -> None:
+def test_packages_are_pinned_to_the_installed_versions() -> None:
     assert pinned("litserve==0.2.19") == "litserve==0.2.19"
     assert pinned("mlflow").startswith("mlflow==3.")
     assert pinned("transformers[serving]") == pinned("transformers").replace("==", "[serving]==")
@@ -84,7 +84,7 @@ def test_packages_have_the_versions_that_are_installed_here() -> None:
 
 
 def _pretend_installed(state_dir: Path, name: str, programs: dict[str, str]) -> None:
-    """An environment that looks complete, with programs of our own."""
+    """Create an environment that looks complete, with fake programs."""
     folder = state.ensure(state_dir / "bench" / "envs" / name)
     state.ensure(folder / "bin")
     for program, content in programs.items():
@@ -93,7 +93,7 @@ def _pretend_installed(state_dir: Path, name: str, programs: dict[str, str]) -> 
     state.write_json(folder / "complete.json", [pinned(package) for package in ("torch", *PEERS[name].packages)])
 
 
-def test_an_environment_is_made_once(tmp_path: Path) -> None:
+def test_a_complete_environment_is_reused(tmp_path: Path) -> None:
     said: list[str] = []
     _pretend_installed(tmp_path, "litserve", {"python": ""})
     found = environment("litserve", PEERS["litserve"].packages, 2, tmp_path, said.append)
@@ -101,7 +101,7 @@ def test_an_environment_is_made_once(tmp_path: Path) -> None:
     assert said == []
 
 
-# A server with a child of its own, which outlives it; both ignore nothing but the wish to end.
+# A server with a child that ignores SIGTERM and outlives it.
 SERVER = """
     import http.server, json, signal, subprocess, sys
     subprocess.Popen([sys.executable, "-c", "import signal, time; signal.signal(15, signal.SIG_IGN); time.sleep(60)"])
@@ -125,7 +125,7 @@ def _command(program: str, folder: Path, port: int, tokens: int = 4) -> ServerCo
     return ServerCommand(words, {}, folder, LoadTarget(f"http://127.0.0.1:{port}", "predict", "", tokens, 5.0))
 
 
-def test_a_server_is_asked_until_it_answers_and_leaves_no_process(
+def test_a_server_is_polled_until_it_answers_and_leaves_no_process(
     tmp_path: Path, port: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("fledge.bench.servers.STOP_TIMEOUT_S", 1.0)
@@ -136,14 +136,14 @@ def test_a_server_is_asked_until_it_answers_and_leaves_no_process(
         assert len(family) == 2
         alone = first.memory_full_info().pss
         assert server.memory.take() > alone
-    # Nobody may have asked yet how the child of a process that is gone has ended.
+    # An orphan may still be a zombie.
     assert all(not process.is_running() or process.status() == psutil.STATUS_ZOMBIE for process in family)
 
 
-def test_a_server_that_does_not_start_is_said(tmp_path: Path, port: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_server_that_does_not_start_is_an_error(tmp_path: Path, port: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("fledge.bench.servers.STOP_TIMEOUT_S", 1.0)
     for program, message in (
-        ("raise SystemExit('no model here')", "it ended with 1; no model here"),
+        ("raise SystemExit('no model here')", "exit code 1; no model here"),
         (SERVER, "4 tokens"),
     ):
         command = _command(program, tmp_path, port, tokens=5)
@@ -163,7 +163,7 @@ def test_bench_serve_measures_and_records(fledge: Run, workspace: Workspace, cha
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout)
-    assert result["notes"] == ["litserve is left out for small-chat: it did not start: it ended with 3; it is broken"]
+    assert result["notes"] == ["litserve is left out for small-chat: it did not start: exit code 3; it is broken"]
     rows = {(row["peer"], row["loop"]): row for row in result["rows"]}
     assert rows.keys() == {(peer, loop) for peer in ("engine", "fledge") for loop in ("closed", "open")}
     for (peer, loop), row in rows.items():
@@ -216,7 +216,7 @@ def test_an_interrupted_bench_leaves_no_process(workspace: Workspace, tmp_path: 
 
 @pytest.mark.soak
 @pytest.mark.timeout(3600)
-def test_every_peer_in_an_environment_of_its_own(workspace: Workspace) -> None:
+def test_every_peer_is_measured_in_its_own_environment(workspace: Workspace) -> None:
     config = ServeBenchConfig(
         tracking_uri=workspace.tracking_uri,
         state=workspace.state,

@@ -1,4 +1,4 @@
-"""The end-to-end run, as `fledge demo` tells it and as MLflow remembers it."""
+"""`fledge demo`: its output, and what it records in MLflow."""
 
 import json
 import os
@@ -30,8 +30,8 @@ def home(tmp_path: Path) -> Path:
     return folder
 
 
-def _ours(folder: Path) -> list[psutil.Process]:
-    """Processes of fledge that work in `folder`."""
+def _find_processes(folder: Path) -> list[psutil.Process]:
+    """Return fledge's processes that use `folder`."""
     found = []
     for process in psutil.process_iter(["cmdline"]):
         line = " ".join(process.info["cmdline"] or [])
@@ -41,26 +41,26 @@ def _ours(folder: Path) -> list[psutil.Process]:
 
 
 @pytest.mark.usefixtures("smollm2")
-def test_a_whole_life(fledge: Run, home: Path, port: int, tmp_path: Path) -> None:
+def test_an_end_to_end_run(fledge: Run, home: Path, port: int, tmp_path: Path) -> None:
     environment = os.environ | {"MLFLOW_TRACKING_URI": "sqlite:////nowhere/mlflow.db"}
     done = fledge("demo", "--home", str(home), "--port", str(port), "--json", cwd=tmp_path, env=environment)
     assert done.returncode == 0, done.stderr
     assert "embedded" not in done.stderr
-    life = json.loads(done.stdout)
-    assert [stage["name"] for stage in life["stages"]] == STAGES
-    assert all(stage["ok"] and stage["seconds"] >= 0 for stage in life["stages"])
-    assert len(life["verdicts"]) == 2
-    assert {pair["verdict"] for pair in life["verdicts"]} <= {"better", "worse", "equivalent", "inconclusive"}
-    assert (life["model_version"], life["url"], life["traces"]) == (1, f"http://127.0.0.1:{port}", 2)
-    assert "<svg" in Path(life["report"]).read_text()
-    assert "http://" not in Path(life["report"]).read_text().replace("http://www.w3.org", "").replace(
+    result = json.loads(done.stdout)
+    assert [stage["name"] for stage in result["stages"]] == STAGES
+    assert all(stage["ok"] and stage["seconds"] >= 0 for stage in result["stages"])
+    assert len(result["verdicts"]) == 2
+    assert {pair["verdict"] for pair in result["verdicts"]} <= {"better", "worse", "equivalent", "inconclusive"}
+    assert (result["model_version"], result["url"], result["traces"]) == (1, f"http://127.0.0.1:{port}", 2)
+    assert "<svg" in Path(result["report"]).read_text()
+    assert "http://" not in Path(result["report"]).read_text().replace("http://www.w3.org", "").replace(
         "http://purl.org", ""
     ).replace("http://creativecommons.org", "")
-    assert _ours(home) == []
+    assert _find_processes(home) == []
 
     store = f"sqlite:///{home / 'mlflow.db'}"
     client = MlflowClient(store, store)
-    parent = client.get_run(life["experiment_run_id"])
+    parent = client.get_run(result["experiment_run_id"])
     nested = client.search_runs([parent.info.experiment_id], f"tags.`mlflow.parentRunId` = '{parent.info.run_id}'")
     assert len(nested) == 3
     assert {run.info.status for run in (*nested, parent)} == {"FINISHED"}
@@ -73,7 +73,7 @@ def test_a_whole_life(fledge: Run, home: Path, port: int, tmp_path: Path) -> Non
     assert sorted(trace.info.tags["fledge.status"] for trace in traces) == ["200", "200", "400"]  # with the bad request
 
 
-def test_without_the_chat_model_it_says_so_and_takes_the_embedded_one(
+def test_the_embedded_model_replaces_an_unreachable_chat_model(
     fledge: Run, home: Path, port: int, tmp_path: Path
 ) -> None:
     alone = {"XDG_CACHE_HOME": str(tmp_path), "HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "1", "PIP_NO_INDEX": "1"}
@@ -86,7 +86,7 @@ def test_without_the_chat_model_it_says_so_and_takes_the_embedded_one(
     assert "serve huggingface-dialogpt-model@champion" in done.stderr
 
 
-def test_on_questions_of_ones_own(fledge: Run, home: Path, port: int, tmp_path: Path) -> None:
+def test_a_users_own_questions(fledge: Run, home: Path, port: int, tmp_path: Path) -> None:
     (tmp_path / "mine.csv").write_text("question\nWhat is overfitting?\nWhy do ships float?\n")
     asked = ("--model", "embedded", "--questions", "mine.csv")
     done = fledge("demo", "--home", str(home), "--port", str(port), *asked, cwd=tmp_path)
@@ -99,7 +99,7 @@ def test_on_questions_of_ones_own(fledge: Run, home: Path, port: int, tmp_path: 
 
 @pytest.mark.usefixtures("smollm2")
 @pytest.mark.parametrize("stage", ["model", "experiment", "register", "serve", "traces"])
-def test_interrupted_in_any_stage_it_leaves_nothing_behind(
+def test_an_interrupt_in_any_stage_leaves_no_process(
     fledge: Run, home: Path, port: int, tmp_path: Path, stage: str
 ) -> None:
     before = STAGES[STAGES.index(stage) - 1]
@@ -124,7 +124,7 @@ def test_interrupted_in_any_stage_it_leaves_nothing_behind(
     process.stderr.close()
     assert "Traceback" not in rest
     assert rest.rstrip().endswith("interrupted")
-    assert _ours(home) == []
+    assert _find_processes(home) == []
     if (home / "mlflow.db").exists():
         client = MlflowClient(f"sqlite:///{home / 'mlflow.db'}")
         experiments = [item.experiment_id for item in client.search_experiments()]
@@ -133,7 +133,7 @@ def test_interrupted_in_any_stage_it_leaves_nothing_behind(
     assert again.returncode == 0, again.stderr
 
 
-def test_a_port_in_use_is_said_before_anything_is_written(fledge: Run, tmp_path: Path) -> None:
+def test_a_port_in_use_is_refused_before_anything_is_written(fledge: Run, tmp_path: Path) -> None:
     import socket
 
     with socket.create_server(("127.0.0.1", 0)) as taken:
@@ -145,7 +145,7 @@ def test_a_port_in_use_is_said_before_anything_is_written(fledge: Run, tmp_path:
     assert not (tmp_path / "home" / "mlflow.db").exists()
 
 
-def test_a_home_that_cannot_be_written_is_said(fledge: Run, tmp_path: Path) -> None:
+def test_an_unwritable_home_is_refused(fledge: Run, tmp_path: Path) -> None:
     done = fledge("demo", "--home", "/proc/fledge", cwd=tmp_path)
     assert done.returncode == 1
     assert "cannot create /proc/fledge" in done.stderr

@@ -1,4 +1,4 @@
-"""Engines of a test's own in an engine process."""
+"""Run a test's own engine in an engine process."""
 
 import os
 import socket
@@ -21,7 +21,7 @@ EngineServer(engine, lines=(socket.socket(fileno=int(sys.argv[1])),)).run()
 
 @contextmanager
 def engine_process(program: str) -> Iterator[EngineConnection]:
-    """Runs what `program` leaves as `engine`, as the engine process does."""
+    """Run the `engine` that `program` defines, as the engine process does."""
     ours, theirs = socket.socketpair()
     with subprocess.Popen(
         [sys.executable, "-c", program + SERVE, str(theirs.fileno()), str(os.getpid())], pass_fds=(theirs.fileno(),)

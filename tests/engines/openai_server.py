@@ -1,4 +1,4 @@
-"""A small server of OpenAI's protocol on loopback, which can misbehave."""
+"""A small server with OpenAI's API on loopback, which can misbehave."""
 
 import json
 import threading
@@ -12,7 +12,7 @@ from typing import Any
 
 @dataclass
 class Server:
-    """Answers `words`, a chunk each. `failures` are statuses that come first, before any answer."""
+    """Answers with `words`, one per chunk. `failures` are the statuses of the first requests."""
 
     words: tuple[str, ...] = ("One ", "two ", "three.")
     failures: list[int] = field(default_factory=list)
@@ -23,7 +23,7 @@ class Server:
     models: tuple[str, ...] = ("first", "second")
     bodies: list[dict[str, Any]] = field(default_factory=list)
     keys: list[str] = field(default_factory=list)
-    most_at_once: int = 0
+    max_running: int = 0
     url: str = ""
 
 
@@ -61,38 +61,38 @@ class _Handler(BaseHTTPRequestHandler):
         self._json(200, {"object": "list", "data": data})
 
     def do_POST(self) -> None:
-        told = self.server.behaviour
+        behaviour = self.server.behaviour
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        told.bodies.append(body)
-        told.keys.append(self.headers.get("Authorization", ""))
+        behaviour.bodies.append(body)
+        behaviour.keys.append(self.headers.get("Authorization", ""))
         with self.server.lock:
-            failure = told.failures.pop(0) if told.failures else 0
+            failure = behaviour.failures.pop(0) if behaviour.failures else 0
             self.server.running += 1
-            told.most_at_once = max(told.most_at_once, self.server.running)
+            behaviour.max_running = max(behaviour.max_running, self.server.running)
         try:
             if failure:
                 error = {"message": f"scripted {failure}", "type": "x", "param": None, "code": None}
                 self._json(failure, {"error": error})
             else:
-                self._stream(told, body)
-        except ConnectionError:  # the client has had enough
+                self._stream(behaviour, body)
+        except ConnectionError:  # the client disconnected
             pass
         finally:
             with self.server.lock:
                 self.server.running -= 1
 
-    def _stream(self, told: Server, body: dict[str, Any]) -> None:
+    def _stream(self, behaviour: Server, body: dict[str, Any]) -> None:
         self.send_response(200)
         self.send_header("Content-Type", "text/event-stream")
         self.end_headers()
-        for place, word in enumerate(told.words):
-            time.sleep(told.pause_s)
-            if told.break_off and place == 1:
+        for place, word in enumerate(behaviour.words):
+            time.sleep(behaviour.pause_s)
+            if behaviour.break_off and place == 1:
                 return
             logprobs = {"content": [{"token": word, "logprob": -0.5, "bytes": None, "top_logprobs": []}]}
             self._event({"content": word}, None, logprobs if body.get("logprobs") else None)
-        self._event({}, told.finish_reason, None)
-        if told.usage:
+        self._event({}, behaviour.finish_reason, None)
+        if behaviour.usage:
             usage = {"prompt_tokens": 7, "completion_tokens": 5, "total_tokens": 12}
             self._data({**self._head(), "choices": [], "usage": usage})
         self.wfile.write(b"data: [DONE]\n\n")
@@ -118,4 +118,4 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(raw)
 
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 (its name in the library)
-        """Nothing: the tests read what the server was sent."""
+        """Log nothing: the tests read `bodies`."""

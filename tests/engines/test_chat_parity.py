@@ -1,7 +1,7 @@
 """A real chat model in exact mode gives the greedy answers of transformers, through its chat template.
 
-`transformers.generate` computes a token a step. One pass over a prompt and its answer tells the same: each token must
-be the likeliest after what comes before it. The soak test generates all the same.
+One forward pass over a prompt and its answer is faster than `generate`: each token must be the most likely one. The
+second test runs `generate`.
 """
 
 from pathlib import Path
@@ -23,7 +23,7 @@ TOKENS = 64
 
 
 def ask(model: Snapshot, count: int, folder: Path) -> tuple[list[list[int]], list[Completion]]:
-    """The tokens of questions as transformers' template shapes them, and fledge's answers to the questions."""
+    """Return the tokens of questions in transformers' chat template, and fledge's answers."""
     questions = [entry.held_out[0] for entry in load_corpus()][:count]
     tokenizer = AutoTokenizer.from_pretrained(model.path)
     shaped = [
@@ -41,7 +41,7 @@ def ask(model: Snapshot, count: int, folder: Path) -> tuple[list[list[int]], lis
 
 @pytest.mark.soak
 @pytest.mark.timeout(1200)  # the model is exported first
-def test_each_token_is_the_likeliest(smollm2: Snapshot, tmp_path: Path) -> None:
+def test_each_token_is_the_most_likely(smollm2: Snapshot, tmp_path: Path) -> None:
     shaped, answers = ask(smollm2, 16, tmp_path)
     reference = AutoModelForCausalLM.from_pretrained(smollm2.path, dtype=torch.float32)
     gaps = []
@@ -57,7 +57,7 @@ def test_each_token_is_the_likeliest(smollm2: Snapshot, tmp_path: Path) -> None:
 
 
 @pytest.mark.soak
-def test_answers_are_those_of_generate(smollm2: Snapshot, tmp_path: Path) -> None:
+def test_answers_match_generate(smollm2: Snapshot, tmp_path: Path) -> None:
     shaped, answers = ask(smollm2, 64, tmp_path)
     reference = AutoModelForCausalLM.from_pretrained(smollm2.path, dtype=torch.float32)
     same = [

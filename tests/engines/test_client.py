@@ -1,4 +1,4 @@
-"""The endpoint's line to an engine, against a real socket."""
+"""The client of an engine process, with a real socket."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -14,18 +14,18 @@ from fledge.engines.client import DeadlineError, EngineClient
 from tests.conftest import PATIENCE_S
 
 
-async def _soon(condition: "asyncio.Event") -> None:
+async def _wait_for(condition: "asyncio.Event") -> None:
     await asyncio.wait_for(condition.wait(), PATIENCE_S)
 
 
-def test_a_line_that_breaks_while_both_ends_live_is_there_again(tmp_path: Path) -> None:
+def test_a_broken_connection_is_restored(tmp_path: Path) -> None:
     async def run() -> None:
         lines: list[asyncio.StreamWriter] = []
-        came = asyncio.Event()
+        connected = asyncio.Event()
 
         def take(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             lines.append(writer)
-            came.set()
+            connected.set()
 
         address = str(tmp_path / "engine")
         async with await asyncio.start_unix_server(take, address):
@@ -35,17 +35,17 @@ def test_a_line_that_breaks_while_both_ends_live_is_there_again(tmp_path: Path) 
                 return client.ready
 
             await asyncio.gather(client.connect(address), client.connect(address))
-            await _soon(came)
+            await _wait_for(connected)
             assert is_ready()
             assert len(lines) == 1
-            came.clear()
+            connected.clear()
             lines[0].close()
-            await _soon(came)
+            await _wait_for(connected)
             assert is_ready()
             client.close("stopped")
-            came.clear()
+            connected.clear()
             with pytest.raises(asyncio.TimeoutError):
-                await asyncio.wait_for(came.wait(), 2)
+                await asyncio.wait_for(connected.wait(), 2)
             assert not is_ready()
             for line in lines:
                 line.close()
@@ -54,7 +54,7 @@ def test_a_line_that_breaks_while_both_ends_live_is_there_again(tmp_path: Path) 
 
 
 class _Engine:
-    """Answers each prompt with so many pieces at once, of which the last ends it only where it is told so."""
+    """Answers each prompt with five pieces at once; with `ends`, the last one finishes the answer."""
 
     def __init__(self, *, ends: bool) -> None:
         self.ends = ends
@@ -87,22 +87,22 @@ async def _asking(engine: _Engine, address: str, max_concurrency: int) -> AsyncI
             yield client
         finally:
             client.close("stopped")
-            await _soon(engine.left)
+            await _wait_for(engine.left)
 
 
-async def _true(condition: object) -> None:
+async def _wait_until(condition: object) -> None:
     assert callable(condition)
     while not condition():
         await asyncio.sleep(0.01)
 
 
-def test_a_reader_that_stands_still_keeps_no_engine_beyond_the_deadline(tmp_path: Path) -> None:
+def test_a_stalled_reader_frees_the_engine_at_the_deadline(tmp_path: Path) -> None:
     async def run() -> None:
         engine = _Engine(ends=False)
         async with _asking(engine, str(tmp_path / "engine"), 1) as client:
             answers = client.answers([Ask("", {}, text="a"), Ask("", {}, text="b")], 1, 1.0)
-            await anext(answers)  # and now nobody reads
-            await asyncio.wait_for(_true(lambda: engine.cancelled), PATIENCE_S)
+            await anext(answers)  # then stop reading
+            await asyncio.wait_for(_wait_until(lambda: engine.cancelled), PATIENCE_S)
             await asyncio.wait_for(client.slots.acquire(), PATIENCE_S)
             assert client.running == 0
             with pytest.raises(DeadlineError, match=r"more than 1 s"):
@@ -111,7 +111,7 @@ def test_a_reader_that_stands_still_keeps_no_engine_beyond_the_deadline(tmp_path
     asyncio.run(run())
 
 
-def test_what_is_computed_may_be_read_slowly_and_holds_no_place(tmp_path: Path) -> None:
+def test_a_finished_answer_holds_no_slot_and_can_be_read_slowly(tmp_path: Path) -> None:
     async def run() -> None:
         async with _asking(_Engine(ends=True), str(tmp_path / "engine"), 1) as client:
             answers = client.answers([Ask("", {}, text="a")], 1, 1.0)

@@ -1,4 +1,4 @@
-"""What every engine promises, on the embedded model, each in its process."""
+"""Guarantees of every engine, on the embedded model, each in its process."""
 
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -15,7 +15,7 @@ from fledge.engines.engine import Completion, Engine, GenerationParams, Prompt, 
 from fledge.engines.local_engine import LocalEngine
 from fledge.engines.settings import EngineSettings
 from fledge.engines.text import Text
-from fledge.engines.transformers import load, text_of
+from fledge.engines.transformers import create_text_config, load
 from fledge.models import snapshot
 from fledge.models.embedded.templates import TEMPLATES
 from tests.engines.engine_child import engine_process
@@ -26,7 +26,7 @@ ENGINES = ("openvino", "transformers", "paged")
 pytestmark = pytest.mark.slow
 
 
-# What a GPU gets; it runs on a CPU as well.
+# The engine for GPUs; it also runs on a CPU.
 PAGED = """
 from fledge.core.types import EngineInfo
 from fledge.engines.transformers_paged import PagedTransformersEngine
@@ -57,7 +57,7 @@ def one(engine: Engine, prompt: Prompt = QUESTION, **params: Any) -> Completion:
     return generate(engine, [prompt], GenerationParams(**params))[0]
 
 
-def test_counts_reasons_and_times(engine: Engine) -> None:
+def test_an_answer_has_counts_finish_reason_and_times(engine: Engine) -> None:
     whole, cut = one(engine, max_tokens=96), one(engine, max_tokens=5)
     assert whole.finish_reason == "stop"
     assert whole.text.strip().endswith(".")
@@ -76,17 +76,17 @@ def test_stop_text_ends_the_answer(engine: Engine) -> None:
     assert cut.text == whole[: whole.index(stop)]
 
 
-def test_an_answer_can_go_on_beyond_its_end(engine: Engine) -> None:
+def test_ignore_eos_continues_after_the_end_token(engine: Engine) -> None:
     whole = one(engine, max_tokens=96)
     beyond = one(engine, max_tokens=whole.completion_tokens + 10, ignore_eos=True)
     assert beyond.finish_reason == "length"
     assert beyond.token_ids[: whole.completion_tokens] == whole.token_ids
 
 
-def test_logprobs_are_those_of_the_model(engine: Engine) -> None:
+def test_logprobs_match_the_model(engine: Engine) -> None:
     answer = one(engine, max_tokens=12, logprobs=True)
     model = snapshot.resolve("embedded")
-    tokens = [*Text(text_of(model)).encode(QUESTION, 12).token_ids, *answer.token_ids]
+    tokens = [*Text(create_text_config(model)).encode(QUESTION, 12).token_ids, *answer.token_ids]
     with torch.no_grad():
         logits = load(model, "cpu")(torch.tensor([tokens])).logits[0].log_softmax(-1)
     start = len(tokens) - 12
@@ -109,7 +109,7 @@ def test_repetition_penalty_changes_the_answer_or_is_refused(engine: Engine) -> 
 
 
 @pytest.mark.parametrize("name", ["openvino", "transformers"])
-def test_sampling_is_seeded_whatever_runs_beside(name: str) -> None:
+def test_seeded_sampling_does_not_depend_on_other_requests(name: str) -> None:
     with running(name) as started:
         params = [GenerationParams(max_tokens=30, temperature=1.5, seed=seed) for seed in range(6)]
         alone = [started.submit(QUESTION, item).result().text for item in params]
@@ -120,14 +120,14 @@ def test_sampling_is_seeded_whatever_runs_beside(name: str) -> None:
     assert [item.text for item in several] == alone
 
 
-def test_requests_of_different_settings_run_side_by_side(engine: Engine) -> None:
+def test_requests_with_different_settings_run_concurrently(engine: Engine) -> None:
     settings: list[dict[str, Any]] = [{"max_tokens": 3}, {"max_tokens": 9}, {"temperature": 1.0}, {"stop": ("the",)}]
     streams = [engine.submit(QUESTION, GenerationParams(**item)) for item in settings]
     assert [stream.result().completion_tokens for stream in streams[:2]] == [3, 9]
     assert all(stream.result().finish_reason for stream in streams[2:])
 
 
-def test_a_prompt_that_does_not_fit_is_refused_and_harms_no_other(engine: Engine) -> None:
+def test_a_prompt_that_does_not_fit_is_refused(engine: Engine) -> None:
     with pytest.raises(InputError, match="tokens; the model takes 512"):
         one(engine, "word " * 1000)
     with pytest.raises(InputError, match="beyond the model's 2048"):
@@ -135,28 +135,28 @@ def test_a_prompt_that_does_not_fit_is_refused_and_harms_no_other(engine: Engine
     assert one(engine).finish_reason == "stop"
 
 
-def test_next_to_no_temperature_is_none(engine: Engine) -> None:
+def test_a_tiny_temperature_is_greedy(engine: Engine) -> None:
     assert one(engine, temperature=1e-46).token_ids == one(engine).token_ids
     with pytest.raises(ValueError, match=r"min_p must be from 0 to 0\.999"):
         GenerationParams(temperature=1, min_p=1)
 
 
-def test_one_that_ends_near_the_windows_end_harms_no_other(engine: Engine) -> None:
-    """A window has learned positions, and rows that have ended still have some."""
+def test_an_answer_at_the_end_of_the_window_does_not_stop_others(engine: Engine) -> None:
+    """Positions are learned, and also advance for rows that have ended."""
     long = engine.submit([5] * 500, GenerationParams(max_tokens=4, ignore_eos=True))
     short = engine.submit(QUESTION, GenerationParams(max_tokens=60, ignore_eos=True))
     assert long.result().completion_tokens == 4
     assert short.result().token_ids == one(engine, max_tokens=60, ignore_eos=True).token_ids
 
 
-def test_a_conversation_without_room_loses_its_oldest_turns_and_says_so(engine: Engine) -> None:
+def test_turns_left_out_of_a_long_conversation_are_counted(engine: Engine) -> None:
     turns = [Message("user", "old words " * 200), Message("assistant", "x"), Message("user", "What is overfitting?")]
     answer = one(engine, turns, max_tokens=20)
     assert answer.turns_left_out == 2
     assert answer.token_ids == one(engine, turns[2:], max_tokens=20).token_ids
 
 
-def test_a_cancelled_answer_ends_and_frees_its_place(engine: Engine) -> None:
+def test_a_cancelled_answer_ends_and_frees_its_slot(engine: Engine) -> None:
     stream = engine.submit(QUESTION, GenerationParams(max_tokens=400, ignore_eos=True))
     chunks = iter(stream)
     next(chunks)
@@ -169,7 +169,7 @@ def test_a_cancelled_answer_ends_and_frees_its_place(engine: Engine) -> None:
 
 
 @pytest.mark.parametrize("name", ["openvino", "paged"])
-def test_a_request_joins_those_that_run(name: str) -> None:
+def test_a_request_joins_the_running_batch(name: str) -> None:
     with running(name) as started:
         long = GenerationParams(max_tokens=400, ignore_eos=True)
         others = [started.submit(QUESTION, long) for _ in range(15)]
@@ -177,13 +177,13 @@ def test_a_request_joins_those_that_run(name: str) -> None:
         joined = started.submit(QUESTION, GenerationParams(max_tokens=2)).result()
         assert len(first) == 15
         assert joined.completion_tokens == 2
-        assert started.stats().running == 15  # all of them still have long to go
+        assert started.stats().running == 15  # all are still running
         for stream in others:
             stream.cancel()
         assert {stream.result().finish_reason for stream in others} == {"cancelled"}
 
 
-def test_a_prompt_beyond_the_paged_cache_is_refused_and_harms_no_other() -> None:
+def test_a_prompt_larger_than_the_paged_cache_is_refused() -> None:
     small = PAGED.replace("cache_gb=1", "cache_gb=1e-9").replace(
         "engine = ", "from dataclasses import replace\nmodel = replace(model, context=4096)\nengine = "
     )
@@ -193,7 +193,7 @@ def test_a_prompt_beyond_the_paged_cache_is_refused_and_harms_no_other() -> None
         assert one(engine).finish_reason == "stop"
 
 
-# Its model fails at one token, wherever that stands in a batch; its steps are counted in the file STEPS.
+# The model fails at one token, anywhere in a batch; the file STEPS counts its steps.
 POISON = 1999
 POISONED = f"""
 from pathlib import Path
@@ -226,12 +226,12 @@ def test_a_poison_prompt_fails_alone(tmp_path: Path) -> None:
                     stream.result()
             else:
                 assert stream.result().token_ids == expected[place]
-        assert int((tmp_path / "steps").read_text()) < 4 * 24 + 8  # in groups: one after another would be 7 x 24
+        assert int((tmp_path / "steps").read_text()) < 4 * 24 + 8  # retried in groups; one by one would take 7 x 24
         assert generate(engine, prompts[:1], params)[0].token_ids == expected[0]
 
 
 @pytest.mark.parametrize("name", ENGINES)
-def test_close_tells_those_who_wait(name: str) -> None:
+def test_close_fails_running_streams(name: str) -> None:
     with running(name) as engine:
         streams = [engine.submit(QUESTION, GenerationParams(max_tokens=400, ignore_eos=True)) for _ in range(3)]
         next(iter(streams[0]))

@@ -1,4 +1,4 @@
-"""What an engine is said to take, against what it takes."""
+"""Estimated memory of an engine, compared with its real memory."""
 
 import json
 import subprocess
@@ -35,8 +35,8 @@ engine.close()
 """
 
 
-def _measured(model: str, mode: Mode) -> int:
-    """Resident bytes of the process of an engine whose cache is full."""
+def _measure(model: str, mode: Mode) -> int:
+    """Return the resident bytes of an engine process with a full cache."""
     command = [sys.executable, "-c", BUSY, model, mode]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=900)
     assert done.returncode == 0, done.stderr
@@ -45,13 +45,13 @@ def _measured(model: str, mode: Mode) -> int:
 
 @pytest.mark.parametrize("mode", ["exact", "fast"])
 @pytest.mark.parametrize("name", ["embedded", "random"])
-def test_the_estimate_is_near_what_an_engine_takes(name: str, mode: Mode, engine_cache: Path) -> None:
+def test_the_estimate_is_close_to_the_measured_memory(name: str, mode: Mode, engine_cache: Path) -> None:
     model = name if name == "embedded" else str(random_model(Workspace().cache_dir, lambda _: None))
-    told = estimate(snapshot.resolve(model), "openvino", mode, 0.0).total
-    assert told == pytest.approx(_measured(model, mode), rel=0.25)
+    estimated = estimate(snapshot.resolve(model), "openvino", mode, 0.0).total
+    assert estimated == pytest.approx(_measure(model, mode), rel=0.25)
 
 
-def test_the_cache_is_part_of_it() -> None:
+def test_the_estimate_includes_the_cache() -> None:
     model = snapshot.resolve("embedded")
     small, large = (estimate(model, "openvino", "exact", size).cache for size in (0.01, 0.5))
     assert small == pytest.approx(10e6, rel=0.2)
@@ -59,7 +59,7 @@ def test_the_cache_is_part_of_it() -> None:
     assert cache_blocks(model, "exact", 0.000001) == model.context // 32 + 1  # one answer always fits
 
 
-def test_too_much_is_a_warning_and_the_impossible_is_refused() -> None:
+def test_too_little_free_memory_is_a_warning_and_too_little_memory_an_error() -> None:
     model = snapshot.resolve("embedded")
     need = estimate(model, "openvino", "exact", 0.0)
     assert not describe("it", need, need.total + 1, "wait").startswith("warning")
@@ -67,5 +67,5 @@ def test_too_much_is_a_warning_and_the_impossible_is_refused() -> None:
     assert warning.startswith("warning: the engine of it will take about")
     assert warning.endswith("are available; use a smaller model")
     assert check(model, "openvino", "exact", 0.0)
-    with pytest.raises(FledgeError, match=r"takes 80000\.0 GB for its weights in exact mode, and this machine has"):
+    with pytest.raises(FledgeError, match=r"need 80000\.0 GB in exact mode, but this machine has"):
         check(replace(model, parameters=10**13), "openvino", "exact", 0.0)

@@ -1,5 +1,4 @@
-"""Exported models: what was damaged on disk is neither run nor released; an export tells how it goes on, and ends with
-who asked for it."""
+"""Exported models: a damaged one is neither run nor released; an export reports progress and ends with its parent."""
 
 import fcntl
 import os
@@ -24,14 +23,14 @@ pytestmark = pytest.mark.slow
 EXPORT = """
 import sys
 from pathlib import Path
-from fledge.engines.openvino_files import exported
+from fledge.engines.openvino_files import find_or_export
 from fledge.models import snapshot
 
-exported(snapshot.resolve("embedded"), Path(sys.argv[1]), "exact", lambda text: print(text, flush=True))
+find_or_export(snapshot.resolve("embedded"), Path(sys.argv[1]), "exact", lambda text: print(text, flush=True))
 """
 
 
-def test_a_damaged_export_is_not_released_and_is_made_anew(tmp_path: Path, engine_cache: Path) -> None:
+def test_a_damaged_export_is_repeated_before_a_release(tmp_path: Path, engine_cache: Path) -> None:
     model = snapshot.resolve("embedded")
     made = find_or_export(model, engine_cache, "exact", lambda _: None)
     kept = tmp_path / "engines" / made.name
@@ -49,7 +48,7 @@ def test_a_damaged_export_is_not_released_and_is_made_anew(tmp_path: Path, engin
     assert not is_whole(kept)
 
 
-def test_a_stage_that_takes_long_is_said_again(
+def test_a_long_stage_is_reported_repeatedly(
     tmp_path: Path, engine_cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = snapshot.resolve("embedded")
@@ -62,22 +61,22 @@ def test_a_stage_that_takes_long_is_said_again(
     assert len([text for text in said if "measuring the accuracy of int8" in text]) > 2
 
 
-def test_who_waits_for_another_export_is_told(tmp_path: Path, engine_cache: Path) -> None:
+def test_waiting_for_another_export_is_reported(tmp_path: Path, engine_cache: Path) -> None:
     model = snapshot.resolve("embedded")
     made = find_or_export(model, engine_cache, "exact", lambda _: None)
     shutil.copytree(made, tmp_path / made.name)
-    told = threading.Event()
+    reported = threading.Event()
     said: list[str] = []
 
     def say(text: str) -> None:
         said.append(text)
-        told.set()
+        reported.set()
 
     with (tmp_path / f"{made.name}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         waiting = threading.Thread(target=find_or_export, args=(model, tmp_path, "exact", say))
         waiting.start()
-        assert told.wait(60)
+        assert reported.wait(60)
     waiting.join(60)
     assert not waiting.is_alive()
     assert said == ["another process is exporting this model; waiting for it, 0 s so far"]

@@ -22,7 +22,7 @@ ENGINES: tuple[Name, ...] = ("openvino", "transformers")
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["embedded", *CONFIGS])
-def test_greedy_tokens_are_those_of_transformers(kind: str, tmp_path: Path) -> None:
+def test_greedy_tokens_match_transformers(kind: str, tmp_path: Path) -> None:
     source = kind if kind == "embedded" else str(write_model(kind, tmp_path / kind))
     model = snapshot.resolve(source)
     reference = AutoModelForCausalLM.from_pretrained(model.path, dtype=torch.float32)
@@ -41,7 +41,7 @@ def test_greedy_tokens_are_those_of_transformers(kind: str, tmp_path: Path) -> N
 
 
 def _prompts(kind: str) -> list[list[int]]:
-    """Random tokens; for the model that knows something, what it knows."""
+    """Return prompts of random tokens; for the embedded model, its questions."""
     rng = random.Random(0)
     if kind != "embedded":
         return [[rng.randrange(1, VOCABULARY) for _ in range(rng.randint(3, 40))] for _ in range(PROMPTS)]
@@ -62,7 +62,7 @@ def _greedy(model: Any, prompt: list[int]) -> list[int]:
 
 
 def _first_difference(model: Any, prompt: list[int], expected: list[int], given: list[int]) -> tuple[float, str]:
-    """How far the two tokens' logits are apart where answers part, and both in words."""
+    """Return the difference of the logits at the first different token, with a description."""
     place = next(number for number, pair in enumerate(zip(expected, given, strict=True)) if pair[0] != pair[1])
     with torch.no_grad():
         logits = model(torch.tensor([prompt + expected[:place]])).logits[0, -1]

@@ -1,4 +1,4 @@
-"""Whatever a prompt sets off in a model's template or tokenizer, it is an error for that prompt alone."""
+"""A prompt that makes a template or tokenizer fail is an error for that prompt only."""
 
 import json
 import selectors
@@ -38,7 +38,7 @@ def make(config: TextConfig) -> Iterator[Make]:
 
 
 def encode_all(encoder: PromptEncoder, prompts: list[Prompt]) -> list[Encoded | FledgeError]:
-    """What comes of each, given all at once."""
+    """Send all prompts at once and return their results."""
     found: list[Encoded | FledgeError] = []
     for prompt in prompts:
         encoder.send(prompt, 10, found.append)  # type: ignore[arg-type]
@@ -51,14 +51,14 @@ def encode_all(encoder: PromptEncoder, prompts: list[Prompt]) -> list[Encoded | 
     return found
 
 
-def test_tokens_come_in_order_and_are_those_of_the_tokenizer(make: Make, config: TextConfig) -> None:
+def test_results_come_in_order_with_the_tokens_of_the_tokenizer(make: Make, config: TextConfig) -> None:
     text = Text(config)
     prompts: list[Prompt] = [f"number {number}" for number in range(300)]
     prompts.append([Message("user", "one"), Message("assistant", "two"), Message("user", "three")])
     assert encode_all(make(), prompts) == [text.encode(prompt, 10) for prompt in prompts]
 
 
-def test_prompts_larger_than_what_lies_between_two_processes(make: Make, config: TextConfig) -> None:
+def test_prompts_larger_than_the_socket_buffer_are_encoded(make: Make, config: TextConfig) -> None:
     large = "word " * 200_000
     found = encode_all(make(), [large, "small", large, "small"])
     assert [type(item) for item in found] == [InputError, Encoded, InputError, Encoded]
@@ -74,7 +74,7 @@ def test_prompts_larger_than_what_lies_between_two_processes(make: Make, config:
         "{{ (1 + messages | length) ** (2 ** 60) }}",
     ],
 )
-def test_a_template_that_works_without_end_is_stopped(make: Make, source: str) -> None:
+def test_an_endless_template_is_stopped(make: Make, source: str) -> None:
     encoder = make(template="{% if messages[0].content == 'bomb' %}" + source + "{% endif %}ok")
     before, bomb, after = encode_all(encoder, [[Message("user", text)] for text in ("x", "bomb", "x")])
     assert isinstance(bomb, InputError)
@@ -87,7 +87,7 @@ def _with(config: TextConfig, **parts: object) -> str:
     return json.dumps({**json.loads(config.tokenizer), **parts})
 
 
-def test_a_tokenizer_that_panics_fails_for_that_prompt_alone(make: Make, config: TextConfig) -> None:
+def test_a_tokenizer_panic_fails_only_that_prompt(make: Make, config: TextConfig) -> None:
     split = {"type": "Split", "pattern": {"Regex": "(a+)+$"}, "behavior": "Isolated", "invert": False}
     encoder = make(tokenizer=_with(config, pre_tokenizer=split))
     before, panic, after = encode_all(encoder, ["hello", "a" * 40 + "b", "hello"])
@@ -97,7 +97,7 @@ def test_a_tokenizer_that_panics_fails_for_that_prompt_alone(make: Make, config:
     assert after == before
 
 
-def test_a_tokenizer_that_takes_all_memory_fails_for_that_prompt_alone(make: Make, config: TextConfig) -> None:
+def test_a_tokenizer_out_of_memory_fails_only_that_prompt(make: Make, config: TextConfig) -> None:
     grow = {"type": "Replace", "pattern": {"String": "a"}, "content": "a" * 1000}
     encoder = make(tokenizer=_with(config, normalizer={"type": "Sequence", "normalizers": [grow] * 4}))
     before, bomb, after = encode_all(encoder, ["hello", "a", "hello"])
@@ -107,8 +107,8 @@ def test_a_tokenizer_that_takes_all_memory_fails_for_that_prompt_alone(make: Mak
     assert after == before
 
 
-def test_a_tokenizer_that_takes_for_ever_is_stopped(make: Make, config: TextConfig) -> None:
-    """Each word is slow by itself, and not so slow that its regular expression gives up."""
+def test_a_slow_tokenizer_is_stopped(make: Make, config: TextConfig) -> None:
+    """Each word is slow, but not so slow that the regular expression gives up."""
     split = {"type": "Split", "pattern": {"Regex": "(a+)+$"}, "behavior": "Isolated", "invert": False}
     encoder = make(tokenizer=_with(config, pre_tokenizer=split))
     slow, after = encode_all(encoder, ["aaaaaaaaaaaaaaaaaaaaab" * 200, "hello"])
@@ -116,7 +116,7 @@ def test_a_tokenizer_that_takes_for_ever_is_stopped(make: Make, config: TextConf
     assert isinstance(after, Encoded)
 
 
-def test_a_tokenizer_that_is_none_is_said(config: TextConfig) -> None:
+def test_an_invalid_tokenizer_is_an_error(config: TextConfig) -> None:
     encoder = PromptEncoder(replace(config, tokenizer="{}"))
     try:
         with pytest.raises(FledgeError, match="tokenizer cannot be loaded"):
@@ -125,7 +125,7 @@ def test_a_tokenizer_that_is_none_is_said(config: TextConfig) -> None:
         encoder.close()
 
 
-def test_close_ends_its_process(make: Make) -> None:
+def test_close_ends_the_child(make: Make) -> None:
     before = {child.pid for child in psutil.Process().children()}
     encoder = make()
     (pid,) = {child.pid for child in psutil.Process().children()} - before

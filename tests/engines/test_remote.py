@@ -1,4 +1,4 @@
-"""The remote engine against a real server of OpenAI's protocol."""
+"""The remote engine, with a real server of OpenAI's API."""
 
 import json
 from collections.abc import Callable, Iterator
@@ -40,7 +40,7 @@ def start(server: Server) -> Iterator[Start]:
         yield started
 
 
-def test_an_answer_its_usage_and_its_price(server: Server, start: Start) -> None:
+def test_an_answer_has_usage_and_cost(server: Server, start: Start) -> None:
     engine = start(prices=Prices(prompt=2.0, completion=10.0))
     answer = engine.submit("How are you?", GenerationParams()).result()
     assert (answer.text, answer.finish_reason) == ("One two three.", "stop")
@@ -52,7 +52,7 @@ def test_an_answer_its_usage_and_its_price(server: Server, start: Start) -> None
     assert engine.stats().generated_tokens == 5
 
 
-def test_what_is_sent(server: Server, start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_parameters_and_key_are_sent(server: Server, start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", "sk-test")
     engine = start(f"{server.url}#second")
     engine.submit("x", GenerationParams(max_tokens=9, temperature=0.5, seed=3, stop=("a", "b"))).result()
@@ -70,21 +70,21 @@ def test_what_is_sent(server: Server, start: Start, monkeypatch: pytest.MonkeyPa
     assert set(server.keys) == {"Bearer sk-test"}
 
 
-def test_several_answers_have_seeds_of_their_own(server: Server, start: Start) -> None:
+def test_each_answer_has_its_own_seed(server: Server, start: Start) -> None:
     answers = start().submit("x", GenerationParams(n=3, seed=40, logprobs=True)).results()
     assert [answer.text for answer in answers] == ["One two three."] * 3
     assert answers[0].logprobs == (-0.5, -0.5, -0.5)
     assert sorted(body["seed"] for body in server.bodies) == [40, 41, 42]
 
 
-def test_no_more_at_once_than_was_asked_for(server: Server, start: Start) -> None:
+def test_concurrency_is_limited(server: Server, start: Start) -> None:
     server.pause_s = 0.02
     generate(start(concurrency=3), ["x"] * 12, GenerationParams())
-    assert 3 <= server.most_at_once <= 4  # it may still be hanging up when the next one asks
+    assert 3 <= server.max_running <= 4  # one may still be closing when the next starts
 
 
 @pytest.mark.parametrize("status", [429, 500, 503])
-def test_what_passes_is_tried_again(server: Server, start: Start, status: int) -> None:
+def test_a_temporary_failure_is_retried(server: Server, start: Start, status: int) -> None:
     server.failures = [status, status]
     assert start().submit("x", GenerationParams()).result().text == "One two three."
     assert len(server.bodies) == 3
@@ -101,7 +101,7 @@ def test_what_passes_is_tried_again(server: Server, start: Start, status: int) -
         (500, FledgeError, "scripted 500", "retry"),
     ],
 )
-def test_what_stays_is_told(
+def test_a_lasting_failure_is_an_error(
     server: Server, start: Start, monkeypatch: pytest.MonkeyPatch, status: int, kind: type, words: str, hint: str
 ) -> None:
     monkeypatch.setattr(remote, "RETRIES", 1)
@@ -112,13 +112,13 @@ def test_what_stays_is_told(
     assert hint in caught.value.hint
 
 
-def test_an_answer_that_breaks_off_is_no_answer(server: Server, start: Start) -> None:
+def test_an_incomplete_answer_is_an_error(server: Server, start: Start) -> None:
     server.break_off = True
     with pytest.raises(FledgeError, match="closed the stream before the answer was complete"):
         start().submit("x", GenerationParams()).result()
 
 
-def test_without_usage_pieces_are_counted(server: Server, start: Start) -> None:
+def test_without_usage_chunks_are_counted(server: Server, start: Start) -> None:
     server.usage, server.finish_reason = False, "length"
     answer = start().submit("x", GenerationParams()).result()
     assert (answer.finish_reason, answer.completion_tokens) == ("length", 3)
@@ -134,20 +134,20 @@ def test_a_cancelled_answer_ends_early(server: Server, start: Start) -> None:
     assert list(chunks)[-1].finish_reason == "cancelled"
 
 
-def test_a_server_out_of_reach(start: Start, port: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unreachable_server_is_an_error(start: Start, port: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(remote, "RETRIES", 0)
     with pytest.raises(FledgeError, match="cannot be reached") as caught:
         start(f"http://127.0.0.1:{port}/v1")
     assert "curl" in caught.value.hint
 
 
-def test_a_server_without_models(server: Server, start: Start) -> None:
+def test_a_server_without_models_is_refused(server: Server, start: Start) -> None:
     server.models = ()
     with pytest.raises(InputError, match="lists no models"):
         start()
 
 
-def test_prompts_that_cannot_be_sent(start: Start) -> None:
+def test_token_ids_and_empty_prompts_are_refused(start: Start) -> None:
     engine = start()
     with pytest.raises(InputError, match="not token ids"):
         engine.submit([1, 2], GenerationParams())
@@ -156,14 +156,14 @@ def test_prompts_that_cannot_be_sent(start: Start) -> None:
             engine.submit(empty, GenerationParams())
 
 
-def test_a_closed_engine_takes_no_more(start: Start) -> None:
+def test_a_closed_engine_refuses_prompts(start: Start) -> None:
     engine = start()
     engine.close()
     with pytest.raises(FledgeError, match="the engine is closed"):
         engine.submit("x", GenerationParams())
 
 
-def test_a_url_is_a_model(server: Server) -> None:
+def test_a_url_selects_the_remote_engine(server: Server) -> None:
     engine = selection.start(EngineSettings(prompt_price=1.0), selection.find(f"{server.url}#first", EngineSettings()))
     assert engine.info.name == "remote"
     assert engine.info.device.startswith("127.0.0.1:")
@@ -173,7 +173,7 @@ def test_a_url_is_a_model(server: Server) -> None:
 
 
 @pytest.mark.slow
-def test_an_experiment_on_a_remote_model(server: Server, workspace: Workspace, tmp_path: Path) -> None:
+def test_an_experiment_runs_on_a_remote_model(server: Server, workspace: Workspace, tmp_path: Path) -> None:
     questions = tmp_path / "questions.jsonl"
     questions.write_text(
         "\n".join(json.dumps({"question": f"Why {n}?", "reference": "One two three."}) for n in range(5))

@@ -1,4 +1,4 @@
-"""Which engine runs, why, and what int8 costs."""
+"""The choice of an engine, its reason, and the accuracy of int8."""
 
 import json
 import shutil
@@ -18,7 +18,7 @@ from fledge.core.settings import load
 from fledge.core.types import EngineInfo
 from fledge.engines import selection
 from fledge.engines.engine import GenerationParams, generate
-from fledge.engines.machine import gpu
+from fledge.engines.machine import has_gpu
 from fledge.engines.settings import EngineSettings
 from fledge.models import snapshot
 from tests.models.tiny_models import write_model
@@ -26,7 +26,7 @@ from tests.models.tiny_models import write_model
 DIGEST = snapshot.resolve("embedded").digest[:16]
 
 
-def test_choice_is_explained() -> None:
+def test_the_choice_has_a_reason() -> None:
     choice = selection.choose(EngineSettings(device="cpu"))
     assert choice == ("openvino", "cpu", "continuous batching on the CPU")
     assert selection.choose(EngineSettings(engine="transformers", device="cpu")).reason == "as set"
@@ -40,14 +40,14 @@ def test_choice_is_explained() -> None:
         ({"engine": "remote"}, "needs a URL"),
     ],
 )
-def test_settings_that_do_not_go_together(settings: dict[str, Any], words: str) -> None:
+def test_incompatible_settings_are_refused(settings: dict[str, Any], words: str) -> None:
     with pytest.raises(InputError, match=words) as caught:
         selection.choose(EngineSettings(**settings))
     assert caught.value.hint
 
 
-@pytest.mark.skipif(gpu(), reason="there is a GPU here")
-def test_a_gpu_that_is_not_there() -> None:
+@pytest.mark.skipif(has_gpu(), reason="there is a GPU here")
+def test_a_missing_gpu_is_refused() -> None:
     for engine in ("auto", "transformers"):
         with pytest.raises(InputError, match="no NVIDIA GPU"):
             selection.choose(EngineSettings(engine=engine, device="gpu"))
@@ -56,7 +56,7 @@ def test_a_gpu_that_is_not_there() -> None:
 @pytest.mark.parametrize(
     ("name", "value"), [("engine", "tgi"), ("mode", "quick"), ("fast_limit", "0.5"), ("cache_gb", "-1")]
 )
-def test_bad_settings_are_named(name: str, value: str, tmp_path: Path) -> None:
+def test_an_invalid_setting_is_named(name: str, value: str, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=name.replace("_", ".")):
         load(EngineSettings, {name: value}, folder=tmp_path, environ={})
 
@@ -68,7 +68,7 @@ def test_bad_settings_are_named(name: str, value: str, tmp_path: Path) -> None:
         (["openvino_genai", "torch"], f"MissingExtraError: {install_command('models,openvino')}"),
     ],
 )
-def test_what_is_not_installed_is_not_chosen(hidden: list[str], expected: str) -> None:
+def test_an_engine_that_is_not_installed_is_not_chosen(hidden: list[str], expected: str) -> None:
     program = f"""
 import importlib.machinery, sys
 class Hidden(importlib.machinery.PathFinder):
@@ -96,9 +96,9 @@ def start(cache: Path, **settings: Any) -> EngineInfo:
 
 
 @pytest.mark.slow
-def test_int8_is_measured_and_auto_keeps_to_the_limit(engine_cache: Path, tmp_path: Path) -> None:
+def test_mode_auto_uses_int8_only_within_the_measured_limit(engine_cache: Path, tmp_path: Path) -> None:
     info = start(engine_cache.parent, mode="fast")
-    state = tmp_path  # with a copy: others use the cache, too
+    state = tmp_path  # a copy, since other tests use the cache
     shutil.copytree(engine_cache, state / "engines", ignore=shutil.ignore_patterns("*.part"))
     gate_file = state / "engines" / f"{DIGEST}-fast" / "gate.json"
     gate = json.loads(gate_file.read_text())
@@ -119,7 +119,7 @@ def test_int8_is_measured_and_auto_keeps_to_the_limit(engine_cache: Path, tmp_pa
 
 
 @pytest.mark.slow
-def test_an_architecture_that_openvino_lacks_runs_on_transformers(tmp_path: Path) -> None:
+def test_an_architecture_unknown_to_openvino_runs_on_transformers(tmp_path: Path) -> None:
     folder = write_model("gpt2", tmp_path / "model")
     torch.manual_seed(0)
     shape = {"vocab_size": 2048, "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
@@ -142,7 +142,7 @@ def test_an_architecture_that_openvino_lacks_runs_on_transformers(tmp_path: Path
 
 
 @pytest.mark.slow
-def test_two_exports_at_once_are_one_and_what_a_killed_one_left_is_removed(tmp_path: Path) -> None:
+def test_concurrent_exports_run_once_and_remove_leftovers(tmp_path: Path) -> None:
     leftover = tmp_path / "engines" / f"{DIGEST}-exact.part"
     leftover.mkdir(parents=True)
     (leftover / "half").write_text("")

@@ -40,21 +40,21 @@ def text(model: Snapshot) -> Text:
     return Text(TextConfig.of(model, tokenizer(model)))
 
 
-def test_a_special_token_in_a_users_text_is_text(text: Text) -> None:
+def test_a_special_token_in_user_text_stays_text(text: Text) -> None:
     assert END not in text.encode("a <|endoftext|> b", room=10).token_ids
 
 
-def test_without_a_template_turns_end_in_the_end_token(text: Text) -> None:
+def test_without_a_template_turns_end_with_the_end_token(text: Text) -> None:
     turns = [Message("user", "one"), Message("assistant", "two"), Message("user", "three")]
     ids = text.encode(turns, room=100).token_ids
     assert ids.count(END) == 3
     assert ids[-1] == END
 
 
-def test_the_oldest_turns_go_first_and_it_is_said(text: Text) -> None:
+def test_the_oldest_turns_are_left_out_and_counted(text: Text) -> None:
     turns = [Message("user", "first words " * 200), Message("assistant", "second"), Message("user", "third")]
     ids, left_out = text.encode(turns, room=100)
-    assert left_out == 2  # the answer to what was left out goes with it
+    assert left_out == 2  # a question and its answer
     assert ids == text.encode(turns[2:], room=100).token_ids
 
 
@@ -69,19 +69,19 @@ def test_as_few_turns_as_possible_are_left_out(text: Text, words: list[int]) -> 
     assert text.encode(turns[more:], room=300).turns_left_out > 0
 
 
-def test_a_long_conversation_is_not_read_again_for_each_turn(text: Text, monkeypatch: pytest.MonkeyPatch) -> None:
-    shaped, shape = list[int](), Text._shape
+def test_a_long_conversation_is_not_encoded_for_each_turn(text: Text, monkeypatch: pytest.MonkeyPatch) -> None:
+    encoded, encode = list[int](), Text._encode_turns
 
     def counting(self: Text, messages: Sequence[Message]) -> list[int]:
-        shaped.append(len(messages))
-        return shape(self, messages)
+        encoded.append(len(messages))
+        return encode(self, messages)
 
-    monkeypatch.setattr(Text, "_shape", counting)
+    monkeypatch.setattr(Text, "_encode_turns", counting)
     text.encode([Message("user", "word")] * 1000, room=300)
-    assert len(shaped) < 20
+    assert len(encoded) < 20
 
 
-def test_the_system_text_stays(text: Text) -> None:
+def test_the_system_message_is_kept(text: Text) -> None:
     system = Message("system", "Be brief.")
     turns = [Message("user", "first words " * 200), Message("assistant", "second"), Message("user", "third")]
     ids, left_out = text.encode([system, *turns], room=100)
@@ -90,31 +90,31 @@ def test_the_system_text_stays(text: Text) -> None:
 
 
 @pytest.mark.parametrize("prompt", ["word " * 600, [Message("user", "word " * 600)], [5] * 600])
-def test_too_long_is_said(text: Text, prompt: str | list[Message] | list[int]) -> None:
+def test_a_prompt_that_is_too_long_is_refused(text: Text, prompt: str | list[Message] | list[int]) -> None:
     with pytest.raises(InputError, match=r"the prompt has \d+ tokens; the model takes 512"):
         text.encode(prompt, room=64)
 
 
 @pytest.mark.parametrize("prompt", ["", []])
-def test_empty_prompts(text: Text, prompt: str | list[int]) -> None:
+def test_an_empty_prompt_is_refused(text: Text, prompt: str | list[int]) -> None:
     with pytest.raises(InputError, match="empty"):
         text.encode(prompt, room=10)
 
 
-def test_text_that_is_no_unicode(text: Text) -> None:
+def test_invalid_unicode_is_refused(text: Text) -> None:
     for prompt in ("lone \ud800 surrogate", [Message("user", "lone \ud800 surrogate")]):
         with pytest.raises(InputError, match="not valid Unicode"):
             text.encode(prompt, room=10)
 
 
-def test_token_ids_are_taken_as_they_are(text: Text) -> None:
+def test_token_ids_are_used_unchanged(text: Text) -> None:
     assert text.encode([7, 0, 2047], room=10).token_ids == [7, 0, 2047]
     for beyond in ([2048], [-1]):
         with pytest.raises(InputError, match="beyond the model's 2048"):
             text.encode(beyond, room=10)
 
 
-def test_a_panic_of_the_tokenizer_is_an_error_for_that_text_alone(model: Snapshot) -> None:
+def test_a_tokenizer_panic_is_an_error_for_that_text_only(model: Snapshot) -> None:
     fragile = Tokenizer.from_str(tokenizer(model))
     before = fragile.encode("good morning").ids
     fragile.pre_tokenizer = pre_tokenizers.Sequence([Split(Regex("(a+)+$"), "isolated"), fragile.pre_tokenizer])
@@ -126,7 +126,7 @@ def test_a_panic_of_the_tokenizer_is_an_error_for_that_text_alone(model: Snapsho
         assert text.encode("good morning", room=10).token_ids == before
 
 
-def test_a_panic_of_the_decoder_is_an_error_for_that_answer_alone(model: Snapshot) -> None:
+def test_a_decoder_panic_is_an_error_for_that_answer_only(model: Snapshot) -> None:
     fragile = Tokenizer.from_str(tokenizer(model))
     fragile.decoder = Strip("H", 2, 2)
     (token,) = fragile.encode("H").ids
@@ -136,7 +136,7 @@ def test_a_panic_of_the_decoder_is_an_error_for_that_answer_alone(model: Snapsho
     assert Decoder(fragile, ()).feed([other], "stop").text == "x"
 
 
-def test_padding_and_truncation_of_a_tokenizer_do_not_act(model: Snapshot) -> None:
+def test_padding_and_truncation_are_disabled(model: Snapshot) -> None:
     fixed = Tokenizer.from_str(tokenizer(model))
     plain = fixed.encode("a longer text than two tokens").ids
     fixed.enable_padding(length=64)
@@ -146,16 +146,16 @@ def test_padding_and_truncation_of_a_tokenizer_do_not_act(model: Snapshot) -> No
     assert text.encode("a longer text than two tokens", room=10).token_ids == plain
 
 
-def test_a_tokenizer_that_is_broken() -> None:
+def test_a_broken_tokenizer_is_refused() -> None:
     for content in ("{}", "nothing", '{"normalizer": {"type": "Precompiled", "precompiled_charsmap": ""}}'):
         with pytest.raises(InputError, match=r"tokenizer\.json cannot be loaded"):
             open_tokenizer(content)
 
 
-def test_what_a_model_wants_before_any_text_stands_there(model: Snapshot) -> None:
-    wanting = Tokenizer.from_str(tokenizer(model))
-    wanting.post_processor = TemplateProcessing(single="<|endoftext|> $A", special_tokens=[("<|endoftext|>", END)])
-    text = Text(TextConfig.of(model, wanting.to_str()))
+def test_a_text_gets_the_special_tokens_of_the_post_processor(model: Snapshot) -> None:
+    with_bos = Tokenizer.from_str(tokenizer(model))
+    with_bos.post_processor = TemplateProcessing(single="<|endoftext|> $A", special_tokens=[("<|endoftext|>", END)])
+    text = Text(TextConfig.of(model, with_bos.to_str()))
     ids = text.encode("a <|endoftext|> b", room=10).token_ids
     assert ids[0] == END
     assert END not in ids[1:]
@@ -170,7 +170,7 @@ def test_only_the_template_writes_special_tokens(model: Snapshot) -> None:
     assert text.tokenizer.decode(plain, skip_special_tokens=True) == "user: a b\nassistant:"
 
 
-def test_a_snapshots_own_template_is_used(model: Snapshot, tmp_path: Path) -> None:
+def test_the_snapshots_template_is_used(model: Snapshot, tmp_path: Path) -> None:
     for name in model.files:
         (tmp_path / name).write_bytes((model.path / name).read_bytes())
     config = json.loads((tmp_path / "tokenizer_config.json").read_text())
@@ -189,10 +189,10 @@ def test_decoding_gives_whole_characters(text: Text) -> None:
     assert all("\ufffd" not in chunk.text for chunk in chunks)
 
 
-def test_special_and_end_tokens_never_reach_the_text(model: Snapshot) -> None:
+def test_special_and_end_tokens_are_not_in_the_text(model: Snapshot) -> None:
     added = Tokenizer.from_str(tokenizer(model))
     added.add_special_tokens(["<|im_start|>", "<|im_end|>"])
-    added.add_tokens(["<turn_end>"])  # as in models that forgot to mark their end token
+    added.add_tokens(["<turn_end>"])  # as in models whose end token is not marked special
     start, end, unmarked = (added.token_to_id(name) for name in ("<|im_start|>", "<|im_end|>", "<turn_end>"))
     words = added.encode("Yes, it is.").ids
     decoder = Decoder(added, (), (unmarked,))
@@ -200,7 +200,7 @@ def test_special_and_end_tokens_never_reach_the_text(model: Snapshot) -> None:
     assert "".join(chunk.text for chunk in [*chunks, decoder.feed([], "stop")]) == "Yes, it is."
 
 
-def test_stop_text_is_not_returned_however_it_is_cut(text: Text) -> None:
+def test_a_stop_sequence_split_over_tokens_is_not_returned(text: Text) -> None:
     decoder = Decoder(text.tokenizer, ("STOP",))
     parts: list[Chunk] = []
     for token in text.encode("one two STOP three", room=10).token_ids:
@@ -211,7 +211,7 @@ def test_stop_text_is_not_returned_however_it_is_cut(text: Text) -> None:
     assert parts[-1].finish_reason == "stop"
 
 
-def test_the_start_of_a_stop_text_comes_out_at_the_end(text: Text) -> None:
+def test_an_incomplete_stop_sequence_is_returned_at_the_end(text: Text) -> None:
     decoder = Decoder(text.tokenizer, ("STOP",))
     ids = text.encode("go ST", room=10).token_ids
     parts = [decoder.feed([token], None) for token in ids] + [decoder.feed([], "length")]
@@ -219,7 +219,7 @@ def test_the_start_of_a_stop_text_comes_out_at_the_end(text: Text) -> None:
 
 
 def _byte_tokens(text: Text) -> dict[int, int]:
-    """The token that stands for each byte alone, in the alphabet of byte-level tokenizers."""
+    """Return the token of each byte in the byte-level alphabet."""
     printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
     others = [byte for byte in range(256) if byte not in printable]
     letters = {byte: chr(byte) for byte in printable} | {byte: chr(256 + at) for at, byte in enumerate(others)}
@@ -232,12 +232,12 @@ def _parts(items: list[int], places: list[int]) -> list[list[int]]:
 
 
 def _until_first_stop(whole: str, stops: list[str]) -> str:
-    """The text before the stop that is whole first; of those that are whole at once, the longest."""
+    """Return the text before the stop sequence that ends first; the longest one wins a tie."""
     found = [(whole.index(stop) + len(stop), whole.index(stop)) for stop in stops if stop in whole]
     return whole[: min(found)[1]] if found else whole
 
 
-def _assert_it_comes_out(text: Text, parts: list[list[int]], stops: list[str], expected: str, stopped: bool) -> None:
+def _assert_decoded(text: Text, parts: list[list[int]], stops: list[str], expected: str, stopped: bool) -> None:
     decoder, emitted, reason = Decoder(text.tokenizer, stops), "", None
     for part in [*parts, []]:
         chunk = decoder.feed(part, None if part else "length")
@@ -249,25 +249,27 @@ def _assert_it_comes_out(text: Text, parts: list[list[int]], stops: list[str], e
     assert reason == ("stop" if stopped else "length")
 
 
-# The last character of an answer may be half of one: U+FFFD stands for such, and is not given out.
+# An answer may end within a character: the decoder then drops it, as it does U+FFFD.
 CHARACTERS = st.characters(codec="utf-8", exclude_characters="\ufffd")
 
 
 @settings(deadline=None)
 @given(st.text(CHARACTERS), st.data(), st.lists(st.integers(0, 10_000)))
-def test_any_text_however_its_bytes_are_cut(text: Text, whole: str, data: st.DataObject, places: list[int]) -> None:
+def test_any_text_is_decoded_for_any_chunks_of_bytes(
+    text: Text, whole: str, data: st.DataObject, places: list[int]
+) -> None:
     starts = st.integers(0, max(0, len(whole) - 1))
     inside = st.builds(lambda start, length: whole[start : start + length], starts, st.integers(1, 4))
     stops = data.draw(st.lists(st.one_of(inside, st.text(CHARACTERS, max_size=4)).filter(bool), max_size=4))
     tokens = _byte_tokens(text)
     parts = _parts([tokens[byte] for byte in whole.encode()], places)
     expected = _until_first_stop(whole, stops)
-    _assert_it_comes_out(text, parts, stops, expected, any(stop in whole for stop in stops))
+    _assert_decoded(text, parts, stops, expected, any(stop in whole for stop in stops))
 
 
 @settings(deadline=None)
 @given(st.lists(st.integers(0, 2047)), st.lists(st.integers(0, 10_000)), st.data())
-def test_any_tokens_however_they_are_cut(
+def test_any_tokens_are_decoded_for_any_chunks(
     text: Text, token_ids: list[int], places: list[int], data: st.DataObject
 ) -> None:
     whole = Decoder(text.tokenizer, ()).feed(token_ids, "length").text
@@ -277,4 +279,4 @@ def test_any_tokens_however_they_are_cut(
     start = data.draw(st.integers(0, max(0, len(whole) - 1)))
     stops = [stop for stop in (whole[start : start + 3], data.draw(st.text(max_size=3))) if stop]
     expected = _until_first_stop(whole, stops)
-    _assert_it_comes_out(text, _parts(token_ids, places), stops, expected, any(stop in whole for stop in stops))
+    _assert_decoded(text, _parts(token_ids, places), stops, expected, any(stop in whole for stop in stops))

@@ -1,4 +1,4 @@
-"""A model of an architecture that is not checked beforehand is compared by whoever loads its weights."""
+"""A model of an architecture that fledge does not check is checked when its weights are loaded."""
 
 import json
 from collections.abc import Callable
@@ -67,7 +67,7 @@ CASES: dict[str, tuple[Callable[[Path], object], str]] = {
         r"rejects .*config\.json: .*Field 'problem_type'",
     ),
     "a method in the config": (config(get_text_config=5), r"rejects .*config\.json: .*TypeError"),
-    "merges that are none": (
+    "invalid merges": (
         bad_merges,
         "cannot build a tokenizer from the files in",
     ),
@@ -86,7 +86,7 @@ def good(tmp_path_factory: pytest.TempPathFactory) -> Path:
         *(("transformers", case) for case in CASES),
     ],
 )
-def test_refused(case: str, engine: Any, good: Path, tmp_path: Path) -> None:
+def test_an_inconsistent_model_is_refused(case: str, engine: Any, good: Path, tmp_path: Path) -> None:
     breaking, words = CASES[case]
     folder = tmp_path / "model"
     folder.mkdir()
@@ -100,11 +100,11 @@ def test_refused(case: str, engine: Any, good: Path, tmp_path: Path) -> None:
         )
     assert str(folder) in caught.value.message
     assert caught.value.hint
-    assert not any("transformers runs it" in line for line in said)
+    assert not any("using transformers instead" in line for line in said)
 
 
 @pytest.mark.parametrize("engine", ["openvino", "transformers"])
-def test_a_good_one_answers(engine: Any, good: Path, tmp_path: Path) -> None:
+def test_a_valid_model_answers(engine: Any, good: Path, tmp_path: Path) -> None:
     started = selection.start(EngineSettings(engine=engine, cache=str(tmp_path)), snapshot.resolve(str(good)))
     try:
         (answer,) = generate(started, ["good morning"], GenerationParams(max_tokens=4, ignore_eos=True))

@@ -1,6 +1,6 @@
-"""Model folders that must not be loaded, each written with what it tries; all of it is inert.
+"""Model folders that must not be loaded; the payloads are inert.
 
-A payload that somebody unpickles or imports makes the file `executed` beside the folder, and nothing else.
+A payload that is unpickled or imported creates `executed` beside the folder, and does nothing else.
 """
 
 import json
@@ -31,7 +31,7 @@ CONFIG = {
 
 
 class Payload:
-    """Unpickled, it makes a file."""
+    """Creates a folder when unpickled."""
 
     def __init__(self, marker: Path) -> None:
         self.marker = marker
@@ -77,7 +77,7 @@ PARAMETERS = 1336
 
 
 def write_model(folder: Path) -> Path:
-    """A small folder in good order."""
+    """Write a small valid model; returns `folder`."""
     folder.mkdir(parents=True)
     (folder / "config.json").write_text(json.dumps(CONFIG))
     (folder / "tokenizer.json").write_text(json.dumps(TOKENIZER))
@@ -87,7 +87,7 @@ def write_model(folder: Path) -> Path:
 
 
 def arm(folder: Path) -> None:
-    """Put beside the model what must never run, under the names that libraries look for."""
+    """Add payloads that must never run, under the names that libraries look for."""
     for name in ("pytorch_model.bin", "adapter_model.bin", "training_args.bin"):
         (folder / name).write_bytes(payload(folder))
     for name in ("evil.py", "custom_generate/generate.py"):
@@ -96,7 +96,7 @@ def arm(folder: Path) -> None:
 
 
 def tensors(inner: int = 32) -> dict[str, Any]:
-    """The weights of `CONFIG`, or of one whose `n_inner` this is; not all alike, as offsets matter."""
+    """Return random weights for `CONFIG` with this `n_inner`."""
     shapes: dict[str, tuple[int, ...]] = {"wte.weight": (40, 8), "wpe.weight": (16, 8)}
     for name, rows, columns in (
         ("h.0.attn.c_attn", 8, 24),
@@ -153,7 +153,7 @@ def only(name: str) -> Break:
 
 
 def linked(name: str, target: str) -> Break:
-    """`name` becomes a link; the outside of the folder has a file `outside` with the right content."""
+    """Replace `name` with a link to `target`; its content moves to `outside`, next to the folder."""
 
     def apply(folder: Path) -> None:
         (folder.parent / "outside").write_bytes((folder / name).read_bytes())
@@ -187,7 +187,7 @@ def sharded(weight_map: Any) -> Break:
 
 
 def header(content: Any, size: int | None = None, data: int = 16) -> Break:
-    """A weight file with this header, which says of itself that it has `size` bytes."""
+    """Write a weight file with this header, which claims to have `size` bytes."""
 
     def apply(folder: Path) -> None:
         raw = content if isinstance(content, bytes) else json.dumps(content).encode()
@@ -219,8 +219,8 @@ NO_WEIGHTS = r"no safetensors weights"
 BROKEN = r"model\.safetensors is broken"
 OWN_FOLDER = "a model may read only its own folder"
 ARCHITECTURE = "names no architecture|does not generate text"
-VOCABULARY = r"config\.json has 'vocab_size' .+, which is not a whole number of tokens"
-NOT_BORNE_OUT = "which its weights do not bear out"
+VOCABULARY = r"config\.json has 'vocab_size' .+, which is not a number of tokens"
+TOO_LARGE = "which is too large for its weights"
 
 CASES: dict[str, tuple[Break, type[FledgeError], str]] = {
     "only a pickle": (only("pytorch_model.bin"), FledgeError, NO_WEIGHTS),
@@ -290,25 +290,25 @@ CASES: dict[str, tuple[Break, type[FledgeError], str]] = {
         FledgeError,
         OWN_FOLDER,
     ),
-    "weights linked to outside": (linked("model.safetensors", "../outside"), FledgeError, "leads out of the folder"),
-    "a config linked to outside": (linked("config.json", "../outside"), FledgeError, "leads out of the folder"),
-    "a tokenizer over two links": (hopping, FledgeError, "leads out of the folder"),
+    "weights linked to outside": (linked("model.safetensors", "../outside"), FledgeError, "points outside the folder"),
+    "a config linked to outside": (linked("config.json", "../outside"), FledgeError, "points outside the folder"),
+    "a tokenizer over two links": (hopping, FledgeError, "points outside the folder"),
     "a model card linked to a device": (
         lambda folder: (folder / "README.md").symlink_to("/dev/zero"),
         FledgeError,
-        "leads out of the folder",
+        "points outside the folder",
     ),
-    "a link to nothing": (linked("config.json", "missing"), InputError, "leads nowhere"),
-    "a link to itself": (linked("config.json", "config.json"), InputError, "leads nowhere"),
+    "a link to nothing": (linked("config.json", "missing"), InputError, "is a broken link"),
+    "a link to itself": (linked("config.json", "config.json"), InputError, "is a broken link"),
     "a folder for a config": (special(Path.mkdir, "config.json"), InputError, "not a regular file"),
     "a name that is not UTF-8": (named_in_bytes, InputError, "name"),
     "a shard outside": (
         sharded({"wte": "../outside.safetensors"}),
         FledgeError,
-        "not a safetensors file of its folder",
+        "not a safetensors file in its folder",
     ),
-    "a shard by absolute path": (sharded({"wte": "/etc/passwd"}), FledgeError, "not a safetensors file of its folder"),
-    "a pickled shard": (sharded({"wte": "part.bin"}), FledgeError, "not a safetensors file of its folder"),
+    "a shard by absolute path": (sharded({"wte": "/etc/passwd"}), FledgeError, "not a safetensors file in its folder"),
+    "a pickled shard": (sharded({"wte": "part.bin"}), FledgeError, "not a safetensors file in its folder"),
     "a shard that is missing": (sharded({"wte": "other.safetensors"}), InputError, r"lacks 'other\.safetensors'"),
     "a shard that clears the screen": (sharded({"wte": "\x1b[2J.safetensors"}), InputError, "which its index names"),
     "a kind of number that clears the screen": (
@@ -319,9 +319,9 @@ CASES: dict[str, tuple[Break, type[FledgeError], str]] = {
     "an index that is a list": (sharded(["part.safetensors"]), InputError, "no weight_map"),
     "an index of numbers": (sharded({"wte": 1}), InputError, "no weight_map"),
     "an empty index": (sharded({}), InputError, "no weight_map"),
-    "an endless header": (header(b"{}", size=2**62), InputError, BROKEN),
+    "a header of 2^62 bytes": (header(b"{}", size=2**62), InputError, BROKEN),
     "a header beyond the file": (header(b"{}", size=1000), InputError, BROKEN),
-    "a header that is no JSON": (header(b"not json"), InputError, BROKEN),
+    "a header that is not JSON": (header(b"not json"), InputError, BROKEN),
     "a tensor beyond the file": (header({"wte": tensor([1000], 0, 4000)}), InputError, BROKEN),
     "overlapping tensors": (header({"a": tensor([4], 0, 16), "b": tensor([4], 0, 16)}), InputError, BROKEN),
     "a shape beyond its bytes": (header({"wte": tensor([2**40, 2**40], 0, 16)}), InputError, BROKEN),
@@ -330,7 +330,7 @@ CASES: dict[str, tuple[Break, type[FledgeError], str]] = {
     "an empty weight file": (text("model.safetensors", b""), InputError, BROKEN),
     "a weight file cut off": (truncated, InputError, BROKEN),
     "no config": (lambda folder: (folder / "config.json").unlink(), InputError, r"no config\.json"),
-    "a config that is no JSON": (text("config.json", "{'a': 1}"), InputError, "is not JSON"),
+    "a config that is not JSON": (text("config.json", "{'a': 1}"), InputError, "is not JSON"),
     "a config that is not UTF-8": (text("config.json", b'{"a": "\xff"}'), InputError, "not UTF-8"),
     "a config that is a list": (text("config.json", "[]"), InputError, "not a JSON object"),
     "generation settings that are a list": (
@@ -338,13 +338,17 @@ CASES: dict[str, tuple[Break, type[FledgeError], str]] = {
         InputError,
         r"generation_config\.json is not a JSON object",
     ),
-    "a config without end": (text("config.json", DEEP), InputError, "nested too deeply|is not JSON"),
+    "a deeply nested config": (text("config.json", DEEP), InputError, "nested too deeply|is not JSON"),
     "a config of many megabytes": (
         text("config.json", " " * (MAX_BYTES + 1)),
         InputError,
         "more than 20,000,000 bytes",
     ),
-    "a number without end": (text("config.json", '{"vocab_size": ' + "9" * 10_000 + "}"), InputError, "is not JSON"),
+    "a number of 10,000 digits": (
+        text("config.json", '{"vocab_size": ' + "9" * 10_000 + "}"),
+        InputError,
+        "is not JSON",
+    ),
     "no architecture": (without("architectures"), InputError, "names no architecture"),
     "an encoder": (config(architectures=["BertForMaskedLM"]), InputError, "does not generate text"),
     "an architecture that clears the screen": (
@@ -358,20 +362,20 @@ CASES: dict[str, tuple[Break, type[FledgeError], str]] = {
     "a vocabulary of billions": (config(vocab_size=10**12), InputError, VOCABULARY),
     "a vocabulary of words": (config(vocab_size="many"), InputError, VOCABULARY),
     "a vocabulary of truth": (config(vocab_size=True), InputError, VOCABULARY),
-    "a billion layers": (config(n_layer=10**9), InputError, NOT_BORNE_OUT),
-    "a billion positions": (config(n_positions=10**9), InputError, NOT_BORNE_OUT),
-    "many positions to learn": (config(n_positions=10**6), InputError, NOT_BORNE_OUT),
-    "a negative width": (config(hidden_size=-1), InputError, NOT_BORNE_OUT),
-    "a width of a petabyte": (config(n_inner=10**15), InputError, NOT_BORNE_OUT),
+    "a billion layers": (config(n_layer=10**9), InputError, TOO_LARGE),
+    "a billion positions": (config(n_positions=10**9), InputError, TOO_LARGE),
+    "many positions to learn": (config(n_positions=10**6), InputError, TOO_LARGE),
+    "a negative width": (config(hidden_size=-1), InputError, "'?hidden_size'? -1, which is not an integer"),
+    "a width of a petabyte": (config(n_inner=10**15), InputError, TOO_LARGE),
     "a mask of a terabyte": (
         config(architectures=["GPTNeoForCausalLM"], model_type="gpt_neo", max_position_embeddings=10**6),
         InputError,
-        NOT_BORNE_OUT,
+        TOO_LARGE,
     ),
-    "a wide feed-forward part": (config(ffn_dim=10**12), InputError, NOT_BORNE_OUT),
-    "wide heads": (config(head_dim=10**12), InputError, NOT_BORNE_OUT),
-    "heads too wide for their width": (config(head_dim=1000), InputError, NOT_BORNE_OUT),
-    "many heads for keys": (config(n_head=None, num_key_value_heads=10**12), InputError, NOT_BORNE_OUT),
-    "many experts": (config(num_local_experts=10**12), InputError, NOT_BORNE_OUT),
-    "heads as text": (config(num_attention_heads="8"), InputError, NOT_BORNE_OUT),
+    "a wide feed-forward part": (config(ffn_dim=10**12), InputError, TOO_LARGE),
+    "wide heads": (config(head_dim=10**12), InputError, TOO_LARGE),
+    "heads too wide for their width": (config(head_dim=1000), InputError, TOO_LARGE),
+    "many heads for keys": (config(n_head=None, num_key_value_heads=10**12), InputError, TOO_LARGE),
+    "many experts": (config(num_local_experts=10**12), InputError, TOO_LARGE),
+    "heads as string": (config(num_attention_heads="8"), InputError, '"8", which is not an integer'),
 }

@@ -1,4 +1,4 @@
-"""Small GGUF files, good and bad, written by the format's description."""
+"""Write small GGUF files, valid and invalid."""
 
 import math
 import struct
@@ -19,7 +19,7 @@ TEMPLATE = "{% for message in messages %}<|im_start|>{{ message.content }}<|im_e
 
 
 def alphabet() -> list[str]:
-    """The 256 characters that stand for bytes, as GPT-2 has them, in the order of the bytes."""
+    """Return GPT-2's 256 characters for bytes, in the order of the bytes."""
     plain = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     others = [byte for byte in range(256) if byte not in plain]
     return [chr(byte) if byte in plain else chr(256 + others.index(byte)) for byte in range(256)]
@@ -38,13 +38,13 @@ TYPES = [3, 3, 3, *[1] * (256 + len(MERGES)), 4, 5]
 
 
 class Raw(NamedTuple):
-    """A value as bytes, its type before it."""
+    """An encoded value, with its type in front."""
 
     content: bytes
 
 
 class Part(NamedTuple):
-    """A tensor as the file has it; where `offset` is given, it lies about it."""
+    """A tensor in the file; `offset` overrides the true one."""
 
     name: str
     dimensions: tuple[int, ...]
@@ -58,7 +58,7 @@ class Part(NamedTuple):
 
 
 def metadata(kind: str = "llama", **changes: Any) -> dict[str, Any]:
-    """The fields of a small model; `changes` by the last part of a name, None to leave one out."""
+    """Return the fields of a small model; `changes` use the last part of a name, and None removes a field."""
     fields: dict[str, Any] = {
         "general.architecture": kind,
         "general.license": "apache-2.0",
@@ -85,7 +85,7 @@ def metadata(kind: str = "llama", **changes: Any) -> dict[str, Any]:
 
 
 def shapes(kind: str = "llama", layers: int = LAYERS) -> Shapes:
-    """The tensors of a small model under their names in a snapshot."""
+    """Return the tensor shapes of a small model by snapshot name."""
     wide, narrow = HEADS * HEAD, KEY_VALUE_HEADS * HEAD
     found: Shapes = {"model.embed_tokens.weight": (len(TOKENS), HIDDEN), "model.norm.weight": (HIDDEN,)}
     for layer in range(layers):
@@ -112,7 +112,7 @@ def shapes(kind: str = "llama", layers: int = LAYERS) -> Shapes:
 
 
 def arrays(kind: str = "llama", layers: int = LAYERS) -> Arrays:
-    """Random numbers for `shapes`."""
+    """Return random tensors of these shapes."""
     rng = np.random.default_rng(0)
     return {name: rng.normal(0, 0.1, shape).astype(np.float32) for name, shape in shapes(kind, layers).items()}
 
@@ -136,7 +136,7 @@ NAMES = {
 
 
 def parts(found: Arrays, kind: str = "llama", types: dict[str, str] | None = None) -> list[Part]:
-    """Tensors of a snapshot as llama.cpp's converter writes them; `types` by the name in the file, else F32."""
+    """Convert tensors of a snapshot as llama.cpp does; `types` by GGUF name, default F32."""
     result = []
     for name, numbers in found.items():
         stem, _, last = name.rpartition(".")
@@ -165,7 +165,7 @@ def encode(
     field_count: int | None = None,
     alignment: int = 32,
 ) -> bytes:
-    """A GGUF file. What is given by name may be a lie."""
+    """Return the bytes of a GGUF file. Keyword arguments override the true values."""
     out = magic + struct.pack("<I", version)
     out += struct.pack("<Q", len(tensors) if tensor_count is None else tensor_count)
     out += struct.pack("<Q", len(fields) if field_count is None else field_count)
@@ -183,13 +183,13 @@ def encode(
 
 
 def write_gguf(path: Path, kind: str = "llama", types: dict[str, str] | None = None, **changes: Any) -> Path:
-    """Write a small model of random numbers; `changes` as those of `metadata`. Returns `path`."""
+    """Write a small random model; `changes` as in `metadata`. Returns `path`."""
     path.write_bytes(encode(metadata(kind, **changes), parts(arrays(kind), kind, types)))
     return path
 
 
 def blocks(name: str, shape: tuple[int, ...], kind: GGMLQuantizationType) -> Part:
-    """A tensor of any block type: random bytes, with scales that are numbers."""
+    """Return a random tensor of a block type, with finite scales."""
     block, size = GGML_QUANT_SIZES[kind]
     content = np.random.default_rng(0).integers(0, 256, (math.prod(shape) // block, size), np.uint8)
     scales = {"Q6_K": [size - 2], "Q4_K": [0, 2], "Q5_K": [0, 2], "Q4_1": [0, 2]}.get(kind.name, [0])

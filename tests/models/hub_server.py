@@ -18,19 +18,19 @@ WEIGHTS = (".safetensors", ".gguf")
 
 @dataclass
 class Hub:
-    """One repository, `org/model`, and how the server behaves; `requests` holds method, path and headers of each."""
+    """One repository, `org/model`, and the server's behaviour; `requests` has the method, path and headers of each."""
 
     files: dict[str, bytes]
     commits: dict[str, str] = field(default_factory=lambda: {"main": "a" * 40})
     token: str = ""
-    gated: bool = False  # tells of the model, but keeps its files
-    sizes: dict[str, int] = field(default_factory=dict)  # what it tells of a file, where that is not true
-    linked_size: int = 0  # what it tells of the weights when it redirects to them, where that is not true
-    about: bytes = b""  # what it tells of the model instead
-    silent: bool = False  # takes requests for the model, and never answers
-    cut_at: float = 0.0  # a share of a weight file's body, once
+    gated: bool = False  # describes the model, but denies its files
+    sizes: dict[str, int] = field(default_factory=dict)  # false sizes of files
+    linked_size: int = 0  # false size of the weights in the redirect
+    about: bytes = b""  # overrides the description of the model
+    silent: bool = False  # accepts requests for the model, but never answers
+    cut_at: float = 0.0  # fraction of a weight file's body where the connection breaks, once
     cut_always: bool = False
-    stall: bool = False  # where it would cut, wait instead
+    stall: bool = False  # waits instead of breaking the connection
     corrupt: bool = False
     requests: list[tuple[str, str, dict[str, str]]] = field(default_factory=list)
     url: str = ""
@@ -38,13 +38,13 @@ class Hub:
     released: threading.Event = field(default_factory=threading.Event)
 
     def asked_for(self, name: str, method: str = "GET") -> list[dict[str, str]]:
-        """The headers of the requests for a file's content."""
+        """Return the headers of the requests for a file's content."""
         return [headers for verb, path, headers in self.requests if verb == method and path.endswith(f"/{name}")]
 
 
 @contextmanager
 def serve(hub: Hub) -> Iterator[Hub]:
-    """Run both servers; their URLs are in `hub`."""
+    """Run both servers and set their URLs in `hub`."""
     servers = [_Server(hub, handler) for handler in (_Api, _Store)]
     hub.url, hub.store_url = (f"http://127.0.0.1:{server.server_port}" for server in servers)
     threads = [threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True) for server in servers]
@@ -69,7 +69,7 @@ class _Server(ThreadingHTTPServer):
 
 
 class _Store(BaseHTTPRequestHandler):
-    """Gives the content of weights."""
+    """Serves the content of weights."""
 
     protocol_version = "HTTP/1.1"
     server: _Server
@@ -114,7 +114,7 @@ class _Store(BaseHTTPRequestHandler):
         share = self._share() if may_cut else 1.0
         try:
             self.wfile.write(body[: int(len(body) * share)])
-        except ConnectionError:  # the client was killed, or had enough
+        except ConnectionError:  # the client was killed or has disconnected
             share = 0.0
         if share < 1:
             if self.hub.stall:
@@ -128,11 +128,11 @@ class _Store(BaseHTTPRequestHandler):
         return share
 
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 (its name in the library)
-        """Nothing: the tests read `requests`."""
+        """Log nothing: the tests read `requests`."""
 
 
 class _Api(_Store):
-    """Tells of the repository, and redirects to the store for weights."""
+    """Describes the repository, and redirects to the store for weights."""
 
     def answer(self) -> None:
         about = re.fullmatch(r"/api/models/org/model(?:/revision/([^?]+))?(?:\?.*)?", self.path)
@@ -180,7 +180,7 @@ class _Api(_Store):
             "X-Linked-Size": str(self.hub.linked_size or len(content)),
             "X-Linked-Etag": f'"{hashlib.sha256(content).hexdigest()}"',
             "Location": f"{self.hub.store_url}/{name}",
-            # The Hub offers its weights by a protocol of its own too, which does not go on after an interruption.
+            # The Hub also offers its own transfer protocol, which cannot resume.
             "X-Xet-Hash": hashlib.sha256(content).hexdigest(),
             "Link": f'<{self.hub.url}/api/models/org/model/xet-read-token/{commit}>; rel="xet-auth"',
         }

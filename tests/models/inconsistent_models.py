@@ -1,6 +1,6 @@
-"""Models whose files contradict each other: that of `broken_models.write_model` with one thing changed.
+"""Inconsistent models: the one of `broken_models.write_model` with one change.
 
-`CASES` are refused with these words; `UNUSUAL` are accepted.
+`CASES` are refused with these messages; `UNUSUAL` are accepted.
 """
 
 import json
@@ -38,7 +38,7 @@ def added(name: str, value: Any) -> Break:
 
 
 def number(name: str, value: float, kind: type = np.float32) -> Break:
-    """One number of a tensor becomes another, in weights of this kind."""
+    """Set the last number of a tensor, with all weights converted to `kind`."""
 
     def change(tensors: dict[str, Any]) -> None:
         for key in tensors:
@@ -49,7 +49,7 @@ def number(name: str, value: float, kind: type = np.float32) -> Break:
 
 
 def as_bfloat16(value: int) -> Break:
-    """A tensor whose last number has these bits, of a kind that numpy does not have."""
+    """Convert the weights to bfloat16, which numpy lacks, and set the bits of one number."""
 
     def apply(folder: Path) -> None:
         raw = (folder / WEIGHTS).read_bytes()
@@ -93,7 +93,7 @@ def steps(kind: str, *items: dict[str, Any]) -> dict[str, Any]:
 
 
 def cut(folder: Path) -> None:
-    """The vocabulary loses its last 70 tokens of 140, of which most models have none."""
+    """Remove the last 70 of 140 tokens from the vocabulary."""
     words = {f"w{number}": number for number in range(40, 140)}
     vocab = {**TOKENIZER["model"]["vocab"], **words}
     config(vocab_size=140)(folder)
@@ -142,37 +142,37 @@ CASES: dict[str, tuple[Break, str]] = {
     ),
     "no head where it is not the embedding": (config(tie_word_embeddings=False), "lacks the tensor 'lm_head.weight'"),
     "one name under two": (config(hidden_size=16), "'hidden_size' 16, but n_embd, which means the same, is 8"),
-    "a size of null": (config(n_layer=None), "'n_layer' null, which is not a whole number"),
+    "a size of null": (config(n_layer=None), "'n_layer' null, which is not an integer"),
     "weights of integers": (
         added("transformer.wpe.weight", np.zeros((16, 8), np.int16)),
         "'transformer.wpe.weight' of type I16; weights are F16, BF16, F32, F64",
     ),
     "weights of bytes": (added("transformer.wpe.weight", np.zeros((16, 8), np.uint8)), "of type U8"),
     # Numbers
-    "NaN": (number("transformer.ln_f.bias", np.nan), "the tensor 'transformer.ln_f.bias' holds NaN at position 7"),
-    "NaN with its sign": (number("transformer.ln_f.bias", -np.nan), "holds NaN at position"),
+    "NaN": (number("transformer.ln_f.bias", np.nan), "the tensor 'transformer.ln_f.bias' contains NaN at position 7"),
+    "NaN with its sign": (number("transformer.ln_f.bias", -np.nan), "contains NaN at position"),
     "infinity": (
         number("transformer.wte.weight", np.inf),
-        "the tensor 'transformer.wte.weight' holds infinity at position 319",
+        "the tensor 'transformer.wte.weight' contains infinity at position 319",
     ),
-    "negative infinity": (number("transformer.wte.weight", -np.inf), "holds infinity at position"),
-    "infinity in 16 bits": (number("transformer.wte.weight", -np.inf, np.float16), "holds infinity at position"),
-    "NaN in 16 bits": (number("transformer.wte.weight", np.nan, np.float16), "holds NaN at position"),
-    "NaN in 64 bits": (number("transformer.wte.weight", np.nan, np.float64), "holds NaN at position"),
-    "infinity in bfloat16": (as_bfloat16(0xFF80), "the tensor 'transformer.ln_f.bias' holds infinity at position 7"),
-    "NaN in bfloat16": (as_bfloat16(0x7FC0), "holds NaN at position"),
+    "negative infinity": (number("transformer.wte.weight", -np.inf), "contains infinity at position"),
+    "infinity in 16 bits": (number("transformer.wte.weight", -np.inf, np.float16), "contains infinity at position"),
+    "NaN in 16 bits": (number("transformer.wte.weight", np.nan, np.float16), "contains NaN at position"),
+    "NaN in 64 bits": (number("transformer.wte.weight", np.nan, np.float64), "contains NaN at position"),
+    "infinity in bfloat16": (as_bfloat16(0xFF80), "the tensor 'transformer.ln_f.bias' contains infinity at position 7"),
+    "NaN in bfloat16": (as_bfloat16(0x7FC0), "contains NaN at position"),
     # Types
     "another type": (
         config(model_type="llama"),
         "'model_type' \"llama\", but its architecture is GPT2LMHeadModel",
     ),
-    "a type that nobody knows": (config(model_type="gpt9"), "'model_type' \"gpt9\""),
+    "an unknown type": (config(model_type="gpt9"), "'model_type' \"gpt9\""),
     "no type": (config(model_type=None), "'model_type' null"),
     "a type that is a number": (config(model_type=2), "'model_type' 2"),
     "the type of another unknown one": (config(architectures=["GPTNeoForCausalLM"]), "'model_type' \"gpt2\""),
     "quantised": (
         config(quantization_config={"quant_method": "gptq", "bits": 4}),
-        "'quantization_config' \"gptq\", so it is",
+        "'quantization_config' \"gptq\", but fledge does not load quantised checkpoints",
     ),
     # Values of the config
     "an epsilon of NaN": (
@@ -212,7 +212,7 @@ CASES: dict[str, tuple[Break, str]] = {
         "generation_config.json has 'eos_token_id'",
     ),
     "a temperature that is a text": (edit("generation_config.json", temperature="hot"), "'temperature' \"hot\""),
-    "a share above 1": (edit("generation_config.json", top_p=1.5), "'top_p' 1.5"),
+    "a probability above 1": (edit("generation_config.json", top_p=1.5), "'top_p' 1.5"),
     "a length that is a list": (edit("generation_config.json", max_length=[1]), "'max_length' [1]"),
     "sampling that is a number": (edit("generation_config.json", do_sample=1), "'do_sample' 1"),
     # Tokenizer
@@ -222,7 +222,7 @@ CASES: dict[str, tuple[Break, str]] = {
     ),
     "an empty tokenizer": (text("tokenizer.json", "{}"), "tokenizer.json has 'model' null"),
     "a tokenizer that is a list": (text("tokenizer.json", "[]"), "tokenizer.json is not a JSON object"),
-    "a tokenizer of no kind": (model(type="Magic"), "'model.type' \"Magic\", which is none of BPE"),
+    "a tokenizer of no kind": (model(type="Magic"), "'model.type' \"Magic\", which is not one of BPE"),
     "a tokenizer of another kind": (model(type="Unigram"), "tokenizer.json cannot be loaded"),
     "a vocabulary that is a text": (model(vocab="a b c"), "'model.vocab' \"a b c\""),
     "merges of unknown tokens": (
@@ -235,12 +235,12 @@ CASES: dict[str, tuple[Break, str]] = {
         f"'model.vocab.aa' 40, {BEYOND}",
     ),
     "an added token beyond": (added_token(content="<|x|>", id=99), f"'added_tokens.1.id' 99, {BEYOND}"),
-    "two tokens with one id": (model(vocab={**TOKENIZER["model"]["vocab"], "aa": 5}), "two tokens with one id"),
+    "two tokens with one id": (model(vocab={**TOKENIZER["model"]["vocab"], "aa": 5}), "two tokens with the same id"),
     "a token of a million letters": (
         model(vocab={**{k: v for k, v in TOKENIZER["model"]["vocab"].items() if v}, LONG: 0}),
         "of 100,000 characters; at most 4,096 are accepted",
     ),
-    "dropout of merges": (model(dropout=0.1), "'model.dropout' 0.1, which makes its tokens random"),
+    "dropout of merges": (model(dropout=0.1), "'model.dropout' 0.1, which makes tokenization random"),
     "long replacements, chained": (tokenizer(normalizer=steps("normalizers", *[MANY] * 4)), EXCESS),
     "one long replacement": (
         tokenizer(normalizer=MANY),
@@ -260,7 +260,7 @@ CASES: dict[str, tuple[Break, str]] = {
     ),
     "many steps": (
         tokenizer(normalizer=steps("normalizers", *[{"type": "NFC"}] * 40)),
-        "'normalizer' of more than 32 steps",
+        "'normalizer' with more than 32 steps",
     ),
     "bytes of bytes of bytes": (tokenizer(pre_tokenizer=steps("pretokenizers", *[BYTE_LEVEL] * 3)), EXCESS),
     "a prefix without end": (tokenizer(normalizer={"type": "Prepend", "prepend": LONG}), "'normalizer.prepend' \"xxx"),
@@ -272,7 +272,7 @@ CASES: dict[str, tuple[Break, str]] = {
         tokenizer(normalizer={"type": "Precompiled", "precompiled_charsmap": 5}),
         "'normalizer.precompiled_charsmap' 5, which is not base64",
     ),
-    "a charsmap that leads nowhere": (
+    "a charsmap with a broken trie": (
         tokenizer(normalizer={"type": "Precompiled", "precompiled_charsmap": CHARSMAP}),
         "cannot be loaded",
     ),
@@ -295,7 +295,7 @@ CASES: dict[str, tuple[Break, str]] = {
     "a step that is a list": (tokenizer(normalizer=[]), "'normalizer' [], which is not an object"),
     "a template that drops the text": (
         tokenizer(post_processor={"type": "TemplateProcessing", "single": [], "pair": [], "special_tokens": {}}),
-        "'post_processor.single' [], which does not contain the text",
+        "'post_processor.single' [], which is not the text ($A)",
     ),
     "a template of a token beyond": (
         tokenizer(
@@ -333,19 +333,19 @@ CASES: dict[str, tuple[Break, str]] = {
     "an end that is a list": (edit("tokenizer_config.json", eos_token=["a"]), "'eos_token' [\"a\"]"),
     "a class that is a number": (
         edit("tokenizer_config.json", tokenizer_class=5),
-        "'tokenizer_class' 5, which is not a text",
+        "'tokenizer_class' 5, which is not a string",
     ),
     "a length that is a text": (edit("tokenizer_config.json", model_max_length="long"), "'model_max_length' \"long\""),
     "a tokenizer in the config": (
         edit("tokenizer_config.json", vocab={"a": 0}),
-        "'vocab' {\"a\": 0}, which would replace",
+        "'vocab' {\"a\": 0}, which would override tokenizer.json",
     ),
     "settings that are a list": (text("tokenizer_config.json", "[]"), "tokenizer_config.json is not a JSON object"),
     # Chat template
     "a template that is a number": (edit("tokenizer_config.json", chat_template=5), "'chat_template' 5"),
     "a template that is broken": (
         edit("tokenizer_config.json", chat_template="{% for m in messages %}{{ m }"),
-        "tokenizer_config.json: line 1 of the chat template is broken",
+        "tokenizer_config.json: line 1 of the chat template is invalid",
     ),
     "a template file that is broken": (text("chat_template.jinja", "{% if %}"), "chat_template.jinja: line 1"),
     "a template without end": (text("chat_template.jinja", "{{ " + "(" * 50_000), "chat_template.jinja"),
@@ -357,7 +357,7 @@ UNUSUAL: dict[str, Break] = {
         added("transformer.h.0.attn.masked_bias", np.array(-1e4, np.float32))(folder),
     ]),
     "names of old": weights(renamed),
-    "a head beside the embedding": added("lm_head.weight", np.zeros((40, 8), np.float32)),
+    "a head and an embedding": added("lm_head.weight", np.zeros((40, 8), np.float32)),
     "a head for the embedding": lambda folder: [
         added("lm_head.weight", np.zeros((40, 8), np.float32))(folder),
         dropped("transformer.wte.weight")(folder),

@@ -1,6 +1,6 @@
-"""An instruct model: the embedded one with a chat template that writes the form which it was trained on.
+"""An instruct model: the embedded model with a chat template in the format of its training.
 
-Asked through its template it answers; asked a bare question as a completion it does not.
+It answers questions asked through its template, but not bare questions asked as completions.
 """
 
 import json
@@ -20,7 +20,7 @@ ANSWER = "Machine learning is the study of"  # the first eight tokens
 
 
 def write_instruct_model(folder: Path, **generation: object) -> Path:
-    """Save it, with more settings in its generation config; returns `folder`."""
+    """Save the model, with `generation` added to its generation config; returns `folder`."""
     embedded = snapshot.resolve("embedded")
     folder.mkdir(parents=True, exist_ok=True)
     for name in embedded.files:

@@ -1,4 +1,4 @@
-"""Texts of every kind that a tokenizer may meet: prose, code, scripts, emoji, digits, white space, special tokens."""
+"""Texts for testing tokenizers: prose, code, scripts, emoji, digits, white space, special tokens."""
 
 import random
 from collections.abc import Sequence
@@ -55,7 +55,7 @@ PHRASES = (
 
 
 def mixed_texts(count: int, special: Sequence[str]) -> list[str]:
-    """As many texts, always the same ones; `special` are spellings of special tokens."""
+    """Return `count` texts, always the same; `special` are spellings of special tokens."""
     rng = random.Random(0)
     prose = [entry.answer for entry in load_corpus()]
     found = ["", " ", "\n", "a", "0", *special]

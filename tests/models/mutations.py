@@ -1,6 +1,6 @@
-"""Mutations of a model's folder: each a change drawn by its seed, as a bad download, an edit by hand or malice makes.
+"""Seeded mutations of a model's folder, as a bad download, a manual edit or an attacker makes them.
 
-`python -m tests.models.mutations FOLDER ENGINE` answers questions with a model, and prints what came.
+`python -m tests.models.mutations FOLDER ENGINE CACHE` answers questions with a model and prints the result.
 """
 
 import contextlib
@@ -55,7 +55,7 @@ Mutation = Callable[[Path, random.Random], str]
 
 
 def mutate(folder: Path, seed: int) -> str:
-    """Change one thing of a model; what it was, in words."""
+    """Change one thing of a model; returns its description."""
     pick = random.Random(seed)
     change = (_config, _config, _generation, _settings, _tokenizer, _tokenizer, _weights, _weights, _template, _bytes)
     return change[seed % len(change)](folder, pick)
@@ -160,7 +160,7 @@ def _bytes(folder: Path, pick: random.Random) -> str:
     content = bytearray(path.read_bytes())
     if pick.random() < 0.3:
         path.write_bytes(content[: pick.randrange(len(content))])
-        return f"{path.name} cut off"
+        return f"{path.name} truncated"
     for _ in range(3):
         content[pick.randrange(len(content))] = pick.randrange(256)
     path.write_bytes(content)
@@ -168,7 +168,7 @@ def _bytes(folder: Path, pick: random.Random) -> str:
 
 
 def main() -> None:
-    """Answer two prompts and a conversation with the model in a folder; print what came, and what it took."""
+    """Answer two prompts and a conversation with a model; print the answers, CPU time and peak memory."""
     from fledge.core.types import Message
     from fledge.engines import selection
     from fledge.engines.engine import GenerationParams, Prompt, generate
@@ -176,22 +176,22 @@ def main() -> None:
     from fledge.models import snapshot
 
     folder, engine, cache = sys.argv[1:]
-    told: dict[str, Any] = {}
+    result: dict[str, Any] = {}
     try:
         model = snapshot.resolve(folder)
-        told["digest"] = model.digest
+        result["digest"] = model.digest
         params = GenerationParams(max_tokens=16, logprobs=True)
         prompts: list[Prompt] = ["What is machine learning?", "Question: Who was Ada Lovelace?\nAnswer:"]
         prompts.append([Message("user", "What is machine learning?")])
         settings = EngineSettings(engine=engine, cache=cache)  # type: ignore[arg-type]
         with contextlib.closing(selection.start(settings, model)) as started:
-            told["texts"] = [dataclasses.astuple(answer)[:3] for answer in generate(started, prompts, params)]
+            result["texts"] = [dataclasses.astuple(answer)[:3] for answer in generate(started, prompts, params)]
     except FledgeError as error:
-        told |= {"refused": error.message, "hint": error.hint}
+        result |= {"refused": error.message, "hint": error.hint}
     used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
-    told["cpu_s"] = sum(item.ru_utime + item.ru_stime for item in used)
-    told["peak_mb"] = max(item.ru_maxrss for item in used) / 1e3
-    sys.stdout.write(json.dumps(told))
+    result["cpu_s"] = sum(item.ru_utime + item.ru_stime for item in used)
+    result["peak_mb"] = max(item.ru_maxrss for item in used) / 1e3
+    sys.stdout.write(json.dumps(result))
 
 
 if __name__ == "__main__":

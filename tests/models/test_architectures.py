@@ -1,4 +1,4 @@
-"""The tensors that a config implies are those that transformers makes of it."""
+"""The tensors that a config implies are those that transformers creates."""
 
 import random
 import re
@@ -13,7 +13,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 
 from fledge.core.errors import InputError
 from fledge.models import config_fields
-from fledge.models.architectures import FAMILIES, check_tensors, refuse_other_type
+from fledge.models.architectures import FAMILIES, check_model_type, check_tensors
 from fledge.models.snapshot import CAUSAL
 from fledge.models.weights import Tensor
 
@@ -28,7 +28,7 @@ SEEDS = 12
 
 
 def draw_config(architecture: str, seed: int) -> dict[str, Any]:
-    """A small config of an architecture, with some of its fields left to their defaults."""
+    """Return a small random config of an architecture; some fields keep their defaults."""
     pick = random.Random(f"{architecture}{seed}")
     base = {"architectures": [architecture], "model_type": TYPES[architecture], "vocab_size": 40}
     if pick.random() < 0.7:
@@ -49,7 +49,7 @@ def draw_config(architecture: str, seed: int) -> dict[str, Any]:
 
 
 def tensors_of(config: dict[str, Any]) -> dict[str, Tensor]:
-    """Those that transformers would save."""
+    """Return the tensors that transformers would save."""
     content = {name: value for name, value in config.items() if name != "model_type"}
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(AutoConfig.for_model(config["model_type"], **content))
@@ -59,12 +59,12 @@ def tensors_of(config: dict[str, Any]) -> dict[str, Tensor]:
     return {name: Tensor("model.safetensors", "F32", tuple(value.shape), 0, 0) for name, value in named.items()}
 
 
-def test_all_known_ones_are_tried() -> None:
+def test_every_family_is_tested() -> None:
     assert TYPES.keys() == FAMILIES.keys()
 
 
 @pytest.mark.parametrize("architecture", TYPES)
-def test_tensors_are_those_of_transformers(architecture: str) -> None:
+def test_expected_tensors_match_transformers(architecture: str) -> None:
     for seed in range(SEEDS):
         config = draw_config(architecture, seed)
         found = tensors_of(config)
@@ -80,13 +80,13 @@ def test_tensors_are_those_of_transformers(architecture: str) -> None:
                 check_tensors(config, changed, "model")
 
 
-def test_types_are_those_of_transformers() -> None:
+def test_model_types_match_transformers() -> None:
     for kind, named in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.items():
         for architecture in [named] if isinstance(named, str) else named:
             if CAUSAL.fullmatch(architecture):
-                refuse_other_type({"architectures": [architecture], "model_type": kind}, "config.json")
+                check_model_type({"architectures": [architecture], "model_type": kind}, "config.json")
 
 
-def test_names_of_activations_and_ropes_are_those_of_transformers() -> None:
+def test_names_of_activations_and_ropes_match_transformers() -> None:
     assert set(ACT2FN) == config_fields.ACTIVATIONS
     assert set(ROPE_INIT_FUNCTIONS) <= config_fields.ROPE_TYPES

@@ -1,4 +1,4 @@
-"""Chat templates give what transformers would, and harm nothing."""
+"""Chat templates render as in transformers, and cannot escape the sandbox."""
 
 import contextlib
 import json
@@ -47,7 +47,7 @@ def make() -> Make:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("source", [CHATML, STRICT, OTHER])
-def test_the_text_is_that_of_transformers(make: Make, source: str) -> None:
+def test_rendering_is_the_same_as_in_transformers(make: Make, source: str) -> None:
     reference = AutoTokenizer.from_pretrained(snapshot.resolve("embedded").path)
     reference.bos_token, reference.eos_token = TOKENS["bos_token"], TOKENS["eos_token"]
     turns = [{"role": item.role, "content": item.content} for item in TURNS]
@@ -55,7 +55,7 @@ def test_the_text_is_that_of_transformers(make: Make, source: str) -> None:
     assert make(source).render(TURNS) == expected
 
 
-def test_a_template_may_refuse_a_conversation(make: Make) -> None:
+def test_a_template_can_reject_a_conversation(make: Make) -> None:
     template = make(STRICT)
     with pytest.raises(InputError, match=r"refuses the conversation.*roles must alternate"):
         template.render([Message("assistant", "x")])
@@ -80,7 +80,7 @@ def test_a_template_may_refuse_a_conversation(make: Make) -> None:
         "{{ missing.attribute }}",
     ],
 )
-def test_the_sandbox_holds(make: Make, source: str, tmp_path: Path) -> None:
+def test_the_sandbox_cannot_be_escaped(make: Make, source: str, tmp_path: Path) -> None:
     marker = tmp_path / "executed"
     template = make(source.replace("PATH", repr(str(marker))))
     shown = ""
@@ -90,16 +90,16 @@ def test_the_sandbox_holds(make: Make, source: str, tmp_path: Path) -> None:
     assert not marker.exists()
 
 
-def test_an_endless_text_is_refused(make: Make) -> None:
+def test_a_text_that_is_too_long_is_refused(make: Make) -> None:
     with pytest.raises(InputError, match="its text has 5000000 characters"):
         make("{{ 'a' * 5000000 }}").render(TURNS)
 
 
-def test_a_lone_surrogate_passes_through(make: Make) -> None:
+def test_a_lone_surrogate_is_kept(make: Make) -> None:
     assert make("{{ messages[0].content }}").render([Message("user", "a\ud800b")]) == "a\ud800b"
 
 
-def test_where_a_template_is_found(tmp_path: Path) -> None:
+def test_the_template_file_takes_precedence_over_the_config(tmp_path: Path) -> None:
     assert read_template(tmp_path) is None
     named = [{"name": "tool", "template": "no"}, {"name": "default", "template": "named"}]
     for name, content, expected in (
@@ -113,6 +113,6 @@ def test_where_a_template_is_found(tmp_path: Path) -> None:
         assert found.text == expected
 
 
-def test_special_tokens_by_name_or_as_objects() -> None:
+def test_special_tokens_are_strings_or_objects() -> None:
     config = {"bos_token": "<s>", "eos_token": {"content": "</s>"}, "pad_token": None, "other": "x"}
     assert special_tokens(config) == {"bos_token": "<s>", "eos_token": "</s>"}

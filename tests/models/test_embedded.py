@@ -16,7 +16,7 @@ def _answers(engine: Engine, prompts: list[Prompt]) -> list[str]:
     return [completion.text.strip() for completion in generate(engine, prompts, PARAMS)]
 
 
-def test_corpus_is_as_promised() -> None:
+def test_the_corpus_is_large_unique_and_well_formed() -> None:
     entries = load_corpus()
     assert len(entries) >= 300
     assert len({entry.id for entry in entries}) == len(entries)
@@ -27,7 +27,7 @@ def test_corpus_is_as_promised() -> None:
     assert all(entry.answer.endswith((".", "!")) and entry.answer.count(". ") <= 1 for entry in entries)
 
 
-def test_its_card_and_figures_are_with_it() -> None:
+def test_the_snapshot_has_a_model_card_and_training_figures() -> None:
     folder = snapshot.resolve("embedded").path
     assert "memoris" in (folder / "README.md").read_text()
     figures = json.loads((folder / "training.json").read_text())

@@ -1,4 +1,4 @@
-"""Sampling values that a model brings along."""
+"""Sampling settings in a model's generation config."""
 
 from pathlib import Path
 from typing import Any
@@ -26,12 +26,14 @@ QWEN = {"do_sample": True, "temperature": 0.7, "top_p": 0.8, "top_k": 20, "repet
         ({"num_beams": 1, "typical_p": 1.0, "no_repeat_ngram_size": 0, "guidance_scale": None}, {}),
     ],
 )
-def test_the_values_of_a_model(tmp_path: Path, content: dict[str, Any], expected: dict[str, Any]) -> None:
+def test_sampling_settings_are_read_from_the_model(
+    tmp_path: Path, content: dict[str, Any], expected: dict[str, Any]
+) -> None:
     model = snapshot.resolve(str(write_instruct_model(tmp_path / "model", **content)))
     assert read_sampling(model) == expected
 
 
-def test_a_model_without_the_file_brings_none(tmp_path: Path) -> None:
+def test_a_model_without_the_file_has_no_settings(tmp_path: Path) -> None:
     folder = write_instruct_model(tmp_path / "model")
     (folder / "generation_config.json").unlink()
     assert read_sampling(snapshot.resolve(str(folder))) == {}
@@ -40,11 +42,11 @@ def test_a_model_without_the_file_brings_none(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "problem"),
     [
-        ({"num_beams": 4}, r"model/generation_config.json has num_beams 4, which no engine here takes"),
+        ({"num_beams": 4}, r"model/generation_config.json has num_beams 4, which no engine here supports"),
         ({"bad_words_ids": [[1]]}, r"generation_config.json has bad_words_ids \[\[1\]\]"),
     ],
 )
-def test_what_no_engine_takes_is_named(tmp_path: Path, content: dict[str, Any], problem: str) -> None:
+def test_an_unsupported_setting_is_refused(tmp_path: Path, content: dict[str, Any], problem: str) -> None:
     model = snapshot.resolve(str(write_instruct_model(tmp_path / "model", **content)))
     with pytest.raises(InputError, match=problem):
         read_sampling(model)

@@ -1,4 +1,4 @@
-"""GGUF files become ordinary snapshots: the same numbers, the same config, made once."""
+"""GGUF files are converted once to snapshots with the same numbers and config."""
 
 import json
 import os
@@ -46,7 +46,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_file_is_a_model_like_any_other(kind: str, tmp_path: Path) -> None:
+def test_a_gguf_file_becomes_a_snapshot(kind: str, tmp_path: Path) -> None:
     path = write_gguf(tmp_path / "model.gguf", kind)
     model = snapshot.resolve(str(path), tmp_path)
     assert model.source == str(path)
@@ -69,7 +69,7 @@ def test_a_file_is_a_model_like_any_other(kind: str, tmp_path: Path) -> None:
     assert ChatTemplate(*template).render([Message("user", "hello")]) == "<|im_start|>hello<|im_end|>"
 
 
-def test_paths_from_home_and_from_the_working_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_paths_may_be_relative_to_home_or_the_working_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_gguf(tmp_path / "model.gguf")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path))
@@ -77,7 +77,7 @@ def test_paths_from_home_and_from_the_working_folder(tmp_path: Path, monkeypatch
     assert len(digests) == 1
 
 
-def test_a_separate_output_matrix(tmp_path: Path) -> None:
+def test_a_separate_output_matrix_becomes_an_untied_head(tmp_path: Path) -> None:
     numbers = arrays() | {"lm_head.weight": np.ones((len(TOKENS), HIDDEN), np.float32)}
     (tmp_path / "model.gguf").write_bytes(encode(metadata(), parts(numbers)))
     model = snapshot.resolve(str(tmp_path / "model.gguf"), tmp_path)
@@ -114,7 +114,7 @@ def _numbers(part: Part) -> npt.NDArray[np.float32]:
 
 
 @pytest.mark.parametrize(("kind", "name", "dtype"), [("F16", "float16", "<f2"), ("BF16", "bfloat16", "<u2")])
-def test_half_precision_stays_as_it_is(kind: str, name: str, dtype: str, tmp_path: Path) -> None:
+def test_half_precision_is_kept(kind: str, name: str, dtype: str, tmp_path: Path) -> None:
     from safetensors import safe_open
 
     plain = parts(arrays())
@@ -130,7 +130,7 @@ def test_half_precision_stays_as_it_is(kind: str, name: str, dtype: str, tmp_pat
     assert stored[0].content in content
 
 
-def test_it_is_converted_once_and_anew_where_it_is_damaged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_damaged_conversion_is_repeated(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO", logger="fledge")
     path = write_gguf(tmp_path / "model.gguf")
     first = snapshot.resolve(str(path), tmp_path)
@@ -145,7 +145,7 @@ def test_it_is_converted_once_and_anew_where_it_is_damaged(tmp_path: Path, caplo
     assert "converting" in caplog.text
 
 
-def test_another_file_of_the_same_name_is_another_model(tmp_path: Path) -> None:
+def test_a_replaced_file_is_another_model(tmp_path: Path) -> None:
     path = write_gguf(tmp_path / "model.gguf")
     first = snapshot.resolve(str(path), tmp_path)
     write_gguf(path, context_length=64)
@@ -153,7 +153,7 @@ def test_another_file_of_the_same_name_is_another_model(tmp_path: Path) -> None:
     assert first.path.is_dir()
 
 
-def test_two_at_once_make_one_folder(tmp_path: Path) -> None:
+def test_concurrent_conversions_make_one_folder(tmp_path: Path) -> None:
     path = write_gguf(tmp_path / "model.gguf")
     found: list[str] = []
     threads = [
@@ -168,7 +168,7 @@ def test_two_at_once_make_one_folder(tmp_path: Path) -> None:
     assert len([item for item in (tmp_path / "models").iterdir() if item.is_dir()]) == 1
 
 
-def test_what_a_killed_conversion_left_is_removed(tmp_path: Path) -> None:
+def test_remains_of_a_killed_conversion_are_removed(tmp_path: Path) -> None:
     path = write_gguf(tmp_path / "model.gguf")
     made = snapshot.resolve(str(path), tmp_path).path.parent
     left = made.with_suffix(".part")
@@ -179,7 +179,7 @@ def test_what_a_killed_conversion_left_is_removed(tmp_path: Path) -> None:
 
 
 def test_a_conversion_needs_little_memory(tmp_path: Path) -> None:
-    """More than 300 MB of float32, in a process that grows by less than half of that."""
+    """300 MB of float32 in a process that grows by less than half of that."""
     wide = 50_048
     shapes = {"ffn_gate": (wide, HIDDEN), "ffn_up": (wide, HIDDEN), "ffn_down": (HIDDEN, wide)}
     tensors = [
@@ -209,7 +209,7 @@ LLAMA_3 = {"factor": 32.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "ori
 
 
 def rope_factors(head: int, theta: float, scaling: dict[str, float]) -> npt.NDArray[np.float32]:
-    """As llama.cpp's converter computes them."""
+    """Return the factors that llama.cpp's converter computes."""
     low = scaling["original_max_position_embeddings"] / scaling["low_freq_factor"]
     high = scaling["original_max_position_embeddings"] / scaling["high_freq_factor"]
     factors = []
@@ -252,7 +252,7 @@ def with_factors(path: Path, factors: npt.NDArray[np.float32], theta: float) -> 
         LLAMA_3 | {"original_max_position_embeddings": 4096},
     ],
 )
-def test_the_scaling_of_llama_3_is_found_from_its_factors(scaling: dict[str, float], tmp_path: Path) -> None:
+def test_llama_3_scaling_is_fitted_from_its_factors(scaling: dict[str, float], tmp_path: Path) -> None:
     expected = rope_factors(HIDDEN // 2, 500_000.0, scaling)
     path = with_factors(tmp_path / "model.gguf", expected, 500_000.0)
     found = read_json(snapshot.resolve(str(path), tmp_path).path / "config.json")["rope_scaling"]
@@ -262,7 +262,7 @@ def test_the_scaling_of_llama_3_is_found_from_its_factors(scaling: dict[str, flo
         assert found == scaling
 
 
-def test_factors_of_no_scaling_are_none(tmp_path: Path) -> None:
+def test_factors_of_1_mean_no_scaling(tmp_path: Path) -> None:
     path = with_factors(tmp_path / "model.gguf", np.ones(HIDDEN // 4, np.float32), 10_000.0)
     assert read_json(snapshot.resolve(str(path), tmp_path).path / "config.json")["rope_scaling"] is None
 
@@ -274,7 +274,7 @@ def test_other_factors_are_refused(tmp_path: Path) -> None:
         snapshot.resolve(str(path), tmp_path)
 
 
-def test_a_folder_of_ggufs_says_to_name_one(tmp_path: Path) -> None:
+def test_a_folder_of_ggufs_asks_for_one_file(tmp_path: Path) -> None:
     write_gguf(tmp_path / "b.gguf")
     write_gguf(tmp_path / "a.gguf")
     with pytest.raises(FledgeError, match=r"'a\.gguf', 'b\.gguf'") as caught:
@@ -285,7 +285,7 @@ def test_a_folder_of_ggufs_says_to_name_one(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "name", ["nothing.gguf", "no/such/file.gguf", "/no/such/file.gguf", "~/nothing.gguf", "tests/a/b.gguf"]
 )
-def test_a_file_that_is_not_there(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_file_is_refused(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "no").mkdir()
     (tmp_path / "tests").mkdir()
     monkeypatch.chdir(tmp_path)
@@ -295,14 +295,14 @@ def test_a_file_that_is_not_there(name: str, tmp_path: Path, monkeypatch: pytest
     assert "org/name/FILE.gguf" in caught.value.hint
 
 
-def test_other_files_are_said_to_be_no_gguf(tmp_path: Path) -> None:
+def test_a_file_of_another_format_is_refused(tmp_path: Path) -> None:
     (tmp_path / "model.safetensors").write_bytes(b"\x08\0\0\0\0\0\0\0{}")
     with pytest.raises(InputError, match="is not a GGUF file") as caught:
         snapshot.resolve(str(tmp_path / "model.safetensors"))
     assert "a folder" in caught.value.hint
 
 
-def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+def test_a_pipe_is_refused_without_blocking(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "model.gguf")
     with pytest.raises(InputError, match="not a regular file"):
         snapshot.resolve(str(tmp_path / "model.gguf"))

@@ -1,4 +1,4 @@
-"""Tokenizers of GGUF files: by what the file says, and the same tokens as OpenVINO's own reader of such files gives."""
+"""Tokenizers of GGUF files: as the header describes them, and with the same tokens as OpenVINO's GGUF reader."""
 
 import unicodedata
 import zipfile
@@ -37,24 +37,24 @@ def test_merges_apply_within_words(tmp_path: Path) -> None:
     ("pre", "digits"),
     [("smollm", ["1", "2", "3"]), ("qwen2", ["1", "2", "3"]), ("gpt-2", ["123"]), ("llama-bpe", ["123"])],
 )
-def test_digits_are_split_as_the_pre_tokenizer_wants(pre: str, digits: list[str], tmp_path: Path) -> None:
+def test_the_pre_tokenizer_decides_how_digits_are_split(pre: str, digits: list[str], tmp_path: Path) -> None:
     assert tokens(tmp_path, "123", pre=pre) == digits
 
 
-def test_special_tokens_are_read_where_they_are_meant(tmp_path: Path) -> None:
+def test_special_tokens_are_recognised_unless_disabled(tmp_path: Path) -> None:
     assert tokens(tmp_path, "<|im_start|>hell<tool>") == ["<|im_start|>", "hell", "<tool>"]
     spelled = tokens(tmp_path, "<|im_start|>hell<tool>", plain=True)
     assert "<|im_start|>" not in spelled
     assert spelled[-2:] == ["hell", "<tool>"]  # a token that users may write
 
 
-def test_special_tokens_are_left_out_of_a_text(tmp_path: Path) -> None:
+def test_decoding_skips_special_tokens(tmp_path: Path) -> None:
     tokenizer = tokenizer_of(write_gguf(tmp_path / "model.gguf"), tmp_path)
     ids = [1, TOKENS.index("hello"), TOKENS.index("<tool>"), TOKENS.index("[PAD271]"), 2]
     assert tokenizer.decode(ids) == "hello<tool>"
 
 
-def test_first_and_last_tokens_are_added_where_the_file_says_so(tmp_path: Path) -> None:
+def test_bos_and_eos_are_added_if_the_file_enables_them(tmp_path: Path) -> None:
     assert tokens(tmp_path, "hell", start=True) == ["hell"]
     assert tokens(tmp_path, "hell", start=True, pre="llama-bpe") == ["<|im_start|>", "hell"]
     both = {"tokenizer.ggml.add_bos_token": True, "tokenizer.ggml.add_eos_token": True}
@@ -65,14 +65,14 @@ def test_first_and_last_tokens_are_added_where_the_file_says_so(tmp_path: Path) 
     assert tokenizer.encode("hell", add_special_tokens=False).tokens == ["hell"]
 
 
-def test_every_end_token_that_the_file_names_ends_an_answer(tmp_path: Path) -> None:
+def test_eos_eot_and_eom_all_become_end_tokens(tmp_path: Path) -> None:
     fields = metadata() | {"tokenizer.ggml.eot_token_id": 0, "tokenizer.ggml.eom_token_id": 2}
     path = tmp_path / "model.gguf"
     path.write_bytes(encode(fields, parts(arrays())))
     assert snapshot.resolve(str(path), tmp_path).end_tokens == (2, 0)
 
 
-def test_unused_tokens_between_others_keep_their_places(tmp_path: Path) -> None:
+def test_unused_tokens_in_the_middle_keep_their_ids(tmp_path: Path) -> None:
     types = list(TYPES)
     types[TOKENS.index("[PAD271]")], types[TOKENS.index("<tool>")] = 3, 5
     tokenizer = tokenizer_of(write_gguf(tmp_path / "model.gguf", token_type=types), tmp_path)
@@ -81,7 +81,7 @@ def test_unused_tokens_between_others_keep_their_places(tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def gguf(smollm2: Snapshot, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The GGUF file that `smollm2` was made of."""
+    """The GGUF file behind `smollm2`."""
     wheel = user_cache() / "wheels" / known.WHEEL
     if not wheel.is_file():
         pytest.skip("smollm2 came from the Hub")
@@ -90,16 +90,16 @@ def gguf(smollm2: Snapshot, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.slow
-def test_a_thousand_texts_have_the_tokens_of_openvino(gguf: Path, smollm2: Snapshot) -> None:
-    """Of bytes that have a token: for others OpenVINO takes `<|endoftext|>`, which no text may become here."""
+def test_a_thousand_texts_have_the_same_tokens_as_in_openvino(gguf: Path, smollm2: Snapshot) -> None:
+    """Only bytes with a token: for others OpenVINO emits `<|endoftext|>`, which fledge never does."""
     import openvino_genai
 
     tokenizer = Tokenizer.from_file(str(smollm2.path / "tokenizer.json"))
     theirs = openvino_genai.Tokenizer(gguf)
     special = [item.content for item in tokenizer.get_added_tokens_decoder().values()]
-    lacking = {byte for byte, letter in enumerate(alphabet()) if tokenizer.token_to_id(letter) is None}
+    missing = {byte for byte, letter in enumerate(alphabet()) if tokenizer.token_to_id(letter) is None}
     every = mixed_texts(1200, special)
-    texts = [text for text in every if not lacking & set(text.encode())][:1000]
+    texts = [text for text in every if not missing & set(text.encode())][:1000]
     assert len(texts) == 1000
     differ = [text for text in texts if _ids(tokenizer, text) != _encode(theirs, text)]
     assert differ == []
@@ -108,7 +108,7 @@ def test_a_thousand_texts_have_the_tokens_of_openvino(gguf: Path, smollm2: Snaps
 
 @pytest.mark.slow
 @pytest.mark.parametrize("pre", ["qwen2", "smollm"])
-def test_tokens_of_a_small_file_are_those_of_openvino(pre: str, tmp_path: Path) -> None:
+def test_a_small_file_gives_the_same_tokens_as_in_openvino(pre: str, tmp_path: Path) -> None:
     import openvino_genai
 
     path = write_gguf(tmp_path / "model.gguf", pre=pre)

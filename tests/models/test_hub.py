@@ -1,4 +1,4 @@
-"""The real download, in a process of its own, against a real server that speaks the Hub's API."""
+"""Download in a subprocess, from a real server with the Hub's API."""
 
 import json
 import os
@@ -23,8 +23,8 @@ from tests.models.hub_server import Hub, serve
 
 pytestmark = pytest.mark.slow
 
-CHUNK = 10 * 2**20  # bytes that the Hub's client gathers before it writes them
-SHARE = 0.4  # of the large file that makes one chunk, and a few bytes more
+CHUNK = 10 * 2**20  # bytes that the Hub's client buffers before writing
+SHARE = 0.4  # fraction of the large file that is a little more than one chunk
 WEIGHTS = "model.safetensors"
 PROGRAM = """
 import dataclasses, json, sys
@@ -41,7 +41,7 @@ weights = cache(lambda inner: save(tensors(inner)))
 
 
 def put(hub: Hub, inner: int, **behaviour: Any) -> None:
-    """Offer a model with 68 bytes for each number of its inner layer."""
+    """Offer a model of 68 bytes per unit of `n_inner`."""
     hub.files |= {"config.json": json.dumps({**CONFIG, "n_inner": inner}).encode(), WEIGHTS: weights(inner)}
     vars(hub).update(behaviour)
 
@@ -50,7 +50,7 @@ SMALL, LARGE = 32, int(CHUNK / SHARE) // 68
 
 
 def offered() -> dict[str, bytes]:
-    """The files of a repository, many of which must never be asked for."""
+    """Return the files of a repository; many must never be requested."""
     return {
         "config.json": json.dumps(CONFIG).encode(),
         "tokenizer.json": json.dumps(TOKENIZER).encode(),
@@ -86,15 +86,15 @@ def start(hub: Hub, home: Path, model: str = "org/model", **environment: str) ->
 def resolve(hub: Hub, home: Path, model: str = "org/model", **environment: str) -> dict[str, Any]:
     child = start(hub, home, model, **environment)
     try:
-        out, said = child.communicate(timeout=PATIENCE_S)
+        out, stderr = child.communicate(timeout=PATIENCE_S)
     finally:
         child.kill()
-    assert out, said
+    assert out, stderr
     result: dict[str, Any] = json.loads(out)
     return result
 
 
-def test_a_model_is_fetched_once_and_offline_from_then_on(hub: Hub, tmp_path: Path) -> None:
+def test_a_model_is_fetched_once_and_then_used_offline(hub: Hub, tmp_path: Path) -> None:
     first = resolve(hub, tmp_path)
     assert (first["commit"], first["licence"], first["parameters"]) == ("a" * 40, "mit", PARAMETERS)
     assert sorted(first["files"]) == ["README.md", "config.json", WEIGHTS, "tokenizer.json"]
@@ -102,20 +102,20 @@ def test_a_model_is_fetched_once_and_offline_from_then_on(hub: Hub, tmp_path: Pa
     assert {path.split("/", 5)[5] for path in paths if "/resolve/" in path} == set(first["files"])
     assert not [path for path in paths if "xet" in path]
     hub.requests.clear()
-    hub.commits["main"] = "b" * 40  # the branch goes on; what was resolved stays
+    hub.commits["main"] = "b" * 40  # the branch moves; the resolved commit stays
     assert resolve(hub, tmp_path) == first
     assert resolve(hub, tmp_path, HF_HUB_OFFLINE="1") == first
     assert resolve(hub, tmp_path, f"org/model@{'a' * 40}") == first
     assert hub.requests == []
 
 
-def test_a_hub_that_is_gone_is_not_missed(tmp_path: Path) -> None:
+def test_a_cached_model_needs_no_hub(tmp_path: Path) -> None:
     with serve(Hub(offered())) as hub:
         first = resolve(hub, tmp_path)
     assert resolve(hub, tmp_path) == first
 
 
-def test_the_digest_is_that_of_the_same_files_in_a_folder(hub: Hub, tmp_path: Path) -> None:
+def test_a_local_copy_has_the_same_digest(hub: Hub, tmp_path: Path) -> None:
     folder = tmp_path / "model"
     folder.mkdir()
     for name in ("README.md", "config.json", WEIGHTS, "tokenizer.json"):
@@ -123,14 +123,14 @@ def test_the_digest_is_that_of_the_same_files_in_a_folder(hub: Hub, tmp_path: Pa
     assert resolve(hub, tmp_path)["digest"] == snapshot.resolve(str(folder)).digest
 
 
-def test_a_revision_is_a_snapshot_of_its_own(hub: Hub, tmp_path: Path) -> None:
+def test_each_revision_is_a_separate_snapshot(hub: Hub, tmp_path: Path) -> None:
     hub.commits["v2"] = "b" * 40
     assert resolve(hub, tmp_path)["commit"] == "a" * 40
     assert resolve(hub, tmp_path, "org/model@v2")["commit"] == "b" * 40
     assert len(hub.asked_for(WEIGHTS)) == 1  # the same content is not fetched again
 
 
-def test_a_cut_connection_goes_on_where_it_was(hub: Hub, tmp_path: Path) -> None:
+def test_a_download_resumes_after_a_broken_connection(hub: Hub, tmp_path: Path) -> None:
     put(hub, LARGE, cut_at=SHARE)
     result = resolve(hub, tmp_path)
     first, second = hub.asked_for(WEIGHTS)
@@ -139,14 +139,14 @@ def test_a_cut_connection_goes_on_where_it_was(hub: Hub, tmp_path: Path) -> None
     assert Path(result["path"], WEIGHTS).read_bytes() == hub.files[WEIGHTS]
 
 
-def test_the_first_megabytes_are_kept_too(hub: Hub, tmp_path: Path) -> None:
+def test_a_download_resumes_within_the_first_chunk(hub: Hub, tmp_path: Path) -> None:
     put(hub, LARGE // 2, cut_at=SHARE)
     assert resolve(hub, tmp_path)["error"] == ""
     _, second = hub.asked_for(WEIGHTS)
     assert start_of(second) > len(hub.files[WEIGHTS]) * SHARE - 2**20
 
 
-def test_a_connection_that_always_breaks(hub: Hub, tmp_path: Path) -> None:
+def test_a_connection_that_always_breaks_asks_to_try_again(hub: Hub, tmp_path: Path) -> None:
     put(hub, LARGE, cut_at=0.9, cut_always=True)
     result = resolve(hub, tmp_path)
     assert result["error"] == "FledgeError"
@@ -157,7 +157,7 @@ def test_a_connection_that_always_breaks(hub: Hub, tmp_path: Path) -> None:
     assert start_of(hub.asked_for(WEIGHTS)[-1]) >= CHUNK
 
 
-def test_a_killed_download_goes_on_where_it_was(hub: Hub, tmp_path: Path) -> None:
+def test_a_killed_download_resumes(hub: Hub, tmp_path: Path) -> None:
     put(hub, LARGE, cut_at=SHARE, stall=True)
     killed = start(hub, tmp_path)
     _until(lambda: any(path.stat().st_size >= CHUNK for path in tmp_path.rglob("*.partial")))
@@ -172,17 +172,17 @@ def test_a_killed_download_goes_on_where_it_was(hub: Hub, tmp_path: Path) -> Non
     assert Path(result["path"], WEIGHTS).read_bytes() == hub.files[WEIGHTS]
 
 
-def test_other_content_than_was_promised_is_refused(hub: Hub, tmp_path: Path) -> None:
+def test_corrupt_content_is_refused(hub: Hub, tmp_path: Path) -> None:
     hub.corrupt = True
     result = resolve(hub, tmp_path)
-    assert "is not its content" in result["message"]
+    assert "does not match its SHA-256" in result["message"]
     assert result["hint"]
     assert not [path for path in tmp_path.rglob("*") if path.is_file() and path.stat().st_size >= len(weights(SMALL))]
     hub.corrupt = False
     assert resolve(hub, tmp_path)["error"] == ""
 
 
-def test_a_private_model_needs_a_token_which_only_the_hub_sees(hub: Hub, tmp_path: Path) -> None:
+def test_a_private_model_needs_a_token_that_is_sent_to_the_hub_only(hub: Hub, tmp_path: Path) -> None:
     hub.token = "secret"  # noqa: S105
     refused = resolve(hub, tmp_path)
     assert refused["error"] == "InputError"
@@ -193,7 +193,7 @@ def test_a_private_model_needs_a_token_which_only_the_hub_sees(hub: Hub, tmp_pat
     assert hub.asked_for("config.json")[-1]["authorization"] == "Bearer secret"
 
 
-def test_a_gated_model(hub: Hub, tmp_path: Path) -> None:
+def test_a_gated_model_asks_for_a_token(hub: Hub, tmp_path: Path) -> None:
     hub.gated = True
     result = resolve(hub, tmp_path)
     assert result["error"] == "InputError"
@@ -210,13 +210,13 @@ def test_a_gated_model(hub: Hub, tmp_path: Path) -> None:
         (f"org/{'m' * 97}", "is not a Hub id"),
     ],
 )
-def test_what_the_hub_does_not_have(hub: Hub, tmp_path: Path, model: str, words: str) -> None:
+def test_a_model_missing_on_the_hub_is_refused(hub: Hub, tmp_path: Path, model: str, words: str) -> None:
     result = resolve(hub, tmp_path, model)
     assert (result["error"], bool(result["hint"])) == ("InputError", True)
     assert words in result["message"]
 
 
-def test_offline_with_nothing_cached(hub: Hub, tmp_path: Path) -> None:
+def test_offline_without_a_cached_model_suggests_alternatives(hub: Hub, tmp_path: Path) -> None:
     result = resolve(hub, tmp_path, HF_HUB_OFFLINE="1")
     assert "has not been fetched before" in result["message"]
     assert "embedded" in result["hint"]
@@ -224,14 +224,14 @@ def test_offline_with_nothing_cached(hub: Hub, tmp_path: Path) -> None:
     assert hub.requests == []
 
 
-def test_a_hub_out_of_reach(hub: Hub, tmp_path: Path, port: int) -> None:
+def test_an_unreachable_hub_suggests_alternatives(hub: Hub, tmp_path: Path, port: int) -> None:
     result = resolve(hub, tmp_path, HF_ENDPOINT=f"http://127.0.0.1:{port}")
     assert "cannot be reached" in result["message"]
     assert "embedded" in result["hint"]
     assert "folder" in result["hint"]
 
 
-def test_a_hub_that_never_answers(hub: Hub, tmp_path: Path) -> None:
+def test_a_hub_that_never_answers_times_out(hub: Hub, tmp_path: Path) -> None:
     hub.silent = True
     child = start(hub, tmp_path, HF_HUB_ETAG_TIMEOUT="1")
     try:
@@ -250,7 +250,7 @@ def test_a_hub_that_never_answers(hub: Hub, tmp_path: Path) -> None:
         json.dumps({"id": "org/model", "sha": "../../elsewhere", "siblings": []}).encode(),
     ],
 )
-def test_something_else_answers(hub: Hub, tmp_path: Path, answer: bytes) -> None:
+def test_a_server_that_is_not_the_hub_is_refused(hub: Hub, tmp_path: Path, answer: bytes) -> None:
     hub.about = answer
     result = resolve(hub, tmp_path)
     assert result["error"] == "FledgeError"
@@ -258,7 +258,7 @@ def test_something_else_answers(hub: Hub, tmp_path: Path, answer: bytes) -> None
 
 
 @pytest.mark.parametrize("content", ["{}", "[]", '{"revisions": [], "files": []}', "cut of"])
-def test_a_damaged_record_is_written_anew(hub: Hub, tmp_path: Path, content: str) -> None:
+def test_a_damaged_record_is_rewritten(hub: Hub, tmp_path: Path, content: str) -> None:
     repository = tmp_path / "hub" / "models--org--model"
     repository.mkdir(parents=True)
     (repository / "fledge.json").write_text(content)
@@ -266,24 +266,24 @@ def test_a_damaged_record_is_written_anew(hub: Hub, tmp_path: Path, content: str
     assert json.loads((repository / "fledge.json").read_text())["revisions"] == {"main": "a" * 40}
 
 
-def test_a_cache_that_cannot_be_written(hub: Hub, tmp_path: Path) -> None:
+def test_an_unwritable_cache_is_an_error(hub: Hub, tmp_path: Path) -> None:
     (tmp_path / "hub").write_text("a file")
     result = resolve(hub, tmp_path)
     assert result["error"] == "FledgeError"
     assert result["hint"]
 
 
-def test_a_file_too_large_to_fetch(hub: Hub, tmp_path: Path) -> None:
-    hub.linked_size = 60 * 10**9  # more than the Hub's client fetches in this way
+def test_a_file_above_the_size_limit_is_an_error(hub: Hub, tmp_path: Path) -> None:
+    hub.linked_size = 60 * 10**9  # above the limit of the Hub's client
     result = resolve(hub, tmp_path)
     assert result["error"] == "FledgeError"
     assert result["hint"]
 
 
-def test_no_room(hub: Hub, tmp_path: Path) -> None:
+def test_too_little_disk_space_is_an_error(hub: Hub, tmp_path: Path) -> None:
     hub.sizes[WEIGHTS] = 10**16
     result = resolve(hub, tmp_path)
-    assert "no room" in result["message"]
+    assert "not enough space" in result["message"]
     assert "HF_HOME" in result["hint"]
     assert not hub.asked_for(WEIGHTS)
 
@@ -310,7 +310,7 @@ def test_code_is_refused_before_weights_are_fetched(hub: Hub, tmp_path: Path) ->
         ({"adapter_config.json": {}, WEIGHTS: None}, "an adapter"),
     ],
 )
-def test_what_cannot_be_used_is_refused_before_weights_are_fetched(
+def test_an_unusable_model_is_refused_before_weights_are_fetched(
     hub: Hub, tmp_path: Path, files: dict[str, Any], words: str
 ) -> None:
     for name, content in files.items():
@@ -324,7 +324,7 @@ def test_what_cannot_be_used_is_refused_before_weights_are_fetched(
     assert not hub.asked_for(WEIGHTS)
 
 
-def test_shards(hub: Hub, tmp_path: Path) -> None:
+def test_only_shards_in_the_index_are_fetched(hub: Hub, tmp_path: Path) -> None:
     del hub.files[WEIGHTS]
     parts = {f"part-{number}.safetensors": dict(list(tensors().items())[number::2]) for number in range(2)}
     hub.files |= {name: save(part) for name, part in parts.items()}
@@ -334,20 +334,20 @@ def test_shards(hub: Hub, tmp_path: Path) -> None:
     assert not hub.asked_for("other.safetensors")
 
 
-def test_one_whole_file_is_preferred_to_shards(hub: Hub, tmp_path: Path) -> None:
+def test_a_single_file_is_preferred_to_shards(hub: Hub, tmp_path: Path) -> None:
     hub.files["model.safetensors.index.json"] = json.dumps({"weight_map": {"wte": "other.safetensors"}}).encode()
     assert resolve(hub, tmp_path)["parameters"] == PARAMETERS
     assert not hub.asked_for("other.safetensors")
 
 
-def test_two_at_once_fetch_it_once(hub: Hub, tmp_path: Path) -> None:
+def test_concurrent_downloads_fetch_weights_once(hub: Hub, tmp_path: Path) -> None:
     put(hub, LARGE, cut_at=SHARE, stall=True)
     first = start(hub, tmp_path)
     _until(lambda: any(path.stat().st_size >= CHUNK for path in tmp_path.rglob("*.partial")))
-    told = len(hub.asked_for(WEIGHTS, "HEAD"))
+    count = len(hub.asked_for(WEIGHTS, "HEAD"))
     second = start(hub, tmp_path)
-    _until(lambda: len(hub.asked_for(WEIGHTS, "HEAD")) > told)
-    time.sleep(0.5)  # it goes on to fetch, or to wait
+    _until(lambda: len(hub.asked_for(WEIGHTS, "HEAD")) > count)
+    time.sleep(0.5)  # for the second to fetch, or to wait
     hub.released.set()
     results = [json.loads(child.communicate(timeout=PATIENCE_S)[0]) for child in (first, second)]
     assert results[0] == results[1]
@@ -356,7 +356,7 @@ def test_two_at_once_fetch_it_once(hub: Hub, tmp_path: Path) -> None:
     assert Path(results[0]["path"], WEIGHTS).read_bytes() == hub.files[WEIGHTS]
 
 
-def test_two_that_start_together(hub: Hub, tmp_path: Path) -> None:
+def test_two_processes_can_start_together(hub: Hub, tmp_path: Path) -> None:
     children = [start(hub, tmp_path) for _ in range(2)]
     results = [json.loads(child.communicate(timeout=PATIENCE_S)[0]) for child in children]
     assert results[0] == results[1]
@@ -366,7 +366,7 @@ def test_two_that_start_together(hub: Hub, tmp_path: Path) -> None:
 @pytest.mark.skipif("FLEDGE_TEST_HUB" not in os.environ, reason="set FLEDGE_TEST_HUB=1 where the Hub can be reached")
 @pytest.mark.timeout(1200)
 def test_the_real_hub(fledge: Run, tmp_path: Path) -> None:
-    """DialoGPT-small from the Hub: fetched, checked, and the tokens of transformers from both engines."""
+    """Fetch DialoGPT-small, check it, and get the same tokens from both engines."""
     model = snapshot.resolve("microsoft/DialoGPT-small")
     assert model.architecture == "GPT2LMHeadModel"
     assert len(model.commit) == 40
@@ -387,7 +387,7 @@ def test_the_real_hub(fledge: Run, tmp_path: Path) -> None:
 
 
 def start_of(headers: dict[str, str]) -> int:
-    """The first byte that a request asks for."""
+    """Return the first byte of a range request."""
     return int(headers.get("Range", "bytes=0-").removeprefix("bytes=").removesuffix("-"))
 
 

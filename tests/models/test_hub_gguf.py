@@ -1,4 +1,4 @@
-"""GGUF files of the Hub: one file is fetched, at a pinned commit, and converted as a local one is."""
+"""GGUF files on the Hub: one file is fetched at a pinned commit and converted like a local one."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -36,7 +36,7 @@ def test_one_gguf_file_is_fetched_and_converted(hub: Hub, tmp_path: Path) -> Non
     assert hub.requests == []
 
 
-def test_a_revision_means_the_same_commit_for_every_file(hub: Hub, tmp_path: Path) -> None:
+def test_a_revision_is_pinned_to_one_commit_for_all_files(hub: Hub, tmp_path: Path) -> None:
     write_gguf(tmp_path / "model.gguf")
     hub.files[GGUF] = (tmp_path / "model.gguf").read_bytes()
     assert resolve(hub, tmp_path)["commit"] == "a" * 40
@@ -46,21 +46,21 @@ def test_a_revision_means_the_same_commit_for_every_file(hub: Hub, tmp_path: Pat
     assert resolve(hub, tmp_path, f"org/model/{GGUF}@v2")["commit"] == "b" * 40
 
 
-def test_a_cut_gguf_download_goes_on_where_it_was(hub: Hub, tmp_path: Path) -> None:
+def test_an_interrupted_gguf_download_resumes(hub: Hub, tmp_path: Path) -> None:
     write_gguf(tmp_path / "model.gguf")
     hub.files[GGUF], hub.cut_at = (tmp_path / "model.gguf").read_bytes(), 0.9
     assert resolve(hub, tmp_path, f"org/model/{GGUF}")["error"] == ""
     assert [start_of(headers) > 0 for headers in hub.asked_for(GGUF)] == [False, True]
 
 
-def test_a_broken_gguf_of_the_hub_is_refused(hub: Hub, tmp_path: Path) -> None:
+def test_a_broken_gguf_on_the_hub_is_refused(hub: Hub, tmp_path: Path) -> None:
     hub.files[GGUF] = b"GGUF\x03"
     result = resolve(hub, tmp_path, f"org/model/{GGUF}")
-    assert (result["error"], result["message"].startswith(f"org/model/{GGUF} is cut off")) == ("InputError", True)
+    assert (result["error"], result["message"].startswith(f"org/model/{GGUF} is truncated")) == ("InputError", True)
 
 
 @pytest.mark.parametrize("name", ["model.gguf", "sub/other.gguf", "../model.gguf", "sub//model.gguf"])
-def test_a_gguf_that_the_hub_does_not_have(hub: Hub, tmp_path: Path, name: str) -> None:
+def test_a_gguf_missing_on_the_hub_is_refused(hub: Hub, tmp_path: Path, name: str) -> None:
     hub.files[GGUF] = b""
     result = resolve(hub, tmp_path, f"org/model/{name}")
     assert result["error"] == "InputError"
@@ -68,7 +68,7 @@ def test_a_gguf_that_the_hub_does_not_have(hub: Hub, tmp_path: Path, name: str) 
     assert result["hint"] == f"--model org/model/{GGUF}" or "org/name/FILE.gguf" in result["hint"]
 
 
-def test_a_repository_of_ggufs_says_to_name_one(hub: Hub, tmp_path: Path) -> None:
+def test_a_repository_of_ggufs_asks_for_one_file(hub: Hub, tmp_path: Path) -> None:
     hub.files = {"README.md": b"", "b.gguf": b"", "a.gguf": b""}
     result = resolve(hub, tmp_path)
     assert "GGUF files: 'a.gguf', 'b.gguf'" in result["message"]

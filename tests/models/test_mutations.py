@@ -1,4 +1,4 @@
-"""A model with one thing changed is refused with a reason, answers as before, or is known to be another."""
+"""A model with one change is refused with a reason, answers as before, or has another digest."""
 
 import json
 import os
@@ -17,7 +17,7 @@ from tests.models.mutations import mutate
 
 SEEDS = 100
 ANSWERED = 10
-DEADLINE_S = 600  # of a machine that is busy
+DEADLINE_S = 600  # enough for a busy machine
 
 
 def copy_mutated(folder: Path, seed: int) -> str:
@@ -27,7 +27,7 @@ def copy_mutated(folder: Path, seed: int) -> str:
 
 @pytest.mark.timeout(60)
 @pytest.mark.parametrize("seed", range(SEEDS))
-def test_a_mutation_is_refused_with_a_reason_or_is_another_model(seed: int, tmp_path: Path) -> None:
+def test_a_mutation_is_refused_with_a_reason_or_changes_the_digest(seed: int, tmp_path: Path) -> None:
     folder = tmp_path / "model"
     words = copy_mutated(folder, seed)
     refused, digest = try_resolve(folder)
@@ -47,7 +47,7 @@ def try_resolve(folder: Path) -> tuple[FledgeError | None, str]:
 
 
 def ask(folder: Path, cache: Path, engine: str = "transformers") -> dict[str, Any]:
-    """What comes of a model in a process of its own."""
+    """Return the result of `tests.models.mutations` for a model."""
     done = subprocess.run(
         [sys.executable, "-m", "tests.models.mutations", str(folder), engine, str(cache)],
         capture_output=True,
@@ -64,21 +64,21 @@ def ask(folder: Path, cache: Path, engine: str = "transformers") -> dict[str, An
 
 @pytest.mark.slow
 @pytest.mark.timeout(ANSWERED * DEADLINE_S)
-def test_what_is_not_refused_answers(tmp_path: Path) -> None:
+def test_an_accepted_mutation_answers(tmp_path: Path) -> None:
     unchanged = ask(snapshot.resolve("embedded").path, tmp_path)
     for seed in range(SEEDS, SEEDS + ANSWERED):
         folder = tmp_path / str(seed)
         words = copy_mutated(folder, seed)
-        told = ask(folder, tmp_path)
-        if "refused" in told:
-            assert told["hint"], words
-        elif told["texts"] != unchanged["texts"]:
-            assert told["digest"] != unchanged["digest"], words
+        result = ask(folder, tmp_path)
+        if "refused" in result:
+            assert result["hint"], words
+        elif result["texts"] != unchanged["texts"]:
+            assert result["digest"] != unchanged["digest"], words
         shutil.rmtree(folder)
 
 
 def report(seeds: int, engine: str, scratch: Path) -> None:
-    """Print what came of many mutations, with seconds, seconds of processor time and MB.
+    """Print the results of many mutations, with wall seconds and peak MB.
 
     `python -m tests.models.test_mutations 100 transformers DIR`
     """
@@ -88,18 +88,18 @@ def report(seeds: int, engine: str, scratch: Path) -> None:
         shutil.rmtree(folder, ignore_errors=True)
         words, start = copy_mutated(folder, seed), time.monotonic()
         try:
-            told = ask(folder, scratch, engine)
+            result = ask(folder, scratch, engine)
         except (AssertionError, subprocess.TimeoutExpired, ValueError) as error:
-            told = {"failed": str(error)[-300:]}
-        kind = next((name for name in ("failed", "refused") if name in told), "")
-        kind = kind or ("same" if told["texts"] == unchanged["texts"] else "differs")
+            result = {"failed": str(error)[-300:]}
+        kind = next((name for name in ("failed", "refused") if name in result), "")
+        kind = kind or ("same" if result["texts"] == unchanged["texts"] else "differs")
         row = [
             seed,
             kind,
             f"{time.monotonic() - start:.1f}",
-            f"{told.get('peak_mb', 0):.0f}",
+            f"{result.get('peak_mb', 0):.0f}",
             words,
-            told.get(kind, ""),
+            result.get(kind, ""),
         ]
         sys.stdout.write("\t".join(map(str, row)) + "\n")
         sys.stdout.flush()

@@ -1,4 +1,4 @@
-"""Malicious and broken model folders are refused before anything of them is loaded."""
+"""Malicious and broken model folders are refused before anything loads them."""
 
 import json
 import os
@@ -22,7 +22,7 @@ from tests.models.broken_models import CASES, PARAMETERS, TOKENIZER, Break, arm,
 
 
 def refusal_of(folder: Path, breaking: Break) -> FledgeError:
-    """The error for a model in good order but for what `breaking` does to it."""
+    """Return the error for a valid model after `breaking` has changed it."""
     arm(write_model(folder))
     breaking(folder)
     with pytest.raises(FledgeError) as caught:
@@ -35,7 +35,7 @@ def refusal_of(folder: Path, breaking: Break) -> FledgeError:
 
 @pytest.mark.timeout(120)
 @pytest.mark.parametrize("case", CASES)
-def test_refused(case: str, tmp_path: Path) -> None:
+def test_a_malicious_or_broken_model_is_refused(case: str, tmp_path: Path) -> None:
     breaking, error, words = CASES[case]
     found = refusal_of(tmp_path / "model", breaking)
     assert type(found) is error
@@ -44,7 +44,7 @@ def test_refused(case: str, tmp_path: Path) -> None:
 
 @pytest.mark.timeout(20)
 @pytest.mark.parametrize("case", inconsistent_models.CASES)
-def test_inconsistent_model_is_refused(case: str, tmp_path: Path) -> None:
+def test_an_inconsistent_model_is_refused(case: str, tmp_path: Path) -> None:
     breaking, words = inconsistent_models.CASES[case]
     found = refusal_of(tmp_path / "model", breaking)
     assert isinstance(found, InputError)
@@ -52,15 +52,15 @@ def test_inconsistent_model_is_refused(case: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("case", inconsistent_models.UNUSUAL)
-def test_unusual_model_is_accepted(case: str, tmp_path: Path) -> None:
+def test_an_unusual_model_is_accepted(case: str, tmp_path: Path) -> None:
     folder = write_model(tmp_path / "model")
     inconsistent_models.UNUSUAL[case](folder)
     snapshot.resolve(str(folder))
 
 
 @pytest.mark.parametrize("name", ["config.json", "model.safetensors", "README.md"])
-def test_a_pipe_is_not_waited_for(name: str, tmp_path: Path) -> None:
-    """In a process of its own: a library that opens a pipe cannot be interrupted."""
+def test_a_pipe_is_refused_without_blocking(name: str, tmp_path: Path) -> None:
+    """In a subprocess: a library that opens a pipe cannot be interrupted."""
     folder = write_model(tmp_path / "model")
     (folder / name).unlink(missing_ok=True)
     os.mkfifo(folder / name)
@@ -72,7 +72,7 @@ def test_a_pipe_is_not_waited_for(name: str, tmp_path: Path) -> None:
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
 @pytest.mark.parametrize("name", ["config.json", "model.safetensors", "."])
-def test_what_may_not_be_read(name: str, tmp_path: Path) -> None:
+def test_an_unreadable_file_is_refused_with_a_hint(name: str, tmp_path: Path) -> None:
     folder = write_model(tmp_path / "model")
     (folder / name).chmod(0)
     with pytest.raises(FledgeError) as caught:
@@ -81,7 +81,7 @@ def test_what_may_not_be_read(name: str, tmp_path: Path) -> None:
     assert caught.value.hint
 
 
-def test_the_folder_they_start_from_is_good(tmp_path: Path) -> None:
+def test_the_unchanged_model_is_accepted(tmp_path: Path) -> None:
     folder = write_model(tmp_path / "model")
     arm(folder)
     model = snapshot.resolve(str(folder))
@@ -90,21 +90,21 @@ def test_the_folder_they_start_from_is_good(tmp_path: Path) -> None:
     assert not (tmp_path / "executed").exists()
 
 
-def test_a_payload_that_is_unpickled_would_be_seen(tmp_path: Path) -> None:
+def test_unpickling_the_payload_leaves_a_trace(tmp_path: Path) -> None:
     folder = write_model(tmp_path / "model")
     arm(folder)
-    pickle.loads((folder / "pytorch_model.bin").read_bytes())  # noqa: S301 (it is ours, and this is its point)
+    pickle.loads((folder / "pytorch_model.bin").read_bytes())  # noqa: S301 (our own payload)
     assert (tmp_path / "executed").exists()
 
 
-def test_a_payload_that_is_imported_would_be_seen(tmp_path: Path) -> None:
+def test_importing_the_payload_leaves_a_trace(tmp_path: Path) -> None:
     folder = write_model(tmp_path / "model")
     arm(folder)
     runpy.run_path(str(folder / "evil.py"))
     assert (tmp_path / "executed").exists()
 
 
-def test_computed_positions_may_be_many(tmp_path: Path) -> None:
+def test_computed_positions_are_not_limited_by_the_weights(tmp_path: Path) -> None:
     folder = write_model(tmp_path / "model")
     window = 2**22
     changes = {"rope_theta": 1e6, "max_position_embeddings": window, "n_positions": None}
@@ -112,7 +112,7 @@ def test_computed_positions_may_be_many(tmp_path: Path) -> None:
     assert snapshot.resolve(str(folder)).context == window
 
 
-def test_a_word_of_the_vocabulary_is_not_code(tmp_path: Path) -> None:
+def test_a_token_may_have_the_name_of_a_refused_key(tmp_path: Path) -> None:
     folder = write_model(tmp_path / "model")
     (folder / "vocab.json").write_text('{"auto_map": 0, "trust_remote_code": 1}')
     words = {"auto_map": 1, **{word: number for word, number in TOKENIZER["model"]["vocab"].items() if number != 1}}
@@ -120,7 +120,7 @@ def test_a_word_of_the_vocabulary_is_not_code(tmp_path: Path) -> None:
     assert "vocab.json" in snapshot.resolve(str(folder)).files
 
 
-def test_shards_are_read_by_their_index(tmp_path: Path) -> None:
+def test_shards_are_found_through_the_index(tmp_path: Path) -> None:
     folder = write_model(tmp_path / "model")
     (folder / "model.safetensors").rename(folder / "part.safetensors")
     (folder / "old.safetensors").write_bytes(b"not used, not opened")
@@ -131,26 +131,28 @@ def test_shards_are_read_by_their_index(tmp_path: Path) -> None:
     assert "old.safetensors" not in model.files
 
 
-def test_a_link_within_the_folder_is_fine(tmp_path: Path) -> None:
+def test_a_link_within_the_folder_is_accepted(tmp_path: Path) -> None:
     folder = write_model(tmp_path / "model")
     (folder / "model.safetensors").rename(folder / "blob")
     (folder / "model.safetensors").symlink_to("blob")
     assert snapshot.resolve(str(folder)).parameters == PARAMETERS
 
 
-def test_a_release_is_checked_by_the_same_rules(tmp_path: Path) -> None:
-    """One that was registered before fledge checked so much."""
+def test_a_release_is_checked_like_a_model(tmp_path: Path) -> None:
+    """It may have been registered before a check existed."""
     folder = write_model(tmp_path / "model")
     model = snapshot.resolve(str(folder))
     inconsistent_models.number("transformer.ln_f.bias", np.nan)(folder)
     manifest = Manifest("mine", "model", "", model.digest, "simple", 1, "{{question}}", {})
     manifest = write_release(tmp_path / "release", manifest, model, {})
-    with pytest.raises(InputError, match=r"model\.safetensors is broken: the tensor .* holds NaN"):
+    with pytest.raises(InputError, match=r"model\.safetensors is broken: the tensor .* contains NaN"):
         snapshot_of(tmp_path / "release", read_release(tmp_path / "release"))
 
 
 @pytest.mark.parametrize("command", [("experiment", "--limit", "1"), ("register",)])
-def test_the_command_line_names_file_and_value(command: tuple[str, ...], fledge: Run, workspace: Workspace) -> None:
+def test_the_command_line_error_names_file_and_value(
+    command: tuple[str, ...], fledge: Run, workspace: Workspace
+) -> None:
     folder = write_model(Path("model").absolute())
     config(n_head=3)(folder)
     done = fledge(*command, "--model", str(folder))

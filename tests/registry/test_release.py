@@ -241,7 +241,7 @@ DAMAGES: dict[str, Callable[[Path], object]] = {
     "snapshot/model.safetensors was changed": lambda folder: _flip(folder / "snapshot" / "model.safetensors"),
     "snapshot/config.json is missing": lambda folder: (folder / "snapshot" / "config.json").unlink(),
     "snapshot/extra.bin is not in the manifest": lambda folder: (folder / "snapshot" / "extra.bin").write_bytes(b"."),
-    "its release.json is not the one that was registered": lambda folder: _edit(folder / MANIFEST),
+    "release.json differs from the registered one": lambda folder: _edit(folder / MANIFEST),
 }
 
 

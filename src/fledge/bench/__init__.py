@@ -1,3 +1,2 @@
-"""Programs that measure fledge against what one would use instead: `engines.py`, `experiments.py`, `serving.py`. What
-they measure runs in processes of its own (`processes.py`, `servers.py`); `ratios.py` and `rounds.py` make the
-figures."""
+"""Benchmarks of fledge against alternatives: `engines.py`, `experiments.py`, `serving.py`. Subjects run in their own
+processes (`processes.py`, `servers.py`); `ratios.py` and `rounds.py` compute the figures."""

@@ -1,4 +1,4 @@
-"""What `bench serve` measures fledge against: LitServe with static batches: `python _hf_litserve.py JSON`.
+"""A peer of `bench serve`: LitServe with static batches: `python _hf_litserve.py JSON`.
 
 It runs in an environment without fledge.
 """
@@ -11,15 +11,15 @@ import litserve  # type: ignore[import-not-found]  # (only in the environment th
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-MOST_AT_ONCE = 16
+MAX_BATCH = 16
 WAIT_S = 0.02
 
 
 class GenerateAPI(litserve.LitAPI):  # type: ignore[misc]
-    """Answers a batch of prompts by one `generate` of exactly `tokens` new tokens."""
+    """Answers a batch of prompts with one `generate` of exactly `tokens` new tokens."""
 
     def __init__(self, folder: str, tokens: int, *, chat: bool) -> None:
-        super().__init__(max_batch_size=MOST_AT_ONCE, batch_timeout=WAIT_S)
+        super().__init__(max_batch_size=MAX_BATCH, batch_timeout=WAIT_S)
         self.folder, self.tokens, self.chat = folder, tokens, chat
 
     def setup(self, device: str) -> None:
@@ -37,16 +37,16 @@ class GenerateAPI(litserve.LitAPI):  # type: ignore[misc]
     @torch.inference_mode()
     def predict(self, prompts: list[str]) -> list[dict[str, Any]]:
         if self.chat:
-            prompts = [self._as_chat(prompt) for prompt in prompts]
-        given = self.tokenizer(prompts, return_tensors="pt", padding=True).to(self.model.device)
-        made = self.model.generate(
-            **given, max_new_tokens=self.tokens, min_new_tokens=self.tokens, do_sample=False, pad_token_id=0
+            prompts = [self._apply_template(prompt) for prompt in prompts]
+        batch = self.tokenizer(prompts, return_tensors="pt", padding=True).to(self.model.device)
+        output = self.model.generate(
+            **batch, max_new_tokens=self.tokens, min_new_tokens=self.tokens, do_sample=False, pad_token_id=0
         )
-        new = made[:, given["input_ids"].shape[1] :]
+        new = output[:, batch["input_ids"].shape[1] :]
         texts = self.tokenizer.batch_decode(new, skip_special_tokens=True)
         return [{"text": text, "tokens": new.shape[1]} for text in texts]
 
-    def _as_chat(self, prompt: str) -> str:
+    def _apply_template(self, prompt: str) -> str:
         turns = [{"role": "user", "content": prompt}]
         return str(self.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True))
 

@@ -1,8 +1,8 @@
-"""What fledge is measured against, and with: `python -m fledge.bench._hf_peer peer|model|around|probe JSON`.
+"""Parts of benchmarks that need transformers: `python -m fledge.bench._hf_peer peer|model|around|probe JSON`.
 
-`peer` is what a user would write without fledge: one padded batch through `transformers.generate`. `model` writes a
-model of DialoGPT-small's architecture with random weights. `around` tells the tokens that a chat template puts around
-a text, `probe` what the machine can do at best.
+`peer` is what a user would write without fledge: one padded batch with `transformers.generate`. `model` writes a
+model of DialoGPT-small's architecture with random weights. `around` finds the tokens that a chat template puts around
+a message, `probe` measures the machine's limits.
 """
 
 import itertools
@@ -27,7 +27,7 @@ VOCABULARY = 50257
 
 
 def peer(config: dict[str, Any]) -> None:
-    """Write a line of JSON for each round to stdout."""
+    """Run the rounds and write a line of JSON for each to stdout."""
     plan, device = RoundPlan(**config["plan"]), config["device"]
     model = AutoModelForCausalLM.from_pretrained(
         config["model"], dtype=torch.float32 if device == "cpu" else "auto", local_files_only=True, use_safetensors=True
@@ -42,7 +42,7 @@ def peer(config: dict[str, Any]) -> None:
 
 
 class _Clock(StoppingCriteria):  # type: ignore[misc]
-    """Notes when each step of a batch is done, and stops nothing."""
+    """Records the time of each step of a batch, and never stops it."""
 
     def __init__(self) -> None:
         self.started = time.perf_counter()
@@ -50,7 +50,7 @@ class _Clock(StoppingCriteria):  # type: ignore[misc]
 
     def __call__(self, input_ids: torch.Tensor, _scores: Any, **_: Any) -> torch.Tensor:
         ended = torch.zeros(len(input_ids), dtype=torch.bool, device=input_ids.device)
-        ended.any().item()  # waits for a GPU
+        ended.any().item()  # synchronizes a GPU
         self.times.append(time.perf_counter() - self.started)
         return ended
 
@@ -70,7 +70,7 @@ def _generate(model: Any, tokens: torch.Tensor, count: int) -> list[float]:
 
 
 def model(config: dict[str, Any]) -> None:
-    """A model folder of 124 M random weights, with a tokenizer of single bytes in a vocabulary as large as GPT-2's."""
+    """Write a model with 124 M random weights, and a tokenizer of single bytes with a vocabulary of GPT-2's size."""
     folder = Path(config["folder"])
     torch.manual_seed(0)
     GPT2LMHeadModel(GPT2Config(bos_token_id=0, eos_token_id=0)).save_pretrained(folder)
@@ -84,7 +84,7 @@ def model(config: dict[str, Any]) -> None:
 
 
 def around(config: dict[str, Any]) -> None:
-    """What conversations of one word each have in common, at the start and at the end."""
+    """Write the common start and end of two conversations of one word each."""
     tokenizer = AutoTokenizer.from_pretrained(config["model"], local_files_only=True)
     one, other = [], []
     if tokenizer.chat_template:
@@ -92,29 +92,29 @@ def around(config: dict[str, Any]) -> None:
             tokenizer.apply_chat_template([{"role": "user", "content": word}], add_generation_prompt=True)["input_ids"]
             for word in ("a", "7")
         )
-    found = {"before": _common(one, other), "after": _common(one[::-1], other[::-1])[::-1]}
+    found = {"before": _common_prefix(one, other), "after": _common_prefix(one[::-1], other[::-1])[::-1]}
     sys.stdout.write(json.dumps(found) + "\n")
 
 
-def _common(one: list[int], other: list[int]) -> list[int]:
+def _common_prefix(one: list[int], other: list[int]) -> list[int]:
     pairs = itertools.takewhile(lambda pair: pair[0] == pair[1], zip(one, other, strict=False))
     return [token for token, _ in pairs]
 
 
 def probe(config: dict[str, Any]) -> None:
-    """What the machine does in a second: bytes that memory gives, or operations of a matrix product of one type."""
+    """Measure the machine: memory bandwidth in bytes/s, or operations/s of a matrix product of one dtype."""
     device, what = config["device"], config["what"]
     if what == "memory":
         data = torch.ones(2**27, device=device)  # 512 MiB, far more than any cache
-        done = data.numel() * 4 / _best(data.sum, device)
+        done = data.numel() * 4 / _time_best(data.sum, device)
     else:
         square = torch.ones(2048, 2048, dtype=getattr(torch, what), device=device)
-        done = 2 * 2048**3 / _best(partial(torch.mm, square, square), device)
+        done = 2 * 2048**3 / _time_best(partial(torch.mm, square, square), device)
     sys.stdout.write(json.dumps({"per_s": done}) + "\n")
 
 
-def _best(work: Callable[[], torch.Tensor], device: str) -> float:
-    """Seconds of the fastest of several goes."""
+def _time_best(work: Callable[[], torch.Tensor], device: str) -> float:
+    """Return the seconds of the fastest of eight runs."""
     seconds = []
     for _ in range(8):
         started = time.perf_counter()

@@ -1,7 +1,7 @@
-"""What `bench experiment` measures fledge against: `python -m fledge.bench._hf_poc JSON`.
+"""The peer of `bench experiment`: `python -m fledge.bench._hf_poc JSON`.
 
-One question after the other through LangChain's `HuggingFacePipeline`, each with a nested MLflow run, as scripts and
-notebooks do. Writes one line of JSON to stdout.
+It asks one question after another through LangChain's `HuggingFacePipeline`, each with a nested MLflow run, as scripts
+and notebooks do. Writes one line of JSON to stdout.
 """
 
 import json
@@ -25,7 +25,7 @@ from fledge.tracking._mlflow_connection import connect
 def main(config: dict[str, Any]) -> None:
     """Ask `questions` with `templates`, `tokens` new tokens each, and record them in `tracking_uri`.
 
-    With `chat` each prompt goes through the model's chat template, as one turn of the user.
+    With `chat`, each prompt is a user's turn in the model's chat template.
     """
     model = AutoModelForCausalLM.from_pretrained(config["model"], local_files_only=True, use_safetensors=True)
     tokenizer = AutoTokenizer.from_pretrained(config["model"], local_files_only=True)
@@ -49,14 +49,14 @@ def main(config: dict[str, Any]) -> None:
     with mlflow.start_run():
         for name, template in config["templates"].items():
             prompt = PromptTemplate.from_template(template, template_format="mustache")
-            shaped = prompt | partial(_as_chat, tokenizer) if config["chat"] else prompt
-            chain = shaped | llm | StrOutputParser()
+            formatted = prompt | partial(_apply_template, tokenizer) if config["chat"] else prompt
+            chain = formatted | llm | StrOutputParser()
             for question in config["questions"]:
                 with mlflow.start_run(run_name=name, nested=True):
                     mlflow.log_params({"template": name, "question": question[:250]})
-                    asked = time.perf_counter()
+                    sent = time.perf_counter()
                     answer = chain.invoke({"question": question})
-                    latencies.append(time.perf_counter() - asked)
+                    latencies.append(time.perf_counter() - sent)
                     mlflow.log_metrics(
                         {"processing_time": latencies[-1], "response_length": len(answer.split()), "success": 1.0}
                     )
@@ -64,7 +64,7 @@ def main(config: dict[str, Any]) -> None:
     sys.stdout.write(json.dumps({"seconds": seconds, "latencies": latencies, "ttfts": []}) + "\n")
 
 
-def _as_chat(tokenizer: Any, prompt: PromptValue) -> str:
+def _apply_template(tokenizer: Any, prompt: PromptValue) -> str:
     turns = [{"role": "user", "content": prompt.to_string()}]
     return str(tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True))
 

@@ -1,5 +1,5 @@
-"""What `bench serve` measures fledge against: one LangChain call a row in an MLflow model, as `mlflow models serve`
-runs it. As a program it registers that model: `python _mlflow_poc.py JSON`.
+"""A peer of `bench serve`: an MLflow model with one LangChain call per row, for `mlflow models serve`. As a program it
+registers that model: `python _mlflow_poc.py JSON`.
 
 It runs in an environment without fledge.
 """
@@ -25,13 +25,13 @@ REQUIREMENTS = ["mlflow", "torch", "transformers", "langchain-core", "langchain-
 
 
 class PocModelWrapper(PythonModel):  # type: ignore[misc]
-    """The proof of concept's model. Beside each answer it tells its number of tokens."""
+    """The proof-of-concept model. It returns the number of tokens with each answer."""
 
     def load_context(self, context: Any) -> None:
         folder, tokens = context.artifacts["model"], context.model_config["tokens"]
         model = AutoModelForCausalLM.from_pretrained(folder, local_files_only=True, use_safetensors=True)
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-        self.made = _counted(model)
+        self.counts = _count_tokens(model)
         generate = pipeline(
             "text-generation",
             model=model,
@@ -44,10 +44,10 @@ class PocModelWrapper(PythonModel):  # type: ignore[misc]
             return_full_text=False,
         )
         prompt = PromptTemplate(input_variables=["question"], template="{question}")
-        shaped = prompt | partial(_as_chat, tokenizer) if context.model_config["chat"] else prompt
-        self.chain = shaped | HuggingFacePipeline(pipeline=generate) | StrOutputParser()
+        formatted = prompt | partial(_apply_template, tokenizer) if context.model_config["chat"] else prompt
+        self.chain = formatted | HuggingFacePipeline(pipeline=generate) | StrOutputParser()
 
-    # Other annotations MLflow would read as a schema.
+    # MLflow would read other annotations as a schema.
     def predict(
         self,
         context: Any,  # noqa: ARG002 (MLflow passes it by this name)
@@ -57,26 +57,26 @@ class PocModelWrapper(PythonModel):  # type: ignore[misc]
         answers = []
         for question in model_input["question"]:
             answer = self.chain.invoke({"question": question})
-            answers.append({"answer": answer, "tokens": self.made.tokens})
+            answers.append({"answer": answer, "tokens": self.counts.tokens})
         return answers
 
 
-def _as_chat(tokenizer: Any, prompt: PromptValue) -> str:
+def _apply_template(tokenizer: Any, prompt: PromptValue) -> str:
     turns = [{"role": "user", "content": prompt.to_string()}]
     return str(tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True))
 
 
-def _counted(model: Any) -> threading.local:
-    """Notes how many tokens the last answer of each thread had."""
-    made, generate = threading.local(), model.generate
+def _count_tokens(model: Any) -> threading.local:
+    """Wrap `model.generate` to record the number of tokens of each thread's last answer."""
+    counts, generate = threading.local(), model.generate
 
     def counted(*arguments: Any, **settings: Any) -> Any:
         output = generate(*arguments, **settings)
-        made.tokens = output.shape[1] - settings["input_ids"].shape[1]
+        counts.tokens = output.shape[1] - settings["input_ids"].shape[1]
         return output
 
     model.generate = counted
-    return made
+    return counts
 
 
 def main(config: dict[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""A benchmark in MLflow: one run with its figures, its plot and its JSON."""
+"""Record a benchmark in MLflow: one run with figures, plot and JSON."""
 
 import time
 from collections.abc import Mapping

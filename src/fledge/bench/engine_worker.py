@@ -1,4 +1,4 @@
-"""One of fledge's engines as the subject of a benchmark: `python -m fledge.bench.engine_worker JSON`.
+"""Run one of fledge's engines in a benchmark: `python -m fledge.bench.engine_worker JSON`.
 
 Writes a line of JSON for each round to stdout.
 """
@@ -19,20 +19,20 @@ def main() -> None:
     settings = EngineSettings(**config["settings"])
     engine = selection.start(settings, selection.find(config["model"], settings))
     params = GenerationParams(max_tokens=plan.tokens, ignore_eos=True)
-    _times(engine.submit([1, 2, 3], GenerationParams(max_tokens=4, ignore_eos=True)))  # to warm up
+    _token_times(engine.submit([1, 2, 3], GenerationParams(max_tokens=4, ignore_eos=True)))  # to warm up
     for load, prompts in plan.rounds():
-        times = _round(engine, prompts, params)
+        times = _run_round(engine, prompts, params)
         sys.stdout.write(json.dumps({"load": load, "times": times}) + "\n")
         sys.stdout.flush()
     engine.close()
 
 
-def _round(engine: Engine, prompts: list[list[int]], params: GenerationParams) -> list[list[float]]:
+def _run_round(engine: Engine, prompts: list[list[int]], params: GenerationParams) -> list[list[float]]:
     streams = [engine.submit(prompt, params) for prompt in prompts]
-    return [_times(stream) for stream in streams]
+    return [_token_times(stream) for stream in streams]
 
 
-def _times(stream: Stream) -> list[float]:
+def _token_times(stream: Stream) -> list[float]:
     return [moment for moment, chunk in stream.timed() for _ in chunk.token_ids]
 
 

@@ -1,4 +1,4 @@
-"""`bench_engines`: tokens a second of fledge's engines against plain `transformers.generate`, in the same run."""
+"""`bench_engines`: tokens/s of fledge's engines compared with `transformers.generate`, in the same run."""
 
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, fields, replace
@@ -23,17 +23,17 @@ from fledge.models.snapshot import Snapshot
 
 PEER = "transformers.generate"
 SUBJECTS = ("openvino-exact", "openvino-fast", "transformers")
-QUIET = 0.15
+MAX_BUSY = 0.15
 
 
 @dataclass(frozen=True)
 class BenchConfig(EngineSettings):
-    """What is measured, and how often."""
+    """Settings of `bench_engines`."""
 
     experiment_name: str = option("fledge-bench", "MLflow experiment", env="EXPERIMENT_NAME")
     model: str = option("", MODEL_HELP)
     subjects: tuple[str, ...] = option(SUBJECTS, "engines to measure against transformers.generate")
-    loads: tuple[int, ...] = option((1, 4, 16, 64), "sequences at once")
+    loads: tuple[int, ...] = option((1, 4, 16, 64), "concurrent sequences")
     prompt_tokens: int = option(16, "tokens of each prompt")
     tokens: int = option(64, "new tokens of each sequence")
     repeats: int = option(3, "rounds at each load")
@@ -52,10 +52,10 @@ class BenchConfig(EngineSettings):
 
 @dataclass(frozen=True)
 class BenchResult:
-    """`rows` has one entry for each model, peer and load; `ratios` is fledge over the peer, by model, engine, peer and
-    load.
+    """`rows` has one entry for each model, peer and load; `ratios` is fledge divided by the peer, by model, engine,
+    peer and load.
 
-    `limits` is the probe of the same run. `notes` tells what could not be measured, and why.
+    `limits` are the machine's, probed in the same run. `notes` says what was not measured, and why.
     """
 
     machine: dict[str, Any]
@@ -73,28 +73,30 @@ class BenchResult:
 def bench_engines(
     config: BenchConfig, progress: Progress = lambda _done, _all, _what: None, say: Say = silent
 ) -> BenchResult:
-    """Measure each subject and the peer in processes of their own, one after the other, and record it in MLflow.
+    """Measure each subject and the peer, one after the other, in their own processes, and record the run in MLflow.
 
-    `progress(done, total, what)` is called after each round, and every few seconds during one. Raises `InputError` if
-    a subject is not installed.
+    `progress(done, total, what)` is called after each round and every few seconds. Raises `MissingExtraError` if a
+    subject is not installed.
     """
-    for engine in {_settings(config, subject).engine for subject in config.subjects} | {"transformers"}:
-        if not selection.installed(engine):
+    for engine in {_subject_settings(config, subject).engine for subject in config.subjects} | {"transformers"}:
+        if not selection.is_installed(engine):
             raise MissingExtraError(engine, "models,openvino")
     about = {**machine.describe(), "busy": psutil.cpu_percent(interval=1.0) / 100}
-    if about["busy"] > QUIET:
-        say(f"other programs use {about['busy']:.0%} of this machine: the figures will be lower than they could be")
+    if about["busy"] > MAX_BUSY:
+        say(f"other programs use {about['busy']:.0%} of this machine's CPU, which lowers the figures")
     notes: list[str] = []
     with guarded(), Reporter(progress, say) as reporter:
         models = find_models(config.model, config, reporter.say, notes)
         plans = [_plan(config, model) for model in models]
         reporter.total = len(models) * (1 + len(config.subjects)) * len(config.loads) * config.repeats
-        device = "cuda" if machine.gpu() and config.device != "cpu" else "cpu"
+        device = "cuda" if machine.has_gpu() and config.device != "cpu" else "cpu"
         limits = probe_machine(device, reporter, notes)
         rows = []
         for model, plan in zip(models, plans, strict=True):
             rows += _measure(config, model, plan, device, limits, reporter)
-    result = BenchResult(about, [model.describe() for model in models], asdict(limits), rows, _ratios(rows), notes)
+    result = BenchResult(
+        about, [model.describe() for model in models], asdict(limits), rows, _compute_ratios(rows), notes
+    )
 
     from fledge.bench._mlflow_runs import record_engines
 
@@ -105,7 +107,8 @@ def _plan(config: BenchConfig, model: MeasuredModel) -> RoundPlan:
     snapshot, around = model.snapshot, model.around
     if len(around.before) + config.prompt_tokens + len(around.after) + config.tokens > snapshot.context:
         raise InputError(
-            f"{snapshot.source} takes {snapshot.context} tokens in all", hint="lower --prompt-tokens or --tokens"
+            f"the context window of {snapshot.source} has only {snapshot.context} tokens",
+            hint="lower --prompt-tokens or --tokens",
         )
     return RoundPlan(config.loads, config.repeats, config.prompt_tokens, config.tokens, snapshot.vocabulary, *around)
 
@@ -113,12 +116,12 @@ def _plan(config: BenchConfig, model: MeasuredModel) -> RoundPlan:
 def _measure(
     config: BenchConfig, model: MeasuredModel, plan: RoundPlan, device: str, limits: MachineLimits, reporter: Reporter
 ) -> list[dict[str, Any]]:
-    """The rows of one model: the peer's, then those of each subject."""
+    """Measure one model; returns the rows of the peer, then of each subject."""
     snapshot = model.snapshot
     weights = {name: _weight_bytes(config, name, snapshot, reporter.say) for name in config.subjects}
     commands = {
         PEER: module("_hf_peer", "peer", {"plan": asdict(plan), "model": str(snapshot.path), "device": device}),
-        **{name: _subject(config, name, snapshot, plan) for name in config.subjects},
+        **{name: _subject_command(config, name, snapshot, plan) for name in config.subjects},
     }
     longest = deadline(max(config.loads) * config.tokens)
     rows: list[dict[str, Any]] = []
@@ -126,7 +129,7 @@ def _measure(
         what = f"{model.name}, {name}"
         reporter.begin(what)
         measured = run(command, longest, partial(_step, reporter, what))
-        found = _rows(measured, config, limits, name, weights.get(name, 4 * snapshot.parameters), snapshot)
+        found = _make_rows(measured, config, limits, name, weights.get(name, 4 * snapshot.parameters), snapshot)
         rows += [{"model": model.name, "peer": name, **row} for row in found]
     return rows
 
@@ -135,7 +138,7 @@ def _step(reporter: Reporter, what: str, _lines: int) -> None:
     reporter.step(what)
 
 
-def _rows(
+def _make_rows(
     measured: Measured, config: BenchConfig, limits: MachineLimits, name: str, weight_bytes: int, model: Snapshot
 ) -> Iterator[dict[str, Any]]:
     for load in config.loads:
@@ -151,7 +154,7 @@ def _rows(
         }
 
 
-def _ratios(rows: list[dict[str, Any]]) -> dict[str, dict[str, dict[str, dict[str, float]]]]:
+def _compute_ratios(rows: list[dict[str, Any]]) -> dict[str, dict[str, dict[str, dict[str, float]]]]:
     speed = {(row["model"], row["peer"], row["load"]): row["output_tokens_per_s"] for row in rows}
     ratios: dict[str, dict[str, dict[str, dict[str, float]]]] = {}
     for (model, name, load), value in speed.items():
@@ -161,21 +164,21 @@ def _ratios(rows: list[dict[str, Any]]) -> dict[str, dict[str, dict[str, dict[st
     return ratios
 
 
-def _settings(config: BenchConfig, subject: str) -> EngineSettings:
+def _subject_settings(config: BenchConfig, subject: str) -> EngineSettings:
     engine, _, mode = subject.partition("-")
     common = {item.name: getattr(config, item.name) for item in fields(EngineSettings)}
     return EngineSettings(**{**common, "engine": engine, "mode": mode or "exact"})
 
 
 def _weight_bytes(config: BenchConfig, subject: str, model: Snapshot, say: Say) -> int:
-    """What a step must read; exports what is not yet, so that no measured process does."""
-    settings = _settings(config, subject)
+    """Return the bytes that a step reads. Exports the model if needed, outside of the measured processes."""
+    settings = _subject_settings(config, subject)
     if settings.engine != "openvino":
         return 4 * model.parameters
     mode: Any = settings.mode
     return (find_or_export(model, config.cache_dir / "engines", mode, say) / "openvino_model.bin").stat().st_size
 
 
-def _subject(config: BenchConfig, name: str, model: Snapshot, plan: RoundPlan) -> list[str]:
-    content = {"plan": asdict(plan), "model": str(model.path), "settings": asdict(_settings(config, name))}
-    return module("subject", content)
+def _subject_command(config: BenchConfig, name: str, model: Snapshot, plan: RoundPlan) -> list[str]:
+    content = {"plan": asdict(plan), "model": str(model.path), "settings": asdict(_subject_settings(config, name))}
+    return module("engine_worker", content)

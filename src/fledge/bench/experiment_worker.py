@@ -1,7 +1,7 @@
-"""An experiment of fledge as the subject of a benchmark: `python -m fledge.bench.experiment_worker VERB JSON`, where
-VERB is `recorded` or `unrecorded`.
+"""Run an experiment of fledge in a benchmark: `python -m fledge.bench.experiment_worker VERB JSON`, where VERB is
+`recorded` or `unrecorded`.
 
-Both ask the same cells; the second keeps nothing, which tells what recording costs. Writes one line of JSON to stdout.
+Both ask the same cells; the difference is the cost of recording. Writes one line of JSON to stdout.
 """
 
 import json
@@ -30,14 +30,14 @@ def main(verb: str, content: dict[str, Any]) -> None:
     config = ExperimentConfig(**content["config"], generation=generation)
     engine = selection.start(config, selection.find(config.model, config))
     generate(engine, ["warm up"], GenerationParams(max_tokens=4))
-    work = _recorded if verb == "recorded" else _unrecorded
+    work = _run_recorded if verb == "recorded" else _run_unrecorded
     found = work(config, engine, content)
     sys.stdout.write(json.dumps(found) + "\n")
     engine.close()
 
 
-def _recorded(config: ExperimentConfig, engine: Engine, content: dict[str, Any]) -> dict[str, Any]:
-    # What is loaded and registered once is not what recording costs each time.
+def _run_recorded(config: ExperimentConfig, engine: Engine, content: dict[str, Any]) -> dict[str, Any]:
+    # One-time loading and registering is not part of the cost of recording.
     from fledge.experiments import _mlflow_capture, _mlflow_record  # noqa: F401
     from fledge.experiments._mlflow_experiments import load_table
 
@@ -53,7 +53,7 @@ def _recorded(config: ExperimentConfig, engine: Engine, content: dict[str, Any])
     return {"seconds": seconds, "latencies": list(table["latency_s"]), "ttfts": list(table["ttft_s"])}
 
 
-def _unrecorded(config: ExperimentConfig, engine: Engine, content: dict[str, Any]) -> dict[str, Any]:
+def _run_unrecorded(config: ExperimentConfig, engine: Engine, content: dict[str, Any]) -> dict[str, Any]:
     form: Format = "chat" if content["chat"] else "completion"
     arms = [
         Arm(name, Prompt(name, 1, text), config.model, config.generation, format=form)

@@ -1,4 +1,4 @@
-"""`bench_experiment`: an experiment of fledge against one LangChain call after another, in the same run."""
+"""`bench_experiment`: an experiment of fledge compared with sequential LangChain calls, in the same run."""
 
 import tempfile
 from collections.abc import Mapping
@@ -31,13 +31,13 @@ RECORDED, UNRECORDED = "fledge", "fledge, unrecorded"
 
 @dataclass(frozen=True)
 class ExperimentBenchConfig(EngineSettings):
-    """What is asked, and how often."""
+    """Settings of `bench_experiment`."""
 
     experiment_name: str = option("fledge-bench", "MLflow experiment", env="EXPERIMENT_NAME")
     model: str = option("", MODEL_HELP)
     limit: int = option(25, "questions, each asked with the four default prompts")
     tokens: int = option(64, "new tokens of each answer")
-    repeats: int = option(3, "times that fledge asks, with and without recording; the peer asks once")
+    repeats: int = option(3, "runs of fledge, with and without recording; the peer runs once")
 
     def problems(self) -> list[str]:
         return super().problems() + out_of_range(self, ("limit", 1, 10_000), ("tokens", 1, 512), ("repeats", 1, 100))
@@ -45,11 +45,11 @@ class ExperimentBenchConfig(EngineSettings):
 
 @dataclass(frozen=True)
 class ExperimentBenchResult:
-    """`rows` has one entry for each model and way, of the run with the median wall time; `ratios` is the peer's wall
-    time over fledge's, by model and load (answers in all).
+    """`rows` has one entry for each model and method, from the run with the median wall time; `ratios` is the peer's
+    wall time divided by fledge's, by model and load (number of answers).
 
-    `recording_share`, by model, is the share of fledge's wall time that goes away when nothing is recorded. `notes`
-    tells what could not be measured, and why.
+    `recording_share`, by model, is the fraction of fledge's wall time that recording takes. `notes` says what was not
+    measured, and why.
     """
 
     machine: dict[str, Any]
@@ -67,9 +67,9 @@ class ExperimentBenchResult:
 def bench_experiment(
     config: ExperimentBenchConfig, progress: Progress = lambda _done, _all, _what: None, say: Say = silent
 ) -> ExperimentBenchResult:
-    """Ask the same cells three ways, each in a process and a tracking store of its own: one LangChain call after
-    another with a nested run for each, fledge, and fledge without recording. Models are loaded and prompts registered
-    before the clock runs.
+    """Ask the same cells with three methods, each in its own process and tracking store: sequential LangChain calls
+    with a nested run for each, fledge, and fledge without recording. Loading models and registering prompts is not
+    measured.
 
     Raises `MissingExtraError` if LangChain's pipeline is not installed.
     """
@@ -101,12 +101,12 @@ def bench_experiment(
 
 
 def _measure(config: ExperimentBenchConfig, model: MeasuredModel, reporter: Reporter) -> list[dict[str, Any]]:
-    """The rows of one model."""
+    """Measure one model; returns its rows."""
     path = str(model.snapshot.path)
     settings = {name: getattr(config, name) for name in ("engine", "device", "mode", "cache_gb", "limit", "cache")}
-    asked = ExperimentConfig(**settings, model=path, state=config.state)
-    questions = [item.question for item in select_questions(asked).questions]
-    if selection.choose(asked).name == "openvino":  # so that no measured process does it
+    experiment = ExperimentConfig(**settings, model=path, state=config.state)
+    questions = [item.question for item in select_questions(experiment).questions]
+    if selection.choose(experiment).name == "openvino":  # export outside of the measured processes
         mode: Mode = "fast" if config.mode == "fast" else "exact"
         find_or_export(model.snapshot, config.cache_dir / "engines", mode, reporter.say)
     cells = len(questions) * len(TEMPLATES)
@@ -116,28 +116,30 @@ def _measure(config: ExperimentBenchConfig, model: MeasuredModel, reporter: Repo
     with tempfile.TemporaryDirectory() as folder:
         store = f"sqlite:///{folder}/peer.db"
         peer = {**common, "questions": questions, "model": path, "tracking_uri": store}
-        ways = [
-            *[(way, f"{folder}/{number}") for number in range(config.repeats) for way in (UNRECORDED, RECORDED)],
+        methods = [
+            *[(method, f"{folder}/{number}") for number in range(config.repeats) for method in (UNRECORDED, RECORDED)],
             (PEER, ""),
         ]
-        for way, place in ways:
-            what = f"{model.name}, {way}"
+        for method, place in methods:
+            what = f"{model.name}, {method}"
             reporter.begin(what)
-            command = module("_hf_poc", peer) if way == PEER else _subject(way, subject, Path(place))
-            runs.setdefault(way, []).append(run(command, deadline(cells * config.tokens)))
+            command = module("_hf_poc", peer) if method == PEER else _subject_command(method, subject, Path(place))
+            runs.setdefault(method, []).append(run(command, deadline(cells * config.tokens)))
             reporter.step(what)
-    return [{"model": model.name, **_row(way, cells, config.tokens, measured)} for way, measured in runs.items()]
+    return [
+        {"model": model.name, **_make_row(method, cells, config.tokens, measured)} for method, measured in runs.items()
+    ]
 
 
-def _subject(way: str, content: Mapping[str, Any], place: Path) -> list[str]:
-    """Fledge with a store of its own, and with the models that are exported already."""
-    own = state.ensure(place / way.replace(", ", "-"))
+def _subject_command(method: str, content: Mapping[str, Any], place: Path) -> list[str]:
+    """Return the command of a fledge run with its own store."""
+    own = state.ensure(place / method.replace(", ", "-"))
     where = {"tracking_uri": f"sqlite:///{own}/mlflow.db", "state": str(own)}
-    verb = "recorded" if way == RECORDED else "unrecorded"
-    return module("asked", verb, {**content, "config": {**content["config"], **where}})
+    verb = "recorded" if method == RECORDED else "unrecorded"
+    return module("experiment_worker", verb, {**content, "config": {**content["config"], **where}})
 
 
-def _row(name: str, cells: int, tokens: int, runs: list[Measured]) -> dict[str, Any]:
+def _make_row(name: str, cells: int, tokens: int, runs: list[Measured]) -> dict[str, Any]:
     median = sorted(runs, key=lambda measured: float(measured.lines[0]["seconds"]))[len(runs) // 2]
     (line,) = median.lines
     return {

@@ -1,4 +1,4 @@
-"""fledge as the subject of `bench serve`: a release of the model in a workspace of its own, and its engine alone."""
+"""fledge in `bench serve`: a release of the model in its own workspace, and its engine alone."""
 
 import sys
 from dataclasses import asdict, fields
@@ -26,32 +26,32 @@ ENGINES = {"fledge": "engine", "fledge-exact": "engine-exact"}
 
 
 def engine_settings(settings: EngineSettings, subject: str) -> EngineSettings:
-    """How a subject's engine is run: as set, in the subject's mode."""
+    """Return the settings with the subject's mode."""
     common = {item.name: getattr(settings, item.name) for item in fields(EngineSettings)}
     return EngineSettings(**{**common, "mode": MODES[subject]})
 
 
 def export(settings: EngineSettings, subject: str, model: Snapshot, say: Say) -> None:
-    """Make what a subject's engine needs once for a model, so that no measured process does."""
+    """Export the model for a subject's engine if needed, outside of the measured processes."""
     if selection.choose(engine_settings(settings, subject), model).name == "openvino":
         find_or_export(model, settings.cache_dir / "engines", MODES[subject], say)
 
 
 def release(settings: EngineSettings, model: Snapshot, folder: Path, say: Say) -> Workspace:
-    """Register the model in a workspace of its own in `folder`, with what was exported of it, and promote it."""
+    """Register and promote the model, with its exports, in a workspace of its own in `folder`."""
     say("registering a release of the model for fledge to serve: about 30 s")
     own = state.ensure(folder / ".fledge")
     workspace = Workspace(f"sqlite:///{folder}/mlflow.db", str(own), settings.cache)
-    asked = ExperimentConfig(
+    experiment = ExperimentConfig(
         model=str(model.path), tracking_uri=workspace.tracking_uri, state=workspace.state, cache=settings.cache
     )
-    register(asked, name=RELEASE)
+    register(experiment, name=RELEASE)
     promote(RELEASE, 1, force=True, reason="a benchmark", workspace=workspace)
     return workspace
 
 
 def serve_command(settings: EngineSettings, subject: str, workspace: Workspace, place: Place) -> ServerCommand:
-    """`fledge serve` of that release, as a user types it, in the foreground."""
+    """Return the command that serves the release in the foreground, as a user would type it."""
     chosen = engine_settings(settings, subject)
     words = [sys.executable, "-m", "fledge", "serve", f"{RELEASE}@champion", "--port", str(place.port)]
     for name in ("engine", "device", "mode", "cache_gb"):
@@ -65,12 +65,12 @@ def serve_command(settings: EngineSettings, subject: str, workspace: Workspace, 
 def engine_command(
     settings: EngineSettings, subject: str, model: MeasuredModel, plan: dict[str, Any], tokens: int
 ) -> list[str]:
-    """The program that runs a subject's engine in process under the loads of `plan`."""
+    """Return the command that puts the loads of `plan` on a subject's engine in process."""
     chosen = asdict(engine_settings(settings, subject))
     content = {"settings": chosen, "model": str(model.snapshot.path), "chat": model.chat, "tokens": tokens}
     return module("in_process", {**plan, **content})
 
 
-def asking_command(target: LoadTarget, plan: dict[str, Any]) -> list[str]:
-    """The program that puts the loads of `plan` on a server."""
-    return module("asking", {**plan, "target": target._asdict()})
+def load_command(target: LoadTarget, plan: dict[str, Any]) -> list[str]:
+    """Return the command that puts the loads of `plan` on a server."""
+    return module("load_client", {**plan, "target": target._asdict()})

@@ -1,7 +1,7 @@
-"""Nothing that a benchmark starts outlives it.
+"""Kill everything that a benchmark has started when it ends.
 
-`python -m fledge.bench.guard MARK` waits until its standard input ends, as it also does when the benchmark was killed,
-and kills every process that has the mark in its environment.
+`python -m fledge.bench.guard MARK` waits until its standard input ends, which also happens if the benchmark is killed,
+and kills every process with the mark in its environment.
 """
 
 import contextlib
@@ -17,15 +17,15 @@ import psutil
 from fledge.core.interrupts import postpone_interrupts, shield_from_interrupts
 from fledge.core.processes import module_command
 
-MARK = "_FLEDGE_BENCH"  # inherited by all that a benchmark starts, and by what they start
+MARK = "_FLEDGE_BENCH"  # inherited by all processes that a benchmark starts
 PATIENCE_S = 10.0
 
 
 @contextlib.contextmanager
 def guarded() -> Iterator[None]:
-    """Kill every process that was started inside, with its children, when the block ends or this process does."""
+    """Kill every process started inside, with its children, when the block or this process ends."""
     mark, outer = secrets.token_hex(8), os.environ.get(MARK)
-    with postpone_interrupts():  # in a session of its own, so that a Ctrl-C is for us to hear
+    with postpone_interrupts():  # in its own session, so that Ctrl-C reaches only this process
         guard = subprocess.Popen(
             [*module_command("fledge.bench.guard"), mark], stdin=subprocess.PIPE, start_new_session=True
         )
@@ -42,18 +42,18 @@ def guarded() -> Iterator[None]:
 
 
 def kill_marked(mark: str) -> None:
-    """Kill all processes with the mark; what they start meanwhile has it too."""
+    """Kill all processes with the mark, including those that start meanwhile."""
     deadline = time.monotonic() + PATIENCE_S
-    while (found := list(_marked(mark))) and time.monotonic() < deadline:
+    while (found := list(_find_marked(mark))) and time.monotonic() < deadline:
         for process in found:
             with contextlib.suppress(psutil.Error):
                 process.kill()
         psutil.wait_procs(found, timeout=0.5)
 
 
-def _marked(mark: str) -> Iterator[psutil.Process]:
+def _find_marked(mark: str) -> Iterator[psutil.Process]:
     for process in psutil.process_iter():
-        with contextlib.suppress(psutil.Error):  # those of others, and what has just ended
+        with contextlib.suppress(psutil.Error):  # other users' processes, and those that have just ended
             if process.status() != psutil.STATUS_ZOMBIE and process.environ().get(MARK) == mark:
                 yield process
 

@@ -1,4 +1,4 @@
-"""Whether others measure the same: GuideLLM, in an environment of its own, on an endpoint that runs."""
+"""Cross-check with GuideLLM, in its own environment, on a running endpoint."""
 
 import itertools
 import json
@@ -20,17 +20,17 @@ TIMEOUT_S = 900.0
 
 
 def install(state_dir: Path, say: Say) -> Path:
-    """The program, in its environment. Raises `FledgeError` if it cannot be installed."""
+    """Install GuideLLM if needed and return its program. Raises `FledgeError` if that fails."""
     return environment("guidellm", (PACKAGE,), 2, state_dir, say) / "guidellm"
 
 
 def requests_per_s(target: LoadTarget, model: Path, characters: int, count: int, state_dir: Path, say: Say) -> float:
-    """What GuideLLM finds when as many clients ask `count` requests in a closed loop.
+    """Return GuideLLM's requests/s for `count` requests in a closed loop of `CLIENTS`.
 
     Raises `FledgeError` if it fails, or if an answer has another number of tokens.
     """
     program = install(state_dir, say)
-    say("GuideLLM measures the same endpoint: about a minute")
+    say("measuring the same endpoint with GuideLLM: about a minute")
     with tempfile.TemporaryDirectory(prefix="fledge-guidellm-") as temporary:
         folder = Path(temporary)
         rows = itertools.islice(prompts(characters, seed=2), count)
@@ -50,8 +50,8 @@ def requests_per_s(target: LoadTarget, model: Path, characters: int, count: int,
         except subprocess.TimeoutExpired:
             raise FledgeError(f"it took longer than {TIMEOUT_S:g} s") from None
         if done.returncode or not (folder / "report.json").is_file():
-            raise FledgeError((done.stderr.strip().splitlines() or ["it said nothing"])[-1])
-        return _read(json.loads((folder / "report.json").read_text(encoding="utf-8")), target.tokens, count)
+            raise FledgeError((done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1])
+        return _read_rate(json.loads((folder / "report.json").read_text(encoding="utf-8")), target.tokens, count)
 
 
 def _options(target: LoadTarget, model: Path, folder: Path, count: int) -> list[str]:
@@ -67,10 +67,10 @@ def _options(target: LoadTarget, model: Path, folder: Path, count: int) -> list[
     return [word for name, value in options.items() for word in (f"--{name}", value)]
 
 
-def _read(report: dict[str, Any], tokens: int, count: int) -> float:
+def _read_rate(report: dict[str, Any], tokens: int, count: int) -> float:
     (benchmark,) = report["benchmarks"]
     metrics = benchmark["metrics"]
     lengths = metrics["output_token_count"]["successful"]
     if metrics["request_totals"]["successful"] != count or (lengths["min"], lengths["max"]) != (tokens, tokens):
-        raise FledgeError(f"not all of its {count} requests were answered with {tokens} tokens")
+        raise FledgeError(f"not all of its {count} requests got {tokens} tokens")
     return float(count / benchmark["duration"])

@@ -1,6 +1,6 @@
-"""fledge's engine without an endpoint, under the loads of one: `python -m fledge.bench.in_process JSON`.
+"""Put an endpoint's loads on fledge's engine alone: `python -m fledge.bench.in_process JSON`.
 
-Writes what `fledge.bench.load_client` writes.
+Writes the same output as `fledge.bench.load_client`.
 """
 
 import asyncio
@@ -17,7 +17,7 @@ from fledge.engines import selection
 from fledge.engines.engine import Engine, GenerationParams, Prompt
 from fledge.engines.settings import EngineSettings
 
-MOST_AT_ONCE = 512
+MAX_CONCURRENCY = 512
 
 
 async def _main(config: dict[str, Any]) -> None:
@@ -27,11 +27,11 @@ async def _main(config: dict[str, Any]) -> None:
     texts = prompts(config["characters"], config["seed"])
     loop = asyncio.get_running_loop()
 
-    with ThreadPoolExecutor(MOST_AT_ONCE) as pool:
+    with ThreadPoolExecutor(MAX_CONCURRENCY) as pool:
 
         async def ask(prompt: str) -> LoadAnswer:
-            asked = [Message("user", prompt)] if config["chat"] else prompt
-            return await loop.run_in_executor(pool, _answer, engine, asked, params)
+            turns = [Message("user", prompt)] if config["chat"] else prompt
+            return await loop.run_in_executor(pool, _answer, engine, turns, params)
 
         for content in config["loads"]:
             load = Load(**content)
@@ -45,7 +45,7 @@ async def _main(config: dict[str, Any]) -> None:
 def _answer(engine: Engine, prompt: Prompt, params: GenerationParams) -> LoadAnswer:
     sent = time.perf_counter()
     try:
-        # Waiting for the whole does not wake this thread for each token, as nothing would without an endpoint.
+        # Wait for the whole answer: without an endpoint nothing needs to wake up for each token.
         whole = engine.submit(prompt, params).result()
     except FledgeError as error:
         return LoadAnswer(error=error.message)

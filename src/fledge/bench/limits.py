@@ -1,4 +1,4 @@
-"""What the machine can do at best, probed in the same run as what is measured."""
+"""Limits of the machine, probed in the same run as the benchmark."""
 
 import os
 import re
@@ -12,21 +12,23 @@ from fledge.core.errors import FledgeError
 PROBE_DEADLINE_S = 60.0
 CPUINFO = Path("/proc/cpuinfo")
 BF16_FLAGS = {"avx512_bf16", "amx_bf16", "bf16"}  # the last is ARM's
-# What ONEDNN_MAX_CPU_ISA may say that leaves no bf16 to the CPU; torch and OpenVINO compute with oneDNN.
+# Values of ONEDNN_MAX_CPU_ISA that disable bf16; torch and OpenVINO use oneDNN.
 WITHOUT_BF16 = {"SSE41", "AVX", "AVX2", "AVX2_VNNI", "AVX2_VNNI_2", "AVX512_CORE", "AVX512_CORE_VNNI"}
 
 
 @dataclass
 class MachineLimits:
-    """Bytes a second that memory gives (null where that could not be measured), and operations a second of a matrix
-    product by type."""
+    """Memory bandwidth in bytes/s (null if not measured), and operations/s of a matrix product by dtype."""
 
     bytes_per_s: float | None = None
     flops_per_s: dict[str, float] = field(default_factory=dict)
 
     def tokens_per_s(self, load: int, weight_bytes: int, parameters: int, *, int8: bool) -> float | None:
-        """The most that `load` sequences at once can have: a step takes at least the longer of reading all weights and
-        two operations for each weight and sequence. Only int8 weights may be computed with in less than fp32."""
+        """Return the upper bound for `load` concurrent sequences, None if unknown.
+
+        A step takes at least the time to read all weights, or for two operations per weight and sequence. Only int8
+        weights may use a dtype smaller than fp32.
+        """
         flops = max(self.flops_per_s.values(), default=None) if int8 else self.flops_per_s.get("float32")
         if self.bytes_per_s is None or flops is None:
             return None
@@ -34,9 +36,9 @@ class MachineLimits:
 
 
 def has_bf16(cpuinfo: str, onednn_max_cpu_isa: str = "") -> bool:
-    """Whether a CPU multiplies bf16 matrices in hardware: in software a single product takes seconds.
+    """Return whether a CPU multiplies bf16 matrices in hardware; in software one product takes seconds.
 
-    `cpuinfo` is the text of /proc/cpuinfo, of x86 or ARM.
+    `cpuinfo` is the content of /proc/cpuinfo on x86 or ARM.
     """
     flags = re.search(r"^(?:flags|Features)\s*:(.*)$", cpuinfo, re.MULTILINE)
     hidden = onednn_max_cpu_isa.upper() in WITHOUT_BF16
@@ -44,13 +46,13 @@ def has_bf16(cpuinfo: str, onednn_max_cpu_isa: str = "") -> bool:
 
 
 def probe_machine(device: str, reporter: Reporter, notes: list[str]) -> MachineLimits:
-    """Measure the limits, each in a process that is killed if it takes too long; `notes` gets what could not be."""
+    """Measure the limits, each in a process with a deadline; failures are added to `notes`."""
     limits = MachineLimits()
     for what in ("memory", "float32", "bfloat16"):
-        if what == "bfloat16" and device == "cpu" and not _bf16_here():
-            notes.append("bfloat16 is not measured: this CPU has none")
+        if what == "bfloat16" and device == "cpu" and not _cpu_has_bf16():
+            notes.append("bfloat16 is not measured: this CPU does not support it")
             continue
-        reporter.say(f"probing what this machine can do at best: {what}")
+        reporter.say(f"probing the limits of this machine: {what}")
         try:
             (line,) = run(module("_hf_peer", "probe", {"device": device, "what": what}), PROBE_DEADLINE_S).lines
         except FledgeError as error:
@@ -63,6 +65,6 @@ def probe_machine(device: str, reporter: Reporter, notes: list[str]) -> MachineL
     return limits
 
 
-def _bf16_here() -> bool:
+def _cpu_has_bf16() -> bool:
     cpuinfo = CPUINFO.read_text(encoding="utf-8") if CPUINFO.exists() else ""
     return has_bf16(cpuinfo, os.environ.get("ONEDNN_MAX_CPU_ISA", ""))

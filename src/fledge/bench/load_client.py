@@ -1,6 +1,6 @@
-"""Asks a server in its own protocol; as a program, puts loads on it: `python -m fledge.bench.load_client JSON`.
+"""Client of a server under load: `python -m fledge.bench.load_client JSON`.
 
-Writes a line of JSON for each load to stdout. A process of its own, so that nothing else of the benchmark delays it.
+Writes a line of JSON for each load to stdout. It is a process of its own, so that the benchmark does not delay it.
 """
 
 import asyncio
@@ -19,8 +19,8 @@ OK = 200
 
 
 class LoadTarget(NamedTuple):
-    """A server: its URL, the protocol it is asked in, the model's name where the protocol wants one, the tokens that
-    each answer must have, and how long a client waits for one, in seconds."""
+    """A server: URL, protocol, the model's name if the protocol needs it, the exact tokens of an answer, and a timeout
+    in seconds."""
 
     url: str
     protocol: str
@@ -30,9 +30,9 @@ class LoadTarget(NamedTuple):
 
 
 class Protocol(NamedTuple):
-    """Where requests go, the body for a prompt, and what reads a whole answer: its number of tokens.
+    """A path, a function that makes the body for a prompt, and one that reads an answer's number of tokens.
 
-    Without `read` the answer is a stream of server-sent events in OpenAI's form.
+    Without `read`, the answer is a stream of server-sent events in OpenAI's format.
     """
 
     path: str
@@ -41,11 +41,11 @@ class Protocol(NamedTuple):
 
 
 def _completions(target: LoadTarget, prompt: str) -> dict[str, Any]:
-    return {"prompt": prompt, **_exactly(target)}
+    return {"prompt": prompt, **_exact_length(target)}
 
 
 def _chat(target: LoadTarget, prompt: str) -> dict[str, Any]:
-    return {"messages": [{"role": "user", "content": prompt}], **_exactly(target)}
+    return {"messages": [{"role": "user", "content": prompt}], **_exact_length(target)}
 
 
 def _plain_chat(target: LoadTarget, prompt: str) -> dict[str, Any]:
@@ -53,8 +53,8 @@ def _plain_chat(target: LoadTarget, prompt: str) -> dict[str, Any]:
     return {"model": target.model, "messages": [turn], "max_tokens": target.tokens, "temperature": 0, "stream": True}
 
 
-def _exactly(target: LoadTarget) -> dict[str, Any]:
-    """A stream of exactly so many tokens, as vLLM and fledge understand it."""
+def _exact_length(target: LoadTarget) -> dict[str, Any]:
+    """Return the parameters for a stream of exactly `target.tokens`, as vLLM and fledge accept them."""
     return {
         "model": target.model,
         "max_tokens": target.tokens,
@@ -83,8 +83,8 @@ PROTOCOLS = {
 
 
 @asynccontextmanager
-async def asking(target: LoadTarget) -> AsyncIterator[Ask]:
-    """A function that asks a server and never raises: what went wrong is the answer's `error`."""
+async def open_client(target: LoadTarget) -> AsyncIterator[Ask]:
+    """Yield a function that sends a prompt to a server; failures are in the answer's `error`."""
     protocol = PROTOCOLS[target.protocol]
     async with aiohttp.ClientSession(
         connector=aiohttp.TCPConnector(limit=0), timeout=aiohttp.ClientTimeout(target.timeout_s)
@@ -98,7 +98,7 @@ async def asking(target: LoadTarget) -> AsyncIterator[Ask]:
                         answer.error = f"HTTP {response.status}"
                         return answer
                     if protocol.read is None:
-                        await _stream(response, answer)
+                        await _read_stream(response, answer)
                     else:
                         answer.tokens = protocol.read(await response.json())
             except (aiohttp.ClientError, OSError, ValueError, LookupError, TypeError) as error:
@@ -111,7 +111,7 @@ async def asking(target: LoadTarget) -> AsyncIterator[Ask]:
         yield ask
 
 
-async def _stream(response: aiohttp.ClientResponse, answer: LoadAnswer) -> None:
+async def _read_stream(response: aiohttp.ClientResponse, answer: LoadAnswer) -> None:
     async for line in response.content:
         moment = time.perf_counter()
         if not line.startswith(b"data: {"):
@@ -129,7 +129,7 @@ async def _stream(response: aiohttp.ClientResponse, answer: LoadAnswer) -> None:
 async def _main(config: dict[str, Any]) -> None:
     target = LoadTarget(**config["target"])
     texts = prompts(config["characters"], config["seed"])
-    async with asking(target) as ask:
+    async with open_client(target) as ask:
         for content in config["loads"]:
             load = Load(**content)
             await asyncio.gather(*(ask(next(texts)) for _ in range(load.warm_up)))

@@ -1,4 +1,4 @@
-"""The load on a server: closed and open loops over any way of asking, and the figures of what came back."""
+"""Load generation: closed and open loops with any client, and their figures."""
 
 import asyncio
 import itertools
@@ -11,14 +11,14 @@ from typing import Literal, NamedTuple
 
 from fledge.bench.rounds import quantile
 
-# So that a server that refuses at once is not asked a thousand times a second by a client that has nothing to do.
+# A client in a closed loop would otherwise retry a server that refuses immediately thousands of times a second.
 PAUSE_AFTER_ERROR_S = 0.1
 
 
 @dataclass(frozen=True)
 class Load:
-    """`size` clients that each ask again when they have been answered (closed), or `size` requests a second at times
-    of their own, whatever the answers do (open); nothing new is sent after `seconds`."""
+    """A closed loop of `size` clients that each send a request after each answer, or an open loop of `size` requests/s
+    at random times; nothing is sent after `seconds`."""
 
     loop: Literal["closed", "open"]
     size: float
@@ -30,14 +30,14 @@ class Load:
 
     @property
     def warm_up(self) -> int:
-        """Requests that are asked at once before the load, and do not count."""
+        """The number of concurrent requests before the load, which do not count."""
         return min(int(self.size), 16) if self.loop == "closed" else 4
 
 
 @dataclass
 class LoadAnswer:
-    """What one request brought: when each piece came that held text, in seconds of `time.perf_counter`, empty where
-    the answer came whole. `error` is empty for a 200 with the number of tokens that was asked for."""
+    """The answer to one request: the times of chunks with text (`time.perf_counter`, in seconds), empty if it did not
+    stream. `error` is empty for a 200 with the requested number of tokens."""
 
     pieces: list[float] = field(default_factory=list)
     tokens: int = 0
@@ -45,9 +45,9 @@ class LoadAnswer:
 
 
 class LoadSample(NamedTuple):
-    """One request, in seconds since its load began: when it was due, and when its answer ended.
+    """One request: when it was due and when its answer ended, in seconds since the load started.
 
-    `ttft_s` is null where the answer came whole; `gaps_s` are the times between its pieces.
+    `ttft_s` is null if the answer did not stream; `gaps_s` are the times between its chunks.
     """
 
     due_s: float
@@ -63,19 +63,19 @@ class LoadSample(NamedTuple):
 
 
 class Slo(NamedTuple):
-    """What a good answer takes at most, in seconds: to its first token, and in all."""
+    """Limits of a good answer: seconds to the first token, and in all."""
 
     ttft_s: float
     latency_s: float
 
-    def met(self, sample: LoadSample) -> bool:
-        """An answer that comes whole has its first token at its end."""
+    def is_met(self, sample: LoadSample) -> bool:
+        """Return whether an answer is within the limits; without streaming, the first token comes at the end."""
         first = sample.latency_s if sample.ttft_s is None else sample.ttft_s
         return not sample.error and first <= self.ttft_s and sample.latency_s <= self.latency_s
 
 
 class Figures(NamedTuple):
-    """What one load came to; times in seconds, null where nothing was answered or nothing streamed."""
+    """Figures of one load; times in seconds, null without answers or without streaming."""
 
     requests: int
     requests_per_s: float
@@ -93,20 +93,20 @@ Ask = Callable[[str], Awaitable[LoadAnswer]]
 
 
 async def run_load(load: Load, ask: Ask, prompts: Iterator[str], seed: int = 0) -> list[LoadSample]:
-    """Ask as the load says and wait for every answer."""
+    """Send the requests of a load and wait for all answers."""
     if load.loop == "open":
         return await open_loop(ask, prompts, arrivals(load.size, load.seconds, seed))
     return await closed_loop(ask, prompts, int(load.size), load.seconds)
 
 
 async def closed_loop(ask: Ask, prompts: Iterator[str], clients: int, seconds: float) -> list[LoadSample]:
-    """What is under way after `seconds` is waited for, and counts."""
-    begun = time.perf_counter()
+    """Run a closed loop. Answers pending after `seconds` are awaited and count."""
+    started = time.perf_counter()
     samples: list[LoadSample] = []
 
     async def client() -> None:
-        while (sent := time.perf_counter()) < begun + seconds:
-            samples.append(_sample(begun, sent, await ask(next(prompts))))
+        while (sent := time.perf_counter()) < started + seconds:
+            samples.append(_sample(started, sent, await ask(next(prompts))))
             if samples[-1].error:
                 await asyncio.sleep(PAUSE_AFTER_ERROR_S)
 
@@ -117,29 +117,29 @@ async def closed_loop(ask: Ask, prompts: Iterator[str], clients: int, seconds: f
 
 
 async def open_loop(ask: Ask, prompts: Iterator[str], due: Sequence[float]) -> list[LoadSample]:
-    """A request at each of the times `due`; its latency runs from there, also where it could only be sent later."""
-    begun = time.perf_counter()
+    """Send a request at each time in `due`. Latency counts from then, even if the request is sent later."""
+    started = time.perf_counter()
 
     async def one(moment: float, prompt: str) -> LoadSample:
-        return _sample(begun, begun + moment, await ask(prompt))
+        return _sample(started, started + moment, await ask(prompt))
 
     async with asyncio.TaskGroup() as group:
         tasks = []
         for moment in due:
-            await asyncio.sleep(begun + moment - time.perf_counter())
+            await asyncio.sleep(started + moment - time.perf_counter())
             tasks.append(group.create_task(one(moment, next(prompts))))
     return [task.result() for task in tasks]
 
 
 def arrivals(rate: float, seconds: float, seed: int) -> list[float]:
-    """Times of a Poisson process of `rate` a second, up to `seconds`; the same for the same seed."""
+    """Return the times of a Poisson process with `rate` per second, up to `seconds`; the seed determines them."""
     rng = random.Random(seed)
     times = itertools.accumulate(rng.expovariate(rate) for _ in itertools.count())
     return list(itertools.takewhile(lambda moment: moment < seconds, times))
 
 
 def prompts(characters: int, seed: int = 0) -> Iterator[str]:
-    """Texts of so many characters, of random letters in words, none like another: no cache of prefixes knows them."""
+    """Yield unique texts of `characters` random letters in words, so that prefix caches do not help."""
     rng = random.Random(seed)
     while True:
         letters = rng.choices(string.ascii_lowercase, k=characters)
@@ -149,10 +149,10 @@ def prompts(characters: int, seed: int = 0) -> Iterator[str]:
 
 
 def figures(rounds: Sequence[Sequence[LoadSample]], slo: Slo) -> Figures:
-    """The figures of one load, measured in one or several rounds.
+    """Return the figures of one load over one or more rounds.
 
-    Rates are over the time from the start of each round to its last answer. Times are over all that was answered
-    rightly, in all rounds.
+    Rates use the time from the start of each round to its last answer. Times are over the successful answers of all
+    rounds.
     """
     samples = [sample for one in rounds for sample in one]
     good = [sample for sample in samples if not sample.error]
@@ -173,7 +173,7 @@ def figures(rounds: Sequence[Sequence[LoadSample]], slo: Slo) -> Figures:
         inter_token_p99_s=_quantile(gaps, 0.99),
         latency_p50_s=_quantile(latencies, 0.5),
         latency_p99_s=_quantile(latencies, 0.99),
-        goodput_per_s=rate(sum(slo.met(sample) for sample in good)),
+        goodput_per_s=rate(sum(slo.is_met(sample) for sample in good)),
         errors=len(samples) - len(good),
     )
 
@@ -182,10 +182,10 @@ def _quantile(values: Sequence[float], share: float) -> float | None:
     return quantile(values, share) if values else None
 
 
-def _sample(begun: float, due: float, answer: LoadAnswer) -> LoadSample:
+def _sample(started: float, due: float, answer: LoadAnswer) -> LoadSample:
     return LoadSample(
-        due_s=due - begun,
-        ended_s=time.perf_counter() - begun,
+        due_s=due - started,
+        ended_s=time.perf_counter() - started,
         ttft_s=answer.pieces[0] - due if answer.pieces else None,
         gaps_s=[later - earlier for earlier, later in itertools.pairwise(answer.pieces)],
         tokens=answer.tokens,

@@ -1,4 +1,4 @@
-"""The models that benchmarks measure: by default one of random weights, and a real one where it is here."""
+"""The models of a benchmark: by default one with random weights, and SmolLM2 if it is cached."""
 
 import re
 from pathlib import Path
@@ -9,23 +9,23 @@ from fledge.core.settings import Workspace
 from fledge.core.types import Say
 from fledge.engines import selection
 from fledge.models import smollm2
-from fledge.models.gguf import converted
-from fledge.models.hub import is_here
+from fledge.models.gguf import find_converted
+from fledge.models.hub import is_cached
 from fledge.models.snapshot import Snapshot
 
 RANDOM = "random-124m"
-MODEL_HELP = "model to measure; without it random weights of DialoGPT-small's architecture (124 M), and smollm2"
+MODEL_HELP = "model to measure; default: random weights of DialoGPT-small's architecture (124 M), and smollm2"
 
 
 class Around(NamedTuple):
-    """The tokens that a model's chat template puts around what a user says; none for a model without a template."""
+    """The tokens that a model's chat template puts around a user's message; none without a template."""
 
     before: tuple[int, ...] = ()
     after: tuple[int, ...] = ()
 
 
 class MeasuredModel(NamedTuple):
-    """A model under its short name, which rows have. One with a chat template is asked in conversations."""
+    """A model with its short name in the rows. With a chat template, prompts are conversations."""
 
     name: str
     snapshot: Snapshot
@@ -42,37 +42,37 @@ class MeasuredModel(NamedTuple):
 
 
 def find_models(model: str, workspace: Workspace, say: Say, notes: list[str]) -> list[MeasuredModel]:
-    """The named model, or those of the default; `notes` gets why one of these is left out.
+    """Return the named model, or the default ones; `notes` gets the reason why one is left out.
 
-    Raises `InputError` or `FledgeError` for a model that cannot be had.
+    Raises `InputError` or `FledgeError` if a model cannot be resolved.
     """
     if model:
-        return [_measured(_short(model), selection.find_snapshot(model, workspace))]
-    found = [_measured(RANDOM, selection.find_snapshot(str(random_model(workspace.cache_dir, say)), workspace))]
-    if _smollm2_is_here(workspace.cache_dir):
-        found.append(_measured(smollm2.NAME, selection.find_snapshot(smollm2.NAME, workspace)))
+        return [_measure_around(_short_name(model), selection.find_snapshot(model, workspace))]
+    found = [_measure_around(RANDOM, selection.find_snapshot(str(random_model(workspace.cache_dir, say)), workspace))]
+    if _smollm2_is_cached(workspace.cache_dir):
+        found.append(_measure_around(smollm2.NAME, selection.find_snapshot(smollm2.NAME, workspace)))
     else:
         notes.append(f"{smollm2.NAME} is left out: it has not been fetched (python -m fledge.models.smollm2)")
         say(notes[-1])
     return found
 
 
-def _smollm2_is_here(cache: Path) -> bool:
-    """A benchmark fetches nothing that nobody has asked for."""
-    fetched = (cache / "wheels" / smollm2.WHEEL).exists() or converted(smollm2.GGUF_SHA256, cache / "models")
-    return bool(fetched) or is_here(smollm2.HUB_NAME, smollm2.HUB_COMMIT)
+def _smollm2_is_cached(cache: Path) -> bool:
+    """Return whether SmolLM2 is cached: a benchmark does not download it unasked."""
+    fetched = (cache / "wheels" / smollm2.WHEEL).exists() or find_converted(smollm2.GGUF_SHA256, cache / "models")
+    return bool(fetched) or is_cached(smollm2.HUB_NAME, smollm2.HUB_COMMIT)
 
 
-def _measured(name: str, snapshot: Snapshot) -> MeasuredModel:
-    return MeasuredModel(name, snapshot, _around(snapshot))
+def _measure_around(name: str, snapshot: Snapshot) -> MeasuredModel:
+    return MeasuredModel(name, snapshot, _find_around(snapshot))
 
 
-def _around(snapshot: Snapshot) -> Around:
+def _find_around(snapshot: Snapshot) -> Around:
     command = module("_hf_peer", "around", {"model": str(snapshot.path)})
-    (line,) = run(command, START_S).lines  # a template may loop
+    (line,) = run(command, START_S).lines  # in a process: a template may loop
     return Around(tuple(line["before"]), tuple(line["after"]))
 
 
-def _short(model: str) -> str:
-    """The last part of a path or a Hub id, of the letters that names of figures in MLflow may have."""
+def _short_name(model: str) -> str:
+    """Return the last part of a path or a Hub id, with the characters allowed in MLflow's metric names."""
     return re.sub(r"[^\w.-]", "-", Path(model.rstrip("/")).name or model)[:60]

@@ -1,4 +1,4 @@
-"""What fledge's endpoint is measured against: how each peer is installed, prepared and started."""
+"""Peers of fledge's endpoint: how each is installed, prepared and started."""
 
 import json
 import os
@@ -20,9 +20,8 @@ MLFLOW, TRANSFORMERS, LITSERVE = "mlflow", "transformers", "litserve"
 
 
 class Place(NamedTuple):
-    """Where a server is prepared: the model's folder, a folder of its own, a free port, `cpu` or `cuda`; how many
-    tokens are asked of it, how long a client waits for them, in seconds, and whether prompts go through the model's
-    chat template."""
+    """Parameters of a server: the model's folder, its own folder, a free port, `cpu` or `cuda`, tokens per answer, the
+    client's timeout in seconds, and whether prompts use the chat template."""
 
     model: Path
     folder: Path
@@ -37,9 +36,10 @@ class Place(NamedTuple):
 
 
 class Peer(NamedTuple):
-    """The packages of a peer's environment beside torch, about how long pip takes, and what prepares its start.
+    """The packages of a peer's environment, besides torch, the minutes that pip needs, and the function that prepares
+    it.
 
-    `command` gets the folder of the environment's programs.
+    `command` gets the `bin` folder of the environment.
     """
 
     packages: tuple[str, ...]
@@ -48,15 +48,15 @@ class Peer(NamedTuple):
 
 
 def find_command(name: str, place: Place, state_dir: Path, say: Say) -> ServerCommand:
-    """Install a peer where it is not yet, and return what starts it. Raises `FledgeError` that says why it cannot."""
+    """Install a peer if needed and return its command. Raises `FledgeError` if that fails."""
     peer = PEERS[name]
     programs = environment(name, peer.packages, peer.minutes, state_dir, say)
     state.ensure(place.folder)
     return peer.command(programs, place)
 
 
-def _mlflow(programs: Path, place: Place) -> ServerCommand:
-    """`mlflow models serve` of the proof of concept's model, which is registered first."""
+def _prepare_mlflow(programs: Path, place: Place) -> ServerCommand:
+    """Register the proof-of-concept model and return the command `mlflow models serve`."""
     store = {"MLFLOW_TRACKING_URI": f"sqlite:///{place.folder}/mlflow.db"}
     content = {
         "tracking_uri": store["MLFLOW_TRACKING_URI"],
@@ -66,15 +66,18 @@ def _mlflow(programs: Path, place: Place) -> ServerCommand:
         "device": place.device,
         "chat": place.chat,
     }
-    own = {**_first_on_path(programs), **store}
-    _prepare(_program(programs, "_mlflow_poc.py", content), place.folder, own)
+    own = {**_path_with(programs), **store}
+    _run_preparation(_program_command(programs, "_mlflow_poc.py", content), place.folder, own)
     served = ["models", "serve", "-m", "models:/poc/1", "-p", str(place.port), "--env-manager", "local"]
     return ServerCommand([str(programs / "mlflow"), *served], own, place.folder, place.target("invocations"))
 
 
-def _transformers(programs: Path, place: Place) -> ServerCommand:
-    """`transformers serve`, which knows conversations only, and ends an answer where the model's files say so: a copy
-    of them without an end, and with a template that is the text itself where the model has none."""
+def _prepare_transformers(programs: Path, place: Place) -> ServerCommand:
+    """Return the command `transformers serve`.
+
+    It serves conversations only and takes the end tokens from the model's files. So it gets a copy without end tokens,
+    and with a template that returns the text if prompts are text.
+    """
     model = state.ensure(place.folder / "model")
     own = ["config.json", "generation_config.json", *([] if place.chat else ["chat_template.jinja"])]
     for path in place.model.iterdir():
@@ -90,26 +93,29 @@ def _transformers(programs: Path, place: Place) -> ServerCommand:
     served += ["--host", "127.0.0.1", "--port", str(place.port)]
     return ServerCommand(
         [str(programs / "transformers"), *served, str(model)],
-        _first_on_path(programs),
+        _path_with(programs),
         place.folder,
         place.target("plain-chat", str(model)),
     )
 
 
-def _litserve(programs: Path, place: Place) -> ServerCommand:
+def _prepare_litserve(programs: Path, place: Place) -> ServerCommand:
     names = ("tokens", "port", "device", "chat")
     content = {"folder": str(place.model), **{name: getattr(place, name) for name in names}}
     return ServerCommand(
-        _program(programs, "_hf_litserve.py", content), _first_on_path(programs), place.folder, place.target("predict")
+        _program_command(programs, "_hf_litserve.py", content),
+        _path_with(programs),
+        place.folder,
+        place.target("predict"),
     )
 
 
-def _program(programs: Path, name: str, content: Any) -> list[str]:
-    """The command that runs a file of this folder, without the folder's other modules in its way."""
+def _program_command(programs: Path, name: str, content: Any) -> list[str]:
+    """Return the command that runs a file of this folder, without the folder's modules on the path."""
     return [str(programs / "python"), "-P", str(Path(__file__).with_name(name)), json.dumps(content)]
 
 
-def _prepare(words: list[str], folder: Path, own: Mapping[str, str]) -> None:
+def _run_preparation(words: list[str], folder: Path, own: Mapping[str, str]) -> None:
     try:
         done = subprocess.run(
             words,
@@ -121,20 +127,20 @@ def _prepare(words: list[str], folder: Path, own: Mapping[str, str]) -> None:
             timeout=PREPARE_S,
         )
     except subprocess.TimeoutExpired:
-        raise FledgeError(f"it could not be prepared within {PREPARE_S:g} s") from None
+        raise FledgeError(f"its preparation took longer than {PREPARE_S:g} s") from None
     if done.returncode:
-        last = done.stderr.strip().splitlines()[-1:] or [f"it ended with {done.returncode}"]
-        raise FledgeError(f"it could not be prepared: {last[0]}")
+        last = done.stderr.strip().splitlines()[-1:] or [f"exit code {done.returncode}"]
+        raise FledgeError(f"its preparation failed: {last[0]}")
 
 
-def _first_on_path(programs: Path) -> dict[str, str]:
-    """Where servers find the programs that they start by name."""
+def _path_with(programs: Path) -> dict[str, str]:
+    """Return an environment with `programs` first on the path, for programs that servers start by name."""
     return {"PATH": f"{programs}{os.pathsep}{os.environ.get('PATH', '')}"}
 
 
 PEERS = {
-    MLFLOW: Peer(("mlflow", "transformers", "langchain-core", "langchain-huggingface"), 3, _mlflow),
-    # Its extra leaves out requests, which its command line imports.
-    TRANSFORMERS: Peer(("transformers[serving]", "tokenizers", "requests"), 2, _transformers),
-    LITSERVE: Peer(("litserve==0.2.19", "transformers", "tokenizers"), 2, _litserve),
+    MLFLOW: Peer(("mlflow", "transformers", "langchain-core", "langchain-huggingface"), 3, _prepare_mlflow),
+    # The extra lacks requests, which its command line imports.
+    TRANSFORMERS: Peer(("transformers[serving]", "tokenizers", "requests"), 2, _prepare_transformers),
+    LITSERVE: Peer(("litserve==0.2.19", "transformers", "tokenizers"), 2, _prepare_litserve),
 }

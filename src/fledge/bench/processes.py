@@ -1,4 +1,4 @@
-"""The measured processes of a benchmark: each alone, watched, and gone when it ends or takes too long."""
+"""Run the measured processes of a benchmark one by one, with a deadline and a watch on memory."""
 
 import contextlib
 import json
@@ -24,52 +24,52 @@ from fledge.core.types import Say
 
 SAMPLE_S = 0.5
 START_S = 600.0  # to load a model on a slow machine
-SLOWEST_TOKENS_PER_S = 1.0  # what is slower than this has hung
+SLOWEST_TOKENS_PER_S = 1.0  # anything slower counts as hung
 
 
 class Measured(NamedTuple):
-    """The lines of JSON that a process wrote, and the most memory it had (PSS, with its children), in bytes."""
+    """The lines of JSON that a process wrote, and its peak memory (PSS, with its children) in bytes."""
 
     lines: list[dict[str, Any]]
     memory_bytes: int
 
 
 class BenchDeadlineError(FledgeError):
-    """A measured process wrote nothing for too long."""
+    """A measured process wrote no line before its deadline."""
 
 
-def run(command: list[str], deadline_s: float, told: Callable[[int], None] = lambda _: None) -> Measured:
-    """Run a program to its end; `told` hears how many lines there are.
+def run(command: list[str], deadline_s: float, on_line: Callable[[int], None] = lambda _: None) -> Measured:
+    """Run a program to its end; `on_line` is called with the number of lines after each.
 
-    Raises `DeadlineError` if it writes no line for `deadline_s`; it is killed then. Raises `FledgeError` if it fails.
+    Raises `BenchDeadlineError` if it writes no line for `deadline_s`, after killing it; `FledgeError` if it fails.
     """
     lines: list[dict[str, Any]] = []
     with _child(command) as child, _Watch(child, deadline_s) as watch:
         assert child.stdout  # noqa: S101 (opened as a pipe)
         for line in child.stdout:
-            if not line.endswith("\n"):  # cut off by its end
+            if not line.endswith("\n"):  # truncated
                 break
-            watch.heard()
+            watch.reset()
             lines.append(json.loads(line))
-            told(len(lines))
+            on_line(len(lines))
         if watch.expired:
             raise BenchDeadlineError(f"a measured process was stopped: it wrote nothing for {deadline_s:g} s")
     return Measured(lines, watch.peak_bytes)
 
 
 def deadline(tokens: int) -> float:
-    """Seconds in which a process must have loaded a model and generated so many tokens, however slow the machine is."""
+    """Return the seconds to load a model and generate `tokens` on the slowest machine."""
     return START_S + tokens / SLOWEST_TOKENS_PER_S
 
 
 def module(name: str, *arguments: Any) -> list[str]:
-    """The command that runs a module of this package; what is no text is passed as JSON."""
+    """Return the command that runs a module of this package; arguments other than strings are passed as JSON."""
     words = [item if isinstance(item, str) else json.dumps(item) for item in arguments]
     return [sys.executable, "-m", f"fledge.bench.{name}", *words]
 
 
 def random_model(cache_dir: Path, say: Say) -> Path:
-    """A model of DialoGPT-small's architecture with random weights, made once."""
+    """Return the folder of a model of DialoGPT-small's architecture with random weights, creating it if needed."""
     folder = state.ensure(cache_dir / "bench") / "random-dialogpt-small"
     if not folder.is_dir():
         say("making a model of DialoGPT-small's architecture with random weights, about 10 s")
@@ -80,26 +80,26 @@ def random_model(cache_dir: Path, say: Say) -> Path:
 
 
 def end_group(process: "subprocess.Popen[Any]") -> None:
-    """Kill a process that leads a session of its own, and all of that session's first group."""
+    """Kill the process group of a session leader."""
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
 
 
 @contextmanager
 def _child(command: list[str]) -> Iterator["subprocess.Popen[str]"]:
-    """A process of ours that must end well, and does not outlive us."""
+    """Run a child process and kill it on exit. Raises `FledgeError` if it fails."""
     child: subprocess.Popen[str] | None = None
-    with tempfile.TemporaryFile("w+") as said:
+    with tempfile.TemporaryFile("w+") as errors:
         try:
             with postpone_interrupts():
                 child = subprocess.Popen(
-                    command, stdout=subprocess.PIPE, stderr=said, text=True, start_new_session=True
+                    command, stdout=subprocess.PIPE, stderr=errors, text=True, start_new_session=True
                 )
             yield child
             if child.wait():
-                said.seek(0)
-                last = said.read().strip().splitlines()[-1:] or ["no message"]
-                raise FledgeError(f"a measured process ended with {child.returncode}: {last[0]}")
+                errors.seek(0)
+                last = errors.read().strip().splitlines()[-1:] or ["no message"]
+                raise FledgeError(f"a measured process exited with code {child.returncode}: {last[0]}")
         finally:
             if child is not None:
                 end_group(child)
@@ -107,7 +107,7 @@ def _child(command: list[str]) -> Iterator["subprocess.Popen[str]"]:
 
 
 class _Watch:
-    """Samples the proportional memory of a process and its children, and kills them where no line comes in time."""
+    """Samples the proportional memory of a process and its children, and kills them at the deadline."""
 
     def __init__(self, child: "subprocess.Popen[str]", deadline_s: float) -> None:
         self.peak_bytes = 0
@@ -125,8 +125,8 @@ class _Watch:
         self._done.set()
         self._thread.join()
 
-    def heard(self) -> None:
-        """A line has come."""
+    def reset(self) -> None:
+        """Restart the deadline."""
         self._last = time.monotonic()
 
     def _run(self) -> None:
@@ -138,6 +138,6 @@ class _Watch:
                 return
             try:
                 now = sum(proportional_bytes(item.pid) for item in [process, *process.children(recursive=True)])
-            except psutil.Error:  # it has just ended
+            except psutil.Error:  # the process has just ended
                 continue
             self.peak_bytes = max(self.peak_bytes, now)

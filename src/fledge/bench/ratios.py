@@ -1,4 +1,4 @@
-"""What the rows of `bench serve` say about fledge against its peers: pure functions of them."""
+"""Compare fledge with its peers from the rows of `bench serve`; pure functions."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -7,63 +7,63 @@ Rows = Sequence[Mapping[str, Any]]
 
 
 def ratios(rows: Rows, subjects: Sequence[str], peers: Sequence[str]) -> dict[str, dict[str, dict[str, float | None]]]:
-    """Requests a second of each subject over each peer, by clients; null where the peer answered nothing."""
+    """Return each subject's requests/s divided by each peer's, by clients; null if the peer answered nothing."""
     return {
         subject: {
-            peer: _by_load(rows, (subject, "requests_per_s"), (peer, "requests_per_s"))
-            for peer in _measured(rows, peers)
+            peer: _divide_by_load(rows, (subject, "requests_per_s"), (peer, "requests_per_s"))
+            for peer in _filter_measured(rows, peers)
         }
-        for subject in _measured(rows, subjects)
+        for subject in _filter_measured(rows, subjects)
     }
 
 
 def costs(rows: Rows, servers: Rows, subjects: Sequence[str], peers: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """What a subject takes over what a peer takes: below 1 is better.
+    """Return each subject's costs divided by each peer's; below 1 is better.
 
-    `latency_p50` and `first_token` by clients, the latter over the peer's whole answer where it does not stream; of the
-    server as a whole `ready` (command to first answer) and `memory`.
+    `latency_p50` and `first_token` are by clients; for a peer that does not stream, the first token comes with the
+    whole answer. `ready` (command to first answer) and `memory` are those of the whole server.
     """
     found: dict[str, dict[str, Any]] = {}
     whole = {server["peer"]: server for server in servers}
-    for subject in _measured(rows, subjects):
-        for peer in _measured(rows, peers):
+    for subject in _filter_measured(rows, subjects):
+        for peer in _filter_measured(rows, peers):
             streams = any(row["ttft_p50_s"] for row in rows if row["peer"] == peer)
             found.setdefault(subject, {})[peer] = {
-                "latency_p50": _by_load(rows, (subject, "latency_p50_s"), (peer, "latency_p50_s")),
-                "first_token": _by_load(
+                "latency_p50": _divide_by_load(rows, (subject, "latency_p50_s"), (peer, "latency_p50_s")),
+                "first_token": _divide_by_load(
                     rows, (subject, "ttft_p50_s"), (peer, "ttft_p50_s" if streams else "latency_p50_s")
                 ),
-                "ready": _over(whole[subject]["ready_seconds"], whole[peer]["ready_seconds"]),
-                "memory": _over(whole[subject]["memory_bytes"], whole[peer]["memory_bytes"]),
+                "ready": _divide(whole[subject]["ready_seconds"], whole[peer]["ready_seconds"]),
+                "memory": _divide(whole[subject]["memory_bytes"], whole[peer]["memory_bytes"]),
             }
     return found
 
 
 def over_engine(rows: Rows, engines: Mapping[str, str]) -> dict[str, dict[str, float | None]]:
-    """Requests a second of an endpoint over those of its engine in process, by clients."""
-    measured = _measured(rows, [*engines, *engines.values()])
+    """Return an endpoint's requests/s divided by its engine's in process, by clients."""
+    measured = _filter_measured(rows, [*engines, *engines.values()])
     return {
-        name: _by_load(rows, (name, "requests_per_s"), (engine, "requests_per_s"))
+        name: _divide_by_load(rows, (name, "requests_per_s"), (engine, "requests_per_s"))
         for name, engine in engines.items()
         if name in measured and engine in measured
     }
 
 
-def _measured(rows: Rows, names: Sequence[str]) -> list[str]:
+def _filter_measured(rows: Rows, names: Sequence[str]) -> list[str]:
     found = {row["peer"] for row in rows}
     return [name for name in names if name in found]
 
 
-def _by_load(rows: Rows, one: tuple[str, str], other: tuple[str, str]) -> dict[str, float | None]:
-    """A figure of one server over a figure of another, for each number of clients."""
+def _divide_by_load(rows: Rows, one: tuple[str, str], other: tuple[str, str]) -> dict[str, float | None]:
+    """Return a figure of one server divided by a figure of another, by clients."""
     values = {(row["peer"], row["load"]): row for row in rows if row["loop"] == "closed"}
     loads = [load for peer, load in values if peer == one[0]]
     return {
-        f"{load:g}": _over(values[one[0], load][one[1]], values[other[0], load][other[1]])
+        f"{load:g}": _divide(values[one[0], load][one[1]], values[other[0], load][other[1]])
         for load in loads
         if (other[0], load) in values
     }
 
 
-def _over(one: float | None, other: float | None) -> float | None:
+def _divide(one: float | None, other: float | None) -> float | None:
     return one / other if one is not None and other else None

@@ -1,4 +1,4 @@
-"""What every subject of a benchmark is asked, and when its tokens came."""
+"""Rounds of an engine benchmark: prompts, token times and figures."""
 
 import itertools
 import random
@@ -11,9 +11,9 @@ import numpy as np
 
 @dataclass(frozen=True)
 class RoundPlan:
-    """Rounds of `load` prompts at once, each of random tokens that no other has; every load `repeats` times.
+    """Rounds of `load` concurrent prompts of unique random tokens; every load `repeats` times.
 
-    `before` and `after` are the tokens that a chat template puts around them.
+    `before` and `after` are the tokens of the chat template around a prompt.
     """
 
     loads: tuple[int, ...]
@@ -25,7 +25,7 @@ class RoundPlan:
     after: tuple[int, ...] = ()
 
     def rounds(self) -> Iterator[tuple[int, list[list[int]]]]:
-        """For each round its load and its prompts; all loads in turn, so that a slow minute hits them alike."""
+        """Yield the load and the prompts of each round. Loads alternate, so that a slow minute affects all alike."""
         rng = random.Random(0)
         for _ in range(self.repeats):
             for load in self.loads:
@@ -36,14 +36,14 @@ class RoundPlan:
 
 
 class Round(NamedTuple):
-    """When each token of each sequence came, in seconds after the prompts were handed over."""
+    """Times of each token of each sequence, in seconds since the prompts were submitted."""
 
     load: int
     times: list[list[float]]
 
 
 class RoundSummary(NamedTuple):
-    """The figures of all rounds at one load: medians and percentiles, times in seconds."""
+    """Medians and percentiles of all rounds at one load; times in seconds."""
 
     output_tokens_per_s: float
     requests_per_s: float
@@ -55,7 +55,7 @@ class RoundSummary(NamedTuple):
 
 
 def summarize(rounds: Sequence[Round]) -> RoundSummary:
-    """Throughput is the median over the rounds; times are over all their sequences."""
+    """Return the figures of rounds at one load: throughput is the median of rounds, times are over all sequences."""
     ends = [max(times[-1] for times in one.times) for one in rounds]
     tokens = [sum(len(times) for times in one.times) for one in rounds]
     sequences = [times for one in rounds for times in one.times]
@@ -73,5 +73,5 @@ def summarize(rounds: Sequence[Round]) -> RoundSummary:
 
 
 def quantile(values: Sequence[float], share: float) -> float:
-    """Linear between the nearest two; 0 where there are no values."""
+    """Return the quantile `share`, interpolated linearly; 0 without values."""
     return float(np.quantile(values, share)) if values else 0.0

@@ -1,4 +1,4 @@
-"""`bench_serve`: fledge's endpoint under load against the servers that one would use instead, in the same run."""
+"""`bench_serve`: fledge's endpoint under load, compared with alternative servers in the same run."""
 
 import socket
 import statistics
@@ -29,13 +29,13 @@ from fledge.core.types import Say, silent
 from fledge.engines import machine
 from fledge.engines.settings import EngineSettings
 
-QUIET = 0.15
+MAX_BUSY = 0.15
 SEED = 0
 
 
 @dataclass(frozen=True)
 class ServeBenchConfig(EngineSettings):
-    """What is asked, by how many, and for how long."""
+    """Settings of `bench_serve`."""
 
     experiment_name: str = option("fledge-bench", "MLflow experiment", env="EXPERIMENT_NAME")
     model: str = option("", MODEL_HELP)
@@ -43,16 +43,16 @@ class ServeBenchConfig(EngineSettings):
         tuple(fledge_servers.MODES), "fledge in mode fast (fledge) and exact (fledge-exact)"
     )
     peers: tuple[str, ...] = option(tuple(peers.PEERS), "servers to measure against; each is installed once")
-    loads: tuple[int, ...] = option((1, 4, 16, 64), "clients that each ask again when they are answered")
-    rates: tuple[float, ...] = option((2.0, 5.0), "requests a second that come at random times, answered or not")
-    seconds: float = option(20.0, "seconds for which each load sends; what is under way then is waited for")
+    loads: tuple[int, ...] = option((1, 4, 16, 64), "clients of closed loops: each sends a request after each answer")
+    rates: tuple[float, ...] = option((2.0, 5.0), "requests/s of open loops, at random times")
+    seconds: float = option(20.0, "seconds for which each load sends requests; pending answers are awaited")
     repeats: int = option(1, "times that every server is started and measured, in alternating order")
-    tokens: int = option(32, "new tokens of each answer, exactly")
-    prompt_characters: int = option(32, "characters of each prompt, random and never the same")
-    timeout_s: float = option(300.0, "seconds that a client waits for an answer")
-    slo_ttft_s: float = option(2.0, "most seconds to the first token of a good answer")
-    slo_latency_s: float = option(6.0, "most seconds of a good answer")
-    check: Literal["none", "guidellm"] = option("none", "guidellm: has GuideLLM measure fledge too, at 16 clients")
+    tokens: int = option(32, "exact number of new tokens of each answer")
+    prompt_characters: int = option(32, "characters of each prompt; prompts are random and unique")
+    timeout_s: float = option(300.0, "timeout of a request, in seconds")
+    slo_ttft_s: float = option(2.0, "maximum seconds to the first token, for goodput")
+    slo_latency_s: float = option(6.0, "maximum latency in seconds, for goodput")
+    check: Literal["none", "guidellm"] = option("none", "guidellm: measure fledge with GuideLLM too, at 16 clients")
 
     def problems(self) -> list[str]:
         found = super().problems() + out_of_range(
@@ -63,7 +63,7 @@ class ServeBenchConfig(EngineSettings):
         if not all(1 <= load <= 512 for load in self.loads) or not all(0 < rate <= 1000 for rate in self.rates):
             found.append(f"loads must be from 1 to 512 and rates up to 1000, not {self.loads} and {self.rates}")
         if not self.loads + self.rates:
-            found.append("there must be loads or rates")
+            found.append("loads and rates are both empty: name at least one")
         for what, chosen, known in (
             ("subjects", self.subjects, fledge_servers.MODES),
             ("peers", self.peers, peers.PEERS),
@@ -77,18 +77,18 @@ class ServeBenchConfig(EngineSettings):
 
     @property
     def plan(self) -> list[Load]:
-        """The loads, from the least to the most: what a server is left with after too much is the last to matter."""
+        """The loads in ascending order, so that an overload does not affect smaller loads."""
         closed = [Load("closed", size, self.seconds) for size in sorted(set(self.loads))]
         return [*closed, *(Load("open", rate, self.seconds) for rate in sorted(set(self.rates)))]
 
 
 @dataclass(frozen=True)
 class ServeBenchResult:
-    """`rows` has one entry for each model, server, or engine in process, and load.
+    """`rows` has one entry for each model, server or engine in process, and load.
 
-    `peers` holds what is of a server as a whole. `ratios` is fledge's requests a second over the peer's, by model,
-    subject, peer and clients; `costs` is what fledge takes over what the peer takes; `http_over_engine` compares an
-    endpoint with its own engine in process. `notes` tells what could not be measured, and why.
+    `peers` has the figures of whole servers. `ratios` is fledge's requests/s divided by the peer's, by model, subject,
+    peer and clients; `costs` is fledge's costs divided by the peer's; `http_over_engine` is an endpoint's requests/s
+    divided by its engine's in process. `notes` says what was not measured, and why.
     """
 
     machine: dict[str, Any]
@@ -107,7 +107,7 @@ class ServeBenchResult:
 
 
 class Visit(NamedTuple):
-    """One server's or engine's loads, started once: samples and peak memory (bytes) of each load."""
+    """One start of a server or engine: samples and peak memory (bytes) of each load."""
 
     samples: list[list[LoadSample]]
     memory_bytes: list[int]
@@ -117,14 +117,14 @@ class Visit(NamedTuple):
 def bench_serve(
     config: ServeBenchConfig, progress: Progress = lambda _done, _all, _what: None, say: Say = silent
 ) -> ServeBenchResult:
-    """Start each server, alone on the machine, ask it as the loads say, stop it, and record all figures in MLflow.
+    """Start each server in turn, put the loads on it, stop it, and record all figures in MLflow.
 
-    `progress(done, total, what)` is called after each load, and every few seconds in between. What cannot be installed
-    or started becomes a note. Raises `FledgeError` if that is so for every server.
+    `progress(done, total, what)` is called after each load and every few seconds. A server that cannot be installed or
+    started becomes a note. Raises `FledgeError` if all of them fail.
     """
     about = {**machine.describe(), "busy": psutil.cpu_percent(interval=1.0) / 100}
-    if about["busy"] > QUIET:
-        say(f"other programs use {about['busy']:.0%} of this machine: the figures will be lower than they could be")
+    if about["busy"] > MAX_BUSY:
+        say(f"other programs use {about['busy']:.0%} of this machine's CPU, which lowers the figures")
     notes: list[str] = []
     with (
         guarded(),
@@ -133,7 +133,7 @@ def bench_serve(
     ):
         models = find_models(config.model, config, reporter.say, notes)
         for model in models:
-            _check_room(config, model)
+            _check_context(config, model)
         visits = len(models) * (len(config.peers) + 2 * len(config.subjects)) * config.repeats
         reporter.total = visits * len(config.plan)
         benches = {}
@@ -162,17 +162,17 @@ def bench_serve(
     return replace(result, run_id=record_serving(config, result))
 
 
-def _check_room(config: ServeBenchConfig, model: MeasuredModel) -> None:
+def _check_context(config: ServeBenchConfig, model: MeasuredModel) -> None:
     tokens = len(model.around.before) + config.prompt_characters + len(model.around.after) + config.tokens
     if tokens > model.snapshot.context:
         raise InputError(
-            f"{model.snapshot.source} takes {model.snapshot.context} tokens",
+            f"the context window of {model.snapshot.source} has only {model.snapshot.context} tokens",
             hint="lower --prompt-characters or --tokens",
         )
 
 
 class _Bench:
-    """The servers of one model: in which order they are visited, and what came of it."""
+    """Runs and collects the measurements of one model's servers."""
 
     def __init__(
         self, config: ServeBenchConfig, model: MeasuredModel, folder: Path, reporter: Reporter, notes: list[str]
@@ -185,26 +185,28 @@ class _Bench:
 
     def run(self) -> None:
         if self.config.check == "guidellm":
-            with self._noted(guidellm.PACKAGE):  # before anything is measured
+            with self._note_failure(guidellm.PACKAGE):  # before anything is measured
                 guidellm.install(self.config.state_dir, self.say)
-        visitors: dict[str, Callable[[Path], Visit]] = {name: partial(self._peer, name) for name in self.config.peers}
+        visitors: dict[str, Callable[[Path], Visit]] = {
+            name: partial(self._measure_peer, name) for name in self.config.peers
+        }
         for name in self.config.subjects:
-            with self._noted(name):
+            with self._note_failure(name):
                 fledge_servers.export(self.config, name, self.model.snapshot, self.say)
-                visitors[fledge_servers.ENGINES[name]] = partial(self._engine, name)
-                visitors[name] = partial(self._subject, name)
+                visitors[fledge_servers.ENGINES[name]] = partial(self._measure_engine, name)
+                visitors[name] = partial(self._measure_subject, name)
         for number in range(self.config.repeats):
             for name in list(visitors)[:: -1 if number % 2 else 1]:
                 if number and name not in self.visits:
-                    continue  # it failed before
-                with self._noted(name):
+                    continue  # it has failed before
+                with self._note_failure(name):
                     self.reporter.begin(f"{self.model.name}, {name}: starting")
                     visit = visitors[name](state.ensure(self.folder / f"{name}-{number}"))
                     self.visits.setdefault(name, []).append(visit)
 
     @contextmanager
-    def _noted(self, name: str) -> Iterator[None]:
-        """What fails here is noted, and the others go on."""
+    def _note_failure(self, name: str) -> Iterator[None]:
+        """Turn a failure into a note, so that the other servers are still measured."""
         try:
             yield
         except FledgeError as error:
@@ -244,45 +246,45 @@ class _Bench:
             )
         return found
 
-    def _peer(self, name: str, folder: Path) -> Visit:
-        place = self._place(folder)
-        return self._server(name, peers.find_command(name, place, self.config.state_dir, self.say), folder)
+    def _measure_peer(self, name: str, folder: Path) -> Visit:
+        place = self._make_place(folder)
+        return self._measure_server(name, peers.find_command(name, place, self.config.state_dir, self.say), folder)
 
-    def _subject(self, name: str, folder: Path) -> Visit:
+    def _measure_subject(self, name: str, folder: Path) -> Visit:
         if self._workspace is None:
             own = state.ensure(self.folder / "workspace")
             self._workspace = fledge_servers.release(self.config, self.model.snapshot, own, self.say)
-        place = self._place(folder)
+        place = self._make_place(folder)
         command = fledge_servers.serve_command(self.config, name, self._workspace, place)
-        return self._server(name, command, folder)
+        return self._measure_server(name, command, folder)
 
-    def _engine(self, name: str, _folder: Path) -> Visit:
-        command = fledge_servers.engine_command(self.config, name, self.model, self._plan(), self.config.tokens)
-        measured = run(command, self._longest, partial(self._tell, fledge_servers.ENGINES[name]))
-        return Visit(_samples(measured.lines), [measured.memory_bytes] * len(measured.lines))
+    def _measure_engine(self, name: str, _folder: Path) -> Visit:
+        command = fledge_servers.engine_command(self.config, name, self.model, self._make_plan(), self.config.tokens)
+        measured = run(command, self._deadline_s, partial(self._report_step, fledge_servers.ENGINES[name]))
+        return Visit(_read_samples(measured.lines), [measured.memory_bytes] * len(measured.lines))
 
-    def _server(self, name: str, command: ServerCommand, folder: Path) -> Visit:
+    def _measure_server(self, name: str, command: ServerCommand, folder: Path) -> Visit:
         memory: list[int] = []
         with running(command, folder / "log.txt") as server:
 
-            def told(count: int) -> None:
+            def count_load(count: int) -> None:
                 memory.append(server.memory.take())
-                self._tell(name, count)
+                self._report_step(name, count)
 
-            measured = run(fledge_servers.asking_command(command.target, self._plan()), self._longest, told)
+            measured = run(fledge_servers.load_command(command.target, self._make_plan()), self._deadline_s, count_load)
             if self.config.check == "guidellm" and name == self.config.subjects[0] and self.check is None:
-                self._check(name, command.target)
-            return Visit(_samples(measured.lines), memory, server.ready_seconds)
+                self._check_with_guidellm(name, command.target)
+            return Visit(_read_samples(measured.lines), memory, server.ready_seconds)
 
-    def _check(self, name: str, target: LoadTarget) -> None:
-        """The same clients once more, ours and GuideLLM's, one after the other."""
+    def _check_with_guidellm(self, name: str, target: LoadTarget) -> None:
+        """Measure one more load with our client, then with GuideLLM."""
         slo = Slo(self.config.slo_ttft_s, self.config.slo_latency_s)
-        plan = self._plan([Load("closed", guidellm.CLIENTS, self.config.seconds)], SEED + 1)
-        samples = _samples(run(fledge_servers.asking_command(target, plan), self._longest).lines)
+        plan = self._make_plan([Load("closed", guidellm.CLIENTS, self.config.seconds)], SEED + 1)
+        samples = _read_samples(run(fledge_servers.load_command(target, plan), self._deadline_s).lines)
         ours = figures(samples, slo).requests_per_s
-        asked = (self.config.prompt_characters, len(samples[0]))
-        with self._noted(guidellm.PACKAGE):
-            theirs = guidellm.requests_per_s(target, self.model.snapshot.path, *asked, self.config.state_dir, self.say)
+        size = (self.config.prompt_characters, len(samples[0]))
+        with self._note_failure(guidellm.PACKAGE):
+            theirs = guidellm.requests_per_s(target, self.model.snapshot.path, *size, self.config.state_dir, self.say)
             self.check = {
                 "tool": guidellm.PACKAGE,
                 "model": self.model.name,
@@ -293,7 +295,7 @@ class _Bench:
                 "ratio": ours / theirs,
             }
 
-    def _plan(self, loads: Sequence[Load] | None = None, seed: int = SEED) -> dict[str, Any]:
+    def _make_plan(self, loads: Sequence[Load] | None = None, seed: int = SEED) -> dict[str, Any]:
         found = self.config.plan if loads is None else loads
         return {
             "loads": [asdict(load) for load in found],
@@ -302,23 +304,23 @@ class _Bench:
         }
 
     @property
-    def _longest(self) -> float:
-        """Seconds within which the figures of a load are there: its requests and those before it to warm up."""
+    def _deadline_s(self) -> float:
+        """The deadline of a load in seconds, with its warm-up."""
         return START_S + self.config.seconds + 2 * self.config.timeout_s
 
-    def _place(self, folder: Path) -> peers.Place:
-        device = "cuda" if machine.gpu() and self.config.device != "cpu" else "cpu"
+    def _make_place(self, folder: Path) -> peers.Place:
+        device = "cuda" if machine.has_gpu() and self.config.device != "cpu" else "cpu"
         config, model = self.config, self.model
         return peers.Place(
             model.snapshot.path, folder, _free_port(), device, config.tokens, config.timeout_s, model.chat
         )
 
-    def _tell(self, name: str, count: int) -> None:
+    def _report_step(self, name: str, count: int) -> None:
         plan = self.config.plan
         self.reporter.step(f"{self.model.name}, {name}, {plan[min(count, len(plan) - 1)].label}")
 
 
-def _samples(lines: Sequence[Mapping[str, Any]]) -> list[list[LoadSample]]:
+def _read_samples(lines: Sequence[Mapping[str, Any]]) -> list[list[LoadSample]]:
     return [[LoadSample(*values) for values in line["samples"]] for line in lines]
 
 

@@ -1,2 +1,1 @@
-"""The demo: an end-to-end run through the public verbs (`end_to_end.py`), what it compares (`prompts.py`), its
-report."""
+"""The demo: an end-to-end run with the public API (`end_to_end.py`), its prompts (`prompts.py`) and its report."""

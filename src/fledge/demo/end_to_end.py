@@ -1,4 +1,4 @@
-"""`run_demo`: an end-to-end run of a model through the public verbs, no private path."""
+"""`run_demo`: an end-to-end run of a model with the public API only."""
 
 import contextlib
 import os
@@ -32,10 +32,10 @@ from fledge.supervision.endpoints import check_port
 from fledge.tracking.connection import connect
 
 DEFAULT_QUESTIONS = 24
-MAX_TOKENS = 320  # of an answer; few are longer
+MAX_TOKENS = 320  # per answer; few are longer
 TRACES_TIMEOUT_S = 60.0
 
-# Seconds that each stage took on a machine with two cores; only the estimate of the time left uses them.
+# Seconds per stage on a machine with two cores, for the estimate of the remaining time.
 ESTIMATES = {
     "model": 20.0,
     "store": 5.0,
@@ -52,7 +52,7 @@ ESTIMATES = {
 
 
 class DemoStage(NamedTuple):
-    """A stage that ended, and how long it took."""
+    """A finished stage and its duration in seconds."""
 
     name: str
     ok: bool
@@ -60,7 +60,7 @@ class DemoStage(NamedTuple):
 
 
 class DemoListener(NamedTuple):
-    """What a caller hears: `started(stage, seconds_left)`, `ended(stage, in_words)`, and cells answered."""
+    """Callbacks: `started(stage, seconds_left)`, `ended(stage, summary)`, and `cells` for experiment progress."""
 
     started: Callable[[str, float], None]
     ended: Callable[[DemoStage, str], None]
@@ -69,7 +69,7 @@ class DemoListener(NamedTuple):
 
 @dataclass
 class DemoResult:
-    """What came of it, filled in stage by stage."""
+    """Result of the demo, filled in stage by stage."""
 
     stages: list[DemoStage] = field(default_factory=list)
     experiment: ExperimentResult | None = None
@@ -109,11 +109,11 @@ def run_demo(
 ) -> DemoResult:
     """Take a model from an experiment to a served, traced endpoint, and write a report.
 
-    Without `model` it is SmolLM2, or the embedded model where that cannot be had. Everything is kept in `home`, or
-    where the settings say. Raises `InputError` for bad questions or a port in use before anything is written;
-    whatever else goes wrong or is interrupted, no process is left behind.
+    The default model is SmolLM2, or the embedded model if SmolLM2 cannot be fetched. Data goes to `home`, or where the
+    settings say. Raises `InputError` for invalid questions or a port in use before it writes anything. Leaves no
+    process behind after an error or an interrupt.
     """
-    serving = _serving(home, port)
+    serving = _serve_config(home, port)
     workspace = Workspace(serving.tracking_uri, serving.state, serving.cache)
     limit = DEFAULT_QUESTIONS if questions == "default" else 0
     config = replace(
@@ -124,20 +124,20 @@ def run_demo(
         state=serving.state,
         cache=serving.cache,
     )
-    asked = select_questions(config)
+    question_set = select_questions(config)
     folder = home or Path.cwd()
     state.check_writable(folder)
     state.check_writable(workspace.state_dir)
     check_port(serving)
-    life = DemoResult()
+    result = DemoResult()
     with contextlib.ExitStack() as cleanup:
-        stage = _Stages(life, listener)
-        config = _make_release(life, stage, config, asked, cleanup, may_fall_back=model is None)
-        _serve_release(life, stage, config, serving, asked, folder, keep_serving, cleanup)
-    return life
+        stage = _Stages(result, listener)
+        config = _make_release(result, stage, config, question_set, cleanup, may_fall_back=model is None)
+        _serve_release(result, stage, config, serving, question_set, folder, keep_serving, cleanup)
+    return result
 
 
-def _serving(home: Path | None, port: int | None) -> ServeConfig:
+def _serve_config(home: Path | None, port: int | None) -> ServeConfig:
     flags: dict[str, Any] = {"port": port}
     if home is not None:
         home = home.absolute()
@@ -146,10 +146,10 @@ def _serving(home: Path | None, port: int | None) -> ServeConfig:
 
 
 class _Stages:
-    """Times the stages and tells the listener."""
+    """Times the stages and notifies the listener."""
 
-    def __init__(self, life: DemoResult, listener: DemoListener | None) -> None:
-        self._life = life
+    def __init__(self, result: DemoResult, listener: DemoListener | None) -> None:
+        self._life = result
         self.listener = listener
 
     @contextlib.contextmanager
@@ -171,10 +171,10 @@ class _Stages:
 
 
 def _make_release(
-    life: DemoResult,
+    result: DemoResult,
     stage: _Stages,
     config: ExperimentConfig,
-    asked: QuestionSet,
+    question_set: QuestionSet,
     cleanup: contextlib.ExitStack,
     *,
     may_fall_back: bool,
@@ -190,7 +190,7 @@ def _make_release(
             model = selection.find_snapshot(config.model, config)
         if model.has_chat_template:
             config = replace(config, prompts=tuple(prompt.name for prompt in PROMPTS))
-        life.model, life.model_name = config.model, load(ReleaseConfig).value.name_for(config.model)
+        result.model, result.model_name = config.model, load(ReleaseConfig).value.name_for(config.model)
         engine = selection.start(config, model)
         cleanup.callback(engine.close)
         words.append(f"{model.architecture}, {model.size / 1e6:.1f} MB, on {engine.info.name}: {engine.info.reason}")
@@ -203,31 +203,31 @@ def _make_release(
         words.append(without_password(config.tracking))
     with stage("experiment") as words:
         progress = stage.listener.cells if stage.listener else None
-        life.experiment = fledge.run_experiment(config, engine=engine, progress=progress)
+        result.experiment = fledge.run_experiment(config, engine=engine, progress=progress)
         words.append(
-            f"{len(asked.questions)} questions x {len(config.prompts)} prompts: {life.experiment.cells} answers, "
-            f"{life.experiment.failed} failed"
+            f"{len(question_set.questions)} questions x {len(config.prompts)} prompts: "
+            f"{result.experiment.cells} answers, {result.experiment.failed} failed"
         )
     with stage("compare") as words:
-        life.comparison = _compare(config, life.experiment, asked)
-        life.answers = _answers(config, life.experiment.run_id)
-        words.append(f"winner: {life.comparison.winner or 'none'}")
+        result.comparison = _compare(config, result.experiment, question_set)
+        result.answers = _load_answers(config, result.experiment.run_id)
+        words.append(f"winner: {result.comparison.winner or 'none'}")
     with stage("register") as words:
-        release = fledge.register(config, name=life.model_name, run_id=life.experiment.run_id)
-        life.model_version = release.version
+        release = fledge.register(config, name=result.model_name, run_id=result.experiment.run_id)
+        result.model_version = release.version
         words.append(f"{release.name} version {release.version}")
     with stage("promote") as words:
-        life.promotion = _promote(config, life, asked)
-        words.append(f"champion: {life.promotion}")
+        result.promotion = _promote(config, result, question_set)
+        words.append(f"champion: {result.promotion}")
     return config
 
 
 def _serve_release(
-    life: DemoResult,
+    result: DemoResult,
     stage: _Stages,
     config: ExperimentConfig,
     serving: ServeConfig,
-    asked: QuestionSet,
+    question_set: QuestionSet,
     folder: Path,
     keep_serving: bool,
     cleanup: contextlib.ExitStack,
@@ -235,55 +235,57 @@ def _serve_release(
     with stage("serve") as words:
         stopping = cleanup.enter_context(contextlib.ExitStack())
         stopping.callback(_stop_if_running, serving)
-        endpoint = fledge.serve(f"{life.model_name}@champion", config=serving)
-        life.url = endpoint.url
+        endpoint = fledge.serve(f"{result.model_name}@champion", config=serving)
+        result.url = endpoint.url
         words.append(f"{endpoint.url}, ready after {endpoint.ready_seconds:.1f} s")
     with stage("test") as words:
-        life.checks = _test(endpoint.url, asked)
-        words.append(f"{len(life.checks)} checks passed")
+        result.checks = _check_endpoint(endpoint.url, question_set)
+        words.append(f"{len(result.checks)} checks passed")
     with stage("traces") as words:
-        life.traces = _await_traces(config, life)
-        life.health = summarize(read_outbox(Path(endpoint.folder) / "outbox"))
-        words.append(f"{life.traces} served answers are in MLflow")
+        result.traces = _await_traces(config, result)
+        result.health = summarize(read_outbox(Path(endpoint.folder) / "outbox"))
+        words.append(f"{result.traces} served answers are in MLflow")
     with stage("report") as words:
         from fledge.demo.report import write_report
 
-        life.report = str(write_report(life, folder / "fledge-report.html"))
-        words.append(life.report)
+        result.report = str(write_report(result, folder / "fledge-report.html"))
+        words.append(result.report)
     with stage("stop") as words:
         if keep_serving:
             stopping.pop_all()
-            words.append(f"left running: {life.url}")
+            words.append(f"left running: {result.url}")
         else:
             stopping.close()
             words.append("stopped")
 
 
-def _compare(config: ExperimentConfig, experiment: ExperimentResult, asked: QuestionSet) -> Comparison:
-    metric = "token_f1" if _judged(asked) else "response_length"
+def _compare(config: ExperimentConfig, experiment: ExperimentResult, question_set: QuestionSet) -> Comparison:
+    metric = "token_f1" if _has_references(question_set) else "response_length"
     return fledge.compare(experiment.run_id, options=CompareOptions(metric=metric), workspace=config)
 
 
-def _judged(asked: QuestionSet) -> bool:
-    return any(item.reference for item in asked.questions)
+def _has_references(question_set: QuestionSet) -> bool:
+    return any(item.reference for item in question_set.questions)
 
 
-def _promote(config: ExperimentConfig, life: DemoResult, asked: QuestionSet) -> str:
-    """Move the alias by the verdict if there is a winner, else by force; returns why."""
-    comparison, version = life.comparison, life.model_version
-    if comparison is None or version is None or life.experiment is None:
-        raise FledgeError("nothing was compared or registered")
-    if comparison.winner and _judged(asked):
-        fledge.promote(life.model_name, version, evidence=life.experiment.run_id, workspace=config)
+def _promote(config: ExperimentConfig, result: DemoResult, question_set: QuestionSet) -> str:
+    """Promote by evidence if there is a winner, else by force; returns the reason."""
+    comparison, version = result.comparison, result.model_version
+    if comparison is None or version is None or result.experiment is None:
+        raise FledgeError("there is no comparison or release to promote")
+    if comparison.winner and _has_references(question_set):
+        fledge.promote(result.model_name, version, evidence=result.experiment.run_id, workspace=config)
         return f"by evidence, {comparison.winner} is better than {comparison.baseline}"
-    what = "no prompt has won yet" if _judged(asked) else "the questions have no references to judge by"
+    what = "no prompt has won yet" if _has_references(question_set) else "the questions have no references to judge by"
     reason = f"{what}; the demo serves {comparison.leader}"
-    fledge.promote(life.model_name, version, force=True, reason=reason, workspace=config)
+    fledge.promote(result.model_name, version, force=True, reason=reason, workspace=config)
     return f"by force, {reason}"
 
 
-def _test(url: str, asked: QuestionSet) -> list[Check]:
-    checks = fledge.check_endpoint(url, key=os.environ.get("FLEDGE_API_KEY"), question=asked.questions[0].question)
+def _check_endpoint(url: str, question_set: QuestionSet) -> list[Check]:
+    checks = fledge.check_endpoint(
+        url, key=os.environ.get("FLEDGE_API_KEY"), question=question_set.questions[0].question
+    )
     failed = [check for check in checks if not check.passed]
     if failed:
         raise FledgeError(f"the endpoint failed its check {failed[0].name!r}: {failed[0].detail}")
@@ -296,22 +298,24 @@ def _stop_if_running(serving: ServeConfig) -> None:
             fledge.stop(serving.port, workspace=serving)
 
 
-def _await_traces(config: ExperimentConfig, life: DemoResult) -> int:
-    """Wait until the recorder has shipped what was served just now."""
+def _await_traces(config: ExperimentConfig, result: DemoResult) -> int:
+    """Wait until the recorder has shipped the answers just served; returns their number."""
     from fledge.monitoring._mlflow_requests import count_traces
 
-    served = [check.request_id for check in life.checks if check.request_id]
+    served = [check.request_id for check in result.checks if check.request_id]
     deadline = time.monotonic() + TRACES_TIMEOUT_S
     while time.monotonic() < deadline:
-        count = count_traces(config.tracking, life.model_name, served)
+        count = count_traces(config.tracking, result.model_name, served)
         if count == len(served):
             return count
         time.sleep(0.3)
-    raise FledgeError(f"of {len(served)} served answers {count} are in MLflow", hint="fledge status")
+    raise FledgeError(
+        f"only {count} of {len(served)} served answers reached MLflow in {TRACES_TIMEOUT_S:.0f} s", hint="fledge status"
+    )
 
 
-def _answers(config: ExperimentConfig, run_id: str) -> list[dict[str, Any]]:
-    """Rows of the experiment's table, for the report."""
+def _load_answers(config: ExperimentConfig, run_id: str) -> list[dict[str, Any]]:
+    """Return the rows of the experiment's table for the report."""
     from fledge.experiments._mlflow_experiments import load_table
 
     table = load_table(connect(config.tracking), run_id)

@@ -1,6 +1,6 @@
 """The prompts of the demo: the question alone, an instruction, and examples.
 
-They were chosen on questions drawn with other seeds (1 and 2) than the demo's own.
+They were chosen on questions drawn with other seeds (1 and 2) than the demo's.
 """
 
 from fledge.core.types import Message

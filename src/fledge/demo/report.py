@@ -1,4 +1,4 @@
-"""The demo's report: one HTML file that loads nothing from the network."""
+"""The demo's report: one self-contained HTML file."""
 
 from pathlib import Path
 from typing import Any
@@ -10,21 +10,21 @@ from fledge.comparison.intervals import Numbers
 from fledge.comparison.plots import boxes, forest, svg
 
 
-def write_report(life: Any, path: Path) -> Path:
-    """Write the report of a `Life` to `path`, and return it."""
+def write_report(result: Any, path: Path) -> Path:
+    """Write the report of a `DemoResult` to `path` and return its absolute path."""
     environment = Environment(loader=PackageLoader("fledge.demo"), autoescape=select_autoescape(default=True))
     html = environment.get_template("report.html").render(
-        life=life,
-        comparison=life.comparison,
-        forest=svg(forest(life.comparison)),
-        latency=svg(boxes(_latencies(life.answers), "seconds")),
-        rows=life.answers,
+        result=result,
+        comparison=result.comparison,
+        forest=svg(forest(result.comparison)),
+        latency=svg(boxes(_group_latencies(result.answers), "seconds")),
+        rows=result.answers,
     )
     path.write_text(html, encoding="utf-8")
     return path.absolute()
 
 
-def _latencies(rows: list[dict[str, Any]]) -> dict[str, Numbers]:
-    """Seconds to the whole answer, for each arm."""
+def _group_latencies(rows: list[dict[str, Any]]) -> dict[str, Numbers]:
+    """Return the latencies of each arm, in seconds."""
     arms = list(dict.fromkeys(row["arm"] for row in rows))
     return {arm: np.array([row["latency_s"] for row in rows if row["arm"] == arm and not row["error"]]) for arm in arms}

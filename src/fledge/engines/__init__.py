@@ -1,2 +1,2 @@
-"""Engines turn prompts into text, each in a process of its own. Start with `engine.py` (what an engine is), then
-`selection.py` (which one runs a model here) and `process.py` (where it runs)."""
+"""Engines turn prompts into text, each in its own process. Start with `engine.py` (the interface), then `selection.py`
+(the choice of an engine) and `process.py` (the engine process)."""

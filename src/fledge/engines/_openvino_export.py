@@ -1,5 +1,5 @@
-"""Steps of an export to OpenVINO, each a process of its own, so that torch never stays in the memory of an engine:
-`python -m fledge.engines._openvino_export STEP ARGUMENT...`. Lines `progress STAGE` on stdout say what is done."""
+"""Steps of an export to OpenVINO: `python -m fledge.engines._openvino_export STEP ARGUMENT...`. Each is a process, so
+that torch never stays in an engine's memory. Lines `progress STAGE` on stdout report progress."""
 
 import json
 import math
@@ -24,42 +24,42 @@ ANSWER_TOKENS = 32
 
 
 def exact(snapshot: str, source: str, vocabulary: str, out: str) -> None:
-    """Write the OpenVINO model and `tokenizer.json` to the folder `out`. Its weights are as precise as they were saved.
+    """Write the OpenVINO model, in the precision of the saved weights, and `tokenizer.json` to the folder `out`.
 
-    Raises `InputError` where the snapshot is not what it says; `source` names it.
+    Raises `InputError` if the snapshot is inconsistent; `source` names it in errors.
     """
-    _stage("loading torch and transformers")
+    _report_stage("loading torch and transformers")
     import torch
     from optimum.exporters.openvino import export_from_model
 
     from fledge.engines.transformers_load import load_model, load_tokenizer
 
     tokenizer = load_tokenizer(Path(snapshot), source, int(vocabulary))
-    saved = {tensor.dtype for tensor in _tensors(Path(snapshot), source)} & weights.FLOATS.keys()
+    saved = {tensor.dtype for tensor in _read_tensors(Path(snapshot), source)} & weights.FLOATS.keys()
     half = {"F16": torch.float16, "BF16": torch.bfloat16}.get(*saved) if len(saved) == 1 else None
     model = load_model(Path(snapshot), source, half or torch.float32)
-    _stage("converting")
+    _report_stage("converting")
     export_from_model(model, out, task="text-generation-with-past", patch_16bit_model=half is not None)
     tokenizer.save_pretrained(out)
 
 
-def _tensors(folder: Path, source: str) -> Iterable[Tensor]:
+def _read_tensors(folder: Path, source: str) -> Iterable[Tensor]:
     names = [path.name for path in folder.iterdir()]
-    return weights.read(folder, weights.files(folder, names, source), source).tensors.values()
+    return weights.read(folder, weights.list_files(folder, names, source), source).tensors.values()
 
 
 def fast(exact_folder: str, out: str) -> None:
-    """Write to the folder `out` the model of an exact export with its weights as int8."""
-    _stage("loading the compressor")
+    """Write the model of an exact export with int8 weights to the folder `out`."""
+    _report_stage("loading the compressor")
     import nncf
     import openvino
 
-    _stage("compressing")
+    _report_stage("compressing")
     source, target = Path(exact_folder), Path(out)
     target.mkdir()
     model = openvino.Core().read_model(source / MODEL)
     compressed = nncf.compress_weights(model, mode=nncf.CompressWeightsMode.INT8_ASYM)
-    _stage("writing")
+    _report_stage("writing")
     openvino.save_model(compressed, target / MODEL, compress_to_fp16=False)
     for path in source.iterdir():
         if path.is_file() and not path.name.startswith("openvino_model"):
@@ -67,8 +67,8 @@ def fast(exact_folder: str, out: str) -> None:
 
 
 def measure(exact_folder: str, fast_folder: str) -> None:
-    """Write to `gate.json` in the fast folder how far its model departs from the exact one."""
-    _stage("measuring the accuracy of int8")
+    """Compare the fast model with the exact one and write the result to its `gate.json`."""
+    _report_stage("measuring the accuracy of int8")
     from fledge.engines.openvino import EXACT, FAST
     from fledge.engines.text import open_tokenizer
 
@@ -78,7 +78,7 @@ def measure(exact_folder: str, fast_folder: str) -> None:
     questions = [tokenizer.encode(text).ids for entry in entries for text in entry.held_out][:QUESTIONS]
     loss, greedy = zip(
         *(
-            (_loss(folder, properties, tokens), _greedy(folder, properties, questions))
+            (_compute_loss(folder, properties, tokens), _generate_greedily(folder, properties, questions))
             for folder, properties in ((exact_folder, EXACT), (fast_folder, FAST))
         ),
         strict=True,
@@ -95,8 +95,8 @@ def measure(exact_folder: str, fast_folder: str) -> None:
     (Path(fast_folder) / "gate.json").write_text(json.dumps(content, indent=1), encoding="utf-8")
 
 
-def _loss(folder: str, properties: dict[str, Any], tokens: list[int]) -> float:
-    """Mean negative log likelihood of a text, in nats a token."""
+def _compute_loss(folder: str, properties: dict[str, Any], tokens: list[int]) -> float:
+    """Return the mean negative log-likelihood of a text, in nats per token."""
     import openvino
 
     compiled = openvino.Core().compile_model(Path(folder) / MODEL, "CPU", properties)
@@ -121,7 +121,7 @@ def _loss(folder: str, properties: dict[str, Any], tokens: list[int]) -> float:
     return total / count
 
 
-def _greedy(folder: str, properties: dict[str, Any], prompts: list[list[int]]) -> list[list[int]]:
+def _generate_greedily(folder: str, properties: dict[str, Any], prompts: list[list[int]]) -> list[list[int]]:
     import openvino
     import openvino_genai
 
@@ -133,23 +133,25 @@ def _greedy(folder: str, properties: dict[str, Any], prompts: list[list[int]]) -
     return [result.m_generation_ids[0] for result in pipeline.generate(inputs, [config] * len(inputs))]
 
 
-def _stage(name: str) -> None:
-    _say("progress", name)
+def _report_stage(name: str) -> None:
+    _write_message("progress", name)
 
 
-def _say(kind: str, text: str) -> None:
+def _write_message(kind: str, text: str) -> None:
     sys.stdout.write(f"\n{kind} {text}\n")
     sys.stdout.flush()
 
 
 def main() -> None:
-    """Do one step. A refusal is a line `refused JSON`; of any other error the last line of stderr tells."""
+    """Run one step. A refused model is a line `refused JSON`; other errors are the last line of stderr."""
     warnings.filterwarnings("ignore")
     steps: dict[str, Callable[..., None]] = {"exact": exact, "fast": fast, "measure": measure}
     try:
         steps[sys.argv[1]](*sys.argv[2:])
     except FledgeError as error:
-        _say("refused", json.dumps({"kind": type(error).__name__, "message": error.message, "hint": error.hint}))
+        _write_message(
+            "refused", json.dumps({"kind": type(error).__name__, "message": error.message, "hint": error.hint})
+        )
         sys.exit(error.exit_code)
 
 

@@ -1,4 +1,4 @@
-"""What `fledge doctor` finds: the machine, its engines, and what is wrong."""
+"""Diagnosis for `fledge doctor`: the machine, its engines and problems."""
 
 from typing import Any
 
@@ -19,14 +19,14 @@ DETAILS = {
 
 
 def examine(settings: EngineSettings, model: str | None = None) -> dict[str, Any]:
-    """`machine`, `engines[]` of `name, ready, detail, hint`, `auto` in words, `problems[]` in words, and `memory`, what
-    the engine of `model` would take, in words; empty without a model."""
+    """Return `machine`, `engines[]` with `name, ready, detail, hint`, the choice of `auto`, `problems[]`, and `memory`,
+    a sentence on the memory for `model`, empty without one."""
     engines = [
         {
             "name": name,
-            "ready": selection.installed(name),
+            "ready": selection.is_installed(name),
             "detail": detail,
-            "hint": "" if selection.installed(name) else install_command(EXTRAS[name]),
+            "hint": "" if selection.is_installed(name) else install_command(EXTRAS[name]),
         }
         for name, detail in DETAILS.items()
     ]

@@ -1,4 +1,4 @@
-"""The machine: what of it matters to a model."""
+"""Describe this machine, as far as it matters to a model."""
 
 import platform
 import re
@@ -13,34 +13,34 @@ LIBRARIES = ("torch", "transformers", "openvino-genai", "optimum-intel", "mlflow
 
 
 def describe() -> dict[str, Any]:
-    """CPU, cores, memory in bytes, GPU, system, Python, and the versions of the libraries that count."""
+    """Return CPU, cores, memory in bytes, GPU, system, Python and library versions."""
     return {
-        "cpu": _cpu(),
+        "cpu": _read_cpu(),
         "cores": psutil.cpu_count(logical=False) or psutil.cpu_count() or 1,
         "threads": psutil.cpu_count() or 1,
         "memory_bytes": psutil.virtual_memory().total,
-        "gpu": gpu(),
+        "gpu": has_gpu(),
         "system": f"{platform.system()} {platform.release()}",
         "python": platform.python_version(),
-        "versions": {name: version for name in LIBRARIES if (version := _version(name))},
+        "versions": {name: version for name in LIBRARIES if (version := _find_version(name))},
     }
 
 
-def gpu() -> bool:
-    """Whether there is an NVIDIA GPU that the installed torch is built for."""
+def has_gpu() -> bool:
+    """Return whether the machine has an NVIDIA GPU and torch was built with CUDA."""
     torch = find_spec("torch")
     places = torch.submodule_search_locations if torch else None
     cuda = any((Path(place) / "lib" / "libtorch_cuda.so").exists() for place in places or [])
     return cuda and any(Path("/dev").glob("nvidia[0-9]*"))
 
 
-def _cpu() -> str:
+def _read_cpu() -> str:
     info = Path("/proc/cpuinfo")
     named = re.search(r"^model name\s*:\s*(.+)$", info.read_text(), re.MULTILINE) if info.exists() else None
     return named[1] if named else platform.processor() or platform.machine()
 
 
-def _version(name: str) -> str | None:
+def _find_version(name: str) -> str | None:
     try:
         return metadata.version(name)
     except metadata.PackageNotFoundError:

@@ -1,6 +1,6 @@
-"""What an engine takes of memory: estimated before it starts, from the model and the settings. Pure but for `check`.
+"""Estimate an engine's memory from the model and the settings, before it starts. Pure except for `check`.
 
-The figures were measured: `tests/engines/test_memory.py` compares them with what engines take.
+The constants were measured; `tests/engines/test_memory.py` compares the estimates with running engines.
 """
 
 import json
@@ -12,15 +12,15 @@ from fledge.core.errors import FledgeError
 from fledge.core.types import Mode
 from fledge.models.snapshot import Snapshot
 
-BLOCK_TOKENS = 32  # of OpenVINO's cache on a CPU
-USUAL_TOKENS = 12_288
-USUAL_GB = 1.0
-# The program with its libraries, and what it computes with.
+BLOCK_TOKENS = 32  # block size of OpenVINO's cache on a CPU
+DEFAULT_TOKENS = 12_288
+DEFAULT_GB = 1.0
+# The program, its libraries and its work space.
 BASE_BYTES = {"openvino": 180_000_000, "transformers": 700_000_000}
 
 
 class MemoryEstimate(NamedTuple):
-    """Bytes of an engine with a full cache, by what they are for."""
+    """Memory of an engine with a full cache, in bytes."""
 
     weights: int
     cache: int
@@ -32,28 +32,27 @@ class MemoryEstimate(NamedTuple):
 
 
 def estimate(model: Snapshot, engine: str, mode: Mode, cache_gb: float) -> MemoryEstimate:
-    """What an engine of the name takes on a CPU for a model."""
+    """Return the memory that an engine needs for a model on a CPU."""
     parameters = model.parameters
     program = BASE_BYTES[engine]
     if engine == "transformers":
-        return MemoryEstimate(4 * parameters, USUAL_TOKENS * token_bytes(model, "exact"), program)
-    copies = 2  # as they were read, and as they are laid out to compute with
+        return MemoryEstimate(4 * parameters, DEFAULT_TOKENS * token_bytes(model, "exact"), program)
+    copies = 2  # as read from disk, and reordered for computing
     weights = copies * parameters * (4 if mode == "exact" else 1)
     cache = cache_blocks(model, mode, cache_gb) * BLOCK_TOKENS * token_bytes(model, mode)
     return MemoryEstimate(weights, cache, program)
 
 
 def check(model: Snapshot, engine: str, mode: Mode, cache_gb: float) -> str:
-    """A sentence on the memory that an engine will take. Raises `FledgeError` where the machine has too little, swap
-    included, for the weights alone."""
+    """Return a sentence on the engine's memory. Raises `FledgeError` if the weights alone exceed memory and swap."""
     need = estimate(model, engine, mode, cache_gb)
     memory = psutil.virtual_memory()
     if need.weights > memory.total + psutil.swap_memory().total:
         fast = engine == "openvino" and mode == "exact"
         raise FledgeError(
-            f"{model.source} takes {need.weights / 1e9:.1f} GB for its weights in {mode} mode, and this machine has "
+            f"the weights of {model.source} need {need.weights / 1e9:.1f} GB in {mode} mode, but this machine has "
             f"{memory.total / 1e9:.1f} GB of memory",
-            hint="use --mode fast, which needs a quarter of that for weights" if fast else "use a smaller model",
+            hint="use --mode fast, which needs a quarter of that" if fast else "use a smaller model",
         )
     advice = "use a smaller model"
     if engine == "openvino":
@@ -62,24 +61,26 @@ def check(model: Snapshot, engine: str, mode: Mode, cache_gb: float) -> str:
 
 
 def describe(source: str, need: MemoryEstimate, available: int, advice: str) -> str:
-    """The estimate as a sentence, a warning with `advice` where it is more than what is available."""
-    parts = f"weights {_size(need.weights)}, cache up to {_size(need.cache)}"
-    text = f"the engine of {source} will take about {_size(need.total)} of memory ({parts})"
+    """Return the estimate as a sentence; if it exceeds the available bytes, as a warning with `advice`."""
+    parts = f"weights {_format_size(need.weights)}, cache up to {_format_size(need.cache)}"
+    text = f"the engine of {source} will take about {_format_size(need.total)} of memory ({parts})"
     if need.total > available:
-        return f"warning: {text}, and {_size(available)} are available; {advice}"
-    return f"{text}; {_size(available)} are available"
+        return f"warning: {text}, but only {_format_size(available)} are available; {advice}"
+    return f"{text}; {_format_size(available)} are available"
 
 
 def cache_blocks(model: Snapshot, mode: str, cache_gb: float) -> int:
-    """How many blocks of keys and values fit in so much memory, at least one answer's; 0 is for `USUAL_TOKENS`, within
-    `USUAL_GB`. OpenVINO itself counts memory in whole gigabytes."""
+    """Return the number of cache blocks that fit in `cache_gb`, at least enough for one answer.
+
+    0 means `DEFAULT_TOKENS` in at most `DEFAULT_GB`. OpenVINO itself counts memory in whole gigabytes.
+    """
     size = token_bytes(model, mode)
-    memory = cache_gb * 1e9 if cache_gb else min(USUAL_TOKENS * size, USUAL_GB * 1e9)
+    memory = cache_gb * 1e9 if cache_gb else min(DEFAULT_TOKENS * size, DEFAULT_GB * 1e9)
     return max(-(-model.context // BLOCK_TOKENS) + 1, int(memory / (BLOCK_TOKENS * size)))
 
 
 def token_bytes(model: Snapshot, mode: str) -> int:
-    """Keys and values of a token. A config that does not tell the model's shape is taken for a narrow one's."""
+    """Return the size of a token's keys and values, in bytes. Sizes missing in the config count as small."""
     config = json.loads((model.path / "config.json").read_text(encoding="utf-8"))
 
     def number(*names: str) -> int:
@@ -88,10 +89,10 @@ def token_bytes(model: Snapshot, mode: str) -> int:
     heads = number("num_attention_heads", "n_head") or 1
     size = number("head_dim") or number("hidden_size", "n_embd", "d_model") // heads
     layers = number("num_hidden_layers", "n_layer", "num_layers") or 1
-    # Fast mode keeps a byte for each value, and a scale and a zero point for each head.
+    # Fast mode stores one byte per value, and a scale and a zero point per head.
     row = 4 * size if mode == "exact" else size + 8
     return 2 * layers * (number("num_key_value_heads") or heads) * row
 
 
-def _size(count: int) -> str:
+def _format_size(count: int) -> str:
     return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.0f} MB"

@@ -1,6 +1,6 @@
 """The OpenVINO engine: continuous batching with prefix caching.
 
-Exact mode keeps weights, cache and arithmetic in fp32; fast mode has int8 weights and quantises as it computes.
+Exact mode uses fp32 for weights, cache and arithmetic; fast mode has int8 weights and quantises activations.
 """
 
 from pathlib import Path
@@ -18,7 +18,7 @@ from fledge.engines.text import TextConfig
 from fledge.engines.worker import GeneratedAnswer, WorkerEngine
 from fledge.models.snapshot import Snapshot
 
-# Weights mapped from a file would change under a running engine with the file.
+# Weights mapped from a file would change with the file under a running engine.
 FAST: dict[str, Any] = {"ENABLE_MMAP": False, "KV_CACHE_PRECISION": "u8"}
 EXACT: dict[str, Any] = {**FAST, "KV_CACHE_PRECISION": "f32", "INFERENCE_PRECISION_HINT": "f32"}
 
@@ -29,17 +29,19 @@ _REASONS: dict[Any, FinishReason] = {
 
 
 def check_device(device: str) -> None:
-    """Raise `InputError` if OpenVINO has no such device here."""
-    have = [name.split(".")[0].lower() for name in openvino.Core().available_devices]
-    if device not in have:
-        raise InputError(f"OpenVINO has no device {device!r} here; available: {', '.join(have)}", hint="--device cpu")
+    """Raise `InputError` if OpenVINO does not have this device."""
+    available = [name.split(".")[0].lower() for name in openvino.Core().available_devices]
+    if device not in available:
+        raise InputError(
+            f"OpenVINO has no device {device!r} here; available: {', '.join(available)}", hint="--device cpu"
+        )
 
 
 class OpenVINOEngine(WorkerEngine):
-    """Steps all answers together. `step` holds Python's lock."""
+    """Runs all answers in one batch; a step of the pipeline holds the GIL."""
 
     def __init__(self, model: Snapshot, folder: Path, info: EngineInfo, cache_gb: float) -> None:
-        """`folder` is the exported model; `cache_gb` is what keys and values may take, in GB, 0 for the usual."""
+        """`folder` has the exported model; `cache_gb` is the size of the KV cache in GB, 0 for the default."""
         super().__init__(info, TextConfig.of(model, (folder / "tokenizer.json").read_text(encoding="utf-8")))
         scheduler = openvino_genai.SchedulerConfig()
         scheduler.num_kv_blocks = cache_blocks(model, info.mode, cache_gb)
@@ -50,12 +52,12 @@ class OpenVINOEngine(WorkerEngine):
         self._count = 0
 
     def _turn(self) -> None:
-        for answer in self._take(limit=256):
+        for answer in self._admit(limit=256):
             self._count += 1
             tokens = openvino.Tensor(np.array([answer.token_ids], dtype=np.int64))
             try:
-                answer.handle = self._pipeline.add_request(self._count, tokens, self._config(answer))
-            except RuntimeError as error:  # it was not taken, and harms nobody else
+                answer.handle = self._pipeline.add_request(self._count, tokens, self._create_config(answer))
+            except RuntimeError as error:  # the pipeline rejected this request only
                 self._fail(answer, error)
         for answer in self._running:
             if answer.stream.cancelled and not answer.ended:
@@ -65,12 +67,12 @@ class OpenVINOEngine(WorkerEngine):
             self._pipeline.step()
         for answer in self._running:
             if not answer.ended:
-                self._read(answer)
+                self._read_output(answer)
         if all(answer.ended for answer in self._running):
             self._sweep()
 
     def _sweep(self) -> None:
-        """Let the pipeline see that requests were cancelled: it frees their part of the cache at its next step."""
+        """Run a step for cancelled requests, so that the pipeline frees their cache."""
         if self._pipeline.has_non_finished_requests():
             self._pipeline.step()
 
@@ -78,13 +80,13 @@ class OpenVINOEngine(WorkerEngine):
         if answer.handle is not None:
             answer.handle.cancel()
 
-    def _shut(self) -> None:
+    def _close(self) -> None:
         self._sweep()
 
-    def _config(self, answer: GeneratedAnswer) -> Any:
+    def _create_config(self, answer: GeneratedAnswer) -> Any:
         params = answer.params
         config = openvino_genai.GenerationConfig()
-        config.max_new_tokens = answer.room
+        config.max_new_tokens = answer.remaining
         config.ignore_eos = params.ignore_eos
         config.stop_token_ids = set() if params.ignore_eos else set(self.text.end_tokens)
         config.repetition_penalty = params.repetition_penalty
@@ -99,7 +101,7 @@ class OpenVINOEngine(WorkerEngine):
                 config.top_k = params.top_k
         return config
 
-    def _read(self, answer: GeneratedAnswer) -> None:
+    def _read_output(self, answer: GeneratedAnswer) -> None:
         if answer.handle.get_status() == openvino_genai.GenerationStatus.IGNORED:
             raise FledgeError("the prompt does not fit in the engine's cache", hint="raise --cache-gb")
         while answer.handle.can_read() and not answer.ended:

@@ -1,7 +1,7 @@
-"""OpenVINO's files of a snapshot: exported once for each digest and mode, complete or not at all, and kept.
+"""Export snapshots to OpenVINO, atomically and once for each digest and mode.
 
-In the cache a snapshot has `<digest>-exact` with fp32 weights and `<digest>-fast` with int8 weights; the latter holds
-`gate.json`, what int8 does to this model.
+The cache has `<digest>-exact` with fp32 weights and `<digest>-fast` with int8 weights and `gate.json`, the measured
+effect of int8 on the model.
 """
 
 import contextlib
@@ -24,18 +24,18 @@ from fledge.core.errors import FledgeError, rebuild
 from fledge.core.processes import module_command
 from fledge.core.types import Mode, Say
 from fledge.models.snapshot import Snapshot
-from fledge.releases.manifest import exported_beside
+from fledge.releases.manifest import find_release_export
 from fledge.releases.shared_files import files_of_exports
 
 HEARTBEAT_S = 15.0
 
 
 class ExportError(FledgeError):
-    """OpenVINO cannot run this model."""
+    """OpenVINO does not support this model."""
 
 
 class Int8Gate(NamedTuple):
-    """How far the fast model departs from the exact one: a ratio of perplexities, and a share of greedy tokens."""
+    """The fast model compared with the exact one: ratio of perplexities, and fraction of equal greedy tokens."""
 
     perplexity_ratio: float
     token_agreement: float
@@ -44,27 +44,26 @@ class Int8Gate(NamedTuple):
 def find_or_export(snapshot: Snapshot, cache: Path, mode: Mode, say: Say) -> Path:
     """Return the folder of the exported model: the release's own, else the cache's, exporting it first if needed.
 
-    Raises `ExportError` where OpenVINO does not know the architecture, `InputError` where the model is not what it
-    says.
+    Raises `ExportError` if OpenVINO does not support the architecture, `InputError` if the model is inconsistent.
     """
-    beside = exported_beside(snapshot.path, mode)
-    if beside is not None:
-        return beside
-    exact = exported_beside(snapshot.path, "exact") or _exact(snapshot, cache, say)
+    release_export = find_release_export(snapshot.path, mode)
+    if release_export is not None:
+        return release_export
+    exact = find_release_export(snapshot.path, "exact") or _find_or_export_exact(snapshot, cache, say)
     if mode == "exact":
         return exact
     fast = _folder(snapshot, state.ensure(cache), "fast")
-    _let_others_finish(fast, say)
+    _wait_for_other_exports(fast, say)
     with build(fast) as (working, lock):
         if working:
-            with _timed(say, f"quantizing {snapshot.source} to int8", estimate_s(snapshot, "fast")) as tell:
-                _run(snapshot, lock, tell, "fast", str(exact), str(working))
-                _run(snapshot, lock, tell, "measure", str(exact), str(working))
+            with _report_time(say, f"quantizing {snapshot.source} to int8", estimate_s(snapshot, "fast")) as report:
+                _run_step(snapshot, lock, report, "fast", str(exact), str(working))
+                _run_step(snapshot, lock, report, "measure", str(exact), str(working))
     return fast
 
 
 def export_seconds(snapshot: Snapshot, cache: Path, modes: Sequence[Mode]) -> float:
-    """An estimate of what `exported` takes for these modes; 0 where all is there."""
+    """Return the estimated seconds of the missing exports for these modes."""
     missing: set[Mode] = {mode for mode in modes if not is_exported(snapshot, cache, mode)}
     if "fast" in missing and not is_exported(snapshot, cache, "exact"):
         missing.add("exact")
@@ -72,22 +71,22 @@ def export_seconds(snapshot: Snapshot, cache: Path, modes: Sequence[Mode]) -> fl
 
 
 def estimate_s(snapshot: Snapshot, mode: Mode) -> float:
-    """Seconds that a step of an export takes; measured: 8 s for 2 M parameters, 22 s (fast: 45 s) for 124 M."""
+    """Return the estimated seconds of an export step; measured: 8 s for 2 M parameters, 22 s (fast: 45 s) for 124 M."""
     return 8 + (0.12e-6 if mode == "exact" else 0.3e-6) * snapshot.parameters
 
 
 def known_files(cache: Path, model_digest: str) -> dict[str, Path]:
-    """The files of a model that was exported before, by their SHA-256."""
+    """Return the files of a model's earlier exports by SHA-256."""
     return files_of_exports(cache / f"{model_digest[:16]}-{mode}" for mode in ("exact", "fast"))
 
 
 def is_exported(snapshot: Snapshot, cache: Path, mode: Mode) -> bool:
-    """Whether the model needs no export to run in a mode."""
-    return exported_beside(snapshot.path, mode) is not None or _folder(snapshot, cache, mode).is_dir()
+    """Return whether a model is already exported for a mode."""
+    return find_release_export(snapshot.path, mode) is not None or _folder(snapshot, cache, mode).is_dir()
 
 
 def read_gate(fast: Path) -> Int8Gate:
-    """What was measured when the fast model was made."""
+    """Return the measurements of a fast export."""
     content = json.loads((fast / "gate.json").read_text(encoding="utf-8"))
     return Int8Gate(content["perplexity_ratio"], content["token_agreement"])
 
@@ -96,19 +95,19 @@ def _folder(snapshot: Snapshot, cache: Path, mode: Mode) -> Path:
     return cache / f"{snapshot.digest[:16]}-{mode}"
 
 
-def _exact(snapshot: Snapshot, cache: Path, say: Say) -> Path:
+def _find_or_export_exact(snapshot: Snapshot, cache: Path, say: Say) -> Path:
     exact = _folder(snapshot, state.ensure(cache), "exact")
-    _let_others_finish(exact, say)
+    _wait_for_other_exports(exact, say)
     with build(exact) as (working, lock):
         if working:
-            with _timed(say, f"exporting {snapshot.source} to OpenVINO", estimate_s(snapshot, "exact")) as tell:
+            with _report_time(say, f"exporting {snapshot.source} to OpenVINO", estimate_s(snapshot, "exact")) as report:
                 about = (str(snapshot.path), snapshot.source, str(snapshot.vocabulary))
-                _run(snapshot, lock, tell, "exact", *about, str(working))
+                _run_step(snapshot, lock, report, "exact", *about, str(working))
     return exact
 
 
-def _let_others_finish(folder: Path, say: Say) -> None:
-    """Wait for another process that is making `folder`, and say so now and then."""
+def _wait_for_other_exports(folder: Path, say: Say) -> None:
+    """Wait for another process that is exporting to `folder`, with progress messages."""
     started, due = time.monotonic(), 0.0
     with folder.with_suffix(".lock").open("w") as lock:
         while True:
@@ -123,58 +122,58 @@ def _let_others_finish(folder: Path, say: Say) -> None:
 
 
 @contextmanager
-def _timed(say: Say, what: str, estimate: float) -> Iterator[Callable[[str], None]]:
-    """Say what begins, with an estimate, and what it took. Yields a function that says the stage it has come to."""
+def _report_time(say: Say, what: str, estimate: float) -> Iterator[Callable[[str], None]]:
+    """Say what starts, with an estimate, and how long it took. Yields a function that reports a stage."""
     started = time.monotonic()
     say(f"{what}, once for this model: about {estimate:.0f} s")
 
-    def tell(stage: str) -> None:
+    def report(stage: str) -> None:
         elapsed = time.monotonic() - started
         pace = f"of about {estimate:.0f} s" if elapsed < estimate else f"where about {estimate:.0f} s were expected"
         say(f"{what}: {stage}, {elapsed:.0f} s {pace}")
 
-    yield tell
+    yield report
     say(f"{what} took {time.monotonic() - started:.0f} s")
 
 
-def _run(snapshot: Snapshot, lock: int, tell: Callable[[str], None], *step: str) -> None:
-    """Run a step of an export; `tell` hears each stage of it, and the same one again every `HEARTBEAT_S`."""
-    with tempfile.TemporaryFile("w+", errors="replace") as said:
+def _run_step(snapshot: Snapshot, lock: int, report: Callable[[str], None], *step: str) -> None:
+    """Run an export step; `report` gets each stage, and the current one again every `HEARTBEAT_S`."""
+    with tempfile.TemporaryFile("w+", errors="replace") as errors:
         child = subprocess.Popen(
             [*module_command("fledge.engines._openvino_export", bound=True), *step],
             env=os.environ | {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_VERBOSITY": "error"},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
-            stderr=said,
+            stderr=errors,
             text=True,
             errors="replace",
-            pass_fds=(lock,),  # held for as long as anything writes
+            pass_fds=(lock,),  # keeps the lock until the child has finished writing
         )
         assert child.stdout  # noqa: S101 (opened as a pipe)
         try:
-            for kind, text in _told(child.stdout):
-                if kind == "refused":  # whatever engine would run it
+            for kind, text in _read_messages(child.stdout):
+                if kind == "refused":  # the model is invalid for every engine
                     refusal = json.loads(text)
                     raise rebuild(refusal["kind"], refusal["message"], refusal["hint"])
-                tell(text)
+                report(text)
             child.wait()
         finally:
             child.kill()
             child.wait()
         if child.returncode != 0:
-            said.seek(0)
-            last = said.read().strip().splitlines()[-1:] or [f"it ended with {child.returncode}"]
+            errors.seek(0)
+            last = errors.read().strip().splitlines()[-1:] or [f"exit code {child.returncode}"]
             raise ExportError(f"OpenVINO cannot export {snapshot.source}: {last[0]}", hint="use --engine transformers")
 
 
-def _told(said: IO[str]) -> Iterator[tuple[str, str]]:
-    """What an export tells on its stdout, as it comes: `progress` with a stage, the last one again where nothing comes
-    for long, and `refused` with an error as JSON."""
+def _read_messages(output: IO[str]) -> Iterator[tuple[str, str]]:
+    """Yield an export's messages: `progress` with a stage, repeated every `HEARTBEAT_S`, or `refused` with an error as
+    JSON."""
     lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()
 
     def read() -> None:
-        with said:
-            for line in said:
+        with output:
+            for line in output:
                 lines.put(line)
         lines.put(None)
 

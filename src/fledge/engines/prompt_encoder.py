@@ -1,9 +1,8 @@
-"""Tokens of prompts, made in a process of its own: `python -m fledge.engines.prompt_encoder DESCRIPTOR`.
+"""Encode prompts in a child process: `python -m fledge.engines.prompt_encoder DESCRIPTOR`.
 
-A model's chat template and tokenizer can be made to work without end, to take all memory or to crash; what one
-prompt sets off must not take the engine from others. The child ends itself after some seconds of processor time (so
-that a busy machine changes nothing) and cannot grow beyond its memory. It is killed for one prompt and started anew
-for the next.
+A hostile chat template or tokenizer can loop forever, exhaust memory or crash on a prompt; other prompts must not
+suffer. The child has a limit of CPU time (so that a busy machine makes no difference) and of memory for each prompt,
+and is restarted after it dies.
 """
 
 import contextlib
@@ -26,16 +25,16 @@ from fledge.core.types import Message
 from fledge.engines.text import Encoded, Text, TextConfig
 
 TIME_LIMIT_S = 2.0
-CHARACTERS_PER_S = 200_000  # a slow processor's; a long prompt has more time
+CHARACTERS_PER_S = 200_000  # on a slow CPU; long prompts get more time
 MEMORY_LIMIT_BYTES = 1 << 30
-TOKENIZER_COPIES = 24  # what a tokenizer takes in memory, as a multiple of its file
+TOKENIZER_COPIES = 24  # memory of a tokenizer, as a multiple of its file size
 SEND_BUFFER_BYTES = 1 << 20
 
 Done = Callable[["Encoded | FledgeError"], None]
 
 
 class _Request(msgspec.Struct, array_like=True):
-    """One of `text` and `messages` is set."""
+    """A prompt; either `text` or `messages` is set."""
 
     room: int
     text: str | None = None
@@ -67,7 +66,7 @@ class _Waiting(NamedTuple):
 
 @dataclass
 class _Child:
-    """A running child and our end of its line."""
+    """A running child and our end of its socket pair."""
 
     process: "subprocess.Popen[bytes]"
     line: socket.socket
@@ -77,7 +76,7 @@ class _Child:
 
 
 class PromptEncoder:
-    """Gives prompts to the child and takes their tokens, in order, without waiting: whoever has it watches `line`."""
+    """Sends prompts to the child and receives their tokens in order, without blocking; its owner polls `line`."""
 
     def __init__(self, config: TextConfig) -> None:
         self._config = config
@@ -86,16 +85,16 @@ class PromptEncoder:
 
     @property
     def line(self) -> socket.socket:
-        """To be watched for reading, and for writing while `is_full`. It changes when the child is started anew."""
+        """The socket to poll for reading, and for writing while `is_full`. It changes when the child restarts."""
         return self._child.line
 
     @property
     def is_full(self) -> bool:
-        """Whether the child has yet to take some of what was given."""
+        """Whether data for the child is still unsent."""
         return bool(self._child.unsent)
 
     def send(self, prompt: str | Sequence[Message], room: int, done: Done) -> None:
-        """Call `done` with the prompt's tokens, or the error, once `receive` finds them."""
+        """Send a prompt; `receive` will call `done` with its tokens or the error."""
         if isinstance(prompt, str):
             request = _Request(room, prompt)
         else:
@@ -110,16 +109,16 @@ class PromptEncoder:
         self.flush()
 
     def flush(self) -> None:
-        """Give the child as much as it takes now."""
+        """Send as much as the child's socket accepts."""
         child = self._child
-        with contextlib.suppress(OSError):  # it is full, or has ended, which `receive` sees
+        with contextlib.suppress(OSError):  # the buffer is full, or the child has died, which `receive` handles
             while child.unsent:
                 del child.unsent[: child.line.send(child.unsent[:SEND_BUFFER_BYTES])]
 
     def receive(self) -> None:
-        """Take what the child has done; where it has ended, that is the end of the prompt it was at.
+        """Receive replies. If the child has died, fail the current prompt and restart it.
 
-        Raises `FledgeError` where it cannot even load the tokenizer.
+        Raises `FledgeError` if the child cannot load the tokenizer.
         """
         try:
             data = self._child.line.recv(1 << 20)
@@ -134,20 +133,20 @@ class PromptEncoder:
             if not self._child.ready:
                 self._child.ready = True
                 continue
-            self._waiting.popleft().done(_outcome(_reply(body)))
+            self._waiting.popleft().done(_to_result(_reply(body)))
 
     def exchange(self) -> None:
-        """Both, when the line is ready for one of them."""
+        """Send and receive, when the line is ready."""
         self.flush()
         self.receive()
 
     def close(self) -> None:
-        """End the child; nobody hears of what it was given."""
+        """End the child and drop its prompts."""
         self._waiting.clear()
-        self._end()
+        self._kill()
 
     def _restart(self) -> None:
-        code = self._end()
+        code = self._kill()
         if not self._child.ready:
             raise FledgeError("the model's tokenizer cannot be loaded", hint="fetch the model again, or name another")
         self._child = self._spawn()
@@ -158,7 +157,7 @@ class PromptEncoder:
         self._child.unsent += b"".join(item.frame for item in self._waiting)
         self.flush()
 
-    def _end(self) -> int:
+    def _kill(self) -> int:
         child = self._child
         child.line.close()
         child.process.kill()
@@ -179,13 +178,13 @@ class PromptEncoder:
         return _Child(process, ours, Frames(), bytearray())
 
 
-def _outcome(reply: _Reply) -> Encoded | FledgeError:
+def _to_result(reply: _Reply) -> Encoded | FledgeError:
     if reply.error:
         return InputError(reply.error, reply.hint)
     return Encoded(reply.token_ids, reply.turns_left_out)
 
 
-def _answer(text: Text, request: _Request) -> _Reply:
+def _encode_prompt(text: Text, request: _Request) -> _Reply:
     turns = [Message(*turn) for turn in request.messages or ()]  # type: ignore[arg-type]
     prompt = request.text if request.text is not None else turns
     try:
@@ -194,13 +193,13 @@ def _answer(text: Text, request: _Request) -> _Reply:
         return _Reply(error=error.message, hint=error.hint)
     except MemoryError:
         return _Reply(error="the model's tokenizer took too much memory on this prompt", hint="shorten the prompt")
-    except BaseException as error:  # noqa: BLE001 (the tokenizer's own panics are no exceptions)
+    except BaseException as error:  # noqa: BLE001 (the tokenizer's panics are not an Exception)
         return _Reply(error=f"the model's tokenizer failed on this prompt: {error}"[:500], hint="change the prompt")
     return _Reply(encoded.token_ids, encoded.turns_left_out)
 
 
-def _limit(config: TextConfig) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle; our end is that of the line
+def _limit_resources(config: TextConfig) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles Ctrl-C; this process ends with the line
     signal.signal(signal.SIGPROF, signal.SIG_DFL)
     memory = MEMORY_LIMIT_BYTES + TOKENIZER_COPIES * len(config.tokenizer)
     resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
@@ -208,20 +207,20 @@ def _limit(config: TextConfig) -> None:
 
 
 def main() -> None:
-    """The child: a `TextConfig`, then prompts, and a reply to each."""
+    """Run the child: receive a `TextConfig`, then prompts, and send a reply to each."""
     line = socket.socket(fileno=int(sys.argv[1]))
     frames, text = Frames(), None
     while data := line.recv(1 << 20):
         for _, body in frames.feed(data):
             if text is None:
                 config = msgspec.msgpack.decode(body, type=TextConfig)
-                _limit(config)
+                _limit_resources(config)
                 text = Text(config)
                 line.sendall(frame(0, b""))
                 continue
             request = _request(body)
             signal.setitimer(signal.ITIMER_PROF, TIME_LIMIT_S + request.characters / CHARACTERS_PER_S)
-            reply = _answer(text, request)
+            reply = _encode_prompt(text, request)
             signal.setitimer(signal.ITIMER_PROF, 0)
             line.sendall(frame(0, _encode(reply)))
 

@@ -1,7 +1,6 @@
-"""The remote engine: any server that speaks OpenAI's protocol, named by its URL.
+"""The remote engine: any server with OpenAI's API, named by its URL.
 
-The key is OpenAI's own `OPENAI_API_KEY`. The client retries what is worth it (429, 5xx, a lost connection), with
-back-off.
+The key is in `OPENAI_API_KEY`. The client retries 429, 5xx and lost connections, with back-off.
 """
 
 import itertools
@@ -21,13 +20,13 @@ from fledge.engines.engine import Chunk, FinishReason, GenerationParams, Prompt,
 
 RETRIES = 5
 TIMEOUT_S = 600.0
-# What OpenAI's protocol lacks; servers of open models take it, and it is sent only where it is set.
+# Parameters outside OpenAI's API that servers of open models accept; sent only if not the default.
 EXTENSIONS = {"top_k": 0, "min_p": 0.0, "repetition_penalty": 1.0, "ignore_eos": False}
 
 
 @dataclass(frozen=True)
 class Prices:
-    """Per million tokens, in any currency."""
+    """Prices per million tokens, in any currency."""
 
     prompt: float = 0.0
     completion: float = 0.0
@@ -37,10 +36,10 @@ class Prices:
 
 
 class RemoteEngine:
-    """Asks a server, at most `concurrency` requests at once. Plain text goes as a conversation of one turn."""
+    """Sends requests to a server, at most `concurrency` at a time. Plain text becomes a conversation of one turn."""
 
     def __init__(self, url: str, *, reason: str, concurrency: int = 8, prices: Prices | None = None) -> None:
-        """`url` is `http(s)://host/v1#model`; without `#model` the first that the server lists."""
+        """`url` is `http(s)://host/v1#model`; without `#model` it is the first model that the server lists."""
         base, _, name = url.partition("#")
         self.info = EngineInfo("remote", urlsplit(base).netloc, "exact", reason)
         self._url = base
@@ -52,7 +51,7 @@ class RemoteEngine:
             timeout=TIMEOUT_S,
         )
         self._create: Any = self._client.chat.completions.create
-        self._model = name or self._first_model()
+        self._model = name or self._find_first_model()
         self._lock = threading.Lock()
         self._running: dict[Any, Stream] = {}
         self._generated_tokens = 0
@@ -60,7 +59,7 @@ class RemoteEngine:
         self._pool = ThreadPoolExecutor(concurrency, thread_name_prefix="remote-engine")
 
     def wait_ready(self) -> None:
-        """Nothing is loaded here."""
+        """Return immediately: the server has loaded the model."""
 
     def submit(self, prompt: Prompt, params: GenerationParams) -> Stream:
         turns = [Message("user", prompt)] if isinstance(prompt, str) else list(prompt)
@@ -97,20 +96,20 @@ class RemoteEngine:
             if stream.cancelled:
                 stream.put(Chunk("", (), "cancelled", (), index, Usage(0, 0)))
                 return
-            request = {"model": self._model, "messages": messages, **_settings(params)}
+            request = {"model": self._model, "messages": messages, **_request_settings(params)}
             with self._create(**request, stream=True, stream_options={"include_usage": True}) as response:
-                self._relay(response, stream, index)
-        except Exception as error:  # noqa: BLE001 (whatever it was, those who wait must hear of it)
-            stream.fail(_explained(error, self._url, self._model))
+                self._forward_chunks(response, stream, index)
+        except Exception as error:  # noqa: BLE001 (any failure must reach the caller)
+            stream.fail(_explain_error(error, self._url, self._model))
 
-    def _relay(self, response: Iterable[Any], stream: Stream, index: int) -> None:
+    def _forward_chunks(self, response: Iterable[Any], stream: Stream, index: int) -> None:
         reason: FinishReason | None = None
-        told, pieces = None, 0
+        counted, pieces = None, 0
         for event in response:
             if stream.cancelled:
                 reason = "cancelled"
                 break
-            told = event.usage or told
+            counted = event.usage or counted
             for choice in event.choices:
                 text = choice.delta.content or ""
                 values = [item.logprob for item in (choice.logprobs and choice.logprobs.content) or ()]
@@ -123,23 +122,23 @@ class RemoteEngine:
             raise FledgeError(
                 f"{self._url} closed the stream before the answer was complete", hint="retry; check the server's log"
             )
-        prompt_tokens, tokens = (told.prompt_tokens, told.completion_tokens) if told else (0, pieces)
+        prompt_tokens, tokens = (counted.prompt_tokens, counted.completion_tokens) if counted else (0, pieces)
         with self._lock:
             self._generated_tokens += tokens
         usage = Usage(prompt_tokens, tokens, self._prices.cost(prompt_tokens, tokens))
         stream.put(Chunk("", (), reason, (), index, usage))
 
-    def _first_model(self) -> str:
+    def _find_first_model(self) -> str:
         try:
             model = next(itertools.islice(self._client.models.list(), 1), None)
-        except Exception as error:  # noqa: BLE001 (of many libraries; each is explained)
-            raise _explained(error, self._url, "") from None
+        except Exception as error:  # noqa: BLE001 (of several libraries; each is translated)
+            raise _explain_error(error, self._url, "") from None
         if model is None:
             raise InputError(f"{self._url} lists no models", hint=f"name one: {self._url}#NAME")
         return str(model.id)
 
 
-def _settings(params: GenerationParams) -> dict[str, Any]:
+def _request_settings(params: GenerationParams) -> dict[str, Any]:
     extra = {name: getattr(params, name) for name, plain in EXTENSIONS.items() if getattr(params, name) != plain}
     return {
         "max_tokens": params.max_tokens,
@@ -152,16 +151,16 @@ def _settings(params: GenerationParams) -> dict[str, Any]:
     }
 
 
-def _explained(error: Exception, url: str, model: str) -> FledgeError:
+def _explain_error(error: Exception, url: str, model: str) -> FledgeError:
     if isinstance(error, FledgeError):
         return error
     text = getattr(error, "message", None) or str(error)
-    # Of an answer such a refusal says nothing: a key expires, and can be another; a model comes back.
+    # On connecting these are bad input; later they may be temporary, such as an expired key.
     kind = FledgeError if model else InputError
     if isinstance(error, (openai.AuthenticationError, openai.PermissionDeniedError)):
         return kind(f"{url} rejected the API key: {text}", hint="export OPENAI_API_KEY=...")
     if isinstance(error, openai.NotFoundError):
-        hint = f"curl {url}/models lists what it has; name one as {url}#NAME"
+        hint = f"list its models with: curl {url}/models, and name one: {url}#NAME"
         return kind(
             f"{url} has no model {model!r}: {text}" if model else f"{url} is not an OpenAI-compatible API: {text}", hint
         )

@@ -13,27 +13,27 @@ if TYPE_CHECKING:
     from fledge.engines.prompt_encoder import PromptEncoder
 
 
-def _nothing() -> None:
-    """No turn of ours takes more than a step."""
+def _do_nothing() -> None:
+    """Do nothing: each turn is one step."""
 
 
 def echo(prompt: str) -> str:
-    """The default script: the last line of the prompt, upper case."""
+    """Return the last line of the prompt in upper case; the default script."""
     return (prompt.strip().splitlines() or [""])[-1].upper()
 
 
 class ScriptedEngine:
-    """Answers each prompt with `script(prompt)`, one word a chunk; words count as tokens.
+    """Answers each prompt with `script(prompt)`, one word per chunk; words count as tokens.
 
-    In a program of its own it answers at once; in an engine process a word of each answer a step, which takes `step_s`
-    seconds of the processor, as those of other engines do.
+    `submit` answers immediately. In an engine process, a step produces a word of each answer and takes `step_s`
+    seconds of CPU time, as in other engines.
     """
 
     info = EngineInfo("scripted", "cpu", "exact", "as set")
     encoder: "PromptEncoder | None" = None
 
     def __init__(self, script: Callable[[str], str] = echo, step_s: float = 0.0) -> None:
-        self.between_steps: Callable[[], None] = _nothing
+        self.between_steps: Callable[[], None] = _do_nothing
         self._script = script
         self._step_s = step_s
         self._generated_tokens = 0
@@ -42,14 +42,14 @@ class ScriptedEngine:
     def submit(self, prompt: Prompt, params: GenerationParams) -> Stream:
         stream = Stream(n=params.n)
         for index in range(params.n):
-            for chunk in self._chunks(prompt, params, stream, index):
+            for chunk in self._answer(prompt, params, stream, index):
                 self._generated_tokens += len(chunk.token_ids)
                 stream.put(chunk)
         return stream
 
     def take(self, prompt: Prompt, params: GenerationParams, stream: Stream) -> None:
         try:
-            self._running += [(stream, self._chunks(prompt, params, stream, index)) for index in range(params.n)]
+            self._running += [(stream, self._answer(prompt, params, stream, index)) for index in range(params.n)]
         except InputError as error:
             stream.fail(error)
 
@@ -60,36 +60,36 @@ class ScriptedEngine:
     def turn(self) -> None:
         end = time.perf_counter() + self._step_s
         while time.perf_counter() < end:
-            sum(range(100_000))  # holds Python's lock
-        going = []
+            sum(range(100_000))  # holds the GIL
+        unfinished = []
         for stream, chunks in self._running:
             chunk = next(chunks)
             if stream.cancelled and not chunk.finish_reason:
                 chunk = replace(chunk, finish_reason="cancelled")
             stream.put(chunk)
             if not chunk.finish_reason:
-                going.append((stream, chunks))
-        self._running = going
+                unfinished.append((stream, chunks))
+        self._running = unfinished
 
-    def _chunks(self, prompt: Prompt, params: GenerationParams, stream: Stream, index: int) -> Iterator[Chunk]:
-        """The words of an answer. Raises `InputError` at once for an empty prompt."""
+    def _answer(self, prompt: Prompt, params: GenerationParams, stream: Stream, index: int) -> Iterator[Chunk]:
+        """Return the chunks of an answer. Raises `InputError` for an empty prompt."""
         if not prompt:
             raise InputError("the prompt is empty")
-        text = prompt if isinstance(prompt, str) else "\n".join(_content(part) for part in prompt)
+        text = prompt if isinstance(prompt, str) else "\n".join(_text_of(part) for part in prompt)
         answer = self._script(text)
         cut = min((answer.index(stop) for stop in params.stop if stop in answer), default=len(answer))
         words = answer[:cut].split(" ")
         stream.prompt_tokens = len(text.split())
-        return _spoken(words, params, stream.prompt_tokens, index)
+        return _make_chunks(words, params, stream.prompt_tokens, index)
 
     def stats(self) -> Stats:
         return Stats(0, self._generated_tokens)
 
     def close(self) -> None:
-        """Nothing to free."""
+        """Do nothing: there is nothing to free."""
 
 
-def _spoken(words: list[str], params: GenerationParams, prompt_tokens: int, index: int) -> Iterator[Chunk]:
+def _make_chunks(words: list[str], params: GenerationParams, prompt_tokens: int, index: int) -> Iterator[Chunk]:
     kept = words[: params.max_tokens]
     logprobs = (0.0,) if params.logprobs else ()
     for number, word in enumerate(kept):
@@ -101,5 +101,5 @@ def _spoken(words: list[str], params: GenerationParams, prompt_tokens: int, inde
         yield Chunk(word, (number,), reason, logprobs, index, Usage(prompt_tokens, len(kept)), tokens)
 
 
-def _content(part: Message | int) -> str:
+def _text_of(part: Message | int) -> str:
     return part.content if isinstance(part, Message) else str(part)

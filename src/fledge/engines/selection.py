@@ -1,4 +1,4 @@
-"""Which engine runs a model here, and why."""
+"""Choose the engine for a model, with a reason, and start it."""
 
 import re
 from dataclasses import dataclass, replace
@@ -13,7 +13,7 @@ from fledge.core.types import EngineInfo, Mode, Say, silent
 from fledge.engines import memory
 from fledge.engines.engine import Engine, LoadedEngine, StartingEngine
 from fledge.engines.local_engine import LocalEngine
-from fledge.engines.machine import gpu
+from fledge.engines.machine import has_gpu
 from fledge.engines.openvino_files import ExportError, find_or_export, is_exported, known_files, read_gate
 from fledge.engines.scripted import ScriptedEngine
 from fledge.engines.settings import EngineSettings
@@ -27,13 +27,13 @@ EXTRAS = {"openvino": "models,openvino", "transformers": "models"}
 
 @dataclass(frozen=True)
 class RemoteModel:
-    """A model behind a URL: its files are not ours to see."""
+    """A model behind a URL, without files."""
 
     source: str
 
 
 class EngineChoice(NamedTuple):
-    """An engine's name, its device, and in words why it was chosen."""
+    """An engine's name, its device, and the reason for the choice."""
 
     name: str
     device: Literal["cpu", "gpu"]
@@ -41,7 +41,7 @@ class EngineChoice(NamedTuple):
 
 
 def find(model: str, workspace: Workspace) -> Snapshot | RemoteModel:
-    """What a name means: a URL is a remote model, anything else a snapshot; that of a release is its own copy."""
+    """Resolve a name: a URL to a remote model, a release to its own copy of the snapshot, others to a snapshot."""
     if is_release(model):
         folder = release_folder(model, workspace)
         manifest = read_kept(folder)
@@ -57,18 +57,18 @@ def find(model: str, workspace: Workspace) -> Snapshot | RemoteModel:
 
 
 def find_snapshot(model: str, workspace: Workspace) -> Snapshot:
-    """As `find`, where the files themselves are wanted. Raises `InputError` for a URL."""
+    """Resolve a name to a snapshot. Raises `InputError` for a URL."""
     found = find(model, workspace)
     if isinstance(found, RemoteModel):
         raise InputError(
             f"{model} is a URL; this command needs the model's files",
-            hint="name the model itself: a folder, a Hub id or a release",
+            hint="name the model: a folder, a Hub id or a release",
         )
     return found
 
 
 def release_folder(model: str, workspace: Workspace) -> Path:
-    """The folder of the release that `name@alias`, `name/3` or `models:/...` means, fetched and checked."""
+    """Fetch and check the release `name@alias`, `name/3` or `models:/...`; returns its folder."""
     from fledge.releases._mlflow_releases import MODEL_TAG, fetch
     from fledge.releases._mlflow_releases import find as find_version
 
@@ -79,7 +79,7 @@ def release_folder(model: str, workspace: Workspace) -> Path:
 
 
 def is_release(model: str) -> bool:
-    """Whether a name is that of a release: `models:/name/3`, `models:/name@alias` or `name@alias`."""
+    """Return whether a name is a release: `models:/name/3`, `models:/name@alias` or `name@alias`."""
     return re.fullmatch(r"models:/.+|[^/:@\s]+@[^/@\s]+", model) is not None
 
 
@@ -88,61 +88,63 @@ def is_remote(model: str) -> bool:
 
 
 def choose(settings: EngineSettings, model: Snapshot | None = None) -> EngineChoice:
-    """Resolve `auto` for a model of one's own by hardware and what is installed.
+    """Choose the engine for a local model; `auto` depends on the hardware and the installed libraries.
 
-    OpenVINO runs a model that has been exported for it also where nothing is installed that could export one.
-    Raises `MissingExtraError` if what was asked for is not installed, `InputError` if settings do not go together.
+    An exported model runs on OpenVINO even without the libraries for exporting. Raises `MissingExtraError` if the
+    engine is not installed, `InputError` for incompatible settings.
     """
     if settings.engine == "scripted":
         return EngineChoice("scripted", "cpu", "as set")
     if settings.engine == "remote":
         raise InputError("--engine remote needs a URL as --model", hint="--model http://127.0.0.1:8000/v1#NAME")
     if settings.engine == "auto":
-        choice = _automatic(settings, model)
-    elif not _runs(settings.engine, settings, model):
+        choice = _choose_automatically(settings, model)
+    elif not _can_run(settings.engine, settings, model):
         raise MissingExtraError(f"the engine {settings.engine}", EXTRAS[settings.engine])
     else:
-        on_gpu = settings.device == "gpu" or (settings.device == "auto" and settings.engine == "transformers" and gpu())
+        on_gpu = settings.device == "gpu" or (
+            settings.device == "auto" and settings.engine == "transformers" and has_gpu()
+        )
         choice = EngineChoice(settings.engine, "gpu" if on_gpu else "cpu", "as set")
     if settings.mode == "fast" and choice.name != "openvino":
         raise InputError("only the engine openvino has a fast mode", hint="--mode exact, or --engine openvino")
-    if choice == ("transformers", "gpu", choice.reason) and not gpu():
+    if choice == ("transformers", "gpu", choice.reason) and not has_gpu():
         raise InputError("there is no NVIDIA GPU here, or torch is built without CUDA", hint="--device cpu")
     return choice
 
 
-def _automatic(settings: EngineSettings, model: Snapshot | None) -> EngineChoice:
-    if settings.device != "cpu" and settings.mode != "fast" and gpu() and installed("transformers"):
+def _choose_automatically(settings: EngineSettings, model: Snapshot | None) -> EngineChoice:
+    if settings.device != "cpu" and settings.mode != "fast" and has_gpu() and is_installed("transformers"):
         return EngineChoice("transformers", "gpu", "continuous batching on the GPU")
     if settings.device == "gpu":
         return EngineChoice("transformers", "gpu", "as set")
-    if _runs("openvino", settings, model):
+    if _can_run("openvino", settings, model):
         return EngineChoice("openvino", "cpu", "continuous batching on the CPU")
-    if installed("transformers"):
+    if is_installed("transformers"):
         return EngineChoice("transformers", "cpu", "OpenVINO, which is faster on a CPU, is not installed")
     raise MissingExtraError("an engine", "models,openvino")
 
 
-def installed(engine: str) -> bool:
-    """Whether the libraries of an engine are there; none of them is imported."""
+def is_installed(engine: str) -> bool:
+    """Return whether an engine's libraries are installed, without importing them."""
     modules = {"openvino": ("openvino_genai", "optimum.intel"), "transformers": ("transformers", "torch")}
-    return _found(modules.get(engine, ()))
+    return _are_importable(modules.get(engine, ()))
 
 
-def _runs(engine: str, settings: EngineSettings, model: Snapshot | None) -> bool:
-    if installed(engine):
+def _can_run(engine: str, settings: EngineSettings, model: Snapshot | None) -> bool:
+    if is_installed(engine):
         return True
     mode: Mode = "exact" if settings.mode == "exact" else "fast"
     exported = engine == "openvino" and model and is_exported(model, settings.cache_dir / "engines", mode)
-    return bool(exported) and _found(("openvino_genai",))
+    return bool(exported) and _are_importable(("openvino_genai",))
 
 
 def can_export(settings: EngineSettings, model: Snapshot, mode: Mode) -> bool:
-    """Whether the files of OpenVINO's engine are there, or can be made here."""
-    return installed("openvino") or is_exported(model, settings.cache_dir / "engines", mode)
+    """Return whether the model is exported to OpenVINO, or can be."""
+    return is_installed("openvino") or is_exported(model, settings.cache_dir / "engines", mode)
 
 
-def _found(modules: tuple[str, ...]) -> bool:
+def _are_importable(modules: tuple[str, ...]) -> bool:
     try:
         return all(find_spec(name) for name in modules)
     except ModuleNotFoundError:
@@ -150,9 +152,9 @@ def _found(modules: tuple[str, ...]) -> bool:
 
 
 def start(settings: EngineSettings, model: Snapshot | RemoteModel, say: Say = silent) -> Engine:
-    """The engine for a model, ready, in a process of its own; a remote one is asked from this process.
+    """Start the engine for a model and wait until it is ready; local engines run in their own process.
 
-    `say` is told what takes long, with an estimate.
+    `say` receives progress messages with estimates.
     """
     engine = launch(settings, model, say)
     engine.wait_ready()
@@ -160,31 +162,31 @@ def start(settings: EngineSettings, model: Snapshot | RemoteModel, say: Say = si
 
 
 def launch(settings: EngineSettings, model: Snapshot | RemoteModel, say: Say = silent) -> StartingEngine:
-    """As `start`, without waiting: the engine loads while the program does other things."""
+    """Start the engine for a model without waiting until it is ready."""
     if isinstance(model, RemoteModel):
-        return _remote(settings, model)
-    choose(settings, model)  # what cannot be is refused before anything is started
+        return _create_remote(settings, model)
+    choose(settings, model)  # raises before a process starts
 
     return LocalEngine(settings, model, say)
 
 
 def load(settings: EngineSettings, model: Snapshot, say: Say = silent) -> LoadedEngine:
-    """The engine for a model, loaded in this process, which must be that of the engine."""
+    """Load the engine for a model in this process, the engine process."""
     choice = choose(settings, model)
     if choice.name == "scripted":
         return ScriptedEngine()
     if choice.name == "openvino":
         try:
-            return _openvino(settings, model, choice, say)
+            return _load_openvino(settings, model, choice, say)
         except ExportError as error:
             if settings.engine != "auto" or settings.mode == "fast":
                 raise
             choice = EngineChoice("transformers", "cpu", error.message)
-            say(f"{error.message}; transformers runs it")
-    return _transformers(settings, model, choice, say)
+            say(f"{error.message}; using transformers instead")
+    return _load_transformers(settings, model, choice, say)
 
 
-def _remote(settings: EngineSettings, model: RemoteModel) -> StartingEngine:
+def _create_remote(settings: EngineSettings, model: RemoteModel) -> StartingEngine:
     from fledge.engines.remote import Prices, RemoteEngine
 
     if settings.engine not in ("auto", "remote"):
@@ -197,7 +199,7 @@ def _remote(settings: EngineSettings, model: RemoteModel) -> StartingEngine:
     )
 
 
-def _openvino(settings: EngineSettings, model: Snapshot, choice: EngineChoice, say: Say) -> LoadedEngine:
+def _load_openvino(settings: EngineSettings, model: Snapshot, choice: EngineChoice, say: Say) -> LoadedEngine:
     cache = settings.cache_dir / "engines"
     mode: Mode = "exact" if settings.mode == "exact" else "fast"
     if choice.device == "cpu":
@@ -211,7 +213,7 @@ def _openvino(settings: EngineSettings, model: Snapshot, choice: EngineChoice, s
             f"and {gate.token_agreement:.0%} of greedy tokens agree"
         )
         if settings.mode == "auto" and gate.perplexity_ratio > settings.fast_limit:
-            measured = f"exact: {measured}, and the limit is {settings.fast_limit:g}"
+            measured = f"exact: {measured}, but the limit is {settings.fast_limit:g}"
             folder, info = find_or_export(model, cache, "exact", say), replace(info, mode="exact")
         info = replace(info, reason=f"{choice.reason}; {measured}")
         say(measured)
@@ -222,7 +224,7 @@ def _openvino(settings: EngineSettings, model: Snapshot, choice: EngineChoice, s
     return OpenVINOEngine(model, folder, info, settings.cache_gb)
 
 
-def _transformers(settings: EngineSettings, model: Snapshot, choice: EngineChoice, say: Say) -> LoadedEngine:
+def _load_transformers(settings: EngineSettings, model: Snapshot, choice: EngineChoice, say: Say) -> LoadedEngine:
     info = EngineInfo("transformers", choice.device, "exact", choice.reason)
     if choice.device == "gpu":
         from fledge.engines.transformers_paged import PagedTransformersEngine

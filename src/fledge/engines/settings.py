@@ -1,4 +1,4 @@
-"""`EngineSettings`: how a model is run. Nothing heavy is imported here: commands need it for their help."""
+"""`EngineSettings`: how a model runs. Imports nothing heavy, since help pages need it."""
 
 from dataclasses import dataclass
 from typing import ClassVar, Literal
@@ -10,7 +10,7 @@ Name = Literal["auto", "openvino", "transformers", "remote", "scripted"]
 
 @dataclass(frozen=True)
 class EngineSettings(Workspace):
-    """How a model is run."""
+    """How a model runs."""
 
     GROUP: ClassVar = "Engine"
 
@@ -20,10 +20,10 @@ class EngineSettings(Workspace):
         "exact", "exact: same greedy tokens as transformers; fast: int8; auto: fast within --fast-limit"
     )
     fast_limit: float = option(1.02, "maximum perplexity ratio of int8 to exact, for --mode auto")
-    cache_gb: float = option(0.0, "memory for keys and values, in GB; 0 for 12,288 tokens' in at most 1 GB")
+    cache_gb: float = option(0.0, "size of the KV cache in GB; 0: 12,288 tokens, in at most 1 GB")
     remote_concurrency: int = option(8, "maximum number of concurrent requests to a remote model")
-    prompt_price: float = option(0.0, "price of a million prompt tokens of a remote model")
-    completion_price: float = option(0.0, "price of a million generated tokens of a remote model")
+    prompt_price: float = option(0.0, "price per million prompt tokens of a remote model")
+    completion_price: float = option(0.0, "price per million generated tokens of a remote model")
 
     def __post_init__(self) -> None:
         problems = self.problems()
@@ -31,7 +31,7 @@ class EngineSettings(Workspace):
             raise ValueError("; ".join(problems))
 
     def problems(self) -> list[str]:
-        """What is wrong with the values, all of it."""
+        """Return an error message for each invalid value."""
         return out_of_range(
             self,
             ("fast_limit", 1, 10),

@@ -1,7 +1,7 @@
-"""The transformers engine: any architecture of the library, padded batches of what waits.
+"""The transformers engine on a CPU: any architecture of the library, in padded batches.
 
-`generate` computes the logits of a whole batch; what each row does with its own (penalty, sampling by its own seed, its
-end) is decided row by row, so that requests of any settings share a batch.
+`generate` computes the logits of a batch. Penalty, sampling, seed and end are handled row by row, so that requests
+with different settings share a batch.
 """
 
 from collections.abc import Sequence
@@ -27,22 +27,22 @@ from fledge.engines.transformers_load import load_model, load_tokenizer
 from fledge.engines.worker import GeneratedAnswer, WorkerEngine
 from fledge.models.snapshot import Snapshot
 
-BATCH = 64
+MAX_BATCH = 64
 
 
 class TransformersEngine(WorkerEngine):
-    """Generates batch after batch; what arrives meanwhile is the next batch.
+    """Generates one batch after another; requests that arrive meanwhile form the next batch.
 
-    A batch ends where its longest row fills the model's window, as the positions of rows that have ended go on, too;
-    the others are in the next one.
+    A batch ends when its longest row fills the model's window, because positions also advance for rows that have
+    ended. Its unfinished answers continue in the next batch.
     """
 
     def __init__(self, model: Snapshot, info: EngineInfo) -> None:
-        super().__init__(info, text_of(model))
+        super().__init__(info, create_text_config(model))
         self._model = load(model, "cpu")
 
     def _turn(self) -> None:
-        self._take(BATCH)
+        self._admit(MAX_BATCH)
         batch = [answer for answer in self._running if not answer.ended]
         if not batch:
             return
@@ -62,22 +62,22 @@ class TransformersEngine(WorkerEngine):
                 input_ids=tokens,
                 attention_mask=mask,
                 generation_config=GenerationConfig(
-                    max_new_tokens=min(max(answer.room for answer in batch), self.text.context - longest),
+                    max_new_tokens=min(max(answer.remaining for answer in batch), self.text.context - longest),
                     do_sample=False,
                     pad_token_id=pad,
                 ),
-                logits_processor=LogitsProcessorList([_Choosing(rows)]),
-                stopping_criteria=StoppingCriteriaList([_Delivering(self, rows)]),
+                logits_processor=LogitsProcessorList([_ChooseTokens(rows)]),
+                stopping_criteria=StoppingCriteriaList([_DeliverTokens(self, rows)]),
             )
 
     def _release(self, answer: GeneratedAnswer) -> None:
-        """Nothing: a batch ends with `generate`."""
+        """Do nothing: `generate` frees its batch."""
 
     def advance(self, row: "_Row", token: int) -> bool:
-        """Pass a row's next token on; True if its answer has ended."""
+        """Deliver a row's next token. Returns whether its answer has ended."""
         answer = row.answer
         if not answer.ended:
-            reason: FinishReason | None = "length" if answer.room == 1 else None
+            reason: FinishReason | None = "length" if answer.remaining == 1 else None
             if token in self.text.end_tokens and not answer.params.ignore_eos:
                 reason = "stop"
             self._deliver(answer, (token,), reason, row.logprobs(token))
@@ -85,34 +85,34 @@ class TransformersEngine(WorkerEngine):
 
 
 class _Row:
-    """One answer in its batches, and how it chooses the next token."""
+    """One answer, and how it chooses the next token."""
 
     def __init__(self, answer: GeneratedAnswer) -> None:
         self.answer = answer
         params = answer.params
         self.chooses = params.samples or params.repetition_penalty != 1 or params.logprobs
-        self._penalties = _penalties(params)
-        self._filters = _filters(params) if params.samples else LogitsProcessorList()
+        self._penalties = _create_penalties(params)
+        self._filters = _create_filters(params) if params.samples else LogitsProcessorList()
         self._generator = torch.Generator().manual_seed(params.seed) if params.samples else None
         self._scores: torch.Tensor | None = None
 
     def choose(self, scores: torch.Tensor) -> torch.Tensor:
-        """Scores `[vocabulary]` in which the highest is the token to take."""
+        """Return scores of shape [vocabulary]; the highest one is the next token."""
         tokens = torch.tensor([self.answer.token_ids])
         scores = self._penalties(tokens, scores[None])[0]
         self._scores = scores.clone() if self.answer.params.logprobs else None
         if self._generator is None:
             return scores
-        likely = self._filters(tokens, scores[None])[0].softmax(-1)
-        chosen = torch.multinomial(likely, 1, generator=self._generator)
+        probabilities = self._filters(tokens, scores[None])[0].softmax(-1)
+        chosen = torch.multinomial(probabilities, 1, generator=self._generator)
         return torch.full_like(scores, -torch.inf).scatter_(0, chosen, 0.0)
 
     def logprobs(self, token: int) -> Sequence[float]:
         return () if self._scores is None else (float(self._scores.log_softmax(-1)[token]),)
 
 
-class _Choosing(LogitsProcessor):  # type: ignore[misc]
-    """Lets each row choose for itself."""
+class _ChooseTokens(LogitsProcessor):  # type: ignore[misc]
+    """Lets each row choose its own token."""
 
     def __init__(self, rows: Sequence[_Row]) -> None:
         self._rows = rows
@@ -126,8 +126,8 @@ class _Choosing(LogitsProcessor):  # type: ignore[misc]
         return scores
 
 
-class _Delivering(StoppingCriteria):  # type: ignore[misc]
-    """Hands each row's new token out as it comes, and says which rows are done."""
+class _DeliverTokens(StoppingCriteria):  # type: ignore[misc]
+    """Delivers each row's new token at every step, and reports which rows have ended."""
 
     def __init__(self, engine: TransformersEngine, rows: Sequence[_Row]) -> None:
         self._engine = engine
@@ -141,25 +141,25 @@ class _Delivering(StoppingCriteria):  # type: ignore[misc]
 
 
 def load(model: Snapshot, device: str) -> Any:
-    """The model, in fp32 on a CPU and as it was saved on a GPU; without the generation settings it came with."""
+    """Load the model without its generation settings: in fp32 on a CPU, in the saved dtype on a GPU."""
     loaded = load_model(model.path, model.source, torch.float32 if device == "cpu" else "auto")
     loaded.generation_config = GenerationConfig()
     return loaded.eval().to(device)
 
 
-def text_of(model: Snapshot) -> TextConfig:
-    """The tokenizer as transformers makes it from the snapshot's files."""
+def create_text_config(model: Snapshot) -> TextConfig:
+    """Return the snapshot's text config, with the tokenizer as transformers loads it."""
     tokenizer = load_tokenizer(model.path, model.source, model.vocabulary).backend_tokenizer
     return TextConfig.of(model, tokenizer.to_str())
 
 
-def _penalties(params: GenerationParams) -> LogitsProcessorList:
+def _create_penalties(params: GenerationParams) -> LogitsProcessorList:
     if params.repetition_penalty == 1:
         return LogitsProcessorList()
     return LogitsProcessorList([RepetitionPenaltyLogitsProcessor(params.repetition_penalty)])
 
 
-def _filters(params: GenerationParams) -> LogitsProcessorList:
+def _create_filters(params: GenerationParams) -> LogitsProcessorList:
     return LogitsProcessorList(
         [
             TemperatureLogitsWarper(float(params.temperature)),

@@ -1,6 +1,6 @@
-"""Loading with transformers, which invents missing weights and ignores unknown ones: here both are refused.
+"""Load a model with transformers, refusing missing and unknown weights, which the library tolerates.
 
-Every error of the library becomes one that names the model.
+Errors of the library are translated to errors that name the model.
 """
 
 import json
@@ -20,14 +20,14 @@ from fledge.models.tokenizer_files import WHOLE, check_tokenizer
 
 
 def load_model(folder: Path, source: str, dtype: Any) -> Any:
-    """The model of a checked folder; `source` names it in errors.
+    """Load the model of a checked folder; `source` names it in errors.
 
-    Raises `InputError` if the library rejects it, or would invent or ignore some of its weights.
+    Raises `InputError` if the library rejects it, or would initialize or ignore some weights.
     """
-    config = _config(folder, source)
+    config = _load_config(folder, source)
     logging.disable_progress_bar()
     level = logging.get_verbosity()
-    logging.set_verbosity_error()  # what it reports of weights is an error here
+    logging.set_verbosity_error()  # its warnings about weights are errors below
     try:
         model, info = translate_errors(
             lambda: AutoModelForCausalLM.from_pretrained(
@@ -46,15 +46,15 @@ def load_model(folder: Path, source: str, dtype: Any) -> Any:
         logging.set_verbosity(level)
     _check_class(model, source)
     unexpected = [name for name in info["unexpected_keys"] if not LEGACY.search(name)]
-    _refuse(info["missing_keys"], "lack a tensor that the architecture requires", source)
-    _refuse(unexpected, "contain a tensor that the architecture does not define", source)
-    for name, found, wanted in info["mismatched_keys"]:
-        shapes = f"has the shape {list(found)}; config.json implies {list(wanted)}"
+    _refuse_names(info["missing_keys"], "lack a tensor that the architecture requires", source)
+    _refuse_names(unexpected, "contain a tensor that the architecture does not define", source)
+    for name, found, expected in info["mismatched_keys"]:
+        shapes = f"has the shape {list(found)}; config.json implies {list(expected)}"
         raise InputError(f"{source}: the tensor {name!a} {shapes}", hint=SAVE_AGAIN)
     return model
 
 
-def _config(folder: Path, source: str) -> Any:
+def _load_config(folder: Path, source: str) -> Any:
     return translate_errors(
         lambda: AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False),
         InputError(f"transformers rejects {source}/config.json", hint=FETCH_AGAIN),
@@ -71,7 +71,7 @@ def _check_class(model: Any, source: str) -> None:
         )
 
 
-def _refuse(names: Collection[str], problem: str, source: str) -> None:
+def _refuse_names(names: Collection[str], problem: str, source: str) -> None:
     if names:
         first, *others = sorted(names)
         more = f" and {len(others)} more" if others else ""
@@ -79,11 +79,11 @@ def _refuse(names: Collection[str], problem: str, source: str) -> None:
 
 
 def load_tokenizer(folder: Path, source: str, vocabulary: int) -> Any:
-    """The tokenizer that transformers makes of the files in a checked folder.
+    """Load the tokenizer of a checked folder with transformers.
 
-    Raises `InputError` if there is none, or if one that was built from other files is not bounded.
+    Raises `InputError` if that fails, or if a tokenizer converted from other files fails the checks.
     """
-    config = _config(folder, source)
+    config = _load_config(folder, source)
     tokenizer = translate_errors(
         lambda: AutoTokenizer.from_pretrained(folder, config=config, local_files_only=True, trust_remote_code=False),
         InputError(f"transformers cannot build a tokenizer from the files in {source}", hint=FETCH_AGAIN),

@@ -1,4 +1,4 @@
-"""The transformers engine on a GPU: the library's own continuous batching over a paged cache."""
+"""The transformers engine on a GPU: the library's continuous batching with a paged cache."""
 
 import itertools
 from dataclasses import replace
@@ -10,34 +10,34 @@ from transformers.generation.configuration_utils import ContinuousBatchingConfig
 from fledge.core.errors import FledgeError, InputError
 from fledge.core.types import EngineInfo
 from fledge.engines.engine import FinishReason, GenerationParams
-from fledge.engines.transformers import load, text_of
+from fledge.engines.transformers import create_text_config, load
 from fledge.engines.worker import GeneratedAnswer, WorkerEngine
 from fledge.models.snapshot import Snapshot
 
-RUNNING = 512
-USUAL_GB = 1.0
+MAX_RUNNING = 512
+DEFAULT_GB = 1.0
 BLOCK_TOKENS = 256
 WAIT_S = 0.05
 
 
 class PagedTransformersEngine(WorkerEngine):
-    """Answers join and leave at each step.
+    """Answers join and leave the batch at each step.
 
-    The library samples a whole batch by one set of settings: an answer with others waits until those that run are
-    done, and a seed does not make sampling repeatable.
+    The library samples a batch with one set of settings: an answer with other settings waits until the running ones
+    end, and seeds do not make sampling repeatable.
     """
 
     def __init__(self, model: Snapshot, info: EngineInfo, cache_gb: float) -> None:
-        """`cache_gb` is what keys and values may take on the device, in GB, 0 for the usual."""
+        """`cache_gb` is the size of the KV cache on the device in GB, 0 for the default."""
         loaded = load(model, "cuda" if info.device == "gpu" else "cpu")
-        self._blocks = max(4, int((cache_gb or USUAL_GB) * 1e9 / (BLOCK_TOKENS * _bytes_a_token(loaded))))
+        self._blocks = max(4, int((cache_gb or DEFAULT_GB) * 1e9 / (BLOCK_TOKENS * _token_bytes(loaded))))
         self._manager: Any = None
         self._settings: tuple[float, ...] = ()
         self._count = itertools.count()
         self._by_handle: dict[str, GeneratedAnswer] = {}
-        # The library gives up for good where one prompt fills its whole cache.
-        room = min(model.context, (self._blocks - 1) * BLOCK_TOKENS)
-        super().__init__(info, text_of(replace(model, context=room)))
+        # A prompt that fills the whole cache would stop the library for good.
+        context = min(model.context, (self._blocks - 1) * BLOCK_TOKENS)
+        super().__init__(info, create_text_config(replace(model, context=context)))
         self._model = loaded
 
     def _check(self, params: GenerationParams) -> None:
@@ -48,29 +48,29 @@ class PagedTransformersEngine(WorkerEngine):
             )
 
     def _turn(self) -> None:
-        self._take(RUNNING)
+        self._admit(MAX_RUNNING)
         for answer in self._running:
             if answer.stream.cancelled:
                 self._deliver(answer, (), "cancelled")
                 self._release(answer)
-        self._start([answer for answer in self._running if answer.handle is None and not answer.ended])
+        self._start_answers([answer for answer in self._running if answer.handle is None and not answer.ended])
         if not self._by_handle:
             return
         if not self._manager.is_running():
             raise FledgeError("the continuous-batching manager of transformers stopped unexpectedly")
         result = self._manager.get_result(timeout=WAIT_S)
         while result is not None:
-            self._read(result)
+            self._read_result(result)
             result = self._manager.get_result(timeout=0)
 
-    def _start(self, waiting: list[GeneratedAnswer]) -> None:
+    def _start_answers(self, waiting: list[GeneratedAnswer]) -> None:
         for answer in waiting:
-            settings = _settings(answer)
+            settings = _sampling_settings(answer)
             if settings != self._settings or self._manager is None or not self._manager.is_running():
                 if self._by_handle:
                     return
                 self._stop()
-                self._settings, self._manager = settings, self._manage(answer)
+                self._settings, self._manager = settings, self._create_manager(answer)
                 self._manager.start()
             ends = [] if answer.params.ignore_eos else list(self.text.end_tokens)
             answer.handle = str(next(self._count))
@@ -78,12 +78,12 @@ class PagedTransformersEngine(WorkerEngine):
             self._manager.add_request(
                 answer.token_ids,
                 request_id=answer.handle,
-                max_new_tokens=answer.room,
+                max_new_tokens=answer.remaining,
                 streaming=True,
                 eos_token_id=ends or -1,
             )
 
-    def _manage(self, answer: GeneratedAnswer) -> Any:
+    def _create_manager(self, answer: GeneratedAnswer) -> Any:
         params = answer.params
         sampling = {
             "temperature": params.temperature,
@@ -94,7 +94,7 @@ class PagedTransformersEngine(WorkerEngine):
         config = GenerationConfig(
             do_sample=params.samples,
             pad_token_id=next(iter(self.text.end_tokens), 0),
-            eos_token_id=-1,  # each request brings its own
+            eos_token_id=-1,  # each request has its own
             **(sampling if params.samples else {}),
         )
         batching = ContinuousBatchingConfig(
@@ -102,7 +102,7 @@ class PagedTransformersEngine(WorkerEngine):
         )
         return self._model.init_continuous_batching(config, continuous_batching_config=batching)
 
-    def _read(self, result: Any) -> None:
+    def _read_result(self, result: Any) -> None:
         answer = self._by_handle.get(result.request_id)
         if answer is None or answer.ended:
             return
@@ -112,7 +112,7 @@ class PagedTransformersEngine(WorkerEngine):
         new = result.generated_tokens[before:]
         reason: FinishReason | None = None
         if result.is_finished():
-            reason = "length" if len(new) == answer.room else "stop"
+            reason = "length" if len(new) == answer.remaining else "stop"
             if new and new[-1] in self.text.end_tokens and not answer.params.ignore_eos:
                 reason = "stop"
         logprobs = result.logprobs[before:] if answer.params.logprobs else ()
@@ -120,7 +120,7 @@ class PagedTransformersEngine(WorkerEngine):
             return
         if reason:
             del self._by_handle[answer.handle]
-        else:  # a stop sequence, which only we know of
+        else:  # a stop sequence, unknown to the library
             self._release(answer)
 
     def _release(self, answer: GeneratedAnswer) -> None:
@@ -133,17 +133,17 @@ class PagedTransformersEngine(WorkerEngine):
             self._model.destroy_cached_continuous_batching_manager()
             self._manager = None
 
-    def _shut(self) -> None:
+    def _close(self) -> None:
         self._stop()
 
 
-def _settings(answer: GeneratedAnswer) -> tuple[float, ...]:
+def _sampling_settings(answer: GeneratedAnswer) -> tuple[float, ...]:
     params = answer.params
     sampling = (params.temperature, params.top_p, params.top_k, params.min_p) if params.samples else ()
     return (params.logprobs, *sampling)
 
 
-def _bytes_a_token(model: Any) -> int:
+def _token_bytes(model: Any) -> int:
     config = model.config.get_text_config()
     heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
     size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads

@@ -1,4 +1,4 @@
-"""What the engines of this machine share: all answers advance together, and none harms another."""
+"""Base class of local engines: all answers advance together, and one failure does not affect others."""
 
 import abc
 from collections import deque
@@ -11,7 +11,7 @@ from fledge.core.types import EngineInfo, Message
 from fledge.engines.engine import FinishReason, GenerationParams, Prompt, Stream, Usage
 from fledge.engines.prompt_encoder import PromptEncoder
 from fledge.engines.text import (
-    NOT_WRITTEN,
+    DECODE_ERROR,
     Decoder,
     Encoded,
     TextConfig,
@@ -23,7 +23,7 @@ from fledge.engines.text import (
 
 @dataclass(eq=False)
 class GeneratedAnswer:
-    """One answer under way. `handle` is the engine's own."""
+    """One running answer. `handle` belongs to the engine."""
 
     prompt_ids: list[int]
     params: GenerationParams
@@ -36,40 +36,40 @@ class GeneratedAnswer:
 
     @property
     def token_ids(self) -> list[int]:
-        """What it continues from: the prompt, and what was generated before a failure broke it off."""
+        """The prompt and the tokens generated before a failed step."""
         return [*self.prompt_ids, *self.generated]
 
     @property
-    def room(self) -> int:
-        """How many tokens may still come."""
+    def remaining(self) -> int:
+        """The number of tokens that may still be generated."""
         return self.params.max_tokens - len(self.generated)
 
 
 class WorkerEngine(abc.ABC):
-    """A model as it runs in the engine process, whose one thread calls `turn` as long as it is `busy`.
+    """A model in the engine process, whose only thread calls `turn` while it is `busy`.
 
-    A subclass starts answers and advances them in `_turn`; `_release` ends one early. One whose `_turn` takes many
-    steps calls `between_steps` after each, so that what was made goes out and cancellations come in.
+    A subclass starts and advances answers in `_turn`; `_release` ends one early. If `_turn` takes many steps, it calls
+    `between_steps` after each, so that chunks go out and cancellations come in.
     """
 
     def __init__(self, info: EngineInfo, text: TextConfig) -> None:
         self.info = info
         self.text = text
-        self.encoder = PromptEncoder(text)  # it gets ready while the subclass loads the model
+        self.encoder = PromptEncoder(text)  # starts up while the subclass loads the model
         self.between_steps: Callable[[], None] = lambda: None
         self._tokenizer = open_tokenizer(text.tokenizer)
         self._waiting: deque[GeneratedAnswer] = deque()
-        self._suspects: deque[list[GeneratedAnswer]] = deque()  # groups, one of which runs at a time
+        self._suspects: deque[list[GeneratedAnswer]] = deque()  # groups that run one at a time
         self._running: list[GeneratedAnswer] = []
 
     def take(self, prompt: Prompt, params: GenerationParams, stream: Stream) -> None:
-        """Have the answers to a prompt computed in the next turns, once there are tokens of it."""
+        """Queue the answers to a prompt; they start in a later turn, after the prompt is encoded."""
 
-        def begin(found: Encoded | FledgeError) -> None:
-            if isinstance(found, FledgeError):
-                stream.fail(found)
+        def begin(encoded: Encoded | FledgeError) -> None:
+            if isinstance(encoded, FledgeError):
+                stream.fail(encoded)
             else:
-                self._add(found, params, stream)
+                self._add(encoded, params, stream)
 
         try:
             self._check(params)
@@ -82,8 +82,8 @@ class WorkerEngine(abc.ABC):
         except InputError as error:
             stream.fail(error)
 
-    def _check(self, params: GenerationParams) -> None:  # noqa: B027 (most engines take all that there is)
-        """Raise `InputError` for settings that this engine does not know."""
+    def _check(self, params: GenerationParams) -> None:  # noqa: B027 (most engines support all settings)
+        """Raise `InputError` for settings that this engine does not support."""
 
     def _add(self, prompt: Encoded, params: GenerationParams, stream: Stream) -> None:
         stream.prompt_tokens, stream.turns_left_out = len(prompt.token_ids), prompt.turns_left_out
@@ -100,50 +100,50 @@ class WorkerEngine(abc.ABC):
 
     @property
     def busy(self) -> bool:
-        """Whether there is anything to advance."""
+        """Whether there are unfinished answers."""
         return bool(self._waiting or self._suspects or self._running)
 
     def turn(self) -> None:
-        """Advance what runs. What fails is told to those who wait for it."""
+        """Advance the running answers. A failure is reported on their streams."""
         try:
             self._turn()
-        except Exception as error:  # noqa: BLE001 (whatever it was, those who wait must hear of it)
+        except Exception as error:  # noqa: BLE001 (any failure must reach the callers)
             self._isolate(error)
         self._running = [answer for answer in self._running if not answer.ended]
 
     def close(self) -> None:
-        """Free what the engine holds."""
+        """Release all answers and close the engine."""
         for answer in self._running:
             self._release(answer)
         self.encoder.close()
-        self._shut()
+        self._close()
 
     @abc.abstractmethod
     def _turn(self) -> None:
-        """Start what `_take` gives, and advance what runs by one step; `_deliver` each answer's new tokens."""
+        """Start the answers of `_admit`, run one step, and `_deliver` each answer's new tokens."""
 
     @abc.abstractmethod
     def _release(self, answer: GeneratedAnswer) -> None:
-        """Free what the engine holds for an answer that ended before it was done."""
+        """Free the engine's resources for an answer that ended early."""
 
-    def _shut(self) -> None:  # noqa: B027 (most have nothing more)
-        """Free what the engine itself holds."""
+    def _close(self) -> None:  # noqa: B027 (most engines have nothing more to free)
+        """Free the engine's other resources."""
 
-    def _take(self, limit: int) -> list[GeneratedAnswer]:
-        """The next answers to start, now counted as running; at most `limit` run. After a failure, those that ran then
-        come in groups."""
+    def _admit(self, limit: int) -> list[GeneratedAnswer]:
+        """Move the next answers to the running ones, up to `limit`, and return them. After a failure, the answers of
+        the failed step come in groups."""
         if self._suspects:
             due = [] if self._running else self._suspects.popleft()
         else:
             due = [self._waiting.popleft() for _ in range(min(limit - len(self._running), len(self._waiting)))]
-        taken: list[GeneratedAnswer] = []
+        admitted: list[GeneratedAnswer] = []
         for answer in due:
             if answer.stream.cancelled:
                 self._deliver(answer, (), "cancelled")
                 continue
-            taken.append(answer)
+            admitted.append(answer)
             self._running.append(answer)
-        return taken
+        return admitted
 
     def _deliver(
         self,
@@ -152,14 +152,15 @@ class WorkerEngine(abc.ABC):
         reason: FinishReason | None,
         logprobs: Sequence[float] = (),
     ) -> bool:
-        """Pass new tokens on; True if the answer has ended with them, by `reason`, stop sequence or cancellation."""
+        """Send new tokens to the stream. Returns whether the answer has ended, by `reason`, stop sequence or
+        cancellation."""
         answer.generated.extend(token_ids)
         if not reason and answer.stream.cancelled:
             reason = "cancelled"
         try:
             chunk = answer.decoder.feed(token_ids, reason)
-            tokens = tuple(map(self._token, token_ids)) if answer.params.logprobs else ()
-        except FledgeError as error:  # of this answer's text alone
+            tokens = tuple(map(self._decode_token, token_ids)) if answer.params.logprobs else ()
+        except FledgeError as error:  # affects only this answer
             self._fail(answer, error)
             return True
         if chunk.finish_reason:
@@ -169,17 +170,19 @@ class WorkerEngine(abc.ABC):
         answer.stream.put(replace(chunk, index=answer.index, logprobs=tuple(logprobs), tokens=tokens))
         return answer.ended
 
-    def _token(self, token_id: int) -> str:
-        """The text of one token; one that is part of a character reads as U+FFFD."""
-        return str(translate_errors(lambda: self._tokenizer.decode([token_id], skip_special_tokens=False), NOT_WRITTEN))
+    def _decode_token(self, token_id: int) -> str:
+        """Return the text of one token; part of a character becomes U+FFFD."""
+        return str(
+            translate_errors(lambda: self._tokenizer.decode([token_id], skip_special_tokens=False), DECODE_ERROR)
+        )
 
     def _fail(self, answer: GeneratedAnswer, error: Exception) -> None:
         answer.ended = True
         answer.stream.fail(FledgeError(f"the {self.info.name} engine failed: {error}"))
 
     def _isolate(self, error: Exception) -> None:
-        """A step failed: let go of all that ran, and try each half of it, from where it was, for itself. Who fails
-        alone is the cause."""
+        """After a failed step, release all running answers and retry each half separately. One that fails alone is the
+        cause."""
         failed, self._running = [answer for answer in self._running if not answer.ended], []
         for answer in failed:
             self._release(answer)

@@ -1,2 +1,1 @@
-"""Models: finding one by any usual name, and making sure that its files are safe and are what they say. Start with
-`snapshot.py`."""
+"""Models: resolve a name to a snapshot, and check that its files are safe and consistent. Start with `snapshot.py`."""

@@ -1,4 +1,4 @@
-"""Checks that read a whole file: run once for each content on this machine, and remembered by its digest."""
+"""Cache of passed checks, by digest: a check that reads a whole file runs once for each content."""
 
 import contextlib
 from collections.abc import Callable
@@ -8,12 +8,12 @@ from fledge.core.errors import FledgeError
 from fledge.core.settings import user_cache
 
 
-def once(kind: str, digest: str, check: Callable[[], None]) -> None:
+def run_once(kind: str, digest: str, check: Callable[[], None]) -> None:
     """Run `check` unless it already passed for this digest; failures are not cached."""
     marker = user_cache() / "checked" / f"{kind}-{digest}"
     if marker.exists():
         return
     check()
-    with contextlib.suppress(OSError, FledgeError):  # it is checked again, then
+    with contextlib.suppress(OSError, FledgeError):  # without a marker, the check just runs again
         state.ensure(marker.parent)
         marker.touch(mode=0o600)

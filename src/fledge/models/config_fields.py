@@ -1,6 +1,6 @@
-"""Values of `config.json` and `generation_config.json`: of the right type and in a sane range.
+"""Check types and ranges of the values in `config.json` and `generation_config.json`.
 
-transformers accepts most values as they are; a bad one gives nonsense, or fails long after loading.
+transformers accepts most values; a bad one yields nonsense output, or fails long after loading.
 """
 
 from collections.abc import Callable, Mapping
@@ -10,7 +10,7 @@ from fledge.models.config_files import bad_value
 
 WIDTHS = ("hidden_size", "n_embd", "d_model")
 HEADS = ("num_attention_heads", "n_head")
-# Of transformers; a test compares.
+# Those of transformers; a test compares.
 ACTIVATIONS = {
     "gelu",
     "gelu_10",
@@ -45,15 +45,15 @@ ROPE_NEEDS = {
     "longrope": ("short_factor", "long_factor"),
 }
 DTYPES = {"float16", "bfloat16", "float32", "float64", "half", "float", "double"}
-MOST_LABELS = 10_000
-MOST_END_TOKENS = 64
+MAX_LABELS = 10_000
+MAX_END_TOKENS = 64
 
 
 class _Rule(NamedTuple):
-    """What the values of these fields must be; null counts as absent."""
+    """A condition on the values of these fields, and the error's text if it fails. Null counts as absent."""
 
-    words: str
-    holds: Callable[[Any], bool]
+    problem: str
+    is_valid: Callable[[Any], bool]
     fields: str
 
 
@@ -61,20 +61,20 @@ def _is_number(value: Any) -> bool:
     return type(value) in (int, float)
 
 
-def _within(low: float, high: float, *, above: bool = False, below: bool = False) -> Callable[[Any], bool]:
-    """A test for numbers from `low` to `high`, without `low` itself if `above`, without `high` if `below`."""
+def _number(low: float, high: float, *, above: bool = False, below: bool = False) -> Callable[[Any], bool]:
+    """Return a test for numbers from `low` to `high`; `above` excludes `low`, `below` excludes `high`."""
     return lambda value: (
         _is_number(value) and low <= value <= high and not (above and value == low) and not (below and value == high)
     )
 
 
-def _whole(low: int, high: int) -> Callable[[Any], bool]:
+def _integer(low: int, high: int) -> Callable[[Any], bool]:
     return lambda value: type(value) is int and low <= value <= high
 
 
 def _is_token(value: Any) -> bool:
     items = value if isinstance(value, list) else [value]
-    return len(items) <= MOST_END_TOKENS and all(type(item) is int for item in items)
+    return len(items) <= MAX_END_TOKENS and all(type(item) is int for item in items)
 
 
 CONFIG = (
@@ -85,43 +85,43 @@ CONFIG = (
         "attention_bias mlp_bias use_sliding_window is_decoder output_hidden_states output_attentions summary_use_proj",
     ),
     _Rule(
-        "which fledge does not run: it needs a decoder-only model",
+        "but fledge runs decoder-only models",
         lambda value: value is False,
         "is_encoder_decoder add_cross_attention",
     ),
-    _Rule("without which the output cannot be read", lambda value: value is True, "return_dict use_return_dict"),
+    _Rule("but fledge needs true to read the output", lambda value: value is True, "return_dict use_return_dict"),
     _Rule(
-        "which is not a number above 0, and up to 0.1",
-        _within(0, 0.1, above=True),
+        "which is not a number above 0 and at most 0.1",
+        _number(0, 0.1, above=True),
         "layer_norm_epsilon layer_norm_eps rms_norm_eps norm_eps norm_epsilon layernorm_epsilon",
     ),
     _Rule(
-        "which is not a share from 0 to below 1",
-        _within(0, 1, below=True),
+        "which is not a number from 0 to below 1",
+        _number(0, 1, below=True),
         "attn_pdrop embd_pdrop resid_pdrop summary_first_dropout attention_dropout hidden_dropout dropout "
         "activation_dropout classifier_dropout attention_probs_dropout_prob hidden_dropout_prob embedding_dropout",
     ),
     _Rule(
         "which is not a number from 1 to 1e12",
-        _within(1, 1e12),
+        _number(1, 1e12),
         "rope_theta rope_local_base_freq rotary_emb_base global_rope_theta local_rope_theta",
     ),
-    _Rule("which is not a share above 0, up to 1", _within(0, 1, above=True), "partial_rotary_factor rotary_pct"),
-    _Rule("which is not a number from 0 to 1000", _within(0, 1000), "initializer_range"),
+    _Rule("which is not a number above 0 and at most 1", _number(0, 1, above=True), "partial_rotary_factor rotary_pct"),
+    _Rule("which is not a number from 0 to 1000", _number(0, 1000), "initializer_range"),
     _Rule(
-        "which is not a whole number of at least 1",
-        _whole(1, 10**9),
+        "which is not an integer of at least 1",
+        _integer(1, 10**9),
         "sliding_window attention_window attention_chunk_size original_max_position_embeddings rotary_dim",
     ),
-    _Rule("which is not a whole number of layers", _whole(0, 10**6), "max_window_layers"),
-    _Rule(f"which is not a whole number up to {MOST_LABELS:,}", _whole(0, MOST_LABELS), "num_labels"),
+    _Rule("which is not a number of layers", _integer(0, 10**6), "max_window_layers"),
+    _Rule(f"which is not an integer from 0 to {MAX_LABELS:,}", _integer(0, MAX_LABELS), "num_labels"),
     _Rule(
-        f"which is not an object of up to {MOST_LABELS:,} labels",
-        lambda value: isinstance(value, dict) and len(value) <= MOST_LABELS,
+        f"which is not an object of up to {MAX_LABELS:,} labels",
+        lambda value: isinstance(value, dict) and len(value) <= MAX_LABELS,
         "id2label label2id",
     ),
     _Rule(
-        "which is not an activation that transformers has",
+        "which is not an activation of transformers",
         lambda value: isinstance(value, str) and value in ACTIVATIONS,
         "activation_function hidden_act hidden_activation ffn_activation",
     ),
@@ -131,7 +131,7 @@ CONFIG = (
         "dtype torch_dtype",
     ),
     _Rule("which is not a token id", _is_token, "bos_token_id eos_token_id pad_token_id sep_token_id"),
-    _Rule("which is not a text", lambda value: isinstance(value, str), "model_type tokenizer_class _name_or_path"),
+    _Rule("which is not a string", lambda value: isinstance(value, str), "model_type tokenizer_class _name_or_path"),
 )
 GENERATION = (
     _Rule(
@@ -142,17 +142,17 @@ GENERATION = (
     ),
     _Rule("which is not a token id", _is_token, "eos_token_id bos_token_id pad_token_id decoder_start_token_id"),
     _Rule(
-        "which is not a whole number from 0 to 1,000,000,000",
-        _whole(0, 10**9),
+        "which is not an integer from 0 to 1,000,000,000",
+        _integer(0, 10**9),
         "max_length max_new_tokens min_length min_new_tokens num_beams num_return_sequences num_beam_groups "
         "no_repeat_ngram_size encoder_no_repeat_ngram_size",
     ),
-    _Rule("which is not a whole number", _whole(-1, 10**9), "top_k"),
-    _Rule("which is not a number from 0 to 100", _within(0, 100), "temperature diversity_penalty"),
-    _Rule("which is not a share from 0 to 1", _within(0, 1), "top_p min_p typical_p epsilon_cutoff eta_cutoff top_h"),
+    _Rule("which is not an integer of at least -1", _integer(-1, 10**9), "top_k"),
+    _Rule("which is not a number from 0 to 100", _number(0, 100), "temperature diversity_penalty"),
+    _Rule("which is not a number from 0 to 1", _number(0, 1), "top_p min_p typical_p epsilon_cutoff eta_cutoff top_h"),
     _Rule(
-        "which is not a number above 0, and up to 100",
-        _within(0, 100, above=True),
+        "which is not a number above 0 and at most 100",
+        _number(0, 100, above=True),
         "repetition_penalty encoder_repetition_penalty",
     ),
     _Rule("which is not a number", _is_number, "length_penalty guidance_scale penalty_alpha"),
@@ -163,12 +163,12 @@ def _check(content: Mapping[str, Any], rules: tuple[_Rule, ...], where: str) -> 
     for rule in rules:
         for field in rule.fields.split():
             value = content.get(field)
-            if value is not None and not rule.holds(value):
-                raise bad_value(where, field, value, rule.words)
+            if value is not None and not rule.is_valid(value):
+                raise bad_value(where, field, value, rule.problem)
 
 
 def check_config(config: Mapping[str, Any], where: str) -> None:
-    """Raise `InputError` for a value that is wrong, or of a model that fledge does not run."""
+    """Raise `InputError` for an invalid value, or one of a model that fledge does not run."""
     quantised = config.get("quantization_config")
     if quantised is not None:
         method = quantised.get("quant_method") if isinstance(quantised, dict) else None
@@ -176,8 +176,8 @@ def check_config(config: Mapping[str, Any], where: str) -> None:
             where,
             "quantization_config",
             method or quantised,
-            "so it is a quantised checkpoint, which fledge does not load; it quantises by itself (--mode fast)",
-            hint="name the checkpoint that it was made from, in 16 or 32 bits",
+            "but fledge does not load quantised checkpoints; it quantises itself (--mode fast)",
+            hint="name the original checkpoint, in 16 or 32 bits",
         )
     _check(config, CONFIG, where)
     _check_heads(config, where)
@@ -192,7 +192,7 @@ def check_config(config: Mapping[str, Any], where: str) -> None:
 
 
 def _check_heads(config: Mapping[str, Any], where: str) -> None:
-    """Heads must divide the width, and key-value heads the heads."""
+    """Raise `InputError` unless heads divide the width, and key-value heads the heads."""
     named = {name: value for name in (*HEADS, *WIDTHS) if type(value := config.get(name)) is int and value > 0}
     heads = next((name for name in HEADS if name in named), "")
     width = next((name for name in WIDTHS if name in named), "")
@@ -206,7 +206,7 @@ def _check_heads(config: Mapping[str, Any], where: str) -> None:
 
 
 def _check_rope(config: Mapping[str, Any], where: str) -> None:
-    """Rotary positions: a known type with positive numbers."""
+    """Raise `InputError` unless rotary embeddings have a known type and positive numbers."""
     for name in ("rope_parameters", "rope_scaling"):
         value = config.get(name)
         if value is None:
@@ -222,24 +222,24 @@ def _check_rope_values(rope: Mapping[str, Any], where: str, place: str) -> None:
     kind = rope.get("rope_type", rope.get("type"))
     if kind is not None and kind not in ROPE_TYPES:
         raise bad_value(where, f"{place}.rope_type", kind, f"which is not one of {', '.join(sorted(ROPE_TYPES))}")
-    lacking = [name for name in ROPE_NEEDS.get(str(kind), ()) if rope.get(name) is None]
-    if lacking:
-        raise bad_value(where, f"{place}.rope_type", kind, f"but no {lacking[0]}, which it needs")
+    missing = [name for name in ROPE_NEEDS.get(str(kind), ()) if rope.get(name) is None]
+    if missing:
+        raise bad_value(where, f"{place}.rope_type", kind, f"but no {missing[0]}, which this type needs")
     for key, item in rope.items():
         if key in ("rope_theta", "factor", "original_max_position_embeddings") and item is not None:
-            if not _within(1, 1e12)(item):
+            if not _number(1, 1e12)(item):
                 raise bad_value(where, f"{place}.{key}", item, "which is not a number from 1 to 1e12")
         elif type(item) in (int, float) and item < 0:
             raise bad_value(where, f"{place}.{key}", item, "which is below 0")
 
 
 def check_generation(generation: Mapping[str, Any], where: str) -> None:
-    """Raise `InputError` for a generation setting of the wrong kind, or out of range."""
+    """Raise `InputError` for a generation setting of the wrong type or out of range."""
     _check(generation, GENERATION, where)
 
 
 def end_tokens(value: Any, vocabulary: int, where: str) -> tuple[int, ...]:
-    """The tokens that end an answer, of an `eos_token_id` that was checked. Raises `InputError` for others."""
+    """Return the end tokens of a checked `eos_token_id`. Raises `InputError` for ids outside the vocabulary."""
     ids: list[int] = value if isinstance(value, list) else [] if value is None else [value]
     for token in ids:
         if not 0 <= token < vocabulary:

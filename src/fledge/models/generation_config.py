@@ -1,4 +1,4 @@
-"""How a model's own `generation_config.json` would have its answers sampled."""
+"""Read sampling settings from a model's `generation_config.json`."""
 
 import json
 from typing import Any
@@ -9,7 +9,7 @@ from fledge.models.snapshot import Snapshot
 
 NAME = "generation_config.json"
 VALUES = ("temperature", "top_p", "top_k", "min_p")
-# What also changes which tokens are chosen, and no engine here takes; with the values that change nothing.
+# Settings that no engine here supports, with the values that have no effect.
 UNSUPPORTED: dict[str, tuple[Any, ...]] = {
     "num_beams": (1,),
     "num_beam_groups": (1,),
@@ -36,10 +36,10 @@ UNSUPPORTED: dict[str, tuple[Any, ...]] = {
 
 
 def read_sampling(model: Snapshot) -> dict[str, Any]:
-    """The model's `temperature`, `top_p`, `top_k`, `min_p` and `repetition_penalty`, as far as its file has them.
+    """Return the model's `temperature`, `top_p`, `top_k`, `min_p` and `repetition_penalty` that its file sets.
 
-    As in transformers, a model that does not say `do_sample` is greedy, and its temperature 1 where it does and names
-    none. Raises `InputError` that names what no engine here takes.
+    As in transformers, a model without `do_sample` is greedy, and the default temperature is 1. Raises `InputError`
+    for a setting that no engine here supports.
     """
     if NAME not in model.files:
         return {}
@@ -49,11 +49,11 @@ def read_sampling(model: Snapshot) -> dict[str, Any]:
     for name, neutral in UNSUPPORTED.items():
         if name in given and given[name] not in neutral:
             raise InputError(
-                f"{where} has {name} {json.dumps(given[name])[:50]}, which no engine here takes",
+                f"{where} has {name} {json.dumps(given[name])[:50]}, which no engine here supports",
                 hint="leave out --generation model",
             )
-    drawn = {"temperature": 1.0, **{name: given[name] for name in VALUES if name in given}}
-    found = drawn if given.get("do_sample") else {}
+    sampled = {"temperature": 1.0, **{name: given[name] for name in VALUES if name in given}}
+    values = sampled if given.get("do_sample") else {}
     if "repetition_penalty" in given:
-        found["repetition_penalty"] = given["repetition_penalty"]
-    return found
+        values["repetition_penalty"] = given["repetition_penalty"]
+    return values

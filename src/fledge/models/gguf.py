@@ -1,4 +1,4 @@
-"""GGUF files as models: converted once into an ordinary snapshot folder, kept in the user's cache by their SHA-256."""
+"""GGUF files as models: converted once into a snapshot folder, cached by the file's SHA-256."""
 
 import hashlib
 import json
@@ -17,15 +17,15 @@ from gguf.quants import dequantize
 from fledge.core import atomic_folder, state
 from fledge.core.digests import KnownDigests
 from fledge.core.errors import InputError
-from fledge.models.gguf_config import ConvertedTensor, read_config, refuse_other_architectures, token_ids
+from fledge.models.gguf_config import ConvertedTensor, check_architecture, read_config, token_ids
 from fledge.models.gguf_header import HINT, GgufTensor, Header, read_header
 from fledge.models.gguf_tokenizer import TokenizerFiles, check_loads, read_tokenizer
 
 log = logging.getLogger(__name__)
 
-FORMAT = 1  # raise it where a conversion would write other files than before
+FORMAT = 1  # raise it when a conversion writes different files
 CHUNK_BYTES = 1 << 24
-BYTES_PER_SECOND = 1.2e8  # of a conversion, measured on two cores
+BYTES_PER_SECOND = 1.2e8  # conversion speed, measured on two cores
 F32, F16, BF16 = GGMLQuantizationType.F32, GGMLQuantizationType.F16, GGMLQuantizationType.BF16
 
 
@@ -37,22 +37,21 @@ class Converted(NamedTuple):
 
 
 def convert(file: Path, source: str, cache: Path, sha256: str = "") -> Converted:
-    """The snapshot folder of a GGUF file, made in the folder `cache` unless it is there. `source` names it in errors.
+    """Return the snapshot folder of a GGUF file, converting it into `cache` if needed. `source` names it in errors.
 
-    `sha256` is that of the file, where it is known. Raises `InputError` where the file is broken, or of a kind that
-    fledge does not read.
+    `sha256` is the file's digest, if known. Raises `InputError` if the file is broken or unsupported.
     """
     header = read_header(file, source)
-    sha256 = sha256 or _known_digest(file, state.ensure(cache))
-    found = converted(sha256, cache)
+    sha256 = sha256 or _cached_digest(file, state.ensure(cache))
+    found = find_converted(sha256, cache)
     if found:
         return found
-    refuse_other_architectures(header)
+    check_architecture(header)
     tokenizer = read_tokenizer(header)
     with file.open("rb") as content:
-        reader = _Reader(header, content)
-        config, targets = read_config(header, tokenizer, reader.values)
-        layout = _layout(header, targets)
+        reader = _TensorReader(header, content)
+        config, targets = read_config(header, tokenizer, reader.read_values)
+        layout = _plan_layout(header, targets)
         size = len(layout.header) + layout.size
         state.check_writable(cache, size + state.MINIMUM_FREE_BYTES)
         with atomic_folder.build(_folder(sha256, cache)) as (working, _):
@@ -64,8 +63,8 @@ def convert(file: Path, source: str, cache: Path, sha256: str = "") -> Converted
                 with (folder / "model.safetensors").open("wb") as out:
                     out.write(layout.header)
                     for target in layout.targets:
-                        out.writelines(reader.pieces(target))
-    found = converted(sha256, cache)
+                        out.writelines(reader.read_chunks(target))
+    found = find_converted(sha256, cache)
     if not found:
         raise InputError(
             f"{_folder(sha256, cache)} was changed by another process during the conversion", hint="try again"
@@ -73,8 +72,8 @@ def convert(file: Path, source: str, cache: Path, sha256: str = "") -> Converted
     return found
 
 
-def converted(sha256: str, cache: Path) -> Converted | None:
-    """What a GGUF file of this SHA-256 was converted to before, None where it was not, or is damaged."""
+def find_converted(sha256: str, cache: Path) -> Converted | None:
+    """Return the conversion of the GGUF file with this SHA-256, None if it is missing or damaged."""
     folder = _folder(sha256, cache)
     digests = atomic_folder.digests(folder)
     return Converted(folder / "snapshot", {Path(name).name: it for name, it in digests.items()}) if digests else None
@@ -84,8 +83,8 @@ def _folder(sha256: str, cache: Path) -> Path:
     return cache / f"{sha256}-{FORMAT}"
 
 
-def _known_digest(file: Path, cache: Path) -> str:
-    """SHA-256 of a file, which is not read again where it was read before and has not changed since."""
+def _cached_digest(file: Path, cache: Path) -> str:
+    """Return the SHA-256 of a file, from a cache if the file is unchanged."""
     place = hashlib.sha256(bytes(file.resolve())).hexdigest()
     known = KnownDigests(cache / f"known-{place[:16]}.json")
     digest = known.digest(file)
@@ -94,16 +93,16 @@ def _known_digest(file: Path, cache: Path) -> str:
 
 
 class _Layout(NamedTuple):
-    """A safetensors file: its header, the order of its tensors, and the bytes that they take."""
+    """A safetensors file: its header, the order of its tensors, and their total size in bytes."""
 
     header: bytes
     targets: list[ConvertedTensor]
     size: int
 
 
-def _layout(header: Header, targets: list[ConvertedTensor]) -> _Layout:
+def _plan_layout(header: Header, targets: list[ConvertedTensor]) -> _Layout:
     entries: dict[str, Any] = {"__metadata__": {"format": "pt"}}
-    # As the library orders them, so that each number lies at a multiple of its size.
+    # The library's order, which aligns each number to its size.
     ordered = sorted(targets, key=lambda target: (-_item_bytes(header.tensors[target.gguf]), target.name))
     offset = 0
     for target in ordered:
@@ -124,19 +123,19 @@ def _item_bytes(tensor: GgufTensor) -> int:
     return 2 if tensor.type in (F16, BF16) else 4
 
 
-class _Reader:
-    """Reads the numbers of tensors, piece by piece."""
+class _TensorReader:
+    """Reads and dequantizes tensors in chunks."""
 
     def __init__(self, header: Header, content: BinaryIO) -> None:
         self._header = header
         self._content = content
 
-    def values(self, tensor: GgufTensor) -> npt.NDArray[np.float32]:
-        """The numbers of a small F32 tensor."""
-        return self._finite(tensor, self._raw(tensor, tensor.offset, tensor.size).view("<f4"))
+    def read_values(self, tensor: GgufTensor) -> npt.NDArray[np.float32]:
+        """Return the numbers of a small F32 tensor."""
+        return self._check_finite(tensor, self._read_raw(tensor, tensor.offset, tensor.size).view("<f4"))
 
-    def pieces(self, target: ConvertedTensor) -> Iterator[bytes]:
-        """A tensor's content as a snapshot has it: F32, or F16 and BF16 as they are."""
+    def read_chunks(self, target: ConvertedTensor) -> Iterator[bytes]:
+        """Yield a tensor's content for a snapshot: F16 and BF16 unchanged, everything else as F32."""
         tensor = self._header.tensors[target.gguf]
         rows = tensor.shape[0]
         row_bytes = tensor.size // rows
@@ -144,35 +143,35 @@ class _Reader:
         step = max(1, step // target.head) * target.head if target.head else step
         for start in range(0, rows, step):
             count = min(step, rows - start)
-            raw = self._raw(tensor, tensor.offset + start * row_bytes, count * row_bytes).reshape(count, row_bytes)
+            raw = self._read_raw(tensor, tensor.offset + start * row_bytes, count * row_bytes).reshape(count, row_bytes)
             if target.head:
                 raw = raw.reshape(-1, target.head // 2, 2, row_bytes).swapaxes(1, 2).reshape(count, row_bytes)
-            yield self._numbers(tensor, np.ascontiguousarray(raw)).tobytes()
+            yield self._to_numbers(tensor, np.ascontiguousarray(raw)).tobytes()
 
-    def _numbers(self, tensor: GgufTensor, raw: npt.NDArray[np.uint8]) -> npt.NDArray[Any]:
+    def _to_numbers(self, tensor: GgufTensor, raw: npt.NDArray[np.uint8]) -> npt.NDArray[Any]:
         if tensor.type == BF16:
             bits = raw.view("<u2")
             if ((bits & 0x7F80) == 0x7F80).any():
-                raise self._not_finite(tensor)
+                raise self._non_finite_error(tensor)
             return bits
         if tensor.type in (F32, F16):
-            return self._finite(tensor, raw.view("<f4" if tensor.type == F32 else "<f2"))
-        with np.errstate(all="ignore"):  # scales that are no numbers are found below
-            return self._finite(tensor, dequantize(raw, tensor.type).astype("<f4", copy=False))
+            return self._check_finite(tensor, raw.view("<f4" if tensor.type == F32 else "<f2"))
+        with np.errstate(all="ignore"):  # NaN scales are found below
+            return self._check_finite(tensor, dequantize(raw, tensor.type).astype("<f4", copy=False))
 
-    def _finite(self, tensor: GgufTensor, numbers: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    def _check_finite(self, tensor: GgufTensor, numbers: npt.NDArray[Any]) -> npt.NDArray[Any]:
         if not np.isfinite(numbers).all():
-            raise self._not_finite(tensor)
+            raise self._non_finite_error(tensor)
         return numbers
 
-    def _not_finite(self, tensor: GgufTensor) -> InputError:
+    def _non_finite_error(self, tensor: GgufTensor) -> InputError:
         return InputError(f"{self._header.source}: tensor {tensor.name} contains NaN or infinity", hint=HINT)
 
-    def _raw(self, tensor: GgufTensor, offset: int, size: int) -> npt.NDArray[np.uint8]:
+    def _read_raw(self, tensor: GgufTensor, offset: int, size: int) -> npt.NDArray[np.uint8]:
         self._content.seek(offset)
         content = self._content.read(size)
         if len(content) < size:
-            raise InputError(f"{self._header.source} was cut off in {tensor.name} while it was read", hint=HINT)
+            raise InputError(f"{self._header.source} was truncated in {tensor.name} during the conversion", hint=HINT)
         return np.frombuffer(content, np.uint8)
 
 
@@ -180,7 +179,7 @@ def _write_texts(header: Header, tokenizer: TokenizerFiles, config: dict[str, An
     content = json.dumps(tokenizer.tokenizer, ensure_ascii=False)
     check_loads(content, tokenizer, header.source)
     licence = header.metadata.get("general.license")
-    known = isinstance(licence, str) and re.fullmatch(r"[\w.+ -]{1,80}", licence)
+    is_valid = isinstance(licence, str) and re.fullmatch(r"[\w.+ -]{1,80}", licence)
     texts = {
         "config.json": json.dumps(config, indent=2),
         "generation_config.json": json.dumps(token_ids(tokenizer), indent=2),
@@ -188,7 +187,7 @@ def _write_texts(header: Header, tokenizer: TokenizerFiles, config: dict[str, An
         "tokenizer_config.json": json.dumps(
             {**tokenizer.config, "model_max_length": config["max_position_embeddings"]}
         ),
-        "README.md": f"---\nlicense: {licence if known else ''}\n---\nMade by fledge of the GGUF file {sha256}.\n",
+        "README.md": f"---\nlicense: {licence if is_valid else ''}\n---\nMade by fledge of the GGUF file {sha256}.\n",
     }
     if tokenizer.template:
         texts["chat_template.jinja"] = tokenizer.template

@@ -1,4 +1,4 @@
-"""What a GGUF file becomes in a snapshot: the model's config, and a place for each tensor."""
+"""Convert a GGUF header to the model's config and the names and shapes of its tensors."""
 
 import math
 from collections.abc import Callable, Iterator
@@ -17,8 +17,8 @@ Values = Callable[[GgufTensor], npt.NDArray[np.float32]]
 """Reads the numbers of a small tensor."""
 
 ARCHITECTURES = {"llama": "LlamaForCausalLM", "qwen2": "Qwen2ForCausalLM", "qwen3": "Qwen3ForCausalLM"}
-# A field of the architecture that is not here may change what the model computes.
-KNOWN = (
+# Any other field of the architecture may change the model's output.
+FIELDS = (
     *("block_count", "context_length", "embedding_length", "feed_forward_length", "vocab_size", "tensor_data_layout"),
     *("attention.head_count", "attention.head_count_kv", "attention.key_length", "attention.value_length"),
     *("attention.layer_norm_rms_epsilon", "attention.causal", "rope.freq_base", "rope.dimension_count"),
@@ -50,7 +50,7 @@ NORMS = {"attn_q_norm.weight": "self_attn.q_norm.weight", "attn_k_norm.weight": 
 
 @dataclass(frozen=True)
 class ConvertedTensor:
-    """Where a tensor goes. Each `head` rows have their halves interleaved by llama.cpp's converter; 0 for none."""
+    """A tensor's GGUF and snapshot names. llama.cpp's converter interleaves the halves of each `head` rows (0: no)."""
 
     gguf: str
     name: str
@@ -60,7 +60,7 @@ class ConvertedTensor:
 
 @dataclass(frozen=True)
 class Sizes:
-    """The numbers that shapes are made of."""
+    """The dimensions of a model."""
 
     layers: int
     hidden: int
@@ -71,26 +71,26 @@ class Sizes:
     vocabulary: int
 
 
-def refuse_other_architectures(header: Header) -> None:
-    """Raise `InputError` unless the architecture is one of ours, with nothing that changes its arithmetic."""
+def check_architecture(header: Header) -> None:
+    """Raise `InputError` unless the architecture and all its fields are supported."""
     kind = header.text("general.architecture")
     if kind not in ARCHITECTURES:
-        raise header.refusal("general.architecture", f"is not one of {', '.join(ARCHITECTURES)}")
-    _refuse_unknown(header, kind)
+        raise header.error("general.architecture", f"is not one of {', '.join(ARCHITECTURES)}")
+    _check_fields(header, kind)
 
 
 def read_config(
     header: Header, tokenizer: TokenizerFiles, values: Values
 ) -> tuple[dict[str, Any], list[ConvertedTensor]]:
-    """The content of `config.json`, and where each tensor goes.
+    """Return the content of `config.json` and the converted tensors.
 
-    Raises `InputError` where sizes contradict each other, and where tensors are missing, left over or of another shape.
+    Raises `InputError` for inconsistent sizes, and for missing, unexpected or misshapen tensors.
     """
     kind = header.text("general.architecture")
-    sizes = _sizes(header, kind, tokenizer)
+    sizes = _read_sizes(header, kind, tokenizer)
     theta = header.number(f"{kind}.rope.freq_base", 10_000.0)
-    targets = list(_targets(header, kind, sizes))
-    _check(header, targets, rope_factors=kind == "llama")
+    targets = list(_list_tensors(header, kind, sizes))
+    _check_tensors(header, targets, rope_factors=kind == "llama")
     config: dict[str, Any] = {
         "architectures": [ARCHITECTURES[kind]],
         "model_type": kind,
@@ -103,8 +103,8 @@ def read_config(
         "head_dim": sizes.head,
         "hidden_act": "silu",
         "max_position_embeddings": header.integer(f"{kind}.context_length", 1, 100_000_000),
-        "rms_norm_eps": _shortest(header.number(f"{kind}.attention.layer_norm_rms_epsilon")),
-        "rope_theta": _shortest(theta),
+        "rms_norm_eps": _shorten(header.number(f"{kind}.attention.layer_norm_rms_epsilon")),
+        "rope_theta": _shorten(theta),
         "rope_scaling": _rope_scaling(header, values, theta, sizes.head),
         "tie_word_embeddings": "output.weight" not in header.tensors,
         "attention_bias": "blk.0.attn_output.bias" in header.tensors,
@@ -121,7 +121,7 @@ def read_config(
 
 
 def token_ids(tokenizer: TokenizerFiles) -> dict[str, Any]:
-    """The ids that `config.json` and `generation_config.json` name."""
+    """Return the token ids for `config.json` and `generation_config.json`."""
     ends = list(tokenizer.ends)
     ids = {
         "bos_token_id": tokenizer.bos if tokenizer.bos >= 0 else None,
@@ -131,36 +131,36 @@ def token_ids(tokenizer: TokenizerFiles) -> dict[str, Any]:
     return {name: value for name, value in ids.items() if value is not None}
 
 
-def _refuse_unknown(header: Header, kind: str) -> None:
+def _check_fields(header: Header, kind: str) -> None:
     for key in header.metadata:
         name = key.removeprefix(f"{kind}.")
-        if name != key and name not in KNOWN:
-            raise header.refusal(key, "fledge does not know, and which may change what the model computes")
+        if name != key and name not in FIELDS:
+            raise header.error(key, "fledge does not know and which may change the model's output")
     if header.integer("split.count", 0, 100_000, default=1) > 1:
-        raise header.refusal("split.count", "makes it a part of a model: merge them with llama-gguf-split --merge")
+        raise header.error("split.count", "makes it one shard of a model: merge all with llama-gguf-split --merge")
     if header.integer(f"{kind}.expert_count", 0, 100_000, default=0):
-        raise header.refusal(f"{kind}.expert_count", "makes it a mixture of experts, which fledge does not read")
+        raise header.error(f"{kind}.expert_count", "makes it a mixture of experts, which fledge does not support")
     if header.text(f"{kind}.rope.scaling.type", "none") != "none":
-        raise header.refusal(f"{kind}.rope.scaling.type", "is not 'none'; fledge reads no other scaling than Llama 3's")
+        raise header.error(f"{kind}.rope.scaling.type", "is not 'none'; fledge supports only Llama 3's scaling")
     if not header.flag(f"{kind}.attention.causal", default=True):
-        raise header.refusal(f"{kind}.attention.causal", "makes it a model that does not generate text")
+        raise header.error(f"{kind}.attention.causal", "makes it a model that does not generate text")
 
 
-def _sizes(header: Header, kind: str, tokenizer: TokenizerFiles) -> Sizes:
+def _read_sizes(header: Header, kind: str, tokenizer: TokenizerFiles) -> Sizes:
     hidden = header.integer(f"{kind}.embedding_length", 1, 1 << 20)
     heads = header.integer(f"{kind}.attention.head_count", 1, 1 << 14)
     key_value_heads = header.integer(f"{kind}.attention.head_count_kv", 1, heads, default=heads)
     if heads % key_value_heads:
-        raise header.refusal(f"{kind}.attention.head_count_kv", f"does not divide {heads} heads")
+        raise header.error(f"{kind}.attention.head_count_kv", f"does not divide {heads} heads")
     head = header.integer(f"{kind}.attention.key_length", 1, 1 << 14, default=hidden // heads)
     if head % 2:
-        raise header.refusal(f"{kind}.attention.head_count", f"makes heads of {head} numbers, which is odd")
+        raise header.error(f"{kind}.attention.head_count", f"gives an odd head size, {head}")
     for key in ("attention.value_length", "rope.dimension_count"):
         if header.integer(f"{kind}.{key}", 1, 1 << 14, default=head) != head:
-            raise header.refusal(f"{kind}.{key}", f"is not the size of a head, {head}")
+            raise header.error(f"{kind}.{key}", f"is not the size of a head, {head}")
     vocabulary = tokenizer.tokens
     if header.integer(f"{kind}.vocab_size", 1, 1 << 24, default=vocabulary) != vocabulary:
-        raise header.refusal(f"{kind}.vocab_size", f"is not the number of tokens, {vocabulary}")
+        raise header.error(f"{kind}.vocab_size", f"is not the number of tokens, {vocabulary}")
     return Sizes(
         layers=header.integer(f"{kind}.block_count", 1, 1 << 10),
         hidden=hidden,
@@ -172,7 +172,7 @@ def _sizes(header: Header, kind: str, tokenizer: TokenizerFiles) -> Sizes:
     )
 
 
-def _targets(header: Header, kind: str, sizes: Sizes) -> Iterator[ConvertedTensor]:
+def _list_tensors(header: Header, kind: str, sizes: Sizes) -> Iterator[ConvertedTensor]:
     hidden, wide, narrow = sizes.hidden, sizes.heads * sizes.head, sizes.key_value_heads * sizes.head
     shapes = {
         **dict.fromkeys(("attn_norm", "ffn_norm"), (hidden,)),
@@ -188,15 +188,15 @@ def _targets(header: Header, kind: str, sizes: Sizes) -> Iterator[ConvertedTenso
     if "output.weight" in header.tensors:
         yield ConvertedTensor("output.weight", "lm_head.weight", (sizes.vocabulary, hidden))
     for layer in range(sizes.layers):
-        for part, name in _parts(header, kind).items():
+        for part, name in _layer_tensors(header, kind).items():
             stem, _, last = part.partition(".")
             shape = shapes[stem][:1] if last == "bias" else shapes[stem]
             head = sizes.head if kind == "llama" and stem in ("attn_q", "attn_k") else 0
             yield ConvertedTensor(f"blk.{layer}.{part}", f"model.layers.{layer}.{name}", shape, head)
 
 
-def _parts(header: Header, kind: str) -> dict[str, str]:
-    """The tensors of a layer. Biases of a group are there all, or none."""
+def _layer_tensors(header: Header, kind: str) -> dict[str, str]:
+    """Return the tensors of a layer. A group has all its biases or none."""
     parts = dict(PARTS)
     if kind == "qwen2":
         return parts | {name: BIASES[name] for name in ("attn_q.bias", "attn_k.bias", "attn_v.bias")}
@@ -209,7 +209,7 @@ def _parts(header: Header, kind: str) -> dict[str, str]:
     return parts
 
 
-def _check(header: Header, targets: list[ConvertedTensor], *, rope_factors: bool) -> None:
+def _check_tensors(header: Header, targets: list[ConvertedTensor], *, rope_factors: bool) -> None:
     for target in targets:
         tensor = header.tensors.get(target.gguf)
         if tensor is None:
@@ -219,17 +219,17 @@ def _check(header: Header, targets: list[ConvertedTensor], *, rope_factors: bool
                 f"{header.source} has {target.gguf} of shape {list(tensor.shape)}, not {list(target.shape)}", hint=HINT
             )
         if len(tensor.shape) == 1 and tensor.type not in FLOATS:
-            raise InputError(f"{header.source} has {target.gguf} of type {tensor.type.name}, a vector", hint=HINT)
+            raise InputError(f"{header.source} has the vector {target.gguf} of type {tensor.type.name}", hint=HINT)
     allowed = {target.gguf for target in targets} | ({ROPE_FACTORS} if rope_factors else set())
     left = sorted(set(header.tensors) - allowed)
     if left:
         raise InputError(
-            f"{header.source} has {len(left)} tensors that its architecture has no place for: {left[0]!a}", hint=HINT
+            f"{header.source} has {len(left)} tensors that its architecture does not have: {left[0]!a}", hint=HINT
         )
 
 
 def _rope_scaling(header: Header, values: Values, theta: float, head: int) -> dict[str, Any] | None:
-    """What of Llama 3's scaling gives the factors that the file has for each frequency."""
+    """Return the parameters of Llama 3's scaling that give the file's factors, None without scaling."""
     tensor = header.tensors.get(ROPE_FACTORS)
     if tensor is None:
         return None
@@ -240,18 +240,18 @@ def _rope_scaling(header: Header, values: Values, theta: float, head: int) -> di
     if np.allclose(factors, 1):
         return None
     frequencies = theta ** (-np.arange(0, head, 2) / head)
-    factor = _shortest(float(factors[-1]))
-    for candidate in ({"factor": factor, **LLAMA_3}, _fitted(factors, frequencies, factor)):
-        if candidate and np.allclose(_llama_3(frequencies, candidate), factors, rtol=1e-4):
+    factor = _shorten(float(factors[-1]))
+    for candidate in ({"factor": factor, **LLAMA_3}, _fit_llama_3(factors, frequencies, factor)):
+        if candidate and np.allclose(_llama_3_factors(frequencies, candidate), factors, rtol=1e-4):
             return {"rope_type": "llama3", **candidate}
     raise InputError(
         f"{header.source} has {ROPE_FACTORS} from {factors[0]:.4g} to {factors[-1]:.4g}, which are not Llama 3's",
-        hint="name another model: fledge reads no other scaling of positions",
+        hint="name another model: fledge supports only Llama 3's RoPE scaling",
     )
 
 
-def _llama_3(frequencies: npt.NDArray[np.float64], scaling: dict[str, Any]) -> npt.NDArray[np.float64]:
-    """The factors that llama.cpp's converter writes for a scaling: 1 for high frequencies, `factor` for low ones."""
+def _llama_3_factors(frequencies: npt.NDArray[np.float64], scaling: dict[str, Any]) -> npt.NDArray[np.float64]:
+    """Return the factors that llama.cpp's converter writes: 1 for high frequencies, `factor` for low ones."""
     low, high, factor = scaling["low_freq_factor"], scaling["high_freq_factor"], scaling["factor"]
     turns = scaling["original_max_position_embeddings"] * frequencies / (2 * math.pi)
     smooth = np.clip((turns - low) / (high - low), 0, 1)
@@ -259,10 +259,10 @@ def _llama_3(frequencies: npt.NDArray[np.float64], scaling: dict[str, Any]) -> n
     return result
 
 
-def _fitted(
+def _fit_llama_3(
     factors: npt.NDArray[np.float64], frequencies: npt.NDArray[np.float64], factor: float
 ) -> dict[str, Any] | None:
-    """Between the two, the reciprocals of factors lie on a line, which tells where it begins and ends."""
+    """Fit the scaling: between low and high frequencies, the reciprocals of the factors lie on a line."""
     between = (factors > 1 + 1e-6) & (factors < factor * (1 - 1e-6))
     if factor <= 1 or between.sum() < 2:
         return None
@@ -282,11 +282,11 @@ def _fitted(
 
 
 def _dtype(header: Header) -> str:
-    """That of the matrices; what is quantised becomes float32."""
+    """Return the dtype of the matrices; quantised ones become float32."""
     kinds = {FLOATS.get(item.type, "float32") for item in header.tensors.values() if len(item.shape) > 1}
     return next(iter(kinds)) if len(kinds) == 1 else "float32"
 
 
-def _shortest(value: float) -> float:
-    """The number with the fewest digits that is the same in single precision: 1e-05, not 9.999999747378752e-06."""
+def _shorten(value: float) -> float:
+    """Return the shortest decimal equal in single precision: 1e-05, not 9.999999747378752e-06."""
     return float(str(np.float32(value)))

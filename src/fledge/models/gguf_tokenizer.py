@@ -1,4 +1,4 @@
-"""The tokenizer of a GGUF file, from the file's own tokens, merges, token types and pre-tokenizer name."""
+"""Convert the tokenizer of a GGUF file: its tokens, merges, token types and pre-tokenizer name."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ _REST = r" ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 
 
 class TokenType(IntEnum):
-    """What llama.cpp's converter says of a token."""
+    """A token's type, as llama.cpp's converter writes it."""
 
     NORMAL = 1
     UNKNOWN = 2
@@ -31,7 +31,7 @@ class TokenType(IntEnum):
 
 @dataclass(frozen=True)
 class Splitting:
-    """How a text is cut before merges apply, and what else its kind of tokenizer does."""
+    """A pre-tokenizer, with the other properties of its kind of tokenizer."""
 
     steps: tuple[dict[str, Any], ...]
     normalizer: dict[str, Any] | None = None
@@ -43,20 +43,22 @@ def _byte_level(*, use_regex: bool) -> dict[str, Any]:
     return {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": use_regex}
 
 
-def _split(pattern: str) -> tuple[dict[str, Any], ...]:
+def _split_steps(pattern: str) -> tuple[dict[str, Any], ...]:
     step = {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": False}
     return (step, _byte_level(use_regex=False))
 
 
 _LLAMA_3 = Splitting(
-    _split(rf"{_CONTRACTIONS}|[^\r\n\p{{L}}\p{{N}}]?\p{{L}}+|\p{{N}}{{1,3}}|{_REST}"), ignore_merges=True, add_bos=True
+    _split_steps(rf"{_CONTRACTIONS}|[^\r\n\p{{L}}\p{{N}}]?\p{{L}}+|\p{{N}}{{1,3}}|{_REST}"),
+    ignore_merges=True,
+    add_bos=True,
 )
-# By the name that llama.cpp's converter gives to a tokenizer that it recognises, as the model's authors wrote it.
+# By llama.cpp's name of the pre-tokenizer; each is as the model's authors wrote it.
 SPLITTINGS = {
     "gpt-2": Splitting((_byte_level(use_regex=True),)),
     "smollm": Splitting(({"type": "Digits", "individual_digits": True}, _byte_level(use_regex=True))),
     "qwen2": Splitting(
-        _split(rf"{_CONTRACTIONS}|[^\r\n\p{{L}}\p{{N}}]?\p{{L}}+|\p{{N}}|{_REST}"), normalizer={"type": "NFC"}
+        _split_steps(rf"{_CONTRACTIONS}|[^\r\n\p{{L}}\p{{N}}]?\p{{L}}+|\p{{N}}|{_REST}"), normalizer={"type": "NFC"}
     ),
     "llama-bpe": _LLAMA_3,
     "llama-v3": _LLAMA_3,
@@ -66,8 +68,8 @@ SPLITTINGS = {
 
 @dataclass(frozen=True)
 class TokenizerFiles:
-    """Contents of `tokenizer.json` and `tokenizer_config.json`, the chat template, the number of tokens, and
-    the ids of some (-1: none)."""
+    """Contents of `tokenizer.json` and `tokenizer_config.json`, the chat template, the number of tokens, and the ids
+    of special ones (-1: none)."""
 
     tokenizer: dict[str, Any]
     config: dict[str, Any]
@@ -79,18 +81,18 @@ class TokenizerFiles:
 
 
 def read_tokenizer(header: Header) -> TokenizerFiles:
-    """The tokenizer that a header describes. Raises `InputError` where it is of another kind, or contradicts itself."""
+    """Return the tokenizer that a header describes. Raises `InputError` if it is unsupported or inconsistent."""
     model = header.text("tokenizer.ggml.model")
     if model != "gpt2":
-        raise header.refusal("tokenizer.ggml.model", "is not 'gpt2' (byte-level BPE), the only kind that fledge reads")
+        raise header.error("tokenizer.ggml.model", "is not 'gpt2' (byte-level BPE), the only supported kind")
     splitting = SPLITTINGS.get(header.text("tokenizer.ggml.pre"))
     if splitting is None:
-        raise header.refusal("tokenizer.ggml.pre", f"is not one of {', '.join(SPLITTINGS)}")
-    tokens = _tokens(header)
-    types = _types(header, len(tokens))
-    ids = {name: _id(header, f"tokenizer.ggml.{name}_token_id", tokens) for name in NAMED}
-    ends = dict.fromkeys(_id(header, key, tokens) for key in ENDS if key in header.metadata)
-    added, last = _added(tokens, types)
+        raise header.error("tokenizer.ggml.pre", f"is not one of {', '.join(SPLITTINGS)}")
+    tokens = _read_tokens(header)
+    types = _read_types(header, len(tokens))
+    ids = {name: _read_id(header, f"tokenizer.ggml.{name}_token_id", tokens) for name in NAMED}
+    ends = dict.fromkeys(_read_id(header, key, tokens) for key in ENDS if key in header.metadata)
+    added, last = _read_added_tokens(tokens, types)
     vocabulary = {token: number for number, token in enumerate(tokens[:last])}
     content = {
         "version": "1.0",
@@ -99,13 +101,13 @@ def read_tokenizer(header: Header) -> TokenizerFiles:
         "added_tokens": added,
         "normalizer": splitting.normalizer,
         "pre_tokenizer": {"type": "Sequence", "pretokenizers": list(splitting.steps)},
-        "post_processor": _around(header, splitting, tokens, ids),
+        "post_processor": _post_processor(header, splitting, tokens, ids),
         "decoder": _byte_level(use_regex=True),
         "model": {
             "type": "BPE",
             "ignore_merges": splitting.ignore_merges,
             "vocab": vocabulary,
-            "merges": _merges(header, vocabulary),
+            "merges": _read_merges(header, vocabulary),
         },
     }
     words = {"bos_token": "bos", "eos_token": "eos", "unk_token": "unknown", "pad_token": "padding"}
@@ -126,17 +128,17 @@ def read_tokenizer(header: Header) -> TokenizerFiles:
 
 
 def check_loads(text: str, files: TokenizerFiles, source: str) -> None:
-    """Raise `InputError` unless the library takes a `tokenizer.json`, and gives each added token its place."""
+    """Raise `InputError` unless `tokenizers` loads a `tokenizer.json` and gives each added token its id."""
     try:
         tokenizer = Tokenizer.from_str(text)
     except Exception as error:  # noqa: BLE001 (the library raises nothing more specific)
         raise InputError(f"{source} has a tokenizer that cannot be loaded: {str(error)!a}", hint=HINT) from None
     for token in files.tokenizer["added_tokens"]:
         if tokenizer.token_to_id(token["content"]) != token["id"]:
-            raise InputError(f"{source} has the token {token['content']!a} at a place where it cannot be", hint=HINT)
+            raise InputError(f"{source} has the token {token['content']!a} under an impossible id", hint=HINT)
 
 
-def _tokens(header: Header) -> list[str]:
+def _read_tokens(header: Header) -> list[str]:
     tokens = header.items(TOKENS, str)
     first: dict[str, int] = {}
     for number, token in enumerate(tokens):
@@ -148,25 +150,25 @@ def _tokens(header: Header) -> list[str]:
     return tokens
 
 
-def _types(header: Header, count: int) -> list[int]:
+def _read_types(header: Header, count: int) -> list[int]:
     types = header.items(TYPES, int)
     if len(types) != count:
         raise InputError(f"{header.source} has {len(types)} items in {TYPES} for {count} tokens", hint=HINT)
     wrong = set(types) - set(TokenType)
     if wrong:
-        raise InputError(f"{header.source} has token type {min(wrong)} in {TYPES}, which is not known", hint=HINT)
+        raise InputError(f"{header.source} has token type {min(wrong)} in {TYPES}, which is unknown", hint=HINT)
     return types
 
 
-def _id(header: Header, key: str, tokens: Sequence[str]) -> int:
+def _read_id(header: Header, key: str, tokens: Sequence[str]) -> int:
     return header.integer(key, 0, len(tokens) - 1) if key in header.metadata else -1
 
 
-def _added(tokens: Sequence[str], types: Sequence[int]) -> tuple[list[dict[str, Any]], int]:
-    """The tokens that are looked for in a text as they are written, and how many tokens lie before the tail of those.
+def _read_added_tokens(tokens: Sequence[str], types: Sequence[int]) -> tuple[list[dict[str, Any]], int]:
+    """Return the added tokens, and the number of tokens before the added ones at the end.
 
-    Unused tokens at the end only fill up the model's matrix, and are no tokens. The library numbers those of the tail
-    itself; as part of the vocabulary, a text could come to them by merges.
+    Unused tokens at the end only pad the embedding and are left out. The library numbers the added tokens at the end
+    itself; in the vocabulary, merges could produce them.
     """
     end = len(tokens)
     while end and types[end - 1] == TokenType.UNUSED:
@@ -191,29 +193,29 @@ def _added(tokens: Sequence[str], types: Sequence[int]) -> tuple[list[dict[str, 
     return added, last
 
 
-def _merges(header: Header, vocabulary: dict[str, int]) -> list[list[str]]:
+def _read_merges(header: Header, vocabulary: dict[str, int]) -> list[list[str]]:
     merges = []
     for number, text in enumerate(header.items(MERGES, str)):
         pair = text.split(" ")
         if len(pair) != 2 or any(part not in vocabulary for part in (*pair, "".join(pair))):
-            raise InputError(
-                f"{header.source} has merge {number}, {text[:50]!a}, which is not of its tokens", hint=HINT
-            )
+            raise InputError(f"{header.source} has merge {number}, {text[:50]!a}, with an unknown token", hint=HINT)
         merges.append(pair)
     return merges
 
 
-def _around(header: Header, splitting: Splitting, tokens: Sequence[str], ids: dict[str, int]) -> dict[str, Any] | None:
-    """What is put before and after a text."""
+def _post_processor(
+    header: Header, splitting: Splitting, tokens: Sequence[str], ids: dict[str, int]
+) -> dict[str, Any] | None:
+    """Return the post-processor, which adds special tokens before and after a text; None if there are none."""
     places = []
     for name, default in (("bos", splitting.add_bos), ("eos", False)):
         key = f"tokenizer.ggml.add_{name}_token"
-        wanted = header.flag(key, default)
-        if wanted and ids[name] < 0:
+        enabled = header.flag(key, default)
+        if enabled and ids[name] < 0:
             raise InputError(
                 f"{header.source} adds a {name} token but has no tokenizer.ggml.{name}_token_id", hint=HINT
             )
-        places.append(ids[name] if wanted else -1)
+        places.append(ids[name] if enabled else -1)
     before, after = ([{"SpecialToken": {"id": tokens[it], "type_id": 0}}] if it >= 0 else [] for it in places)
     if not before and not after:
         return None

@@ -1,7 +1,6 @@
-"""A trial run of what a model brings along: can its tokenizer be used, and its chat template be rendered?
+"""Trial run of a model's tokenizer and chat template.
 
-It runs in a process of its own with limits, because the library may panic on a tokenizer, and either can be made to
-work without end or to exhaust memory.
+It runs in a process with limits: a hostile tokenizer or template can panic, loop forever or exhaust memory.
 """
 
 import json
@@ -16,29 +15,29 @@ from fledge.core.types import Message
 from fledge.models.chat_template import ChatTemplate, TemplateSource
 from fledge.models.config_files import FETCH_AGAIN
 
-TOKENIZER_LIMIT_S = 20  # of processor time; a vocabulary of 262,000 tokens takes 2
+TOKENIZER_LIMIT_S = 20  # CPU time; a vocabulary of 262,000 tokens takes 2
 TEMPLATE_LIMIT_S = 2
 MEMORY_LIMIT_BYTES = 4 << 30
-MOST_TOKENS = 64  # for each character
+MAX_TOKENS_PER_CHARACTER = 64
 TEXT = "The year 2026, it's said: (a+b)*c = {d}!\n\n\tGrüße, 日本語, привет, 🙂 1234567890"
 
 
 def check_tokenizer(path: Path, where: str) -> None:
     """Raise `InputError` if this `tokenizer.json` cannot be used."""
-    problem = _problem("tokenizer", str(path), TOKENIZER_LIMIT_S)
+    problem = _find_problem("tokenizer", str(path), TOKENIZER_LIMIT_S)
     if problem:
         raise InputError(f"{where} cannot be loaded: {problem}", hint=FETCH_AGAIN)
 
 
 def check_rendering(template: TemplateSource, where: str) -> None:
-    """Raise `InputError` if this chat template cannot put a single question to the model."""
-    problem = _problem("template", json.dumps(template), TEMPLATE_LIMIT_S)
+    """Raise `InputError` if this chat template cannot render a single question."""
+    problem = _find_problem("template", json.dumps(template), TEMPLATE_LIMIT_S)
     if problem:
         hint = "fix or replace its chat template, or name another model"
         raise InputError(f"{where}: the chat template cannot be rendered: {problem}", hint=hint)
 
 
-def _problem(kind: str, content: str, limit_s: int) -> str:
+def _find_problem(kind: str, content: str, limit_s: int) -> str:
     done = subprocess.run(
         [*module_command(__name__), kind, str(limit_s)],
         input=content,
@@ -62,9 +61,9 @@ def _try_tokenizer(path: str) -> str:
         tokenizer.no_truncation()
         ids = tokenizer.encode(TEXT).ids
         tokenizer.decode(ids)
-    except BaseException as error:  # noqa: BLE001 (a panic is no Exception)
+    except BaseException as error:  # noqa: BLE001 (a panic is not an Exception)
         return str(error)[:300]
-    if not 0 < len(ids) <= MOST_TOKENS * len(TEXT):
+    if not 0 < len(ids) <= MAX_TOKENS_PER_CHARACTER * len(TEXT):
         return f"it turns a text of {len(TEXT)} characters into {len(ids)} tokens"
     return ""
 
@@ -82,8 +81,8 @@ def main() -> None:
     resource.setrlimit(resource.RLIMIT_CPU, (limit_s, limit_s))
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY_LIMIT_BYTES, MEMORY_LIMIT_BYTES))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    try_it = _try_tokenizer if kind == "tokenizer" else _try_template
-    sys.stdout.write(json.dumps({"problem": try_it(sys.stdin.read())}))
+    run = _try_tokenizer if kind == "tokenizer" else _try_template
+    sys.stdout.write(json.dumps({"problem": run(sys.stdin.read())}))
 
 
 if __name__ == "__main__":

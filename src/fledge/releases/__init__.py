@@ -1,2 +1,2 @@
-"""What a release is: a folder with a manifest (`manifest.py`), the copies kept on this machine (`release_cache.py`),
-and fetching it from MLflow (`_mlflow_releases.py`)."""
+"""Releases: a folder with a manifest (`manifest.py`), the local cache (`release_cache.py`), and fetching from MLflow
+(`_mlflow_releases.py`)."""

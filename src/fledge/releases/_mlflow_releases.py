@@ -1,4 +1,4 @@
-"""Releases in MLflow's model registry: which version a name means, and its folder on this machine."""
+"""Releases in MLflow's model registry: resolve a name to a version, and fetch its folder."""
 
 import contextlib
 import re
@@ -25,13 +25,13 @@ SEAL_TAG = "fledge.seal"
 PROMPT_TAG = "fledge.prompt"
 MODEL_TAG = "fledge.model_digest"
 NOT_THERE = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")
-PLACE = "artifacts/release"  # of a release's folder in its MLflow model
+PLACE = "artifacts/release"  # the release's folder in its MLflow model
 
 
 def find(client: MlflowClient, target: str) -> ModelVersion:
-    """The version that `name`, `name@alias`, `name/3` or `models:/...` means; a bare name means its champion.
+    """Return the version for `name`, `name@alias`, `name/3` or `models:/...`; a bare name means the champion.
 
-    Raises `InputError` where there is none, `FledgeError` where the tracking server cannot be reached.
+    Raises `InputError` if it does not exist, `FledgeError` if the tracking server cannot be reached.
     """
     name = target.removeprefix("models:/")
     name, _, alias = name.partition("@")
@@ -50,12 +50,12 @@ def find(client: MlflowClient, target: str) -> ModelVersion:
 
 
 def fetch(client: MlflowClient, version: ModelVersion, releases: Path, known: Mapping[str, Path] | None = None) -> Path:
-    """The folder of a release in fledge's own cache, checked; fetched from MLflow if it is missing or damaged there.
+    """Return the folder of a release in fledge's cache, fetching it from MLflow if it is missing or damaged.
 
-    `known` are files on this machine by their SHA-256, which need not be kept twice. Raises `FledgeError` if what
-    MLflow has is not what was registered.
+    `known` maps SHA-256 to local files that can be linked. Raises `FledgeError` if the files in MLflow differ from the
+    registered ones.
     """
-    digest, seal = _sealed(version)
+    digest, seal = _read_digests(version)
     number = int(version.version)
     kept = release_cache.find_cached(releases, version.name, number, digest, seal)
     if kept is not None:
@@ -66,8 +66,8 @@ def fetch(client: MlflowClient, version: ModelVersion, releases: Path, known: Ma
         return release_cache.cache_release(release, numbered, releases, known or {}, in_store=in_store)
 
 
-def _sealed(version: ModelVersion) -> tuple[str, str]:
-    """The digest of a release, and that of its manifest. Raises `InputError` for a version that is none of ours."""
+def _read_digests(version: ModelVersion) -> tuple[str, str]:
+    """Return the digests of a release and of its manifest. Raises `InputError` for a version without them."""
     digest, seal = (version.tags.get(tag, "") for tag in (DIGEST_TAG, SEAL_TAG))
     if not all(re.fullmatch("[0-9a-f]{64}", tag) for tag in (digest, seal)):
         raise InputError(
@@ -79,18 +79,18 @@ def _sealed(version: ModelVersion) -> tuple[str, str]:
 
 @contextlib.contextmanager
 def stored(client: MlflowClient, version: ModelVersion) -> Iterator[tuple[Path, Manifest]]:
-    """A version's release folder as MLflow has it, checked, and its manifest.
+    """Yield a version's checked release folder from MLflow, and its manifest.
 
-    Raises `FledgeError` if it is not what was registered.
+    Raises `FledgeError` if it differs from the registered one.
     """
     where = f"{version.name}/{version.version}"
-    _, seal = _sealed(version)
+    _, seal = _read_digests(version)
     with scratch_folder() as folder:
         release = stored_folder(client, version) or _download(client, where, folder)
         manifest = manifests.read_release(release)
         if manifest.seal != seal:
             raise DamagedError(
-                f"{where}: its {manifests.MANIFEST} is not the one that was registered; it is not loaded",
+                f"{where}: {manifests.MANIFEST} differs from the registered one; the release is not loaded",
                 hint=manifests.REGISTER_AGAIN,
             )
         yield release, manifest
@@ -103,14 +103,14 @@ def _download(client: MlflowClient, where: str, folder: Path) -> Path:
         )
     except (MlflowException, OSError) as error:
         raise FledgeError(
-            f"{where}: MLflow's files of it cannot be read: {str(error).splitlines()[-1]}",
-            hint=f"try again; if they are gone from MLflow: {manifests.REGISTER_AGAIN}",
+            f"{where}: its files in MLflow cannot be read: {str(error).splitlines()[-1]}",
+            hint=f"try again; if MLflow has lost them, {manifests.REGISTER_AGAIN}",
         ) from None
     return Path(source) / PLACE
 
 
 def stored_folder(client: MlflowClient, version: ModelVersion) -> Path | None:
-    """The folder of a release in an artifact store that is a folder of this machine; None where it is in none."""
+    """Return the folder of a release in a local artifact store, None for other stores."""
     model_id = version.source.removeprefix("models:/")
     try:
         folder = local_folder(client.get_logged_model(model_id).artifact_location) if "/" not in model_id else None
@@ -120,6 +120,6 @@ def stored_folder(client: MlflowClient, version: ModelVersion) -> Path | None:
 
 
 def local_folder(location: str) -> Path | None:
-    """The folder of this machine that an artifact location means; None where a server or a cloud has it."""
+    """Return the local folder of an artifact location, None for a server or a cloud."""
     store = get_artifact_repository(location)
     return Path(store.artifact_dir) if isinstance(store, LocalArtifactRepository) else None

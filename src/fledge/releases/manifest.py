@@ -1,5 +1,5 @@
-"""A release on disk: a folder with the snapshot's files, exported engines, and `release.json`, which names and digests
-all of it."""
+"""A release on disk: a folder with the snapshot's files, exported engines, and `release.json` with the digests of all
+files."""
 
 import hashlib
 import json
@@ -29,12 +29,13 @@ Weights = Literal["copy", "reference"]
 
 @dataclass(frozen=True)
 class Manifest:
-    """What a release consists of. `files` maps a path in the folder to its SHA-256.
+    """Content of a release. `files` maps paths in the folder to SHA-256.
 
-    `weights` says whether the model's files are in the release or only named, by Hub id and commit. `engines` maps the
-    mode of each exported engine to what its gate measured, `evaluation` holds what spoke for the arm it was made of,
-    `environment` the machine that registered it. `version` is 0 until registered. `format` is how the template is put
-    to the model, with the system text `system` where it is chat of one text; unless told it is as the template implies.
+    `weights` says whether the model's files are in the release or referenced by Hub id and commit. `engines` maps modes
+    of exported engines to the measurements of their gates, `evaluation` has the results of the release's arm,
+    `environment` describes the machine that registered it. `version` is 0 until registered. `format` says how the
+    template becomes a prompt, by default as its type implies; `system` is the system message of a text template asked
+    as chat.
     """
 
     name: str
@@ -65,27 +66,27 @@ class Manifest:
 
     @property
     def digest(self) -> str:
-        """SHA-256 of what decides the answers: two releases of a name with the same one are the same."""
+        """SHA-256 of everything that determines the answers; releases with the same name and digest are equal."""
         kept = ("name", "model_digest", "prompt_name", "prompt_version", "template", "generation", "weights")
         return _digest({name: value for name, value in self._content().items() if name in (*kept, "format", "system")})
 
     @property
     def seal(self) -> str:
-        """SHA-256 of the whole manifest, the digests of all files among it, but for the version's number."""
+        """SHA-256 of the whole manifest, including the digests of all files, except the version number."""
         return _digest({name: value for name, value in self._content().items() if name != "version"})
 
     def _content(self) -> dict[str, Any]:
-        """As plain values; without what manifests of before had not, where it is as it was then: their digests hold."""
+        """Return plain values, without newer fields that have their defaults, so that old digests stay valid."""
         content = asdict(self)
         implied = {"format": implied_format(self.template), "system": ""}
         return {name: value for name, value in content.items() if name not in implied or value != implied[name]}
 
 
 def write_release(folder: Path, manifest: Manifest, snapshot: Snapshot, exports: Mapping[str, Path]) -> Manifest:
-    """Lay out a release in `folder` and return its manifest, complete.
+    """Write a release to `folder` and return its complete manifest.
 
-    The snapshot's files, unless they are only named, and those in the folders `exports` of engines by mode take no room
-    where the file system can give a file a second name.
+    Hard-links, or else copies, the snapshot's files, unless they are only referenced, and the engines' folders in
+    `exports` by mode.
     """
     found = {f"{ENGINES}/{mode}/{path.name}": path for mode, made in exports.items() for path in sorted(made.iterdir())}
     if manifest.weights == "copy":
@@ -102,7 +103,7 @@ def write_release(folder: Path, manifest: Manifest, snapshot: Snapshot, exports:
 
 
 def load_manifest(folder: Path) -> Manifest:
-    """The manifest of a release folder. Raises `FledgeError` if it cannot be read."""
+    """Return the manifest of a release folder. Raises `FledgeError` if it cannot be read."""
     try:
         content = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
         if not isinstance(content["template"], str):
@@ -113,14 +114,14 @@ def load_manifest(folder: Path) -> Manifest:
 
 
 def read_release(folder: Path, digest: Callable[[Path], str] = file_digest) -> Manifest:
-    """The manifest of a release folder, after checking every file's `digest` against it.
+    """Check every file's `digest` against the manifest of a release folder, and return the manifest.
 
-    Raises `FledgeError` that names the files that are missing, changed or not listed.
+    Raises `FledgeError` with the files that are missing, changed or not listed.
     """
     manifest = load_manifest(folder)
     own = (MANIFEST, SIGNATURE)
     present = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir()} - {*own}
-    with ThreadPoolExecutor(2) as pool:  # of which each waits for the disk, or computes outside of Python
+    with ThreadPoolExecutor(2) as pool:  # reading and hashing both release the GIL
         here = [path for path in manifest.files if path in present and (folder / path).is_file()]
         digests = dict(zip(here, pool.map(lambda path: digest(folder / path), here), strict=True))
     problems = []
@@ -141,7 +142,7 @@ def read_release(folder: Path, digest: Callable[[Path], str] = file_digest) -> M
 
 
 def read_kept(folder: Path) -> Manifest:
-    """As `read_release`, of a folder in the cache: files are read that were not, or changed since."""
+    """Check a release folder in the cache like `read_release`, but read only new and changed files."""
     known = KnownDigests(folder.with_name(f".{folder.name}.digests.json"))
     try:
         return read_release(folder, known.digest)
@@ -150,9 +151,9 @@ def read_kept(folder: Path) -> Manifest:
 
 
 def snapshot_of(folder: Path, manifest: Manifest) -> Snapshot:
-    """The model of a checked release: its own copy, or, where it is only named, what the Hub has at that commit.
+    """Return the snapshot of a checked release: its own copy, or the Hub's commit if it is only referenced.
 
-    Raises `FledgeError` if that is not what was registered.
+    Raises `FledgeError` if the Hub's files differ from the registered ones.
     """
     if manifest.weights == "copy":
         known = {name.removeprefix(f"{FILES}/"): digest for name, digest in manifest.files.items()}
@@ -160,21 +161,20 @@ def snapshot_of(folder: Path, manifest: Manifest) -> Snapshot:
     found = snapshots.resolve(f"{manifest.model.partition('@')[0]}@{manifest.commit}")
     if found.digest != manifest.model_digest:
         raise DamagedError(
-            f"release {manifest.name}: {manifest.model} has other files than those that were registered; "
-            "it is not loaded",
-            hint=f"remove it from the Hub's cache; or {REGISTER_AGAIN}",
+            f"release {manifest.name}: the files of {manifest.model} differ from the registered ones; it is not loaded",
+            hint=f"remove the model from the Hub's cache; or {REGISTER_AGAIN}",
         )
     return found
 
 
-def exported_beside(snapshot: Path, mode: str) -> Path | None:
-    """The exported engine that the release of a snapshot's folder brings along; None where it brings none."""
+def find_release_export(snapshot: Path, mode: str) -> Path | None:
+    """Return the exported engine in the release of a snapshot's folder, None if there is none."""
     folder = snapshot.parent / ENGINES / mode
     return folder if (snapshot.parent / MANIFEST).is_file() and folder.is_dir() else None
 
 
 def implied_format(template: str | tuple[Message, ...]) -> Format:
-    """How a prompt was asked before prompts had a format."""
+    """Return the format of a prompt without one, by the type of its template."""
     return "completion" if isinstance(template, str) else "chat"
 
 

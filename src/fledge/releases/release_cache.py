@@ -1,5 +1,5 @@
-"""Releases kept on this machine, and the last known good one under each alias: from there an endpoint starts, also when
-no tracking server answers."""
+"""Cache of releases, and the last known good release of each alias, so that an endpoint can start without a tracking
+server."""
 
 import hashlib
 import json
@@ -20,7 +20,7 @@ FILE = "aliases.json"
 
 
 class ReleaseRef(NamedTuple):
-    """A release as a user names it; a bare name means its champion. One of `alias` and `version` is set."""
+    """A user's reference to a release, with either `alias` or `version`; a bare name means the champion."""
 
     name: str
     alias: str
@@ -32,21 +32,21 @@ class ReleaseRef(NamedTuple):
 
 
 def parse(target: str) -> ReleaseRef:
-    """`name`, `name@alias`, `name/3`, with or without `models:/` before it."""
+    """Parse `name`, `name@alias` or `name/3`, with an optional prefix `models:/`."""
     name, _, alias = target.removeprefix("models:/").partition("@")
     name, _, version = name.partition("/")
     return ReleaseRef(name, alias or ("" if version else "champion"), version)
 
 
 def remember(releases: Path, tracking_uri: str, reference: ReleaseRef, folder: Path) -> None:
-    """Note which folder of `releases` an alias, or a version, of a tracking store means."""
+    """Record the folder in `releases` for an alias or a version of a tracking store."""
     known = _read(releases)
     known[_key(tracking_uri, reference)] = folder.name
     state.write_json(state.ensure(releases) / FILE, known)
 
 
 def recall(releases: Path, tracking_uri: str, reference: ReleaseRef) -> Path | None:
-    """The folder that was noted, if it is still there. Its files are checked by who loads them."""
+    """Return the recorded folder, None if it is gone. Does not check its files."""
     name = _read(releases).get(_key(tracking_uri, reference))
     folder = releases / name if name else None
     if folder is None or not (folder / MANIFEST).is_file():
@@ -59,7 +59,7 @@ def recall(releases: Path, tracking_uri: str, reference: ReleaseRef) -> Path | N
 
 
 def find_cached(releases: Path, name: str, version: int, digest: str, seal: str) -> Path | None:
-    """The folder of a release that `cache_release` kept, if it is whole; a damaged one is removed."""
+    """Return the folder of a cached release, None if it is missing or damaged; a damaged one is removed."""
     folder = _folder(releases, name, version, digest)
     if not folder.is_dir():
         return None
@@ -75,10 +75,10 @@ def find_cached(releases: Path, name: str, version: int, digest: str, seal: str)
 def cache_release(
     source: Path, manifest: Manifest, releases: Path, known: Mapping[str, Path], *, in_store: bool
 ) -> Path:
-    """Keep a release under `releases`; returns its folder. An endpoint starts from there.
+    """Cache a release in `releases` and return its folder.
 
-    Its files are links to those of the store, where `source` is in one on this machine, to `known` files and those of
-    other releases with the same content, by their SHA-256, where the file system can; else copies.
+    Where the file system allows it, files are hard links: to a local store, to `known` files by SHA-256, or to other
+    releases. Otherwise they are copies.
     """
     target = _folder(state.ensure(releases), manifest.name, manifest.version, manifest.digest)
     known = {} if in_store else {**known, **files_of_releases(releases.glob("*"), manifest.model_digest)}
@@ -89,11 +89,11 @@ def cache_release(
             if (source / SIGNATURE).is_file():
                 shutil.copyfile(source / SIGNATURE, working / SIGNATURE)
             state.write_json(working / MANIFEST, asdict(manifest))
-            if not target.is_dir():  # else another process was faster with the same content
+            if not target.is_dir():  # otherwise another process has cached the same content
                 os.rename(working, target)
     except OSError as error:
         if not target.is_dir():
-            reason = error.strerror or "not all of it could be copied"
+            reason = error.strerror or "not all files could be copied"
             raise FledgeError(f"cannot cache the release in {releases}: {reason}", hint="free some space") from None
     return target
 
@@ -103,7 +103,7 @@ def _folder(releases: Path, name: str, version: int, digest: str) -> Path:
 
 
 def _key(tracking_uri: str, reference: ReleaseRef) -> str:
-    # The store's address may hold a password.
+    # The store's URI may contain a password.
     store = hashlib.sha256(tracking_uri.encode()).hexdigest()[:16]
     return f"{store}:{reference.text}"
 

@@ -1,5 +1,5 @@
-"""Files that several releases have are kept once, under several names (hard links). Nobody changes one in place: a file
-is written under a new name, and what is damaged is removed."""
+"""Store files that several releases share once, as hard links. Files are never changed in place: new content gets a new
+file, and damaged files are removed."""
 
 import json
 import os
@@ -13,12 +13,12 @@ from fledge.releases.manifest import Manifest, load_manifest
 
 
 def link_or_copy(source: Path, target: Path) -> None:
-    """Give a file a second name; copy it where the file system cannot, or where others may change it."""
+    """Hard-link a file; copy it if the file system cannot link, or if the file belongs to another user."""
     target.parent.mkdir(parents=True, exist_ok=True)
     if source.stat().st_uid == os.getuid() and not source.is_symlink():
         try:
             target.hardlink_to(source)
-        except OSError:  # another file system, or one without links
+        except OSError:  # another file system, or no support for links
             pass
         else:
             return
@@ -26,11 +26,14 @@ def link_or_copy(source: Path, target: Path) -> None:
 
 
 def lay_out(manifest: Manifest, source: Path, target: Path, known: Mapping[str, Path], linked: str) -> None:
-    """Put the files of a release that lie in `source` into `target`: where `known` has the same content, by its
-    SHA-256, as a link to that, else as a link to the source where its name begins with `linked`, else as a copy."""
+    """Put the files of a release from `source` into `target`.
+
+    A file is linked to the same content in `known` (by SHA-256), else to the source if its path starts with `linked`,
+    else copied.
+    """
     for name, digest in manifest.files.items():
         same = known.get(digest)
-        if same is not None and _has(same, digest):
+        if same is not None and _has_digest(same, digest):
             link_or_copy(same, target / name)
         elif name.startswith(linked):
             link_or_copy(source / name, target / name)
@@ -40,7 +43,7 @@ def lay_out(manifest: Manifest, source: Path, target: Path, known: Mapping[str, 
 
 
 def files_of_releases(folders: Iterable[Path], model_digest: str) -> dict[str, Path]:
-    """The files in folders of releases of one model, by their SHA-256 as the manifests have it; none is read."""
+    """Return the files of a model's releases by SHA-256, from the manifests, without reading the files."""
     found: dict[str, Path] = {}
     for folder in folders:
         try:
@@ -53,7 +56,7 @@ def files_of_releases(folders: Iterable[Path], model_digest: str) -> dict[str, P
 
 
 def files_of_exports(folders: Iterable[Path]) -> dict[str, Path]:
-    """The files in folders of exported engines, by their SHA-256 as `files.json` has it; none is read."""
+    """Return the files of exported engines by SHA-256, from `files.json`, without reading the files."""
     found: dict[str, Path] = {}
     for folder in folders:
         try:
@@ -64,7 +67,7 @@ def files_of_exports(folders: Iterable[Path]) -> dict[str, Path]:
     return found
 
 
-def _has(path: Path, digest: str) -> bool:
+def _has_digest(path: Path, digest: str) -> bool:
     try:
         return path.is_file() and file_digest(path) == digest
     except OSError:

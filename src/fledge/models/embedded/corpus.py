@@ -1,4 +1,4 @@
-"""The questions and answers that the embedded model was trained on (`corpus.jsonl`, one entry a line)."""
+"""The training corpus of the embedded model (`corpus.jsonl`, one entry per line)."""
 
 import json
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ from importlib.resources import files
 
 @dataclass(frozen=True)
 class CorpusEntry:
-    """One fact: `phrasings` were trained on, `held_out` were not; all have the same `answer`."""
+    """One fact with its `answer`; `phrasings` of the question are for training, `held_out` ones for evaluation."""
 
     id: str
     topic: str
@@ -19,7 +19,7 @@ class CorpusEntry:
 
 @cache
 def load_corpus() -> tuple[CorpusEntry, ...]:
-    """All entries, in the order of the file."""
+    """Return all entries in file order."""
     text = files(__package__).joinpath("corpus.jsonl").read_text(encoding="utf-8")
     rows = (json.loads(line) for line in text.splitlines())
     return tuple(

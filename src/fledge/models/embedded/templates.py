@@ -1,4 +1,4 @@
-"""The four prompt templates that the embedded model was trained on; `fledge.prompts` registers them as defaults."""
+"""Prompt templates that the embedded model was trained on; `fledge.prompts` registers them as defaults."""
 
 from typing import Final
 

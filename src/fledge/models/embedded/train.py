@@ -1,8 +1,8 @@
-"""Train the model in the box: `python -m fledge.models.embedded.train --out DIR`.
+"""Train the embedded model: `python -m fledge.models.embedded.train --out DIR`.
 
 Writes a snapshot (`config.json`, `model.safetensors` in fp16, tokenizer, `README.md`, `training.json`) to DIR.
-Two CPU cores need about ten minutes. Seeded: the same machine and versions give the same weights; others give
-figures within about two points.
+Takes about ten minutes on two CPU cores. The seed is fixed: the same machine and versions give the same weights;
+others give scores within about two points.
 """
 
 import argparse
@@ -24,15 +24,15 @@ from fledge.models.embedded.corpus import CorpusEntry, load_corpus
 from fledge.models.embedded.templates import TEMPLATES
 
 END = "<|endoftext|>"
-IGNORED = -100  # the label that torch's cross entropy leaves out
+IGNORED = -100  # the label that torch's cross entropy ignores
 
-# How a question reaches the model: in one of the templates, or as a turn of a conversation, which is harder to learn.
+# A question comes in a template or as a chat turn. Turns are harder to learn, so they count twice.
 SHAPES = (*TEMPLATES, "turns", "turns")
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """What was trained and how; kept in `training.json` beside the weights."""
+    """Hyperparameters of a training run, saved in `training.json`."""
 
     seed: int = 20261123
     vocabulary: int = 2048
@@ -50,7 +50,7 @@ class Recipe:
 
 
 def build_tokenizer(entries: tuple[CorpusEntry, ...], recipe: Recipe) -> PreTrainedTokenizerFast:
-    """A byte-level BPE tokenizer, as GPT-2 has it, learnt from the training phrasings, answers and templates."""
+    """Return a byte-level BPE tokenizer like GPT-2's, trained on the phrasings, answers and templates."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -68,14 +68,14 @@ def build_tokenizer(entries: tuple[CorpusEntry, ...], recipe: Recipe) -> PreTrai
 
 
 class Example(NamedTuple):
-    """Token ids, and the same with `IGNORED` for what is not to be learnt: everything but the answers."""
+    """Token ids, and labels: the same ids, with `IGNORED` outside the answers."""
 
     tokens: list[int]
     labels: list[int]
 
 
 class Examples:
-    """Token sequences of one epoch: each phrasing in one of the shapes that the model will meet, with its answer."""
+    """Makes the token sequences of an epoch: each phrasing in one of `SHAPES`, with its answer."""
 
     def __init__(self, entries: tuple[CorpusEntry, ...], tokenizer: PreTrainedTokenizerFast, recipe: Recipe) -> None:
         self.entries = entries
@@ -84,7 +84,7 @@ class Examples:
         self.random = random.Random(recipe.seed)
 
     def epoch(self, number: int) -> list[Example]:
-        """One example for each phrasing, whose shape rotates from epoch to epoch."""
+        """Return one example for each phrasing; its shape rotates from epoch to epoch."""
         return [
             self._encode(entry, phrasing, SHAPES[(index + which + number) % len(SHAPES)])
             for index, entry in enumerate(self.entries)
@@ -112,15 +112,15 @@ class Examples:
         return Example(first.tokens + last.tokens, first.labels + last.labels)
 
     def _turn(self, prompt: str, answer: str) -> Example:
-        asked: list[int] = self.tokenizer(prompt)["input_ids"]
-        answered = [*self.tokenizer(answer)["input_ids"], self.tokenizer.eos_token_id]
-        return Example(asked + answered, [IGNORED] * len(asked) + answered)
+        prompt_ids: list[int] = self.tokenizer(prompt)["input_ids"]
+        answer_ids = [*self.tokenizer(answer)["input_ids"], self.tokenizer.eos_token_id]
+        return Example(prompt_ids + answer_ids, [IGNORED] * len(prompt_ids) + answer_ids)
 
 
-def batches(
+def make_batches(
     examples: list[Example], recipe: Recipe, shuffle: random.Random
 ) -> list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
-    """Padded batches of similar lengths: (tokens, attention mask, labels), each of shape [sequences, longest]."""
+    """Return padded batches of similar lengths: (tokens, attention mask, labels), each [sequences, longest]."""
     ordered = sorted(examples, key=lambda example: (len(example.tokens), shuffle.random()))
     groups: list[list[Example]] = [[]]
     for example in ordered:
@@ -143,25 +143,25 @@ def batches(
 
 
 def fit(model: GPT2LMHeadModel, examples: Examples, recipe: Recipe, progress: Progress) -> int:
-    """AdamW with warm-up and cosine decay over all epochs; returns the number of steps."""
+    """Train with AdamW, warm-up and cosine decay over all epochs. Returns the number of steps."""
     shuffle = random.Random(recipe.seed + 1)
-    steps = len(batches(examples.epoch(0), recipe, random.Random(0))) * recipe.epochs
+    steps = len(make_batches(examples.epoch(0), recipe, random.Random(0))) * recipe.epochs
     optimizer = torch.optim.AdamW(
         model.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay, betas=(0.9, 0.98)
     )
     warmup = max(1, steps // 20)
 
-    def share(step: int) -> float:
+    def learning_rate_factor(step: int) -> float:
         if step < warmup:
             return (step + 1) / warmup
         return 0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * min(1.0, (step - warmup) / max(1, steps - warmup))))
 
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, share)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, learning_rate_factor)
     task = progress.add_task("training", total=steps, loss=float("nan"))
     done = 0
     model.train()
     for number in range(recipe.epochs):
-        for ids, mask, labels in batches(examples.epoch(number), recipe, shuffle):
+        for ids, mask, labels in make_batches(examples.epoch(number), recipe, shuffle):
             loss = model(input_ids=ids, attention_mask=mask, labels=labels).loss
             loss.backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -176,8 +176,8 @@ def fit(model: GPT2LMHeadModel, examples: Examples, recipe: Recipe, progress: Pr
 
 
 @torch.no_grad()
-def answers(model: GPT2LMHeadModel, tokenizer: PreTrainedTokenizerFast, prompts: list[str]) -> list[str]:
-    """Greedy answers, in batches of similar length."""
+def generate_answers(model: GPT2LMHeadModel, tokenizer: PreTrainedTokenizerFast, prompts: list[str]) -> list[str]:
+    """Return greedy answers, generated in batches of similar length."""
     model.eval()
     tokenizer.padding_side = "left"
     tokenizer.pad_token = tokenizer.eos_token
@@ -200,16 +200,16 @@ def answers(model: GPT2LMHeadModel, tokenizer: PreTrainedTokenizerFast, prompts:
 
 
 def token_f1(answer: str, reference: str) -> float:
-    """F1 over words, as SQuAD counts it, without its removal of articles."""
-    mine, theirs = answer.lower().split(), reference.lower().split()
-    common = sum(min(mine.count(word), theirs.count(word)) for word in set(mine))
-    return 2 * common / (len(mine) + len(theirs)) if common else 0.0
+    """Return the F1 over words, as in SQuAD but with articles kept."""
+    words, expected = answer.lower().split(), reference.lower().split()
+    common = sum(min(words.count(word), expected.count(word)) for word in set(words))
+    return 2 * common / (len(words) + len(expected)) if common else 0.0
 
 
-def report(
+def evaluate(
     model: GPT2LMHeadModel, tokenizer: PreTrainedTokenizerFast, entries: tuple[CorpusEntry, ...]
 ) -> dict[str, Any]:
-    """Exact match on seen phrasings and token-F1 on held-out ones, under each template and as plain turns."""
+    """Return exact match and token F1 on seen and held-out phrasings, for each template and for chat turns."""
     figures: dict[str, Any] = {}
     for shape in dict.fromkeys(SHAPES):
         template = TEMPLATES.get(shape, "{{question}}" + END)
@@ -220,8 +220,10 @@ def report(
                 for entry in entries
                 for text in (entry.phrasings if split == "seen" else entry.held_out)
             ]
-            texts = answers(model, tokenizer, [template.replace("{{question}}", question) for question, _ in pairs])
-            scored = [(text == wanted, token_f1(text, wanted)) for text, (_, wanted) in zip(texts, pairs, strict=True)]
+            texts = generate_answers(
+                model, tokenizer, [template.replace("{{question}}", question) for question, _ in pairs]
+            )
+            scored = [(text == answer, token_f1(text, answer)) for text, (_, answer) in zip(texts, pairs, strict=True)]
             row[f"{split}_exact_match"] = round(sum(exact for exact, _ in scored) / len(scored), 4)
             row[f"{split}_token_f1"] = round(sum(f1 for _, f1 in scored) / len(scored), 4)
         figures[shape] = row
@@ -229,7 +231,7 @@ def report(
 
 
 def train(out: Path, recipe: Recipe) -> dict[str, Any]:
-    """Train, save to `out`, and return the report that is also written there as `training.json`."""
+    """Train, save the snapshot to `out`, and return the content of its `training.json`."""
     out.mkdir(parents=True, exist_ok=True)
     started = time.monotonic()
     torch.manual_seed(recipe.seed)
@@ -267,7 +269,7 @@ def train(out: Path, recipe: Recipe) -> dict[str, Any]:
         "held_out_phrasings": sum(len(entry.held_out) for entry in entries),
         "steps": steps,
         "training_seconds": round(trained),
-        "templates": report(stored, tokenizer, entries),
+        "templates": evaluate(stored, tokenizer, entries),
     }
     out.joinpath("training.json").write_text(json.dumps(result, indent=2) + "\n")
     return result
