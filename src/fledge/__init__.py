@@ -55,6 +55,7 @@ _MODULES = {
         "MissingExtraError",
         "RefusedError",
     ),
+    "fledge.core.generation": ("GenerationParams",),
     "fledge.core.limits": ("Limits",),
     "fledge.core.settings": ("Workspace",),
     "fledge.core.types": (
@@ -70,9 +71,8 @@ _MODULES = {
     "fledge.engines.engine": (
         "Engine",
         "EngineGoneError",
-        "GenerationParams",
-        "Usage",
     ),
+    "fledge.engines.stream": ("Usage",),
     "fledge.experiments.answers": (
         "AnswerList",
         "AnswerRow",
@@ -193,6 +193,7 @@ if TYPE_CHECKING:
     from fledge.core.errors import InputError as InputError
     from fledge.core.errors import MissingExtraError as MissingExtraError
     from fledge.core.errors import RefusedError as RefusedError
+    from fledge.core.generation import GenerationParams as GenerationParams
     from fledge.core.limits import Limits as Limits
     from fledge.core.settings import Workspace as Workspace
     from fledge.core.types import EngineInfo as EngineInfo
@@ -203,8 +204,7 @@ if TYPE_CHECKING:
     from fledge.demo.end_to_end import run_demo as run_demo
     from fledge.engines.engine import Engine as Engine
     from fledge.engines.engine import EngineGoneError as EngineGoneError
-    from fledge.engines.engine import GenerationParams as GenerationParams
-    from fledge.engines.engine import Usage as Usage
+    from fledge.engines.stream import Usage as Usage
     from fledge.experiments.answers import AnswerList as AnswerList
     from fledge.experiments.answers import AnswerRow as AnswerRow
     from fledge.experiments.answers import answers as answers

@@ -5,10 +5,11 @@ from langchain_core.messages import AIMessage, ToolMessage
 
 from fledge.chains.engine_llm import EngineChatModel, EngineLLM, build_chain
 from fledge.core.errors import InputError
+from fledge.core.generation import GenerationParams
 from fledge.core.types import Message
 from fledge.engines import engine as engines
-from fledge.engines.engine import GenerationParams, Stream
 from fledge.engines.scripted import ScriptedEngine
+from fledge.engines.stream import Stream
 from fledge.prompts.prompt import Prompt
 
 

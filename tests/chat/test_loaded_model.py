@@ -7,9 +7,9 @@ import pytest
 
 from fledge.chat.loaded_model import load_model
 from fledge.core.errors import FledgeError, InputError
+from fledge.core.generation import GenerationParams
 from fledge.core.settings import Workspace
 from fledge.core.types import Message
-from fledge.engines.engine import GenerationParams
 from fledge.experiments.config import ExperimentConfig
 from fledge.registry.release import register
 

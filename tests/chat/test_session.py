@@ -13,9 +13,10 @@ from fledge.chat.lines import Entry
 from fledge.chat.partner import EnginePartner
 from fledge.chat.session import ChatConfig, Session, open_partner
 from fledge.core.errors import FledgeError, InputError
+from fledge.core.generation import GenerationParams
 from fledge.core.settings import Workspace
 from fledge.core.types import Message
-from fledge.engines.engine import Engine, GenerationParams
+from fledge.engines.engine import Engine
 from fledge.engines.scripted import ScriptedEngine
 from fledge.prompts.prompt import Draft, Prompt
 from fledge.prompts.store import open_prompts

@@ -13,7 +13,7 @@ import fledge
 from fledge.client.answers import EndpointAnswer
 from fledge.core.errors import FledgeError, InputError
 from fledge.core.types import Message
-from fledge.engines.engine import Usage
+from fledge.engines.stream import Usage
 from fledge.supervision.endpoints import EndpointStatus
 from tests.chat.scripted_server import Reply, Script, events, piece, serve, streamed
 from tests.engines import openai_server

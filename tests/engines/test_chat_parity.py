@@ -11,10 +11,12 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from fledge.core.generation import GenerationParams
 from fledge.core.types import Message
 from fledge.engines import selection
-from fledge.engines.engine import Completion, GenerationParams, generate
+from fledge.engines.engine import generate
 from fledge.engines.settings import EngineSettings
+from fledge.engines.stream import Completion
 from fledge.models.embedded.corpus import load_corpus
 from fledge.models.snapshot import Snapshot
 from tests.engines.test_parity import NEAR_TIE

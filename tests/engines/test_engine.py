@@ -1,9 +1,11 @@
 import pytest
 
 from fledge.core.errors import InputError
+from fledge.core.generation import GenerationParams
 from fledge.core.types import Message
-from fledge.engines.engine import GenerationParams, Prompt, Stream, generate
+from fledge.engines.engine import Prompt, generate
 from fledge.engines.scripted import ScriptedEngine
+from fledge.engines.stream import Stream
 
 
 @pytest.mark.parametrize(

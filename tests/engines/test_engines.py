@@ -9,11 +9,13 @@ import pytest
 import torch
 
 from fledge.core.errors import FledgeError, InputError
+from fledge.core.generation import GenerationParams
 from fledge.core.types import Message
 from fledge.engines import selection
-from fledge.engines.engine import Completion, Engine, GenerationParams, Prompt, generate
+from fledge.engines.engine import Engine, Prompt, generate
 from fledge.engines.local_engine import LocalEngine
 from fledge.engines.settings import EngineSettings
+from fledge.engines.stream import Completion
 from fledge.engines.text import Text
 from fledge.engines.transformers import create_text_config, load
 from fledge.models import snapshot

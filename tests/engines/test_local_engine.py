@@ -13,10 +13,12 @@ import psutil
 import pytest
 
 from fledge.core.errors import FledgeError, InputError
+from fledge.core.generation import GenerationParams
 from fledge.engines import selection
-from fledge.engines.engine import EngineGoneError, GenerationParams, Stream, generate
+from fledge.engines.engine import EngineGoneError, generate
 from fledge.engines.local_engine import LocalEngine
 from fledge.engines.settings import EngineSettings
+from fledge.engines.stream import Stream
 from fledge.models import snapshot
 
 pytestmark = pytest.mark.slow

@@ -21,7 +21,8 @@ BUSY = """
 import json, sys
 import psutil
 from fledge.engines import selection
-from fledge.engines.engine import GenerationParams, generate
+from fledge.core.generation import GenerationParams
+from fledge.engines.engine import generate
 from fledge.engines.settings import EngineSettings
 from fledge.models import snapshot
 

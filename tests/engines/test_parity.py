@@ -8,8 +8,9 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
+from fledge.core.generation import GenerationParams
 from fledge.engines import selection
-from fledge.engines.engine import GenerationParams, generate
+from fledge.engines.engine import generate
 from fledge.engines.settings import EngineSettings, Name
 from fledge.models import snapshot
 from fledge.models.embedded.corpus import load_corpus

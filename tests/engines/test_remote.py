@@ -9,10 +9,11 @@ from typing import Any
 import pytest
 
 from fledge.core.errors import FledgeError, InputError
+from fledge.core.generation import GenerationParams
 from fledge.core.settings import Workspace
 from fledge.core.types import Message
 from fledge.engines import remote, selection
-from fledge.engines.engine import GenerationParams, generate
+from fledge.engines.engine import generate
 from fledge.engines.remote import Prices, RemoteEngine
 from fledge.engines.settings import EngineSettings
 from fledge.experiments.config import ExperimentConfig

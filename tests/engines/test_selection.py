@@ -13,11 +13,12 @@ from transformers import AutoModelForCausalLM, DogeConfig
 
 from fledge.core.digests import file_digest
 from fledge.core.errors import FledgeError, InputError
+from fledge.core.generation import GenerationParams
 from fledge.core.installation import install_command
 from fledge.core.settings import load
 from fledge.core.types import EngineInfo
 from fledge.engines import selection
-from fledge.engines.engine import GenerationParams, generate
+from fledge.engines.engine import generate
 from fledge.engines.machine import has_gpu
 from fledge.engines.settings import EngineSettings
 from fledge.models import snapshot

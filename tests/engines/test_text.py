@@ -14,7 +14,7 @@ from tokenizers.processors import TemplateProcessing
 
 from fledge.core.errors import FledgeError, InputError
 from fledge.core.types import Message
-from fledge.engines.engine import Chunk
+from fledge.engines.stream import Chunk
 from fledge.engines.text import Decoder, Text, TextConfig, open_tokenizer
 from fledge.models import snapshot
 from fledge.models.snapshot import Snapshot

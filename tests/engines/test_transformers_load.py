@@ -10,8 +10,9 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from fledge.core.errors import InputError
+from fledge.core.generation import GenerationParams
 from fledge.engines import selection
-from fledge.engines.engine import GenerationParams, generate
+from fledge.engines.engine import generate
 from fledge.engines.settings import EngineSettings
 from fledge.models import snapshot
 from tests.models.broken_models import config, text

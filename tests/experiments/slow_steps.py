@@ -14,8 +14,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from fledge.core.generation import GenerationParams
 from fledge.core.settings import Workspace
-from fledge.engines.engine import GenerationParams
 from fledge.experiments.config import ExperimentConfig
 from fledge.experiments.run import resume_experiment, run_experiment
 from fledge.questions.question_set import Question, QuestionSet

@@ -9,8 +9,8 @@ import pytest
 from langchain_core.runnables import RunnableLambda
 
 from fledge.core.errors import InputError
+from fledge.core.generation import GenerationParams
 from fledge.core.types import Message
-from fledge.engines.engine import GenerationParams
 from fledge.engines.selection import RemoteModel
 from fledge.experiments.arms import (
     Arm,

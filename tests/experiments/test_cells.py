@@ -11,7 +11,7 @@ from langchain_core.prompts import ChatPromptTemplate
 from langchain_core.runnables import RunnableLambda
 
 from fledge.core.errors import FledgeError, InputError
-from fledge.engines.engine import GenerationParams
+from fledge.core.generation import GenerationParams
 from fledge.experiments.arms import Arm
 from fledge.experiments.cell_runner import ask
 from fledge.experiments.cells import Answer, Cell, order_cells

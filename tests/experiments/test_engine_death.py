@@ -7,8 +7,9 @@ import psutil
 import pytest
 from mlflow import MlflowClient
 
+from fledge.core.generation import GenerationParams
 from fledge.core.settings import Workspace
-from fledge.engines.engine import EngineGoneError, GenerationParams
+from fledge.engines.engine import EngineGoneError
 from fledge.experiments._mlflow_runs import find_run
 from fledge.experiments.config import ExperimentConfig
 from fledge.experiments.run import resume_experiment, run_experiment

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from fledge.core.errors import FledgeError, InputError
+from fledge.core.generation import GenerationParams
 from fledge.core.settings import Workspace
 from fledge.core.types import Message
-from fledge.engines.engine import GenerationParams
 from fledge.experiments.arms import Arm
 from fledge.experiments.cells import Answer
 from fledge.experiments.config import ExperimentConfig

@@ -20,9 +20,11 @@ from mlflow import MlflowClient
 from fledge.chains.engine_llm import EngineChatModel
 from fledge.comparison.options import CompareOptions
 from fledge.core.errors import FledgeError, InputError
+from fledge.core.generation import GenerationParams
 from fledge.core.settings import Workspace
-from fledge.engines.engine import Engine, GenerationParams, Prompt, Stream
+from fledge.engines.engine import Engine, Prompt
 from fledge.engines.scripted import ScriptedEngine
+from fledge.engines.stream import Stream
 from fledge.experiments._mlflow_experiments import load_table
 from fledge.experiments.comparison import compare
 from fledge.experiments.config import ArmConfig, ExperimentConfig

@@ -169,9 +169,10 @@ def _bytes(folder: Path, pick: random.Random) -> str:
 
 def main() -> None:
     """Answer two prompts and a conversation with a model; print the answers, CPU time and peak memory."""
+    from fledge.core.generation import GenerationParams
     from fledge.core.types import Message
     from fledge.engines import selection
-    from fledge.engines.engine import GenerationParams, Prompt, generate
+    from fledge.engines.engine import Prompt, generate
     from fledge.engines.settings import EngineSettings
     from fledge.models import snapshot
 

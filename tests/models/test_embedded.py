@@ -2,8 +2,9 @@ import json
 
 import pytest
 
+from fledge.core.generation import GenerationParams
 from fledge.core.types import Message
-from fledge.engines.engine import Engine, GenerationParams, Prompt, generate
+from fledge.engines.engine import Engine, Prompt, generate
 from fledge.models import snapshot
 from fledge.models.embedded.corpus import load_corpus
 from fledge.models.embedded.templates import TEMPLATES

@@ -13,8 +13,9 @@ from typing import Any
 import pytest
 from safetensors.numpy import save
 
+from fledge.core.generation import GenerationParams
 from fledge.engines import selection
-from fledge.engines.engine import GenerationParams, generate
+from fledge.engines.engine import generate
 from fledge.engines.settings import EngineSettings
 from fledge.models import snapshot
 from tests.conftest import PATIENCE_S, Run

@@ -3,8 +3,8 @@
 import pytest
 
 from fledge.core.errors import RefusedError
+from fledge.core.generation import GenerationParams
 from fledge.core.settings import Workspace
-from fledge.engines.engine import GenerationParams
 from fledge.experiments.config import ExperimentConfig
 from fledge.registry._mlflow_canary_runs import record_canary
 from fledge.registry.release import history, note, promote, register, rollback

@@ -11,8 +11,8 @@ import pytest
 from mlflow import MlflowClient
 
 from fledge.core.errors import ConflictError, FledgeError, InputError, RefusedError
+from fledge.core.generation import GenerationParams
 from fledge.core.settings import Workspace
-from fledge.engines.engine import GenerationParams
 from fledge.engines.selection import release_folder
 from fledge.experiments.config import ExperimentConfig
 from fledge.experiments.run import run_experiment

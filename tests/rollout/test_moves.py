@@ -14,8 +14,8 @@ import psutil
 import pytest
 from safetensors.numpy import load_file, save_file
 
+from fledge.core.generation import GenerationParams
 from fledge.core.settings import Workspace
-from fledge.engines.engine import GenerationParams
 from fledge.experiments.config import ExperimentConfig
 from fledge.models.snapshot import resolve
 from fledge.registry.release import history, promote, register, rollback

@@ -11,9 +11,9 @@ import pytest
 from mlflow import MlflowClient
 from mlflow.entities.webhook import WebhookEvent
 
+from fledge.core.generation import GenerationParams
 from fledge.core.keys import VARIABLE as KEY
 from fledge.core.settings import Workspace
-from fledge.engines.engine import GenerationParams
 from fledge.experiments.config import ExperimentConfig
 from fledge.registry.release import promote, register
 from fledge.serving.webhook import PATH, VARIABLE

@@ -13,8 +13,8 @@ import httpx
 import pytest
 
 from fledge.core.errors import InputError
+from fledge.core.generation import GenerationParams
 from fledge.core.settings import Workspace
-from fledge.engines.engine import GenerationParams
 from fledge.experiments.config import ExperimentConfig
 from fledge.registry.release import history, promote, register, rollback
 from fledge.supervision.config import ServeConfig

@@ -8,9 +8,11 @@ import sys
 from typing import Any
 
 from fledge.bench.rounds import RoundPlan
+from fledge.core.generation import GenerationParams
 from fledge.engines import selection
-from fledge.engines.engine import Engine, GenerationParams, Stream
+from fledge.engines.engine import Engine
 from fledge.engines.settings import EngineSettings
+from fledge.engines.stream import Stream
 
 
 def main() -> None:

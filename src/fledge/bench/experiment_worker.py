@@ -10,9 +10,10 @@ import time
 from typing import Any
 
 from fledge.core.errors import FledgeError
+from fledge.core.generation import GenerationParams
 from fledge.core.types import Format
 from fledge.engines import selection
-from fledge.engines.engine import Engine, GenerationParams, generate
+from fledge.engines.engine import Engine, generate
 from fledge.experiments.arms import Arm
 from fledge.experiments.askers import PromptAsker
 from fledge.experiments.cell_runner import ask

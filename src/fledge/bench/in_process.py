@@ -12,9 +12,10 @@ from typing import Any
 
 from fledge.bench.loads import Load, LoadAnswer, prompts, run_load
 from fledge.core.errors import FledgeError
+from fledge.core.generation import GenerationParams
 from fledge.core.types import Message
 from fledge.engines import selection
-from fledge.engines.engine import Engine, GenerationParams, Prompt
+from fledge.engines.engine import Engine, Prompt
 from fledge.engines.settings import EngineSettings
 
 MAX_CONCURRENCY = 512

@@ -23,9 +23,11 @@ from langchain_core.runnables import Runnable, RunnableGenerator, RunnableLambda
 from pydantic import ConfigDict
 
 from fledge.core.errors import InputError
+from fledge.core.generation import GenerationParams
 from fledge.core.texts import strip_stream
 from fledge.core.types import Message
-from fledge.engines.engine import Completion, Engine, GenerationParams, generate
+from fledge.engines.engine import Engine, generate
+from fledge.engines.stream import Completion
 from fledge.prompts.format import fill_conversation
 from fledge.prompts.prompt import Prompt
 

@@ -6,11 +6,13 @@ from types import TracebackType
 from typing import Any, Literal, TypeAlias, get_args, overload
 
 from fledge.core.errors import InputError
+from fledge.core.generation import GenerationParams
 from fledge.core.texts import strip_stream
 from fledge.core.types import Message, Say, silent
 from fledge.engines import selection
-from fledge.engines.engine import Engine, GenerationParams, Stream, generate
+from fledge.engines.engine import Engine, generate
 from fledge.engines.selection import RemoteModel, is_release, release_folder
+from fledge.engines.stream import Stream
 from fledge.experiments.arms import default_generation
 from fledge.experiments.config import ExperimentConfig
 from fledge.prompts.format import fill_conversation, prompt_of

@@ -4,8 +4,9 @@ from collections.abc import Generator, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 from fledge.core.errors import InputError
+from fledge.core.generation import GenerationParams
 from fledge.core.types import Message
-from fledge.engines.engine import Engine, GenerationParams
+from fledge.engines.engine import Engine
 from fledge.prompts.format import fill_conversation
 from fledge.prompts.prompt import Prompt
 from fledge.prompts.template import Template

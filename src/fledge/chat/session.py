@@ -13,11 +13,11 @@ from fledge.chat.dialogue import Dialogue, Reply, as_jsonl, as_markdown
 from fledge.chat.lines import Entry
 from fledge.chat.partner import EnginePartner, Partner
 from fledge.core.errors import FledgeError, InputError
+from fledge.core.generation import GenerationParams
 from fledge.core.interrupts import shield_from_interrupts
 from fledge.core.settings import load, option
 from fledge.core.types import Say, silent
 from fledge.engines import selection
-from fledge.engines.engine import GenerationParams
 from fledge.engines.selection import is_release, release_folder
 from fledge.engines.settings import EngineSettings
 from fledge.experiments.arms import PROMPT_SETTINGS, resolve_generation

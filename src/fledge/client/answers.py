@@ -12,7 +12,7 @@ from httpx_sse import EventSource
 
 from fledge.client.address import SEE_LOG, Address, one_line
 from fledge.core.errors import FledgeError
-from fledge.engines.engine import Usage
+from fledge.engines.stream import Usage
 
 DONE = "[DONE]"
 MAX_ERROR_BYTES = 65_536

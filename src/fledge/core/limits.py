@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass
 from typing import ClassVar
 
 from fledge.core.decoding import decode
+from fledge.core.generation import BOUNDS
 from fledge.core.settings import option, out_of_range
 
 
@@ -39,8 +40,8 @@ class Limits:
             ("max_body_bytes", 1000, 64_000_000),
             ("max_json_depth", 4, 100),
             ("max_rows", 1, 100_000),
-            ("max_n", 1, 16),
-            ("max_new_tokens", 1, 4096),
+            ("max_n", *BOUNDS["n"]),
+            ("max_new_tokens", *BOUNDS["max_tokens"]),
             ("max_running", 1, 256),
             ("queue_requests", 0, 100_000),
             ("queue_tokens", 1, 10**9),

@@ -21,12 +21,14 @@ from fledge.core.endpoint_config import EngineConfig
 from fledge.core.errors import FledgeError, InputError
 from fledge.core.events import ChildReady, StartFailed, StartProgress
 from fledge.core.frames import ASK, CANCEL, Frames, frame
+from fledge.core.generation import GenerationParams
 from fledge.core.interrupts import postpone_interrupts
 from fledge.core.messages import Ask, Cancel, Piece
 from fledge.core.processes import module_command
 from fledge.core.types import EngineInfo, Message, Say
-from fledge.engines.engine import Chunk, EngineGoneError, FinishReason, GenerationParams, Prompt, Stats, Stream, Usage
+from fledge.engines.engine import EngineGoneError, Prompt, Stats
 from fledge.engines.settings import EngineSettings
+from fledge.engines.stream import Chunk, FinishReason, Stream, Usage
 from fledge.models.snapshot import Snapshot
 
 MOST_RESTARTS = 1

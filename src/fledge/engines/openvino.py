@@ -12,8 +12,8 @@ import openvino_genai
 
 from fledge.core.errors import FledgeError, InputError
 from fledge.core.types import EngineInfo
-from fledge.engines.engine import FinishReason
 from fledge.engines.memory import cache_blocks
+from fledge.engines.stream import FinishReason
 from fledge.engines.text import TextConfig
 from fledge.engines.worker import GeneratedAnswer, WorkerEngine
 from fledge.models.snapshot import Snapshot

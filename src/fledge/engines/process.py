@@ -25,12 +25,14 @@ from fledge.core.endpoint_config import EngineConfig
 from fledge.core.errors import FledgeError, InputError
 from fledge.core.events import ChildReady, Event, StartFailed, StartProgress, StopRequested, SupervisorGone
 from fledge.core.frames import ASK, CANCEL, PIECES, Frames, frame
+from fledge.core.generation import GenerationParams
 from fledge.core.logs import start_logging
 from fledge.core.messages import Ask, Cancel, Piece
 from fledge.core.types import Message
 from fledge.engines import selection
-from fledge.engines.engine import Chunk, GenerationParams, LoadedEngine, Prompt, Stream
+from fledge.engines.engine import LoadedEngine, Prompt
 from fledge.engines.settings import EngineSettings
+from fledge.engines.stream import Chunk, Stream
 from fledge.models.snapshot import Snapshot
 from fledge.releases.manifest import read_kept, snapshot_of
 

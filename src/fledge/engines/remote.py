@@ -15,8 +15,10 @@ import openai
 
 from fledge.core.api_key import api_key
 from fledge.core.errors import FledgeError, InputError
+from fledge.core.generation import GenerationParams
 from fledge.core.types import EngineInfo, Message
-from fledge.engines.engine import Chunk, FinishReason, GenerationParams, Prompt, Stats, Stream, Usage
+from fledge.engines.engine import Prompt, Stats
+from fledge.engines.stream import Chunk, FinishReason, Stream, Usage
 
 RETRIES = 5
 TIMEOUT_S = 600.0

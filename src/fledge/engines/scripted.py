@@ -6,8 +6,10 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from fledge.core.errors import InputError
+from fledge.core.generation import GenerationParams
 from fledge.core.types import EngineInfo, Message
-from fledge.engines.engine import Chunk, FinishReason, GenerationParams, Prompt, Stats, Stream, Usage
+from fledge.engines.engine import Prompt, Stats
+from fledge.engines.stream import Chunk, FinishReason, Stream, Usage
 
 if TYPE_CHECKING:
     from fledge.engines.prompt_encoder import PromptEncoder

@@ -11,7 +11,8 @@ from tokenizers.decoders import DecodeStream
 
 from fledge.core.errors import FledgeError, InputError
 from fledge.core.types import Message
-from fledge.engines.engine import Chunk, FinishReason, Prompt
+from fledge.engines.engine import Prompt
+from fledge.engines.stream import Chunk, FinishReason
 from fledge.models.chat_template import ChatTemplate, read_template
 from fledge.models.snapshot import Snapshot
 

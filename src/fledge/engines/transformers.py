@@ -20,8 +20,9 @@ from transformers.generation.logits_process import (
 )
 from transformers.generation.stopping_criteria import StoppingCriteria, StoppingCriteriaList
 
+from fledge.core.generation import GenerationParams
 from fledge.core.types import EngineInfo
-from fledge.engines.engine import FinishReason, GenerationParams
+from fledge.engines.stream import FinishReason
 from fledge.engines.text import TextConfig
 from fledge.engines.transformers_load import load_model, load_tokenizer
 from fledge.engines.worker import GeneratedAnswer, WorkerEngine

@@ -8,8 +8,9 @@ from transformers import GenerationConfig
 from transformers.generation.configuration_utils import ContinuousBatchingConfig
 
 from fledge.core.errors import FledgeError, InputError
+from fledge.core.generation import GenerationParams
 from fledge.core.types import EngineInfo
-from fledge.engines.engine import FinishReason, GenerationParams
+from fledge.engines.stream import FinishReason
 from fledge.engines.transformers import create_text_config, load
 from fledge.engines.worker import GeneratedAnswer, WorkerEngine
 from fledge.models.snapshot import Snapshot

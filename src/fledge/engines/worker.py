@@ -7,9 +7,11 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from fledge.core.errors import FledgeError, InputError
+from fledge.core.generation import GenerationParams
 from fledge.core.types import EngineInfo, Message
-from fledge.engines.engine import FinishReason, GenerationParams, Prompt, Stream, Usage
+from fledge.engines.engine import Prompt
 from fledge.engines.prompt_encoder import PromptEncoder
+from fledge.engines.stream import FinishReason, Stream, Usage
 from fledge.engines.text import (
     DECODE_ERROR,
     Decoder,

@@ -27,10 +27,10 @@ from mlflow.exceptions import MlflowException
 
 from fledge.comparison.arms import ArmDescription
 from fledge.core.errors import InputError
+from fledge.core.generation import GenerationParams
 from fledge.core.interrupts import postpone_interrupts, scratch_folder, shield_from_interrupts
 from fledge.core.settings import load, options
 from fledge.core.types import EngineInfo, Format
-from fledge.engines.engine import GenerationParams
 from fledge.engines.selection import RemoteModel
 from fledge.experiments.arms import Arm
 from fledge.experiments.config import ExperimentConfig, as_param, planned_metric

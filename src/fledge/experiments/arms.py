@@ -10,8 +10,8 @@ from types import MappingProxyType
 from typing import Any
 
 from fledge.core.errors import InputError
+from fledge.core.generation import GenerationParams
 from fledge.core.types import Format
-from fledge.engines.engine import GenerationParams
 from fledge.engines.selection import RemoteModel
 from fledge.experiments.config import SAMPLING_TEMPERATURE, ArmConfig, ExperimentConfig
 from fledge.models.generation_config import read_sampling

@@ -5,7 +5,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from fledge.engines.engine import Completion, Engine, GenerationParams, generate
+from fledge.core.generation import GenerationParams
+from fledge.engines.engine import Engine, generate
+from fledge.engines.stream import Completion
 from fledge.experiments.cells import Cell
 from fledge.prompts.prompt import Prompt
 

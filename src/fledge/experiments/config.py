@@ -11,8 +11,8 @@ import regex
 import yaml
 
 from fledge.core.errors import InputError
+from fledge.core.generation import REQUEST_ONLY, GenerationParams
 from fledge.core.settings import ENCODING, load, option, options, out_of_range
-from fledge.engines.engine import GenerationParams
 from fledge.engines.settings import EngineSettings
 from fledge.models.embedded.templates import TEMPLATES
 from fledge.prompts.prompt import PromptFormat
@@ -182,7 +182,7 @@ class ExperimentConfig(EngineSettings):
         generation = values.pop("generation")
         del values["tracking_uri"], values["state"], values["cache"], values["chosen_settings"]
         judging, layout = values.pop("judging"), values.pop("layout")
-        unset = {name: generation.pop(name) for name in ("n", "logprobs", "ignore_eos")}
+        unset = {name: generation.pop(name) for name in REQUEST_ONLY}
         if self.generation_defaults == "model":  # what was not set is each model's own
             generation = {name: value for name, value in generation.items() if self.sets(name)}
         return {**values, **layout, **generation, **judging, **({"ignore_eos": True} if unset["ignore_eos"] else {})}

@@ -7,14 +7,12 @@ from typing import Any, NamedTuple
 from mlflow import MlflowClient
 
 from fledge.core.errors import InputError, RefusedError
+from fledge.core.generation import REQUEST_ONLY
 from fledge.experiments._mlflow_experiments import ArmSettings, load_arm, load_comparison, load_evaluation
 from fledge.experiments._mlflow_runs import find_run
 from fledge.registry._mlflow_canary_runs import load_canary
 from fledge.registry.registered import Standing
 from fledge.releases.manifest import Manifest, implied_format
-
-# Of generation settings, those that say nothing of the answer.
-APART = ("n", "logprobs", "ignore_eos")
 
 
 def standing(client: MlflowClient, run_id: str, arm: str) -> Standing:
@@ -128,7 +126,9 @@ def _differs(release: Manifest, arm: ArmSettings) -> str:
     if put != release.format:
         return f"the prompt was asked as {put}, and the release asks it as {release.format}"
     asked: dict[str, Any] = {**vars(arm.generation), "stop": list(arm.generation.stop)}
-    other = [name for name, value in release.generation.items() if name not in APART and asked.get(name) != value]
+    other = [
+        name for name, value in release.generation.items() if name not in REQUEST_ONLY and asked.get(name) != value
+    ]
     if other:
         return f"{other[0]} was {asked.get(other[0])}, and the release has {release.generation[other[0]]}"
     return ""

@@ -20,8 +20,8 @@ from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
 
 from fledge.core import state
 from fledge.core.errors import FledgeError
+from fledge.core.generation import REQUEST_ONLY, GenerationParams
 from fledge.core.interrupts import scratch_folder, shield_from_interrupts
-from fledge.engines.engine import GenerationParams
 from fledge.models.snapshot import Snapshot
 from fledge.prompts.prompt import Prompt
 from fledge.registry import package
@@ -44,7 +44,6 @@ from fledge.releases.shared_files import files_of_releases, lay_out
 from fledge.tracking._mlflow_connection import experiment_id, run_within
 
 PARAM_TYPES = {int: DataType.long, float: DataType.double, list: DataType.string}
-NOT_ASKED = ("n", "logprobs", "ignore_eos")
 EXAMPLE = "What is machine learning?"
 SHARING = 20  # so many of the latest releases of a model are looked through for files that are the same
 
@@ -182,7 +181,7 @@ def _signature(manifest: Manifest, prompt: Prompt) -> ModelSignature:
     asked = {
         name: float(value) if kinds[name] is float else value
         for name, value in manifest.generation.items()
-        if name not in NOT_ASKED
+        if name not in REQUEST_ONLY
     }
     return ModelSignature(
         inputs=Schema([ColSpec(DataType.string, name, required=False) for name in (BARE, *prompt.variables, MESSAGES)]),

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from fledge.core.errors import InputError, MissingExtraError
+from fledge.core.generation import GenerationParams
 from fledge.core.processes import ROOT
 from fledge.core.types import Format, Mode, Say
 from fledge.engines import machine, selection
-from fledge.engines.engine import GenerationParams
 from fledge.engines.openvino_files import ExportError, find_or_export
 from fledge.engines.selection import is_release
 from fledge.engines.settings import EngineSettings

@@ -3,9 +3,9 @@
 from typing import Any, NamedTuple
 
 from fledge.core.errors import InputError
+from fledge.core.generation import GenerationParams
 from fledge.core.types import Format
 from fledge.engines import selection
-from fledge.engines.engine import GenerationParams
 from fledge.experiments.arms import default_generation
 from fledge.experiments.config import ExperimentConfig
 from fledge.models.snapshot import Snapshot

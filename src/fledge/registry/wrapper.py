@@ -1,7 +1,6 @@
 """The MLflow model of a release; MLflow runs this file to load one, as in `mlflow models serve`."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -13,16 +12,15 @@ from mlflow.pyfunc import PythonModel
 
 from fledge.chains.engine_llm import build_chain, build_chat_chain
 from fledge.core.errors import InputError
+from fledge.core.generation import SETTINGS, GenerationParams
 from fledge.core.settings import load
 from fledge.engines import selection
-from fledge.engines.engine import GenerationParams
 from fledge.engines.settings import EngineSettings
 from fledge.prompts.format import prompt_of
 from fledge.registry.rows import Row, read_rows
 from fledge.releases.manifest import read_release, snapshot_of
 
 MOST_THREADS = 64  # conversations go to the engine from a thread each
-PARAMS = tuple(item.name for item in fields(GenerationParams) if item.metadata)
 
 
 class HuggingFaceModelWrapper(PythonModel):  # type: ignore[misc]
@@ -107,10 +105,10 @@ class HuggingFaceModelWrapper(PythonModel):  # type: ignore[misc]
 
     def _generation(self, params: dict[str, Any] | None) -> GenerationParams:
         given = {name: value for name, value in (params or {}).items() if value is not None}
-        unknown = sorted(given.keys() - set(PARAMS))
+        unknown = sorted(given.keys() - set(SETTINGS))
         if unknown:
             raise InputError(
-                f"no generation setting is named {', '.join(unknown)}", hint=f"params: {', '.join(PARAMS)}"
+                f"no generation setting is named {', '.join(unknown)}", hint=f"params: {', '.join(SETTINGS)}"
             )
         settings = {**self.manifest.generation, **given}
         stop = settings["stop"]
@@ -126,7 +124,7 @@ class HuggingFaceModelWrapper(PythonModel):  # type: ignore[misc]
             "fledge.prompt": self.manifest.prompt_label,
             "fledge.format": self.manifest.format,
             "fledge.engine": self.engine.info.name,
-            **{name: getattr(generation, name) for name in PARAMS},
+            **{name: getattr(generation, name) for name in SETTINGS},
         }
 
 

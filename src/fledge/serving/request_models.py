@@ -11,6 +11,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 from fledge.core.errors import InputError
+from fledge.core.generation import BOUNDS, MAX_STOP_CHARACTERS, MAX_STOPS, SETTINGS
 from fledge.core.limits import Limits
 
 
@@ -23,22 +24,23 @@ def as_integer(value: Any) -> Any:
 
 MAX_CHARACTERS = 200_000
 Text = Annotated[str, StringConstraints(max_length=MAX_CHARACTERS)]
-StopText = Annotated[str, StringConstraints(min_length=1, max_length=100)]
-Stop = StopText | Annotated[list[StopText], Field(fail_fast=True, max_length=4)]
+StopText = Annotated[str, StringConstraints(min_length=1, max_length=MAX_STOP_CHARACTERS)]
+Stop = StopText | Annotated[list[StopText], Field(fail_fast=True, max_length=MAX_STOPS)]
 
-# What no setting goes beyond; `check_size` holds a request to the endpoint's own limits.
-MAX_N = 16
-MAX_NEW_TOKENS = 4096
 MAX_PROMPTS = 100_000
-MAX_SEED = 2**63 - 1
 MAX_KEYS = 1000  # of one object: nothing here takes more, and each one that is wrong costs time to tell
 
-NewTokens = Annotated[int, Field(ge=1, le=MAX_NEW_TOKENS), BeforeValidator(as_integer)]
-Count = Annotated[int, Field(ge=1, le=MAX_N), BeforeValidator(as_integer)]
-Seed = Annotated[int, Field(ge=0, le=MAX_SEED), BeforeValidator(as_integer)]
-TopK = Annotated[int, Field(ge=0, le=1_000_000), BeforeValidator(as_integer)]
 
-_SETTINGS = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty", "seed", "ignore_eos", "max_tokens")
+def _within(name: str) -> Any:
+    """Return the bounds that no request goes beyond; `check_size` holds it to the endpoint's own limits."""
+    low, high = BOUNDS[name]
+    return Field(ge=low, le=high)
+
+
+NewTokens = Annotated[int, _within("max_tokens"), BeforeValidator(as_integer)]
+Count = Annotated[int, _within("n"), BeforeValidator(as_integer)]
+Seed = Annotated[int, _within("seed"), BeforeValidator(as_integer)]
+TopK = Annotated[int, _within("top_k"), BeforeValidator(as_integer)]
 
 
 class Generation(BaseModel):
@@ -47,20 +49,21 @@ class Generation(BaseModel):
     model_config = ConfigDict(strict=True, extra="allow")
 
     max_tokens: NewTokens | None = Field(None, description="most new tokens")
-    temperature: float | None = Field(None, ge=0, le=2, description="0 is greedy")
-    top_p: float | None = Field(None, ge=1e-6, le=1)
+    temperature: Annotated[float, _within("temperature")] | None = Field(None, description="0 is greedy")
+    top_p: Annotated[float, _within("top_p")] | None = None
     top_k: TopK | None = Field(None, description="0 for all")
-    min_p: float | None = Field(None, ge=0, le=0.999)
-    repetition_penalty: float | None = Field(None, ge=0.1, le=10)
+    min_p: Annotated[float, _within("min_p")] | None = None
+    repetition_penalty: Annotated[float, _within("repetition_penalty")] | None = None
     seed: Seed | None = None
     stop: Stop | None = Field(None, description="up to four stop sequences; they are not returned")
     ignore_eos: bool | None = Field(None, description="go on to max_tokens")
 
     def settings(self) -> dict[str, Any]:
         """Return the settings that were sent, under the engine's names."""
-        chosen = {name: getattr(self, name) for name in _SETTINGS if getattr(self, name) is not None}
-        if self.stop is not None:
-            chosen["stop"] = [self.stop] if isinstance(self.stop, str) else self.stop
+        names = (*SETTINGS, "ignore_eos")
+        chosen = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
+        if isinstance(self.stop, str):
+            chosen["stop"] = [self.stop]
         return chosen
 
     @property

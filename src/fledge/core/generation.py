@@ -1,0 +1,74 @@
+"""How to generate an answer: the settings, and what they can be."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from types import MappingProxyType
+from typing import ClassVar
+
+from fledge.core.settings import option
+
+LEAST_TEMPERATURE = 1e-3
+MAX_STOPS = 4
+MAX_STOP_CHARACTERS = 100
+BOUNDS: Mapping[str, tuple[float, float]] = MappingProxyType(
+    {
+        "max_tokens": (1, 4096),
+        "temperature": (0, 2),
+        "top_p": (1e-6, 1),
+        "top_k": (0, 1_000_000),
+        "min_p": (0, 0.999),
+        "repetition_penalty": (0.1, 10),
+        "seed": (0, 2**63 - 1),
+        "n": (1, 16),
+    }
+)
+INTEGERS = ("max_tokens", "top_k", "seed", "n")
+REQUEST_ONLY = ("n", "logprobs", "ignore_eos")  # of one request, and no setting of a prompt, an arm or a release
+
+
+@dataclass(frozen=True)
+class GenerationParams:
+    """How to generate. `temperature` 0, or next to it, is greedy; `top_k` 0, `top_p` 1 and `min_p` 0 do not filter.
+
+    `n` answers are given to one prompt, with the seeds `seed`, `seed + 1` and so on. With `logprobs` each token comes
+    with the natural logarithm of its probability. With `ignore_eos` an answer goes on to `max_tokens`.
+    """
+
+    GROUP: ClassVar = "Generation"
+
+    max_tokens: int = option(128, "maximum number of new tokens (1 to 4096)", group="")
+    temperature: float = option(0.0, "0 is greedy; up to 2")
+    top_p: float = option(1.0, "nucleus sampling: total probability of the tokens to sample from")
+    top_k: int = option(0, "sample from this many likeliest tokens; 0 for all")
+    min_p: float = option(0.0, "sample from tokens at least this likely, relative to the likeliest")
+    repetition_penalty: float = option(1.0, "above 1 discourages repetition (0.1 to 10)")
+    seed: int = option(0, "sampling seed")
+    stop: tuple[str, ...] = option((), "up to four stop sequences; not returned", strip=False)
+    n: int = 1
+    logprobs: bool = False
+    ignore_eos: bool = False
+
+    def __post_init__(self) -> None:
+        problems = []
+        for name, (low, high) in BOUNDS.items():
+            value, is_integer = getattr(self, name), name in INTEGERS
+            if isinstance(value, bool) or not isinstance(value, int if is_integer else (int, float)):
+                problems.append(f"{name} must be {'a whole number' if is_integer else 'a number'}, not {value!r}")
+            elif not low <= value <= high:
+                problems.append(f"{name} must be from {low:g} to {high:g}, not {value:g}")
+        if len(self.stop) > MAX_STOPS or any(not 1 <= len(text) <= MAX_STOP_CHARACTERS for text in self.stop):
+            problems.append(f"stop takes up to {MAX_STOPS} sequences of 1 to {MAX_STOP_CHARACTERS} characters")
+        if problems:
+            raise ValueError("; ".join(problems))
+
+    @property
+    def samples(self) -> bool:
+        """Whether tokens are drawn; below `LEAST_TEMPERATURE` probabilities leave the range of their numbers."""
+        return self.temperature >= LEAST_TEMPERATURE
+
+    def for_sample(self, index: int) -> "GenerationParams":
+        """The same for one of several samples: each has a seed of its own."""
+        return replace(self, seed=(self.seed + index) % 2**63)
+
+
+SETTINGS = tuple(item.name for item in fields(GenerationParams) if item.name not in REQUEST_ONLY)
