@@ -1,4 +1,4 @@
-"""Plots of comparisons, as matplotlib figures, and as SVG for a page."""
+"""Plots of comparisons: matplotlib figures, and SVG for a page."""
 
 import io
 import math
@@ -16,7 +16,7 @@ COLOURS = {"better": "tab:green", "worse": "tab:red", "equivalent": "tab:blue", 
 
 
 def forest(comparison: Comparison) -> Figure:
-    """The difference of each pair with its 95 % interval, a line each; the margin as a band."""
+    """Draw a forest plot: the difference of each pair with its 95 % interval, and the margin as a band."""
     pairs = list(reversed(comparison.pairs))
     figure = Figure(figsize=(7, 0.9 + 0.5 * len(pairs)), layout="constrained")
     axes = figure.subplots()
@@ -39,7 +39,7 @@ def forest(comparison: Comparison) -> Figure:
 
 
 def boxes(values: Mapping[str, Numbers], title: str) -> Figure:
-    """A box for each name: median, quartiles, and what lies far out."""
+    """Draw a box plot for each name: median, quartiles and outliers."""
     names = [name for name, numbers in values.items() if len(numbers)]
     figure = Figure(figsize=(max(3.5, 1.2 + 1.1 * len(names)), 2.6), layout="constrained")
     axes = figure.subplots()
@@ -51,19 +51,19 @@ def boxes(values: Mapping[str, Numbers], title: str) -> Figure:
 
 
 def literal(text: str) -> str:
-    """A text that matplotlib takes as it is: without its mathematics."""
+    """Escape a text so that matplotlib does not read it as mathematics."""
     return text.replace("$", r"\$")
 
 
 def literals(texts: Sequence[str]) -> list[str]:
-    """`literal` of each."""
+    """Escape each text."""
     return [literal(text) for text in texts]
 
 
 def svg(figure: Figure) -> Markup:
-    """A figure as a part of a page."""
+    """Render a figure as SVG markup for a page."""
     buffer = io.StringIO()
-    # With a salt the same figure is the same text; texts stay texts, for the browser has the letters that we lack.
+    # The salt makes the SVG reproducible; text stays text because the browser has more fonts.
     with rc_context({"svg.hashsalt": "fledge", "svg.fonttype": "none"}), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing")
         figure.savefig(buffer, format="svg", metadata={"Date": None})

@@ -308,7 +308,7 @@ def _tell_failed_scorers(journal: "Journal", say: Say) -> None:
 
 
 def _result(journal: "Journal") -> ExperimentResult:
-    from fledge.comparison.warnings import warnings_of
+    from fledge.comparison.warnings import find_warnings
     from fledge.experiments.tables import arm_metrics, build_table, scores_of
 
     plan, answers = journal.plan, journal.latest()
@@ -320,7 +320,7 @@ def _result(journal: "Journal") -> ExperimentResult:
     failed = sum(bool(answer.error) for answer in answers)
     metric = planned_metric(plan.config, plan.questions)
     return ExperimentResult(
-        plan.run_id, len(answers), failed, arms, metric=metric, warnings=warnings_of(scores_of(table))
+        plan.run_id, len(answers), failed, arms, metric=metric, warnings=find_warnings(scores_of(table))
     )
 
 
