@@ -53,7 +53,7 @@ def test_questions_for_pass_or_fail() -> None:
     assert mcnemar_power(count - 20, 0.05, 0.2) < 0.8
     assert plan(0.05, disagreement=0.2).questions == count
     assert plan(0.05, disagreement=0.2).test == "mcnemar"
-    assert questions_for_mcnemar(0.001, 0.2) is not None  # more than a million, and soon reckoned
+    assert questions_for_mcnemar(0.001, 0.2) is not None  # more than a million, computed fast
 
 
 def test_questions_for_equivalence_reach_the_power() -> None:

@@ -22,7 +22,7 @@ def test_sim_and_wright_2005() -> None:
     assert found.agreed == pytest.approx(33 / 39)
     assert found.table == ((22, 2), (4, 11))
     assert found.ci is not None
-    assert found.ci[0] < 0.43 + 0.005  # published: .43 to .91; ours is not narrower
+    assert found.ci[0] < 0.43 + 0.005  # published: .43 to .91; this is not narrower
     assert found.ci[1] > 0.9
 
 

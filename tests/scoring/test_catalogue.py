@@ -76,7 +76,7 @@ def test_register_a_function() -> None:
     assert score(Response("ab", "abcd"), choose_scorers(("short",))).values == {"short": 0.5}
     beyond = score(Response("abcdefgh", "abcd"), choose_scorers(("short",)))
     assert beyond.values == {}
-    assert "a score of 2 is not from 0 to 1" in beyond.errors["short"]
+    assert "score 2 is not from 0 to 1" in beyond.errors["short"]
 
 
 def polite(answer: str) -> bool:

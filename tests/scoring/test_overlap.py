@@ -57,7 +57,7 @@ def test_chrf_by_hand() -> None:
 
 
 def test_bleu_by_hand() -> None:
-    # Four words, three alike in order at the start: 3/4, 2/3, 1/2, and of one run of four none, smoothed to 1/2 of 1.
+    # Four words, the first three equal: precisions 3/4, 2/3, 1/2, and 0 of one 4-gram, smoothed to 1/2 of 1.
     expected = (3 / 4 * 2 / 3 * 1 / 2 * 1 / 2) ** 0.25
     assert bleu("a b c d", "a b c e") == pytest.approx(expected)
     assert bleu("same words come here again", "same words come here again") == pytest.approx(1.0)

@@ -56,7 +56,7 @@ class Pair:
         """Whether all guards pass."""
         return all(guard.passed for guard in self.guards)
 
-    def seen(self) -> str:
+    def describe_difference(self) -> str:
         """Return the difference and its interval without the closing bracket; pass/fail in percentage points."""
         low, high = self.ci
         scale, unit = (100.0, "points of ") if self.test.startswith("mcnemar") else (1.0, "")
@@ -70,12 +70,12 @@ class Pair:
     def summary(self) -> str:
         """Return the verdict in one sentence."""
         plural = "" if self.questions == 1 else "s"
-        seen = f"{self.seen()}, {self.questions:,} question{plural})"
+        observed = f"{self.describe_difference()}, {self.questions:,} question{plural})"
         if self.verdict == "inconclusive":
             more = f"ask about {self.needed_questions:,} more" if self.needed_questions else ""
             advice = "; ".join(filter(None, (self.reason, more))) or "ask more questions"
-            return f"{self.a} against {self.b}: inconclusive, {seen}; {advice}"
-        return f"{self.a} is {self.verdict} {'to' if self.verdict == 'equivalent' else 'than'} {self.b}: {seen}"
+            return f"{self.a} against {self.b}: inconclusive, {observed}; {advice}"
+        return f"{self.a} is {self.verdict} {'to' if self.verdict == 'equivalent' else 'than'} {self.b}: {observed}"
 
 
 @dataclass(frozen=True)

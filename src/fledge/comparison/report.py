@@ -12,7 +12,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from fledge.comparison.arms import ArmDescription, compare_settings
 from fledge.comparison.exploration import explore
 from fledge.comparison.findings import Comparison
-from fledge.comparison.plots import boxes, forest, svg
+from fledge.comparison.plots import draw_boxes, draw_forest, render_svg
 from fledge.comparison.table import ScoreTable, by_question, metrics
 from fledge.prompts.diff import DiffPart, word_diff
 
@@ -58,19 +58,21 @@ def render_report(
     described = [known[arm.name] for arm in comparison.arms if arm.name in known]
     rows = _report_rows(table, scores, comparison) if "answer" in table else []
     findings = explore(table, comparison)
-    telling = {finding.metric for finding in findings if finding.ties < finding.questions}
+    differing = {finding.metric for finding in findings if finding.ties < finding.questions}
     environment = Environment(loader=PackageLoader("fledge.comparison"), autoescape=True, undefined=StrictUndefined)
     environment.filters["number"] = _format_number
     return environment.get_template("comparison.html").render(
         comparison=comparison,
-        forest=svg(forest(comparison)),
+        forest=render_svg(draw_forest(comparison)),
         matrix=_count_wins(scores, comparison),
         figures=_mean_figures(table, comparison),
         boxes=[
-            svg(boxes(_group_by_arm(table, name, comparison), name)) for name in ("latency_s", "cost") if name in table
+            render_svg(draw_boxes(_group_by_arm(table, name, comparison), name))
+            for name in ("latency_s", "cost")
+            if name in table
         ],
-        findings=sorted((item for item in findings if item.metric in telling), key=lambda item: item.q),
-        alike=[name for name in dict.fromkeys(item.metric for item in findings) if name not in telling],
+        findings=sorted((item for item in findings if item.metric in differing), key=lambda item: item.q),
+        constant=[name for name in dict.fromkeys(item.metric for item in findings) if name not in differing],
         descriptions=described,
         settings=compare_settings(described),
         rows=rows,

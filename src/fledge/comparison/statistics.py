@@ -74,9 +74,9 @@ class PairedSample(NamedTuple):
     @property
     def reach(self) -> float:
         """Largest possible difference of two scores; without known bounds, the observed range."""
-        seen = float(max(self.a.max(), self.b.max()) - min(self.a.min(), self.b.min()))
+        observed = float(max(self.a.max(), self.b.max()) - min(self.a.min(), self.b.min()))
         width = self.bounds[1] - self.bounds[0]
-        return max(seen, width) if math.isfinite(width) else seen
+        return max(observed, width) if math.isfinite(width) else observed
 
     @property
     def effective(self) -> float:
@@ -265,12 +265,12 @@ def _test_clusters(sample: PairedSample, clusters: NDArray[np.intp], seed: int) 
     mean = float(np.mean(values))
     error, freedom = cluster_error(values, clusters)
     spread = error * math.sqrt(len(values))
-    alike = np.ptp(values) == 0
-    low, high = _constant_interval(sample) if alike else cluster_interval(values, clusters, seed=seed)
+    constant = np.ptp(values) == 0
+    low, high = _constant_interval(sample) if constant else cluster_interval(values, clusters, seed=seed)
     if few_clusters(clusters):
         above, below = sign_flip_p(values, clusters, seed=seed), sign_flip_p(-values, clusters, seed=seed)
         p = min(1.0, 2 * above, 2 * below)
-        p = max(p, _constant_p(sample)) if alike else p
+        p = max(p, _constant_p(sample)) if constant else p
         return PairedTest(mean, low, high, p, "cluster-permutation", mean, spread)
     if error < 1e-12:
         p = max(_sign_test_p(mean, freedom + 1, sides=2), _constant_p(sample))

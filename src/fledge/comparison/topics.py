@@ -23,7 +23,7 @@ def too_few(topics: int, alpha: float) -> str:
 def warn_few_topics(topics: Sequence[str], arms: int, alpha: float) -> str:
     """Return the message of `too_few` for a planned experiment with these question topics, else an empty string.
 
-    A question without a topic is a topic of its own. One topic, or as many topics as questions, form no clusters.
+    Each question without a topic counts as one topic. One topic, or as many topics as questions, form no clusters.
     """
     count = len({topic for topic in topics if topic}) + sum(not topic for topic in topics)
     clustered = 1 < count < len(topics)

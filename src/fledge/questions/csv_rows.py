@@ -28,8 +28,8 @@ def read_csv(text: str, layout: QuestionLayout) -> Table:
     """Read the rows below the header, with errors in place of invalid rows."""
     csv.field_size_limit(max(csv.field_size_limit(), 2 * MAXIMUM_CHARACTERS))
     separator = _detect_separator(text, layout)
-    said = () if separator == "," else (ReadingNote("separator", f"columns separated by {SEPARATORS[separator]}"),)
-    return Table(_read_rows(text, separator, layout), said)
+    notes = () if separator == "," else (ReadingNote("separator", f"columns separated by {SEPARATORS[separator]}"),)
+    return Table(_read_rows(text, separator, layout), notes)
 
 
 def _read_rows(text: str, separator: str, layout: QuestionLayout) -> Rows:
@@ -129,7 +129,7 @@ def _check_header(names: Sequence[str], text: str, layout: QuestionLayout) -> Pr
 def _find_headers(text: str, layout: QuestionLayout) -> dict[int, str]:
     """Return lines that look like a header, with the flags to read their question column."""
     exact: dict[int, str] = {}
-    alike: dict[int, str] = {}
+    similar: dict[int, str] = {}
     for separator in SEPARATORS:
         for line, names in _search_rows(text, separator):
             if _has_question(names, layout):
@@ -137,8 +137,8 @@ def _find_headers(text: str, layout: QuestionLayout) -> dict[int, str]:
             elif "question" not in layout.sources and sum(bool(find_lookalike(name, names)) for name in KNOWN) > 1:
                 meant = find_lookalike("question", names)
                 if meant:
-                    alike[line] = f" {column_flags({'question': meant})}"
-    return dict(sorted((exact or alike).items()))
+                    similar[line] = f" {column_flags({'question': meant})}"
+    return dict(sorted((exact or similar).items()))
 
 
 def _search_rows(text: str, separator: str) -> Iterator[tuple[int, list[str]]]:

@@ -42,7 +42,7 @@ def non_empty(columns: Mapping[str, str]) -> list[tuple[str, str]]:
 
 @dataclass(frozen=True)
 class QuestionSet:
-    """Questions in their order and where they came from."""
+    """Questions in order, and their source."""
 
     source: str
     questions: tuple[Question, ...]
@@ -65,7 +65,7 @@ class QuestionSet:
 
     def only(self, split: str = "", *, topic: str = "") -> "QuestionSet":
         """Return the questions of one split, one topic, or both."""
-        return self._where(lambda item: item.split == (split or item.split) and item.topic == (topic or item.topic))
+        return self._filter(lambda item: item.split == (split or item.split) and item.topic == (topic or item.topic))
 
     def sample(self, size: int, seed: int = 0) -> "QuestionSet":
         """Draw `size` questions evenly over topics; all of them if there are fewer."""
@@ -77,10 +77,10 @@ class QuestionSet:
             rank[item.topic] = rank.get(item.topic, 0) + 1
             keyed.append((rank[item.topic], item))
         chosen = {item.id for _, item in sorted(keyed, key=lambda pair: pair[0])[:size]}
-        return self._where(lambda item: item.id in chosen)
+        return self._filter(lambda item: item.id in chosen)
 
-    def _where(self, wanted: Callable[[Question], bool]) -> "QuestionSet":
-        return QuestionSet(self.source, tuple(filter(wanted, self.questions)))
+    def _filter(self, keep: Callable[[Question], bool]) -> "QuestionSet":
+        return QuestionSet(self.source, tuple(filter(keep, self.questions)))
 
 
 def default_questions() -> QuestionSet:

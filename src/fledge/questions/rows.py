@@ -159,7 +159,7 @@ def find_lookalike(name: str, columns: Iterable[Any]) -> str | None:
 def _rename_columns(
     items: list[Row | Problem], layout: QuestionLayout, unit: str
 ) -> tuple[list[Row | Problem], list[ReadingNote]]:
-    """The rows with the columns that the layout names; one error instead where a column is in no row."""
+    """Rename the columns by the layout; return one error if a column is missing from all rows."""
     sources = layout.sources
     rows = [item for item in items if isinstance(item, Row)]
     absent = {
@@ -204,7 +204,7 @@ def _extract_references(items: list[Row | Problem], pattern: str, unit: str) -> 
         value = item.values.get("reference") if isinstance(item, Row) else None
         text = "" if isinstance(value, NON_TEXT_TYPES) else _to_text(value)
         if not (isinstance(item, Row) and text):
-            matched += isinstance(value, NON_TEXT_TYPES)  # an error of its own
+            matched += isinstance(value, NON_TEXT_TYPES)  # reported as a type error
             found.append(item)
             continue
         try:

@@ -91,13 +91,13 @@ def calibrate_judge(
     judge = open_judge(judging)
     found: list[tuple[Labelled, float, str]] = []
     error = ""
-    for row, said in judge.ask_all(
+    for row, outcome in judge.ask_all(
         rows, lambda row: _judge_row(judge, kind, row), lambda done, every: progress(done, every, "rows judged")
     ):
-        if isinstance(said, JudgeError):
-            error = said.message
+        if isinstance(outcome, JudgeError):
+            error = outcome.message
         else:
-            found.append((row, *said))
+            found.append((row, *outcome))
     if not found:
         raise FledgeError(f"no judgement on any of {len(rows):,} rows: {error}", hint=TRY_JUDGE)
     agreed = agreement([row.label for row, _, _ in found], [value for _, value, _ in found])
@@ -127,9 +127,9 @@ def read_labels(source: str | pd.DataFrame) -> tuple[Kind, list[Labelled]]:
         raise InputError(f"{where}: no column {', '.join(missing)}", hint=HINT)
     if table.empty:
         raise InputError(f"{where}: no labels", hint=HINT)
-    said = table["label"].str.strip().str.lower().str.removesuffix(".0")
-    kind, known = _detect_kind(paired, set(said))
-    for line, text in enumerate(said, 1):
+    labels_text = table["label"].str.strip().str.lower().str.removesuffix(".0")
+    kind, known = _detect_kind(paired, set(labels_text))
+    for line, text in enumerate(labels_text, 1):
         if text not in known:
             raise InputError(f"{where}, row {line}: {text[:80]!r} is not a label ({', '.join(known)})", hint=HINT)
         if not table["question"].iloc[line - 1].strip():
@@ -144,14 +144,14 @@ def read_labels(source: str | pd.DataFrame) -> tuple[Kind, list[Labelled]]:
             row["b"] if paired else None,
             known[label],
         )
-        for line, (row, label) in enumerate(zip(rows, said, strict=True), 1)
+        for line, (row, label) in enumerate(zip(rows, labels_text, strict=True), 1)
     ]
 
 
-def _detect_kind(paired: bool, said: set[str]) -> tuple[Kind, dict[str, float]]:
+def _detect_kind(paired: bool, labels_text: set[str]) -> tuple[Kind, dict[str, float]]:
     if paired:
         return "preferences", PREFERRED
-    return ("pass or fail", PASSED) if said <= set(PASSED) else ("grades", GRADED)
+    return ("pass or fail", PASSED) if labels_text <= set(PASSED) else ("grades", GRADED)
 
 
 def _judge_row(judge: Judge, kind: Kind, row: Labelled) -> tuple[float, str]:

@@ -140,8 +140,8 @@ class Judge:
 
     def grade(self, question: str, answer: str, reference: str | None = None) -> Grade:
         """Grade an answer from 0 (the judge's 1) to 1 (its 5). Raises `JudgeError` without a judgement."""
-        said = self._ask(lambda again: self._model.grade(question, answer, reference, again=again), _check_grade)
-        return Grade((said.value - WORST) / (BEST - WORST), said.rationale)
+        judgement = self._ask(lambda again: self._model.grade(question, answer, reference, again=again), _check_grade)
+        return Grade((judgement.value - WORST) / (BEST - WORST), judgement.rationale)
 
     def prefer(self, question: str, a: str, b: str, reference: str | None = None) -> Preference:
         """Return the better of two answers. Asks in both orders; contradicting judgements count as a tie.
@@ -189,8 +189,8 @@ class Judge:
         with self._room:
             for attempt in range(self._retries + 1):
                 try:
-                    said = self._ask_once(ask, attempt)
-                    return Judgement(check(said.value), said.rationale)
+                    judgement = self._ask_once(ask, attempt)
+                    return Judgement(check(judgement.value), judgement.rationale)
                 except NotUnderstoodError as error:
                     problem = error.message
         self._count(failed=1)
@@ -201,10 +201,10 @@ class Judge:
             raise JudgeError("stopped")
         if self._unanswered >= GIVE_UP:
             self._count(failed=1)
-            raise NoAnswerError(f"the judge did not answer {GIVE_UP} times in a row, and is no longer asked")
+            raise NoAnswerError(f"the judge did not answer {GIVE_UP} times in a row; no further requests are sent")
         self._count(asked=1, retried=int(attempt > 0))
         try:
-            said = self._run_with_timeout(lambda: ask(attempt > 0))
+            judgement = self._run_with_timeout(lambda: ask(attempt > 0))
         except NoAnswerError:
             self._unanswered += 1
             self._count(failed=1)
@@ -213,7 +213,7 @@ class Judge:
             self._unanswered = 0
             raise
         self._unanswered = 0
-        return said
+        return judgement
 
     def _run_with_timeout(self, work: Callable[[], Judgement]) -> Judgement:
         """Run `work` with the timeout. On timeout its daemon thread is left to end by itself."""
