@@ -11,7 +11,7 @@ import fledge
 from fledge.chains.engine_llm import build_chain
 from fledge.engines import selection
 from fledge.experiments.arms import resolve_format
-from fledge.prompts.format import as_asked
+from fledge.prompts.format import apply_format
 
 
 def main() -> None:
@@ -29,7 +29,7 @@ def main() -> None:
         for name in config.prompts:
             prompt = prompts.load(name)
             chat_or_text = resolve_format(prompt, model, config.format)
-            chain = build_chain(as_asked(prompt, chat_or_text), engine, config.generation)
+            chain = build_chain(apply_format(prompt, chat_or_text), engine, config.generation)
             print(f"\n{prompt.label}\n  prompt: {prompt.fill({'question': question})!r}")
             print(f"  answer: {chain.invoke({'question': question})}")
     finally:

@@ -89,7 +89,10 @@ def test_windows_files(tmp_path: Path) -> None:
         ("---\nsystem: 3\n---\n{{question}}", "line 2: system must be text"),
         ("---\nsystem: '{% if a %}'\n---\n{{question}}", "is Jinja"),
         ("---\nsystem: Hi\nformat: completion\n---\n{{question}}", "has a system text, which format: completion"),
-        ("---\nsystem: Hi\nmessages: [{role: user, content: '{{a}}'}]\n---\n", "is a conversation with a separate system"),
+        (
+            "---\nsystem: Hi\nmessages: [{role: user, content: '{{a}}'}]\n---\n",
+            "is a conversation with a separate system",
+        ),
         ("---\nformat: completion\nmessages: [{role: user, content: '{{a}}'}]\n---\n", "cannot have format: complet"),
         ("---\nname: !!python/object:os.system x\n---\n{{question}}", "line 2: could not determine a constructor"),
         ("---\nname: a\x01b\n---\n{{question}}", "not YAML"),
