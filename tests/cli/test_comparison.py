@@ -61,11 +61,11 @@ def test_no_winner_is_said_and_can_be_required(fledge: Run, tmp_path: Path) -> N
     [
         (("--metric", "nothing"), "no metric 'nothing'"),
         (("--metric", "score", "--margin", "-1"), "margin must be above 0"),
-        (("--metric", "score", "--guard", "score<=5"), "is no change against the baseline"),
+        (("--metric", "score", "--guard", "score<=5"), "not a change against the baseline"),
         (("--metric", "score", "--baseline", "z"), "no arm 'z'"),
         (("--metric", "score", "--test", "mcnemar"), "all 0 or 1"),
         (("--metric", "latency_s", "--higher-is-better"), "latency_s is better when lower"),
-        (("--metric", "note"), "column note, row 1: 'good' is no number"),
+        (("--metric", "note"), "column note, row 1: 'good' is not a number"),
         (("--metric", "score", "--report", "nowhere/report.html"), "No such file"),
     ],
 )

@@ -87,11 +87,11 @@ def test_preferences_with_broken_answers(fledge: Run, tmp_path: Path) -> None:
     ("columns", "row", "said"),
     [
         (["question", "label"], ["q", 1], "no column answer"),
-        (["question", "answer", "label"], ["q", "a", "good"], "row 1: 'good' is no label"),
+        (["question", "answer", "label"], ["q", "a", "good"], "row 1: 'good' is not a label"),
         (["question", "answer", "label"], [" ", "a", 1], "row 1: no question"),
-        (["question", "answer", "label"], ["q", "a", "6"], "row 1: '6' is no label"),
+        (["question", "answer", "label"], ["q", "a", "6"], "row 1: '6' is not a label"),
         (["question", "answer", "label"], ["q", "no", "never", 1], "more columns than the first line"),
-        (["question", "a", "b", "label"], ["q", "x", "y", "c"], "row 1: 'c' is no label, of a, b, tie"),
+        (["question", "a", "b", "label"], ["q", "x", "y", "c"], "row 1: 'c' is not a label (a, b, tie)"),
     ],
 )
 def test_labels_that_are_none(fledge: Run, tmp_path: Path, columns: list[str], row: list[object], said: str) -> None:
@@ -104,6 +104,6 @@ def test_labels_that_are_none(fledge: Run, tmp_path: Path, columns: list[str], r
 def test_what_is_missing_is_said(fledge: Run, tmp_path: Path) -> None:
     labels = _write(tmp_path / "labels.csv", ["question", "answer", "label"], [["q", "a", 1]])
     done = fledge("judge", "calibrate", "--labels", labels, cwd=tmp_path)
-    assert (done.returncode, "there is no judge" in done.stderr) == (2, True)
+    assert (done.returncode, "no judge given" in done.stderr) == (2, True)
     done = fledge("judge", "calibrate", "--judge", "http://127.0.0.1:9/v1#x", "--labels", "no.csv", cwd=tmp_path)
     assert (done.returncode, "there is no such file" in done.stderr) == (2, True)

@@ -155,7 +155,7 @@ def test_validate_shows_the_first_few_of_each_kind(show: Shown) -> None:
 def test_nothing_is_overwritten_without_being_told(show: Shown) -> None:
     for command in (["validate", "twice.csv", "--fix", "good.csv"], ["sample", "default", "--size", "2"]):
         extra = ["--output", "good.csv"] if command[0] == "sample" else []
-        with pytest.raises(InputError, match=r"good\.csv is there already"):
+        with pytest.raises(InputError, match=r"good\.csv already exists"):
             show(*command, *extra)
         assert Path("good.csv").read_text() == GOOD
     show("validate", "twice.csv", "--fix", "twice.csv", "--overwrite")

@@ -1,5 +1,4 @@
-"""How often equal means are called different, and different ones found, by the shape of the scores: many tables at
-once, by the same rule as `paired_test`."""
+"""Error rates and power of verdicts by the distribution of scores: many tables, by the rule of `paired_test`."""
 
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
@@ -8,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fledge.comparison.intervals import means_of_sets
-from fledge.comparison.tails import effective_count, heavy_tail, hoeffding_p, unseen_p
+from fledge.comparison.tails import effective_count, has_heavy_tail, hoeffding_p, unseen_p
 
 ALPHA = 0.05
 FLIPS = 9_999
@@ -24,7 +23,7 @@ Draw = Callable[[np.random.Generator, tuple[int, int]], Scores]
 
 
 class Shape(NamedTuple):
-    """How the scores of the baseline and of the other arms are drawn, and the standard deviation of a difference."""
+    """How to draw the scores of the baseline and of the other arms, and the standard deviation of a difference."""
 
     baseline: Draw
     other: Draw
@@ -32,7 +31,7 @@ class Shape(NamedTuple):
 
 
 class Rates(NamedTuple):
-    """The share of tables with any verdict of better or worse: by today's rule, and by sign flips alone."""
+    """Share of tables with any verdict of better or worse: by the rule of `paired_test`, and by sign flips alone."""
 
     now: float
     flips: float
@@ -58,7 +57,7 @@ def _topics_right(rng: np.random.Generator, size: tuple[int, int]) -> Scores:
     return right[:, np.arange(size[1]) % TOPICS]
 
 
-# Pass or fail in one sample is left out: it has an exact test of its own.
+# Pass or fail in one sample is left out: it has an exact test.
 LIKE = {
     "normal": _alike(lambda rng, size: rng.normal(1, 1, size), 1),
     "beta(2, 4)": _alike(lambda rng, size: rng.beta(2, 4, size), 8 / 252),
@@ -78,7 +77,7 @@ UNLIKE = {
     ),
 }
 IN_TOPICS = {"constant 0.1, 1 topic in 10 right": Shape(_constant, _topics_right)}
-# A log-normal whose tail was not seen looks like an exponential of a smaller mean.
+# A log-normal with an unobserved tail looks like an exponential with a smaller mean.
 BEYOND = {
     "exponential (sd 1), log-normal (sigma 1.5)": Shape(lambda rng, size: rng.exponential(1, size), _log_normal),
 }
@@ -87,7 +86,7 @@ BEYOND = {
 def rates(
     shape: Shape, tables: int, questions: int, arms: int = 2, *, shift: float = 0.0, topics: bool = False
 ) -> dict[int, Rates]:
-    """The rates of tables with 2 to `arms` arms, by the number of arms; the same ones each time.
+    """Return the rates of tables with 2 to `arms` arms, by the number of arms; deterministic.
 
     `shift` is in standard deviations of a difference. With `topics` there are twelve, in each of which an arm has a
     strength of its own.
@@ -105,7 +104,7 @@ def rates(
 
 
 def equal_means(tables: int) -> Iterator[tuple[str, list[dict[int, Rates]]]]:
-    """Each shape, without and with topics, and the rates of tables of equal means at each of `QUESTIONS`."""
+    """Yield each shape, without and with topics, and the rates for equal means at each of `QUESTIONS`."""
     for topics, shapes in ((False, {**LIKE, **UNLIKE, **BEYOND}), (True, {**LIKE, **UNLIKE, **IN_TOPICS})):
         for name, shape in shapes.items():
             found = [rates(shape, tables, questions, MOST_ARMS, topics=topics) for questions in QUESTIONS]
@@ -113,8 +112,7 @@ def equal_means(tables: int) -> Iterator[tuple[str, list[dict[int, Rates]]]]:
 
 
 def half_apart(tables: int) -> Iterator[tuple[str, list[Rates]]]:
-    """Each shape, alike in both arms, and the rates of tables half a standard deviation apart at each of
-    `POWER_QUESTIONS`."""
+    """Yield each shape and the rates for means half a standard deviation apart at each of `POWER_QUESTIONS`."""
     for topics in (False, True):
         for name, shape in LIKE.items():
             found = [rates(shape, tables, questions, shift=0.5, topics=topics)[2] for questions in POWER_QUESTIONS]
@@ -122,17 +120,17 @@ def half_apart(tables: int) -> Iterator[tuple[str, list[Rates]]]:
 
 
 def p_values(a: Scores, b: Scores, flips: Scores, clusters: Clusters) -> Scores:
-    """What `paired_test` makes of p-values of sign flips, for each table of scores (a row for each)."""
+    """Return p-values by the rule of `paired_test`, given those of sign flips, for each table (row)."""
     differences, count = np.round(b - a, 12), effective_count(a.shape[1], clusters)
     means, both = differences.mean(axis=1), np.concatenate([a, b], axis=1)
     bound = hoeffding_p(means, np.ptp(both, axis=1), count)
-    p = np.where(heavy_tail(differences, clusters), np.maximum(flips, bound), flips)
+    p = np.where(has_heavy_tail(differences, clusters), np.maximum(flips, bound), flips)
     alike = (np.ptp(differences, axis=1) == 0) & (both.min(axis=1) >= 0) & (both.max(axis=1) <= 1)
     return np.where(alike, np.maximum(p, unseen_p(means, count)), p)
 
 
 def flip(differences: Scores, clusters: Clusters, rng: np.random.Generator) -> Scores:
-    """Two-sided p-values by sign flips, the same ones for each row."""
+    """Return two-sided p-values by sign flips, with the same flips for each row."""
     if clusters is not None:
         return np.array([_flip_topics(row, clusters) for row in differences])
     signs = rng.integers(0, 2, (FLIPS, differences.shape[1])) * 2.0 - 1.0
@@ -150,7 +148,7 @@ def _flip_topics(row: Scores, clusters: NDArray[np.intp]) -> float:
 def _p_values(
     shape: Shape, rng: np.random.Generator, size: tuple[int, int], arms: int, shift: float, clusters: Clusters
 ) -> tuple[Scores, Scores]:
-    """The p-values of each table (row) and arm against the baseline, by today's rule and by sign flips alone."""
+    """Return the p-values of each table (row) and arm against the baseline, by the rule and by sign flips alone."""
     now, flips = np.ones((2, size[0], arms - 1))
     a = shape.baseline(rng, size)
     for place in range(arms - 1):

@@ -1,4 +1,4 @@
-"""Tables of scores drawn at random, and what comparisons of them conclude: shared by the fast and the long run."""
+"""Random score tables and the outcomes of comparing them, shared by the fast and the soak tests."""
 
 import gc
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ KINDS = ("normal", "f1", "pass", "topics")
 
 
 class Outcome(NamedTuple):
-    """Of one simulated comparison: the verdicts, how many intervals hold the truth, and of how many."""
+    """One simulated comparison: verdicts, intervals that contain the true difference, and all intervals."""
 
     verdicts: tuple[str, ...]
     held: int
@@ -25,11 +25,11 @@ class Outcome(NamedTuple):
 
 
 def draw(kind: str, questions: int, shifts: Sequence[float], seed: int) -> tuple[pd.DataFrame, list[float]]:
-    """A table with an arm for each shift, and the true means of the arms.
+    """Draw a table with an arm for each shift, and return it with the true means of the arms.
 
     `normal`: scores that share a question's difficulty; a shift is in standard deviations of a difference. `f1`: a
-    third of the answers are fully right, the others spread from 0 to 1. `pass`: right or wrong. `topics`: twelve
-    topics, in each of which an arm has a strength of its own.
+    third of the answers score 1, the others spread from 0 to 1. `pass`: right or wrong. `topics`: twelve topics with
+    an effect of each arm in each topic.
     """
     rng = np.random.default_rng([seed, KINDS.index(kind)])
     moved = np.asarray(shifts, dtype=float)
@@ -65,17 +65,17 @@ def outcome(kind: str, questions: int, shifts: Sequence[float], margin: float | 
 def simulate(
     count: int, kind: str, questions: int, shifts: Sequence[float], margin: float | None = None
 ) -> list[Outcome]:
-    """`count` comparisons, on all cores; the same ones each time."""
-    # statsmodels' corrections collect garbage each time, which takes long where much is loaded.
+    """Run `count` comparisons on all cores; deterministic."""
+    # statsmodels' corrections collect garbage on each call, which is slow with many modules loaded.
     with ProcessPoolExecutor(initializer=gc.freeze) as pool:
         return list(pool.map(partial(outcome, kind, questions, shifts, margin), range(count), chunksize=20))
 
 
 def share(outcomes: Sequence[Outcome], *verdicts: str) -> float:
-    """The share of comparisons with any of these verdicts."""
+    """Return the share of comparisons with any of these verdicts."""
     return sum(any(found in verdicts for found in item.verdicts) for item in outcomes) / len(outcomes)
 
 
 def coverage(outcomes: Sequence[Outcome]) -> float:
-    """The share of intervals that hold the truth."""
+    """Return the share of intervals that contain the true difference."""
     return sum(item.held for item in outcomes) / sum(item.intervals for item in outcomes)

@@ -1,4 +1,4 @@
-"""Verdicts are wrong as seldom as they say: 500 simulated tables; `make soak` draws more, of more kinds."""
+"""Error rates of verdicts on 500 simulated tables; `make soak` draws more, of more kinds."""
 
 import pytest
 
@@ -9,17 +9,17 @@ pytestmark = pytest.mark.slow
 TABLES = 500
 
 
-def test_no_difference_between_five_arms_is_seldom_called_one() -> None:
+def test_family_wise_error_rate_of_five_equal_arms() -> None:
     outcomes = simulate(TABLES, "normal", 40, [0.0] * 5)
     assert share(outcomes, "better", "worse") <= 0.08
     assert 0.92 <= coverage(outcomes) <= 0.98
 
 
-def test_a_planned_number_of_questions_finds_the_effect() -> None:
+def test_planned_number_of_questions_reaches_the_power() -> None:
     outcomes = simulate(TABLES, "normal", plan(0.5).questions, [0.0, 0.5])
     assert 0.74 <= share(outcomes, "better") <= 0.86
     assert share(outcomes, "worse") == 0
 
 
-def test_arms_at_the_margin_are_seldom_called_equivalent() -> None:
+def test_error_rate_of_equivalence_at_the_margin() -> None:
     assert share(simulate(TABLES, "normal", 60, [0.0, 0.3], 0.3), "equivalent") <= 0.08

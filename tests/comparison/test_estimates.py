@@ -35,7 +35,7 @@ def test_topics_widen_an_interval() -> None:
     assert high - low > 2 * (flat[1] - flat[0])
 
 
-def test_a_rate_stays_a_rate_also_with_topics() -> None:
+def test_interval_of_a_rate_with_topics_stays_within_0_and_1() -> None:
     table = _table(40, error_rate=[1.0] + [0.0] * 39, topic=["a", "b"] * 20)
     low, high = estimate(table)["error_rate"].ci
     assert 0 <= low < 1 / 40 < high <= 1

@@ -12,7 +12,7 @@ from fledge.core.errors import InputError
 FOUND = {"token_f1": Estimate(0.65, (0.58, 0.72), 40), "error_rate": Estimate(0.0, (0.0, 0.09), 40)}
 
 
-def test_gates_are_read() -> None:
+def test_read_gates() -> None:
     first, second = read_gates("token_f1>=0.6, error_rate <= .01")
     assert (first.metric, first.least, first.limit) == ("token_f1", True, 0.6)
     assert (second.metric, second.least, second.limit) == ("error_rate", False, 0.01)
@@ -20,8 +20,8 @@ def test_gates_are_read() -> None:
 
 
 @pytest.mark.parametrize("text", ["token_f1>0.6", "token_f1", ">=0.6", "token_f1>=", "token_f1>=high", "", "a>=1,"])
-def test_what_is_no_gate(text: str) -> None:
-    with pytest.raises(InputError, match="is no gate"):
+def test_invalid_gates(text: str) -> None:
+    with pytest.raises(InputError, match="invalid gate"):
         read_gates(text)
 
 
@@ -41,19 +41,19 @@ def test_a_gate_is_passed_at_its_limit() -> None:
     assert judge(read_gates("error_rate<=0.09")[0], FOUND, "bound").passed
 
 
-def test_what_was_not_measured_does_not_pass() -> None:
+def test_a_gate_on_a_missing_metric_fails() -> None:
     result = judge(read_gates("chrf>=0")[0], FOUND, "mean")
     assert not result.passed
     assert "no answer has this metric" in result.summary()
 
 
-def test_one_question_does_not_pass_on_its_bound() -> None:
+def test_one_question_fails_on_the_bound() -> None:
     alone = {"token_f1": Estimate(1.0, (-math.inf, math.inf), 1)}
     assert not judge(read_gates("token_f1>=0.6")[0], alone, "bound").passed
     assert judge(read_gates("token_f1>=0.6")[0], alone, "mean").passed
 
 
-def test_a_gate_says_how_many_flawless_questions_it_takes() -> None:
+def test_reason_names_the_flawless_questions_needed() -> None:
     """Wilson's interval of 0 of 34 ends at 0.1015, of 0 of 35 at 0.0989."""
     (gate,) = read_gates("error_rate<=0.1")
     flawless = {count: mean_interval(np.zeros(count), passes=True) for count in (30, 34, 35)}
@@ -76,14 +76,14 @@ def test_a_gate_says_how_many_flawless_questions_it_takes() -> None:
         (
             "token_f1>=0.1",
             Estimate(0.26, (0.0, 1.0), 2, (0.0, 1.0)),
-            "2 questions tell nothing: that is the whole",
+            "2 questions too few: the interval is the whole",
         ),
-        ("token_f1>=0.1", Estimate(0.26, (0.0, 1.0), 1, (0.0, 1.0)), "1 question tells nothing"),
-        ("latency_p95_s<=3", Estimate(2.0, (1.0, math.inf), 71, (0.0, math.inf)), "71 answers do not bound"),
-        ("error_rate<=0", Estimate(0.0, (0.0, 0.1), 30, (0.0, 1.0)), "no number of questions can show that"),
+        ("token_f1>=0.1", Estimate(0.26, (0.0, 1.0), 1, (0.0, 1.0)), "1 question too few"),
+        ("latency_p95_s<=3", Estimate(2.0, (1.0, math.inf), 71, (0.0, math.inf)), "71 answers cannot bound"),
+        ("error_rate<=0", Estimate(0.0, (0.0, 0.1), 30, (0.0, 1.0)), "no number of questions can prove this"),
     ],
 )
-def test_a_gate_says_what_it_lacks(gate: str, found: Estimate, reason: str) -> None:
+def test_reason_of_a_gate_with_too_few_answers(gate: str, found: Estimate, reason: str) -> None:
     (asked,) = read_gates(gate)
     result = judge(asked, {asked.metric: found}, "bound")
     assert not result.passed
@@ -98,6 +98,6 @@ def test_seventy_two_answers_bound_a_95th_percentile() -> None:
         assert math.isfinite(estimate(table)["latency_p95_s"].ci[1]) == bounded
 
 
-def test_a_score_that_is_not_flawless_is_told_nothing() -> None:
+def test_no_reason_for_an_imperfect_score() -> None:
     (gate,) = read_gates("token_f1>=0.6")
     assert judge(gate, {"token_f1": Estimate(0.65, (0.58, 0.72), 40, (0.0, 1.0))}, "bound").reason is None

@@ -11,7 +11,7 @@ def _sample(a: float, b: float, spread: float = 0.1, count: int = 80) -> PairedS
     return PairedSample(a + rng.normal(0, spread, count), b + rng.normal(0, spread, count))
 
 
-def test_guards_are_read() -> None:
+def test_read_guards() -> None:
     guard = read_guard(" latency_s <= +10% ")
     assert (guard.metric, guard.most, guard.change, guard.relative) == ("latency_s", True, 0.1, True)
     guard = read_guard("token_f1>=-0.02")
@@ -19,18 +19,18 @@ def test_guards_are_read() -> None:
 
 
 @pytest.mark.parametrize("text", ["latency_s<=0.5", "latency_s<+10%", "latency_s", "<=+10%", "a<=+x", "", "a<=+1,5"])
-def test_what_is_no_guard(text: str) -> None:
-    with pytest.raises(InputError, match="is no change against the baseline"):
+def test_invalid_guards(text: str) -> None:
+    with pytest.raises(InputError, match="not a change against the baseline"):
         read_guard(text)
 
 
 @pytest.mark.parametrize("text", ["latency_s<=-10%", "token_f1>=+0.02"])
-def test_a_guard_is_no_goal(text: str) -> None:
-    with pytest.raises(InputError, match="asks for a gain"):
+def test_a_guard_cannot_require_a_gain(text: str) -> None:
+    with pytest.raises(InputError, match="requires a gain"):
         read_guard(text)
 
 
-def test_a_guard_wants_proof() -> None:
+def test_a_guard_passes_only_if_significant() -> None:
     assert check_guard(read_guard("x<=+10%"), _sample(1.0, 1.0), 0.05).passed
     assert not check_guard(read_guard("x<=+10%"), _sample(1.09, 1.0), 0.05).passed  # below, but not shown to be
     assert not check_guard(read_guard("x<=+10%"), _sample(1.3, 1.0), 0.05).passed
@@ -38,12 +38,12 @@ def test_a_guard_wants_proof() -> None:
     assert not check_guard(read_guard("x>=-0.1"), _sample(0.8, 1.0), 0.05).passed
 
 
-def test_one_question_proves_nothing() -> None:
+def test_one_question_passes_no_guard() -> None:
     result = check_guard(read_guard("x<=+10%"), PairedSample(np.array([0.1]), np.array([5.0])), 0.05)
     assert (result.passed, result.p) == (False, 1.0)
 
 
-def test_a_percentage_is_of_the_baseline_s_mean() -> None:
+def test_percentage_is_relative_to_the_baseline_mean() -> None:
     """A metric far from zero: 5 % of 100 is 5."""
     assert check_guard(read_guard("x<=+5%"), _sample(103.0, 100.0, 1.0), 0.05).passed
     assert not check_guard(read_guard("x<=+5%"), _sample(107.0, 100.0, 1.0), 0.05).passed

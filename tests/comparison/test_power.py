@@ -12,7 +12,7 @@ from fledge.comparison.power import (
 from fledge.core.errors import InputError
 
 
-def test_half_a_standard_deviation_takes_34_pairs() -> None:
+def test_half_a_standard_deviation_needs_34_pairs() -> None:
     assert plan(0.5).questions == 34  # G*Power, and R's power.t.test(delta = 0.5, type = "paired"), say 33.4
     assert plan(-0.5).questions == 34
     assert plan(0.5, power=0.9).questions == 44  # R: 43.99
@@ -28,13 +28,13 @@ def test_edges_of_the_t_test() -> None:
     assert questions_needed(float("nan"), 1.0) is None
 
 
-def test_more_arms_take_more_questions() -> None:
+def test_more_arms_need_more_questions() -> None:
     found = plan(0.5, arms=5)
     assert found.questions > 34
     assert found.alpha == pytest.approx(0.0125)
 
 
-def test_the_power_of_mcnemar_by_enumeration() -> None:
+def test_mcnemar_power_by_enumeration() -> None:
     """All tables of 30 questions, one by one."""
     n, effect, disagreement = 30, 0.2, 0.4
     only_a, only_b = (disagreement + effect) / 2, (disagreement - effect) / 2
@@ -53,10 +53,10 @@ def test_questions_for_pass_or_fail() -> None:
     assert mcnemar_power(count - 20, 0.05, 0.2) < 0.8
     assert plan(0.05, disagreement=0.2).questions == count
     assert plan(0.05, disagreement=0.2).test == "mcnemar"
-    assert questions_for_mcnemar(0.001, 0.2) is not None  # more than a million, and soon reckoned
+    assert questions_for_mcnemar(0.001, 0.2) is not None  # more than a million, computed fast
 
 
-def test_questions_for_equivalence_find_it() -> None:
+def test_questions_for_equivalence_reach_the_power() -> None:
     count = questions_for_equivalence(0.05, 0.2)
     assert count is not None
     rng = np.random.default_rng(0)
@@ -79,6 +79,6 @@ def test_questions_for_equivalence_find_it() -> None:
         ({"effect": 0.000001}, "no number of questions"),
     ],
 )
-def test_numbers_that_make_no_plan(numbers: dict[str, float], problem: str) -> None:
+def test_plan_rejects_numbers_out_of_range(numbers: dict[str, float], problem: str) -> None:
     with pytest.raises(InputError, match=problem):
         plan(**numbers)  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""The page of a comparison, also looked at in a real browser."""
+"""The report page, also in a real browser."""
 
 import re
 import shutil
@@ -45,18 +45,18 @@ def _page(table: pd.DataFrame, **options: object) -> str:
     return render_report(result, table, run_id="abc")
 
 
-def test_everything_is_on_the_page_and_nothing_is_markup() -> None:
+def test_page_has_all_sections_and_escapes_text() -> None:
     page = _page(_table(), guards=("latency_s<=+50%",), margin=0.01)
     assert "&lt;script&gt;alert" in page
     assert EVIL not in page
     assert "$a_b$ &amp; &lt;b&gt; \U0001f600" in page
-    for part in ("Verdicts", "Wins, ties, losses", "Other metrics", "Answers", "The fine print", "<svg", "latency_s"):
+    for part in ("Verdicts", "Wins, ties, losses", "Other metrics", "Answers", "Method", "<svg", "latency_s"):
         assert part in page
     assert re.search("<ins> ?not ?</ins>", page)
     assert "Nothing was pre-registered" in page
 
 
-def test_what_the_arms_asked_is_shown_with_what_differs() -> None:
+def test_page_shows_prompts_and_differing_settings() -> None:
     arms = [
         ArmDescription("$a_b$ & <b> \U0001f600", "two/1", f"Shorter: {EVIL}", {"model": "m", "temperature": "0.7"}),
         ArmDescription("base", "one/3", "{{question}}", {"model": "m", "temperature": "0"}),
@@ -66,14 +66,14 @@ def test_what_the_arms_asked_is_shown_with_what_differs() -> None:
     assert EVIL not in page
     assert page.index("one/3") < page.index("two/1")
     assert "<th>temperature</th>" in page
-    assert "The same in all arms: model m." in page
+    assert "Identical in all arms: model m." in page
 
 
 @pytest.mark.parametrize(
     ("metric", "higher", "kinds"),
     [("passed", True, ["right", "wrong"]), ("passed", False, ["wrong", "right"]), ("token_f1", None, ["", "ahead"])],
 )
-def test_right_and_wrong_have_a_colour(metric: str, higher: bool | None, kinds: list[str]) -> None:
+def test_answers_are_coloured_by_standing(metric: str, higher: bool | None, kinds: list[str]) -> None:
     table = _table(12)
     table["passed"] = (table["arm"] == "base").astype(float)
     table["token_f1"] = np.where(table["arm"] == "base", 0.4, 0.6)
@@ -83,39 +83,39 @@ def test_right_and_wrong_have_a_colour(metric: str, higher: bool | None, kinds: 
     assert found == kinds * 12
 
 
-def test_the_page_loads_nothing() -> None:
+def test_page_loads_nothing_from_the_network() -> None:
     page = _page(_table()).replace(escape(EVIL), "")
     assert "default-src 'none'" in page
     assert not re.search(r"""<(?:link|img|iframe)|\bsrc=["']?http|@import|url\((?!#)""", page)
 
 
-def test_the_same_comparison_is_the_same_page() -> None:
+def test_page_is_reproducible() -> None:
     without_time = [re.sub(r"ritten [\d: -]+", "", _page(_table())) for _ in range(2)]
     assert without_time[0] == without_time[1]
 
 
-def test_only_the_questions_that_differ_most_are_shown() -> None:
+def test_page_shows_the_questions_that_differ_most() -> None:
     page = _page(_table(250))
     assert "The 200 questions on which arms differ most" in page
     assert page.count("data-spread=") == 200
 
 
-def test_a_table_of_scores_alone_has_no_answers() -> None:
+def test_page_without_answers() -> None:
     page = _page(_table()[["question", "arm", "token_f1"]])
     assert "<h2>Answers</h2>" not in page
     assert "<h2>Other metrics</h2>" not in page
 
 
-def test_metrics_that_never_differ_are_one_line() -> None:
+def test_metrics_without_differences_are_one_line() -> None:
     page = _page(_table().assign(empty=0.0, refusal=0.0))
-    assert "The same on every question: empty, refusal." in page
+    assert "No difference on any question: empty, refusal." in page
     assert "<td>empty</td>" not in page
     page = _page(_table()[["question", "arm", "token_f1"]].assign(empty=0.0))
-    assert "The same on every question: empty." in page
-    assert "To look at" not in page
+    assert "No difference on any question: empty." in page
+    assert "do not decide by these" not in page
 
 
-def test_holes_and_failed_answers_are_shown() -> None:
+def test_missing_and_failed_answers_are_shown() -> None:
     table = _table(5)
     table.loc[1, ["token_f1", "answer", "error"]] = [np.nan, None, "the server was away"]
     page = _page(table.drop(index=3))
@@ -133,8 +133,8 @@ def test_other_metrics_are_corrected_together() -> None:
 
 @pytest.mark.slow
 @pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium here: apt install chromium")
-def test_the_page_in_a_browser(tmp_path: Path) -> None:
-    """The script sorts, searches and filters, and nothing is refused by the page's own policy."""
+def test_page_in_a_browser(tmp_path: Path) -> None:
+    """The script sorts, searches and filters, and the content security policy blocks nothing."""
     table = _table()
     table.loc[table["question"] == "q7", "answer"] = "a unicorn"
     table.loc[table["question"] == "q9", "token_f1"] = 0.5

@@ -1,4 +1,4 @@
-"""Published answers, with their sources, and what happens at the edges."""
+"""Published results with their sources, and edge cases."""
 
 import math
 
@@ -17,9 +17,9 @@ from fledge.comparison.intervals import (
 from fledge.comparison.statistics import (
     PairedSample,
     adjust,
-    equivalence,
+    equivalence_p,
     omnibus,
-    one_sided,
+    one_sided_p,
     paired_test,
 )
 
@@ -103,7 +103,7 @@ def test_tango_statistic_is_mcnemar_at_zero() -> None:
 
 @given(st.integers(0, 60), st.integers(0, 60), st.integers(0, 60))
 @settings(max_examples=200)
-def test_tango_interval_holds_what_was_seen(only_a: int, only_b: int, alike: int) -> None:
+def test_tango_interval_contains_the_observed_difference(only_a: int, only_b: int, alike: int) -> None:
     count = only_a + only_b + alike
     if count < 2:
         return
@@ -118,7 +118,7 @@ BH_1995 += [0.7590, 1.0]
 
 
 def test_benjamini_hochberg_1995() -> None:
-    # The paper: Bonferroni's way, also Holm's, rejects three of them at 5 %, controlling false discoveries four.
+    # The paper: Bonferroni and Holm reject three of them at 5 %, controlling the false discovery rate four.
     holm, false_discoveries = adjust(BH_1995), adjust(BH_1995, "fdr_bh")
     assert sum(p <= 0.05 for p in holm) == 3
     assert sum(p <= 0.05 for p in false_discoveries) == 4
@@ -131,7 +131,7 @@ def test_adjusting_nothing_gives_nothing() -> None:
     assert adjust([]) == []
 
 
-def test_many_questions_take_the_t_test() -> None:
+def test_many_questions_use_the_t_test() -> None:
     values = np.random.default_rng(1).normal(0.1, 1.0, 5000)
     result = paired_test(PairedSample(values, np.zeros(5000)))
     assert result.test == "t"
@@ -139,7 +139,7 @@ def test_many_questions_take_the_t_test() -> None:
     assert (result.low, result.high) == pytest.approx((values.mean() - half, values.mean() + half), abs=1e-3)
 
 
-def test_seeded() -> None:
+def test_result_depends_on_the_seed_only() -> None:
     sample = PairedSample(np.random.default_rng(1).normal(0.1, 1.0, 40), np.zeros(40))
     assert paired_test(sample, seed=1) == paired_test(sample, seed=1)
 
@@ -165,48 +165,48 @@ def test_few_clusters_are_flipped_as_a_whole() -> None:
     # Each of the six topics gains: of 64 ways to set their signs, two are as extreme.
     assert (result.test, result.p) == ("cluster-permutation", 2 / 64)
     assert 0 < result.low < values.mean() < result.high
-    # One topic has a cluster of each question: then it is the permutation test.
+    # With one question per topic it is the permutation test.
     alone = PairedSample(SLEEP.a, SLEEP.b, clusters=np.arange(10))
     assert paired_test(alone).p == pytest.approx(paired_test(SLEEP).p)
 
 
-def test_five_clusters_prove_nothing() -> None:
+def test_five_clusters_cannot_reach_significance() -> None:
     sample = PairedSample(np.repeat(1.0, 10) + np.arange(10) / 100, np.zeros(10), clusters=np.repeat(np.arange(5), 2))
     result = paired_test(sample)
     assert result.p == 2 / 32
     assert (result.low, result.high) == (-math.inf, math.inf)
 
 
-def test_the_interval_of_clusters_is_where_flips_do_not_refuse() -> None:
+def test_cluster_interval_inverts_the_sign_flip_test() -> None:
     rng = np.random.default_rng(8)
     topics = np.repeat(np.arange(9), [1, 2, 3, 4, 5, 6, 7, 8, 9])
     sample = PairedSample(rng.normal(0.3, 1.0, 45), np.zeros(45), clusters=topics)
     result = paired_test(sample)
     for bound, alternative in ((result.low, "greater"), (result.high, "less")):
-        assert one_sided(sample, bound - 1e-9 if alternative == "greater" else bound + 1e-9, alternative) <= 0.025  # type: ignore[arg-type]
-        assert one_sided(sample, bound + 1e-9 if alternative == "greater" else bound - 1e-9, alternative) > 0.024  # type: ignore[arg-type]
+        assert one_sided_p(sample, bound - 1e-9 if alternative == "greater" else bound + 1e-9, alternative) <= 0.025  # type: ignore[arg-type]
+        assert one_sided_p(sample, bound + 1e-9 if alternative == "greater" else bound - 1e-9, alternative) > 0.024  # type: ignore[arg-type]
 
 
 def test_one_sided_halves_the_two_sided() -> None:
     two = paired_test(SLEEP, "t").p
-    assert one_sided(SLEEP, 0.0, "less") == pytest.approx(two / 2)
-    assert one_sided(SLEEP, 0.0, "greater") == pytest.approx(1 - two / 2)
+    assert one_sided_p(SLEEP, 0.0, "less") == pytest.approx(two / 2)
+    assert one_sided_p(SLEEP, 0.0, "greater") == pytest.approx(1 - two / 2)
 
 
 def test_equivalence_by_hand() -> None:
     rng = np.random.default_rng(2)
     sample = PairedSample(rng.normal(0.0, 0.1, 50), np.zeros(50))
     error = sample.a.std(ddof=1) / math.sqrt(50)
-    p = equivalence(sample, 0.05)
+    p = equivalence_p(sample, 0.05)
     from scipy import stats
 
     assert p == pytest.approx(stats.t.sf((0.05 - abs(sample.a.mean())) / error, 49))
-    assert equivalence(sample, 0.001) > 0.05
+    assert equivalence_p(sample, 0.001) > 0.05
 
 
-def test_pass_fail_without_a_difference_is_not_soon_equivalent() -> None:
-    assert equivalence(table(20, 0, 0, 0), 0.02) > 0.05
-    assert equivalence(table(400, 0, 0, 0), 0.02) < 0.05
+def test_equivalence_of_pass_fail_needs_many_questions() -> None:
+    assert equivalence_p(table(20, 0, 0, 0), 0.02) > 0.05
+    assert equivalence_p(table(400, 0, 0, 0), 0.02) < 0.05
 
 
 def test_omnibus() -> None:
@@ -240,9 +240,9 @@ def test_degenerate_scores_have_clear_outcomes(test: str) -> None:
     assert of([0.3]) == (1.0, -math.inf, math.inf)
     unseen = 1.96**2 / (12 + 1.96**2)  # Wilson's interval of 0 of 12
     assert of([0.0] * 12) == pytest.approx((1.0, -unseen, unseen), abs=1e-4)
-    # Of 12 alike p is not that of a sign test, but of questions that differ by 1 the other way: sqrt(12 * 0.5) = 2.449.
+    # p of 12 equal differences allows for unobserved questions that differ by 1 the other way: sqrt(12 * 0.5) = 2.449.
     assert of([0.5] * 12) == pytest.approx((0.0143, 0.5 - 1.5 * unseen, 0.5 + 0.5 * unseen), abs=1e-4)
-    assert of([5.0] * 12) == (2 / 2**12, 5.0, 5.0)  # of numbers without bounds nothing else is known
+    assert of([5.0] * 12) == (2 / 2**12, 5.0, 5.0)  # without bounds it is the sign test
     p, low, high = of([0.1, 0.4])
     assert p > 0.05
     assert low < 0.25 < high
@@ -253,25 +253,25 @@ def test_degenerate_passes_have_clear_outcomes(test: str) -> None:
     ties = paired_test(table(5, 0, 0, 5), test)  # type: ignore[arg-type]
     assert (ties.p, ties.difference) == (1.0, 0.0)
     assert ties.low == pytest.approx(-ties.high)
-    assert ties.high > 0.2  # ten questions without a difference do not prove that there is none
+    assert ties.high > 0.2  # ten ties do not prove equivalence
 
 
 @pytest.mark.parametrize("passes", [True, False])
 @pytest.mark.parametrize("topics", [None, 12])
-def test_failures_that_were_not_seen_may_be_rare(passes: bool, topics: int | None) -> None:
-    """Of questions in topics, or with samples that were averaged, as of any others."""
+def test_one_sided_tests_allow_for_unobserved_failures(passes: bool, topics: int | None) -> None:
+    """Also with topics, and with averaged samples."""
     none = np.zeros(24)
     clusters = np.repeat(np.arange(topics), 24 // topics) if topics else None
     sample = PairedSample(none, none, passes, clusters, binary=True)
-    plain = one_sided(PairedSample(none, none, passes=True), 0.01, "less")
-    assert one_sided(sample, 0.01, "less") >= plain > 0.3
-    assert equivalence(sample, 0.05) > 0.1
-    assert equivalence(PairedSample(none, none, clusters=clusters), 0.05) > 0.1  # also scores that are all alike
+    plain = one_sided_p(PairedSample(none, none, passes=True), 0.01, "less")
+    assert one_sided_p(sample, 0.01, "less") >= plain > 0.3
+    assert equivalence_p(sample, 0.05) > 0.1
+    assert equivalence_p(PairedSample(none, none, clusters=clusters), 0.05) > 0.1  # also for equal scores
     many = np.zeros(400)
-    assert one_sided(PairedSample(many, many, binary=True), 0.01, "less") < 0.05
+    assert one_sided_p(PairedSample(many, many, binary=True), 0.01, "less") < 0.05
 
 
-def test_mcnemar_wants_pass_or_fail() -> None:
+def test_mcnemar_rejects_scores() -> None:
     with pytest.raises(ValueError, match="all 0 or 1"):
         paired_test(SLEEP, "mcnemar")
 
@@ -295,15 +295,15 @@ def test_mean_interval() -> None:
     assert mean_interval(passes, passes=True) == pytest.approx((0.0624, 0.1605), abs=5e-5)
 
 
-def test_mean_interval_by_bootstrap_is_skewed_as_the_scores_are() -> None:
+def test_bootstrap_interval_is_skewed_like_the_scores() -> None:
     values = np.random.default_rng(3).exponential(1.0, 60)
     low, high = mean_interval(values)
     assert low < values.mean() < high
     assert high - values.mean() > values.mean() - low
 
 
-def test_one_topic_that_differs_excludes_no_sign() -> None:
-    """Sets of topics alone would give an interval that ends at 0."""
+def test_one_differing_topic_gives_an_interval_across_zero() -> None:
+    """Without the t interval it would end at 0."""
     gains, topics = np.zeros(60), np.repeat(np.arange(12), 5)
     gains[3] = -1.0
     low, high = cluster_interval(gains, topics)

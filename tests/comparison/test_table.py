@@ -13,11 +13,11 @@ def _table(**columns: list[object]) -> pd.DataFrame:
     return pd.DataFrame({"question": ["q1", "q1", "q2", "q2"], "arm": ["a", "b", "a", "b"], **columns})
 
 
-def test_metric_is_token_f1_or_must_be_named() -> None:
+def test_metric_defaults_to_token_f1() -> None:
     table = _table(quality=[1.0, 2.0, 3.0, 4.0])
     assert pick_metric(table.assign(token_f1=0.5), None) == "token_f1"
     assert pick_metric(table, "quality") == "quality"
-    with pytest.raises(InputError, match="no metric was named"):
+    with pytest.raises(InputError, match="no metric was given"):
         pick_metric(table, None)
     with pytest.raises(InputError, match="no metric 'speed'"):
         pick_metric(table, "speed")
@@ -39,13 +39,13 @@ def test_samples_are_averaged_and_arms_keep_their_order() -> None:
     assert not scores.passes
 
 
-def test_text_in_a_column_of_numbers_is_named() -> None:
-    with pytest.raises(InputError, match="column quality, row 3: 'good' is no number"):
+def test_error_names_the_row_of_a_text_score() -> None:
+    with pytest.raises(InputError, match="column quality, row 3: 'good' is not a number"):
         by_question(_table(quality=["1", "2", "good", "4"]), "quality")
     assert by_question(_table(quality=["1", "2", "", None]), "quality").missing == (1, 1)
 
 
-def test_a_question_has_one_topic() -> None:
+def test_a_question_with_two_topics_is_rejected() -> None:
     with pytest.raises(InputError, match="question 'q1' has two topics"):
         by_question(_table(quality=[1.0] * 4, topic=["x", "y", "x", "x"]), "quality")
     topics = by_question(_table(quality=[1.0] * 4, topic=["x", "x", None, ""]), "quality").topics
@@ -71,7 +71,7 @@ def test_scores_file(tmp_path: Path) -> None:
         ("question,arm,quality\n1,a,0.5,9\n1,b,0.7,8\n", "more columns than the first line"),
     ],
 )
-def test_scores_files_that_are_none(tmp_path: Path, content: str, problem: str) -> None:
+def test_invalid_scores_files(tmp_path: Path, content: str, problem: str) -> None:
     path = tmp_path / "scores.csv"
     path.write_text(content)
     with pytest.raises(InputError, match=problem):
@@ -88,19 +88,19 @@ def test_an_arm_may_be_called_none_and_a_topic_na(tmp_path: Path) -> None:
     assert scores.missing == (1, 0)
 
 
-def test_a_table_of_ones_own() -> None:
+def test_read_scores_accepts_a_data_frame() -> None:
     table = _table(quality=[1.0, 2.0, 3.0, 4.0])
     assert read_scores(table.set_index("question", drop=False)).equals(table)
     with pytest.raises(InputError, match="the table: no column question, arm"):
         read_scores(pd.DataFrame({"quality": [1.0]}))
 
 
-def test_a_scores_file_that_is_not_there(tmp_path: Path) -> None:
+def test_missing_scores_file(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="there is no such file"):
         read_scores(str(tmp_path / "none.csv"))
 
 
-def test_a_scores_file_of_bytes(tmp_path: Path) -> None:
+def test_binary_scores_file(tmp_path: Path) -> None:
     path = tmp_path / "scores.csv"
     path.write_bytes(bytes(range(256)))
     with pytest.raises(InputError, match=re.escape(str(path))):

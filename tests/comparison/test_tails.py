@@ -6,12 +6,12 @@ import pytest
 from scipy import stats
 
 from fledge.comparison.options import CompareOptions
-from fledge.comparison.statistics import PairedSample, one_sided, paired_test
+from fledge.comparison.statistics import PairedSample, one_sided_p, paired_test
 from fledge.comparison.tails import (
     SMALL,
     count_for_tail,
     effective_count,
-    heavy_tail,
+    has_heavy_tail,
     hoeffding_distance,
     hoeffding_p,
 )
@@ -27,28 +27,28 @@ def _table(**arms: list[float]) -> pd.DataFrame:
     return table.rename_axis("question").reset_index()
 
 
-def test_a_tail_counts_only_on_the_other_side_of_zero() -> None:
+def test_heavy_tail_counts_only_on_the_opposite_side_of_zero() -> None:
     gains = np.array([-1.0] * 38 + [9.0, 9.0])  # mean -0.5, and a long tail above zero
-    assert heavy_tail(gains)
-    assert heavy_tail(-gains)
-    assert not heavy_tail(gains + 2)  # mean and tail on one side
-    assert not heavy_tail(np.zeros(9))
-    assert list(heavy_tail(np.stack([gains, gains + 2]))) == [True, False]
+    assert has_heavy_tail(gains)
+    assert has_heavy_tail(-gains)
+    assert not has_heavy_tail(gains + 2)  # mean and tail on one side
+    assert not has_heavy_tail(np.zeros(9))
+    assert list(has_heavy_tail(np.stack([gains, gains + 2]))) == [True, False]
 
 
-def test_as_many_questions_as_asked_for_make_the_skewness_small() -> None:
+def test_count_for_tail_makes_the_skewness_small() -> None:
     gains = np.array([-1.0] * 38 + [9.0, 9.0])
     times = math.ceil(count_for_tail(gains) / 40)
-    assert not heavy_tail(np.tile(gains, times))
-    assert heavy_tail(np.tile(gains, times - 1))
+    assert not has_heavy_tail(np.tile(gains, times))
+    assert has_heavy_tail(np.tile(gains, times - 1))
     assert SMALL * math.sqrt(times * 40) == pytest.approx(18 / math.sqrt(19), rel=0.05)  # skewness of 2 in 40
 
 
-def test_topics_that_are_right_as_a_whole_are_a_tail() -> None:
+def test_one_topic_that_carries_the_mean_is_a_heavy_tail() -> None:
     clusters = np.arange(1200) % 12
-    gains = np.where(clusters == 0, 0.9, -0.1)  # the skewness of 1200 questions is small, that of 12 topics is not
-    assert not heavy_tail(gains)
-    assert heavy_tail(gains, clusters)
+    gains = np.where(clusters == 0, 0.9, -0.1)  # small skewness over 1,200 questions, large over 12 topics
+    assert not has_heavy_tail(gains)
+    assert has_heavy_tail(gains, clusters)
     assert effective_count(1200, clusters) == pytest.approx(12)
 
 
@@ -58,32 +58,32 @@ def test_hoeffding_by_hand() -> None:
     assert float(hoeffding_p(distance, 1.0, 40)) == pytest.approx(0.05)
 
 
-def test_a_guard_is_not_kept_by_what_is_seldom_slow() -> None:
-    """The arm takes 0.1 s less, but for two questions: a t test alone says that it takes no 0.05 s more."""
+def test_a_guard_fails_with_rare_slow_answers() -> None:
+    """The arm is 0.1 s faster except on two questions: a t test alone would pass the guard of +0.05 s."""
     seconds = np.array([0.9] * 38 + [1.6, 1.7])
     sample = PairedSample(seconds + np.linspace(0, 0.001, 40), np.ones(40))
     assert stats.ttest_1samp(sample.differences, 0.05, alternative="less").pvalue < 0.001
-    assert one_sided(sample, 0.05, "less") > 0.05
+    assert one_sided_p(sample, 0.05, "less") > 0.05
 
 
 @pytest.mark.parametrize("shape", UNLIKE.values(), ids=UNLIKE)
-def test_equal_means_of_unlike_shapes_are_seldom_called_different(shape: Shape) -> None:
+def test_error_rate_of_equal_means_with_different_shapes(shape: Shape) -> None:
     found = rates(shape, TABLES, 40, 3)
     assert found[2].now <= 0.06 + ERROR
     assert found[3].now <= 0.06 + ERROR
 
 
-def test_sign_flips_alone_would_be_wrong_more_often() -> None:
+def test_sign_flips_alone_exceed_the_error_rate() -> None:
     assert rates(RARE, TABLES, 40, 3)[3].flips > 0.1
 
 
-def test_like_shapes_lose_little_power() -> None:
+def test_equal_shapes_lose_little_power() -> None:
     found = rates(LIKE["normal"], TABLES, 34, shift=0.5)[2]
     assert found.flips - 0.03 <= found.now <= found.flips
     assert found.now >= 0.75
 
 
-def test_the_simulation_follows_the_rule_of_verdicts() -> None:
+def test_simulation_follows_paired_test() -> None:
     rng = np.random.default_rng(5)
     for shape in (RARE, LIKE["beta(2, 4)"]):
         a, b = shape.baseline(rng, (12, 40)), shape.other(rng, (12, 40))
@@ -95,8 +95,8 @@ def test_the_simulation_follows_the_rule_of_verdicts() -> None:
     assert pair.p == pytest.approx(expected[0], abs=0.02)
 
 
-def test_constant_against_rare_is_no_difference() -> None:
-    """Equal means: 0.1 on every question, and 1 on one of ten. Of one right answer in 40, sign flips say worse."""
+def test_constant_against_rare_scores_is_inconclusive() -> None:
+    """Equal means: 0.1 on every question, or 1 on one in ten. With one right answer in 40, sign flips say worse."""
     pair = compare_scores(_table(a=[0.1] * 40, b=[1.0] + [0.0] * 39), "quality").pairs[0]
     assert (pair.verdict, pair.test) == ("inconclusive", "hoeffding")
     assert compare_scores(
@@ -108,8 +108,8 @@ def test_constant_against_rare_is_no_difference() -> None:
     )
 
 
-def test_a_tail_does_not_hide_what_the_range_of_scores_proves() -> None:
-    """An arm that is broken, but for a few questions, is worse."""
+def test_large_differences_stay_significant_with_a_tail() -> None:
+    """An arm that fails on almost all questions is worse."""
     rng = np.random.default_rng(1)
     broken = np.where(np.arange(40) % 5 == 0, 1.0, 0.0)
     pair = compare_scores(_table(a=list(rng.beta(9, 1, 40)), b=list(broken)), "quality").pairs[0]
@@ -117,7 +117,7 @@ def test_a_tail_does_not_hide_what_the_range_of_scores_proves() -> None:
     assert pair.ci[1] < 0
 
 
-def test_small_constant_costs_are_not_taken_for_shares() -> None:
+def test_small_constant_costs_are_not_treated_as_shares() -> None:
     table = _table(a=[0.0003] * 40, b=[0.0002] * 40)
     known = compare_scores(table, "quality", higher_is_better=False, range_of=lambda _: (0.0, float("inf")))
     assert known.pairs[0].verdict == "better"

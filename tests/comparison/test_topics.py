@@ -6,7 +6,7 @@ def test_fewest_signs() -> None:
     assert fewest_signs(0.05 / 4) == 8
 
 
-def test_questions_in_few_topics_are_warned_of() -> None:
+def test_few_topics_give_a_warning() -> None:
     topics = ["a", "b", "c", "d"] * 5
     assert warn_few_topics(topics, arms=2, alpha=0.05).startswith(
         "4 topics are too few to show any difference (at least 6 are needed)"
@@ -15,9 +15,9 @@ def test_questions_in_few_topics_are_warned_of() -> None:
     assert warn_few_topics([*topics, *"efg"], arms=5, alpha=0.05).startswith("7 topics are too few")
 
 
-def test_topics_that_relate_no_questions_are_none() -> None:
+def test_topics_without_clusters_give_no_warning() -> None:
     assert warn_few_topics(["a", "b", "c"], arms=2, alpha=0.05) == ""
     assert warn_few_topics(["a"] * 9, arms=2, alpha=0.05) == ""
     assert warn_few_topics(["a", "b"] * 9, arms=1, alpha=0.05) == ""  # nothing to compare
     assert warn_few_topics([""] * 9, arms=2, alpha=0.05) == ""
-    assert warn_few_topics(["a", "a", *[""] * 9], arms=2, alpha=0.05) == ""  # those without are each their own
+    assert warn_few_topics(["a", "a", *[""] * 9], arms=2, alpha=0.05) == ""  # each question without a topic is a topic

@@ -55,19 +55,19 @@ def test_the_leader_is_not_the_winner() -> None:
     assert result.leader == max(means, key=lambda name: means[name])
 
 
-def test_one_question_tells_nothing() -> None:
+def test_one_question_is_inconclusive() -> None:
     result = compare_scores(_table(a=[0.1], b=[0.9]), "quality")
     assert (result.pairs[0].verdict, result.pairs[0].needed_questions, result.winner) == ("inconclusive", None, None)
     assert "no interval, 1 question); ask more questions" in result.pairs[0].summary()
 
 
-def test_all_ties_are_said() -> None:
+def test_all_ties_give_the_reason() -> None:
     pair = compare_scores(_table(a=[0.5] * 9, b=[0.5] * 9), "quality").pairs[0]
     assert (pair.verdict, pair.p, pair.needed_questions) == ("inconclusive", 1.0, None)
-    assert "they score alike on every question" in pair.summary()
+    assert "both have the same score on every question" in pair.summary()
 
 
-def test_lower_is_better_turns_the_verdict() -> None:
+def test_lower_is_better_reverses_the_verdict() -> None:
     table = _table(slow=_noise(2.0, 1), fast=_noise(1.0, 2))
     result = compare_scores(table, "quality", higher_is_better=False)
     assert result.pairs[0].verdict == "better"
@@ -92,7 +92,7 @@ def test_samples_are_averaged_within_a_question() -> None:
     assert (pair.questions, pair.difference) == (2, 2.0)
 
 
-def test_pairs_are_made_of_common_questions_only() -> None:
+def test_pairs_use_common_questions_only() -> None:
     table = _table(a=[0.1, 0.2, 0.3], b=[0.2, 0.3, 0.4])
     table = table[~((table["arm"] == "b") & (table["question"] == "q1"))]
     assert compare_scores(table, "quality").pairs[0].questions == 2
@@ -134,7 +134,7 @@ def test_unknown_baseline() -> None:
         compare_scores(_table(a=[1.0], b=[2.0]), "quality", CompareOptions(baseline="z"))
 
 
-def test_what_has_no_better_way_cannot_win() -> None:
+def test_no_winner_without_a_better_direction() -> None:
     result = compare_scores(_table(short=_noise(1.0, 1), long=_noise(2.0, 2)), "quality", higher_is_better=None)
     assert result.pairs[0].verdict == "better"
     assert result.winner is None
@@ -147,7 +147,7 @@ def test_the_winner_is_the_same_with_all_pairs() -> None:
         assert compare_scores(table, "quality", options).winner == "good"
 
 
-def test_pass_or_fail_takes_mcnemar_and_several_samples_do_not() -> None:
+def test_mcnemar_for_pass_or_fail_with_one_sample_only() -> None:
     table = _table(a=[0.0, 1.0, 1.0, 0.0, 1.0], b=[1.0, 1.0, 1.0, 1.0, 1.0])
     pair = compare_scores(table, "quality").pairs[0]
     assert (pair.test, pair.wins, pair.ties, pair.losses) == ("mcnemar", 2, 3, 0)
@@ -182,11 +182,11 @@ def test_topics_are_clusters() -> None:
     assert result.pairs[0].p > flat.pairs[0].p
     assert any("12 topics" in note for note in result.notes)
     assert not any("topic" in note for note in flat.notes)
-    alone = table[table["question"].str.endswith("-0")]  # one question of each topic: nothing is related
+    alone = table[table["question"].str.endswith("-0")]  # one question of each topic: no clusters
     assert compare_scores(alone, "quality").pairs[0].test == "permutation"
 
 
-def test_few_topics_are_told() -> None:
+def test_few_topics_give_the_reason() -> None:
     table = _table(a=_noise(0.5, 1), b=_noise(0.6, 2))
     table["topic"] = table["question"].str[-1].map(lambda digit: "even" if int(digit) % 2 == 0 else "odd")
     pair = compare_scores(table, "quality").pairs[0]
@@ -201,7 +201,7 @@ def test_few_topics_are_told() -> None:
     assert compare_scores(table, "quality", CompareOptions(by_topic=False)).pairs[0].verdict == "better"
 
 
-def test_further_questions_are_of_further_topics() -> None:
+def test_needed_questions_count_new_topics() -> None:
     rng = np.random.default_rng(2)
     own = np.repeat(rng.normal(0.1, 0.2, 8), 10)
     base = list(rng.normal(0.5, 0.01, 80))
@@ -215,10 +215,10 @@ def test_further_questions_are_of_further_topics() -> None:
     # A paired t test of topics 0.55 standard deviations apart takes about 28 of them.
     topics = own.reshape(8, 10)[:, 0]
     assert (80 + needed) / 10 == pytest.approx(8 * (topics.std(ddof=1) / topics.mean()) ** 2, rel=0.25)
-    assert any("what helps is more topics" in note for note in result.notes)
+    assert any("more topics narrow the interval" in note for note in result.notes)
 
 
-def test_guards_keep_a_winner_from_winning() -> None:
+def test_no_winner_if_a_guard_fails() -> None:
     rng = np.random.default_rng(7)
     base = _noise(0.5, 1)
     table = _table(base=base, slow=[x + 0.1 for x in _noise(0.5, 1)], quick=[x + 0.05 for x in _noise(0.5, 1)])
@@ -235,7 +235,7 @@ def test_guards_keep_a_winner_from_winning() -> None:
     none = compare_scores(only, "quality", CompareOptions(guards=("latency_s<=+10%",)))
     assert none.winner is None
     assert none.pairs[0].verdict == "better"
-    assert "not shown to keep latency_s<=+10%" in none.conclusion()
+    assert "does not pass the guard latency_s<=+10%" in none.conclusion()
 
 
 def test_a_guard_in_the_wrong_direction_or_without_a_metric() -> None:
@@ -256,7 +256,7 @@ def test_equivalence_is_adjusted_for_the_number_of_pairs() -> None:
     assert compare_scores(_table(**arms), "quality").pairs[0].equivalence_p is None
 
 
-def test_more_questions_are_asked_for_by_margin_where_there_is_no_difference() -> None:
+def test_needed_questions_for_equivalence_without_a_difference() -> None:
     table = _table(a=_noise(0.5, 1, 12), b=_noise(0.5, 2, 12))
     without = compare_scores(table, "quality").pairs[0].needed_questions
     within = compare_scores(table, "quality", CompareOptions(margin=0.05)).pairs[0].needed_questions
@@ -265,9 +265,9 @@ def test_more_questions_are_asked_for_by_margin_where_there_is_no_difference() -
     assert within < without
 
 
-def test_too_few_questions_for_any_verdict_ask_for_enough() -> None:
-    """Two that differ alike: sign flips of five give no 5 %, and 39 are needed for a tenth to be more than what was
-    not seen. All pass: Tango's limit needs 52 for 5 points."""
+def test_needed_questions_reach_the_minimum_of_the_test() -> None:
+    """Equal differences: five sign flips cannot reach 5 %, and Tango needs 39 for a difference of 0.1.
+    All pass: Tango needs 52 for 5 points."""
     pair = compare_scores(_table(a=[0.1, 0.2], b=[0.2, 0.3]), "quality").pairs[0]
     assert pair.needed_questions == 37
     large = compare_scores(_table(a=[10.0, 20.0], b=[20.0, 30.0]), "quality").pairs[0]
@@ -278,20 +278,20 @@ def test_too_few_questions_for_any_verdict_ask_for_enough() -> None:
         assert (pair.verdict, pair.needed_questions) == (verdict, needed)
 
 
-def test_rows_that_are_there_twice_are_told() -> None:
+def test_note_on_duplicate_rows() -> None:
     table = _table(a=_noise(0.5, 1, 12), b=_noise(0.5, 2, 12))
     (note,) = compare_scores(pd.concat([table, table.head(1)]), "quality").notes
-    assert note.startswith("1 row of a question and arm that have one")
+    assert note.startswith("1 row with a repeated question and arm")
     assert compare_scores(table, "quality").notes == ()
 
 
-def test_numbers_too_large_to_reckon_with() -> None:
+def test_too_large_numbers_are_rejected() -> None:
     with pytest.raises(InputError, match=r"row 1: 1e\+308 is too large"):
         compare_scores(_table(a=[1e308] * 9, b=[-1e308] * 9), "quality")
 
 
-def test_what_was_asked_for_is_enough() -> None:
-    """As many questions as `needed_questions` says find a difference like the one seen in about 80 of 100 cases."""
+def test_needed_questions_reach_the_power() -> None:
+    """`needed_questions` more questions detect the observed difference in about 80 of 100 cases."""
     first = compare_scores(_table(a=_noise(0.5, 1, 20), b=_noise(0.53, 9, 20)), "quality").pairs[0]
     assert first.needed_questions is not None
     spread = np.std(np.subtract(_noise(0.53, 9, 20), _noise(0.5, 1, 20)), ddof=1)
@@ -303,7 +303,7 @@ def test_what_was_asked_for_is_enough() -> None:
     assert 0.7 < found / 200 < 0.9
 
 
-def test_holes_are_told_and_paired_on_what_both_have() -> None:
+def test_note_on_missing_scores() -> None:
     table = _table(a=[0.1, 0.2, 0.3, 0.4], b=[0.2, 0.3, float("nan"), float("inf")])
     result = compare_scores(table, "quality")
     assert result.pairs[0].questions == 2
@@ -311,8 +311,8 @@ def test_holes_are_told_and_paired_on_what_both_have() -> None:
     assert any("2 of 4 questions lack a score" in note for note in result.notes)
 
 
-def test_the_leader_is_found_on_the_questions_that_all_have() -> None:
-    """An arm that answered only the easy questions does not lead by that."""
+def test_leader_by_common_questions() -> None:
+    """An arm that answered only the easy questions does not lead."""
     table = _table(a=[0.1, 0.2, 0.9, 0.9], b=[float("nan"), float("nan"), 0.8, 0.85])
     result = compare_scores(table, "quality")
     assert [arm.mean for arm in result.arms] == pytest.approx([0.525, 0.825])
@@ -327,7 +327,7 @@ def test_only_the_planned_metric_is_not_exploratory() -> None:
     plan = {"metric": "quality", "arms": ["a", "b"]}
     assert not compare_scores(table, "quality", CompareOptions(baseline="a"), planned=plan).exploratory
     told = compare_scores(table, "quality", CompareOptions(baseline="b"), planned=plan)
-    assert told.departures == ("the baseline b was chosen afterwards, instead of a",)
+    assert told.departures == ("the baseline is b, and a was pre-registered",)
 
 
 @pytest.mark.parametrize(
@@ -335,10 +335,10 @@ def test_only_the_planned_metric_is_not_exploratory() -> None:
     [
         (CompareOptions(alpha=0.2), "alpha is 0.2, and 0.05 was pre-registered"),
         (CompareOptions(test="wilcoxon"), "the test wilcoxon was chosen afterwards"),
-        (CompareOptions(by_topic=False), "questions of one topic were taken as independent"),
+        (CompareOptions(by_topic=False), "questions of one topic were treated as independent"),
     ],
 )
-def test_another_way_to_a_verdict_than_the_planned_one_is_exploratory(options: CompareOptions, departure: str) -> None:
+def test_deviations_from_the_plan_are_exploratory(options: CompareOptions, departure: str) -> None:
     table = _table(a=_noise(0.5, 1), b=_noise(0.6, 2)).assign(topic=lambda rows: rows["question"])
     plan = {"metric": "quality", "alpha": 0.05}
     assert compare_scores(table, "quality", planned=plan).departures == ()
@@ -348,9 +348,9 @@ def test_another_way_to_a_verdict_than_the_planned_one_is_exploratory(options: C
     assert compare_scores(table, "quality", options, planned=plan).departures == (departure,)
 
 
-def test_a_baseline_that_beats_all_is_told() -> None:
+def test_conclusion_names_a_baseline_that_beats_all() -> None:
     table = _table(a=_noise(0.9, 1), b=_noise(0.2, 2), c=_noise(0.3, 3))
-    assert compare_scores(table, "quality").conclusion() == "winner: none. Nothing is as good as a."
+    assert compare_scores(table, "quality").conclusion() == "winner: none. All other arms are worse than a."
 
 
 def test_a_constant_metric_is_compared_without_a_warning() -> None:
@@ -365,13 +365,13 @@ def test_a_constant_metric_is_compared_without_a_warning() -> None:
 
 
 @pytest.mark.parametrize("bad", [{"margin": 0.0}, {"margin": float("nan")}, {"alpha": 0.0}, {"test": "magic"}])
-def test_options_that_make_no_sense(bad: dict[str, float]) -> None:
+def test_invalid_options(bad: dict[str, float]) -> None:
     with pytest.raises(InputError):
         CompareOptions(**bad)  # type: ignore[arg-type]
 
 
-def test_a_million_rows_are_soon_averaged() -> None:
-    """The whole figure is in `make soak`; here a tenth, whose memory is what matters."""
+def test_many_rows_are_averaged_in_little_memory() -> None:
+    """A tenth of the rows of `make soak`, to check memory."""
     rng = np.random.default_rng(0)
     questions, arms, samples = 10_000, 5, 2
     count = questions * arms * samples

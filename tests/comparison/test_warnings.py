@@ -1,10 +1,10 @@
-"""What is said of answers that are empty, cut, alike, echoes, or in another language; of good ones nothing."""
+"""Warnings about answers that are empty, truncated, identical, echoes, or in another language."""
 
 import pandas as pd
 import pytest
 
 from fledge.comparison.findings import ArmWarning
-from fledge.comparison.warnings import warnings_of
+from fledge.comparison.warnings import find_warnings
 from fledge.core.settings import Workspace
 from fledge.experiments.comparison import compare
 
@@ -70,34 +70,34 @@ def _table(**arms: list[str]) -> pd.DataFrame:
         (SPANISH, "language", 1.0, "bad: 100% of the answers are not in the expected language"),
     ],
 )
-def test_each_kind_is_said_of_its_arm_alone(answers: list[str], kind: str, share: float, text: str) -> None:
-    (found,) = warnings_of(_table(good=GOOD, bad=answers))
+def test_each_kind_names_its_arm_only(answers: list[str], kind: str, share: float, text: str) -> None:
+    (found,) = find_warnings(_table(good=GOOD, bad=answers))
     assert found == ArmWarning("bad", found.kind, share, found.text)
     assert found.kind == kind
     assert found.text.startswith(text)
 
 
-def test_of_clean_answers_nothing_is_said() -> None:
-    assert warnings_of(_table(good=GOOD, other=list(reversed(GOOD)))) == ()
-    assert warnings_of(pd.DataFrame({"arm": ["a"], "question": ["1"], "token_f1": [0.5]})) == ()
+def test_clean_answers_give_no_warning() -> None:
+    assert find_warnings(_table(good=GOOD, other=list(reversed(GOOD)))) == ()
+    assert find_warnings(pd.DataFrame({"arm": ["a"], "question": ["1"], "token_f1": [0.5]})) == ()
 
 
-def test_the_language_is_that_of_the_question_where_references_are_a_word() -> None:
-    (found,) = warnings_of(_table(good=GOOD, bad=SPANISH).assign(reference="yes"))
+def test_language_of_the_question_with_one_word_references() -> None:
+    (found,) = find_warnings(_table(good=GOOD, bad=SPANISH).assign(reference="yes"))
     assert (found.arm, found.kind) == ("bad", "language")
 
 
-def test_answers_that_failed_are_not_empty() -> None:
+def test_failed_answers_do_not_count_as_empty() -> None:
     table = _table(good=GOOD)
     table.loc[:2, ["answer", "error"]] = ["", "the engine failed"]
-    assert warnings_of(table) == ()
+    assert find_warnings(table) == ()
 
 
-def test_one_answer_is_right_where_there_is_one_reference() -> None:
-    assert warnings_of(_table(good=["yes"] * 5).assign(reference="yes")) == ()
+def test_identical_answers_to_one_reference_give_no_warning() -> None:
+    assert find_warnings(_table(good=["yes"] * 5).assign(reference="yes")) == ()
 
 
-def test_a_lead_over_empty_answers_is_said_before_the_winner(workspace: Workspace) -> None:
+def test_conclusion_warns_of_a_lead_over_empty_answers(workspace: Workspace) -> None:
     tables = [_table(bad=["", "", "", *GOOD[3:]], good=GOOD) for _ in range(8)]
     table = pd.concat(tables, ignore_index=True)
     table["question"] += "-" + (table.index // 10).astype(str)

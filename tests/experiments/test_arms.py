@@ -236,7 +236,7 @@ def test_what_is_wrong_is_told_at_once() -> None:
         "concurrency = 'many' (flag)",
         "temperature must be from 0 to 2, not 9",
         "max_tokens must be from 1 to 4096, not 0",
-        "no scorer 'nonsense'",
+        "unknown scorer 'nonsense'",
         "tags are key=value, not plain",
         "cache_gb must be from 0 to 4096, not -1",
     ):

@@ -48,9 +48,9 @@ def test_intervals_stay_within_the_range_of_their_metric(workspace: Workspace, t
     assert found.intervals["token_f1"] == (0.0, 1.0)
     assert all(low >= 0 for low, _ in found.intervals.values())
     assert found.summary()[0].endswith(
-        "0 to 1, 2 questions); 2 questions tell nothing: that is the whole range of the metric"
+        "0 to 1, 2 questions); 2 questions too few: the interval is the whole range of the metric"
     )
-    assert found.summary()[1].endswith("5 answers do not bound a 95th percentile, 72 do")
+    assert found.summary()[1].endswith("5 answers cannot bound a 95th percentile: 72 are needed")
 
 
 def test_answers_that_an_experiment_has_are_not_asked_again(workspace: Workspace, embedded_engine: Engine) -> None:

@@ -71,12 +71,12 @@ def test_a_judge_that_cannot_be_is_told(bad: dict[str, Any]) -> None:
         ExperimentConfig.load(bad)
 
 
-def test_a_model_that_judges_itself_is_told(workspace: Workspace) -> None:
+def test_warning_if_a_model_judges_itself(workspace: Workspace) -> None:
     said: list[str] = []
     with serve(JudgeServer(_grade)) as server:
         settings = {"limit": 2, "judge": server.url, "tracking_uri": workspace.tracking_uri}
         evaluate(server.url, settings=settings, engine=ScriptedEngine(), say=said.append)
-    assert any("is the model that it judges" in text for text in said)
+    assert any("is the model being judged" in text for text in said)
 
 
 @pytest.mark.slow

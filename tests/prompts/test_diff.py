@@ -15,7 +15,7 @@ def test_whole_words_change() -> None:
     ]
 
 
-def test_nothing_changed() -> None:
+def test_equal_texts() -> None:
     assert word_diff("same", "same") == [DiffPart("equal", "same")]
     assert word_diff("", "") == []
     assert word_diff("", "new") == [DiffPart("insert", "new")]
@@ -29,7 +29,7 @@ WORDS = st.lists(st.sampled_from(["the", "a", " ", "\n", "{{question}}", "😀",
 
 @settings(deadline=None, database=None, max_examples=500)
 @given(WORDS | st.text(), WORDS | st.text())
-def test_the_parts_are_both_texts(a: str, b: str) -> None:
+def test_parts_join_to_both_texts(a: str, b: str) -> None:
     parts = word_diff(a, b)
     assert "".join(part.text for part in parts if part.op != "insert") == a
     assert "".join(part.text for part in parts if part.op != "delete") == b
@@ -37,7 +37,7 @@ def test_the_parts_are_both_texts(a: str, b: str) -> None:
     assert (a == b) == all(part.op == "equal" for part in parts)
 
 
-def test_long_texts_take_no_minutes() -> None:
+def test_long_texts_are_fast() -> None:
     before = " ".join(f"the word {number % 50} of it" for number in range(4_000))
     started = time.perf_counter()
     parts = word_diff(before, before.replace("word 7", "number 7"))

@@ -1,4 +1,4 @@
-"""How prompts are put to models, and how they meet conversations."""
+"""Prompt formats, and merging prompts with conversations."""
 
 from collections.abc import Mapping
 from types import MappingProxyType
@@ -7,7 +7,7 @@ import pytest
 
 from fledge.core.errors import InputError
 from fledge.core.types import Format, Message
-from fledge.prompts.format import as_asked, fill_conversation, prompt_of, resolve
+from fledge.prompts.format import apply_format, fill_conversation, prompt_of, resolve_format
 from fledge.prompts.prompt import Prompt, PromptFormat
 from fledge.releases.manifest import Manifest
 
@@ -29,7 +29,7 @@ CONVERSATION = Prompt(
 
 
 @pytest.mark.parametrize(
-    ("own", "wanted", "takes", "expected"),
+    ("own", "requested", "supported", "expected"),
     [
         ("auto", "auto", BASE, "completion"),
         ("auto", "auto", INSTRUCT, "chat"),
@@ -41,20 +41,20 @@ CONVERSATION = Prompt(
         ("chat", "completion", BASE, "completion"),
     ],
 )
-def test_the_format_of_a_text(
-    own: PromptFormat, wanted: PromptFormat, takes: tuple[Format, ...], expected: str
+def test_format_of_a_text(
+    own: PromptFormat, requested: PromptFormat, supported: tuple[Format, ...], expected: str
 ) -> None:
-    assert resolve(Prompt("qa", 2, "Q: {{question}}", format=own), wanted, "org/model", takes) == expected
+    assert resolve_format(Prompt("qa", 2, "Q: {{question}}", format=own), requested, "org/model", supported) == expected
 
 
-@pytest.mark.parametrize("takes", [BASE, INSTRUCT, REMOTE])
-@pytest.mark.parametrize("wanted", ["auto", "chat"])
-def test_a_conversation_is_chat(wanted: PromptFormat, takes: tuple[Format, ...]) -> None:
-    assert resolve(CONVERSATION, wanted, "org/model", takes) == "chat"
+@pytest.mark.parametrize("supported", [BASE, INSTRUCT, REMOTE])
+@pytest.mark.parametrize("requested", ["auto", "chat"])
+def test_a_conversation_is_chat(requested: PromptFormat, supported: tuple[Format, ...]) -> None:
+    assert resolve_format(CONVERSATION, requested, "org/model", supported) == "chat"
 
 
 @pytest.mark.parametrize(
-    ("prompt", "wanted", "takes", "problem", "hint"),
+    ("prompt", "requested", "supported", "problem", "hint"),
     [
         (
             TEXT,
@@ -69,7 +69,7 @@ def test_a_conversation_is_chat(wanted: PromptFormat, takes: tuple[Format, ...])
             "completion",
             INSTRUCT,
             "prompt shots/1 is a conversation, which cannot be sent as a completion",
-            "one text",
+            "text prompt",
         ),
         (Prompt("qa", 2, "{{q}}", system="Be kind."), "auto", BASE, "prompt qa/2 has a system text, which", "instruct"),
         (
@@ -81,28 +81,28 @@ def test_a_conversation_is_chat(wanted: PromptFormat, takes: tuple[Format, ...])
         ),
     ],
 )
-def test_what_cannot_be_names_prompt_and_model_and_what_to_do(
-    prompt: Prompt, wanted: PromptFormat, takes: tuple[Format, ...], problem: str, hint: str
+def test_errors_name_prompt_model_and_fix(
+    prompt: Prompt, requested: PromptFormat, supported: tuple[Format, ...], problem: str, hint: str
 ) -> None:
     with pytest.raises(InputError) as caught:
-        resolve(prompt, wanted, "org/model", takes)
+        resolve_format(prompt, requested, "org/model", supported)
     assert problem in caught.value.message
     assert hint in caught.value.hint
 
 
-def test_a_text_asked_as_chat_is_a_turn_of_the_user_after_its_system_text() -> None:
+def test_text_as_chat_is_a_user_turn_after_the_system_text() -> None:
     told = Prompt("qa", 2, "Q: {{question}}", system="You are {{role}}.")
-    asked = as_asked(told, "chat")
+    asked = apply_format(told, "chat")
     assert asked.template == (Message("system", "You are {{role}}."), Message("user", "Q: {{question}}"))
     assert (asked.label, asked.variables, asked.system) == ("qa/2", told.variables, "")
     assert told.variables == ("role", "question")
-    assert as_asked(TEXT, "chat").template == (Message("user", "Q: {{question}}"),)
-    assert as_asked(TEXT, "completion") == as_asked(TEXT, None) == TEXT
-    assert as_asked(CONVERSATION, "chat") == CONVERSATION
+    assert apply_format(TEXT, "chat").template == (Message("user", "Q: {{question}}"),)
+    assert apply_format(TEXT, "completion") == apply_format(TEXT, None) == TEXT
+    assert apply_format(CONVERSATION, "chat") == CONVERSATION
 
 
 def _turns(*texts: str) -> list[Message]:
-    """Turns of user and assistant by turns; a text that begins with `system:` is one of the system."""
+    """Make alternating user and assistant turns; a text that starts with `system:` is a system turn."""
     found: list[Message] = []
     for text in texts:
         if text.startswith("system:"):
@@ -120,49 +120,49 @@ def _filled(prompt: Prompt, *texts: str, values: Mapping[str, str] = MappingProx
     return [f"{turn.role[0]}:{turn.content}" for turn in found]
 
 
-def test_the_last_turn_of_the_user_is_filled_into_a_text() -> None:
-    asked = as_asked(Prompt("qa", 2, "Q: {{question}}", system="Be kind."), "chat")
+def test_last_user_turn_fills_a_text() -> None:
+    asked = apply_format(Prompt("qa", 2, "Q: {{question}}", system="Be kind."), "chat")
     assert _filled(asked, "a") == ["s:Be kind.", "u:Q: a"]
     assert _filled(asked, "a", "b", "c") == ["s:Be kind.", "u:a", "a:b", "u:Q: c"]
     assert _filled(asked, "system:Be rude.", "a") == ["s:Be rude.", "u:Q: a"]
-    assert _filled(asked, "a", "So") == ["s:Be kind.", "u:Q: a", "a:So"]  # an answer that is begun stays at the end
+    assert _filled(asked, "a", "So") == ["s:Be kind.", "u:Q: a", "a:So"]  # a partial answer stays at the end
     assert _filled(asked, "{{question}}") == ["s:Be kind.", "u:Q: {{question}}"]
 
 
-def test_turns_of_a_prompt_go_before_what_was_said() -> None:
+def test_prompt_turns_go_before_the_conversation() -> None:
     shots = ["u:What is two and two?", "a:Four."]
     assert _filled(CONVERSATION, "a") == ["s:Be brief.", *shots, "u:a In a word:"]
     assert _filled(CONVERSATION, "a", "b", "c") == ["s:Be brief.", *shots, "u:a", "a:b", "u:c In a word:"]
     assert _filled(CONVERSATION, "system:X", "a", "b", "c") == ["s:X", *shots, "u:a", "a:b", "u:c In a word:"]
 
 
-def test_what_holds_the_question_is_never_left_out() -> None:
+def test_turn_with_the_question_is_kept() -> None:
     odd = Prompt("odd", 1, (Message("system", "Answer this: {{question}}"),))
     assert _filled(odd, "a") == ["s:Answer this: a"]
     assert _filled(odd, "system:X", "a") == ["s:X", "s:Answer this: a"]
 
 
-def test_one_turn_to_a_base_model_is_the_text_to_complete() -> None:
+def test_single_turn_to_a_base_model_is_completed() -> None:
     assert _filled(TEXT, "a") == "Q: a"
     assert _filled(TEXT, "a", "b", "c") == ["u:a", "a:b", "u:Q: c"]
     assert _filled(TEXT, "system:Be kind.", "a") == ["s:Be kind.", "u:Q: a"]
 
 
 @pytest.mark.parametrize("form", ["chat", "completion"])
-def test_the_question_itself_changes_nothing(form: Format) -> None:
-    asked = as_asked(Prompt("question", 1, "{{question}}"), form)
+def test_bare_question_prompt_keeps_the_conversation(form: Format) -> None:
+    asked = apply_format(Prompt("question", 1, "{{question}}"), form)
     for texts in (["a"], ["a", "b", "c"], ["system:Be kind.", "a"], ["system:Be kind.", "a", "b"]):
         assert fill_conversation(asked, _turns(*texts), {}) == tuple(_turns(*texts))
 
 
-def test_where_no_user_speaks_there_is_nothing_to_fill() -> None:
+def test_conversation_without_a_user_turn() -> None:
     assert _filled(TEXT, "system:Be kind.") is None
 
 
-def test_several_variables_want_values() -> None:
+def test_several_variables_without_values() -> None:
     two = Prompt("two", 3, "{{topic}}: {{question}}")
     with pytest.raises(
-        InputError, match="prompt two/3 needs values for topic, question, and a conversation gives"
+        InputError, match="prompt two/3 needs values for topic, question, and a conversation provides"
     ) as it:
         _filled(two, "a")
     assert '"prompt": {"id": "two/3", "variables": {...}}' in it.value.hint
@@ -171,7 +171,7 @@ def test_several_variables_want_values() -> None:
     assert _filled(two, "a", "b", "c", values={"topic": "x", "question": "y"}) == ["u:a", "a:b", "u:x: y"]
 
 
-def test_a_release_asks_by_its_manifest() -> None:
+def test_prompt_of_a_release() -> None:
     manifest = Manifest("mine", "org/model", "", "d", "qa", 2, "Q: {{question}}", {}, format="chat", system="Be kind.")
     asked = prompt_of(manifest)
     assert (asked.label, asked.template) == (

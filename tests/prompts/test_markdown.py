@@ -53,17 +53,17 @@ def test_format_and_system_text(tmp_path: Path) -> None:
     assert draft == Draft("note", "{{question}}", format="chat", system="Be short.\nBe kind.\n")
 
 
-def test_a_plain_text_is_a_template(tmp_path: Path) -> None:
+def test_file_without_yaml_is_a_template(tmp_path: Path) -> None:
     assert read(_file(tmp_path, "Q: {{question}}\n", "short.txt")) == Draft("short", "Q: {{question}}")
     assert read(_file(tmp_path, "Q: {{question}}"), "named") == Draft("named", "Q: {{question}}")
     assert read(_file(tmp_path, "{{question}}\n\n---\n")).template == "{{question}}\n\n---"
 
 
-def test_a_name_given_goes_before_the_one_in_the_file(tmp_path: Path) -> None:
+def test_given_name_overrides_the_file(tmp_path: Path) -> None:
     assert read(_file(tmp_path, FILE, "no name.md"), "other").name == "other"
 
 
-def test_files_of_windows(tmp_path: Path) -> None:
+def test_windows_files(tmp_path: Path) -> None:
     content = b"\xef\xbb\xbf---\r\nname: qa\r\n---\r\nQ: {{question}}\r\nA:\r\n"
     assert read(_file(tmp_path, content)) == Draft("qa", "Q: {{question}}\r\nA:")
 
@@ -72,9 +72,9 @@ def test_files_of_windows(tmp_path: Path) -> None:
     ("content", "expected"),
     [
         ("---\nname: qa\nnme: x\n---\n{{question}}", "line 3: unknown key 'nme'"),
-        ("---\nname: qa\nname: qb\n---\n{{question}}", "line 3: 'name' is there twice"),
+        ("---\nname: qa\nname: qb\n---\n{{question}}", "line 3: duplicate key 'name'"),
         ("---\nname: [qa\n---\n{{question}}", "line 3: "),
-        ("---\nname: qa\n{{question}}", "line 1: '---' begins a part in YAML that does not end"),
+        ("---\nname: qa\n{{question}}", "line 1: '---' starts YAML that is not closed"),
         ("---\n- qa\n---\n{{question}}", "line 2: not a list of keys and values"),
         ("---\nname: 3\n---\n{{question}}", "line 2: name must be text"),
         ("---\ntags: {version: 3}\n---\n{{question}}", "line 2: tags must be names and text"),
@@ -82,14 +82,17 @@ def test_files_of_windows(tmp_path: Path) -> None:
         ("---\nsettings: {since: 2024-01-01}\n---\n{{question}}", "line 2: settings must be names and plain values"),
         ("---\nsettings: {top_p: .nan}\n---\n{{question}}", "line 2: settings must be names and plain values"),
         ("---\nmessages: [{role: user}]\n---\n", "line 2: messages must be a list of role and content"),
-        ("---\nmessages: [{role: user, content: a}]\n---\n{{question}}", "line 4: a template behind messages"),
+        ("---\nmessages: [{role: user, content: a}]\n---\n{{question}}", "line 4: a template after messages"),
         ("---\nmessages: [{role: tool, content: '{{a}}'}]\n---\n", "has a turn of 'tool'"),
         ("---\nformat: chatty\n---\n{{q}}", "line 2: format must be one of auto, chat, completion, not 'chatty'"),
         ("---\nformat: [chat]\n---\n{{question}}", "line 2: format must be one of auto, chat, completion"),
         ("---\nsystem: 3\n---\n{{question}}", "line 2: system must be text"),
         ("---\nsystem: '{% if a %}'\n---\n{{question}}", "is Jinja"),
         ("---\nsystem: Hi\nformat: completion\n---\n{{question}}", "has a system text, which format: completion"),
-        ("---\nsystem: Hi\nmessages: [{role: user, content: '{{a}}'}]\n---\n", "is a conversation, and has a system"),
+        (
+            "---\nsystem: Hi\nmessages: [{role: user, content: '{{a}}'}]\n---\n",
+            "is a conversation with a separate system",
+        ),
         ("---\nformat: completion\nmessages: [{role: user, content: '{{a}}'}]\n---\n", "cannot have format: complet"),
         ("---\nname: !!python/object:os.system x\n---\n{{question}}", "line 2: could not determine a constructor"),
         ("---\nname: a\x01b\n---\n{{question}}", "not YAML"),
@@ -99,7 +102,7 @@ def test_files_of_windows(tmp_path: Path) -> None:
         (b"\xff{{question}}", "utf-8"),
     ],
 )
-def test_what_is_wrong_is_named(tmp_path: Path, content: str | bytes, expected: str) -> None:
+def test_invalid_files(tmp_path: Path, content: str | bytes, expected: str) -> None:
     path = _file(tmp_path, content)
     with pytest.raises(InputError) as caught:
         read(path)
@@ -107,7 +110,7 @@ def test_what_is_wrong_is_named(tmp_path: Path, content: str | bytes, expected: 
     assert expected in caught.value.message
 
 
-def test_no_such_file(tmp_path: Path) -> None:
+def test_missing_file(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"nothing\.md: .*no such file"):
         read(tmp_path / "nothing.md")
 

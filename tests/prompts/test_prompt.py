@@ -22,18 +22,18 @@ def test_a_conversation() -> None:
     assert filled == (Message("system", "You know {{question}}."), Message("user", "What about {{question}}?"))
 
 
-def test_a_conversation_names_what_is_missing() -> None:
+def test_missing_value_in_a_conversation() -> None:
     with pytest.raises(InputError, match="the prompt needs question"):
         Prompt("qa", 1, CHAT).fill({"topic": "x"})
 
 
 @pytest.mark.parametrize("name", ["", "a b", "a/b", "../up", ".hidden", "-x", "a\n", "ä", "x" * 201])
-def test_names_that_cannot_be(name: str) -> None:
+def test_invalid_names(name: str) -> None:
     with pytest.raises(InputError, match="cannot be the name of a prompt"):
         Draft(name, "{{question}}")
 
 
-def test_a_template_that_is_too_long() -> None:
+def test_too_long_template() -> None:
     Draft("qa", "{{question}}" + "x" * 99_988)
     for template in ("{{question}}" + "x" * 99_989, (Message("user", "{{question}}"), Message("user", "x" * 99_989))):
         with pytest.raises(InputError, match="has 100,001 characters"):
@@ -41,7 +41,7 @@ def test_a_template_that_is_too_long() -> None:
 
 
 @pytest.mark.parametrize("alias", ["", "a b", "a.b", "latest", "Latest", "3", "v3", "V12", "a\n"])
-def test_aliases_that_cannot_be(alias: str) -> None:
+def test_invalid_aliases(alias: str) -> None:
     with pytest.raises(InputError, match="cannot be an alias"):
         check_alias(alias)
     with pytest.raises(InputError, match="cannot be an alias"):
@@ -49,8 +49,8 @@ def test_aliases_that_cannot_be(alias: str) -> None:
 
 
 @pytest.mark.parametrize("key", ["mlflow.prompt.text", "_mlflow_prompt_type"])
-def test_tags_of_mlflow_cannot_be_set(key: str) -> None:
-    with pytest.raises(InputError, match="is MLflow's own"):
+def test_mlflow_tags_are_reserved(key: str) -> None:
+    with pytest.raises(InputError, match="is reserved by MLflow"):
         Draft("qa", "{{question}}", tags={key: "x"})
 
 
@@ -70,6 +70,6 @@ def test_references(text: str, expected: PromptRef) -> None:
 @pytest.mark.parametrize(
     "text", ["", "a b", "qa/", "qa/0", "qa/x", "qa@", "qa/1@good", "qa/1/2", "qa/-1", "models:/qa/1"]
 )
-def test_what_is_no_reference(text: str) -> None:
-    with pytest.raises(InputError, match="that is no prompt's name"):
+def test_invalid_references(text: str) -> None:
+    with pytest.raises(InputError, match=": invalid name"):
         parse_reference(text)

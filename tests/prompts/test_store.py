@@ -1,4 +1,4 @@
-"""Both stores, each on a real MLflow."""
+"""Both prompt stores on a real MLflow."""
 
 import json
 import threading
@@ -44,7 +44,7 @@ def test_an_unchanged_text_makes_no_new_version(store: PromptStore) -> None:
     assert store.load("prompts:/mine@latest").version == 3
 
 
-def test_of_several_that_register_the_same_at_once_the_first_counts(
+def test_concurrent_registrations_of_one_text_make_one_version(
     client: MlflowClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     all_looked, add = threading.Barrier(3), RegistryStore.add
@@ -62,15 +62,13 @@ def test_of_several_that_register_the_same_at_once_the_first_counts(
     assert [prompt.version for prompt in store.versions("simple")] == [1]
 
 
-def test_a_prompt_whose_maker_died_gets_its_first_version_from_another(
-    client: MlflowClient, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_prompt_without_versions_gets_its_first_one(client: MlflowClient, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_mlflow_registry, "FIRST_VERSION_S", 0.2)
     client.create_prompt("simple")
     assert open_store(client).load("simple").version == 1
 
 
-def test_all_that_is_registered_is_there(store: PromptStore) -> None:
+def test_round_trip_through_the_store(store: PromptStore) -> None:
     draft = Draft("mine", " \r\n{{question}} 😀\n", ("good",), {"team": "a", "empty": ""}, {"temperature": 0.5}, "why")
     found = store.register(draft)
     assert found == store.load("mine/1")
@@ -78,14 +76,14 @@ def test_all_that_is_registered_is_there(store: PromptStore) -> None:
     assert (dict(found.settings), found.message) == ({"temperature": 0.5}, "why")
 
 
-def test_what_may_change_changes_under_an_unchanged_prompt(store: PromptStore) -> None:
+def test_tags_and_aliases_change_without_a_new_version(store: PromptStore) -> None:
     warm = {"temperature": 0.5, "top_p": 1, "stop_sequences": ["END"]}
     store.register(Draft("mine", "Q: {{question}}", ("good",), {"team": "a", "kept": "x"}, warm))
     found = store.register(Draft("mine", "Q: {{question}}", ("new",), {"team": "b"}, warm))
     assert (found.version, found.aliases, dict(found.tags)) == (1, ("good", "new"), {"team": "b", "kept": "x"})
 
 
-def test_other_settings_are_another_version(store: PromptStore) -> None:
+def test_changed_settings_make_a_new_version(store: PromptStore) -> None:
     for version, settings in enumerate(({"temperature": 0.5}, {"temperature": 0.7}, {}), 1):
         found = store.register(Draft("mine", "Q: {{question}}", settings=settings))
         assert (found.version, dict(found.settings)) == (version, settings)
@@ -97,7 +95,7 @@ def test_format_and_system_text_belong_to_a_version(store: PromptStore) -> None:
     told: list[dict[str, Any]] = [{}, {"format": "chat"}, {"system": system}, {"format": "completion"}]
     for version, more in enumerate(told, 1):
         draft = Draft("mine", "Q: {{question}}", tags={"team": "a"}, **more)
-        for _ in range(2):  # unchanged, it makes no other
+        for _ in range(2):  # the second makes no new version
             found = store.register(draft)
             assert found == store.load(f"mine/{version}")
             assert (found.version, found.format, found.system) == (version, draft.format, draft.system)
@@ -111,7 +109,7 @@ def test_format_and_system_text_belong_to_a_version(store: PromptStore) -> None:
     assert [prompt.format for prompt in store.list({"team": "a"})] == ["completion"]
 
 
-def test_a_format_that_somebody_else_made_up_is_named(client: MlflowClient) -> None:
+def test_error_names_an_unknown_format_tag(client: MlflowClient) -> None:
     store = open_store(client)
     store.register(Draft("mine", "Q: {{question}}"))
     client.set_prompt_version_tag("mine", "1", "fledge.format", "chatty")
@@ -131,7 +129,7 @@ def test_a_format_that_somebody_else_made_up_is_named(client: MlflowClient) -> N
         {"settings": {"temperature": "warm"}},
     ],
 )
-def test_what_mlflow_would_refuse_is_refused_before(bad: dict[str, Any]) -> None:
+def test_drafts_that_mlflow_would_reject(bad: dict[str, Any]) -> None:
     with pytest.raises(InputError):
         Draft("mine", "{{question}}", **bad)
 
@@ -149,7 +147,7 @@ def test_alias(store: PromptStore) -> None:
     assert store.set_alias("mine", "good", 1) is None
     assert store.load("mine@good").version == 1
     assert store.set_alias("mine", "good", 2) == 1
-    assert store.load("mine@good").version == 2  # at once: MLflow would remember the old one for a minute
+    assert store.load("mine@good").version == 2  # immediately, although MLflow caches aliases for a minute
     assert store.load("mine").aliases == ("good", "new")
     assert store.delete_alias("mine", "good") == 2
     with pytest.raises(InputError, match="no prompt 'mine@good'"):
@@ -166,7 +164,7 @@ def test_an_alias_needs_a_version(store: PromptStore) -> None:
         store.set_alias("other", "good", 1)
     with pytest.raises(InputError, match="no prompt 'other'"):
         store.delete_alias("other", "good")
-    with pytest.raises(InputError, match="reads as a version"):
+    with pytest.raises(InputError, match="looks like a version"):
         store.set_alias("mine", "v2", 1)
 
 
@@ -191,7 +189,7 @@ def test_list(store: PromptStore) -> None:
     assert list(store.list({"team": "x", "kind": "chat"})) == []
 
 
-def test_default_prompts_appear_when_first_used(store: PromptStore) -> None:
+def test_default_prompts_are_registered_on_first_use(store: PromptStore) -> None:
     assert [store.load(name).label for name in ("simple", "expert")] == ["simple/1", "expert/1"]
     assert [prompt.name for prompt in store.list({})] == ["expert", "simple"]
     assert store.load("simple").message == "default of fledge"
@@ -206,7 +204,7 @@ def test_unknown_prompt(store: PromptStore, name: str) -> None:
     assert caught.value.hint
 
 
-def test_a_run_knows_its_prompts(store: PromptStore, client: MlflowClient) -> None:
+def test_link_to_run(store: PromptStore, client: MlflowClient) -> None:
     run = client.create_run("0")
     for name in ("simple", "expert", "simple"):
         store.link_to_run(store.load(name), run.info.run_id)
@@ -241,7 +239,9 @@ def test_pages_of_prompts_and_versions(client: MlflowClient, monkeypatch: pytest
         ),
     ],
 )
-def test_what_others_registered_is_shown_but_not_used(client: MlflowClient, template: object, reason: str) -> None:
+def test_invalid_prompts_of_other_tools_are_listed_but_not_loaded(
+    client: MlflowClient, template: object, reason: str
+) -> None:
     mlflow.genai.register_prompt("theirs", template)
     store = RegistryStore(client, "here")
     assert [prompt.name for prompt in store.list({})] == ["theirs"]
@@ -250,12 +250,12 @@ def test_what_others_registered_is_shown_but_not_used(client: MlflowClient, temp
     assert store.register(Draft("theirs", "{{question}}")).version == 2
 
 
-def test_what_mlflow_refuses(client: MlflowClient) -> None:
+def test_errors_of_mlflow(client: MlflowClient) -> None:
     client.create_registered_model("model")
     store = RegistryStore(client, "here")
     with pytest.raises(InputError, match="'model' is the name of a model"):
         store.register(Draft("model", "{{question}}"))
-    with pytest.raises(InputError, match=r"MLflow does not take prompt 'mine'.*temperature"):
+    with pytest.raises(InputError, match=r"MLflow rejected prompt 'mine'.*temperature"):
         store.register(Draft("mine", "{{question}}", settings={"temperature": -1}))
     assert store.list({}) == []
     assert [model.name for model in client.search_registered_models()] == ["model"]
@@ -279,7 +279,7 @@ def test_versions_are_never_overwritten(client: MlflowClient) -> None:
 
 
 class _Server(ThreadingHTTPServer):
-    """Answers every request as a server of some age answers the attempt to register."""
+    """Answers every request with the recorded response of an old server to a registration."""
 
     answer: tuple[int, str] = (200, "{}")
     asked: list[str]
@@ -317,14 +317,14 @@ def _error(code: str) -> str:
     ("code", "body", "kind"),
     [
         (404, _error("RESOURCE_DOES_NOT_EXIST"), RegistryStore),  # 2.22
-        (403, "Permission denied", RegistryStore),  # MLflow's basic-auth, for who may only read
+        (403, "Permission denied", RegistryStore),  # MLflow's basic-auth, for a read-only user
         (400, _error("INVALID_PARAMETER_VALUE"), ArtifactStore),  # 2.12, 2.20
         (400, _error("FEATURE_DISABLED"), ArtifactStore),  # no model registry
         (404, "<!doctype html><title>404 Not Found</title>", ArtifactStore),
         (501, _error("NOT_IMPLEMENTED"), ArtifactStore),
     ],
 )
-def test_the_store_that_a_server_can_keep(server: _Server, code: int, body: str, kind: type) -> None:
+def test_store_for_a_server(server: _Server, code: int, body: str, kind: type) -> None:
     server.answer = (code, body)
     uri = f"http://127.0.0.1:{server.server_port}"
     said: list[str] = []
@@ -333,7 +333,7 @@ def test_the_store_that_a_server_can_keep(server: _Server, code: int, body: str,
     assert len(server.asked) == 1
 
 
-def test_an_error_is_no_lack_of_a_registry(server: _Server) -> None:
+def test_server_error_is_not_a_missing_registry(server: _Server) -> None:
     server.answer = (401, _error("UNAUTHENTICATED"))
     uri = f"http://127.0.0.1:{server.server_port}"
     with pytest.raises(FledgeError, match=r"the prompt registry does not answer: .*as recorded"):

@@ -12,11 +12,11 @@ def test_fills_every_occurrence() -> None:
     assert fill("{{a}} and {{ a }}, {{b}}", {"a": "x", "b": "y"}) == "x and x, y"
 
 
-def test_a_value_that_looks_like_a_variable_stays() -> None:
+def test_a_value_is_not_expanded() -> None:
     assert fill("{{a}}{{b}}", {"a": "{{b}}", "b": "{a} {{a}} %s {0.__class__}"}) == "{{b}}{a} {{a}} %s {0.__class__}"
 
 
-def test_missing_value_is_named() -> None:
+def test_error_names_the_missing_value() -> None:
     with pytest.raises(InputError, match="the prompt needs topic"):
         fill("{{question}} on {{topic}}", {"question": "?"})
 
@@ -28,14 +28,14 @@ def test_only_plain_names(template: str) -> None:
 
 
 @pytest.mark.parametrize("part", ["{% if a %}", "{% for a in b\n%}", "{#\nnote\n#}"])
-def test_jinja_is_refused_by_name(part: str) -> None:
+def test_jinja_is_rejected(part: str) -> None:
     with pytest.raises(InputError, match="is Jinja"):
         check("mine", f"{{{{question}}}} {part}")
     with pytest.raises(InputError, match="is Jinja"):
         check("mine", (Message("system", part), Message("user", "{{question}}")))
 
 
-def test_braces_that_mean_nothing_are_text() -> None:
+def test_other_braces_are_text() -> None:
     check("mine", 'Answer {{question}} as {"a": {"b": 1}}, in 5% {of} {#1} {%')
 
 
@@ -49,7 +49,7 @@ def test_braces_that_mean_nothing_are_text() -> None:
         ("{{ '\"' }}{{question}}", '"Q'),
     ],
 )
-def test_quoted_text_in_braces_stands_for_itself(template: str, filled: str) -> None:
+def test_quoted_text_in_braces_is_literal(template: str, filled: str) -> None:
     check("mine", template)
     assert variables(template) == ("question",)
     assert fill(template, {"question": "Q", "literal": "no"}) == filled
@@ -59,7 +59,7 @@ def test_quoted_text_in_braces_stands_for_itself(template: str, filled: str) -> 
     "template",
     ["{{{question}}}", r"\{\{x\}\} {{question}}", "{% raw %}{{question}}{% endraw %}", "{{x y}} {{question}}"],
 )
-def test_error_about_braces_names_the_way_to_write_them(template: str) -> None:
+def test_error_shows_how_to_write_braces(template: str) -> None:
     with pytest.raises(InputError) as caught:
         check("mine", template)
     assert '{{ "{' in caught.value.hint
@@ -74,13 +74,13 @@ def test_error_about_braces_names_the_way_to_write_them(template: str) -> None:
         '{{ "a" if q else "b" }} {{question}}',
     ],
 )
-def test_expressions_with_quotes_are_refused(template: str) -> None:
+def test_expressions_with_quotes_are_rejected(template: str) -> None:
     with pytest.raises(InputError, match="is not a plain name"):
         check("mine", template)
 
 
 @given(st.text(alphabet="{}%# \"'\\ab\n", max_size=30))
-def test_escaped_text_is_given_back(text: str) -> None:
+def test_escape_round_trip(text: str) -> None:
     assert fill(escape(text), {}) == text
     check("mine", f"{escape(text)}\n{{{{question}}}}")
 
@@ -103,13 +103,13 @@ def test_one_turn_with_a_variable_is_enough() -> None:
         check("mine", (Message("system", "Be short."), Message("user", "Hello")))
 
 
-def test_other_roles_are_refused() -> None:
+def test_other_roles_are_rejected() -> None:
     with pytest.raises(InputError, match="a turn of 'tool'"):
         check("mine", (Message("tool", "{{question}}"),))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(("character", "name"), [("\0", "U+0000"), ("\ud800", "U+D800")])
-def test_characters_that_no_store_keeps(character: str, name: str) -> None:
+def test_unsupported_characters(character: str, name: str) -> None:
     with pytest.raises(InputError, match=rf"the character U\+{name[2:]} at 13"):
         check("mine", "{{question}} " + character)
 

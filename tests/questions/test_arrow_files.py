@@ -1,4 +1,4 @@
-"""Question sets as Parquet and as Hugging Face's `datasets` save them."""
+"""Question sets as Parquet, and as saved by Hugging Face `datasets`."""
 
 import json
 from pathlib import Path
@@ -25,7 +25,7 @@ def _stream(path: Path, rows: list[dict[str, object]]) -> None:
 
 
 def _saved(folder: Path) -> Path:
-    """As `Dataset.save_to_disk` writes a set, in two shards, and what `map` leaves there."""
+    """Write a set as `Dataset.save_to_disk` does, in two shards with a leftover of `map`."""
     folder.mkdir(parents=True)
     names = [f"data-{number:05}-of-00002.arrow" for number in range(2)]
     for name, row in zip(names, ROWS, strict=True):
@@ -36,7 +36,7 @@ def _saved(folder: Path) -> Path:
     return folder
 
 
-def test_every_format_gives_the_same_set(tmp_path: Path) -> None:
+def test_all_formats_give_the_same_set(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS))
     parquet.write_table(pa.Table.from_pylist(ROWS), tmp_path / "a.parquet")
     shards = tmp_path / "shards"
@@ -50,21 +50,21 @@ def test_every_format_gives_the_same_set(tmp_path: Path) -> None:
     assert len({found.digest for found in sets}) == 1
 
 
-def test_several_splits_are_refused(tmp_path: Path) -> None:
+def test_several_splits_are_rejected(tmp_path: Path) -> None:
     saved = _saved(tmp_path / "saved" / "test").parent
     (saved / "dataset_dict.json").write_text('{"splits": ["test", "train"]}')
     with pytest.raises(InputError, match=r"saved has several splits: test, train") as caught:
         read_questions(saved)
-    assert caught.value.hint == f"name the folder of one: {saved / 'test'}"
+    assert caught.value.hint == f"give the folder of one split: {saved / 'test'}"
     for split in ("test", "train"):
         parquet.write_table(pa.Table.from_pylist(ROWS), tmp_path / f"{split}-00000-of-00001.parquet")
     with pytest.raises(InputError, match="has several splits: test, train") as caught:
         read_questions(tmp_path)
-    assert f"name a file, as {tmp_path / 'test-00000-of-00001.parquet'}" in caught.value.hint
+    assert f"give a file, as {tmp_path / 'test-00000-of-00001.parquet'}" in caught.value.hint
 
 
-def test_what_is_no_set_is_refused(tmp_path: Path) -> None:
-    for name, said in (("nowhere.parquet", "there is no such file"), ("empty", "no question files in")):
+def test_invalid_paths_are_rejected(tmp_path: Path) -> None:
+    for name, said in (("nowhere.parquet", "does not exist"), ("empty", "no question files in")):
         (tmp_path / "empty").mkdir(exist_ok=True)
         with pytest.raises(InputError, match=said):
             read_questions(tmp_path / name)
@@ -76,5 +76,5 @@ def test_what_is_no_set_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="damaged: cannot be read"):
         read_questions(tmp_path / "damaged")
     parquet.write_table(pa.table({"question": [b"a?"]}), tmp_path / "bytes.parquet")
-    with pytest.raises(InputError, match="row 1: 'question' is bytes, not a text"):
+    with pytest.raises(InputError, match="row 1: 'question' is bytes, not text"):
         read_questions(tmp_path / "bytes.parquet")

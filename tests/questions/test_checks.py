@@ -21,7 +21,7 @@ def _kinds(reading: Reading) -> list[tuple[str, int | None]]:
     return [(problem.kind, problem.line) for problem in warnings(reading)]
 
 
-def test_fledges_own_set_has_no_problem() -> None:
+def test_default_set_gives_no_warning() -> None:
     questions = default_questions().questions
     assert warnings(Reading("default", "question", questions, tuple(range(len(questions))), ())) == []
 
@@ -45,11 +45,11 @@ def test_fledges_own_set_has_no_problem() -> None:
         (["?!", "...", "😀", "😃"], []),
     ],
 )
-def test_questions_that_are_nearly_the_same(questions: Sequence[str], kinds: list[tuple[str, int]]) -> None:
+def test_near_duplicates(questions: Sequence[str], kinds: list[tuple[str, int]]) -> None:
     assert _kinds(_asked(*questions)) == kinds
 
 
-def test_one_question_twice() -> None:
+def test_repeated_questions() -> None:
     reading = _read(
         {"id": "1", "question": "a?", "reference": "x", "level": "1"},
         {"id": "2", "question": "a?", "reference": "x", "level": "1"},
@@ -69,10 +69,10 @@ def test_a_question_in_two_splits_is_a_leak() -> None:
     )
     assert _kinds(reading) == [("leak", 3), ("leak", 4), ("leak", 6)]
     assert "line 2, which is in the split 'train'" in warnings(reading)[0].message
-    assert len(clean(reading).questions) == 4  # the third row repeats the first; the other split stays
+    assert len(clean(reading).questions) == 4  # drops the third row, a copy of the first
 
 
-def test_odd_rows() -> None:
+def test_row_warnings() -> None:
     reading = _read(
         {"question": "A" * 5000, "reference": "x"},
         {"question": "Echo?", "reference": " echo? "},
@@ -82,7 +82,7 @@ def test_odd_rows() -> None:
     assert "5,000 characters" in warnings(reading)[0].message
 
 
-def test_columns_that_are_empty_or_called_otherwise() -> None:
+def test_missing_and_renamed_columns() -> None:
     some = _read(
         {"question": "a?", "reference": "x", "topic": "t", "split": "test"},
         {"question": "b?", "reference": "", "topic": "u"},
@@ -112,7 +112,7 @@ def test_topics() -> None:
     assert [warning.kind for warning in warnings(spelled)] == ["spelling"]
 
 
-def test_a_copy_without_rows_that_are_there_twice() -> None:
+def test_clean_removes_duplicate_rows() -> None:
     twice = _read({"id": "1", "question": "a?"}, {"id": "1", "question": "a?"}, {"id": "2", "question": "b?"})
     assert [error.kind for error in twice.errors] == ["duplicate"]
     assert [item.id for item in clean(twice).questions] == ["1", "2"]

@@ -1,4 +1,4 @@
-"""CSV files whose header is not where it should be."""
+"""CSV files with a header below other lines, or an unusual separator."""
 
 from pathlib import Path
 
@@ -8,11 +8,11 @@ from fledge.core.errors import InputError
 from fledge.questions.layout import PLAIN, QuestionLayout
 from fledge.questions.sources import read, read_questions
 
-NOTICE = '"Please, do not train\non these.",,\n,,\n'  # as FreshQA has it, and over two lines
+NOTICE = '"Please, do not train\non these.",,\n,,\n'  # as in FreshQA, over two lines
 
 
 def _hint(path: Path, text: str, layout: QuestionLayout = PLAIN) -> str:
-    """What is advised where a file with this text is refused."""
+    """Return the hint of the error for a file with this text."""
     path.write_text(text)
     with pytest.raises(InputError) as caught:
         read_questions(path, layout=layout)
@@ -38,22 +38,22 @@ def test_a_header_below_a_notice(tmp_path: Path) -> None:
         ("id|question\n0|Who?\nid|question\n", (), "--header-row 4 or --header-row 6"),
     ],
 )
-def test_what_looks_like_a_header_is_named(tmp_path: Path, rows: str, columns: tuple[str, ...], hint: str) -> None:
+def test_hint_names_the_likely_header(tmp_path: Path, rows: str, columns: tuple[str, ...], hint: str) -> None:
     assert _hint(tmp_path / "a.csv", NOTICE + rows, QuestionLayout(columns)) == hint
 
 
-def test_a_header_is_found_behind_what_excel_writes(tmp_path: Path) -> None:
+def test_header_below_an_excel_preamble(tmp_path: Path) -> None:
     path = tmp_path / "a.csv"
     assert _hint(path, "sep=;\nid;question\n1;a?\n") == "--header-row 2"
     assert read_questions(path, layout=QuestionLayout(header_row=2)).questions[0].question == "a?"
 
 
-def test_a_row_with_the_word_question_in_it_is_no_header(tmp_path: Path) -> None:
+def test_a_row_with_the_word_question_is_not_a_header(tmp_path: Path) -> None:
     hint = _hint(tmp_path / "a.csv", "id,Question\n1,question\n")
-    assert hint == "say which holds the questions: --columns question=Question"
+    assert hint == "give the question column: --columns question=Question"
 
 
-def test_a_header_behind_the_end(tmp_path: Path) -> None:
+def test_header_row_beyond_the_end(tmp_path: Path) -> None:
     path = tmp_path / "a.csv"
     path.write_text("question\na?\n")
     with pytest.raises(InputError) as caught:
@@ -61,7 +61,7 @@ def test_a_header_behind_the_end(tmp_path: Path) -> None:
     assert caught.value.hint == "--header-row 1"
 
 
-def test_empty_columns_without_names_are_left_out(tmp_path: Path) -> None:
+def test_empty_unnamed_columns_are_ignored(tmp_path: Path) -> None:
     path = tmp_path / "a.csv"
     path.write_text("question,,\na?,,\n")
     assert read_questions(path).questions[0].columns == {}

@@ -16,11 +16,11 @@ from fledge.questions.sources import read, read_questions
 ROWS = "\n".join(json.dumps({"id": f"q{n}", "question": f"What is {n}?", "reference": str(n)}) for n in range(1, 7))
 
 BAD = [
-    ("missing.jsonl", None, "there is no such file"),
-    ("empty.jsonl", b"", "no questions in it"),
-    ("blank.jsonl", b"\n \n", "no questions in it"),
-    ("header.csv", b"question\n", "no questions in it"),
-    ("empty.yaml", b"", "no questions in it"),
+    ("missing.jsonl", None, "does not exist"),
+    ("empty.jsonl", b"", "no questions"),
+    ("blank.jsonl", b"\n \n", "no questions"),
+    ("header.csv", b"question\n", "no questions"),
+    ("empty.yaml", b"", "no questions"),
     ("mixed.jsonl", '{"question": "caf\xe9"}\n'.encode() + b'{"question": "caf\xe9"}', "line 2: not UTF-8"),
     (
         "greek.csv",
@@ -44,16 +44,14 @@ BAD = [
     ("broken.yaml", b"- question: a?\n- question: [b\n", "line 3: not YAML"),
     ("scalar.yaml", b"question: a?\n", "line 1: not a list"),
     ("item.yaml", b"- question: a?\n- b?\n", "line 2: not an entry with a question"),
-    ("array.jsonl", b'["What?"]', "line 1: not an object"),
+    ("array.jsonl", b'["What?"]', "line 1: a list, not an object"),
     ("blank-question.jsonl", b'{"question": "  "}', "line 1: the question is empty"),
-    ("kind.txt", b"What?", "not a kind of question file"),
+    ("kind.txt", b"What?", "unsupported question file"),
 ]
 
 
 @pytest.mark.parametrize(("name", "content", "problem"), BAD, ids=[name for name, _, _ in BAD])
-def test_bad_files_are_refused_with_file_line_and_fix(
-    tmp_path: Path, name: str, content: bytes | None, problem: str
-) -> None:
+def test_errors_name_file_line_and_fix(tmp_path: Path, name: str, content: bytes | None, problem: str) -> None:
     path = tmp_path / name
     if content is not None:
         path.write_bytes(content)
@@ -90,21 +88,21 @@ def test_ids_are_optional_and_stable(tmp_path: Path) -> None:
         ("a.yaml", '- question: fine\n- question: "bad \\0 one"\n'),
     ],
 )
-def test_a_nul_character_is_refused(tmp_path: Path, name: str, content: str) -> None:
+def test_a_nul_character_is_rejected(tmp_path: Path, name: str, content: str) -> None:
     path = tmp_path / name
     path.write_text(content)
     with pytest.raises(InputError, match=rf"{name}, line [23]: .*NUL"):
         read_questions(str(path))
 
 
-def test_half_of_a_surrogate_pair_is_refused(tmp_path: Path) -> None:
+def test_an_unpaired_surrogate_is_rejected(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
     path.write_text('{"question": "fine \\ud83d\\ude00"}\n{"question": "why?", "reference": "bad \\ud83d one"}\n')
-    with pytest.raises(InputError, match=r"a.jsonl, line 2: half of a surrogate pair in 'reference'"):
+    with pytest.raises(InputError, match=r"a.jsonl, line 2: an unpaired surrogate in 'reference'"):
         read_questions(str(path))
 
 
-def test_any_script_is_welcome(tmp_path: Path) -> None:
+def test_any_script_is_accepted(tmp_path: Path) -> None:
     texts = ["What is 😀?", "מה זה למידת מכונה?", "ما هو التعلم الآلي؟", "a\u202eb", "👩‍👩‍👧‍👦", "e\u0301"]
     path = tmp_path / "a.jsonl"
     path.write_text("".join(json.dumps({"question": text}) + "\n" for text in texts))
@@ -141,7 +139,7 @@ WHERE = {"a.jsonl": [2, 3, 4, 5, 6, 7], "a.csv": [3, 4, 5, 6], "a.yaml": [2, 4, 
 
 
 @pytest.mark.parametrize("name", list(ALL_WRONG))
-def test_all_problems_are_told_with_their_lines(tmp_path: Path, name: str) -> None:
+def test_all_problems_are_listed_with_their_lines(tmp_path: Path, name: str) -> None:
     path = tmp_path / name
     path.write_text(ALL_WRONG[name])
     reading = read(path)
@@ -152,7 +150,7 @@ def test_all_problems_are_told_with_their_lines(tmp_path: Path, name: str) -> No
     assert f"fledge questions validate {path}" in caught.value.hint
 
 
-def test_lines_that_are_not_utf8_are_told_and_the_others_read(tmp_path: Path) -> None:
+def test_lines_that_are_not_utf8_are_reported_and_the_others_read(tmp_path: Path) -> None:
     path = tmp_path / "a.csv"
     path.write_bytes("id,question\n1,caf\xe9?\n2,b?\n3,\xfc?\n,\n".encode("latin-1") + "4,na\xefve?\n".encode())
     assert [(error.line, error.kind) for error in read(path).errors] == [(2, "encoding"), (4, "encoding"), (5, "empty")]
@@ -182,7 +180,7 @@ def test_encodings_separators_and_padded_headers_are_recognised(
     assert (note in said) if note else not reading.notes
 
 
-def test_a_question_with_other_separators_in_it_is_one_question(tmp_path: Path) -> None:
+def test_other_separators_inside_a_question(tmp_path: Path) -> None:
     path = tmp_path / "a.csv"
     path.write_text("question\nfirst; then|now?\n")
     assert [item.question for item in read_questions(path).questions] == ["first; then|now?"]
@@ -191,13 +189,13 @@ def test_a_question_with_other_separators_in_it_is_one_question(tmp_path: Path) 
 @pytest.mark.parametrize(
     ("name", "content", "hint"),
     [
-        ("a.json", '[{"question": "a?"}]', "call it .jsonl"),
+        ("a.json", '[{"question": "a?"}]', "as .jsonl: jq"),
         ("a.jsonl", '[\n  {"question": "a?"}\n]', "jq -c"),
-        ("a.parquet", "", "write it again, as Parquet or as JSONL"),
+        ("a.parquet", "", "save it again as Parquet or JSONL"),
         ("a.csv", "id,Question\n1,a?\n", "--columns question=Question"),
         ("a.csv", "id;Best Question\n1;a?\n", "--columns question=COLUMN"),
         ("a.jsonl", '{"prompt": "a?"}', "--columns question=prompt"),
-        ("a.csv", "question,question\na?,b?\n", "a name of its own"),
+        ("a.csv", "question,question\na?,b?\n", "a unique name"),
         ("a.jsonl", '{"question": "a?", "reference": ["b", "c"]}', "--columns reference=reference.0"),
         ("a.jsonl", "[" * 100_000, "jq -c"),
         ("a.jsonl", '{"question": ' + "[" * 100_000, "one JSON object a line"),
@@ -207,14 +205,14 @@ def test_a_question_with_other_separators_in_it_is_one_question(tmp_path: Path) 
         ("a.yaml", "- ? [a]\n  : b\n", "write a list of entries"),
     ],
 )
-def test_what_to_do_is_said(tmp_path: Path, name: str, content: str, hint: str) -> None:
+def test_hints(tmp_path: Path, name: str, content: str, hint: str) -> None:
     (tmp_path / name).write_text(content)
     with pytest.raises(InputError) as caught:
         read_questions(tmp_path / name)
     assert hint in caught.value.hint
 
 
-def test_yaml_keeps_texts_as_they_are_written(tmp_path: Path) -> None:
+def test_yaml_scalars_stay_text(tmp_path: Path) -> None:
     path = tmp_path / "a.yaml"
     path.write_text(
         "- question: Is it so?\n  reference: yes\n  day: 2024-01-01\n  number: 1.50\n  none: ~\n  é: [a, 1]\n"
@@ -224,7 +222,7 @@ def test_yaml_keeps_texts_as_they_are_written(tmp_path: Path) -> None:
     assert item.columns == {"day": "2024-01-01", "number": "1.50", "none": "", "é": "[a, 1]"}
 
 
-def test_json_values_that_are_no_texts(tmp_path: Path) -> None:
+def test_json_values_that_are_not_text(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
     path.write_text('{"question": 1, "reference": true, "a": {"é": [1]}, "b": null, "c": 2.0, "d": NaN}\n')
     (item,) = read_questions(path).questions
@@ -238,7 +236,7 @@ _NAMES = st.sampled_from(["level", "a b", "ö", "null", "1"])
 
 @st.composite
 def sets(draw: st.DrawFn) -> QuestionSet:
-    """Question sets as any file can hold them: each row with the same columns."""
+    """Random question sets in which all rows have the same columns."""
     ids = draw(st.lists(_TEXTS.map(str.strip).filter(bool), min_size=1, max_size=5, unique=True))
     names = draw(st.lists(_NAMES, unique=True, max_size=3))
     return QuestionSet("any", tuple(_question(draw, identity, names) for identity in ids))
@@ -252,7 +250,7 @@ def _question(draw: st.DrawFn, identity: str, names: list[str]) -> Question:
 
 @pytest.mark.parametrize("suffix", [".jsonl", ".csv", ".yaml"])
 @given(questions=sets())
-def test_what_is_written_reads_back_the_same(
+def test_round_trip_through_a_file(
     tmp_path_factory: pytest.TempPathFactory, suffix: str, questions: QuestionSet
 ) -> None:
     path = tmp_path_factory.mktemp("written") / f"a{suffix}"
@@ -262,17 +260,17 @@ def test_what_is_written_reads_back_the_same(
     assert again.digest == questions.digest
 
 
-def test_nothing_is_overwritten_without_being_told(tmp_path: Path) -> None:
+def test_existing_file_needs_overwrite(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
     path.write_text("mine")
-    with pytest.raises(InputError, match="is there already"):
+    with pytest.raises(InputError, match="already exists"):
         write_file(default_questions(), path)
     assert path.read_text() == "mine"
     write_file(default_questions(), path, overwrite=True)
     assert path.read_text(encoding="utf-8") == jsonl(default_questions())
     with pytest.raises(InputError, match="cannot be written"):
         write_file(default_questions(), tmp_path / "nowhere" / "a.csv")
-    with pytest.raises(InputError, match="not a kind of question file"):
+    with pytest.raises(InputError, match="unsupported question file"):
         write_file(default_questions(), tmp_path / "a.txt")
     assert [path.name for path in tmp_path.iterdir()] == ["a.jsonl"]
 
@@ -288,14 +286,14 @@ def test_a_hundred_thousand_questions_take_seconds(tmp_path: Path, suffix: str) 
     assert time.process_time() - started < 15  # 2 s on a quiet machine of 2026
 
 
-def test_a_name_twice_in_an_object_is_an_error(tmp_path: Path) -> None:
+def test_a_duplicate_name_in_an_object_is_an_error(tmp_path: Path) -> None:
     path = tmp_path / "q.jsonl"
     path.write_text('{"question": "a?", "question": "b?"}\n')
     with pytest.raises(InputError, match="'question' twice in one object"):
         read_file(path).question_set()
 
 
-def test_what_replaces_a_private_file_is_private(tmp_path: Path) -> None:
+def test_overwriting_keeps_file_permissions(tmp_path: Path) -> None:
     path, link = tmp_path / "q.csv", tmp_path / "link.csv"
     path.write_text("")
     path.chmod(0o600)

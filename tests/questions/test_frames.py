@@ -9,7 +9,7 @@ from fledge.core.errors import InputError
 from fledge.questions.sources import read_questions
 
 
-def test_missing_values_are_empty_and_the_index_says_nothing() -> None:
+def test_missing_values_are_empty_and_the_index_is_ignored() -> None:
     frame = pd.DataFrame(
         {
             "id": [7, None, np.nan],
@@ -42,11 +42,11 @@ def test_a_frame_and_its_file_are_the_same_set(tmp_path: Path) -> None:
         (pd.DataFrame({"question": ["a?", np.nan]}), "data frame, row 2: the question is empty"),
         (pd.DataFrame({"prompt": ["a?"]}), "no column 'question', only 'prompt'"),
         (pd.DataFrame([["a?", "b?"]], columns=["question", "question"]), "two columns are called 'question'"),
-        (pd.DataFrame({"question": []}), "no questions in it"),
-        (["a?"], "no questions can be read from 'list'"),
+        (pd.DataFrame({"question": []}), "no questions"),
+        (["a?"], "cannot read questions from 'list'"),
     ],
 )
-def test_what_is_wrong_is_said(frame: pd.DataFrame, problem: str) -> None:
+def test_invalid_frames(frame: pd.DataFrame, problem: str) -> None:
     with pytest.raises(InputError, match=problem) as caught:
         read_questions(frame)
     assert caught.value.hint

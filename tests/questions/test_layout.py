@@ -1,4 +1,4 @@
-"""Question sets as others publish them."""
+"""Layouts of published question sets."""
 
 import json
 import time
@@ -14,15 +14,15 @@ from fledge.questions import layout as layout_module
 from fledge.questions.layout import QuestionLayout
 from fledge.questions.sources import read, read_questions
 
-SUMS = [  # as GSM8K has them
+SUMS = [  # as in GSM8K
     {"question": "How many eggs?", "answer": "16 - 3 - 4 = <<16-3-4=9>>9 eggs.\n#### 9 * 2 first\n#### 18"},
     {"question": "How many bolts?", "answer": "2/2=1\n#### 1,003"},
 ]
-TURNS = [  # as MT-bench has them
+TURNS = [  # as in MT-bench
     {"question_id": 81, "category": "writing", "turns": ["Write a post.", "Rewrite it."]},
     {"question_id": 101, "category": "reasoning", "turns": ["Which place?", "And now?"], "reference": ["Second.", ""]},
 ]
-MYTHS = "Type,Category,Question,Best Answer\nAdversarial,Health,Why blue?,It is not.\n"  # as TruthfulQA has them
+MYTHS = "Type,Category,Question,Best Answer\nAdversarial,Health,Why blue?,It is not.\n"  # as in TruthfulQA
 
 
 def _jsonl(path: Path, rows: Sequence[Mapping[str, object]]) -> Path:
@@ -72,18 +72,18 @@ def test_paths_in_every_format(tmp_path: Path, name: str, content: str) -> None:
     assert item.reference == "yes"
 
 
-def test_a_column_whose_name_has_a_dot_is_no_path(tmp_path: Path) -> None:
+def test_a_column_with_a_dot_in_its_name_is_not_a_path(tmp_path: Path) -> None:
     path = _jsonl(tmp_path / "a.jsonl", [{"question": "a?", "answer.value": "x", "answer": {"value": "y"}}])
     assert read_questions(path, layout=QuestionLayout(("reference=answer.value",))).questions[0].reference == "x"
 
 
-def test_columns_can_be_exchanged(tmp_path: Path) -> None:
+def test_columns_can_be_swapped(tmp_path: Path) -> None:
     path = _jsonl(tmp_path / "a.jsonl", [{"question": "Paris", "reference": "Capital of France?"}])
     (item,) = read_questions(path, layout=QuestionLayout(("question=reference", "reference=question"))).questions
     assert (item.question, item.reference, item.columns) == ("Capital of France?", "Paris", {})
 
 
-def test_a_column_that_is_in_no_row_is_refused(tmp_path: Path) -> None:
+def test_a_column_missing_from_all_rows_is_an_error(tmp_path: Path) -> None:
     path = tmp_path / "myths.csv"
     path.write_text(MYTHS)
     with pytest.raises(InputError) as caught:
@@ -94,13 +94,13 @@ def test_a_column_that_is_in_no_row_is_refused(tmp_path: Path) -> None:
         read_questions(_jsonl(tmp_path / "turns.jsonl", TURNS), layout=QuestionLayout(("question=turns.2",)))
 
 
-def test_a_row_without_its_question_is_refused_with_its_line(tmp_path: Path) -> None:
+def test_error_names_the_row_without_a_question(tmp_path: Path) -> None:
     path = _jsonl(tmp_path / "a.jsonl", [*TURNS, {"question_id": 3, "turns": []}, {"question_id": 4, "turns": "x"}])
     reading = read(path, layout=QuestionLayout(("question=turns.0", "reference=category")))
     assert [(error.line, error.message) for error in reading.errors] == [(3, "no 'turns.0'"), (4, "no 'turns.0'")]
 
 
-def test_a_list_is_refused_with_the_flag_that_takes_a_part_of_it(tmp_path: Path) -> None:
+def test_hint_for_a_list_selects_a_part(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="line 2: 'reference' is a list") as caught:
         read_questions(_jsonl(tmp_path / "turns.jsonl", TURNS), layout=QuestionLayout(("question=turns.0",)))
     assert "--columns question=turns.0,reference=reference.0" in caught.value.hint
@@ -120,7 +120,7 @@ def test_the_reference_is_the_last_match(tmp_path: Path) -> None:
     assert found == [["18", "1,003"], ["18", "1,003"], ["18", "1,003"]]
 
 
-def test_a_pattern_that_matches_in_some_rows_is_refused_with_their_lines(tmp_path: Path) -> None:
+def test_errors_name_the_rows_that_a_pattern_does_not_match(tmp_path: Path) -> None:
     path = _jsonl(tmp_path / "sums.jsonl", [*SUMS, {"question": "Without one?"}, {"question": "c?", "answer": "none"}])
     wanted = QuestionLayout(("reference=answer",), "#### (.+)")
     with pytest.raises(InputError, match=r"line 4: the reference 'none' does not match '#### \(\.\+\)'") as caught:
@@ -132,7 +132,7 @@ def test_a_pattern_that_matches_in_some_rows_is_refused_with_their_lines(tmp_pat
     assert f"validate {path} --columns reference=answer --reference-pattern '#### ([0-9]+)$'" in caught.value.hint
 
 
-def test_a_pattern_that_matches_nowhere_is_refused(tmp_path: Path) -> None:
+def test_a_pattern_without_any_match_is_an_error(tmp_path: Path) -> None:
     path = _jsonl(tmp_path / "sums.jsonl", SUMS)
     with pytest.raises(InputError, match=r"no reference matches 'A: \(\.\*\)'; on line 1, the reference '16"):
         read_questions(path, layout=QuestionLayout(("reference=answer",), "A: (.*)"))
@@ -141,7 +141,7 @@ def test_a_pattern_that_matches_nowhere_is_refused(tmp_path: Path) -> None:
     assert caught.value.hint == "--columns reference=answer"
 
 
-def test_a_pattern_without_end_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_slow_pattern_times_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(layout_module, "LONGEST_MATCHING_S", 0.2)
     path = _jsonl(tmp_path / "a.jsonl", [{"question": f"{n}?", "reference": "a" * 60 + "b"} for n in range(1000)])
     started = time.process_time()
@@ -153,27 +153,27 @@ def test_a_pattern_without_end_is_given_up(tmp_path: Path, monkeypatch: pytest.M
 @pytest.mark.parametrize(
     ("flags", "said"),
     [
-        ({"columns": "question"}, "columns are NAME=COLUMN, not 'question'"),
+        ({"columns": "question"}, "columns must be NAME=COLUMN, not 'question'"),
         ({"columns": "question=a,question=b"}, "columns name 'question' twice"),
         ({"reference_pattern": "("}, "'(' is not a regular expression"),
         ({"header_row": 0}, "header_row must be from 1"),
     ],
 )
-def test_settings_that_are_none(flags: dict[str, object], said: str) -> None:
+def test_invalid_settings(flags: dict[str, object], said: str) -> None:
     with pytest.raises(InputError) as caught:
         load(QuestionLayout, flags)
     assert said in caught.value.message
 
 
-def test_layouts_of_sets_that_are_no_files(tmp_path: Path) -> None:
+def test_layouts_of_frames_datasets_and_the_default_set(tmp_path: Path) -> None:
     frame = pd.DataFrame({"prompt": ["a?"], "answer": ["#### 1"]})
     (item,) = read_questions(
         frame, layout=QuestionLayout(("question=prompt", "reference=answer"), "#### (.+)")
     ).questions
     assert (item.question, item.reference) == ("a?", "1")
-    with pytest.raises(InputError, match="default questions are laid out already") as caught:
+    with pytest.raises(InputError, match="default questions cannot be mapped") as caught:
         read_questions("default", layout=QuestionLayout(("reference=answer",)))
-    assert caught.value.hint.startswith("leave out --columns reference=answer; where a file of settings has it: ")
+    assert caught.value.hint.startswith("omit --columns reference=answer; to override a settings file: ")
     for source in (frame, _jsonl(tmp_path / "a.jsonl", SUMS)):
         with pytest.raises(InputError, match="--header-row"):
             read_questions(source, layout=QuestionLayout(header_row=3))

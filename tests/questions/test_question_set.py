@@ -37,13 +37,13 @@ def test_only_one_split_and_topic() -> None:
 @pytest.mark.parametrize(
     "change", [{"id": "2"}, {"reference": "c"}, {"topic": "t"}, {"split": "test"}, {"columns": {"level": "2"}}]
 )
-def test_the_digest_is_of_all_columns(change: dict[str, object]) -> None:
+def test_digest_covers_all_columns(change: dict[str, object]) -> None:
     question = Question("1", "a?", "b", columns={"level": "1", "kind": "x"})
     assert _digest(question) == _digest(replace(question, columns={"kind": "x", "level": "1"}))
     assert _digest(question) != _digest(replace(question, **change))  # type: ignore[arg-type]
 
 
-def test_the_digest_is_of_the_order_and_not_of_the_place() -> None:
+def test_digest_depends_on_order_and_not_on_source() -> None:
     first, second = Question("1", "a?"), Question("2", "b?")
     assert _digest(first, second) != _digest(second, first)
     assert QuestionSet("here", (first,)).digest == QuestionSet("there", (first,)).digest
@@ -53,17 +53,17 @@ def _digest(*questions: Question) -> str:
     return QuestionSet("mine.csv", questions).digest
 
 
-def test_an_empty_column_is_as_good_as_none() -> None:
+def test_empty_columns_do_not_change_the_digest() -> None:
     bare = Question("1", "a?", columns={"level": "1"})
     assert _digest(replace(bare, reference="", columns={"level": "1", "kind": ""})) == _digest(bare)
     assert _digest(bare) == "ba4966cc0d22c6c42044104bb90bb7b39004acc0aacb37a5b5d0633b9db09beb"
-    # Of a set that was registered when empty columns counted.
+    # Digest of a set registered when empty columns counted.
     before = "45f67ed487035b1b5ff15079b8330346ca5ea013b7effa994ab5bb52869ef873"
     assert QuestionSet("x", (replace(bare, columns={"level": "1", "kind": ""}),)).has_digest(before)
     assert not QuestionSet("x", (bare,)).has_digest(before)
 
 
-def test_the_digest_of_the_default_set_is_what_runs_have_recorded() -> None:
+def test_digest_of_the_default_set_is_stable() -> None:
     recorded = "ffa02d0bd67d9e26e2c4c1194447353401456f098aa69cecab50369ccb53b43f"
     assert default_questions().digest == recorded
 

@@ -37,7 +37,7 @@ def client(config: QuestionsConfig) -> MlflowClient:
     return connect(config.tracking)
 
 
-def test_versions_stay_and_unchanged_questions_make_none(config: QuestionsConfig) -> None:
+def test_unchanged_questions_make_no_new_version(config: QuestionsConfig) -> None:
     first = register_questions(ONE, "qa", config=config)
     assert (first.version, first.new, first.digest, first.questions) == (1, True, ONE.digest, 2)
     assert register_questions(ONE, "qa", config=config) == QuestionSetVersion(
@@ -45,7 +45,7 @@ def test_versions_stay_and_unchanged_questions_make_none(config: QuestionsConfig
     )
     second = register_questions(TWO, "qa", config=config)
     assert (second.version, second.new, second.source) == (2, True, "dataset:qa/2")
-    assert register_questions(ONE, "qa", config=config).version == 3  # what is newest counts
+    assert register_questions(ONE, "qa", config=config).version == 3  # compared with the newest
     newest = read_questions("dataset:qa", workspace=config)
     assert (newest.source, newest.questions, newest.digest) == ("dataset:qa/3", ONE.questions, ONE.digest)
     assert read_questions("dataset:qa/2", workspace=config).questions == TWO.questions
@@ -53,7 +53,7 @@ def test_versions_stay_and_unchanged_questions_make_none(config: QuestionsConfig
     assert (by_id.source, by_id.questions) == (f"dataset:{first.dataset_id}", ONE.questions)
 
 
-def test_versions_are_listed_by_name_and_newest_first(config: QuestionsConfig, client: MlflowClient) -> None:
+def test_versions_are_listed_newest_first(config: QuestionsConfig, client: MlflowClient) -> None:
     for questions, name in ((ONE, "qa"), (TWO, "qa"), (ONE, "q"), (ONE, "qa.b")):
         register_questions(questions, name, config=config)
     client.create_dataset("of others")
@@ -64,10 +64,10 @@ def test_versions_are_listed_by_name_and_newest_first(config: QuestionsConfig, c
 
 @settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(questions=sets())
-def test_what_is_registered_reads_back_the_same(config: QuestionsConfig, questions: QuestionSet) -> None:
+def test_round_trip_through_mlflow(config: QuestionsConfig, questions: QuestionSet) -> None:
     inputs = [(item.question, sorted(item.columns.items())) for item in questions.questions]
     if any(inputs.count(item) > 1 for item in inputs):
-        with pytest.raises(InputError, match="MLflow keeps once"):
+        with pytest.raises(InputError, match="MLflow stores once"):
             register_questions(questions, "any", config=config)
         return
     version = register_questions(questions, "any", config=config)
@@ -77,7 +77,7 @@ def test_what_is_registered_reads_back_the_same(config: QuestionsConfig, questio
 
 
 @pytest.mark.slow
-def test_the_order_of_many_is_kept(config: QuestionsConfig) -> None:
+def test_order_of_many_questions_is_kept(config: QuestionsConfig) -> None:
     many = default_questions()
     heard: list[tuple[int, int]] = []
     register_questions(many, "many", config=config, progress=lambda done, total: heard.append((done, total)))
@@ -85,7 +85,7 @@ def test_the_order_of_many_is_kept(config: QuestionsConfig) -> None:
     assert heard == [(0, 2688), (1000, 2688), (2000, 2688)]
 
 
-def test_mlflow_has_it_as_it_wants_it(config: QuestionsConfig, client: MlflowClient) -> None:
+def test_records_fit_mlflow_evaluate(config: QuestionsConfig, client: MlflowClient) -> None:
     register_questions(ONE, "qa", config=config)
     dataset = mlflow.genai.datasets.get_dataset(name="qa/1")
     frame = dataset.to_df()
@@ -116,7 +116,7 @@ def _dataset(client: MlflowClient, name: str, *records: dict[str, Any]) -> str:
     return str(dataset.dataset_id)
 
 
-def test_a_dataset_of_others(config: QuestionsConfig, client: MlflowClient) -> None:
+def test_a_dataset_made_outside_fledge(config: QuestionsConfig, client: MlflowClient) -> None:
     records: list[dict[str, Any]] = [
         {"inputs": {"question": "a?"}, "expectations": {"expected_response": "x", "guidelines": ["be kind"]}},
         {
@@ -140,14 +140,14 @@ def test_a_dataset_without_questions(config: QuestionsConfig, client: MlflowClie
     _dataset(client, "other", {"inputs": {"query": "a?"}})
     with pytest.raises(InputError, match=r"dataset:other, record 1: no column 'question', only .*'query'") as caught:
         read_questions("dataset:other", workspace=config)
-    assert caught.value.hint == "say which holds the questions: --columns question=query"
+    assert caught.value.hint == "give the question column: --columns question=query"
     (item,) = read_questions("dataset:other", workspace=config, layout=QuestionLayout(("question=query",))).questions
     assert item.question == "a?"
     _dataset(client, "nothing")
-    assert [error.message for error in read("dataset:nothing", workspace=config).errors] == ["no questions in it"]
+    assert [error.message for error in read("dataset:nothing", workspace=config).errors] == ["no questions"]
 
 
-def test_a_version_that_was_changed_is_refused(config: QuestionsConfig, client: MlflowClient) -> None:
+def test_a_version_changed_in_mlflow_is_rejected(config: QuestionsConfig, client: MlflowClient) -> None:
     version = register_questions(ONE, "qa", config=config)
     client.get_dataset(version.dataset_id).merge_records([{"inputs": {"question": "z?"}}])
     for source in ("dataset:qa", "dataset:qa/1"):
@@ -160,28 +160,28 @@ def test_a_version_that_was_changed_is_refused(config: QuestionsConfig, client: 
     assert read_questions("dataset:qa", workspace=config).questions == as_it_is.questions
 
 
-def test_names_that_mean_nothing_or_several(config: QuestionsConfig, client: MlflowClient) -> None:
+def test_unknown_and_ambiguous_names(config: QuestionsConfig, client: MlflowClient) -> None:
     for name in ("nothing", "qa/7", "d-" + "0" * 32, "50%", "a'b"):
         with pytest.raises(InputError, match="MLflow has no dataset"):
             read_questions(f"dataset:{name}", workspace=config)
-    with pytest.raises(InputError, match="cannot be looked for"):
+    with pytest.raises(InputError, match="cannot search for"):
         read_questions("dataset:a'\"b", workspace=config)
     for name in ("twice", "twice"):
         identity = _dataset(client, name, {"inputs": {"question": "a?"}})
-    with pytest.raises(InputError, match="several datasets") as caught:
+    with pytest.raises(InputError, match="matches several datasets") as caught:
         read_questions("dataset:twice", workspace=config)
     assert f"dataset:{identity}" in caught.value.hint
-    with pytest.raises(InputError, match="no question set's"):
+    with pytest.raises(InputError, match="that is not a question set"):
         register_questions(ONE, "twice", config=config)
 
 
 @pytest.mark.parametrize("name", ["", "a b", "a/1", "d-" + "0" * 32, "-a", "a%"])
-def test_names_that_cannot_be(config: QuestionsConfig, name: str) -> None:
+def test_invalid_names(config: QuestionsConfig, name: str) -> None:
     with pytest.raises(InputError, match="cannot be the name"):
         register_questions(ONE, name, config=config)
 
 
-def test_questions_that_mlflow_cannot_tell_apart_are_refused(config: QuestionsConfig, client: MlflowClient) -> None:
+def test_questions_that_mlflow_stores_once_are_rejected(config: QuestionsConfig, client: MlflowClient) -> None:
     twice = QuestionSet("mine.csv", (Question("1", "a?", "x"), Question("2", "a?", "y")))
     with pytest.raises(InputError, match=r"mine\.csv: questions '1' and '2' are the same"):
         register_questions(twice, "qa", config=config)
@@ -197,9 +197,9 @@ def test_an_interruption_leaves_nothing_behind(config: QuestionsConfig, client: 
     assert list(client.search_datasets()) == []
 
 
-def test_a_version_that_a_killed_process_left_is_not_read(config: QuestionsConfig, client: MlflowClient) -> None:
+def test_an_incomplete_version_is_not_read(config: QuestionsConfig, client: MlflowClient) -> None:
     client.create_dataset("qa/1", tags={_mlflow_datasets.VERSION_TAG: "1"})
-    with pytest.raises(InputError, match="not whole"):
+    with pytest.raises(InputError, match="is incomplete"):
         read_questions("dataset:qa/1", workspace=config)
     with pytest.raises(InputError, match="no dataset 'qa'"):
         read_questions("dataset:qa", workspace=config)
@@ -207,12 +207,12 @@ def test_a_version_that_a_killed_process_left_is_not_read(config: QuestionsConfi
     assert read_questions("dataset:qa", workspace=config).questions == ONE.questions
 
 
-def test_those_that_register_at_once_get_a_version_each(config: QuestionsConfig) -> None:
+def test_concurrent_registrations_get_separate_versions(config: QuestionsConfig) -> None:
     different = [QuestionSet("mine.csv", (Question(str(n), f"{n}?"),)) for n in range(4)]
     register_questions(TWO, "qa", config=config)
     with ThreadPoolExecutor(4) as pool:
         made = list(pool.map(lambda questions: register_questions(questions, "qa", config=config), different))
-    numbers = {version.version for version in made}  # one that two had taken may be left out
+    numbers = {version.version for version in made}  # numbers may have gaps
     assert len(numbers) == 4
     assert min(numbers) > 1
     for version, questions in zip(made, different, strict=True):
@@ -240,7 +240,7 @@ def test_the_same_through_a_server(tmp_path: Path, port: int) -> None:
         (500, "Internal Server Error"),  # 3.17 over a file store
     ],
 )
-def test_a_server_without_datasets_is_said(monkeypatch: pytest.MonkeyPatch, code: int, body: str) -> None:
+def test_a_server_without_dataset_support(monkeypatch: pytest.MonkeyPatch, code: int, body: str) -> None:
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
             self.rfile.read(int(self.headers.get("content-length", 0)))

@@ -168,7 +168,7 @@ def test_a_chat_model_is_registered_with_the_question_itself_and_asked_by_chat(
     assert (found.template, found.format, found.system) == ("Q: {{question}}", "chat", "You are {{who}}.")
     inputs = get_model_info(release.model_uri).signature.inputs.input_names()
     assert inputs == [0, "who", "question", "messages"]
-    with pytest.raises(InputError, match="prompt told/1 has a system text, which has no place where embedded is asked"):
+    with pytest.raises(InputError, match="prompt told/1 has a system text, which embedded cannot use in the "):
         register(_config(workspace), name="mine", prompt="told")
     with pytest.raises(InputError, match="prompt simple/1 cannot be sent as chat: embedded"):
         register(_config(workspace, format="chat"), name="mine")

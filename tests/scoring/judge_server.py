@@ -1,4 +1,4 @@
-"""A real server of OpenAI's protocol that judges, and breaks what it says as it is told."""
+"""A real OpenAI-compatible server that judges, and returns broken judgements on request."""
 
 import json
 import random
@@ -23,7 +23,7 @@ BROKEN: dict[str, Callable[[str], tuple[int, str]]] = {
 
 @dataclass
 class JudgeServer:
-    """`judge` gives the good answer from a request's text; a share `broken` of the answers is broken, by a seed."""
+    """`judge` makes the valid answer from a request's text; a seeded share `broken` of the answers is invalid."""
 
     judge: Callable[[str], dict[str, Any]]
     broken: float = 0.0
@@ -67,11 +67,11 @@ def serve(server: JudgeServer) -> Iterator[JudgeServer]:
                 self.send_header("Content-Length", str(len(raw)))
                 self.end_headers()
                 self.wfile.write(raw)
-            except ConnectionError:  # the client has had enough
+            except ConnectionError:  # the client disconnected
                 pass
 
         def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 (its name in the library)
-            """Nothing: the tests read what the server was sent."""
+            """Log nothing; the tests read the received requests."""
 
     http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     http.daemon_threads = True

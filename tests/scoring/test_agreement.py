@@ -1,4 +1,4 @@
-"""Kappa against published answers, and an interval that few labels do not fool."""
+"""Kappa against published results, and its interval with few labels."""
 
 import math
 
@@ -22,18 +22,18 @@ def test_sim_and_wright_2005() -> None:
     assert found.agreed == pytest.approx(33 / 39)
     assert found.table == ((22, 2), (4, 11))
     assert found.ci is not None
-    assert found.ci[0] < 0.43 + 0.005  # theirs is .43 to .91; ours is no narrower
+    assert found.ci[0] < 0.43 + 0.005  # published: .43 to .91; this is not narrower
     assert found.ci[1] > 0.9
 
 
 def test_weights_by_hand() -> None:
-    """The table of Fleiss 1981, chapter 13: a distance of 15 was seen, 54 would be by chance."""
+    """Fleiss 1981, chapter 13: observed distance 15, expected by chance 54."""
     found = agreement(*_labels([[75, 1, 4], [5, 4, 1], [0, 0, 10]]))
     assert found.kappa == pytest.approx(1 - 15 / 54)
     assert found.agreed == pytest.approx(0.89)
 
 
-def test_a_near_miss_is_less_than_a_far_one() -> None:
+def test_near_miss_weighs_less_than_a_far_one() -> None:
     people = [1.0, 2.0, 3.0, 4.0, 5.0] * 10
     near, far = [*people[:-1], 4.0], [*people[:-1], 1.0]
     kappas = [agreement(people, judge).kappa for judge in (people, near, far)]
@@ -42,7 +42,7 @@ def test_a_near_miss_is_less_than_a_far_one() -> None:
     assert len(set(kappas)) == 3
 
 
-def test_full_agreement_on_few_labels_proves_little() -> None:
+def test_full_agreement_on_few_labels_has_a_wide_interval() -> None:
     few, many = (agreement([0.0, 1.0] * n, [0.0, 1.0] * n).ci for n in (3, 100))
     assert few is not None
     assert many is not None
@@ -50,7 +50,7 @@ def test_full_agreement_on_few_labels_proves_little() -> None:
     assert many[0] > 0.9
 
 
-def test_the_opposite_on_every_row() -> None:
+def test_full_disagreement() -> None:
     found = agreement([0.0, 1.0] * 4, [1.0, 0.0] * 4)
     assert found.kappa == -1.0
     assert found.ci is not None
@@ -66,8 +66,8 @@ def test_one_label_only_has_no_kappa() -> None:
 
 
 @pytest.mark.parametrize(("n", "same"), [(20, 0.9), (20, 0.98), (50, 0.9), (200, 0.7)])
-def test_the_interval_covers(n: int, same: float) -> None:
-    """Of tables drawn with a known kappa, at least 93 % have it in the interval."""
+def test_interval_coverage(n: int, same: float) -> None:
+    """The interval contains the true kappa in at least 93 % of random tables."""
     numbers = np.random.default_rng(n)
     inside = []
     for _ in range(400):

@@ -1,4 +1,4 @@
-"""A judge on a real server: what is broken is counted, asked again, and never scored in silence."""
+"""A judge on a real server: invalid judgements are retried, counted, and never scored."""
 
 import re
 import subprocess
@@ -15,9 +15,9 @@ from fledge.scoring.judge import (
     Judge,
     JudgeConfig,
     JudgeError,
+    Judgement,
     NoAnswerError,
     NotUnderstoodError,
-    Said,
     same_model,
 )
 from fledge.scoring.scorer import Grade
@@ -40,7 +40,7 @@ def _longer(text: str) -> dict[str, Any]:
     return {"result": better, "rationale": "the longer one"}
 
 
-def test_grades_are_from_0_to_1_with_reasons() -> None:
+def test_grades_are_scaled_with_rationales() -> None:
     with serve(JudgeServer(_grade)) as server:
         judge = open_judge(JudgeConfig(judge=server.url))
         assert judge.grade("Why?", "because it is so", "because") == Grade(1.0, "by its length")
@@ -55,7 +55,7 @@ def test_grades_are_from_0_to_1_with_reasons() -> None:
 
 
 @pytest.mark.parametrize("kind", BROKEN)
-def test_a_judge_that_always_says_nonsense_gives_no_grade(kind: str) -> None:
+def test_invalid_judgements_give_no_grade(kind: str) -> None:
     with serve(JudgeServer(_grade, broken=1.0, kinds=(kind,))) as server:
         judge = open_judge(JudgeConfig(judge=server.url, judge_retries=2))
         with pytest.raises(JudgeError, match="no judgement in 3 answers"):
@@ -65,7 +65,7 @@ def test_a_judge_that_always_says_nonsense_gives_no_grade(kind: str) -> None:
     assert "JSON object alone" not in str(server.bodies[0]["messages"])
 
 
-def test_three_of_ten_answers_broken() -> None:
+def test_retries_with_30_percent_invalid_answers() -> None:
     with serve(JudgeServer(_grade, broken=0.3, seed=1)) as server:
         judge = open_judge(JudgeConfig(judge=server.url, judge_retries=2))
         graded, failed = 0, 0
@@ -83,11 +83,11 @@ def test_three_of_ten_answers_broken() -> None:
     assert broken > 50
     assert counts.asked == len(server.bodies)
     assert counts.failed == failed == 200 - graded
-    assert counts.retried == broken - failed  # every broken answer was asked again, but for the last of those given up
+    assert counts.retried == broken - failed  # every broken answer was retried, except the last of each failure
     assert failed < 20
 
 
-def test_what_a_judge_says_both_ways_counts() -> None:
+def test_consistent_preference_counts() -> None:
     with serve(JudgeServer(_longer)) as server:
         judge = open_judge(JudgeConfig(judge=server.url))
         assert judge.prefer("Why?", "because it is so", "no").value == 1
@@ -96,7 +96,7 @@ def test_what_a_judge_says_both_ways_counts() -> None:
         assert judge.counts == (6, 0, 0, 0)
 
 
-def test_a_judge_that_likes_what_comes_first_decides_nothing() -> None:
+def test_position_bias_gives_a_tie() -> None:
     with serve(JudgeServer(lambda _: {"result": "first", "rationale": "it came first"})) as server:
         judge = open_judge(JudgeConfig(judge=server.url))
         found = judge.prefer("Why?", "because", "no")
@@ -104,7 +104,7 @@ def test_a_judge_that_likes_what_comes_first_decides_nothing() -> None:
         assert judge.counts.inconsistent == 1
 
 
-def test_a_judge_that_hangs_or_refuses_is_given_up() -> None:
+def test_timeout_and_refusal() -> None:
     with serve(JudgeServer(_grade, hang_s=90.0)) as server:
         judge = open_judge(JudgeConfig(judge=server.url, judge_timeout=0.5))
         started = time.monotonic()
@@ -118,50 +118,50 @@ def test_a_judge_that_hangs_or_refuses_is_given_up() -> None:
         assert judge.counts == (1, 0, 1, 0)
 
 
-def test_a_judge_that_is_not_there(port: int) -> None:
+def test_unreachable_judge(port: int) -> None:
     with pytest.raises(FledgeError, match=f"nothing answers at http://127.0.0.1:{port}"):
         open_judge(JudgeConfig(judge=f"http://127.0.0.1:{port}/v1#none", judge_timeout=1.0))
 
 
 class Scripted:
-    """A judge without a server, that says what it is told."""
+    """A judge without a server, with scripted output."""
 
     def __init__(self, *said: Any) -> None:
         self.said = list(said)
         self.answered = 0
 
-    def grade(self, *_: Any, again: bool) -> Said:
+    def grade(self, *_: Any, again: bool) -> Judgement:
         assert again == bool(self.answered)
         value = self.said.pop(0)
         self.answered += 1
         if isinstance(value, Exception):
             raise value
-        return Said(value, "")
+        return Judgement(value, "")
 
     prefer = grade
 
 
 @pytest.mark.parametrize("value", [0, 6, 3.5, True, None, "three", "", [3], {"a": 1}, float("nan")])
-def test_what_is_no_grade(value: Any) -> None:
+def test_invalid_grades(value: Any) -> None:
     judge = Judge(Scripted(value, 3), retries=1)
     assert judge.grade("q", "a").value == 0.5
     assert judge.counts == (2, 1, 0, 0)
 
 
 @pytest.mark.parametrize("value", [3, "3", 3.0, " 3 ", "3.0"])
-def test_what_is_one(value: Any) -> None:
+def test_valid_grades(value: Any) -> None:
     assert Judge(Scripted(value)).grade("q", "a").value == 0.5
 
 
-def test_not_understood_is_asked_again_and_refused_is_not() -> None:
+def test_invalid_judgement_is_retried_and_refusal_is_not() -> None:
     assert Judge(Scripted(NotUnderstoodError("?"), 5)).grade("q", "a").value == 1.0
     with pytest.raises(JudgeError, match="no"):
         Judge(Scripted(NoAnswerError("no"), 5)).grade("q", "a")
 
 
-def test_a_judge_that_never_answers_is_asked_no_more() -> None:
+def test_judge_is_abandoned_after_five_failures() -> None:
     class Silent:
-        def grade(self, *_: Any, **__: Any) -> Said:
+        def grade(self, *_: Any, **__: Any) -> Judgement:
             raise NoAnswerError("nobody there")
 
         prefer = grade
@@ -183,7 +183,7 @@ def test_a_judge_that_never_answers_is_asked_no_more() -> None:
         ("http://127.0.0.1:8000/v1", "http://127.0.0.1:8000/v1/", True),
     ],
 )
-def test_a_model_that_judges_itself_is_told(judge: str, model: str, same: bool) -> None:
+def test_warning_if_a_model_judges_itself(judge: str, model: str, same: bool) -> None:
     assert bool(same_model(judge, model)) == same
 
 
@@ -198,13 +198,13 @@ def test_a_model_that_judges_itself_is_told(judge: str, model: str, same: bool) 
         {"judge_criteria": "{{ x }}"},
     ],
 )
-def test_settings_that_make_no_judge(bad: dict[str, Any]) -> None:
+def test_invalid_settings(bad: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=r"judge|retries"):
         JudgeConfig(**bad)
 
 
-def test_nobody_but_the_judge_is_asked() -> None:
-    """MLflow would look for the model's price on GitHub."""
+def test_only_the_judge_is_contacted() -> None:
+    """Without the setting MLflow fetches model prices from GitHub."""
     program = (
         "import sys; asked = set()\n"
         "sys.addaudithook(lambda event, given: asked.add(given[0]) if event == 'socket.getaddrinfo' else None)\n"

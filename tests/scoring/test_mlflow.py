@@ -24,10 +24,10 @@ def test_in_mlflow_evaluate(workspace: Workspace) -> None:
     result = mlflow.genai.evaluate(data=data, scorers=mlflow_scorers("token_f1", "contains", "response_length"))
     assert result.metrics["token_f1/mean"] == pytest.approx((2 * (1 / 3) / (1 / 3 + 1) + 0) / 2)
     assert result.metrics["response_length/mean"] == 2.0
-    assert result.metrics["contains/mean"] == 1.0  # the other row demands nothing
+    assert result.metrics["contains/mean"] == 1.0  # the other row asserts nothing
 
 
 def test_names() -> None:
     assert {item.name for item in mlflow_scorers()} >= {"token_f1", "chrf", "empty"}
-    with pytest.raises(InputError, match="no scorer 'magic'"):
+    with pytest.raises(InputError, match="unknown scorer 'magic'"):
         mlflow_scorers("magic")

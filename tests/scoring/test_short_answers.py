@@ -81,7 +81,7 @@ def test_choices(answer: str, reference: str, score: float | None) -> None:
         ("It is Rome", r"is (Paris)?", 0),
     ],
 )
-def test_what_a_pattern_finds_last_is_compared(answer: str, pattern: str, found: float) -> None:
+def test_last_match_of_a_pattern_is_compared(answer: str, pattern: str, found: float) -> None:
     assert answer_pattern(answer, "Paris", pattern) == found
 
 
@@ -97,11 +97,11 @@ def test_what_a_pattern_finds_last_is_compared(answer: str, pattern: str, found:
         ("'Rome'.", "rome", 1),
     ],
 )
-def test_what_is_found_keeps_its_signs_and_words(answer: str, reference: str, found: float) -> None:
+def test_signs_and_words_of_a_match_are_kept(answer: str, reference: str, found: float) -> None:
     assert answer_pattern(f"the answer is {answer}", reference, r"answer is (\S+)") == found
 
 
-def test_a_pattern_that_backtracks_without_end_is_an_error_of_that_answer() -> None:
+def test_catastrophic_backtracking_is_an_error_of_its_answer() -> None:
     scores = score(Response("a" * 60 + "b", reference="a"), choose_scorers(("number",), "(a|aa)+$"))
     assert "TimeoutError" in scores.errors["answer_pattern"]
 
@@ -117,5 +117,5 @@ def test_a_pattern_that_backtracks_without_end_is_an_error_of_that_answer() -> N
         ([], None),
     ],
 )
-def test_scorer_that_suits_the_references(references: list[str], found: str | None) -> None:
+def test_suitable_scorer(references: list[str], found: str | None) -> None:
     assert suitable_scorer(references) == found

@@ -42,7 +42,7 @@ def test_refusals(text: str) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "It cannot be said.", "A sorry sight.", "I can do it.", "Icannot is a word"])
-def test_what_is_no_refusal(text: str) -> None:
+def test_answers_that_are_not_refusals(text: str) -> None:
     assert refusal(text) == 0
 
 
@@ -79,7 +79,7 @@ def test_language() -> None:
     assert language("Ja.", "What is the weather like today?") is None
 
 
-def test_quality_is_a_look_at_the_surface() -> None:
+def test_quality_scores_the_surface_form() -> None:
     assert response_quality("It is a method.") == 1.0
     assert response_quality("no no no no") == pytest.approx((1 + 0 + 1 / 3) / 3)
     assert response_quality("Yes.") == pytest.approx((0 + 1 + 1) / 3)

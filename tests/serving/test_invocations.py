@@ -350,9 +350,10 @@ def test_a_prompt_of_several_variables(tmp_path: Path, engine_cache: Path) -> No
         assert chat["choices"][0]["message"]["content"] == "WHO? A B"
         assert all(check.passed for check in check_endpoint(running.url))
         lacking = http.post("/v1/chat/completions", json={"messages": turns, "prompt": "plain"})
-        said = "prompt plain/1 needs values for question, context, and a conversation gives one: "
+        said = "prompt plain/1 needs values for question, context, and a conversation provides only one: "
         told = (
-            said + '"prompt": {"id": "plain/1", "variables": {...}} gives the others; "prompt": "none" asks without it'
+            said
+            + '"prompt": {"id": "plain/1", "variables": {...}} provides the others; "prompt": "none" omits the prompt'
         )
         assert lacking.json()["error"]["message"] == told
         unnamed = http.post("/v1/chat/completions", json={"messages": turns})

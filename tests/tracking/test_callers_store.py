@@ -1,4 +1,4 @@
-"""A program that uses MLflow itself finds it as it left it."""
+"""The caller's MLflow store is restored."""
 
 import os
 from pathlib import Path
@@ -9,7 +9,7 @@ import pytest
 import fledge
 
 
-def test_a_call_leaves_the_store_that_a_program_has_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_call_restores_the_callers_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     mine, other = f"sqlite:///{tmp_path / 'mine.db'}", f"sqlite:///{tmp_path / 'other.db'}"
     mlflow.set_tracking_uri(mine)

@@ -1,4 +1,4 @@
-"""Connecting to tracking servers that are not as they should be."""
+"""Connecting to tracking servers that fail."""
 
 import threading
 import time
@@ -33,7 +33,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
 
     def log_message(self, *_: Any) -> None:
-        """Silent."""
+        """Log nothing."""
 
 
 @pytest.fixture
@@ -49,15 +49,13 @@ def server() -> Iterator[_Server]:
 @pytest.mark.parametrize(
     ("status", "reason", "hint"),
     [
-        (500, "it answers with error 500", "see the log of the server"),
-        (404, "it answers with error 404", "check MLFLOW_TRACKING_URI"),
-        (401, "it wants a user and a password", "export MLFLOW_TRACKING_USERNAME"),
+        (500, "it returns error 500", "see the server log"),
+        (404, "it returns error 404", "check MLFLOW_TRACKING_URI"),
+        (401, "it requires a user name and password", "export MLFLOW_TRACKING_USERNAME"),
         (0, "no answer in 1 s", "check MLFLOW_TRACKING_URI"),
     ],
 )
-def test_a_server_that_is_not_well(
-    server: _Server, monkeypatch: pytest.MonkeyPatch, status: int, reason: str, hint: str
-) -> None:
+def test_failing_server(server: _Server, monkeypatch: pytest.MonkeyPatch, status: int, reason: str, hint: str) -> None:
     if not status:
         monkeypatch.setattr(_mlflow_connection, "FIRST_ANSWER_S", 1)
     server.status = status
@@ -67,6 +65,6 @@ def test_a_server_that_is_not_well(
     assert "secret" not in caught.value.message
 
 
-def test_nothing_listens(port: int) -> None:
+def test_unreachable_server(port: int) -> None:
     with pytest.raises(FledgeError, match="nothing listens there"):
         connect(f"http://127.0.0.1:{port}")

@@ -1,4 +1,4 @@
-"""A run of MLflow ends with the block that it is for, however that is left."""
+"""`run_within` ends its run with the block."""
 
 import signal
 from pathlib import Path
@@ -19,7 +19,7 @@ def client(tmp_path: Path) -> MlflowClient:
 @pytest.mark.parametrize(
     ("error", "status"), [(None, "FINISHED"), (ValueError("broken"), "FAILED"), (KeyboardInterrupt(), "KILLED")]
 )
-def test_a_run_ends_as_its_block_did(client: MlflowClient, error: BaseException | None, status: str) -> None:
+def test_run_ends_with_the_status_of_its_block(client: MlflowClient, error: BaseException | None, status: str) -> None:
     experiment = experiment_id(client, "runs")
 
     def block() -> None:
@@ -37,7 +37,7 @@ def test_a_run_ends_as_its_block_did(client: MlflowClient, error: BaseException 
     assert run.info.end_time
 
 
-def test_an_interruption_while_the_run_is_made_ends_it(client: MlflowClient, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_interrupt_during_creation_ends_the_run(client: MlflowClient, monkeypatch: pytest.MonkeyPatch) -> None:
     experiment = experiment_id(client, "runs")
     create = client.create_run
 

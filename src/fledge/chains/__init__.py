@@ -1,1 +1,1 @@
-"""LangChain: an engine as an LLM and chat model, and prompt | llm | parser, in `engine_llm.py`."""
+"""LangChain: engines as LLM and chat models, and `prompt | llm | parser` chains, in `engine_llm.py`."""

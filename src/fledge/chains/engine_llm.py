@@ -1,4 +1,4 @@
-"""An engine as LangChain models: a text one, whose batch goes to the engine at once, and a chat one."""
+"""LangChain models over an engine: an LLM that submits a batch together, and a chat model."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -58,7 +58,7 @@ class EngineLLM(BaseLLM):
         **kwargs: Any,
     ) -> LLMResult:
         completions = generate(self.engine, prompts, _with_stop(self.params, stop))
-        return LLMResult(generations=[[_generation(completion)] for completion in completions])
+        return LLMResult(generations=[[_to_generation(completion)] for completion in completions])
 
     def _stream(
         self,
@@ -75,7 +75,7 @@ class EngineLLM(BaseLLM):
 
 
 class EngineChatModel(BaseChatModel):
-    """The same for conversations of system, human and AI messages; the model's chat template makes text of them."""
+    """Chat model over an engine for system, human and AI messages, rendered by the model's chat template."""
 
     model_config = ConfigDict(arbitrary_types_allowed=True)
 
@@ -94,7 +94,7 @@ class EngineChatModel(BaseChatModel):
         run_manager: CallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> ChatResult:
-        (completion,) = generate(self.engine, [_turns(messages)], _with_stop(self.params, stop))
+        (completion,) = generate(self.engine, [_from_langchain(messages)], _with_stop(self.params, stop))
         counts = UsageMetadata(
             input_tokens=completion.prompt_tokens,
             output_tokens=completion.completion_tokens,
@@ -114,7 +114,7 @@ class EngineChatModel(BaseChatModel):
         run_manager: CallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> Iterator[ChatGenerationChunk]:
-        for chunk in self.engine.submit(_turns(messages), _with_stop(self.params, stop)):
+        for chunk in self.engine.submit(_from_langchain(messages), _with_stop(self.params, stop)):
             piece = ChatGenerationChunk(message=AIMessageChunk(content=chunk.text))
             if run_manager:
                 run_manager.on_llm_new_token(chunk.text, chunk=piece)
@@ -122,54 +122,54 @@ class EngineChatModel(BaseChatModel):
 
 
 def build_chain(prompt: Prompt, engine: Engine, params: GenerationParams) -> Runnable[Mapping[str, str], str]:
-    """`prompt | llm | parser`: from the variables of a question to the answer's text, stripped.
+    """Build `prompt | llm | parser`, from the variables of a question to the stripped answer text.
 
-    A text is completed, a conversation answered by chat; `fledge.prompts.format.as_asked` makes one of the other.
+    A text prompt is completed, a conversation is sent as chat; `fledge.prompts.format.apply_format` converts a text.
     """
-    fill: Runnable[Mapping[str, str], Any] = RunnableLambda(_filler(prompt), name="prompt")
+    fill: Runnable[Mapping[str, str], Any] = RunnableLambda(_build_filler(prompt), name="prompt")
     if isinstance(prompt.template, str):
-        return fill | EngineLLM(engine=engine, params=params) | _parser()
-    return fill | EngineChatModel(engine=engine, params=params) | _parser()
+        return fill | EngineLLM(engine=engine, params=params) | _build_parser()
+    return fill | EngineChatModel(engine=engine, params=params) | _build_parser()
 
 
 def build_chat_chain(prompt: Prompt, engine: Engine, params: GenerationParams) -> Runnable[Sequence[Message], str]:
-    """`prompt | llm | parser`: from a conversation, by the prompt of a release, to the answer's text, stripped."""
+    """Build `prompt | llm | parser`, from a conversation and a release's prompt to the stripped answer text."""
 
     def fill(turns: Sequence[Message]) -> str | list[BaseMessage]:
         filled = fill_conversation(prompt, turns, {}) or tuple(turns)
-        return filled if isinstance(filled, str) else _messages(filled)
+        return filled if isinstance(filled, str) else _to_langchain(filled)
 
     def choose(asked: str | list[BaseMessage]) -> Runnable[Any, Any]:
         kind = EngineLLM if isinstance(asked, str) else EngineChatModel
         return kind(engine=engine, params=params)
 
-    return RunnableLambda(fill, name="prompt") | RunnableLambda(choose, name="model") | _parser()
+    return RunnableLambda(fill, name="prompt") | RunnableLambda(choose, name="model") | _build_parser()
 
 
-def _parser() -> Runnable[Any, str]:
+def _build_parser() -> Runnable[Any, str]:
     return StrOutputParser() | RunnableGenerator(strip_stream, name="strip")
 
 
-def _filler(prompt: Prompt) -> Callable[[Mapping[str, str]], str | list[BaseMessage]]:
+def _build_filler(prompt: Prompt) -> Callable[[Mapping[str, str]], str | list[BaseMessage]]:
     def fill(values: Mapping[str, str]) -> str | list[BaseMessage]:
         filled = prompt.fill(values)
-        return filled if isinstance(filled, str) else _messages(filled)
+        return filled if isinstance(filled, str) else _to_langchain(filled)
 
     return fill
 
 
-def _messages(turns: Sequence[Message]) -> list[BaseMessage]:
+def _to_langchain(turns: Sequence[Message]) -> list[BaseMessage]:
     return convert_to_messages([(turn.role, turn.content) for turn in turns])
 
 
-def _generation(completion: Completion) -> Generation:
+def _to_generation(completion: Completion) -> Generation:
     return Generation(text=completion.text, generation_info={"completion": completion})
 
 
-def _turns(messages: Sequence[BaseMessage]) -> list[Message]:
+def _from_langchain(messages: Sequence[BaseMessage]) -> list[Message]:
     strange = [message.type for message in messages if message.type not in _ROLES]
     if strange:
-        raise InputError(f"a message of type {strange[0]!r} is nothing that an engine takes", hint="human, ai, system")
+        raise InputError(f"a message of type {strange[0]!r} is not supported", hint="use human, ai or system")
     return [Message(_ROLES[message.type], message.text) for message in messages]
 
 

@@ -21,7 +21,7 @@ from fledge.engines import selection
 from fledge.engines.selection import is_release, release_folder
 from fledge.engines.settings import EngineSettings
 from fledge.experiments.arms import PROMPT_SETTINGS, resolve_generation
-from fledge.prompts.format import as_asked, prompt_of
+from fledge.prompts.format import apply_format, prompt_of
 from fledge.prompts.prompt import PromptStore
 from fledge.prompts.store import open_prompts
 from fledge.releases.manifest import load_manifest
@@ -187,7 +187,7 @@ class Session:
         if self._prompts is None:
             self._hint("opening the prompt registry")
             self._prompts = open_prompts(say=self._say, workspace=self._config)
-        prompt = as_asked(self._prompts.load(name), "chat")
+        prompt = apply_format(self._prompts.load(name), "chat")
         self.dialogue.use(prompt)
         self._plain = True
         self._hint(f"questions are filled into {prompt.label}; /prompt alone turns that off")

@@ -1,2 +1,2 @@
-"""Statistics over a table of scores, pure: `table.py` (read, averaged by question), `statistics.py` (paired tests),
-`verdict.py` (who is better), `findings.py` (what that gives), `gates.py` for one arm, `report.py` (the page)."""
+"""Pure statistics of score tables: `table.py` (read, average by question), `statistics.py` (paired tests), `verdict.py`
+(compare arms), `findings.py` (result types), `gates.py` (thresholds for one arm), `report.py` (HTML page)."""

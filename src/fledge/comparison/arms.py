@@ -1,11 +1,11 @@
-"""What the arms of a comparison were: prompts, models and settings, and in what they differ."""
+"""Descriptions of the arms of a comparison, and the settings in which they differ."""
 
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 
 class ArmDescription(NamedTuple):
-    """One arm: its prompt as `name/version` with the text as it was asked, and its settings by name."""
+    """One arm: its prompt as `name/version`, the text sent to the model, and its settings by name."""
 
     name: str
     prompt: str
@@ -14,15 +14,15 @@ class ArmDescription(NamedTuple):
 
 
 class Settings(NamedTuple):
-    """Settings that all arms share, by name, and the names of those in which they differ."""
+    """Settings that all arms share, and the names of those that differ."""
 
     shared: Mapping[str, str]
     differing: tuple[str, ...]
 
 
 def compare_settings(arms: Sequence[ArmDescription]) -> Settings:
-    """Tell what is the same in all arms from what is not."""
+    """Split settings into those that all arms share and those that differ."""
     names = list(dict.fromkeys(name for arm in arms for name in arm.settings))
     values = {name: [arm.settings.get(name, "") for arm in arms] for name in names}
-    shared = {name: found[0] for name, found in values.items() if len(set(found)) == 1}
+    shared = {name: of_arms[0] for name, of_arms in values.items() if len(set(of_arms)) == 1}
     return Settings(shared, tuple(name for name in names if name not in shared))

@@ -1,4 +1,4 @@
-"""What one arm's answers say of each metric: the mean over questions, with an interval."""
+"""Estimates for one arm: the mean of each metric over questions, with a 95 % interval."""
 
 import math
 from collections.abc import Callable
@@ -8,13 +8,13 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from fledge.comparison.intervals import ANY_NUMBER, CONFIDENCE, Bounds, Numbers, mean_interval, within
+from fledge.comparison.intervals import ANY_NUMBER, CONFIDENCE, Bounds, Numbers, clip_interval, mean_interval
 from fledge.comparison.table import metrics, score_questions
 
 
 class Estimate(NamedTuple):
-    """A metric's mean over questions and its 95 % interval, which is all of `bounds` where one question is all there
-    is. `bounds` are the least and the largest score."""
+    """A metric's mean over questions and its 95 % interval; for a single question the interval is `bounds`, the lowest
+    and highest possible score."""
 
     value: float
     ci: tuple[float, float]
@@ -29,11 +29,11 @@ def estimate(
     by_topic: bool = True,
     seed: int = 0,
 ) -> dict[str, Estimate]:
-    """An estimate of each metric of a long table with one arm, columns as for `compare_scores`; `range_of` tells a
-    metric's least and largest score.
+    """Return an estimate of each metric in a long table with one arm; columns as for `compare_scores`. `range_of`
+    returns a metric's lowest and highest possible score.
 
-    Metrics without a value are left out. `latency_s` is there a second time as `latency_p95_s`, the 95th percentile
-    of all answers with the interval of its order statistics.
+    Metrics without a value are left out. `latency_s` also gives `latency_p95_s`: the 95th percentile of all answers,
+    with an interval from order statistics.
     """
     found: dict[str, Estimate] = {}
     for name in metrics(table):
@@ -46,12 +46,12 @@ def estimate(
         found[name] = Estimate(float(values.mean()), interval, len(values), scores.bounds)
     if "latency_s" in found:
         seconds = table["latency_s"].dropna().to_numpy(dtype=float)
-        found["latency_p95_s"] = _percentile(seconds, range_of("latency_s"))
+        found["latency_p95_s"] = _estimate_p95(seconds, range_of("latency_s"))
     return found
 
 
-def _percentile(values: Numbers, bounds: Bounds) -> Estimate:
+def _estimate_p95(values: Numbers, bounds: Bounds) -> Estimate:
     interval: Any = stats.quantile_test(values, q=0.0, p=0.95).confidence_interval(CONFIDENCE)
     low = -math.inf if math.isnan(interval.low) else float(interval.low)
     high = math.inf if math.isnan(interval.high) else float(interval.high)
-    return Estimate(float(np.quantile(values, 0.95)), within((low, high), bounds), len(values), bounds)
+    return Estimate(float(np.quantile(values, 0.95)), clip_interval((low, high), bounds), len(values), bounds)

@@ -1,4 +1,4 @@
-"""All other metrics of a comparison, which nobody pre-registered: to look at, not to decide by."""
+"""Exploratory differences on the metrics that were not pre-registered."""
 
 from typing import NamedTuple
 
@@ -10,8 +10,11 @@ from fledge.comparison.table import metrics, score_questions
 
 
 class Finding(NamedTuple):
-    """A difference of arm `a` to the baseline on another metric; `ties` are questions without one. `q` is the p-value
-    corrected over all findings after Benjamini and Hochberg: of those with q below 5 %, about 5 % are false."""
+    """The difference between arm `a` and the baseline on another metric; `ties` counts questions with equal scores.
+
+    `q` is the p-value after Benjamini-Hochberg correction over all findings: of those with q below 5 %, about 5 % are
+    false.
+    """
 
     metric: str
     a: str
@@ -24,7 +27,7 @@ class Finding(NamedTuple):
 
 
 def explore(table: pd.DataFrame, comparison: Comparison) -> list[Finding]:
-    """The difference to the baseline on every metric but the compared one, for each arm that has it."""
+    """Return each arm's difference to the baseline on every metric except the compared one."""
     found: list[Finding] = []
     for metric in metrics(table):
         scores = score_questions(table, metric)

@@ -1,4 +1,4 @@
-"""What a comparison finds: verdicts and figures of each pair of arms, and how they are put in words."""
+"""Results of a comparison: verdict and figures of each pair of arms, and their text summaries."""
 
 import math
 from dataclasses import asdict, dataclass, fields
@@ -27,12 +27,12 @@ class ArmSummary:
 
 @dataclass(frozen=True)
 class Pair:
-    """`a` against the baseline `b`. `ci` is the 95 % interval of the difference, not adjusted for the number of pairs;
+    """Arm `a` compared with arm `b`. `ci` is the 95 % interval of the difference, not adjusted for the number of pairs;
     the verdict follows `p_adjusted`.
 
-    `equivalence_p` and `non_inferiority_p` are those of the one-sided tests against the margin, adjusted as well, None
-    without a margin. `wins`, `ties` and `losses` count questions. `needed_questions` are further ones for 80 % power
-    at the difference and spread seen. `reason` says what forbids a verdict whatever the difference, if anything does.
+    `equivalence_p` and `non_inferiority_p` are adjusted p-values of one-sided tests against the margin, None without a
+    margin. `wins`, `ties` and `losses` count questions. `needed_questions` is how many more questions give 80 % power
+    at the observed difference and spread. `reason` says why no verdict is possible, if that is so.
     """
 
     a: str
@@ -57,11 +57,11 @@ class Pair:
 
     @property
     def guarded(self) -> bool:
-        """Whether it passes all guards."""
+        """Whether all guards pass."""
         return all(guard.passed for guard in self.guards)
 
-    def seen(self) -> str:
-        """The difference and its interval for people, without the closing bracket; pass/fail in percentage points."""
+    def describe_difference(self) -> str:
+        """Return the difference and its interval without the closing bracket; pass/fail in percentage points."""
         low, high = self.ci
         scale, unit = (100.0, "points of ") if self.test.startswith("mcnemar") else (1.0, "")
         if not math.isfinite(low):
@@ -72,19 +72,19 @@ class Pair:
         return f"{numbers[0]} {unit}{self.metric} (95 % interval {numbers[1]} to {numbers[2]}"
 
     def summary(self) -> str:
-        """One sentence for people."""
+        """Return the verdict in one sentence."""
         plural = "" if self.questions == 1 else "s"
-        seen = f"{self.seen()}, {self.questions:,} question{plural})"
+        observed = f"{self.describe_difference()}, {self.questions:,} question{plural})"
         if self.verdict == "inconclusive":
             more = f"ask about {self.needed_questions:,} more" if self.needed_questions else ""
-            what = "; ".join(filter(None, (self.reason, more))) or "ask more questions"
-            return f"{self.a} against {self.b}: inconclusive, {seen}; {what}"
-        return f"{self.a} is {self.verdict} {'to' if self.verdict == 'equivalent' else 'than'} {self.b}: {seen}"
+            advice = "; ".join(filter(None, (self.reason, more))) or "ask more questions"
+            return f"{self.a} against {self.b}: inconclusive, {observed}; {advice}"
+        return f"{self.a} is {self.verdict} {'to' if self.verdict == 'equivalent' else 'than'} {self.b}: {observed}"
 
 
 @dataclass(frozen=True)
 class ArmWarning:
-    """The `share` of an arm's answers of which `kind` is true, those that failed left out, and that in words."""
+    """A problem with an arm's answers: the `share` of successful answers that have it, and a text that says so."""
 
     arm: str
     kind: WarningKind
@@ -95,11 +95,11 @@ class ArmWarning:
 @dataclass(frozen=True)
 class Comparison:
     """All pairs on one metric. `winner` is better than the baseline after correction and passes the guards, or is
-    None; `leader` has the best mean, which alone proves nothing. `notes` say what to know when reading it.
+    None; `leader` has the best mean, which alone proves nothing. `notes` help to interpret the result.
 
-    `planned` is what was pre-registered, None where nothing was; `departures` say in what this comparison is another
-    one, which makes it `exploratory`. `warnings` are of the arms' answers, and `caveat` says
-    what is left of a winner's lead where those of the baseline are empty or cut.
+    `planned` is the pre-registration, None without one; `departures` list deviations from it, which make the comparison
+    `exploratory`. `warnings` are about the arms' answers. `caveat` gives the winner's lead without the questions to
+    which the baseline's answers are empty or truncated.
     """
 
     metric: str
@@ -142,21 +142,21 @@ class Comparison:
         return as_html(f"{self.metric}; {self.conclusion()}", self.to_pandas().reindex(columns=columns))
 
     def conclusion(self) -> str:
-        """Who has won, or why nobody has."""
+        """Name the winner, or say why there is none."""
         if self.winner:
             return f"{self.caveat}. Winner: {self.winner}" if self.caveat else f"winner: {self.winner}"
         if self.higher_is_better is None:
-            return f"winner: none. Neither way of {self.metric} is better."
+            return f"winner: none. {self.metric} has no better direction."
         pairs = [pair for pair in self.pairs if pair.b == self.baseline]
-        held = [pair for pair in pairs if pair.verdict == "better" and not pair.guarded]
-        if held:
-            guard = next(guard for guard in held[0].guards if not guard.passed)
-            return f"winner: none. {held[0].a} is better, but it is not shown to keep {guard.guard}"
+        unguarded = [pair for pair in pairs if pair.verdict == "better" and not pair.guarded]
+        if unguarded:
+            guard = next(guard for guard in unguarded[0].guards if not guard.passed)
+            return f"winner: none. {unguarded[0].a} is better, but does not pass the guard {guard.guard}"
         verdicts = {pair.verdict for pair in pairs}
         if verdicts == {"equivalent"}:
-            return f"winner: none. Nothing differs from {self.baseline} by {self.margin:g} or more."
+            return f"winner: none. No arm differs from {self.baseline} by {self.margin:g} or more."
         if verdicts == {"worse"}:
-            return f"winner: none. Nothing is as good as {self.baseline}."
+            return f"winner: none. All other arms are worse than {self.baseline}."
         if all(pair.ties == pair.questions for pair in self.pairs):
-            return "winner: none. All arms score alike on every question."
+            return "winner: none. All arms have the same score on every question."
         return f"winner: none. {self.leader} has the best mean, which alone proves nothing."

@@ -1,4 +1,4 @@
-"""Gates: what a metric must reach, judged on the bound of its interval or on its mean."""
+"""Gates: thresholds for a metric, checked against the bound of its interval or its mean."""
 
 import math
 import re
@@ -33,8 +33,8 @@ class Gate:
 
 @dataclass(frozen=True)
 class GateResult:
-    """Whether a gate passed; `value` is the mean, `judged` the number that it was judged by, None where there is no
-    answer to judge. `reason` says what it lacks where that is questions; `questions` counts those with this metric."""
+    """Whether a gate passed. `value` is the mean and `judged` the number compared with the limit, both None without
+    answers. `reason` says when too few questions are the cause; `questions` counts those with this metric."""
 
     gate: str
     metric: str
@@ -46,7 +46,7 @@ class GateResult:
     questions: int = 0
 
     def summary(self) -> str:
-        """One line for people."""
+        """Return the result in one line."""
         sign = "passed" if self.passed else "FAILED"
         if self.value is None or self.ci is None or self.judged is None:
             return f"{sign}  {self.gate}: no answer has this metric"
@@ -59,39 +59,40 @@ class GateResult:
 
 
 def read_gates(text: str) -> tuple[Gate, ...]:
-    """Gates from a text such as `token_f1>=0.6, error_rate<=0.01`. Raises `InputError` for anything else."""
+    """Parse gates such as `token_f1>=0.6, error_rate<=0.01`. Raises `InputError` if the text is invalid."""
     gates = []
     for part in text.split(","):
         found = _FORM.fullmatch(part)
         if found is None:
-            raise InputError(f"{part.strip()!r} is no gate", hint='--gate "token_f1>=0.6, error_rate<=0.01"')
+            what = f"invalid gate {part.strip()!r}: expected METRIC>=LIMIT or METRIC<=LIMIT"
+            raise InputError(what, hint='--gate "token_f1>=0.6, error_rate<=0.01"')
         gates.append(Gate(found["metric"], found["sign"] == ">=", float(found["limit"])))
     return tuple(gates)
 
 
 def judge(gate: Gate, estimates: "Mapping[str, Estimate]", on: GateOn) -> GateResult:
-    """Judge a gate. On the `bound`, the far end of the 95 % interval must reach the limit as well."""
+    """Check a gate against the estimates. With `on="bound"`, the whole 95 % interval must satisfy the limit."""
     found = estimates.get(gate.metric)
     if found is None:
         return GateResult(gate.text, gate.metric, False, None, None, None)
     judged = found.value if on == "mean" else found.ci[0 if gate.least else 1]
     passed = judged >= gate.limit if gate.least else judged <= gate.limit
-    reason = None if passed or on == "mean" else _reason(gate, found)
+    reason = None if passed or on == "mean" else _explain_failure(gate, found)
     return GateResult(gate.text, gate.metric, passed, found.value, found.ci, judged, reason, found.questions)
 
 
-def _reason(gate: Gate, found: "Estimate") -> str | None:
-    """Why the answers do not pass a gate on its bound, where it is their number."""
+def _explain_failure(gate: Gate, found: "Estimate") -> str | None:
+    """Return why the bound cannot pass with this number of answers, or None if their number is not the cause."""
     count, (low, high) = found.questions, found.bounds
     if gate.metric == "latency_p95_s":
         fewest = math.ceil(math.log((1 - CONFIDENCE) / 2) / math.log(0.95))
-        return f"{count:,} answers do not bound a 95th percentile, {fewest} do" if count < fewest else None
+        return f"{count:,} answers cannot bound a 95th percentile: {fewest} are needed" if count < fewest else None
     if gate.limit >= high if gate.least else gate.limit <= low:
-        return "no number of questions can show that, only the mean can reach it: --gate-on mean"
+        return "no number of questions can prove this limit, only the mean can reach it: --gate-on mean"
     if math.isfinite(high - low) and found.value == (high if gate.least else low):
         room = abs(gate.limit - found.value) / (high - low)
         z = NormalDist().inv_cdf((1 + CONFIDENCE) / 2)
         return f"{math.ceil(z * z * (1 - room) / room):,} flawless questions are needed"  # for Wilson's interval
     if found.ci == found.bounds:
-        return f"{count:,} question{'s tell' if count > 1 else ' tells'} nothing: that is the whole range of the metric"
+        return f"{counted(count, 'question')} too few: the interval is the whole range of the metric"
     return None

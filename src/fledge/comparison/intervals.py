@@ -1,4 +1,4 @@
-"""Intervals of means and of paired differences, each by scipy or statsmodels."""
+"""Confidence intervals of means and of paired differences, computed with scipy and statsmodels."""
 
 import math
 import warnings
@@ -14,10 +14,10 @@ from statsmodels.stats.proportion import proportion_confint
 from fledge.comparison.topics import fewest_signs
 
 BOOTSTRAP_RESAMPLES = 9_999
-BOOTSTRAP_FROM = 30  # values other than zero: with fewer, BCa covered the true mean in 84 to 93 of 100 samples, t in 95
+BOOTSTRAP_FROM = 30  # nonzero values: with fewer, BCa covered the true mean in 84 to 93 % of samples, t in 95 %
 RESAMPLED_AT_ONCE = 2_000_000  # numbers in memory
 T_INTERVAL_FROM = 5_000
-CLUSTER_T_FROM = 100  # clusters; of 12 uneven ones the robust t test rejected 12 % of true hypotheses instead of 5 %
+CLUSTER_T_FROM = 100  # clusters: with 12 uneven ones the robust t test rejected 12 % of true hypotheses, not 5 %
 CONFIDENCE = 0.95
 ANY_NUMBER = (-math.inf, math.inf)
 
@@ -33,30 +33,30 @@ def mean_interval(
     bounds: Bounds = ANY_NUMBER,
     seed: int = 0,
 ) -> tuple[float, float]:
-    """95 % interval of a mean, within the `bounds` of its values; without them infinite for one value.
+    """Return the 95 % interval of a mean, clipped to `bounds`; for one value without bounds it is infinite.
 
-    As `cluster_interval` with clusters, Wilson's for pass/fail, else as `bootstrap_interval`. Of values from 0 to 1
-    that are all alike, Wilson's interval of the share that is not seen.
+    Uses `cluster_interval` with clusters, Wilson's interval for pass/fail, else `bootstrap_interval`. For equal values
+    between 0 and 1 it uses `interval_around`.
     """
-    return within(_mean_interval(values, clusters, seed, passes=passes), bounds)
+    return clip_interval(_mean_interval(values, clusters, seed, passes=passes), bounds)
 
 
-def within(interval: tuple[float, float], bounds: Bounds) -> tuple[float, float]:
-    """The part of an interval that lies within bounds."""
+def clip_interval(interval: tuple[float, float], bounds: Bounds) -> tuple[float, float]:
+    """Clip an interval to bounds."""
     return max(interval[0], bounds[0]), min(interval[1], bounds[1])
 
 
 def bootstrap_interval(values: Numbers, *, seed: int = 0) -> tuple[float, float]:
-    """BCa interval of a mean, widened for small samples as t is against the normal (Hesterberg 2015, section 5.3).
+    """Return the BCa interval of a mean, widened for small samples like t against the normal (Hesterberg 2015, 5.3).
 
-    The t interval for fewer than 30 values that are not zero, and from 5,000 values on: there it is the same, and
+    Returns the t interval for fewer than 30 nonzero values, and for 5,000 values or more, where the two agree and
     scipy's BCa takes quadratic time.
     """
     count = len(values)
     if count < T_INTERVAL_FROM and np.count_nonzero(values) >= BOOTSTRAP_FROM:
         wider = float(stats.norm.cdf(stats.t.ppf((1 + CONFIDENCE) / 2, count - 1) * math.sqrt(count / (count - 1))))
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # degenerate samples, which get the t interval
+            warnings.simplefilter("ignore")  # degenerate samples get the t interval
             interval = stats.bootstrap(
                 (values,),
                 np.mean,
@@ -73,7 +73,7 @@ def bootstrap_interval(values: Numbers, *, seed: int = 0) -> tuple[float, float]
 
 
 def tango_interval(only_a: int, only_b: int, count: int) -> tuple[float, float]:
-    """95 % interval of a paired difference of proportions: where Tango's score test does not reject it."""
+    """Return the 95 % interval of a paired difference of proportions by inverting Tango's score test."""
     seen = (only_a - only_b) / count
     z = float(stats.norm.ppf((1 + CONFIDENCE) / 2))
     edge = 1 - 1e-9
@@ -91,7 +91,8 @@ def tango_interval(only_a: int, only_b: int, count: int) -> tuple[float, float]:
 
 
 def tango_z(only_a: int, only_b: int, count: int, difference: float) -> float:
-    """Score statistic of a paired difference of proportions (Tango 1998): standard normal if it is `difference`."""
+    """Return the score statistic for a paired difference of proportions (Tango 1998); standard normal if the true
+    difference is `difference`."""
     b = -only_a - only_b + (2 * count - only_a + only_b) * difference
     c = -only_b * difference * (1 - difference)
     rare = (math.sqrt(max(b * b - 8 * count * c, 0.0)) - b) / (4 * count)
@@ -103,10 +104,12 @@ def tango_z(only_a: int, only_b: int, count: int, difference: float) -> float:
 
 
 def cluster_interval(values: Numbers, clusters: NDArray[np.intp], *, seed: int = 0) -> tuple[float, float]:
-    """95 % interval of a mean with clusters: the means of random sets of clusters between the 2.5th and the 97.5th
-    percentile, which is where sign flips of clusters do not reject (Hartigan 1969); infinite for fewer than six. From
-    100 clusters on the t interval on cluster-robust errors; where fewer than six clusters are not zero, whatever of
-    the two is wider."""
+    """Return the 95 % interval of a mean with clusters.
+
+    Below 100 clusters: the 2.5th to 97.5th percentile of the means of random sets of clusters, which inverts the
+    sign-flip test (Hartigan 1969); infinite for fewer than six clusters. Otherwise the t interval with cluster-robust
+    errors. If fewer than six clusters are nonzero, the wider of both.
+    """
     robust = _robust_interval(values, clusters)
     if not few_clusters(clusters):
         return robust
@@ -119,7 +122,7 @@ def cluster_interval(values: Numbers, clusters: NDArray[np.intp], *, seed: int =
 
 
 def cluster_error(values: Numbers, clusters: NDArray[np.intp]) -> tuple[float, int]:
-    """Cluster-robust standard error of the mean, and its degrees of freedom: one fewer than there are clusters."""
+    """Return the cluster-robust standard error of the mean and its degrees of freedom (clusters minus 1)."""
     result: Any = OLS(values, np.ones(len(values))).fit(cov_type="cluster", cov_kwds={"groups": clusters}, use_t=True)
     return float(result.bse[0]), int(len(np.unique(clusters)) - 1)
 
@@ -137,7 +140,7 @@ def interval_around(value: float, count: float, least: float, most: float) -> tu
 
 
 def means_of_sets(values: Numbers, clusters: NDArray[np.intp], seed: int) -> Numbers:
-    """The mean over each set of clusters (all sets where they are few, else random ones), to 12 digits."""
+    """Return the mean over each set of clusters, to 12 digits: all sets if there are few clusters, else random sets."""
     sums, sizes = np.bincount(clusters, weights=values), np.bincount(clusters)
     count = len(sums)
     if 2**count <= BOOTSTRAP_RESAMPLES:
@@ -155,13 +158,15 @@ def _mean_interval(
     count = len(values)
     if clusters is not None and np.ptp(values) > 0:
         interval = cluster_interval(values, clusters, seed=seed)
-        return within(interval, (0.0, 1.0)) if passes else interval
+        return clip_interval(interval, (0.0, 1.0)) if passes else interval
     if count > 1 and np.ptp(values) == 0 and 0 <= values[0] <= 1:
         return interval_around(float(values[0]), count, 0.0, 1.0)
     if passes:
         passed = int(values.sum())
         low, high = proportion_confint(passed, count, 1 - CONFIDENCE, "wilson")
-        return (float(low) if passed else 0.0), (float(high) if passed < count else 1.0)  # but for what rounding leaves
+        return (float(low) if passed else 0.0), (
+            float(high) if passed < count else 1.0
+        )  # exact at the ends, despite rounding
     if count < 2:
         return (-math.inf, math.inf)
     if np.ptp(values) == 0:

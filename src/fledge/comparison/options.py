@@ -1,4 +1,4 @@
-"""How to compare, and the usual values. Nothing heavy is imported here: a command needs it for its help."""
+"""Comparison options and their defaults. Imports nothing heavy, since a command needs it for its help."""
 
 import math
 from dataclasses import dataclass
@@ -14,12 +14,12 @@ TESTS: tuple[str, ...] = get_args(TestName)
 
 @dataclass(frozen=True)
 class CompareOptions:
-    """How to compare.
+    """Options of a comparison.
 
-    `metric` is `token_f1` where there are references, `baseline` the first arm unless named. Differences below
-    `margin` are as good as none. `guards` are limits of what a winner may lose elsewhere, as in `latency_s<=+10%`.
-    `alpha` is the chance of any wrong `better` or `worse`. `by_topic` counts the questions of one topic as related.
-    `higher_is_better` tells the direction of a metric that fledge does not know.
+    `metric` defaults to `token_f1` if there are references, `baseline` to the first arm. Arms that differ by less than
+    `margin` are equivalent. `guards` limit what a winner may lose on other metrics, as in `latency_s<=+10%`. `alpha` is
+    the family-wise error rate of `better` and `worse`. `by_topic` treats the questions of one topic as related.
+    `higher_is_better` gives the direction of a metric that fledge does not know.
     """
 
     metric: str | None = None
@@ -39,4 +39,4 @@ class CompareOptions:
         if self.alpha is not None and not 0 < self.alpha <= 0.5:
             raise InputError(f"alpha must be above 0 and at most 0.5, not {self.alpha:g}", hint="--alpha 0.05")
         if self.test not in TESTS:
-            raise InputError(f"no test {self.test!r}", hint=f"--test one of: {', '.join(TESTS)}")
+            raise InputError(f"unknown test {self.test!r}", hint=f"--test one of: {', '.join(TESTS)}")

@@ -1,4 +1,4 @@
-"""Plots of comparisons, as matplotlib figures, and as SVG for a page."""
+"""Plots of comparisons: matplotlib figures, and SVG for a page."""
 
 import io
 import math
@@ -15,8 +15,8 @@ from fledge.comparison.intervals import Numbers
 COLOURS = {"better": "tab:green", "worse": "tab:red", "equivalent": "tab:blue", "inconclusive": "tab:gray"}
 
 
-def forest(comparison: Comparison) -> Figure:
-    """The difference of each pair with its 95 % interval, a line each; the margin as a band."""
+def draw_forest(comparison: Comparison) -> Figure:
+    """Draw a forest plot: the difference of each pair with its 95 % interval, and the margin as a band."""
     pairs = list(reversed(comparison.pairs))
     figure = Figure(figsize=(7, 0.9 + 0.5 * len(pairs)), layout="constrained")
     axes = figure.subplots()
@@ -31,39 +31,39 @@ def forest(comparison: Comparison) -> Figure:
     several = len({pair.b for pair in pairs}) > 1
     names = [f"{pair.a} - {pair.b}" if several else pair.a for pair in pairs]
     labels = [f"{name} ({pair.verdict})" for name, pair in zip(names, pairs, strict=True)]
-    axes.set_yticks(range(len(pairs)), [literal(label) for label in labels])
+    axes.set_yticks(range(len(pairs)), [escape_mathtext(label) for label in labels])
     axes.set_ylim(-0.6, len(pairs) - 0.4)
     against = "" if several else f" to {comparison.baseline}"
-    axes.set_xlabel(literal(f"difference in {comparison.metric}{against}, 95 % interval"))
+    axes.set_xlabel(escape_mathtext(f"difference in {comparison.metric}{against}, 95 % interval"))
     return figure
 
 
-def boxes(values: Mapping[str, Numbers], title: str) -> Figure:
-    """A box for each name: median, quartiles, and what lies far out."""
+def draw_boxes(values: Mapping[str, Numbers], title: str) -> Figure:
+    """Draw a box plot for each name: median, quartiles and outliers."""
     names = [name for name, numbers in values.items() if len(numbers)]
     figure = Figure(figsize=(max(3.5, 1.2 + 1.1 * len(names)), 2.6), layout="constrained")
     axes = figure.subplots()
     if names:
         axes.boxplot([values[name] for name in names])
-    axes.set_xticks(range(1, len(names) + 1), literals(names))
-    axes.set_title(literal(title), fontsize=10)
+    axes.set_xticks(range(1, len(names) + 1), escape_mathtexts(names))
+    axes.set_title(escape_mathtext(title), fontsize=10)
     return figure
 
 
-def literal(text: str) -> str:
-    """A text that matplotlib takes as it is: without its mathematics."""
+def escape_mathtext(text: str) -> str:
+    """Escape a text so that matplotlib does not read it as mathematics."""
     return text.replace("$", r"\$")
 
 
-def literals(texts: Sequence[str]) -> list[str]:
-    """`literal` of each."""
-    return [literal(text) for text in texts]
+def escape_mathtexts(texts: Sequence[str]) -> list[str]:
+    """Escape each text."""
+    return [escape_mathtext(text) for text in texts]
 
 
-def svg(figure: Figure) -> Markup:
-    """A figure as a part of a page."""
+def render_svg(figure: Figure) -> Markup:
+    """Render a figure as SVG markup for a page."""
     buffer = io.StringIO()
-    # With a salt the same figure is the same text; texts stay texts, for the browser has the letters that we lack.
+    # The salt makes the SVG reproducible; text stays text because the browser has more fonts.
     with rc_context({"svg.hashsalt": "fledge", "svg.fonttype": "none"}), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing")
         figure.savefig(buffer, format="svg", metadata={"Date": None})

@@ -1,4 +1,4 @@
-"""The report of a comparison: one HTML file that loads nothing from the network."""
+"""HTML report of a comparison: one file that loads nothing from the network."""
 
 import time
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from fledge.comparison.arms import ArmDescription, compare_settings
 from fledge.comparison.exploration import explore
 from fledge.comparison.findings import Comparison
-from fledge.comparison.plots import boxes, forest, svg
+from fledge.comparison.plots import draw_boxes, draw_forest, render_svg
 from fledge.comparison.table import ScoreTable, by_question, metrics
 from fledge.prompts.diff import DiffPart, word_diff
 
@@ -21,9 +21,9 @@ LONGEST_TEXT = 4000
 FIGURES = ("latency_s", "ttft_s", "prompt_tokens", "completion_tokens", "cost")
 
 
-class Shown(NamedTuple):
-    """One answer, in parts that say what differs from the baseline's. `standing` is `right` or `wrong` where every
-    score is 0 or 1, else `ahead` or `behind` the baseline; empty where it is neither."""
+class ShownAnswer(NamedTuple):
+    """One answer as a diff to the baseline's. `standing` is `right` or `wrong` if every score is 0 or 1, else `ahead`
+    or `behind` the baseline; empty if neither."""
 
     arm: str
     parts: list[DiffPart]
@@ -33,42 +33,46 @@ class Shown(NamedTuple):
 
 
 class ReportRow(NamedTuple):
-    """One question with the answers of all arms; `spread` is the largest difference between their scores, `low` the
-    places of the arms whose answer is wrong or behind the baseline's."""
+    """One question with the answers of all arms. `spread` is the largest difference between their scores; `low` lists
+    the indexes of the arms whose answer is wrong or behind the baseline's."""
 
     number: int
     question: str
     reference: str
     topic: str
     spread: float
-    answers: list[Shown]
+    answers: list[ShownAnswer]
     low: list[int]
 
 
 def render_report(
     comparison: Comparison, table: pd.DataFrame, *, run_id: str = "", descriptions: Sequence[ArmDescription] = ()
 ) -> str:
-    """A page on a comparison and the long table that it was made from; `descriptions` say what its arms asked.
+    """Render a comparison and its long table as an HTML page; `descriptions` give each arm's prompt and settings.
 
-    Where the table has the columns `answer`, `text` (the question) and `reference`, answers stand side by side, those
-    of the 200 questions on which arms differ most.
+    If the table has the columns `answer`, `text` (the question) and `reference`, the page shows the answers to the 200
+    questions on which arms differ most, side by side.
     """
     scores = by_question(table, comparison.metric)
     known = {item.name: item for item in descriptions}
     described = [known[arm.name] for arm in comparison.arms if arm.name in known]
-    rows = _rows(table, scores, comparison) if "answer" in table else []
+    rows = _report_rows(table, scores, comparison) if "answer" in table else []
     findings = explore(table, comparison)
-    telling = {finding.metric for finding in findings if finding.ties < finding.questions}
+    differing = {finding.metric for finding in findings if finding.ties < finding.questions}
     environment = Environment(loader=PackageLoader("fledge.comparison"), autoescape=True, undefined=StrictUndefined)
-    environment.filters["number"] = _number
+    environment.filters["number"] = _format_number
     return environment.get_template("comparison.html").render(
         comparison=comparison,
-        forest=svg(forest(comparison)),
-        matrix=_matrix(scores, comparison),
-        figures=_figures(table, comparison),
-        boxes=[svg(boxes(_by_arm(table, name, comparison), name)) for name in ("latency_s", "cost") if name in table],
-        findings=sorted((item for item in findings if item.metric in telling), key=lambda item: item.q),
-        alike=[name for name in dict.fromkeys(item.metric for item in findings) if name not in telling],
+        forest=render_svg(draw_forest(comparison)),
+        matrix=_count_wins(scores, comparison),
+        figures=_mean_figures(table, comparison),
+        boxes=[
+            render_svg(draw_boxes(_group_by_arm(table, name, comparison), name))
+            for name in ("latency_s", "cost")
+            if name in table
+        ],
+        findings=sorted((item for item in findings if item.metric in differing), key=lambda item: item.q),
+        constant=[name for name in dict.fromkeys(item.metric for item in findings) if name not in differing],
         descriptions=described,
         settings=compare_settings(described),
         rows=rows,
@@ -82,8 +86,8 @@ def render_report(
     )
 
 
-def _matrix(scores: ScoreTable, comparison: Comparison) -> list[tuple[str, list[tuple[int, int, int] | None]]]:
-    """For each arm, against each other: on how many questions it wins, ties and loses."""
+def _count_wins(scores: ScoreTable, comparison: Comparison) -> list[tuple[str, list[tuple[int, int, int] | None]]]:
+    """Count each arm's wins, ties and losses against each other arm."""
     sign = -1 if comparison.higher_is_better is False else 1
     names = [arm.name for arm in comparison.arms]
     rows: list[tuple[str, list[tuple[int, int, int] | None]]] = []
@@ -99,31 +103,33 @@ def _matrix(scores: ScoreTable, comparison: Comparison) -> list[tuple[str, list[
     return rows
 
 
-def _figures(table: pd.DataFrame, comparison: Comparison) -> dict[str, dict[str, float]]:
-    """Means of what answers took, by figure and arm."""
+def _mean_figures(table: pd.DataFrame, comparison: Comparison) -> dict[str, dict[str, float]]:
+    """Return the mean latency, token counts and cost, by figure and arm."""
     return {
-        name: {arm: float(values.mean()) for arm, values in _by_arm(table, name, comparison).items() if len(values)}
+        name: {
+            arm: float(values.mean()) for arm, values in _group_by_arm(table, name, comparison).items() if len(values)
+        }
         for name in FIGURES
         if name in metrics(table) and table[name].notna().any()
     }
 
 
-def _by_arm(table: pd.DataFrame, column: str, comparison: Comparison) -> dict[str, Any]:
+def _group_by_arm(table: pd.DataFrame, column: str, comparison: Comparison) -> dict[str, Any]:
     arms = table["arm"].astype(str)
     return {
         arm.name: table.loc[arms == arm.name, column].dropna().to_numpy(dtype=np.float64) for arm in comparison.arms
     }
 
 
-def _rows(table: pd.DataFrame, scores: ScoreTable, comparison: Comparison) -> list[ReportRow]:
+def _report_rows(table: pd.DataFrame, scores: ScoreTable, comparison: Comparison) -> list[ReportRow]:
     questions = list(dict.fromkeys(table["question"]))
     spreads = [float(np.nanmax(row) - np.nanmin(row)) if np.isfinite(row).any() else 0.0 for row in scores.values]
     order = sorted(range(len(questions)), key=lambda place: -spreads[place])[:MOST_QUESTIONS]
     chosen = table[table["question"].isin([questions[place] for place in order])]
-    groups = chosen.drop_duplicates(["question", "arm"]).groupby("question")  # of several samples the first is shown
+    groups = chosen.drop_duplicates(["question", "arm"]).groupby("question")  # show the first sample
     passing = scores.binary
     return [
-        _row(place + 1, groups.get_group(questions[place]), spreads[place], comparison, passing=passing)
+        _report_row(place + 1, groups.get_group(questions[place]), spreads[place], comparison, passing=passing)
         for place in order
     ]
 
@@ -138,46 +144,48 @@ def _standing(score: float | None, base: float | None, comparison: Comparison, *
     return "ahead" if (score > base) == comparison.higher_is_better else "behind"
 
 
-def _row(number: int, answers: pd.DataFrame, spread: float, comparison: Comparison, *, passing: bool) -> ReportRow:
+def _report_row(
+    number: int, answers: pd.DataFrame, spread: float, comparison: Comparison, *, passing: bool
+) -> ReportRow:
     by_arm = {str(row["arm"]): row for row in answers.to_dict("records")}
-    base = _cut(by_arm.get(comparison.baseline, {}).get("answer"))
+    base = _truncate(by_arm.get(comparison.baseline, {}).get("answer"))
     base_score = _score(by_arm.get(comparison.baseline, {}).get(comparison.metric))
     shown, low = [], []
     for place, arm in enumerate(comparison.arms):
         row = by_arm.get(arm.name)
         if row is None:
             continue
-        text = _cut(row["answer"])
-        parts = [DiffPart("equal", text)] if arm.name == comparison.baseline else _compared(base, text)
+        text = _truncate(row["answer"])
+        parts = [DiffPart("equal", text)] if arm.name == comparison.baseline else _diff_to_baseline(base, text)
         score = _score(row[comparison.metric])
         standing = _standing(score, base_score, comparison, passing=passing)
-        shown.append(Shown(arm.name, parts, score, _cut(row.get("error")), standing))
+        shown.append(ShownAnswer(arm.name, parts, score, _truncate(row.get("error")), standing))
         if standing in ("wrong", "behind"):
             low.append(place)
     any_row = next(iter(by_arm.values()))
-    question = _cut(any_row.get("text", any_row["question"]))
-    topic = _cut(any_row.get("topic"))
-    return ReportRow(number, question, _cut(any_row.get("reference")), topic, spread, shown, low)
+    question = _truncate(any_row.get("text", any_row["question"]))
+    topic = _truncate(any_row.get("topic"))
+    return ReportRow(number, question, _truncate(any_row.get("reference")), topic, spread, shown, low)
 
 
 def _score(value: object) -> float | None:
     return float(value) if isinstance(value, (int, float)) and np.isfinite(value) else None
 
 
-def _compared(base: str, text: str) -> list[DiffPart]:
-    """What differs, word by word; the text as it is where hardly a word is shared."""
+def _diff_to_baseline(base: str, text: str) -> list[DiffPart]:
+    """Return a word diff, or the plain text if the two share less than half of their text."""
     parts = word_diff(base, text)
     shared = sum(len(part.text) for part in parts if part.op == "equal")
     return parts if 2 * shared >= max(len(base), len(text)) else [DiffPart("equal", text)]
 
 
-def _cut(value: object) -> str:
-    """A text, not too long for a page; nothing for what is none."""
+def _truncate(value: object) -> str:
+    """Return the text truncated for the page; an empty string for anything but a string."""
     text = value if isinstance(value, str) else ""
     return text if len(text) <= LONGEST_TEXT else f"{text[:LONGEST_TEXT]} ... ({len(text):,} characters)"
 
 
-def _number(value: float | None) -> str:
+def _format_number(value: float | None) -> str:
     if value is None or not np.isfinite(value):
         return "-"
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"

@@ -1,4 +1,4 @@
-"""Tables of scores: read, checked, and averaged to one score for each question and arm."""
+"""Score tables: read, check, and average to one score for each question and arm."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,18 +14,18 @@ from fledge.core.csv_files import read_csv
 from fledge.core.errors import InputError
 from fledge.core.texts import counted
 
-LARGEST = 1e100  # its square is a number still
+LARGEST = 1e100  # its square is still finite
 TEXTS = ("question", "arm", "topic")
-COLUMNS = (*TEXTS, "sample")  # of a long table; every other column of numbers is a metric
+COLUMNS = (*TEXTS, "sample")  # of a long table; every other numeric column is a metric
 
 
 @dataclass(frozen=True)
 class ScoreTable:
-    """One metric: `values` has a row for each question and a column for each arm, NaN where there is no answer.
+    """One metric: `values` has a row for each question and a column for each arm, NaN without an answer.
 
-    `binary` where every score is 0 or 1, and `passes` where also no question was answered twice by an arm. `topics`
-    numbers each question's topic, or is None where questions have none. `missing` counts for each arm the answers
-    without this metric. `bounds` are the least and the largest score that there can be.
+    `binary`: every score is 0 or 1; `passes`: also no arm answered a question twice. `topics` numbers each question's
+    topic, or is None without topics. `missing` counts for each arm the answers without this metric. `bounds` are the
+    lowest and highest possible score.
     """
 
     metric: str
@@ -38,7 +38,7 @@ class ScoreTable:
     bounds: Bounds = ANY_NUMBER
 
     def of(self, arm: str) -> Numbers:
-        """The scores of one arm, without the questions that it lacks."""
+        """Return the finite scores of one arm."""
         values = self.values[:, self.arms.index(arm)]
         return values[np.isfinite(values)]
 
@@ -47,21 +47,22 @@ class ScoreTable:
         return a in self.arms and b in self.arms and bool(np.isfinite(self._two(a, b)).all(axis=1).any())
 
     def pair(self, a: str, b: str, *, by_topic: bool = True) -> PairedSample:
-        """The questions that both arms have. Raises `InputError` if there is none.
+        """Return the scores on the questions that both arms answered. Raises `InputError` if there are none.
 
-        Topics become clusters where some of them has more than one question, and there is more than one of them.
+        Topics become clusters if there is more than one, and one has more than one question.
         """
         two = self._two(a, b)
         both: NDArray[np.bool_] = np.all(np.isfinite(two), axis=1)
         if not both.any():
             raise InputError(
-                f"arms {a!r} and {b!r} have no question in common with {self.metric}", hint="ask both the same ones"
+                f"arms {a!r} and {b!r} have no question in common with {self.metric}",
+                hint="ask both arms the same questions",
             )
         clusters = self.clusters(both) if by_topic else None
         return PairedSample(two[both, 0], two[both, 1], self.passes, clusters, self.binary, self.bounds)
 
     def clusters(self, which: NDArray[np.bool_]) -> NDArray[np.intp] | None:
-        """The topics of some questions, numbered from 0; None where they say nothing of what is related."""
+        """Return the topics of the selected questions, numbered from 0; None if they group nothing or everything."""
         if self.topics is None:
             return None
         _, found = np.unique(self.topics[which], return_inverse=True)
@@ -71,19 +72,19 @@ class ScoreTable:
         return self.values[:, [self.arms.index(a), self.arms.index(b)]]
 
     def whole(self) -> Numbers:
-        """The questions that all arms have."""
+        """Return the rows of the questions that all arms answered."""
         return self.values[np.isfinite(self.values).all(axis=1)]
 
 
 def read_scores(source: str | pd.DataFrame) -> pd.DataFrame:
-    """A long table, from a CSV file or as it is, with at least the columns `question`, `arm` and one metric."""
+    """Read a long table with the columns `question`, `arm` and metrics from a CSV file, or check a data frame."""
     where = source if isinstance(source, str) else "the table"
     if isinstance(source, str):
         how = ("--scores", "columns: question, arm, and one for each metric")
         table = read_csv(source, *how)
         names = [name for name in TEXTS if name in table]
         texts = read_csv(source, *how, usecols=names, dtype=str, keep_default_na=False, na_values=[""])
-        table = table.assign(**{name: texts[name] for name in names})  # where an arm may be called "None"
+        table = table.assign(**{name: texts[name] for name in names})  # an arm may be called "None"
     else:
         table = source.reset_index(drop=True)
     missing = [name for name in ("question", "arm") if name not in table]
@@ -97,23 +98,23 @@ def read_scores(source: str | pd.DataFrame) -> pd.DataFrame:
 
 
 def pick_metric(table: pd.DataFrame, metric: str | None) -> str:
-    """The metric named, or `token_f1` where the table has references. Raises `InputError` if there is none."""
+    """Return the given metric, or `token_f1` if it was scored. Raises `InputError` if there is none."""
     numeric = metrics(table)
     if metric is None and "token_f1" in numeric and table["token_f1"].notna().any():
         return "token_f1"
     if metric is not None and metric in table and metric not in COLUMNS:
-        return metric  # where it is text, `by_question` says in which row
-    what = "no metric was named, and there are no references" if metric is None else f"no metric {metric!r}"
-    raise InputError(what, hint=f"--metric one of: {', '.join(numeric) or '(the table has no column of numbers)'}")
+        return metric  # `by_question` reports the row of a text value
+    what = "no metric was given, and there are no references" if metric is None else f"no metric {metric!r}"
+    raise InputError(what, hint=f"--metric one of: {', '.join(numeric) or '(the table has no numeric column)'}")
 
 
 def metrics(table: pd.DataFrame) -> list[str]:
-    """The columns of a long table that can be compared."""
+    """Return the metric columns of a long table."""
     return [str(name) for name in table.select_dtypes(["number", "bool"]) if name not in COLUMNS]
 
 
 def by_question(table: pd.DataFrame, metric: str, bounds: Bounds = ANY_NUMBER) -> ScoreTable:
-    """`score_questions` for a comparison: raises `InputError` for fewer than two arms, or an arm without a score."""
+    """Average scores as in `score_questions`. Raises `InputError` for fewer than two arms or an arm without a score."""
     if table["arm"].nunique() < 2:
         raise InputError("a comparison needs at least two arms", hint="fledge experiment --prompts a,b")
     scores = score_questions(table, metric, bounds)
@@ -125,9 +126,9 @@ def by_question(table: pd.DataFrame, metric: str, bounds: Bounds = ANY_NUMBER) -
 
 
 def score_questions(table: pd.DataFrame, metric: str, bounds: Bounds = ANY_NUMBER) -> ScoreTable | None:
-    """Average the samples of a long table with columns `question`, `arm`, `metric`, and perhaps `topic`.
+    """Average the samples of a long table with columns `question`, `arm`, `metric`, and optionally `topic`.
 
-    None where there is no score at all. Raises `InputError` for text where numbers should be.
+    Return None if there is no score. Raises `InputError` if the metric holds text.
     """
     arm_codes, arms = pd.factorize(table["arm"].astype(str))
     question_codes, questions = pd.factorize(table["question"])
@@ -149,20 +150,20 @@ def score_questions(table: pd.DataFrame, metric: str, bounds: Bounds = ANY_NUMBE
 
 
 def describe_repeated(table: pd.DataFrame) -> Iterator[str]:
-    """What was averaged though nothing says that it are samples."""
+    """Note rows that were averaged although the table does not number samples."""
     count = 0 if "sample" in table else int(table.duplicated(["question", "arm"]).sum())
     if count:
-        yield f"{counted(count, 'row')} of a question and arm that have one: averaged, as samples"
+        yield f"{counted(count, 'row')} with a repeated question and arm: averaged as samples"
 
 
 def describe_missing(scores: ScoreTable) -> Iterator[str]:
-    """What is not there: cells without a score, and questions that not every arm has."""
+    """Note answers without a score, and questions that not every arm answered."""
     for arm, count in zip(scores.arms, scores.missing, strict=True):
         if count:
             yield f"{counted(count, 'answer')} of {arm} without {scores.metric}"
     whole, every = len(scores.whole()), len(scores.values)
     if whole < every:
-        yield f"{every - whole:,} of {every:,} questions lack a score of some arm; a pair is compared on what both have"
+        yield f"{every - whole:,} of {every:,} questions lack a score of some arm; pairs use the common ones"
 
 
 def _numbers(column: "pd.Series[Any]", metric: str) -> Numbers:
@@ -173,7 +174,7 @@ def _numbers(column: "pd.Series[Any]", metric: str) -> Numbers:
     if wrong.any():
         place = int(np.flatnonzero(wrong)[0])
         raise InputError(
-            f"column {metric}, row {place + 1}: {str(column.iloc[place])[:80]!r} is no number",
+            f"column {metric}, row {place + 1}: {str(column.iloc[place])[:80]!r} is not a number",
             hint="leave a cell empty where there is no score",
         )
     return _refuse_large(numbers.to_numpy(dtype=np.float64, na_value=np.nan), metric)
@@ -183,14 +184,12 @@ def _refuse_large(numbers: Numbers, metric: str) -> Numbers:
     large = np.isfinite(numbers) & (np.abs(numbers) > LARGEST)
     if large.any():
         place = int(np.flatnonzero(large)[0])
-        raise InputError(
-            f"column {metric}, row {place + 1}: {numbers[place]:g} is too large to reckon with", hint="use another unit"
-        )
+        raise InputError(f"column {metric}, row {place + 1}: {numbers[place]:g} is too large", hint="use another unit")
     return numbers
 
 
 def _topics(table: pd.DataFrame, question_codes: NDArray[np.intp], questions: Any) -> NDArray[np.intp] | None:
-    """A number for the topic of each question; a question without one is a topic of its own."""
+    """Number the topic of each question; a question without a topic gets its own number."""
     given = table["topic"].astype(object).where(table["topic"].notna(), "").astype(str)
     codes, names = pd.factorize(given)
     if list(names) == [""] or not len(names):

@@ -1,4 +1,4 @@
-"""Topics: how many of them it takes for a verdict. Loads nothing, to be asked before an experiment starts."""
+"""How many topics a verdict needs. Imports nothing heavy, so it can run before an experiment starts."""
 
 import math
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ def fewest_signs(alpha: float) -> int:
 
 
 def too_few(topics: int, alpha: float) -> str:
-    """Say that no difference can ever be shown with so few topics; nothing where it can."""
+    """Return a message if so few topics cannot show any difference, else an empty string."""
     fewest = fewest_signs(alpha)
     if topics >= fewest:
         return ""
@@ -21,8 +21,10 @@ def too_few(topics: int, alpha: float) -> str:
 
 
 def warn_few_topics(topics: Sequence[str], arms: int, alpha: float) -> str:
-    """The same of the topics of questions that are to be asked of `arms` arms. A question without a topic is one of its
-    own; a single topic relates nothing, nor do as many as there are questions."""
+    """Return the message of `too_few` for a planned experiment with these question topics, else an empty string.
+
+    Each question without a topic counts as one topic. One topic, or as many topics as questions, form no clusters.
+    """
     count = len({topic for topic in topics if topic}) + sum(not topic for topic in topics)
     clustered = 1 < count < len(topics)
     return too_few(count, alpha / (arms - 1)) if arms > 1 and clustered else ""

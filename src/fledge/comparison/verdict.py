@@ -1,4 +1,4 @@
-"""Verdicts: for each pair of arms better, worse, equivalent or inconclusive, from a table of scores."""
+"""Verdicts from a score table: better, worse, equivalent or inconclusive for each pair of arms."""
 
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -22,9 +22,9 @@ from fledge.comparison.statistics import (
     PairedSample,
     PairedTest,
     adjust,
-    equivalence,
+    equivalence_p,
     omnibus,
-    one_sided,
+    one_sided_p,
     paired_test,
 )
 from fledge.comparison.table import ScoreTable, by_question, describe_missing, describe_repeated, metrics
@@ -36,8 +36,8 @@ Direction = Callable[[str], bool | None]
 Range = Callable[[str], Bounds]
 
 
-class _Tested(NamedTuple):
-    """A pair with the results of its tests, before they are adjusted."""
+class _TestedPair(NamedTuple):
+    """A pair with its unadjusted test result."""
 
     a: str
     b: str
@@ -46,12 +46,12 @@ class _Tested(NamedTuple):
 
     @property
     def clusters(self) -> NDArray[np.intp] | None:
-        """The clusters that the test counted as such."""
+        """The clusters, if the test used them."""
         return self.sample.clusters if self.result.test.startswith(("cluster", "hoeffding")) else None
 
     @property
     def units(self) -> int:
-        """How many questions, or topics where they are clusters, the test counted."""
+        """Number of independent units in the test: questions, or topics if they are clusters."""
         return len(self.sample.a) if self.clusters is None else int(self.clusters.max()) + 1
 
 
@@ -65,12 +65,11 @@ def compare_scores(
     range_of: Range = lambda _: ANY_NUMBER,
     planned: dict[str, Any] | None = None,
 ) -> Comparison:
-    """Compare arms of a long table with columns `question`, `arm`, `metric` and perhaps `sample` and `topic`.
+    """Compare arms of a long table with columns `question`, `arm`, `metric`, and optionally `sample` and `topic`.
 
-    Where neither way is better (`higher_is_better` None) nothing can win; `better` then only says higher.
-    `direction_of` tells the direction of a guarded metric where it is known, `range_of` a metric's least and largest
-    score. The same table gives the same verdicts.
-    Raises `InputError` for what cannot be compared.
+    If the metric has no better direction (`higher_is_better` None) there is no winner, and `better` means higher.
+    `direction_of` returns the direction of a guarded metric or None, `range_of` a metric's lowest and highest possible
+    score. The result is deterministic. Raises `InputError` for a table that cannot be compared.
     """
     options = options or CompareOptions()
     scores = by_question(table, metric, range_of(metric))
@@ -80,21 +79,21 @@ def compare_scores(
         names = [(a, b) for index, b in enumerate(arms) for a in arms[index + 1 :]]
     else:
         names = [(arm, baseline) for arm in arms if arm != baseline]
-    tested = [_tested(scores, a, b, options) for a, b in names]
+    tested = [_test_pair(scores, a, b, options) for a, b in names]
     guards = [
         (guard, by_question(table, guard.metric, range_of(guard.metric)))
-        for guard in _guards(table, options, direction_of)
+        for guard in _read_guards(table, options, direction_of)
     ]
     alpha = options.alpha or ALPHA
-    pairs = _pairs(metric, tested, options, alpha, higher_is_better, guards)
-    summaries = tuple(_summary(scores, arm, options) for arm in arms)
+    pairs = _judge_pairs(metric, tested, options, alpha, higher_is_better, guards)
+    summaries = tuple(_summarize_arm(scores, arm, options) for arm in arms)
     sign = -1 if higher_is_better is False else 1
     won = {
         pair.a: pair.difference * sign
         for pair in pairs
         if pair.b == baseline and pair.verdict == "better" and pair.guarded
     }
-    departures = tuple(_departures(table, metric, baseline, options, planned or {}))
+    departures = tuple(_find_departures(table, metric, baseline, options, planned or {}))
     return Comparison(
         metric=metric,
         higher_is_better=higher_is_better,
@@ -106,50 +105,50 @@ def compare_scores(
         pairs=tuple(pairs),
         omnibus=omnibus(scores.whole(), passes=scores.passes),
         winner=None if higher_is_better is None else max(won, key=lambda name: won[name], default=None),
-        leader=_leader(scores, arms, sign),
+        leader=_find_leader(scores, arms, sign),
         planned=planned,
         departures=departures,
         exploratory=bool(departures),
-        notes=tuple(_notes(table, scores, tested, options)),
+        notes=tuple(_describe_notes(table, scores, tested, options)),
     )
 
 
 def baseline_first(arms: Sequence[str], baseline: str | None) -> list[str]:
-    """The arms with the baseline before the others, which keep their order. Raises `InputError` if it is none."""
+    """Return the arms with the baseline first. Raises `InputError` if the baseline is not an arm."""
     first = baseline or arms[0]
     if first not in arms:
         raise InputError(f"no arm {first!r}", hint=f"arms: {', '.join(arms)}")
     return sorted(arms, key=lambda arm: arm != first)
 
 
-def _departures(
+def _find_departures(
     table: pd.DataFrame, metric: str, baseline: str, options: CompareOptions, planned: dict[str, Any]
 ) -> Iterator[str]:
-    """In what a comparison is not the one that was pre-registered, where that could make a winner of another arm."""
+    """Yield the deviations from the pre-registration that could change the winner."""
     if not planned:
         return
     if planned.get("metric") != metric:
         yield f"{planned.get('metric') or 'no metric'} was pre-registered, not {metric}"
     if planned.get("arms", [baseline])[0] != baseline:
-        yield f"the baseline {baseline} was chosen afterwards, instead of {planned['arms'][0]}"
+        yield f"the baseline is {baseline}, and {planned['arms'][0]} was pre-registered"
     alpha = planned.get("alpha") or ALPHA
     if (options.alpha or alpha) > alpha:
         yield f"alpha is {options.alpha:g}, and {alpha:g} was pre-registered"
     if options.test != "auto":
         yield f"the test {options.test} was chosen afterwards"
     if not options.by_topic and "topic" in table and table["topic"].nunique() > 1:
-        yield "questions of one topic were taken as independent"
+        yield "questions of one topic were treated as independent"
 
 
-def _leader(scores: ScoreTable, arms: Sequence[str], sign: int) -> str:
-    """The arm with the best mean over the questions that all arms have; where there is none, over its own."""
+def _find_leader(scores: ScoreTable, arms: Sequence[str], sign: int) -> str:
+    """Return the arm with the best mean over the questions that all arms answered, else over its own."""
     whole = scores.whole()
     shared = dict(zip(scores.arms, whole.mean(axis=0), strict=True)) if len(whole) else {}
     means = {arm: float(shared.get(arm, scores.of(arm).mean())) for arm in arms}
     return max(means, key=lambda name: means[name] * sign)
 
 
-def _guards(table: pd.DataFrame, options: CompareOptions, direction_of: Direction) -> list[Guard]:
+def _read_guards(table: pd.DataFrame, options: CompareOptions, direction_of: Direction) -> list[Guard]:
     guards = [read_guard(text) for text in options.guards]
     for guard in guards:
         if guard.metric not in table:
@@ -164,17 +163,17 @@ def _guards(table: pd.DataFrame, options: CompareOptions, direction_of: Directio
     return guards
 
 
-def _tested(scores: ScoreTable, a: str, b: str, options: CompareOptions) -> _Tested:
+def _test_pair(scores: ScoreTable, a: str, b: str, options: CompareOptions) -> _TestedPair:
     sample = scores.pair(a, b, by_topic=options.by_topic)
     try:
-        return _Tested(a, b, sample, paired_test(sample, options.test, seed=options.seed))
+        return _TestedPair(a, b, sample, paired_test(sample, options.test, seed=options.seed))
     except ValueError as error:
         raise InputError(f"{scores.metric}: {error}", hint="--test auto") from None
 
 
-def _pairs(
+def _judge_pairs(
     metric: str,
-    tested: Sequence[_Tested],
+    tested: Sequence[_TestedPair],
     options: CompareOptions,
     alpha: float,
     way: bool | None,
@@ -185,14 +184,14 @@ def _pairs(
     none: list[float | None] = [None] * len(tested)
     equal, kept = none, none
     if (margin := options.margin) is not None:
-        equal = [*adjust([equivalence(item.sample, margin) for item in tested])]
+        equal = [*adjust([equivalence_p(item.sample, margin) for item in tested])]
         side: Literal["less", "greater"] = "less" if sign < 0 else "greater"
-        kept = [*adjust([one_sided(item.sample, -sign * margin, side) for item in tested])]
+        kept = [*adjust([one_sided_p(item.sample, -sign * margin, side) for item in tested])]
     pairs = []
     for item, p_adjusted, equal_p, kept_p in zip(tested, adjusted, equal, kept, strict=True):
         result = item.result
         gains = item.sample.differences * sign
-        verdict = _verdict(result.difference * sign, p_adjusted < alpha, equal_p is not None and equal_p < alpha)
+        verdict = _decide(result.difference * sign, p_adjusted < alpha, equal_p is not None and equal_p < alpha)
         undecided = verdict == "inconclusive"
         pairs.append(
             Pair(
@@ -207,8 +206,10 @@ def _pairs(
                 test=result.test,
                 statistic=result.statistic,
                 verdict=verdict,
-                needed_questions=_needed(item, options, alpha / len(tested)) if undecided else None,
-                reason=(_reason(item, alpha / len(tested)) or _corrected(item, alpha, len(tested)))
+                needed_questions=_further_questions(item, options, alpha / len(tested)) if undecided else None,
+                reason=(
+                    _explain_inconclusive(item, alpha / len(tested)) or _explain_correction(item, alpha, len(tested))
+                )
                 if undecided
                 else None,
                 equivalence_p=equal_p,
@@ -225,34 +226,37 @@ def _pairs(
     return pairs
 
 
-def _verdict(gain: float, different: bool, equivalent: bool) -> Verdict:
+def _decide(gain: float, different: bool, equivalent: bool) -> Verdict:
     if different and gain != 0:
         return "better" if gain > 0 else "worse"
     return "equivalent" if equivalent else "inconclusive"
 
 
-def _reason(item: _Tested, alpha: float) -> str | None:
-    """What forbids a verdict on a pair, whatever its difference."""
+def _explain_inconclusive(item: _TestedPair, alpha: float) -> str | None:
+    """Return why the pair's data cannot support a verdict, or None."""
     if item.units > 1 and not item.sample.differences.any():
-        return "they score alike on every question"
+        return "both have the same score on every question"
     if item.clusters is not None and (reason := too_few(item.units, alpha)):
         return reason
     if item.result.test == "hoeffding":
-        what = "questions" if item.clusters is None else "topics"
-        return f"the differences are too skewed for {item.units:,} {what}: a few large ones carry the mean"
+        unit = "questions" if item.clusters is None else "topics"
+        return f"the differences are too skewed for {item.units:,} {unit}: a few large ones carry the mean"
     return None
 
 
-def _corrected(item: _Tested, alpha: float, pairs: int) -> str | None:
-    """Why an interval that leaves out zero is not a verdict."""
+def _explain_correction(item: _TestedPair, alpha: float, pairs: int) -> str | None:
+    """Explain an inconclusive pair whose unadjusted interval excludes zero."""
     if pairs > 1 and item.result.p < alpha:
         return f"p = {item.result.p:.2g} is not significant after correction for {pairs} pairs (Holm)"
     return None
 
 
-def _needed(item: _Tested, options: CompareOptions, alpha: float) -> int | None:
-    """Further questions for 80 % power at the spread seen: to find the difference seen, or with a margin that there is
-    none, whichever takes fewer. With clusters they are of further topics; None where these are too few for any."""
+def _further_questions(item: _TestedPair, options: CompareOptions, alpha: float) -> int | None:
+    """Return how many more questions give 80 % power at the observed spread, or None if no number does.
+
+    Power to detect the observed difference or, with a margin, to show equivalence, whichever needs fewer. With clusters
+    the questions must be of new topics; None if there are too few topics for any verdict.
+    """
     result, units, count = item.result, item.units, len(item.sample.a)
     if count < 2 or (item.clusters is not None and too_few(units, alpha)):
         return None
@@ -263,44 +267,46 @@ def _needed(item: _Tested, options: CompareOptions, alpha: float) -> int | None:
         total = questions_for_mcnemar(result.difference, disagreement, power=POWER, alpha=alpha)
     else:
         total = questions_needed(result.difference, spread, power=POWER, alpha=alpha)
-    totals = [total and max(total, _fewest(item, alpha))]
+    totals = [total and max(total, _minimum_questions(item, alpha))]
     if options.margin is not None:
         total = questions_for_equivalence(options.margin, spread, power=POWER, alpha=alpha)
-        if total is not None and (item.sample.binary or not result.spread):  # Tango's limit, where all agree
+        if total is not None and (item.sample.binary or not result.spread):  # Tango's limit if all agree
             total = max(total, math.ceil(stats.norm.isf(alpha) ** 2 * (1 / options.margin - 1) / size))
         totals.append(total)
     further = [math.ceil(total * size) - count for total in totals if total is not None]
-    return min((more for more in further if more > 0), default=None)  # what was asked already did not do
+    return min((more for more in further if more > 0), default=None)  # the present number was not enough
 
 
-def _fewest(item: _Tested, alpha: float) -> int:
-    """Questions, or topics, below which the test cannot find a difference, at the shape seen."""
+def _minimum_questions(item: _TestedPair, alpha: float) -> int:
+    """Return the minimum number of questions, or topics, at which the test can detect a difference."""
     result = item.result
     fewest = fewest_signs(alpha) if result.test.endswith(("permutation", "wilcoxon", "hoeffding")) else 1
     if result.test == "hoeffding":
         size = len(item.sample.a) / item.units
         return max(fewest, math.ceil(count_for_tail(item.sample.differences, item.clusters) / size))
-    if result.difference and not result.spread and item.sample.of_shares:  # Tango's limit of what was not seen
+    if result.difference and not result.spread and item.sample.of_shares:  # Tango's limit for unobserved outcomes
         return max(fewest, math.ceil(stats.norm.isf(alpha / 2) ** 2 / abs(result.difference)))
     return fewest
 
 
-def _notes(table: pd.DataFrame, scores: ScoreTable, tested: Sequence[_Tested], options: CompareOptions) -> list[str]:
+def _describe_notes(
+    table: pd.DataFrame, scores: ScoreTable, tested: Sequence[_TestedPair], options: CompareOptions
+) -> list[str]:
     notes = [*describe_missing(scores), *describe_repeated(table)]
     clustered = [item.sample.clusters for item in tested if item.sample.clusters is not None]
     if clustered and options.test == "auto":
         count = len(np.unique(clustered[0]))
-        notes.append(f"questions of one topic count as related: {count} topics; what helps is more topics")
+        notes.append(f"questions of one topic are treated as related: {count} topics; more topics narrow the interval")
         if fewest_signs(options.alpha or ALPHA) <= count < 10:
-            notes.append("so few topics make wide intervals; --independent takes all questions as independent")
+            notes.append("so few topics give wide intervals; --independent treats all questions as independent")
     elif options.by_topic and "topic" in table and table["topic"].nunique() == 1 and table["topic"].iloc[0]:
-        notes.append("all questions are of one topic, and count as independent")
+        notes.append("all questions have the same topic and are treated as independent")
     elif clustered:
-        notes.append(f"the test {options.test} takes all questions as independent, also those of one topic")
+        notes.append(f"the test {options.test} treats all questions as independent, even those of one topic")
     return notes
 
 
-def _summary(scores: ScoreTable, arm: str, options: CompareOptions) -> ArmSummary:
+def _summarize_arm(scores: ScoreTable, arm: str, options: CompareOptions) -> ArmSummary:
     values = scores.of(arm)
     answered = np.isfinite(scores.values[:, scores.arms.index(arm)])
     clusters = scores.clusters(answered) if options.by_topic else None

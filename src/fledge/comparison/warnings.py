@@ -1,4 +1,4 @@
-"""What a colleague would say of an arm's answers: that many are empty, cut, alike, echoes, or in another language."""
+"""Warnings about an arm's answers: empty, truncated, identical, echoing the question, or in another language."""
 
 from collections.abc import Callable, Iterator
 
@@ -11,19 +11,19 @@ LIMITS: dict[WarningKind, float] = {"empty": 0.1, "truncated": 0.2, "same": 0.99
 WORDS: dict[WarningKind, str] = {
     "empty": "are empty",
     "truncated": "were truncated at the token limit (--max-tokens or the context window)",
-    "same": "are identical, whatever the question",
+    "same": "are identical for every question",
     "echo": "repeat the question",
     "language": "are not in the expected language",
 }
-SPOILING: tuple[WarningKind, ...] = ("empty", "truncated")  # an arm loses by these without being wrong
+SPOILING: tuple[WarningKind, ...] = ("empty", "truncated")  # they lower the score of an arm that may not be wrong
 ANSWERED = {"answer", "error", "finish_reason", "text", "reference"}
-FEWEST_QUESTIONS = 3  # below, answers that are all alike say nothing
-SHORTEST_ECHO = 15  # characters of a question; a shorter one may be in an answer by chance
+FEWEST_QUESTIONS = 3  # with fewer, identical answers prove nothing
+SHORTEST_ECHO = 15  # characters; an answer may contain a shorter question by chance
 
 
-def warnings_of(table: pd.DataFrame) -> tuple[ArmWarning, ...]:
-    """Warnings on each arm of a table with the columns `arm` and `ANSWERED`, `text` being the question; none of a table
-    that lacks one of them."""
+def find_warnings(table: pd.DataFrame) -> tuple[ArmWarning, ...]:
+    """Return warnings for each arm of a table with the columns `arm` and `ANSWERED` (`text` is the question); none if a
+    column is missing."""
     if not set(table.columns) >= ANSWERED:
         return ()
     answered = table[table["error"] == ""].assign(reference=table["reference"].fillna(""))
@@ -36,15 +36,15 @@ def warnings_of(table: pd.DataFrame) -> tuple[ArmWarning, ...]:
 
 
 def caveat(pair: Pair, table: pd.DataFrame, metric: str, warnings: tuple[ArmWarning, ...]) -> str:
-    """What is left of the lead of `pair.a` on the questions to which `pair.b` has an answer that is neither empty nor
-    cut; empty where there is no warning of those."""
+    """Return the lead of `pair.a` without the questions to which `pair.b`'s answer is empty or truncated, as text; an
+    empty string if `pair.b` has no such warning."""
     found = [item for item in warnings if item.arm == pair.b and item.kind in SPOILING]
     if not found:
         return ""
     spoiled = (table["arm"] == pair.b) & pd.concat([_HOLDS[item.kind](table) for item in found], axis=1).any(axis=1)
     left = table[~table["question"].isin(table.loc[spoiled, "question"]) & table["arm"].isin([pair.a, pair.b])]
     means = left.groupby(["question", "arm"])[metric].mean().unstack("arm").dropna()
-    rest = "no question is left without those"
+    rest = "no other question is left"
     if len(means):
         difference = float((means[pair.a] - means[pair.b]).mean())
         rest = f"on the {len(means):,} other questions the difference is {difference:+.3g}"
@@ -68,7 +68,7 @@ def _truncated(rows: pd.DataFrame) -> "pd.Series[float]":
 
 
 def _same(rows: pd.DataFrame) -> "pd.Series[float]":
-    """Not so where the questions have one reference too."""
+    """Return 1 if all answers are identical, unless all references are too."""
     meant = rows["reference"].nunique() == 1 and rows["reference"].iloc[0] != ""
     alike = rows["text"].nunique() >= FEWEST_QUESTIONS and rows["answer"].str.strip().nunique() == 1 and not meant
     return pd.Series(float(alike), index=rows.index)

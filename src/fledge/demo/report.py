@@ -7,7 +7,7 @@ import numpy as np
 from jinja2 import Environment, PackageLoader, select_autoescape
 
 from fledge.comparison.intervals import Numbers
-from fledge.comparison.plots import boxes, forest, svg
+from fledge.comparison.plots import draw_boxes, draw_forest, render_svg
 
 
 def write_report(result: Any, path: Path) -> Path:
@@ -16,8 +16,8 @@ def write_report(result: Any, path: Path) -> Path:
     html = environment.get_template("report.html").render(
         result=result,
         comparison=result.comparison,
-        forest=svg(forest(result.comparison)),
-        latency=svg(boxes(_group_latencies(result.answers), "seconds")),
+        forest=render_svg(draw_forest(result.comparison)),
+        latency=render_svg(draw_boxes(_group_latencies(result.answers), "seconds")),
         rows=result.answers,
     )
     path.write_text(html, encoding="utf-8")

@@ -58,7 +58,7 @@ class Arm:
     @property
     def asked(self) -> Prompt | None:
         """The prompt with the template that the model is asked by."""
-        return formats.as_asked(self.prompt, self.format) if self.prompt else None
+        return formats.apply_format(self.prompt, self.format) if self.prompt else None
 
     @property
     def label(self) -> str:
@@ -136,7 +136,7 @@ def resolve_format(prompt: Prompt, model: Model, wanted: PromptFormat = "auto") 
         takes.append("chat")
     if isinstance(model, Snapshot):
         takes.append("completion")
-    return formats.resolve(prompt, wanted, model.source, takes)
+    return formats.resolve_format(prompt, wanted, model.source, takes)
 
 
 def default_generation(config: ExperimentConfig, model: Model) -> GenerationParams:

@@ -11,7 +11,7 @@ from fledge.core.types import Say
 from fledge.experiments.config import ExperimentConfig
 from fledge.questions.layout import column_flags
 from fledge.questions.question_set import QuestionSet
-from fledge.questions.rows import lookalike
+from fledge.questions.rows import find_lookalike
 from fledge.scoring.catalogue import BUILT_IN, PATTERN, RECORDED
 from fledge.scoring.judge import JUDGE, PREFERENCE
 from fledge.scoring.scorer import Response
@@ -72,5 +72,5 @@ def doubts(config: ExperimentConfig, questions: QuestionSet, arms: int) -> Itera
 def _columns_hint(config: ExperimentConfig, questions: QuestionSet) -> str:
     """The flag that takes a column that nothing uses as references; empty where none looks like that."""
     columns = dict.fromkeys(name for item in questions.questions for name in item.columns)
-    found = lookalike("reference", columns)
+    found = find_lookalike("reference", columns)
     return column_flags({**config.layout.sources, "reference": found}) if found else ""

@@ -14,7 +14,7 @@ from fledge.comparison.findings import Comparison
 from fledge.comparison.options import CompareOptions
 from fledge.comparison.table import by_question, pick_metric, read_scores
 from fledge.comparison.verdict import Direction, baseline_first, compare_scores
-from fledge.comparison.warnings import caveat, warnings_of
+from fledge.comparison.warnings import caveat, find_warnings
 from fledge.core.errors import InputError
 from fledge.core.jsonable import jsonable
 from fledge.core.settings import Workspace
@@ -161,7 +161,7 @@ def _compare(table: pd.DataFrame, options: CompareOptions, planned: dict[str, An
 
 
 def _with_warnings(result: Comparison, table: pd.DataFrame) -> Comparison:
-    found = warnings_of(table)
+    found = find_warnings(table)
     won = next((pair for pair in result.pairs if (pair.a, pair.b) == (result.winner, result.baseline)), None)
     return replace(result, warnings=found, caveat=caveat(won, table, result.metric, found) if won else "")
 

@@ -4,7 +4,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from fledge.comparison.plots import literals
+from fledge.comparison.plots import escape_mathtexts
 
 
 def plot_arms(table: pd.DataFrame) -> Figure:
@@ -27,5 +27,5 @@ def _draw(axes: Axes, table: pd.DataFrame, arms: list[str], column: str, title: 
         axes.plot(offsets, values, ".", alpha=0.4, color="tab:blue")
         if len(values):
             axes.plot([place - 0.25, place + 0.25], [values.mean()] * 2, color="black")
-    axes.set_xticks(range(len(arms)), literals(arms))
+    axes.set_xticks(range(len(arms)), escape_mathtexts(arms))
     axes.set_title(title, fontsize=10)

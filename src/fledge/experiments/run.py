@@ -280,7 +280,7 @@ def _tell_failed_scorers(journal: "Journal", say: Say) -> None:
 
 
 def _result(journal: "Journal") -> ExperimentResult:
-    from fledge.comparison.warnings import warnings_of
+    from fledge.comparison.warnings import find_warnings
     from fledge.experiments.tables import arm_metrics, build_table, scores_of
 
     plan, answers = journal.plan, journal.latest()
@@ -297,7 +297,7 @@ def _result(journal: "Journal") -> ExperimentResult:
         failed,
         arms,
         metric=metric,
-        warnings=warnings_of(scores_of(table)),
+        warnings=find_warnings(scores_of(table)),
         workspace=plan.config,
     )
 

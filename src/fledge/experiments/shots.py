@@ -9,7 +9,7 @@ from fledge.core.texts import counted
 from fledge.core.types import Format, Message, Say
 from fledge.experiments.arms import Model, resolve_format
 from fledge.experiments.config import ArmConfig, ExperimentConfig
-from fledge.prompts.format import as_asked
+from fledge.prompts.format import apply_format
 from fledge.prompts.prompt import Draft, Prompt, PromptStore
 from fledge.prompts.template import escape, fill, variables
 from fledge.questions.question_set import Question, QuestionSet
@@ -84,7 +84,7 @@ def few_shot(prompt: Prompt, form: Format, shots: Sequence[Question], source: st
 
     Raises `InputError` where the prompt asks for a column that an example does not have.
     """
-    template = as_asked(prompt, form).template
+    template = apply_format(prompt, form).template
     draft = Draft(
         f"{prompt.name}-{len(shots)}-shot",
         template,

@@ -1,2 +1,2 @@
-"""Prompts: `prompt.py` (what one is), `template.py` (filling it in one pass), `format.py` (chat or completion),
-`markdown.py` (prompts as files), `store.py` (versions and aliases, in MLflow's prompt registry or as artifacts)."""
+"""Prompts: `prompt.py` (types), `template.py` (filling variables), `format.py` (chat or completion), `markdown.py`
+(prompt files), `store.py` (versions and aliases, in MLflow's prompt registry or as artifacts)."""

@@ -1,6 +1,6 @@
 """Prompts as JSON artifacts of one run, for tracking servers without a prompt registry.
 
-`prompts/NAME/VERSION.json` never changes; `prompts/NAME/labels.json` holds what may: aliases, tags, settings.
+`prompts/NAME/VERSION.json` never changes; `prompts/NAME/labels.json` holds the mutable aliases, tags and settings.
 """
 
 import json
@@ -28,7 +28,7 @@ ATTEMPTS = 20
 
 @dataclass
 class Labels:
-    """What may change: aliases of a prompt, tags and settings of each version, by its number as text."""
+    """Mutable data: aliases of a prompt, and tags and settings by version number as text."""
 
     aliases: dict[str, int] = field(default_factory=dict)
     tags: dict[str, dict[str, str]] = field(default_factory=dict)
@@ -36,7 +36,7 @@ class Labels:
 
 
 class ArtifactStore(Store):
-    """The fallback; of two that change the labels of one prompt at once, the later one wins."""
+    """Fallback store; with concurrent changes to the labels of a prompt the last write wins."""
 
     def __init__(self, client: MlflowClient, where: str) -> None:
         self.where = where
@@ -44,22 +44,22 @@ class ArtifactStore(Store):
         self._found: Run | None = None
 
     def find(self, reference: PromptRef) -> Prompt | None:
-        numbers = self._numbers(reference.name)
+        numbers = self._version_numbers(reference.name)
         version = reference.version or (numbers[-1] if numbers else None)
         if reference.alias and reference.alias != "latest":
             version = self.aliases(reference.name).get(reference.alias)
-        return self._read(reference.name, version, self._labels(reference.name)) if version in numbers else None
+        return self._read(reference.name, version, self._load_labels(reference.name)) if version in numbers else None
 
     def newest(self) -> Iterator[tuple[Prompt, Mapping[str, str]]]:
-        for name in self._names("prompts"):
+        for name in self._list_names("prompts"):
             found = self.find(PromptRef(name, None, None))
             if found is not None:
-                tags = self._labels(name).tags
+                tags = self._load_labels(name).tags
                 yield found, {key: value for own in tags.values() for key, value in own.items()}
 
     def find_versions(self, name: str) -> list[Prompt]:
-        numbers = self._numbers(name)
-        labels = self._labels(name)
+        numbers = self._version_numbers(name)
+        labels = self._load_labels(name)
         return [self._read(name, version, labels) for version in numbers]
 
     def add(self, draft: Draft) -> int:
@@ -68,17 +68,17 @@ class ArtifactStore(Store):
         content = template if isinstance(template, str) else [asdict(turn) for turn in template]
         stored = {"template": content, "message": draft.message, "format": draft.format, "system": draft.system}
         self._write(f"{draft.name}/{version}.json", stored)
-        self._describe(draft, version)
+        self._write_labels(draft, version)
         return version
 
     def describe(self, prompt: Prompt, draft: Draft) -> None:
-        self._describe(draft, prompt.version)
+        self._write_labels(draft, prompt.version)
 
     def aliases(self, name: str) -> Mapping[str, int]:
-        return self._labels(name).aliases
+        return self._load_labels(name).aliases
 
     def put_alias(self, name: str, alias: str, version: int | None) -> None:
-        labels = self._labels(name)
+        labels = self._load_labels(name)
         if version is None:
             del labels.aliases[alias]
         else:
@@ -91,9 +91,9 @@ class ArtifactStore(Store):
             self._client.set_tag(run_id, LINKED_TAG, " ".join([*linked, prompt.label]))
 
     def _claim(self, name: str) -> int:
-        """A number that nobody else takes: a server lets a run's parameter be set once."""
-        run_id = self._run_made().info.run_id
-        first = max(self._numbers(name), default=0) + 1
+        """Claim a version number; a run's parameter can be set only once, so no other client can claim it."""
+        run_id = self._ensure_run().info.run_id
+        first = max(self._version_numbers(name), default=0) + 1
         for version in range(first, first + ATTEMPTS):
             try:
                 self._client.log_param(run_id, f"{name}/{version}", uuid4().hex)
@@ -102,12 +102,12 @@ class ArtifactStore(Store):
                     raise
             else:
                 return version
-        raise FledgeError(f"prompt {name!r} gets no new version in {self.where}", hint="try again")
+        raise FledgeError(f"cannot claim a version number for prompt {name!r} in {self.where}", hint="try again")
 
-    def _describe(self, draft: Draft, version: int) -> None:
+    def _write_labels(self, draft: Draft, version: int) -> None:
         if not (draft.tags or draft.settings):
             return
-        labels = self._labels(draft.name)
+        labels = self._load_labels(draft.name)
         labels.tags.setdefault(str(version), {}).update(draft.tags)
         if draft.settings:
             labels.settings[str(version)] = dict(draft.settings)
@@ -128,36 +128,36 @@ class ArtifactStore(Store):
             stored.get("system", ""),
         )
 
-    def _numbers(self, name: str) -> list[int]:
-        stems = [file.removesuffix(".json") for file in self._names(f"prompts/{name}")]
+    def _version_numbers(self, name: str) -> list[int]:
+        stems = [file.removesuffix(".json") for file in self._list_names(f"prompts/{name}")]
         return sorted(int(stem) for stem in stems if stem.isdigit())
 
-    def _labels(self, name: str) -> Labels:
-        if "labels.json" not in self._names(f"prompts/{name}"):
+    def _load_labels(self, name: str) -> Labels:
+        if "labels.json" not in self._list_names(f"prompts/{name}"):
             return Labels()
         return Labels(**self._load(f"{name}/labels.json"))
 
-    # By the address of the artifacts, not by the run: the client asks for logged models there, which old servers lack.
-    def _names(self, folder: str) -> list[str]:
-        run = self._run()
+    # List by artifact URI, not by run: for a run the client also queries logged models, which old servers lack.
+    def _list_names(self, folder: str) -> list[str]:
+        run = self._find_run()
         if run is None:
             return []
         found = mlflow.artifacts.list_artifacts(artifact_uri=f"{run.info.artifact_uri}/{folder}")
         return [file.path.rpartition("/")[2] for file in found]
 
     def _load(self, path: str) -> Any:
-        return json.loads(mlflow.artifacts.load_text(f"{self._run_made().info.artifact_uri}/prompts/{path}"))
+        return json.loads(mlflow.artifacts.load_text(f"{self._ensure_run().info.artifact_uri}/prompts/{path}"))
 
     def _write(self, path: str, content: dict[str, Any]) -> None:
-        self._client.log_text(self._run_made().info.run_id, json.dumps(content, indent=1), f"prompts/{path}")
+        self._client.log_text(self._ensure_run().info.run_id, json.dumps(content, indent=1), f"prompts/{path}")
 
-    def _run(self) -> Run | None:
-        """The run that keeps the prompts, the oldest if two were made at once; None before the first prompt."""
+    def _find_run(self) -> Run | None:
+        """Return the run that stores the prompts, the oldest if there are two; None before the first prompt."""
         if self._found is None:
-            self._found = self._search()
+            self._found = self._search_run()
         return self._found
 
-    def _search(self) -> Run | None:
+    def _search_run(self) -> Run | None:
         experiment = self._client.get_experiment_by_name(EXPERIMENT)
         if experiment is None:
             return None
@@ -169,8 +169,8 @@ class ArtifactStore(Store):
         )
         return next(iter(found), None)
 
-    def _run_made(self) -> Run:
-        while (run := self._run()) is None:
+    def _ensure_run(self) -> Run:
+        while (run := self._find_run()) is None:
             with run_within(self._client, experiment_id(self._client, EXPERIMENT), KIND, {"fledge.kind": KIND}):
                 pass
         return run

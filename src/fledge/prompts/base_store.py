@@ -1,4 +1,4 @@
-"""What every store of prompts does alike: which version a name means, when a prompt is new, what is listed."""
+"""Base class of prompt stores: resolves names, detects unchanged prompts, and lists."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
@@ -16,42 +16,42 @@ from fledge.prompts.prompt import (
     parse_reference,
 )
 
-# Registered at first use; `question` asks what has a prompt of its own, as an endpoint does.
+# Registered on first use. `question` is for targets with their own prompt, such as an endpoint.
 DEFAULTS = {**TEMPLATES, "question": "{{question}}"}
 
 
 class Store(ABC):
-    """`PromptStore` over the few things that a back end has to do: read, add, describe, and keep aliases."""
+    """`PromptStore` on top of a back end that reads, adds and tags versions and sets aliases."""
 
     where: str
 
     @abstractmethod
     def find(self, reference: PromptRef) -> Prompt | None:
-        """One version, None where there is none; without version and alias the newest."""
+        """Return a version or None; the newest without version and alias."""
 
     @abstractmethod
     def newest(self) -> Iterable[tuple[Prompt, Mapping[str, str]]]:
-        """The newest version of every prompt, each with the tags of the prompt as a whole."""
+        """Return the newest version of every prompt, with the prompt-level tags."""
 
     @abstractmethod
     def find_versions(self, name: str) -> Sequence[Prompt]:
-        """All versions, oldest first; none for an unknown name."""
+        """Return all versions, oldest first; none for an unknown name."""
 
     @abstractmethod
     def add(self, draft: Draft) -> int:
-        """Keep the draft as a new version; its number."""
+        """Store the draft as a new version and return its number."""
 
     @abstractmethod
     def describe(self, prompt: Prompt, draft: Draft) -> None:
-        """Set tags of the draft on a version that exists."""
+        """Set the draft's tags on an existing version."""
 
     @abstractmethod
     def aliases(self, name: str) -> Mapping[str, int]:
-        """The aliases of a prompt that exists, each with its version."""
+        """Return the aliases of an existing prompt with their versions."""
 
     @abstractmethod
     def put_alias(self, name: str, alias: str, version: int | None) -> None:
-        """Let an alias mean a version that exists, or nothing."""
+        """Point an alias to an existing version, or delete it."""
 
     @abstractmethod
     def link_to_run(self, prompt: Prompt, run_id: str) -> None: ...
@@ -73,8 +73,8 @@ class Store(ABC):
         if found is None and name in DEFAULTS:
             return self.register(Draft(name, DEFAULTS[name], message="default of fledge"))
         if found is None:
-            raise self._unknown(name)
-        templates.check(found.label, found.template, found.system)  # others register too, with MLflow's own rules
+            raise self._unknown_prompt(name)
+        templates.check(found.label, found.template, found.system)  # may be registered by other tools
         if found.format not in FORMATS:
             raise InputError(
                 f"prompt {found.label} has the tag {FORMAT_TAG} = {found.format!r}", hint=f"one of {', '.join(FORMATS)}"
@@ -88,7 +88,7 @@ class Store(ABC):
     def versions(self, name: str) -> Sequence[Prompt]:
         found = self.find_versions(name)
         if not found:
-            raise self._unknown(name)
+            raise self._unknown_prompt(name)
         return found
 
     def set_alias(self, name: str, alias: str, version: int) -> int | None:
@@ -109,8 +109,8 @@ class Store(ABC):
     def _get(self, reference: PromptRef) -> Prompt:
         found = self.find(reference)
         if found is None:
-            raise self._unknown(f"{reference.name}/{reference.version}" if reference.version else reference.name)
+            raise self._unknown_prompt(f"{reference.name}/{reference.version}" if reference.version else reference.name)
         return found
 
-    def _unknown(self, name: str) -> InputError:
+    def _unknown_prompt(self, name: str) -> InputError:
         return InputError(f"no prompt {name!r} in {self.where}", hint="fledge prompts list")

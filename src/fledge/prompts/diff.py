@@ -1,4 +1,4 @@
-"""What changed between two texts, word by word."""
+"""Word diff of two texts."""
 
 import re
 from difflib import SequenceMatcher
@@ -6,18 +6,18 @@ from typing import Literal, NamedTuple
 
 _TOKEN = re.compile(r"\w+|\s+|[^\w\s]")
 MANY = 4000
-"""From so many words on, frequent ones are left out of the search for what is alike, which would take minutes."""
+"""Above this number of tokens frequent ones are not used as anchors, which would take minutes."""
 
 
 class DiffPart(NamedTuple):
-    """A stretch of text that is in both, in the first only (`delete`), or in the second only (`insert`)."""
+    """Text that is in both (`equal`), in the first only (`delete`), or in the second only (`insert`)."""
 
     op: Literal["equal", "delete", "insert"]
     text: str
 
 
 def word_diff(a: str, b: str) -> list[DiffPart]:
-    """The parts of `a` and `b`: `equal` and `delete` joined are `a`, `equal` and `insert` joined are `b`."""
+    """Return the diff: `equal` and `delete` parts joined are `a`, `equal` and `insert` parts joined are `b`."""
     old, new = _TOKEN.findall(a), _TOKEN.findall(b)
     parts: list[DiffPart] = []
     matcher = SequenceMatcher(None, old, new, autojunk=len(old) + len(new) > MANY)

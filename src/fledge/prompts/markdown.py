@@ -1,7 +1,7 @@
 """Prompts as Markdown files: YAML between two `---` lines, then the template.
 
-The line end behind the template belongs to the file; all else is kept as it is. A conversation is `messages` in the
-YAML, with nothing behind it. A file without YAML is a template and nothing more.
+The final line end belongs to the file; all else is part of the template. A conversation is `messages` in the YAML,
+without a template after it. A file without YAML is only a template.
 """
 
 import json
@@ -24,15 +24,15 @@ _CLOSING = re.compile(r"^---[ \t]*(?:\r?\n|\Z)", re.MULTILINE)
 
 
 def read(path: Path, name: str = "") -> Draft:
-    """The prompt in a file, under `name` if given, else the file's own, else the file's name without its ending.
+    """Read a prompt file. Its name is `name` if given, else the one in the YAML, else the stem of the file name.
 
-    Raises `InputError`, naming file and line, for a file that is none.
+    Raises `InputError` that names the file and line.
     """
     try:
         content = path.read_bytes().decode("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         reason = (error.strerror or "").lower() if isinstance(error, OSError) else str(error)
-        raise InputError(f"{path}: {reason}", hint="name text files in UTF-8 that are there") from None
+        raise InputError(f"{path}: {reason}", hint="give an existing text file in UTF-8") from None
     try:
         front, template = _parse(content)
         return Draft(
@@ -50,7 +50,7 @@ def read(path: Path, name: str = "") -> Draft:
 
 
 def write(prompt: Prompt) -> str:
-    """The file that `read` makes this prompt of again; in it is everything but the version."""
+    """Format a prompt as a file for `read`, with everything but the version."""
     front: dict[str, Any] = {
         "name": prompt.name,
         "message": prompt.message,
@@ -75,19 +75,19 @@ def _parse(content: str) -> tuple[dict[str, Any], Template]:
         return {}, re.sub(r"\r?\n\Z", "", content)
     closing = _CLOSING.search(content, opening.end())
     if closing is None:
-        raise InputError("line 1: '---' begins a part in YAML that does not end", hint="end it with a line of '---'")
-    front = _front(content[opening.end() : closing.start()])
+        raise InputError("line 1: '---' starts YAML that is not closed", hint="close it with a line of '---'")
+    front = _parse_front_matter(content[opening.end() : closing.start()])
     body = content[closing.end() :]
     if "messages" not in front:
-        return front, body.removesuffix(opening[1])  # the line end of this file, be it of Windows
+        return front, body.removesuffix(opening[1])  # may be a Windows line end
     if body.strip():
         line = content.count("\n", 0, closing.end()) + 1
-        raise InputError(f"line {line}: a template behind messages", hint="give one of the two")
+        raise InputError(f"line {line}: a template after messages", hint="give one of the two")
     return front, tuple(Message(turn["role"], turn["content"]) for turn in front["messages"])
 
 
-def _front(text: str) -> dict[str, Any]:
-    """The YAML, each value of its kind."""
+def _parse_front_matter(text: str) -> dict[str, Any]:
+    """Parse the YAML and check the type of each value."""
     try:
         node = yaml.compose(text, yaml.SafeLoader)
         values = yaml.safe_load(text)
@@ -106,17 +106,17 @@ def _front(text: str) -> dict[str, Any]:
         if key.value not in KEYS:
             raise InputError(f"line {line}: unknown key {key.value!r}", hint=f"keys: {', '.join(KEYS)}")
         if key.value in seen:
-            raise InputError(f"line {line}: {key.value!r} is there twice")
+            raise InputError(f"line {line}: duplicate key {key.value!r}")
         seen.add(key.value)
-        wrong = _wrong(key.value, values[key.value])
-        if wrong:
+        expected = _expected_type(key.value, values[key.value])
+        if expected:
             hint = "" if key.value == "format" else "put text in quotes"
-            raise InputError(f"line {line}: {key.value} must be {wrong}", hint=hint)
+            raise InputError(f"line {line}: {key.value} must be {expected}", hint=hint)
     return dict(values)
 
 
-def _wrong(key: str, value: Any) -> str:
-    """What the value should have been; nothing where it is."""
+def _expected_type(key: str, value: Any) -> str:
+    """Describe the type that the value should have; an empty string if it has it."""
     if key in ("name", "message", "system"):
         return "" if isinstance(value, str) else "text"
     if key == "format":
@@ -145,14 +145,14 @@ def _is_json(value: dict[Any, Any]) -> bool:
 
 
 class _Dumper(yaml.SafeDumper):
-    """Text of several lines stands as it is, where YAML can say it so."""
+    """Writes multi-line text as a literal block where YAML allows it."""
 
 
-def _text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
+def _represent_text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
     style = "|" if "\n" in text else None
     if _LINE_ENDS.search(text):
         style = '"'
     return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
 
 
-_Dumper.add_representer(str, _text)
+_Dumper.add_representer(str, _represent_text)

@@ -1,4 +1,4 @@
-"""Opening the prompts of a tracking store; MLflow is loaded by then only."""
+"""Open the prompts of a tracking store; loads MLflow on the first call."""
 
 from typing import TYPE_CHECKING
 
@@ -12,13 +12,13 @@ if TYPE_CHECKING:
 
 
 def open_prompts(*, workspace: Workspace | None = None, say: Say = silent) -> PromptStore:
-    """The prompts of a workspace: in MLflow's prompt registry, or as artifacts where the server has none (`say` hears
-    of it)."""
+    """Open the prompts of a workspace: MLflow's prompt registry, or artifacts if the server has none (reported to
+    `say`)."""
     return open_store(connect((workspace or Workspace()).tracking), say)
 
 
 def open_store(client: "MlflowClient", say: Say = silent) -> PromptStore:
-    """The same for a tracking store that is connected already."""
+    """Open the prompts of a connected tracking store."""
     from fledge.prompts import _mlflow_registry
 
     return _mlflow_registry.open_store(client, say)

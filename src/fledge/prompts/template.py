@@ -1,6 +1,6 @@
-"""Templates: `{{name}}` filled in one pass; nothing is evaluated, and a value that contains `{{x}}` stays as it is.
+"""Templates: `{{name}}` is replaced in one pass; nothing is evaluated, and `{{x}}` inside a value is kept.
 
-A quoted text in double braces stands for itself: `{{ "{{" }}` writes two braces, as in Jinja.
+A quoted text in double braces is literal: `{{ "{{" }}` writes two braces, as in Jinja.
 """
 
 import re
@@ -23,16 +23,16 @@ _BACKSLASHES = re.compile(r"\\\{\\?\{\s*[A-Za-z_]\w*\s*\\?\}\\?\}")
 AS_TEXT = 'for braces as text write {{ "{{" }}'
 _JINJA = re.compile(r"\{%.*?%\}|\{#.*?#\}", re.DOTALL)
 _SINGLE_BRACES = re.compile(r"\{([A-Za-z_][A-Za-z0-9_]*)\}")
-_UNKEEPABLE = re.compile("[\0\ud800-\udfff]")
+_UNSUPPORTED = re.compile("[\0\ud800-\udfff]")
 
 
 def variables(template: str) -> tuple[str, ...]:
-    """Names of the variables, in order of first use."""
+    """Return the names of the variables, in order of first use."""
     return tuple(dict.fromkeys(part["name"] for part in _PART.finditer(template) if part["name"]))
 
 
 def fill(template: str, values: Mapping[str, str]) -> str:
-    """The template with each `{{name}}` replaced by its value. Raises `InputError` for a name without a value."""
+    """Replace each `{{name}}` by its value. Raises `InputError` for a name without a value."""
     missing = [name for name in variables(template) if name not in values]
     if missing:
         raise InputError(
@@ -45,17 +45,16 @@ def fill(template: str, values: Mapping[str, str]) -> str:
 
 
 def escape(text: str) -> str:
-    """The template of a text: `fill` gives the text back."""
+    """Escape a text so that `fill` returns it unchanged."""
     return _OPENING.sub(lambda braces: f'{{{{ "{braces[0]}" }}}}', text)
 
 
 def check(name: str, template: Template, system: str = "") -> None:
-    """Raise `InputError` unless the template has at least one variable and every `{{...}}` is a plain name, also in
-    the `system` text that goes with it."""
+    """Raise `InputError` unless the template has a variable and every `{{...}}`, also in `system`, is a plain name."""
     turns = [Message("user", template)] if isinstance(template, str) else template
     strange = [turn.role for turn in turns if turn.role not in ROLES]
     if strange:
-        raise InputError(f"prompt {name!r} has a turn of {strange[0]!r}", hint=f"text of {', '.join(ROLES)}")
+        raise InputError(f"prompt {name!r} has a turn of {strange[0]!r}", hint=f"roles: {', '.join(ROLES)}")
     texts = [turn.content for turn in turns]
     for text in (system, *texts):
         _check_text(name, text)
@@ -69,9 +68,9 @@ def check(name: str, template: Template, system: str = "") -> None:
 
 
 def _check_text(name: str, text: str) -> None:
-    if found := _UNKEEPABLE.search(text):
+    if found := _UNSUPPORTED.search(text):
         raise InputError(
-            f"prompt {name!r} has the character U+{ord(found[0]):04X} at {found.start()}, which no store keeps",
+            f"prompt {name!r} has the character U+{ord(found[0]):04X} at {found.start()}, which stores do not accept",
             hint="remove it",
         )
     unquoted = _PART.sub(lambda part: part[0] if part["name"] else " ", text)
@@ -79,17 +78,17 @@ def _check_text(name: str, text: str) -> None:
         raise InputError(f"prompt {name!r}: the backslashes in {found[0]!r} escape nothing", hint=AS_TEXT)
     if found := _TRIPLE.search(unquoted):
         raise InputError(
-            f"prompt {name!r}: {found[0]!r} has three braces, which can mean two things",
+            f"prompt {name!r}: {found[0]!r} has three braces, which is ambiguous",
             hint=f'write {{{{{found[1]}}}}}, or for braces around it {{{{ "{{" }}}}{{{{{found[1]}}}}}{{{{ "}}" }}}}',
         )
     rest = _PART.sub(" ", text)
     if found := _JINJA.search(rest):
         raise InputError(
-            f"prompt {name!r}: {found[0]!r} is Jinja; templates fill in names, they do not compute",
+            f"prompt {name!r}: {found[0]!r} is Jinja; templates only replace names",
             hint=f"write one prompt for each case; {AS_TEXT}",
         )
     if found := _BRACES.search(rest):
         raise InputError(
-            f"prompt {name!r}: {found[0]!r} is not a plain name; templates fill in names, they do not compute",
+            f"prompt {name!r}: {found[0]!r} is not a plain name; templates only replace names",
             hint=f"write {{{{question}}}}; {AS_TEXT}",
         )

@@ -1,4 +1,4 @@
-"""The encoding of a question file: UTF-8, UTF-16 with its mark, or the one of Western Europe's older programs."""
+"""Encoding of a question file: UTF-8, UTF-16 with a byte order mark, or Windows-1252."""
 
 import codecs
 import re
@@ -7,11 +7,11 @@ from typing import NamedTuple
 from fledge.questions.rows import Problem, ReadingNote
 
 WESTERN = "cp1252"  # Latin-1, and the quotes and dashes that Windows adds
-MOST_ACCENTS = 0.25  # for each plain letter: Western languages have less, other scripts read as Western far more
+MOST_ACCENTS = 0.25  # per ASCII letter: Western languages have fewer, other scripts decoded as Western far more
 
 
 class Decoded(NamedTuple):
-    """A file's text, what was guessed about it, and the lines that could not be read."""
+    """A file's text, notes on what was guessed, and the lines that could not be decoded."""
 
     text: str
     notes: tuple[ReadingNote, ...] = ()
@@ -19,14 +19,14 @@ class Decoded(NamedTuple):
 
 
 def decode(content: bytes) -> Decoded:
-    """The text of a file, without its byte order mark."""
+    """Decode a file, without its byte order mark."""
     if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-        return _utf16(content)
+        return _decode_utf16(content)
     if _is_utf8(content):
         return Decoded(content.decode("utf-8-sig"))
     lines = content.split(b"\n")
     bad = [number for number, line in enumerate(lines) if not _is_utf8(line)]
-    western = _western(content)
+    western = _decode_western(content)
     if western is not None and not any(not line.isascii() and _is_utf8(line) for line in lines):
         shown = re.search(r"\w{,20}[^\x00-\x7f]\w{,20}", western.split("\n")[bad[0]])
         sample = f", as {shown[0]!r} on line {bad[0] + 1}" if shown else ""
@@ -35,7 +35,7 @@ def decode(content: bytes) -> Decoded:
     return Decoded(content.decode("utf-8-sig", "replace"), problems=tuple(problems))
 
 
-def _utf16(content: bytes) -> Decoded:
+def _decode_utf16(content: bytes) -> Decoded:
     note = ReadingNote("encoding", "read as UTF-16")
     try:
         return Decoded(content.decode("utf-16"), (note,))
@@ -45,8 +45,8 @@ def _utf16(content: bytes) -> Decoded:
         return Decoded(text, (note,), (Problem("encoding", line, "damaged UTF-16", "save the file as UTF-8"),))
 
 
-def _western(content: bytes) -> str | None:
-    """None for what is in another encoding, as far as one can tell."""
+def _decode_western(content: bytes) -> str | None:
+    """Decode as Windows-1252, or return None if it seems to be another encoding."""
     accents = sum(byte > 0x7F for byte in content)
     letters = len(re.findall(rb"[A-Za-z]", content))
     try:

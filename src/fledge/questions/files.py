@@ -1,4 +1,4 @@
-"""Question sets as files: read row by row and written whole."""
+"""Question sets as files: read row by row, written atomically."""
 
 import csv
 import io
@@ -20,9 +20,9 @@ from fledge.questions.rows import Problem, Reading, Row, Rows, collect
 
 JSONL_HINT = 'write one JSON object a line: {"question": "...", "reference": "..."}'
 YAML_HINT = "write a list of entries: - question: ..."
-ALIAS_HINT = "write the text out: anchors and aliases are not read"
+ALIAS_HINT = "write the text out: anchors and aliases are not supported"
 OTHER_KINDS = {
-    ".json": "write one object a line and call it .jsonl: jq -c '.[]' questions.json > questions.jsonl",
+    ".json": "write one object a line as .jsonl: jq -c '.[]' questions.json > questions.jsonl",
     ".xlsx": "save it as .csv, or in Python: fledge.read_questions(pandas.read_excel(...))",
 }
 CSV = (".csv", ".tsv")
@@ -33,9 +33,9 @@ _YAML_DUMPER = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
 
 
 def read_file(path: Path, layout: QuestionLayout = PLAIN) -> Reading:
-    """All that is in a file, or in a folder of Parquet or Arrow files.
+    """Read a file, or a folder of Parquet or Arrow files, with all row errors.
 
-    Raises `InputError` if it cannot be read at all, or is of another kind.
+    Raises `InputError` if it cannot be read at all or its format is not supported.
     """
     kind = path.suffix.lower()
     if kind not in CSV:
@@ -44,27 +44,31 @@ def read_file(path: Path, layout: QuestionLayout = PLAIN) -> Reading:
         from fledge.questions.arrow_files import read_arrow
 
         return read_arrow(path, layout)
-    reader = _of_kind(path, {".jsonl": _jsonl, ".yaml": _yaml, ".yml": _yaml, **dict.fromkeys(CSV, read_csv)})
+    reader = _select_by_suffix(
+        path, {".jsonl": _read_jsonl, ".yaml": _read_yaml, ".yml": _read_yaml, **dict.fromkeys(CSV, read_csv)}
+    )
     try:
         content = path.read_bytes()
     except FileNotFoundError:
-        raise InputError(f"{path}: there is no such file", hint="check the path") from None
+        raise InputError(f"{path} does not exist", hint="check the path") from None
     except OSError as error:
-        raise InputError(f"{path}: cannot be read: {error.strerror}", hint="name a file") from None
+        raise InputError(f"{path}: cannot be read: {error.strerror}", hint="give a readable file") from None
     text, notes, problems = decode(content)
     rows, guessed = read_csv(text, layout) if kind in CSV else (reader(text), ())
     return collect(str(path), "line", rows, problems, layout=layout, notes=(*notes, *guessed))
 
 
 def write_file(questions: QuestionSet, path: Path, *, overwrite: bool = False) -> None:
-    """Write a set so that reading it gives the same ids. Raises `InputError` if the file is there or cannot be."""
-    writer = _of_kind(path, {".jsonl": jsonl, ".csv": _as_csv, ".yaml": _as_yaml, ".yml": _as_yaml})
-    target = path.resolve()  # of a link, what it leads to
+    """Write a set so that reading it gives the same ids. Raises `InputError` if the file exists or writing fails."""
+    writer = _select_by_suffix(
+        path, {".jsonl": jsonl, ".csv": _format_csv, ".yaml": _format_yaml, ".yml": _format_yaml}
+    )
+    target = path.resolve()  # follow links
     temporary = target.with_name(f".fledge.{os.getpid()}")
     try:
         there = target.exists()
         if there and not overwrite:
-            raise InputError(f"{path} is there already", hint="name another file, or --overwrite it")
+            raise InputError(f"{path} already exists", hint="give another file, or --overwrite")
         temporary.write_text(writer(questions), encoding="utf-8", newline="")
         if there:
             shutil.copymode(target, temporary)
@@ -75,11 +79,11 @@ def write_file(questions: QuestionSet, path: Path, *, overwrite: bool = False) -
 
 
 def jsonl(questions: QuestionSet) -> str:
-    """One JSON object a line."""
+    """Format a set as one JSON object a line."""
     return "".join(json.dumps(item.as_row(), ensure_ascii=False) + "\n" for item in questions.questions)
 
 
-def _as_csv(questions: QuestionSet) -> str:
+def _format_csv(questions: QuestionSet) -> str:
     rows = [item.as_row() for item in questions.questions]
     used = dict.fromkeys(name for row in rows for name in row)
     file = io.StringIO(newline="")
@@ -90,31 +94,31 @@ def _as_csv(questions: QuestionSet) -> str:
     return file.getvalue()
 
 
-def _as_yaml(questions: QuestionSet) -> str:
+def _format_yaml(questions: QuestionSet) -> str:
     rows = [item.as_row() for item in questions.questions]
     text: str = yaml.dump(rows, Dumper=_YAML_DUMPER, allow_unicode=True, sort_keys=False, width=10**6)
     return text
 
 
-def _of_kind(path: Path, kinds: dict[str, Callable[..., Any]]) -> Callable[..., Any]:
+def _select_by_suffix(path: Path, kinds: dict[str, Callable[..., Any]]) -> Callable[..., Any]:
     kind = path.suffix.lower()
     if kind not in kinds:
         hint = OTHER_KINDS.get(kind, "use a .jsonl, .csv or .yaml file")
-        raise InputError(f"{path}: not a kind of question file", hint=hint)
+        raise InputError(f"{path}: unsupported question file", hint=hint)
     return kinds[kind]
 
 
-def _jsonl(text: str) -> Rows:
+def _read_jsonl(text: str) -> Rows:
     if text.lstrip().startswith("["):
-        hint = f"{JSONL_HINT}; a file of one list becomes one with: jq -c '.[]' FILE"
-        yield Problem("syntax", 1, "not an object but a list", hint)
+        hint = f"{JSONL_HINT}; convert a list with: jq -c '.[]' FILE"
+        yield Problem("syntax", 1, "a list, not an object", hint)
         return
     for line, content in enumerate(text.split("\n"), 1):
         if not content.strip():
             continue
         try:
-            row = json.loads(content, object_pairs_hook=_distinct)
-        except _TwiceError as error:
+            row = json.loads(content, object_pairs_hook=_reject_duplicates)
+        except _DuplicateNameError as error:
             yield Problem("syntax", line, f"{error.args[0]!r} twice in one object", JSONL_HINT)
             continue
         except json.JSONDecodeError as error:
@@ -126,23 +130,23 @@ def _jsonl(text: str) -> Rows:
         yield Row(line, row) if isinstance(row, dict) else Problem("syntax", line, "not an object", JSONL_HINT)
 
 
-class _TwiceError(Exception):
-    """A name is there twice."""
+class _DuplicateNameError(Exception):
+    """A name occurs twice in an object."""
 
 
-def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _reject_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):
         names = [name for name, _ in pairs]
-        raise _TwiceError(next(name for name in names if names.count(name) > 1))
+        raise _DuplicateNameError(next(name for name in names if names.count(name) > 1))
     return found
 
 
-def _yaml(text: str) -> Rows:
-    """From YAML's events: no text becomes a date or a `True`, and 100,000 rows take seconds."""
+def _read_yaml(text: str) -> Rows:
+    """Read rows from YAML events: text never becomes a date or a boolean, and 100,000 rows take seconds."""
     events = yaml.parse(text, Loader=_YAML_LOADER)
     try:
-        yield from _yaml_rows(events, text)
+        yield from _read_yaml_rows(events, text)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = mark.line + 1 if mark else None
@@ -150,7 +154,7 @@ def _yaml(text: str) -> Rows:
         yield Problem("syntax", line, f"not YAML: {reason}", YAML_HINT)
 
 
-def _yaml_rows(events: Iterator[yaml.Event], text: str) -> Rows:
+def _read_yaml_rows(events: Iterator[yaml.Event], text: str) -> Rows:
     first = next(event for event in events if not isinstance(event, (yaml.StreamStartEvent, yaml.DocumentStartEvent)))
     if isinstance(first, yaml.StreamEndEvent) or _is_null(first):
         return
@@ -161,40 +165,40 @@ def _yaml_rows(events: Iterator[yaml.Event], text: str) -> Rows:
         if isinstance(event, yaml.SequenceEndEvent):
             break
         if isinstance(event, yaml.MappingStartEvent):
-            yield _entry(event, events, text)
+            yield _read_entry(event, events, text)
         else:
-            _end(event, events)
+            _skip_node(event, events)
             yield Problem("syntax", _line(event), "not an entry with a question", YAML_HINT)
     for event in events:
         if isinstance(event, yaml.DocumentStartEvent):
             yield Problem("syntax", _line(event), "a second document", "write one list")
 
 
-def _entry(start: yaml.Event, events: Iterator[yaml.Event], text: str) -> Row | Problem:
+def _read_entry(start: yaml.Event, events: Iterator[yaml.Event], text: str) -> Row | Problem:
     values: dict[str, Any] = {}
     problem: Problem | None = None
     for key in events:
         if isinstance(key, yaml.MappingEndEvent):
             break
-        _end(key, events)
+        _skip_node(key, events)
         value = next(events)
-        end = _end(value, events)
+        end = _skip_node(value, events)
         name, line = getattr(key, "value", None), _line(key)
         if isinstance(key, yaml.AliasEvent) or isinstance(value, yaml.AliasEvent):
-            problem = Problem("syntax", line, "an alias, which stands for a text elsewhere", ALIAS_HINT)
+            problem = Problem("syntax", line, "an alias, which refers to another text", ALIAS_HINT)
         elif name is None:
-            problem = Problem("syntax", line, "the name of a column is not a text", YAML_HINT)
+            problem = Problem("syntax", line, "the name of a column is not text", YAML_HINT)
         elif name in values:
             problem = Problem("syntax", line, f"{name!r} twice in one entry", "begin each entry with '- '")
         elif isinstance(value, yaml.ScalarEvent):
             values[name] = None if _is_null(value) else value.value
         else:
-            values[name] = Nested(_written(text, value, end))
+            values[name] = Nested(_source_text(text, value, end))
     return problem or Row(_line(start), values)
 
 
-def _end(event: yaml.Event, events: Iterator[yaml.Event]) -> yaml.Event:
-    """The last event of what begins with this one."""
+def _skip_node(event: yaml.Event, events: Iterator[yaml.Event]) -> yaml.Event:
+    """Return the last event of the node that starts with this one."""
     depth = 0
     while True:
         if isinstance(event, yaml.CollectionStartEvent):
@@ -210,7 +214,7 @@ def _line(event: yaml.Event) -> int:
     return event.start_mark.line + 1 if event.start_mark else 0
 
 
-def _written(text: str, first: yaml.Event, last: yaml.Event) -> str:
+def _source_text(text: str, first: yaml.Event, last: yaml.Event) -> str:
     start, end = first.start_mark, last.end_mark
     return text[start.index : end.index].strip() if start and end else ""
 

@@ -1,5 +1,4 @@
-"""How a question set is laid out: what its columns are called, where its header is, which part of a text is the
-reference."""
+"""Layout of a question set: column names, header line, and the part of a text that is the reference."""
 
 import json
 import re
@@ -16,18 +15,18 @@ import yaml
 from fledge.core.errors import InputError
 from fledge.core.settings import option, out_of_range
 
-LONGEST_MATCHING_S = 10.0  # for all references of a set together
-_NEXT_PAIR = re.compile(r",(?=[^,=]+=)")  # a comma within the name of a column has no `=` behind it
+LONGEST_MATCHING_S = 10.0  # in total for all references of a set
+_NEXT_PAIR = re.compile(r",(?=[^,=]+=)")  # a comma inside a column name is not followed by NAME=
 
 
 class Nested(str):
-    """A list or a mapping, as it is written in a YAML file."""
+    """A list or mapping as YAML source text."""
 
     __slots__ = ()
 
 
 class Absent:
-    """The value of what is not there."""
+    """Type of `ABSENT`, the value at a missing path."""
 
 
 ABSENT = Absent()
@@ -35,23 +34,22 @@ ABSENT = Absent()
 
 @dataclass(frozen=True)
 class QuestionLayout:
-    """What to read as question, reference and so on, where a set has other names for them."""
+    """Mapping of a set's own columns to question, reference and so on."""
 
     GROUP: ClassVar = "Question files"
 
     columns: tuple[str, ...] = option(
         (),
-        'names of columns in the question set, as question=Question,reference="Best Answer"; a part of nested JSON as '
-        "question=turns.0",
+        'column mapping, as question=Question,reference="Best Answer"; a path into nested JSON as question=turns.0',
         strip=False,
     )
     reference_pattern: str = option(
         "", "regular expression for the reference: the first group of its last match, as '#### (.+)'"
     )
-    header_row: int = option(1, "line of a CSV file with the names of its columns")
+    header_row: int = option(1, "line number of a CSV file's header")
 
     def __post_init__(self) -> None:
-        problems = [*out_of_range(self, ("header_row", 1, 100_000)), *self._problems_of_columns()]
+        problems = [*out_of_range(self, ("header_row", 1, 100_000)), *self._find_column_problems()]
         try:
             regex.compile(self.reference_pattern)
         except (regex.error, RecursionError, OverflowError) as error:
@@ -60,7 +58,7 @@ class QuestionLayout:
             raise ValueError("; ".join(problems))
 
     def refuse_header_row(self, source: str) -> None:
-        """Raise `InputError` where a line is named as the header of what has none."""
+        """Raise `InputError` if a header line is given for a format without one."""
         if self.header_row != 1:
             raise InputError(
                 f"--header-row applies to CSV files only, and {source} is not one", hint="leave out --header-row"
@@ -68,12 +66,12 @@ class QuestionLayout:
 
     @property
     def sources(self) -> dict[str, str]:
-        """Where each column of `columns` comes from, by its new name."""
-        return dict(self._pairs())
+        """Source of each column in `columns`, by its new name."""
+        return dict(self._split_columns())
 
     @property
     def flags(self) -> str:
-        """The flags for it, each with a space in front."""
+        """Command-line flags of this layout, each with a leading space."""
         header = "" if self.header_row == 1 else str(self.header_row)
         given = {
             "--columns": ",".join(self.columns),
@@ -82,17 +80,17 @@ class QuestionLayout:
         }
         return "".join(f" {flag} {shlex.quote(value)}" for flag, value in given.items() if value)
 
-    def _pairs(self) -> Iterator[tuple[str, str]]:
+    def _split_columns(self) -> Iterator[tuple[str, str]]:
         for part in _NEXT_PAIR.split(",".join(self.columns)) if self.columns else ():
             name, _, source = (text.strip() for text in part.partition("="))
             quoted = len(source) > 1 and source[0] == source[-1] and source[0] in "\"'"
             yield name, source[1:-1] if quoted else source
 
-    def _problems_of_columns(self) -> Iterator[str]:
+    def _find_column_problems(self) -> Iterator[str]:
         seen = set()
-        for name, source in self._pairs():
+        for name, source in self._split_columns():
             if not (name and source):
-                yield f"columns are NAME=COLUMN, not {','.join(self.columns)!r}"
+                yield f"columns must be NAME=COLUMN, not {','.join(self.columns)!r}"
             if name in seen:
                 yield f"columns name {name!r} twice"
             seen.add(name)
@@ -102,21 +100,21 @@ PLAIN = QuestionLayout()
 
 
 def column_flags(sources: Mapping[str, str]) -> str:
-    """The flag that reads these columns of a set by their new names."""
+    """Format the `--columns` flag for this mapping."""
     return f"--columns {shlex.quote(','.join(f'{name}={source}' for name, source in sources.items()))}"
 
 
 def value_at(values: Mapping[Any, Any], source: str) -> Any:
-    """The column called `source`, or what is at that path in nested JSON, as `turns.0`; `ABSENT` where nothing is."""
+    """Return the column `source`, or the value at that path in nested JSON, as `turns.0`; `ABSENT` if missing."""
     if source in values:
         return values[source]
     value: Any = values
     for step in source.split("."):
-        value = _step(_nested(value), step)
+        value = _descend(_parse_nested(value), step)
     return value
 
 
-def _step(value: Any, step: str) -> Any:
+def _descend(value: Any, step: str) -> Any:
     if isinstance(value, Mapping):
         return value.get(step, ABSENT)
     if isinstance(value, list) and step.isdecimal() and int(step) < len(value):
@@ -124,11 +122,11 @@ def _step(value: Any, step: str) -> Any:
     return ABSENT
 
 
-def _nested(value: Any) -> Any:
-    """A list or an object that a CSV or YAML file holds as a text."""
+def _parse_nested(value: Any) -> Any:
+    """Parse a list or object that a CSV or YAML file holds as text."""
     try:
         if isinstance(value, Nested):
-            return yaml.BaseLoader(value).get_single_data()  # texts stay as they are written
+            return yaml.BaseLoader(value).get_single_data()  # keeps scalars as text
         if isinstance(value, str) and value.lstrip()[:1] in ("[", "{"):
             return json.loads(value)
     except (ValueError, RecursionError, yaml.YAMLError):
@@ -137,16 +135,16 @@ def _nested(value: Any) -> Any:
 
 
 class ReferencePattern:
-    """Takes references out of longer texts, all of them within `LONGEST_MATCHING_S`."""
+    """Extracts references from longer texts, within `LONGEST_MATCHING_S` in total."""
 
     def __init__(self, pattern: str) -> None:
         self._pattern = regex.compile(pattern)
         self._left_s = LONGEST_MATCHING_S
 
     def find(self, text: str) -> str:
-        """The first group of the last match, or the match where it has no group; empty where nothing matches.
+        """Return the first group of the last match, or the match without groups; an empty string without a match.
 
-        Raises `TimeoutError` once the time is spent.
+        Raises `TimeoutError` when the total time is used up.
         """
         if self._left_s <= 0:
             raise TimeoutError

@@ -1,4 +1,4 @@
-"""A question, a set of questions, and the set that comes with fledge."""
+"""Questions, question sets, and the default set."""
 
 import hashlib
 import json
@@ -15,7 +15,7 @@ KNOWN = ("id", "question", "reference", "topic", "split")
 
 @dataclass(frozen=True)
 class Question:
-    """One row; `columns` are further columns that a prompt may use as variables."""
+    """One question; `columns` are extra columns that a prompt can use as variables."""
 
     id: str
     question: str
@@ -26,24 +26,24 @@ class Question:
 
     @property
     def variables(self) -> dict[str, str]:
-        """What a template can be filled with."""
+        """Variables for a prompt template."""
         return {**self.columns, "question": self.question}
 
     def as_row(self) -> dict[str, str]:
-        """As a file has it; a known column that is empty is left out."""
+        """Return the columns as written to a file, without empty known columns."""
         known = {"id": self.id, "question": self.question, "reference": self.reference}
         known |= {"topic": self.topic, "split": self.split}
         return {**{name: text for name, text in known.items() if text}, **self.columns}
 
 
 def non_empty(columns: Mapping[str, str]) -> list[tuple[str, str]]:
-    """The columns that are not empty, by name: an empty one is as good as none."""
+    """Return the non-empty columns, sorted by name."""
     return sorted((name, text) for name, text in columns.items() if text)
 
 
 @dataclass(frozen=True)
 class QuestionSet:
-    """Questions in their order and where they came from."""
+    """Questions in order, and their source."""
 
     source: str
     questions: tuple[Question, ...]
@@ -59,11 +59,11 @@ class QuestionSet:
 
     @cached_property
     def digest(self) -> str:
-        """SHA-256 over all columns of all questions, in their order; an empty column counts as none."""
+        """SHA-256 over all columns of all questions in order; empty columns are ignored."""
         return self._digest(non_empty)
 
     def has_digest(self, digest: str) -> bool:
-        """Whether it is that of these questions, also where it was made when empty columns counted."""
+        """Return whether `digest` matches, also in the older form that includes empty columns."""
         return digest in (self.digest, self._digest(lambda columns: sorted(columns.items())))
 
     def _digest(self, counted: Callable[[Mapping[str, str]], list[tuple[str, str]]]) -> str:
@@ -74,11 +74,11 @@ class QuestionSet:
         return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
 
     def only(self, split: str = "", *, topic: str = "") -> "QuestionSet":
-        """The questions of one split, of one topic, or of both."""
-        return self._where(lambda item: item.split == (split or item.split) and item.topic == (topic or item.topic))
+        """Return the questions of one split, one topic, or both."""
+        return self._filter(lambda item: item.split == (split or item.split) and item.topic == (topic or item.topic))
 
     def sample(self, size: int, seed: int = 0) -> "QuestionSet":
-        """`size` questions drawn evenly over topics; all of them if there are no more."""
+        """Draw `size` questions evenly over topics; all of them if there are fewer."""
         shuffled = list(self.questions)
         random.Random(seed).shuffle(shuffled)
         rank: dict[str, int] = {}
@@ -87,14 +87,14 @@ class QuestionSet:
             rank[item.topic] = rank.get(item.topic, 0) + 1
             keyed.append((rank[item.topic], item))
         chosen = {item.id for _, item in sorted(keyed, key=lambda pair: pair[0])[:size]}
-        return self._where(lambda item: item.id in chosen)
+        return self._filter(lambda item: item.id in chosen)
 
-    def _where(self, wanted: Callable[[Question], bool]) -> "QuestionSet":
-        return QuestionSet(self.source, tuple(filter(wanted, self.questions)))
+    def _filter(self, keep: Callable[[Question], bool]) -> "QuestionSet":
+        return QuestionSet(self.source, tuple(filter(keep, self.questions)))
 
 
 def default_questions() -> QuestionSet:
-    """The questions that the embedded model knows: split `train` as trained on, split `test` held out."""
+    """Return the embedded model's questions: splits `train`, its training data, and `test`, held out."""
     rows = []
     for entry in load_corpus():
         for split, texts in (("train", entry.phrasings), ("test", entry.held_out)):

@@ -1,4 +1,4 @@
-"""One version of a question set that is kept in MLflow."""
+"""A version of a question set registered in MLflow."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ Progress = Callable[[int, int], None]
 class QuestionSetVersion:
     """One version of a question set; `time` is when it was registered, in seconds since the epoch.
 
-    `new` is False where the newest version had these questions already.
+    `new` is False if the newest version already had these questions.
     """
 
     name: str
@@ -24,7 +24,7 @@ class QuestionSetVersion:
 
     @property
     def source(self) -> str:
-        """What `read_questions` takes."""
+        """Source of this version for `read_questions`."""
         return f"dataset:{self.name}/{self.version}"
 
     def as_dict(self) -> dict[str, Any]:

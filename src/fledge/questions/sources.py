@@ -1,4 +1,4 @@
-"""`read_questions`: a question set from wherever it is."""
+"""`read_questions`: read a question set from any source."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Union
@@ -22,12 +22,12 @@ Source = Union[str, Path, "pd.DataFrame"]
 def read_questions(
     source: Source, *, layout: QuestionLayout = PLAIN, workspace: Workspace | None = None, say: Say = silent
 ) -> QuestionSet:
-    """The question set in a file (`.jsonl`, `.csv`, `.yaml`, `.parquet`), a folder of Hugging Face datasets, a pandas
-    DataFrame, or `default` for fledge's own; `layout` says where in it the questions are.
+    """Read a question set from a file (`.jsonl`, `.csv`, `.yaml`, `.parquet`), a folder of Hugging Face datasets, a
+    pandas DataFrame, or `default` for fledge's own set; `layout` maps its columns.
 
-    `dataset:NAME` is an evaluation dataset in MLflow, by its id or its name: of a set that was registered the newest
-    version, or `NAME/2`. It is looked for in the workspace's tracking store, which the settings name unless given.
-    `say` is told what had to be guessed and may be wrong. Raises `InputError` that names the file, line and fix.
+    `dataset:NAME` is an evaluation dataset in MLflow, by id or name; for a registered set the newest version, or
+    `NAME/2`. It is read from the tracking store of `workspace`, by default that of the settings. `say` receives notes
+    on guesses that may be wrong. Raises `InputError` that names the file, line and fix.
     """
     reading = read(source, layout, workspace=workspace)
     questions = reading.question_set()
@@ -37,7 +37,7 @@ def read_questions(
 
 
 def read(source: Source, layout: QuestionLayout = PLAIN, *, workspace: Workspace | None = None) -> Reading:
-    """The same with all that is wrong with it."""
+    """Read a question set with all its errors and notes."""
     if isinstance(source, str) and source.startswith(DATASET):
         from fledge.questions._mlflow_datasets import read_dataset
 
@@ -49,8 +49,8 @@ def read(source: Source, layout: QuestionLayout = PLAIN, *, workspace: Workspace
     if source == "default":
         if layout != PLAIN:
             unset = "--columns '' --reference-pattern '' --header-row 1"
-            hint = f"leave out{layout.flags}; where a file of settings has it: {unset}"
-            raise InputError("the default questions are laid out already", hint=hint)
+            hint = f"omit{layout.flags}; to override a settings file: {unset}"
+            raise InputError("the default questions cannot be mapped", hint=hint)
         questions = default_questions().questions
         return Reading("default", "question", questions, tuple(range(1, len(questions) + 1)), ())
     return read_file(Path(source), layout)

@@ -18,14 +18,14 @@ class Length:
 
     @classmethod
     def of(cls, counts: Iterable[int]) -> "Length | None":
-        """None where there is nothing to count."""
+        """Return None without counts."""
         found = list(counts)
         return cls(statistics.median(found), max(found)) if found else None
 
 
 @dataclass(frozen=True)
 class Topic:
-    """How many questions a topic has, in all and in each split."""
+    """Number of questions of a topic, in total and by split."""
 
     topic: str
     questions: int
@@ -34,7 +34,7 @@ class Topic:
 
 @dataclass(frozen=True)
 class QuestionSummary:
-    """What is in a question set; `references` is how many questions have one, a word is what stands between spaces."""
+    """Summary of a question set; `references` counts questions with a reference; words are separated by white space."""
 
     source: str
     digest: str
@@ -53,7 +53,7 @@ class QuestionSummary:
 
 
 def summarize(questions: QuestionSet) -> QuestionSummary:
-    """Topics with most questions first; a topic or split that is not given is the empty text."""
+    """Summarize a question set, largest topics first; a missing topic or split is the empty string."""
     items = questions.questions
     asked = [item.question for item in items]
     references = [item.reference for item in items if item.reference]

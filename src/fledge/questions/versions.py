@@ -1,4 +1,4 @@
-"""Question sets that are kept in MLflow: each version an evaluation dataset called `NAME/1`, `NAME/2`, ..."""
+"""Question sets registered in MLflow: each version is an evaluation dataset called `NAME/1`, `NAME/2`, ..."""
 
 import re
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from fledge.tracking.connection import connect
 
 @dataclass(frozen=True)
 class QuestionsConfig(Workspace):
-    """Where question sets are kept: MLflow shows a dataset with an experiment."""
+    """Where to register question sets: MLflow shows a dataset with its experiment."""
 
     experiment_name: str = option("fledge", "MLflow experiment", env="EXPERIMENT_NAME")
 
@@ -24,10 +24,10 @@ def register_questions(
     config: QuestionsConfig | None = None,
     progress: Progress = lambda _done, _total: None,
 ) -> QuestionSetVersion:
-    """Keep a question set in MLflow as the newest version of `name`; unchanged questions make no new version.
+    """Register a question set in MLflow as the newest version of `name`; unchanged questions make no new version.
 
-    Without a `config` the settings say where. `progress(done, total)` is told of records.
-    Raises `InputError` for a name that cannot be one, and for questions that MLflow cannot tell apart.
+    `config` defaults to the settings. `progress(done, total)` is called with numbers of records. Raises `InputError`
+    for an invalid name, and for duplicate questions.
     """
     check_name(name)
     from fledge.questions._mlflow_datasets import register
@@ -39,6 +39,6 @@ def register_questions(
 
 
 def check_name(name: str) -> None:
-    """Raise `InputError` unless a question set can be called that."""
+    """Raise `InputError` for an invalid name of a question set."""
     if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,199}", name) or re.fullmatch("d-[0-9a-f]{32}", name):
         raise InputError(f"{name!r} cannot be the name of a question set", hint="letters, digits, '_', '-' and '.'")

@@ -1,2 +1,2 @@
-"""Scores of one answer: `scorer.py` (what a scorer is and sees), `catalogue.py` (all of them, and a user's own),
-`judge.py` (a model that grades), `calibration.py` (a judge against people)."""
+"""Scoring of single answers: `scorer.py` (scorer and response types), `catalogue.py` (built-in and user scorers),
+`judge.py` (LLM judge), `calibration.py` (agreement of a judge with human labels)."""

@@ -1,23 +1,23 @@
-"""MLflow's `make_judge` on any OpenAI-compatible server, as a judge."""
+"""Judge on an OpenAI-compatible server, built on MLflow's `make_judge`."""
 
 import os
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-os.environ.setdefault("MLFLOW_MODEL_CATALOG_URI", "")  # it looks for prices on GitHub before the first question
+os.environ.setdefault("MLFLOW_MODEL_CATALOG_URI", "")  # otherwise it fetches prices from GitHub
 
 from mlflow.exceptions import MlflowException
 from mlflow.genai.judges import make_judge
 
 from fledge.core.api_key import VARIABLE, api_key
 from fledge.core.network import check_answers
-from fledge.scoring.judge import BEST, WORST, Judge, JudgeConfig, NoAnswerError, NotUnderstoodError, Said
+from fledge.scoring.judge import BEST, WORST, Judge, JudgeConfig, Judgement, NoAnswerError, NotUnderstoodError
 
 ALONE = "Answer with the JSON object alone, without any other word."
 UNPARSED = "Failed to parse"
 
 
 def open_judge(config: JudgeConfig) -> Judge:
-    """The judge of a configuration. Its key is `OPENAI_API_KEY`. Raises `FledgeError` where nothing answers there."""
+    """Open the configured judge; its key is `OPENAI_API_KEY`. Raises `FledgeError` if the server does not respond."""
     model = MlflowJudgeModel(config)
     check_answers(config.judge.partition("#")[0])
     return Judge(
@@ -29,7 +29,7 @@ def open_judge(config: JudgeConfig) -> Judge:
 
 
 class MlflowJudgeModel:
-    """Judges made by MLflow: it words the task, asks for JSON by schema, and retries what a server refuses for now."""
+    """Judges made by MLflow, which writes the prompt, requests JSON by schema, and retries transient errors."""
 
     def __init__(self, config: JudgeConfig) -> None:
         base, _, name = config.judge.partition("#")
@@ -41,7 +41,7 @@ class MlflowJudgeModel:
             "Which of the two answers in {{ outputs }} to the question in {{ inputs }} is better? "
             f"Say first, second, or tie. Their order means nothing. {config.criteria}"
         )
-        os.environ[VARIABLE] = api_key() or "none"  # MLflow reads it there, and wants one
+        os.environ[VARIABLE] = api_key() or "none"  # MLflow reads it there and requires one
         os.environ["MLFLOW_GATEWAY_ROUTE_TIMEOUT_SECONDS"] = str(max(1, int(config.judge_timeout)))
         self._judges = {
             (kind, again): make_judge(
@@ -56,13 +56,13 @@ class MlflowJudgeModel:
             for again in (False, True)
         }
 
-    def grade(self, question: str, answer: str, reference: str | None, *, again: bool) -> Said:
+    def grade(self, question: str, answer: str, reference: str | None, *, again: bool) -> Judgement:
         return self._ask("grade", question, {"answer": answer}, reference, again)
 
-    def prefer(self, question: str, first: str, second: str, reference: str | None, *, again: bool) -> Said:
+    def prefer(self, question: str, first: str, second: str, reference: str | None, *, again: bool) -> Judgement:
         return self._ask("prefer", question, {"first": first, "second": second}, reference, again)
 
-    def _ask(self, kind: str, question: str, outputs: dict[str, str], reference: str | None, again: bool) -> Said:
+    def _ask(self, kind: str, question: str, outputs: dict[str, str], reference: str | None, again: bool) -> Judgement:
         expected = {"expected_response": reference} if reference else {"expected_response": "(none is given)"}
         judge = self._judges[kind, again]
         try:
@@ -76,4 +76,4 @@ class MlflowJudgeModel:
             raise NotUnderstoodError(f"{type(error).__name__}: {error}") from None
         if found.error is not None or found.value is None:
             raise NotUnderstoodError(f"no value: {found.error}")
-        return Said(found.value, str(found.rationale or ""))
+        return Judgement(found.value, str(found.rationale or ""))

@@ -1,4 +1,4 @@
-"""fledge's scorers as those of MLflow, for `mlflow.genai.evaluate`."""
+"""fledge's scorers as MLflow scorers, for `mlflow.genai.evaluate`."""
 
 from collections.abc import Callable
 from typing import Any
@@ -14,18 +14,18 @@ REFERENCES = ("expected_response", "reference", "expected_output")
 
 
 def mlflow_scorers(*names: str) -> list[MlflowScorer]:
-    """The scorers named, the default ones where none are, for `mlflow.genai.evaluate(scorers=...)`.
+    """Return the named scorers, or the default ones, for `mlflow.genai.evaluate(scorers=...)`.
 
     The reference is `expectations["expected_response"]` (or `reference`), other expectations are columns; the question
-    is `inputs["question"]`. Where what a scorer needs is not there it gives nothing. Raises `InputError` for an unknown
+    is `inputs["question"]`. A scorer whose inputs are missing returns no score. Raises `InputError` for an unknown
     name.
     """
-    return [scorer(_wrapped(item), name=item.name) for item in choose_scorers(names)]
+    return [scorer(_wrap(item), name=item.name) for item in choose_scorers(names)]
 
 
-def _wrapped(item: Scorer) -> Callable[..., Any]:
+def _wrap(item: Scorer) -> Callable[..., Any]:
     def judged(inputs: Any = None, outputs: Any = None, expectations: Any = None, trace: Any = None) -> Any:
-        response = _response(inputs, outputs, expectations or {}, trace)
+        response = _to_response(inputs, outputs, expectations or {}, trace)
         if not item.applies(response):
             return []
         found = item(response)
@@ -36,7 +36,7 @@ def _wrapped(item: Scorer) -> Callable[..., Any]:
     return judged
 
 
-def _response(inputs: Any, outputs: Any, expectations: dict[str, Any], trace: Any) -> Response:
+def _to_response(inputs: Any, outputs: Any, expectations: dict[str, Any], trace: Any) -> Response:
     reference = next((expectations[name] for name in REFERENCES if expectations.get(name) is not None), None)
     columns = {name: str(value) for name, value in expectations.items() if name not in REFERENCES}
     usage = getattr(getattr(trace, "info", None), "token_usage", None) or {}

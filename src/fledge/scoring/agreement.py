@@ -1,4 +1,4 @@
-"""How far a judge agrees with people."""
+"""Agreement of a judge with human labels."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -10,9 +10,9 @@ from statsmodels.stats.proportion import proportion_confint
 
 
 class Agreement(NamedTuple):
-    """Cohen's kappa with its 95 % interval (None where one side knows one label only), and the share of equal labels.
+    """Cohen's kappa with its 95 % interval (None if either side uses one label only), and the share of equal labels.
 
-    `table` has a row for each label of the people and a column for each of the judge.
+    `table` has a row for each human label and a column for each label of the judge.
     """
 
     kappa: float | None
@@ -23,11 +23,11 @@ class Agreement(NamedTuple):
 
 
 def agreement(people: Sequence[float], judge: Sequence[float]) -> Agreement:
-    """Compare labels of the same answers. Raises `ValueError` where there is none.
+    """Compare labels of the same answers. Raises `ValueError` if there are none.
 
     Two labels: Cohen 1960. More: weighted by the distance of labels (Cohen 1968; Cicchetti and Allison 1971), so that
-    4 for 5 is a smaller disagreement than 1 for 5. The interval is the wider of the asymptotic one (Fleiss, Cohen and
-    Everitt 1969), which has no width where all agree, and of Wilson's for the share that agrees.
+    4 for 5 is a smaller disagreement than 1 for 5. The interval is the union of the asymptotic one (Fleiss, Cohen and
+    Everitt 1969), which has zero width at full agreement, and Wilson's for the share that agrees.
     """
     if not people:
         raise ValueError("no labels")
@@ -44,15 +44,15 @@ def agreement(people: Sequence[float], judge: Sequence[float]) -> Agreement:
         result = cohens_kappa(table, weights=np.asarray(labels) if len(labels) > 2 else None, return_results=True)
     kappa = float(result.kappa)
     asymptotic = [limit for limit in (result.kappa_low, result.kappa_upp) if np.isfinite(limit)]
-    bounds = [*map(float, asymptotic), *_wilson(table, np.asarray(labels, dtype=float))]
+    bounds = [*map(float, asymptotic), *_wilson_limits(table, np.asarray(labels, dtype=float))]
     return Agreement(kappa, (max(min(bounds), -1.0), min(max(bounds), 1.0)), agreed, tuple(labels), rows)
 
 
-def _wilson(table: NDArray[np.int_], labels: NDArray[np.float64]) -> list[float]:
-    """Limits of kappa from those of the (weighted) share that agrees, its chance taken as known.
+def _wilson_limits(table: NDArray[np.int_], labels: NDArray[np.float64]) -> list[float]:
+    """Return limits of kappa from Wilson's limits of the (weighted) share that agrees, with chance agreement as known.
 
-    Near misses spread less than hits and misses do, which counts as more labels; one full miss more than was seen, or
-    hit where most are misses, keeps that from few of them.
+    Near misses have less variance than hits and full misses, which counts as a larger sample. One added full miss, or a
+    hit if most are misses, keeps a few near misses from inflating it.
     """
     n = float(table.sum())
     hits = 1 - np.abs(labels[:, None] - labels) / (labels[-1] - labels[0])

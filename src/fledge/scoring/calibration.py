@@ -1,4 +1,4 @@
-"""`calibrate_judge`: a judge against what people said of the same answers."""
+"""`calibrate_judge`: compare a judge with human labels of the same answers."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
@@ -23,7 +23,7 @@ GRADED = {str(grade): float(grade) for grade in range(WORST, BEST + 1)}
 
 
 class Labelled(NamedTuple):
-    """A row of the file: a question, one answer or two, and what people said."""
+    """One labelled row: a question, one or two answers, and the human label."""
 
     line: int
     question: str
@@ -34,7 +34,7 @@ class Labelled(NamedTuple):
 
 
 class Disagreement(NamedTuple):
-    """Where the judge says otherwise; `line` counts the rows of the file from 1."""
+    """A row on which the judge differs from the label; `line` counts rows from 1."""
 
     line: int
     question: str
@@ -45,8 +45,8 @@ class Disagreement(NamedTuple):
 
 @dataclass(frozen=True)
 class Calibration:
-    """What came of it. `kind` is what the labels are: `grades`, `pass or fail` (the judge passes from 4 on) or
-    `preferences` (1 for a, -1 for b, 0 for a tie). `passed` is None unless there was something to reach."""
+    """Result of a calibration. `kind` is the kind of labels: `grades`, `pass or fail` (the judge passes grades of 4 and
+    5) or `preferences` (1 for a, -1 for b, 0 for a tie). `passed` is None without `min_kappa`."""
 
     judge: str
     kind: Kind
@@ -75,15 +75,15 @@ def calibrate_judge(
     min_kappa: float | None = None,
     progress: Progress = lambda _done, _total, _what: None,
 ) -> Calibration:
-    """Ask a judge about answers that people have judged; `labels` is a CSV file or a table.
+    """Let a judge grade answers with human labels and measure the agreement; `labels` is a CSV file or a data frame.
 
-    `passed` if the lower end of the interval of kappa reaches `min_kappa`. Raises `InputError` for labels that are
-    none, `FledgeError` where the judge gave no judgement at all.
+    `passed` is true if the lower end of the interval of kappa is at least `min_kappa`. Raises `InputError` for invalid
+    labels, `FledgeError` if the judge returned no judgement.
     """
     if not judging.judge:
-        raise InputError("there is no judge", hint="--judge URL#NAME")
+        raise InputError("no judge given", hint="--judge URL#NAME")
     if min_kappa is not None and not -1 <= min_kappa <= 1:
-        raise InputError(f"kappa is from -1 to 1, not {min_kappa:g}", hint="--min-kappa 0.6")
+        raise InputError(f"min_kappa must be from -1 to 1, not {min_kappa:g}", hint="--min-kappa 0.6")
     kind, rows = read_labels(labels)
 
     from fledge.scoring._mlflow_judge import open_judge
@@ -91,15 +91,15 @@ def calibrate_judge(
     judge = open_judge(judging)
     found: list[tuple[Labelled, float, str]] = []
     error = ""
-    for row, said in judge.ask_all(
-        rows, lambda row: _judged(judge, kind, row), lambda done, every: progress(done, every, "rows judged")
+    for row, outcome in judge.ask_all(
+        rows, lambda row: _judge_row(judge, kind, row), lambda done, every: progress(done, every, "rows judged")
     ):
-        if isinstance(said, JudgeError):
-            error = said.message
+        if isinstance(outcome, JudgeError):
+            error = outcome.message
         else:
-            found.append((row, *said))
+            found.append((row, *outcome))
     if not found:
-        raise FledgeError(f"there is no judgement on any of {len(rows):,} rows: {error}", hint=TRY_JUDGE)
+        raise FledgeError(f"no judgement on any of {len(rows):,} rows: {error}", hint=TRY_JUDGE)
     agreed = agreement([row.label for row, _, _ in found], [value for _, value, _ in found])
     return Calibration(
         judge=judging.judge,
@@ -108,13 +108,13 @@ def calibrate_judge(
         judged=len(found),
         counts=judge.counts,
         agreement=agreed,
-        disagreements=tuple(_disagreements(found)),
+        disagreements=tuple(_largest_disagreements(found)),
         passed=None if min_kappa is None else agreed.ci is not None and agreed.ci[0] >= min_kappa,
     )
 
 
 def read_labels(source: str | pd.DataFrame) -> tuple[Kind, list[Labelled]]:
-    """The labels of a file and their kind. Raises `InputError` for what is no file of labels, with the row."""
+    """Read labels and detect their kind. Raises `InputError` that names the invalid row."""
     where = source if isinstance(source, str) else "the table"
     if isinstance(source, str):
         table = read_csv(source, "--labels", HINT, dtype=str, keep_default_na=False)
@@ -126,12 +126,12 @@ def read_labels(source: str | pd.DataFrame) -> tuple[Kind, list[Labelled]]:
     if missing:
         raise InputError(f"{where}: no column {', '.join(missing)}", hint=HINT)
     if table.empty:
-        raise InputError(f"{where}: no labels in it", hint=HINT)
-    said = table["label"].str.strip().str.lower().str.removesuffix(".0")
-    kind, known = _kind(paired, set(said))
-    for line, text in enumerate(said, 1):
+        raise InputError(f"{where}: no labels", hint=HINT)
+    labels_text = table["label"].str.strip().str.lower().str.removesuffix(".0")
+    kind, known = _detect_kind(paired, set(labels_text))
+    for line, text in enumerate(labels_text, 1):
         if text not in known:
-            raise InputError(f"{where}, row {line}: {text[:80]!r} is no label, of {', '.join(known)}", hint=HINT)
+            raise InputError(f"{where}, row {line}: {text[:80]!r} is not a label ({', '.join(known)})", hint=HINT)
         if not table["question"].iloc[line - 1].strip():
             raise InputError(f"{where}, row {line}: no question", hint=HINT)
     rows = table.to_dict("records")
@@ -144,17 +144,17 @@ def read_labels(source: str | pd.DataFrame) -> tuple[Kind, list[Labelled]]:
             row["b"] if paired else None,
             known[label],
         )
-        for line, (row, label) in enumerate(zip(rows, said, strict=True), 1)
+        for line, (row, label) in enumerate(zip(rows, labels_text, strict=True), 1)
     ]
 
 
-def _kind(paired: bool, said: set[str]) -> tuple[Kind, dict[str, float]]:
+def _detect_kind(paired: bool, labels_text: set[str]) -> tuple[Kind, dict[str, float]]:
     if paired:
         return "preferences", PREFERRED
-    return ("pass or fail", PASSED) if said <= set(PASSED) else ("grades", GRADED)
+    return ("pass or fail", PASSED) if labels_text <= set(PASSED) else ("grades", GRADED)
 
 
-def _judged(judge: Judge, kind: Kind, row: Labelled) -> tuple[float, str]:
+def _judge_row(judge: Judge, kind: Kind, row: Labelled) -> tuple[float, str]:
     if row.b is not None:
         preference = judge.prefer(row.question, row.a, row.b, row.reference)
         return float(preference.value), preference.rationale
@@ -163,8 +163,8 @@ def _judged(judge: Judge, kind: Kind, row: Labelled) -> tuple[float, str]:
     return float(value >= PASS_FROM) if kind == "pass or fail" else value, grade.rationale
 
 
-def _disagreements(found: list[tuple[Labelled, float, str]]) -> Iterator[Disagreement]:
-    """The largest ones first."""
+def _largest_disagreements(found: list[tuple[Labelled, float, str]]) -> Iterator[Disagreement]:
+    """Yield the largest disagreements first."""
     others = [item for item in found if item[0].label != item[1]]
     for row, value, rationale in sorted(others, key=lambda item: (-abs(item[0].label - item[1]), item[0].line))[:SHOWN]:
         yield Disagreement(row.line, row.question, row.label, value, rationale)

@@ -1,4 +1,4 @@
-"""The table of scorers: those of fledge and a user's own, found by name."""
+"""Registry of built-in and user scorers by name."""
 
 import importlib
 import importlib.util
@@ -20,52 +20,52 @@ from fledge.scoring.judge import JUDGE, PREFERENCE
 from fledge.scoring.scorer import Function, Response, Scorer
 
 
-def _of(function: Function, higher: bool | None, low: float, high: float, *, default: bool = True) -> Scorer:
+def _built_in(function: Function, higher: bool | None, low: float, high: float, *, default: bool = True) -> Scorer:
     return Scorer(function.__name__, function, higher, low, high, default)
 
 
-def _figure(function: Function, higher: bool | None) -> Scorer:
+def _recorded_figure(function: Function, higher: bool | None) -> Scorer:
     return Scorer(function.__name__, function, higher, 0.0, default=False, recorded=True)
 
 
 BUILT_IN: Final = {
     scorer.name: scorer
     for scorer in (
-        _of(overlap.token_f1, True, 0, 1),
-        _of(overlap.exact_match, True, 0, 1),
-        _of(overlap.chrf, True, 0, 1),
-        _of(overlap.bleu, True, 0, 1, default=False),
-        _of(overlap.rouge_1, True, 0, 1, default=False),
-        _of(overlap.rouge_2, True, 0, 1, default=False),
-        _of(overlap.rouge_l, True, 0, 1, default=False),
-        _of(overlap.similarity, True, 0, 1),
-        _of(short_answers.number, True, 0, 1, default=False),
-        _of(short_answers.choice, True, 0, 1, default=False),
-        _of(short_answers.answer_pattern, True, 0, 1, default=False),
-        _of(surface.response_length, None, 0, math.inf),
-        _of(surface.response_quality, True, 0, 1),
-        _of(surface.empty, False, 0, 1),
-        _of(surface.truncated, False, 0, 1),
-        _of(surface.refusal, False, 0, 1),
-        _of(surface.rep_4, False, 0, 1),
-        _of(surface.distinct_1, True, 0, 1, default=False),
-        _of(surface.distinct_2, True, 0, 1, default=False),
-        _of(surface.language, True, 0, 1, default=False),
-        _of(surface.readability, None, -math.inf, math.inf, default=False),
-        _of(surface.perplexity, False, 1, math.inf, default=False),
-        _of(assertions.contains, True, 0, 1),
-        _of(assertions.not_contains, True, 0, 1),
-        _of(assertions.matches, True, 0, 1),
-        _of(assertions.json_valid, True, 0, 1),
-        _figure(figures.latency_s, False),
-        _figure(figures.ttft_s, False),
-        _figure(figures.prompt_tokens, None),
-        _figure(figures.completion_tokens, None),
-        _figure(figures.cost, False),
+        _built_in(overlap.token_f1, True, 0, 1),
+        _built_in(overlap.exact_match, True, 0, 1),
+        _built_in(overlap.chrf, True, 0, 1),
+        _built_in(overlap.bleu, True, 0, 1, default=False),
+        _built_in(overlap.rouge_1, True, 0, 1, default=False),
+        _built_in(overlap.rouge_2, True, 0, 1, default=False),
+        _built_in(overlap.rouge_l, True, 0, 1, default=False),
+        _built_in(overlap.similarity, True, 0, 1),
+        _built_in(short_answers.number, True, 0, 1, default=False),
+        _built_in(short_answers.choice, True, 0, 1, default=False),
+        _built_in(short_answers.answer_pattern, True, 0, 1, default=False),
+        _built_in(surface.response_length, None, 0, math.inf),
+        _built_in(surface.response_quality, True, 0, 1),
+        _built_in(surface.empty, False, 0, 1),
+        _built_in(surface.truncated, False, 0, 1),
+        _built_in(surface.refusal, False, 0, 1),
+        _built_in(surface.rep_4, False, 0, 1),
+        _built_in(surface.distinct_1, True, 0, 1, default=False),
+        _built_in(surface.distinct_2, True, 0, 1, default=False),
+        _built_in(surface.language, True, 0, 1, default=False),
+        _built_in(surface.readability, None, -math.inf, math.inf, default=False),
+        _built_in(surface.perplexity, False, 1, math.inf, default=False),
+        _built_in(assertions.contains, True, 0, 1),
+        _built_in(assertions.not_contains, True, 0, 1),
+        _built_in(assertions.matches, True, 0, 1),
+        _built_in(assertions.json_valid, True, 0, 1),
+        _recorded_figure(figures.latency_s, False),
+        _recorded_figure(figures.ttft_s, False),
+        _recorded_figure(figures.prompt_tokens, None),
+        _recorded_figure(figures.completion_tokens, None),
+        _recorded_figure(figures.cost, False),
     )
 }
 PATTERN: Final = short_answers.answer_pattern.__name__
-# Metrics that are made of many answers, and whether they are better when higher.
+# Metrics aggregated over answers, and whether higher is better.
 DERIVED: Final[dict[str, bool | None]] = {
     "latency_p95_s": False,
     "error_rate": False,
@@ -73,9 +73,9 @@ DERIVED: Final[dict[str, bool | None]] = {
     PREFERENCE: True,
     JUDGE: True,
 }
-# Metrics that every answer has, whatever scores it.
+# Metrics recorded for every answer, regardless of scorers.
 RECORDED: Final = (*(item.name for item in BUILT_IN.values() if item.recorded), "error_rate")
-# Columns of the table of answers, and figures of an arm.
+# Names of answer columns and arm figures.
 RESERVED: Final = frozenset(
     {
         *("question_id", "question", "topic", "reference", "arm", "sample", "answer", "text", "error", "finish_reason"),
@@ -83,11 +83,11 @@ RESERVED: Final = frozenset(
         *("effectiveness", "latency_mean_s", "ttft_mean_s"),
     }
 )
-_own: dict[str, Scorer] = {}
+_user_scorers: dict[str, Scorer] = {}
 
 
 class AnswerScores(NamedTuple):
-    """The scores of one answer by name, why a scorer gave none where it failed, and rationales where there are any."""
+    """Scores of one answer by scorer, errors of scorers that failed, and rationales if given."""
 
     values: dict[str, float]
     errors: dict[str, str]
@@ -124,52 +124,51 @@ def scorer(
     low: float = -math.inf,
     high: float = math.inf,
 ) -> Function | Callable[[Function], Function]:
-    """Make a scorer of a function: `fledge.scorer(polite)`, or as a decorator; its name can then be asked for.
+    """Register a function as a scorer: `fledge.scorer(polite)`, or as a decorator.
 
-    The function's parameters say what it gets: `answer`, `question`, `reference`, other fields of `Response`, or
-    columns of the question set. It returns a number, or None for no score. Raises `InputError` for a name that fledge
-    has itself.
+    The function's parameters name its inputs: `answer`, `question`, `reference`, other fields of `Response`, or columns
+    of the question set. It returns a number, or None for no score. Raises `InputError` for an invalid or reserved name.
     """
 
     def register(given: Function) -> Function:
         called = name or given.__name__
         if called in BUILT_IN or called in DERIVED or called in RESERVED:
-            raise InputError(f"fledge has {called!r} itself", hint="give your scorer another name")
+            raise InputError(f"{called!r} is a name that fledge uses", hint="give your scorer another name")
         if not re.fullmatch(r"[A-Za-z_]\w{0,99}", called):
             raise InputError(f"{called!r} cannot be the name of a scorer", hint="letters, digits and '_': name=...")
         if inspect.iscoroutinefunction(given):
-            raise InputError(f"{called} is async, which no scorer can be", hint=f"def {called}(answer): ...")
-        _own[called] = Scorer(called, given, higher_is_better, low, high, default=False)
+            raise InputError(f"scorer {called} is async, which is not supported", hint=f"def {called}(answer): ...")
+        _user_scorers[called] = Scorer(called, given, higher_is_better, low, high, default=False)
         return given
 
     return register if function is None else register(function)
 
 
 def find_scorer(name: str) -> Scorer:
-    """The scorer of a name, or the function that `file.py:function` or `package.module:function` means.
+    """Return a scorer by its name, or load `file.py:function` or `package.module:function`.
 
-    Raises `InputError` where there is none.
+    Raises `InputError` if there is none.
     """
-    known = BUILT_IN.get(name) or _own.get(name)
+    known = BUILT_IN.get(name) or _user_scorers.get(name)
     if known is not None:
         return known
     place, colon, function = name.rpartition(":")
     if not colon:
         hint = f"one of: {', '.join(BUILT_IN)}; your own as my_scorers.py:function"
-        raise InputError(f"no scorer {name!r}", hint=hint)
-    found = getattr(_module(place, name), function, None)
+        raise InputError(f"unknown scorer {name!r}", hint=hint)
+    found = getattr(_import(place, name), function, None)
     if not callable(found):
         raise InputError(f"{place} has no function {function!r}", hint=f"define it there: def {function}(answer): ...")
-    for item in _own.values():  # the file may have told its name and direction itself
+    for item in _user_scorers.values():  # the file may have registered it already
         if item.function is found:
             return item
     scorer(found, name=function)
-    return _own[function]
+    return _user_scorers[function]
 
 
 def choose_scorers(names: Sequence[str], pattern: str = "") -> tuple[Scorer, ...]:
-    """The scorers named; the default ones where none are, all of fledge's for `all`. A `pattern` is what
-    `answer_pattern`, which is then among them, looks for."""
+    """Return the named scorers, the default ones without names, or all built-in ones for `all`; with a `pattern`, also
+    `answer_pattern` that searches for it."""
     if pattern:
         own = replace(BUILT_IN[PATTERN], function=partial(short_answers.answer_pattern, answer_pattern=pattern))
         return (*(item for item in choose_scorers(names) if item.name != PATTERN), own)
@@ -185,7 +184,7 @@ def choose_scorers(names: Sequence[str], pattern: str = "") -> tuple[Scorer, ...
 
 
 def score(response: Response, scorers: Sequence[Scorer]) -> AnswerScores:
-    """What each of the scorers gives, as far as what it needs is known. An error stays with its scorer."""
+    """Score a response with each scorer whose inputs are known, and record errors by scorer."""
     values: dict[str, float] = {}
     errors: dict[str, str] = {}
     rationales: dict[str, str] = {}
@@ -205,29 +204,29 @@ def score(response: Response, scorers: Sequence[Scorer]) -> AnswerScores:
 
 
 def known(metric: str) -> bool:
-    """Whether the direction of a metric is known."""
-    return metric in BUILT_IN or metric in _own or metric in DERIVED
+    """Return whether the direction of a metric is known."""
+    return metric in BUILT_IN or metric in _user_scorers or metric in DERIVED
 
 
 def direction_of(metric: str) -> bool | None:
-    """Whether a metric is better when higher; None where neither way is, or it is not known."""
+    """Return whether higher is better; None if the metric has no better direction or is unknown."""
     if metric in DERIVED:
         return DERIVED[metric]
-    item = BUILT_IN.get(metric) or _own.get(metric)
+    item = BUILT_IN.get(metric) or _user_scorers.get(metric)
     return item.higher_is_better if item else None
 
 
 def range_of(metric: str) -> tuple[float, float]:
-    """The least and the largest score of a metric, infinite where they are not known."""
+    """Return the lowest and highest possible score of a metric, infinite if unknown."""
     if metric == PREFERENCE:
         return (-1.0, 1.0)
     if metric in DERIVED:
         return (0.0, math.inf if metric == "latency_p95_s" else 1.0)
-    item = BUILT_IN.get(metric) or _own.get(metric)
+    item = BUILT_IN.get(metric) or _user_scorers.get(metric)
     return (item.low, item.high) if item else (-math.inf, math.inf)
 
 
-def _module(place: str, name: str) -> object:
+def _import(place: str, name: str) -> object:
     try:
         if not place.endswith(".py"):
             return importlib.import_module(place)
@@ -242,7 +241,7 @@ def _module(place: str, name: str) -> object:
             spec.loader.exec_module(module)
         return sys.modules[title]
     except FileNotFoundError:
-        raise InputError(f"{place}: there is no such file", hint="check the path given to --scorers") from None
+        raise InputError(f"{place} does not exist", hint="check the path given to --scorers") from None
     except (Exception, SystemExit) as error:
         sys.modules.pop(f"fledge_scorers_{Path(place).stem}", None)
         hint = "fix the file, or check the name: my_scorers.py:function"

@@ -1,4 +1,4 @@
-"""What an answer took: figures that are in every table of answers, as scores."""
+"""Latency, token counts and cost of an answer, as scores."""
 
 
 def latency_s(latency_s: float) -> float:
@@ -22,5 +22,5 @@ def completion_tokens(completion_tokens: int) -> float:
 
 
 def cost(cost: float) -> float:
-    """What the answer cost, by the prices given. Lower is better. Source: tokens and prices."""
+    """Cost of the answer at the configured prices. Lower is better. Source: tokens and prices."""
     return cost

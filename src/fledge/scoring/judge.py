@@ -1,4 +1,4 @@
-"""A judge: a model that grades answers, or says which of two is better; what it says is checked before it counts."""
+"""LLM judge: grades an answer, or picks the better of two. Its output is validated before it counts."""
 
 import queue
 import threading
@@ -18,10 +18,10 @@ R = TypeVar("R")
 
 WORST, BEST = 1, 5
 POLL_S = 0.1
-GIVE_UP = 5  # failures to answer one after the other
-JUDGE = "judge"  # the name of its score
-TRY_JUDGE = "see that a model answers there, and is able to judge; --judge URL#NAME"
-PREFERENCE = "preference"  # that of which of two answers it finds better
+GIVE_UP = 5  # consecutive failures to answer
+JUDGE = "judge"  # metric of its grade
+TRY_JUDGE = "check that a model capable of judging is served there: --judge URL#NAME"
+PREFERENCE = "preference"  # metric of its pairwise comparison
 CRITERIA = (
     "Is the answer right and complete? Where there is an expected response, what it says is what counts, not how it is "
     "worded. An answer that is wrong, evades the question or says nothing is poor."
@@ -30,17 +30,17 @@ CRITERIA = (
 
 @dataclass(frozen=True)
 class JudgeConfig(metaclass=FromSources):
-    """Which judge, and by what."""
+    """The judge and its criteria."""
 
     GROUP: ClassVar = "Judge"
 
     judge: str = option(
-        "", "a judge: the URL of an OpenAI-compatible server, as http://127.0.0.1:8000/v1#NAME", group=""
+        "", "judge: URL of an OpenAI-compatible server and model, as http://127.0.0.1:8000/v1#NAME", group=""
     )
-    judge_criteria: str = option("", "grading criteria, in words; correct and complete unless set")
-    judge_retries: int = option(2, "how often to ask the judge again after an answer that cannot be parsed")
-    judge_timeout: float = option(60.0, "seconds that the judge has for an answer")
-    judge_concurrency: int = option(8, "most questions put to the judge at once")
+    judge_criteria: str = option("", "grading criteria as text (default: correct and complete)")
+    judge_retries: int = option(2, "retries after a judge answer that cannot be parsed")
+    judge_timeout: float = option(60.0, "timeout of a judge request, in seconds")
+    judge_concurrency: int = option(8, "maximum number of concurrent judge requests")
 
     def __post_init__(self) -> None:
         problems = self.problems()
@@ -52,53 +52,53 @@ class JudgeConfig(metaclass=FromSources):
         return self.judge_criteria or CRITERIA
 
     def problems(self) -> list[str]:
-        """What is wrong with the values, all of it."""
+        """Return all problems with the values."""
         found = out_of_range(
             self, ("judge_retries", 0, 20), ("judge_timeout", 0.1, 3600), ("judge_concurrency", 1, 1024)
         )
         if self.judge and not self.judge.startswith(("http://", "https://")):
-            found.append(f"a judge is a URL, not {self.judge!r}")
+            found.append(f"judge must be a URL, not {self.judge!r}")
         if "{{" in self.judge_criteria or "}}" in self.judge_criteria:
-            found.append("judge_criteria are words, without {{ and }}")
+            found.append("judge_criteria must not contain {{ or }}")
         if "@" in urlsplit(self.judge).netloc or urlsplit(self.judge).query:
-            found.append("a judge's URL is recorded, and must hold no key: export OPENAI_API_KEY=...")
+            found.append("the judge URL is recorded and must not contain a key: export OPENAI_API_KEY=...")
         return found
 
 
-class Said(NamedTuple):
-    """What a judge said: a value, which is still to be checked, and why."""
+class Judgement(NamedTuple):
+    """Output of a judge: a value, not yet validated, and its rationale."""
 
     value: Any
     rationale: str
 
 
 class NotUnderstoodError(FledgeError):
-    """The judge answered, and what it said is no judgement: ask again."""
+    """The judge's answer is not a valid judgement; retry."""
 
 
 class JudgeError(FledgeError):
-    """The judge gave no judgement, however often it was asked; there is no score."""
+    """The judge gave no valid judgement after all retries."""
 
 
 class NoAnswerError(JudgeError):
-    """The judge cannot be reached, refuses, or takes too long: asking again at once is of no use."""
+    """The judge is unreachable, refuses, or timed out; do not retry."""
 
 
 class JudgeModel(Protocol):
-    """Asks a model. `again` is true where its last answer was no judgement."""
+    """Model behind a judge. `again` is true for a retry after an invalid judgement."""
 
-    def grade(self, question: str, answer: str, reference: str | None, *, again: bool) -> Said:
-        """A whole number from 1 to 5. Raises `NotUnderstoodError` or `NoAnswerError`."""
+    def grade(self, question: str, answer: str, reference: str | None, *, again: bool) -> Judgement:
+        """Return a whole number from 1 to 5. Raises `NotUnderstoodError` or `NoAnswerError`."""
         ...
 
-    def prefer(self, question: str, first: str, second: str, reference: str | None, *, again: bool) -> Said:
-        """`first`, `second` or `tie`."""
+    def prefer(self, question: str, first: str, second: str, reference: str | None, *, again: bool) -> Judgement:
+        """Return `first`, `second` or `tie`. Raises as `grade`."""
         ...
 
 
 @dataclass(frozen=True)
 class Preference:
-    """1 for `a`, -1 for `b`, 0 for neither; not `agreed` where the judge said otherwise with the two swapped."""
+    """1 for `a`, -1 for `b`, 0 for a tie; `agreed` is false if the judge contradicted itself in swapped order."""
 
     value: int
     agreed: bool
@@ -106,7 +106,7 @@ class Preference:
 
 
 class JudgeCounts(NamedTuple):
-    """How often the judge was asked, asked again, gave no judgement in the end, and contradicted itself."""
+    """Numbers of requests, retries, missing judgements, and preferences that contradicted themselves when swapped."""
 
     asked: int = 0
     retried: int = 0
@@ -115,9 +115,9 @@ class JudgeCounts(NamedTuple):
 
 
 class Judge:
-    """Grades and prefers through a model; may be used by many threads. `counts` tells what came of it.
+    """Grades answers and compares pairs through a model. Thread-safe; `counts` holds the totals.
 
-    A judge that does not answer five times in a row is asked no more. What takes longer than `timeout_s` is given up.
+    After five consecutive failures to answer no more requests are sent. A request times out after `timeout_s`.
     """
 
     def __init__(
@@ -139,28 +139,33 @@ class Judge:
             return self._counts
 
     def grade(self, question: str, answer: str, reference: str | None = None) -> Grade:
-        """The grade of an answer, from 0 (the judge's 1) to 1 (its 5). Raises `JudgeError` where there is none."""
-        said = self._ask(lambda again: self._model.grade(question, answer, reference, again=again), _whole_number)
-        return Grade((said.value - WORST) / (BEST - WORST), said.rationale)
+        """Grade an answer from 0 (the judge's 1) to 1 (its 5). Raises `JudgeError` without a judgement."""
+        judgement = self._ask(lambda again: self._model.grade(question, answer, reference, again=again), _check_grade)
+        return Grade((judgement.value - WORST) / (BEST - WORST), judgement.rationale)
 
     def prefer(self, question: str, a: str, b: str, reference: str | None = None) -> Preference:
-        """Which of two answers is better: asked twice, with the two swapped, and only what is said both times counts.
+        """Return the better of two answers. Asks in both orders; contradicting judgements count as a tie.
 
-        Raises `JudgeError` where there is no judgement.
+        Raises `JudgeError` without a judgement.
         """
-        there = self._ask(lambda again: self._model.prefer(question, a, b, reference, again=again), _better)
-        back = self._ask(lambda again: self._model.prefer(question, b, a, reference, again=again), _better)
+        forward = self._ask(lambda again: self._model.prefer(question, a, b, reference, again=again), _check_preference)
+        backward = self._ask(
+            lambda again: self._model.prefer(question, b, a, reference, again=again), _check_preference
+        )
         signs = {"first": 1, "second": -1, "tie": 0}
-        value, swapped = signs[there.value], -signs[back.value]
+        value, swapped = signs[forward.value], -signs[backward.value]
         if value != swapped:
             self._count(inconsistent=1)
-            return Preference(0, False, f"{there.rationale} / swapped: {back.rationale}")
-        return Preference(value, True, there.rationale)
+            return Preference(0, False, f"{forward.rationale} / swapped: {backward.rationale}")
+        return Preference(value, True, forward.rationale)
 
     def ask_all(
         self, items: Sequence[T], one: Callable[[T], R], progress: Callable[[int, int], None]
     ) -> Generator[tuple[T, R | JudgeError]]:
-        """What `one` gives for each item, or why it gives nothing, as it comes; `progress` is told of done and all."""
+        """Call `one` on each item in parallel; yield each item with its result or error as it completes.
+
+        `progress` is called with the numbers of done and all items.
+        """
         pool = ThreadPoolExecutor(self._max_concurrency, thread_name_prefix="judge")
         try:
             futures = {pool.submit(one, item): item for item in items}
@@ -176,30 +181,30 @@ class Judge:
             pool.shutdown(wait=False, cancel_futures=True)
 
     def stop(self) -> None:
-        """Ask no more, and wait for no answer."""
+        """Stop asking and waiting for answers."""
         self._stopped.set()
 
-    def _ask(self, ask: Callable[[bool], Said], check: Callable[[Any], Any]) -> Said:
+    def _ask(self, ask: Callable[[bool], Judgement], check: Callable[[Any], Any]) -> Judgement:
         problem = ""
         with self._room:
             for attempt in range(self._retries + 1):
                 try:
-                    said = self._once(ask, attempt)
-                    return Said(check(said.value), said.rationale)
+                    judgement = self._ask_once(ask, attempt)
+                    return Judgement(check(judgement.value), judgement.rationale)
                 except NotUnderstoodError as error:
                     problem = error.message
         self._count(failed=1)
         raise JudgeError(f"the judge gave no judgement in {self._retries + 1} answers: {problem}")
 
-    def _once(self, ask: Callable[[bool], Said], attempt: int) -> Said:
+    def _ask_once(self, ask: Callable[[bool], Judgement], attempt: int) -> Judgement:
         if self._stopped.is_set():
             raise JudgeError("stopped")
         if self._unanswered >= GIVE_UP:
             self._count(failed=1)
-            raise NoAnswerError(f"the judge did not answer {GIVE_UP} times in a row, and is asked no more")
+            raise NoAnswerError(f"the judge did not answer {GIVE_UP} times in a row; no further requests are sent")
         self._count(asked=1, retried=int(attempt > 0))
         try:
-            said = self._within(lambda: ask(attempt > 0))
+            judgement = self._run_with_timeout(lambda: ask(attempt > 0))
         except NoAnswerError:
             self._unanswered += 1
             self._count(failed=1)
@@ -208,16 +213,16 @@ class Judge:
             self._unanswered = 0
             raise
         self._unanswered = 0
-        return said
+        return judgement
 
-    def _within(self, work: Callable[[], Said]) -> Said:
-        """What `work` gives in time. What takes longer ends by itself, in a thread that keeps no process alive."""
-        results: queue.SimpleQueue[Said | Exception] = queue.SimpleQueue()
+    def _run_with_timeout(self, work: Callable[[], Judgement]) -> Judgement:
+        """Run `work` with the timeout. On timeout its daemon thread is left to end by itself."""
+        results: queue.SimpleQueue[Judgement | Exception] = queue.SimpleQueue()
 
         def run() -> None:
             try:
                 results.put(work())
-            except Exception as error:  # noqa: BLE001 (it is raised where it is waited for)
+            except Exception as error:  # noqa: BLE001 (raised in the waiting thread)
                 results.put(error)
 
         threading.Thread(target=run, name="judge", daemon=True).start()
@@ -242,14 +247,14 @@ class Judge:
             )
 
 
-def _whole_number(value: Any) -> int:
+def _check_grade(value: Any) -> int:
     text = str(value).strip()
     if isinstance(value, bool) or text.removesuffix(".0") not in {str(number) for number in range(WORST, BEST + 1)}:
-        raise NotUnderstoodError(f"{text[:80]!r} is no whole number from {WORST} to {BEST}")
+        raise NotUnderstoodError(f"{text[:80]!r} is not a whole number from {WORST} to {BEST}")
     return int(float(text))
 
 
-def _better(value: Any) -> str:
+def _check_preference(value: Any) -> str:
     text = str(value).strip().lower()
     if text not in ("first", "second", "tie"):
         raise NotUnderstoodError(f"{text[:80]!r} is not first, second or tie")
@@ -257,19 +262,19 @@ def _better(value: Any) -> str:
 
 
 def describe_counts(counts: JudgeCounts) -> str:
-    """What a judge did, in a sentence."""
+    """Summarize the counts in one sentence."""
     parts = [f"the judge was asked {counts.asked:,} times"]
     if counts.retried:
-        parts.append(f"{counts.retried:,} of them again, after what was no judgement")
+        parts.append(f"{counts.retried:,} of them retries after an invalid judgement")
     if counts.failed:
         parts.append(f"{counts.failed:,} judgement{'s are' if counts.failed > 1 else ' is'} missing")
     if counts.inconsistent:
-        parts.append(f"{counts.inconsistent:,} pairs were judged otherwise when swapped, and count as ties")
+        parts.append(f"{counts.inconsistent:,} pairs were judged differently when swapped and count as ties")
     return "; ".join(parts)
 
 
 def judge_scorer(judge: Judge) -> Scorer:
-    """The judge's grade as a score; where it gives none there is no score, and it is counted."""
+    """Return a scorer that uses the judge's grade; a missing judgement is an error of the scorer."""
 
     def grade(question: str, answer: str, reference: str = "") -> Grade:
         return judge.grade(question, answer, reference or None)
@@ -278,11 +283,11 @@ def judge_scorer(judge: Judge) -> Scorer:
 
 
 def same_model(judge: str, model: str) -> str:
-    """A warning where a judge would grade its own answers; empty where it is another model."""
+    """Return a warning if the judge and the judged model are the same, else an empty string."""
     ours, theirs = judge.rstrip("/"), model.rstrip("/")
     if not ours or not theirs:
         return ""
     name, other = ours.partition("#")[2], theirs.partition("#")[2] or theirs
     if ours == theirs or (name and name == other) or (not name and ours == theirs.partition("#")[0]):
-        return f"the judge {judge} is the model that it judges: models favour their own answers"
+        return f"the judge {judge} is the model being judged: models favour their own answers"
     return ""

@@ -8,17 +8,17 @@ from typing import Any
 import regex
 from rapidfuzz import fuzz
 
-MOST_COMPARED = 4_000_000  # words of one text times words of the other: ROUGE-L takes that much time
+MOST_COMPARED = 4_000_000  # product of word counts, the running time of ROUGE-L
 
 
 def _words(text: str) -> list[str]:
-    """Lower-case words without punctuation and articles, as SQuAD's official evaluation normalises; in any script."""
+    """Return lower-case words without punctuation and articles, as SQuAD's evaluation normalises; in any script."""
     plain = regex.sub(r"[\p{P}\p{S}]", "", unicodedata.normalize("NFC", text.lower()))
     return [word for word in plain.split() if word not in {"a", "an", "the"}]
 
 
 def exact_match(answer: str, reference: str) -> float:
-    """1 if the normalised words are the same, else 0. Higher is better. Source: SQuAD 1.1 (Rajpurkar et al. 2016)."""
+    """1 if the normalised words are equal, else 0. Higher is better. Source: SQuAD 1.1 (Rajpurkar et al. 2016)."""
     return float(_words(answer) == _words(reference))
 
 
@@ -34,13 +34,13 @@ def token_f1(answer: str, reference: str) -> float:
 def chrf(answer: str, reference: str) -> float:
     """chrF2, the F-score of character n-grams up to 6, 0 to 1 (sacrebleu's, divided by 100). Higher is better. Source:
     Popović 2015; sacrebleu."""
-    return _unit(_chrf().sentence_score(answer, [reference]).score / 100)
+    return _clip(_chrf().sentence_score(answer, [reference]).score / 100)
 
 
 def bleu(answer: str, reference: str) -> float:
     """BLEU of one sentence with sacrebleu's smoothing and effective order, 0 to 1 (sacrebleu's, divided by 100).
-    Higher is better; of single short answers it is a coarse measure. Source: Papineni et al. 2002; sacrebleu."""
-    return _unit(_bleu().sentence_score(answer, [reference]).score / 100)
+    Higher is better. Coarse for single short answers. Source: Papineni et al. 2002; sacrebleu."""
+    return _clip(_bleu().sentence_score(answer, [reference]).score / 100)
 
 
 def rouge_1(answer: str, reference: str) -> float | None:
@@ -50,7 +50,7 @@ def rouge_1(answer: str, reference: str) -> float | None:
 
 
 def rouge_2(answer: str, reference: str) -> float | None:
-    """ROUGE-2, the F-score of pairs of words, 0 to 1. Higher is better. Source: Lin 2004; rouge-score."""
+    """ROUGE-2, the F-score of word pairs, 0 to 1. Higher is better. Source: Lin 2004; rouge-score."""
     return _rouge("rouge2", answer, reference)
 
 
@@ -61,12 +61,12 @@ def rouge_l(answer: str, reference: str) -> float | None:
 
 
 def similarity(answer: str, reference: str) -> float:
-    """How alike the characters are: 1 less the share of insertions and deletions that make one text of the other, 0 to
-    1. Higher is better. It knows no meaning. Source: Levenshtein 1966; rapidfuzz's `fuzz.ratio`."""
+    """Character similarity, 0 to 1: 1 minus the normalised number of insertions and deletions between the texts. Higher
+    is better. Ignores meaning. Source: Levenshtein 1966; rapidfuzz's `fuzz.ratio`."""
     return fuzz.ratio(answer, reference) / 100
 
 
-# sacrebleu takes 0.3 s to load, rouge-score 3 s: they are loaded by the first answer that is scored.
+# sacrebleu takes 0.3 s to load and rouge-score 3 s, so they are loaded on first use.
 @cache
 def _chrf() -> Any:
     from sacrebleu.metrics import CHRF
@@ -87,7 +87,7 @@ def _rouge_scorer(kind: str) -> Any:
     from rouge_score.tokenizers import Tokenizer
 
     class Words(Tokenizer):  # type: ignore[misc]
-        """Its own knows the letters a to z only."""
+        """Words in any script; the default tokenizer knows a to z only."""
 
         def tokenize(self, text: str) -> list[str]:
             return list(regex.findall(r"[\p{L}\p{M}\p{N}]+", unicodedata.normalize("NFC", text.lower())))
@@ -98,9 +98,9 @@ def _rouge_scorer(kind: str) -> Any:
 def _rouge(kind: str, answer: str, reference: str) -> float | None:
     if kind == "rougeL" and len(answer.split()) * len(reference.split()) > MOST_COMPARED:
         return None
-    return _unit(_rouge_scorer(kind).score(reference, answer)[kind].fmeasure)
+    return _clip(_rouge_scorer(kind).score(reference, answer)[kind].fmeasure)
 
 
-def _unit(value: float) -> float:
-    """Without what rounding adds beyond 1."""
+def _clip(value: float) -> float:
+    """Clip to 0 and 1, against rounding errors."""
     return min(max(float(value), 0.0), 1.0)

@@ -1,4 +1,4 @@
-"""What a scorer is, and what it sees of an answer."""
+"""The scorer type and the response that it scores."""
 
 import inspect
 import math
@@ -21,7 +21,7 @@ Function = Callable[..., float | bool | Grade | None]
 
 @dataclass(frozen=True)
 class Response:
-    """One answer and all that is known of it. Times are in seconds; `columns` are further ones of the question set."""
+    """One answer and its metadata. Times are in seconds; `columns` are the extra columns of the question set."""
 
     answer: str
     question: str = ""
@@ -36,7 +36,7 @@ class Response:
     logprobs: tuple[float, ...] = ()
 
     def value(self, name: str) -> Any:
-        """A field or a column; None where it is not known."""
+        """Return a field or a column, None if unknown."""
         if name in _FIELDS:
             found = getattr(self, name)
             return None if found == () else found
@@ -48,11 +48,11 @@ _FIELDS = {item.name for item in fields(Response)} - {"columns"}
 
 @dataclass(frozen=True)
 class Scorer:
-    """A named score from `low` to `high`; `higher_is_better` is None where neither way is.
+    """A named score from `low` to `high`; `higher_is_better` is None if the metric has no better direction.
 
-    The parameters of `function` are what it needs: fields of `Response`, or columns of the question set. Where one of
-    them without a default is not known there is no score. `default` scorers run unless others are named; what is
-    `recorded` is in the table of answers anyway.
+    The parameters of `function` are its inputs: fields of `Response`, or columns of the question set. If an input
+    without a default is unknown there is no score. `default` scorers run unless others are named; `recorded` ones are
+    always in the table of answers.
     """
 
     name: str
@@ -65,35 +65,35 @@ class Scorer:
 
     @cached_property
     def parameters(self) -> Mapping[str, bool]:
-        """The parameters of the function, and whether each must be known."""
+        """The parameters of the function, and whether each is required."""
         found = inspect.signature(self.function).parameters.items()
         rest = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
         return {name: item.default is item.empty for name, item in found if item.kind not in rest}
 
     @property
     def needs(self) -> tuple[str, ...]:
-        """What must be known of an answer."""
+        """Names of the required inputs."""
         return tuple(name for name, needed in self.parameters.items() if needed)
 
     def applies(self, response: Response) -> bool:
-        """Whether all that it needs is known."""
+        """Return whether all required inputs are known."""
         return all(response.value(name) is not None for name in self.needs)
 
     def __call__(self, response: Response) -> float | None:
-        """The score, None where there is none. Raises `ValueError` for one that is no number in its range."""
+        """Return the score or None. Raises `ValueError` if it is not a number in its range."""
         grade = self.grade(response)
         return None if grade is None else grade.value
 
     def grade(self, response: Response) -> Grade | None:
-        """The score with its rationale, empty where the function gives none. Raises as calling the scorer does."""
+        """Return the score with its rationale, or None. Raises `ValueError` if it is not a number in its range."""
         known = {name: response.value(name) for name in self.parameters}
         found = self.function(**{name: value for name, value in known.items() if value is not None})
         if found is None:
             return None
         given = found if isinstance(found, Grade) else Grade(found, "")
         if not isinstance(given.value, (bool, int, float)):
-            raise ValueError(f"{type(given.value).__name__} is no score")
+            raise ValueError(f"{type(given.value).__name__} is not a score")
         score = float(given.value)
         if not (math.isfinite(score) and self.low <= score <= self.high):
-            raise ValueError(f"a score of {score:g} is not from {self.low:g} to {self.high:g}")
+            raise ValueError(f"score {score:g} is not from {self.low:g} to {self.high:g}")
         return Grade(score, given.rationale)

@@ -1,2 +1,2 @@
-"""The connection to MLflow that several packages share: connecting and runs (`_mlflow_connection.py`), traces in bulk
-(`_mlflow_traces.py`), and the store that a program has set for itself (`callers_store.py`)."""
+"""Shared MLflow access: connection and runs (`_mlflow_connection.py`), bulk traces (`_mlflow_traces.py`), and restoring
+the caller's tracking store (`callers_store.py`)."""

@@ -1,4 +1,4 @@
-"""Connecting to MLflow: one place that sets the store, keeps MLflow quiet, and finds or makes experiments."""
+"""Connect to MLflow: set the store, silence MLflow's logs, and find or create experiments."""
 
 import contextlib
 import logging
@@ -16,7 +16,7 @@ os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
 os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
-# Whoever can wait for a server tries again by itself, so that MLflow need not hold a thread for minutes.
+# Callers that can wait retry themselves, so MLflow must not block a thread for minutes.
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
 
@@ -36,9 +36,9 @@ SQL_SCHEMES = ("sqlite", "postgresql", "mysql", "mssql")
 
 
 def connect(uri: str) -> MlflowClient:
-    """Use the tracking store `uri` from here on; a missing SQLite file is created with its tables.
+    """Set the tracking store of the process and return its client; a missing SQLite file is created with its tables.
 
-    Raises `InputError` for a kind of store that MLflow no longer keeps, `FledgeError` if it cannot be reached.
+    Raises `InputError` for an unsupported store, `FledgeError` if it cannot be reached.
     """
     scheme = urlsplit(uri).scheme.partition("+")[0]
     if scheme not in (*SQL_SCHEMES, "http", "https"):
@@ -48,25 +48,25 @@ def connect(uri: str) -> MlflowClient:
         )
     if scheme == "sqlite" and uri.partition(":///")[2] in ("", ":memory:"):
         hint = "export MLFLOW_TRACKING_URI=sqlite:///mlflow.db"
-        raise InputError(f"tracking store {uri!r} is no file: it would be gone with the command", hint=hint)
-    _quiet()
+        raise InputError(f"tracking store {uri!r} is not a file: it would be lost when the command ends", hint=hint)
+    _silence_mlflow()
     if scheme == "sqlite":
         file = _sqlite_file(uri)
         state.check_writable(file.parent)
         if not file.exists():
-            _create(file)
+            _create_sqlite_file(file)
     mlflow.set_tracking_uri(uri)
     mlflow.set_registry_uri(uri)
-    return _client(uri)
+    return _open_client(uri)
 
 
 @cache
-def _client(uri: str) -> MlflowClient:
+def _open_client(uri: str) -> MlflowClient:
     if not uri.startswith("http"):
-        _look_at_database(uri)
+        _check_database(uri)
     client = MlflowClient(tracking_uri=uri, registry_uri=uri)
     try:
-        with _impatient():
+        with _fail_fast():
             client.search_experiments(max_results=1)
     except MlflowException as error:
         raise unreachable(uri, error) from None
@@ -75,7 +75,7 @@ def _client(uri: str) -> MlflowClient:
 
 @contextlib.contextmanager
 def run_within(client: MlflowClient, experiment: str, name: str, tags: Mapping[str, str]) -> Iterator[RunInfo]:
-    """A new run of the experiment with that id, which ends with the block, however that is left."""
+    """Create a run in the experiment with this id, and end it with the block, with the status of its outcome."""
     run: RunInfo | None = None
     status = "FINISHED"
     try:
@@ -92,34 +92,34 @@ def run_within(client: MlflowClient, experiment: str, name: str, tags: Mapping[s
 
 
 def status_after(error: BaseException) -> str:
-    """How a run ends that `error` has ended."""
+    """Return the status of a run that ended with `error`."""
     return "KILLED" if isinstance(error, (KeyboardInterrupt, SystemExit)) else "FAILED"
 
 
 def unreachable(uri: str, error: MlflowException) -> FledgeError:
-    """What to tell a user of a tracking server that did not answer as it should."""
-    reason, hint = _explained(str(error))
+    """Return the error for a tracking server that failed to respond properly."""
+    reason, hint = _explain_http_error(str(error))
     return FledgeError(f"the tracking server at {without_password(uri)} cannot be reached: {reason}", hint=hint)
 
 
-def _look_at_database(uri: str) -> None:
-    """MLflow itself tries for minutes, in silence."""
+def _check_database(uri: str) -> None:
+    """Raise `FledgeError` if the database cannot be opened; MLflow itself would retry silently for minutes."""
     try:
         engine = sqlalchemy.create_engine(uri)
         engine.connect().close()
         engine.dispose()
     except (sqlalchemy.exc.SQLAlchemyError, ImportError) as error:
         reason = str(getattr(error, "orig", None) or error).strip().splitlines()[0]
-        hint = "check MLFLOW_TRACKING_URI, and that the database is up"
+        hint = "check MLFLOW_TRACKING_URI, and that the database is running"
         raise FledgeError(f"the tracking store {without_password(uri)} cannot be opened: {reason}", hint=hint) from None
 
 
 @contextlib.contextmanager
-def _impatient() -> Iterator[None]:
-    """One try, and not long: whoever has just typed an address wants to know that it is wrong."""
-    hasty = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0", "MLFLOW_HTTP_REQUEST_TIMEOUT": str(FIRST_ANSWER_S)}
-    before = {name: os.environ.get(name) for name in hasty}
-    os.environ.update(hasty)
+def _fail_fast() -> Iterator[None]:
+    """Disable retries and shorten the timeout, to report a wrong address at once."""
+    limits = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0", "MLFLOW_HTTP_REQUEST_TIMEOUT": str(FIRST_ANSWER_S)}
+    before = {name: os.environ.get(name) for name in limits}
+    os.environ.update(limits)
     try:
         yield
     finally:
@@ -128,24 +128,27 @@ def _impatient() -> Iterator[None]:
                 os.environ[name] = value
 
 
-def _explained(text: str) -> tuple[str, str]:
-    """What an error of MLflow's HTTP client means, and what to do."""
+def _explain_http_error(text: str) -> tuple[str, str]:
+    """Return the reason of an error of MLflow's HTTP client, and a hint."""
     status = re.search(r"error code (\d{3})|too many (\d{3}) error", text)
     number = (status[1] or status[2]) if status else ""
     if number in ("401", "403"):
         hint = "export MLFLOW_TRACKING_USERNAME=... MLFLOW_TRACKING_PASSWORD=... (or MLFLOW_TRACKING_TOKEN)"
-        return f"it wants a user and a password ({number})", hint
+        return f"it requires a user name and password ({number})", hint
     if number:
-        return f"it answers with error {number}", "see the log of the server; check MLFLOW_TRACKING_URI"
+        return f"it returns error {number}", "see the server log; check MLFLOW_TRACKING_URI"
     if "timed out" in text:
-        return f"no answer in {FIRST_ANSWER_S} s", "check MLFLOW_TRACKING_URI, and that the server is well"
+        return f"no answer in {FIRST_ANSWER_S} s", "check MLFLOW_TRACKING_URI, and that the server is responsive"
     if "NewConnectionError" in text or "NameResolutionError" in text:
         return "nothing listens there", "check MLFLOW_TRACKING_URI, or start a server with: fledge ui"
     return text.splitlines()[0], "check MLFLOW_TRACKING_URI, or start a server with: fledge ui"
 
 
 def experiment_id(client: MlflowClient, name: str) -> str:
-    """The id of the experiment `name`, made if missing; artifacts of a SQLite store go to `mlartifacts` beside it."""
+    """Return the id of the experiment `name`, created if missing.
+
+    A SQLite store keeps artifacts in `mlartifacts` next to the file.
+    """
     found = client.get_experiment_by_name(name)
     if found is not None:
         if found.lifecycle_stage == "deleted":
@@ -164,11 +167,11 @@ def experiment_id(client: MlflowClient, name: str) -> str:
     except MlflowException as error:
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
-        return experiment_id(client, name)  # somebody else was faster
+        return experiment_id(client, name)  # created by another process meanwhile
 
 
-def _create(file: Path) -> None:
-    """Make the tables in a file aside and put it in place whole: an interrupted or parallel first start is harmless."""
+def _create_sqlite_file(file: Path) -> None:
+    """Create the tables in a temporary file and link it into place, so that interrupted or parallel starts are safe."""
     with tempfile.TemporaryDirectory(dir=file.parent, prefix=f".{file.name}.") as folder:
         working = Path(folder) / file.name
         MlflowClient(tracking_uri=f"sqlite:///{working}").search_experiments(max_results=1)
@@ -181,8 +184,8 @@ def _sqlite_file(uri: str) -> Path:
     return Path(path).absolute()
 
 
-def _quiet() -> None:
+def _silence_mlflow() -> None:
     for name in ("mlflow", "alembic", "urllib3"):
         logging.getLogger(name).setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module=r"mlflow\..*")
-    warnings.filterwarnings("ignore", message="Glyph .* missing")  # in the plots that it draws for us
+    warnings.filterwarnings("ignore", message="Glyph .* missing")  # in plots

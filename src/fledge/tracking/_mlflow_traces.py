@@ -1,4 +1,4 @@
-"""Traces written to MLflow in bulk, with ids and times of our own: writing one twice makes no second one."""
+"""Write traces to MLflow in bulk, with caller-supplied ids and times, so that writing a trace twice is idempotent."""
 
 import base64
 import hashlib
@@ -26,19 +26,19 @@ from mlflow.tracing.client import TracingClient
 from fledge.core.errors import FledgeError
 
 PREVIEW_CHARACTERS = 1000
-# A server answers one call at a time to each who asks; a database in this process gains nothing from more.
-CALLS_AT_ONCE = 4
+# Parallel calls help with a server only, not with a local database.
+MAX_CONCURRENCY = 4
 
 
 class NoTracesError(FledgeError):
-    """The tracking server is too old to keep traces with spans of our own making."""
+    """The tracking server is too old to accept traces with client-supplied spans."""
 
 
 @dataclass(frozen=True)
 class SpanRecord:
-    """One step of a trace; times in nanoseconds since the epoch. `children` lie within it.
+    """One span of a trace with its `children`; times in nanoseconds since the epoch.
 
-    `id` is 16 hexadecimal digits where the span has one already, as one that MLflow's own tracing made.
+    `id` is 16 hexadecimal digits if the span already has one, as from MLflow's own tracing.
     """
 
     name: str
@@ -55,8 +55,7 @@ class SpanRecord:
 
 @dataclass(frozen=True)
 class AssessmentRecord:
-    """A score of a trace's answer, or the `error` that took its place. `judge` is the model that gave it, empty for a
-    scorer in code."""
+    """A score of a trace's answer, or its `error`. `judge` is the judge model, empty for a scorer in code."""
 
     name: str
     value: float | None
@@ -67,10 +66,10 @@ class AssessmentRecord:
 
 @dataclass(frozen=True)
 class TraceRecord:
-    """One trace to write: `id` is `tr-` and 32 hexadecimal digits of its maker's choice.
+    """A trace to write: `id` is `tr-` and 32 hexadecimal digits chosen by the caller.
 
-    `prompt` is the version to link, as `name/version`. `metadata` is MLflow's own (run, model, session): with it, or
-    with assessments, a trace costs twice as much to write.
+    `prompt` is the version to link, as `name/version`. `metadata` is MLflow's (run, model, session). With metadata or
+    assessments a trace takes twice as long to write.
     """
 
     id: str
@@ -82,12 +81,12 @@ class TraceRecord:
 
     @property
     def has_head(self) -> bool:
-        """Whether it has what its spans do not carry."""
+        """Whether it has data that spans cannot carry."""
         return bool(self.metadata or self.assessments)
 
 
 def token_usage(prompt: int, completion: int) -> dict[str, Any]:
-    """The span attribute by which MLflow counts tokens."""
+    """Return the span attribute from which MLflow reads token counts."""
     counts = {"input_tokens": prompt, "output_tokens": completion, "total_tokens": prompt + completion}
     return {"mlflow.chat.tokenUsage": counts}
 
@@ -95,7 +94,7 @@ def token_usage(prompt: int, completion: int) -> dict[str, Any]:
 def write_traces(client: MlflowClient, experiment_id: str, traces: Sequence[TraceRecord]) -> None:
     """Write traces with their spans, tags, metadata, assessments and prompt links.
 
-    Raises `NoTracesError` where the server has no place for them.
+    Raises `NoTracesError` if the server does not support them.
     """
     if not traces:
         return
@@ -103,30 +102,32 @@ def write_traces(client: MlflowClient, experiment_id: str, traces: Sequence[Trac
 
     def head(trace: TraceRecord) -> None:
         if trace.has_head:
-            tracing.store.start_trace(_info(experiment_id, trace))
+            tracing.store.start_trace(_build_info(experiment_id, trace))
 
     def link(trace: TraceRecord) -> None:
         if trace.prompt:
             name, _, version = trace.prompt.rpartition("/")
-            _link(tracing, trace.id, PromptVersion(name, int(version), ""))
+            _link_prompt(tracing, trace.id, PromptVersion(name, int(version), ""))
 
-    max_concurrency = CALLS_AT_ONCE if str(client.tracking_uri).startswith("http") else 1
+    max_concurrency = MAX_CONCURRENCY if str(client.tracking_uri).startswith("http") else 1
     with ThreadPoolExecutor(max_concurrency) as pool:
         try:
-            if traces[0].has_head:  # a server that takes heads but no spans shall say so before it has heads
-                tracing.log_spans(experiment_id, _spans(traces[0]))
+            if traces[0].has_head:  # fail before writing heads if the server does not support spans
+                tracing.log_spans(experiment_id, _build_spans(traces[0]))
             list(pool.map(head, traces))
-            tracing.log_spans(experiment_id, [span for trace in traces for span in _spans(trace)])
+            tracing.log_spans(experiment_id, [span for trace in traces for span in _build_spans(trace)])
         except NotImplementedError as error:
-            if "could not identify" in str(error):  # it is away, and MLflow would remember that it has no version
+            if "could not identify" in str(error):  # unreachable, and MLflow would cache the missing version
                 tracing.store._get_server_version.cache_clear()
                 raise MlflowException("the tracking server does not answer") from None
-            raise NoTracesError("the tracking server is older than MLflow 3.4, and keeps no traces of ours") from None
+            raise NoTracesError(
+                "the tracking server is older than MLflow 3.4 and does not accept these traces"
+            ) from None
         list(pool.map(link, traces))
 
 
-def _link(tracing: TracingClient, trace_id: str, prompt: PromptVersion) -> None:
-    """For a search by prompt; a server that has none of that shows the link by its tag."""
+def _link_prompt(tracing: TracingClient, trace_id: str, prompt: PromptVersion) -> None:
+    """Link a prompt for search by prompt; servers without this API show the link from the trace tag."""
     try:
         tracing.store.link_prompts_to_trace(trace_id, [prompt])
     except MlflowException as error:
@@ -134,7 +135,7 @@ def _link(tracing: TracingClient, trace_id: str, prompt: PromptVersion) -> None:
             raise
 
 
-def _info(experiment_id: str, trace: TraceRecord) -> TraceInfo:
+def _build_info(experiment_id: str, trace: TraceRecord) -> TraceInfo:
     root = trace.root
     return TraceInfo(
         trace_id=trace.id,
@@ -142,16 +143,16 @@ def _info(experiment_id: str, trace: TraceRecord) -> TraceInfo:
         request_time=root.start_ns // 1_000_000,
         execution_duration=(root.end_ns - root.start_ns) // 1_000_000,
         state=TraceState.ERROR if root.error else TraceState.OK,
-        request_preview=_preview(root.inputs),
-        response_preview=_preview(root.outputs),
+        request_preview=_truncate(root.inputs),
+        response_preview=_truncate(root.outputs),
         trace_metadata=trace.metadata,
-        tags=_tags(trace),
-        assessments=[_feedback(trace, assessment) for assessment in trace.assessments],
+        tags=_build_tags(trace),
+        assessments=[_build_feedback(trace, assessment) for assessment in trace.assessments],
     )
 
 
-def _feedback(trace: TraceRecord, assessment: AssessmentRecord) -> Feedback:
-    """An id of our own, so that an assessment written again is still one."""
+def _build_feedback(trace: TraceRecord, assessment: AssessmentRecord) -> Feedback:
+    """Build feedback with a derived id, so that writing it twice is idempotent."""
     kind = AssessmentSourceType.LLM_JUDGE if assessment.judge else AssessmentSourceType.CODE
     run_id = trace.metadata.get("mlflow.sourceRun")
     feedback = Feedback(
@@ -169,25 +170,25 @@ def _feedback(trace: TraceRecord, assessment: AssessmentRecord) -> Feedback:
     return feedback
 
 
-def _preview(value: Any) -> str:
+def _truncate(value: Any) -> str:
     text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
     return text[:PREVIEW_CHARACTERS]
 
 
-def _tags(trace: TraceRecord) -> dict[str, str]:
+def _build_tags(trace: TraceRecord) -> dict[str, str]:
     name, _, version = trace.prompt.rpartition("/")
     linked = {"mlflow.linkedPrompts": json.dumps([{"name": name, "version": version}])} if trace.prompt else {}
     return {"mlflow.traceName": trace.root.name, **linked, **trace.tags}
 
 
-def _spans(trace: TraceRecord) -> list[Span]:
-    tags = {f"mlflow.traceTag.{key}": value for key, value in _tags(trace).items()}
+def _build_spans(trace: TraceRecord) -> list[Span]:
+    tags = {f"mlflow.traceTag.{key}": value for key, value in _build_tags(trace).items()}
     result: list[Span] = []
 
     def add(record: SpanRecord, parent: str) -> None:
-        own = record.id or _span_id(trace.id, len(result))
+        own = record.id or _derive_span_id(trace.id, len(result))
         attributes = record.attributes | ({} if parent else tags)
-        result.append(_span(trace.id, own, parent, record, attributes))
+        result.append(_build_span(trace.id, own, parent, record, attributes))
         for child in record.children:
             add(child, own)
 
@@ -196,16 +197,16 @@ def _spans(trace: TraceRecord) -> list[Span]:
 
 
 def root_span_id(trace_id: str) -> str:
-    """The id that the first span of a trace has."""
-    return _span_id(trace_id, 0)
+    """Return the id of the first span of a trace."""
+    return _derive_span_id(trace_id, 0)
 
 
-def _span_id(trace_id: str, place: int) -> str:
-    """Derived, not random: the same trace written again has the same spans."""
+def _derive_span_id(trace_id: str, place: int) -> str:
+    """Derive a span id, so that a trace written twice has the same spans."""
     return f"{place + 1:08x}{trace_id[-8:]}"
 
 
-def _span(trace_id: str, span_id: str, parent: str, record: SpanRecord, attributes: dict[str, Any]) -> Span:
+def _build_span(trace_id: str, span_id: str, parent: str, record: SpanRecord, attributes: dict[str, Any]) -> Span:
     content = {
         "mlflow.traceRequestId": trace_id,
         "mlflow.spanType": record.kind,

@@ -1,16 +1,16 @@
-"""The tracking store that a program set for itself in MLflow, which a call of ours leaves as it was."""
+"""Restore the tracking store that the calling program set in MLflow."""
 
 import contextlib
 import os
 import sys
 from collections.abc import Iterator
 
-VARIABLES = ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI")  # which MLflow sets along
+VARIABLES = ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI")  # MLflow sets both
 
 
 @contextlib.contextmanager
 def keep_callers_store() -> Iterator[None]:
-    """Whatever store is used inside, MLflow has the same as before afterwards."""
+    """Restore MLflow's tracking and registry store after the block."""
     before = {name: os.environ.get(name) for name in VARIABLES}
     try:
         yield

@@ -1,4 +1,4 @@
-"""Connecting to a tracking store from code that works without MLflow until then."""
+"""Connect to a tracking store; loads MLflow on the first call."""
 
 from typing import TYPE_CHECKING
 
@@ -7,7 +7,7 @@ if TYPE_CHECKING:
 
 
 def connect(uri: str) -> "MlflowClient":
-    """As `_mlflow_connection.connect`, which takes a second or two to load."""
+    """Call `_mlflow_connection.connect`, which takes one or two seconds to load."""
     from fledge.tracking import _mlflow_connection
 
     return _mlflow_connection.connect(uri)
