@@ -18,9 +18,9 @@ class CountingEngine(ScriptedEngine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.submitted: list[engines.Prompt] = []
+        self.submitted: list[engines.PromptInput] = []
 
-    def submit(self, prompt: engines.Prompt, params: GenerationParams) -> Stream:
+    def submit(self, prompt: engines.PromptInput, params: GenerationParams) -> Stream:
         self.submitted.append(prompt)
         return super().submit(prompt, params)
 

@@ -3,7 +3,7 @@ import pytest
 from fledge.core.errors import InputError
 from fledge.core.generation import GenerationParams
 from fledge.core.types import Message
-from fledge.engines.engine import Prompt, generate
+from fledge.engines.engine import PromptInput, generate
 from fledge.engines.scripted import ScriptedEngine
 from fledge.engines.stream import Stream
 
@@ -58,7 +58,7 @@ def test_scripted_engine_stops_counts_and_gives_several() -> None:
 
 def test_when_one_prompt_is_refused_the_others_are_cancelled() -> None:
     class Watched(ScriptedEngine):
-        def submit(self, prompt: Prompt, params: GenerationParams) -> Stream:
+        def submit(self, prompt: PromptInput, params: GenerationParams) -> Stream:
             streams.append(super().submit(prompt, params))
             return streams[-1]
 

@@ -12,7 +12,7 @@ from fledge.core.errors import FledgeError, InputError
 from fledge.core.generation import GenerationParams
 from fledge.core.types import Message
 from fledge.engines import selection
-from fledge.engines.engine import Engine, Prompt, generate
+from fledge.engines.engine import Engine, PromptInput, generate
 from fledge.engines.local_engine import LocalEngine
 from fledge.engines.settings import EngineSettings
 from fledge.engines.stream import Completion
@@ -55,7 +55,7 @@ def engine(request: pytest.FixtureRequest) -> Iterator[Engine]:
         yield started
 
 
-def one(engine: Engine, prompt: Prompt = QUESTION, **params: Any) -> Completion:
+def one(engine: Engine, prompt: PromptInput = QUESTION, **params: Any) -> Completion:
     return generate(engine, [prompt], GenerationParams(**params))[0]
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from fledge.core.errors import FledgeError, InputError
 from fledge.core.types import Message
-from fledge.engines.engine import Prompt
+from fledge.engines.engine import PromptInput
 from fledge.engines.prompt_encoder import PromptEncoder
 from fledge.engines.text import Encoded, Text, TextConfig
 from fledge.models import snapshot
@@ -37,7 +37,7 @@ def make(config: TextConfig) -> Iterator[Make]:
         item.close()
 
 
-def encode_all(encoder: PromptEncoder, prompts: list[Prompt]) -> list[Encoded | FledgeError]:
+def encode_all(encoder: PromptEncoder, prompts: list[PromptInput]) -> list[Encoded | FledgeError]:
     """Send all prompts at once and return their results."""
     found: list[Encoded | FledgeError] = []
     for prompt in prompts:
@@ -53,7 +53,7 @@ def encode_all(encoder: PromptEncoder, prompts: list[Prompt]) -> list[Encoded | 
 
 def test_results_come_in_order_with_the_tokens_of_the_tokenizer(make: Make, config: TextConfig) -> None:
     text = Text(config)
-    prompts: list[Prompt] = [f"number {number}" for number in range(300)]
+    prompts: list[PromptInput] = [f"number {number}" for number in range(300)]
     prompts.append([Message("user", "one"), Message("assistant", "two"), Message("user", "three")])
     assert encode_all(make(), prompts) == [text.encode(prompt, 10) for prompt in prompts]
 

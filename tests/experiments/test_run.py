@@ -22,7 +22,7 @@ from fledge.comparison.options import CompareOptions
 from fledge.core.errors import FledgeError, InputError
 from fledge.core.generation import GenerationParams
 from fledge.core.settings import Workspace
-from fledge.engines.engine import Engine, Prompt
+from fledge.engines.engine import Engine, PromptInput
 from fledge.engines.scripted import ScriptedEngine
 from fledge.engines.stream import Stream
 from fledge.experiments._mlflow_experiments import load_table
@@ -260,7 +260,7 @@ class FailingEngine(ScriptedEngine):
         super().__init__()
         self._word = word
 
-    def submit(self, prompt: Prompt, params: GenerationParams) -> Stream:
+    def submit(self, prompt: PromptInput, params: GenerationParams) -> Stream:
         if self._word in str(prompt):
             raise FledgeError("the engine stumbled")
         return super().submit(prompt, params)

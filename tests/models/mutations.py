@@ -172,7 +172,7 @@ def main() -> None:
     from fledge.core.generation import GenerationParams
     from fledge.core.types import Message
     from fledge.engines import selection
-    from fledge.engines.engine import Prompt, generate
+    from fledge.engines.engine import PromptInput, generate
     from fledge.engines.settings import EngineSettings
     from fledge.models import snapshot
 
@@ -182,7 +182,7 @@ def main() -> None:
         model = snapshot.resolve(folder)
         result["digest"] = model.digest
         params = GenerationParams(max_tokens=16, logprobs=True)
-        prompts: list[Prompt] = ["What is machine learning?", "Question: Who was Ada Lovelace?\nAnswer:"]
+        prompts: list[PromptInput] = ["What is machine learning?", "Question: Who was Ada Lovelace?\nAnswer:"]
         prompts.append([Message("user", "What is machine learning?")])
         settings = EngineSettings(engine=engine, cache=cache)  # type: ignore[arg-type]
         with contextlib.closing(selection.start(settings, model)) as started:

@@ -4,7 +4,7 @@ import pytest
 
 from fledge.core.generation import GenerationParams
 from fledge.core.types import Message
-from fledge.engines.engine import Engine, Prompt, generate
+from fledge.engines.engine import Engine, PromptInput, generate
 from fledge.models import snapshot
 from fledge.models.embedded.corpus import load_corpus
 from fledge.models.embedded.templates import TEMPLATES
@@ -13,7 +13,7 @@ from fledge.scoring.overlap import token_f1
 PARAMS = GenerationParams(max_tokens=96)
 
 
-def _answers(engine: Engine, prompts: list[Prompt]) -> list[str]:
+def _answers(engine: Engine, prompts: list[PromptInput]) -> list[str]:
     return [completion.text.strip() for completion in generate(engine, prompts, PARAMS)]
 
 
@@ -39,7 +39,7 @@ def test_the_snapshot_has_a_model_card_and_training_figures() -> None:
 @pytest.mark.parametrize("template", ["simple", "turns"])
 def test_it_answers_seen_phrasings_exactly(embedded_engine: Engine, template: str) -> None:
     rows = [(text, entry.answer) for entry in load_corpus() for text in entry.phrasings[:1]]
-    prompts: list[Prompt] = [
+    prompts: list[PromptInput] = [
         [Message("user", text)] if template == "turns" else TEMPLATES[template].replace("{{question}}", text)
         for text, _ in rows
     ]

@@ -54,7 +54,7 @@ def _without_one(body: dict[str, Any]) -> list[dict[str, Any]]:
     return [{name: value for name, value in body.items() if name != left_out} for left_out in body]
 
 
-@pytest.mark.parametrize(("make", "name"), [(_chat, "ChatCompletion"), (_completion, "Completion")])
+@pytest.mark.parametrize(("make", "name"), [(_chat, "ChatCompletion"), (_completion, "TextCompletion")])
 def test_schemas_take_what_is_sent_and_nothing_less(make: Any, name: str) -> None:
     builder = make(_trace(), with_usage=True)
     chunks = _chunks(builder)

@@ -15,7 +15,7 @@ from fledge.core.errors import FledgeError
 from fledge.core.generation import GenerationParams
 from fledge.core.types import Message
 from fledge.engines import selection
-from fledge.engines.engine import Engine, Prompt
+from fledge.engines.engine import Engine, PromptInput
 from fledge.engines.settings import EngineSettings
 
 MAX_CONCURRENCY = 512
@@ -43,7 +43,7 @@ async def _main(config: dict[str, Any]) -> None:
     engine.close()
 
 
-def _answer(engine: Engine, prompt: Prompt, params: GenerationParams) -> LoadAnswer:
+def _answer(engine: Engine, prompt: PromptInput, params: GenerationParams) -> LoadAnswer:
     sent = time.perf_counter()
     try:
         # Wait for the whole answer: without an endpoint nothing needs to wake up for each token.

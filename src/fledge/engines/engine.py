@@ -11,7 +11,7 @@ from fledge.engines.stream import Completion, Stream
 if TYPE_CHECKING:
     from fledge.engines.prompt_encoder import PromptEncoder
 
-Prompt = str | Sequence[Message] | Sequence[int]
+PromptInput = str | Sequence[Message] | Sequence[int]
 """Text to complete, a conversation to answer, or token ids as they are."""
 
 
@@ -27,7 +27,7 @@ class Engine(Protocol):
 
     info: EngineInfo
 
-    def submit(self, prompt: Prompt, params: GenerationParams) -> Stream:
+    def submit(self, prompt: PromptInput, params: GenerationParams) -> Stream:
         """Start an answer. A prompt that the model cannot take fails the stream, or this call, with `InputError`."""
         ...
 
@@ -59,7 +59,7 @@ class LoadedEngine(Protocol):
     @property
     def busy(self) -> bool: ...
 
-    def take(self, prompt: Prompt, params: GenerationParams, stream: Stream) -> None:
+    def take(self, prompt: PromptInput, params: GenerationParams, stream: Stream) -> None:
         """Have a prompt answered. One that the model cannot take fails the stream with `InputError`."""
         ...
 
@@ -70,7 +70,7 @@ class EngineGoneError(FledgeError):
     """The engine process is not there (any more)."""
 
 
-def generate(engine: Engine, prompts: Sequence[Prompt], params: GenerationParams) -> list[Completion]:
+def generate(engine: Engine, prompts: Sequence[PromptInput], params: GenerationParams) -> list[Completion]:
     """Answers to all prompts, in their order, computed together. An `InputError` says which of several is wrong."""
     streams: list[Stream] = []
     number = 0

@@ -26,7 +26,7 @@ from fledge.core.interrupts import postpone_interrupts
 from fledge.core.messages import Ask, Cancel, Piece
 from fledge.core.processes import module_command
 from fledge.core.types import EngineInfo, Message, Say
-from fledge.engines.engine import EngineGoneError, Prompt, Stats
+from fledge.engines.engine import EngineGoneError, PromptInput, Stats
 from fledge.engines.settings import EngineSettings
 from fledge.engines.stream import Chunk, FinishReason, Stream, Usage
 from fledge.models.snapshot import Snapshot
@@ -61,7 +61,7 @@ class EngineConnection:
         self._reader = threading.Thread(target=self._read, name="engine-reader", daemon=True)
         self._reader.start()
 
-    def submit(self, prompt: Prompt, params: GenerationParams) -> Stream:
+    def submit(self, prompt: PromptInput, params: GenerationParams) -> Stream:
         identity = secrets.token_hex(8)
         stream = Stream(n=params.n)
         stream.on_cancel = partial(self._cancel, identity)
@@ -275,7 +275,7 @@ def _settings(settings: EngineSettings) -> dict[str, str | bool | int | float]:
     return {**common, "tracking_uri": ""}  # not the engine's business, and it may hold a password
 
 
-def _ask(identity: str, prompt: Prompt, params: GenerationParams) -> Ask:
+def _ask(identity: str, prompt: PromptInput, params: GenerationParams) -> Ask:
     ask = Ask(identity, asdict(params))
     if isinstance(prompt, str):
         return replace(ask, text=str(prompt))  # LangChain has a kind of its own, which msgpack does not take

@@ -30,7 +30,7 @@ from fledge.core.logs import start_logging
 from fledge.core.messages import Ask, Cancel, Piece
 from fledge.core.types import Message
 from fledge.engines import selection
-from fledge.engines.engine import LoadedEngine, Prompt
+from fledge.engines.engine import LoadedEngine, PromptInput
 from fledge.engines.settings import EngineSettings
 from fledge.engines.stream import Chunk, Stream
 from fledge.models.snapshot import Snapshot
@@ -138,7 +138,7 @@ class EngineLine:
         self._unsent.append(Piece(identity, error=str(error), error_kind=kind, hint=getattr(error, "hint", "")))
 
 
-def _prompt(ask: Ask) -> Prompt:
+def _prompt(ask: Ask) -> PromptInput:
     if ask.token_ids is not None:
         return ask.token_ids
     if ask.messages is not None:

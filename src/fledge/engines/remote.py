@@ -17,7 +17,7 @@ from fledge.core.api_key import api_key
 from fledge.core.errors import FledgeError, InputError
 from fledge.core.generation import GenerationParams
 from fledge.core.types import EngineInfo, Message
-from fledge.engines.engine import Prompt, Stats
+from fledge.engines.engine import PromptInput, Stats
 from fledge.engines.stream import Chunk, FinishReason, Stream, Usage
 
 RETRIES = 5
@@ -63,7 +63,7 @@ class RemoteEngine:
     def wait_ready(self) -> None:
         """Return immediately: the server has loaded the model."""
 
-    def submit(self, prompt: Prompt, params: GenerationParams) -> Stream:
+    def submit(self, prompt: PromptInput, params: GenerationParams) -> Stream:
         turns = [Message("user", prompt)] if isinstance(prompt, str) else list(prompt)
         messages = [{"role": turn.role, "content": turn.content} for turn in turns if isinstance(turn, Message)]
         if len(messages) != len(turns):

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from fledge.core.errors import InputError
 from fledge.core.generation import GenerationParams
 from fledge.core.types import EngineInfo, Message
-from fledge.engines.engine import Prompt, Stats
+from fledge.engines.engine import PromptInput, Stats
 from fledge.engines.stream import Chunk, FinishReason, Stream, Usage
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ class ScriptedEngine:
         self._generated_tokens = 0
         self._running: list[tuple[Stream, Iterator[Chunk]]] = []
 
-    def submit(self, prompt: Prompt, params: GenerationParams) -> Stream:
+    def submit(self, prompt: PromptInput, params: GenerationParams) -> Stream:
         stream = Stream(n=params.n)
         for index in range(params.n):
             for chunk in self._answer(prompt, params, stream, index):
@@ -49,7 +49,7 @@ class ScriptedEngine:
                 stream.put(chunk)
         return stream
 
-    def take(self, prompt: Prompt, params: GenerationParams, stream: Stream) -> None:
+    def take(self, prompt: PromptInput, params: GenerationParams, stream: Stream) -> None:
         try:
             self._running += [(stream, self._answer(prompt, params, stream, index)) for index in range(params.n)]
         except InputError as error:
@@ -73,7 +73,7 @@ class ScriptedEngine:
                 unfinished.append((stream, chunks))
         self._running = unfinished
 
-    def _answer(self, prompt: Prompt, params: GenerationParams, stream: Stream, index: int) -> Iterator[Chunk]:
+    def _answer(self, prompt: PromptInput, params: GenerationParams, stream: Stream, index: int) -> Iterator[Chunk]:
         """Return the chunks of an answer. Raises `InputError` for an empty prompt."""
         if not prompt:
             raise InputError("the prompt is empty")

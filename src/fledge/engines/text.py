@@ -11,7 +11,7 @@ from tokenizers.decoders import DecodeStream
 
 from fledge.core.errors import FledgeError, InputError
 from fledge.core.types import Message
-from fledge.engines.engine import Prompt
+from fledge.engines.engine import PromptInput
 from fledge.engines.stream import Chunk, FinishReason
 from fledge.models.chat_template import ChatTemplate, read_template
 from fledge.models.snapshot import Snapshot
@@ -64,7 +64,7 @@ class Text:
         added = self.tokenizer.get_added_tokens_decoder().values()
         self._special = [token.content for token in added if token.special and token.content]
 
-    def encode(self, prompt: Prompt, room: int) -> Encoded:
+    def encode(self, prompt: PromptInput, room: int) -> Encoded:
         """Return the token ids of a prompt; `room` tokens of the window stay free for the answer.
 
         Leaves out the oldest turns of a conversation until it fits, but never a system message. Raises `InputError` if

@@ -9,7 +9,7 @@ from typing import Any
 from fledge.core.errors import FledgeError, InputError
 from fledge.core.generation import GenerationParams
 from fledge.core.types import EngineInfo, Message
-from fledge.engines.engine import Prompt
+from fledge.engines.engine import PromptInput
 from fledge.engines.prompt_encoder import PromptEncoder
 from fledge.engines.stream import FinishReason, Stream, Usage
 from fledge.engines.text import (
@@ -64,7 +64,7 @@ class WorkerEngine(abc.ABC):
         self._suspects: deque[list[GeneratedAnswer]] = deque()  # groups that run one at a time
         self._running: list[GeneratedAnswer] = []
 
-    def take(self, prompt: Prompt, params: GenerationParams, stream: Stream) -> None:
+    def take(self, prompt: PromptInput, params: GenerationParams, stream: Stream) -> None:
         """Queue the answers to a prompt; they start in a later turn, after the prompt is encoded."""
 
         def begin(encoded: Encoded | FledgeError) -> None:

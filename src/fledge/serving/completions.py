@@ -17,15 +17,15 @@ from fledge.serving.response_models import (
     ChatCompletion,
     ChatCompletionChunk,
     ChatLogprobs,
-    Completion,
     CompletionChoice,
     CompletionChunk,
     CompletionChunkChoice,
+    CompletionUsage,
     Delta,
     Logprobs,
+    TextCompletion,
     TokenLogprob,
     TopLogprob,
-    Usage,
 )
 from fledge.serving.trace import RequestTrace
 
@@ -58,7 +58,7 @@ class ResponseBuilder(ABC, Generic[ChunkChoice]):
         """Return what a piece adds to the answer `index`."""
 
     @abstractmethod
-    def chunk(self, choices: list[ChunkChoice], usage: Usage | UnsetType | None) -> Struct:
+    def chunk(self, choices: list[ChunkChoice], usage: CompletionUsage | UnsetType | None) -> Struct:
         """Return one event of the stream."""
 
     async def chunks(self, pieces: AsyncGenerator[tuple[int, Piece]]) -> AsyncGenerator[Struct]:
@@ -73,12 +73,12 @@ class ResponseBuilder(ABC, Generic[ChunkChoice]):
         if self._with_usage:
             yield self.chunk([], self.usage())
 
-    def usage(self) -> Usage:
+    def usage(self) -> CompletionUsage:
         """Count each prompt once, however many answers there are to it."""
         results = self.trace.results
         prompt = sum(result.prompt_tokens for result in results[:: self._n])
         new = sum(result.completion_tokens for result in results)
-        return Usage(prompt, new, prompt + new)
+        return CompletionUsage(prompt, new, prompt + new)
 
 
 class ChatBuilder(ResponseBuilder[ChatChunkChoice]):
@@ -107,7 +107,7 @@ class ChatBuilder(ResponseBuilder[ChatChunkChoice]):
         delta = Delta(content=piece.text or UNSET)
         return ChatChunkChoice(index, delta, piece.finish_reason, self._logprobs(piece.logprobs))
 
-    def chunk(self, choices: list[ChatChunkChoice], usage: Usage | UnsetType | None) -> ChatCompletionChunk:
+    def chunk(self, choices: list[ChatChunkChoice], usage: CompletionUsage | UnsetType | None) -> ChatCompletionChunk:
         return ChatCompletionChunk(self.id, self.created, self.trace.release, choices, usage)
 
     def _logprobs(self, tokens: TokenLogprobs | None) -> ChatLogprobs | None:
@@ -132,14 +132,14 @@ class CompletionBuilder(ResponseBuilder[CompletionChunkChoice]):
         self._echoes = echoes
         self._offsets = [len(text) for text in echoes]
 
-    def build(self) -> Completion:
+    def build(self) -> TextCompletion:
         choices = [
             CompletionChoice(
                 index, self._echoes[index] + result.text, result.finish_reason, self._logprobs(index, result.logprobs)
             )
             for index, result in enumerate(self.trace.results)
         ]
-        return Completion(self.id, self.created, self.trace.release, choices, self.usage())
+        return TextCompletion(self.id, self.created, self.trace.release, choices, self.usage())
 
     def first_choices(self) -> list[CompletionChunkChoice]:
         return [CompletionChunkChoice(index, text, None, None) for index, text in enumerate(self._echoes) if text]
@@ -147,7 +147,7 @@ class CompletionBuilder(ResponseBuilder[CompletionChunkChoice]):
     def choice(self, index: int, piece: Piece) -> CompletionChunkChoice:
         return CompletionChunkChoice(index, piece.text, piece.finish_reason, self._logprobs(index, piece.logprobs))
 
-    def chunk(self, choices: list[CompletionChunkChoice], usage: Usage | UnsetType | None) -> CompletionChunk:
+    def chunk(self, choices: list[CompletionChunkChoice], usage: CompletionUsage | UnsetType | None) -> CompletionChunk:
         return CompletionChunk(self.id, self.created, self.trace.release, choices, usage)
 
     def _logprobs(self, index: int, tokens: TokenLogprobs | None) -> Logprobs | None:

@@ -31,7 +31,7 @@ from fledge.serving.request_models import (
     read_json,
     unknown_names,
 )
-from fledge.serving.response_models import Predictions
+from fledge.serving.response_models import PredictionsResponse
 from fledge.serving.trace import RequestTrace
 
 JSON, CSV, PARQUET = "application/json", "text/csv", "application/vnd.apache.parquet"
@@ -150,7 +150,7 @@ def invocations_routes(endpoint: Endpoint, router: APIRouter) -> None:
             pass
         found = [result.text.strip() for result in trace.results]
         headers = {**release_headers(trace), **warning_headers(parsed.ignored)}
-        return StructResponse(found if parsed.bare else Predictions(found), headers=headers)
+        return StructResponse(found if parsed.bare else PredictionsResponse(found), headers=headers)
 
 
 def _content_type(request: Request) -> str:

@@ -42,7 +42,7 @@ class ScoringError(Struct):
     message: str
 
 
-class Usage(Struct):
+class CompletionUsage(Struct):
     """The tokens of a request. Each prompt counts once, however many answers there are to it."""
 
     prompt_tokens: NonNegative
@@ -103,7 +103,7 @@ class ChatCompletion(Struct, tag_field="object", tag="chat.completion"):
     created: NonNegative
     model: str
     choices: list[ChatChoice]
-    usage: Usage
+    usage: CompletionUsage
 
 
 class Delta(Struct):
@@ -129,7 +129,7 @@ class ChatCompletionChunk(Struct, tag_field="object", tag="chat.completion.chunk
     created: NonNegative
     model: str
     choices: list[ChatChunkChoice]
-    usage: Usage | UnsetType | None = UNSET
+    usage: CompletionUsage | UnsetType | None = UNSET
 
 
 class CompletionChoice(Struct):
@@ -141,14 +141,14 @@ class CompletionChoice(Struct):
     logprobs: Logprobs | None
 
 
-class Completion(Struct, tag_field="object", tag="text_completion"):
+class TextCompletion(Struct, tag_field="object", tag="text_completion"):
     """A text completion."""
 
     id: CompletionId
     created: NonNegative
     model: str
     choices: list[CompletionChoice]
-    usage: Usage
+    usage: CompletionUsage
 
 
 class CompletionChunkChoice(Struct):
@@ -167,7 +167,7 @@ class CompletionChunk(Struct, tag_field="object", tag="text_completion"):
     created: NonNegative
     model: str
     choices: list[CompletionChunkChoice]
-    usage: Usage | UnsetType | None = UNSET
+    usage: CompletionUsage | UnsetType | None = UNSET
 
 
 class Model(Struct, tag_field="object", tag="model"):
@@ -184,7 +184,7 @@ class Models(Struct, tag_field="object", tag="list"):
     data: list[Model]
 
 
-class Predictions(Struct):
+class PredictionsResponse(Struct):
     """The answers to the rows of a table, in their order."""
 
     predictions: list[str]

@@ -9,15 +9,15 @@ from fledge.serving.json_schema import REFERENCE, Schema, either, record, refere
 from fledge.serving.response_models import (
     ChatCompletion,
     ChatCompletionChunk,
-    Completion,
     CompletionChunk,
     Error,
     FeedbackTaken,
     Model,
     Models,
-    Predictions,
+    PredictionsResponse,
     Ready,
     ScoringError,
+    TextCompletion,
 )
 
 _JSON, _EVENTS = "application/json", "text/event-stream"
@@ -26,8 +26,8 @@ _BODIES: dict[str, Any] = {
     "/v1/models": Models,
     "/v1/models/{model}": Model,
     "/v1/chat/completions": ChatCompletion,
-    "/v1/completions": Completion,
-    "/invocations": Predictions | list[str],
+    "/v1/completions": TextCompletion,
+    "/invocations": PredictionsResponse | list[str],
     "/ready": Ready,
     "/feedback": FeedbackTaken,
 }
