@@ -18,12 +18,12 @@ from fledge.serving.response_models import (
     ChatCompletionChunk,
     ChatLogprobs,
     CompletionChoice,
-    CompletionChunk,
     CompletionChunkChoice,
     CompletionUsage,
     Delta,
     Logprobs,
     TextCompletion,
+    TextCompletionChunk,
     TokenLogprob,
     TopLogprob,
 )
@@ -147,8 +147,10 @@ class CompletionBuilder(ResponseBuilder[CompletionChunkChoice]):
     def choice(self, index: int, piece: Piece) -> CompletionChunkChoice:
         return CompletionChunkChoice(index, piece.text, piece.finish_reason, self._logprobs(index, piece.logprobs))
 
-    def chunk(self, choices: list[CompletionChunkChoice], usage: CompletionUsage | UnsetType | None) -> CompletionChunk:
-        return CompletionChunk(self.id, self.created, self.trace.release, choices, usage)
+    def chunk(
+        self, choices: list[CompletionChunkChoice], usage: CompletionUsage | UnsetType | None
+    ) -> TextCompletionChunk:
+        return TextCompletionChunk(self.id, self.created, self.trace.release, choices, usage)
 
     def _logprobs(self, index: int, tokens: TokenLogprobs | None) -> Logprobs | None:
         if not tokens:

@@ -160,7 +160,7 @@ class CompletionChunkChoice(Struct):
     logprobs: Logprobs | None
 
 
-class CompletionChunk(Struct, tag_field="object", tag="text_completion"):
+class TextCompletionChunk(Struct, tag_field="object", tag="text_completion"):
     """An event of a streamed text completion. It has `usage` only where that was asked for: null until the last."""
 
     id: CompletionId

@@ -9,7 +9,6 @@ from fledge.serving.json_schema import REFERENCE, Schema, either, record, refere
 from fledge.serving.response_models import (
     ChatCompletion,
     ChatCompletionChunk,
-    CompletionChunk,
     Error,
     FeedbackTaken,
     Model,
@@ -18,6 +17,7 @@ from fledge.serving.response_models import (
     Ready,
     ScoringError,
     TextCompletion,
+    TextCompletionChunk,
 )
 
 _JSON, _EVENTS = "application/json", "text/event-stream"
@@ -31,7 +31,7 @@ _BODIES: dict[str, Any] = {
     "/ready": Ready,
     "/feedback": FeedbackTaken,
 }
-_CHUNKS: dict[str, type[Struct]] = {"/v1/chat/completions": ChatCompletionChunk, "/v1/completions": CompletionChunk}
+_CHUNKS: dict[str, type[Struct]] = {"/v1/chat/completions": ChatCompletionChunk, "/v1/completions": TextCompletionChunk}
 
 _bodies, COMPONENTS = msgspec.json.schema_components(
     [*_BODIES.values(), *_CHUNKS.values(), Error, ScoringError], ref_template=REFERENCE
