@@ -36,7 +36,7 @@ def test_what_a_user_types_is_read() -> None:
         (("5",), "0s", "error_rate<=+1%", "no time"),
         (("5",), "10m", "token_f1<=+1%", "guarded by error_rate"),
         (("5",), "10m", "error_rate>=-1%", "guarded by error_rate"),
-        (("5",), "10m", "nonsense", "no change"),
+        (("5",), "10m", "nonsense", "not a change"),
     ],
 )
 def test_what_cannot_be_read_is_refused(steps: tuple[str, ...], hold: str, guard: str, words: str) -> None:
