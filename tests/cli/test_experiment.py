@@ -82,5 +82,5 @@ def test_a_scorer_that_is_gone_is_no_damaged_journal(fledge: Run, workspace: Wor
     (tmp_path / "mine.py").rename(tmp_path / "other.py")
     done = fledge("experiment", "--resume", run_id, cwd=tmp_path)
     assert done.returncode == 2
-    assert "no such file" in done.stderr
+    assert "mine.py does not exist" in done.stderr
     assert "damaged" not in done.stderr
