@@ -24,7 +24,7 @@ def test_which_way_a_scorer_is_better_is_pre_registered(workspace: Workspace, mo
         "import fledge\n@fledge.scorer(higher_is_better=False)\ndef rude(answer): return float(len(answer))\n"
     )
     result = run_experiment(_config(workspace, scorers=("rude.py:rude",), metric="rude"))
-    monkeypatch.setattr(catalogue, "_own", {})  # as in another process
+    monkeypatch.setattr(catalogue, "_user_scorers", {})  # as in another process
     found = compare(result.run_id, workspace=workspace)
     assert (found.metric, found.higher_is_better, found.exploratory) == ("rude", False, False)
     with pytest.raises(InputError, match="rude is better when lower"):
