@@ -1,10 +1,11 @@
 """The map of the code, `docs/architecture.md`, shows what is there."""
 
-import importlib.util
 import re
 from pathlib import Path
 
 import pytest
+
+from tests.tools import load_tool
 
 ROOT = Path(__file__).parent.parent
 TEXT = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
@@ -13,12 +14,7 @@ NAMES = {Path(name).name for name in FILES}
 
 
 def test_the_table_of_packages_is_that_of_their_docstrings() -> None:
-    spec = importlib.util.spec_from_file_location("packages", ROOT / "tools" / "packages.py")
-    assert spec
-    assert spec.loader
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    assert module.replaced(TEXT) == TEXT, "write it anew: python tools/packages.py"
+    assert load_tool("packages").replaced(TEXT) == TEXT, "write it anew: python tools/packages.py"
     assert "|  |" not in TEXT, "each package says in its __init__.py what it is for"
 
 

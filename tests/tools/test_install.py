@@ -1,6 +1,5 @@
 """How `make` installs: what pip was told, uv is told too."""
 
-import importlib.util
 import json
 import sys
 from pathlib import Path
@@ -8,18 +7,12 @@ from types import ModuleType
 
 import pytest
 
-ROOT = Path(__file__).parent.parent.parent
+from tests.tools import load_tool
 
 
 @pytest.fixture
 def install() -> ModuleType:
-    """The program, which belongs to no package."""
-    spec = importlib.util.spec_from_file_location("install", ROOT / "tools" / "install.py")
-    assert spec
-    assert spec.loader
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_tool("install")
 
 
 def test_uv_looks_where_pip_would(install: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from fledge.bench.loads import Load, LoadAnswer, prompts, run_load
+from fledge.bench.loads import LoadAnswer, prompts, report_loads
 from fledge.core.errors import FledgeError
 from fledge.core.generation import GenerationParams
 from fledge.core.types import Message
@@ -34,12 +34,7 @@ async def _main(config: dict[str, Any]) -> None:
             turns = [Message("user", prompt)] if config["chat"] else prompt
             return await loop.run_in_executor(pool, _answer, engine, turns, params)
 
-        for content in config["loads"]:
-            load = Load(**content)
-            await asyncio.gather(*(ask(next(texts)) for _ in range(load.warm_up)))
-            samples = await run_load(load, ask, texts, config["seed"])
-            sys.stdout.write(json.dumps({"load": content, "samples": samples}) + "\n")
-            sys.stdout.flush()
+        await report_loads(config["loads"], ask, texts, config["seed"])
     engine.close()
 
 

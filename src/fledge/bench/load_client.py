@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import aiohttp
 
-from fledge.bench.loads import Ask, Load, LoadAnswer, prompts, run_load
+from fledge.bench.loads import Ask, LoadAnswer, prompts, report_loads
 
 OK = 200
 
@@ -130,12 +130,7 @@ async def _main(config: dict[str, Any]) -> None:
     target = LoadTarget(**config["target"])
     texts = prompts(config["characters"], config["seed"])
     async with open_client(target) as ask:
-        for content in config["loads"]:
-            load = Load(**content)
-            await asyncio.gather(*(ask(next(texts)) for _ in range(load.warm_up)))
-            samples = await run_load(load, ask, texts, config["seed"])
-            sys.stdout.write(json.dumps({"load": content, "samples": samples}) + "\n")
-            sys.stdout.flush()
+        await report_loads(config["loads"], ask, texts, config["seed"])
 
 
 if __name__ == "__main__":

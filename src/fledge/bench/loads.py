@@ -2,12 +2,14 @@
 
 import asyncio
 import itertools
+import json
 import random
 import string
+import sys
 import time
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from fledge.bench.rounds import quantile
 
@@ -90,6 +92,17 @@ class Figures(NamedTuple):
 
 
 Ask = Callable[[str], Awaitable[LoadAnswer]]
+
+
+async def report_loads(contents: Sequence[Mapping[str, Any]], ask: Ask, texts: Iterator[str], seed: int) -> None:
+    """Put loads (fields of `Load`) on a client, each after its warm-up, and write a line of JSON with the samples of
+    each to stdout."""
+    for content in contents:
+        load = Load(**content)
+        await asyncio.gather(*(ask(next(texts)) for _ in range(load.warm_up)))
+        samples = await run_load(load, ask, texts, seed)
+        sys.stdout.write(json.dumps({"load": content, "samples": samples}) + "\n")
+        sys.stdout.flush()
 
 
 async def run_load(load: Load, ask: Ask, prompts: Iterator[str], seed: int = 0) -> list[LoadSample]:

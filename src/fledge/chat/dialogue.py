@@ -3,10 +3,10 @@
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 from fledge.core.errors import InputError
-from fledge.core.types import Message
+from fledge.core.types import Message, Role
 from fledge.prompts.prompt import Prompt
 
 
@@ -18,7 +18,7 @@ class Turn:
     `request_id`, where the partner gave one, why it ended, and how long it took in seconds.
     """
 
-    role: Literal["system", "user", "assistant"]
+    role: Role
     content: str
     conversation: int
     prompt: str | None = None

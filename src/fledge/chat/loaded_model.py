@@ -1,14 +1,14 @@
 """`load_model`: a model to ask from a program. Nothing is recorded."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import fields, replace
+from dataclasses import replace
 from types import TracebackType
-from typing import Any, Literal, TypeAlias, get_args, overload
+from typing import Any, TypeAlias, get_args, overload
 
 from fledge.core.errors import InputError
-from fledge.core.generation import GenerationParams
+from fledge.core.generation import REQUEST_SETTINGS, GenerationParams
 from fledge.core.texts import strip_stream
-from fledge.core.types import Message, Say, silent
+from fledge.core.types import Message, Role, Say, silent
 from fledge.engines import selection
 from fledge.engines.engine import Engine, generate
 from fledge.engines.selection import RemoteModel, is_release, release_folder
@@ -22,8 +22,7 @@ from fledge.releases.manifest import load_manifest
 Conversation: TypeAlias = Sequence[Message] | Sequence[Mapping[str, str]]
 """Turns of a role (system, user or assistant) and a content."""
 
-SETTINGS = tuple(item.name for item in fields(GenerationParams) if item.name not in ("n", "logprobs"))
-ROLES = get_args(Literal["system", "user", "assistant"])
+ROLES = get_args(Role)
 
 
 class LoadedModel:
@@ -103,16 +102,20 @@ def load_model(model: str | None = None, *, config: ExperimentConfig | None = No
     generation, prompt = default_generation(config, found), None
     if is_release(name):
         manifest = load_manifest(release_folder(name, config))
-        own = {item: value for item, value in manifest.generation.items() if item in SETTINGS and not config.sets(item)}
+        own = {
+            item: value
+            for item, value in manifest.generation.items()
+            if item in REQUEST_SETTINGS and not config.sets(item)
+        }
         generation, prompt = _changed(generation, own), prompt_of(manifest)
     chats = isinstance(found, RemoteModel) or found.has_chat_template
     return LoadedModel(name, selection.start(config, found, say), generation, prompt=prompt, chats=chats)
 
 
 def _changed(generation: GenerationParams, settings: Mapping[str, Any]) -> GenerationParams:
-    unknown = sorted(settings.keys() - set(SETTINGS))
+    unknown = sorted(settings.keys() - set(REQUEST_SETTINGS))
     if unknown:
-        raise InputError(f"no generation setting {unknown[0]!r}", hint=f"one of: {', '.join(SETTINGS)}")
+        raise InputError(f"no generation setting {unknown[0]!r}", hint=f"one of: {', '.join(REQUEST_SETTINGS)}")
     stop = settings.get("stop", generation.stop)
     try:
         return replace(generation, **{**settings, "stop": (stop,) if isinstance(stop, str) else tuple(stop)})

@@ -7,7 +7,7 @@ from urllib.parse import urlsplit
 
 import httpx
 
-from fledge.core.api_key import VARIABLE, api_key
+from fledge.core.api_key import VARIABLE, api_key, clean_key
 from fledge.core.errors import FledgeError, InputError
 from fledge.core.keys import VARIABLE as FLEDGE_KEY
 from fledge.core.network import LOOPBACK, without_password
@@ -60,9 +60,8 @@ class Address:
 
     def authorization(self, key: str | None) -> dict[str, str]:
         """The header for `key`, or for the environment's where it is None. Raises `InputError` for an invalid one."""
-        found = api_key(self.key_variable) if key is None else key.strip()
-        if not found.isascii() or not found.isprintable():
-            raise InputError("the key holds a character that no key has", hint=f"export {self.key_variable}=...")
+        variable = self.key_variable
+        found = api_key(variable) if key is None else clean_key(key, "the key", variable)
         return {"authorization": f"Bearer {found}"} if found else {}
 
     @contextmanager

@@ -9,9 +9,14 @@ VARIABLE = "OPENAI_API_KEY"
 
 def api_key(variable: str = VARIABLE) -> str:
     """The key without blanks around it, empty where there is none. Raises `InputError` for what no header takes."""
-    key = os.environ.get(variable, "").strip()
+    return clean_key(os.environ.get(variable, ""), variable, variable)
+
+
+def clean_key(key: str, name: str, variable: str) -> str:
+    """A key called `name` without blanks around it. Raises `InputError` for what no header takes."""
+    key = key.strip()
     if not key.isascii() or not key.isprintable():
-        raise InputError(f"{variable} holds a character that no key has", hint=f"export {variable}=...")
+        raise InputError(f"{name} holds a character that no key has", hint=f"export {variable}=...")
     return key
 
 

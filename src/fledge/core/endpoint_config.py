@@ -12,6 +12,7 @@ from fledge.core.routes import Route
 from fledge.core.types import Content
 
 Number = int | float
+Settings = Mapping[str, str | bool | int | float]
 
 
 @dataclass(frozen=True)
@@ -19,7 +20,7 @@ class EngineConfig:
     """Of an engine process: `settings` are fields of `EngineSettings`. It runs the `release` in a folder and listens
     at `address`, or it runs a `model` (fields of a `Snapshot`) for whoever has the other end of `lines`."""
 
-    settings: Mapping[str, str | bool | int | float]
+    settings: Settings
     release: str = ""
     address: str = ""
     model: Mapping[str, object] | None = None
@@ -128,7 +129,7 @@ class SupervisorConfig:
     heartbeat_s: float
     routes: tuple[Route, ...]
     releases: Mapping[str, str]
-    engine: Mapping[str, str | bool | int | float]
+    engine: Settings
     endpoint: EndpointOptions
     recorder: RecorderConfig | None
     log: LogConfig

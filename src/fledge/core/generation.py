@@ -72,3 +72,4 @@ class GenerationParams:
 
 
 SETTINGS = tuple(item.name for item in fields(GenerationParams) if item.name not in REQUEST_ONLY)
+REQUEST_SETTINGS = (*SETTINGS, "ignore_eos")  # what whoever asks may set, `n` and `logprobs` aside

@@ -17,11 +17,15 @@ Mode = Literal["exact", "fast"]
 """Of an engine: the same greedy tokens as transformers, or int8."""
 
 
+Role = Literal["system", "user", "assistant"]
+"""Who speaks in a conversation."""
+
+
 @dataclass(frozen=True)
 class Message:
     """One turn of a conversation."""
 
-    role: Literal["system", "user", "assistant"]
+    role: Role
     content: str
 
 

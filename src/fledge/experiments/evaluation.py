@@ -9,6 +9,7 @@ from xml.etree import ElementTree as ET
 
 from fledge.comparison.gates import Gate, GateOn, GateResult, judge, read_gates
 from fledge.core.errors import InputError
+from fledge.core.generation import REQUEST_SETTINGS
 from fledge.core.jsonable import jsonable
 from fledge.core.settings import Workspace, load
 from fledge.core.types import Say, silent
@@ -123,7 +124,7 @@ def configured(target: str, prompt: str | None, settings: Mapping[str, Any]) -> 
     if is_release(target):
         manifest = load_manifest(release_folder(target, load(Workspace, given).value))
         chosen = prompt or manifest.prompt_label
-        own = {name: value for name, value in manifest.generation.items() if name not in ("n", "logprobs")}
+        own = {name: value for name, value in manifest.generation.items() if name in REQUEST_SETTINGS}
         given = {**own, **given}
     config = ExperimentConfig.load(
         {**given, "model": target, "prompts": (chosen,), "more_models": (), "shots": (0,), "shots_from": ""}

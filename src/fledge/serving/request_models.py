@@ -11,7 +11,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 from fledge.core.errors import InputError
-from fledge.core.generation import BOUNDS, MAX_STOP_CHARACTERS, MAX_STOPS, SETTINGS
+from fledge.core.generation import BOUNDS, MAX_STOP_CHARACTERS, MAX_STOPS, REQUEST_SETTINGS
 from fledge.core.limits import Limits
 
 
@@ -60,8 +60,7 @@ class Generation(BaseModel):
 
     def settings(self) -> dict[str, Any]:
         """Return the settings that were sent, under the engine's names."""
-        names = (*SETTINGS, "ignore_eos")
-        chosen = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
+        chosen = {name: getattr(self, name) for name in REQUEST_SETTINGS if getattr(self, name) is not None}
         if isinstance(self.stop, str):
             chosen["stop"] = [self.stop]
         return chosen
