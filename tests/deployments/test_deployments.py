@@ -1,4 +1,4 @@
-"""MLflow's deployments: its own commands and client drive endpoints of fledge."""
+"""`mlflow deployments -t fledge`, by MLflow's commands and its client."""
 
 import json
 import os
@@ -25,7 +25,7 @@ QUESTION = "What is machine learning?"
 
 @pytest.fixture
 def released(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> Workspace:
-    """Two versions, of which the first is the champion; MLflow is told where, as a user tells it."""
+    """Register two versions, the first as champion, and point MLflow to them by its environment variable."""
     config = ExperimentConfig(tracking_uri=workspace.tracking_uri, state=workspace.state)
     for prompt in ("simple", "expert"):
         register(config, name="mine", prompt=prompt)
@@ -41,7 +41,7 @@ def _mlflow(*words: str) -> str:
     return done.stdout
 
 
-def test_mlflows_commands(released: Workspace, port: int) -> None:
+def test_mlflow_commands_create_predict_and_delete(released: Workspace, port: int) -> None:
     chat = ("-t", "fledge", "--name", "chat")
     assert "chat is created" in _mlflow("create", *chat, "-m", "models:/mine@champion", "-C", f"port={port}")
     Path("in.json").write_text(json.dumps([{"question": QUESTION}, {"question": "What is MLOps?"}]))
@@ -52,7 +52,7 @@ def test_mlflows_commands(released: Workspace, port: int) -> None:
         httpx.get(f"http://127.0.0.1:{port}/ping", trust_env=False)
 
 
-def test_the_client(released: Workspace, port: int) -> None:
+def test_client_creates_updates_and_deletes(released: Workspace, port: int) -> None:
     client = get_deploy_client("fledge")
     client.create_deployment("chat", "models:/mine@champion", config={"port": port})
     try:
@@ -66,9 +66,9 @@ def test_the_client(released: Workspace, port: int) -> None:
         text = "".join(chunk["choices"][0]["delta"].get("content", "") for chunk in chunks)
         assert text.strip() == answer
 
-        with pytest.raises(MlflowException, match="there is a deployment 'chat' already"):
+        with pytest.raises(MlflowException, match="deployment 'chat' already exists"):
             client.create_deployment("chat", "models:/mine@champion")
-        with pytest.raises(MlflowException, match="is no release"):
+        with pytest.raises(MlflowException, match="is not a release"):
             client.update_deployment("chat", "runs:/abc/model")
         with pytest.raises(MlflowException, match="no release"):
             client.update_deployment("chat", "models:/mine/9")
@@ -82,11 +82,11 @@ def test_the_client(released: Workspace, port: int) -> None:
         client.delete_deployment("chat")
     assert client.list_deployments() == []
     client.delete_deployment("chat")
-    with pytest.raises(MlflowException, match="there is no deployment 'chat'"):
+    with pytest.raises(MlflowException, match="no deployment 'chat'"):
         client.predict("chat", [QUESTION])
 
 
-def test_an_endpoint_that_has_the_port_by_now_is_somebody_elses(released: Workspace, port: int) -> None:
+def test_delete_leaves_another_endpoint_on_the_same_port_running(released: Workspace, port: int) -> None:
     client = get_deploy_client("fledge")
     client.create_deployment("chat", "models:/mine@champion", config={"port": port})
     config = ServeConfig(tracking_uri=released.tracking_uri, state=released.state, port=port)
@@ -103,12 +103,12 @@ def test_an_endpoint_that_has_the_port_by_now_is_somebody_elses(released: Worksp
 @pytest.mark.parametrize(
     ("name", "config", "problem"),
     [
-        ("../chat", {}, "cannot be the name of a deployment"),
-        ("chat", {"prot": 5}, "no setting is named prot"),
+        ("../chat", {}, "invalid deployment name"),
+        ("chat", {"prot": 5}, "unknown setting: prot"),
         ("chat", {"port": "x"}, "port = 'x'"),
         ("chat", {"host": "0.0.0.0"}, "needs a key"),
     ],
 )
-def test_bad_input(released: Workspace, name: str, config: dict[str, object], problem: str) -> None:
+def test_create_rejects_invalid_input(released: Workspace, name: str, config: dict[str, object], problem: str) -> None:
     with pytest.raises(MlflowException, match=problem):
         get_deploy_client("fledge").create_deployment(name, "models:/mine@champion", config=config)

@@ -82,7 +82,7 @@ def test_the_worst_come_first_whichever_way_the_metric_goes(workspace: Workspace
     falling = answers("last", sort="rambling", limit=4, workspace=workspace).answers
     assert [row.scores["rambling"] for row in falling] == [37, 14, 9, 9]
     assert answers("last", sort="latency_s", workspace=workspace).total == 6
-    with pytest.raises(InputError, match="response_length has no better direction") as caught:
+    with pytest.raises(InputError, match="cannot sort by response_length") as caught:
         answers("last", sort="response_length", workspace=workspace)
     assert "token_f1, rambling" in caught.value.hint
     assert "response_length" not in caught.value.hint
@@ -94,7 +94,7 @@ def test_the_worst_come_first_whichever_way_the_metric_goes(workspace: Workspace
         ({"sort": "nothing"}, "the experiment has no metric 'nothing'", "token_f1, exact_match"),
         ({"arm": "nobody"}, "the experiment has no arm 'nobody'", "--arm one of: simple, expert"),
         ({"topic": "art"}, "the experiment has no topic 'art'", "--topic one of: places, times"),
-        ({"limit": -1}, "limit is -1", "--limit"),
+        ({"limit": -1}, "limit must be 0", "--limit"),
     ],
 )
 def test_what_an_experiment_has_not_is_refused_with_what_it_has(
@@ -115,7 +115,7 @@ def test_without_references_or_a_judge_nothing_is_wrong(workspace: Workspace, tm
         answers("last", topic="x", workspace=workspace)
     assert caught.value.hint == "leave out --topic"
     run_experiment(_config(workspace, tmp_path, metric="latency_s"), engine=ScriptedEngine(_script))
-    with pytest.raises(InputError, match="latency_s, which does not tell right from wrong"):
+    with pytest.raises(InputError, match="latency_s cannot tell right answers from wrong"):
         answers("last", wrong=True, workspace=workspace)
     scorer(lambda answer: 7.0 + len(answer), name="stars")
     config = _config(workspace, tmp_path, metric="stars", scorers=("stars",))

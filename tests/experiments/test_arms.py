@@ -16,10 +16,10 @@ from fledge.experiments.arms import (
     Arm,
     Model,
     build_arms,
+    build_chain_arms,
     check_variables,
     default_generation,
     default_prompt,
-    own_arms,
     select_arms,
 )
 from fledge.experiments.config import ArmConfig, ExperimentConfig
@@ -57,8 +57,8 @@ def test_names_are_as_short_as_they_can_be() -> None:
     assert [arm.name for arm in _build(ExperimentConfig(prompts=("a/1", "a/2")))] == ["a/1", "a/2"]
 
 
-def test_the_same_arm_twice() -> None:
-    with pytest.raises(InputError, match="prompt named twice: a"):
+def test_duplicate_arm_is_rejected() -> None:
+    with pytest.raises(InputError, match="duplicate arm: a"):
         _build(ExperimentConfig(prompts=("a", "a")))
 
 
@@ -82,7 +82,7 @@ def test_settings_of_a_prompt_come_before_those_of_the_experiment_and_after_thos
 
 
 def test_settings_of_a_prompt_that_no_engine_takes() -> None:
-    with pytest.raises(InputError, match=r"prompt a/1 with its settings .*temperature must be from 0 to 2"):
+    with pytest.raises(InputError, match=r"invalid settings .* of prompt a/1: .*temperature must be from 0 to 2"):
         build_arms(
             ExperimentConfig(),
             [ArmConfig("a", model="m")],
@@ -91,7 +91,7 @@ def test_settings_of_a_prompt_that_no_engine_takes() -> None:
         )
 
 
-def test_an_arm_is_what_makes_its_answers() -> None:
+def test_digest_covers_everything_that_determines_answers() -> None:
     arm = Arm("a", _prompt("a"), "embedded", GenerationParams(), model_digest="d")
     assert arm.digest == replace(arm, name="other", run_id="r", model_id="m", model="elsewhere").digest
     assert arm.digest == replace(arm, prompt=_prompt("a", aliases=("champion",), tags={"x": "y"})).digest
@@ -118,7 +118,7 @@ def test_a_prompt_is_put_to_each_model_in_its_own_format(tmp_path: Path) -> None
     asked = select_arms(config)
     arms = build_arms(config, asked, [_prompt("a") for _ in asked], models)
     assert [arm.format for arm in arms] == ["completion", "chat", "chat"]
-    assert [arm.asked and arm.asked.template for arm in arms] == ["Q: {{question}}"] + [CHAT] * 2
+    assert [arm.sent_prompt and arm.sent_prompt.template for arm in arms] == ["Q: {{question}}"] + [CHAT] * 2
 
 
 def test_the_format_of_an_arm_comes_before_that_of_the_experiment_and_the_prompts_own_last(tmp_path: Path) -> None:
@@ -173,7 +173,7 @@ def test_a_models_bad_sampling_values_are_named_with_their_file(tmp_path: Path, 
     config = ExperimentConfig(generation_defaults="model")
     with pytest.raises(InputError, match=rf"instruct/generation_config.json.*{problem}"):
         build_arms(config, [ArmConfig("a", model="m")], [_prompt("a")], {"m": snapshot.resolve(str(folder))})
-    with pytest.raises(InputError, match="is a URL, whose own generation settings cannot be read"):
+    with pytest.raises(InputError, match="cannot read the settings of a URL"):
         default_generation(config, RemoteModel("http://127.0.0.1:1/v1"))
 
 
@@ -210,16 +210,16 @@ def test_variables_are_columns_of_the_questions() -> None:
             check_variables([replace(arm, prompt=replace(_prompt("a"), template=template))], questions)
 
 
-def test_a_chain_of_ones_own_is_known_again_in_another_process() -> None:
+def test_custom_chain_has_the_same_key_in_another_process() -> None:
     def chain() -> Any:
         return RunnableLambda(str.upper) | RunnableLambda(str.strip)
 
-    assert own_arms({"mine": chain()}, [])[0].digest == own_arms({"mine": chain()}, [])[0].digest
-    with pytest.raises(InputError, match="arm named twice: a"):
-        own_arms({"a": chain()}, [Arm("a", None, "", GenerationParams())])
+    assert build_chain_arms({"mine": chain()}, [])[0].digest == build_chain_arms({"mine": chain()}, [])[0].digest
+    with pytest.raises(InputError, match="duplicate arm: a"):
+        build_chain_arms({"a": chain()}, [Arm("a", None, "", GenerationParams())])
 
 
-def test_what_is_wrong_is_told_at_once() -> None:
+def test_all_problems_are_reported_together() -> None:
     flags = {
         "samples": 0,
         "concurrency": "many",
@@ -237,7 +237,7 @@ def test_what_is_wrong_is_told_at_once() -> None:
         "temperature must be from 0 to 2, not 9",
         "max_tokens must be from 1 to 4096, not 0",
         "unknown scorer 'nonsense'",
-        "tags are key=value, not plain",
+        "tags must be key=value, not plain",
         "cache_gb must be from 0 to 4096, not -1",
     ):
         assert text in caught.value.message
@@ -263,7 +263,7 @@ def test_a_file_of_settings(tmp_path: Any, monkeypatch: pytest.MonkeyPatch, suff
     assert config.generation.temperature == 0.7  # several samples
 
 
-def test_a_file_with_what_is_no_setting(tmp_path: Any) -> None:
+def test_unknown_setting_in_a_file_is_rejected(tmp_path: Any) -> None:
     path = tmp_path / "experiment.yaml"
     path.write_text("sample: 3\n")
     with pytest.raises(InputError, match=r"experiment.yaml: no setting 'sample'"):

@@ -44,7 +44,7 @@ def test_cells_are_interleaved_in_an_order_that_the_seed_decides() -> None:
     assert 30 < half.count("a") < 70
 
 
-def test_an_answer_is_kept_before_it_is_told() -> None:
+def test_answer_is_stored_before_it_is_yielded() -> None:
     kept: list[str] = []
     chains = {("a", 0): ChainAsker(RunnableLambda(lambda values: values["question"].upper()))}
     for answer in ask(_cells(5), chains, lambda answer: kept.append(answer.key), max_concurrency=2):
@@ -53,7 +53,7 @@ def test_an_answer_is_kept_before_it_is_told() -> None:
     assert len(kept) == 5
 
 
-def test_as_many_as_allowed_are_in_the_making_and_no_more() -> None:
+def test_concurrency_is_limited() -> None:
     lock, now, most, together = threading.Lock(), 0, 0, threading.Barrier(3)
 
     def work(_values: dict[str, str]) -> str:
@@ -85,12 +85,12 @@ def test_an_error_stays_with_its_cell(error: Exception, final: bool) -> None:
     assert (answer.final, answer.text, answer.scores, answer.latency_s) == (final, "", {}, None)
 
 
-def test_what_no_database_takes_is_replaced_in_answers() -> None:
+def test_characters_that_databases_reject_are_replaced() -> None:
     (answer,) = _ask(lambda _: "a\0b\ud800c \u05d0\U0001f600", _cells())
     assert answer.text == "a\ufffdb?c \u05d0\U0001f600"
 
 
-def test_a_model_that_returns_nothing() -> None:
+def test_empty_answer_is_an_answer() -> None:
     (answer,) = _ask(lambda _: "", _cells(reference="Because."))
     assert (answer.text, answer.error, answer.scores["empty"], answer.scores["token_f1"]) == ("", "", 1.0, 0.0)
 
@@ -112,7 +112,7 @@ def test_a_chat_chain_tells_prompt_and_tokens() -> None:
     assert answer.started_ns <= answer.filled_ns <= answer.submitted_ns <= answer.generated_ns <= answer.ended_ns
 
 
-def test_what_is_broken_off_is_no_answer_and_what_came_is_kept() -> None:
+def test_interrupted_cells_have_no_answer_and_completed_ones_are_kept() -> None:
     kept: list[Answer] = []
     leave = threading.Event()
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from fledge.core.errors import InputError
-from fledge.experiments.checks import check_references, doubts
+from fledge.experiments.checks import check_references, list_notes
 from fledge.experiments.config import ExperimentConfig
 from fledge.questions.layout import QuestionLayout
 from fledge.questions.question_set import Question, QuestionSet
@@ -28,8 +28,8 @@ def test_a_metric_that_fits_no_reference_is_refused() -> None:
         check_references(ExperimentConfig(scorers=("number",), metric="number"), made("", ""))
 
 
-def test_a_pattern_of_a_question_that_is_none_is_named() -> None:
-    with pytest.raises(InputError, match=r"question '0' of qa.csv: answer_pattern is not a regular expression"):
+def test_invalid_pattern_of_a_question_is_named() -> None:
+    with pytest.raises(InputError, match=r"question '0' of qa.csv: invalid regular expression in answer_pattern"):
         check_references(ExperimentConfig(), made("7", answer_pattern="(\\d"))
 
 
@@ -38,13 +38,13 @@ def test_a_column_that_may_hold_the_references_is_named(tmp_path: Path) -> None:
     file.write_text("Q,Answer\nTwo plus two?,4\nThree plus four?,7\n")
     config = ExperimentConfig(questions=str(file), layout=QuestionLayout(columns=("question=Q",)))
     questions = read_questions(file, layout=config.layout, workspace=config)
-    assert list(doubts(config, questions, 2)) == [
+    assert list(list_notes(config, questions, 2)) == [
         f"note: {file} has no references; to use a column for them: --columns question=Q,reference=Answer"
     ]
-    assert list(doubts(config, made("yes", "no"), 2)) == []
+    assert list(list_notes(config, made("yes", "no"), 2)) == []
 
 
-def test_references_that_are_numbers_have_their_scorer() -> None:
-    (found,) = doubts(ExperimentConfig(), made("7", "8"), 2)
-    assert found.startswith("note: all references are numbers; --scorers number")
-    assert list(doubts(ExperimentConfig(), made("7", "8"), 1)) == []
+def test_numeric_references_suggest_the_number_scorer() -> None:
+    (found,) = list_notes(ExperimentConfig(), made("7", "8"), 2)
+    assert found.startswith("note: all references are numbers; to compare them as such: --scorers number")
+    assert list(list_notes(ExperimentConfig(), made("7", "8"), 1)) == []

@@ -16,7 +16,7 @@ from fledge.core.settings import Workspace
 from fledge.engines.engine import Engine
 from fledge.engines.scripted import ScriptedEngine
 from fledge.experiments.config import ArmConfig, ExperimentConfig
-from fledge.experiments.evaluation import configured, evaluate, write_junit
+from fledge.experiments.evaluation import build_config, evaluate, write_junit
 from fledge.experiments.run import run_experiment
 from fledge.models.embedded.corpus import load_corpus
 from fledge.prompts.prompt import Draft
@@ -153,7 +153,7 @@ def test_a_target_brings_what_it_has(workspace: Workspace, tmp_path: Path) -> No
     assert evaluate("embedded", settings=settings).prompt == "simple/1"
     assert evaluate(instruct, settings=settings).prompt == "question/1"
     assert evaluate(instruct, prompt="expert", settings=settings).prompt == "expert/1"
-    assert configured("http://127.0.0.1:1/v1#m", "expert", settings).prompts == ("expert",)
+    assert build_config("http://127.0.0.1:1/v1#m", "expert", settings).prompts == ("expert",)
 
 
 def test_a_scorer_that_fails_costs_no_answer(workspace: Workspace, tmp_path: Path) -> None:
@@ -191,9 +191,9 @@ def test_a_release_is_asked_with_its_own_prompt_and_settings(workspace: Workspac
     promote(DEFAULT_NAME, 1, force=True, reason="first", workspace=workspace)
     target = f"{DEFAULT_NAME}@champion"
     where = {"tracking_uri": workspace.tracking_uri}
-    told = configured(target, None, where)
+    told = build_config(target, None, where)
     assert (told.prompts, told.generation.max_tokens) == (("expert/1",), 24)
-    assert configured(target, None, {"max_tokens": 8, **where}).generation.max_tokens == 8
+    assert build_config(target, None, {"max_tokens": 8, **where}).generation.max_tokens == 8
     found = evaluate(target, "token_f1>=0.3", settings={"limit": 24, **where}, engine=embedded_engine)
     assert found.passed
     assert found.metrics["completion_tokens"] <= 24

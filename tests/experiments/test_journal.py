@@ -50,7 +50,7 @@ def test_a_plan_comes_back_as_it_was(tmp_path: Path) -> None:
     assert (journal.folder / "plan.json").stat().st_mode & 0o077 == 0
 
 
-def test_a_plan_of_before_goes_on_as_it_began(tmp_path: Path) -> None:
+def test_plan_of_an_older_version_resumes_with_the_same_keys(tmp_path: Path) -> None:
     """Before arms had a format: their cells have the same keys, so that no answer is asked for again."""
     plan = _plan(tmp_path)
     journal = Journal.create(plan)
@@ -67,8 +67,8 @@ def test_a_plan_of_before_goes_on_as_it_began(tmp_path: Path) -> None:
     again = Journal.open(plan.config, plan.run_id)
     assert [cell.key for cell in again.unanswered()] == keys[1:]
     text, chat = again.plan.arms
-    assert (text.asked and text.asked.template) == "{{question}}"
-    assert (chat.asked and chat.asked.template) == (Message("user", "{{question}}"),)
+    assert (text.sent_prompt and text.sent_prompt.template) == "{{question}}"
+    assert (chat.sent_prompt and chat.sent_prompt.template) == (Message("user", "{{question}}"),)
     again.close()
 
 
@@ -118,7 +118,7 @@ def test_half_a_line_at_the_end_is_no_answer(tmp_path: Path) -> None:
 
 def test_only_one_process_at_a_time(tmp_path: Path) -> None:
     journal = Journal.create(_plan(tmp_path))
-    with pytest.raises(FledgeError, match="is being asked by another process"):
+    with pytest.raises(FledgeError, match="is already running in another process"):
         Journal.open(journal.plan.config, journal.plan.run_id)
     journal.close()
     Journal.open(journal.plan.config, journal.plan.run_id).close()
@@ -179,7 +179,7 @@ def test_a_full_disk_loses_nothing_that_was_kept(tmp_path: Path) -> None:
     old = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size + 10, before[1]))
     try:
-        with pytest.raises(FledgeError, match="cannot keep an answer"):
+        with pytest.raises(FledgeError, match="cannot write an answer"):
             journal.append(_answer("b"))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)

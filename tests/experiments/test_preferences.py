@@ -71,7 +71,7 @@ def test_a_judge_decides(workspace: Workspace, run_id: str) -> None:
     content = load_artifact(MlflowClient(workspace.tracking_uri), run_id, kept.path, hint="")
     assert len(content["preferences"]) == 40
     assert content["preferences"][0]["rationale"] == "the longer one"
-    with pytest.raises(InputError, match="preference is what a judge says"):
+    with pytest.raises(InputError, match="--metric preference needs a judge"):
         compare(run_id, workspace=workspace)
     notes = " ".join(found.notes)
     assert server.url in notes
@@ -144,9 +144,9 @@ def test_a_judge_that_says_nothing_usable(workspace: Workspace, run_id: str) -> 
 
 
 BAD: list[tuple[str, dict[str, Any]]] = [
-    ("with a judge the metric is preference", {"options": CompareOptions(metric="token_f1")}),
-    ("each arm with the baseline", {"options": CompareOptions(all_pairs=True)}),
-    ("reads answers", {"run_id": None, "scores": "scores.csv"}),
+    ("with --judge the metric is preference", {"options": CompareOptions(metric="token_f1")}),
+    ("compares with the baseline", {"options": CompareOptions(all_pairs=True)}),
+    ("needs answers", {"run_id": None, "scores": "scores.csv"}),
 ]
 
 

@@ -385,7 +385,7 @@ def test_bad_input_is_told_before_anything_is_recorded(workspace: Workspace) -> 
     for changes, text in (
         ({"prompts": ("nothing",)}, "no prompt 'nothing'"),
         ({"prompts": ("simple@nobody",)}, "no prompt 'simple@nobody'"),
-        ({"prompts": ()}, "there is no prompt to ask with"),
+        ({"prompts": ()}, "the experiment has no prompts"),
         ({"questions": "none.csv"}, "does not exist"),
         ({"generation": GenerationParams(max_tokens=4000)}, "--max-tokens 4000 leaves no room for a prompt"),
     ):

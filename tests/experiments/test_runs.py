@@ -40,7 +40,7 @@ def test_experiments_and_evaluations_newest_first(workspace: Workspace) -> None:
     ]
     assert found[0].started > found[3].started > 1e9
     assert [run.run_id for run in runs(limit=2, workspace=workspace)] == [killed, third.run_id]
-    with pytest.raises(InputError, match="limit is -1"):
+    with pytest.raises(InputError, match="limit must be 0"):
         runs(limit=-1, workspace=workspace)
 
 

@@ -140,8 +140,8 @@ def test_examples_come_from_the_questions_that_are_not_asked(workspace: Workspac
         ({"shots": (-1,)}, "shots must be numbers from 0 to 64"),
         ({"shots": (65,)}, "shots must be numbers from 0 to 64"),
         ({"shots": ()}, "shots must be numbers from 0 to 64"),
-        ({"shots_from": "train.jsonl"}, "no arm takes examples"),
-        ({"answer_pattern": "("}, "not a regular expression"),
+        ({"shots_from": "train.jsonl"}, "needs an arm with examples"),
+        ({"answer_pattern": "("}, "invalid regular expression"),
     ],
 )
 def test_bad_settings_are_refused(settings: dict[str, object], problem: str) -> None:

@@ -1,4 +1,4 @@
-"""Moves of aliases: which count, two at once, and one that is killed."""
+"""Alias moves: which are valid, concurrent ones, and killed ones."""
 
 import itertools
 import multiprocessing
@@ -17,7 +17,7 @@ from fledge.core.errors import ConflictError
 from fledge.core.settings import Workspace
 from fledge.experiments.config import ExperimentConfig
 from fledge.prompts.store import open_prompts
-from fledge.registry.moves import AliasChange, AliasMove, in_force, to_undo
+from fledge.registry.moves import AliasChange, AliasMove, find_undoable, select_valid
 from fledge.registry.release import history, promote, register, rollback
 
 NAME = "mine"
@@ -28,36 +28,36 @@ def _move(number: int, follows: int, before: int | None, after: int, action: Any
     return AliasMove(NAME, "champion", action, (change,), 0.0, "me", "here 1 0", "why", follows=follows, number=number)
 
 
-def test_of_two_that_follow_the_same_the_earlier_counts() -> None:
+def test_earlier_of_two_concurrent_moves_is_valid() -> None:
     moves = [_move(1, 0, None, 1), _move(2, 1, 1, 2), _move(3, 1, 1, 3), _move(4, 2, 2, 4), _move(6, 5, 4, 5)]
-    assert [move.number for move in in_force(reversed(moves))] == [1, 2, 4, 6]
+    assert [move.number for move in select_valid(reversed(moves))] == [1, 2, 4, 6]
 
 
 @given(st.lists(st.integers(0, 5), max_size=12))
-def test_every_move_that_counts_saw_the_one_before(ages: list[int]) -> None:
+def test_each_valid_move_follows_the_one_before(ages: list[int]) -> None:
     moves = [_move(number, max(0, number - 1 - age), None, number) for number, age in enumerate(ages, 1)]
-    kept = in_force(moves)
+    kept = select_valid(moves)
     assert all(later.follows >= earlier.number for earlier, later in itertools.pairwise(kept))
     left_out = [move for move in moves if move not in kept]
     assert all(any(move.follows < other.number < move.number for other in kept) for move in left_out)
 
 
-def test_rollbacks_walk_back() -> None:
+def test_rollbacks_revert_moves_newest_first() -> None:
     moves = [_move(1, 0, None, 1), _move(2, 1, 1, 2), _move(3, 2, 2, 2), _move(4, 3, 2, 3)]
     undone = []
     for _ in range(3):
-        last = to_undo(moves, "champion")
+        last = find_undoable(moves, "champion")
         assert last is not None
         undone.append((last.after, last.before))
         moves.append(_move(len(moves) + 1, len(moves), last.after, last.before or 0, "rollback"))
     assert undone == [(3, 2), (2, 1), (1, None)]
-    assert to_undo(moves, "champion") is None
-    assert to_undo(moves, "challenger") is None
+    assert find_undoable(moves, "champion") is None
+    assert find_undoable(moves, "challenger") is None
 
 
 @pytest.fixture
 def released(workspace: Workspace) -> Workspace:
-    """Two versions, of which the first is the champion."""
+    """Register two versions and make the first one champion."""
     config = ExperimentConfig(tracking_uri=workspace.tracking_uri, state=workspace.state)
     for prompt in ("simple", "expert"):
         register(config, name=NAME, prompt=prompt)
@@ -66,7 +66,7 @@ def released(workspace: Workspace) -> Workspace:
 
 
 def _champion(workspace: Workspace) -> tuple[int, list[str]]:
-    """The version, and the prompts that have the alias."""
+    """Return the champion version and the prompts with the alias."""
     found = MlflowClient(workspace.tracking_uri).get_model_version_by_alias(NAME, "champion")
     prompts = open_prompts(workspace=workspace)
     return int(found.version), [name for name in ("simple", "expert") if "champion" in prompts.load(name).aliases]
@@ -85,7 +85,7 @@ def _contend(workspace: Workspace, rounds: int, ready: Any, results: Any) -> Non
 
 
 def contest(workspace: Workspace, rounds: int) -> None:
-    """Two processes promote at the same time: one wins each round, and the history tells which."""
+    """Promote from two processes at the same time: one wins each round, and the history shows which."""
     context = multiprocessing.get_context("spawn")
     ready, results = context.Barrier(2), context.Queue()
     both = [context.Process(target=_contend, args=(workspace, rounds, ready, results)) for _ in range(2)]
@@ -104,7 +104,7 @@ def contest(workspace: Workspace, rounds: int) -> None:
 
 
 @pytest.mark.slow
-def test_two_processes_promote_at_the_same_time(released: Workspace) -> None:
+def test_concurrent_promotions_have_one_winner(released: Workspace) -> None:
     contest(released, 12)
 
 
@@ -146,8 +146,8 @@ def _killed(workspace: Workspace, step: int, moment: str) -> "subprocess.Complet
 
 
 @pytest.mark.slow
-def test_killed_at_each_step(released: Workspace) -> None:
-    """The alias is the old one or the new one; the next command ends what was begun, and says so."""
+def test_killed_promotion_is_finished_by_the_next_command(released: Workspace) -> None:
+    """After a kill the alias is the old or the new one; the next command finishes the move and says so."""
     moves = 1
     for step, moment in itertools.product(range(1, 6), ("before", "after")):
         assert _killed(released, step, moment).returncode == -signal.SIGKILL
@@ -159,7 +159,7 @@ def test_killed_at_each_step(released: Workspace) -> None:
             continue
         assert (_champion(released), len(found)) == (NEW, moves + 1)
         ended = (step, moment) == (5, "after")
-        assert ["did not end; ended now" in text for text in said] == ([] if ended else [True])
+        assert ["finished the interrupted move" in text for text in said] == ([] if ended else [True])
         again: list[str] = []
         assert history(NAME, say=again.append, workspace=released) == found
         assert again == []

@@ -1,4 +1,4 @@
-"""Names of releases that are derived from models."""
+"""Release names derived from models."""
 
 from pathlib import Path
 
@@ -29,11 +29,11 @@ from fledge.registry.naming import derive_name
         ("./ünï__code", "n-__code"),
     ],
 )
-def test_the_name_comes_from_the_model(model: str, name: str) -> None:
+def test_name_is_derived_from_the_model(model: str, name: str) -> None:
     assert derive_name(model) == name
 
 
-def test_here_is_the_folder_that_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_current_folder_gives_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "Some Model").mkdir()
     monkeypatch.chdir(tmp_path / "Some Model")
     assert derive_name(".") == "some-model"
@@ -42,6 +42,6 @@ def test_here_is_the_folder_that_it_is(tmp_path: Path, monkeypatch: pytest.Monke
 
 
 @pytest.mark.parametrize("model", ["/", "./___", "模型/模型"])
-def test_where_nothing_is_left_a_name_is_asked_for(model: str) -> None:
-    with pytest.raises(InputError, match="no name for a release"):
+def test_model_without_a_usable_name_is_rejected(model: str) -> None:
+    with pytest.raises(InputError, match="cannot derive a release name"):
         derive_name(model)

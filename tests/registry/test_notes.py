@@ -1,4 +1,4 @@
-"""What is noted in a history beside the moves."""
+"""Notes in a history."""
 
 import pytest
 
@@ -14,7 +14,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture
 def released(workspace: Workspace) -> Workspace:
-    """Three releases of `mine`."""
+    """Register three releases of `mine`."""
     for tokens in (4, 5, 6):
         generation = GenerationParams(max_tokens=tokens)
         config = ExperimentConfig(tracking_uri=workspace.tracking_uri, state=workspace.state, generation=generation)
@@ -22,7 +22,7 @@ def released(workspace: Workspace) -> Workspace:
     return workspace
 
 
-def test_a_note_is_shown_and_stands_in_no_moves_way(released: Workspace) -> None:
+def test_note_is_shown_and_does_not_affect_moves(released: Workspace) -> None:
     uri = released.tracking
     promote("mine", 1, force=True, reason="first", workspace=released)
     note(uri, "mine", "champion", "refused", 1, 3, "could not be served")
@@ -39,7 +39,7 @@ def test_a_note_is_shown_and_stands_in_no_moves_way(released: Workspace) -> None
     ]
 
 
-def test_a_canary_is_evidence_for_its_own_release_if_it_passed(released: Workspace) -> None:
+def test_passed_canary_is_evidence_for_its_release(released: Workspace) -> None:
     uri = released.tracking
     failed = record_canary(uri, "mine", 2, False, "at 5 % of the requests: error_rate<=+1%: 0.5 against 0", [])
     passed = record_canary(uri, "mine", 2, True, "at 100 % of the requests: error_rate<=+1%: 0 against 0", [])

@@ -1,4 +1,4 @@
-"""What goes into a release: engines, and files that other releases of the model have already; and what it is called."""
+"""Contents of a release: engines, files shared with other releases of the model, and its name."""
 
 import shutil
 from dataclasses import replace
@@ -26,7 +26,7 @@ def _config(workspace: Workspace, **settings: Any) -> ExperimentConfig:
     ("engines", "setting", "kept"),
     [(None, "", {"exact"}), (("fast",), "", {"fast"}), (None, "none", set()), (None, "exact,fast", {"exact", "fast"})],
 )
-def test_engines_are_exported_and_come_along(
+def test_engines_are_exported_and_included(
     workspace: Workspace, monkeypatch: pytest.MonkeyPatch, engines: Any, setting: str, kept: set[str]
 ) -> None:
     monkeypatch.setenv("FLEDGE_ENGINES", setting)
@@ -43,21 +43,19 @@ def test_engines_are_exported_and_come_along(
         assert manifest.engines["fast"]["perplexity_ratio"] > 0
 
 
-def test_an_export_at_registration_is_announced_and_needs_a_model_that_openvino_knows(
-    workspace: Workspace, tmp_path: Path
-) -> None:
+def test_export_is_announced_and_needs_an_openvino_model(workspace: Workspace, tmp_path: Path) -> None:
     config = _config(workspace, cache=str(tmp_path / "cache"))
     said: list[str] = []
     register(config, name="mine", say=said.append)
-    assert said[0] == "registering embedded as mine; its engine files are not exported yet: about 8 s"
+    assert said[0] == "registering embedded as mine; exporting its engine files takes about 8 s"
     assert any("converting" in text for text in said)
-    with pytest.raises(InputError, match="--weights reference keeps no files"):
+    with pytest.raises(InputError, match="--weights reference stores no engine files"):
         register(config, name="mine", engines=("exact",), weights="reference")
     with pytest.raises(InputError, match="cannot be combined"):
         register(config, name="mine", engines=("none", "fast"))
 
 
-def test_the_name_comes_from_the_model_unless_another_is_given(
+def test_name_is_derived_from_the_model_unless_given(
     workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("My Model", "simple"):
@@ -73,17 +71,17 @@ def test_the_name_comes_from_the_model_unless_another_is_given(
     assert caught.value.hint == "--name simple-model"
 
 
-def _room(*folders: Path) -> int:
-    """What folders take on disk, a file of several names once."""
+def _disk_usage(*folders: Path) -> int:
+    """Return the bytes that folders take on disk; hard links count once."""
     found = {path.stat().st_ino: path.stat() for folder in folders for path in folder.rglob("*") if path.is_file()}
     return sum(512 * item.st_blocks for item in found.values())
 
 
-def test_releases_of_one_model_share_their_files(workspace: Workspace) -> None:
+def test_releases_of_one_model_share_files(workspace: Workspace) -> None:
     store, state = Path.cwd() / "mlartifacts", Path(workspace.state)
     register(_config(workspace), name="mine", prompt="simple")
     promote("mine", 1, force=True, reason="first", workspace=workspace)
-    first = _room(store, state)
+    first = _disk_usage(store, state)
     for name, prompt in (("mine", "expert"), ("other", "simple")):
         version = register(_config(workspace), name=name, prompt=prompt).version
         promote(name, version, force=True, reason="another", workspace=workspace)
@@ -91,8 +89,8 @@ def test_releases_of_one_model_share_their_files(workspace: Workspace) -> None:
     assert len(weights) == 6
     assert len({path.stat().st_ino for path in weights}) == 1
     assert weights[0].stat().st_ino != (resolve("embedded").path / weights[0].name).stat().st_ino
-    code = _room(*store.glob("*/models/*/artifacts/code"))  # fledge's own, in each of them
-    assert _room(store, state) - first < 0.1 * first + code
+    code = _disk_usage(*store.glob("*/models/*/artifacts/code"))  # fledge's own, in each of them
+    assert _disk_usage(store, state) - first < 0.1 * first + code
     (gone,) = {path.parents[3] for path in store.rglob("release.json") if '"expert"' in path.read_text()}
     shutil.rmtree(gone)
     for name in ("mine/1", "other/1"):

@@ -1,4 +1,4 @@
-"""Registering: what a release holds, from a run or a model, once only, whole or not at all."""
+"""Registering a release from a run or a model: its contents, once only, whole or not at all."""
 
 import ast
 import contextlib
@@ -61,7 +61,7 @@ def _logged_models(workspace: Workspace) -> int:
     return len(client.search_logged_models(experiments))
 
 
-def test_from_a_comparison(workspace: Workspace, embedded_engine: Engine) -> None:
+def test_release_from_a_comparison(workspace: Workspace, embedded_engine: Engine) -> None:
     config = _config(workspace, prompts=("simple", "expert"), limit=4)
     config = replace(config, generation=replace(config.generation, max_tokens=24))
     run = run_experiment(config, engine=embedded_engine)
@@ -70,7 +70,7 @@ def test_from_a_comparison(workspace: Workspace, embedded_engine: Engine) -> Non
     unproven = register(config, run_id=run.run_id, arm="simple")
     assert unproven.name == "huggingface-dialogpt-model"
     assert unproven.arm is not None
-    assert unproven.arm.summary() == "arm simple, unproven: no verdict speaks for it"
+    assert unproven.arm.summary() == "arm simple, unproven: the run was never compared or evaluated"
     verdict = compare(run.run_id, options=CompareOptions(metric="token_f1"), workspace=config)
     released = register(_config(workspace), name="mine", run_id=run.run_id)
     assert released.arm is not None
@@ -90,14 +90,12 @@ def test_from_a_comparison(workspace: Workspace, embedded_engine: Engine) -> Non
         register(_config(workspace), name="mine", run_id=run.run_id, arm="nobody")
 
 
-def test_an_experiment_that_the_environment_names_for_another_store_is_none_of_ours(
-    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_experiment_id_in_the_environment_is_ignored(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_EXPERIMENT_ID", "987654321")
     assert register(_config(workspace), name="mine").version == 1
 
 
-def test_from_an_evaluation_of_a_release(workspace: Workspace, embedded_engine: Engine) -> None:
+def test_release_from_an_evaluation(workspace: Workspace, embedded_engine: Engine) -> None:
     first = register(_config(workspace), name="mine", prompt="expert")
     settings = {"tracking_uri": workspace.tracking_uri, "state": workspace.state, "limit": 3}
     found = evaluate("models:/mine/1", "error_rate<=0.5", gate_on="mean", settings=settings, engine=embedded_engine)
@@ -113,7 +111,7 @@ def test_from_an_evaluation_of_a_release(workspace: Workspace, embedded_engine: 
     assert evaluation["run_id"] == found.run_id
 
 
-def test_a_model_that_has_changed_since_its_run(workspace: Workspace, tmp_path: Path, embedded_engine: Engine) -> None:
+def test_model_changed_since_its_run_is_rejected(workspace: Workspace, tmp_path: Path, embedded_engine: Engine) -> None:
     embedded = find("embedded", workspace)
     assert isinstance(embedded, Snapshot)
     folder = tmp_path / "model"
@@ -122,12 +120,12 @@ def test_a_model_that_has_changed_since_its_run(workspace: Workspace, tmp_path: 
         (folder / name).write_bytes((embedded.path / name).read_bytes())
     run = run_experiment(_config(workspace, model=str(folder), prompts=("simple",), limit=2), engine=embedded_engine)
     (folder / "README.md").write_text("another")
-    with pytest.raises(InputError, match="its files have changed"):
+    with pytest.raises(InputError, match="have changed since run"):
         register(_config(workspace), name="mine", run_id=run.run_id, arm="simple")
 
 
-def test_a_release_is_evaluated_with_its_own_settings(workspace: Workspace, embedded_engine: Engine) -> None:
-    """An arm's settings come before those of its prompt, and stay with the release."""
+def test_release_is_evaluated_with_its_own_settings(workspace: Workspace, embedded_engine: Engine) -> None:
+    """An arm's settings override its prompt's and are stored in the release."""
     open_prompts(workspace=workspace).register(Draft("brief", "{{question}} In short:", settings={"max_tokens": 9}))
     arm = ArmConfig("brief", generation={"max_tokens": 11})
     run = run_experiment(_config(workspace, arms=(arm,), limit=3), engine=embedded_engine)
@@ -138,7 +136,7 @@ def test_a_release_is_evaluated_with_its_own_settings(workspace: Workspace, embe
     promote("mine", 1, evidence=found.run_id, workspace=workspace)
 
 
-def test_a_prompts_own_settings_and_variables(workspace: Workspace) -> None:
+def test_release_has_the_settings_and_variables_of_its_prompt(workspace: Workspace) -> None:
     store = open_prompts(workspace=workspace)
     store.register(Draft("brief", "{{question}} In short:", settings={"max_tokens": 9, "stop_sequences": ["."]}))
     config = _config(workspace)
@@ -153,9 +151,7 @@ def test_a_prompts_own_settings_and_variables(workspace: Workspace) -> None:
         register(_config(workspace), name="mine", prompt="odd")
 
 
-def test_a_chat_model_is_registered_with_the_question_itself_and_asked_by_chat(
-    workspace: Workspace, instruct_model: Path
-) -> None:
+def test_chat_model_is_registered_with_the_prompt_question_as_chat(workspace: Workspace, instruct_model: Path) -> None:
     config = _config(workspace, model=str(instruct_model))
     register(config, name="mine")
     found = _manifest(workspace)
@@ -174,7 +170,7 @@ def test_a_chat_model_is_registered_with_the_question_itself_and_asked_by_chat(
         register(_config(workspace, format="chat"), name="mine")
 
 
-def test_a_models_own_sampling_values_are_kept_with_the_release(workspace: Workspace, tmp_path: Path) -> None:
+def test_sampling_values_of_the_model_are_stored_in_the_release(workspace: Workspace, tmp_path: Path) -> None:
     folder = write_instruct_model(tmp_path / "model", do_sample=True, temperature=0.7, top_k=20)
     config = _config(workspace, model=str(folder), generation_defaults="model")
     register(replace(config, generation=replace(config.generation, max_tokens=9)), name="mine")
@@ -184,7 +180,7 @@ def test_a_models_own_sampling_values_are_kept_with_the_release(workspace: Works
     assert _manifest(workspace, 2).generation["temperature"] == 0.0
 
 
-def test_the_format_of_an_arm_goes_into_its_release_and_is_part_of_its_evidence(
+def test_format_of_an_arm_is_part_of_its_release_and_evidence(
     workspace: Workspace, instruct_model: Path, instruct_engine: Engine
 ) -> None:
     model = str(instruct_model)
@@ -200,20 +196,20 @@ def test_the_format_of_an_arm_goes_into_its_release_and_is_part_of_its_evidence(
         evidence[version] = found.run_id
         assert load_arm(connect(workspace.tracking_uri), found.run_id).format == form
         promote("mine", version, evidence=found.run_id, workspace=workspace)
-    with pytest.raises(RefusedError, match="the prompt was asked as chat, and the release asks it as completion"):
+    with pytest.raises(RefusedError, match="the format was chat, but the release uses completion"):
         promote("mine", 1, evidence=evidence[2], workspace=workspace)
 
 
 @pytest.mark.parametrize("name", ["a/b", "a:b", "a@b", "mine.history", "simple"])
-def test_a_name_that_cannot_be(workspace: Workspace, name: str) -> None:
+def test_invalid_name_is_rejected(workspace: Workspace, name: str) -> None:
     open_prompts(workspace=workspace).load("simple")
-    with pytest.raises(InputError, match=r"cannot be the name of a release|is the name of a prompt"):
+    with pytest.raises(InputError, match=r"invalid release name|is the name of a prompt"):
         register(_config(workspace), name=name)
     assert len(open_prompts(workspace=workspace).versions("simple")) == 1
 
 
-def test_only_a_model_of_the_hub_is_kept_by_reference(workspace: Workspace) -> None:
-    with pytest.raises(InputError, match="embedded is not of the Hub"):
+def test_weights_by_reference_need_a_hub_model(workspace: Workspace) -> None:
+    with pytest.raises(InputError, match="needs a Hub model, and embedded is not one"):
         register(_config(workspace), name="mine", weights="reference")
     with pytest.raises(InputError, match="is a URL"):
         register(_config(workspace, model="http://127.0.0.1:9/v1#x"), name="mine")
@@ -234,7 +230,7 @@ print(model.predict("What is machine learning?", params={"max_tokens": 8})[0])
 """
 
 
-def test_by_reference_only_the_name_is_kept_and_the_digest_is_checked(workspace: Workspace, tmp_path: Path) -> None:
+def test_weights_by_reference_store_no_files_and_are_checked_when_fetched(workspace: Workspace, tmp_path: Path) -> None:
     embedded = find("embedded", workspace)
     assert isinstance(embedded, Snapshot)
     clean = {name: value for name, value in os.environ.items() if not name.startswith(("MLFLOW_", "HF_"))}
@@ -254,7 +250,7 @@ def test_by_reference_only_the_name_is_kept_and_the_digest_is_checked(workspace:
     assert "differ from the registered ones; it is not loaded" in refused.stderr
 
 
-def test_requirements_hold_all_that_a_release_imports(workspace: Workspace, embedded_engine: Engine) -> None:
+def test_requirements_cover_all_imports_of_a_release(workspace: Workspace, embedded_engine: Engine) -> None:
     register(_config(workspace), name="mine")
     (stored,) = Path.cwd().glob("mlartifacts/*/models/*/artifacts/requirements.txt")
     named = {line.partition("==")[0] for line in stored.read_text().split()}
@@ -266,14 +262,14 @@ def test_requirements_hold_all_that_a_release_imports(workspace: Workspace, embe
     missing = {
         name
         for name in imported - sys.stdlib_module_names
-        if not {_canonical(item) for item in known[name]} & _with_what_they_require(named)
+        if not {_canonical(item) for item in known[name]} & _add_dependencies(named)
     }
     assert missing == set()
     assert "torch" not in named
 
 
 def _imports(file: Path) -> Iterator[str]:
-    """The packages that a module imports as it is loaded."""
+    """Yield the packages that a module imports when it is loaded."""
     for node in ast.parse(file.read_text()).body:
         if isinstance(node, ast.Import):
             yield from (alias.name.partition(".")[0] for alias in node.names)
@@ -289,7 +285,7 @@ def _required(name: str) -> frozenset[str]:
     return frozenset()
 
 
-def _with_what_they_require(names: set[str]) -> set[str]:
+def _add_dependencies(names: set[str]) -> set[str]:
     found: set[str] = set()
     left = {_canonical(name) for name in names}
     while left:
@@ -307,7 +303,7 @@ def _register(workspace: Workspace, ready: Any, results: Any) -> None:
     results.put(register(_config(workspace), name="mine").version)
 
 
-def test_the_same_content_at_the_same_time_is_one_version(workspace: Workspace) -> None:
+def test_concurrent_registrations_of_the_same_content_are_one_version(workspace: Workspace) -> None:
     context = multiprocessing.get_context("spawn")
     ready, results = context.Barrier(2), context.Queue()
     both = [context.Process(target=_register, args=(workspace, ready, results)) for _ in range(2)]
@@ -343,7 +339,7 @@ register(ExperimentConfig(tracking_uri=sys.argv[2], state=sys.argv[3]), name="mi
 
 
 @pytest.mark.parametrize("step", ["create_logged_model", "log_model_artifacts", "finalize_logged_model"])
-def test_interrupted_it_leaves_nothing(workspace: Workspace, step: str) -> None:
+def test_interrupted_registration_leaves_nothing(workspace: Workspace, step: str) -> None:
     command = [sys.executable, "-c", SLOW, step, workspace.tracking_uri, workspace.state]
     clean = {name: value for name, value in os.environ.items() if not name.startswith("MLFLOW_")}
     with subprocess.Popen(command, env=clean, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as child:
@@ -358,7 +354,7 @@ def test_interrupted_it_leaves_nothing(workspace: Workspace, step: str) -> None:
     assert register(_config(workspace), name="mine").version == 1
 
 
-def test_the_command_line(workspace: Workspace, fledge: Any) -> None:
+def test_register_command(workspace: Workspace, fledge: Any) -> None:
     clean = {name: value for name, value in os.environ.items() if not name.startswith("MLFLOW_")}
     env = {**clean, "MLFLOW_TRACKING_URI": workspace.tracking_uri}
     done = fledge("register", "--name", "mine", "--json", env=env)

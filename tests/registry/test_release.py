@@ -1,4 +1,4 @@
-"""Releases: registered, found, promoted by evidence, loaded by MLflow."""
+"""Releases: registering, finding, promoting by evidence, loading by MLflow."""
 
 import json
 import uuid
@@ -31,7 +31,7 @@ def _config(workspace: Workspace) -> ExperimentConfig:
 
 
 def _evidence(workspace: Workspace, digest: str, winner: str | None, **params: object) -> str:
-    """A run as a comparison leaves it."""
+    """Return a run with the result of a comparison."""
     client = MlflowClient(workspace.tracking_uri)
     content: dict[str, object] = {"winner": winner, "leader": "expert", "baseline": "simple", "metric": "token_f1"}
     content |= {"exploratory": False, "planned": None, "departures": []}
@@ -50,7 +50,7 @@ def _evidence(workspace: Workspace, digest: str, winner: str | None, **params: o
 
 
 def _evaluation(workspace: Workspace, digest: str, gates: list[tuple[str, bool]]) -> str:
-    """A run as an evaluation of the prompt `expert` leaves it."""
+    """Return a run with the result of an evaluation of the prompt `expert`."""
     client = MlflowClient(workspace.tracking_uri)
     experiment = client.create_experiment(f"evaluation-{uuid.uuid4()}", artifact_location=str(Path.cwd() / "a"))
     run = client.create_run(experiment)
@@ -68,7 +68,7 @@ def _model_digest(workspace: Workspace, version: int) -> str:
     return str(client.get_model_version(DEFAULT_NAME, str(version)).tags["fledge.model_digest"])
 
 
-def test_a_registered_release_has_what_mlflow_needs(workspace: Workspace) -> None:
+def test_registered_release_is_a_complete_mlflow_model(workspace: Workspace) -> None:
     release = register(_config(workspace), name=DEFAULT_NAME, prompt="expert")
     assert (release.version, release.model_uri) == (1, f"models:/{DEFAULT_NAME}/1")
     client = MlflowClient(workspace.tracking_uri)
@@ -82,7 +82,7 @@ def test_a_registered_release_has_what_mlflow_needs(workspace: Workspace) -> Non
     assert info.saved_input_example_info is not None
 
 
-def test_the_same_content_is_the_same_version(workspace: Workspace) -> None:
+def test_same_content_is_registered_once(workspace: Workspace) -> None:
     first, again, other = (
         register(_config(workspace), name="mine", prompt=name) for name in ("simple", "simple", "expert")
     )
@@ -98,10 +98,10 @@ def test_promotion_needs_evidence(workspace: Workspace) -> None:
         promote(DEFAULT_NAME, 1, workspace=workspace)
     refusals = [
         (_evidence(workspace, digest, None), "has no winner"),
-        (_evidence(workspace, digest, "simple"), "the prompt simple/1 that did so, and the release uses expert/1"),
-        (_evidence(workspace, "0" * 64, "expert"), "another model that did so"),
+        (_evidence(workspace, digest, "simple"), "the prompt was simple/1, but the release uses expert/1"),
+        (_evidence(workspace, "0" * 64, "expert"), "the model was another one"),
         (_evidence(workspace, digest, "expert", exploratory=True, departures=["alpha is 0.5"]), "alpha is 0.5"),
-        (_evidence(workspace, digest, "expert", max_tokens=9), "max_tokens was 9, and the release has 128"),
+        (_evidence(workspace, digest, "expert", max_tokens=9), "max_tokens was 9, but the release has 128"),
         (_evaluation(workspace, digest, gates=[]), "the evaluation had no gates"),
         (_evaluation(workspace, digest, gates=[("token_f1>=0.6", False)]), "failed its gates: token_f1>=0.6"),
         ("0" * 32, "there is no run"),
@@ -122,14 +122,14 @@ def test_promotion_needs_evidence(workspace: Workspace) -> None:
     assert entry.forced is False
 
 
-def test_an_evaluation_that_passed_is_evidence(workspace: Workspace) -> None:
+def test_passed_evaluation_is_evidence(workspace: Workspace) -> None:
     register(_config(workspace), name=DEFAULT_NAME, prompt="expert")
     passed = _evaluation(workspace, _model_digest(workspace, 1), gates=[("token_f1>=0.6", True)])
     promote(DEFAULT_NAME, 1, evidence=passed, workspace=workspace)
     assert history(DEFAULT_NAME, workspace=workspace)[0].reason == "passed token_f1>=0.6"
 
 
-def test_the_prompts_alias_moves_along_and_back(workspace: Workspace) -> None:
+def test_prompt_alias_follows_promotion_and_rollback(workspace: Workspace) -> None:
     for name in ("simple", "expert"):
         register(_config(workspace), name=DEFAULT_NAME, prompt=name)
     prompts = open_prompts(workspace=workspace)
@@ -147,7 +147,7 @@ def test_the_prompts_alias_moves_along_and_back(workspace: Workspace) -> None:
     move = rollback(DEFAULT_NAME, workspace=workspace)
     assert (move.before, move.after) == (2, 1)
     assert where() == ("1", ["simple"])
-    with pytest.raises(InputError, match="has had no version before"):
+    with pytest.raises(InputError, match="has no earlier version"):
         rollback(DEFAULT_NAME, workspace=workspace)
     promote(DEFAULT_NAME, 2, force=True, reason="again", workspace=workspace)
     MlflowClient(workspace.tracking_uri).set_registered_model_alias(DEFAULT_NAME, "champion", "1")
@@ -159,7 +159,7 @@ def test_the_prompts_alias_moves_along_and_back(workspace: Workspace) -> None:
     assert all(len(move.digest) == 64 for move in history(DEFAULT_NAME, workspace=workspace))
 
 
-def test_a_prompt_that_is_another_models_keeps_its_alias(workspace: Workspace) -> None:
+def test_prompt_shared_with_another_model_keeps_its_alias(workspace: Workspace) -> None:
     for model, name in (("one", "simple"), ("two", "simple"), ("one", "expert")):
         version = register(_config(workspace), name=model, prompt=name).version
         promote(model, version, force=True, reason="test", workspace=workspace)
@@ -169,7 +169,7 @@ def test_a_prompt_that_is_another_models_keeps_its_alias(workspace: Workspace) -
     assert [prompts.load(name).aliases for name in ("simple", "expert")] == [("champion",), ()]
 
 
-def test_a_prompt_that_was_deleted_holds_nothing_up(workspace: Workspace) -> None:
+def test_deleted_prompt_does_not_block_moves(workspace: Workspace) -> None:
     for name in ("simple", "expert"):
         version = register(_config(workspace), name=DEFAULT_NAME, prompt=name).version
         promote(DEFAULT_NAME, version, force=True, reason="test", workspace=workspace)
@@ -178,11 +178,11 @@ def test_a_prompt_that_was_deleted_holds_nothing_up(workspace: Workspace) -> Non
     assert rollback(DEFAULT_NAME, say=said.append, workspace=workspace).after == 1
     assert client.get_model_version_by_alias(DEFAULT_NAME, "champion").version == 1
     promote(DEFAULT_NAME, 1, force=True, reason="once more", say=said.append, workspace=workspace)
-    assert "prompt simple/1 is not there any more, and its alias stays as it is" in said
+    assert "prompt simple/1 no longer exists; its alias was not moved" in said
     assert [move.after for move in history(DEFAULT_NAME, workspace=workspace)] == [1, 1, 2, 1]
 
 
-def test_stop_texts_are_those_that_were_judged(workspace: Workspace) -> None:
+def test_release_keeps_the_stop_texts_of_its_arm(workspace: Workspace) -> None:
     stop = ("\n", "a, b", " end")
     config = replace(
         _config(workspace), engine="scripted", limit=2, prompts=("simple",), generation=GenerationParams(stop=stop)
@@ -192,7 +192,7 @@ def test_stop_texts_are_those_that_were_judged(workspace: Workspace) -> None:
     assert read_release(folder).generation["stop"] == list(stop)
 
 
-def test_only_the_expected_version_is_replaced(workspace: Workspace) -> None:
+def test_promotion_fails_unless_the_alias_is_the_expected_version(workspace: Workspace) -> None:
     for name in ("simple", "expert"):
         register(_config(workspace), name=DEFAULT_NAME, prompt=name)
     promote(DEFAULT_NAME, 1, force=True, reason="first", expected=0, workspace=workspace)
@@ -217,7 +217,7 @@ def test_force_needs_a_reason_and_is_recorded(workspace: Workspace) -> None:
     ]
 
 
-def test_what_is_not_there(workspace: Workspace) -> None:
+def test_unknown_models_and_versions_are_rejected(workspace: Workspace) -> None:
     for use in (history, rollback):
         with pytest.raises(InputError, match="no registered model 'nobody'"):
             use("nobody", workspace=workspace)
@@ -228,7 +228,7 @@ def test_what_is_not_there(workspace: Workspace) -> None:
         promote("nobody", 1, force=True, reason="why not", workspace=workspace)
 
 
-def test_a_release_is_found_by_every_name(workspace: Workspace) -> None:
+def test_release_is_found_by_every_reference(workspace: Workspace) -> None:
     register(_config(workspace), name=DEFAULT_NAME, prompt="simple")
     promote(DEFAULT_NAME, 1, force=True, reason="first", workspace=workspace)
     names = (DEFAULT_NAME, f"{DEFAULT_NAME}@champion", f"{DEFAULT_NAME}/1", f"models:/{DEFAULT_NAME}/1")
@@ -258,7 +258,7 @@ def _edit(path: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
-def test_what_was_changed_in_the_store_is_refused(workspace: Workspace, damage: str) -> None:
+def test_damaged_store_is_refused(workspace: Workspace, damage: str) -> None:
     release = register(_config(workspace), name=DEFAULT_NAME, prompt="simple")
     (stored,) = Path.cwd().glob("mlartifacts/*/models/*/artifacts/artifacts/release")
     files = sum(path.is_file() for path in stored.rglob("*")) - 1
@@ -276,7 +276,7 @@ def test_what_was_changed_in_the_store_is_refused(workspace: Workspace, damage: 
     assert history(DEFAULT_NAME, workspace=workspace) == []
 
 
-def test_a_copy_that_was_damaged_is_fetched_again(workspace: Workspace) -> None:
+def test_damaged_cached_copy_is_fetched_again(workspace: Workspace) -> None:
     register(_config(workspace), name=DEFAULT_NAME, prompt="simple")
     folder = release_folder(f"{DEFAULT_NAME}/1", workspace)
     assert read_release(folder).version == 1
@@ -286,7 +286,7 @@ def test_a_copy_that_was_damaged_is_fetched_again(workspace: Workspace) -> None:
     assert read_release(release_folder(f"{DEFAULT_NAME}/1", workspace)).version == 1
 
 
-def test_a_release_without_a_manifest(tmp_path: Path) -> None:
+def test_release_without_a_manifest_is_rejected(tmp_path: Path) -> None:
     (tmp_path / MANIFEST).write_text("{")
     with pytest.raises(FledgeError, match=r"no readable release\.json"):
         read_release(tmp_path)

@@ -1,4 +1,4 @@
-"""What a release takes as input, in the forms that people, MLflow's server and pandas give it."""
+"""Input forms of a release, from users, MLflow's server and pandas."""
 
 from typing import Any
 
@@ -41,15 +41,15 @@ A, B = {"question": "a"}, {"question": "b"}
         ({"messages": '[{"role": "user", "content": "Who?"}]'}, [CONVERSATION[1:]]),
     ],
 )
-def test_every_form_gives_the_same_rows(given: Any, rows: list[Any]) -> None:
+def test_all_input_forms_give_the_same_rows(given: Any, rows: list[Any]) -> None:
     assert read_rows(given, ("question",)) == rows
 
 
-def test_several_variables() -> None:
+def test_single_text_needs_a_prompt_of_one_variable() -> None:
     row = {"question": "a", "tone": "kind"}
     assert read_rows(row, ("question", "tone")) == [row]
     assert read_rows({"question": ["a", "b"], "tone": "kind"}, ("question", "tone")) == [row, {**row, "question": "b"}]
-    with pytest.raises(InputError, match="row 1: a text alone does not say which variable it is"):
+    with pytest.raises(InputError, match="row 1: a single text is ambiguous"):
         read_rows([row, "a"], ("question", "tone"))
 
 
@@ -60,8 +60,8 @@ def test_several_variables() -> None:
         ([A, {"question": 3}], "row 1: column 'question' must be a text"),
         (pd.DataFrame({"question": ["a", None]}), "row 1: column 'question' must be a text"),
         (pd.DataFrame({"text": ["a"]}), "no column is named 'question'"),
-        ([A, 7], "row 1: int is no row"),
-        (None, "row 0: NoneType is no row"),
+        ([A, 7], "row 1: int is not a row"),
+        (None, "row 0: NoneType is not a row"),
         ({"messages": []}, "row 0: messages is empty"),
         ({"messages": "hello"}, "row 0: messages is not a conversation"),
         ([TURNS, [{"role": "robot", "content": "x"}]], "row 1: messages is not a conversation"),
@@ -69,11 +69,11 @@ def test_several_variables() -> None:
         ([A, {"messages": TURNS}], "row 1: messages and question cannot be mixed"),
     ],
 )
-def test_bad_rows_are_told(given: Any, problem: str) -> None:
+def test_invalid_rows_are_rejected(given: Any, problem: str) -> None:
     with pytest.raises(InputError, match=problem):
         read_rows(given, ("question",))
 
 
-def test_lists_of_different_length() -> None:
+def test_column_lists_must_have_the_same_length() -> None:
     with pytest.raises(InputError, match="differ in length"):
         read_rows({"question": ["a", "b"], "tone": ["kind"]}, ("question", "tone"))

@@ -1,4 +1,4 @@
-"""Signed releases: with a pair of keys, without a network."""
+"""Signed releases."""
 
 import subprocess
 import sys
@@ -31,13 +31,13 @@ def _stored() -> Path:
     return found
 
 
-def test_a_signature_holds_for_its_key_and_nothing_else(workspace: Workspace, tmp_path: Path) -> None:
+def test_signature_is_valid_only_for_its_key_and_content(workspace: Workspace, tmp_path: Path) -> None:
     config = ExperimentConfig(tracking_uri=workspace.tracking_uri, state=workspace.state)
     private, public = _keys(tmp_path, "ours")
     _, others = _keys(tmp_path, "theirs")
-    with pytest.raises(InputError, match="is no private key"):
+    with pytest.raises(InputError, match="is not a private key"):
         register(config, name="mine", sign_key=public)
-    with pytest.raises(InputError, match="is no private key"):
+    with pytest.raises(InputError, match="is not a private key"):
         register(config, name="mine", sign_key=tmp_path / "none.pem")
     assert not (tmp_path / "mlartifacts").exists()
 
@@ -45,9 +45,9 @@ def test_a_signature_holds_for_its_key_and_nothing_else(workspace: Workspace, tm
     found = verify("mine/1", key=public, workspace=workspace)
     assert (found.signed, found.signature_checked) == (True, True)
     assert verify("mine/1", workspace=workspace).signature_checked is False
-    with pytest.raises(FledgeError, match="the signature does not hold"):
+    with pytest.raises(FledgeError, match="invalid signature"):
         verify("mine/1", key=others, workspace=workspace)
-    with pytest.raises(InputError, match="is no public key"):
+    with pytest.raises(InputError, match="is not a public key"):
         verify("mine/1", key=private, workspace=workspace)
     # The tool that others have says the same of the folder.
     command = ["-m", "model_signing", "verify", "key", str(_stored()), "--public_key", str(public)]
@@ -57,7 +57,7 @@ def test_a_signature_holds_for_its_key_and_nothing_else(workspace: Workspace, tm
     assert subprocess.run(tool, check=False, capture_output=True).returncode != 0
 
 
-def test_what_is_not_signed_is_told(workspace: Workspace, tmp_path: Path) -> None:
+def test_unsigned_release_fails_the_check(workspace: Workspace, tmp_path: Path) -> None:
     register(ExperimentConfig(tracking_uri=workspace.tracking_uri, state=workspace.state), name="mine")
     with pytest.raises(FledgeError, match="is not signed"):
         verify("mine/1", key=_keys(tmp_path, "ours")[1], workspace=workspace)

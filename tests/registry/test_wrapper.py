@@ -1,4 +1,4 @@
-"""The MLflow model of a release: what it answers, to whom, and what it says of bad input."""
+"""The MLflow model of a release: answers, streaming, traces and invalid input."""
 
 import subprocess
 import sys
@@ -31,7 +31,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def stored(tmp_path_factory: pytest.TempPathFactory, empty_store: Path) -> Workspace:
-    """A workspace that stays for the whole module; its releases carry no engine."""
+    """Return a workspace for the whole module; its releases include no engine."""
     folder = tmp_path_factory.mktemp("wrapper")
     (folder / "mlflow.db").write_bytes(empty_store.read_bytes())
     return Workspace(f"sqlite:///{folder / 'mlflow.db'}", str(folder / ".fledge"))
@@ -54,7 +54,7 @@ def model(stored: Workspace) -> Iterator[Any]:
     loaded.unwrap_python_model().engine.close()
 
 
-def test_one_or_many(model: Any) -> None:
+def test_one_row_or_many_are_answered(model: Any) -> None:
     many = model.predict(pd.DataFrame({"question": [QUESTION, "What is MLOps?"]}), params=FEW)
     assert many == [ANSWER, "MLOps is the set of pract"]
     assert model.predict(QUESTION, params=FEW) == [ANSWER]
@@ -65,7 +65,7 @@ def test_one_or_many(model: Any) -> None:
     assert whole[0].startswith(ANSWER)
 
 
-def test_conversations(model: Any) -> None:
+def test_conversations_are_answered(model: Any) -> None:
     turns = [{"role": "user", "content": QUESTION}]
     alone = model.predict({"messages": turns}, params=FEW)
     assert model.predict([{"messages": turns}, {"messages": turns}], params=FEW) == alone * 2
@@ -74,14 +74,14 @@ def test_conversations(model: Any) -> None:
 
 
 @pytest.mark.parametrize("calls", [1, 32])
-def test_a_whole_table_is_one_batch_and_threads_share_it(
+def test_table_is_one_batch_and_threads_share_the_engine(
     model: Any, monkeypatch: pytest.MonkeyPatch, calls: int
 ) -> None:
     engine = model.unwrap_python_model().engine
     take, arrived = engine._take, threading.Event()
 
     def patient(piece: Piece) -> None:
-        """No answer before all questions are there: where one call waits for another's answer, they never are."""
+        """Answer only when all questions have arrived, which never happens if calls wait for each other."""
         deadline = time.monotonic() + 60
         while not arrived.is_set() and time.monotonic() < deadline:
             if engine.stats().running == 32:
@@ -100,7 +100,7 @@ def test_a_whole_table_is_one_batch_and_threads_share_it(
     assert arrived.is_set()
 
 
-def test_streams(model: Any) -> None:
+def test_answer_is_streamed(model: Any) -> None:
     pieces = list(model.predict_stream({"question": QUESTION}, params=FEW))
     assert len(pieces) > 3
     assert "".join(pieces) == ANSWER
@@ -121,19 +121,19 @@ def test_streams(model: Any) -> None:
         (QUESTION, {"max_tokens": 0}, "max_tokens must be from 1 to 4096, not 0"),
     ],
 )
-def test_bad_input_is_told(model: Any, given: Any, params: dict[str, Any], problem: str) -> None:
+def test_invalid_input_is_rejected(model: Any, given: Any, params: dict[str, Any], problem: str) -> None:
     with pytest.raises(MlflowException, match=problem):
         model.predict(given, params=params)
 
 
-def test_a_parameter_that_is_none(model: Any) -> None:
+def test_unknown_parameter_is_rejected(model: Any) -> None:
     wrapper = model.unwrap_python_model()
-    with pytest.raises(MlflowException, match="named temprature"):
+    with pytest.raises(MlflowException, match="setting: temprature"):
         wrapper.predict(None, QUESTION, {"temprature": 1.0})
     assert wrapper.predict(None, QUESTION, {"max_tokens": 8, "temperature": None}) == [ANSWER]
 
 
-def test_it_is_traced(model: Any, stored: Workspace) -> None:
+def test_prediction_is_traced(model: Any, stored: Workspace) -> None:
     mlflow.set_experiment("traced")
     model.predict(["Is this traced?"], params=FEW)
     mlflow.flush_trace_async_logging()
@@ -145,7 +145,7 @@ def test_it_is_traced(model: Any, stored: Workspace) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:Starting with pandas version 4:DeprecationWarning")  # MLflow's own
-def test_mlflow_evaluates_it(model: Any) -> None:
+def test_mlflow_evaluates_the_model(model: Any) -> None:
     @mlflow.genai.scorer  # type: ignore[untyped-decorator]
     def says(outputs: str, expectations: dict[str, Any]) -> bool:
         return str(outputs).startswith(expectations["start"])
@@ -158,7 +158,7 @@ def test_mlflow_evaluates_it(model: Any) -> None:
     assert found.metrics["says/mean"] == 1.0
 
 
-def test_a_conversation_as_prompt(stored: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_prompt_of_messages(stored: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
     turns = (Message("system", "Answer briefly."), Message("user", "{{question}}"))
     open_prompts(workspace=stored).register(Draft("chatty", turns))
     loaded = _load(stored, "chatty", monkeypatch)
@@ -186,8 +186,8 @@ print(model.predict("What is machine learning?", params={"max_tokens": 8})[0])
 """
 
 
-def test_where_fledge_is_not_installed(model: Any, stored: Workspace, tmp_path: Path) -> None:
-    """The release brings its own code along; in an empty folder it exports its engine by that code, too."""
+def test_release_runs_where_fledge_is_not_installed(model: Any, stored: Workspace, tmp_path: Path) -> None:
+    """The release includes fledge's code, and exports its engine with that code in an empty folder."""
     done = subprocess.run(
         [sys.executable, "-c", ELSEWHERE],
         env={"MLFLOW_TRACKING_URI": stored.tracking_uri, "HOME": str(tmp_path), "PATH": "/usr/bin:/bin"},

@@ -63,7 +63,7 @@ def _run_unrecorded(config: ExperimentConfig, engine: Engine, content: dict[str,
     questions = select_questions(config).questions
     started = time.perf_counter()
     cells = order_cells(arms, questions, config.samples, config.order_seed)
-    askers = {(arm.name, 0): PromptAsker(arm.asked, engine, arm.generation) for arm in arms if arm.asked}
+    askers = {(arm.name, 0): PromptAsker(arm.sent_prompt, engine, arm.generation) for arm in arms if arm.sent_prompt}
     answers = list(ask(cells, askers, lambda _: None, max_concurrency=config.max_concurrency))
     seconds = time.perf_counter() - started
     return {

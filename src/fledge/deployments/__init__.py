@@ -1,1 +1,1 @@
-"""MLflow's deployments plugin: `mlflow deployments create -t fledge`, in `_mlflow_plugin.py`."""
+"""The plugin for `mlflow deployments -t fledge`, in `_mlflow_plugin.py`."""

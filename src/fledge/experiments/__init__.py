@@ -1,3 +1,3 @@
-"""Asking all questions of all arms, and recording it: `config.py` (settings), `run.py` (`run_experiment`), `arms.py`
-(what is compared), `cell_runner.py` (asking), `journal.py` (each answer on disk), `comparison.py` and `evaluation.py`
+"""Running and recording experiments: `config.py` (settings), `run.py` (`run_experiment`), `arms.py` (variants to
+compare), `cell_runner.py` (generating answers), `journal.py` (answers on disk), `comparison.py` and `evaluation.py`
 (verdicts)."""

@@ -80,8 +80,8 @@ def start_runs(
         with postpone_interrupts():
             runs.append(client.create_run(experiment, run_name=name, tags=tags).info.run_id)
         _describe(client, runs[0], {**common, **about}, questions)
-        client.log_dict(runs[0], _pinned(config, arms), CONFIG)
-        client.log_dict(runs[0], _planned(config, arms, questions), PLAN)
+        client.log_dict(runs[0], _pin_config(config, arms), CONFIG)
+        client.log_dict(runs[0], _build_plan(config, arms, questions), PLAN)
         for arm in arms:
             params = {**common, **_arm_params(arm, models)}
             tags = {
@@ -93,7 +93,7 @@ def start_runs(
             with postpone_interrupts():
                 runs.append(client.create_run(experiment, run_name=arm.name, tags=tags).info.run_id)
             _describe(client, runs[-1], params, questions)
-            model_id = _logged_model(client, experiment, replace(arm, run_id=runs[-1]), params)
+            model_id = _create_logged_model(client, experiment, replace(arm, run_id=runs[-1]), params)
             if arm.prompt is not None:
                 store.link_to_run(arm.prompt, runs[-1])
                 if model_id:
@@ -154,7 +154,7 @@ def _model_params(model: Snapshot | RemoteModel | None, info: EngineInfo | None)
     return params
 
 
-def _logged_model(client: MlflowClient, experiment: str, arm: Arm, params: Mapping[str, str]) -> str:
+def _create_logged_model(client: MlflowClient, experiment: str, arm: Arm, params: Mapping[str, str]) -> str:
     """What answers in an arm, as MLflow's LoggedModel; empty where the server knows none."""
     try:
         model: LoggedModel = client.create_logged_model(
@@ -174,7 +174,7 @@ def _logged_model(client: MlflowClient, experiment: str, arm: Arm, params: Mappi
     return str(model.model_id)
 
 
-def _pinned(config: ExperimentConfig, arms: Sequence[Arm]) -> dict[str, Any]:
+def _pin_config(config: ExperimentConfig, arms: Sequence[Arm]) -> dict[str, Any]:
     """The configuration with the prompt versions that were asked, examples included: repeating it asks the same
     ones."""
     content = {**config.as_dict(), "shots": (0,), "shots_from": ""}
@@ -187,7 +187,7 @@ def _pinned(config: ExperimentConfig, arms: Sequence[Arm]) -> dict[str, Any]:
     return content
 
 
-def _planned(config: ExperimentConfig, arms: Sequence[Arm], questions: QuestionSet) -> dict[str, Any]:
+def _build_plan(config: ExperimentConfig, arms: Sequence[Arm], questions: QuestionSet) -> dict[str, Any]:
     """What the comparison is to be judged by, pre-registered before the first question is asked."""
     return {
         "metric": planned_metric(config, questions),

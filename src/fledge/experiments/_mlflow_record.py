@@ -43,7 +43,7 @@ class ExperimentRecord:
         self._keeps_traces = True
         self._resources = Resources()
 
-    def go_on(self) -> None:
+    def resume(self) -> None:
         """Set all runs to RUNNING again."""
         for run_id in self._runs():
             self._client.update_run(run_id, status="RUNNING")

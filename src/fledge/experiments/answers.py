@@ -1,4 +1,4 @@
-"""`answers`: what an experiment's arms answered, those that went wrong first or alone."""
+"""`answers`: list the answers of an experiment, optionally only wrong ones or worst first."""
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -22,8 +22,8 @@ WRONG_BELOW = 0.5
 
 @dataclass(frozen=True)
 class AnswerRow:
-    """One answer as the table of its experiment has it. `id` is the question's; `error` is empty for an answer that
-    came, and `scores` lacks those that it has not."""
+    """One answer of an experiment. `id` is the question's; `error` is empty for a successful answer; `scores` holds
+    only the scores it has."""
 
     id: str
     arm: str
@@ -40,8 +40,8 @@ class AnswerRow:
 
 @dataclass(frozen=True)
 class AnswerList:
-    """Answers of the run `run_id`, the first of `total`. `metric` is the one that told right from wrong, empty where
-    that was not wanted; `unscored` counts the answers that were left out as they have no such score."""
+    """The first of `total` answers of the run `run_id`. `metric` is the one that decides what is wrong, empty unless
+    only wrong answers are listed; `unscored` counts answers left out because they lack that score."""
 
     run_id: str
     total: int
@@ -91,13 +91,12 @@ def answers(
 ) -> AnswerList:
     """Return the answers of an experiment, at most `limit` of them (0: all), in the order of its questions.
 
-    `run` is an id, a unique prefix of one, or `last`. `wrong` keeps those that the experiment's metric calls wrong: of
-    pass/fail those with 0, of other scores from 0 to 1 those below 0.5. `sort` names a metric by which the worst come
-    first. Raises `InputError` for an unfinished experiment, an arm, topic or metric that it has not, and for `wrong`
-    where no metric tells right from wrong.
+    `run` is an id, a unique prefix of one, or `last`. `wrong` keeps answers that score below 0.5 by the experiment's
+    metric, which must range from 0 to 1. `sort` names a metric to sort by, worst first. Raises `InputError` for an
+    unfinished experiment, an unknown arm, topic or metric, and for `wrong` if no metric can decide.
     """
     if limit < 0:
-        raise InputError(f"limit is {limit}, but must be 0 (all) or more", hint="--limit 20")
+        raise InputError(f"limit must be 0 (all) or more, not {limit}", hint="--limit 20")
 
     from fledge.experiments._mlflow_experiments import load_plan, load_table
     from fledge.experiments._mlflow_runs import find_run
@@ -110,20 +109,20 @@ def answers(
     directions: Mapping[str, bool | None] = plan.get("directions", {})
     metrics = _metrics(rows)
     metric, unscored = "", 0
-    chosen = _only(_only(rows, "arm", arm), "topic", topic)
+    chosen = _filter(_filter(rows, "arm", arm), "topic", topic)
     if wrong:
-        metric = _judging_metric(plan.get("metric", ""), metrics, directions)
+        metric = _select_metric(plan.get("metric", ""), metrics, directions)
         _check_scale(rows, metric)
-        scored = [row for row in chosen if _known(row[metric])]
+        scored = [row for row in chosen if _is_number(row[metric])]
         unscored = len(chosen) - len(scored)
         chosen = [row for row in scored if row[metric] < WRONG_BELOW]
     if sort:
-        chosen = _worst_first(chosen, sort, metrics, directions)
+        chosen = _sort_worst_first(chosen, sort, metrics, directions)
     shown = tuple(_row(row, [name for name in metrics if name not in RECORDED]) for row in chosen[: limit or None])
     return AnswerList(run_id, len(chosen), metric, unscored, shown)
 
 
-def _only(rows: list[dict[str, Any]], column: str, value: str | None) -> list[dict[str, Any]]:
+def _filter(rows: list[dict[str, Any]], column: str, value: str | None) -> list[dict[str, Any]]:
     if value is None:
         return rows
     there = dict.fromkeys(str(row[column]) for row in rows if row[column])
@@ -134,26 +133,26 @@ def _only(rows: list[dict[str, Any]], column: str, value: str | None) -> list[di
 
 
 def _metrics(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """The columns that hold a number for some answer, in the order of the table: scores, and what answers took."""
+    """Return the columns with a number for at least one answer (scores, tokens, times), in table order."""
     names = [name for name in (rows[0] if rows else ()) if name not in RESERVED]
-    return [name for name in names if any(_known(row[name]) for row in rows)]
+    return [name for name in names if any(_is_number(row[name]) for row in rows)]
 
 
-def _judging_metric(planned: str, metrics: Sequence[str], directions: Mapping[str, bool | None]) -> str:
-    """The metric that tells right from wrong: the planned one, or the judge's grade where none was planned."""
+def _select_metric(planned: str, metrics: Sequence[str], directions: Mapping[str, bool | None]) -> str:
+    """Return the metric that decides what is wrong: the planned one, else the judge's grade."""
     metric = planned or JUDGE
     if metric in metrics and _higher_is_better(metric, directions):
         return metric
     if planned:
-        problem = f"the experiment's metric is {planned}, which does not tell right from wrong"
+        problem = f"the experiment's metric {planned} cannot tell right answers from wrong ones"
     else:
-        problem = "no metric tells right from wrong: the questions have no references, and no judge graded the answers"
-    hint = "ask with references or with --judge URL#NAME; or see the worst by any metric: --sort METRIC"
+        problem = "no metric for --wrong: the questions have no references, and no judge graded the answers"
+    hint = "use questions with references or --judge URL#NAME; or list the worst by any metric: --sort METRIC"
     raise InputError(problem, hint=hint)
 
 
 def _check_scale(rows: Iterable[Mapping[str, Any]], metric: str) -> None:
-    outside = [row[metric] for row in rows if _known(row[metric]) and not 0 <= row[metric] <= 1]
+    outside = [row[metric] for row in rows if _is_number(row[metric]) and not 0 <= row[metric] <= 1]
     if outside:
         raise InputError(
             f"--wrong needs a score from 0 to 1, but {metric} is {outside[0]:g} for one answer",
@@ -161,26 +160,26 @@ def _check_scale(rows: Iterable[Mapping[str, Any]], metric: str) -> None:
         )
 
 
-def _worst_first(
+def _sort_worst_first(
     rows: Iterable[dict[str, Any]], metric: str, metrics: Sequence[str], directions: Mapping[str, bool | None]
 ) -> list[dict[str, Any]]:
-    """The rows by how bad they are; those without the metric last."""
+    """Return the rows sorted by a metric, worst first; rows without it come last."""
     sortable = {name: way for name in metrics if (way := _higher_is_better(name, directions)) is not None}
     if metric not in sortable:
         problem = f"the experiment has no metric {metric!r}"
         if metric in metrics:
-            problem = f"{metric} has no better direction, so answers cannot be sorted by it"
+            problem = f"cannot sort by {metric}: neither higher nor lower values are better"
         raise InputError(problem, hint=f"--sort one of: {', '.join(sortable)}")
     sign = 1 if sortable[metric] else -1
-    return sorted(rows, key=lambda row: sign * row[metric] if _known(row[metric]) else math.inf)
+    return sorted(rows, key=lambda row: sign * row[metric] if _is_number(row[metric]) else math.inf)
 
 
 def _higher_is_better(metric: str, directions: Mapping[str, bool | None]) -> bool | None:
-    """As it was when the experiment was planned, else as the metric is known today."""
+    """Return the direction recorded in the experiment's plan, else the metric's current one."""
     return directions.get(metric, direction_of(metric))
 
 
-def _known(value: Any) -> bool:
+def _is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and math.isfinite(value)
 
 
@@ -193,7 +192,7 @@ def _row(row: Mapping[str, Any], scores: Iterable[str]) -> AnswerRow:
         reference=row["reference"],
         answer=row["answer"],
         finish_reason=row["finish_reason"],
-        scores={name: float(row[name]) for name in scores if _known(row[name])},
+        scores={name: float(row[name]) for name in scores if _is_number(row[name])},
         topic=row["topic"] or "",
         error=row["error"],
         trace_id=row["trace_id"],

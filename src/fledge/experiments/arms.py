@@ -1,4 +1,4 @@
-"""Arms: what is compared, one thing each of prompt version x model x generation settings."""
+"""Arms: the variants of an experiment, each a combination of prompt version, model and generation settings."""
 
 import hashlib
 import json
@@ -20,7 +20,7 @@ from fledge.prompts import format as formats
 from fledge.prompts.prompt import Prompt, PromptFormat, parse_reference
 from fledge.questions.question_set import KNOWN, Question, QuestionSet
 
-# What MLflow calls a prompt's settings, and the field of GenerationParams that it sets.
+# MLflow's names of a prompt's settings, and the fields of GenerationParams.
 PROMPT_SETTINGS = {
     "temperature": "temperature",
     "max_tokens": "max_tokens",
@@ -36,11 +36,11 @@ _SINGLE_BRACES = re.compile(r"(?<!\{)\{([A-Za-z_]\w*)\}(?!\})")
 
 @dataclass(frozen=True)
 class Arm:
-    """One arm, pinned: the prompt's text, the model's digest (a remote one's URL), mode, and generation settings.
+    """One arm with everything that determines its answers: prompt, model digest (a URL for a remote one), mode,
+    generation settings.
 
-    `prompt` is None for a chain of the user's own, whose `chain` describes it. `run_id` and `model_id` are MLflow's.
-    `engine` is the name of the engine that answers, and `format` how the prompt is put to the model; both are unknown
-    in older plans.
+    `prompt` is None for a custom chain, which `chain` describes. `run_id` and `model_id` are MLflow's. `engine` is the
+    engine's name and `format` the prompt's; both are unset in plans of older versions.
     """
 
     name: str
@@ -56,20 +56,20 @@ class Arm:
     engine: str = ""
 
     @property
-    def asked(self) -> Prompt | None:
-        """The prompt with the template that the model is asked by."""
+    def sent_prompt(self) -> Prompt | None:
+        """The prompt in the format in which it is sent to the model."""
         return formats.apply_format(self.prompt, self.format) if self.prompt else None
 
     @property
     def label(self) -> str:
-        """The prompt version as `name/version`; empty for a chain of the user's own."""
+        """The prompt version as `name/version`; empty for a custom chain."""
         return self.prompt.label if self.prompt else ""
 
     @property
     def digest(self) -> str:
-        """SHA-256 over all that makes an answer: prompt version with its settings, as it is put to the model; model,
-        generation settings."""
-        prompt = self.asked
+        """SHA-256 of everything that determines an answer: the prompt as sent, its settings, model, generation
+        settings."""
+        prompt = self.sent_prompt
         content = {
             "prompt": [prompt.label, prompt.text, dict(prompt.settings)] if prompt else self.chain,
             "model": self.model_digest,
@@ -78,19 +78,19 @@ class Arm:
         return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()
 
     def params(self, sample: int) -> GenerationParams:
-        """Generation settings of one sample: each has a seed of its own."""
+        """Return the generation settings of one sample, with its own seed."""
         return self.generation.for_sample(sample)
 
     def key(self, question: Question, sample: int) -> str:
-        """What tells one answer from every other: two cells with the same key have the same answer."""
+        """Return the key of a cell; cells with the same key have the same answer."""
         parts = [self.name, self.digest, question.id, question.question, sample, self.params(sample).seed, self.mode]
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
 def select_arms(config: ExperimentConfig) -> list[ArmConfig]:
-    """The arms that a configuration means: its own, or each of its prompts with each number of examples and model.
+    """Return the arms of a configuration: `arms` if set, else each prompt with each number of examples and model.
 
-    Raises `InputError` for what cannot be the name of a prompt.
+    Raises `InputError` for an invalid prompt name.
     """
     models = list(dict.fromkeys((config.model, *config.more_models)))
     counts = list(dict.fromkeys(config.shots))
@@ -105,11 +105,11 @@ def select_arms(config: ExperimentConfig) -> list[ArmConfig]:
 def build_arms(
     config: ExperimentConfig, arms: Sequence[ArmConfig], prompts: Sequence[Prompt], models: Mapping[str, Model]
 ) -> list[Arm]:
-    """An arm for each pair of what is wanted and its loaded prompt; `models` are what the arms' models name.
+    """Return an arm for each configured arm and its loaded prompt; `models` holds the arms' models by name.
 
-    A prompt's own settings (MLflow's `model_config`) come before the experiment's, an arm's before both; of formats an
-    arm's comes before the experiment's, and that before the prompt's own. Raises `InputError` for two arms of the same
-    name, settings that no engine takes, or a format that a model does not.
+    Generation settings take precedence in the order arm, prompt (MLflow's `model_config`), experiment; formats in the
+    order arm, experiment, prompt. Raises `InputError` for duplicate names, invalid settings, or a format that the
+    model does not support.
     """
     built = []
     for arm, prompt in zip(arms, prompts, strict=True):
@@ -120,17 +120,18 @@ def build_arms(
     named = [replace(arm, name=name) for arm, name in zip(built, _names(built), strict=True)]
     twice = [name for name, count in Counter(arm.name for arm in named).items() if count > 1]
     if twice:
-        raise InputError(f"prompt named twice: {', '.join(twice)}", hint="give each arm once, or a name of its own")
+        raise InputError(f"duplicate arm: {', '.join(twice)}", hint="list each arm once, or give it its own name")
     return named
 
 
 def default_prompt(model: Model) -> str:
-    """The prompt of a model where none is named: a model that chats is asked the question itself."""
+    """Return the name of a model's default prompt: `question` for a chat model, else `simple`."""
     return "question" if isinstance(model, RemoteModel) or model.has_chat_template else "simple"
 
 
 def resolve_format(prompt: Prompt, model: Model, wanted: PromptFormat = "auto") -> Format:
-    """How a prompt is put to a model. Raises `InputError` where it cannot be as `wanted`, or as the prompt says."""
+    """Return the format of a prompt for a model. Raises `InputError` if the model does not support the `wanted` one,
+    or the prompt's own."""
     takes: list[Format] = []
     if isinstance(model, RemoteModel) or model.has_chat_template:
         takes.append("chat")
@@ -140,13 +141,13 @@ def resolve_format(prompt: Prompt, model: Model, wanted: PromptFormat = "auto") 
 
 
 def default_generation(config: ExperimentConfig, model: Model) -> GenerationParams:
-    """Generation settings before those of a prompt: as configured, and with `--generation model` what is not set as the
-    model's own file says. Raises `InputError` where that cannot be."""
+    """Return the generation settings that a prompt's settings override: the configured ones, and with
+    `--generation model` the model's own for those not set. Raises `InputError` if the model has no valid ones."""
     if config.generation_defaults == "greedy":
         return config.generation
     if isinstance(model, RemoteModel):
         raise InputError(
-            f"{model.source} is a URL, whose own generation settings cannot be read",
+            f"--generation model cannot read the settings of a URL: {model.source}",
             hint="leave out --generation model",
         )
     drawn = {"temperature": SAMPLING_TEMPERATURE} if config.samples > 1 else {}
@@ -162,10 +163,7 @@ def default_generation(config: ExperimentConfig, model: Model) -> GenerationPara
 def resolve_generation(
     generation: GenerationParams, prompt: Prompt, own: Mapping[str, Any] = MappingProxyType({})
 ) -> GenerationParams:
-    """Generation settings with those that the prompt itself brings along, and then `own`.
-
-    Raises `InputError` for settings that no engine takes.
-    """
+    """Return generation settings, overridden by the prompt's and then by `own`. Raises `InputError` if invalid."""
     found: dict[str, Any] = {
         field: prompt.settings[name] for name, field in PROMPT_SETTINGS.items() if name in prompt.settings
     }
@@ -176,12 +174,12 @@ def resolve_generation(
         return replace(generation, **found)
     except (TypeError, ValueError) as error:
         raise InputError(
-            f"prompt {prompt.label} with its settings {dict(prompt.settings)}: {error}", hint="fix its settings"
+            f"invalid settings {dict(prompt.settings)} of prompt {prompt.label}: {error}", hint="fix the settings"
         ) from None
 
 
 def _names(arms: Sequence[Arm]) -> list[str]:
-    """The prompt's name; with its version where several are compared, and with the model where there are several."""
+    """Return the arms' names: the prompt's, plus its version or the model where the arms differ in them."""
     versions: dict[str, set[str]] = {}
     for arm in arms:
         versions.setdefault(arm.label.rpartition("/")[0], set()).add(arm.label)
@@ -196,32 +194,32 @@ def _names(arms: Sequence[Arm]) -> list[str]:
 
 
 def check_variables(arms: Sequence[Arm], questions: QuestionSet) -> None:
-    """Raise `InputError` unless every question has what every prompt asks for, and no prompt asks in single braces."""
+    """Raise `InputError` if a question lacks a variable of a prompt, or a prompt has one in single braces."""
     columns = {name for item in questions.questions for name in item.variables}
     for arm in arms:
         if arm.prompt is None:
             continue
         for name in arm.prompt.variables:
             if name in HIDDEN and name not in columns:
-                what = f"prompt {arm.label} asks for {name!r}, which no model is shown"
-                raise InputError(what, hint="a prompt takes question, and further columns")
+                what = f"prompt {arm.label} uses the column {name!r}, which is never sent to a model"
+                raise InputError(what, hint="use {{question}} and columns of your own")
             for item in questions.questions:
                 if name not in item.variables:
                     raise InputError(
                         f"prompt {arm.label} needs {name!r}, which question {item.id!r} of {questions.source} does not "
                         "have",
-                        hint=f"add a column {name!r} to the question set, or leave the prompt out with --prompts",
+                        hint=f"add a column {name!r} to the question set, or leave the prompt out of --prompts",
                     )
         single = sorted(columns & set(_SINGLE_BRACES.findall(arm.prompt.text)))
         if single:
             raise InputError(
-                f"prompt {arm.label} has {{{single[0]}}} in single braces, which nothing fills in",
+                f"prompt {arm.label} has {{{single[0]}}} in single braces, which is not a variable",
                 hint=f"write {{{{{single[0]}}}}}: fledge prompts register FILE",
             )
 
 
 def check_room(arms: Sequence[Arm], models: Mapping[str, Model]) -> None:
-    """Raise `InputError` for an answer that may be as long as the model's context."""
+    """Raise `InputError` if `max_tokens` of an arm fills the model's context window."""
     for arm in arms:
         model, tokens = models[arm.model], arm.generation.max_tokens
         if isinstance(model, Snapshot) and tokens >= model.context:
@@ -232,14 +230,14 @@ def check_room(arms: Sequence[Arm], models: Mapping[str, Model]) -> None:
             )
 
 
-def own_arms(chains: Mapping[str, Any], taken: Sequence[Arm]) -> list[Arm]:
-    """An arm for each chain of the user's own."""
+def build_chain_arms(chains: Mapping[str, Any], taken: Sequence[Arm]) -> list[Arm]:
+    """Return an arm for each custom chain. Raises `InputError` for a name that is already taken."""
     twice = sorted({arm.name for arm in taken} & set(chains))
     if twice:
-        raise InputError(f"arm named twice: {', '.join(twice)}", hint="give your chain another name")
-    return [Arm(name, None, "", GenerationParams(), chain=_described(chain)) for name, chain in chains.items()]
+        raise InputError(f"duplicate arm: {', '.join(twice)}", hint="give your chain another name")
+    return [Arm(name, None, "", GenerationParams(), chain=_describe_chain(chain)) for name, chain in chains.items()]
 
 
-def _described(chain: Any) -> str:
-    """What a chain is made of, as LangChain tells it; without addresses, which differ from process to process."""
+def _describe_chain(chain: Any) -> str:
+    """Return LangChain's description of a chain, without addresses, which differ between processes."""
     return re.sub(r"0x[0-9a-f]+", "", repr(chain))

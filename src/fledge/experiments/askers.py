@@ -1,4 +1,4 @@
-"""What answers a cell: an engine that a prompt is put to, or a chain of the user's own."""
+"""Askers: get the answer to a cell, from an engine by a prompt; `chain_asker.py` has the one for custom chains."""
 
 import time
 from collections.abc import Callable
@@ -11,14 +11,14 @@ from fledge.engines.stream import Completion
 from fledge.experiments.cells import Cell
 from fledge.prompts.prompt import Prompt
 
-# Run the chain of a cell within its trace; return what it gave and the spans seen.
+# Run the chain of a cell within its trace; return its result and the recorded spans.
 Traced = Callable[[Cell, Callable[[], Any]], tuple[Any, list[dict[str, Any]]]]
 
 
 @dataclass
 class Exchange:
-    """What is learnt of an answer while it is asked for: the prompt as it was filled in, and when (nanoseconds since
-    the epoch, 0 until then); the engine's `completion`, or the tokens that another model counted; the spans seen."""
+    """Details of one request: the filled prompt and when it was filled (nanoseconds since the epoch, 0 before), the
+    engine's `completion` or the token counts of another model, and the recorded spans."""
 
     prompt_text: str = ""
     filled_ns: int = 0
@@ -28,7 +28,7 @@ class Exchange:
     steps: list[dict[str, Any]] = field(default_factory=list)
 
     def fill(self, text: str) -> None:
-        """Note the text that the first model is asked."""
+        """Record the text sent to the first model."""
         if not self.filled_ns:
             self.prompt_text, self.filled_ns = text, time.time_ns()
 
@@ -37,13 +37,13 @@ class Asker(Protocol):
     """Answers cells of one arm and sample."""
 
     def __call__(self, cell: Cell, exchange: Exchange) -> str:
-        """Return the text of the answer, and note in `exchange` how it came about. May raise anything."""
+        """Return the text of the answer and record details in `exchange`. May raise anything."""
         ...
 
 
 @dataclass(frozen=True)
 class PromptAsker:
-    """Fills a prompt with the columns of the question and has an engine answer it."""
+    """Fills a prompt with the columns of the question and sends it to an engine."""
 
     prompt: Prompt
     engine: Engine

@@ -1,4 +1,4 @@
-"""Asking cells: many at the same time, each answer scored and kept as it comes."""
+"""Running cells concurrently: generate, score and store each answer."""
 
 import threading
 import time
@@ -27,24 +27,23 @@ def ask(
     graders: Sequence[Scorer] = (),
     ungraded: Mapping[str, Answer] = MappingProxyType({}),
 ) -> Generator[Answer]:
-    """Yield answers as they come; `askers` holds one for each arm and sample; at most `max_concurrency` cells are asked
-    at the same time.
+    """Yield answers as they are completed, running at most `max_concurrency` cells at a time; `askers` are by arm and
+    sample.
 
-    `keep` gets each answer at once, in the thread in which it came: when it returns, the answer cannot be lost. Where
-    there are `graders`, which take long and may fail, it gets it before them and once more after. `ungraded` are
-    answers, by key, of cells that have only this before them.
+    `keep` stores each answer in its worker thread before it is yielded. With `graders`, which are slow and may fail, it
+    is called before and after grading. `ungraded` holds, by key, answers that only need grading.
     """
     stopped = threading.Event()
 
     def one(cell: Cell) -> Answer | None:
         if cell.key in ungraded:
-            answer = _graded(replace(ungraded[cell.key], attempt=cell.attempt), cell.question, graders)
+            answer = _grade(replace(ungraded[cell.key], attempt=cell.attempt), cell.question, graders)
         else:
             answer = _ask(cell, askers[cell.arm, cell.sample], scorers)
             if graders and not answer.error:
                 keep(replace(answer, graded=False))
-                answer = replace(_graded(answer, cell.question, graders), ended_ns=time.time_ns())
-        if (answer.error or answer.score_errors) and stopped.is_set():  # broken off, which says nothing of the cell
+                answer = replace(_grade(answer, cell.question, graders), ended_ns=time.time_ns())
+        if (answer.error or answer.score_errors) and stopped.is_set():  # the error may be due to the interruption
             return None
         keep(answer)
         return answer
@@ -66,11 +65,11 @@ def _ask(cell: Cell, asker: Asker, scorers: Sequence[Scorer]) -> Answer:
     final = True
     started = time.time_ns()
     try:
-        text = _storable(asker(cell, exchange)).strip()
-    except EngineGoneError:  # it says nothing of this cell, and comes to all others alike
+        text = _clean_text(asker(cell, exchange)).strip()
+    except EngineGoneError:  # not an error of this cell: all others fail too
         raise
-    except Exception as problem:  # noqa: BLE001 (a chain may raise anything; it stays with its cell)
-        error = _storable(without_key(str(problem)) or type(problem).__name__)
+    except Exception as problem:  # noqa: BLE001 (a chain may raise anything; record it in its cell)
+        error = _clean_text(without_key(str(problem)) or type(problem).__name__)
         final = isinstance(problem, InputError)
     arrived = time.time_ns()
     filled = exchange.filled_ns or started
@@ -80,7 +79,7 @@ def _ask(cell: Cell, asker: Asker, scorers: Sequence[Scorer]) -> Answer:
         arm=cell.arm,
         question_id=cell.question.id,
         sample=cell.sample,
-        prompt_text=_storable(exchange.prompt_text),
+        prompt_text=_clean_text(exchange.prompt_text),
         text=text,
         error=error,
         final=final,
@@ -92,38 +91,38 @@ def _ask(cell: Cell, asker: Asker, scorers: Sequence[Scorer]) -> Answer:
         latency_s=None if error else (arrived - started) / 1e9,
         steps=exchange.steps,
     )
-    answer = _with_figures(answer, exchange)
-    return answer if error else _scored(answer, cell.question, exchange, scorers)
+    answer = _add_usage(answer, exchange)
+    return answer if error else _score(answer, cell.question, exchange, scorers)
 
 
-def _scored(answer: Answer, question: Question, exchange: Exchange, scorers: Sequence[Scorer]) -> Answer:
-    response = _response(answer, question, exchange.completion.logprobs if exchange.completion else ())
-    scored = _with_scores(answer, score(response, scorers))
+def _score(answer: Answer, question: Question, exchange: Exchange, scorers: Sequence[Scorer]) -> Answer:
+    response = _build_response(answer, question, exchange.completion.logprobs if exchange.completion else ())
+    scored = _add_scores(answer, score(response, scorers))
     return replace(scored, ended_ns=max(answer.ended_ns, time.time_ns()))
 
 
 def score_again(answer: Answer, question: Question, scorers: Sequence[Scorer]) -> Answer:
-    """The answer with the scores of these scorers and no others."""
+    """Return the answer with its scores replaced by those of `scorers`."""
     bare = replace(answer, scores={}, score_errors={}, rationales={})
-    return _with_scores(bare, score(_response(answer, question), scorers))
+    return _add_scores(bare, score(_build_response(answer, question), scorers))
 
 
-def _graded(answer: Answer, question: Question, graders: Sequence[Scorer]) -> Answer:
-    return replace(_with_scores(answer, score(_response(answer, question), graders)), graded=True)
+def _grade(answer: Answer, question: Question, graders: Sequence[Scorer]) -> Answer:
+    return replace(_add_scores(answer, score(_build_response(answer, question), graders)), graded=True)
 
 
-def _with_scores(answer: Answer, found: AnswerScores) -> Answer:
-    """The answer with further scores; one that is there at last has no error any more."""
+def _add_scores(answer: Answer, found: AnswerScores) -> Answer:
+    """Return the answer with more scores; a new score clears the earlier error of its scorer."""
     errors = {name: text for name, text in answer.score_errors.items() if name not in found.values}
     return replace(
         answer,
         scores={**answer.scores, **found.values},
-        score_errors={**errors, **{name: _storable(text) for name, text in found.errors.items()}},
-        rationales={**answer.rationales, **{name: _storable(text) for name, text in found.rationales.items()}},
+        score_errors={**errors, **{name: _clean_text(text) for name, text in found.errors.items()}},
+        rationales={**answer.rationales, **{name: _clean_text(text) for name, text in found.rationales.items()}},
     )
 
 
-def _response(answer: Answer, question: Question, logprobs: Sequence[float] = ()) -> Response:
+def _build_response(answer: Answer, question: Question, logprobs: Sequence[float] = ()) -> Response:
     return Response(
         answer=answer.text,
         question=question.question,
@@ -139,8 +138,8 @@ def _response(answer: Answer, question: Question, logprobs: Sequence[float] = ()
     )
 
 
-def _with_figures(answer: Answer, exchange: Exchange) -> Answer:
-    """The answer with what an engine of ours tells of it, or with the tokens that another chat model counted."""
+def _add_usage(answer: Answer, exchange: Exchange) -> Answer:
+    """Return the answer with the measurements of fledge's engine, or the token counts of another model."""
     done = exchange.completion
     if done is None:
         counted = (exchange.prompt_tokens or None, exchange.completion_tokens or None)
@@ -160,6 +159,6 @@ def _with_figures(answer: Answer, exchange: Exchange) -> Answer:
     )
 
 
-def _storable(text: str) -> str:
-    """Without what no database takes: NUL, and halves of surrogate pairs."""
+def _clean_text(text: str) -> str:
+    """Return the text without characters that databases reject: NUL and lone surrogates."""
     return text.encode("utf-8", "replace").decode("utf-8").replace("\0", "\ufffd")

@@ -1,4 +1,4 @@
-"""Cells: one answer each, of arm x question x sample; their order, and what came of them."""
+"""Cells (arm x question x sample), their order, and their answers."""
 
 import hashlib
 import random
@@ -12,7 +12,7 @@ from fledge.questions.question_set import Question
 
 @dataclass(frozen=True)
 class Cell:
-    """One answer to get. `key` tells it from every other; `attempt` counts from 1."""
+    """One answer to generate. `key` identifies it; `attempt` counts from 1."""
 
     arm: str
     question: Question
@@ -23,12 +23,11 @@ class Cell:
 
 @dataclass(frozen=True)
 class Answer:
-    """What came of a cell: text and scores, or an error. It is a line of the journal, so all of it is plain data.
+    """The result of a cell: text and scores, or an error. It is a line of the journal, so all fields are plain data.
 
-    Moments are nanoseconds since the epoch. `final` is false for an error that may pass. `steps` are the spans that
-    MLflow's own tracing saw inside the chain. `score_errors` say why a scorer gave no score, `rationales` why a judge
-    gave the one it gave. An answer that is not `graded` waits for what a judge says of it; one that is `reused_from` a
-    run was generated there.
+    Times are in nanoseconds since the epoch. `final` is false for a transient error. `steps` are the spans that
+    MLflow's tracing recorded inside the chain. `score_errors` are the errors of scorers by name, `rationales` a judge's
+    explanations. An answer that is not `graded` still needs a judge. `reused_from` is the run that generated it.
     """
 
     key: str
@@ -61,13 +60,12 @@ class Answer:
 
 
 def trace_id(run_id: str, key: str, attempt: int) -> str:
-    """The id of the trace of one attempt at a cell: made from what it is the trace of, so that one written twice is
-    one."""
+    """Return the id of the trace of one attempt at a cell; it is derived, so that writing it twice makes one trace."""
     return f"tr-{hashlib.sha256(f'{run_id}:{key}:{attempt}'.encode()).hexdigest()[:32]}"
 
 
 def order_cells(arms: Sequence[Arm], questions: Sequence[Question], samples: int, seed: int) -> list[Cell]:
-    """All cells, interleaved over arms in a seeded random order."""
+    """Return all cells in a seeded random order, interleaved over arms."""
     cells = [
         Cell(arm.name, question, sample, arm.key(question, sample))
         for arm in arms

@@ -1,4 +1,4 @@
-"""Asking a LangChain runnable of the user's own."""
+"""The asker for a custom LangChain runnable."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -27,7 +27,7 @@ class ChainAsker:
 
 
 class _Listener(BaseCallbackHandler):
-    """Notes what the models of a chain are asked, and what they tell of their answers."""
+    """Records the prompts and token counts of the models in a chain."""
 
     raise_error = False
 

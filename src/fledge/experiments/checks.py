@@ -1,4 +1,4 @@
-"""What is checked of an experiment before the first answer is paid for."""
+"""Checks of an experiment before any answer is generated."""
 
 from collections.abc import Iterator
 
@@ -19,7 +19,7 @@ from fledge.scoring.short_answers import suitable_scorer
 
 
 def check_metric(config: ExperimentConfig) -> None:
-    """Raise `InputError` for a metric that nothing computes."""
+    """Raise `InputError` for a metric that the experiment does not compute."""
     scored = {item.name for item in config.chosen_scorers}
     graded = {JUDGE} if config.judging.judge else set()
     if config.metric and config.metric not in {*scored, *graded, *RECORDED, PREFERENCE}:
@@ -28,21 +28,21 @@ def check_metric(config: ExperimentConfig) -> None:
 
 
 def check_questions(config: ExperimentConfig, questions: QuestionSet, arms: int, say: Say) -> None:
-    """Say what a comparison of that many arms would lack. Raises `InputError` as `check_references` does."""
+    """Report by `say` what weakens a comparison of `arms` arms. Raises `InputError` as `check_references` does."""
     check_references(config, questions)
     if config.limit == len(questions.questions):
         say(f"{counted(config.limit, 'question')} drawn evenly over topics (--limit); --order-seed N draws others")
-    for doubt in doubts(config, questions, arms):
-        say(doubt)
+    for note in list_notes(config, questions, arms):
+        say(note)
 
 
 def check_references(config: ExperimentConfig, questions: QuestionSet) -> None:
-    """Raise `InputError` where the planned metric fits no reference, or a question's own pattern is none."""
+    """Raise `InputError` if the planned metric fits no reference, or a question has an invalid pattern."""
     for item in questions.questions:
         try:
             regex.compile(item.columns.get(PATTERN, ""))
         except (regex.error, RecursionError, OverflowError) as error:
-            what = f"question {item.id!r} of {questions.source}: {PATTERN} is not a regular expression: {error}"
+            what = f"question {item.id!r} of {questions.source}: invalid regular expression in {PATTERN}: {error}"
             raise InputError(what, hint="fix it in the question set") from None
     metric = BUILT_IN.get(config.metric)
     if metric is None or metric.name == PATTERN or set(metric.needs) != {"answer", "reference"}:
@@ -55,8 +55,8 @@ def check_references(config: ExperimentConfig, questions: QuestionSet) -> None:
         raise InputError(what, hint=_columns_hint(config, questions) or "another --metric, or other questions")
 
 
-def doubts(config: ExperimentConfig, questions: QuestionSet, arms: int) -> Iterator[str]:
-    """What a comparison of that many arms would lack, a line each."""
+def list_notes(config: ExperimentConfig, questions: QuestionSet, arms: int) -> Iterator[str]:
+    """Yield warnings and notes, a line each, on what weakens a comparison of `arms` arms."""
     if warning := warn_few_topics([item.topic for item in questions.questions], arms, config.alpha):
         yield f"warning: {warning}"
     references = [item.reference for item in questions.questions if item.reference]
@@ -66,11 +66,11 @@ def doubts(config: ExperimentConfig, questions: QuestionSet, arms: int) -> Itera
         return
     if found := suitable_scorer(references):
         what = "numbers" if found == "number" else "letters"
-        yield f"note: all references are {what}; --scorers {found} --metric {found} compares them as such"
+        yield f"note: all references are {what}; to compare them as such: --scorers {found} --metric {found}"
 
 
 def _columns_hint(config: ExperimentConfig, questions: QuestionSet) -> str:
-    """The flag that takes a column that nothing uses as references; empty where none looks like that."""
+    """Return the flags that use an unused column as references, empty if no column looks like references."""
     columns = dict.fromkeys(name for item in questions.questions for name in item.columns)
     found = find_lookalike("reference", columns)
     return column_flags({**config.layout.sources, "reference": found}) if found else ""

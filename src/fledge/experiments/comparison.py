@@ -1,4 +1,4 @@
-"""`compare`: verdicts on the arms of an experiment, or of a table of scores from elsewhere."""
+"""`compare`: verdicts on the arms of an experiment, or of a table of scores."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -37,23 +37,25 @@ def compare(
     workspace: Workspace | None = None,
     progress: Progress = lambda _done, _total, _what: None,
 ) -> Comparison:
-    """Verdicts for each pair of arms of the run `run_id` or of the CSV file or table `scores`.
+    """Return a verdict for each pair of arms of the run `run_id`, or of `scores`, a CSV file or table.
 
-    `run_id` may be a unique prefix, or `last` for the newest experiment. A run keeps them as `comparison.json`, with a
-    page to look at as `comparison.html`; `report` is a file for the page.
-    With `judging` a judge says which of two answers is better, and the metric is `preference`; `progress(done, total,
-    what)` is called after each pair.
+    `run_id` may be a unique prefix, or `last` for the newest experiment. The result is stored in the run as
+    `comparison.json` and as a page, `comparison.html`; `report` is a file for a copy of the page.
+    With `judging` a judge decides which of two answers is better, and the metric is `preference`; `progress(done,
+    total, what)` is called after each pair.
     """
     options = options or CompareOptions()
     if judging is not None and judging.judge:
-        options = _judged(options, scores)
+        options = _apply_judge(options, scores)
     if (run_id is None) == (scores is None):
-        raise InputError("name a run, or a file of scores", hint="fledge compare RUN, or fledge compare --scores F.csv")
+        raise InputError(
+            "give either a run or a file of scores", hint="fledge compare RUN, or fledge compare --scores F.csv"
+        )
     if scores is not None:
         table = read_scores(scores)
         result = _compare(table, options, None)
         if report is not None:
-            _write(_page(result, table), report)
+            _write(_render_page(result, table), report)
         return result
 
     from fledge.experiments._mlflow_experiments import describe_arms, load_plan, load_table, tag_run
@@ -64,7 +66,7 @@ def compare(
     run_id = find_run(client, str(run_id), COMPARED)
     table = scores_of(load_table(client, run_id))
     planned = load_plan(client, run_id)
-    options = _as_planned(options, planned)
+    options = _apply_plan(options, planned)
     notes: list[str] = []
     if judging is not None and judging.judge:
         from fledge.experiments._mlflow_preferences import with_preferences
@@ -74,11 +76,11 @@ def compare(
         table, notes = with_preferences(client, run_id, folder, table, baseline, judging, progress)
     elif options.metric == PREFERENCE:
         raise InputError(
-            f"{PREFERENCE} is what a judge says", hint=f"fledge compare {short_id(run_id)} --judge URL#NAME"
+            f"--metric {PREFERENCE} needs a judge", hint=f"fledge compare {short_id(run_id)} --judge URL#NAME"
         )
     result = _compare(table, options, planned)
     result = replace(result, notes=(*notes, *result.notes))
-    page = _page(result, table, run_id, describe_arms(client, run_id))
+    page = _render_page(result, table, run_id, describe_arms(client, run_id))
     if report is not None:
         _write(page, report)
     client.log_text(run_id, page, "comparison.html")
@@ -88,8 +90,8 @@ def compare(
 
 
 class Spread(NamedTuple):
-    """How much arms of an experiment differ from question to question: the standard deviation of the differences, or
-    for pass/fail the share of questions that only one of two arms passes; the other is None."""
+    """The spread of the differences between two arms over questions: their standard deviation, or for pass/fail the
+    share of questions that only one arm passes; the other is None."""
 
     metric: str
     sd: float | None
@@ -97,9 +99,9 @@ class Spread(NamedTuple):
 
 
 def observed_spread(run_id: str, metric: str | None = None, *, workspace: Workspace | None = None) -> Spread:
-    """The largest spread between the first arm of a run and any other, by the metric named, else the planned one.
+    """Return the largest spread between the first arm of a run and any other, by `metric`, else the planned one.
 
-    Raises `InputError` where there is no such run or metric, or the run has one arm.
+    Raises `InputError` for an unknown run or metric, or a run with one arm.
     """
     from fledge.experiments._mlflow_experiments import load_plan, load_table
     from fledge.experiments._mlflow_runs import COMPARED, find_run
@@ -112,9 +114,9 @@ def observed_spread(run_id: str, metric: str | None = None, *, workspace: Worksp
     first, *others = scores.arms
     samples = [scores.pair(other, first) for other in others]
     if not samples:
-        raise InputError(f"run {run_id} has one arm, and a plan needs the spread between two", hint="name another run")
+        raise InputError(f"run {run_id} has one arm, but a spread needs two", hint="name another run")
     if not any(np.ptp(sample.differences) for sample in samples):
-        what = f"the arms of run {run_id} differ by the same {scores.metric} on every question"
+        what = f"run {run_id} has no spread: its arms differ by the same {scores.metric} on every question"
         raise InputError(what, hint="give the spread with --sd")
     if scores.passes:
         disagreement = max(float(np.mean(sample.differences != 0)) for sample in samples)
@@ -123,29 +125,27 @@ def observed_spread(run_id: str, metric: str | None = None, *, workspace: Worksp
     return Spread(scores.metric, sd, None)
 
 
-def _judged(options: CompareOptions, scores: object) -> CompareOptions:
-    """The options with a judge's metric. Raises `InputError` for what does not go together with a judge."""
+def _apply_judge(options: CompareOptions, scores: object) -> CompareOptions:
+    """Return the options with a judge's metric. Raises `InputError` for options that exclude a judge."""
     if scores is not None:
-        raise InputError("a judge reads answers, and a table of scores has none", hint="fledge compare RUN --judge URL")
+        raise InputError("a judge needs answers, but --scores has only scores", hint="fledge compare RUN --judge URL")
     if options.all_pairs:
         hint = "leave out --all-pairs, or name another --baseline"
-        raise InputError("a judge compares each arm with the baseline", hint=hint)
+        raise InputError("--judge and --all-pairs exclude each other: a judge compares with the baseline", hint=hint)
     if options.metric not in (None, PREFERENCE):
-        hint = "leave out --metric; grades for each answer: fledge experiment --judge URL"
-        raise InputError(f"with a judge the metric is {PREFERENCE}, not {options.metric}", hint=hint)
+        hint = "leave out --metric; to grade each answer: fledge experiment --judge URL"
+        raise InputError(f"with --judge the metric is {PREFERENCE}, not {options.metric}", hint=hint)
     return replace(options, metric=PREFERENCE)
 
 
 def _compare(table: pd.DataFrame, options: CompareOptions, planned: dict[str, Any] | None) -> Comparison:
     metric = pick_metric(table, options.metric)
-    planned_directions: dict[str, bool | None] = (planned or {}).get(
-        "directions", {}
-    )  # of the scorers that there were then
+    planned_directions: dict[str, bool | None] = (planned or {}).get("directions", {})
 
     def direction(name: str) -> bool | None:
         return planned_directions.get(name, direction_of(name))
 
-    way = _higher_is_better(
+    way = _resolve_direction(
         metric, options.higher_is_better, direction, is_known=metric in planned_directions or known(metric)
     )
     found = compare_scores(
@@ -157,19 +157,19 @@ def _compare(table: pd.DataFrame, options: CompareOptions, planned: dict[str, An
         range_of=range_of,
         planned=planned,
     )
-    return _with_warnings(found, table)
+    return _add_warnings(found, table)
 
 
-def _with_warnings(result: Comparison, table: pd.DataFrame) -> Comparison:
+def _add_warnings(result: Comparison, table: pd.DataFrame) -> Comparison:
     found = find_warnings(table)
     won = next((pair for pair in result.pairs if (pair.a, pair.b) == (result.winner, result.baseline)), None)
     return replace(result, warnings=found, caveat=caveat(won, table, result.metric, found) if won else "")
 
 
-def _page(
+def _render_page(
     result: Comparison, table: pd.DataFrame, run_id: str = "", descriptions: Sequence[ArmDescription] = ()
 ) -> str:
-    from fledge.comparison.report import render_report  # matplotlib, which takes a second to load
+    from fledge.comparison.report import render_report  # loads matplotlib, which takes a second
 
     return render_report(result, table, run_id=run_id, descriptions=descriptions)
 
@@ -181,8 +181,8 @@ def _write(page: str, report: Path) -> None:
         raise InputError(f"{report}: {error.strerror}", hint="--report FILE.html") from None
 
 
-def _as_planned(options: CompareOptions, planned: dict[str, Any] | None) -> CompareOptions:
-    """What was pre-registered, unless told otherwise."""
+def _apply_plan(options: CompareOptions, planned: dict[str, Any] | None) -> CompareOptions:
+    """Return the options, with pre-registered values for those that are not set."""
     if not planned:
         return options
     metric = options.metric or planned["metric"] or None
@@ -192,12 +192,12 @@ def _as_planned(options: CompareOptions, planned: dict[str, Any] | None) -> Comp
     return replace(options, metric=metric, margin=margin, alpha=options.alpha or planned["alpha"])
 
 
-def _higher_is_better(metric: str, told: bool | None, direction: Direction, *, is_known: bool) -> bool | None:
-    """As told, or as known; a metric of which neither is so is taken as better when higher."""
+def _resolve_direction(metric: str, given: bool | None, direction: Direction, *, is_known: bool) -> bool | None:
+    """Return the metric's known direction, else the given one, else higher. Raises `InputError` if they conflict."""
     if not is_known:
-        return True if told is None else told
+        return True if given is None else given
     way = direction(metric)
-    if told is not None and way is not None and told != way:
+    if given is not None and way is not None and given != way:
         hint = f"leave out --{'lower' if way else 'higher'}-is-better"
         raise InputError(f"{metric} is better when {'higher' if way else 'lower'}", hint=hint)
-    return way if told is None else told
+    return way if given is None else given

@@ -1,4 +1,4 @@
-"""The configuration of an experiment: the one place where its options are."""
+"""The configuration of an experiment: all of its options."""
 
 import json
 import tomllib
@@ -28,10 +28,10 @@ MOST_SHOTS = 64
 
 @dataclass(frozen=True)
 class ArmConfig:
-    """One arm, where arms differ in more than prompt and model: what it leaves out is as in the experiment.
+    """One arm of a configuration; fields left out are as in the experiment.
 
-    `generation` holds fields of `GenerationParams`. An empty `prompt` is the model's default: `question` for one that
-    chats, else `simple`. With `shots` the prompt is asked after so many examples.
+    `generation` holds fields of `GenerationParams`. An empty `prompt` is the model's default: `question` for a chat
+    model, else `simple`. `shots` is the number of examples before the question.
     """
 
     prompt: str
@@ -44,31 +44,31 @@ class ArmConfig:
 
 @dataclass(frozen=True)
 class ExperimentConfig(EngineSettings):
-    """What is asked, of which models, with which prompts, and where it is recorded."""
+    """Settings of an experiment: questions, models, prompts, scoring and recording."""
 
     experiment_name: str = option("fledge", "MLflow experiment", env="EXPERIMENT_NAME", group="Recording")
     model: str = option(
         "embedded",
-        "embedded, smollm2, a local folder or GGUF file, one of the Hub (org/name[/FILE.gguf][@revision]), or the URL "
-        "of an OpenAI-compatible server",
+        "embedded, smollm2, a local folder or GGUF file, a Hub model (org/name[/FILE.gguf][@revision]), or the URL of "
+        "an OpenAI-compatible server",
     )
-    more_models: tuple[str, ...] = option((), "further models: every prompt is asked of each of them as well")
+    more_models: tuple[str, ...] = option((), "further models to run every prompt on")
     prompts: tuple[str, ...] = option(tuple(TEMPLATES), "prompts as name, name/version or name@alias")
     arms: tuple[ArmConfig, ...] = option((), "arms of prompt, model and generation, instead of --prompts", flag=False)
     format: PromptFormat = option(
         "auto",
-        "how texts are put to a model: chat (as a message, through its chat template), completion (as they are), or "
-        "auto: as the prompt says, else chat where the model has a chat template",
+        "prompt format: chat (a message, through the chat template), completion (plain text), or auto: the prompt's "
+        "own, else chat if the model has a chat template",
     )
     questions: str = option(
         "default", "question set: a .jsonl, .csv, .yaml or .parquet file, dataset:NAME for one in MLflow, or default"
     )
     shots: tuple[int, ...] = option(
-        (0,), "ask each prompt after so many examples; 0,3 asks it without and with three", group="Question files"
+        (0,), "numbers of examples before the question; 0,3 runs each prompt without and with 3", group="Question files"
     )
     shots_from: str = option(
         "",
-        "question set that examples are drawn from; the questions that are not asked unless set",
+        "question set to draw examples from; by default the questions that are not asked",
         group="Question files",
     )
     layout: QuestionLayout = field(default_factory=QuestionLayout)
@@ -77,31 +77,31 @@ class ExperimentConfig(EngineSettings):
     generation: GenerationParams = field(default_factory=GenerationParams)
     generation_defaults: Literal["greedy", "model"] = option(
         "greedy",
-        "defaults of generation: greedy, or model: its own sampling values, from its generation_config.json",
+        "generation defaults: greedy, or model: the sampling values in its generation_config.json",
         env="FLEDGE_GENERATION",
         flag="generation",
         group="Generation",
     )
-    chosen_settings: tuple[str, ...] = ()  # of `generation`, where `load` found them set; for `generation_defaults`
+    chosen_settings: tuple[str, ...] = ()  # fields of `generation` that the user set; used by `generation_defaults`
     scorers: tuple[str, ...] = option(
-        (), f"scores of each answer, of {', '.join(BUILT_IN)}; all; or your own as file.py:function"
+        (), f"scorers of answers: {', '.join(BUILT_IN)}; all; or your own as file.py:function"
     )
     answer_pattern: str = option(
         "",
-        "regular expression for what counts of an answer: the first group of its last match is compared with the "
-        "reference, as 'answer is (\\w+)'",
+        "regular expression that extracts the answer: the first group of its last match is compared with the "
+        "reference, for example 'answer is (\\w+)'",
     )
     judging: JudgeConfig = field(default_factory=JudgeConfig)
     concurrency: int = option(64, "maximum number of answers generated at the same time", group="Asking")
-    latency: bool = option(False, "ask one at a time, so that no answer waits for another", group="Asking")
-    order_seed: int = option(0, "seed of the order in which cells are asked, and of --limit", group="Asking")
-    metric: str = option("", "pre-registered primary metric; token_f1 where there are references", group="Verdict")
+    latency: bool = option(False, "generate one answer at a time, to measure latency", group="Asking")
+    order_seed: int = option(0, "seed of the order of cells, and of --limit", group="Asking")
+    metric: str = option("", "pre-registered primary metric; token_f1 if there are references", group="Verdict")
     margin: float | None = option(None, "equivalence margin, in units of that metric", group="Verdict")
     alpha: float = option(0.05, "family-wise error rate", group="Verdict")
-    nested_cells: bool = option(False, "a nested run for each answer too, not only for each arm", group="Recording")
+    nested_cells: bool = option(False, "record a nested run for each answer, not only for each arm", group="Recording")
     tags: tuple[str, ...] = option((), "tags of the runs, as key=value", group="Recording")
     tracking_timeout: float = option(
-        300.0, "seconds to wait at the end for a tracking server that does not answer", group="Recording"
+        300.0, "seconds to wait at the end for an unavailable tracking server", group="Recording"
     )
 
     def problems(self) -> list[str]:
@@ -118,17 +118,17 @@ class ExperimentConfig(EngineSettings):
         try:
             regex.compile(self.answer_pattern)
         except (regex.error, RecursionError, OverflowError) as error:
-            found.append(f"answer_pattern {self.answer_pattern!r} is not a regular expression: {error}")
+            found.append(f"invalid regular expression for answer_pattern {self.answer_pattern!r}: {error}")
         if self.arms and any(self.shots):
             found.append("shots cannot be combined with arms: give each arm its own shots")
         counts = [arm.shots for arm in self.arms] or self.shots
         if not self.shots or not all(0 <= count <= MOST_SHOTS for count in counts):
             found.append(f"shots must be numbers from 0 to {MOST_SHOTS}, not {', '.join(map(str, counts)) or 'none'}")
         if self.shots_from and not any(counts):
-            found.append("shots_from is set, and no arm takes examples: --shots 0,3")
+            found.append("shots_from needs an arm with examples: --shots 0,3")
         strange = [tag for tag in self.tags if not tag.partition("=")[0] or "=" not in tag]
         if strange:
-            found.append(f"tags are key=value, not {', '.join(strange)}")
+            found.append(f"tags must be key=value, not {', '.join(strange)}")
         return found + [problem for arm in self.arms if (problem := self._problem(arm))]
 
     def _problem(self, arm: ArmConfig) -> str:
@@ -140,9 +140,9 @@ class ExperimentConfig(EngineSettings):
 
     @classmethod
     def load(cls, flags: Mapping[str, Any] | None = None, *, file: Path | None = None) -> "ExperimentConfig":
-        """From all sources of settings, and a TOML or YAML `file` of them, which comes before `fledge.toml`.
+        """Load from all sources of settings and a TOML or YAML `file`, which takes precedence over `fledge.toml`.
 
-        Several samples are drawn at temperature 0.7 unless one is set.
+        The default temperature is 0.7 if `samples` is above 1. Raises `InputError` for invalid settings.
         """
         resolved = load(cls, flags, file=(str(file), _read(file)) if file else None)
         config = resolved.value
@@ -154,12 +154,12 @@ class ExperimentConfig(EngineSettings):
         return config
 
     def sets(self, name: str) -> bool:
-        """Whether a generation setting was chosen, so that a model's own value does not replace it."""
+        """Return whether the user set a generation setting, so that a model's own value does not replace it."""
         return name in self.chosen_settings or getattr(self.generation, name) != getattr(GenerationParams(), name)
 
     @property
     def chosen_scorers(self) -> tuple[Scorer, ...]:
-        """What scores each answer."""
+        """The scorers of each answer."""
         return choose_scorers(self.scorers, self.answer_pattern)
 
     @property
@@ -169,7 +169,7 @@ class ExperimentConfig(EngineSettings):
 
     @property
     def max_concurrency(self) -> int:
-        """How many answers are generated at the same time."""
+        """The maximum number of answers generated at the same time."""
         return 1 if self.latency else self.concurrency
 
     @property
@@ -177,23 +177,23 @@ class ExperimentConfig(EngineSettings):
         return dict(tag.split("=", 1) for tag in self.tags)
 
     def as_dict(self) -> dict[str, Any]:
-        """Flat, as a file of settings has it, and as `load` takes it; without where it is recorded."""
+        """Return a flat dict, as a settings file holds it and `load` takes it, without the locations of records."""
         values = asdict(self)
         generation = values.pop("generation")
         del values["tracking_uri"], values["state"], values["cache"], values["chosen_settings"]
         judging, layout = values.pop("judging"), values.pop("layout")
         unset = {name: generation.pop(name) for name in REQUEST_ONLY}
-        if self.generation_defaults == "model":  # what was not set is each model's own
+        if self.generation_defaults == "model":  # unset values are each model's own
             generation = {name: value for name, value in generation.items() if self.sets(name)}
         return {**values, **layout, **generation, **judging, **({"ignore_eos": True} if unset["ignore_eos"] else {})}
 
     def as_params(self) -> dict[str, str]:
-        """As MLflow's params: texts."""
+        """Return the settings as texts, for MLflow's params."""
         return {name: as_param(value) for name, value in self.as_dict().items()}
 
 
 def planned_metric(config: ExperimentConfig, questions: QuestionSet) -> str:
-    """The metric that is to decide: as configured, else `token_f1` where it is scored against references, else none."""
+    """Return the primary metric: the configured one, else `token_f1` if it is scored against references, else empty."""
     judged = any(item.reference for item in questions.questions)
     judged = judged and any(item.name == "token_f1" for item in config.chosen_scorers)
     return config.metric or ("token_f1" if judged else "")
@@ -208,7 +208,7 @@ def _unknown(scorer: str) -> str:
 
 
 def as_param(value: Any) -> str:
-    """As the text of an MLflow param: lists of texts with commas, of anything else as JSON."""
+    """Return the text of an MLflow param: tuples of texts joined by commas, other tuples as JSON."""
     if isinstance(value, tuple) and all(isinstance(part, str) for part in value):
         return ",".join(value)
     return json.dumps(value) if isinstance(value, tuple) else str(value)
@@ -220,8 +220,8 @@ def _read(path: Path) -> dict[str, Any]:
         content = tomllib.loads(text) if path.suffix == ".toml" else yaml.safe_load(text)
     except FileNotFoundError:
         raise InputError(f"{path}: there is no such file", hint="check the path given to --config") from None
-    except (OSError, ValueError, yaml.YAMLError) as error:  # a ValueError of a date with month 13, too
+    except (OSError, ValueError, yaml.YAMLError) as error:  # ValueError also for an invalid date
         raise InputError(f"{path}: {error}", hint="write settings as TOML or YAML") from None
     if not isinstance(content, dict):
-        raise InputError(f"{path}: no settings in it", hint="one to a line, as in: samples: 3")
+        raise InputError(f"{path}: no settings in it", hint="write one per line, for example samples: 3")
     return content

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 # What every answer has, without a scorer.
 ALWAYS = (*RECORDED, "latency_p95_s")
 # What a scorer may need that does not come from the question set.
-_TOLD = {item.name for item in fields(Response)}
+_RESPONSE_FIELDS = {item.name for item in fields(Response)}
 
 
 @dataclass(frozen=True)
@@ -85,8 +85,8 @@ def evaluate(
     target do not fit.
     """
     wanted = [gate for text in ([gates] if isinstance(gates, str) else gates) for gate in read_gates(text)]
-    config = configured(target, prompt, settings or {})
-    _check(wanted, config)
+    config = build_config(target, prompt, settings or {})
+    _check_gates(wanted, config)
     timed = config.latency or any(gate.metric.startswith(("latency", "ttft")) for gate in wanted)
     result = run_experiment(config, engine=engine, progress=progress, say=say, reuse=reuse and not timed)
 
@@ -117,7 +117,7 @@ def evaluate(
     return evaluation
 
 
-def configured(target: str, prompt: str | None, settings: Mapping[str, Any]) -> ExperimentConfig:
+def build_config(target: str, prompt: str | None, settings: Mapping[str, Any]) -> ExperimentConfig:
     """The experiment that asks a target: one arm, with what a release brings along."""
     given = {name: value for name, value in settings.items() if value is not None}
     chosen = prompt or ""
@@ -157,7 +157,7 @@ def write_junit(evaluation: Evaluation, path: Path) -> None:
         raise InputError(f"{path}: {error.strerror}", hint="name a file to write to") from None
 
 
-def _check(gates: Sequence[Gate], config: ExperimentConfig) -> None:
+def _check_gates(gates: Sequence[Gate], config: ExperimentConfig) -> None:
     """Raise `InputError` for a gate that no answer can pass, before any is paid for."""
     scorers = {item.name: item for item in config.chosen_scorers}
     graded = (JUDGE,) if config.judging.judge else ()
@@ -177,7 +177,7 @@ def _check(gates: Sequence[Gate], config: ExperimentConfig) -> None:
                 f"gate {gate.text!r}: {gate.metric} is not scored",
                 hint=hints.get(gate.metric, f"one of: {', '.join((*scorers, *ALWAYS))}"),
             )
-        wants = [name for name in scorers[gate.metric].needs if name == "reference" or name not in _TOLD]
+        wants = [name for name in scorers[gate.metric].needs if name == "reference" or name not in _RESPONSE_FIELDS]
         for name in wants:
             if not any((item.reference if name == "reference" else item.columns.get(name)) for item in questions):
                 hint = f"add a column {name!r} to {config.questions}, or say which it is: --columns {name}=COLUMN"

@@ -1,4 +1,4 @@
-"""The journal of an experiment: on disk what it asks, each answer as soon as it came, and how much MLflow has of it."""
+"""The journal of an experiment on disk: its plan, each completed answer, and how many of them MLflow has."""
 
 import contextlib
 import fcntl
@@ -26,9 +26,9 @@ from fledge.scoring.judge import JUDGE, JudgeCounts
 
 @dataclass(frozen=True)
 class ExperimentPlan:
-    """All that an experiment needs to go on: written before the first cell is asked, and never changed.
+    """Everything needed to resume an experiment; written before the first cell runs, and never changed.
 
-    On disk it does not say where it is recorded: that may hold a password, and the server may move.
+    On disk it lacks the tracking URI, which may hold a password and may change.
     """
 
     run_id: str
@@ -56,10 +56,10 @@ class Journal:
         self.plan = plan
         self._lock = threading.Lock()
         self._lock_file = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o600)
-        if not _locked(self._lock_file):
+        if not _acquire_lock(self._lock_file):
             os.close(self._lock_file)
             raise FledgeError(
-                f"the experiment {plan.run_id} is being asked by another process", hint="wait until it has ended"
+                f"experiment {plan.run_id} is already running in another process", hint="wait until it ends"
             ) from None
         path = folder / "answers.jsonl"
         self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
@@ -71,7 +71,7 @@ class Journal:
 
     @staticmethod
     def is_abandoned(workspace: Workspace, run_id: str) -> bool:
-        """Whether an experiment has a journal here, and no process that works on it."""
+        """Return whether an experiment has a journal here and no process that runs it."""
         try:
             lock = os.open(workspace.state_dir / "experiments" / run_id / "lock", os.O_RDWR)
         except OSError:
@@ -92,7 +92,7 @@ class Journal:
             state.write_json(state.ensure(folder) / "plan.json", _PLAN.dump_python(content, mode="json"))
             return cls(folder, plan)
         except OSError as error:
-            raise FledgeError(f"nothing can be kept in {folder}: {error.strerror}", hint="free some space") from None
+            raise FledgeError(f"cannot write to {folder}: {error.strerror}", hint="free some space") from None
 
     @classmethod
     def open(cls, workspace: Workspace, name: str) -> "Journal":
@@ -108,7 +108,7 @@ class Journal:
             ]
             if refused:  # it was good when it was written
                 raise InputError(
-                    f"experiment {run_id} cannot go on: {refused[0]}", hint="put back what is missing"
+                    f"cannot resume experiment {run_id}: {refused[0]}", hint="restore what is missing"
                 ) from None
             raise FledgeError(
                 f"{folder / 'plan.json'} is damaged in {error.error_count()} places", hint="start a new experiment"
@@ -145,7 +145,7 @@ class Journal:
         state.write_json(self.folder / "sent.json", count)
 
     def append(self, answer: Answer) -> None:
-        """Keep an answer. When this returns, killing the process does not lose it."""
+        """Write an answer; after this returns, killing the process does not lose it."""
         line = (json.dumps(asdict(answer)) + "\n").encode()
         with self._lock:
             if self._file == CLOSED:
@@ -209,12 +209,12 @@ class Journal:
 
     def _full(self, reason: str) -> FledgeError:
         return FledgeError(
-            f"cannot keep an answer in {self.folder}: {reason}",
+            f"cannot write an answer to {self.folder}: {reason}",
             hint=f"free some space, then: fledge experiment --resume {short_id(self.plan.run_id)}",
         )
 
 
-def _locked(file: int) -> bool:
+def _acquire_lock(file: int) -> bool:
     """Whether the lock could be had; `is_abandoned` may hold it for a moment."""
     for _ in range(LOCK_ATTEMPTS):
         try:

@@ -50,10 +50,10 @@ class AnswerRecorder:
                 self._changed.wait(1.0)
                 if self._sent > last:
                     last, moved = self._sent, time.monotonic()
-                if self._error and not _may_pass(self._error):
+                if self._error and not _is_transient(self._error):
                     raise self._error
                 if not told and (self._error or time.monotonic() - moved > SLOW_S):
-                    say(_waiting(self._error, timeout_s))
+                    say(_describe_wait(self._error, timeout_s))
                     told = True
                 if time.monotonic() - moved > timeout_s:
                     raise not_recorded(self._journal, len(self._journal.answers) - self._sent, self._error)
@@ -91,10 +91,10 @@ def retry(work: Callable[[], None], journal: Journal, timeout_s: float, say: Say
 
     def say_once(state: RetryCallState) -> None:
         if state.attempt_number == 1:
-            say(_waiting(_error_of(state), timeout_s))
+            say(_describe_wait(_error_of(state), timeout_s))
 
     again = Retrying(
-        retry=retry_if_exception(_may_pass),
+        retry=retry_if_exception(_is_transient),
         stop=stop_after_delay(timeout_s),
         wait=wait_exponential(IDLE_S, LONGEST_PAUSE_S),
         before_sleep=say_once,
@@ -121,11 +121,11 @@ def not_recorded(journal: Journal, count: int, error: BaseException | None) -> F
     )
 
 
-def _may_pass(error: BaseException) -> bool:
+def _is_transient(error: BaseException) -> bool:
     """Whether it is the store that is away; anything else would come again and again."""
     return isinstance(error, OSError) or type(error).__module__.partition(".")[0] in ("mlflow", "sqlalchemy")
 
 
-def _waiting(error: BaseException | None, timeout_s: float) -> str:
+def _describe_wait(error: BaseException | None, timeout_s: float) -> str:
     reason = f" ({(str(error).splitlines() or [''])[0][:200]})" if error else ""
     return f"waiting up to {timeout_s:.0f} s for the tracking store{reason}; every answer is kept on disk"

@@ -15,7 +15,15 @@ from fledge.core.texts import counted
 from fledge.core.types import Say, silent
 from fledge.engines import selection
 from fledge.engines.engine import Engine, EngineGoneError
-from fledge.experiments.arms import Arm, build_arms, check_room, check_variables, default_prompt, own_arms, select_arms
+from fledge.experiments.arms import (
+    Arm,
+    build_arms,
+    build_chain_arms,
+    check_room,
+    check_variables,
+    default_prompt,
+    select_arms,
+)
 from fledge.experiments.askers import Asker, PromptAsker
 from fledge.experiments.cell_runner import ask
 from fledge.experiments.checks import check_metric, check_questions
@@ -53,26 +61,25 @@ def run_experiment(
     say: Say = silent,
     reuse: bool = False,
 ) -> ExperimentResult:
-    """Ask every question of every arm and record runs, traces, tables and plots in MLflow.
+    """Run every arm on every question and record runs, traces, tables and plots in MLflow.
 
-    `questions` are a set that was read already, as from a DataFrame, instead of the one that `config` names.
-    `arms` are LangChain runnables of one's own by name: each gets a question's columns as a dictionary and gives text
-    or a message. They come beside the prompts of `config`; without a `config` they are all that is asked.
-    `progress(done, total, failed, tokens)` is called after each answer and twice a second, `say` before long work.
-    With `reuse` answers that an experiment in the state folder has to the same are taken instead of asking again.
-    A started `engine` answers for `config.model` and is left open. Raises `InputError` before anything is recorded.
+    `questions` replace the question set of `config`. `arms` are custom LangChain runnables by name: each takes a
+    question's columns as a dictionary and returns text or a message. They are added to the prompts of `config`; without
+    a `config` they are the only arms. `progress(done, total, failed, tokens)` is called after each answer and twice a
+    second, `say` before long work. With `reuse`, answers of identical cells in the state folder are not generated
+    again. A started `engine` serves `config.model` and stays open. Raises `InputError` before anything is recorded.
     """
     chains = arms or {}
     if config is None:
         config = ExperimentConfig.load({"prompts": ()} if chains else None)
     if not (config.prompts or config.arms or chains):
-        raise InputError("there is no prompt to ask with", hint="--prompts simple,expert")
+        raise InputError("the experiment has no prompts", hint="--prompts simple,expert")
     check_metric(config)
     asked_for = select_questions(config, questions, say)
     config = replace(config, questions=asked_for.source)  # of a set in MLflow the version
     asked = select_arms(config)
     shots = draw_shots(config, asked, asked_for, questions, say)
-    models = find_models(config, asked, engine)  # what can be refused is, before MLflow is loaded
+    models = find_models(config, asked, engine)  # before MLflow is loaded, which is slow
     say(f"asking {', '.join([*models, *chains])}; results go to {without_password(config.tracking)}")
     check_questions(config, asked_for, len(asked) + len(chains), say)
 
@@ -88,17 +95,17 @@ def run_experiment(
         check_variables(built, asked_for)
         check_room(built, models)
         engines = own_engines.wait_ready()
-        built = [pin(arm, models[arm.model], engines[arm.model]) for arm in built] + own_arms(chains, built)
+        built = [pin(arm, models[arm.model], engines[arm.model]) for arm in built] + build_chain_arms(chains, built)
         started = {name: (models[name], engines[name].info) for name in models}
         state.ensure(config.state_dir / "experiments")  # before there are runs that nothing could end
         plan = start_runs(client, config, built, asked_for, started, store)
         record = ExperimentRecord(client, plan, say)
-        with _aborted(record), own_engines:  # which take no processor time from what is left to do
+        with _abort_on_error(record), own_engines:  # which take no processor time from what is left to do
             journal = Journal.create(plan)
             stack.callback(journal.close)
             if reuse:
                 reuse_answers(journal, say)
-            return _carry_out(record, journal, engines, chains, progress, say)
+            return _execute(record, journal, engines, chains, progress, say)
 
 
 def resume_experiment(
@@ -110,11 +117,11 @@ def resume_experiment(
     progress: Progress | None = None,
     say: Say = silent,
 ) -> ExperimentResult:
-    """Go on with an experiment that ended early, from the journal in the state folder.
+    """Resume an unfinished experiment from the journal in the state folder.
 
-    `run_id` may be a prefix, or `last` for the newest that is not finished. No cell with an answer is asked again; one
-    with an error that may have passed is. What is not in MLflow yet is sent.
-    `arms` are the chains of one's own that it was started with. Raises `InputError` where there is no such experiment.
+    `run_id` may be a prefix, or `last` for the newest unfinished one. Only cells without an answer or with a transient
+    error run again. Answers missing in MLflow are sent. `arms` are the custom chains that it was started with. Raises
+    `InputError` for an unknown experiment.
     """
     chains = arms or {}
 
@@ -141,9 +148,9 @@ def resume_experiment(
         engines = own_engines.wait_ready()
         if models:
             check_unchanged(plan, models, engines)
-        with _aborted(record), own_engines:  # which take no processor time from what is left to do
-            record.go_on()
-            return _carry_out(record, journal, engines, chains, progress, say)
+        with _abort_on_error(record), own_engines:  # which take no processor time from what is left to do
+            record.resume()
+            return _execute(record, journal, engines, chains, progress, say)
 
 
 def _load_arms(
@@ -163,7 +170,7 @@ def _load_arms(
     return config, built
 
 
-def _carry_out(
+def _execute(
     record: "ExperimentRecord",
     journal: "Journal",
     engines: Mapping[str, Engine],
@@ -171,20 +178,19 @@ def _carry_out(
     progress: Progress | None,
     say: Say,
 ) -> ExperimentResult:
-    """Ask what has no answer yet, and record all of it."""
-
+    """Generate the missing answers and record everything."""
     plan, config = journal.plan, journal.plan.config
     ungraded = journal.ungraded()
     unanswered = journal.unanswered()
     if unanswered:
-        say(_extent(unanswered, plan))
+        say(_describe_work(unanswered, plan))
     cells = [*unanswered, *(cell for cell, _ in ungraded)]
     recorder = AnswerRecorder(journal, record.send, record.sample)
-    with _ended(recorder, journal, say):
-        judge = _judge(plan, say) if cells else None
+    with _stop_on_error(recorder, journal, say):
+        judge = _open_judge(plan, say) if cells else None
         answers = ask(
             cells,
-            _askers(plan, engines, chains),
+            _build_askers(plan, engines, chains),
             journal.append,
             max_concurrency=config.max_concurrency,
             scorers=config.chosen_scorers,
@@ -197,11 +203,11 @@ def _carry_out(
         live = LiveProgress(
             progress or (lambda *_: None), list(engines.values()), len(before), len(before) + len(cells), failed
         )
-        with _judging(judge, journal), contextlib.closing(answers), live:
+        with _close_judge(judge, journal), contextlib.closing(answers), live:
             for answer in answers:
                 of_chain = (answer.completion_tokens or 0) if answer.arm in chains else 0
                 live.count(failed=bool(answer.error), tokens=of_chain)
-        _tell_failed_scorers(journal, say)
+        _report_scorer_errors(journal, say)
         counts = journal.judge_counts if config.judging.judge else None
         if counts:
             say(describe_counts(counts))
@@ -209,11 +215,11 @@ def _carry_out(
         retry(lambda: record.finish(journal.latest(), counts), journal, config.tracking_timeout, say)
         journal.mark_finished()
     recorder.stop()
-    return replace(_result(journal), judge=counts)
+    return replace(_build_result(journal), judge=counts)
 
 
-def _extent(cells: Sequence["Cell"], plan: "ExperimentPlan") -> str:
-    """How much is to be asked, in words."""
+def _describe_work(cells: Sequence["Cell"], plan: "ExperimentPlan") -> str:
+    """Return a summary of the work, for example `asking for 12 answers: 6 questions x 2 arms`."""
     longest = {arm.name: arm.generation.max_tokens for arm in plan.arms if arm.prompt}
     most = sum(longest.get(cell.arm, 0) for cell in cells)
     tokens = f", at most {most:,} tokens" if most else ""
@@ -224,15 +230,15 @@ def _extent(cells: Sequence["Cell"], plan: "ExperimentPlan") -> str:
     return f"asking for {counted(len(cells), 'answer')}{extent}{tokens}"
 
 
-def _askers(
+def _build_askers(
     plan: "ExperimentPlan", engines: Mapping[str, Engine], chains: Mapping[str, Any]
 ) -> dict[tuple[str, int], Asker]:
     """What answers each arm and sample: samples of one arm differ in their seed."""
     samples = range(plan.config.samples)
     found: dict[tuple[str, int], Asker] = {}
     for arm in plan.arms:
-        if (prompt := arm.asked) is None:
-            chain = _chain_asker(chains[arm.name], plan)
+        if (prompt := arm.sent_prompt) is None:
+            chain = _build_chain_asker(chains[arm.name], plan)
             found |= {(arm.name, sample): chain for sample in samples}
         elif arm.model in engines:
             found |= {
@@ -241,14 +247,14 @@ def _askers(
     return found
 
 
-def _chain_asker(chain: Any, plan: "ExperimentPlan") -> Asker:
+def _build_chain_asker(chain: Any, plan: "ExperimentPlan") -> Asker:
     from fledge.experiments._mlflow_capture import capture_traces, tracer
     from fledge.experiments.chain_asker import ChainAsker
 
     return ChainAsker(chain.with_config(callbacks=[tracer()]), capture_traces(plan.run_id, plan.experiment_id))
 
 
-def _judge(plan: "ExperimentPlan", say: Say) -> Judge | None:
+def _open_judge(plan: "ExperimentPlan", say: Say) -> Judge | None:
     """The judge that grades every answer, where there is one."""
     judging = plan.config.judging
     if not judging.judge:
@@ -262,8 +268,8 @@ def _judge(plan: "ExperimentPlan", say: Say) -> Judge | None:
 
 
 @contextlib.contextmanager
-def _judging(judge: Judge | None, journal: "Journal") -> Iterator[None]:
-    """Ends with a judge that is asked no more, and what it did in the journal."""
+def _close_judge(judge: Judge | None, journal: "Journal") -> Iterator[None]:
+    """Stop the judge at the end and store its counts in the journal."""
     try:
         yield
     finally:
@@ -272,14 +278,14 @@ def _judging(judge: Judge | None, journal: "Journal") -> Iterator[None]:
             journal.add_judge_counts(judge.counts)
 
 
-def _tell_failed_scorers(journal: "Journal", say: Say) -> None:
+def _report_scorer_errors(journal: "Journal", say: Say) -> None:
     failed = [(name, text) for answer in journal.latest() for name, text in answer.score_errors.items()]
     for name, count in Counter(name for name, _ in failed).items():
         last = next(text for other, text in reversed(failed) if other == name)
         say(f"scorer {name} failed; answers without that score: {count}; last error: {last}")
 
 
-def _result(journal: "Journal") -> ExperimentResult:
+def _build_result(journal: "Journal") -> ExperimentResult:
     from fledge.comparison.warnings import find_warnings
     from fledge.experiments.tables import arm_metrics, build_table, scores_of
 
@@ -303,8 +309,8 @@ def _result(journal: "Journal") -> ExperimentResult:
 
 
 @contextlib.contextmanager
-def _aborted(record: "ExperimentRecord") -> Iterator[None]:
-    """No run stays RUNNING: an interruption ends it as KILLED, an error as FAILED."""
+def _abort_on_error(record: "ExperimentRecord") -> Iterator[None]:
+    """End all runs on an exception: as KILLED after an interruption, as FAILED after an error."""
     from fledge.tracking._mlflow_connection import status_after
 
     try:
@@ -319,8 +325,8 @@ def _aborted(record: "ExperimentRecord") -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _ended(recorder: "AnswerRecorder", journal: "Journal", say: Say) -> Iterator[None]:
-    """What is recorded stays; a user who interrupts hears how to go on."""
+def _stop_on_error(recorder: "AnswerRecorder", journal: "Journal", say: Say) -> Iterator[None]:
+    """Stop the recorder on an exception and say how to resume."""
     try:
         yield
     except BaseException as error:

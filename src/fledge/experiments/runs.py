@@ -12,7 +12,7 @@ SHOWN = 20
 def runs(*, limit: int = SHOWN, workspace: Workspace | None = None) -> list[RunSummary]:
     """Return the newest experiments and evaluations, at most `limit` (0: all), newest first."""
     if limit < 0:
-        raise InputError(f"limit is {limit}, but must be 0 (all) or more", hint=f"--limit {SHOWN}")
+        raise InputError(f"limit must be 0 (all) or more, not {limit}", hint=f"--limit {SHOWN}")
 
     from fledge.experiments._mlflow_runs import list_runs
 

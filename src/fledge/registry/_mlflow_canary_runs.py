@@ -1,4 +1,4 @@
-"""How a canary ended, as a run in MLflow: evidence for the release that has passed."""
+"""Canary results as MLflow runs: a passed canary is evidence for its release."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -17,7 +17,7 @@ RESULT_TAG = "fledge.canary"
 def record_canary(
     tracking_uri: str, name: str, version: int, passed: bool, reason: str, figures: Sequence[Mapping[str, Any]]
 ) -> str:
-    """A run that says how the canary of a version ended, with the guards' last figures; returns its id."""
+    """Record the result of a canary, with the guards' last values, in a new run and return the run's id."""
     client = connect(tracking_uri)
     digest = client.get_model_version(name, str(version)).tags.get(DIGEST_TAG, "")
     result = {"passed": passed, "reason": reason, "digest": digest, "version": version}
@@ -28,9 +28,9 @@ def record_canary(
 
 
 def load_canary(client: MlflowClient, run_id: str) -> dict[str, Any] | None:
-    """What `record_canary` left: `passed`, `reason`, `digest` of the release; None for a run of something else."""
+    """Return what `record_canary` stored: `passed`, `reason` and the release's `digest`; None if not a canary run."""
     try:
         result = client.get_run(run_id).data.tags.get(RESULT_TAG)
-    except MlflowException:  # there is no such run, which others say in their words
+    except MlflowException:  # the run does not exist; the caller reports that
         return None
     return json.loads(result) if result else None

@@ -1,5 +1,4 @@
-"""What speaks for a release: a comparison that its arm won, or an evaluation whose gates it passed; and which arm of a
-run a release is made of."""
+"""Evidence for a promotion (a comparison won, gates or a canary passed), and the arm of a run to release."""
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -15,15 +14,15 @@ from fledge.registry.registered import Standing
 from fledge.releases.manifest import Manifest, implied_format
 
 
-def standing(client: MlflowClient, run_id: str, arm: str) -> Standing:
-    """Whether what a run found out speaks for one of its arms."""
+def check_arm(client: MlflowClient, run_id: str, arm: str) -> Standing:
+    """Return whether the result of a run is evidence for one of its arms."""
     if load_evaluation(client, run_id) is None:
         try:
             load_comparison(client, run_id)
         except InputError:
-            return Standing(arm, proven=False, reason="no verdict speaks for it")
+            return Standing(arm, proven=False, reason="the run was never compared or evaluated")
     try:
-        reason, proven = _verdict(client, run_id)
+        reason, proven = _read_verdict(client, run_id)
     except InputError as error:
         return Standing(arm, proven=False, reason=error.message)
     if proven.name != arm:
@@ -32,38 +31,38 @@ def standing(client: MlflowClient, run_id: str, arm: str) -> Standing:
 
 
 class Proof(NamedTuple):
-    """The run that speaks for a release, and the reason that it gives; None and empty where force is enough."""
+    """The run that is evidence for a release, and why; None and empty for a forced promotion without evidence."""
 
     run_id: str | None
     reason: str
 
 
-def proof(client: MlflowClient, release: Manifest, evidence: str | None, *, force: bool = False) -> Proof:
-    """What the run `evidence` says for a release. Raises `RefusedError` where it says nothing for it, unless forced."""
+def check_evidence(client: MlflowClient, release: Manifest, evidence: str | None, *, force: bool = False) -> Proof:
+    """Return why the run `evidence` supports a release. Raises `RefusedError` if it does not, unless forced."""
     if force:
         return Proof(find_run(client, evidence) if evidence else None, "")
     where = f"{release.name}/{release.version}"
-    hint = 'give --evidence RUN of a comparison that it won or an evaluation that it passed, or --force --reason "..."'
+    hint = '--evidence RUN (a comparison it won or an evaluation it passed), or --force --reason "..."'
     if not evidence:
-        raise RefusedError(f"{where} is not promoted: no evidence was given", hint=hint)
+        raise RefusedError(f"{where} was not promoted: no evidence was given", hint=hint)
     try:
         run_id = find_run(client, evidence)
         canary = load_canary(client, run_id)
         if canary is not None:
-            return Proof(run_id, _of_canary(canary, release))
-        reason, arm = _verdict(client, run_id)
+            return Proof(run_id, _check_canary(canary, release))
+        reason, arm = _read_verdict(client, run_id)
     except InputError as error:
-        raise RefusedError(f"{where} is not promoted: {error.message}", hint=hint) from None
-    problem = _differs(release, arm)
+        raise RefusedError(f"{where} was not promoted: {error.message}", hint=hint) from None
+    problem = _find_difference(release, arm)
     if problem:
-        raise RefusedError(f"{where} is not promoted: in run {run_id} {problem}", hint=hint)
+        raise RefusedError(f"{where} was not promoted: in run {run_id} {problem}", hint=hint)
     return Proof(run_id, reason)
 
 
-def chosen_arm(client: MlflowClient, run_id: str, arm: str | None) -> tuple[ArmSettings, dict[str, Any]]:
-    """The arm of a run that is to be released, and what the run found out about it, as a manifest keeps it.
+def choose_arm(client: MlflowClient, run_id: str, arm: str | None) -> tuple[ArmSettings, dict[str, Any]]:
+    """Return the arm of a run to release, and the run's results for its manifest.
 
-    Without a name it is what was evaluated, else the comparison's winner, or its leader where nothing won.
+    Without a name it is the evaluated arm, else the comparison's winner, else its leader.
     """
     found: dict[str, Any] = {"run_id": run_id}
     evaluation = load_evaluation(client, run_id)
@@ -87,8 +86,8 @@ def chosen_arm(client: MlflowClient, run_id: str, arm: str | None) -> tuple[ArmS
     }
 
 
-def _verdict(client: MlflowClient, run_id: str) -> tuple[str, ArmSettings]:
-    """Why the run speaks for an arm, and that arm. Raises `InputError` where it speaks for none."""
+def _read_verdict(client: MlflowClient, run_id: str) -> tuple[str, ArmSettings]:
+    """Return the reason for, and the arm that, a run is evidence for. Raises `InputError` if it is for none."""
     evaluation = load_evaluation(client, run_id)
     if evaluation is not None:
         if not evaluation["gates"]:
@@ -107,28 +106,25 @@ def _verdict(client: MlflowClient, run_id: str) -> tuple[str, ArmSettings]:
     return reason, load_arm(client, run_id, comparison["winner"])
 
 
-def _of_canary(canary: Mapping[str, Any], release: Manifest) -> str:
+def _check_canary(canary: Mapping[str, Any], release: Manifest) -> str:
     if not canary["passed"]:
         raise InputError(f"its canary was rolled back {canary['reason']}")
     if canary["digest"] != release.digest:
-        raise InputError("that is the canary of another release")
+        raise InputError("the run is the canary of another release")
     return f"passed its canary {canary['reason']}"
 
 
-def _differs(release: Manifest, arm: ArmSettings) -> str:
-    """In what the arm is not the release; empty where it is."""
+def _find_difference(release: Manifest, arm: ArmSettings) -> str:
+    """Return the first difference between arm and release as text, empty if they are the same."""
     if arm.model_digest != release.model_digest:
-        return f"it is another model that did so ({arm.model})"
-    uses = release.prompt_label
-    if arm.prompt != uses:
-        return f"it is the prompt {arm.prompt or 'of a chain of your own'} that did so, and the release uses {uses}"
-    put = arm.format or implied_format(release.template)
-    if put != release.format:
-        return f"the prompt was asked as {put}, and the release asks it as {release.format}"
-    asked: dict[str, Any] = {**vars(arm.generation), "stop": list(arm.generation.stop)}
-    other = [
-        name for name, value in release.generation.items() if name not in REQUEST_ONLY and asked.get(name) != value
-    ]
+        return f"the model was another one ({arm.model})"
+    if arm.prompt != release.prompt_label:
+        return f"the prompt was {arm.prompt or 'a custom chain'}, but the release uses {release.prompt_label}"
+    form = arm.format or implied_format(release.template)
+    if form != release.format:
+        return f"the format was {form}, but the release uses {release.format}"
+    used: dict[str, Any] = {**vars(arm.generation), "stop": list(arm.generation.stop)}
+    other = [name for name, value in release.generation.items() if name not in REQUEST_ONLY and used.get(name) != value]
     if other:
-        return f"{other[0]} was {asked.get(other[0])}, and the release has {release.generation[other[0]]}"
+        return f"{other[0]} was {used.get(other[0])}, but the release has {release.generation[other[0]]}"
     return ""

@@ -1,9 +1,9 @@
-"""The log of moves in MLflow, and carrying them out.
+"""The log of alias moves in MLflow.
 
-The log of NAME is the registered model `NAME.history`: each entry is a version of it, which refers to the version that
-the alias moves to. MLflow numbers versions one after the other, so there is one order for everybody, and an entry
-counts unless another one came in between (`moves.in_force`). An entry is written before any alias moves: whoever finds
-one that was not carried out to its end does that first.
+The log of NAME is the registered model `NAME.history`. Each entry is one of its versions and refers to the version that
+the alias moves to. MLflow numbers versions consecutively, so all processes see the same order; an entry is valid unless
+another one came in between (`moves.select_valid`). An entry is written before the aliases move. A process that finds an
+unfinished entry finishes it first.
 """
 
 import json
@@ -23,10 +23,10 @@ from fledge.core.errors import ConflictError, InputError
 from fledge.core.types import Say
 from fledge.prompts.prompt import PromptStore
 from fledge.registry._mlflow_versions import add_version
-from fledge.registry.moves import LOG, AliasChange, AliasMove, HistoryNote, in_force
+from fledge.registry.moves import LOG, AliasChange, AliasMove, HistoryNote, select_valid
 from fledge.releases._mlflow_releases import PROMPT_TAG
 
-LEASE_S = 10.0  # a move that takes longer is finished by whoever comes next
+LEASE_S = 10.0  # a move that takes longer is finished by the next process
 POLL_S = 0.1
 ATTEMPTS = 10
 ENTRY_TAG = "fledge.move"
@@ -44,24 +44,24 @@ class MoveLog:
         self._say = say
 
     def read(self) -> list[AliasMove]:
-        """The moves in force, oldest first."""
-        return in_force(_entry(item) for item in self._entries() if ENTRY_TAG in item.tags)
+        """Return the valid moves, oldest first."""
+        return select_valid(_parse_entry(item) for item in self._list_entries() if ENTRY_TAG in item.tags)
 
     def notes(self) -> list[HistoryNote]:
-        """What was noted beside the moves, oldest first."""
-        noted = (item for item in self._entries() if NOTE_TAG in item.tags)
+        """Return the notes, oldest first."""
+        noted = (item for item in self._list_entries() if NOTE_TAG in item.tags)
         return sorted(
             (HistoryNote(**json.loads(item.tags[NOTE_TAG]), number=int(item.version)) for item in noted),
             key=lambda item: item.number,
         )
 
     def note(self, note: HistoryNote) -> None:
-        """Append a note. It stands in nobody's way: moves do not see it."""
+        """Append a note; notes do not affect moves."""
         content = asdict(note)
         del content["number"]
         self._add_entry(NOTE_TAG, content, note.after, f"{note.alias}: {note.action}, {note.reason}")
 
-    def _entries(self) -> list[ModelVersion]:
+    def _list_entries(self) -> list[ModelVersion]:
         found: list[ModelVersion] = []
         token: str | None = ""
         while token is not None:
@@ -72,45 +72,46 @@ class MoveLog:
             token = page.token or None
         return found
 
-    def settle(self) -> list[AliasMove]:
-        """The moves in force, after those that were begun and not ended have been ended."""
+    def finish_pending(self) -> list[AliasMove]:
+        """Finish moves that another process left unfinished, then return the valid moves."""
         moves = self.read()
         seen = time.monotonic()
-        while undone := [move for move in moves if not move.done]:
-            if all(_is_gone(move.owner) for move in undone) or time.monotonic() - seen > LEASE_S:
-                for move in undone:
-                    self._end(move)
+        while pending := [move for move in moves if not move.done]:
+            if all(_is_gone(move.owner) for move in pending) or time.monotonic() - seen > LEASE_S:
+                for move in pending:
+                    self._finish(move)
                 return self.read()
             time.sleep(POLL_S)
             moves = self.read()
         return moves
 
-    def add(self, wanted: Callable[[Sequence[AliasMove]], AliasMove]) -> AliasMove:
-        """Carry out the move that `wanted` makes of those in force.
+    def add(self, make_move: Callable[[Sequence[AliasMove]], AliasMove]) -> AliasMove:
+        """Log and apply the move that `make_move` returns for the valid moves so far.
 
-        Raises `ConflictError` where somebody else moves the alias meanwhile; nothing has moved then.
+        Raises `ConflictError`, with nothing moved, if another process moves the alias at the same time.
         """
         for _ in range(ATTEMPTS):
-            moves = self.settle()
+            moves = self.finish_pending()
             began = time.monotonic()
-            move = wanted(moves)
+            move = make_move(moves)
             move = self._append(replace(move, follows=moves[-1].number if moves else 0))
             now = self.read()
-            # Where MLflow's answer was lost on its way, it was written twice, and the first one counts.
+            # If MLflow's response was lost, the client wrote the entry twice; only the first one is valid.
             mine = next((other for other in now if (other.owner, other.time) == (move.owner, move.time)), None)
             if mine is not None:
-                self._carry_out(mine, began)
+                self._apply(mine, began)
                 return mine
             rival = next(other for other in now if other.number > move.follows)
             if rival.alias == move.alias:
                 raise ConflictError(
-                    f"{rival.who} has just moved {rival.name}@{rival.alias} to {rival.after}; nothing else was moved",
+                    f"{rival.who} moved {rival.name}@{rival.alias} to {rival.after} at the same time; your move was "
+                    "not made",
                     hint=f"fledge history {rival.name}",
                 )
-        raise ConflictError(f"others keep moving the aliases of {self._name}", hint="try again")
+        raise ConflictError(f"other processes keep moving the aliases of {self._name}", hint="try again")
 
     def current(self, alias: str) -> int | None:
-        """The version that an alias means."""
+        """Return the version that an alias refers to, None if there is none."""
         try:
             found = self._client.get_registered_model(self._name).aliases.get(alias)
         except MlflowException as error:
@@ -120,7 +121,7 @@ class MoveLog:
         return int(found) if found is not None else None
 
     def is_shared(self, prompt: str, alias: str) -> bool:
-        """Whether a release of another model has the prompt `name/version` and the same alias."""
+        """Return whether a release with another name uses the prompt `name/version` and has the same alias."""
         using = self._client.search_model_versions(f"tags.`{PROMPT_TAG}` = '{prompt}'")
         versions = {(item.name, str(item.version)) for item in using if item.name != self._name}
         aliases = {name: self._client.get_registered_model(name).aliases for name, _ in versions}
@@ -146,23 +147,23 @@ class MoveLog:
         )
         return int(entry.version)
 
-    def _end(self, move: AliasMove) -> None:
-        """Carry out what somebody else began, as far as what it moves is still there."""
+    def _finish(self, move: AliasMove) -> None:
+        """Apply an unfinished move of another process, if its version still exists."""
         where = f"{move.name}@{move.alias}"
         try:
-            self._carry_out(move)
-            self._say(f"{where}: {move.who} began to move it to {move.after} and did not end; ended now")
+            self._apply(move)
+            self._say(f"{where}: finished the interrupted move to {move.after} by {move.who}")
         except MlflowException as error:
             if error.error_code != "RESOURCE_DOES_NOT_EXIST":
                 raise
             self._mark_done(move)
-            self._say(f"{where}: {move.who} began to move it to {move.after}, which is not there any more")
+            self._say(f"{where}: dropped the interrupted move by {move.who}: version {move.after} no longer exists")
 
     def _mark_done(self, move: AliasMove) -> None:
-        self._client.set_model_version_tag(f"{self._name}{LOG}", str(move.number), DONE_TAG, owner())
+        self._client.set_model_version_tag(f"{self._name}{LOG}", str(move.number), DONE_TAG, identify_process())
 
-    def _carry_out(self, move: AliasMove, began: float | None = None) -> None:
-        """Set the aliases and mark the entry. One that is late looks first whether it still is its turn."""
+    def _apply(self, move: AliasMove, began: float | None = None) -> None:
+        """Set the aliases and mark the entry as done; when late, stop if a newer move was logged."""
         for change in move.changes:
             late = began is not None and time.monotonic() - began > LEASE_S / 2
             if late and self.read()[-1].number != move.number:
@@ -170,7 +171,7 @@ class MoveLog:
             self._set(change, move.alias)
         self._mark_done(move)
         newest = [other for other in self.read() if other.alias == move.alias][-1]
-        if newest.number != move.number:  # it went to sleep, and woke up when others had moved on
+        if newest.number != move.number:  # this process was suspended, and a newer move was made meanwhile
             for change in newest.changes:
                 self._set(change, newest.alias)
 
@@ -184,17 +185,17 @@ class MoveLog:
             else:
                 self._prompts.set_alias(change.name, alias, change.after)
         except InputError:
-            if change.after is not None:  # else it is gone, as it should be
-                self._say(f"prompt {change.name}/{change.after} is not there any more, and its alias stays as it is")
+            if change.after is not None:  # else there is no alias to delete
+                self._say(f"prompt {change.name}/{change.after} no longer exists; its alias was not moved")
 
 
-def owner() -> str:
-    """This process, so that others can tell whether it lives."""
+def identify_process() -> str:
+    """Return host, process id and start time, by which other processes can tell whether this one is alive."""
     return f"{socket.gethostname()} {os.getpid()} {psutil.Process().create_time():.2f}"
 
 
 def _is_gone(owner: str) -> bool:
-    """Whether a process has ended, as far as can be told from here: that of another machine may be alive."""
+    """Return whether a process has ended; one on another machine counts as alive."""
     host, pid, created = owner.rsplit(" ", 2)
     if host != socket.gethostname():
         return False
@@ -204,7 +205,7 @@ def _is_gone(owner: str) -> bool:
         return True
 
 
-def _entry(stored: ModelVersion) -> AliasMove:
+def _parse_entry(stored: ModelVersion) -> AliasMove:
     content = json.loads(stored.tags[ENTRY_TAG])
     content["changes"] = tuple(AliasChange(**change) for change in content["changes"])
     return AliasMove(**content, number=int(stored.version), done=DONE_TAG in stored.tags)

@@ -1,4 +1,4 @@
-"""Releases in MLflow's model registry: registering one."""
+"""Registering a release in MLflow's model registry."""
 
 import contextlib
 import json
@@ -45,13 +45,13 @@ from fledge.tracking._mlflow_connection import experiment_id, run_within
 
 PARAM_TYPES = {int: DataType.long, float: DataType.double, list: DataType.string}
 EXAMPLE = "What is machine learning?"
-SHARING = 20  # so many of the latest releases of a model are looked through for files that are the same
+MOST_SHARING = 20  # latest releases of a model that are searched for identical files
 
 
 def find_release(client: MlflowClient, manifest: Manifest) -> Release | None:
-    """The version with the same content, where there is one."""
-    found = _with_digest(client, manifest)
-    return None if found is None else _release(manifest, found, new=False)
+    """Return the version with the same content, None if there is none."""
+    found = _find_by_digest(client, manifest)
+    return None if found is None else _to_release(manifest, found, new=False)
 
 
 def register_release(
@@ -64,22 +64,22 @@ def register_release(
     experiment: str,
     key: Path | None,
 ) -> Release:
-    """A new version, signed with the private key `key` where there is one."""
+    """Register a new version, signed with the private key `key` if given, and return it."""
     with scratch_folder() as scratch:
         folder = scratch / "release"
         manifest = manifests.write_release(folder, manifest, snapshot, engines)
         if key is not None:
             sign(folder, key)
-        made = _log(client, manifest, folder, package.copy_code(scratch), prompt, experiment)
-    return _release(manifest, made, new=True)
+        made = _log_version(client, manifest, folder, package.copy_code(scratch), prompt, experiment)
+    return _to_release(manifest, made, new=True)
 
 
-def _release(manifest: Manifest, version: ModelVersion, *, new: bool) -> Release:
+def _to_release(manifest: Manifest, version: ModelVersion, *, new: bool) -> Release:
     number = int(version.version)
     return Release(manifest.name, number, f"models:/{manifest.name}/{number}", manifest.digest, new)
 
 
-def _log(
+def _log_version(
     client: MlflowClient, manifest: Manifest, folder: Path, code: Path, prompt: Prompt, experiment: str
 ) -> ModelVersion:
     name, tags = f"register-{manifest.name}", {"fledge.kind": "release"}
@@ -91,17 +91,17 @@ def _log(
             )
             model_id, store = logged.model_id, local_folder(logged.artifact_location)
             client.log_outputs(run.run_id, [LoggedModelOutput(model_id, step=0)])
-            # Not log_model, which would load the model and ask it something, and only warn where that fails.
+            # Not log_model, which would load and query the model, and only warn if that fails.
             model = Model(run_id=run.run_id, model_id=model_id, model_uuid=model_id, prompts=[prompt.uri])
             mlflow.pyfunc.save_model(
                 folder.parent / "model",
                 mlflow_model=model,
                 python_model=str(Path(__file__).with_name("wrapper.py")),
-                artifacts={"release": str(_without_files(folder) if store else folder)},
+                artifacts={"release": str(_copy_manifest(folder) if store else folder)},
                 code_paths=[str(code)],
-                signature=_signature(manifest, prompt),
+                signature=_build_signature(manifest, prompt),
                 input_example=pd.DataFrame([dict.fromkeys(prompt.variables, EXAMPLE)]),
-                pip_requirements=package.requirements(manifest),
+                pip_requirements=package.list_requirements(manifest),
                 metadata={"fledge": json.loads(json.dumps(asdict(manifest)))},
             )
             if store:
@@ -111,10 +111,10 @@ def _log(
             if store:
                 lay_out(manifest, folder, store / PLACE, _known_files(client, manifest), linked=f"{manifests.ENGINES}/")
             client.finalize_logged_model(model_id, LoggedModelStatus.READY)
-            # The version itself, not its URI, which MLflow looks up in the experiment that the environment names.
+            # The version object, not its URI, which MLflow looks up in the experiment set in the environment.
             client.link_prompt_version_to_run(run.run_id, client.get_prompt_version(prompt.name, str(prompt.version)))
             client.link_prompt_version_to_model(prompt.name, str(prompt.version), model_id)
-            with shield_from_interrupts():  # from here on the release is there
+            with shield_from_interrupts():  # from here on the release exists
                 version = add_version(
                     client,
                     manifest.name,
@@ -125,17 +125,18 @@ def _log(
                 )
         except (MlflowException, OSError) as error:
             raise FledgeError(
-                f"MLflow did not register {manifest.name}: {str(error).splitlines()[0]}", hint="nothing is left of it"
+                f"MLflow did not register {manifest.name}: {str(error).splitlines()[0]}",
+                hint="nothing was stored; fix the cause, then register again",
             ) from None
         finally:
             if version is None:
                 with shield_from_interrupts(), contextlib.suppress(MlflowException):  # the store may be what failed
                     _delete_models(client, run.experiment_id, run.run_id)
-    return _first(client, manifest, version)
+    return _drop_duplicate(client, manifest, version)
 
 
-def _without_files(folder: Path) -> Path:
-    """A copy of a release's folder with no more than its manifest and its signature."""
+def _copy_manifest(folder: Path) -> Path:
+    """Copy only the manifest and the signature of a release's folder and return the copy."""
     copy = state.ensure(folder.parent / "manifest" / folder.name)
     for name in (manifests.MANIFEST, manifests.SIGNATURE):
         if (folder / name).is_file():
@@ -144,9 +145,11 @@ def _without_files(folder: Path) -> Path:
 
 
 def _known_files(client: MlflowClient, manifest: Manifest) -> dict[str, Path]:
-    """Files of the latest releases of the same model in a store that is a folder of this machine, by their SHA-256."""
+    """Return files of the latest releases of the model in a store on this machine, by SHA-256."""
     found = client.search_model_versions(
-        f"tags.`{MODEL_TAG}` = '{manifest.model_digest}'", max_results=SHARING, order_by=["last_updated_timestamp DESC"]
+        f"tags.`{MODEL_TAG}` = '{manifest.model_digest}'",
+        max_results=MOST_SHARING,
+        order_by=["last_updated_timestamp DESC"],
     )
     folders = [folder for version in found if (folder := stored_folder(client, version))]
     return files_of_releases(folders, manifest.model_digest)
@@ -163,10 +166,12 @@ def _version_tags(manifest: Manifest) -> dict[str, str]:
     }
 
 
-def _first(client: MlflowClient, manifest: Manifest, version: ModelVersion) -> ModelVersion:
-    """Of two that register the same at once the first one counts; it may be the same one, where MLflow's answer was
-    lost on its way, and it was asked again."""
-    first = _with_digest(client, manifest)
+def _drop_duplicate(client: MlflowClient, manifest: Manifest, version: ModelVersion) -> ModelVersion:
+    """Return the first version with this content, and delete `version` if it is a later one.
+
+    Both may come from the same run: the client repeats a request whose response was lost.
+    """
+    first = _find_by_digest(client, manifest)
     if first is None or int(first.version) == int(version.version):
         return version
     client.delete_model_version(manifest.name, version.version)
@@ -175,8 +180,8 @@ def _first(client: MlflowClient, manifest: Manifest, version: ModelVersion) -> M
     return first
 
 
-def _signature(manifest: Manifest, prompt: Prompt) -> ModelSignature:
-    """Every column may be left out: a row has the prompt's variables, or a text alone, or messages."""
+def _build_signature(manifest: Manifest, prompt: Prompt) -> ModelSignature:
+    """Return a signature of optional columns: a row holds the prompt's variables, a single text, or messages."""
     kinds = get_type_hints(GenerationParams)
     asked = {
         name: float(value) if kinds[name] is float else value
@@ -196,13 +201,13 @@ def _signature(manifest: Manifest, prompt: Prompt) -> ModelSignature:
 
 
 def _delete_models(client: MlflowClient, experiment: str, run_id: str) -> None:
-    """Remove what a run stored for a version that does not come to be."""
+    """Delete the models and files that a run stored for a version that was not kept."""
     for model in client.search_logged_models([experiment], filter_string=f"source_run_id = '{run_id}'"):
         with contextlib.suppress(MlflowException, OSError, NotImplementedError):  # `mlflow gc` removes what is left
             get_artifact_repository(model.artifact_location).delete_artifacts()
         client.delete_logged_model(model.model_id)
 
 
-def _with_digest(client: MlflowClient, manifest: Manifest) -> ModelVersion | None:
+def _find_by_digest(client: MlflowClient, manifest: Manifest) -> ModelVersion | None:
     found = client.search_model_versions(filter_string=f"tags.`{DIGEST_TAG}` = '{manifest.digest}'")
     return min((item for item in found if item.name == manifest.name), key=lambda item: int(item.version), default=None)

@@ -1,4 +1,4 @@
-"""Adding a version to a registered model, as several may do at once."""
+"""Adding versions to a registered model, safe for concurrent processes."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -18,9 +18,9 @@ FINAL = ("PERMISSION_DENIED", "UNAUTHENTICATED", "INVALID_PARAMETER_VALUE")
 def add_version(
     client: MlflowClient, name: str, source: str, *, about: Mapping[str, Any] | None = None, **options: Any
 ) -> ModelVersion:
-    """A new version of `name`; that is created where it is missing, with the description and tags in `about`.
+    """Add a version to `name` and return it; create a missing `name` with the description and tags in `about`.
 
-    Raises `FledgeError` if the store takes none.
+    Raises `FledgeError` if the store does not accept it.
     """
 
     def create() -> ModelVersion:
@@ -31,9 +31,9 @@ def add_version(
                 _create(client, name, about or {})
             raise
 
-    # Two that make a version at the same time collide in some stores.
+    # Concurrent writers collide in some stores.
     again = Retrying(
-        retry=retry_if_exception(_may_pass),
+        retry=retry_if_exception(_is_transient),
         stop=stop_after_attempt(ATTEMPTS) | stop_after_delay(PATIENCE_S),
         wait=wait_random_exponential(0.05),
         reraise=True,
@@ -41,10 +41,10 @@ def add_version(
     try:
         return again(create)
     except MlflowException as error:
-        raise FledgeError(f"MLflow took no version of {name}: {str(error).splitlines()[0]}") from None
+        raise FledgeError(f"MLflow did not add a version to {name}: {str(error).splitlines()[0]}") from None
 
 
-def _may_pass(error: BaseException) -> bool:
+def _is_transient(error: BaseException) -> bool:
     return isinstance(error, MlflowException) and error.error_code not in FINAL
 
 

@@ -1,4 +1,4 @@
-"""A champion in one step, as `fledge run` wants it."""
+"""Register and promote a champion in one step, for `fledge run`."""
 
 from fledge.core.errors import InputError
 from fledge.core.types import Say
@@ -13,23 +13,23 @@ REASON = "fledge run"
 
 
 def ensure_champion(config: ExperimentConfig, release: ReleaseConfig, say: Say) -> str:
-    """Have the champion of a name be a release of `config.model`, whatever its prompt; returns the name.
+    """Ensure that the champion is a release of `config.model`, with any prompt, and return its name.
 
-    Where it is none, one is registered and promoted by force. Where this machine keeps one, MLflow is not asked.
+    If it is not, register and force-promote one. If the local cache has it, MLflow is not queried.
     """
     if selection.is_release(config.model):
-        raise InputError(f"{config.model} is a release already", hint=f"fledge serve {config.model}")
+        raise InputError(f"{config.model} is already a release", hint=f"fledge serve {config.model}")
     snapshot = selection.find_snapshot(config.model, config)
     name = release.name_for(config.model)
     reference = release_cache.ReleaseRef(name, "champion", "")
     kept = release_cache.recall(config.state_dir / "releases", config.tracking, reference)
     say(f"running {snapshot.source} as {name}@champion")
     if kept is not None and (manifest := load_manifest(kept)).model_digest == snapshot.digest:
-        say(f"it is version {manifest.version}, with the prompt {manifest.prompt_label}")
+        say(f"{name}@champion is version {manifest.version}, with the prompt {manifest.prompt_label}")
         return name
     if _champion_digest(config, name) != snapshot.digest:
         made = register(config, name=name, engines=release.engines, say=say)
-        if _champion_digest(config, name) == snapshot.digest:  # another did the same meanwhile
+        if _champion_digest(config, name) == snapshot.digest:  # another process did the same meanwhile
             return name
         move = promote(name, made.version, force=True, reason=REASON, say=say, workspace=config)
         say(f"{name}@champion: {move.before or 'none'} -> {move.after}, by force: {REASON}")
@@ -37,7 +37,7 @@ def ensure_champion(config: ExperimentConfig, release: ReleaseConfig, say: Say) 
 
 
 def _champion_digest(config: ExperimentConfig, name: str) -> str:
-    """The digest of the champion's model, as the registry has it; empty where there is no champion."""
+    """Return the digest of the champion's model from the registry, empty if there is no champion."""
     from fledge.releases._mlflow_releases import MODEL_TAG, find
 
     try:

@@ -1,4 +1,4 @@
-"""Names of the columns of a release's input that are not its prompt's variables."""
+"""Names of input columns of a release besides its prompt's variables."""
 
 MESSAGES = "messages"
-BARE = 0  # what pandas calls the column of a text that has no name
+BARE = 0  # pandas' name for the column of an unnamed text

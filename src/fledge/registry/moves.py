@@ -1,16 +1,16 @@
-"""Moves of aliases: a log to which anybody may append at any time, and which of its entries count."""
+"""Alias moves: a log that any process may append to at any time, and which of its entries are valid."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar, Literal
 
-LOG = ".history"  # after a release's name: the registered model whose versions are the entries
-IN_JSON = ("time", "who", "name", "alias", "action", "reason", "evidence", "forced", "digest")  # of an entry, in JSON
+LOG = ".history"  # suffix of the registered model whose versions are the log entries
+IN_JSON = ("time", "who", "name", "alias", "action", "reason", "evidence", "forced", "digest")  # fields of an entry
 
 
 @dataclass(frozen=True)
 class AliasChange:
-    """An alias of a model or a prompt, from a version to another; None is no version."""
+    """A change of a model's or prompt's alias from version `before` to `after`; None is no version."""
 
     kind: Literal["model", "prompt"]
     name: str
@@ -24,10 +24,10 @@ class AliasChange:
 
 @dataclass(frozen=True)
 class AliasMove:
-    """Aliases that move together: the model's, which is the last of `changes`, and those of prompts.
+    """Aliases that move together: those of prompts, and the model's as the last of `changes`.
 
-    `follows` is the number of the newest entry that its author saw, `undoes` that of the move that a rollback takes
-    back. `owner` is the process that carries it out. `number` and `done` are what the log says of it.
+    `follows` is the number of the newest entry that its author saw, `undoes` the number of the move that a rollback
+    reverts. `owner` is the process that applies it. `number` and `done` come from the log.
     """
 
     name: str
@@ -63,8 +63,8 @@ class AliasMove:
 
 @dataclass(frozen=True)
 class HistoryNote:
-    """What happened to a release under an alias without a move of it: `before` is what is served, `after` what was
-    tried. Nothing is taken back by a rollback."""
+    """An event under an alias that did not move it: `before` is the served version, `after` the one that was tried.
+    A rollback ignores notes."""
 
     name: str
     alias: str
@@ -76,7 +76,7 @@ class HistoryNote:
     reason: str
     evidence: str | None = None
     number: int = 0
-    forced: ClassVar[bool] = False  # as nothing was moved
+    forced: ClassVar[bool] = False  # nothing was moved
     digest: ClassVar[str] = ""
 
     def as_dict(self) -> dict[str, Any]:
@@ -85,9 +85,9 @@ class HistoryNote:
         return {**shown, "from": self.before, "to": self.after, "prompts": [], "number": self.number}
 
 
-def in_force(moves: Iterable[AliasMove]) -> list[AliasMove]:
-    """The entries that count, oldest first: of two that follow the same one the earlier, so that nobody moves what
-    somebody else has just moved."""
+def select_valid(moves: Iterable[AliasMove]) -> list[AliasMove]:
+    """Return the valid entries, oldest first: of entries that follow the same one, only the earliest, so that no
+    process overwrites a move that it has not seen."""
     kept: list[AliasMove] = []
     for move in sorted(moves, key=lambda item: item.number):
         if not kept or kept[-1].number <= move.follows:
@@ -95,8 +95,8 @@ def in_force(moves: Iterable[AliasMove]) -> list[AliasMove]:
     return kept
 
 
-def to_undo(moves: Sequence[AliasMove], alias: str) -> AliasMove | None:
-    """The move of an alias that a rollback takes back next, of those in force; None where none is left."""
+def find_undoable(moves: Sequence[AliasMove], alias: str) -> AliasMove | None:
+    """Return the valid move of an alias that a rollback reverts next, None if none is left."""
     stack: list[AliasMove] = []
     for move in moves:
         if move.alias != alias:

@@ -9,15 +9,17 @@ from fledge.registry.moves import LOG
 from fledge.releases.release_cache import parse
 
 DEFAULT_NAME = "huggingface-dialogpt-model"
-OF_MODELS = {"embedded": DEFAULT_NAME, "smollm2": "smollm2-135m-instruct"}  # models that are known by a short name
-# Of a GGUF file: the type of its weights, and its part of several.
+OF_MODELS = {"embedded": DEFAULT_NAME, "smollm2": "smollm2-135m-instruct"}  # models with a short name
+# The part number and the weight type in the name of a GGUF file.
 _GGUF = re.compile(r"([.-]\d{5}-of-\d{5})?\.gguf$", re.IGNORECASE)
 _QUANTIZED = re.compile(r"[._-](i?q\d\w*|b?f16|f32)$", re.IGNORECASE)
 
 
 def derive_name(model: str) -> str:
-    """The last part of a Hub id or a path, in lower case, of letters, digits, `.`, `_` and `-` only; a GGUF file's
-    without the type of its weights. A release keeps its own. Raises `InputError` where nothing is left."""
+    """Return the last part of a Hub id or path in lower case, with only letters, digits, `.`, `_` and `-`.
+
+    The weight type of a GGUF file is dropped; a release keeps its name. Raises `InputError` if nothing is left.
+    """
     if model in OF_MODELS:
         return OF_MODELS[model]
     if model.startswith("models:/") or re.fullmatch(r"[^/:@\s]+@[^/@\s]+", model):
@@ -30,12 +32,12 @@ def derive_name(model: str) -> str:
         last = _QUANTIZED.sub("", _GGUF.sub("", last))
     name = re.sub(r"[^a-z0-9._-]+", "-", last.lower())[:100].strip("._-")
     if not name:
-        raise InputError(f"no name for a release can be made of {model!r}", hint="--name NAME")
+        raise InputError(f"cannot derive a release name from {model!r}", hint="--name NAME")
     return name
 
 
 def check_syntax(name: str) -> None:
-    """Raise `InputError` for what cannot be the name of a release."""
+    """Raise `InputError` unless `name` can be the name of a release."""
     if not re.fullmatch(r"[^/:@\x00-\x1f]{1,200}", name) or name.endswith(LOG):
-        hint = f"no '/', ':' or '@', and not '{LOG}' at its end"
-        raise InputError(f"{name!r} cannot be the name of a release", hint=hint)
+        hint = f"use no '/', ':' or '@', and no '{LOG}' at the end"
+        raise InputError(f"invalid release name {name!r}", hint=hint)

@@ -1,4 +1,4 @@
-"""What goes into a release: the manifest of its parts, the engines that were exported, our own code, requirements."""
+"""Contents of a release: manifest, exported engines, fledge's code, requirements."""
 
 import importlib.metadata
 import json
@@ -21,7 +21,7 @@ from fledge.prompts.prompt import Prompt
 from fledge.registry.columns import MESSAGES
 from fledge.releases.manifest import Manifest, Weights
 
-# What the code of a release imports, and what its engines do.
+# Packages that the code of a release imports, then those its engines import.
 ALWAYS = (
     *("mlflow", "langchain-core", "pydantic", "python-dotenv", "numpy", "pandas", "psutil"),
     *("jinja2", "msgspec", "safetensors", "tokenizers"),
@@ -41,15 +41,15 @@ def describe(
     weights: Weights,
     evaluation: Mapping[str, Any],
 ) -> Manifest:
-    """The manifest of a release, as yet without files and engines."""
+    """Return the manifest of a release, still without files and engines."""
     if weights == "reference" and (not snapshot.commit or is_release(snapshot.source)):
         raise InputError(
-            f"{snapshot.source} is not of the Hub: nobody else could fetch it", hint="leave --weights at copy"
+            f"--weights reference needs a Hub model, and {snapshot.source} is not one", hint="--weights copy"
         )
     if MESSAGES in prompt.variables:
         raise InputError(
-            f"prompt {prompt.label} has a variable {MESSAGES!r}, by which a release knows conversations",
-            hint="name it otherwise",
+            f"prompt {prompt.label} has a variable {MESSAGES!r}, which a release reserves for conversations",
+            hint="rename the variable",
         )
     values = asdict(generation)
     return Manifest(
@@ -71,20 +71,22 @@ def describe(
 
 
 def describe_engines(folders: Mapping[str, Path]) -> dict[str, dict[str, Any]]:
-    """What a manifest says of engines by mode: which, and what their gate measured."""
-    return {mode: {"engine": "openvino", **_gate(folder)} for mode, folder in folders.items()}
+    """Return the manifest's description of engines by mode: name and gate measurements."""
+    return {mode: {"engine": "openvino", **_read_gate(folder)} for mode, folder in folders.items()}
 
 
-def engine_modes(
+def select_modes(
     wanted: Sequence[str], settings: EngineSettings, snapshot: Snapshot, weights: Weights
 ) -> tuple[Mode, ...]:
-    """The modes of the engines that a release of a model brings along: as wanted, else those in which `serve` would run
-    it here. Raises `InputError` and `MissingExtraError` for what was wanted and cannot be."""
+    """Return the modes of the engines that a release includes: those `wanted`, else those that `serve` would use here.
+
+    Raises `InputError` or `MissingExtraError` if a wanted mode is not possible.
+    """
     if "none" in wanted and len(wanted) > 1:
         raise InputError("--engines none cannot be combined with modes", hint="--engines exact,fast, or --engines none")
     if wanted and "none" not in wanted:
         if weights == "reference":
-            raise InputError("--weights reference keeps no files, so no engines", hint="leave out --engines")
+            raise InputError("--weights reference stores no engine files", hint="leave out --engines")
         modes: tuple[Mode, ...] = ("exact", "fast")
         chosen = tuple(mode for mode in modes if mode in wanted)
         if not all(selection.can_export(settings, snapshot, mode) for mode in chosen):
@@ -94,49 +96,51 @@ def engine_modes(
         return ()
     try:
         choice = selection.choose(settings, snapshot)
-    except (InputError, MissingExtraError):  # whoever serves it has another machine
+    except (InputError, MissingExtraError):  # it may be served on another machine
         return ()
     by_setting: dict[str, tuple[Mode, ...]] = {"exact": ("exact",), "fast": ("fast",), "auto": ("exact", "fast")}
     return by_setting[settings.mode] if choice.name == "openvino" else ()
 
 
 def export(snapshot: Snapshot, cache_dir: Path, modes: Sequence[Mode], say: Say, *, required: bool) -> dict[str, Path]:
-    """The folders of the model's engines, by mode, exported where they are not yet. Where none can be and none is
-    required, `say` is told."""
+    """Return the folders of the model's engines by mode, exporting missing ones.
+
+    If the export fails: raise `ExportError` if engines are `required`, else report it by `say` and return none.
+    """
     try:
         return {str(mode): find_or_export(snapshot, cache_dir / "engines", mode, say) for mode in modes}
     except ExportError as error:
         if required:
             raise
-        say(f"{error.message}; the release brings no engine files along, and transformers runs it")
+        say(f"{error.message}; the release includes no engine files and will run with transformers")
         return {}
 
 
 def copy_code(folder: Path) -> Path:
-    """Copy fledge into `folder`, so that a release runs where fledge is not installed; without the embedded model."""
+    """Copy fledge, without the embedded model, into `folder`: a release must load where fledge is not installed."""
     target = folder / "fledge"
-    box = str(ROOT / "fledge" / "models" / "embedded")
+    embedded = str(ROOT / "fledge" / "models" / "embedded")
 
-    def left_out(where: str, names: list[str]) -> list[str]:
-        return [name for name in names if name == "__pycache__" or (where == box and name == "snapshot")]
+    def ignore(where: str, names: list[str]) -> list[str]:
+        return [name for name in names if name == "__pycache__" or (where == embedded and name == "snapshot")]
 
-    shutil.copytree(ROOT / "fledge", target, ignore=left_out)
+    shutil.copytree(ROOT / "fledge", target, ignore=ignore)
     return target
 
 
-def requirements(manifest: Manifest) -> list[str]:
-    """What pip has to install to load a release, as `name==version` of what is installed here."""
+def list_requirements(manifest: Manifest) -> list[str]:
+    """Return the pip requirements of a release as `name==version`, with the versions installed here."""
     wanted: Collection[str] = (
         *ALWAYS,
         *(EXPORTED if manifest.engines else UNEXPORTED),
         *(BY_REFERENCE if manifest.weights == "reference" else ()),
     )
     found = {name: version for name in wanted if (version := _version(name))}
-    # A local part, as of a build for the CPU, is on no index but its own.
+    # Drop local version labels such as +cpu, which PyPI does not have.
     return [f"{name}=={version.partition('+')[0]}" for name, version in found.items()]
 
 
-def _gate(folder: Path) -> dict[str, Any]:
+def _read_gate(folder: Path) -> dict[str, Any]:
     gate = folder / "gate.json"
     return json.loads(gate.read_text(encoding="utf-8")) if gate.is_file() else {}
 

@@ -1,11 +1,11 @@
-"""What `register` returns."""
+"""Results of `register`."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
 class Standing:
-    """Of the arm that a release is made of: whether its run proves it, and by what, or why not."""
+    """Whether the run of a released arm is evidence for it, and why or why not."""
 
     name: str
     proven: bool
@@ -17,8 +17,8 @@ class Standing:
 
 @dataclass(frozen=True)
 class Release:
-    """A registered version; `new` unless the same content was registered before. `arm` is that of the run it was made
-    from, where it was."""
+    """A registered version; `new` is false if the same content was registered before. `arm` is set for a release from
+    a run."""
 
     name: str
     version: int

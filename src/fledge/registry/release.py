@@ -1,4 +1,4 @@
-"""`register`, `verify`, `promote`, `rollback` and `history`: releases as a user handles them."""
+"""`register`, `verify`, `promote`, `rollback` and `history`: the public functions for releases."""
 
 import getpass
 import os
@@ -18,7 +18,7 @@ from fledge.prompts.base_store import DEFAULTS
 from fledge.prompts.prompt import PromptStore, check_alias
 from fledge.prompts.store import open_store
 from fledge.registry import package
-from fledge.registry.moves import AliasChange, AliasMove, HistoryNote, to_undo
+from fledge.registry.moves import AliasChange, AliasMove, HistoryNote, find_undoable
 from fledge.registry.naming import check_syntax, derive_name
 from fledge.registry.registered import Release
 from fledge.registry.signing import check_key, check_signature
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 
 class Verification(NamedTuple):
-    """What was checked: how many files, and the signature where there is one and a key was given."""
+    """The result of `verify`: the number of files checked, and whether a signature exists and was checked."""
 
     name: str
     version: int
@@ -44,15 +44,15 @@ class Verification(NamedTuple):
 
 @dataclass(frozen=True)
 class ReleaseConfig(Workspace):
-    """What the registry needs to know."""
+    """Settings of the registry."""
 
     name: str = option("", "registered model; named after the model unless set", env="MODEL_NAME")
     engines: tuple[Literal["exact", "fast", "none"], ...] = option(
-        (), "engine files that a release brings along: exact, fast or none; those of --mode unless set"
+        (), "engine files to include in a release: exact, fast or none; those of --mode unless set"
     )
 
     def name_for(self, model: str) -> str:
-        """The registered name of a model."""
+        """Return the registered name for a model."""
         return self.name or derive_name(model)
 
 
@@ -68,37 +68,35 @@ def register(
     sign_key: Path | None = None,
     say: Say = silent,
 ) -> Release:
-    """Register a release of `config.model`, of the settings' unless given, with one prompt; the same content once only.
+    """Register a release of `config.model` with one prompt and return it; identical content is registered once.
 
-    Without a prompt, one that chats is asked the question itself (`question`), any other `simple`; without a name the
-    setting MODEL_NAME counts, else it is derived from the model. From a run (id, prefix or `last`), model, prompt
-    version and settings are those of `arm`, else of what was evaluated or the comparison's winner, or its leader where
-    nothing won. `engines` are the modes of the engines that it brings along, exported where they are not yet; None for
-    the setting, else those that `serve` would use here. `weights` may be `reference` for a model of the Hub: only its
-    id and commit are kept, and its files are checked when they are fetched. `sign_key` is a private key in a PEM file.
-    `say` is told what takes long.
+    `run_id` (id, prefix or `last`) takes model, prompt version and settings from `arm`, else from the evaluated arm,
+    the comparison's winner or its leader. `name` defaults to the setting MODEL_NAME, else is derived from the model.
+    `prompt` defaults to `question` for a chat model and to `simple` for others. `engines` are the modes of the engine
+    files to include, exported if missing; None for the setting, else those that `serve` would use here. `weights` may
+    be `reference` for a Hub model: only its id and commit are stored, and its files are checked when fetched.
+    `sign_key` is a private key in a PEM file. `say` is called before long work.
     """
-
     config, settings = config or ExperimentConfig(), ReleaseConfig()
     wanted = settings.engines if engines is None else engines
     if arm and not run_id:
-        raise InputError("an arm is one of a run", hint="--run RUN --arm ARM")
+        raise InputError(f"--arm {arm} needs a run", hint=f"--run RUN --arm {arm}")
     if sign_key is not None:
         check_key(sign_key)
-    # What can be refused is, before MLflow is loaded.
+    # Check the arguments before loading MLflow, which is slow.
     source = source_of_run(config, run_id, arm, prompt) if run_id else source_of_model(config, prompt)
-    modes = package.engine_modes(wanted, config, source.snapshot, weights)
+    modes = package.select_modes(wanted, config, source.snapshot, weights)
     name = name or settings.name_for(source.model)
     check_syntax(name)
     seconds = export_seconds(source.snapshot, config.cache_dir / "engines", modes)
-    needed = f"; its engine files are not exported yet: about {seconds:.0f} s" if seconds else ""
+    needed = f"; exporting its engine files takes about {seconds:.0f} s" if seconds else ""
     say(f"registering {source.snapshot.source} as {name}{needed}")
 
     from fledge.registry._mlflow_register import find_release, register_release
 
     client = connect(config.tracking)
     prompts = open_store(client)
-    _check_free(name, prompts)
+    _check_unused(name, prompts)
     chosen = prompts.load(source.prompt or default_prompt(source.snapshot))
     form = resolve_format(chosen, source.snapshot, source.format_for(chosen, config))
     generation = resolve_generation(source.generation, chosen) if source.own else source.generation
@@ -116,9 +114,9 @@ def register(
 
 
 def verify(target: str, *, key: Path | None = None, workspace: Workspace | None = None) -> Verification:
-    """Check what the tracking store has of a release against its manifest, and with a public `key` its signature.
+    """Check the files of a release in the tracking store against its manifest, and its signature by a public `key`.
 
-    Raises `FledgeError` that names every file that is missing, changed or not listed.
+    Raises `FledgeError` that names each missing, changed or unlisted file.
     """
     from fledge.releases._mlflow_releases import find, stored
 
@@ -146,13 +144,13 @@ def promote(
     workspace: Workspace | None = None,
     say: Say = silent,
 ) -> AliasMove:
-    """Move an alias by the evidence of a run (id, prefix or `last`), or by force; keep the release ready for `serve`.
+    """Move an alias by the evidence of a run (id, prefix or `last`) or by force, and cache the release for `serve`.
 
-    The alias of the release's prompt moves with it. With `expected` the alias must mean that version still (0: none).
-    Raises `RefusedError` where the evidence is not of this release, `ConflictError` where the alias moves meanwhile.
+    The alias of the release's prompt moves with it. With `expected` the alias must still refer to that version (0:
+    none). Raises `RefusedError` if the evidence is not for this release, `ConflictError` if the alias moves meanwhile.
     """
-    from fledge.registry._mlflow_evidence import proof
-    from fledge.registry._mlflow_moves import MoveLog, owner
+    from fledge.registry._mlflow_evidence import check_evidence
+    from fledge.registry._mlflow_moves import MoveLog, identify_process
     from fledge.releases._mlflow_releases import MODEL_TAG, fetch, find, stored
 
     check_alias(alias)
@@ -160,36 +158,38 @@ def promote(
     client = connect(workspace.tracking)
     releases, engines = workspace.state_dir / "releases", workspace.cache_dir / "engines"
     found = find(client, f"{name}/{version}")
-    with stored(client, found):  # what others would fetch is whole, too
+    with stored(client, found):  # raises if the stored files are damaged
         folder = fetch(client, found, releases, known_files(engines, found.tags.get(MODEL_TAG, "")))
     release = read_kept(folder)
     if force and not reason:
         raise InputError("a forced promotion needs a reason", hint='--force --reason "..."')
-    evidence, given = proof(client, release, evidence, force=force)
+    evidence, given = check_evidence(client, release, evidence, force=force)
     prompts = open_store(client)
     log = MoveLog(client, name, prompts, say)
 
-    def wanted(moves: Sequence[AliasMove]) -> AliasMove:
+    def make_move(moves: Sequence[AliasMove]) -> AliasMove:
         current = log.current(alias)
         last = next((move for move in reversed(moves) if move.alias == alias), None)
         if last is not None and last.after != current:
-            say(f"{name}@{alias} was moved to {current or 'nothing'} outside of fledge since")
+            say(f"{name}@{alias} was moved to {current or 'nothing'} outside of fledge")
         _check_expected(name, alias, current or 0, expected)
         return AliasMove(
             name=name,
             alias=alias,
             action="promote",
-            changes=tuple(_changes(prompts, log, release, last, AliasChange("model", name, current, version), alias)),
+            changes=tuple(
+                _plan_changes(prompts, log, release, last, AliasChange("model", name, current, version), alias)
+            ),
             time=time.time(),
-            who=_user(),
-            owner=owner(),
+            who=_user_name(),
+            owner=identify_process(),
             reason=f"{given}; {reason}" if given and reason else given or reason,
             evidence=evidence,
             forced=force,
             digest=release.digest,
         )
 
-    move = log.add(wanted)
+    move = log.add(make_move)
     release_cache.remember(releases, workspace.tracking, release_cache.ReleaseRef(name, alias, ""), folder)
     return move
 
@@ -210,11 +210,11 @@ def rollback(
     workspace: Workspace | None = None,
     say: Say = silent,
 ) -> AliasMove:
-    """Take back the last promotion of an alias that was not taken back yet; the prompt's alias goes with it.
+    """Revert the last promotion of an alias that was not yet reverted; the prompt's alias moves with it.
 
-    Raises `InputError` where there is none to go back to, `ConflictError` where the alias was moved meanwhile.
+    Raises `InputError` if there is no earlier version, `ConflictError` if the alias was moved meanwhile.
     """
-    from fledge.registry._mlflow_moves import MoveLog, owner
+    from fledge.registry._mlflow_moves import MoveLog, identify_process
     from fledge.releases._mlflow_releases import DIGEST_TAG, MODEL_TAG, fetch, find
 
     workspace = workspace or Workspace()
@@ -224,14 +224,14 @@ def rollback(
     releases, engines = workspace.state_dir / "releases", workspace.cache_dir / "engines"
     folders: dict[int | None, Path] = {}
 
-    def wanted(moves: Sequence[AliasMove]) -> AliasMove:
+    def make_move(moves: Sequence[AliasMove]) -> AliasMove:
         current = log.current(alias)
-        last = to_undo(moves, alias)
+        last = find_undoable(moves, alias)
         if last is None or last.before is None:
-            raise InputError(f"{name}@{alias} has had no version before", hint=f"fledge history {name}")
+            raise InputError(f"{name}@{alias} has no earlier version", hint=f"fledge history {name}")
         if current != last.after:
             raise ConflictError(
-                f"{name}@{alias} is {current or 'nothing'}, and was moved there outside of fledge",
+                f"{name}@{alias} was moved to {current or 'nothing'} outside of fledge",
                 hint=f'fledge promote {name} {last.before} --alias {alias} --force --reason "..."',
             )
         target = find(client, f"{name}/{last.before}")
@@ -240,31 +240,31 @@ def rollback(
             name=name,
             alias=alias,
             action="rollback",
-            changes=tuple(_taken_back(prompts, log, last)),
+            changes=tuple(_reverse_changes(prompts, log, last)),
             time=time.time(),
-            who=_user(),
-            owner=owner(),
-            reason=reason or f"takes back the move of {time.strftime('%Y-%m-%d %H:%M', time.localtime(last.time))}",
+            who=_user_name(),
+            owner=identify_process(),
+            reason=reason or f"reverts the move of {time.strftime('%Y-%m-%d %H:%M', time.localtime(last.time))}",
             digest=target.tags.get(DIGEST_TAG, ""),
             undoes=last.number,
         )
 
-    move = log.add(wanted)
+    move = log.add(make_move)
     release_cache.remember(releases, workspace.tracking, release_cache.ReleaseRef(name, alias, ""), folders[move.after])
     return move
 
 
 def history(name: str, *, workspace: Workspace | None = None, say: Say = silent) -> list[AliasMove | HistoryNote]:
-    """Return the moves of a registered model's aliases, and the notes beside them, newest first.
+    """Return the alias moves of a registered model and the notes, newest first.
 
-    A move that was begun and not ended is ended first.
+    An unfinished move is finished first.
     """
     from fledge.registry._mlflow_moves import MoveLog
 
     client = connect((workspace or Workspace()).tracking)
     log = MoveLog(client, name, open_store(client), say)
     log.current("champion")  # raises for an unknown model
-    entries: list[AliasMove | HistoryNote] = [*log.settle(), *log.notes()]
+    entries: list[AliasMove | HistoryNote] = [*log.finish_pending(), *log.notes()]
     return sorted(entries, key=lambda entry: entry.number, reverse=True)
 
 
@@ -279,63 +279,62 @@ def note(
     *,
     evidence: str | None = None,
 ) -> None:
-    """Add to the history of `name` what happened under an alias that did not move: `before` goes on, not `after`."""
+    """Add a note to the history of `name`: the alias stayed at `before` and did not move to `after`."""
     from fledge.registry._mlflow_moves import MoveLog
 
     client = connect(tracking_uri)
     log = MoveLog(client, name, open_store(client), lambda _: None)
-    log.note(HistoryNote(name, alias, action, before, after, time.time(), _user(), reason, evidence))
+    log.note(HistoryNote(name, alias, action, before, after, time.time(), _user_name(), reason, evidence))
 
 
-def _check_free(name: str, prompts: PromptStore) -> None:
-    if name not in DEFAULTS:  # which are prompts as soon as they are asked for
+def _check_unused(name: str, prompts: PromptStore) -> None:
+    if name not in DEFAULTS:  # those are registered on first use
         try:
             prompts.versions(name)
         except InputError:
             return
     raise InputError(
-        f"{name!r} is the name of a prompt, and MLflow keeps both in one place", hint=f"--name {name}-model"
+        f"{name!r} is the name of a prompt, and MLflow requires distinct names", hint=f"--name {name}-model"
     )
 
 
-def _meant(prompts: PromptStore, name: str, alias: str) -> int | None:
-    """The version of a prompt that an alias means; None where there is none."""
+def _resolve_alias(prompts: PromptStore, name: str, alias: str) -> int | None:
+    """Return the version of a prompt that an alias refers to, None if there is none."""
     try:
         return next((prompt.version for prompt in prompts.versions(name) if alias in prompt.aliases), None)
     except InputError:
         return None
 
 
-def _changes(
+def _plan_changes(
     prompts: PromptStore, log: "MoveLog", release: Manifest, last: AliasMove | None, own: AliasChange, alias: str
 ) -> Iterator[AliasChange]:
-    """What moves: the alias of another prompt that the last move gave it to, of the release's prompt, and `own`."""
+    """Yield the changes of a promotion: drop the alias of the previous prompt, set that of the new one, then `own`."""
     for change in last.changes[:-1] if last else ():
         if change.name != release.prompt_name and change.after is not None:
-            gone = AliasChange("prompt", change.name, change.after, None)
-            if _may_go(prompts, log, gone, alias):
-                yield gone
-    before = _meant(prompts, release.prompt_name, alias)
+            removal = AliasChange("prompt", change.name, change.after, None)
+            if _can_change(prompts, log, removal, alias):
+                yield removal
+    before = _resolve_alias(prompts, release.prompt_name, alias)
     yield AliasChange("prompt", release.prompt_name, before, release.prompt_version)
     yield own
 
 
-def _taken_back(prompts: PromptStore, log: "MoveLog", move: AliasMove) -> Iterator[AliasChange]:
-    """The changes of a move the other way round."""
+def _reverse_changes(prompts: PromptStore, log: "MoveLog", move: AliasMove) -> Iterator[AliasChange]:
     for change in move.changes:
-        if change.kind == "model" or _may_go(prompts, log, change.reversed, move.alias):
+        if change.kind == "model" or _can_change(prompts, log, change.reversed, move.alias):
             yield change.reversed
 
 
-def _may_go(prompts: PromptStore, log: "MoveLog", change: AliasChange, alias: str) -> bool:
-    """Whether a prompt's alias means what this model's last move left, and is not taken from another model."""
-    if _meant(prompts, change.name, alias) != change.before:
+def _can_change(prompts: PromptStore, log: "MoveLog", change: AliasChange, alias: str) -> bool:
+    """Return whether a prompt's alias is still where the last move left it, and no other model needs it."""
+    if _resolve_alias(prompts, change.name, alias) != change.before:
         return False
     return change.after is not None or not log.is_shared(f"{change.name}/{change.before}", alias)
 
 
-def _user() -> str:
+def _user_name() -> str:
     try:
         return getpass.getuser()
-    except (KeyError, OSError):  # a container's user may have no name
+    except (KeyError, OSError):  # a user in a container may have no name
         return f"uid {os.getuid()}"

@@ -1,4 +1,4 @@
-"""What a release is made of: a model, or an arm of a run."""
+"""The source of a release: a model, or an arm of a run."""
 
 from typing import Any, NamedTuple
 
@@ -16,7 +16,7 @@ from fledge.tracking.connection import connect
 
 
 class Source(NamedTuple):
-    """What a release is made of. `own` says that its generation settings are yet to be combined with its prompt's."""
+    """The source of a release. With `own` its generation settings are still to be combined with its prompt's."""
 
     model: str
     snapshot: Snapshot
@@ -28,33 +28,33 @@ class Source(NamedTuple):
     format: Format | None = None
 
     def format_for(self, prompt: Prompt, config: ExperimentConfig) -> PromptFormat:
-        """How the prompt is to be put to the model: as configured, else as the arm was asked."""
+        """Return the format of the prompt: the configured one, else the arm's."""
         if config.format != "auto" or self.own:
             return config.format
         return self.format or implied_format(prompt.template)
 
 
 def source_of_model(config: ExperimentConfig, prompt: str | None) -> Source:
-    """A model as a release takes it."""
+    """Return `config.model` as the source of a release."""
     snapshot = selection.find_snapshot(config.model, config)
     generation = default_generation(config, snapshot)
     return Source(config.model, snapshot, prompt, generation, own=True, evaluation={}, arm=None)
 
 
 def source_of_run(config: ExperimentConfig, run_id: str, arm: str | None, prompt: str | None) -> Source:
-    """An arm of a run as a release takes it. Raises `InputError` where its model has changed since."""
+    """Return an arm of a run as the source of a release. Raises `InputError` if its model has changed since."""
     from fledge.experiments._mlflow_runs import find_run
-    from fledge.registry._mlflow_evidence import chosen_arm, standing
+    from fledge.registry._mlflow_evidence import check_arm, choose_arm
 
     client = connect(config.tracking)
     run_id = find_run(client, run_id)
-    found, evaluation = chosen_arm(client, run_id, arm)
+    found, evaluation = choose_arm(client, run_id, arm)
     if not (prompt or found.prompt):
-        raise InputError(f"{found.name} is a chain of your own, which no release holds", hint="--prompt NAME")
+        raise InputError(f"arm {found.name} is a custom chain, which cannot be released", hint="--prompt NAME")
     snapshot = selection.find_snapshot(found.model, config)
     if snapshot.digest != found.model_digest:
         raise InputError(
-            f"{found.model} is not the model any more that run {run_id} asked: its files have changed",
+            f"the files of {found.model} have changed since run {run_id}",
             hint="repeat the experiment",
         )
     return Source(
@@ -64,6 +64,6 @@ def source_of_run(config: ExperimentConfig, run_id: str, arm: str | None, prompt
         found.generation,
         own=prompt is not None,
         evaluation=evaluation,
-        arm=standing(client, run_id, found.name),
+        arm=check_arm(client, run_id, found.name),
         format=found.format,
     )

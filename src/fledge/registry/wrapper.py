@@ -1,4 +1,4 @@
-"""The MLflow model of a release; MLflow runs this file to load one, as in `mlflow models serve`."""
+"""The MLflow model of a release; MLflow runs this file to load it, for example in `mlflow models serve`."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -20,43 +20,43 @@ from fledge.prompts.format import prompt_of
 from fledge.registry.rows import Row, read_rows
 from fledge.releases.manifest import read_release, snapshot_of
 
-MOST_THREADS = 64  # conversations go to the engine from a thread each
+MOST_THREADS = 64  # each conversation is sent to the engine from its own thread
 
 
 class HuggingFaceModelWrapper(PythonModel):  # type: ignore[misc]
-    """Answers each row of the input by the release's prompt, engine and parser."""
+    """Answers each row of the input with the release's prompt and engine."""
 
     def load_context(self, context: Any) -> None:
         """Check the release's files and start the engine.
 
-        Raises `FledgeError` that names the file that was changed, and loads nothing then.
+        Raises `FledgeError` that names a changed file, before anything is loaded.
         """
         folder = Path(context.artifacts["release"])
         self.manifest = read_release(folder)
         self.prompt = prompt_of(self.manifest)
         self.engine = selection.start(load(EngineSettings).value, snapshot_of(folder, self.manifest))
 
-    # Other annotations MLflow would read as a schema, beside the signature that the release has.
+    # MLflow would derive a schema from other annotations, in conflict with the release's signature.
     def predict(
         self,
         context: Any,  # noqa: ARG002 (MLflow passes it by this name)
         model_input: pd.DataFrame,
         params: dict[str, Any] | None = None,
     ) -> list[str]:
-        """One answer for each row of anything that `read_rows` takes; all rows are one batch, and calls from several
-        threads share the engine. `params` are generation settings for this call.
+        """Return an answer for each row of any input that `read_rows` takes, generated as one batch.
 
-        Raises `MlflowException` that tells which row is wrong, and why.
+        `params` are generation settings for this call. Threads may call this concurrently. Raises `MlflowException`
+        that names the invalid row or setting.
         """
         try:
             rows = read_rows(model_input, self.prompt.variables)
-            generation = self._generation(params)
-            with mlflow.start_span("predict", span_type="CHAIN", attributes=self._about(generation)) as span:
+            generation = self._parse_params(params)
+            with mlflow.start_span("predict", span_type="CHAIN", attributes=self._span_attributes(generation)) as span:
                 span.set_inputs(rows)
-                answers = self._answers(rows, generation)
+                answers = self._answer(rows, generation)
                 span.set_outputs(answers)
         except InputError as error:
-            raise _refused(error) from None
+            raise _to_mlflow_error(error) from None
         return answers
 
     def predict_stream(
@@ -65,34 +65,34 @@ class HuggingFaceModelWrapper(PythonModel):  # type: ignore[misc]
         model_input: Any,
         params: dict[str, Any] | None = None,
     ) -> Iterator[str]:
-        """The answer to one row, piece by piece."""
+        """Yield the answer to one row in pieces. Raises as `predict` does."""
         try:
             rows = read_rows(model_input, self.prompt.variables)
             if len(rows) != 1:
                 raise InputError(f"predict_stream answers one row, not {len(rows)}", hint="predict")
-            generation = self._generation(params)
+            generation = self._parse_params(params)
             span = mlflow.start_span_no_context(
-                "predict_stream", span_type="CHAIN", inputs=rows, attributes=self._about(generation)
+                "predict_stream", span_type="CHAIN", inputs=rows, attributes=self._span_attributes(generation)
             )
             answer = ""
             try:
-                for piece in self._chain(rows[0], generation).stream(rows[0]):
+                for piece in self._build_chain(rows[0], generation).stream(rows[0]):
                     answer += piece
                     yield piece
             finally:
                 span.end(outputs=answer)
         except InputError as error:
-            raise _refused(error) from None
+            raise _to_mlflow_error(error) from None
 
-    def _chain(self, row: Row, generation: GenerationParams) -> Any:
+    def _build_chain(self, row: Row, generation: GenerationParams) -> Any:
         if isinstance(row, tuple):
             return build_chat_chain(self.prompt, self.engine, generation)
         return build_chain(self.prompt, self.engine, generation)
 
-    def _answers(self, rows: Sequence[Row], generation: GenerationParams) -> list[str]:
+    def _answer(self, rows: Sequence[Row], generation: GenerationParams) -> list[str]:
         if not rows:
             return []
-        chain = self._chain(rows[0], generation)
+        chain = self._build_chain(rows[0], generation)
         if not isinstance(rows[0], tuple) and isinstance(self.prompt.template, str):
             return list(chain.batch(list(rows)))
         found = chain.batch(list(rows), {"max_concurrency": MOST_THREADS}, return_exceptions=True)
@@ -103,13 +103,11 @@ class HuggingFaceModelWrapper(PythonModel):  # type: ignore[misc]
                 raise answer
         return list(found)
 
-    def _generation(self, params: dict[str, Any] | None) -> GenerationParams:
+    def _parse_params(self, params: dict[str, Any] | None) -> GenerationParams:
         given = {name: value for name, value in (params or {}).items() if value is not None}
         unknown = sorted(given.keys() - set(SETTINGS))
         if unknown:
-            raise InputError(
-                f"no generation setting is named {', '.join(unknown)}", hint=f"params: {', '.join(SETTINGS)}"
-            )
+            raise InputError(f"unknown generation setting: {', '.join(unknown)}", hint=f"params: {', '.join(SETTINGS)}")
         settings = {**self.manifest.generation, **given}
         stop = settings["stop"]
         try:
@@ -117,7 +115,7 @@ class HuggingFaceModelWrapper(PythonModel):  # type: ignore[misc]
         except (TypeError, ValueError) as error:
             raise InputError(str(error), hint="fix params") from None
 
-    def _about(self, generation: GenerationParams) -> dict[str, Any]:
+    def _span_attributes(self, generation: GenerationParams) -> dict[str, Any]:
         return {
             "fledge.release": self.manifest.name,
             "fledge.digest": self.manifest.digest,
@@ -128,8 +126,8 @@ class HuggingFaceModelWrapper(PythonModel):  # type: ignore[misc]
         }
 
 
-def _refused(error: InputError) -> MlflowException:
-    # MLflow's server shows the message of its own exceptions only.
+def _to_mlflow_error(error: InputError) -> MlflowException:
+    # MLflow's server shows only the messages of its own exceptions.
     return MlflowException.invalid_parameter_value(f"{error.message} ({error.hint})" if error.hint else error.message)
 
 
