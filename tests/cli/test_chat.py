@@ -200,7 +200,7 @@ def test_closed_pipe_is_no_error(workspace: Workspace) -> None:
 
 def test_a_session_in_a_terminal(terminal: Callable[..., Terminal]) -> None:
     shell = terminal(*SCRIPTED)
-    assert "embedded on scripted (cpu); /help lists the commands, Ctrl-D leaves" in shell.until("\n> ")
+    assert "embedded on scripted (cpu); /help lists the commands, Ctrl-D exits" in shell.until("\n> ")
     shell.type("hello there\n")
     assert shell.until("\n> ").splitlines()[1:] == ["HELLO THERE", "> "]
     shell.type("one\\\n")
@@ -255,10 +255,10 @@ def test_ctrl_c_stops_an_answer_and_twice_at_the_prompt_exits(terminal: Callable
         assert before[1].startswith("on and on and on ")
         shell.type("half a questi")
         shell.until("half a questi")
-        shell.ctrl_c("Ctrl-C once more, or Ctrl-D, leaves\n> ")
+        shell.ctrl_c("press Ctrl-C again or Ctrl-D to exit\n> ")
         shell.type("x\n")
         shell.until("\n> ")
-        shell.ctrl_c("Ctrl-C once more, or Ctrl-D, leaves\n> ")  # not the second one: something was asked meanwhile
+        shell.ctrl_c("press Ctrl-C again or Ctrl-D to exit\n> ")  # not the second one: something was asked meanwhile
         shell.ctrl_c("interrupted")
         assert shell.ended() == 130
         assert "Traceback" not in shell.rest

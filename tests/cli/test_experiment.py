@@ -40,7 +40,7 @@ def test_experiment_uses_the_sampling_settings_of_the_model(fledge: Run, workspa
     recorded = [arm.data.params[name] for name in ("format", "temperature", "generation_defaults")]
     assert recorded == ["chat", "0.7", "model"]
     refused = fledge("experiment", "--resume", run_id, "--generation", "model", cwd=tmp_path)
-    assert (refused.returncode, "--generation would change it" in refused.stderr) == (2, True)
+    assert (refused.returncode, "--resume cannot be combined with --generation" in refused.stderr) == (2, True)
 
 
 def test_empty_run_is_refused(fledge: Run, tmp_path: Path) -> None:
@@ -52,7 +52,7 @@ def test_empty_run_is_refused(fledge: Run, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "flags", "said"),
     [
-        ("arms: [{prompt: simple}]", ("--prompts", "expert"), "--prompts would say it again"),
+        ("arms: [{prompt: simple}]", ("--prompts", "expert"), "--prompts cannot be combined with arms"),
         ("questions: 2024-13-45", (), "month must be in 1..12"),
         ("{1: 2, a: 3}", (), "no setting"),
     ],

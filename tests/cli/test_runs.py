@@ -21,7 +21,7 @@ def _experiment(fledge: Run, folder: Path, *flags: str) -> str:
 
 def test_runs_and_their_answers(fledge: Run, workspace: Workspace, tmp_path: Path) -> None:
     empty = fledge("runs", cwd=tmp_path)
-    assert (empty.returncode, "there is no experiment yet" in empty.stderr) == (0, True)
+    assert (empty.returncode, "no experiments yet" in empty.stderr) == (0, True)
     run_id = _experiment(fledge, tmp_path, "--prompts", "simple,expert")
     (run,) = json.loads(fledge("runs", "--json", cwd=tmp_path).stdout)["runs"]
     assert set(run) == {"run_id", "kind", "status", "arms", "cells", "failed", "started"}
