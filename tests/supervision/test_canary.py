@@ -146,8 +146,8 @@ def _engines(config: ServeConfig, release: str) -> set[int]:
     [
         ({"record": False}, "cannot be combined with --no-record"),
         ({"split": ("champion=90", "challenger=10")}, "cannot be combined with --split"),
-        ({"canary": "champion"}, "beside another alias"),
-        ({"steps": ("100",)}, "begin below 100"),
+        ({"canary": "champion"}, "needs a target with another alias"),
+        ({"steps": ("100",)}, "start below 100"),
     ],
 )
 def test_conflicting_settings_are_refused(
