@@ -110,7 +110,7 @@ def terminal(workspace: Workspace) -> Iterator[Callable[..., Terminal]]:
         yield opened
 
 
-def test_piped_there_are_answers_on_stdout_and_nothing_else(fledge: Run, workspace: Workspace) -> None:
+def test_piped_stdout_has_only_answers(fledge: Run, workspace: Workspace) -> None:
     lines = 'first question\n\n/system Loud.\nsecond\\\nline\n"""\n/third\nblock\n"""\n/exit\nnever\n'
     done = fledge(*SCRIPTED, input=lines)
     assert (done.returncode, done.stdout, done.stderr) == (0, "FIRST QUESTION\nLINE\nBLOCK\n", "")
@@ -118,7 +118,7 @@ def test_piped_there_are_answers_on_stdout_and_nothing_else(fledge: Run, workspa
 
 
 @pytest.mark.slow
-def test_the_model_in_the_box_answers(fledge: Run, workspace: Workspace) -> None:
+def test_embedded_model_answers(fledge: Run, workspace: Workspace) -> None:
     done = fledge("chat", "embedded", input="What is machine learning?\n/reset\nWhat is MLOps?\n")
     assert done.returncode == 0, done.stderr
     first, second = done.stdout.splitlines()
@@ -143,7 +143,7 @@ def test_json_is_one_document(fledge: Run, workspace: Workspace) -> None:
     assert "ONE" not in done.stderr
 
 
-def test_what_fails_is_a_line_each_and_the_rest_goes_on(fledge: Run, workspace: Workspace) -> None:
+def test_failed_entries_print_one_line_and_the_session_continues(fledge: Run, workspace: Workspace) -> None:
     busy = Reply(429, {"error": {"message": "queue is full"}}, {"retry-after": "3"})
     answers = [busy, streamed(piece("So \x1b[2J"), done=False), streamed(piece("Fine.", "stop"))]
     with serve_script(Script({"/v1/models": MODELS}, answers)) as script:
@@ -166,7 +166,7 @@ def test_what_fails_is_a_line_each_and_the_rest_goes_on(fledge: Run, workspace: 
     assert [message["content"] for message in sent[2]] == ["three"]  # what failed is not remembered
 
 
-def test_nobody_there_is_1_with_a_hint(fledge: Run, workspace: Workspace, port: int) -> None:
+def test_unreachable_endpoint_exits_1_with_a_hint(fledge: Run, workspace: Workspace, port: int) -> None:
     done = fledge("chat", f"http://127.0.0.1:{port}", input="anybody?\n")
     assert (done.returncode, done.stdout) == (1, "")
     assert f"error: nothing answers at http://127.0.0.1:{port}" in done.stderr
@@ -174,7 +174,7 @@ def test_nobody_there_is_1_with_a_hint(fledge: Run, workspace: Workspace, port: 
 
 
 @pytest.mark.parametrize("locale", ["C", "C.UTF-8"])
-def test_bytes_that_are_no_text_spoil_their_own_line(workspace: Workspace, locale: str) -> None:
+def test_invalid_bytes_fail_only_their_own_line(workspace: Workspace, locale: str) -> None:
     command = [sys.executable, "-m", "fledge", *SCRIPTED]
     given, clean = b"fine\nb\xffd\nna\xc3\xafve\n", {**os.environ, "LC_ALL": locale}
     done = subprocess.run(command, input=given, env=clean, capture_output=True, check=False, timeout=PATIENCE_S)
@@ -183,13 +183,13 @@ def test_bytes_that_are_no_text_spoil_their_own_line(workspace: Workspace, local
     assert b"Traceback" not in done.stderr
 
 
-def test_a_closed_stdin_is_an_empty_one(workspace: Workspace) -> None:
+def test_closed_stdin_is_empty_input(workspace: Workspace) -> None:
     command = ["sh", "-c", f"{shlex.join([sys.executable, '-m', 'fledge', *SCRIPTED])} <&-"]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=PATIENCE_S)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
-def test_a_reader_that_leaves_is_no_error(workspace: Workspace) -> None:
+def test_closed_pipe_is_no_error(workspace: Workspace) -> None:
     command = [sys.executable, "-m", "fledge", *SCRIPTED]
     running = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     assert running.stdout is not None
@@ -200,7 +200,7 @@ def test_a_reader_that_leaves_is_no_error(workspace: Workspace) -> None:
 
 def test_a_session_in_a_terminal(terminal: Callable[..., Terminal]) -> None:
     shell = terminal(*SCRIPTED)
-    assert "embedded on scripted (cpu); /help lists the commands, Ctrl-D leaves" in shell.until("\n> ")
+    assert "embedded on scripted (cpu); /help lists the commands, Ctrl-D exits" in shell.until("\n> ")
     shell.type("hello there\n")
     assert shell.until("\n> ").splitlines()[1:] == ["HELLO THERE", "> "]
     shell.type("one\\\n")
@@ -239,7 +239,7 @@ def test_without_history_nothing_is_written(terminal: Callable[..., Terminal]) -
     assert not Path(".fledge/chat_history").exists()
 
 
-def test_ctrl_c_stops_an_answer_and_at_the_prompt_twice_leaves(terminal: Callable[..., Terminal]) -> None:
+def test_ctrl_c_stops_an_answer_and_twice_at_the_prompt_exits(terminal: Callable[..., Terminal]) -> None:
     server = openai_server.Server(words=("on ", *("and on ",) * 5000), pause_s=0.05)
     with openai_server.serve(server):
         shell = terminal("chat", server.url)
@@ -255,16 +255,16 @@ def test_ctrl_c_stops_an_answer_and_at_the_prompt_twice_leaves(terminal: Callabl
         assert before[1].startswith("on and on and on ")
         shell.type("half a questi")
         shell.until("half a questi")
-        shell.ctrl_c("Ctrl-C once more, or Ctrl-D, leaves\n> ")
+        shell.ctrl_c("press Ctrl-C again or Ctrl-D to exit\n> ")
         shell.type("x\n")
         shell.until("\n> ")
-        shell.ctrl_c("Ctrl-C once more, or Ctrl-D, leaves\n> ")  # not the second one: something was asked meanwhile
+        shell.ctrl_c("press Ctrl-C again or Ctrl-D to exit\n> ")  # not the second one: something was asked meanwhile
         shell.ctrl_c("interrupted")
         assert shell.ended() == 130
         assert "Traceback" not in shell.rest
 
 
-def test_sigterm_and_a_ctrl_c_of_a_pipeline_end_it_all(workspace: Workspace) -> None:
+def test_sigterm_and_ctrl_c_of_a_pipeline_end_the_session(workspace: Workspace) -> None:
     server = openai_server.Server(words=("on ",) * 5000, pause_s=0.05)
     with openai_server.serve(server):
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -286,7 +286,7 @@ def test_sigterm_and_a_ctrl_c_of_a_pipeline_end_it_all(workspace: Workspace) -> 
     assert len(server.bodies) == 2
 
 
-def test_answers_to_a_file_leave_the_prompt_on_the_terminal(terminal: Callable[..., Terminal]) -> None:
+def test_prompt_stays_on_the_terminal_when_stdout_is_a_file(terminal: Callable[..., Terminal]) -> None:
     with open("answers.txt", "w") as file:
         shell = terminal(*SCRIPTED, stdout=file)
     shell.until("> ")
@@ -297,7 +297,7 @@ def test_answers_to_a_file_leave_the_prompt_on_the_terminal(terminal: Callable[.
     assert Path("answers.txt").read_text() == "HELLO\n"
 
 
-def test_json_in_a_terminal_shows_answers_too(terminal: Callable[..., Terminal]) -> None:
+def test_json_in_a_terminal_also_shows_answers(terminal: Callable[..., Terminal]) -> None:
     with open("document.json", "w") as file:
         shell = terminal(*SCRIPTED, "--json", stdout=file)
     shell.until("> ")

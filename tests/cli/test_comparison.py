@@ -27,7 +27,7 @@ def _pair(fledge: Run, folder: Path, *flags: str) -> dict[str, object]:
     return pair
 
 
-def test_published_answers_from_a_file(fledge: Run, tmp_path: Path) -> None:
+def test_compare_reads_scores_from_a_file(fledge: Run, tmp_path: Path) -> None:
     _write(tmp_path, list(SLEEP.a), list(SLEEP.b))
     pair = _pair(fledge, tmp_path, "--test", "t")
     assert (pair["test"], pair["statistic"], pair["p"]) == (
@@ -43,7 +43,7 @@ def test_published_answers_from_a_file(fledge: Run, tmp_path: Path) -> None:
     assert _pair(fledge, tmp_path)["test"] == "mcnemar"
 
 
-def test_no_winner_is_said_and_can_be_required(fledge: Run, tmp_path: Path) -> None:
+def test_require_fails_without_a_winner(fledge: Run, tmp_path: Path) -> None:
     _write(tmp_path, [0.1, 0.5, 0.3, 0.7], [0.2, 0.4, 0.4, 0.6])
     command = ("compare", "--scores", "scores.csv", "--metric", "score")
     done = fledge(*command, "--report", "report.html", cwd=tmp_path)
@@ -69,7 +69,7 @@ def test_no_winner_is_said_and_can_be_required(fledge: Run, tmp_path: Path) -> N
         (("--metric", "score", "--report", "nowhere/report.html"), "No such file"),
     ],
 )
-def test_bad_input_has_one_clear_message(fledge: Run, tmp_path: Path, flags: tuple[str, ...], problem: str) -> None:
+def test_bad_input_prints_one_error(fledge: Run, tmp_path: Path, flags: tuple[str, ...], problem: str) -> None:
     (tmp_path / "scores.csv").write_text(
         "question,arm,score,latency_s,note\n"
         + "".join(f"{n},{arm},0.{n}5,1.{n},good\n" for n in range(5) for arm in "ab")

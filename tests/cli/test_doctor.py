@@ -4,7 +4,7 @@ from pathlib import Path
 from tests.conftest import Run
 
 
-def test_doctor_tells_machine_and_engines(fledge: Run, tmp_path: Path) -> None:
+def test_doctor_reports_machine_and_engines(fledge: Run, tmp_path: Path) -> None:
     done = fledge("doctor", "--json", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
@@ -17,20 +17,20 @@ def test_doctor_tells_machine_and_engines(fledge: Run, tmp_path: Path) -> None:
     assert found["problems"] == []
 
 
-def test_doctor_tells_what_is_wrong(fledge: Run, tmp_path: Path) -> None:
+def test_doctor_reports_problems(fledge: Run, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     done = fledge("doctor", "--json", "--state", "file/x", cwd=tmp_path)
     assert any("cannot create" in problem for problem in json.loads(done.stdout)["problems"])
 
 
-def test_doctor_tells_what_a_model_takes(fledge: Run, tmp_path: Path) -> None:
+def test_doctor_estimates_the_memory_of_a_model(fledge: Run, tmp_path: Path) -> None:
     found = json.loads(fledge("doctor", "--json", "--model", "embedded", cwd=tmp_path).stdout)
     assert found["memory"].startswith("the engine of embedded will take about")
     missing = json.loads(fledge("doctor", "--json", "--model", "nosuch", cwd=tmp_path).stdout)
     assert "no model 'nosuch'" in missing["problems"][0]
 
 
-def test_doctor_for_people(fledge: Run, tmp_path: Path) -> None:
+def test_doctor_prints_tables(fledge: Run, tmp_path: Path) -> None:
     done = fledge("doctor", cwd=tmp_path)
     assert "engines" in done.stdout
     assert "auto: " in done.stdout

@@ -53,7 +53,7 @@ def shell(fledge: Run, tmp_path: Path, engine_cache: Path) -> Iterator[Shell]:
         found("stop")
 
 
-def test_a_day_in_json(shell: Shell) -> None:
+def test_endpoint_commands_in_json(shell: Shell) -> None:
     served = shell(*shell.serve, "--detach", "--json", FLEDGE_API_KEY=KEY, FLEDGE_MAX_N="2")
     assert set(served) == {"url", "pid", "version", "ready_seconds"}
     assert served["version"] == 1
@@ -95,7 +95,7 @@ def test_a_day_in_json(shell: Shell) -> None:
     shell("logs", "--port", shell.port, "--follow", "--json", code=2)
 
 
-def test_in_the_foreground(shell: Shell) -> None:
+def test_serve_in_the_foreground(shell: Shell) -> None:
     command = [sys.executable, "-m", "fledge", *shell.serve, "--json"]
     with subprocess.Popen(
         command, cwd=shell.folder, env=shell.environ, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
@@ -112,7 +112,7 @@ def test_in_the_foreground(shell: Shell) -> None:
     assert process.returncode == 0
 
 
-def test_of_two_at_once_one_has_the_port(shell: Shell) -> None:
+def test_second_concurrent_serve_is_refused_the_port(shell: Shell) -> None:
     command = [sys.executable, "-m", "fledge", *shell.serve, "--detach"]
     both = [
         subprocess.Popen(
@@ -131,7 +131,7 @@ def test_of_two_at_once_one_has_the_port(shell: Shell) -> None:
     assert endpoint["state"] == "ready"
 
 
-def test_what_cannot_be_served_so_is_2_before_anything_is_started(
+def test_invalid_settings_exit_2_before_anything_starts(
     shell: Shell, tmp_path: Path, certificate: tuple[Path, Path]
 ) -> None:
     none, (good, key) = tmp_path / "none", certificate
@@ -139,15 +139,15 @@ def test_what_cannot_be_served_so_is_2_before_anything_is_started(
     for words, said in (
         (["--redact", "nosuch"], "no redaction rule 'nosuch'"),
         (["--redact", "regex:("], "redaction rule regex:("),
-        (["--tls-cert", str(none), "--tls-key", str(key)], "no certificate with its key"),
-        (["--tls-cert", str(good), "--tls-key", str(none)], "no certificate with its key"),
+        (["--tls-cert", str(none), "--tls-key", str(key)], "cannot load certificate"),
+        (["--tls-cert", str(good), "--tls-key", str(none)], "cannot load certificate"),
         (["--host", "0.0.0.0", "--keys-file", str(none)], "needs a key of at least 32 bytes"),
     ):
         assert said in shell(*shell.serve, "--detach", *words, code=2)
     assert not (shell.state / "endpoints").exists()
 
 
-def test_a_key_that_is_gone_keeps_what_runs_running(shell: Shell) -> None:
+def test_restart_without_its_key_leaves_the_endpoint_running(shell: Shell) -> None:
     keys = shell.folder / "keys"
     keys.write_text(f"alice {KEY}\n")
     served = shell(*shell.serve, "--detach", "--json", "--keys-file", str(keys))
@@ -156,12 +156,12 @@ def test_a_key_that_is_gone_keeps_what_runs_running(shell: Shell) -> None:
     assert shell("status", "--json")["endpoints"][0]["pid"] == served["pid"]
 
 
-def test_without_records_there_is_no_place_for_feedback(shell: Shell) -> None:
+def test_feedback_is_refused_without_recording(shell: Shell) -> None:
     served = shell(*shell.serve, "--no-record", "--detach", "--json")
     assert "records nothing" in shell("feedback", "0" * 32, "--value", "1", "--url", served["url"], code=2)
 
 
-def test_a_crash_loop_is_4_in_the_background_too(shell: Shell) -> None:
+def test_crash_loop_in_the_background_exits_4(shell: Shell) -> None:
     command = [sys.executable, "-m", "fledge", *shell.serve, "--detach"]
     state, killed = shell.state / "endpoints" / shell.port / "state.json", set[int]()
     with subprocess.Popen(
@@ -177,5 +177,5 @@ def test_a_crash_loop_is_4_in_the_background_too(shell: Shell) -> None:
             time.sleep(0.01)
         said = process.communicate(timeout=PATIENCE_S)[1]
     assert process.returncode == 4
-    assert "it keeps crashing, giving up" in said
+    assert "giving up after repeated crashes" in said
     assert len(killed) == 5

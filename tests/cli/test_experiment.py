@@ -11,7 +11,7 @@ from tests.conftest import Run
 from tests.models.instruct_model import write_instruct_model
 
 
-def test_json_is_all_that_stdout_has(fledge: Run, workspace: Workspace, tmp_path: Path) -> None:
+def test_stdout_has_only_json(fledge: Run, workspace: Workspace, tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text("print('loaded')\ndef noisy(answer):\n    print('noise')\n    return 1\n")
     flags = ("--engine", "scripted", "--prompts", "simple", "--limit", "2", "--scorers", "mine.py:noisy", "--json")
     done = fledge("experiment", *flags, cwd=tmp_path)
@@ -21,7 +21,7 @@ def test_json_is_all_that_stdout_has(fledge: Run, workspace: Workspace, tmp_path
     assert "noise" in done.stderr
 
 
-def test_a_format_that_a_model_does_not_take(fledge: Run, workspace: Workspace, tmp_path: Path) -> None:
+def test_unsupported_format_is_refused(fledge: Run, workspace: Workspace, tmp_path: Path) -> None:
     done = fledge("experiment", "--format", "chat", "--prompts", "simple", cwd=tmp_path)
     assert done.returncode == 2
     assert "prompt simple/1 cannot be sent as chat: embedded has no chat template" in done.stderr
@@ -31,7 +31,7 @@ def test_a_format_that_a_model_does_not_take(fledge: Run, workspace: Workspace, 
         assert (wrong.returncode, f"'{value}' is not one of" in wrong.stderr) == (2, True)
 
 
-def test_sampling_values_of_the_model(fledge: Run, workspace: Workspace, tmp_path: Path) -> None:
+def test_experiment_uses_the_sampling_settings_of_the_model(fledge: Run, workspace: Workspace, tmp_path: Path) -> None:
     model = str(write_instruct_model(tmp_path / "model", do_sample=True, temperature=0.7))
     flags = ("--engine", "scripted", "--prompts", "question", "--limit", "2", "--json", "--generation", "model")
     run_id = json.loads(fledge("experiment", "--model", model, *flags, cwd=tmp_path).stdout)["run_id"]
@@ -40,10 +40,10 @@ def test_sampling_values_of_the_model(fledge: Run, workspace: Workspace, tmp_pat
     recorded = [arm.data.params[name] for name in ("format", "temperature", "generation_defaults")]
     assert recorded == ["chat", "0.7", "model"]
     refused = fledge("experiment", "--resume", run_id, "--generation", "model", cwd=tmp_path)
-    assert (refused.returncode, "--generation would change it" in refused.stderr) == (2, True)
+    assert (refused.returncode, "--resume cannot be combined with --generation" in refused.stderr) == (2, True)
 
 
-def test_an_empty_run_is_no_new_experiment(fledge: Run, tmp_path: Path) -> None:
+def test_empty_run_is_refused(fledge: Run, tmp_path: Path) -> None:
     done = fledge("experiment", "--resume", "", cwd=tmp_path)
     assert (done.returncode, "no experiment" in done.stderr) == (2, True)
     assert not (tmp_path / "mlflow.db").exists()
@@ -52,12 +52,12 @@ def test_an_empty_run_is_no_new_experiment(fledge: Run, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "flags", "said"),
     [
-        ("arms: [{prompt: simple}]", ("--prompts", "expert"), "--prompts would say it again"),
+        ("arms: [{prompt: simple}]", ("--prompts", "expert"), "--prompts cannot be combined with arms"),
         ("questions: 2024-13-45", (), "month must be in 1..12"),
         ("{1: 2, a: 3}", (), "no setting"),
     ],
 )
-def test_files_of_settings_that_are_none(
+def test_invalid_settings_files_are_refused(
     fledge: Run, tmp_path: Path, content: str, flags: tuple[str, ...], said: str
 ) -> None:
     (tmp_path / "mine.yaml").write_text(content)
@@ -66,7 +66,7 @@ def test_files_of_settings_that_are_none(
     assert said in done.stderr
 
 
-def test_a_state_folder_that_cannot_be_leaves_no_run(fledge: Run, workspace: Workspace, tmp_path: Path) -> None:
+def test_invalid_state_folder_creates_no_run(fledge: Run, workspace: Workspace, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     flags = ("--engine", "scripted", "--prompts", "simple", "--limit", "2", "--state", "file/x")
     done = fledge("experiment", *flags, cwd=tmp_path)
@@ -75,7 +75,7 @@ def test_a_state_folder_that_cannot_be_leaves_no_run(fledge: Run, workspace: Wor
     assert client.search_runs([found.experiment_id for found in client.search_experiments()]) == []
 
 
-def test_a_scorer_that_is_gone_is_no_damaged_journal(fledge: Run, workspace: Workspace, tmp_path: Path) -> None:
+def test_missing_scorer_is_not_reported_as_a_damaged_journal(fledge: Run, workspace: Workspace, tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text("def one(answer):\n    return 1\n")
     flags = ("--engine", "scripted", "--prompts", "simple", "--limit", "2", "--scorers", "mine.py:one", "--json")
     run_id = json.loads(fledge("experiment", *flags, cwd=tmp_path).stdout)["run_id"]

@@ -94,14 +94,16 @@ def test_preferences_with_broken_answers(fledge: Run, tmp_path: Path) -> None:
         (["question", "a", "b", "label"], ["q", "x", "y", "c"], "row 1: 'c' is not a label (a, b, tie)"),
     ],
 )
-def test_labels_that_are_none(fledge: Run, tmp_path: Path, columns: list[str], row: list[object], said: str) -> None:
+def test_invalid_labels_are_refused(
+    fledge: Run, tmp_path: Path, columns: list[str], row: list[object], said: str
+) -> None:
     labels = _write(tmp_path / "labels.csv", columns, [row])
     done = fledge("judge", "calibrate", "--judge", "http://127.0.0.1:9/v1#x", "--labels", labels, cwd=tmp_path)
     assert done.returncode == 2
     assert said in done.stderr
 
 
-def test_what_is_missing_is_said(fledge: Run, tmp_path: Path) -> None:
+def test_missing_columns_are_named(fledge: Run, tmp_path: Path) -> None:
     labels = _write(tmp_path / "labels.csv", ["question", "answer", "label"], [["q", "a", 1]])
     done = fledge("judge", "calibrate", "--labels", labels, cwd=tmp_path)
     assert (done.returncode, "no judge given" in done.stderr) == (2, True)

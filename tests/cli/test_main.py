@@ -13,7 +13,7 @@ from fledge.cli.main import COMMANDS
 from tests.conftest import Run
 
 
-def test_help_is_quick_and_loads_nothing_heavy() -> None:
+def test_help_imports_no_heavy_module() -> None:
     program = (
         "import sys; sys.argv = ['fledge', '--help']\n"
         "import fledge.cli.main as main\n"
@@ -39,7 +39,7 @@ HEAVY = (
 
 
 @pytest.mark.parametrize("name", list(COMMANDS))
-def test_help_of_a_command_loads_nothing_heavy(name: str) -> None:
+def test_help_of_a_command_imports_no_heavy_module(name: str) -> None:
     program = (
         f"import sys; sys.argv = ['fledge', {name!r}, '--help']\n"
         "import fledge.cli.main as main\n"
@@ -51,7 +51,7 @@ def test_help_of_a_command_loads_nothing_heavy(name: str) -> None:
     assert done.stdout.splitlines()[-1] == "[]"
 
 
-def test_help_shows_common_options_first_and_the_others_in_groups(fledge: Run) -> None:
+def test_help_shows_common_options_first_then_groups(fledge: Run) -> None:
     text = fledge("experiment", "--help").stdout
     places = [text.index(f"\n{heading}:\n") for heading in ("Options", "Generation", "Judge", "Engine", "Storage")]
     assert places == sorted(places)
@@ -61,7 +61,7 @@ def test_help_shows_common_options_first_and_the_others_in_groups(fledge: Run) -
     assert "FLEDGE_SOME_OPTION" in text
 
 
-def test_usage_errors_are_2_and_say_what_was_meant(fledge: Run) -> None:
+def test_usage_errors_exit_2_with_a_suggestion(fledge: Run) -> None:
     done = fledge("experimant")
     assert done.returncode == 2
     assert "experiment" in done.stderr
@@ -69,7 +69,7 @@ def test_usage_errors_are_2_and_say_what_was_meant(fledge: Run) -> None:
     assert fledge("experiment", "--nonsense").returncode == 2
 
 
-def test_bad_input_is_2_with_one_message_and_nothing_in_mlflow(fledge: Run, tmp_path: Path) -> None:
+def test_bad_input_exits_2_and_logs_nothing_to_mlflow(fledge: Run, tmp_path: Path) -> None:
     (tmp_path / "bad.jsonl").write_text('{"question": "a?"}\n{"question": ')
     for command in ("experiment", "demo"):
         done = fledge(command, "--questions", "bad.jsonl", cwd=tmp_path)
@@ -111,7 +111,7 @@ finally: print([name for name in ("mlflow", "scipy", "torch") if name in sys.mod
         (("register", "--engines", "fast", "--hide"), "the engine openvino is not installed"),
     ],
 )
-def test_a_model_or_an_engine_that_is_not_there_is_said_before_anything_heavy_is_loaded(
+def test_missing_model_or_engine_is_reported_before_heavy_imports(
     words: tuple[str, ...], said: str, tmp_path: Path
 ) -> None:
     command = [sys.executable, "-c", BEFORE_MLFLOW, *words]
@@ -122,13 +122,13 @@ def test_a_model_or_an_engine_that_is_not_there_is_said_before_anything_heavy_is
     assert not list(tmp_path.glob("mlflow.db"))
 
 
-def test_an_unsupported_store_is_said(fledge: Run, tmp_path: Path) -> None:
+def test_unsupported_store_is_reported(fledge: Run, tmp_path: Path) -> None:
     done = fledge("prompts", "list", "--tracking-uri", "./mlruns", cwd=tmp_path)
     assert done.returncode == 2
     assert "only SQL stores and http(s) servers" in done.stderr
 
 
-def test_a_server_that_is_not_there_is_said(fledge: Run, tmp_path: Path, port: int) -> None:
+def test_unreachable_server_is_reported(fledge: Run, tmp_path: Path, port: int) -> None:
     environment = os.environ | {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1"}
     done = fledge("prompts", "list", "--tracking-uri", f"http://127.0.0.1:{port}", cwd=tmp_path, env=environment)
     assert done.returncode == 1
@@ -165,9 +165,7 @@ def test_config_shows_where_a_value_comes_from(fledge: Run, tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("command", [["config", "show"], ["status"]])
-def test_every_command_names_what_a_file_has_that_is_no_setting(
-    fledge: Run, tmp_path: Path, command: list[str]
-) -> None:
+def test_every_command_names_unknown_keys_of_a_settings_file(fledge: Run, tmp_path: Path, command: list[str]) -> None:
     byte_order_mark = "\N{ZERO WIDTH NO-BREAK SPACE}"
     (tmp_path / "fledge.toml").write_text(f"{byte_order_mark}moddel = 'small'\njudge_retries = 3\nzork = 1\n")
     done = fledge(*command, "--json", cwd=tmp_path)
@@ -178,7 +176,7 @@ def test_every_command_names_what_a_file_has_that_is_no_setting(
     ]
 
 
-def test_variables_that_are_no_setting_are_named(fledge: Run, tmp_path: Path) -> None:
+def test_unknown_variables_are_named(fledge: Run, tmp_path: Path) -> None:
     (tmp_path / ".env").write_text("FLEDGE_PORTT=5009\nFLEDGE_SECONDS=3\nOTHER=1\n")
     environment = os.environ | {"FLEDGE_LIMT": "3", "FLEDGE_API_KEY": "x" * 40, "FLEDGE_LIMIT": "2"}
     done = fledge("status", "--json", cwd=tmp_path, env=environment)
@@ -196,7 +194,7 @@ def test_dotenv_that_is_not_utf8_is_named(fledge: Run, tmp_path: Path) -> None:
     assert ".env is not UTF-8" in done.stderr
 
 
-def test_id_that_is_none_of_a_request_is_refused(fledge: Run, tmp_path: Path) -> None:
+def test_invalid_request_id_is_refused(fledge: Run, tmp_path: Path) -> None:
     done = fledge("feedback", "deadbeef", "--value", "true", "--url", "http://127.0.0.1:9", cwd=tmp_path)
     assert done.returncode == 2
     assert "'deadbeef' is not the id of a request" in done.stderr
@@ -256,7 +254,7 @@ main.main()
 """
 
 
-def test_interrupted_it_ends_whatever_a_thread_waits_for(tmp_path: Path) -> None:
+def test_interrupt_ends_the_process_despite_a_waiting_thread(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-c", WITH_A_THREAD], cwd=tmp_path, capture_output=True, timeout=240, check=False
     )
@@ -274,7 +272,7 @@ main.main()
 """
 
 
-def test_interrupted_while_python_makes_a_class(tmp_path: Path) -> None:
+def test_interrupt_during_class_creation(tmp_path: Path) -> None:
     """Python 3.11 makes a RuntimeError of whatever is raised there."""
     done = subprocess.run(
         [sys.executable, "-c", MAKING_A_CLASS], cwd=tmp_path, capture_output=True, timeout=240, check=False
@@ -282,7 +280,7 @@ def test_interrupted_while_python_makes_a_class(tmp_path: Path) -> None:
     assert (done.returncode, done.stderr) == (130, b"interrupted\n")
 
 
-def test_the_ui_says_at_once_that_its_port_is_taken(fledge: Run, tmp_path: Path) -> None:
+def test_ui_reports_a_port_in_use(fledge: Run, tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         done = fledge("ui", "--port", str(port), cwd=tmp_path)
@@ -291,7 +289,7 @@ def test_the_ui_says_at_once_that_its_port_is_taken(fledge: Run, tmp_path: Path)
     assert f"--port {port + 1}" in done.stderr
 
 
-def test_prompts_that_are_built_in_are_listed_before_they_are_used(fledge: Run, tmp_path: Path) -> None:
+def test_unused_built_in_prompts_are_listed(fledge: Run, tmp_path: Path) -> None:
     listed = fledge("prompts", "list", cwd=tmp_path).stdout
     assert listed.count("built in") == 5
     assert all(name in listed for name in ("simple", "conversational", "expert", "educational", "question"))

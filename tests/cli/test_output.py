@@ -37,7 +37,7 @@ def test_a_terminal_shows_a_bar_and_messages(workspace: Workspace) -> None:
     assert "next: fledge compare" in text
 
 
-def test_a_reader_that_leaves_early_is_no_error(fledge: Run, tmp_path: Path) -> None:
+def test_pipe_closed_early_is_no_error(fledge: Run, tmp_path: Path) -> None:
     for flags in (("questions", "show", "default"), ("questions", "show", "default", "--json")):
         command = [sys.executable, "-m", "fledge", *flags]
         running = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
@@ -48,7 +48,7 @@ def test_a_reader_that_leaves_early_is_no_error(fledge: Run, tmp_path: Path) -> 
         assert b"Error" not in said
 
 
-def test_escape_sequences_of_others_are_shown_not_sent(fledge: Run, tmp_path: Path) -> None:
+def test_escape_sequences_in_data_are_escaped(fledge: Run, tmp_path: Path) -> None:
     (tmp_path / "q.jsonl").write_text('{"question": "a\\u001b[2Jb?"}\n')
     done = fledge("questions", "show", "q.jsonl", cwd=tmp_path)
     assert "\x1b" not in done.stdout

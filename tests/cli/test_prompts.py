@@ -40,7 +40,7 @@ def _write(**files: str) -> list[str]:
     return [f"{name}.md" for name in files]
 
 
-def test_register_says_what_is_new(ask: Callable[..., Any], show: Shown) -> None:
+def test_register_marks_new_versions(ask: Callable[..., Any], show: Shown) -> None:
     files = _write(
         qa="---\naliases: [good]\ntags: {team: a}\nsettings: {top_p: 0.5}\nmessage: first\n---\nQ: {{question}}\n",
         chat="---\nmessages: [{role: user, content: '{{question}}'}]\n---\n",
@@ -79,12 +79,12 @@ def test_register_says_what_is_new(ask: Callable[..., Any], show: Shown) -> None
     assert show("register", *files) == "qa/2\nchat/1 (unchanged)\n"
 
 
-def test_a_name_for_one_file(ask: Callable[..., Any]) -> None:
+def test_name_requires_a_single_file(ask: Callable[..., Any]) -> None:
     (file,) = _write(qa="---\nname: other\n---\n{{question}}")
     assert ask("register", file, "--name", "mine")[0]["name"] == "mine"
 
 
-def test_nothing_is_registered_unless_all_can_be(show: Shown, ask: Callable[..., Any]) -> None:
+def test_an_invalid_file_prevents_all_registrations(show: Shown, ask: Callable[..., Any]) -> None:
     files = _write(good="{{question}}", bad="no variable")
     with pytest.raises(InputError, match=r"bad\.md: prompt 'bad' has no variable"):
         show("register", *files)
@@ -105,7 +105,7 @@ def test_list_by_tag(ask: Callable[..., Any], show: Shown) -> None:
         show("list", "--tag", "team")
 
 
-def test_show_as_the_file_that_registers_it(ask: Callable[..., Any], show: Shown) -> None:
+def test_show_prints_a_registrable_file(ask: Callable[..., Any], show: Shown) -> None:
     content = "---\nname: qa\ntags:\n  team: x\n---\n\tQ:\r\n {{question}} 😀 \n\n"
     ask("register", *_write(qa=content))
     assert show("show", "qa", "--markdown") == content
@@ -196,7 +196,7 @@ def test_alias_refuses(show: Shown, arguments: list[str], expected: str) -> None
         show("alias", *arguments)
 
 
-def test_an_error_ends_with_a_hint_and_two(fledge: Run, workspace: Workspace) -> None:
+def test_errors_exit_2_with_a_hint(fledge: Run, workspace: Workspace) -> None:
     done = fledge("prompts", "show", "nothing")
     assert (done.returncode, done.stdout) == (2, "")
     assert "error: no prompt 'nothing' in" in done.stderr

@@ -74,7 +74,7 @@ def test_show_in_json(ask: Callable[..., Any]) -> None:
     assert _fields("questions show") >= {*found, *first, *found["topics"][0], "median", "max"}
 
 
-def test_show_for_people(show: Shown) -> None:
+def test_show_prints_tables(show: Shown) -> None:
     shown = show("show", "default", "--limit", "1")
     words = re.sub(r"[│┃\s]+", " ", shown)
     assert "in all 2688 672 2016" in words
@@ -113,7 +113,7 @@ def test_a_row_that_lacks_a_column_and_an_empty_field_have_one_digest(ask: Calla
         assert ask("show", copy)["digest"] == ask("show", "ragged.jsonl")["digest"]
 
 
-def test_a_set_laid_out_otherwise(ask: Callable[..., Any], show: Shown, fledge: Run) -> None:
+def test_layout_options_apply_to_every_command(ask: Callable[..., Any], show: Shown, fledge: Run) -> None:
     Path("sums.csv").write_bytes(
         "Notice\n\nQuestion;Full Answer\nCombien co\xfbte-t-il?;So: #### 18\n".encode("latin-1")
     )
@@ -130,7 +130,7 @@ def test_a_set_laid_out_otherwise(ask: Callable[..., Any], show: Shown, fledge: 
     assert f"{told}\n" in fledge("questions", "sample", "--size", "1", "sums.csv", *layout).stderr
 
 
-def test_validate_tells_all_errors_and_ends_with_two(fledge: Run, show: Shown) -> None:
+def test_validate_lists_all_errors_and_exits_2(fledge: Run, show: Shown) -> None:
     done = fledge("questions", "validate", "bad.csv")
     assert done.returncode == 2
     assert "bad.csv, line 4: id '1' is also on line 2" in done.stdout
@@ -152,7 +152,7 @@ def test_validate_shows_the_first_few_of_each_kind(show: Shown) -> None:
     assert "and 14 more of this kind (repeated)" in shown
 
 
-def test_nothing_is_overwritten_without_being_told(show: Shown) -> None:
+def test_existing_files_are_not_overwritten(show: Shown) -> None:
     for command in (["validate", "twice.csv", "--fix", "good.csv"], ["sample", "default", "--size", "2"]):
         extra = ["--output", "good.csv"] if command[0] == "sample" else []
         with pytest.raises(InputError, match=r"good\.csv already exists"):
@@ -178,7 +178,7 @@ def test_sample_is_a_question_set_with_the_same_ids(show: Shown, ask: Callable[.
     assert {(item["topic"], item["split"]) for item in one_topic["questions"]} == {("mlops", "test")}
 
 
-def test_sample_says_what_is_not_there(show: Shown) -> None:
+def test_sample_names_missing_splits_and_topics(show: Shown) -> None:
     assert len(show("sample", "good.csv", "--size", "5").splitlines()) == 2
     with pytest.raises(InputError, match=r"good\.csv has no split 'dev'") as caught:
         show("sample", "good.csv", "--size", "1", "--split", "dev")
@@ -204,6 +204,6 @@ def test_register_and_list(ask: Callable[..., Any], show: Shown) -> None:
     assert show("sample", "dataset:qa/1", "--size", "2").count("\n") == 2
 
 
-def test_a_name_is_checked_before_anything_is_read(show: Shown) -> None:
+def test_name_is_checked_before_reading(show: Shown) -> None:
     with pytest.raises(InputError, match="cannot be the name"):
         show("register", "nowhere.csv", "--name", "a/b")

@@ -45,7 +45,7 @@ def shell(fledge: Run, tmp_path: Path, port: int) -> Iterator[Shell]:
     fledge("stop", cwd=tmp_path, env=found.environ)
 
 
-def test_the_second_start_registers_nothing(shell: Shell) -> None:
+def test_second_start_registers_nothing(shell: Shell) -> None:
     command = ("run", "embedded", "--port", shell.port, "--detach", "--json")
     served, said = shell(*command)
     assert set(served) == {"name", "url", "pid", "version", "ready_seconds"}
@@ -69,7 +69,7 @@ def test_the_second_start_registers_nothing(shell: Shell) -> None:
     assert f"fledge serve {NAME}@champion" in shell("run", f"{NAME}@champion", "--port", shell.port, code=2)[1]
 
 
-def test_in_the_foreground_it_says_when_it_is_ready_and_ctrl_c_ends_it(shell: Shell) -> None:
+def test_foreground_run_reports_ready_and_ends_on_ctrl_c(shell: Shell) -> None:
     command = [sys.executable, "-m", "fledge", "run", "embedded", "--name", "mine", "--port", shell.port]
     with subprocess.Popen(
         command, cwd=shell.folder, env=shell.environ, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True

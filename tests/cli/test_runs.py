@@ -21,7 +21,7 @@ def _experiment(fledge: Run, folder: Path, *flags: str) -> str:
 
 def test_runs_and_their_answers(fledge: Run, workspace: Workspace, tmp_path: Path) -> None:
     empty = fledge("runs", cwd=tmp_path)
-    assert (empty.returncode, "there is no experiment yet" in empty.stderr) == (0, True)
+    assert (empty.returncode, "no experiments yet" in empty.stderr) == (0, True)
     run_id = _experiment(fledge, tmp_path, "--prompts", "simple,expert")
     (run,) = json.loads(fledge("runs", "--json", cwd=tmp_path).stdout)["runs"]
     assert set(run) == {"run_id", "kind", "status", "arms", "cells", "failed", "started"}
@@ -60,7 +60,7 @@ def test_runs_and_their_answers(fledge: Run, workspace: Workspace, tmp_path: Pat
     assert json.loads(like.stdout)["cells"] == 2
 
 
-def test_the_last_run_to_compare_is_an_experiment(fledge: Run, workspace: Workspace, tmp_path: Path) -> None:
+def test_compare_last_is_an_experiment(fledge: Run, workspace: Workspace, tmp_path: Path) -> None:
     run_id = _experiment(fledge, tmp_path, "--prompts", "simple,expert")
     evaluated = fledge("evaluate", "embedded", "--engine", "scripted", "--questions", "qa.csv", "--json", cwd=tmp_path)
     assert evaluated.returncode == 0, evaluated.stderr
@@ -71,9 +71,7 @@ def test_the_last_run_to_compare_is_an_experiment(fledge: Run, workspace: Worksp
     assert f"last is run {run_id}" not in fledge("answers", "last", cwd=tmp_path).stderr
 
 
-def test_answers_on_a_terminal_are_few_and_all_of_them_as_json(
-    fledge: Run, workspace: Workspace, tmp_path: Path
-) -> None:
+def test_answers_are_limited_on_a_terminal_but_not_in_json(fledge: Run, workspace: Workspace, tmp_path: Path) -> None:
     rows = "".join(f"Question number {number}?,yes\n" for number in range(15))
     (tmp_path / "many.csv").write_text(f"question,reference\n{rows}")
     asked = ("--engine", "scripted", "--questions", "many.csv", "--prompts", "simple,expert")
@@ -83,14 +81,14 @@ def test_answers_on_a_terminal_are_few_and_all_of_them_as_json(
 
 
 @pytest.mark.parametrize("command", [("compare",), ("answers",), ("register", "--run"), ("experiment", "--like")])
-def test_a_run_that_is_not_there(fledge: Run, workspace: Workspace, tmp_path: Path, command: tuple[str, ...]) -> None:
+def test_missing_run_is_refused(fledge: Run, workspace: Workspace, tmp_path: Path, command: tuple[str, ...]) -> None:
     done = fledge(*command, "abcd", cwd=tmp_path)
     assert done.returncode == 2
     assert "error: there is no run 'abcd'" in done.stderr
     assert "fledge runs" in done.stderr
 
 
-def test_the_metric_that_is_to_decide_comes_first(fledge: Run, workspace: Workspace, tmp_path: Path) -> None:
+def test_decisive_metric_comes_first(fledge: Run, workspace: Workspace, tmp_path: Path) -> None:
     (tmp_path / "own.py").write_text("def brief(answer):\n    return float(len(answer) < 9)\n")
     (tmp_path / "qa.csv").write_text("question,reference\nWhy?,because\nWho?,me\n")
     flags = ("--engine", "scripted", "--questions", "qa.csv", "--prompts", "simple,expert")

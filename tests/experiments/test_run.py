@@ -130,8 +130,8 @@ def test_like_repeats_an_experiment(fledge: Run, workspace: Workspace) -> None:
     assert [(arm["prompt"], arm["digest"]) for arm in again["arms"]] == [(arm.prompt, arm.digest) for arm in first.arms]
     for flags, text in (
         (["--like", "nothing"], "there is no run 'nothing'"),
-        (["--like", first.run_id, "--config", "x.toml"], "--config and --like both name settings"),
-        (["--resume", first.run_id, "--samples", "3"], "--samples would change it"),
+        (["--like", first.run_id, "--config", "x.toml"], "--config cannot be combined with --like"),
+        (["--resume", first.run_id, "--samples", "3"], "--resume cannot be combined with --samples"),
     ):
         done = fledge("experiment", *flags, "--tracking-uri", workspace.tracking)
         assert done.returncode == 2

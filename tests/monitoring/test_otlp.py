@@ -158,7 +158,7 @@ def test_a_chat_is_a_trace_of_two_spans(collector: Collector) -> None:
     }
 
 
-def test_who_sends_and_how(collector: Collector, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_resource_and_headers_of_an_export(collector: Collector, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_HEADERS", "authorization=Bearer%20key")
     OtlpShipper(collector.base)([CHAT])
     assert collector.paths == ["/v1/traces"]
@@ -211,7 +211,7 @@ def test_a_chat_filled_into_a_prompt_shows_what_the_model_saw(collector: Collect
     assert json.loads(attributes(answer)["gen_ai.input.messages"]) == [message("user", "user: Say: Hello")]
 
 
-def test_only_texts_that_the_outbox_kept(collector: Collector) -> None:
+def test_only_recorded_texts_are_sent(collector: Collector) -> None:
     dropped = replace(CHAT, inputs=None, answers=[replace(ANSWER, prompt_text="", output="")])
     hashed = replace(CHAT, inputs="sha256:1", answers=[replace(ANSWER, prompt_text="sha256:2", output="sha256:3")])
     _, without, _, with_hashes = map(attributes, shipped(collector, dropped, hashed))
@@ -300,7 +300,7 @@ def test_a_refusal_is_raised_at_once_and_the_same_ids_are_sent_again(
     assert capfd.readouterr() == ("", "")
 
 
-def test_a_collector_that_is_not_there(port: int, capfd: pytest.CaptureFixture[str]) -> None:
+def test_unreachable_collector_is_reported(port: int, capfd: pytest.CaptureFixture[str]) -> None:
     ship = OtlpShipper(f"http://user:hidden@127.0.0.1:{port}/v1/traces?key=hidden")
     started = time.monotonic()
     with pytest.raises(FledgeError, match=f"http://127.0.0.1:{port}/v1/traces does not answer") as caught:
@@ -311,7 +311,7 @@ def test_a_collector_that_is_not_there(port: int, capfd: pytest.CaptureFixture[s
     assert capfd.readouterr() == ("", "")
 
 
-def test_a_collector_that_does_not_answer(collector: Collector, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unresponsive_collector_is_reported(collector: Collector, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", "0.2")
     ship = OtlpShipper(collector.url)
     collector.delay_s = 10.0
@@ -319,16 +319,14 @@ def test_a_collector_that_does_not_answer(collector: Collector, monkeypatch: pyt
         ship([CHAT])
 
 
-def test_what_was_taken_in_part_is_told_and_not_sent_again(
-    collector: Collector, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_partial_success_is_logged_and_not_retried(collector: Collector, caplog: pytest.LogCaptureFixture) -> None:
     collector.reply.partial_success.rejected_spans = 1
     collector.reply.partial_success.error_message = "too old"
     shipped(collector, CHAT)
     assert caplog.messages == ["the collector rejected 1 spans: too old"]
 
 
-def test_much_goes_in_parts(collector: Collector, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_large_exports_are_split(collector: Collector, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_otlp, "PART_BYTES", 20_000)
     large = replace(CHAT, answers=[replace(ANSWER, output="ä" * 15_000)])
     spans = shipped(collector, *[CHAT] * 20, large, CHAT)
@@ -350,7 +348,7 @@ def test_ids_of_any_request() -> None:
 
 @pytest.mark.parametrize("url", ["", "collector:4318", "ftp://collector", "http://", "http://collector:port"])
 def test_no_url(url: str) -> None:
-    with pytest.raises(InputError, match="no URL of a collector"):
+    with pytest.raises(InputError, match="invalid collector URL"):
         OtlpShipper(url)
 
 

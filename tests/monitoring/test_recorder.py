@@ -68,7 +68,7 @@ class _Sink:
         self.taken += records
 
 
-def test_what_was_left_is_in_mlflow_once_however_often_it_is_shipped(workspace: Workspace, tmp_path: Path) -> None:
+def test_records_shipped_twice_make_one_trace(workspace: Workspace, tmp_path: Path) -> None:
     outbox = tmp_path / "outbox"
     _leave(outbox, range(30))
     shipper = TraceShipper(workspace.tracking, "mine")
@@ -83,7 +83,7 @@ def test_what_was_left_is_in_mlflow_once_however_often_it_is_shipped(workspace: 
 
 
 @pytest.mark.parametrize("size", [1_000, 300_000])
-def test_a_small_outbox_takes_as_much_as_is_shipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int) -> None:
+def test_small_outbox_is_emptied_as_it_is_shipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int) -> None:
     monkeypatch.setattr(outbox_module, "FLUSH_S", 0.01)
     sink, cap = _Sink(), 100_000
     box = Outbox(tmp_path, cap_bytes=cap, content="keep", redact=make_redactor(()))
@@ -108,7 +108,7 @@ def test_a_small_outbox_takes_as_much_as_is_shipped(tmp_path: Path, monkeypatch:
     assert box.dropped == 0 if size < cap else box.written >= 5
 
 
-def test_it_goes_on_where_it_was_left_and_leaves_a_broken_line_out(tmp_path: Path) -> None:
+def test_recorder_resumes_and_skips_a_broken_line(tmp_path: Path) -> None:
     outbox, sink = tmp_path / "outbox", _Sink()
     _leave(outbox, [1, 2])
     OutboxRecorder(outbox, sink, cap_bytes=CAP).ship_some()
@@ -117,35 +117,35 @@ def test_it_goes_on_where_it_was_left_and_leaves_a_broken_line_out(tmp_path: Pat
     _leave(outbox, [3])
     with (outbox / "outbox-000001.jsonl").open("ab") as file:
         file.write(b'{"half a line')
-    told = list[RecorderFigures]()
-    recorder = OutboxRecorder(outbox, sink, cap_bytes=CAP, told=told.append)
+    report = list[RecorderFigures]()
+    recorder = OutboxRecorder(outbox, sink, cap_bytes=CAP, report=report.append)
     recorder.stop()
     recorder.run()
     assert [record.request_id for record in sink.taken] == [f"{number:032x}" for number in (1, 2, 3)]
-    assert told[-1] == RecorderFigures(shipped=1, waiting=0, refused=0, last_error="")
+    assert report[-1] == RecorderFigures(shipped=1, waiting=0, refused=0, last_error="")
 
 
-def test_a_tracker_that_is_down_only_delays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unreachable_server_only_delays_records(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(recorder_module, "PERIOD_S", 0.05)
-    outbox, sink, told = tmp_path / "outbox", _Sink(), list[RecorderFigures]()
+    outbox, sink, report = tmp_path / "outbox", _Sink(), list[RecorderFigures]()
     sink.down = True
     _leave(outbox, range(5))
-    recorder = OutboxRecorder(outbox, sink, cap_bytes=CAP, told=told.append)
+    recorder = OutboxRecorder(outbox, sink, cap_bytes=CAP, report=report.append)
     thread = threading.Thread(target=recorder.run)
     thread.start()
     try:
-        assert until(lambda: len(told) > 2)
-        assert told[-1] == RecorderFigures(0, waiting=5, refused=0, last_error="the tracker does not answer")
+        assert until(lambda: len(report) > 2)
+        assert report[-1] == RecorderFigures(0, waiting=5, refused=0, last_error="the tracker does not answer")
         _leave(outbox, range(5, 8))
         sink.down = False
-        assert until(lambda: told[-1] == RecorderFigures(8, waiting=0, refused=0, last_error=""))
+        assert until(lambda: report[-1] == RecorderFigures(8, waiting=0, refused=0, last_error=""))
     finally:
         recorder.stop()
         thread.join()
     assert len(sink.taken) == 8
 
 
-def test_one_record_that_is_refused_for_ever_holds_up_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_refused_record_does_not_block_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(recorder_module, "PERIOD_S", 0.01)
     outbox, sink = tmp_path / "outbox", _Sink()
     _leave(outbox, range(40))
@@ -155,12 +155,12 @@ def test_one_record_that_is_refused_for_ever_holds_up_no_other(tmp_path: Path, m
             raise RecordRefusedError("that cannot be stored")
         sink(records)
 
-    told = list[RecorderFigures]()
-    recorder = OutboxRecorder(outbox, ship, cap_bytes=CAP, told=told.append)
+    report = list[RecorderFigures]()
+    recorder = OutboxRecorder(outbox, ship, cap_bytes=CAP, report=report.append)
     thread = threading.Thread(target=recorder.run)
     thread.start()
     try:
-        assert until(lambda: told[-1:] == [RecorderFigures(39, waiting=0, refused=1, last_error="")])
+        assert until(lambda: report[-1:] == [RecorderFigures(39, waiting=0, refused=1, last_error="")])
     finally:
         recorder.stop()
         thread.join()
@@ -169,7 +169,7 @@ def test_one_record_that_is_refused_for_ever_holds_up_no_other(tmp_path: Path, m
     assert json.loads(kept)["request_id"] == f"{13:032x}"
 
 
-def test_a_store_that_is_locked_is_waited_for(workspace: Workspace, tmp_path: Path) -> None:
+def test_locked_store_is_retried(workspace: Workspace, tmp_path: Path) -> None:
     outbox = tmp_path / "outbox"
     _leave(outbox, range(3))
     recorder = OutboxRecorder(outbox, TraceShipper(workspace.tracking, "mine"), cap_bytes=CAP)

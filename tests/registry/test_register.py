@@ -361,7 +361,7 @@ def test_register_command(workspace: Workspace, fledge: Any) -> None:
     assert json.loads(done.stdout).keys() == {"name", "version", "model_uri", "digest", "new", "arm"}
     assert done.stderr.startswith("registering embedded as mine")
     again = fledge("register", "--name", "mine", env=env)
-    assert again.stdout == "mine version 1, which was registered before with the same content\n"
+    assert again.stdout == "mine version 1, already registered with the same content\n"
     checked = fledge("verify", "models:/mine/1", "--json", env=env)
     assert json.loads(checked.stdout)["files"] > 5
     (weights,) = Path.cwd().glob("mlartifacts/*/models/*/artifacts/artifacts/release/snapshot/model.safetensors")

@@ -28,23 +28,23 @@ def test_what_a_user_types_is_read() -> None:
     ("steps", "hold", "guard", "words"),
     [
         (("50", "25"), "10m", "error_rate<=+1%", "rising"),
-        (("100",), "10m", "error_rate<=+1%", "begin below 100"),
-        (("0", "50"), "10m", "error_rate<=+1%", "no share"),
-        (("x",), "10m", "error_rate<=+1%", "no share"),
-        (("nan",), "10m", "error_rate<=+1%", "no share"),
-        (("5",), "soon", "error_rate<=+1%", "no time"),
-        (("5",), "0s", "error_rate<=+1%", "no time"),
-        (("5",), "10m", "token_f1<=+1%", "guarded by error_rate"),
-        (("5",), "10m", "error_rate>=-1%", "guarded by error_rate"),
-        (("5",), "10m", "nonsense", "not a change"),
+        (("100",), "10m", "error_rate<=+1%", "start below 100"),
+        (("0", "50"), "10m", "error_rate<=+1%", "invalid share"),
+        (("x",), "10m", "error_rate<=+1%", "invalid share"),
+        (("nan",), "10m", "error_rate<=+1%", "invalid share"),
+        (("5",), "soon", "error_rate<=+1%", "invalid duration"),
+        (("5",), "0s", "error_rate<=+1%", "invalid duration"),
+        (("5",), "10m", "token_f1<=+1%", "use error_rate"),
+        (("5",), "10m", "error_rate>=-1%", "use error_rate"),
+        (("5",), "10m", "nonsense", "nonsense"),
     ],
 )
-def test_what_cannot_be_read_is_refused(steps: tuple[str, ...], hold: str, guard: str, words: str) -> None:
+def test_invalid_plan_is_refused(steps: tuple[str, ...], hold: str, guard: str, words: str) -> None:
     with pytest.raises(InputError, match=words):
         read_plan(steps, hold, (guard,))
 
 
-def test_it_moves_on_after_each_hold_and_passes_after_the_last() -> None:
+def test_canary_steps_after_each_hold_and_passes_after_the_last() -> None:
     state, now, shares = BEGUN, 1000.0, []
     candidate, baseline = _tally(200), _tally(2000, seed=1)
     for _ in range(4):
@@ -59,20 +59,20 @@ def test_it_moves_on_after_each_hold_and_passes_after_the_last() -> None:
     assert decide(PLAN, state, _tally(200, errors=200), baseline, now + 600) == state
 
 
-def test_it_waits_for_enough_requests() -> None:
+def test_canary_waits_for_enough_requests() -> None:
     late = 1000.0 + 10 * 600
     assert decide(PLAN, BEGUN, _tally(19), _tally(2000, seed=1), late) == BEGUN
     assert decide(PLAN, BEGUN, _tally(20), _tally(2000, seed=1), late).step == 1
 
 
 @pytest.mark.parametrize("candidate", [_tally(60, errors=12), _tally(60, seconds=0.15)])
-def test_a_guard_that_is_surely_broken_ends_it_at_once(candidate: Tally) -> None:
+def test_broken_guard_ends_the_canary_during_a_hold(candidate: Tally) -> None:
     state = decide(PLAN, BEGUN, candidate, _tally(2000, seed=1), 1010.0)
     assert state.status == "rolled back"
     assert "at 5 % of the requests" in state.reason
 
 
-def test_a_broken_guard_is_looked_for_when_the_requests_have_doubled() -> None:
+def test_guards_are_tested_when_the_requests_have_doubled() -> None:
     good, bad, baseline = _tally(30), _tally(59, errors=12), _tally(2000, seed=1)
     state = decide(PLAN, BEGUN, good, baseline, 1010.0)
     assert state.judged == 30
@@ -80,7 +80,7 @@ def test_a_broken_guard_is_looked_for_when_the_requests_have_doubled() -> None:
     assert decide(PLAN, state, _tally(60, errors=12), baseline, 1030.0).status == "rolled back"
 
 
-def test_one_that_may_be_chance_gets_three_holds() -> None:
+def test_uncertain_violation_gets_three_holds() -> None:
     candidate, baseline = _tally(60, errors=1), _tally(2000, seed=1)  # 1.7 % of 60, where 1 % is allowed
     assert [reading.kept for reading in read_guards(PLAN, candidate, baseline)] == [False, True]
     state = BEGUN
@@ -92,7 +92,7 @@ def test_one_that_may_be_chance_gets_three_holds() -> None:
     assert decide(PLAN, state, _tally(60), baseline, 1000.0 + 1800).step == 1
 
 
-def test_with_nothing_beside_it_no_guard_is_kept() -> None:
+def test_guards_are_not_kept_without_baseline_requests() -> None:
     state = decide(PLAN, BEGUN, _tally(200), Tally(), 1000.0 + 700)
     assert (state.step, state.looks) == (0, 1)
 
@@ -116,7 +116,7 @@ def _rolled_back(rate: float, times: float, *, step_requests: int = 300) -> floa
     return count / 100
 
 
-def test_a_release_that_is_as_good_is_seldom_taken_back_and_a_bad_one_mostly() -> None:
+def test_equal_releases_rarely_roll_back_and_bad_ones_mostly_do() -> None:
     assert _rolled_back(0.0, 1.0) <= 0.05
     assert _rolled_back(0.1, 1.0) >= 0.8
     assert _rolled_back(0.0, 2.0) >= 0.95

@@ -82,7 +82,7 @@ def test_requests_move_with_the_alias_and_none_fails(config: ServeConfig, endpoi
     assert until(lambda: [part.role for part in status(workspace=config)[0].processes].count("engine") == 1)
 
 
-def test_a_release_that_cannot_be_served_leaves_the_old_one(config: ServeConfig, endpoint: EndpointStatus) -> None:
+def test_refused_release_leaves_the_old_one_in_service(config: ServeConfig, endpoint: EndpointStatus) -> None:
     stored = Path.cwd().glob("mlartifacts/*/models/*/artifacts/artifacts/release/snapshot/model.safetensors")
     for path in stored:
         content = path.read_bytes()
@@ -104,7 +104,7 @@ def test_a_release_that_cannot_be_served_leaves_the_old_one(config: ServeConfig,
     assert "mine/1 goes on" in entry.reason
 
 
-def test_a_release_whose_answers_are_no_numbers_is_not_served(config: ServeConfig, endpoint: EndpointStatus) -> None:
+def test_release_with_nan_logits_is_not_served(config: ServeConfig, endpoint: EndpointStatus) -> None:
     folder = Path("broken")
     shutil.copytree(resolve("embedded").path, folder)
     weights = load_file(folder / "model.safetensors")
@@ -133,7 +133,7 @@ def test_an_endpoint_starts_and_restarts_without_a_tracking_server(config: Serve
         stop(workspace=config)
 
 
-def test_the_recorder_waits_for_no_release_that_does_not_come_up(config: ServeConfig) -> None:
+def test_recorder_starts_despite_a_failing_release(config: ServeConfig) -> None:
     def running(role: str) -> dict[str, int]:
         found = [part for item in status(workspace=config) for part in item.processes if part.role == role]
         return {part.release: part.pid for part in found}

@@ -30,7 +30,7 @@ def test_a_moved_alias_moves_its_arm_and_its_name_and_nothing_else() -> None:
     assert apply_move(before, "chat", "unknown", "chat/9") == before
 
 
-def test_what_a_user_wants_served() -> None:
+def test_targets_become_routes() -> None:
     plan = plan_routes(["models:/chat@champion", "chat/2"], [], "")
     assert plan.references == (ReleaseRef("chat", "champion", ""), ReleaseRef("chat", "", "2"))
     (route,) = _routes("chat", split=("champion=1", "challenger=3"))
@@ -42,15 +42,15 @@ def test_what_a_user_wants_served() -> None:
 @pytest.mark.parametrize(
     ("targets", "split", "shadow", "message"),
     [
-        (["chat/x"], [], "", "no release 'chat/x'"),
-        (["@champion"], [], "", "no release '@champion'"),
-        (["chat"], ["champion"], "", "'champion' is no alias with its share"),
-        (["chat"], ["champion=0"], "", "'champion=0' is no alias"),
+        (["chat/x"], [], "", "invalid release 'chat/x'"),
+        (["@champion"], [], "", "invalid release '@champion'"),
+        (["chat"], ["champion"], "", "invalid share 'champion'"),
+        (["chat"], ["champion=0"], "", "invalid share 'champion=0'"),
         (["chat"], ["a=1", "a=2"], "", "names an alias twice"),
         (["chat"], [], "challenger=150%", "at most 100 %"),
     ],
 )
-def test_what_cannot_be_read_is_told(targets: list[str], split: list[str], shadow: str, message: str) -> None:
+def test_invalid_arguments_are_refused(targets: list[str], split: list[str], shadow: str, message: str) -> None:
     with pytest.raises(InputError, match=message):
         plan_routes(targets, split, shadow)
 
@@ -80,12 +80,12 @@ def test_a_move_is_done_when_its_engine_is_ready() -> None:
     moves = _moves()
     assert moves.begin(_to("mine/3")) == set()
     assert moves.finish(set().__contains__) == []
-    assert moves.meant("mine", "challenger") == "mine/2"
+    assert moves.current_release("mine", "challenger") == "mine/2"
     assert [item.release for item in moves.finish({"mine/3"}.__contains__)] == ["mine/3"]
-    assert (moves.meant("mine", "challenger"), sorted(moves.folders)) == ("mine/3", ["mine/1", "mine/3"])
+    assert (moves.current_release("mine", "challenger"), sorted(moves.folders)) == ("mine/3", ["mine/1", "mine/3"])
 
 
-def test_one_that_is_overtaken_is_forgotten() -> None:
+def test_newer_move_replaces_a_pending_one() -> None:
     moves = _moves()
     moves.begin(_to("mine/3"))
     assert moves.begin(_to("mine/4")) == {"mine/3"}
@@ -93,7 +93,7 @@ def test_one_that_is_overtaken_is_forgotten() -> None:
     assert sorted(moves.folders) == ["mine/1", "mine/2"]
 
 
-def test_one_that_is_given_up_says_what_stays() -> None:
+def test_given_up_release_reports_the_one_that_stays() -> None:
     moves = _moves()
     moves.begin(_to("mine/3", "champion"))
     (refused,) = moves.give_up("mine/3", "it is damaged")
@@ -101,7 +101,7 @@ def test_one_that_is_given_up_says_what_stays() -> None:
     assert sorted(moves.folders) == ["mine/1", "mine/2"]
 
 
-def test_shares_count_only_while_aliases_mean_what_they_were_meant_for() -> None:
+def test_shares_apply_only_to_their_releases() -> None:
     moves = _moves()
     assert moves.share(_quarter("mine/2"))
     assert _arms(moves) == {"mine/1": 0.75, "mine/2": 0.25}

@@ -69,7 +69,7 @@ def test_one_whose_engine_keeps_crashing_is_left_out(config: ServeConfig, endpoi
         assert until(lambda: bool(engines()))
         os.kill(engines().pop(), signal.SIGKILL)
         assert until(lambda: not engines())
-    assert until(lambda: "keeps crashing" in running().last_error)
+    assert until(lambda: "repeated crashes" in running().last_error)
     assert running().state == "ready"
     with client(endpoint) as http:
         assert http.post("/invocations", json={"inputs": [QUESTION]}).status_code == 200

@@ -220,7 +220,7 @@ def test_a_crash_loop_ends_the_endpoint(config: ServeConfig, times: int, figures
         figures["s until the exit"].append(time.monotonic() - began)
         figures["starts"].append(count)
         assert started.code(0.0) == 4
-        assert "engine mine/1 ended with code -9; it keeps crashing, giving up" in started.log
+        assert "engine mine/1 ended with code -9; giving up after repeated crashes" in started.log
         check_gone(started)
 
 

@@ -72,7 +72,7 @@ def _condition(config: ServeConfig) -> Callable[[], Any]:
     return lambda: getattr(find(workspace=config).canary, "status", None)
 
 
-def test_one_that_keeps_within_its_guards_becomes_what_is_served(config: ServeConfig, workspace: Workspace) -> None:
+def test_passed_canary_is_promoted(config: ServeConfig, workspace: Workspace) -> None:
     promote("mine", 2, alias="challenger", force=True, reason="test", workspace=workspace)
     with _asked(config) as (endpoint, told):
         assert until(
@@ -99,7 +99,7 @@ def test_one_that_keeps_within_its_guards_becomes_what_is_served(config: ServeCo
     assert set(told) == {200}
 
 
-def test_one_that_breaks_a_guard_is_rolled_back_and_not_tried_again(config: ServeConfig, workspace: Workspace) -> None:
+def test_canary_that_breaks_a_guard_is_rolled_back_and_not_retried(config: ServeConfig, workspace: Workspace) -> None:
     promote("mine", 3, alias="challenger", force=True, reason="test", workspace=workspace)
     with _asked(config) as (endpoint, told):
         assert until(lambda: _condition(config)() == "rolled back")
@@ -118,7 +118,7 @@ def test_one_that_breaks_a_guard_is_rolled_back_and_not_tried_again(config: Serv
     assert kept["state"]["status"] == "rolled back"
 
 
-def test_one_whose_engine_keeps_crashing_takes_nothing_with_it(config: ServeConfig, workspace: Workspace) -> None:
+def test_crashing_canary_leaves_the_endpoint_running(config: ServeConfig, workspace: Workspace) -> None:
     promote("mine", 2, alias="challenger", force=True, reason="test", workspace=workspace)
     patient = replace(config, hold="10m", guard=("error_rate<=+50%",))
     endpoint = serve("mine@champion", config=patient)
@@ -132,7 +132,7 @@ def test_one_whose_engine_keeps_crashing_takes_nothing_with_it(config: ServeConf
         assert _answering(endpoint) == {"mine/1"}
         assert httpx.get(f"{endpoint.url}/ready", timeout=PATIENCE_S, trust_env=False).status_code == 200
         assert until(lambda: history("mine", workspace=workspace)[0].action == "canary")
-        assert "keeps crashing" in history("mine", workspace=workspace)[0].reason
+        assert "repeated crashes" in history("mine", workspace=workspace)[0].reason
     finally:
         stop(workspace=config)
 
@@ -144,13 +144,13 @@ def _engines(config: ServeConfig, release: str) -> set[int]:
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"record": False}, "judged by what is recorded"),
-        ({"split": ("champion=90", "challenger=10")}, "shares the requests itself"),
-        ({"canary": "champion"}, "beside another alias"),
-        ({"steps": ("100",)}, "begin below 100"),
+        ({"record": False}, "cannot be combined with --no-record"),
+        ({"split": ("champion=90", "challenger=10")}, "cannot be combined with --split"),
+        ({"canary": "champion"}, "needs a target with another alias"),
+        ({"steps": ("100",)}, "start below 100"),
     ],
 )
-def test_what_does_not_go_together_is_refused(
+def test_conflicting_settings_are_refused(
     config: ServeConfig, workspace: Workspace, changes: dict[str, Any], words: str
 ) -> None:
     promote("mine", 2, alias="challenger", force=True, reason="test", workspace=workspace)

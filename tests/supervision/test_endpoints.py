@@ -200,7 +200,7 @@ def test_a_port_in_use_is_named_with_the_pid_that_is_ours(config: ServeConfig, e
     assert f"--port {config.port + 1}" in caught.value.hint
 
 
-def test_a_port_that_was_taken_meanwhile_is_said(config: ServeConfig) -> None:
+def test_port_taken_during_the_start_is_reported(config: ServeConfig) -> None:
     command = supervisor_command(prepare(config, "mine"))
     with socket.create_server((config.host, config.port)):
         done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
@@ -208,7 +208,7 @@ def test_a_port_that_was_taken_meanwhile_is_said(config: ServeConfig) -> None:
     assert done.stderr == f"error: port {config.port} on 127.0.0.1 cannot be used: address already in use\n"
 
 
-def test_an_export_at_the_start_is_told(config: ServeConfig, tmp_path: Path) -> None:
+def test_export_during_the_start_is_reported(config: ServeConfig, tmp_path: Path) -> None:
     asked = ExperimentConfig(tracking_uri=config.tracking_uri, state=config.state)
     register(asked, name="bare", engines=("none",))
     said: list[str] = []
@@ -222,7 +222,7 @@ def test_an_export_at_the_start_is_told(config: ServeConfig, tmp_path: Path) -> 
     assert f"supervisor: ready at {running.url} after " in log
 
 
-def test_without_the_tracking_server_a_release_that_is_not_kept_here_is_out_of_reach(
+def test_uncached_release_needs_the_tracking_server(
     workspace: Workspace, port: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
@@ -240,7 +240,7 @@ def test_beyond_loopback_a_key_is_needed(config: ServeConfig, monkeypatch: pytes
         serve("mine", config=replace(config, host="0.0.0.0"))
 
 
-def test_a_key_is_asked_for_on_every_route_but_health(config: ServeConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_route_but_health_needs_a_key(config: ServeConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     key = "k" * 32
     monkeypatch.setenv("FLEDGE_API_KEY", key)
     running = serve("mine", config=config)
@@ -258,7 +258,7 @@ def test_a_key_is_asked_for_on_every_route_but_health(config: ServeConfig, monke
 
 
 def test_stopping_nothing(workspace: Workspace) -> None:
-    with pytest.raises(InputError, match="no endpoint runs"):
+    with pytest.raises(InputError, match="no endpoint is running"):
         stop(workspace=workspace)
 
 

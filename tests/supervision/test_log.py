@@ -12,7 +12,7 @@ from fledge.supervision import log
 from fledge.supervision.log import Log, message_of
 
 
-def test_lines_are_whole_wherever_they_were_cut(tmp_path: Path) -> None:
+def test_chunks_are_joined_into_lines(tmp_path: Path) -> None:
     path = tmp_path / "log.txt"
     written = Log(path, as_json=False)
     for content in (b"INFO: one\ntw", b"o\n", b"thr", b"ee"):
@@ -26,7 +26,7 @@ def test_lines_are_whole_wherever_they_were_cut(tmp_path: Path) -> None:
     assert path.stat().st_mode & 0o777 == 0o600
 
 
-def test_where_nobody_reads_nothing_breaks(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_closed_reader_is_ignored(monkeypatch: pytest.MonkeyPatch) -> None:
     reader, writer = os.pipe()
     stderr = os.fdopen(writer, "w", buffering=1)
     monkeypatch.setattr(sys, "stderr", stderr)
@@ -52,14 +52,14 @@ def test_json_lines(tmp_path: Path) -> None:
     assert (json.loads(warning)["level"], message_of(warning)) == ("warning", "the limits stay")
 
 
-def test_a_warning_says_that_it_is_one(tmp_path: Path) -> None:
+def test_warnings_show_their_level(tmp_path: Path) -> None:
     path = tmp_path / "log.txt"
     with contextlib.closing(Log(path, as_json=False)) as written:
         written.feed("recorder", b"WARNING: the tracker is away\n")
     assert path.read_text(encoding="utf-8").endswith(" recorder: WARNING: the tracker is away\n")
 
 
-def test_old_parts_are_kept_up_to_a_number(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rotation_keeps_a_limited_number_of_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(log, "ROTATE_BYTES", 100)
     path = tmp_path / "log.txt"
     written = Log(path, as_json=False)

@@ -24,7 +24,7 @@ def test_five_crashes_in_two_minutes_are_a_loop() -> None:
     assert verdicts == [False] * 4 + [True]
 
 
-def test_what_is_candidate_is_given_up_after_five_however_long_they_took() -> None:
+def test_candidate_is_given_up_after_five_crashes() -> None:
     record, verdicts = Restarts(), []
     for number in range(5):
         decision = after_crash(record, now=number * 100.0, candidate=True)
@@ -42,7 +42,7 @@ def test_ten_healthy_minutes_forgive() -> None:
 
 
 def test_a_silent_child_is_hung_but_not_while_the_supervisor_itself_was_stopped() -> None:
-    assert not is_hung(heard=100.0, now=129.0, patience_s=30.0)
-    assert is_hung(heard=100.0, now=131.0, patience_s=30.0)
+    assert not is_hung(heard=100.0, now=129.0, timeout_s=30.0)
+    assert is_hung(heard=100.0, now=131.0, timeout_s=30.0)
     assert suspended_s(before=100.0, now=101.0) == 0.0
     assert suspended_s(before=100.0, now=3700.0) == 3600.0 - 2 * PING_S

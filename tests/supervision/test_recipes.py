@@ -9,7 +9,7 @@ from fledge.supervision.recipes import systemd_unit
 from tests.conftest import Run
 
 
-def test_a_unit_serves_with_the_same_words(fledge: Run, tmp_path: Path) -> None:
+def test_unit_serves_with_the_same_arguments(fledge: Run, tmp_path: Path) -> None:
     words = ["chat@champion", "--port", "5002", "--drain-s", "12", "--no-record"]
     done = fledge("serve", *words, "--print-unit", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
@@ -30,7 +30,7 @@ def test_a_units_words_are_quoted_as_systemd_reads_them() -> None:
     assert "WorkingDirectory=/srv/50%%" in unit
 
 
-def test_an_image_serves_on_all_addresses_whatever_was_given(fledge: Run, tmp_path: Path) -> None:
+def test_image_serves_on_all_addresses(fledge: Run, tmp_path: Path) -> None:
     done = fledge("serve", "chat", "--host", "127.0.0.1", "--port", "5002", "--print-dockerfile", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     (entry,) = re.findall(r"^ENTRYPOINT (.*)$", done.stdout, flags=re.MULTILINE)

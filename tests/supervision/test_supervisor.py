@@ -24,7 +24,7 @@ supervisor.main()
 """
 
 
-def test_refused_messages_are_logged_by_name_and_the_endpoint_goes_on(workspace: Workspace, port: int) -> None:
+def test_refused_messages_are_logged_and_the_endpoint_continues(workspace: Workspace, port: int) -> None:
     register(ExperimentConfig(tracking_uri=workspace.tracking_uri, state=workspace.state), name="mine")
     config = ServeConfig(tracking_uri=workspace.tracking_uri, state=workspace.state, port=port, engine="scripted")
     path = prepare(config, "mine/1", detached=True)

@@ -1,2 +1,2 @@
-"""The command line. `main.py` has the commands, their errors and exit codes; a file for each family of them parses,
-calls a verb and hands the result to `output.py`, the one file that prints. `options.py` makes flags of settings."""
+"""The command line. `main.py` dispatches the commands and maps errors to exit codes. Each command module parses its
+flags, calls one function and prints the result through `output.py`. `options.py` turns settings into flags."""

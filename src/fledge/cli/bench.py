@@ -15,7 +15,7 @@ from fledge.core.settings import load
 
 @group()
 def bench() -> None:
-    """Measure fledge against what you would use instead, on this machine."""
+    """Benchmark fledge against its alternatives on this machine."""
 
 
 @bench.command()
@@ -24,7 +24,7 @@ def bench() -> None:
 )
 @json_option
 def engine(as_json: bool, **flags: Any) -> None:
-    """Output tokens/s of each engine against a batched transformers.generate; table, plot and figures go to MLflow."""
+    """Compare each engine's output tokens/s with batched transformers.generate; results are logged to MLflow."""
     config = load(BenchConfig, flags).value
     with steps_progress("measuring") as progress:
         result = bench_engines(config, progress=progress, say=message)
@@ -37,7 +37,7 @@ def engine(as_json: bool, **flags: Any) -> None:
 @settings(ExperimentBenchConfig, without=("fast_limit", "remote_concurrency", "prompt_price", "completion_price"))
 @json_option
 def experiment(as_json: bool, **flags: Any) -> None:
-    """Wall time of an experiment against one LangChain call after another with a nested run for each."""
+    """Compare an experiment's wall time with sequential LangChain calls, each in a nested run."""
     config = load(ExperimentBenchConfig, flags).value
     with steps_progress("measuring") as progress:
         result = bench_experiment(config, progress=progress, say=message)
@@ -50,7 +50,7 @@ def experiment(as_json: bool, **flags: Any) -> None:
 @settings(ServeBenchConfig, without=("mode", "fast_limit", "remote_concurrency", "prompt_price", "completion_price"))
 @json_option
 def serve(as_json: bool, **flags: Any) -> None:
-    """Fledge's endpoint under load against mlflow models serve, transformers serve and LitServe."""
+    """Load-test fledge's endpoint against mlflow models serve, transformers serve and LitServe."""
     config = load(ServeBenchConfig, flags).value
     with steps_progress("measuring") as progress:
         result = bench_serve(config, progress=progress, say=message)
@@ -60,7 +60,7 @@ def serve(as_json: bool, **flags: Any) -> None:
 
 
 def _experiment_tables(result: ExperimentBenchResult) -> Iterator[Table | str]:
-    """For each model a table and what it says."""
+    """Yield a table and its conclusion for each model, then the notes."""
     for model in result.models:
         name = model["name"]
         ((answers, ratio),) = result.ratios[name]["fledge"]["langchain-pipeline"].items()
@@ -75,7 +75,7 @@ def _experiment_tables(result: ExperimentBenchResult) -> Iterator[Table | str]:
 
 
 def _serve_tables(config: ServeBenchConfig, result: ServeBenchResult) -> Iterator[Table]:
-    """Two tables for each model."""
+    """Yield two tables for each model."""
     for model in result.models:
         yield _serve_table(result, model)
         yield _servers_table(config, result, model["name"])
@@ -117,19 +117,19 @@ def _servers_table(config: ServeBenchConfig, result: ServeBenchResult, model: st
 
 def _serve_legend(config: ServeBenchConfig, result: ServeBenchResult) -> str:
     lines = [
-        f"load: clients that ask again when answered, or requests/s that come anyway; {config.tokens} new tokens each.",
-        "TTFT: ms to the first token; ITL: ms between pieces of an answer, p50/p99; latency: s, p50/p99.",
-        f"good/s: answers within {config.slo_ttft_s:g} s to the first token and {config.slo_latency_s:g} s in all.",
-        f"ready: from the command to the first answer. ratio: requests/s of {config.subjects[0]} over these, by load.",
-        "engine: fledge's engine in process, without HTTP.",
+        f"load: concurrent clients (closed loop) or requests/s (open loop); {config.tokens} new tokens per request.",
+        "TTFT: ms to the first token; ITL: ms between chunks of an answer, p50/p99; latency: s, p50/p99.",
+        f"good/s: answers with TTFT <= {config.slo_ttft_s:g} s and latency <= {config.slo_latency_s:g} s.",
+        f"ready: s from start to the first answer. ratio: requests/s of {config.subjects[0]} over this server.",
+        "engine: fledge's engine in-process, without HTTP.",
     ]
     for model, endpoints in result.http_over_engine.items():
         for name, shares in endpoints.items():
             known = [f"{share:.0%} at {load}" for load, share in shares.items() if share is not None]
-            lines.append(f"{model}: {name} over its engine in process: {', '.join(known)}")
+            lines.append(f"{model}: {name} relative to its engine in-process: {', '.join(known)}")
     if result.check:
         theirs, ours = result.check["requests_per_s"], result.check["own_requests_per_s"]
-        lines.append(f"{result.check['tool']} finds {theirs:.2f} requests/s where this finds {ours:.2f}.")
+        lines.append(f"{result.check['tool']} measures {theirs:.2f} requests/s, fledge {ours:.2f}.")
     return "\n".join([*lines, *result.notes])
 
 
@@ -146,7 +146,7 @@ def _seconds(seconds: float | None) -> str:
 
 
 def _tables(result: BenchResult) -> Iterator[Table]:
-    """A table for each model."""
+    """Yield a table for each model."""
     columns = ["engine", "n", "tok/s", "ratio", "TTFT ms", "ITL ms", "limit", "MB"]
     for model in result.models:
         rows = [
@@ -182,7 +182,7 @@ def _legend(result: BenchResult) -> str:
     probed = [] if memory is None else [f"{memory / 1e9:.0f} GB/s of memory"]
     probed += [f"{rate / 1e9:.0f} GFLOP/s in {name}" for name, rate in rates.items()]
     lines = [
-        f"n: sequences at once. ratio: tokens/s over {PEER}, the whole batch at once. ITL: between tokens, p50/p99.",
-        f"limit: share of what {', '.join(probed)} allow, as probed in the same run." if probed else "",
+        f"n: concurrent sequences. ratio: tokens/s over {PEER} with one batch. ITL: between tokens, p50/p99.",
+        f"limit: share of the hardware limit ({', '.join(probed)}, probed in the same run)." if probed else "",
     ]
     return "\n".join([*filter(None, lines), *result.notes])

@@ -23,7 +23,7 @@ HISTORY_LINES = 1000
 
 
 class TerminatedError(KeyboardInterrupt):
-    """SIGTERM, which ends a session also while an answer comes; Ctrl-C ends only the answer then."""
+    """Raised on SIGTERM: it ends the session even during an answer, which Ctrl-C only stops."""
 
 
 @command()
@@ -34,17 +34,17 @@ def chat(target: str, as_json: bool, **flags: Any) -> None:
     """Talk to TARGET: the URL of an endpoint, or a model: embedded, smollm2, a folder, a GGUF file, a Hub id,
     NAME@alias, models:/NAME/3.
 
-    Questions are lines of stdin, answers go to stdout as they come; /help lists the commands. The key of an endpoint is
-    read from FLEDGE_API_KEY, that of another server from OPENAI_API_KEY.
+    Questions are read from stdin by line; answers are streamed to stdout. /help lists the commands. FLEDGE_API_KEY is
+    the key of a fledge endpoint, OPENAI_API_KEY that of any other server.
     """
     config = ChatConfig.load(flags)
     talk = Talk(as_json)
-    with _ended_by_sigterm(), contextlib.closing(open_partner(config, target, message)) as partner:
+    with _handle_sigterm(), contextlib.closing(open_partner(config, target, message)) as partner:
         session = Session(config, target, partner, talk.show, message, talk.hint)
-        talk.hint(f"{partner.description}; /help lists the commands, Ctrl-D leaves")
+        talk.hint(f"{partner.description}; /help lists the commands, Ctrl-D exits")
         try:
-            with _line_editing(talk, config.state_dir / "chat_history" if config.chat_history else None):
-                talk.hold(session)
+            with _edit_lines(talk, config.state_dir / "chat_history" if config.chat_history else None):
+                talk.run(session)
         finally:
             if as_json:
                 emit(as_json, {**session.as_dict(), "failed": talk.failed})
@@ -54,18 +54,18 @@ def chat(target: str, as_json: bool, **flags: Any) -> None:
 
 
 class Talk:
-    """The two ends of a session: lines of stdin, and what is shown. Prompts and hints are for a terminal only."""
+    """Input and output of a session. Prompts and hints are shown on a terminal only."""
 
     def __init__(self, as_json: bool) -> None:
         self.interactive = bool(sys.stdin) and sys.stdin.isatty()
         self.edits_lines = self.interactive and sys.stdout.isatty()
         if isinstance(sys.stdin, io.TextIOWrapper):
-            sys.stdin.reconfigure(errors="surrogateescape")  # one bad byte spoils its own line only
+            sys.stdin.reconfigure(errors="surrogateescape")  # an invalid byte fails its own line only
         self.failed = 0
-        self._silent = as_json and not self.interactive  # the document has the answers
+        self._silent = as_json and not self.interactive  # the JSON document contains the answers
 
-    def hold(self, session: Session) -> None:
-        """Read and handle entries until there are no more. Raises `KeyboardInterrupt` where Ctrl-C is to end it all."""
+    def run(self, session: Session) -> None:
+        """Read and handle entries until the input ends. Raises `KeyboardInterrupt` if Ctrl-C ends the session."""
         idle, warned = True, False
         while True:
             try:
@@ -79,15 +79,15 @@ class Talk:
                 return
             except FledgeError as error:
                 self.failed += 1
-                message(_in_a_line(error))
+                message(_format_line(error))
             except TerminatedError:
                 raise
             except KeyboardInterrupt:
                 if not self.interactive or (idle and warned):
                     raise
-                with shield_from_interrupts():  # whoever presses it twice means the answer all the same
+                with shield_from_interrupts():  # a second Ctrl-C right after stops the same answer
                     warned = idle
-                    self.hint("\nCtrl-C once more, or Ctrl-D, leaves" if idle else "(stopped)")
+                    self.hint("\npress Ctrl-C again or Ctrl-D to exit" if idle else "(stopped)")
 
     def show(self, text: str) -> None:
         if text and not self._silent:
@@ -97,8 +97,8 @@ class Talk:
         if self.interactive and sys.stderr.isatty():
             message(text)
 
-    def _read(self, goes_on: bool) -> str:
-        prompt = "... " if goes_on else "> "
+    def _read(self, continued: bool) -> str:
+        prompt = "... " if continued else "> "
         if self.edits_lines:
             return input(prompt)
         if self.interactive and sys.stderr.isatty():
@@ -109,13 +109,13 @@ class Talk:
         return line.removesuffix("\n")
 
 
-def _in_a_line(error: FledgeError) -> str:
+def _format_line(error: FledgeError) -> str:
     hint = f" (try: {error.hint})" if error.hint else ""
     return f"error: {' '.join(error.message.split())}{hint}"
 
 
 @contextlib.contextmanager
-def _ended_by_sigterm() -> Iterator[None]:
+def _handle_sigterm() -> Iterator[None]:
     def end(*_: Any) -> NoReturn:
         raise TerminatedError
 
@@ -127,8 +127,8 @@ def _ended_by_sigterm() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _line_editing(talk: Talk, history: Path | None) -> Iterator[None]:
-    """Keys that edit a line, and lines typed before, in `history` too; nothing where no terminal is on both ends."""
+def _edit_lines(talk: Talk, history: Path | None) -> Iterator[None]:
+    """Enable line editing and load and save `history`, if stdin and stdout are terminals."""
     if not talk.edits_lines:
         yield
         return
@@ -137,25 +137,25 @@ def _line_editing(talk: Talk, history: Path | None) -> Iterator[None]:
     except ImportError:  # not on every system
         yield
         return
-    readline.parse_and_bind("set enable-bracketed-paste on")  # several lines that are pasted are one question
-    for line in _lines_of(history)[-HISTORY_LINES:]:
+    readline.parse_and_bind("set enable-bracketed-paste on")  # several pasted lines are one question
+    for line in _read_history(history)[-HISTORY_LINES:]:
         readline.add_history(line)
     try:
         yield
     finally:
         if history is not None:
             count = readline.get_current_history_length()
-            _keep(history, [readline.get_history_item(number + 1) for number in range(count)])
+            _write_history(history, [readline.get_history_item(number + 1) for number in range(count)])
 
 
-def _lines_of(history: Path | None) -> list[str]:
+def _read_history(history: Path | None) -> list[str]:
     try:
         return history.read_text(encoding="utf-8").splitlines() if history else []
-    except (OSError, ValueError):  # a history that cannot be read is no reason not to talk
+    except (OSError, ValueError):  # an unreadable history must not prevent the session
         return []
 
 
-def _keep(history: Path, lines: list[str]) -> None:
+def _write_history(history: Path, lines: list[str]) -> None:
     kept = [line for line in lines if line and line.isprintable()][-HISTORY_LINES:]
     temporary = history.with_name(f".{history.name}.{os.getpid()}")
     try:
@@ -163,5 +163,5 @@ def _keep(history: Path, lines: list[str]) -> None:
         with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8") as file:
             file.write("".join(f"{line}\n" for line in kept))
         temporary.replace(history)
-    except (OSError, FledgeError):  # one that cannot be written, none not to leave
+    except (OSError, FledgeError):  # an unwritable history must not prevent the exit
         temporary.unlink(missing_ok=True)

@@ -21,22 +21,26 @@ if TYPE_CHECKING:
 @settings(JudgeConfig)
 @click.argument("run", required=False)
 @click.option("--scores", help="A CSV file with columns question, arm, and one for each metric.")
-@click.option("--metric", help="The metric to compare; the planned one, or token_f1 where there are references.")
-@click.option("--baseline", help="The arm that the others are compared with; the first one unless named.")
-@click.option("--margin", type=float, help="Differences below this are as good as none; without it none is equivalent.")
 @click.option(
-    "--guard", "guards", multiple=True, help='What a winner may not lose, as in "latency_s<=+10%"; repeatable.'
+    "--metric", help="Metric to compare. [default: the pre-registered one, or token_f1 if there are references]"
 )
-@click.option("--all-pairs", is_flag=True, help="Compare every arm with every other.")
-@click.option("--test", type=click.Choice(get_args(TestName)), default="auto", show_default=True, help="Which test.")
-@click.option("--alpha", type=float, help=f"Chance of any wrong better or worse.  [default: {ALPHA:g}]")
-@click.option("--independent", is_flag=True, help="Take all questions as independent, also those of one topic.")
+@click.option("--baseline", help="Arm to compare the others with. [default: the first]")
 @click.option(
-    "--higher-is-better/--lower-is-better", default=None, help="The direction of a metric that fledge does not know."
+    "--margin", type=float, help="Largest difference that counts as equivalent; without it, no pair is equivalent."
 )
-@click.option("--report", type=click.Path(path_type=Path, dir_okay=False), help="Write a page to look at.")
+@click.option(
+    "--guard", "guards", multiple=True, help='Limit that a winner must keep, such as "latency_s<=+10%"; repeatable.'
+)
+@click.option("--all-pairs", is_flag=True, help="Compare all pairs of arms.")
+@click.option(
+    "--test", type=click.Choice(get_args(TestName)), default="auto", show_default=True, help="Statistical test."
+)
+@click.option("--alpha", type=float, help=f"Family-wise error rate.  [default: {ALPHA:g}]")
+@click.option("--independent", is_flag=True, help="Treat all questions as independent, including those of one topic.")
+@click.option("--higher-is-better/--lower-is-better", default=None, help="Direction of a metric unknown to fledge.")
+@click.option("--report", type=click.Path(path_type=Path, dir_okay=False), help="Write an HTML report.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Seed of resampling.")
-@click.option("--require", is_flag=True, help="End with exit code 3 unless there is a winner.")
+@click.option("--require", is_flag=True, help="Exit with code 3 unless there is a winner.")
 @json_option
 def compare(
     run: str | None,
@@ -47,9 +51,9 @@ def compare(
     as_json: bool,
     **flags: Any,
 ) -> None:
-    """Say for each pair of arms of RUN whether one is better, worse, equivalent, or not known yet.
+    """Show a verdict for each pair of arms of RUN: better, worse, equivalent or inconclusive.
 
-    RUN is an id, a prefix of at least 4 characters that no other run has, or last.
+    RUN is an id, a unique prefix of at least 4 characters, or last.
     """
     from fledge.experiments.comparison import compare as compare_run
 
@@ -79,28 +83,28 @@ def compare(
 
 
 @command()
-@click.option("--effect", type=float, required=True, help="The smallest difference that is worth finding.")
+@click.option("--effect", type=float, required=True, help="Smallest difference worth detecting.")
 @click.option(
     "--sd",
     type=float,
-    help="Standard deviation of a question's difference between two arms, in the unit of --effect.  [default: 1, so "
-    "that --effect is in standard deviations]",
+    help="Standard deviation of the per-question difference between two arms, in the unit of --effect.  [default: 1, "
+    "which makes --effect a number of standard deviations]",
 )
 @click.option(
-    "--disagreement", type=float, help="For pass/fail: the share of questions that only one of two arms passes."
+    "--disagreement", type=float, help="For pass/fail metrics: share of questions that only one of two arms passes."
 )
-@click.option("--run", help="Take the spread between arms from an experiment (or last), instead of --sd.")
-@click.option("--metric", help="The metric of --run; the planned one unless named.")
-@click.option("--equivalence", is_flag=True, help="Plan to show that arms are the same within --effect.")
-@click.option("--power", type=float, default=POWER, show_default=True, help="Chance of finding it.")
-@click.option("--alpha", type=float, default=ALPHA, show_default=True, help="Chance of any wrong verdict.")
-@click.option("--arms", type=int, default=2, show_default=True, help="Arms, all compared with the first.")
+@click.option("--run", help="Estimate --sd from an experiment (or last).")
+@click.option("--metric", help="Metric of --run. [default: the pre-registered one]")
+@click.option("--equivalence", is_flag=True, help="Plan an equivalence test with margin --effect.")
+@click.option("--power", type=float, default=POWER, show_default=True, help="Probability of detecting the effect.")
+@click.option("--alpha", type=float, default=ALPHA, show_default=True, help="Family-wise error rate.")
+@click.option("--arms", type=int, default=2, show_default=True, help="Number of arms, all compared with the first.")
 @settings(Workspace)
 @json_option
 def plan(
     as_json: bool, sd: float | None, disagreement: float | None, run: str | None, metric: str | None, **flags: Any
 ) -> None:
-    """Say how many questions a comparison needs, before it is made."""
+    """Compute how many questions a comparison needs."""
     from fledge.comparison.power import plan as plan_questions
 
     numbers = {name: flags.pop(name) for name in ("effect", "equivalence", "power", "alpha", "arms")}
@@ -113,14 +117,14 @@ def plan(
         sd = spread.sd
         if spread.disagreement is None:
             seen = f"standard deviation of the difference in {spread.metric}: {sd:.3g}"
-        else:  # arms that differ by so much disagree on as many questions
+        else:  # an effect of this size implies at least as many disagreements
             disagreement = max(spread.disagreement, abs(numbers["effect"]))
             seen = f"questions that only one of two arms passes by {spread.metric}: {spread.disagreement:.0%}"
         message(f"spread between the arms of {run}: {seen}")
     elif metric is not None:
         raise InputError("--metric needs --run", hint="--run last")
     elif sd is None and disagreement is None:
-        message("--effect is in standard deviations of a question's difference; --run last takes them from a run")
+        message("--effect is in standard deviations of the per-question difference; --run last estimates them")
     found = plan_questions(**numbers, sd=1.0 if sd is None else sd, disagreement=disagreement)
     what = "that arms are the same within" if numbers["equivalence"] else "a difference of"
     text = (

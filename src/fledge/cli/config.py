@@ -19,7 +19,7 @@ SHOWN = (ExperimentConfig, ReleaseConfig, ServeConfig, ChatConfig)
 
 
 def say_unknown_keys() -> None:
-    """A line for each key of a file, or variable FLEDGE_..., that is no setting of any command."""
+    """Warn about each key of a settings file and each FLEDGE_... variable that no command knows."""
     if not unknown_keys(*SHOWN, JudgeConfig, QuestionsConfig):
         return
 
@@ -40,10 +40,10 @@ def config() -> None:
 
 
 @config.command()
-@click.option("--origin", is_flag=True, help="Show where each value comes from.")
+@click.option("--origin", is_flag=True, help="Show the source of each value.")
 @json_option
 def show(origin: bool, as_json: bool) -> None:
-    """Show the settings that commands would use here."""
+    """Show the settings that commands use in this folder."""
     rows: dict[str, dict[str, object]] = {}
     for cls in SHOWN:
         resolved = load(cls)

@@ -23,7 +23,7 @@ LONGEST_ANSWER = 240  # characters shown
 
 @command()
 @click.option("--home", type=click.Path(path_type=Path, file_okay=False), help="Keep everything in this folder.")
-@click.option("--model", help="Another model than SmolLM2, as `fledge experiment` takes it.")
+@click.option("--model", help="Model instead of SmolLM2, as in `fledge experiment`.")
 @click.option("--questions", default="default", help="Your own questions: a .jsonl, .csv or .yaml file.")
 @click.option("--port", type=int, help="Port of the endpoint. [default: 5001]")
 @click.option("--keep-serving", is_flag=True, help="Leave the endpoint running.")
@@ -31,11 +31,11 @@ LONGEST_ANSWER = 240  # characters shown
 def demo(
     home: Path | None, model: str | None, questions: str, port: int | None, keep_serving: bool, as_json: bool
 ) -> None:
-    """An end-to-end run of a small chat model: experiment, verdict, release, endpoint, traces, report."""
+    """Run a small chat model end to end: experiment, verdict, release, endpoint, traces, report."""
     from fledge.demo.end_to_end import run_demo
 
     with Status("", console=err()) as spinner:
-        life = run_demo(
+        result = run_demo(
             home=home,
             model=model,
             questions=questions,
@@ -43,13 +43,13 @@ def demo(
             keep_serving=keep_serving,
             listener=_listener(spinner),
         )
-    emit(as_json, life.as_dict(), *_shown(life))
+    emit(as_json, result.as_dict(), *_lines(result))
     if not as_json:
-        _say_next(life, home, keep_serving)
+        _say_next(result, home, keep_serving)
 
 
 def _listener(spinner: Status) -> "DemoListener":
-    """A line on stderr for each stage as it ends, and the running one with the time left where there is a terminal."""
+    """Return a listener that prints a line to stderr for each finished stage and shows progress on a terminal."""
     from fledge.demo.end_to_end import DemoListener
 
     running, began = "", 0.0
@@ -71,21 +71,21 @@ def _listener(spinner: Status) -> "DemoListener":
     return DemoListener(started, ended, cells)
 
 
-def _shown(life: "DemoResult") -> list[str | Text]:
-    shown: list[str | Text] = [f"{sum(stage.seconds for stage in life.stages):.1f} s in all"]
-    comparison = life.comparison
+def _lines(result: "DemoResult") -> list[str | Text]:
+    shown: list[str | Text] = [f"{sum(stage.seconds for stage in result.stages):.1f} s in all"]
+    comparison = result.comparison
     if comparison is not None:
         shown += [
             Text("\nverdicts", style="bold"),
             *(f"  {pair.summary()}" for pair in comparison.pairs),
         ]
         shown += [f"  {comparison.conclusion()}", *(f"  warning: {item.text}" for item in comparison.warnings)]
-        shown += [f"  champion {life.promotion}", Text("\nthree questions and their answers", style="bold")]
-        for question in list(dict.fromkeys(row["question"] for row in life.answers))[:3]:
+        shown += [f"  champion {result.promotion}", Text("\nthree questions and their answers", style="bold")]
+        for question in list(dict.fromkeys(row["question"] for row in result.answers))[:3]:
             shown.append(f"  Q: {question}")
-            shown += [_answer(row) for row in life.answers if row["question"] == question]
-    if life.model == "embedded":
-        shown.append("\nThe embedded model recites what it was trained on: this proves the way, not the prompts.")
+            shown += [_answer(row) for row in result.answers if row["question"] == question]
+    if result.model == "embedded":
+        shown.append("\nThe embedded model recites its training data: this run tests the workflow, not the prompts.")
     return shown
 
 
@@ -94,22 +94,22 @@ def _answer(row: dict[str, Any]) -> str:
     return f"     {row['arm']}: {textwrap.shorten(text, LONGEST_ANSWER, placeholder=' ...')}"
 
 
-def _say_next(life: "DemoResult", home: Path | None, keep_serving: bool) -> None:
+def _say_next(result: "DemoResult", home: Path | None, keep_serving: bool) -> None:
     fledge = _program(relative=home is None)
     message("\nnext:")
     if home is not None:
         message(f"  cd {shlex.quote(str(home))}")
-    if life.experiment:
-        message(f"  {fledge} compare {life.experiment.run_id} --all-pairs")
+    if result.experiment:
+        message(f"  {fledge} compare {result.experiment.run_id} --all-pairs")
     if keep_serving:
-        message(f"  {fledge} test {life.url}    then    {fledge} stop")
+        message(f"  {fledge} test {result.url}    then    {fledge} stop")
     else:
-        message(f"  {fledge} serve {life.model_name}@champion --detach    then    {fledge} test {life.url}")
+        message(f"  {fledge} serve {result.model_name}@champion --detach    then    {fledge} test {result.url}")
     message(f"  {fledge} ui    shows runs, traces and prompts at http://127.0.0.1:5050")
 
 
 def _program(*, relative: bool) -> str:
-    """What to type for `fledge` here: it may not be on the PATH."""
+    """Return the command that starts this `fledge`, which may not be on the PATH."""
     program = Path(sys.argv[0]).absolute()
     if program.name != "fledge" or shutil.which("fledge") == str(program):
         return "fledge"

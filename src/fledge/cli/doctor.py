@@ -13,10 +13,10 @@ from fledge.engines.settings import EngineSettings
 
 @command()
 @settings(EngineSettings)
-@click.option("--model", help="Also say what the engine of this model would take of memory.")
+@click.option("--model", help="Also estimate the memory that this model needs.")
 @json_option
 def doctor(model: str | None, as_json: bool, **flags: Any) -> None:
-    """What this machine has, which engines run here, and what to install for the others."""
+    """Show this machine's hardware, the engines that run here, and how to install the others."""
     found = examine(load(EngineSettings, flags).value, model)
     machine = found["machine"]
     about = [[name, _text(machine[name])] for name in ("cpu", "threads", "memory_bytes", "gpu", "system", "python")]

@@ -26,9 +26,9 @@ from fledge.supervision.endpoints import EndpointStatus
 @command()
 @settings(ServeConfig)
 @click.argument("targets", metavar="TARGET...", nargs=-1, required=True)
-@click.option("--detach", is_flag=True, help="Return when the endpoint is ready; it goes on in the background.")
-@click.option("--print-unit", is_flag=True, help="Print a systemd unit that serves so, and serve nothing.")
-@click.option("--print-dockerfile", is_flag=True, help="Print a Dockerfile that serves so, and serve nothing.")
+@click.option("--detach", is_flag=True, help="Run the endpoint in the background; return when it is ready.")
+@click.option("--print-unit", is_flag=True, help="Print a systemd unit for this command and exit.")
+@click.option("--print-dockerfile", is_flag=True, help="Print a Dockerfile for this command and exit.")
 @json_option
 def serve(
     targets: tuple[str, ...], detach: bool, print_unit: bool, print_dockerfile: bool, as_json: bool, **flags: Any
@@ -49,7 +49,7 @@ def serve(
 def serve_targets(
     config: ServeConfig, targets: tuple[str, ...], detach: bool, as_json: bool, about: dict[str, Any]
 ) -> None:
-    """Serve targets here or in the background, and print what runs, with what else `about` tells."""
+    """Serve targets in the foreground or background and print the endpoint, with `about` in its JSON."""
     if not detach:
         _serve_here(config, targets, as_json, about)
     running = endpoints.serve(*targets, say=message, config=config)
@@ -68,7 +68,7 @@ def serve_targets(
 
 
 def _serve_here(config: ServeConfig, targets: tuple[str, ...], as_json: bool, about: dict[str, Any]) -> NoReturn:
-    """Become the endpoint's supervisor."""
+    """Replace this process by the endpoint's supervisor."""
     with endpoints.claim_port(config):
         path = endpoints.prepare(config, *targets, say=message)
         if as_json:
@@ -86,16 +86,16 @@ def status(as_json: bool, **flags: Any) -> None:
     """Show the endpoints of this workspace with their processes and memory."""
     found = endpoints.status(workspace=load(Workspace, flags).value)
     value = {"endpoints": [item.as_dict() for item in found]}
-    shown = [line for item in found for line in _shown(item)]
-    emit(as_json, value, *shown or ["no endpoint runs"])
+    shown = [line for item in found for line in _describe(item)]
+    emit(as_json, value, *shown or ["no endpoint is running"])
 
 
 @command()
 @settings(Workspace)
-@click.option("--port", type=int, help="The endpoint on this port; the only one that runs unless given.")
+@click.option("--port", type=int, help="Port of the endpoint. [default: the only running one]")
 @json_option
 def stop(port: int | None, as_json: bool, **flags: Any) -> None:
-    """Stop an endpoint: running requests finish, what was recorded is shipped."""
+    """Stop an endpoint after its running requests have finished and its records are shipped."""
     stopped = endpoints.stop(port, workspace=load(Workspace, flags).value)
     value = {"endpoints": [item.as_dict() for item in stopped]}
     emit(as_json, value, f"stopped {', '.join(item.url for item in stopped)}")
@@ -103,10 +103,10 @@ def stop(port: int | None, as_json: bool, **flags: Any) -> None:
 
 @command()
 @settings(Workspace)
-@click.option("--port", type=int, help="The endpoint on this port; the only one that runs unless given.")
+@click.option("--port", type=int, help="Port of the endpoint. [default: the only running one]")
 @json_option
 def restart(port: int | None, as_json: bool, **flags: Any) -> None:
-    """Stop an endpoint and start it again as it was asked for."""
+    """Stop an endpoint and start it again with the same settings."""
     running = endpoints.restart(port, say=message, workspace=load(Workspace, flags).value)
     value = {"endpoints": [running.as_dict()]}
     emit(as_json, value, f"{running.url} is ready again, pid {running.pid}")
@@ -114,19 +114,17 @@ def restart(port: int | None, as_json: bool, **flags: Any) -> None:
 
 @command()
 @settings(Workspace)
-@click.option(
-    "--port", type=int, help="The endpoint on this port, also one that has ended; else the only one that runs."
-)
-@click.option("--lines", type=click.IntRange(1, 100_000), default=50, show_default=True, help="So many of the latest.")
-@click.option("-f", "--follow", is_flag=True, help="Go on with what is added, until Ctrl-C.")
+@click.option("--port", type=int, help="Port of the endpoint, running or stopped. [default: the only running one]")
+@click.option("--lines", type=click.IntRange(1, 100_000), default=50, show_default=True, help="Number of lines.")
+@click.option("-f", "--follow", is_flag=True, help="Follow the log until Ctrl-C.")
 @json_option
 def logs(port: int | None, lines: int, follow: bool, as_json: bool, **flags: Any) -> None:
-    """The log of an endpoint in the background, of all its processes."""
+    """Show the log of all processes of a background endpoint."""
     workspace = load(Workspace, flags).value
     path = endpoints.find_log(port, workspace=workspace)
     if as_json:
         if follow:
-            raise InputError("a log that goes on is no JSON document", hint="leave out --follow")
+            raise InputError("--follow cannot be combined with --json", hint="leave out --follow")
         with path.open(encoding="utf-8", errors="replace") as file:
             latest = [line.rstrip("\n") for line in deque(file, lines)]
         running = [item.as_dict() for item in endpoints.status(workspace=workspace) if Path(item.folder) == path.parent]
@@ -140,7 +138,7 @@ def logs(port: int | None, lines: int, follow: bool, as_json: bool, **flags: Any
 @click.argument("url")
 @json_option
 def test(url: str, as_json: bool) -> None:
-    """Smoke test of the endpoint at URL; its key, if it has one, is read from FLEDGE_API_KEY."""
+    """Run a smoke test of the endpoint at URL; FLEDGE_API_KEY is its key."""
     checks = check_endpoint(url, key=os.environ.get("FLEDGE_API_KEY"))
     passed = all(check.passed for check in checks)
     rows = [
@@ -156,29 +154,29 @@ def test(url: str, as_json: bool) -> None:
 @settings(Workspace)
 @click.argument("request_id")
 @click.option("--value", required=True, help="true, false, a number, or a word.")
-@click.option("--name", default="feedback", show_default=True, help="What is judged.")
-@click.option("--comment", default="", help="Why.")
-@click.option("--user", default="", help="Who says so.")
-@click.option("--url", help="The endpoint that answered; the only one that runs here unless given.")
+@click.option("--name", default="feedback", show_default=True, help="Name of the assessment.")
+@click.option("--comment", default="", help="Rationale.")
+@click.option("--user", default="", help="Who gives the feedback.")
+@click.option("--url", help="Endpoint that answered. [default: the only one running here]")
 @json_option
 def feedback(
     request_id: str, value: str, name: str, comment: str, user: str, url: str | None, as_json: bool, **flags: Any
 ) -> None:
-    """What somebody thinks of an answer, by its x-request-id; it is kept with the answer's trace."""
-    judgement = _judgement(value)
+    """Give feedback on the answer with this x-request-id; it is stored with the answer's trace."""
+    parsed = _parse_value(value)
     identity = give_feedback(
         request_id,
-        judgement,
+        parsed,
         name=name,
         comment=comment,
         user=user,
         url=url,
         workspace=load(Workspace, flags).value,
     )
-    document = {"request_id": request_id, "feedback_id": identity, "name": name, "value": judgement}
+    document = {"request_id": request_id, "feedback_id": identity, "name": name, "value": parsed}
     emit(as_json, document, f"{name} = {value} for {request_id}")
     if not as_json:
-        message("it becomes an assessment of that answer's trace in MLflow")
+        message("it will be an assessment of the answer's trace in MLflow")
 
 
 @command()
@@ -186,13 +184,13 @@ def feedback(
 @click.argument("url", required=False)
 @json_option
 def monitor(url: str | None, as_json: bool, **flags: Any) -> None:
-    """How the endpoint at URL, or the only one that runs here, has done since its outbox began."""
+    """Show request statistics of the endpoint at URL (default: the only one running here) from its outbox."""
     health = read_health(url, workspace=load(Workspace, flags).value)
     rows = [[name, value] for name, value in health.slo.as_dict().items()]
     emit(as_json, health.as_dict(), table(health.url, ["figure", "value"], rows))
 
 
-def _judgement(text: str) -> bool | float | str:
+def _parse_value(text: str) -> bool | float | str:
     if text.lower() in ("true", "false"):
         return text.lower() == "true"
     try:
@@ -201,8 +199,8 @@ def _judgement(text: str) -> bool | float | str:
         return text
 
 
-def _going_on(endpoint: EndpointStatus) -> Iterator[str]:
-    """What is under way beside answering, and what went wrong last."""
+def _status_lines(endpoint: EndpointStatus) -> Iterator[str]:
+    """Yield the progress, last error, canary and recorder backlog of an endpoint."""
     if endpoint.progress:
         yield endpoint.progress[-1]
     if endpoint.last_error:
@@ -216,7 +214,7 @@ def _going_on(endpoint: EndpointStatus) -> Iterator[str]:
         yield f"{endpoint.recorder.waiting} records are not in MLflow yet{f': {last_error}' if last_error else ''}"
 
 
-def _shown(endpoint: EndpointStatus) -> Iterator[str | Table]:
+def _describe(endpoint: EndpointStatus) -> Iterator[str | Table]:
     releases = ", ".join(f"{release.name}/{release.version}" for release in endpoint.releases)
     yield f"{endpoint.url} is {endpoint.state}, with {releases}"
     rows = [
@@ -229,4 +227,4 @@ def _shown(endpoint: EndpointStatus) -> Iterator[str | Table]:
         for part in endpoint.processes
     ]
     yield table("", ["process", "pid", "memory", "restarts"], rows)
-    yield from _going_on(endpoint)
+    yield from _status_lines(endpoint)

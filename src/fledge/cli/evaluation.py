@@ -20,19 +20,19 @@ from fledge.experiments.run_ids import short_id
 @settings(
     ExperimentConfig, without=("model", "more_models", "prompts", "shots", "shots_from", "metric", "margin", "alpha")
 )
-@click.option("--prompt", help="Prompt as name, name/version or name@alias; a release brings its own.")
-@click.option("--gate", "gates", multiple=True, help='What must hold, as in "token_f1>=0.6, error_rate<=0.01".')
+@click.option("--prompt", help="Prompt: name, name/version or name@alias. [default: the release's own]")
+@click.option("--gate", "gates", multiple=True, help='Condition to pass, such as "token_f1>=0.6, error_rate<=0.01".')
 @click.option(
     "--gate-on",
     type=click.Choice(get_args(GateOn)),
     default="bound",
     show_default=True,
-    help="Judge gates on the far end of the 95 % interval, or on the mean.",
+    help="Judge gates on the worse bound of the 95 % interval, or on the mean.",
 )
 @click.option(
     "--reuse/--no-reuse",
     default=True,
-    help="Reuse answers of earlier experiments with the same prompt, model, settings and seed; off where a gate is on "
+    help="Reuse answers of earlier experiments with the same prompt, model, settings and seed; off if a gate is on "
     "latency.  [default: reuse]",
 )
 @click.option("--junit", type=click.Path(path_type=Path, dir_okay=False), help="Write a JUnit file for CI.")
@@ -47,7 +47,7 @@ def evaluate(
     as_json: bool,
     **flags: Any,
 ) -> None:
-    """Ask TARGET all questions and score the answers: a model, a release as NAME@ALIAS, or a URL."""
+    """Score TARGET (a model, a release as NAME@ALIAS, or a URL) on all questions."""
     with cells_progress("asking") as progress:
         found = evaluate_target(
             target, gates, prompt=prompt, gate_on=gate_on, settings=flags, progress=progress, say=message, reuse=reuse
@@ -61,7 +61,7 @@ def evaluate(
         message(f"warning: {warning.text}")
     if found.failed:
         again = f"fledge experiment --resume {short_id(found.run_id)}"
-        message(f"{found.failed} answers failed; those that may pass are asked once more by: {again}")
+        message(f"{found.failed} answers failed; retry those that may pass with: {again}")
     failed = [gate.gate for gate in found.gates if not gate.passed]
     if failed:
         hint = "ask more questions, or judge by the mean alone: --gate-on mean" if gate_on == "bound" else ""

@@ -17,30 +17,30 @@ from fledge.tracking.connection import connect
 if TYPE_CHECKING:
     from fledge.experiments.result import ExperimentResult
 
-# What the figures of an arm call a metric of its answers.
+# The name of an answer's metric in the figures of an arm.
 MEANS = {"latency_s": "latency_mean_s", "ttft_s": "ttft_mean_s", "error_rate": "success_rate"}
 
 
 @command()
 @settings(ExperimentConfig)
-@click.option("--config", type=click.Path(path_type=Path), help="A TOML or YAML file of settings, also of arms.")
-@click.option("--like", metavar="RUN", help="Repeat an experiment with its settings, apart from the flags given here.")
+@click.option("--config", type=click.Path(path_type=Path), help="TOML or YAML file with settings and arms.")
+@click.option("--like", metavar="RUN", help="Repeat an experiment with its settings; flags override them.")
 @click.option(
     "--resume",
     metavar="RUN",
-    help="Go on with an experiment that ended early, or the last one that did; no answer is asked for twice.",
+    help="Resume an unfinished experiment (or last); finished answers are kept.",
 )
 @json_option
 def experiment(config: Path | None, like: str | None, resume: str | None, as_json: bool, **flags: Any) -> None:
-    """Ask all questions with all prompts; runs, traces, tables and a plot go to MLflow."""
+    """Ask all questions with all prompts; log runs, traces, tables and a plot to MLflow."""
     from fledge.experiments.run import resume_experiment, run_experiment
 
     if resume is not None:
-        workspace = _only_workspace(flags, config, like)
+        workspace = _load_workspace(flags, config, like)
         with cells_progress("asking") as progress:
             result = resume_experiment(resume, progress=progress, say=message, workspace=workspace)
     else:
-        configured = _configured(flags, config, like)
+        configured = _load_config(flags, config, like)
         with cells_progress("asking", configured.generation.max_tokens) as progress:
             result = run_experiment(configured, progress=progress, say=message)
     emit(as_json, result.as_dict(), _experiment_table(result))
@@ -48,17 +48,17 @@ def experiment(config: Path | None, like: str | None, resume: str | None, as_jso
         message(f"warning: {warning.text}")
     if result.failed:
         again = f"fledge experiment --resume {short_id(result.run_id)}"
-        message(f"{result.failed} answers failed; those that may pass are asked once more by: {again}")
+        message(f"{result.failed} answers failed; retry those that may pass with: {again}")
     if not as_json and len(result.arms) > 1:
         metric = "" if result.metric else " --metric METRIC, or --judge URL#NAME, as there are no references"
         message(f"next: fledge compare {short_id(result.run_id)}{metric}")
 
 
-def _configured(flags: dict[str, Any], file: Path | None, like: str | None) -> ExperimentConfig:
+def _load_config(flags: dict[str, Any], file: Path | None, like: str | None) -> ExperimentConfig:
     if like is None:
-        return _one_way(ExperimentConfig.load(flags, file=file), flags)
+        return _check_flags(ExperimentConfig.load(flags, file=file), flags)
     if file is not None:
-        raise InputError("--config and --like both name settings", hint="give one of them")
+        raise InputError("--config cannot be combined with --like", hint="leave out one of them")
     from fledge.experiments._mlflow_experiments import describe_arms, load_plan, load_settings
     from fledge.experiments._mlflow_runs import COMPARED, find_run
 
@@ -70,25 +70,25 @@ def _configured(flags: dict[str, Any], file: Path | None, like: str | None) -> E
     chains = [name for name in (load_plan(client, run_id) or {}).get("arms", ()) if name not in prompted]
     if chains:
         message(f"{', '.join(chains)} left out: custom chains are repeated from Python only")
-    return _one_way(ExperimentConfig.load({**settings, **given}), flags)
+    return _check_flags(ExperimentConfig.load({**settings, **given}), flags)
 
 
-def _one_way(config: ExperimentConfig, flags: dict[str, Any]) -> ExperimentConfig:
-    """Raise `InputError` for flags that arms leave without any meaning."""
-    idle = [f"--{name.replace('_', '-')}" for name in ("prompts", "more_models") if flags.get(name) is not None]
-    if config.arms and idle:
-        raise InputError(f"arms say what is asked; {', '.join(idle)} would say it again", hint="add an arm instead")
+def _check_flags(config: ExperimentConfig, flags: dict[str, Any]) -> ExperimentConfig:
+    """Return `config`. Raise `InputError` for flags that cannot be combined with arms."""
+    conflicts = [f"--{name.replace('_', '-')}" for name in ("prompts", "more_models") if flags.get(name) is not None]
+    if config.arms and conflicts:
+        raise InputError(f"{', '.join(conflicts)} cannot be combined with arms", hint="add an arm instead")
     return config
 
 
-def _only_workspace(flags: dict[str, Any], file: Path | None, like: str | None) -> Workspace:
+def _load_workspace(flags: dict[str, Any], file: Path | None, like: str | None) -> Workspace:
     own = {item.name for item in options(Workspace)}
     names = {item.name: item.flag for item in options(ExperimentConfig)}
     others = [names[name] for name, value in flags.items() if value is not None and name not in own]
     others += ["--config"] * (file is not None) + ["--like"] * (like is not None)
     if others:
         raise InputError(
-            f"--resume goes on as the experiment was started, {', '.join(others)} would change it",
+            f"--resume cannot be combined with {', '.join(others)}: it keeps the experiment's settings",
             hint="--like RUN starts a new experiment with other settings",
         )
     return load(Workspace, flags).value

@@ -18,7 +18,7 @@ SHOWN = 5
 
 @group()
 def judge() -> None:
-    """A judge: a model that grades answers, or says which of two is better."""
+    """Calibrate a judge: a model that grades answers or prefers one of two."""
 
 
 @judge.command()
@@ -26,12 +26,12 @@ def judge() -> None:
 @click.option(
     "--labels",
     required=True,
-    help="A CSV file: question, answer, label (1 to 5, or 0 and 1), or question, a, b, label (a, b, tie); reference.",
+    help="CSV file with question, answer, label (1 to 5, or 0 and 1) or question, a, b, label (a, b, tie); reference.",
 )
-@click.option("--min-kappa", type=float, help="End with exit code 3 unless the interval of kappa is above this.")
+@click.option("--min-kappa", type=float, help="Exit with code 3 unless the interval of kappa is above this.")
 @json_option
 def calibrate(labels: str, min_kappa: float | None, as_json: bool, **flags: Any) -> None:
-    """Compare a judge with what people said of the same answers."""
+    """Measure a judge's agreement with human labels."""
     from fledge.scoring.calibration import calibrate_judge
 
     with steps_progress("judging") as progress:
@@ -43,16 +43,16 @@ def calibrate(labels: str, min_kappa: float | None, as_json: bool, **flags: Any)
     message(describe_counts(found.counts))
     if found.passed is False:
         raise RefusedError(
-            f"the judge is not shown to agree with a kappa of {min_kappa:g}",
+            f"the interval of kappa is not above {min_kappa:g}",
             hint="label more answers, or try other --judge-criteria",
         )
 
 
 def _lines(found: "Calibration") -> list[str]:
     agreed = found.agreement
-    lines = [f"the judge says the same on {agreed.agreed:.0%} of them"]
+    lines = [f"the judge agrees with people on {agreed.agreed:.0%} of them"]
     if agreed.kappa is None or agreed.ci is None:
-        lines.append("kappa: none, as one of the two said the same of every answer")
+        lines.append("kappa: undefined, as one rater gave every answer the same label")
     else:
         lines.append(f"kappa {agreed.kappa:.2f} (95 % interval {agreed.ci[0]:.2f} to {agreed.ci[1]:.2f})")
     for item in found.disagreements[:SHOWN]:

@@ -1,4 +1,4 @@
-"""The command line: a table of commands, each imported when it is called, and the one place that catches errors."""
+"""The command line: a table of commands, imported when called, and the one place that catches errors."""
 
 import contextlib
 import gc
@@ -16,47 +16,47 @@ from click.exceptions import NoSuchCommand
 COMMANDS = {
     "demo": ("fledge.cli.demo:demo", "An end-to-end run of a small chat model, in two minutes."),
     "experiment": ("fledge.cli.experiment:experiment", "Ask all questions with all prompts."),
-    "runs": ("fledge.cli.runs:runs", "The experiments, newest first."),
-    "answers": ("fledge.cli.runs:answers", "The answers of an experiment."),
+    "runs": ("fledge.cli.runs:runs", "List experiments, newest first."),
+    "answers": ("fledge.cli.runs:answers", "Show the answers of an experiment."),
     "compare": ("fledge.cli.comparison:compare", "Verdicts on the arms of an experiment."),
     "evaluate": ("fledge.cli.evaluation:evaluate", "Score a model, a release or a URL, with gates."),
-    "judge": ("fledge.cli.judge:judge", "A judge against what people say."),
-    "plan": ("fledge.cli.comparison:plan", "How many questions a comparison needs."),
+    "judge": ("fledge.cli.judge:judge", "Measure a judge's agreement with people."),
+    "plan": ("fledge.cli.comparison:plan", "Compute how many questions a comparison needs."),
     "prompts": ("fledge.cli.prompts:prompts", "The prompt registry."),
-    "questions": ("fledge.cli.questions:questions", "Question sets: show, validate, sample, register."),
+    "questions": ("fledge.cli.questions:questions", "Show, validate, sample and register question sets."),
     "register": ("fledge.cli.registry:register", "Register a release."),
-    "promote": ("fledge.cli.registry:promote", "Move an alias to a release, by evidence."),
+    "promote": ("fledge.cli.registry:promote", "Move an alias to a release, given evidence."),
     "verify": ("fledge.cli.registry:verify", "Check a release against its manifest."),
-    "rollback": ("fledge.cli.registry:rollback", "Take back the last promotion of an alias."),
-    "history": ("fledge.cli.registry:history", "Who moved which alias, when and why."),
+    "rollback": ("fledge.cli.registry:rollback", "Undo the last promotion of an alias."),
+    "history": ("fledge.cli.registry:history", "Show who moved which alias, when and why."),
     "serve": ("fledge.cli.endpoints:serve", "Serve a release."),
     "run": ("fledge.cli.run:run", "Register, promote and serve a model in one step."),
-    "status": ("fledge.cli.endpoints:status", "Show the endpoints that run here."),
+    "status": ("fledge.cli.endpoints:status", "Show the running endpoints."),
     "stop": ("fledge.cli.endpoints:stop", "Stop an endpoint."),
     "restart": ("fledge.cli.endpoints:restart", "Stop an endpoint and start it again."),
-    "logs": ("fledge.cli.endpoints:logs", "The log of an endpoint."),
-    "test": ("fledge.cli.endpoints:test", "Smoke test of a running endpoint."),
+    "logs": ("fledge.cli.endpoints:logs", "Show the log of an endpoint."),
+    "test": ("fledge.cli.endpoints:test", "Run a smoke test of an endpoint."),
     "chat": ("fledge.cli.chat:chat", "Talk to an endpoint or a model."),
-    "feedback": ("fledge.cli.endpoints:feedback", "What somebody thinks of an answer."),
-    "monitor": ("fledge.cli.endpoints:monitor", "How an endpoint has done."),
-    "ui": ("fledge.cli.ui:ui", "MLflow's own UI on the tracking store."),
-    "bench": ("fledge.cli.bench:bench", "Measure fledge against what you would use instead."),
-    "doctor": ("fledge.cli.doctor:doctor", "What this machine has, and which engines run here."),
-    "config": ("fledge.cli.config:config", "Where each setting comes from."),
+    "feedback": ("fledge.cli.endpoints:feedback", "Give feedback on an answer."),
+    "monitor": ("fledge.cli.endpoints:monitor", "Show request statistics of an endpoint."),
+    "ui": ("fledge.cli.ui:ui", "Serve MLflow's UI on the tracking store."),
+    "bench": ("fledge.cli.bench:bench", "Benchmark fledge against its alternatives."),
+    "doctor": ("fledge.cli.doctor:doctor", "Check this machine and its engines."),
+    "config": ("fledge.cli.config:config", "Show settings and their sources."),
 }
 INTERRUPTED = 130
-DRIVERS = ("psycopg2", "pymysql", "pymssql")  # of SQL stores, which MLflow leaves to its users
+DRIVERS = ("psycopg2", "pymysql", "pymssql")  # of SQL stores; MLflow does not install them
 
 
 class Commands(click.Group):
-    """A group whose commands are imported only when one is called."""
+    """A group that imports a command only when it is called."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in COMMANDS:
-            if ctx.resilient_parsing:  # of a shell that completes
+            if ctx.resilient_parsing:  # shell completion
                 return None
             raise NoSuchCommand(cmd_name, possibilities=COMMANDS, ctx=ctx)
         module, _, attribute = COMMANDS[cmd_name][0].partition(":")
@@ -73,7 +73,7 @@ class Commands(click.Group):
 @click.option("--debug", is_flag=True, help="Show stack traces.")
 @click.pass_context
 def app(ctx: click.Context, debug: bool) -> None:
-    """Take a Hugging Face language model from its first experiment to a watched endpoint."""
+    """Take a Hugging Face language model from its first experiment to a monitored endpoint."""
     ctx.obj = {"debug": debug}
     if not {"-h", "--help"} & set(sys.argv):
         _say_unknown_settings()
@@ -82,7 +82,7 @@ def app(ctx: click.Context, debug: bool) -> None:
 def _say_unknown_settings() -> None:
     from fledge.core.settings import Workspace, unknown_keys
 
-    if unknown_keys(Workspace):  # what else is set may be a setting of a command, which takes longer to find out
+    if unknown_keys(Workspace):  # the others may be settings of a command, which takes longer to check
         from fledge.cli.config import say_unknown_keys
 
         say_unknown_keys()
@@ -90,13 +90,13 @@ def _say_unknown_settings() -> None:
 
 def main() -> NoReturn:
     """Run the command line and end the process with its exit code."""
-    gc.set_threshold(50_000, 20, 20)  # importing MLflow makes a million objects, and none of them is garbage
-    for number in (signal.SIGINT, signal.SIGTERM):  # also where the shell that started us had them ignored
+    gc.set_threshold(50_000, 20, 20)  # importing MLflow creates a million objects, none of them garbage
+    for number in (signal.SIGINT, signal.SIGTERM):  # even if the parent shell ignored them
         signal.signal(number, _interrupt)
-    sys.unraisablehook = _interrupt_again
+    sys.unraisablehook = _repeat_interrupt
     debug = "--debug" in sys.argv
     log = logging.getLogger("fledge")
-    log.addHandler(_Shown())
+    log.addHandler(_MessageHandler())
     log.setLevel(logging.INFO)
     log.propagate = False
     if "--json" in sys.argv:
@@ -122,13 +122,13 @@ def main() -> NoReturn:
             raise
         code = _explain(error)
     if code == INTERRUPTED:
-        _end_at_once()
-    gc.freeze()  # the last collection, at exit, would go through all objects of MLflow, which takes a second
+        _exit_now()
+    gc.freeze()  # the collection at exit would scan all objects of MLflow, which takes a second
     sys.exit(code if isinstance(code, int) else 0)
 
 
-class _Shown(logging.Handler):
-    """Shows what modules log as messages for the user: what takes long, with an estimate."""
+class _MessageHandler(logging.Handler):
+    """Prints log records of fledge as messages."""
 
     def emit(self, record: logging.LogRecord) -> None:
         from fledge.cli.output import message
@@ -140,8 +140,8 @@ def _interrupt(*_: Any) -> NoReturn:
     raise KeyboardInterrupt
 
 
-def _interrupt_again(lost: "sys.UnraisableHookArgs") -> None:
-    """An interruption that came while Python cleaned up something of its own is lost; have it come once more."""
+def _repeat_interrupt(lost: "sys.UnraisableHookArgs") -> None:
+    """Raise SIGINT again if a `KeyboardInterrupt` was lost in a finalizer of Python."""
     if issubclass(lost.exc_type, KeyboardInterrupt):
         threading.Timer(0.05, signal.raise_signal, [signal.SIGINT]).start()
     else:
@@ -149,7 +149,7 @@ def _interrupt_again(lost: "sys.UnraisableHookArgs") -> None:
 
 
 def _is_interruption(error: BaseException) -> bool:
-    """Whether an interruption is behind an error that is not ours: Python 3.11 wraps what `__set_name__` raises."""
+    """Return whether a `KeyboardInterrupt` caused `error`: Python 3.11 wraps what `__set_name__` raises."""
     from fledge.core.errors import FledgeError
 
     cause: BaseException | None = error
@@ -165,10 +165,10 @@ def _say_interrupted() -> int:
     return INTERRUPTED
 
 
-def _end_at_once() -> NoReturn:
-    """End without waiting for threads: one that was being started when the interruption came may wait for ever."""
+def _exit_now() -> NoReturn:
+    """Exit without joining threads: one that was starting when the interruption came may never end."""
     for file in (sys.stdout, sys.stderr):
-        with contextlib.suppress(OSError, ValueError, AttributeError):  # closed, by us or who started us
+        with contextlib.suppress(OSError, ValueError, AttributeError):  # closed by us or by the parent
             file.flush()
     os._exit(INTERRUPTED)
 
@@ -190,8 +190,8 @@ def _explain(error: Exception) -> int:
         return 1
     if type(error).__module__.startswith("mlflow"):
         show_error(
-            f"MLflow: {str(error).splitlines()[0]}", "check MLFLOW_TRACKING_URI; see more with: fledge --debug ..."
+            f"MLflow: {str(error).splitlines()[0]}", "check MLFLOW_TRACKING_URI; for a stack trace: fledge --debug ..."
         )
         return 1
-    show_error(f"{type(error).__name__}: {error}", "this is a defect of fledge; see more with: fledge --debug ...")
+    show_error(f"{type(error).__name__}: {error}", "this is a bug in fledge; for a stack trace: fledge --debug ...")
     return 1

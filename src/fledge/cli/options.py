@@ -1,4 +1,4 @@
-"""Commands whose flags are made from settings: each field of a settings dataclass is a flag of the same name."""
+"""Command-line flags from settings: each field of a settings dataclass is a flag of the same name."""
 
 import typing
 from collections.abc import Callable
@@ -10,11 +10,11 @@ import click
 from fledge.core.settings import Option, options
 
 F = TypeVar("F", bound=Callable[..., Any])
-LAST = ("Engine", "Storage")  # groups that few people need
+LAST = ("Engine", "Storage")  # rarely needed groups
 
 
 class SettingOption(click.Option):
-    """A flag of a setting, and the group in which help shows it."""
+    """A flag of a setting; `group` is its section in the help."""
 
     def __init__(self, *names: Any, group: str, **attributes: Any) -> None:
         super().__init__(*names, **attributes)
@@ -22,7 +22,7 @@ class SettingOption(click.Option):
 
 
 class GroupedCommand(click.Command):
-    """A command whose help shows the common options first, then the groups of the others."""
+    """A command whose help shows common options first, then the groups."""
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         groups: dict[str, list[tuple[str, str]]] = {"": []}
@@ -46,25 +46,25 @@ class GroupedCommand(click.Command):
 
 
 class CommandGroup(click.Group):
-    """Several commands under one word."""
+    """A group of commands with grouped options."""
 
     def command(self, name: str | None = None) -> Callable[[Callable[..., Any]], click.Command]:  # type: ignore[override]
-        """A command of the group, with its options in groups."""
+        """Declare a command of the group with grouped options."""
         return super().command(name, cls=GroupedCommand)
 
 
 def command(name: str | None = None) -> Callable[[Callable[..., Any]], GroupedCommand]:
-    """A command with its options in groups."""
+    """Declare a command with grouped options."""
     return click.command(name, cls=GroupedCommand)
 
 
 def group() -> Callable[[Callable[..., Any]], CommandGroup]:
-    """A group of such commands."""
+    """Declare a group of such commands."""
     return click.group(cls=CommandGroup)
 
 
 def settings(cls: type, *, without: tuple[str, ...] = ()) -> Callable[[F], F]:
-    """Add a flag for every setting of `cls`; the command gets them as keyword arguments, None where not given."""
+    """Add a flag for every setting of `cls`; the command receives them as keyword arguments, None if not given."""
 
     def decorate(function: F) -> F:
         for item in reversed(list(options(cls))):

@@ -21,39 +21,39 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print one JS
 
 
 def err() -> Console:
-    """The console for messages."""
+    """Return the console for messages."""
     return Console(stderr=True, highlight=False)
 
 
 _bars: list[Progress] = []
-_spoke_at = [0.0]  # when the last message was shown
-ESTIMATE_AFTER_S = 3.0  # until then the first tokens, which take longest, are most of what there is
+_last_message = [0.0]  # time of the last message
+ESTIMATE_AFTER_S = 3.0  # the first tokens are the slowest and would bias an earlier estimate
 LINE_EVERY_S = 15.0
-# What moves a terminal's cursor and colours belongs to us, not to answers and question files.
+# Answers and question files must not move the cursor or change colours.
 _CONTROLS = {code: f"\\x{code:02x}" for code in (*range(0x20), *range(0x7F, 0xA0)) if chr(code) not in "\n\t"}
 
 
 class ReaderLeftError(Exception):
-    """Whoever read our output has gone, as `head` does."""
+    """The reader of stdout has closed it, as `head` does."""
 
 
 @contextlib.contextmanager
-def _read_by_somebody() -> Iterator[None]:
+def _detect_closed_pipe() -> Iterator[None]:
     try:
         yield
-    except (BrokenPipeError, SystemExit):  # the latter is what rich makes of the former
+    except (BrokenPipeError, SystemExit):  # rich turns the former into the latter
         raise ReaderLeftError from None
 
 
 def message(text: str) -> None:
-    """A line for the user, on stderr; above a bar, where there is one."""
-    _spoke_at[0] = time.monotonic()
+    """Print a line to stderr, above a progress bar if there is one."""
+    _last_message[0] = time.monotonic()
     console = _bars[-1].console if _bars else err()
     console.print(Text(text.translate(_CONTROLS)), soft_wrap=True)
 
 
 def show_error(text: str, hint: str = "") -> None:
-    """What happened and what to type next, on stderr."""
+    """Print an error and its hint to stderr."""
     console = err()
     console.print(Text.assemble(("error: ", "bold red"), text.translate(_CONTROLS)), soft_wrap=True)
     if hint:
@@ -64,9 +64,9 @@ _document: TextIO | None = None
 
 
 def keep_stdout() -> None:
-    """Keep stdout for the one document of `--json`: what else is printed there, also by libraries, goes to stderr."""
+    """Reserve stdout for the document of `--json`; other output, including that of libraries, goes to stderr."""
     global _document  # noqa: PLW0603 (a process has one stdout)
-    if sys.stdout is None or sys.stderr is None:  # closed by whoever started us
+    if sys.stdout is None or sys.stderr is None:  # closed by the parent
         return
     sys.stdout.flush()
     _document = os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="utf-8")
@@ -74,7 +74,7 @@ def keep_stdout() -> None:
 
 
 def leave() -> None:
-    """Have nothing more to say to whoever has gone."""
+    """Discard all further output to stdout."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     for file in (sys.stdout, _document):
         if file is not None:
@@ -82,8 +82,8 @@ def leave() -> None:
 
 
 def emit(as_json: bool, value: Any, *shown: str | Text | Table) -> None:
-    """Print a result: `value` as JSON, or `shown` for people, one below the other."""
-    with _read_by_somebody():
+    """Print a result: `value` as JSON, or the items of `shown` one below the other."""
+    with _detect_closed_pipe():
         if as_json:
             out = _document or sys.stdout
             out.write(json.dumps(jsonable(value), indent=2, allow_nan=False) + "\n")
@@ -99,19 +99,19 @@ def emit(as_json: bool, value: Any, *shown: str | Text | Table) -> None:
 
 
 def emit_exactly(text: str) -> None:
-    """Print a text to the byte, as a console for people does not."""
-    with _read_by_somebody():
+    """Print a text unchanged, without the console's formatting."""
+    with _detect_closed_pipe():
         click.echo(text, nl=False)
 
 
 def emit_piece(text: str, *, to_stderr: bool = False) -> None:
-    """Print the next part of a text that is still coming, at once."""
-    with _read_by_somebody():
+    """Print a chunk of a streamed text and flush."""
+    with _detect_closed_pipe():
         click.echo(text.translate(_CONTROLS), nl=False, err=to_stderr)
 
 
 def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> Table:
-    """A table; numbers stand right."""
+    """Return a table with numbers aligned right."""
     result = Table(title=title or None, title_justify="left", title_style="bold")
     for index, name in enumerate(columns):
         numeric = bool(rows) and all(isinstance(row[index], (int, float)) for row in rows)
@@ -122,7 +122,7 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> 
 
 
 def fields(title: str, rows: Sequence[tuple[str, str]]) -> Table:
-    """Names, and beside each its text, wrapped."""
+    """Return a table of names and their wrapped texts."""
     shown = Text(title.translate(_CONTROLS))
     result = Table(title=shown, title_justify="left", title_style="bold", box=None, show_header=False, pad_edge=False)
     result.add_column(style="dim")
@@ -134,17 +134,17 @@ def fields(title: str, rows: Sequence[tuple[str, str]]) -> Table:
 
 @contextlib.contextmanager
 def cells_progress(description: str, most_tokens: int = 0) -> Iterator[Callable[[int, int, int, int], None]]:
-    """A bar for cells on stderr: done, failed, tokens/s, time left; a line now and then where there is no terminal.
+    """Show the progress of cells on stderr: a bar on a terminal, else a line every 15 s.
 
-    Yields what `run_experiment` calls. `most_tokens` is what an answer can have, 0 where that is not known.
+    Yields the callback for `run_experiment`. `most_tokens` is the limit of an answer, 0 if unknown.
     """
     columns = (
         TextColumn("{task.completed:.0f}/{task.total:.0f} answers, {task.fields[failed]} failed"),
         TextColumn("{task.fields[rate]:.0f} tokens/s"),
         TextColumn("{task.fields[left]}"),
     )
-    first: list[int] = []  # answers that were there at the start
-    said: list[float] = []  # when; the first line comes with the first estimate
+    first: list[int] = []  # answers present at the start
+    said: list[float] = []  # time of the last line; the first line has the first estimate
     with _bar(description, *columns, with_left=False, failed=0, rate=0.0, left="") as (progress, task):
 
         def update(done: int, total: int, failed: int, tokens: int) -> None:
@@ -165,7 +165,7 @@ def cells_progress(description: str, most_tokens: int = 0) -> Iterator[Callable[
 
 
 def _time_left(answered: int, waiting: int, elapsed: float, tokens: int, most_tokens: int) -> str:
-    """By the answers that are whole or, as many are under way at once, by their tokens if that share is greater."""
+    """Estimate the remaining time from the finished answers, or from the tokens if their share is greater."""
     count = answered + waiting
     share = max(answered / count, tokens / (count * most_tokens) if most_tokens else 0.0) if count else 1.0
     if elapsed < ESTIMATE_AFTER_S or not share:
@@ -180,19 +180,19 @@ def _minutes(seconds: float) -> str:
 
 @contextlib.contextmanager
 def steps_progress(description: str) -> Iterator[Callable[[int, int, str], None]]:
-    """A bar for steps on stderr, with the time left. Yields a function of done, total and what is being done.
+    """Show the progress of steps on stderr with the time left. Yields a callback of done, total and the step's name.
 
-    Where there is no terminal, a line says so when nothing else was said for a while.
+    Without a terminal, it prints a line after 15 s without another message.
     """
     column = TextColumn("{task.fields[what]}")
-    _spoke_at[0] = time.monotonic()
+    _last_message[0] = time.monotonic()
     with _bar(description, column, what="") as (progress, task):
 
         def update(done: int, total: int, what: str) -> None:
             shown = f"{done}/{total} {what}" if total else what
             progress.update(task, completed=done, total=total or None, what=shown)
             _start(progress)
-            if progress.disable and time.monotonic() - _spoke_at[0] >= LINE_EVERY_S:
+            if progress.disable and time.monotonic() - _last_message[0] >= LINE_EVERY_S:
                 left = progress.tasks[0].time_remaining
                 message(f"{description}: {shown}" + ("" if left is None else f", about {left:.0f} s left"))
 
@@ -222,7 +222,7 @@ def _bar(
 
 
 def _start(progress: Progress) -> None:
-    """Show the bar and start its clock, when there is something to count; until then there may be messages."""
+    """Show the bar and start its clock at the first update."""
     if not _bars:
         _bars.append(progress)
         progress.start_task(progress.task_ids[0])

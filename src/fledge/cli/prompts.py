@@ -22,15 +22,15 @@ from fledge.tracking.connection import connect
 
 @group()
 def prompts() -> None:
-    """The prompt registry: MLflow's."""
+    """Manage prompts in MLflow's registry."""
 
 
 @prompts.command("list")
 @settings(Workspace)
-@click.option("--tag", "tags", multiple=True, metavar="KEY=VALUE", help="Only prompts with this tag; may be repeated.")
+@click.option("--tag", "tags", multiple=True, metavar="KEY=VALUE", help="Only prompts with this tag; repeatable.")
 @json_option
 def list_(tags: tuple[str, ...], as_json: bool, **flags: Any) -> None:
-    """Show the newest version of every prompt; a built-in one gets a version when it is first used."""
+    """List the newest version of every prompt; a built-in one gets a version at its first use."""
     wanted = dict(_key_and_value(tag) for tag in tags)
     found = _open(flags).list(wanted)
     rows: list[list[Any]] = [
@@ -48,7 +48,7 @@ def list_(tags: tuple[str, ...], as_json: bool, **flags: Any) -> None:
 @prompts.command()
 @settings(Workspace)
 @click.argument("name")
-@click.option("--markdown", "as_markdown", is_flag=True, help="Print the file that would register it.")
+@click.option("--markdown", "as_markdown", is_flag=True, help="Print it as a file for `prompts register`.")
 @json_option
 def show(name: str, as_markdown: bool, as_json: bool, **flags: Any) -> None:
     """Show one version of a prompt: NAME, NAME/3 or NAME@alias."""
@@ -64,13 +64,15 @@ def show(name: str, as_markdown: bool, as_json: bool, **flags: Any) -> None:
 @prompts.command()
 @settings(Workspace)
 @click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path))
-@click.option("--name", default="", help="Name of the prompt, of one file. [default: in the file, or the file's own]")
+@click.option(
+    "--name", default="", help="Name of the prompt, for one file. [default: from the file, or the file's name]"
+)
 @json_option
 def register(files: tuple[Path, ...], name: str, as_json: bool, **flags: Any) -> None:
-    """Register Markdown or text FILES as the newest versions; an unchanged text makes no new version.
+    """Register Markdown or text FILES as new versions; an unchanged text makes no new version.
 
     A Markdown file may begin with YAML between two lines of ---: name, message, tags, aliases, settings, format, system
-    and, for a conversation, messages. Nothing is registered unless all files can be.
+    and, for a conversation, messages. If one file is invalid, none is registered.
     """
     if name and len(files) > 1:
         raise InputError("--name is for one file", hint="give the name in each file")
@@ -91,7 +93,7 @@ def register(files: tuple[Path, ...], name: str, as_json: bool, **flags: Any) ->
 @click.argument("names", nargs=-1, required=True, metavar="A [B]")
 @json_option
 def diff(names: tuple[str, ...], as_json: bool, **flags: Any) -> None:
-    """Show what changed between two prompts, word by word; one NAME means its two newest versions."""
+    """Show a word diff of two prompts, or of the two newest versions of one NAME."""
     if len(names) > 2:
         raise InputError("diff takes one name or two", hint="fledge prompts diff qa/1 qa/2")
     store = _open(flags)
@@ -106,7 +108,7 @@ def diff(names: tuple[str, ...], as_json: bool, **flags: Any) -> None:
         **{name: {"a": was, "b": now} for name, (was, now) in front.items()},
     }
     lines = [f"{name}: {was or 'none'} -> {now or 'none'}" for name, (was, now) in front.items() if was != now]
-    emit(as_json, value, f"{before.label} -> {after.label}", *lines, _shown(parts))
+    emit(as_json, value, f"{before.label} -> {after.label}", *lines, _format_diff(parts))
 
 
 @prompts.command()
@@ -116,7 +118,7 @@ def diff(names: tuple[str, ...], as_json: bool, **flags: Any) -> None:
 @click.option("--delete", is_flag=True, help="Remove the alias.")
 @json_option
 def alias(name: str, alias_name: str, delete: bool, as_json: bool, **flags: Any) -> None:
-    """Let ALIAS mean one version: NAME/3 ALIAS, or NAME ALIAS --delete."""
+    """Set ALIAS to a version (NAME/3 ALIAS), or delete it (NAME ALIAS --delete)."""
     reference = parse_reference(name)
     if delete == bool(reference.version) or reference.alias:
         usage = "NAME ALIAS --delete" if delete else "NAME/VERSION ALIAS"
@@ -153,8 +155,8 @@ def _newest_two(store: PromptStore, name: str) -> Sequence[Prompt]:
     return found[-2:]
 
 
-def _shown(parts: Sequence[DiffPart]) -> Text:
-    """Colours on a terminal that has them, brackets elsewhere."""
+def _format_diff(parts: Sequence[DiffPart]) -> Text:
+    """Return the diff in colours on a terminal, else with brackets."""
     console = Console()
     if console.is_terminal and not console.no_color:
         styles = {"equal": "", "delete": "red strike", "insert": "green"}

@@ -28,12 +28,12 @@ SHOWN_OF_A_KIND = 5
 SHOWN_TOPICS = 20
 
 source_argument = click.argument("source", metavar="QUESTIONS")
-overwrite_option = click.option("--overwrite", is_flag=True, help="Replace a file that is there.")
+overwrite_option = click.option("--overwrite", is_flag=True, help="Replace an existing file.")
 
 
 @group()
 def questions() -> None:
-    """Question sets: look at them, check them, draw from them, keep versions in MLflow.
+    """Show, validate and sample question sets, and register versions in MLflow.
 
     QUESTIONS is a .jsonl, .csv, .yaml or .parquet file, a folder of Hugging Face datasets, dataset:NAME for an
     evaluation dataset in MLflow (dataset:NAME/2 for one version, dataset:d-... by its id), or default for fledge's own.
@@ -44,17 +44,17 @@ def questions() -> None:
 @settings(Workspace)
 @settings(QuestionLayout)
 @source_argument
-@click.option("--limit", type=click.IntRange(0), default=3, show_default=True, help="Show this many of the questions.")
+@click.option("--limit", type=click.IntRange(0), default=3, show_default=True, help="Number of questions to show.")
 @json_option
 def show(source: str, limit: int, as_json: bool, **flags: Any) -> None:
-    """Statistics: questions by topic and split, references, lengths; and the first few questions."""
+    """Show counts by topic and split, references, lengths, and the first questions."""
     reading = _read(source, flags)
     found = reading.question_set()
     summary, first = summarize(found), found.questions[:limit]
     value = {**summary.as_dict(), "first": [asdict(item) for item in first], "notes": _as_json(reading.notes)}
     emit(as_json, value, _counts(summary), _lengths(summary), *_first(first))
     if not as_json:
-        _tell(reading)
+        _show_notes(reading)
         message(f"digest {summary.digest[:12]}; next: fledge questions validate {source}{reading.layout.flags}")
 
 
@@ -62,11 +62,11 @@ def show(source: str, limit: int, as_json: bool, **flags: Any) -> None:
 @settings(Workspace)
 @settings(QuestionLayout)
 @source_argument
-@click.option("--fix", "out", type=click.Path(path_type=Path), help="Write a copy without rows that are there twice.")
+@click.option("--fix", "out", type=click.Path(path_type=Path), help="Write a copy without duplicate rows.")
 @overwrite_option
 @json_option
 def validate(source: str, out: Path | None, overwrite: bool, as_json: bool, **flags: Any) -> None:
-    """All that is wrong (exit code 2) and all that is odd, with line and fix."""
+    """List errors (exit code 2) and warnings with line and fix."""
     from fledge.questions.checks import clean, warnings
 
     reading = _read(source, flags)
@@ -87,25 +87,25 @@ def validate(source: str, out: Path | None, overwrite: bool, as_json: bool, **fl
         value["fixed"] = {"output": str(out), "questions": len(fixed.questions), "left_out": left_out}
         errors = ()
     count = f"{len(reading.questions):,} questions"
-    heading = f"{reading.source}: {count}, {_number(reading.errors, 'error')}, {_number(found, 'warning')}"
+    heading = f"{reading.source}: {count}, {_count(reading.errors, 'error')}, {_count(found, 'warning')}"
     emit(as_json, value, heading, *_problems(reading, "errors", reading.errors), *_problems(reading, "warnings", found))
     if not as_json:
-        _tell(reading)
+        _show_notes(reading)
     if value["fixed"]:
         message(f"wrote {out}: {len(fixed.questions)} questions, {left_out} left out")
     if errors:
         kept = f", so {out} was not written" if out else ""
-        raise InputError(f"{reading.source} has {_number(errors, 'error')}{kept}", hint="fix the rows that are named")
+        raise InputError(f"{reading.source} has {_count(errors, 'error')}{kept}", hint="fix these rows")
 
 
 @questions.command()
 @settings(Workspace)
 @settings(QuestionLayout)
 @source_argument
-@click.option("--size", type=click.IntRange(1), required=True, help="How many questions to draw.")
+@click.option("--size", type=click.IntRange(1), required=True, help="Number of questions to draw.")
 @click.option("--seed", type=int, default=0, show_default=True, help="The same seed draws the same questions.")
-@click.option("--split", default="", help="Only of this split.")
-@click.option("--topic", default="", help="Only of this topic.")
+@click.option("--split", default="", help="Only questions of this split.")
+@click.option("--topic", default="", help="Only questions of this topic.")
 @click.option(
     "--output", type=click.Path(path_type=Path), help="A .jsonl, .csv or .yaml file. [default: JSONL on stdout]"
 )
@@ -122,11 +122,11 @@ def sample(
     as_json: bool,
     **flags: Any,
 ) -> None:
-    """Draw questions evenly over topics; what is written is a question set with the same ids."""
+    """Draw questions evenly over topics and write them as a question set with the same ids."""
     every = read_questions(
         source, layout=load(QuestionLayout, flags).value, workspace=load(Workspace, flags).value, say=message
     )
-    drawn = _chosen(every, split, topic).sample(size, seed)
+    drawn = _select(every, split, topic).sample(size, seed)
     if output is not None:
         write_file(drawn, output, overwrite=overwrite)
     value = {
@@ -152,7 +152,7 @@ def sample(
 @click.option("--name", required=True, help="Name of the question set in MLflow.")
 @json_option
 def register(source: str, name: str, as_json: bool, **flags: Any) -> None:
-    """Keep questions in MLflow as the newest version of a set: the evaluation dataset NAME/1, NAME/2, and so on.
+    """Register questions in MLflow as a new version of a set: the evaluation dataset NAME/1, NAME/2, and so on.
 
     Unchanged questions make no new version.
     """
@@ -173,13 +173,13 @@ def register(source: str, name: str, as_json: bool, **flags: Any) -> None:
 @click.argument("name", default="")
 @json_option
 def list_(name: str, as_json: bool, **flags: Any) -> None:
-    """All versions of the question sets in MLflow, or of the one that is called NAME, newest first."""
+    """List the versions of all question sets in MLflow, or of NAME, newest first."""
     from fledge.questions import _mlflow_datasets
 
     if name:
         check_name(name)
     found = _mlflow_datasets.versions(connect(load(Workspace, flags).value.tracking), name)
-    rows = [[item.source, item.questions, _when(item.time), item.dataset_id] for item in found]
+    rows = [[item.source, item.questions, _format_time(item.time), item.dataset_id] for item in found]
     columns = ["set", "questions", "registered", "id in MLflow"]
     emit(as_json, [_without_new(item) for item in found], table("question sets", columns, rows))
 
@@ -188,7 +188,7 @@ def _read(source: str, flags: dict[str, Any]) -> Reading:
     return read(source, load(QuestionLayout, flags).value, workspace=load(Workspace, flags).value)
 
 
-def _tell(reading: Reading) -> None:
+def _show_notes(reading: Reading) -> None:
     if reading.notes:
         message(describe_notes(reading.source, reading.notes))
 
@@ -201,15 +201,15 @@ def _without_new(version: QuestionSetVersion) -> dict[str, Any]:
     return {name: value for name, value in version.as_dict().items() if name != "new"}
 
 
-def _when(seconds: float) -> str:
+def _format_time(seconds: float) -> str:
     return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(seconds))
 
 
-def _chosen(every: QuestionSet, split: str, topic: str) -> QuestionSet:
+def _select(every: QuestionSet, split: str, topic: str) -> QuestionSet:
     for name, wanted in (("split", split), ("topic", topic)):
         there = sorted({getattr(item, name) for item in every.questions} - {""})
         if wanted and wanted not in there:
-            known = ", ".join(there[:SHOWN_TOPICS]) or "none is given"
+            known = ", ".join(there[:SHOWN_TOPICS]) or "none"
             raise InputError(f"{every.source} has no {name} {wanted!r}", hint=f"{name}s there: {known}")
     chosen = every.only(split, topic=topic)
     if not chosen.questions:
@@ -253,7 +253,7 @@ def _first(items: Sequence[Question]) -> Iterator[str]:
 
 
 def _problems(reading: Reading, what: str, problems: Sequence[Problem]) -> Iterator[str]:
-    """The first few of each kind, and how many more there are."""
+    """Yield the first problems of each kind and the number of the others."""
     kinds: dict[str, list[Problem]] = {}
     for problem in problems:
         kinds.setdefault(problem.kind, []).append(problem)
@@ -266,5 +266,5 @@ def _problems(reading: Reading, what: str, problems: Sequence[Problem]) -> Itera
             yield f"  and {len(found) - SHOWN_OF_A_KIND:,} more of this kind ({kind}); --json has all"
 
 
-def _number(problems: Sequence[Problem], what: str) -> str:
+def _count(problems: Sequence[Problem], what: str) -> str:
     return counted(len(problems), what) if problems else f"no {what}s"

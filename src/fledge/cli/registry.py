@@ -29,19 +29,19 @@ NOT_OF_A_RELEASE = (
 @click.option(
     "--run",
     "run_id",
-    help="An experiment (or last) that was compared; its winner's prompt is taken, else its leader's.",
+    help="Compared experiment (or last) whose winner's prompt to use; its leader's if there is no winner.",
 )
 @click.option("--prompt", help="The prompt of the release: name, name/version or name@alias.")
-@click.option("--arm", help="The arm of --run, instead of its winner.")
+@click.option("--arm", help="Arm of --run to use instead of its winner.")
 @click.option(
     "--weights",
     type=click.Choice(["copy", "reference"]),
     default="copy",
     show_default=True,
-    help="Keep the model's files, or only its Hub id and commit.",
+    help="Store the model's files, or only its Hub id and commit.",
 )
 @click.option(
-    "--sign-key", type=click.Path(path_type=Path), help="A private key (PEM, elliptic curve) to sign the release with."
+    "--sign-key", type=click.Path(path_type=Path), help="Private key (PEM, elliptic curve) to sign the release with."
 )
 @json_option
 def register(
@@ -55,7 +55,7 @@ def register(
 ) -> None:
     """Register a release: model files, exported engines, one prompt version, and a manifest of digests.
 
-    The same content is registered once only. No alias moves.
+    The same content is registered only once. Aliases do not move.
     """
     own = load(ReleaseConfig, {name: flags.pop(name) for name in ("name", "engines")}).value
     result = releases.register(
@@ -69,8 +69,8 @@ def register(
         sign_key=sign_key,
         say=message,
     )
-    known = "" if result.new else ", which was registered before with the same content"
-    known += " and is not signed anew" if sign_key and not result.new else ""
+    known = "" if result.new else ", already registered with the same content"
+    known += " and not signed again" if sign_key and not result.new else ""
     lines = [result.arm.summary()] if result.arm else []
     emit(as_json, asdict(result), f"{result.name} version {result.version}{known}", *lines)
     if not as_json:
@@ -78,24 +78,24 @@ def register(
         if result.arm and result.arm.proven:
             message(f"{promote} --evidence {run_id}")
         else:
-            message(f'{promote} --force --reason "...", or --evidence RUN of a comparison won or of gates passed')
+            message(f'{promote} --force --reason "...", or --evidence RUN of a won comparison or passed gates')
 
 
 @command()
 @settings(Workspace)
 @click.argument("target")
-@click.option("--key", type=click.Path(path_type=Path), help="The public key (PEM) that the signature must fit.")
+@click.option("--key", type=click.Path(path_type=Path), help="Public key (PEM) to check the signature with.")
 @json_option
 def verify(target: str, key: Path | None, as_json: bool, **flags: Any) -> None:
-    """Check what is stored of a release (NAME@ALIAS or models:/NAME/VERSION) against its manifest."""
+    """Check the stored files of a release (NAME@ALIAS or models:/NAME/VERSION) against its manifest."""
     found = releases.verify(target, key=key, workspace=load(Workspace, flags).value)
     signature = (
-        "signature holds" if found.signature_checked else "signed, not checked" if found.signed else "not signed"
+        "signature valid" if found.signature_checked else "signed, not checked" if found.signed else "not signed"
     )
     emit(
         as_json,
         found._asdict(),
-        f"{found.name} version {found.version}: {found.files} files are as registered; {signature}",
+        f"{found.name} version {found.version}: {found.files} files are unchanged; {signature}",
     )
     if found.signed and key is None and not as_json:
         message("next: --key PUBLIC.pem checks the signature")
@@ -107,11 +107,11 @@ def verify(target: str, key: Path | None, as_json: bool, **flags: Any) -> None:
 @click.argument("version", type=int)
 @click.option("--alias", default="champion", show_default=True, help="The alias to move.")
 @click.option(
-    "--evidence", help="The run (or last) of a comparison that it won, or of an evaluation whose gates it passed."
+    "--evidence", help="Run (or last) of a comparison that it won, or of an evaluation whose gates it passed."
 )
-@click.option("--force", is_flag=True, help="Without evidence; needs --reason.")
+@click.option("--force", is_flag=True, help="Promote without evidence; needs --reason.")
 @click.option("--reason", default="", help="Why, for the history.")
-@click.option("--expected", type=int, help="Only if the alias means this version still; 0 for none.")
+@click.option("--expected", type=int, help="Only if the alias is still at this version; 0 for none.")
 @json_option
 def promote(
     name: str,
@@ -124,7 +124,7 @@ def promote(
     as_json: bool,
     **flags: Any,
 ) -> None:
-    """Move an alias of NAME to VERSION if the evidence says that it is better."""
+    """Move an alias of NAME to VERSION if the evidence shows that it is better."""
     workspace = load(Workspace, flags).value
     move = releases.promote(
         name,
@@ -149,7 +149,7 @@ def promote(
 @click.option("--reason", default="", help="Why, for the history.")
 @json_option
 def rollback(name: str, alias: str, reason: str, as_json: bool, **flags: Any) -> None:
-    """Take back the last promotion of an alias of NAME; once more, the one before."""
+    """Undo the last promotion of an alias of NAME; repeat to undo earlier ones."""
     _show(
         releases.rollback(name, alias=alias, reason=reason, say=message, workspace=load(Workspace, flags).value),
         as_json,
@@ -161,11 +161,11 @@ def rollback(name: str, alias: str, reason: str, as_json: bool, **flags: Any) ->
 @click.argument("name")
 @json_option
 def history(name: str, as_json: bool, **flags: Any) -> None:
-    """Who moved which alias of NAME, when and why; newest first."""
+    """Show who moved which alias of NAME, when and why; newest first."""
     moves = releases.history(name, say=message, workspace=load(Workspace, flags).value)
     columns = ["time", "who", "action", "alias", "from", "to", "forced", "reason"]
     shown = [move.as_dict() for move in moves]
-    rows = [[_when(move["time"]), *(move[column] for column in columns[1:])] for move in shown]
+    rows = [[_format_time(move["time"]), *(move[column] for column in columns[1:])] for move in shown]
     emit(as_json, shown, table(name, columns, rows))
 
 
@@ -181,5 +181,5 @@ def _show(move: AliasMove, as_json: bool) -> None:
     emit(as_json, {name: move.as_dict()[name] for name in names}, *lines)
 
 
-def _when(seconds: float) -> str:
+def _format_time(seconds: float) -> str:
     return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(seconds))

@@ -47,7 +47,7 @@ def runs(limit: int, as_json: bool, **flags: Any) -> None:
 
 def _next(found: list[RunSummary]) -> str:
     if not found:
-        return "there is no experiment yet; next: fledge experiment"
+        return "no experiments yet; next: fledge experiment"
     if found[0].kind == "experiment" and found[0].status in ("interrupted", "killed", "failed"):
         return f"next: fledge experiment --resume {short_id(found[0].run_id)}"
     return "next: fledge answers last" if found[0].status == "finished" else "next: fledge runs, once it has finished"
@@ -58,26 +58,24 @@ def _next(found: list[RunSummary]) -> str:
 @click.argument("run")
 @click.option("--arm", help="Only the answers of this arm.")
 @click.option("--topic", help="Only the answers to questions of this topic.")
-@click.option(
-    "--wrong", is_flag=True, help="Only answers that are wrong by the experiment's metric: 0, or a score below 0.5."
-)
+@click.option("--wrong", is_flag=True, help="Only answers with a score of 0, or below 0.5, in the experiment's metric.")
 @click.option("--sort", metavar="METRIC", help="Show the worst by this metric first.")
 @click.option("--limit", type=int, help=f"Show at most this many; 0 for all.  [default: {SHOWN}; with --json: 0]")
 @json_option
 def answers(run: str, as_json: bool, **flags: Any) -> None:
-    """Show the answers of RUN: an id, a prefix of at least 4 characters that no other run has, or last."""
+    """Show the answers of RUN: an id, a unique prefix of at least 4 characters, or last."""
     names = ("arm", "topic", "wrong", "sort", "limit")
     chosen = {name: flags.pop(name) for name in names}
     if chosen["limit"] is None:
         chosen["limit"] = 0 if as_json else SHOWN
     found = list_answers(run, **chosen, workspace=load(Workspace, flags).value)
     first = [name for name in (chosen["sort"], found.metric) if name]
-    emit(as_json, found.as_dict(), *(item for answer in found.answers for item in (_shown(answer, first), "")))
+    emit(as_json, found.as_dict(), *(item for answer in found.answers for item in (_answer_table(answer, first), "")))
     message(_summary(found, chosen["sort"]))
 
 
-def _shown(answer: AnswerRow, first: list[str]) -> Table:
-    """One answer, the scores of `first` before the others."""
+def _answer_table(answer: AnswerRow, first: list[str]) -> Table:
+    """Return an answer as a table, with the scores named in `first` before the others."""
     names = [name for name in dict.fromkeys((*first, *answer.scores)) if name in answer.scores]
     where = f"{answer.arm}, sample {answer.sample}" + (f", topic {answer.topic}" if answer.topic else "")
     rows = [
@@ -90,7 +88,7 @@ def _shown(answer: AnswerRow, first: list[str]) -> Table:
 
 
 def _summary(found: AnswerList, sort: str | None) -> str:
-    """How many there are, in which order, and how many are not shown."""
+    """Return the number of answers, their order, and how many are left out."""
     text = counted(found.total, "answer")
     if found.metric:
         text += f" wrong by {found.metric}"

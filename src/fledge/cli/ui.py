@@ -25,17 +25,17 @@ START_TIMEOUT_S = 120.0
 @click.option("--port", type=click.IntRange(1, 65535), default=5050, show_default=True, help="Port to listen on.")
 @json_option
 def ui(port: int, as_json: bool, **flags: Any) -> None:
-    """Serve MLflow's UI on the tracking store, on loopback, with one worker. Ctrl-C stops it."""
+    """Serve MLflow's UI on the tracking store, on loopback, until Ctrl-C."""
     uri = load(Workspace, flags).value.tracking
     if uri.startswith("http"):
-        raise InputError(f"{uri} has a UI of its own", hint=f"open {uri}")
+        raise InputError(f"{uri} serves its own UI", hint=f"open {uri}")
     url = f"http://127.0.0.1:{port}"
     listen("127.0.0.1", port).close()
     message(f"starting MLflow's UI on {without_password(uri)}, about 20 s")
     command = ["server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
-    # The store's address may hold a password, and everybody reads command lines.
+    # The store's URI may contain a password, and other users can read command lines.
     environment = os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_BACKEND_STORE_URI": uri}
-    # A session of its own: the server starts workers, and all of them must end with it.
+    # A new session, so that the server's workers end with it.
     server = subprocess.Popen(
         [sys.executable, "-m", "mlflow", *command],
         env=environment,
@@ -48,7 +48,7 @@ def ui(port: int, as_json: bool, **flags: Any) -> None:
         _wait_until_ready(server, url)
         emit(as_json, {"url": url, "pid": server.pid}, f"{url} is ready; Ctrl-C stops it")
         sys.stdout.flush()
-        raise FledgeError(f"MLflow's server has ended: {_last_words(server)}", hint="fledge ui")
+        raise FledgeError(f"MLflow's server has exited: {_read_error(server)}", hint="fledge ui")
     finally:
         if server.poll() is None:
             with shield_from_interrupts():
@@ -67,20 +67,20 @@ def _end(server: "subprocess.Popen[str]") -> None:
 def _wait_until_ready(server: "subprocess.Popen[str]", url: str) -> None:
     deadline = time.monotonic() + START_TIMEOUT_S
     while time.monotonic() < deadline and server.poll() is None:
-        if _answers(url):
+        if _is_ready(url):
             return
         time.sleep(0.3)
     if server.poll() is None:
         raise FledgeError(f"MLflow's server did not answer within {START_TIMEOUT_S:g} s")
-    raise FledgeError(f"MLflow's server did not start: {_last_words(server)}", hint="fledge doctor")
+    raise FledgeError(f"MLflow's server did not start: {_read_error(server)}", hint="fledge doctor")
 
 
-def _last_words(server: "subprocess.Popen[str]") -> str:
-    said = server.communicate()[1].strip().splitlines()
-    return said[-1] if said else f"code {server.returncode}"
+def _read_error(server: "subprocess.Popen[str]") -> str:
+    lines = server.communicate()[1].strip().splitlines()
+    return lines[-1] if lines else f"exit code {server.returncode}"
 
 
-def _answers(url: str) -> bool:
+def _is_ready(url: str) -> bool:
     try:
         return httpx.get(f"{url}/health", timeout=2.0, trust_env=False).is_success
     except httpx.HTTPError:

@@ -36,11 +36,11 @@ class Control(Generic[C]):
             sys.exit(error.exit_code)
 
     def listen(self, on_event: Callable[[Event], object]) -> None:
-        """From now on a thread calls `on_event` for each event; `SupervisorGone` is the last."""
+        """Start a thread that calls `on_event` for each event; `SupervisorGone` is the last."""
         threading.Thread(target=self._listen, args=(on_event,), name="control", daemon=True).start()
 
     def send(self, event: Event) -> None:
-        """Tell the supervisor something; nothing happens if it is gone."""
+        """Send an event to the supervisor; ignored if it is gone."""
         try:
             self._socket.sendall(encode_event(event))
         except OSError:
@@ -60,17 +60,17 @@ class Control(Generic[C]):
 
 
 def encode_event(event: Event) -> bytes:
-    """One line."""
+    """Return an event as one line."""
     return json.dumps({"event": NAMES[type(event)], **asdict(event)}).encode() + b"\n"
 
 
 def encode_config(config: ChildConfig) -> bytes:
-    """The first line to a child."""
+    """Return the first line to a child."""
     return json.dumps(asdict(config)).encode() + b"\n"
 
 
 def decode_event(line: bytes) -> Event:
-    """The event of one line. Raises `DecodeError` that names event and field."""
+    """Return the event of a line. Raises `DecodeError` with event and field."""
     try:
         content = json.loads(line)
     except ValueError as error:
@@ -87,7 +87,7 @@ def decode_event(line: bytes) -> Event:
 
 
 def decode_events(lines: Iterable[bytes], on_refused: Callable[[str], object]) -> Iterator[Event]:
-    """The events of lines. A line that is none is skipped, and `on_refused` is told why."""
+    """Yield the events of lines. Skip invalid lines and pass the reason to `on_refused`."""
     for line in lines:
         try:
             yield decode_event(line)

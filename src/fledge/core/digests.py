@@ -40,12 +40,12 @@ class KnownDigests:
         stamp = [seen.st_dev, seen.st_ino, seen.st_size, seen.st_ctime_ns]
         known = self._known.get(name)
         found = str(known[-1]) if known and known[:-1] == stamp else file_digest(path)
-        if now - seen.st_ctime_ns > SETTLED_NS:  # else a later change could bear the same time
+        if now - seen.st_ctime_ns > SETTLED_NS:  # else a later change could have the same time
             self._new[name] = [*stamp, found]
         return found
 
     def save(self) -> None:
-        """Keep what is known of the files that were asked for."""
+        """Save the digests of the requested files."""
         if self._new != self._known:
-            with contextlib.suppress(OSError):  # a full disk, say: they are read again
+            with contextlib.suppress(OSError):  # a full disk: the files are read again
                 state.write_json(self._file, self._new)

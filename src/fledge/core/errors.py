@@ -1,4 +1,4 @@
-"""Errors that a user sees: what happened, why, and what to type next."""
+"""Errors for users: what failed, why, and the next command."""
 
 
 class FledgeError(Exception):
@@ -22,7 +22,7 @@ class InputError(FledgeError, ValueError):
 
 
 class RefusedError(FledgeError):
-    """A gate, a comparison or missing evidence said no."""
+    """A failed gate, comparison or missing evidence."""
 
     exit_code = 3
 
@@ -34,11 +34,11 @@ class CrashLoopError(FledgeError):
 
 
 class ConflictError(FledgeError):
-    """Somebody else was faster; nothing was changed."""
+    """Another process changed it first; nothing was written."""
 
 
 class DamagedError(FledgeError):
-    """Files are not those that were registered."""
+    """Files differ from the registered ones."""
 
 
 class MissingExtraError(FledgeError):

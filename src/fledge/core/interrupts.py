@@ -1,4 +1,4 @@
-"""Moments in which an interruption would leave something behind: cleaning up, and starting."""
+"""Protect cleanup and starts from interruption."""
 
 import atexit
 import contextlib
@@ -12,7 +12,7 @@ from pathlib import Path
 
 @contextlib.contextmanager
 def shield_from_interrupts() -> Iterator[None]:
-    """SIGINT and SIGTERM are ignored inside; does nothing outside the main thread, which alone gets them."""
+    """Ignore SIGINT and SIGTERM inside; do nothing outside the main thread, which alone receives them."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -40,7 +40,7 @@ def scratch_folder() -> Iterator[Path]:
 
 @contextlib.contextmanager
 def postpone_interrupts() -> Iterator[None]:
-    """SIGINT and SIGTERM that arrive inside come when it is over: what is being started is in nobody's hands yet."""
+    """Defer SIGINT and SIGTERM to the end of the block, when the caller owns what it started."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

@@ -34,7 +34,7 @@ class Keys:
         return bool(self._own) or self._path is not None
 
     def name_of(self, key: bytes) -> str | None:
-        """The name of a key, None for one that is not known. Takes as long for a wrong key as for a right one."""
+        """Return the name of a key, None for an unknown one, in constant time."""
         self._reload()
         given = _digest(key)
         matches = [name for name, known in self._known if hmac.compare_digest(given, known)]

@@ -1,4 +1,4 @@
-"""What an endpoint takes, and how long it is patient."""
+"""Limits and timeouts of an endpoint."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -30,11 +30,11 @@ class Limits:
     drain_s: float = option(30.0, "seconds that running requests get to finish at a stop")
 
     def override(self, fixed: Mapping[str, int | float]) -> "Limits":
-        """The same limits but for those in `fixed`."""
+        """Return these limits with those in `fixed` replaced."""
         return decode(Limits, {**asdict(self), **fixed})
 
     def problems(self) -> list[str]:
-        """What is wrong with the values, all of it."""
+        """Return the errors of all invalid values."""
         return out_of_range(
             self,
             ("max_body_bytes", 1000, 64_000_000),

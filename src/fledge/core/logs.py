@@ -4,7 +4,7 @@ import logging
 
 
 def start_logging(level: int = logging.INFO) -> None:
-    """Have this process write what fledge logs, from `level` on, to stderr."""
+    """Write fledge's log records from `level` on to stderr."""
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("%(levelname)s: %(message)s"))
     log = logging.getLogger("fledge")

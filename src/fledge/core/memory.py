@@ -5,7 +5,7 @@ from pathlib import Path
 
 
 def available_bytes() -> int:
-    """What could be used without swapping."""
+    """Return the bytes available without swapping."""
     return _field(Path("/proc/meminfo"), "MemAvailable:")
 
 

@@ -17,7 +17,7 @@ def family_of(host: str) -> socket.AddressFamily:
 
 
 def without_password(uri: str) -> str:
-    """An address as it may be shown."""
+    """Return a URL without its password."""
     parts = urlsplit(uri)
     return uri.replace(f":{parts.password}@", ":***@") if parts.password else uri
 
@@ -48,11 +48,11 @@ def listen(host: str, port: int) -> socket.socket:
 
 
 def port_error(host: str, port: int, error: OSError, by: str = "") -> InputError:
-    """What to tell a user of a port that cannot be used, and `by` whom it is."""
+    """Return the error for an unusable port; `by` names its user."""
     hint = f"choose another with --port {port + 1}"
     return InputError(f"port {port} on {host} cannot be used: {reason(error)}{by}", hint=hint)
 
 
 def reason(error: OSError) -> str:
-    """What the system says of an error, without its number."""
+    """Return the message of a system error without its number."""
     return os.strerror(error.errno).lower() if error.errno and error.errno > 0 else error.strerror or str(error)

@@ -4,10 +4,10 @@ from pathlib import Path
 
 
 def outbox_file(folder: Path, number: int) -> Path:
-    """The file with this number."""
+    """Return the file with this number."""
     return folder / f"outbox-{number:06}.jsonl"
 
 
 def outbox_files(folder: Path) -> list[Path]:
-    """The files that there are, oldest first."""
+    """Return the existing files, oldest first."""
     return sorted(folder.glob("outbox-*.jsonl"))

@@ -49,7 +49,7 @@ class Option:
 
     @property
     def base_type(self) -> Any:
-        """The type without `| None`."""
+        """Return the type without `| None`."""
         if isinstance(self.type, types.UnionType):
             return next(kind for kind in typing.get_args(self.type) if kind is not type(None))
         return self.type
@@ -98,7 +98,7 @@ def _group(cls: type, name: str) -> str:
 
 
 def flat(settings: Any) -> Iterator[tuple[str, Any]]:
-    """Names and values of settings, as `options` has them."""
+    """Yield names and values of settings in the order of `options`."""
     for item in fields(settings):
         value = getattr(settings, item.name)
         if is_dataclass(value):
@@ -108,7 +108,7 @@ def flat(settings: Any) -> Iterator[tuple[str, Any]]:
 
 
 def out_of_range(settings: Any, *bounds: tuple[str, float, float]) -> list[str]:
-    """For each name whose value is not from low to high, what is wrong."""
+    """Return an error for each name whose value is not between low and high."""
     found = [(name, getattr(settings, name), low, high) for name, low, high in bounds]
     return [
         f"{name} must be from {low:g} to {high:g}, not {value:g}"
@@ -273,7 +273,7 @@ def _explain(issue: Any, origins: Mapping[str, str]) -> str:
 
 
 def user_cache() -> Path:
-    """fledge's folder in the user's cache (XDG)."""
+    """Return fledge's folder in the user's cache (XDG)."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fledge"
 
 

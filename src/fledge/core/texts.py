@@ -4,12 +4,12 @@ from collections.abc import Iterator
 
 
 def counted(number: int, noun: str) -> str:
-    """A number with its noun: `1 answer`, `1,200 answers`."""
+    """Return a number with its noun: `1 answer`, `1,200 answers`."""
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def strip_stream(pieces: Iterator[str]) -> Iterator[str]:
-    """The pieces of a text without the white space before and after all of it."""
+    """Yield the pieces of a text without leading and trailing white space."""
     begun, held = False, ""
     for piece in pieces:
         text = held + piece if begun else piece.lstrip()

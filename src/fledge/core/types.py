@@ -1,20 +1,20 @@
-"""Values that several packages speak of."""
+"""Types shared by several packages."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
 Say = Callable[[str], None]
-"""Takes a line for the user of a program: what happens, what takes long, what is doubtful."""
+"""Takes a message for the user."""
 
 Format = Literal["chat", "completion"]
-"""How a model is asked: a conversation through its chat template, or a text to complete."""
+"""How prompts are formatted: a conversation through the chat template, or a text to complete."""
 
 Content = Literal["keep", "hash", "drop"]
-"""What becomes of texts in records."""
+"""How texts are stored in records."""
 
 Mode = Literal["exact", "fast"]
-"""Of an engine: the same greedy tokens as transformers, or int8."""
+"""Mode of an engine: the same greedy tokens as transformers, or int8."""
 
 
 Role = Literal["system", "user", "assistant"]
@@ -40,4 +40,4 @@ class EngineInfo:
 
 
 def silent(_text: str) -> None:
-    """The `Say` of whoever does not want to hear."""
+    """A `Say` that discards messages."""

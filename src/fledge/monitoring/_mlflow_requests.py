@@ -20,20 +20,20 @@ REFUSALS = ("BAD_REQUEST", "INVALID_PARAMETER_VALUE", "REQUEST_LIMIT_EXCEEDED")
 
 
 def trace_experiment(name: str) -> str:
-    """The MLflow experiment that holds the traces of a served model."""
+    """Return the name of the MLflow experiment with the traces of a served model."""
     return f"{name}-endpoint"
 
 
 class TraceShipper:
-    """Writes records to one experiment for each model. It connects at the first call: a tracker that is down only
-    delays. What was refused before it was clear who answers is with `default_name`."""
+    """Writes records to one experiment per model, or to that of `default_name` for requests refused before routing.
+    It connects at the first call, so an unreachable server only delays records."""
 
     def __init__(self, tracking_uri: str, default_name: str) -> None:
         self._tracking_uri = tracking_uri
         self._default = default_name
 
     def __call__(self, records: Sequence[OutboxRecord | FeedbackRecord]) -> None:
-        """Ship `records`; one shipped twice makes no second trace. Raises `FledgeError` if MLflow refuses them."""
+        """Ship `records`; a record shipped twice makes one trace. Raises `FledgeError` if MLflow refuses them."""
         client = connect(self._tracking_uri)
         requests = [record for record in records if isinstance(record, OutboxRecord)]
         try:
@@ -41,10 +41,10 @@ class TraceShipper:
                 write_traces(client, experiment_id(client, trace_experiment(name)), list(map(_trace, mine)))
             for record in records:
                 if isinstance(record, FeedbackRecord):
-                    _assess(client, record)
+                    _log_feedback(client, record)
         except MlflowException as error:
             kind = RecordRefusedError if error.error_code in REFUSALS else FledgeError
-            raise kind(f"MLflow did not take the traces: {str(error).splitlines()[0]}") from None
+            raise kind(f"MLflow refused the traces: {str(error).splitlines()[0]}") from None
 
     def _name(self, record: OutboxRecord) -> str:
         return record.release or self._default
@@ -91,11 +91,11 @@ def _steps(record: OutboxRecord) -> list[SpanRecord]:
             moment = (record.started_ns, record.started_ns)
             row = rows[number] if number < len(rows) else record.inputs
             steps.append(SpanRecord("prompt", "PARSER", *moment, row, answer.prompt_text))
-        steps.append(_generate(answer, record))
+        steps.append(_generate_span(answer, record))
     return steps
 
 
-def _generate(answer: Answered, record: OutboxRecord) -> SpanRecord:
+def _generate_span(answer: Answered, record: OutboxRecord) -> SpanRecord:
     first = answer.first_token_ns
     attributes = {
         **token_usage(answer.prompt_tokens, answer.completion_tokens),
@@ -107,8 +107,8 @@ def _generate(answer: Answered, record: OutboxRecord) -> SpanRecord:
     return SpanRecord("generate", "LLM", *times, answer.prompt_text, answer.output, attributes, failed)
 
 
-def _assess(client: MlflowClient, record: FeedbackRecord) -> None:
-    """Feedback on a trace, once; that on a trace that MLflow does not have is left out."""
+def _log_feedback(client: MlflowClient, record: FeedbackRecord) -> None:
+    """Log feedback on its trace once; skip it if MLflow does not have the trace."""
     tracing = TracingClient(client.tracking_uri)
     trace_id = f"tr-{record.request_id}"
     try:
@@ -119,25 +119,25 @@ def _assess(client: MlflowClient, record: FeedbackRecord) -> None:
         raise
     if any((item.metadata or {}).get(FEEDBACK_KEY) == record.feedback_id for item in known):
         return
-    source = AssessmentSource(source_type="HUMAN", source_id=_storable(record.user or "anonymous")[:SOURCE_CHARACTERS])
+    source = AssessmentSource(source_type="HUMAN", source_id=_strip_nul(record.user or "anonymous")[:SOURCE_CHARACTERS])
     feedback = Feedback(
         name=record.name,
         value=record.value,
         source=source,
-        rationale=_storable(record.comment) or None,
+        rationale=_strip_nul(record.comment) or None,
         trace_id=trace_id,
         metadata={FEEDBACK_KEY: record.feedback_id},
     )
     tracing.log_assessment(trace_id, feedback)
 
 
-def _storable(text: str) -> str:
-    """What every database takes: PostgreSQL has no place for a NUL."""
+def _strip_nul(text: str) -> str:
+    """Remove NUL characters, which PostgreSQL cannot store."""
     return text.replace("\0", "")
 
 
 def count_traces(tracking_uri: str, name: str, request_ids: Sequence[str]) -> int:
-    """How many of the requests to a model have their trace in MLflow."""
+    """Return how many of these requests to a model have a trace in MLflow."""
     client = connect(tracking_uri)
     wanted = {f"tr-{identity}" for identity in request_ids}
     where = [experiment_id(client, trace_experiment(name))]

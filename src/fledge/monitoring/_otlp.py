@@ -1,6 +1,6 @@
-"""Outbox records as OpenTelemetry spans, for any collector that speaks OTLP over HTTP.
+"""Outbox records as OpenTelemetry spans, for collectors that accept OTLP over HTTP.
 
-A request is a trace: one span of the server, and one below it for each answer. Attributes are those of the semantic
+A request is a trace: one server span with a child span for each answer. Attributes follow the semantic
 conventions for HTTP servers and, still in development, for generative AI:
 https://github.com/open-telemetry/semantic-conventions-genai
 """
@@ -29,18 +29,18 @@ from fledge.core.network import LOOPBACK
 log = logging.getLogger(__name__)
 
 PATH = "/v1/traces"
-PROVIDER = "fledge"  # no name that the conventions know stands for a model that one serves oneself
+PROVIDER = "fledge"  # the conventions have no name for a self-hosted model
 EVALUATION = "gen_ai.evaluation.result"
-PART_BYTES = 4 << 20  # collectors have limits of their own: 20 MiB where nobody set one
+PART_BYTES = 4 << 20  # the default limit of a collector is 20 MiB
 SPAN_BYTES = 500  # of a span's names, times and ids
 KEY_HINT = "put the collector's key into OTEL_EXPORTER_OTLP_HEADERS, as in authorization=Bearer%20KEY"
 URL_HINT = "give the whole URL of the collector's traces, as in http://127.0.0.1:4318/v1/traces"
-LOG_HINT = "look into the collector's log; what was recorded waits in the outbox"
+LOG_HINT = "read the collector's log; the records stay in the outbox"
 HINTS = {**dict.fromkeys((401, 403), KEY_HINT), **dict.fromkeys((301, 302, 303, 307, 308, 404, 405), URL_HINT)}
 
 
 class OtlpRoute(NamedTuple):
-    """A route as the conventions see it: `operation` is the kind of its answers, `prefix` begins their id."""
+    """A route in the terms of the conventions; `prefix` begins the ids of its answers."""
 
     path: str
     operation: str
@@ -55,11 +55,11 @@ ROUTES = {
 
 
 class OtlpShipper:
-    """Sends records to a collector. It connects at the first call: a collector that is down only delays.
+    """Sends records to a collector. It connects at the first call, so an unreachable collector only delays records.
 
     Ids derive from the request's: a request sent twice has the same ids, and the trace id that it has in MLflow. The
-    collector's key, certificates, compression, timeout and the name of the service are set as everywhere with
-    OpenTelemetry: `OTEL_EXPORTER_OTLP_HEADERS`, `_CERTIFICATE`, `_COMPRESSION`, `_TIMEOUT`; `OTEL_SERVICE_NAME`.
+    collector's key, certificates, compression, timeout and the name of the service are set by OpenTelemetry's
+    variables: `OTEL_EXPORTER_OTLP_HEADERS`, `_CERTIFICATE`, `_COMPRESSION`, `_TIMEOUT`; `OTEL_SERVICE_NAME`.
 
     Texts are those of the outbox, which has redacted, hashed or dropped them. Messages are JSON texts, which the
     conventions allow and any backend can show. `gen_ai.response.time_to_first_chunk` is the time to the first token,
@@ -69,15 +69,15 @@ class OtlpShipper:
     """
 
     def __init__(self, endpoint: str) -> None:
-        """`endpoint` is the URL of a collector's traces; without a path it is `/v1/traces` there.
+        """`endpoint` is the URL of a collector's traces; its default path is `/v1/traces`.
 
-        Raises `InputError` for what is no URL, `MissingExtraError` where nothing here sends to a collector.
+        Raises `InputError` for an invalid URL, `MissingExtraError` if the exporter is not installed.
         """
         try:
             from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
         except ModuleNotFoundError:
-            raise MissingExtraError("what sends to an OTLP collector", "otlp") from None
-        logging.getLogger(OTLPSpanExporter.__module__).disabled = True  # what it would log is raised here
+            raise MissingExtraError("the OTLP exporter", "otlp") from None
+        logging.getLogger(OTLPSpanExporter.__module__).disabled = True  # its errors are raised here instead
         where = _endpoint(endpoint)
         self._session = _Session(where)
         self._exporter = OTLPSpanExporter(where, session=self._session, max_request_size=0)
@@ -110,7 +110,7 @@ class OtlpShipper:
 
 
 class _Draft(NamedTuple):
-    """A span before it has its ids; `key` tells those below a request apart and is empty for the request's own."""
+    """A span without its ids; `key` identifies a child span of a request and is empty for the root span."""
 
     request_id: str
     key: str
@@ -123,18 +123,18 @@ class _Draft(NamedTuple):
 
     @property
     def size(self) -> int:
-        """About how many bytes it takes."""
+        """Return its approximate size in bytes."""
         return SPAN_BYTES + sum(len(str(value).encode()) for value in self.attributes.values())
 
 
 class _Session(requests.Session):
-    """Raises for all that is no clear yes, and keeps it as `last_error`. The exporter takes a redirection for success,
-    and tries again by itself, as the recorder does."""
+    """Raises for any status but 2xx and keeps the error as `last_error`: the exporter counts a redirect as success and
+    would retry by itself, which the recorder does."""
 
     def __init__(self, endpoint: str) -> None:
         super().__init__()
         parts = urlsplit(endpoint)
-        self.trust_env = parts.hostname not in LOOPBACK  # proxies are for what is far
+        self.trust_env = parts.hostname not in LOOPBACK  # no proxy for loopback
         self.last_error: FledgeError | None = None
         self._collector = parts._replace(netloc=parts.netloc.rpartition("@")[2], query="").geturl()
 
@@ -143,18 +143,18 @@ class _Session(requests.Session):
             answer = super().request(*arguments, **options)
         except requests.RequestException as error:
             why = f"the collector at {self._collector} does not answer: {type(error).__name__}"
-            self.last_error = FledgeError(why, hint="start it; until then what was recorded waits in the outbox")
+            self.last_error = FledgeError(why, hint="start it; until then the records stay in the outbox")
             raise self.last_error from None
         if not 200 <= answer.status_code < 300:
             why = f"the collector at {self._collector} refused the spans: {answer.status_code} {answer.reason}"
             self.last_error = FledgeError(why, hint=HINTS.get(answer.status_code, LOG_HINT))
             raise self.last_error
         if "protobuf" in answer.headers.get("content-type", ""):
-            self._tell_rejected(answer.content)
+            self._log_rejected(answer.content)
         return answer
 
-    def _tell_rejected(self, content: bytes) -> None:
-        """What a collector took only in part must not be sent again."""
+    def _log_rejected(self, content: bytes) -> None:
+        """Log rejected spans; a partial success must not be retried."""
         try:
             partly = ExportTraceServiceResponse.FromString(content).partial_success
         except DecodeError:
@@ -167,10 +167,10 @@ def _endpoint(given: str) -> str:
     try:
         parts = urlsplit(given)
         valid = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
-    except ValueError:  # a port that is none
+    except ValueError:  # an invalid port
         valid = False
     if not valid:
-        raise InputError(f"no URL of a collector: {given!r}", hint=URL_HINT)
+        raise InputError(f"invalid collector URL: {given!r}", hint=URL_HINT)
     return given if parts.path.strip("/") else parts._replace(path=PATH).geturl()
 
 
@@ -189,7 +189,7 @@ def _parts(drafts: Sequence[_Draft]) -> Iterator[list[_Draft]]:
 
 
 def _context(request_id: str, key: str = "") -> SpanContext:
-    """The ids of a span, the same whenever they are asked for."""
+    """Return the ids of a span, derived from the request's id."""
     try:
         trace = int(request_id, 16) if len(request_id) == 32 else 0
     except ValueError:
@@ -215,7 +215,7 @@ def _request(record: OutboxRecord) -> _Draft:
         "http.route": path,
         "url.path": path,
         "http.response.status_code": record.status,
-        # To the conventions a server has not failed where the client's request was at fault.
+        # In the conventions a client error is no error of the server.
         "error.type": str(record.status) if record.status >= 500 else None,
         "fledge.request_id": record.request_id,
         "fledge.release": _release(record),
@@ -229,10 +229,10 @@ def _request(record: OutboxRecord) -> _Draft:
         f"POST {path}",
         record.started_ns,
         record.ended_ns,
-        _set(about),
-        # Nobody asked for a shadow's answer: it shall not count as a request.
+        _drop_none(about),
+        # A shadow answer must not count as a request.
         SpanKind.INTERNAL if record.is_shadow else SpanKind.SERVER,
-        _failed(record) if record.status >= 500 else Status(StatusCode.UNSET),
+        _error_status(record) if record.status >= 500 else Status(StatusCode.UNSET),
     )
 
 
@@ -265,9 +265,9 @@ def _answer(record: OutboxRecord, number: int) -> _Draft:
         f"{operation} {record.release}".rstrip(),
         answer.started_ns,
         answer.ended_ns,
-        _set(about),
+        _drop_none(about),
         SpanKind.CLIENT,  # the engine is another process
-        _failed(record) if failed else Status(StatusCode.UNSET),
+        _error_status(record) if failed else Status(StatusCode.UNSET),
     )
 
 
@@ -282,7 +282,7 @@ def _evaluation(record: FeedbackRecord) -> _Draft:
         "fledge.feedback_id": record.feedback_id,
     }
     moment = (record.time_ns, record.time_ns)
-    return _Draft(record.request_id, f"feedback/{record.feedback_id}", EVALUATION, *moment, _set(about))
+    return _Draft(record.request_id, f"feedback/{record.feedback_id}", EVALUATION, *moment, _drop_none(about))
 
 
 def _route(record: OutboxRecord) -> OtlpRoute:
@@ -293,7 +293,7 @@ def _release(record: OutboxRecord) -> str | None:
     return f"{record.release}/{record.version}" if record.release else None
 
 
-def _failed(record: OutboxRecord) -> Status:
+def _error_status(record: OutboxRecord) -> Status:
     return Status(StatusCode.ERROR, record.error or None)
 
 
@@ -305,21 +305,21 @@ def _text(value: object) -> str | None:
     return value if isinstance(value, str) else None
 
 
-def _set(attributes: Mapping[str, Any]) -> dict[str, Any]:
+def _drop_none(attributes: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in attributes.items() if value is not None}
 
 
 def _turns(record: OutboxRecord, number: int) -> list[dict[str, Any]]:
-    """The conversation that was answered, where there was one and the outbox kept it as it was put to the model."""
+    """Return the conversation if the outbox has it as the model saw it, else an empty list."""
     rows = record.inputs if isinstance(record.inputs, list) else [record.inputs] * len(record.answers)
     row = rows[number] if number < len(rows) else None
     turns = row.get("messages") if isinstance(row, dict) else None
     if not isinstance(turns, list):
         return []
     found = [turn for turn in turns if isinstance(turn, dict)]
-    said = "\n".join(f"{turn.get('role')}: {turn.get('content')}" for turn in found)
-    # What a prompt made of it is another text, and the text is what the model saw.
-    return found if not record.prompt or said == record.answers[number].prompt_text else []
+    text = "\n".join(f"{turn.get('role')}: {turn.get('content')}" for turn in found)
+    # A prompt may have turned the turns into another text.
+    return found if not record.prompt or text == record.answers[number].prompt_text else []
 
 
 def _input(turns: Sequence[Mapping[str, Any]], answer: Answered) -> str | None:

@@ -1,4 +1,4 @@
-"""How an endpoint has done: rates and percentiles over its latest requests."""
+"""Rates and percentiles of an endpoint's latest requests."""
 
 import statistics
 from collections.abc import Sequence
@@ -25,7 +25,7 @@ class Health:
 
 
 def summarize(records: Sequence[OutboxRecord]) -> Health:
-    """Figures of the given requests, without what only a shadow answered; a status of 500 and above is an error."""
+    """Return the figures of the requests without shadow traffic; a status of 500 and above is an error."""
     records = [record for record in records if not record.is_shadow]
     errors = sum(record.status >= 500 for record in records)
     answered = [record for record in records if record.status == 200]

@@ -1,5 +1,5 @@
-"""The recorder process: `python -m fledge.monitoring.recorder CONTROL_FD`. Ships the outbox to MLflow, and looks
-after the aliases that are served."""
+"""The recorder process: `python -m fledge.monitoring.recorder CONTROL_FD`. Ships the outbox to MLflow and
+watches the served aliases."""
 
 import contextlib
 import json
@@ -30,7 +30,7 @@ from fledge.core.events import (
 )
 from fledge.core.logs import start_logging
 from fledge.core.outbox_files import outbox_files
-from fledge.monitoring.background_tasks import Duties
+from fledge.monitoring.background_tasks import BackgroundTasks
 from fledge.serving.outbox_reader import (
     KEPT_FILES,
     LineCount,
@@ -46,11 +46,11 @@ log = logging.getLogger(__name__)
 
 BATCH = 200
 BUSY_BATCH = 20
-BUSY_PERCENT = 50.0  # of the processors' time, used by others: what we take from there on is taken from answers
+BUSY_PERCENT = 50.0  # processor time of others; beyond, shipping would slow down answers
 BUSY_SHARE = 0.08
 NICE = 5
 PERIOD_S = 1.0
-HALF = 0.5  # of the outbox's room
+HALF = 0.5  # of the outbox's limit
 LONGEST_DELAY_S = 60.0
 POSITION_FILE = "position.json"
 OTLP_POSITION_FILE = "position-otlp.json"
@@ -60,11 +60,11 @@ Ship = Callable[[Sequence[Record]], None]
 
 
 class OutboxRecorder:
-    """Reads whole lines behind the last position kept, ships them, and only then moves the position.
+    """Reads complete lines after the saved position, ships them, and only then advances the position.
 
-    While the machine is busy it takes a small share of the time only, and more the fuller the outbox is.
-    `told` is called with the figures after each batch. One of several readers `removes` what is shipped, and waits for
-    the one whose position is in `waits_for`.
+    On a busy machine it takes a small share of the time, which grows with the outbox. `report` is called with the
+    figures after each batch. Of several readers one `removes` shipped records, after the reader whose position is in
+    `waits_for`.
     """
 
     def __init__(
@@ -73,7 +73,7 @@ class OutboxRecorder:
         ship: Ship,
         *,
         cap_bytes: int,
-        told: Callable[[RecorderFigures], None] = lambda _: None,
+        report: Callable[[RecorderFigures], None] = lambda _: None,
         position_file: str = POSITION_FILE,
         waits_for: str = "",
         removes: bool = True,
@@ -81,7 +81,7 @@ class OutboxRecorder:
         self._folder = folder
         self._ship = ship
         self._cap = cap_bytes
-        self._told = told
+        self._report = report
         self._file = folder / position_file
         self._waits_for = waits_for
         self._removes = removes
@@ -93,7 +93,7 @@ class OutboxRecorder:
         self.last_error = ""
 
     def run(self) -> None:
-        """Ship until `stop`, then once more what is left."""
+        """Ship until `stop`, then ship the rest."""
         delay = PERIOD_S
         while not self._stop.wait(delay):
             delay = PERIOD_S if self._try_to_ship() else min(2 * delay, LONGEST_DELAY_S)
@@ -105,44 +105,44 @@ class OutboxRecorder:
     def _try_to_ship(self) -> bool:
         try:
             self.last_error, before = "", self.last_error
-            while self._ship_politely():
+            while self._ship_and_pause():
                 pass
-            self._tell()
-        except Exception as error:  # noqa: BLE001 (whatever MLflow and its store raise, it is tried again)
+            self._send_figures()
+        except Exception as error:  # noqa: BLE001 (retried after any error)
             words = str(error) or type(error).__name__
             if words != before:
                 log.warning("%s", words)
             self.last_error = words
             with contextlib.suppress(OSError):
-                self._tell()
+                self._send_figures()
             return False
         return True
 
-    def _ship_politely(self) -> int:
-        """Ship one batch, and make way for as long as is due; the number of records in it."""
+    def _ship_and_pause(self) -> int:
+        """Ship one batch, then pause if the machine is busy; return the number of its records."""
         busy, filled = self._is_busy(), waiting_bytes(self._folder, self._position()) / self._cap
         began = time.thread_time()
         count = self.ship_some(BUSY_BATCH if busy and filled < HALF else BATCH)
         if count:
-            self._tell()
+            self._send_figures()
         if busy and count:
-            self._make_way(time.monotonic() + pause(time.thread_time() - began, filled))
+            self._wait_while_busy(time.monotonic() + pause(time.thread_time() - began, filled))
         return count
 
-    def _make_way(self, until: float) -> None:
-        """Wait, for as long as others need the machine."""
+    def _wait_while_busy(self, until: float) -> None:
+        """Wait until the deadline or until the machine is idle."""
         while (left := until - time.monotonic()) > 0 and self._is_busy():
             self._stop.wait(min(PERIOD_S, left))
-            self._tell()
+            self._send_figures()
 
     def _is_busy(self) -> bool:
-        """Whether others have used the machine since this was asked last."""
+        """Return whether other processes have used the machine since the last call."""
         others = psutil.cpu_percent() - self._process.cpu_percent() / (psutil.cpu_count() or 1)
         return others > BUSY_PERCENT and not self._stop.is_set()
 
     def ship_some(self, most: int = BATCH) -> int:
-        """Ship one batch; the number of records in it. After a failure the next one is half as large, until the one
-        record is found that is refused for itself."""
+        """Ship one batch and return the number of its records. A failure halves the next batch, until a refused record
+        is isolated."""
         position = self._position()
         batch = read_batch(self._folder, position, min(most, self._limit))
         if batch.records:
@@ -163,23 +163,23 @@ class OutboxRecorder:
         return len(batch.records)
 
     def _set_aside(self, record: Record, error: RecordRefusedError) -> None:
-        """Keep a record beside the outbox, for people: it would hold up all others for ever."""
+        """Move a refused record to its own file, as it would block all others."""
         file = self._folder / REFUSED_FILE
         with state.open_to_append(file) as kept:
             kept.write(msgspec.json.encode(record) + b"\n")
         self.refused += 1
-        log.warning("a record was refused and is in %s: %s", file, error.message)
+        log.warning("a record was refused and moved to %s: %s", file, error.message)
 
     def _remove(self, position: Position) -> None:
-        """Remove what all have shipped. Where room gets scarce, none of it is kept for the monitor, and a reader that
-        is away is not waited for: it may cost nobody else records."""
+        """Remove files that all readers have shipped. If space is scarce, keep none for `monitor` and do not wait for
+        the other reader, so that its delay loses no records of this one."""
         scarce = sum(path.stat().st_size for path in outbox_files(self._folder)) > HALF * self._cap
         other = self._position(self._waits_for) if self._waits_for and not scarce else position
         remove_shipped(self._folder, min(position, other), keep=0 if scarce else KEPT_FILES)
 
-    def _tell(self) -> None:
+    def _send_figures(self) -> None:
         waiting = self._waiting.count()
-        self._told(RecorderFigures(self.shipped, waiting, self.refused, self.last_error))
+        self._report(RecorderFigures(self.shipped, waiting, self.refused, self.last_error))
 
     def _position(self, file: str = "") -> Position:
         try:
@@ -190,8 +190,8 @@ class OutboxRecorder:
 
 
 def pause(seconds: float, filled: float) -> float:
-    """How long to make way after `seconds` of work on a busy machine, with so much of the outbox's room taken (0 to 1):
-    from half of it on nothing matters more than to make room."""
+    """Return the seconds to pause after `seconds` of work on a busy machine; none if `filled`, the used share of the
+    outbox, is 0.5 or more."""
     share = min(1.0, max(BUSY_SHARE, filled / HALF))
     return seconds * (1 / share - 1)
 
@@ -208,16 +208,15 @@ def main() -> None:
         for recorder in recorders:
             recorder.stop()
 
-    def attend() -> None:
+    def run_tasks() -> None:
         imported.wait()
-        duties.run()
+        tasks.run()
 
-    duties = Duties(config, control)
-    control.listen(lambda event: _handle(event, duties, stop))
-    # Begun before this thread steps back, which it would inherit.
-    threading.Thread(target=attend, name="duties", daemon=True).start()
-    # Answers come first. Not lower still: a thread that is given no time may hold the interpreter's lock meanwhile, and
-    # aliases and a canary would not be looked at.
+    tasks = BackgroundTasks(config, control)
+    control.listen(lambda event: _handle(event, tasks, stop))
+    # Started before this thread lowers its priority, which it would inherit.
+    threading.Thread(target=run_tasks, name="tasks", daemon=True).start()
+    # Answers come first. Not lower: a starved thread may hold the interpreter's lock and block the other tasks.
     os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
     os.nice(NICE)
 
@@ -225,30 +224,30 @@ def main() -> None:
 
     imported.set()
     if config.outbox:
-        recorders += _recorders(config, TraceShipper(config.tracking_uri, config.default_name), control)
+        recorders += _make_recorders(config, TraceShipper(config.tracking_uri, config.default_name), control)
     control.send(ChildReady())
-    if stopped.is_set():  # while this was imported
+    if stopped.is_set():  # during the import
         stop()
     _run(recorders)
     stopped.wait()
 
 
-def _handle(event: Event, duties: Duties, stop: Callable[[], None]) -> None:
+def _handle(event: Event, tasks: BackgroundTasks, stop: Callable[[], None]) -> None:
     match event:
         case SupervisorGone():
             os._exit(0)
         case LookRequested():
-            duties.look()
+            tasks.look()
         case ReleaseRefused():
-            duties.refused(event)
+            tasks.note_refusal(event)
         case EngineCrashed():
-            duties.crashed(event)
+            tasks.note_crash(event)
         case StopRequested():
             stop()
 
 
 def _run(recorders: Sequence[OutboxRecorder]) -> None:
-    """Let all ship until they have been stopped."""
+    """Run all recorders until they are stopped."""
     threads = [threading.Thread(target=recorder.run, name="ship") for recorder in recorders]
     for thread in threads:
         thread.start()
@@ -256,18 +255,18 @@ def _run(recorders: Sequence[OutboxRecorder]) -> None:
         thread.join()
 
 
-def _recorders(config: RecorderConfig, to_mlflow: Ship, control: Control[RecorderConfig]) -> list[OutboxRecorder]:
+def _make_recorders(config: RecorderConfig, to_mlflow: Ship, control: Control[RecorderConfig]) -> list[OutboxRecorder]:
     folder, cap = Path(config.outbox), config.cap_bytes
 
-    def told(figures: RecorderFigures) -> None:
+    def report(figures: RecorderFigures) -> None:
         control.send(RecordsShipped(figures))
 
     if not config.otlp:
-        return [OutboxRecorder(folder, to_mlflow, cap_bytes=cap, told=told)]
+        return [OutboxRecorder(folder, to_mlflow, cap_bytes=cap, report=report)]
     from fledge.monitoring._otlp import OtlpShipper
 
     return [
-        OutboxRecorder(folder, to_mlflow, cap_bytes=cap, told=told, waits_for=OTLP_POSITION_FILE),
+        OutboxRecorder(folder, to_mlflow, cap_bytes=cap, report=report, waits_for=OTLP_POSITION_FILE),
         OutboxRecorder(
             folder, OtlpShipper(config.otlp), cap_bytes=cap, position_file=OTLP_POSITION_FILE, removes=False
         ),

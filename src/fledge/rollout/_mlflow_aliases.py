@@ -1,4 +1,4 @@
-"""Served aliases in MLflow's registry: what they mean now, and its files brought here."""
+"""Watch the served aliases in MLflow's registry and fetch their releases."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -15,7 +15,7 @@ from fledge.tracking._mlflow_connection import connect
 
 
 class AliasWatch:
-    """Looks at the `watched` aliases."""
+    """Checks the `watched` aliases for moves."""
 
     def __init__(self, tracking_uri: str, releases: Path, watched: Sequence[WatchedAlias]) -> None:
         self._tracking_uri = tracking_uri
@@ -24,12 +24,11 @@ class AliasWatch:
         self._refused: dict[tuple[str, str], str] = {}
 
     def release(self, name: str, alias: str) -> str:
-        """What is served under an alias, as of the last look."""
+        """Return the release of an alias as of the last check."""
         return self._known[name, alias]
 
-    def refused(self, name: str, alias: str, old: str, release: str, old_folder: str = "") -> None:
-        """It turned out that a release cannot be served: `old` is, until the alias moves again, and is what an endpoint
-        starts from."""
+    def note_refusal(self, name: str, alias: str, old: str, release: str, old_folder: str = "") -> None:
+        """Note that `release` cannot be served: `old` is served, also after a restart, until the alias moves again."""
         self._known[name, alias] = old
         self._refused[name, alias] = release
         if old_folder:
@@ -38,10 +37,10 @@ class AliasWatch:
             )
 
     def look(self) -> Iterator[AliasMoved | ReleaseRefused]:
-        """What happened since the last look: an alias moved, to a release whose files have been checked, or once to one
-        that the registry does not have as it was registered.
+        """Yield the moves since the last check: `AliasMoved` to a release with verified files, or once `ReleaseRefused`
+        for one with damaged or missing files.
 
-        Raises `FledgeError`, at the end, for aliases that could not be looked at.
+        Raises `FledgeError` at the end for aliases that could not be checked.
         """
         last_error = ""
         client = connect(self._tracking_uri)
@@ -67,7 +66,7 @@ class AliasWatch:
         try:
             folder = fetch(client, version, self._releases)
         except (DamagedError, InputError) as error:
-            self.refused(name, alias, before, release)
+            self.note_refusal(name, alias, before, release)
             return ReleaseRefused(name, alias, release, before, error.message)
         release_cache.remember(self._releases, self._tracking_uri, reference, folder)
         self._known[name, alias] = release

@@ -1,5 +1,4 @@
-"""A canary on its way: what its releases did is read from the outbox, what follows is told to the supervisor, and how
-it ended is left in MLflow."""
+"""Run a canary: read requests from the outbox, send shares to the supervisor, and record the outcome in MLflow."""
 
 import threading
 import time
@@ -27,7 +26,7 @@ HUNG_UP = 499
 
 
 @dataclass
-class _Seen:
+class _Requests:
     """The latest requests of one release."""
 
     statuses: deque[int] = field(default_factory=lambda: deque(maxlen=LATEST))
@@ -35,8 +34,8 @@ class _Seen:
     latency: deque[float] = field(default_factory=lambda: deque(maxlen=LATEST))
 
     def add(self, record: OutboxRecord) -> None:
-        """A client that hung up has waited at least for as long as it did."""
-        if 400 <= record.status < HUNG_UP:  # the client's doing, or that of all clients together
+        """Count a request; the waiting time of a client that hung up is a lower bound of its latency."""
+        if 400 <= record.status < HUNG_UP:  # errors of clients, or overload by them
             return
         self.statuses.append(record.status)
         if record.status in (200, HUNG_UP):
@@ -50,9 +49,9 @@ class _Seen:
 
 
 @dataclass(frozen=True)
-class _Kept:
-    """The content of the canary's file: `owed` says that how it ended is not in MLflow yet, `since` when it began in
-    seconds since the epoch, `plan` its steps, hold and guards as they were asked for."""
+class _SavedCanary:
+    """The content of the canary's file. `owed`: the outcome is not in MLflow yet; `since`: its start in seconds since
+    the epoch; `plan`: its steps, hold and guards as given."""
 
     baseline: str
     candidate: str
@@ -64,14 +63,14 @@ class _Kept:
 
 
 class CanaryWatch:
-    """Leads the canary that `about` describes. What it has decided outlives the process, and a release that
-    was judged is not tried again until the candidate alias means another."""
+    """Runs the canary that `about` describes. Its decisions survive a restart, and a judged release is not tried again
+    until the candidate alias moves to another."""
 
     def __init__(
         self, config: RecorderConfig, about: CanaryConfig, aliases: AliasWatch, control: Control[RecorderConfig]
     ) -> None:
-        self._asked = (about.steps, about.hold, about.guards)
-        self._plan = read_plan(*self._asked)
+        self._settings = (about.steps, about.hold, about.guards)
+        self._plan = read_plan(*self._settings)
         self._name, self._baseline, self._candidate = about.name, about.baseline, about.candidate
         self._file, self._outbox = Path(about.file), Path(config.outbox)
         self._workspace = Workspace(config.tracking_uri, about.state)
@@ -82,12 +81,12 @@ class CanaryWatch:
         self._since = 0.0
         self._figures: tuple[GuardReading, ...] = ()
         self._evidence = ""
-        self._told: SharesChanged | None = None
-        self.owed = False  # how it ended is not in MLflow yet
+        self._sent: SharesChanged | None = None
+        self.owed = False  # the outcome is not in MLflow yet
         self.period_s = min(5.0, max(0.5, self._plan.hold_s / 20))
 
     def step(self) -> None:
-        """Look once, and act on it. Asks nobody but the outbox."""
+        """Evaluate the canary once and send its shares. Reads only the outbox."""
         with self._lock:
             pair = (
                 self._aliases.release(self._name, self._baseline),
@@ -95,28 +94,27 @@ class CanaryWatch:
             )
             if pair[0] == pair[1]:  # there is no candidate
                 if pair != self._pair:
-                    self._settle(pair)
-                self._tell(0.0, "none")
+                    self._cancel(pair)
+                self._send_shares(0.0, "none")
                 return
             if pair != self._pair:
-                self._begin(pair)
+                self._start(pair)
             if self._state.status == "running":
-                self._read()
-                candidate, baseline = self._seen.tally(), self._beside.tally()
-                self._decided(decide(self._plan, self._state, candidate, baseline, time.time()), candidate, baseline)
-            going_on = self._state.status == "running" or (self._state.status == "passed" and self.owed)
-            self._tell(self._plan.steps[self._state.step] if going_on else 0.0, self._state.status)
+                self._read_outbox()
+                candidate, baseline = self._candidate_requests.tally(), self._baseline_requests.tally()
+                self._apply(decide(self._plan, self._state, candidate, baseline, time.time()), candidate, baseline)
+            active = self._state.status == "running" or (self._state.status == "passed" and self.owed)
+            self._send_shares(self._plan.steps[self._state.step] if active else 0.0, self._state.status)
 
-    def crashed(self, release: str, error: str) -> None:
-        """The engine of a release is not started again; where it is the candidate, that is the end of it."""
+    def note_crash(self, release: str, error: str) -> None:
+        """Roll back if `release`, whose engine was given up, is the candidate."""
         with self._lock:
             if release == self._pair[1] and self._state.status == "running":
                 reason = f"at {100 * self._plan.steps[self._state.step]:g} % of the requests: {error}"
-                self._decided(replace(self._state, status="rolled back", reason=reason), Tally(), Tally())
+                self._apply(replace(self._state, status="rolled back", reason=reason), Tally(), Tally())
 
     def conclude(self) -> None:
-        """Leave in MLflow how it ended; a release that has passed becomes what is served. It raises what MLflow
-        raises, and is called again then."""
+        """Record the outcome in MLflow and promote a passed release. Raises MLflow's errors; call it again then."""
         with self._lock:
             pair, passed, reason = self._pair, self._state.status == "passed", self._state.reason
         before, after = (int(release.rpartition("/")[2]) for release in pair)
@@ -141,78 +139,78 @@ class CanaryWatch:
         with self._lock:
             if pair[1] == self._pair[1]:
                 self.owed = False
-                self._keep()
+                self._save()
 
-    def _decided(self, new: CanaryState, candidate: Tally, baseline: Tally) -> None:
+    def _apply(self, new: CanaryState, candidate: Tally, baseline: Tally) -> None:
         old, self._state = self._state, new
         if new.step != old.step:
-            self._seen = _Seen()
+            self._candidate_requests = _Requests()
         if new.status != old.status:
             self._figures = tuple(read_guards(self._plan, candidate, baseline))
             self.owed = True
         if new != old:
-            self._keep()
+            self._save()
 
-    def _begin(self, pair: tuple[str, str]) -> None:
-        """Another release is the candidate, or this process is a new one: go on where it was left, or begin."""
+    def _start(self, pair: tuple[str, str]) -> None:
+        """Start the canary of a new candidate, or resume it after a restart."""
         self._pair, self.owed, self._figures, self._evidence = pair, False, (), ""
-        self._position, self._seen, self._beside = Position(), _Seen(), _Seen()
+        self._position, self._candidate_requests, self._baseline_requests = Position(), _Requests(), _Requests()
         now = time.time()
-        kept = self._kept()
-        if kept and kept.candidate == pair[1] and kept.state.status != "running":
-            self._state, self._since = kept.state, kept.since
-            self.owed, self._figures = kept.owed and kept.baseline == pair[0], kept.figures
-        elif kept and (kept.baseline, kept.candidate, kept.plan) == (*pair, self._asked):
-            # The time for which nobody looked is not held.
-            self._state, self._since = replace(kept.state, began=now, looks=0, judged=0), kept.since
+        saved = self._load()
+        if saved and saved.candidate == pair[1] and saved.state.status != "running":
+            self._state, self._since = saved.state, saved.since
+            self.owed, self._figures = saved.owed and saved.baseline == pair[0], saved.figures
+        elif saved and (saved.baseline, saved.candidate, saved.plan) == (*pair, self._settings):
+            # Time without a recorder does not count as held.
+            self._state, self._since = replace(saved.state, began=now, looks=0, judged=0), saved.since
         else:
             self._state, self._since = CanaryState(began=now), now
-            self._keep()
+            self._save()
 
-    def _settle(self, pair: tuple[str, str]) -> None:
-        """Somebody has moved the aliases to one release: what was judged stays judged, and nothing of it is owed."""
+    def _cancel(self, pair: tuple[str, str]) -> None:
+        """Cancel the pending outcome, as both aliases were moved to one release; the decision stays."""
         self._pair, self.owed = pair, False
-        kept = self._kept()
-        if kept and kept.owed:
-            state.write_json(self._file, asdict(replace(kept, owed=False)))
+        saved = self._load()
+        if saved and saved.owed:
+            state.write_json(self._file, asdict(replace(saved, owed=False)))
 
-    def _kept(self) -> _Kept | None:
-        """What the file says; None where there is none that can be read."""
+    def _load(self) -> _SavedCanary | None:
+        """Return the content of the file, None if it cannot be read."""
         try:
-            return read_json(_Kept, self._file)
+            return read_json(_SavedCanary, self._file)
         except (OSError, DecodeError):
             return None
 
-    def _keep(self) -> None:
-        kept = _Kept(*self._pair, self._asked, self._since, self._state, self.owed, self._figures)
-        state.write_json(self._file, asdict(kept))
+    def _save(self) -> None:
+        saved = _SavedCanary(*self._pair, self._settings, self._since, self._state, self.owed, self._figures)
+        state.write_json(self._file, asdict(saved))
 
-    def _read(self) -> None:
-        """What has come to the outbox: of the candidate in this step, of the one beside it since it began."""
+    def _read_outbox(self) -> None:
+        """Read new requests: of the candidate since this step began, of the baseline since the canary began."""
         while True:
             batch = read_batch(self._outbox, self._position, BATCH)
             for record in batch.records:
                 if not isinstance(record, OutboxRecord) or record.is_shadow:
                     continue
-                came = (f"{record.release}/{record.version}", record.arm)
-                if came == (self._pair[1], self._candidate) and record.started_ns / 1e9 >= self._state.began:
-                    self._seen.add(record)
-                elif came == (self._pair[0], self._baseline) and record.started_ns / 1e9 >= self._since:
-                    self._beside.add(record)
+                source = (f"{record.release}/{record.version}", record.arm)
+                if source == (self._pair[1], self._candidate) and record.started_ns / 1e9 >= self._state.began:
+                    self._candidate_requests.add(record)
+                elif source == (self._pair[0], self._baseline) and record.started_ns / 1e9 >= self._since:
+                    self._baseline_requests.add(record)
             moved, self._position = batch.next != self._position, batch.next
             if not moved:
                 return
 
-    def _tell(self, share: float, status: CanaryStatus | Literal["none"]) -> None:
-        """Tell the supervisor who gets how much, when it is news."""
+    def _send_shares(self, share: float, status: CanaryStatus | Literal["none"]) -> None:
+        """Send the shares to the supervisor if they changed."""
         candidate, reason = self._pair[1], self._state.reason if status != "none" else ""
-        told = SharesChanged(
+        shares = SharesChanged(
             self._name,
             self._baseline,
             shares={self._baseline: 1.0 - share, self._candidate: share},
             releases=dict(zip((self._baseline, self._candidate), self._pair, strict=True)),
             canary=CanaryProgress(candidate, status, share, reason),
         )
-        if told != self._told:
-            self._control.send(told)
-            self._told = told
+        if shares != self._sent:
+            self._control.send(shares)
+            self._sent = shares

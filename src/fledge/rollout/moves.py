@@ -1,5 +1,4 @@
-"""What is served under which names, and what is on its way to be: values that change as aliases move. No input, no
-output."""
+"""Current routes of an endpoint and pending alias moves. No input or output."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -13,8 +12,8 @@ from fledge.rollout.routes import apply_move, apply_shares, releases_of
 
 @dataclass
 class Moves:
-    """`routes` as they are now; `folders` of all releases that are served or awaited; `pending` moves, whose engines
-    are not ready; `shares` as a canary asked for them last."""
+    """Current `routes`; `folders` of all served and awaited releases; `pending` moves, whose engines are not ready;
+    the last `shares` of a canary."""
 
     routes: tuple[Route, ...]
     folders: Mapping[str, str]
@@ -22,44 +21,43 @@ class Moves:
     shares: SharesChanged | None = None
 
     def begin(self, move: AliasMoved) -> set[str]:
-        """An alias means another release now; what it was to move to before is forgotten. Returns the releases that
-        nothing leads to any more and that nobody was told of."""
+        """Add a pending move, which replaces an earlier one of the alias. Returns the releases that are no longer
+        needed and were never served."""
         known = set(self.folders)
         self.pending = [item for item in self.pending if (item.name, item.alias) != (move.name, move.alias)]
         self.pending.append(move)
-        self._forget()
+        self._drop_unused()
         forgotten = known - set(self.folders)
         self.folders = {**self.folders, move.release: move.folder}
         return forgotten - {move.release}
 
     def finish(self, is_ready: Callable[[str], bool]) -> list[AliasMoved]:
-        """Take the routes to the releases that are ready by now; returns the moves that are done."""
+        """Apply the pending moves whose releases are ready and return them."""
         done = [item for item in self.pending if is_ready(item.release)]
         for item in done:
             self.pending.remove(item)
             self.routes = apply_move(self.routes, item.name, item.alias, item.release)
         if done:
             self._apply_shares()
-            self._forget()
+            self._drop_unused()
         return done
 
     def give_up(self, release: str, error: str) -> list[ReleaseRefused]:
-        """A release that is on its way cannot be served, because of `error`; returns what was to move to it, and what
-        stays instead."""
+        """Drop the pending moves to a release that cannot be served, because of `error`; return them as refusals."""
         given_up = [item for item in self.pending if item.release == release]
         self.pending = [item for item in self.pending if item.release != release]
-        self._forget()
-        return [self._refused(item, error) for item in given_up]
+        self._drop_unused()
+        return [self._make_refusal(item, error) for item in given_up]
 
     def share(self, shares: SharesChanged) -> bool:
-        """Share requests among aliases so, once they mean here what they meant there; until then `baseline` has all.
-        Returns whether anything is other than before."""
+        """Set the shares of aliases. Until the aliases have the releases in `shares`, `baseline` gets all requests.
+        Returns whether the routes changed."""
         before, self.shares = self.routes, shares
         self._apply_shares()
         return self.routes != before
 
     def release_states(self, is_ready: Callable[[str], bool]) -> tuple[ReleaseState, ...]:
-        """The releases that are served or awaited."""
+        """Return the states of served and awaited releases."""
         return tuple(
             ReleaseState(
                 name=release.rpartition("/")[0],
@@ -70,26 +68,26 @@ class Moves:
             for release in self.folders
         )
 
-    def watched(self, aliases: Sequence[WatchedAlias]) -> tuple[WatchedAlias, ...]:
-        """Aliases with the releases that are served under them now."""
-        return tuple(replace(item, release=self.meant(item.name, item.alias)) for item in aliases)
+    def update_watched(self, aliases: Sequence[WatchedAlias]) -> tuple[WatchedAlias, ...]:
+        """Return the aliases with their current releases."""
+        return tuple(replace(item, release=self.current_release(item.name, item.alias)) for item in aliases)
 
-    def meant(self, name: str, alias: str) -> str:
-        """The release that is served under an alias."""
+    def current_release(self, name: str, alias: str) -> str:
+        """Return the current release of an alias."""
         return next(route.aliases[alias] for route in self.routes if route.name == name)
 
     def is_candidate(self, release: str, canary: CanaryProgress | None) -> bool:
-        """Whether nobody has a right to this release's answers: it is on its way, a shadow, or a `canary` that runs."""
+        """Return whether a release is a candidate: pending, a shadow, or in a running `canary`."""
         arms = {arm.release for route in self.routes for arm in route.arms}
         candidate = canary.release if canary and canary.status == "running" else ""
         return release not in arms or release == candidate
 
     def aliases(self, release: str) -> tuple[str, ...]:
-        """The aliases that mean a release."""
+        """Return the aliases of a release."""
         return tuple(alias for route in self.routes for alias, what in route.aliases.items() if what == release)
 
-    def _refused(self, move: AliasMoved, error: str) -> ReleaseRefused:
-        old = self.meant(move.name, move.alias)
+    def _make_refusal(self, move: AliasMoved, error: str) -> ReleaseRefused:
+        old = self.current_release(move.name, move.alias)
         return ReleaseRefused(move.name, move.alias, move.release, old, error, self.folders.get(old, ""))
 
     def _apply_shares(self) -> None:
@@ -100,6 +98,6 @@ class Moves:
         meant = all(route.aliases.get(alias) == what for alias, what in wanted.releases.items())
         self.routes = apply_shares(self.routes, wanted.name, wanted.shares if meant else {wanted.baseline: 1.0})
 
-    def _forget(self) -> None:
+    def _drop_unused(self) -> None:
         wanted = releases_of(self.routes) | {item.release for item in self.pending}
         self.folders = {release: folder for release, folder in self.folders.items() if release in wanted}

@@ -1,4 +1,4 @@
-"""Routes before and after an alias moves. Pure."""
+"""Apply alias moves and shares to routes. Pure."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -7,21 +7,21 @@ from fledge.core.routes import Route, RouteArm
 
 
 def releases_of(routes: Sequence[Route]) -> set[str]:
-    """Every release, as `name/3`, that a route leads to."""
+    """Return all releases of the routes as `name/3`."""
     return {release for route in routes for release in route.releases}
 
 
 def apply_move(routes: Sequence[Route], name: str, alias: str, release: str) -> tuple[Route, ...]:
-    """The same routes where `name@alias` means another release."""
-    return tuple(_moved(route, alias, release) if route.name == name else route for route in routes)
+    """Return the routes with `name@alias` at another release."""
+    return tuple(_move(route, alias, release) if route.name == name else route for route in routes)
 
 
 def apply_shares(routes: Sequence[Route], name: str, shares: Mapping[str, float]) -> tuple[Route, ...]:
-    """The same routes where the aliases of `name` share its requests so; those that get none are left out."""
-    return tuple(_shared(route, shares) if route.name == name else route for route in routes)
+    """Return the routes with these shares for the aliases of `name`; aliases without a share are left out."""
+    return tuple(_set_shares(route, shares) if route.name == name else route for route in routes)
 
 
-def _moved(route: Route, alias: str, release: str) -> Route:
+def _move(route: Route, alias: str, release: str) -> Route:
     def arm(old: RouteArm) -> RouteArm:
         return replace(old, release=release) if old.alias == alias else old
 
@@ -33,7 +33,7 @@ def _moved(route: Route, alias: str, release: str) -> Route:
     )
 
 
-def _shared(route: Route, shares: Mapping[str, float]) -> Route:
+def _set_shares(route: Route, shares: Mapping[str, float]) -> Route:
     arms = [
         RouteArm(alias, route.aliases[alias], weight)
         for alias, weight in shares.items()

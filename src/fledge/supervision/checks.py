@@ -1,4 +1,4 @@
-"""Whether an endpoint can be served as it is asked for: before anything is written, stopped or started."""
+"""Validate the settings of an endpoint before anything is written, stopped or started."""
 
 import os
 import ssl
@@ -13,7 +13,7 @@ from fledge.supervision.config import ServeConfig
 
 
 def check(config: ServeConfig, environ: Mapping[str, str]) -> None:
-    """Raise `InputError` for what does not go together, or cannot be read; `environ` is the endpoint's."""
+    """Raise `InputError` for invalid or conflicting settings; `environ` is the endpoint's environment."""
     _check_access(config, environ)
     if config.redact:
         _check_redaction(config)
@@ -24,16 +24,16 @@ def check(config: ServeConfig, environ: Mapping[str, str]) -> None:
 
 
 def _check_access(config: ServeConfig, environ: Mapping[str, str]) -> None:
-    """Keys and certificate are good, and there is a key where others than this machine may ask."""
+    """Check keys and certificate, and require a key beyond loopback."""
     known = read_keys(Path(config.keys_file)) if config.keys_file else {}
     for path in filter(None, (config.tls_cert, config.tls_key)):
         if not Path(path).is_file():
-            raise InputError(f"there is no file {path}", hint="check --tls-cert and --tls-key")
+            raise InputError(f"file not found: {path}", hint="check --tls-cert and --tls-key")
     if config.tls_cert:
         try:
             ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(config.tls_cert, config.tls_key, password="")
-        except OSError as error:  # that of ssl is one
-            reason = f"{config.tls_cert} and {config.tls_key} are no certificate with its key: {error}"
+        except OSError as error:  # ssl.SSLError is one
+            reason = f"cannot load certificate {config.tls_cert} with key {config.tls_key}: {error}"
             raise InputError(
                 reason, hint="check --tls-cert and --tls-key: PEM files, the key without a passphrase"
             ) from None
@@ -49,7 +49,7 @@ def _check_access(config: ServeConfig, environ: Mapping[str, str]) -> None:
 
 def _check_redaction(config: ServeConfig) -> None:
 
-    # A function of a user's own is left to the endpoint, which alone imports it.
+    # Only the endpoint imports a user's own function.
     make_redactor([rule for rule in config.redact if ":" not in rule or rule.startswith("regex:")])
 
 
@@ -58,7 +58,9 @@ def _check_canary(config: ServeConfig) -> None:
 
     read_plan(config.steps, config.hold, config.guard)
     if not config.record:
-        raise InputError("a canary is judged by what is recorded", hint="leave out --no-record")
+        raise InputError(
+            "--canary cannot be combined with --no-record: it is judged by the records", hint="leave out --no-record"
+        )
 
 
 def _check_otlp(config: ServeConfig) -> None:
@@ -66,4 +68,6 @@ def _check_otlp(config: ServeConfig) -> None:
 
     OtlpShipper(config.otlp)
     if not config.record:
-        raise InputError("what is sent to --otlp is what is recorded", hint="leave out --no-record")
+        raise InputError(
+            "--otlp cannot be combined with --no-record: it sends the records", hint="leave out --no-record"
+        )

@@ -1,4 +1,4 @@
-"""`ServeConfig`: how an endpoint is served."""
+"""`ServeConfig`: the settings of an endpoint."""
 
 from dataclasses import dataclass
 
@@ -11,54 +11,50 @@ from fledge.engines.settings import EngineSettings
 
 @dataclass(frozen=True)
 class ServeConfig(EngineSettings):
-    """How an endpoint is served."""
+    """The settings of an endpoint."""
 
-    host: str = option("127.0.0.1", f"address to listen on; beyond loopback a key is needed: {VARIABLE} or --keys-file")
+    host: str = option("127.0.0.1", f"address to listen on; beyond loopback it needs a key: {VARIABLE} or --keys-file")
     port: int = option(5001, "port to listen on")
-    allowed_hosts: tuple[str, ...] = option(
-        (), "names by which clients may call this endpoint beyond loopback", group="Security"
-    )
-    keys_file: str = option("", "file of keys, a line NAME KEY each; read again when it changes", group="Security")
-    cors_origins: tuple[str, ...] = option((), "Origins whose pages may ask, as https://example.org", group="Security")
+    allowed_hosts: tuple[str, ...] = option((), "host names accepted beyond loopback", group="Security")
+    keys_file: str = option("", "file of keys, one NAME KEY per line; reloaded when it changes", group="Security")
+    cors_origins: tuple[str, ...] = option((), "origins allowed by CORS, such as https://example.org", group="Security")
     tls_cert: str = option("", "certificate file for https", group="Security")
-    tls_key: str = option("", "its private key file", group="Security")
-    open_metrics: bool = option(False, "let /metrics be read without a key", group="Security")
-    open_docs: bool = option(False, "let /docs and /openapi.json be read without a key", group="Security")
-    split: tuple[str, ...] = option((), "share requests among aliases, as champion=90,challenger=10", group="Traffic")
-    shadow: str = option(
-        "", "have an alias answer a share of the requests as shadow traffic: challenger=10%", group="Traffic"
+    tls_key: str = option("", "private key file of the certificate", group="Security")
+    open_metrics: bool = option(False, "serve /metrics without a key", group="Security")
+    open_docs: bool = option(False, "serve /docs and /openapi.json without a key", group="Security")
+    split: tuple[str, ...] = option(
+        (), "share of requests per alias, such as champion=90,challenger=10", group="Traffic"
     )
-    canary: str = option("", "try the release of an alias on more and more requests, as challenger", group="Traffic")
-    steps: tuple[str, ...] = option(
-        ("5", "25", "50", "100"), "its shares of the requests in percent, rising", group="Traffic"
-    )
-    hold: str = option("10m", "how long each share is held, as 30s, 10m or 1h", group="Traffic")
+    shadow: str = option("", "share of requests sent to an alias as shadow traffic: challenger=10%", group="Traffic")
+    canary: str = option("", "alias whose release gets a rising share of requests, such as challenger", group="Traffic")
+    steps: tuple[str, ...] = option(("5", "25", "50", "100"), "rising shares of the canary in percent", group="Traffic")
+    hold: str = option("10m", "duration of each share, such as 30s, 10m or 1h", group="Traffic")
     guard: tuple[str, ...] = option(
-        ("error_rate<=+1%", "ttft_p95<=+20%"), "what a canary may lose; beyond, it is rolled back", group="Traffic"
+        ("error_rate<=+1%", "ttft_p95<=+20%"), "limits beyond which a canary is rolled back", group="Traffic"
     )
     record: bool = option(True, "record each request as a trace in MLflow", group="Recording")
     record_content: Content = option("keep", "texts in records: keep, hash or drop", group="Recording")
     redact: tuple[str, ...] = option(
         (),
-        "taken out of records: email, phone, card, ip, iban, secret, regex:EXPRESSION, module:function",
+        "redact from records: email, phone, card, ip, iban, secret, regex:EXPRESSION, module:function",
         group="Recording",
     )
     outbox_mb: int = option(
-        1000, "most that requests not yet in MLflow may take on disk, in MB; beyond, dropped", group="Recording"
+        1000, "limit of records not yet in MLflow on disk, in MB; the rest is dropped", group="Recording"
     )
     otlp: str = option(
-        "", "also send each request's spans to this OTLP address, as http://127.0.0.1:4318/v1/traces", group="Recording"
+        "", "OTLP URL that also receives spans, such as http://127.0.0.1:4318/v1/traces", group="Recording"
     )
-    watch_s: float = option(5.0, "seconds between looks at the aliases that are served; 0 for none", group="Operation")
+    watch_s: float = option(5.0, "seconds between checks of the served aliases; 0 for none", group="Operation")
     heartbeat_s: float = option(
-        30.0, "seconds after which a process that does not answer is killed; 0 for never", group="Operation"
+        30.0, "seconds after which an unresponsive process is killed; 0 for never", group="Operation"
     )
-    log_json: bool = option(False, "a JSON object for each line of the log", group="Operation")
+    log_json: bool = option(False, "log one JSON object per line", group="Operation")
     limits: Limits = Limits()
 
     @property
     def url(self) -> str:
-        """Where clients on this machine find it."""
+        """Return the URL for clients on this machine."""
         shown = f"[{self.host}]" if ":" in self.host else self.host
         return f"{'https' if self.tls_cert else 'http'}://{shown}:{self.port}"
 
@@ -67,5 +63,5 @@ class ServeConfig(EngineSettings):
         found += out_of_range(self, ("port", 1, 65535), ("outbox_mb", 1, 10**6), ("watch_s", 0, 86_400))
         found += out_of_range(self, ("heartbeat_s", 0, 3600))
         if bool(self.tls_cert) != bool(self.tls_key):
-            found.append("tls_cert and tls_key go together")
+            found.append("tls_cert and tls_key require each other")
         return found

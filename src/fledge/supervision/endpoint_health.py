@@ -1,4 +1,4 @@
-"""`monitor`: how an endpoint has done."""
+"""`monitor`: request statistics of an endpoint."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +13,7 @@ from fledge.supervision.endpoints import status
 
 @dataclass(frozen=True)
 class EndpointHealth:
-    """Figures of the requests that are in the endpoint's outbox."""
+    """Figures of the requests in the endpoint's outbox."""
 
     url: str
     slo: Health
@@ -23,11 +23,11 @@ class EndpointHealth:
 
 
 def monitor(url: str | None = None, *, workspace: Workspace | None = None) -> EndpointHealth:
-    """Return how the endpoint at `url`, or the only one that runs here, has done since its outbox began.
+    """Return the figures of the endpoint at `url`, by default the only one running here.
 
-    Raises `InputError` where no such endpoint runs here, or several do and none is named.
+    Raises `InputError` if no such endpoint is running, or several are and `url` is None.
     """
     chosen = [item for item in status(workspace=workspace) if url in (None, item.url)]
     if len(chosen) != 1:
-        raise InputError("name one endpoint that runs here", hint="fledge status")
+        raise InputError("name one running endpoint", hint="fledge status")
     return EndpointHealth(chosen[0].url, summarize(read_outbox(Path(chosen[0].folder) / "outbox")))

@@ -1,4 +1,4 @@
-"""`serve`, `status`, `stop`: endpoints as a user handles them."""
+"""`serve`, `status`, `stop`, `restart`: control endpoints."""
 
 import contextlib
 import fcntl
@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     import subprocess
 
 
-START_TIMEOUT_S = 180.0  # without any news
+START_TIMEOUT_S = 180.0  # without any progress
 HEARTBEAT_S = 15.0
 STOP_MARGIN_S = 30.0
 SUPERVISOR = "fledge.supervision.supervisor"
@@ -54,19 +54,19 @@ SUPERVISOR = "fledge.supervision.supervisor"
 
 @dataclass(frozen=True)
 class ProcessStatus(ProcessState):
-    """A running process with its memory; `release` is empty but for an engine."""
+    """A running process with its memory; `release` is set only for an engine."""
 
     memory_bytes: int = 0
 
     def as_dict(self) -> dict[str, Any]:
-        """Without a release where there is none."""
+        """Return the fields, without an empty release."""
         return {name: value for name, value in asdict(self).items() if name != "release" or value}
 
 
 @dataclass(frozen=True)
 class EndpointStatus:
-    """A running endpoint. `recorder` is None before it has told, `canary` without one; `progress` is what engines that
-    are not ready yet have said of their start, newest last."""
+    """A running endpoint. `recorder` is None before its first report, `canary` without a canary; `progress` has the
+    start messages of engines that are not ready, newest last."""
 
     url: str
     state: str
@@ -85,10 +85,9 @@ class EndpointStatus:
 
 
 def serve(*targets: str, config: ServeConfig | None = None, say: Say = silent) -> EndpointStatus:
-    """Start the endpoint of one or more releases in the background and return when it is ready; `say` is told what is
-    done until then.
+    """Start an endpoint for one or more releases in the background and return when it is ready; `say` gets progress.
 
-    Raises `InputError` for an unknown release or a port in use, `FledgeError` with the log's end if it does not start.
+    Raises `InputError` for an unknown release or a port in use, `FledgeError` with the end of the log if it fails.
     """
     return _serve(config or ServeConfig(), targets, os.environ, say)
 
@@ -105,7 +104,7 @@ def _serve(config: ServeConfig, targets: Sequence[str], environ: Mapping[str, st
         except FledgeError:
             if all(folder.is_dir() for folder in folders):
                 raise
-        # A copy that was kept here was damaged, and is gone: the registry has another.
+        # The cached copy was damaged and has been deleted; fetch it again.
         path = prepare(config, *targets, detached=True, environ=environ, say=say)
         return _start(config, path, environ, say)
 
@@ -122,10 +121,9 @@ def _start(config: ServeConfig, path: Path, environ: Mapping[str, str], say: Say
 
 @contextlib.contextmanager
 def claim_port(config: ServeConfig, environ: Mapping[str, str] = os.environ) -> Iterator[None]:
-    """Inside, nobody else starts an endpoint on this port in this workspace; a program that takes the place of this
-    one (exec) has the claim until it ends.
+    """Lock the port in this workspace; a program started by exec keeps the lock until it ends.
 
-    Raises `InputError` where somebody has it, or where the endpoint could not be served so.
+    Raises `InputError` if another process holds the lock, or for invalid settings.
     """
     check(config, environ)
     folder = state.ensure(config.state_dir / "endpoints" / str(config.port))
@@ -135,8 +133,8 @@ def claim_port(config: ServeConfig, environ: Mapping[str, str] = os.environ) -> 
         except BlockingIOError:
             check_port(config)
             raise InputError(
-                f"port {config.port}: another fledge serve is starting an endpoint there",
-                hint=f"choose another with --port {config.port + 1}",
+                f"port {config.port}: another fledge serve is starting an endpoint on it",
+                hint=f"choose another port: --port {config.port + 1}",
             ) from None
         os.set_inheritable(lock.fileno(), True)
         yield
@@ -149,9 +147,9 @@ def prepare(
     environ: Mapping[str, str] = os.environ,
     say: Say = silent,
 ) -> Path:
-    """Check host, keys and port, find the releases, and write the configuration of a supervisor; returns its path.
+    """Check the settings and port, find the releases, write the supervisor's configuration and return its path.
 
-    One that is `detached` has its log in a file.
+    A `detached` endpoint logs to a file.
     """
     check_start(config, environ)
     folder = state.ensure(config.state_dir / "endpoints" / str(config.port))
@@ -167,7 +165,7 @@ def prepare(
 
 
 def check_start(config: ServeConfig, environ: Mapping[str, str] = os.environ) -> None:
-    """Raise `InputError` where an endpoint cannot be served so, or its port is in use."""
+    """Raise `InputError` for invalid settings or a port in use."""
     check(config, environ)
     check_port(config)
 
@@ -177,46 +175,48 @@ def supervisor_command(config_file: Path) -> list[str]:
 
 
 def read_config(path: Path) -> SupervisorConfig:
-    """The configuration that `prepare` wrote."""
+    """Return the configuration that `prepare` wrote."""
     return read_json(SupervisorConfig, path)
 
 
 def _config_file(folder: Path) -> Path:
-    """What the supervisor of the endpoint with this folder is started with, and known by."""
+    """Return the configuration file, which is the supervisor's argument and identifies it."""
     return folder.resolve() / "config.json"
 
 
 def _find(config: ServeConfig, reference: release_cache.ReleaseRef, say: Say) -> tuple[Path, Manifest]:
-    """The folder of a release: as it was left here last, else from MLflow. What MLflow says of it by now is looked at
-    behind, once the endpoint runs."""
+    """Return the folder and manifest of a release from the cache, else from MLflow. The running endpoint checks later
+    whether the alias has moved."""
     releases = config.state_dir / "releases"
     folder = release_cache.recall(releases, config.tracking, reference)
     if folder is None:
         say(f"fetching {reference.text} from {without_password(config.tracking)}")
         folder = release_folder(reference.text, config)
         release_cache.remember(releases, config.tracking, reference, folder)
-    return folder, load_manifest(folder)  # the engine checks the files, before it loads them
+    return folder, load_manifest(folder)  # the engine checks the files before it loads them
 
 
 def log_file(folder: Path) -> Path:
-    """The log of the endpoint whose folder this is; older parts are beside it, as `log.txt.1`."""
+    """Return the log of the endpoint with this folder; older parts are `log.txt.1` and so on."""
     return folder / "log.txt"
 
 
 def find_log(port: int | None = None, *, workspace: Workspace | None = None) -> Path:
-    """The log of the endpoint on `port`, also after its end, or of the only one that runs. Raises `InputError` where
-    there is none."""
+    """Return the log of the endpoint on `port`, running or stopped, by default of the only running one.
+
+    Raises `InputError` if there is none.
+    """
     folder = (workspace or Workspace()).state_dir / "endpoints" / str(port)
     if port is None or not log_file(folder).is_file():
         folder = Path(find(port, workspace=workspace).folder)
     if not read_config(_config_file(folder)).log.file:
-        raise InputError("that endpoint runs in the foreground, and its log is what it prints there", hint="--detach")
+        raise InputError("the endpoint runs in the foreground and logs to its terminal", hint="--detach")
     return log_file(folder)
 
 
 def restart(port: int | None = None, *, workspace: Workspace | None = None, say: Say = silent) -> EndpointStatus:
-    """Stop an endpoint and start it again as it was asked for, with what its environment had and this one lacks, as a
-    key. Nothing is stopped where it could not start again."""
+    """Stop an endpoint and start it again with the same settings. Its environment completes this one, for instance
+    with its key. Raises `InputError` before it stops if the settings are invalid now."""
     chosen = find(port, workspace=workspace)
     content = read_config(_config_file(Path(chosen.folder)))
     environ = {**environment_of(chosen.pid), **os.environ}
@@ -228,23 +228,23 @@ def restart(port: int | None = None, *, workspace: Workspace | None = None, say:
 
 
 def targets(endpoint: EndpointStatus) -> list[str]:
-    """What an endpoint was asked to serve."""
+    """Return the targets that an endpoint was started with."""
     return list(read_config(_config_file(Path(endpoint.folder))).served.targets)
 
 
 def find(port: int | None = None, *, workspace: Workspace | None = None) -> EndpointStatus:
-    """The endpoint that runs on `port`, or the only one there is. Raises `InputError` where it is not clear."""
+    """Return the endpoint on `port`, by default the only running one. Raises `InputError` for none or several."""
     chosen = [item for item in status(workspace=workspace) if port is None or item.url.endswith(f":{port}")]
     if not chosen:
-        raise InputError(f"no endpoint runs{f' on port {port}' if port else ''} here", hint="fledge status")
+        raise InputError(f"no endpoint is running{f' on port {port}' if port else ' here'}", hint="fledge status")
     if len(chosen) > 1:
         first = chosen[0].url.rpartition(":")[2]
-        raise InputError("several endpoints run here", hint=f"name one, as with --port {first}")
+        raise InputError("several endpoints are running here", hint=f"name one: --port {first}")
     return chosen[0]
 
 
 def status(*, workspace: Workspace | None = None) -> list[EndpointStatus]:
-    """The endpoints that run in this workspace, by port. What a killed supervisor left behind is not shown."""
+    """Return the running endpoints of this workspace by port, without leftovers of a killed supervisor."""
     reap()
     found = []
     for path in sorted(((workspace or Workspace()).state_dir / "endpoints").glob("*/state.json")):
@@ -256,7 +256,7 @@ def status(*, workspace: Workspace | None = None) -> list[EndpointStatus]:
 
 
 def stop(port: int | None = None, *, workspace: Workspace | None = None) -> list[EndpointStatus]:
-    """Stop the endpoint on `port`, or the only one there is; returns what was stopped when its processes are gone."""
+    """Stop the endpoint on `port`, by default the only running one; return its last status."""
     chosen = find(port, workspace=workspace)
     config = read_config(_config_file(Path(chosen.folder)))
     terminate(chosen.pid, config.endpoint.limits["drain_s"] + STOP_MARGIN_S)
@@ -299,7 +299,7 @@ def _endpoint_options(config: ServeConfig, folder: Path, environ: Mapping[str, s
         tls_key=config.tls_key,
         hosts=(config.host, *config.allowed_hosts),
         limits=asdict(config.limits),
-        fixed_limits=_fixed(config.limits, environ),
+        fixed_limits=_explicit_limits(config.limits, environ),
         outbox=OutboxConfig(str(folder / "outbox"), cap_bytes, config.record_content, config.redact)
         if config.record
         else None,
@@ -333,14 +333,14 @@ def _recorder_config(
     )
 
 
-def _fixed(limits: Limits, environ: Mapping[str, str]) -> dict[str, int | float]:
-    """Limits that no file and no environment has set so: they stay when the others are read again."""
+def _explicit_limits(limits: Limits, environ: Mapping[str, str]) -> dict[str, int | float]:
+    """Return the limits set by flags: they stay fixed when the others are reloaded."""
     elsewhere = load(Limits, environ=environ).value
     return {name: value for name, value in asdict(limits).items() if value != getattr(elsewhere, name)}
 
 
 def check_port(config: ServeConfig) -> None:
-    """Raise `InputError` if the port is in use, with the pid if the endpoint there is ours."""
+    """Raise `InputError` if the port is in use, with the pid if it belongs to a fledge endpoint."""
     with socket.socket(family_of(config.host), socket.SOCK_STREAM) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -354,22 +354,22 @@ def check_port(config: ServeConfig) -> None:
 def _wait_until_ready(
     config: ServeConfig, process: "subprocess.Popen[bytes]", folder: Path, say: Say
 ) -> EndpointStatus:
-    started = news = said = time.monotonic()
-    told: set[str] = set()
-    while (now := time.monotonic()) - news < START_TIMEOUT_S:
+    started = progressed = reported = time.monotonic()
+    shown: set[str] = set()
+    while (now := time.monotonic()) - progressed < START_TIMEOUT_S:
         with contextlib.suppress(OSError, ValueError):
             content = read_json(EndpointState, folder / "state.json")
             if content.pid == process.pid and content.state == "ready":
                 return _status(content, folder)
             for text in content.progress if content.pid == process.pid else ():
-                if text not in told:
-                    told.add(text)
+                if text not in shown:
+                    shown.add(text)
                     say(text)
-                    news = said = now
+                    progressed = reported = now
         if process.poll() is not None:
             break
-        if now - said >= HEARTBEAT_S:
-            said = now
+        if now - reported >= HEARTBEAT_S:
+            reported = now
             say(f"starting, {now - started:.0f} s so far")
         time.sleep(0.1)
     if process.poll() == InputError.exit_code:
@@ -389,6 +389,6 @@ def _status(content: EndpointState, folder: Path) -> EndpointStatus:
 
 
 def _is_supervisor(pid: int, folder: Path) -> bool:
-    """Whether a process is the supervisor of that endpoint; its number may be another's by now, even of another one."""
+    """Return whether `pid` is the supervisor of this endpoint: the system may have reused the pid."""
     command = command_of(pid)
     return command[-1:] == [str(_config_file(folder))] and any(SUPERVISOR in part for part in command)

@@ -1,4 +1,4 @@
-"""The endpoint's log: lines of all its processes, in one file that is rotated, or on stderr."""
+"""The endpoint's log: lines of all its processes, in a rotated file or on stderr."""
 
 import json
 import logging
@@ -32,7 +32,7 @@ class Log:
         self._handler.close()
 
     def feed(self, role: str, content: bytes) -> None:
-        """Write the bytes of a process, cut anywhere; no bytes are the end of it."""
+        """Write a chunk of a process's output, split at any byte; an empty chunk is the end."""
         *lines, rest = (self._unfinished.pop(role, b"") + content).split(b"\n")
         if not content and rest:
             lines.append(rest)
@@ -47,7 +47,7 @@ class Log:
 
 
 def message_of(line: str) -> str:
-    """Return what a line of the log says, without when and who."""
+    """Return the message of a log line, without time and role."""
     if line.startswith("{"):
         try:
             return str(json.loads(line)["message"])
@@ -59,15 +59,15 @@ def message_of(line: str) -> str:
 
 class _Handler(logging.Handler):
     def handleError(self, record: logging.LogRecord) -> None:
-        """Pass over a full disk, or a reader that has gone: they end no endpoint."""
+        """Ignore a full disk or a closed pipe: they must not end the endpoint."""
 
 
 class _StderrHandler(_Handler, logging.StreamHandler[TextIO]):
-    """Whatever stderr is at the start."""
+    """Writes to stderr as it was at the start."""
 
 
 class _FileHandler(_Handler, RotatingFileHandler):
-    """A file of mode 0600 that is rotated."""
+    """Writes to a rotated file of mode 0600."""
 
     def __init__(self, path: Path) -> None:
         super().__init__(path, maxBytes=ROTATE_BYTES, backupCount=KEPT, encoding="utf-8", delay=True)
@@ -76,17 +76,17 @@ class _FileHandler(_Handler, RotatingFileHandler):
         return TextIOWrapper(state.open_to_append(Path(self.baseFilename)), encoding="utf-8")
 
 
-def _moment(record: logging.LogRecord) -> str:
+def _timestamp(record: logging.LogRecord) -> str:
     return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(record.created))
 
 
 class _PlainFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         level = f"{record.levelname}: " if record.levelno >= logging.WARNING else ""
-        return f"{_moment(record)} {record.name}: {level}{record.msg}"
+        return f"{_timestamp(record)} {record.name}: {level}{record.msg}"
 
 
 class _JsonFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
-        about = {"time": _moment(record), "role": record.name, "level": record.levelname.lower()}
+        about = {"time": _timestamp(record), "role": record.name, "level": record.levelname.lower()}
         return json.dumps({**about, "message": record.msg})

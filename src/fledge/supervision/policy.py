@@ -1,4 +1,4 @@
-"""When to start a child again: pure functions of what happened and the clock."""
+"""When to restart a child: pure functions of its crashes and the clock."""
 
 from dataclasses import dataclass, replace
 
@@ -12,7 +12,7 @@ PING_S = 2.0
 
 @dataclass(frozen=True)
 class Restarts:
-    """A child's record: times of its crashes (seconds of a monotonic clock) and its restarts in all."""
+    """The times of a child's crashes (seconds of a monotonic clock) and the number of its restarts."""
 
     crashes: tuple[float, ...] = ()
     count: int = 0
@@ -20,7 +20,7 @@ class Restarts:
 
 @dataclass(frozen=True)
 class Decision:
-    """Start again after `delay_s`, or `give_up`."""
+    """Whether to restart after `delay_s` or to give up."""
 
     delay_s: float
     give_up: bool
@@ -28,8 +28,11 @@ class Decision:
 
 
 def after_crash(record: Restarts, now: float, *, candidate: bool = False) -> Decision:
-    """Delays of 1, 2, 4 ... 60 s; forgotten after ten healthy minutes; five crashes in two minutes are a crash loop.
-    For what is a `candidate` five are enough, whatever time they took: it may load for minutes before it dies."""
+    """Return the decision after a crash: delays of 1, 2, 4 ... 60 s, reset after ten healthy minutes.
+
+    Five crashes in two minutes are a crash loop. A `candidate` is given up after five crashes in any time, as it may
+    load for minutes before each.
+    """
     recent = record.crashes if record.crashes and now - record.crashes[-1] < HEALTHY_S else ()
     crashes = (*recent, now)[-KEPT_CRASHES:]
     counted = [moment for moment in crashes if candidate or now - moment <= LOOP_S]
@@ -37,12 +40,11 @@ def after_crash(record: Restarts, now: float, *, candidate: bool = False) -> Dec
     return Decision(delay, len(counted) >= LOOP_CRASHES, replace(record, crashes=crashes, count=record.count + 1))
 
 
-def is_hung(heard: float, now: float, patience_s: float) -> bool:
-    """Whether a child that was last heard of at `heard` is to be killed."""
-    return now - heard > patience_s
+def is_hung(heard: float, now: float, timeout_s: float) -> bool:
+    """Return whether to kill a child that last responded at `heard`."""
+    return now - heard > timeout_s
 
 
 def suspended_s(before: float, now: float) -> float:
-    """Seconds for which the supervisor itself was stopped since it last looked, as on a laptop that was shut: nobody
-    could be heard then."""
+    """Return the seconds for which the supervisor was suspended since `before`, such as by a closed laptop."""
     return max(0.0, now - before - 2 * PING_S)

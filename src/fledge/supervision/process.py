@@ -1,4 +1,4 @@
-"""A child process and the supervisor's end of the line to it."""
+"""A child process and the supervisor's socket to it."""
 
 import contextlib
 import os
@@ -24,7 +24,7 @@ MODULES = {
 
 @dataclass
 class Child:
-    """One child: what it is told at its start, and how it is doing. `release` and `address` are set for an engine."""
+    """A child: its configuration and its state. `release` and `address` are set for an engine."""
 
     role: str
     config: ChildConfig
@@ -43,7 +43,7 @@ class Child:
 
     @property
     def name(self) -> str:
-        """Role and release."""
+        """Return role and release."""
         return f"{self.role} {self.release}".strip()
 
     @property
@@ -52,19 +52,19 @@ class Child:
 
     @property
     def is_given_up(self) -> bool:
-        """It has ended, and is not to be started again."""
+        """Return whether it has ended and will not be restarted."""
         return self.process is None and self.start_at is None
 
     def state(self) -> ProcessState:
-        """What `state.json` says of it, as long as it runs."""
+        """Return its entry in `state.json` while it runs."""
         return ProcessState(self.role, self.process.pid if self.process else 0, self.restarts.count, self.release)
 
     def spawn(self, inherited: tuple[int, ...]) -> tuple[socket.socket, IO[bytes]]:
-        """Start it; `inherited` are descriptors that it gets. Returns our end of its line, and of what it writes."""
+        """Start it with the `inherited` descriptors; return our ends of its socket and its output pipe."""
         ours, theirs = socket.socketpair()
         command = [*module_command(MODULES[self.role]), str(theirs.fileno())]
-        # A group of its own: Ctrl-C in the terminal reaches the supervisor alone, which then stops in order. No session
-        # of its own: between sessions Linux shares processors evenly, whatever the priorities (autogroup).
+        # A new process group, so that Ctrl-C reaches only the supervisor, which stops all in order. Not a new session:
+        # Linux shares processors evenly between sessions, regardless of priorities (autogroup).
         self.process = subprocess.Popen(
             command,
             pass_fds=(theirs.fileno(), *inherited),
@@ -74,21 +74,21 @@ class Child:
             process_group=0,
         )
         theirs.close()
-        said = self.process.stdout
-        assert said  # noqa: S101 (opened as a pipe)
-        os.set_blocking(said.fileno(), False)
+        output = self.process.stdout
+        assert output  # noqa: S101 (opened as a pipe)
+        os.set_blocking(output.fileno(), False)
         self.line, self.ready, self.start_at, self.unread = ours, False, None, b""
         self.error, self.progress = "", []
         self.heard = time.monotonic()
         self._write(encode_config(self.config))
-        return ours, said
+        return ours, output
 
     def send(self, event: Event) -> None:
-        """Tell it something; nothing happens where it is gone."""
+        """Send an event; ignored if the process is gone."""
         self._write(encode_event(event))
 
     def read(self, on_refused: Callable[[str], object]) -> list[Event] | None:
-        """Events that have arrived; None at the end of the line. `on_refused` is told of a line that is none."""
+        """Return the received events, None if the socket is closed. `on_refused` gets the error of an invalid line."""
         try:
             content = self.line.recv(65536) if self.line else b""
         except OSError:
@@ -99,20 +99,20 @@ class Child:
         *lines, self.unread = (self.unread + content).split(b"\n")
         return list(decode_events(lines, on_refused))
 
-    def kill_if_hung(self, now: float, patience_s: float) -> None:
-        """Kill it where it should answer and has not done so for `patience_s`; with 0 never."""
-        if self.process is not None and self.ready and patience_s and is_hung(self.heard, now, patience_s):
-            self.error = f"{self.name} did not answer for {patience_s:g} s and was killed"
+    def kill_if_hung(self, now: float, timeout_s: float) -> None:
+        """Kill it if it is ready and has not responded for `timeout_s`; 0 means never."""
+        if self.process is not None and self.ready and timeout_s and is_hung(self.heard, now, timeout_s):
+            self.error = f"{self.name} did not answer for {timeout_s:g} s and was killed"
             self.process.kill()
             self.heard = now
 
-    def end(self, patience_s: float) -> None:
-        """Have it stop, and kill it when it does not in time."""
+    def end(self, timeout_s: float) -> None:
+        """Request a stop, and kill it after `timeout_s`."""
         if self.process is None:
             return
         self.send(StopRequested())
         try:
-            self.process.wait(patience_s)
+            self.process.wait(timeout_s)
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait()

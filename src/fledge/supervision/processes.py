@@ -1,4 +1,4 @@
-"""Processes as a user's command sees them: what they hold, and their end."""
+"""Start, inspect and terminate processes from a command."""
 
 import contextlib
 import os
@@ -10,12 +10,12 @@ from typing import BinaryIO
 
 import psutil
 
-# Supervisors that this process started: they outlive it, but as long as it lives they are its children to reap.
+# Supervisors started by this process. They outlive it, but until then it must reap them.
 _started: "dict[int, subprocess.Popen[bytes]]" = {}
 
 
 def start_detached(command: Sequence[str], log: BinaryIO, environ: Mapping[str, str]) -> "subprocess.Popen[bytes]":
-    """Start a program that goes on without us; what it writes goes to `log`."""
+    """Start a program that outlives this process; its output goes to `log`."""
     process = subprocess.Popen(
         command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True, env=dict(environ)
     )
@@ -24,13 +24,13 @@ def start_detached(command: Sequence[str], log: BinaryIO, environ: Mapping[str, 
 
 
 def reap() -> None:
-    """Take note of those that ended."""
+    """Reap ended children."""
     for child in _started.values():
         child.poll()
 
 
 def environment_of(pid: int) -> dict[str, str]:
-    """What a process had in its environment when it was started; nothing where the system does not tell."""
+    """Return the initial environment of a process; empty if the system denies access."""
     try:
         return psutil.Process(pid).environ()
     except (psutil.Error, OSError):
@@ -38,19 +38,19 @@ def environment_of(pid: int) -> dict[str, str]:
 
 
 def command_of(pid: int) -> list[str]:
-    """The command line of a process; empty if it is gone."""
+    """Return the command line of a process; empty if it is gone."""
     try:
         return psutil.Process(pid).cmdline()
     except psutil.Error:
         return []
 
 
-def terminate(pid: int, patience_s: float) -> None:
-    """SIGTERM, and SIGKILL when the end takes longer than that; returns when the process is gone."""
-    for number, patience in ((signal.SIGTERM, patience_s), (signal.SIGKILL, 5.0)):
+def terminate(pid: int, timeout_s: float) -> None:
+    """Send SIGTERM, then SIGKILL after `timeout_s`; return when the process is gone."""
+    for number, timeout in ((signal.SIGTERM, timeout_s), (signal.SIGKILL, 5.0)):
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, number)
-        if any(_is_gone(pid) for _ in _ticks(patience)):
+        if any(_is_gone(pid) for _ in _ticks(timeout)):
             return
 
 

@@ -1,4 +1,4 @@
-"""How to have an endpoint run by others: a systemd unit, a Dockerfile. Pure."""
+"""A systemd unit and a Dockerfile for an endpoint. Pure."""
 
 import json
 import re
@@ -9,7 +9,7 @@ STOP_MARGIN_S = 30
 
 
 def words(targets: Sequence[str], flags: Mapping[str, Any]) -> list[str]:
-    """The arguments of `fledge serve` again, of what was given."""
+    """Return the arguments of `fledge serve` for these targets and flags."""
     found = list(targets)
     for name, value in flags.items():
         flag = name.replace("_", "-")
@@ -21,8 +21,8 @@ def words(targets: Sequence[str], flags: Mapping[str, Any]) -> list[str]:
 
 
 def systemd_unit(python: str, folder: str, arguments: Sequence[str], drain_s: float) -> str:
-    """A unit that serves from `folder`; keys and the like come from an environment file beside it."""
-    command = " ".join(map(_unit_word, [python, "-m", "fledge", "serve", *arguments]))
+    """Return a unit that serves from `folder`; keys are read from `fledge.env` in it."""
+    command = " ".join(map(_quote_unit_word, [python, "-m", "fledge", "serve", *arguments]))
     folder = folder.replace("%", "%%")
     return f"""[Unit]
 Description=fledge serve {arguments[0].replace("%", "%%")}
@@ -47,16 +47,16 @@ WantedBy=default.target
 """
 
 
-def _unit_word(word: str) -> str:
-    """As systemd reads it: escapes of C within quotes, specifiers after %, variables after $."""
+def _quote_unit_word(word: str) -> str:
+    """Quote for systemd: C escapes within quotes, specifiers after %, variables after $."""
     quoted = word.replace("\\", "\\\\").replace('"', '\\"').replace("%", "%%").replace("$", "$$")
     return quoted if re.fullmatch(r"[\w@%+=:,./-]+", quoted) else f'"{quoted}"'
 
 
 def dockerfile(version: str, wheel: str, arguments: Sequence[str], port: int) -> str:
-    """An image that serves on all addresses, so that it needs a key: FLEDGE_API_KEY, or --keys-file on a mount.
+    """Return a Dockerfile that serves on all addresses and so needs FLEDGE_API_KEY or a mounted --keys-file.
 
-    fledge comes from the package index, or from a `wheel` beside the file.
+    fledge is installed from the package index, or from `wheel` in the build context.
     """
     bring = f"# Made by: pip wheel --no-deps FOLDER_OF_FLEDGE\nCOPY {wheel} /opt/\n" if wheel else ""
     source = f"/opt/{wheel}[openvino,serve]" if wheel else f"fledge[openvino,serve]=={version}"

@@ -1,4 +1,4 @@
-"""Which releases an endpoint serves under which names, as a user says it: targets, a split, a shadow."""
+"""Parse the targets, split, shadow and canary of an endpoint into routes."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -15,14 +15,14 @@ SHADOW_HINT = "--shadow challenger=10%"
 
 @dataclass(frozen=True)
 class RoutePlan:
-    """What is to be found in the registry, and how requests are shared. `split` holds alias and weight."""
+    """The releases to find in the registry, and how requests are shared. `split` holds alias and weight."""
 
     references: tuple[ReleaseRef, ...]
     split: tuple[tuple[str, float], ...]
     shadow: tuple[str, float] | None
 
     def routes(self, names: Mapping[ReleaseRef, str]) -> tuple[Route, ...]:
-        """Routes for the endpoint, one for each model name, with releases as `name/3`; the first is the default."""
+        """Return one route per model name, with releases as `name/3`; the first is the default."""
         grouped: dict[str, list[ReleaseRef]] = {}
         for reference in self.references:
             grouped.setdefault(reference.name, []).append(reference)
@@ -47,29 +47,31 @@ class RoutePlan:
 
 
 def plan_routes(targets: Sequence[str], split: Sequence[str], shadow: str, canary: str = "") -> RoutePlan:
-    """Read what a user wants; `canary` is that of the candidate. Raises `InputError` for what cannot be read."""
+    """Parse targets and flags; `canary` is the candidate's alias. Raises `InputError` for invalid ones."""
     references = [parse(target) for target in targets]
     for target, item in zip(targets, references, strict=True):
         if not item.name or (item.version and not re.fullmatch("[1-9][0-9]*", item.version)):
-            raise InputError(f"no release {target!r}", hint="NAME@alias, NAME/version or models:/NAME/version")
-    shares = tuple(_share(text, SPLIT_HINT) for text in split)
+            raise InputError(f"invalid release {target!r}", hint="NAME@alias, NAME/version or models:/NAME/version")
+    shares = tuple(_parse_share(text, SPLIT_HINT) for text in split)
     if len({alias for alias, _ in shares}) != len(shares):
         raise InputError("--split names an alias twice", hint=SPLIT_HINT)
-    shadowed = _share(shadow, SHADOW_HINT) if shadow else None
+    shadowed = _parse_share(shadow, SHADOW_HINT) if shadow else None
     if shadowed and not 0 < shadowed[1] <= 100:
-        raise InputError("a shadow gets more than 0 and at most 100 % of the requests", hint=SHADOW_HINT)
+        raise InputError("the share of --shadow must be above 0 and at most 100 %", hint=SHADOW_HINT)
     name = references[0].name
     if canary and split:
-        raise InputError("a canary shares the requests itself", hint="leave out --split")
+        raise InputError("--canary cannot be combined with --split", hint="leave out --split")
     if canary and references[0].alias in ("", canary):
-        raise InputError(f"a canary is tried beside another alias than {canary}", hint=CANARY_HINT)
+        raise InputError(f"--canary {canary} needs a target with another alias", hint=CANARY_HINT)
     extra = [alias for alias, _ in shares] + ([shadowed[0]] if shadowed else []) + ([canary] if canary else [])
-    wanted = [*references, *(ReleaseRef(name, alias, "") for alias in extra)]
-    return RoutePlan(tuple(dict.fromkeys(wanted)), shares, (shadowed[0], shadowed[1] / 100) if shadowed else None)
+    all_references = [*references, *(ReleaseRef(name, alias, "") for alias in extra)]
+    return RoutePlan(
+        tuple(dict.fromkeys(all_references)), shares, (shadowed[0], shadowed[1] / 100) if shadowed else None
+    )
 
 
-def _share(text: str, hint: str) -> tuple[str, float]:
+def _parse_share(text: str, hint: str) -> tuple[str, float]:
     match = re.fullmatch(r"([^=\s]+)=([0-9]+(?:\.[0-9]+)?)%?", text.strip())
     if match is None or not float(match[2]) > 0:
-        raise InputError(f"{text!r} is no alias with its share", hint=hint)
+        raise InputError(f"invalid share {text!r}: expected ALIAS=PERCENT", hint=hint)
     return match[1], float(match[2])

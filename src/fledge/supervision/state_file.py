@@ -1,4 +1,4 @@
-"""`state.json`: what others may know of a running endpoint."""
+"""`state.json`: the published state of a running endpoint."""
 
 import contextlib
 from dataclasses import asdict
@@ -9,14 +9,14 @@ from fledge.core.endpoint_state import EndpointState
 
 
 class StateFile:
-    """Written when there is news."""
+    """Writes the state when it changes."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._written: EndpointState | None = None
 
     def write(self, content: EndpointState) -> None:
-        """A full disk ends no endpoint: it is tried again at the next call."""
+        """Write `content` if it changed. A full disk is ignored; the next call tries again."""
         if content != self._written:
             with contextlib.suppress(OSError):
                 state.write_json(self._path, asdict(content))

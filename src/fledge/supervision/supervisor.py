@@ -1,8 +1,7 @@
 """The supervisor: `python -m fledge.supervision.supervisor CONFIG_FILE`. Standard library only.
 
-Holds the port, starts engines, endpoint and recorder, restarts what dies, moves requests to another release when an
-alias moves, and stops all in order: the endpoint finishes its requests, the recorder ships what they left, then the
-engines end.
+Holds the port, starts and restarts engines, endpoint and recorder, and moves requests to another release when an
+alias moves. On a stop the endpoint finishes its requests, the recorder ships their records, then the engines end.
 """
 
 import contextlib
@@ -39,7 +38,7 @@ KEPT_PROGRESS = 20
 
 
 class Supervisor:
-    """Runs one endpoint until SIGTERM or SIGINT, or until a child crashes again and again."""
+    """Runs one endpoint until SIGTERM, SIGINT or a crash loop."""
 
     def __init__(self, config: SupervisorConfig) -> None:
         self.config = config
@@ -55,7 +54,7 @@ class Supervisor:
         self.log = Log(Path(config.log.file) if config.log.file else None, as_json=config.log.json)
         self._pinged = self._ticked = time.monotonic()
         self.listener = listen(config.host, config.port)
-        # A socket's path has a small limit, so it is not in the state folder.
+        # Not in the state folder: the path of a socket has a low length limit.
         self.runtime = tempfile.TemporaryDirectory(prefix="fledge-")
         self._numbers = itertools.count()
         self.children: dict[str, Child] = {}
@@ -63,20 +62,20 @@ class Supervisor:
             self._add_engine(release)
         self.children["endpoint"] = Child("endpoint", self._endpoint_config())
         if config.recorder:
-            # It would only delay the first answer; but then it looks after aliases, too.
+            # A recorder at the start would delay the first answer. It must start in the end, as it watches aliases.
             self.children["recorder"] = Child("recorder", config.recorder, start_at=self.started + RECORDER_WAIT_S)
         self.selector = selectors.DefaultSelector()
         self.signals = Signals()
         self.selector.register(self.signals, selectors.EVENT_READ, None)
 
     def run(self) -> int:
-        """The exit code: 0 after a clean stop, 1 where a release cannot be served, 4 after a crash loop."""
+        """Return the exit code: 0 after a clean stop, 1 if a release cannot be served, 4 after a crash loop."""
         try:
             while not self.stopping:
                 self._start_due()
                 self._write_state()
-                self._hear(self._patience())
-                self._look_after()
+                self._handle_input(self._select_timeout())
+                self._check_heartbeats()
                 for child in list(self.children.values()):
                     if child.process is not None and child.process.poll() is not None:
                         self._on_exit(child)
@@ -84,20 +83,20 @@ class Supervisor:
             self._stop()
         return self.code
 
-    def _hear(self, seconds: float) -> None:
-        """Take what comes within so many seconds: signals, lines of children, and what they write."""
+    def _handle_input(self, seconds: float) -> None:
+        """Handle signals, events and output of children that arrive within `seconds`."""
         for key, _ in self.selector.select(seconds):
-            if self.selector.get_map().get(key.fd) is not key:  # closed meanwhile, as of a retired engine
+            if self.selector.get_map().get(key.fd) is not key:  # closed meanwhile, such as of a retired engine
                 continue
             if key.data is None:
                 self._on_signal(self.signals.take())
             elif key.fileobj is key.data.line:
                 self._on_line(key.data)
             else:
-                self._on_words(key.data, key.fileobj)
+                self._on_output(key.data, key.fileobj)
 
     def _add_engine(self, release: str) -> None:
-        address = f"{self.runtime.name}/engine-{next(self._numbers)}"  # of its own, whatever others still listen on
+        address = f"{self.runtime.name}/engine-{next(self._numbers)}"  # unique, as an older engine may still listen
         config = EngineConfig(self.config.engine, self.moves.folders[release], address)
         self.children[f"engine {release}"] = Child("engine", config, release, address)
 
@@ -111,22 +110,22 @@ class Supervisor:
                 if child.role == "endpoint":
                     child.config = self._endpoint_config()
                 elif isinstance(child.config, RecorderConfig):
-                    child.config = replace(child.config, watched=self.moves.watched(child.config.watched))
+                    child.config = replace(child.config, watched=self.moves.update_watched(child.config.watched))
                 for end in child.spawn(inherited):
                     self.selector.register(end, selectors.EVENT_READ, child)
                 if child.role == "endpoint":
                     child.send(events.FactsChanged(self._facts))
                     for engine in self._engines():
-                        self._tell_ready(engine)
+                        self._send_ready(engine)
 
-    def _tell_ready(self, engine: Child) -> None:
+    def _send_ready(self, engine: Child) -> None:
         if engine.ready:
             self.children["endpoint"].send(events.EngineReady(engine.release, engine.address))
 
     def _endpoint_config(self) -> EndpointConfig:
         return EndpointConfig(self.config.endpoint, self.moves.routes, self.moves.folders, self.listener.fileno())
 
-    def _patience(self) -> float:
+    def _select_timeout(self) -> float:
         due = [child.start_at for child in self.children.values() if child.start_at is not None]
         return max(0.0, min([*(moment - time.monotonic() for moment in due), 1.0]))
 
@@ -139,7 +138,7 @@ class Supervisor:
     def _on_line(self, child: Child) -> None:
         arrived = self._read(child)
         if arrived is None:
-            self._hang_up(child)
+            self._close_line(child)
         for event in arrived or ():
             match event:
                 case events.ChildReady():
@@ -164,9 +163,9 @@ class Supervisor:
             case events.SharesChanged():
                 self._on_shares(event)
             case events.RecordsShipped(figures):
-                self._tell_facts(replace(self._facts, recorder=figures))
+                self._send_facts(replace(self._facts, recorder=figures))
             case events.LookRequested():
-                self._tell_recorder(event)
+                self._send_to_recorder(event)
             case events.LimitsChanged(limits):
                 self._on_limits(limits)
             case events.ReleaseRetired(release):
@@ -176,31 +175,31 @@ class Supervisor:
         child.ready = child.was_ready = True
         child.progress = []
         if child.role == "engine":
-            self._tell_ready(child)
+            self._send_ready(child)
             self._switch()
         if child.role == "recorder":
             for engine in self._engines():
                 if engine.is_given_up:
-                    self._tell_recorder(events.EngineCrashed(engine.release, engine.error))
+                    self._send_to_recorder(events.EngineCrashed(engine.release, engine.error))
         if self.ready_seconds is None and self._is_ready():
             self.ready_seconds = time.monotonic() - self.started
             self._say(f"ready at {self.config.url} after {self.ready_seconds:.1f} s")
             if "recorder" in self.children and self.children["recorder"].process is None:
                 self.children["recorder"].start_at = 0.0
 
-    def _on_words(self, child: Child, said: Any) -> None:
-        """What a child has written goes to the log."""
+    def _on_output(self, child: Child, output: Any) -> None:
+        """Write a child's output to the log."""
         try:
-            content = os.read(said.fileno(), 65536)
+            content = os.read(output.fileno(), 65536)
         except BlockingIOError:
             return
         self.log.feed(child.name, content)
         if not content:
-            self.selector.unregister(said)
-            said.close()
+            self.selector.unregister(output)
+            output.close()
 
-    def _look_after(self) -> None:
-        """Kill children that should answer and do not."""
+    def _check_heartbeats(self) -> None:
+        """Kill unresponsive children and ping all."""
         now = time.monotonic()
         pause, self._ticked = suspended_s(self._ticked, now), now
         for child in self.children.values():
@@ -212,7 +211,7 @@ class Supervisor:
                 child.send(events.Ping())
 
     def _on_moved(self, event: events.AliasMoved) -> None:
-        """An alias means another release now: start its engine beside the old one; `_switch` does the rest."""
+        """Start the engine of an alias's new release; `_switch` routes requests to it when it is ready."""
         release = event.release
         for forgotten in self.moves.begin(event):
             self._end_engine(forgotten)
@@ -230,47 +229,47 @@ class Supervisor:
         self._switch()
 
     def _switch(self) -> None:
-        """Send requests to the releases whose engines are ready by now."""
+        """Route requests to the new releases whose engines are ready."""
         done = self.moves.finish(self._engine_is_ready)
         for item in done:
-            self._say(f"{item.name}@{item.alias} is {item.release} now")
+            self._say(f"{item.name}@{item.alias} now serves {item.release}")
         if done:
-            self._tell_routes()
+            self._send_routes()
             if self.children["endpoint"].process is None:
                 self._retire_all()
 
-    def _tell_routes(self) -> None:
+    def _send_routes(self) -> None:
         addresses = {engine.release: engine.address for engine in self._engines() if engine.ready}
         self.children["endpoint"].send(events.ReleasesChanged(self.moves.folders, self.moves.routes, addresses))
 
     def _on_shares(self, event: events.SharesChanged) -> None:
-        """A canary goes on, or back."""
+        """Apply the shares of a canary and log its progress."""
         canary = event.canary
         if canary != self._facts.canary and canary.status != "none":
             words = canary.reason or f"with {100 * canary.share:g} % of the requests"
             self._say(f"the canary {canary.release} is {canary.status} {words}")
-        self._tell_facts(replace(self._facts, canary=canary))
+        self._send_facts(replace(self._facts, canary=canary))
         if self.moves.share(event):
-            self._tell_routes()
+            self._send_routes()
 
     def _on_limits(self, limits: Mapping[str, int | float]) -> None:
-        """The endpoint has read its limits again: they are those of its next start, and of our patience at a stop."""
+        """Store the reloaded limits for the endpoint's next start and for the stop timeout."""
         self.config = replace(self.config, endpoint=replace(self.config.endpoint, limits=limits))
         with contextlib.suppress(OSError):
             state.write_json(self.folder / "config.json", asdict(self.config))
 
     def _refuse(self, event: events.ReleaseRefused) -> None:
-        """A release that an alias means cannot be served: everybody is told, and the old one goes on."""
-        self._say(f"{event.release} cannot be served, {event.old} goes on: {event.error}")
+        """Report a release that cannot be served; the old one stays in service."""
+        self._say(f"{event.release} cannot be served, {event.old} stays in service: {event.error}")
         self.last_error = event.error
-        self._tell_facts(replace(self._facts, refused=(*self._facts.refused, event.release)))
+        self._send_facts(replace(self._facts, refused=(*self._facts.refused, event.release)))
 
-    def _tell_facts(self, facts: EndpointFacts) -> None:
-        """What the endpoint says of us on /metrics."""
+    def _send_facts(self, facts: EndpointFacts) -> None:
+        """Send the facts that the endpoint publishes on /metrics."""
         self._facts = facts
         self.children["endpoint"].send(events.FactsChanged(facts))
 
-    def _tell_recorder(self, event: events.Event) -> None:
+    def _send_to_recorder(self, event: events.Event) -> None:
         if "recorder" in self.children:
             self.children["recorder"].send(event)
 
@@ -279,27 +278,27 @@ class Supervisor:
         return child is not None and child.ready
 
     def _retire(self, release: str) -> None:
-        """The endpoint asks this release nothing more."""
+        """End the engine of a release that the endpoint no longer uses."""
         if release not in self.moves.folders:
             self._end_engine(release)
 
     def _retire_all(self) -> None:
-        """No endpoint asks the releases that nothing leads to any more."""
+        """End the engines of all releases without a route."""
         for engine in self._engines():
             self._retire(engine.release)
 
     def _end_engine(self, release: str) -> None:
         child = self.children.pop(f"engine {release}", None)
         if child is not None:
-            self._hang_up(child)
+            self._close_line(child)
             child.end(0.0)
 
     def _is_ready(self) -> bool:
-        """A release that was given up while others are served is not waited for."""
+        """Return whether the endpoint and all engines that were not given up are ready."""
         wanted = [self.children.get(f"engine {release}") for release in releases_of(self.moves.routes)]
         return self.children["endpoint"].ready and all(child and (child.ready or child.is_given_up) for child in wanted)
 
-    def _hang_up(self, child: Child) -> None:
+    def _close_line(self, child: Child) -> None:
         if child.line is not None:
             self.selector.unregister(child.line)
             child.line.close()
@@ -309,45 +308,44 @@ class Supervisor:
         process = child.process
         if process is None:
             return
-        for event in self._read(child) or []:  # its last words
+        for event in self._read(child) or []:  # sent just before the exit
             if isinstance(event, events.StartFailed):
                 child.error = event.error
-        self._hang_up(child)
+        self._close_line(child)
         child.process, child.ready = None, False
         if process.stdout and not process.stdout.closed:
-            self._on_words(child, process.stdout)
+            self._on_output(child, process.stdout)
         if child.role == "endpoint":
             self._retire_all()
         self.last_error = child.error or f"{child.name} ended with code {process.returncode}"
-        if child.error and not child.was_ready:  # it says why it cannot start, and will not be able to a second time
+        if child.error and not child.was_ready:  # a reported start failure would recur
             self._give_up(child, FAILED_EXIT)
             return
         awaited = self._is_candidate(child) and not child.was_ready
         decision = after_crash(child.restarts, time.monotonic(), candidate=awaited)
         child.restarts = decision.record
-        if decision.give_up and child.role != "recorder":  # answers matter more than their record
-            self.last_error = child.error = f"{self.last_error}; it keeps crashing, giving up"
+        if decision.give_up and child.role != "recorder":  # answers matter more than records
+            self.last_error = child.error = f"{self.last_error}; giving up after repeated crashes"
             self._give_up(child, CrashLoopError.exit_code)
             return
-        self._say(f"{self.last_error}; starting it again in {decision.delay_s:g} s")
+        self._say(f"{self.last_error}; restarting it in {decision.delay_s:g} s")
         child.start_at = time.monotonic() + decision.delay_s
 
     def _is_candidate(self, child: Child) -> bool:
         return child.role == "engine" and self.moves.is_candidate(child.release, self._facts.canary)
 
     def _give_up(self, child: Child, code: int) -> None:
-        """A child cannot be started, or crashes again and again: that is the end, but for a release that nobody has a
-        right to, without which the others go on."""
+        """Stop the endpoint as a child cannot run; give up only the release if it is a candidate."""
         if not self._is_candidate(child):
             self._say(child.error)
             self.stopping, self.code = True, code
             return
         for event in self.moves.give_up(child.release, child.error):
             self._refuse(event)
-            self._tell_recorder(event)
+            self._send_to_recorder(event)
         if child.release in releases_of(self.moves.routes):
             self._say(child.error)
-            self._tell_recorder(events.EngineCrashed(child.release, child.error))
+            self._send_to_recorder(events.EngineCrashed(child.release, child.error))
         else:
             del self.children[f"engine {child.release}"]
 
@@ -357,12 +355,12 @@ class Supervisor:
     def _stop(self) -> None:
         self.stopping = True
         self._write_state()
-        patience = {"endpoint": self.config.endpoint.limits["drain_s"] + 4.0, "recorder": RECORDER_FINISH_S}
-        for child in [self.children[role] for role in patience if role in self.children]:
+        timeouts = {"endpoint": self.config.endpoint.limits["drain_s"] + 4.0, "recorder": RECORDER_FINISH_S}
+        for child in [self.children[role] for role in timeouts if role in self.children]:
             child.send(events.StopRequested())
-            deadline = time.monotonic() + patience[child.role]
+            deadline = time.monotonic() + timeouts[child.role]
             while child.is_running and time.monotonic() < deadline:
-                self._hear(0.2)  # what all say meanwhile, that nobody waits for a full pipe
+                self._handle_input(0.2)  # a child must not block on a full pipe
             child.end(0.0)
         for engine in self._engines():
             engine.end(2.0)
@@ -390,7 +388,7 @@ class Supervisor:
 def main() -> None:
     try:
         sys.exit(Supervisor(read_json(SupervisorConfig, Path(sys.argv[1]))).run())
-    except InputError as error:  # before it runs
+    except InputError as error:  # from the constructor
         sys.stderr.write(f"error: {error.message}\n")
         sys.exit(error.exit_code)
 
