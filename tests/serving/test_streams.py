@@ -104,6 +104,7 @@ def test_curl_shows_an_answer_as_it_is_generated(endpoint: EndpointStatus) -> No
 
 
 def test_an_engine_that_dies_in_the_middle(endpoint: EndpointStatus, http: httpx.Client) -> None:
+    engine = pids(endpoint)["engine"]
     with (
         OpenAI(base_url=f"{endpoint.url}/v1", api_key=KEY, max_retries=0) as client,
         client.chat.completions.create(
@@ -113,7 +114,7 @@ def test_an_engine_that_dies_in_the_middle(endpoint: EndpointStatus, http: httpx
         chunks = iter(stream)
         for _ in range(3):
             next(chunks)
-        os.kill(pids(endpoint)["engine"], signal.SIGKILL)
+        os.kill(engine, signal.SIGKILL)
         with pytest.raises(openai.APIError) as caught:
             list(chunks)
     assert caught.value.message == "the engine stopped while generating"
@@ -123,11 +124,12 @@ def test_an_engine_that_dies_in_the_middle(endpoint: EndpointStatus, http: httpx
     assert set(gone.json()["error"]) == {"message", "type", "param", "code"}
     assert until(lambda: http.get("/ready").status_code == 200)
 
+    engine = pids(endpoint)["engine"]
     body = {"messages": MESSAGES, "stream": True, "n": 8, "max_tokens": 400, "ignore_eos": True}
     with http.stream("POST", "/v1/chat/completions", json=body) as response:
         lines = response.iter_lines()
         next(lines)
-        os.kill(pids(endpoint)["engine"], signal.SIGKILL)
+        os.kill(engine, signal.SIGKILL)
         last = [line for line in lines if line][-1]
     assert response.status_code == 200
     assert set(json.loads(last.removeprefix("data: "))["error"]) == {"message", "type", "param", "code"}
