@@ -1,5 +1,6 @@
 """Choose the engine for a model, with a reason, and start it."""
 
+import logging
 import re
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
@@ -21,6 +22,8 @@ from fledge.models import snapshot
 from fledge.models.snapshot import Snapshot
 from fledge.releases.manifest import read_kept, snapshot_of
 from fledge.tracking.connection import connect
+
+log = logging.getLogger(__name__)
 
 EXTRAS = {"openvino": "models,openvino", "transformers": "models"}
 
@@ -110,6 +113,7 @@ def choose(settings: EngineSettings, model: Snapshot | None = None) -> EngineCho
         raise InputError("only the engine openvino has a fast mode", hint="--mode exact, or --engine openvino")
     if choice == ("transformers", "gpu", choice.reason) and not has_gpu():
         raise InputError("there is no NVIDIA GPU here, or torch is built without CUDA", hint="--device cpu")
+    log.debug("engine %s on %s: %s", choice.name, choice.device, choice.reason)
     return choice
 
 
