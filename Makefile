@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/installed
 DEVELOPED := $(VENV)/installed-dev
 DEMONSTRATION := models,openvino,serve
-DEVELOPMENT := $(DEMONSTRATION),sign,otlp,bench,dev
+DEVELOPMENT := $(DEMONSTRATION),gguf,sign,otlp,bench,dev
 # Tests run in several processes, each file in one of them.
 AT_ONCE := --numprocesses auto --maxprocesses 4 --dist loadfile
 

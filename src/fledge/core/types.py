@@ -16,8 +16,8 @@ Format = Literal["chat", "completion"]
 Content = Literal["keep", "hash", "drop"]
 """How texts are stored in records."""
 
-Mode = Literal["exact", "fast"]
-"""Mode of an engine: the same greedy tokens as transformers, or int8."""
+Mode = Literal["exact", "fast", "gguf"]
+"""Mode of an engine: the same greedy tokens as transformers, int8, or the weights of a GGUF file as they are."""
 
 
 Role = Literal["system", "user", "assistant"]
