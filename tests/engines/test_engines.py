@@ -96,7 +96,7 @@ def test_logprobs_match_the_model(engine: Engine) -> None:
     assert answer.logprobs == pytest.approx(expected, abs=1e-3)
 
 
-def test_sampling_filters_leave_only_the_likeliest(engine: Engine) -> None:
+def test_strict_sampling_filters_give_the_greedy_answer(engine: Engine) -> None:
     greedy = one(engine, max_tokens=20).token_ids
     for narrow in ({"top_k": 1}, {"top_p": 0.01}, {"min_p": 0.99}):
         assert one(engine, max_tokens=20, temperature=1.5, **narrow).token_ids == greedy
