@@ -49,7 +49,7 @@ def test_signature_is_valid_only_for_its_key_and_content(workspace: Workspace, t
         verify("mine/1", key=others, workspace=workspace)
     with pytest.raises(InputError, match="is not a public key"):
         verify("mine/1", key=private, workspace=workspace)
-    # The tool that others have says the same of the folder.
+    # The tool of the model_signing package agrees.
     command = ["-m", "model_signing", "verify", "key", str(_stored()), "--public_key", str(public)]
     tool = [sys.executable, *command, "--signature", str(_stored() / SIGNATURE)]
     assert subprocess.run(tool, check=False, capture_output=True).returncode == 0

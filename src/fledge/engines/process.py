@@ -34,7 +34,7 @@ from fledge.engines.engine import LoadedEngine, PromptInput
 from fledge.engines.settings import EngineSettings
 from fledge.engines.stream import Chunk, Stream
 from fledge.models.snapshot import Snapshot
-from fledge.releases.manifest import read_kept, snapshot_of
+from fledge.releases.manifest import read_cached, snapshot_of
 
 SEND_TIMEOUT_S = 10  # a client that reads nothing for so long is given up, so that the others' answers go on
 
@@ -280,7 +280,7 @@ def _model(config: EngineConfig) -> Snapshot:
         return msgspec.convert(config.model, Snapshot, dec_hook=lambda kind, value: kind(value))  # paths
     folder = Path(config.release)
     try:
-        manifest = read_kept(folder)
+        manifest = read_cached(folder)
     except FledgeError:
         shutil.rmtree(folder, ignore_errors=True)
         raise

@@ -24,7 +24,7 @@ from fledge.registry.registered import Release
 from fledge.registry.signing import check_key, check_signature
 from fledge.registry.sources import source_of_model, source_of_run
 from fledge.releases import release_cache
-from fledge.releases.manifest import SIGNATURE, Manifest, Weights, read_kept
+from fledge.releases.manifest import SIGNATURE, Manifest, Weights, read_cached
 from fledge.tracking.connection import connect
 
 if TYPE_CHECKING:
@@ -160,7 +160,7 @@ def promote(
     found = find(client, f"{name}/{version}")
     with stored(client, found):  # raises if the stored files are damaged
         folder = fetch(client, found, releases, known_files(engines, found.tags.get(MODEL_TAG, "")))
-    release = read_kept(folder)
+    release = read_cached(folder)
     if force and not reason:
         raise InputError("a forced promotion needs a reason", hint='--force --reason "..."')
     evidence, given = check_evidence(client, release, evidence, force=force)
