@@ -18,7 +18,7 @@ from fledge.bench.serving import ServeBenchConfig, bench_serve
 from fledge.core import state
 from fledge.core.errors import FledgeError
 from fledge.core.settings import Workspace
-from tests.bench.documented import documented
+from tests.bench.documented import documented_names
 from tests.conftest import Run
 
 ROWS = [
@@ -83,7 +83,7 @@ def test_packages_are_pinned_to_the_installed_versions() -> None:
         pinned("no-such-package")
 
 
-def _pretend_installed(state_dir: Path, name: str, programs: dict[str, str]) -> None:
+def _install_fake(state_dir: Path, name: str, programs: dict[str, str]) -> None:
     """Create an environment that looks complete, with fake programs."""
     folder = state.ensure(state_dir / "bench" / "envs" / name)
     state.ensure(folder / "bin")
@@ -95,7 +95,7 @@ def _pretend_installed(state_dir: Path, name: str, programs: dict[str, str]) -> 
 
 def test_a_complete_environment_is_reused(tmp_path: Path) -> None:
     said: list[str] = []
-    _pretend_installed(tmp_path, "litserve", {"python": ""})
+    _install_fake(tmp_path, "litserve", {"python": ""})
     found = environment("litserve", PEERS["litserve"].packages, 2, tmp_path, said.append)
     assert found == tmp_path / "bench" / "envs" / "litserve" / "bin"
     assert said == []
@@ -156,7 +156,7 @@ def test_a_server_that_does_not_start_is_an_error(tmp_path: Path, port: int, mon
 
 @pytest.mark.slow
 def test_bench_serve_measures_and_records(fledge: Run, workspace: Workspace, chat_model: Path) -> None:
-    _pretend_installed(workspace.state_dir, "litserve", {"python": "#!/bin/sh\necho it is broken >&2\nexit 3\n"})
+    _install_fake(workspace.state_dir, "litserve", {"python": "#!/bin/sh\necho it is broken >&2\nexit 3\n"})
     done = fledge(
         "bench", "serve", "--model", str(chat_model), "--peers", "litserve", "--subjects", "fledge", "--loads", "2",
         "--rates", "4", "--seconds", "2", "--tokens", "8", "--json", "--tracking-uri", workspace.tracking,
@@ -182,7 +182,7 @@ def test_bench_serve_measures_and_records(fledge: Run, workspace: Workspace, cha
     assert result["http_over_engine"]["small-chat"] == {"fledge": {"2": pytest.approx(share)}}
     assert result["ratios"] == {"small-chat": {"fledge": {}}}
     shown = {*result, *result["models"][0], *result["rows"][0], *result["peers"][0]}
-    assert shown <= documented("bench serve")
+    assert shown <= documented_names("bench serve")
     client = MlflowClient(workspace.tracking)
     assert {item.path for item in client.list_artifacts(result["run_id"])} == {"bench.json", "bench.png"}
     metrics = client.get_run(result["run_id"]).data.metrics
