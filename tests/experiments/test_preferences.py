@@ -87,7 +87,7 @@ def test_judgements_survive_a_failure_of_the_tracking_server(
 
     with serve(JudgeServer(_prefer_longer)) as server:
         with monkeypatch.context() as patched:
-            patched.setattr(_mlflow_preferences, "_keep", fail)
+            patched.setattr(_mlflow_preferences, "_record", fail)
             with pytest.raises(FledgeError, match="does not answer"):
                 _compare(workspace, run_id, server)
         asked = len(server.bodies)
@@ -132,7 +132,7 @@ def test_position_bias_of_a_judge_is_inconclusive(workspace: Workspace, run_id: 
         found = _compare(workspace, run_id, server)
     assert found.winner is None
     assert {pair.verdict for pair in found.pairs} == {"inconclusive"}
-    assert "40 of 40 pairs were judged otherwise when swapped" in " ".join(found.notes)
+    assert "40 of 40 pairs were judged differently when swapped" in " ".join(found.notes)
 
 
 def test_judge_without_usable_answers_is_an_error(workspace: Workspace, run_id: str) -> None:

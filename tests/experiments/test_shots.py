@@ -130,7 +130,7 @@ def test_examples_come_from_questions_that_are_not_asked(workspace: Workspace, t
     assert [arm.name for arm in result.arms] == ["simple", "shown"]
     with pytest.raises(InputError, match=r"needs 2 examples with a reference, and .* has 1") as caught:
         run_experiment(config(workspace, prompts=("simple",), shots=(2,), questions=asked, limit=4, layout=layout))
-    assert "4 are asked themselves" in caught.value.message
+    assert "4 are asked in the experiment" in caught.value.message
     assert "--shots-from" in caught.value.hint
 
 

@@ -48,7 +48,7 @@ if TYPE_CHECKING:
     from fledge.prompts.prompt import PromptStore
 
 
-INTERRUPTED_S = 1.0  # for what is just being sent; it is sent again by --resume
+INTERRUPTED_S = 1.0  # for the current batch; --resume sends it again
 
 
 def run_experiment(
@@ -248,10 +248,10 @@ def _build_askers(
 
 
 def _build_chain_asker(chain: Any, plan: "ExperimentPlan") -> Asker:
-    from fledge.experiments._mlflow_capture import capture_traces, tracer
+    from fledge.experiments._mlflow_capture import capture_traces, create_tracer
     from fledge.experiments.chain_asker import ChainAsker
 
-    return ChainAsker(chain.with_config(callbacks=[tracer()]), capture_traces(plan.run_id, plan.experiment_id))
+    return ChainAsker(chain.with_config(callbacks=[create_tracer()]), capture_traces(plan.run_id, plan.experiment_id))
 
 
 def _open_judge(plan: "ExperimentPlan", say: Say) -> Judge | None:
