@@ -68,8 +68,8 @@ def test_no_process_outlives_a_killed_benchmark() -> None:
     """This includes children in their own session and programs that do not use `run`."""
     bench = f"""
         import subprocess
-        from fledge.bench.guard import guarded
-        with guarded():
+        from fledge.bench.guard import guard_processes
+        with guard_processes():
             subprocess.run({_program(HANGING)!r}, start_new_session=True)
     """
     with subprocess.Popen(_program(bench), stdout=subprocess.PIPE, text=True) as killed:
@@ -84,8 +84,8 @@ def test_no_process_outlives_a_killed_benchmark() -> None:
 def test_no_process_outlives_its_guarded_block() -> None:
     bench = f"""
         import subprocess, sys
-        from fledge.bench.guard import guarded
-        with guarded():
+        from fledge.bench.guard import guard_processes
+        with guard_processes():
             child = subprocess.Popen({_program(HANGING)!r}, start_new_session=True, stdout=subprocess.PIPE, text=True)
             line = child.stdout.readline()
         sys.stdout.write(line)

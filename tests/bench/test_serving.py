@@ -8,12 +8,12 @@ import psutil
 import pytest
 from mlflow import MlflowClient
 
-from fledge.bench.environments import environment, pinned
+from fledge.bench.environments import environment, pin_requirement
 from fledge.bench.load_client import LoadTarget
 from fledge.bench.loads import Load
 from fledge.bench.peers import PEERS
 from fledge.bench.ratios import costs, over_engine, ratios
-from fledge.bench.servers import ServerCommand, running
+from fledge.bench.servers import ServerCommand, run_server
 from fledge.bench.serving import ServeBenchConfig, bench_serve
 from fledge.core import state
 from fledge.core.errors import FledgeError
@@ -75,12 +75,12 @@ def test_invalid_settings_are_refused_before_anything_starts(fledge: Run, tmp_pa
 
 
 def test_packages_are_pinned_to_the_installed_versions() -> None:
-    assert pinned("litserve==0.2.19") == "litserve==0.2.19"
-    assert pinned("mlflow").startswith("mlflow==3.")
-    assert pinned("transformers[serving]") == pinned("transformers").replace("==", "[serving]==")
-    assert "+" not in pinned("torch")
+    assert pin_requirement("litserve==0.2.19") == "litserve==0.2.19"
+    assert pin_requirement("mlflow").startswith("mlflow==3.")
+    assert pin_requirement("transformers[serving]") == pin_requirement("transformers").replace("==", "[serving]==")
+    assert "+" not in pin_requirement("torch")
     with pytest.raises(FledgeError, match="no-such-package is not installed"):
-        pinned("no-such-package")
+        pin_requirement("no-such-package")
 
 
 def _install_fake(state_dir: Path, name: str, programs: dict[str, str]) -> None:
@@ -90,7 +90,8 @@ def _install_fake(state_dir: Path, name: str, programs: dict[str, str]) -> None:
     for program, content in programs.items():
         (folder / "bin" / program).write_text(content)
         (folder / "bin" / program).chmod(0o700)
-    state.write_json(folder / "complete.json", [pinned(package) for package in ("torch", *PEERS[name].packages)])
+    requirements = [pin_requirement(package) for package in ("torch", *PEERS[name].packages)]
+    state.write_json(folder / "complete.json", requirements)
 
 
 def test_a_complete_environment_is_reused(tmp_path: Path) -> None:
@@ -129,7 +130,7 @@ def test_a_server_is_polled_until_it_answers_and_leaves_no_process(
     tmp_path: Path, port: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("fledge.bench.servers.STOP_TIMEOUT_S", 1.0)
-    with running(_command(SERVER, tmp_path, port), tmp_path / "log.txt") as server:
+    with run_server(_command(SERVER, tmp_path, port), tmp_path / "log.txt") as server:
         assert server.ready_seconds > 0.1
         (first,) = [child for child in psutil.Process().children() if str(port) in child.cmdline()]
         family = [first, *first.children(recursive=True)]
@@ -147,10 +148,10 @@ def test_a_server_that_does_not_start_is_an_error(tmp_path: Path, port: int, mon
         (SERVER, "4 tokens"),
     ):
         command = _command(program, tmp_path, port, tokens=5)
-        with pytest.raises(FledgeError, match=message), running(command, tmp_path / "log.txt"):
+        with pytest.raises(FledgeError, match=message), run_server(command, tmp_path / "log.txt"):
             pass
     gone = _command("", tmp_path, port)._replace(words=[str(tmp_path / "nothing")])
-    with pytest.raises(FledgeError, match="No such file"), running(gone, tmp_path / "log.txt"):
+    with pytest.raises(FledgeError, match="No such file"), run_server(gone, tmp_path / "log.txt"):
         pass
 
 

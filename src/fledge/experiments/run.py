@@ -1,4 +1,4 @@
-"""`run_experiment` and `resume_experiment`: ask all questions of all arms, and record everything."""
+"""`run_experiment` and `resume_experiment`: run all arms on all questions and record the results."""
 
 import contextlib
 from collections import Counter
@@ -75,13 +75,13 @@ def run_experiment(
     if not (config.prompts or config.arms or chains):
         raise InputError("the experiment has no prompts", hint="--prompts simple,expert")
     check_metric(config)
-    asked_for = select_questions(config, questions, say)
-    config = replace(config, questions=asked_for.source)  # of a set in MLflow the version
+    question_set = select_questions(config, questions, say)
+    config = replace(config, questions=question_set.source)  # with the version of an MLflow data set
     asked = select_arms(config)
-    shots = draw_shots(config, asked, asked_for, questions, say)
+    shots = draw_shots(config, asked, question_set, questions, say)
     models = find_models(config, asked, engine)  # before MLflow is loaded, which is slow
     say(f"asking {', '.join([*models, *chains])}; results go to {without_password(config.tracking)}")
-    check_questions(config, asked_for, len(asked) + len(chains), say)
+    check_questions(config, question_set, len(asked) + len(chains), say)
 
     with contextlib.ExitStack() as stack:
         own_engines = stack.enter_context(Engines(config, models, engine, say))
@@ -92,15 +92,15 @@ def run_experiment(
         client = connect(config.tracking)
         store = open_store(client, say)
         config, built = _load_arms(config, asked, models, shots, store)
-        check_variables(built, asked_for)
+        check_variables(built, question_set)
         check_room(built, models)
         engines = own_engines.wait_ready()
         built = [pin(arm, models[arm.model], engines[arm.model]) for arm in built] + build_chain_arms(chains, built)
         started = {name: (models[name], engines[name].info) for name in models}
-        state.ensure(config.state_dir / "experiments")  # before there are runs that nothing could end
-        plan = start_runs(client, config, built, asked_for, started, store)
+        state.ensure(config.state_dir / "experiments")  # fail before runs exist
+        plan = start_runs(client, config, built, question_set, started, store)
         record = ExperimentRecord(client, plan, say)
-        with _abort_on_error(record), own_engines:  # which take no processor time from what is left to do
+        with _abort_on_error(record), own_engines:  # engines close first, which frees the CPU
             journal = Journal.create(plan)
             stack.callback(journal.close)
             if reuse:
@@ -148,7 +148,7 @@ def resume_experiment(
         engines = own_engines.wait_ready()
         if models:
             check_unchanged(plan, models, engines)
-        with _abort_on_error(record), own_engines:  # which take no processor time from what is left to do
+        with _abort_on_error(record), own_engines:  # engines close first, which frees the CPU
             record.resume()
             return _execute(record, journal, engines, chains, progress, say)
 
@@ -160,7 +160,7 @@ def _load_arms(
     shots: Sequence[Question],
     store: "PromptStore",
 ) -> tuple[ExperimentConfig, list[Arm]]:
-    """The arms with their prompts loaded, and the configuration that names the prompt where none was named."""
+    """Return the arms with their prompts, and the configuration with default prompts filled in."""
     prompts = [store.load(arm.prompt or default_prompt(models[arm.model])) for arm in asked]
     if "" in config.prompts:
         config = replace(config, prompts=tuple(dict.fromkeys(prompt.name for prompt in prompts)))
@@ -224,16 +224,16 @@ def _describe_work(cells: Sequence["Cell"], plan: "ExperimentPlan") -> str:
     most = sum(longest.get(cell.arm, 0) for cell in cells)
     tokens = f", at most {most:,} tokens" if most else ""
     questions, arms = len({cell.question.id for cell in cells}), len({cell.arm for cell in cells})
-    whole = len(cells) == questions * arms * plan.config.samples  # else it resumes, or some are reused
+    complete = len(cells) == questions * arms * plan.config.samples  # false when resuming or reusing answers
     samples = f" x {plan.config.samples} samples" if plan.config.samples > 1 else ""
-    extent = f": {counted(questions, 'question')} x {counted(arms, 'arm')}{samples}" if whole else ""
+    extent = f": {counted(questions, 'question')} x {counted(arms, 'arm')}{samples}" if complete else ""
     return f"asking for {counted(len(cells), 'answer')}{extent}{tokens}"
 
 
 def _build_askers(
     plan: "ExperimentPlan", engines: Mapping[str, Engine], chains: Mapping[str, Any]
 ) -> dict[tuple[str, int], Asker]:
-    """What answers each arm and sample: samples of one arm differ in their seed."""
+    """Return the asker of each arm and sample; samples of one arm differ in their seed."""
     samples = range(plan.config.samples)
     found: dict[tuple[str, int], Asker] = {}
     for arm in plan.arms:
@@ -255,7 +255,7 @@ def _build_chain_asker(chain: Any, plan: "ExperimentPlan") -> Asker:
 
 
 def _open_judge(plan: "ExperimentPlan", say: Say) -> Judge | None:
-    """The judge that grades every answer, where there is one."""
+    """Return the judge that grades every answer, None without one."""
     judging = plan.config.judging
     if not judging.judge:
         return None
@@ -316,10 +316,7 @@ def _abort_on_error(record: "ExperimentRecord") -> Iterator[None]:
     try:
         yield
     except BaseException as error:
-        with (
-            shield_from_interrupts(),
-            contextlib.suppress(Exception),
-        ):  # it may be the tracking server that is the error
+        with shield_from_interrupts(), contextlib.suppress(Exception):  # the tracking server may be what failed
             record.abort(status_after(error))
         raise
 
@@ -331,8 +328,8 @@ def _stop_on_error(recorder: "AnswerRecorder", journal: "Journal", say: Say) -> 
         yield
     except BaseException as error:
         with shield_from_interrupts():
-            if not isinstance(error, FledgeError) or isinstance(error, EngineGoneError):  # others say it themselves
-                kept = counted(len(journal.latest()), "answer")
-                say(f"{kept} kept; resume with: fledge experiment --resume {short_id(journal.plan.run_id)}")
+            if not isinstance(error, FledgeError) or isinstance(error, EngineGoneError):  # other errors have a hint
+                answered = counted(len(journal.latest()), "answer")
+                say(f"{answered} kept; resume with: fledge experiment --resume {short_id(journal.plan.run_id)}")
             recorder.stop(INTERRUPTED_S)
         raise
