@@ -1,7 +1,7 @@
-"""Fixtures: real stores and real engines, made once where they are dear and copied where they are cheap.
+"""Fixtures: real stores and engines; what is slow to create is created once per session.
 
-Tests by Hypothesis try 100 examples each; `pytest --hypothesis-profile soak` tries 10,000, and `make soak` does so for
-those of serving.
+Hypothesis tries 100 examples for each test, and 10,000 with `pytest --hypothesis-profile soak`, which `make soak` uses
+for serving.
 """
 
 import contextlib
@@ -28,10 +28,10 @@ from fledge.models.snapshot import Snapshot
 from tests.models.instruct_model import write_instruct_model
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
-PATIENCE_S = 120.0  # for what comes at once where nothing else is done: no test depends on how fast the machine is
+PATIENCE_S = 120.0  # generous, so that no test depends on the speed of the machine
 
 for name in [name for name in os.environ if name.startswith(("FLEDGE_", "MLFLOW_"))]:
-    if not name.startswith("FLEDGE_TEST_"):  # what the tests themselves are told
+    if not name.startswith("FLEDGE_TEST_"):  # settings of the tests
         del os.environ[name]
 for name in ("MODEL_NAME", "EXPERIMENT_NAME"):
     os.environ.pop(name, None)
@@ -42,7 +42,7 @@ settings.register_profile("soak", max_examples=10_000, deadline=None)
 
 @pytest.fixture(scope="session", autouse=True)
 def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """A cache of the session's own, shared by the processes that run it; what was downloaded before is linked in."""
+    """Use a cache for this session, shared by its processes, with a link to the downloaded wheel."""
     downloaded = user_cache() / "wheels" / WHEEL
     base = tmp_path_factory.getbasetemp()
     folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "cache"
@@ -57,7 +57,7 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def _own_mlflow_environment() -> Iterator[None]:
-    """MLflow puts the store and the experiment that a test uses into the environment; neither outlives the test."""
+    """Restore the environment variables in which MLflow saves a test's store and experiment."""
     before = {name: value for name, value in os.environ.items() if name.startswith("MLFLOW_")}
     yield
     for name in [name for name in os.environ if name.startswith("MLFLOW_")]:
@@ -67,7 +67,7 @@ def _own_mlflow_environment() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def engine_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where exported models are kept for the whole session, whatever the number of processes that run it."""
+    """Return the folder of exported models, shared by all processes of the session."""
     folder = Workspace().cache_dir / "engines"
     folder.mkdir(parents=True, exist_ok=True)
     return folder
@@ -75,7 +75,7 @@ def engine_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def embedded_engine(engine_cache: Path) -> Iterator[Engine]:
-    """The embedded model on the engine that this machine would choose."""
+    """Return the embedded model on the default engine of this machine."""
     settings = EngineSettings()
     engine = selection.start(settings, snapshot.resolve("embedded"))
     yield engine
@@ -84,7 +84,7 @@ def embedded_engine(engine_cache: Path) -> Iterator[Engine]:
 
 @pytest.fixture(scope="session")
 def smollm2() -> Snapshot:
-    """A real chat model, SmolLM2-135M-Instruct; tests that need it are skipped where it cannot be had."""
+    """Return a real chat model, SmolLM2-135M-Instruct; skips the test if it cannot be fetched."""
     try:
         return snapshot.resolve("smollm2")
     except DamagedError:
@@ -95,13 +95,13 @@ def smollm2() -> Snapshot:
 
 @pytest.fixture(scope="session")
 def instruct_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a model with a chat template, which answers only what comes through it."""
+    """Return the folder of a model that answers only questions in its chat template."""
     return write_instruct_model(tmp_path_factory.mktemp("models") / "instruct")
 
 
 @pytest.fixture(scope="session")
 def instruct_engine(instruct_model: Path, engine_cache: Path) -> Iterator[Engine]:
-    """That model on the engine that this machine would choose."""
+    """Return the instruct model on the default engine of this machine."""
     engine = selection.start(EngineSettings(), snapshot.resolve(str(instruct_model)))
     yield engine
     engine.close()
@@ -109,7 +109,7 @@ def instruct_engine(instruct_model: Path, engine_cache: Path) -> Iterator[Engine
 
 @pytest.fixture(scope="session")
 def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A SQLite tracking store with its tables and nothing in them."""
+    """Return the path of an empty SQLite tracking store."""
     from fledge.tracking._mlflow_connection import connect
 
     path = tmp_path_factory.mktemp("store") / "mlflow.db"
@@ -119,7 +119,7 @@ def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def workspace(tmp_path: Path, empty_store: Path, monkeypatch: pytest.MonkeyPatch) -> Workspace:
-    """A fresh working directory with an empty store."""
+    """Change to an empty working directory with an empty store; returns their workspace."""
     shutil.copyfile(empty_store, tmp_path / "mlflow.db")
     (tmp_path / ".fledge").mkdir(mode=0o700)
     monkeypatch.chdir(tmp_path)
@@ -128,14 +128,14 @@ def workspace(tmp_path: Path, empty_store: Path, monkeypatch: pytest.MonkeyPatch
 
 @pytest.fixture
 def port() -> int:
-    """A port that was free a moment ago."""
+    """Return a port that was free a moment ago."""
     with socket.create_server(("127.0.0.1", 0)) as probe:
         return int(probe.getsockname()[1])
 
 
 @pytest.fixture(scope="session")
 def fledge() -> Run:
-    """Runs the command line as a user would, in a process of its own."""
+    """Return a function that runs the command line in its own process."""
 
     def run(*arguments: str, **options: object) -> "subprocess.CompletedProcess[str]":
         command = [sys.executable, "-m", "fledge", *arguments]
@@ -148,7 +148,7 @@ def fledge() -> Run:
 
 @pytest.fixture(scope="session")
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """A certificate for this machine, and its key."""
+    """Return the paths of a certificate for this machine and its key."""
     folder = tmp_path_factory.mktemp("tls")
     cert, key = folder / "cert.pem", folder / "key.pem"
     subprocess.run(

@@ -1,4 +1,4 @@
-"""The map of the code, `docs/architecture.md`, shows what is there."""
+"""`docs/architecture.md` describes the packages and files that exist."""
 
 import re
 from pathlib import Path
@@ -13,11 +13,11 @@ FILES = {path.relative_to(ROOT / "src" / "fledge").as_posix() for path in (ROOT 
 NAMES = {Path(name).name for name in FILES}
 
 
-def test_the_table_of_packages_is_that_of_their_docstrings() -> None:
-    assert load_tool("packages").replaced(TEXT) == TEXT, "write it anew: python tools/packages.py"
-    assert "|  |" not in TEXT, "each package says in its __init__.py what it is for"
+def test_package_table_matches_the_docstrings() -> None:
+    assert load_tool("packages").update_table(TEXT) == TEXT, "update it: python tools/packages.py"
+    assert "|  |" not in TEXT, "a package's __init__.py lacks a docstring"
 
 
 @pytest.mark.parametrize("mentioned", sorted(set(re.findall(r"`([\w/]+\.py)`", TEXT))))
-def test_every_file_that_the_map_names_is_there(mentioned: str) -> None:
+def test_every_mentioned_file_exists(mentioned: str) -> None:
     assert mentioned in FILES or mentioned in NAMES or (ROOT / mentioned).is_file()

@@ -1,4 +1,4 @@
-"""No two files import each other, and an import inside a function defers something large."""
+"""Imports form no cycle, and an import inside a function defers something large."""
 
 import ast
 from collections.abc import Iterator, Mapping
@@ -10,21 +10,21 @@ import pytest
 import fledge
 
 ROOT = Path(fledge.__file__).parent
-# What takes long to load, or belongs to an extra.
+# Slow to load, or part of an extra.
 LARGE = {
     *("datasets", "gguf", "huggingface_hub", "langchain_core", "matplotlib", "mlflow", "model_signing", "nncf"),
     *("openvino", "openvino_genai", "opentelemetry", "optimum", "pandas", "py3langid", "pyarrow", "rouge_score"),
     *("sacrebleu", "scipy", "statsmodels", "tokenizers", "torch", "transformers"),
 }
-# The edge: what starts quickly although what it offers does not.
+# Entry points, which start fast and load the rest on use.
 EDGE = ("fledge", "fledge.cli", "fledge.pytest_plugin", "fledge.bench")
 LIGHT = {
-    "readline": "a terminal's, and not on every system",
-    "urllib.request": "0.1 s of a defect's hint",
-    "fledge.core.installation": "only an error about a missing extra asks it, in every process",
-    "fledge.models.gguf": "which snapshot.py needs, and which makes snapshots itself",
-    "fledge.chat.endpoint_partner": "httpx, which a chat with a local model does without",
-    "fledge.engines.remote": "httpx, which a local model does without",
+    "readline": "for terminals only, and not on every system",
+    "urllib.request": "0.1 s, only for the hint of an unexpected error",
+    "fledge.core.installation": "only for the error of a missing extra",
+    "fledge.models.gguf": "imports snapshot.py, which imports it",
+    "fledge.chat.endpoint_partner": "httpx, not needed for a chat with a local model",
+    "fledge.engines.remote": "httpx, not needed for a local model",
 }
 
 
@@ -49,7 +49,7 @@ def _targets(node: ast.AST) -> Iterator[str]:
 
 
 def _imports(path: Path) -> Iterator[tuple[str, bool]]:
-    """Each module that is imported, and whether it is inside a function; not what only types need."""
+    """Yield each imported module, and whether the import is inside a function; omits imports for type checking."""
 
     def walk(node: ast.AST, inside: bool) -> Iterator[tuple[str, bool]]:
         if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
@@ -65,7 +65,7 @@ GRAPH = {name: list(_imports(path)) for name, path in MODULES.items()}
 
 
 def _large(name: str, known: dict[str, bool], graph: Mapping[str, list[tuple[str, bool]]] = GRAPH) -> bool:
-    """Whether loading a module loads something large."""
+    """Return whether loading a module loads something large."""
     if name not in graph:
         return name.partition(".")[0] in LARGE
     if name not in known:
@@ -74,7 +74,7 @@ def _large(name: str, known: dict[str, bool], graph: Mapping[str, list[tuple[str
     return known[name]
 
 
-def test_no_files_import_each_other() -> None:
+def test_imports_form_no_cycle() -> None:
     own = {name: {target for target, _ in found if target in MODULES} - {name} for name, found in GRAPH.items()}
     try:
         list(TopologicalSorter(own).static_order())

@@ -1,4 +1,4 @@
-"""The public names of the package, pinned: a change here is a change for users."""
+"""The public names of the package; a change here affects users."""
 
 import inspect
 import subprocess
@@ -113,7 +113,7 @@ NAMES = {
 }
 
 
-def test_public_names() -> None:
+def test_public_names_are_pinned() -> None:
     assert set(fledge.__all__) == NAMES
     for name in NAMES:
         assert getattr(fledge, name) is not None
@@ -131,7 +131,7 @@ def test_types_of_parameters_and_results_are_public(name: str) -> None:
 
 
 def _classes(hint: Any) -> Iterator[type]:
-    """The classes in an annotation."""
+    """Yield the classes in an annotation."""
     if isinstance(hint, list):  # the parameters of a Callable
         yield from (kind for part in hint for kind in _classes(part))
     elif parts := get_args(hint):
@@ -152,7 +152,7 @@ def test_settings_are_given_by_keyword() -> None:
             assert caught.value.hint == f"fledge.{name}(..., workspace=...)"
 
 
-def test_verbs_are_not_hidden_by_rooms() -> None:
+def test_functions_are_not_hidden_by_packages_of_the_same_name() -> None:
     assert callable(fledge.compare)
     assert callable(fledge.serve)
 

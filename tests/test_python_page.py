@@ -20,15 +20,15 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *sorted((ROO
 
 
 @pytest.fixture
-def nothing_left(workspace: Workspace) -> Iterator[None]:
+def stop_endpoints(workspace: Workspace) -> Iterator[None]:
     yield
     for endpoint in status(workspace=workspace):
         stop(int(endpoint.url.rpartition(":")[2]), workspace=workspace)
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("nothing_left")
-def test_the_examples_run_in_their_order(tmp_path: Path, port: int) -> None:
+@pytest.mark.usefixtures("stop_endpoints")
+def test_the_examples_run_in_order(tmp_path: Path, port: int) -> None:
     program = tmp_path / "page.py"
     program.write_text("\n".join(re.findall(r"```python\n(.*?)```", PAGE, flags=re.DOTALL)), encoding="utf-8")
     environ = {name: value for name, value in os.environ.items() if not name.startswith("MLFLOW_")}
@@ -41,7 +41,7 @@ def test_the_examples_run_in_their_order(tmp_path: Path, port: int) -> None:
         timeout=300,
     )
     assert done.returncode == 0, done.stderr
-    for told in (
+    for text in (
         "Overfitting happens when a model learns the noise",
         "dataset:basics/1 3",
         "24 answers, 0 failed; arms: simple, short",
@@ -51,10 +51,10 @@ def test_the_examples_run_in_their_order(tmp_path: Path, port: int) -> None:
         "True ['health', 'ready', 'invocations', 'chat', 'bad input']",
         "the experiment has no metric 'beauty'; --sort one of: token_f1",
     ):
-        assert told in done.stdout
+        assert text in done.stdout
 
 
-def test_every_function_and_every_error_is_on_the_page() -> None:
+def test_the_page_mentions_every_function_and_error() -> None:
     public = {name: getattr(fledge, name) for name in fledge.__all__}
     functions = {f"fledge.{name}" for name, item in public.items() if inspect.isfunction(item)}
     errors = {f"`{name}`" for name, item in public.items() if isinstance(item, type) and issubclass(item, Exception)}

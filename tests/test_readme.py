@@ -1,4 +1,4 @@
-"""What the README and the help pages say is true of the command line."""
+"""Commands and links in the README and the docs are valid, and every command has a help page."""
 
 import re
 import shlex
@@ -21,7 +21,7 @@ def _commands(page: Path) -> list[str]:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_commands_on_the_page_exist_with_their_flags(page: Path) -> None:
+def test_commands_and_flags_on_the_page_exist(page: Path) -> None:
     for line in _commands(page):
         words = shlex.split(line, comments=True)[1:]
         command: click.Command = app
@@ -34,7 +34,7 @@ def test_commands_on_the_page_exist_with_their_flags(page: Path) -> None:
         assert {word.partition("=")[0] for word in words if word.startswith("--")} <= flags, line
 
 
-def test_the_readme_begins_with_the_two_commands() -> None:
+def test_the_readme_starts_with_the_make_commands() -> None:
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     first = re.search(r"```console\n(.*?)```", text, flags=re.DOTALL)
     assert first is not None
@@ -49,12 +49,12 @@ def test_every_command_has_a_help_page(name: str) -> None:
     assert "Usage:" in result.output
 
 
-def test_no_page_names_a_machine_path() -> None:
+def test_no_page_contains_a_machine_path() -> None:
     for page in PAGES:
         assert not re.search(r"/(root|work|home/\w+|tmp)/", page.read_text(encoding="utf-8")), page
 
 
 @pytest.mark.parametrize("page", [*PAGES, ROOT / "CONTRIBUTING.md"], ids=lambda page: page.name)
-def test_links_on_the_page_lead_to_files(page: Path) -> None:
+def test_links_on_the_page_point_to_existing_files(page: Path) -> None:
     links = re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8"))
     assert [link for link in links if "://" not in link and not (page.parent / link).exists()] == []

@@ -1,4 +1,4 @@
-"""What has grown too long to be read at once is looked at a second time."""
+"""Limits of files, functions and class names."""
 
 import ast
 from collections import Counter
@@ -7,28 +7,27 @@ from pathlib import Path
 
 import fledge
 
-LINES_OF_A_FILE = 400
-LINES_OF_A_FUNCTION = 60
+MAX_FILE_LINES = 400
+MAX_FUNCTION_LINES = 60
 
 
-def _too_long(path: Path) -> Iterator[str]:
+def _find_too_long(path: Path) -> Iterator[str]:
     text = path.read_text(encoding="utf-8")
-    if len(text.splitlines()) > LINES_OF_A_FILE:
+    if len(text.splitlines()) > MAX_FILE_LINES:
         yield str(path)
     for node in ast.walk(ast.parse(text)):
         if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             continue
-        if (node.end_lineno or 0) - node.lineno >= LINES_OF_A_FUNCTION:
+        if (node.end_lineno or 0) - node.lineno >= MAX_FUNCTION_LINES:
             yield f"{path}: {node.name}"
 
 
 def test_files_and_functions_are_short() -> None:
     paths = [*Path(fledge.__file__).parent.rglob("*.py"), *Path(__file__).parent.rglob("*.py")]
-    assert [found for path in paths for found in _too_long(path)] == []
+    assert [found for path in paths for found in _find_too_long(path)] == []
 
 
-def test_one_name_has_one_meaning() -> None:
-    """No two public classes share a name."""
+def test_public_class_names_are_unique() -> None:
     found = Counter(
         node.name
         for path in Path(fledge.__file__).parent.rglob("*.py")

@@ -1,7 +1,7 @@
 """Install fledge from its folder into an environment: `python tools/install.py FOLDER EXTRAS`. Standard library only.
 
-uv does it in seconds where pip takes minutes; it is had from the index that pip uses, and told pip's settings. Where
-there is no uv, pip does it. On a machine without an NVIDIA GPU the packages of CUDA, some 3 GB, are not installed.
+uv, fetched from pip's index and with pip's settings, takes seconds; pip, used if uv is unavailable, takes minutes. On a
+machine without an NVIDIA GPU, the CUDA packages, about 3 GB, are not installed.
 """
 
 import ast
@@ -19,8 +19,8 @@ log = logging.getLogger("install")
 
 ROOT = Path(__file__).parent.parent
 CUDA = "nvidia-"  # prefix of the CUDA packages that torch depends on
-ANYWAY = "FLEDGE_INSTALL_CUDA"
-# Settings of pip that uv has too, under other names. Neither of them asks anything of the user.
+ALWAYS_CUDA = "FLEDGE_INSTALL_CUDA"
+# Settings of pip and the options of uv that correspond to them.
 OPTIONS = {
     "index-url": "--default-index",
     "extra-index-url": "--index",
@@ -31,11 +31,11 @@ OPTIONS = {
 
 
 class InstallError(Exception):
-    """What a user has to do first."""
+    """The installation needs an action of the user."""
 
 
 def main(folder: Path, extras: str) -> None:
-    """Make the environment unless it is there, and install fledge with `extras` into it."""
+    """Create the environment if it is missing, and install fledge with `extras` into it."""
     if not (folder / "pyvenv.cfg").exists():
         log.info("[1/4] creating %s", folder)
         venv.create(folder, with_pip=True)
@@ -52,19 +52,19 @@ def main(folder: Path, extras: str) -> None:
         install = [uv, "pip", "install", "--python", python, *uv_options(settings)]
         environ = uv_environment(settings)
     install += ["--constraint", str(ROOT / "constraints.txt")]
-    if not has_gpu() and not os.environ.get(ANYWAY):
+    if not has_gpu() and not os.environ.get(ALWAYS_CUDA):
         install += without_cuda(install, environ, uv=uv is not None)
-    log.info("[3/4] installing fledge with torch, MLflow, transformers and OpenVINO, some 700 MB")
+    log.info("[3/4] installing fledge with torch, MLflow, transformers and OpenVINO, about 700 MB")
     install += [] if uv is None else ["--quiet"]  # a line for each of 160 packages
-    # What builds fledge is constrained too, so it is not built in an environment of its own.
+    # Without build isolation, the constraints also apply to the build dependencies.
     run([*install, "setuptools"], environ)
     run([*install, "--no-build-isolation", "--editable", f"{ROOT}[{extras}]"], environ)
     log.info("[4/4] fetching SmolLM2-135M-Instruct (93 MB), a small chat model")
-    subprocess.run([python, "-m", "fledge.models.smollm2"], check=False)  # it says what to do where that fails
+    subprocess.run([python, "-m", "fledge.models.smollm2"], check=False)  # prints a hint if it fails
 
 
 def pip_settings(pip: list[str]) -> dict[str, str]:
-    """Pip's settings for what it installs: from its files, and from its environment variables, which win."""
+    """Return pip's settings for installing, from its files and from environment variables, which take precedence."""
     done = subprocess.run([*pip, "config", "list"], capture_output=True, text=True, check=False)
     found: dict[str, dict[str, str]] = {}
     for line in done.stdout.splitlines():
@@ -75,7 +75,7 @@ def pip_settings(pip: list[str]) -> dict[str, str]:
 
 
 def uv_options(settings: Mapping[str, str]) -> Iterator[str]:
-    """The same for uv; as for pip, the best version wins, whichever index has it."""
+    """Yield uv's options for these settings; like pip, it takes the best version of all indexes."""
     for name, option in OPTIONS.items():
         for value in settings.get(name, "").split():
             yield from (option, value)
@@ -85,7 +85,7 @@ def uv_options(settings: Mapping[str, str]) -> Iterator[str]:
 
 
 def uv_environment(settings: Mapping[str, str]) -> dict[str, str]:
-    """Environment variables for what uv has no option for."""
+    """Return the environment with the settings for which uv has no option."""
     environ = dict(os.environ)
     if "cert" in settings:
         environ["SSL_CERT_FILE"] = settings["cert"]
@@ -95,7 +95,7 @@ def uv_environment(settings: Mapping[str, str]) -> dict[str, str]:
 
 
 def find_uv(folder: Path, pip: list[str]) -> str | None:
-    """The uv that is here, else from the index into the environment; None where there is none."""
+    """Return the installed uv, else install it into the environment; None if that fails."""
     if found := shutil.which("uv"):
         return found
     uv = folder / "bin" / "uv"
@@ -105,12 +105,12 @@ def find_uv(folder: Path, pip: list[str]) -> str | None:
 
 
 def has_gpu() -> bool:
-    """Whether there is an NVIDIA GPU, as its driver says."""
+    """Return whether the machine has an NVIDIA driver."""
     return Path("/proc/driver/nvidia/version").exists() or shutil.which("nvidia-smi") is not None
 
 
 def without_cuda(install: list[str], environ: Mapping[str, str], *, uv: bool) -> list[str]:
-    """What to add so that torch comes without CUDA; nothing where it does so already, as on a Mac."""
+    """Return the options that install torch without CUDA; none if they are not needed, for instance on a Mac."""
     planned = subprocess.run(
         [*install, "--dry-run", *(() if uv else ("--quiet", "--report", "-")), "torch"],
         env=dict(environ), capture_output=True, text=True, check=False,
@@ -120,15 +120,14 @@ def without_cuda(install: list[str], environ: Mapping[str, str], *, uv: bool) ->
     if uv:
         return ["--torch-backend", "cpu"]
     raise InstallError(
-        "pip would install 3 GB of CUDA packages with torch, and there is no NVIDIA GPU here.\n"
-        "try: install uv, or name PyTorch's index of builds for the CPU in PIP_EXTRA_INDEX_URL; "
-        f"{ANYWAY}=1 installs them anyway"
+        "pip would install 3 GB of CUDA packages with torch, but this machine has no NVIDIA GPU.\n"
+        "try: install uv, or add PyTorch's index of CPU builds to PIP_EXTRA_INDEX_URL; "
+        f"{ALWAYS_CUDA}=1 installs them"
     )
 
 
 def planned_packages(report: str, lines: str, *, uv: bool) -> list[str]:
-    """The names of what an installation would install: of uv from its lines ` + NAME==VERSION`, of pip from its report,
-    which names what the packages may depend on elsewhere, too."""
+    """Return the names of the packages in a dry run's output: uv's lines ` + NAME==VERSION`, or pip's report."""
     if uv:
         return [line.split()[1].partition("==")[0] for line in lines.splitlines() if line.startswith(" + ")]
     return [item["metadata"]["name"] for item in json.loads(report or '{"install": []}')["install"]]

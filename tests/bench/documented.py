@@ -6,7 +6,7 @@ from pathlib import Path
 REFERENCE = Path(__file__).parents[2] / "docs" / "json.md"
 
 
-def documented(command: str) -> set[str]:
+def documented_names(command: str) -> set[str]:
     """Return the names in the row of a command, and in the row that `as above` refers to."""
     rows = {
         line.split("`")[1]: line for line in REFERENCE.read_text(encoding="utf-8").splitlines() if line[:3] == "| `"

@@ -5,7 +5,7 @@ import pytest
 from mlflow import MlflowClient
 
 from fledge.core.settings import Workspace
-from tests.bench.documented import documented
+from tests.bench.documented import documented_names
 from tests.conftest import Run
 
 
@@ -34,7 +34,7 @@ def test_bench_engine_measures_and_records(fledge: Run, workspace: Workspace) ->
         for load, ratio in ratios["transformers.generate"].items():
             assert ratio == pytest.approx(speed[name, int(load)] / speed["transformers.generate", int(load)])
     shown = {*result, *result["machine"], *result["models"][0], *result["limits"], *result["rows"][0]}
-    assert shown <= documented("bench engine")
+    assert shown <= documented_names("bench engine")
     client = MlflowClient(workspace.tracking)
     assert {item.path for item in client.list_artifacts(result["run_id"])} == {"bench.json", "bench.png"}
     run = client.get_run(result["run_id"])
@@ -58,7 +58,7 @@ def test_bench_experiment_measures_and_records(fledge: Run, workspace: Workspace
     result = json.loads(done.stdout)
     rows = {row["peer"]: row for row in result["rows"]}
     assert rows.keys() == {"langchain-pipeline", "fledge", "fledge, unrecorded"}
-    assert {*result, *result["models"][0], *result["rows"][0]} <= documented("bench experiment")
+    assert {*result, *result["models"][0], *result["rows"][0]} <= documented_names("bench experiment")
     assert result["models"][0]["prompts"] == "chat"
     for row in rows.values():
         assert row["model"] == "small-chat"

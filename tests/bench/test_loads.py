@@ -33,7 +33,7 @@ def _sample(due: float, ended: float, ttft: float | None, gaps: list[float], err
     return LoadSample(due, ended, ttft, gaps, 0 if error else TOKENS, error)
 
 
-def test_figures_of_a_streamed_load() -> None:
+def test_figures_of_a_streamed_load_match_hand_computed_ones() -> None:
     one = [
         _sample(0.0, 2.0, 0.5, [0.5, 0.5, 0.5]),
         _sample(0.0, 4.0, 1.5, [0.5, 1.0, 1.0]),
@@ -155,7 +155,7 @@ def _streaming(tokens: int, *, chat: bool = False) -> Handler:
     return handle
 
 
-def test_a_closed_loop_with_a_streaming_server() -> None:
+def test_a_closed_loop_awaits_its_answers() -> None:
     samples = _run_load(_streaming(TOKENS), "completions", Load("closed", 2, 0.6))
     # An answer takes at least 0.35 s: each of two clients sends at most two requests, and pending ones are awaited.
     assert 2 <= len(samples) <= 4

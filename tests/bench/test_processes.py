@@ -1,4 +1,4 @@
-"""A measured process and its children always end in time."""
+"""A measured process and its children always end."""
 
 import json
 import subprocess
@@ -65,18 +65,18 @@ def test_a_hung_process_is_killed_with_its_children(tmp_path: Path) -> None:
 
 
 def test_no_process_outlives_a_killed_benchmark() -> None:
-    """Not even children in their own session, or those of a program that does not use `run`."""
+    """This includes children in their own session and programs that do not use `run`."""
     bench = f"""
         import subprocess
-        from fledge.bench.guard import guarded
-        with guarded():
+        from fledge.bench.guard import guard_processes
+        with guard_processes():
             subprocess.run({_program(HANGING)!r}, start_new_session=True)
     """
     with subprocess.Popen(_program(bench), stdout=subprocess.PIPE, text=True) as killed:
         assert killed.stdout
         pids = json.loads(killed.stdout.readline())["pids"]
         pids += [child.pid for child in psutil.Process(killed.pid).children(recursive=True)]
-        assert len(set(pids)) == 3  # with the guard itself
+        assert len(set(pids)) == 3  # including the guard
         killed.kill()
     assert _have_ended(pids)
 
@@ -84,8 +84,8 @@ def test_no_process_outlives_a_killed_benchmark() -> None:
 def test_no_process_outlives_its_guarded_block() -> None:
     bench = f"""
         import subprocess, sys
-        from fledge.bench.guard import guarded
-        with guarded():
+        from fledge.bench.guard import guard_processes
+        with guard_processes():
             child = subprocess.Popen({_program(HANGING)!r}, start_new_session=True, stdout=subprocess.PIPE, text=True)
             line = child.stdout.readline()
         sys.stdout.write(line)

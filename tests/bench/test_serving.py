@@ -8,17 +8,17 @@ import psutil
 import pytest
 from mlflow import MlflowClient
 
-from fledge.bench.environments import environment, pinned
+from fledge.bench.environments import environment, pin_requirement
 from fledge.bench.load_client import LoadTarget
 from fledge.bench.loads import Load
 from fledge.bench.peers import PEERS
 from fledge.bench.ratios import costs, over_engine, ratios
-from fledge.bench.servers import ServerCommand, running
+from fledge.bench.servers import ServerCommand, run_server
 from fledge.bench.serving import ServeBenchConfig, bench_serve
 from fledge.core import state
 from fledge.core.errors import FledgeError
 from fledge.core.settings import Workspace
-from tests.bench.documented import documented
+from tests.bench.documented import documented_names
 from tests.conftest import Run
 
 ROWS = [
@@ -75,27 +75,28 @@ def test_invalid_settings_are_refused_before_anything_starts(fledge: Run, tmp_pa
 
 
 def test_packages_are_pinned_to_the_installed_versions() -> None:
-    assert pinned("litserve==0.2.19") == "litserve==0.2.19"
-    assert pinned("mlflow").startswith("mlflow==3.")
-    assert pinned("transformers[serving]") == pinned("transformers").replace("==", "[serving]==")
-    assert "+" not in pinned("torch")
+    assert pin_requirement("litserve==0.2.19") == "litserve==0.2.19"
+    assert pin_requirement("mlflow").startswith("mlflow==3.")
+    assert pin_requirement("transformers[serving]") == pin_requirement("transformers").replace("==", "[serving]==")
+    assert "+" not in pin_requirement("torch")
     with pytest.raises(FledgeError, match="no-such-package is not installed"):
-        pinned("no-such-package")
+        pin_requirement("no-such-package")
 
 
-def _pretend_installed(state_dir: Path, name: str, programs: dict[str, str]) -> None:
+def _install_fake(state_dir: Path, name: str, programs: dict[str, str]) -> None:
     """Create an environment that looks complete, with fake programs."""
     folder = state.ensure(state_dir / "bench" / "envs" / name)
     state.ensure(folder / "bin")
     for program, content in programs.items():
         (folder / "bin" / program).write_text(content)
         (folder / "bin" / program).chmod(0o700)
-    state.write_json(folder / "complete.json", [pinned(package) for package in ("torch", *PEERS[name].packages)])
+    requirements = [pin_requirement(package) for package in ("torch", *PEERS[name].packages)]
+    state.write_json(folder / "complete.json", requirements)
 
 
 def test_a_complete_environment_is_reused(tmp_path: Path) -> None:
     said: list[str] = []
-    _pretend_installed(tmp_path, "litserve", {"python": ""})
+    _install_fake(tmp_path, "litserve", {"python": ""})
     found = environment("litserve", PEERS["litserve"].packages, 2, tmp_path, said.append)
     assert found == tmp_path / "bench" / "envs" / "litserve" / "bin"
     assert said == []
@@ -129,7 +130,7 @@ def test_a_server_is_polled_until_it_answers_and_leaves_no_process(
     tmp_path: Path, port: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("fledge.bench.servers.STOP_TIMEOUT_S", 1.0)
-    with running(_command(SERVER, tmp_path, port), tmp_path / "log.txt") as server:
+    with run_server(_command(SERVER, tmp_path, port), tmp_path / "log.txt") as server:
         assert server.ready_seconds > 0.1
         (first,) = [child for child in psutil.Process().children() if str(port) in child.cmdline()]
         family = [first, *first.children(recursive=True)]
@@ -147,16 +148,16 @@ def test_a_server_that_does_not_start_is_an_error(tmp_path: Path, port: int, mon
         (SERVER, "4 tokens"),
     ):
         command = _command(program, tmp_path, port, tokens=5)
-        with pytest.raises(FledgeError, match=message), running(command, tmp_path / "log.txt"):
+        with pytest.raises(FledgeError, match=message), run_server(command, tmp_path / "log.txt"):
             pass
     gone = _command("", tmp_path, port)._replace(words=[str(tmp_path / "nothing")])
-    with pytest.raises(FledgeError, match="No such file"), running(gone, tmp_path / "log.txt"):
+    with pytest.raises(FledgeError, match="No such file"), run_server(gone, tmp_path / "log.txt"):
         pass
 
 
 @pytest.mark.slow
 def test_bench_serve_measures_and_records(fledge: Run, workspace: Workspace, chat_model: Path) -> None:
-    _pretend_installed(workspace.state_dir, "litserve", {"python": "#!/bin/sh\necho it is broken >&2\nexit 3\n"})
+    _install_fake(workspace.state_dir, "litserve", {"python": "#!/bin/sh\necho it is broken >&2\nexit 3\n"})
     done = fledge(
         "bench", "serve", "--model", str(chat_model), "--peers", "litserve", "--subjects", "fledge", "--loads", "2",
         "--rates", "4", "--seconds", "2", "--tokens", "8", "--json", "--tracking-uri", workspace.tracking,
@@ -182,7 +183,7 @@ def test_bench_serve_measures_and_records(fledge: Run, workspace: Workspace, cha
     assert result["http_over_engine"]["small-chat"] == {"fledge": {"2": pytest.approx(share)}}
     assert result["ratios"] == {"small-chat": {"fledge": {}}}
     shown = {*result, *result["models"][0], *result["rows"][0], *result["peers"][0]}
-    assert shown <= documented("bench serve")
+    assert shown <= documented_names("bench serve")
     client = MlflowClient(workspace.tracking)
     assert {item.path for item in client.list_artifacts(result["run_id"])} == {"bench.json", "bench.png"}
     metrics = client.get_run(result["run_id"]).data.metrics

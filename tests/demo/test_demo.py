@@ -24,7 +24,7 @@ STAGES = [
 
 @pytest.fixture
 def home(tmp_path: Path) -> Path:
-    """A folder for the demo."""
+    """Return a folder for the demo."""
     folder = tmp_path / "home"
     (folder / ".fledge").mkdir(parents=True)
     return folder
@@ -41,7 +41,7 @@ def _find_processes(folder: Path) -> list[psutil.Process]:
 
 
 @pytest.mark.usefixtures("smollm2")
-def test_an_end_to_end_run(fledge: Run, home: Path, port: int, tmp_path: Path) -> None:
+def test_the_demo_runs_all_stages_and_records_them(fledge: Run, home: Path, port: int, tmp_path: Path) -> None:
     environment = os.environ | {"MLFLOW_TRACKING_URI": "sqlite:////nowhere/mlflow.db"}
     done = fledge("demo", "--home", str(home), "--port", str(port), "--json", cwd=tmp_path, env=environment)
     assert done.returncode == 0, done.stderr
@@ -70,14 +70,14 @@ def test_an_end_to_end_run(fledge: Run, home: Path, port: int, tmp_path: Path) -
     served = client.get_experiment_by_name("smollm2-135m-instruct-endpoint")
     assert served is not None
     traces = client.search_traces(locations=[served.experiment_id])
-    assert sorted(trace.info.tags["fledge.status"] for trace in traces) == ["200", "200", "400"]  # with the bad request
+    assert sorted(trace.info.tags["fledge.status"] for trace in traces) == ["200", "200", "400"]  # one is invalid
 
 
 def test_the_embedded_model_replaces_an_unreachable_chat_model(
     fledge: Run, home: Path, port: int, tmp_path: Path
 ) -> None:
-    alone = {"XDG_CACHE_HOME": str(tmp_path), "HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "1", "PIP_NO_INDEX": "1"}
-    environment = os.environ | alone | {"PIP_FIND_LINKS": ""}
+    isolated = {"XDG_CACHE_HOME": str(tmp_path), "HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "1", "PIP_NO_INDEX": "1"}
+    environment = os.environ | isolated | {"PIP_FIND_LINKS": ""}
     done = fledge("demo", "--home", str(home), "--port", str(port), cwd=tmp_path, env=environment)
     assert done.returncode == 0, done.stderr
     assert "SmolLM2 cannot be fetched" in done.stderr
@@ -86,10 +86,10 @@ def test_the_embedded_model_replaces_an_unreachable_chat_model(
     assert "serve huggingface-dialogpt-model@champion" in done.stderr
 
 
-def test_a_users_own_questions(fledge: Run, home: Path, port: int, tmp_path: Path) -> None:
+def test_the_demo_takes_questions_without_references(fledge: Run, home: Path, port: int, tmp_path: Path) -> None:
     (tmp_path / "mine.csv").write_text("question\nWhat is overfitting?\nWhy do ships float?\n")
-    asked = ("--model", "embedded", "--questions", "mine.csv")
-    done = fledge("demo", "--home", str(home), "--port", str(port), *asked, cwd=tmp_path)
+    flags = ("--model", "embedded", "--questions", "mine.csv")
+    done = fledge("demo", "--home", str(home), "--port", str(port), *flags, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "Q: Why do ships float?" in done.stdout
     assert "verdicts" in done.stdout

@@ -12,7 +12,7 @@ from typing import Any
 
 @dataclass
 class Server:
-    """Answers with `words`, one per chunk. `failures` are the statuses of the first requests."""
+    """Answer with `words`, one per chunk. `failures` are the statuses of the first requests."""
 
     words: tuple[str, ...] = ("One ", "two ", "three.")
     failures: list[int] = field(default_factory=list)

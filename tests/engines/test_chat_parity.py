@@ -25,10 +25,10 @@ TOKENS = 64
 
 
 def ask(model: Snapshot, count: int, folder: Path) -> tuple[list[list[int]], list[Completion]]:
-    """Return the tokens of questions in transformers' chat template, and fledge's answers."""
+    """Return the tokens of `count` questions in transformers' chat template, and fledge's answers."""
     questions = [entry.held_out[0] for entry in load_corpus()][:count]
     tokenizer = AutoTokenizer.from_pretrained(model.path)
-    shaped = [
+    templated = [
         tokenizer.apply_chat_template([{"role": "user", "content": text}], add_generation_prompt=True)["input_ids"]
         for text in questions
     ]
@@ -37,17 +37,17 @@ def ask(model: Snapshot, count: int, folder: Path) -> tuple[list[list[int]], lis
         answers = generate(engine, [[Message("user", text)] for text in questions], GenerationParams(max_tokens=TOKENS))
     finally:
         engine.close()
-    assert [answer.usage.prompt_tokens for answer in answers] == [len(prompt) for prompt in shaped]
-    return shaped, answers
+    assert [answer.usage.prompt_tokens for answer in answers] == [len(prompt) for prompt in templated]
+    return templated, answers
 
 
 @pytest.mark.soak
 @pytest.mark.timeout(1200)  # the model is exported first
 def test_each_token_is_the_most_likely(smollm2: Snapshot, tmp_path: Path) -> None:
-    shaped, answers = ask(smollm2, 16, tmp_path)
+    templated, answers = ask(smollm2, 16, tmp_path)
     reference = AutoModelForCausalLM.from_pretrained(smollm2.path, dtype=torch.float32)
     gaps = []
-    for prompt, answer in zip(shaped, answers, strict=True):
+    for prompt, answer in zip(templated, answers, strict=True):
         given = _without_end(list(answer.token_ids), smollm2)
         given += smollm2.end_tokens if answer.finish_reason == "stop" else ()
         with torch.no_grad():
@@ -60,11 +60,11 @@ def test_each_token_is_the_most_likely(smollm2: Snapshot, tmp_path: Path) -> Non
 
 @pytest.mark.soak
 def test_answers_match_generate(smollm2: Snapshot, tmp_path: Path) -> None:
-    shaped, answers = ask(smollm2, 64, tmp_path)
+    templated, answers = ask(smollm2, 64, tmp_path)
     reference = AutoModelForCausalLM.from_pretrained(smollm2.path, dtype=torch.float32)
     same = [
         _without_end(_generated(reference, prompt), smollm2) == _without_end(list(answer.token_ids), smollm2)
-        for prompt, answer in zip(shaped, answers, strict=True)
+        for prompt, answer in zip(templated, answers, strict=True)
     ]
     assert sum(same) >= 63, same
 

@@ -54,7 +54,7 @@ def test_a_broken_connection_is_restored(tmp_path: Path) -> None:
 
 
 class _Engine:
-    """Answers each prompt with five pieces at once; with `ends`, the last one finishes the answer."""
+    """Answer each prompt with five pieces; with `ends`, the last one finishes the answer."""
 
     def __init__(self, *, ends: bool) -> None:
         self.ends = ends
@@ -111,7 +111,7 @@ def test_a_stalled_reader_frees_the_engine_at_the_deadline(tmp_path: Path) -> No
     asyncio.run(run())
 
 
-def test_a_finished_answer_holds_no_slot_and_can_be_read_slowly(tmp_path: Path) -> None:
+def test_a_finished_answer_frees_its_slot_before_it_is_read_to_the_end(tmp_path: Path) -> None:
     async def run() -> None:
         async with _asking(_Engine(ends=True), str(tmp_path / "engine"), 1) as client:
             answers = client.answers([Ask("", {}, text="a")], 1, 1.0)

@@ -30,7 +30,7 @@ from fledge.engines.stream import Stream
         {"temperature": float("nan")},
     ],
 )
-def test_params_are_bounded(bad: dict[str, object]) -> None:
+def test_out_of_range_parameters_are_refused(bad: dict[str, object]) -> None:
     with pytest.raises(ValueError, match=next(iter(bad))):
         GenerationParams(**bad)  # type: ignore[arg-type]
 
@@ -42,12 +42,12 @@ def test_scripted_engine_counts_words_as_tokens() -> None:
     assert (cut.text, cut.finish_reason, cut.prompt_tokens) == ("one two", "length", 2)
 
 
-def test_scripted_engine_takes_conversations() -> None:
+def test_scripted_engine_answers_the_last_turn() -> None:
     turns = [Message("user", "hi"), Message("assistant", "ho"), Message("user", "bye")]
     assert generate(ScriptedEngine(), [turns], GenerationParams())[0].text == "BYE"
 
 
-def test_scripted_engine_stops_counts_and_gives_several() -> None:
+def test_scripted_engine_supports_stop_texts_logprobs_and_n() -> None:
     engine = ScriptedEngine(lambda _: "one two STOP three")
     answers = engine.submit("x", GenerationParams(stop=("STOP",), n=2, logprobs=True)).results()
     assert [answer.text for answer in answers] == ["one two "] * 2

@@ -39,7 +39,7 @@ engine = PagedTransformersEngine(model, EngineInfo("transformers", "cpu", "exact
 
 
 @contextmanager
-def running(name: str) -> Iterator[Engine]:
+def run_engine(name: str) -> Iterator[Engine]:
     if name == "paged":
         with engine_process(PAGED) as connection:
             yield connection
@@ -51,7 +51,7 @@ def running(name: str) -> Iterator[Engine]:
 
 @pytest.fixture(scope="module", params=ENGINES)
 def engine(request: pytest.FixtureRequest) -> Iterator[Engine]:
-    with running(request.param) as started:
+    with run_engine(request.param) as started:
         yield started
 
 
@@ -96,7 +96,7 @@ def test_logprobs_match_the_model(engine: Engine) -> None:
     assert answer.logprobs == pytest.approx(expected, abs=1e-3)
 
 
-def test_sampling_filters_leave_only_the_likeliest(engine: Engine) -> None:
+def test_strict_sampling_filters_give_the_greedy_answer(engine: Engine) -> None:
     greedy = one(engine, max_tokens=20).token_ids
     for narrow in ({"top_k": 1}, {"top_p": 0.01}, {"min_p": 0.99}):
         assert one(engine, max_tokens=20, temperature=1.5, **narrow).token_ids == greedy
@@ -112,7 +112,7 @@ def test_repetition_penalty_changes_the_answer_or_is_refused(engine: Engine) -> 
 
 @pytest.mark.parametrize("name", ["openvino", "transformers"])
 def test_seeded_sampling_does_not_depend_on_other_requests(name: str) -> None:
-    with running(name) as started:
+    with run_engine(name) as started:
         params = [GenerationParams(max_tokens=30, temperature=1.5, seed=seed) for seed in range(6)]
         alone = [started.submit(QUESTION, item).result().text for item in params]
         together = [stream.result().text for stream in [started.submit(QUESTION, item) for item in params]]
@@ -172,7 +172,7 @@ def test_a_cancelled_answer_ends_and_frees_its_slot(engine: Engine) -> None:
 
 @pytest.mark.parametrize("name", ["openvino", "paged"])
 def test_a_request_joins_the_running_batch(name: str) -> None:
-    with running(name) as started:
+    with run_engine(name) as started:
         long = GenerationParams(max_tokens=400, ignore_eos=True)
         others = [started.submit(QUESTION, long) for _ in range(15)]
         first = [next(iter(stream)) for stream in others]
@@ -216,7 +216,7 @@ engine._model.register_forward_pre_hook(step, with_kwargs=True)
 def test_a_poison_prompt_fails_alone(tmp_path: Path) -> None:
     prompts = [[token, token + 1, token + 2] for token in range(100, 900, 100)]
     params = GenerationParams(max_tokens=24)
-    with running("transformers") as clean:
+    with run_engine("transformers") as clean:
         expected = [item.token_ids for item in generate(clean, prompts, params)]
     with engine_process(POISONED.replace("STEPS", repr(str(tmp_path / "steps")))) as engine:
         streams = [
@@ -234,7 +234,7 @@ def test_a_poison_prompt_fails_alone(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ENGINES)
 def test_close_fails_running_streams(name: str) -> None:
-    with running(name) as engine:
+    with run_engine(name) as engine:
         streams = [engine.submit(QUESTION, GenerationParams(max_tokens=400, ignore_eos=True)) for _ in range(3)]
         next(iter(streams[0]))
         engine.close()

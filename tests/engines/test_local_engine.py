@@ -1,4 +1,4 @@
-"""An engine in its own process: it ends with us, and one that dies costs nobody an answer."""
+"""An engine in its own process: it ends with its parent, and its death loses no answer."""
 
 import os
 import signal
@@ -29,19 +29,19 @@ PATIENCE_S = 120
 
 
 @pytest.fixture
-def said() -> list[str]:
+def progress() -> list[str]:
     return []
 
 
 @pytest.fixture
-def engine(said: list[str]) -> Iterator[LocalEngine]:
-    started = selection.start(EngineSettings(), snapshot.resolve("embedded"), said.append)
+def engine(progress: list[str]) -> Iterator[LocalEngine]:
+    started = selection.start(EngineSettings(), snapshot.resolve("embedded"), progress.append)
     assert isinstance(started, LocalEngine)
     with closing(started):
         yield started
 
 
-def kill_once_it_generates(engine: LocalEngine, number: int = signal.SIGKILL) -> None:
+def kill_while_generating(engine: LocalEngine, number: int = signal.SIGKILL) -> None:
     before, deadline = engine.stats().generated_tokens, time.monotonic() + PATIENCE_S
     while engine.stats().generated_tokens < before + 20:
         assert time.monotonic() < deadline
@@ -53,19 +53,19 @@ def ask(engine: LocalEngine) -> list[Stream]:
     return [engine.submit(prompt, LONG) for prompt in PROMPTS]
 
 
-def test_what_a_dying_engine_was_asked_is_asked_again(engine: LocalEngine, said: list[str]) -> None:
+def test_a_killed_engine_is_restarted_and_its_prompts_are_asked_again(engine: LocalEngine, progress: list[str]) -> None:
     expected = [item.token_ids for item in generate(engine, PROMPTS, LONG)]
     streams = ask(engine)
-    kill_once_it_generates(engine)
+    kill_while_generating(engine)
     assert [stream.result().token_ids for stream in streams] == expected
-    assert any("was ended by SIGKILL" in line and "restarting it" in line for line in said)
+    assert any("was ended by SIGKILL" in line and "restarting it" in line for line in progress)
     assert generate(engine, PROMPTS[:1], LONG)[0].token_ids == expected[0]
 
 
-def test_the_second_death_ends_all(engine: LocalEngine) -> None:
+def test_a_second_death_fails_all_answers(engine: LocalEngine) -> None:
     streams = ask(engine)
-    kill_once_it_generates(engine)
-    kill_once_it_generates(engine, signal.SIGSEGV)
+    kill_while_generating(engine)
+    kill_while_generating(engine, signal.SIGSEGV)
     for stream in streams:
         with pytest.raises(EngineGoneError, match=r"ended by SIGSEGV.*for the second time"):
             stream.result()
@@ -73,7 +73,7 @@ def test_the_second_death_ends_all(engine: LocalEngine) -> None:
         engine.submit("x", LONG)
 
 
-def test_an_answer_that_somebody_reads_breaks_off(engine: LocalEngine) -> None:
+def test_a_partly_read_answer_fails_when_the_engine_dies(engine: LocalEngine) -> None:
     stream = engine.submit(PROMPTS[0], LONG)
     next(iter(stream))
     os.kill(engine.pid, signal.SIGKILL)
@@ -82,7 +82,7 @@ def test_an_answer_that_somebody_reads_breaks_off(engine: LocalEngine) -> None:
     assert engine.submit(PROMPTS[0], GenerationParams(max_tokens=2)).result().completion_tokens == 2
 
 
-def test_what_keeps_an_engine_from_starting_is_told_as_it_is(tmp_path: Path) -> None:
+def test_a_failed_start_raises_its_error_and_leaves_no_process(tmp_path: Path) -> None:
     model, before = snapshot.resolve("embedded"), set(psutil.Process().children(recursive=True))
     with pytest.raises(InputError, match="OpenVINO has no device 'gpu' here") as caught:
         selection.start(EngineSettings(engine="openvino", device="gpu"), model)
@@ -93,7 +93,7 @@ def test_what_keeps_an_engine_from_starting_is_told_as_it_is(tmp_path: Path) -> 
     assert set(psutil.Process().children(recursive=True)) <= before
 
 
-def test_it_ends_with_whoever_started_it_and_leaves_the_libraries_to_it() -> None:
+def test_an_engine_ends_with_its_parent_which_loads_no_large_library() -> None:
     program = """
 import sys
 from fledge.engines import selection

@@ -1,4 +1,4 @@
-"""The engine process's way with requests that it cannot take: an answer, never its end."""
+"""The engine process: it answers invalid requests with errors and keeps running."""
 
 import contextlib
 import socket
@@ -16,7 +16,7 @@ from fledge.core.messages import Ask, Cancel, Piece
 
 Connect = Callable[[Path], "Line"]
 
-HOST = """
+PROGRAM = """
 import socket, sys
 from fledge.engines import process, selection
 from fledge.engines.settings import EngineSettings
@@ -34,7 +34,7 @@ process.EngineServer(engine, listener).run()
 
 
 class Line:
-    """An endpoint's end of the line, without an endpoint."""
+    """The endpoint's side of a connection."""
 
     def __init__(self, address: Path) -> None:
         deadline = time.monotonic() + 120
@@ -51,7 +51,7 @@ class Line:
 
     def next(self) -> Piece:
         while not self._pieces:
-            for _, body in self._frames.feed(self._socket.recv(7)):  # cut anywhere
+            for _, body in self._frames.feed(self._socket.recv(7)):  # splits the frames
                 self._pieces += msgspec.msgpack.decode(body, type=list[Piece])
         return self._pieces.pop(0)
 
@@ -67,14 +67,14 @@ class Line:
 
 @pytest.fixture
 def connect() -> Iterator[Connect]:
-    """Opens lines, and closes them when the test is over."""
+    """Return a function that opens connections; they are closed after the test."""
     with contextlib.ExitStack() as stack:
         yield lambda address: stack.enter_context(contextlib.closing(Line(address)))
 
 
-def _host(tmp_path: Path, engine: str) -> Iterator[Path]:
+def _run_engine(tmp_path: Path, engine: str) -> Iterator[Path]:
     address = tmp_path / "e"
-    process = subprocess.Popen([sys.executable, "-c", HOST, str(address), engine])
+    process = subprocess.Popen([sys.executable, "-c", PROGRAM, str(address), engine])
     yield address
     process.kill()
     process.wait()
@@ -82,12 +82,12 @@ def _host(tmp_path: Path, engine: str) -> Iterator[Path]:
 
 @pytest.fixture
 def scripted(tmp_path: Path) -> Iterator[Path]:
-    yield from _host(tmp_path, "scripted")
+    yield from _run_engine(tmp_path, "scripted")
 
 
 @pytest.fixture
 def embedded(tmp_path: Path, engine_cache: Path) -> Iterator[Path]:
-    yield from _host(tmp_path, str(engine_cache.parent))
+    yield from _run_engine(tmp_path, str(engine_cache.parent))
 
 
 @pytest.mark.parametrize(
@@ -106,7 +106,7 @@ def test_bad_settings_are_refused_and_the_next_request_is_answered(
     assert (answered.id, answered.text, answered.finish_reason) == ("good", "X", "stop")
 
 
-def test_an_answer_comes_in_pieces_or_whole(scripted: Path, connect: Connect) -> None:
+def test_an_answer_is_streamed_or_whole(scripted: Path, connect: Connect) -> None:
     line = connect(scripted)
     line.send(ASK, Ask("pieces", {"n": 2, "logprobs": True}, messages=[("user", "one two three")]))
     pieces = [line.next() for _ in range(6)]
@@ -121,7 +121,7 @@ def test_an_answer_comes_in_pieces_or_whole(scripted: Path, connect: Connect) ->
 
 
 @pytest.mark.slow
-def test_a_cancelled_answer_ends_and_so_do_those_of_an_endpoint_that_is_gone(embedded: Path, connect: Connect) -> None:
+def test_cancelled_answers_and_those_of_a_closed_connection_end(embedded: Path, connect: Connect) -> None:
     line = connect(embedded)
     long = {"max_tokens": 200, "ignore_eos": True}
     line.send(ASK, Ask("long", long, text="x"))
@@ -138,13 +138,13 @@ def test_a_cancelled_answer_ends_and_so_do_those_of_an_endpoint_that_is_gone(emb
     assert again.next().finish_reason in ("stop", "length")
 
 
-def test_a_message_that_is_no_message_ends_its_line_only(scripted: Path, connect: Connect) -> None:
+def test_invalid_bytes_close_only_their_own_connection(scripted: Path, connect: Connect) -> None:
     line = connect(scripted)
     with socket.socket(socket.AF_UNIX) as bad:
         bad.connect(str(scripted))
         bad.sendall(b"\xff" * 4096)
         bad.settimeout(120)
-        with contextlib.suppress(ConnectionResetError):  # it had more to read
+        with contextlib.suppress(ConnectionResetError):  # the engine closed with unread bytes
             assert bad.recv(100) == b""
     line.send(ASK, Ask("good", {}, text="x"))
     assert line.next().text == "X"

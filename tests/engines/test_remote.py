@@ -81,7 +81,7 @@ def test_each_answer_has_its_own_seed(server: Server, start: Start) -> None:
 def test_concurrency_is_limited(server: Server, start: Start) -> None:
     server.pause_s = 0.02
     generate(start(concurrency=3), ["x"] * 12, GenerationParams())
-    assert 3 <= server.max_running <= 4  # one may still be closing when the next starts
+    assert 3 <= server.max_running <= 4  # a request may still be closing when the next one starts
 
 
 @pytest.mark.parametrize("status", [429, 500, 503])

@@ -127,15 +127,15 @@ def test_an_architecture_unknown_to_openvino_runs_on_transformers(tmp_path: Path
     AutoModelForCausalLM.from_config(DogeConfig(**shape, intermediate_size=128, eos_token_id=0)).save_pretrained(folder)
     model = snapshot.resolve(str(folder))
     assert model.architecture == "DogeForCausalLM"
-    said: list[str] = []
-    engine = selection.start(EngineSettings(cache=str(tmp_path), device="cpu"), model, said.append)
+    progress: list[str] = []
+    engine = selection.start(EngineSettings(cache=str(tmp_path), device="cpu"), model, progress.append)
     try:
         assert engine.info.name == "transformers"
         assert "OpenVINO cannot export" in engine.info.reason
         assert generate(engine, ["Why?"], GenerationParams(max_tokens=4))[0].completion_tokens
     finally:
         engine.close()
-    assert any("about" in line and "s" in line for line in said)
+    assert any("about" in line and "s" in line for line in progress)
     with pytest.raises(FledgeError, match="OpenVINO cannot export") as caught:
         selection.start(EngineSettings(cache=str(tmp_path), engine="openvino"), model)
     assert caught.value.hint == "use --engine transformers"
@@ -156,9 +156,9 @@ engine = selection.start(settings, snapshot.resolve("embedded"), print)
 engine.close()
 """
     children = [subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True) for _ in range(2)]
-    said = [child.communicate(timeout=120)[0] for child in children]
+    outputs = [child.communicate(timeout=120)[0] for child in children]
     assert [child.returncode for child in children] == [0, 0]
-    assert sorted("exporting embedded" in text for text in said) == [False, True]
+    assert sorted("exporting embedded" in text for text in outputs) == [False, True]
     folders = [path.name for path in (tmp_path / "engines").iterdir() if path.is_dir()]
     assert folders == [f"{DIGEST}-exact"]
     assert not (tmp_path / "engines" / f"{DIGEST}-exact" / "half").exists()

@@ -59,7 +59,7 @@ def test_the_oldest_turns_are_left_out_and_counted(text: Text) -> None:
 
 
 @pytest.mark.parametrize("words", [[4] * 60, [1, 30, 2, 40, 1, 1, 25, 3, 90, 2, 7]])
-def test_as_few_turns_as_possible_are_left_out(text: Text, words: list[int]) -> None:
+def test_no_more_turns_than_needed_are_left_out(text: Text, words: list[int]) -> None:
     turns = [Message("assistant" if at % 2 else "user", "old word " * count) for at, count in enumerate(words)]
     ids, left_out = text.encode(turns, room=300)
     assert 0 < left_out < len(turns)

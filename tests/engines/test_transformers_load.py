@@ -32,7 +32,7 @@ def weights(change: Callable[[dict[str, Any]], object]) -> Callable[[Path], obje
     return apply
 
 
-def widened(tensors: dict[str, Any]) -> None:
+def widen_norm(tensors: dict[str, Any]) -> None:
     tensors["gpt_neox.final_layer_norm.weight"] = np.ones(65, np.float32)
 
 
@@ -43,11 +43,11 @@ def bad_merges(folder: Path) -> None:
 
 
 CASES: dict[str, tuple[Callable[[Path], object], str]] = {
-    "a tensor left out": (
+    "a missing tensor": (
         weights(lambda tensors: tensors.pop("gpt_neox.embed_in.weight")),
         "the weights lack a tensor that the architecture requires: 'gpt_neox.embed_in.weight'",
     ),
-    "a tensor left over": (
+    "an extra tensor": (
         weights(lambda tensors: tensors.update(other=np.ones(3, np.float32))),
         "the weights contain a tensor that the architecture does not define: 'other'",
     ),
@@ -60,7 +60,7 @@ CASES: dict[str, tuple[Callable[[Path], object], str]] = {
         "a tensor that the architecture does not define: 'gpt_neox.layers.1",
     ),
     "another shape": (
-        weights(widened),
+        weights(widen_norm),
         r"'gpt_neox.final_layer_norm.weight' has the shape \[65\]; config.json implies",
     ),
     "a value that only the library knows": (
@@ -83,7 +83,7 @@ def good(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize(
     ("engine", "case"),
     [
-        *(("auto", case) for case in ("a tensor left out", "a value that only the library knows")),
+        *(("auto", case) for case in ("a missing tensor", "a value that only the library knows")),
         *(("transformers", case) for case in CASES),
     ],
 )
@@ -94,14 +94,14 @@ def test_an_inconsistent_model_is_refused(case: str, engine: Any, good: Path, tm
     for path in good.iterdir():
         (folder / path.name).write_bytes(path.read_bytes())
     breaking(folder)
-    said: list[str] = []
+    progress: list[str] = []
     with pytest.raises(InputError, match=words) as caught:
         selection.start(
-            EngineSettings(engine=engine, cache=str(tmp_path / "cache")), snapshot.resolve(str(folder)), said.append
+            EngineSettings(engine=engine, cache=str(tmp_path / "cache")), snapshot.resolve(str(folder)), progress.append
         )
     assert str(folder) in caught.value.message
     assert caught.value.hint
-    assert not any("using transformers instead" in line for line in said)
+    assert not any("using transformers instead" in line for line in progress)
 
 
 @pytest.mark.parametrize("engine", ["openvino", "transformers"])

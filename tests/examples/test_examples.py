@@ -1,4 +1,4 @@
-"""The programs in `examples/`, run as a user would."""
+"""The programs in `examples/`, run as commands."""
 
 import os
 import subprocess
@@ -28,38 +28,38 @@ def _run(name: str, *arguments: str) -> str:
 
 
 @pytest.mark.slow
-def test_mlflow_huggingface_experiment(workspace: Workspace) -> None:
-    told = _run("mlflow_huggingface_experiment.py", "--limit", "3")
-    assert "12 answers, 0 failed" in told
-    assert "educational against simple: " in told or "educational is " in told
+def test_mlflow_huggingface_experiment_compares_prompts(workspace: Workspace) -> None:
+    output = _run("mlflow_huggingface_experiment.py", "--limit", "3")
+    assert "12 answers, 0 failed" in output
+    assert "educational against simple: " in output or "educational is " in output
 
 
 @pytest.mark.slow
-def test_test_prompts(workspace: Workspace) -> None:
-    told = _run("test_prompts.py", "What is overfitting?")
+def test_test_prompts_shows_each_prompt_and_its_answer(workspace: Workspace) -> None:
+    output = _run("test_prompts.py", "What is overfitting?")
     for name in ("simple", "conversational", "expert", "educational"):
-        assert f"{name}/1\n  prompt: " in told
-    assert told.count("What is overfitting?") >= 4
-    assert "learns the training data" in told.lower() or told.count("answer: ") == 4
+        assert f"{name}/1\n  prompt: " in output
+    assert output.count("What is overfitting?") >= 4
+    assert "learns the training data" in output.lower() or output.count("answer: ") == 4
 
 
 @pytest.mark.slow
-def test_mlflow3_native_prompts(workspace: Workspace) -> None:
-    told = _run("mlflow3_native_prompts.py")
-    assert "registered lesson/1 and lesson/2; lesson@trial is lesson/2" in told
-    assert "again, unchanged: lesson/2" in told
-    assert "lesson/2 against lesson/1: " in told or "lesson/2 is " in told
-    assert "6 traces are linked to lesson/2" in told
+def test_mlflow3_native_prompts_registers_and_compares_versions(workspace: Workspace) -> None:
+    output = _run("mlflow3_native_prompts.py")
+    assert "registered lesson/1 and lesson/2; lesson@trial is lesson/2" in output
+    assert "again, unchanged: lesson/2" in output
+    assert "lesson/2 against lesson/1: " in output or "lesson/2 is " in output
+    assert "6 traces are linked to lesson/2" in output
 
 
 @pytest.mark.slow
-def test_serve_model(workspace: Workspace, port: int) -> None:
-    told = _run("serve_model.py", "--port", str(port)).splitlines()
-    assert told[0] == "registered and promoted huggingface-dialogpt-model/1"
-    assert told[1].startswith(f"huggingface-dialogpt-model@champion is ready on http://127.0.0.1:{port} after ")
-    assert told[2].startswith("invocations: Machine learning is the study of programs")
-    assert told[3].startswith("chat: Machine learning is the study of programs")
-    assert told[4] == "stopped; MLflow has a trace of each answer"
+def test_serve_model_registers_serves_and_stops(workspace: Workspace, port: int) -> None:
+    output = _run("serve_model.py", "--port", str(port)).splitlines()
+    assert output[0] == "registered and promoted huggingface-dialogpt-model/1"
+    assert output[1].startswith(f"huggingface-dialogpt-model@champion is ready on http://127.0.0.1:{port} after ")
+    assert output[2].startswith("invocations: Machine learning is the study of programs")
+    assert output[3].startswith("chat: Machine learning is the study of programs")
+    assert output[4] == "stopped; MLflow has a trace of each answer"
     again = _run("serve_model.py", "What is MLOps?", "--port", str(port))
     assert "registered" not in again
     assert "MLOps" in again
@@ -67,10 +67,10 @@ def test_serve_model(workspace: Workspace, port: int) -> None:
 
 
 @pytest.mark.slow
-def test_deploy_model_and_quick_test(workspace: Workspace) -> None:
-    told = _run("deploy_model.py")
-    assert "registered huggingface-dialogpt-model version 1" in told
-    assert "huggingface-dialogpt-model@champion: none -> 1, because it passed token_f1>=0.5" in told
-    asked = _run("quick_test.py")
-    assert asked.count("  Machine learning is the study of programs") == 5
-    assert "streamed:|M|ach|ine| learning" in asked
+def test_deploy_model_promotes_and_quick_test_asks_the_release(workspace: Workspace) -> None:
+    output = _run("deploy_model.py")
+    assert "registered huggingface-dialogpt-model version 1" in output
+    assert "huggingface-dialogpt-model@champion: none -> 1, because it passed token_f1>=0.5" in output
+    answers = _run("quick_test.py")
+    assert answers.count("  Machine learning is the study of programs") == 5
+    assert "streamed:|M|ach|ine| learning" in answers

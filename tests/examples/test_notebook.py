@@ -1,4 +1,4 @@
-"""The notebook over the public API, run top to bottom by a real kernel."""
+"""The notebook of the public API, run in a real kernel."""
 
 import json
 import os

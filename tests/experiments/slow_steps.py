@@ -1,8 +1,8 @@
-"""An experiment whose engine takes long for each step, and what is on disk of it at each moment.
+"""An experiment whose engine has slow steps, and the answers that are on disk at each moment.
 
-Run as a program it asks in the working directory: `python slow_steps.py MODEL STEP_S QUESTIONS [RUN]`. The model
-`scripted` has steps of so many seconds that hold Python's lock; `gated` begins its next step when what was made in the
-last one is on disk. The engine notes in `made.jsonl` when the last token of each answer was there.
+`python slow_steps.py MODEL STEP_S QUESTIONS [RUN]` runs the experiment in the working directory. The model `scripted`
+has steps of STEP_S seconds that hold the GIL; `gated` starts a step when the answers of the last one are on disk. The
+engine logs the time of each answer's last token in `made.jsonl`.
 """
 
 import json
@@ -22,24 +22,24 @@ from fledge.questions.question_set import Question, QuestionSet
 from tests.engines.engine_child import engine_process
 
 ROOT = Path(__file__).parent.parent.parent
-CELLS_AT_ONCE = 64
+CONCURRENCY = 64
 ENGINE = """
 import json, os, time
 from fledge.engines import process, selection
 from fledge.engines.scripted import ScriptedEngine
 from fledge.engines.settings import EngineSettings
 made = os.open("made.jsonl", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-heard = process.EngineLine._heard
-def noted(self, identity, stream, wholes, item):
+on_item = process.ClientConnection._on_item
+def log_finished(self, identity, stream, buffers, item):
     if getattr(item, "finish_reason", None):
         os.write(made, (json.dumps([self.prompts[identity], time.time()]) + "\\n").encode())
-    heard(self, identity, stream, wholes, item)
-started = process.EngineLine._start
+    on_item(self, identity, stream, buffers, item)
+original_start = process.ClientConnection._start
 def start(self, ask):
     self.prompts = getattr(self, "prompts", {})
     self.prompts[ask.id] = ask.text or ask.messages[-1][1]
-    started(self, ask)
-process.EngineLine._heard, process.EngineLine._start = noted, start
+    original_start(self, ask)
+process.ClientConnection._on_item, process.ClientConnection._start = log_finished, start
 """
 SCRIPTED = ENGINE + "engine = ScriptedEngine(lambda _: 'word ' * 5 + 'word', step_s=STEP_S)\n"
 GATED = (
@@ -51,7 +51,7 @@ def lines(pattern):
 class Gated(ScriptedEngine):
     def turn(self):
         super().turn()
-        self.between_steps()  # what was made goes out
+        self.between_steps()  # sends the new pieces
         deadline = time.monotonic() + 120
         while lines(".fledge/experiments/*/answers.jsonl") < lines("made.jsonl"):
             if time.monotonic() > deadline:
@@ -72,7 +72,7 @@ def main() -> None:
     config = ExperimentConfig(
         model="embedded" if model in ("scripted", "gated") else model,
         tracking_uri=os.environ["MLFLOW_TRACKING_URI"],
-        concurrency=CELLS_AT_ONCE,
+        concurrency=CONCURRENCY,
         prompts=("question",),
         generation=GenerationParams(max_tokens=40),
     )
@@ -92,7 +92,7 @@ def start(folder: Path, workspace: Workspace, *arguments: str) -> "subprocess.Po
 
 
 class Watcher:
-    """Sees each answer when it is on disk: its line, and the time of the clock."""
+    """Watches the journal: `seen` has the line of each answer and the time when it was on disk."""
 
     def __init__(self, folder: Path) -> None:
         self.seen: list[tuple[dict[str, Any], float]] = []
@@ -110,29 +110,29 @@ class Watcher:
 
     def _watch(self) -> None:
         while not self._stop.is_set():
-            self._look()
+            self._read_new_lines()
             time.sleep(0.01)
-        self._look()
+        self._read_new_lines()
 
-    def _look(self) -> None:
+    def _read_new_lines(self) -> None:
         lines = journal(self._folder)
         now = time.time()
         self.seen += [(line, now) for line in lines[len(self.seen) :]]
 
     def delays_s(self) -> list[float]:
-        """From the last token of each answer to the disk."""
+        """Return the seconds from the last token of each answer until the answer was on disk."""
         return sorted(seen - line["generated_ns"] / 1e9 for line, seen in self.seen)
 
 
 def journal(folder: Path) -> list[dict[str, Any]]:
-    """The whole lines of the only experiment's answers."""
+    """Return the complete lines in the journal of the only experiment."""
     paths = list((folder / ".fledge" / "experiments").glob("*/answers.jsonl"))
     content = paths[0].read_bytes() if paths else b""
     return [json.loads(line) for line in content[: content.rfind(b"\n") + 1].splitlines()]
 
 
 def made(folder: Path) -> list[tuple[str, float]]:
-    """Prompt and time of each answer that the engine has finished."""
+    """Return the prompt and the time of each answer that the engine has finished."""
     path = folder / "made.jsonl"
     return [tuple(json.loads(line)) for line in path.read_text().splitlines()] if path.exists() else []
 

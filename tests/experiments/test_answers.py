@@ -1,4 +1,4 @@
-"""The answers of an experiment: all, the wrong ones, the worst first."""
+"""The answers of an experiment: filtered, sorted, and only the wrong ones."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -41,11 +41,11 @@ def _script(prompt: str) -> str:
     return "in Italy, I think, or is it in Spain?" if prompt.startswith("Question:") else "no idea at all"
 
 
-def _seen(found: AnswerList) -> list[tuple[str, str]]:
+def _rows(found: AnswerList) -> list[tuple[str, str]]:
     return [(row.question.split()[2], row.arm) for row in found.answers]
 
 
-def test_all_answers_those_of_an_arm_and_those_of_a_topic(workspace: Workspace, tmp_path: Path) -> None:
+def test_answers_can_be_filtered_by_arm_and_topic(workspace: Workspace, tmp_path: Path) -> None:
     run = run_experiment(_config(workspace, tmp_path, samples=2), engine=ScriptedEngine(_script))
     found = answers("last", workspace=workspace)
     assert (found.run_id, found.total, found.metric, found.unscored) == (run.run_id, 12, "", 0)
@@ -58,29 +58,29 @@ def test_all_answers_those_of_an_arm_and_those_of_a_topic(workspace: Workspace, 
     assert (failed.answer, failed.error, failed.scores) == ("", "the engine stumbled", {})
     assert {row.arm for row in answers(run.run_id[:6], arm="expert", workspace=workspace).answers} == {"expert"}
     times = answers("last", topic="times", limit=3, workspace=workspace)
-    assert (times.total, _seen(times)) == (4, [("1789?", "simple")] * 2 + [("1789?", "expert")])
+    assert (times.total, _rows(times)) == (4, [("1789?", "simple")] * 2 + [("1789?", "expert")])
 
 
-def test_wrong_answers_are_those_below_half_of_the_metric(workspace: Workspace, tmp_path: Path) -> None:
+def test_wrong_answers_score_below_one_half(workspace: Workspace, tmp_path: Path) -> None:
     run_experiment(_config(workspace, tmp_path), engine=ScriptedEngine(_script))
     found = answers("last", wrong=True, workspace=workspace)
     assert (found.metric, found.total, found.unscored) == ("token_f1", 2, 2)
-    assert _seen(found) == [("Rome?", "simple"), ("Rome?", "expert")]
+    assert _rows(found) == [("Rome?", "simple"), ("Rome?", "expert")]
     assert [row.scores["token_f1"] < 0.5 for row in found.answers] == [True, True]
     run_experiment(_config(workspace, tmp_path, metric="exact_match"), engine=ScriptedEngine(lambda _: "in Italy"))
     found = answers("last", wrong=True, arm="simple", workspace=workspace)
-    assert (found.metric, _seen(found)) == ("exact_match", [("Paris?", "simple"), ("1789?", "simple")])
+    assert (found.metric, _rows(found)) == ("exact_match", [("Paris?", "simple"), ("1789?", "simple")])
 
 
-def test_the_worst_come_first_whichever_way_the_metric_goes(workspace: Workspace, tmp_path: Path) -> None:
+def test_sorting_puts_the_worst_answers_first(workspace: Workspace, tmp_path: Path) -> None:
     scorer(lambda answer: float(len(answer)), name="rambling", higher_is_better=False)
     config = _config(workspace, tmp_path, scorers=("token_f1", "rambling", "response_length"))
     run_experiment(config, engine=ScriptedEngine(_script))
-    rising = [row.scores.get("token_f1") for row in answers("last", sort="token_f1", workspace=workspace).answers]
-    assert rising[0] == 0
-    assert rising[2:] == [1, 1, None, None]  # those without a score come last
-    falling = answers("last", sort="rambling", limit=4, workspace=workspace).answers
-    assert [row.scores["rambling"] for row in falling] == [37, 14, 9, 9]
+    f1 = [row.scores.get("token_f1") for row in answers("last", sort="token_f1", workspace=workspace).answers]
+    assert f1[0] == 0
+    assert f1[2:] == [1, 1, None, None]  # answers without a score come last
+    longest = answers("last", sort="rambling", limit=4, workspace=workspace).answers
+    assert [row.scores["rambling"] for row in longest] == [37, 14, 9, 9]
     assert answers("last", sort="latency_s", workspace=workspace).total == 6
     with pytest.raises(InputError, match="cannot sort by response_length") as caught:
         answers("last", sort="response_length", workspace=workspace)
@@ -97,7 +97,7 @@ def test_the_worst_come_first_whichever_way_the_metric_goes(workspace: Workspace
         ({"limit": -1}, "limit must be 0", "--limit"),
     ],
 )
-def test_what_an_experiment_has_not_is_refused_with_what_it_has(
+def test_an_unknown_filter_is_refused_with_the_known_values(
     workspace: Workspace, tmp_path: Path, wrong: dict[str, object], problem: str, hint: str
 ) -> None:
     run_experiment(_config(workspace, tmp_path), engine=ScriptedEngine(_script))
@@ -106,7 +106,7 @@ def test_what_an_experiment_has_not_is_refused_with_what_it_has(
     assert hint in caught.value.hint
 
 
-def test_without_references_or_a_judge_nothing_is_wrong(workspace: Workspace, tmp_path: Path) -> None:
+def test_wrong_answers_need_a_score_from_0_to_1(workspace: Workspace, tmp_path: Path) -> None:
     (tmp_path / "open.csv").write_text("question\nWhy?\nWho?\n")
     run_experiment(_config(workspace, tmp_path, questions="open.csv"), engine=ScriptedEngine(_script))
     with pytest.raises(InputError, match="the questions have no references, and no judge graded"):
@@ -124,7 +124,7 @@ def test_without_references_or_a_judge_nothing_is_wrong(workspace: Workspace, tm
         answers("last", wrong=True, workspace=workspace)
 
 
-def test_answers_of_an_unfinished_experiment_tell_how_to_go_on(workspace: Workspace) -> None:
+def test_answers_of_an_unfinished_experiment_suggest_resuming_it(workspace: Workspace) -> None:
     run = connect(workspace.tracking).create_run("0", tags={"fledge.kind": "experiment"}).info.run_id
     with pytest.raises(InputError, match="is unfinished") as caught:
         answers("last", workspace=workspace)

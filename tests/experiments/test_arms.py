@@ -1,4 +1,4 @@
-"""What is compared: arms, their names, settings and identities."""
+"""Arms: their names, settings, formats and digests."""
 
 import re
 from dataclasses import replace
@@ -42,7 +42,7 @@ def _build(config: ExperimentConfig) -> list[Arm]:
     return build_arms(config, asked, [_prompt(arm.prompt) for arm in asked], models)
 
 
-def test_prompts_times_models() -> None:
+def test_each_prompt_is_combined_with_each_model() -> None:
     arms = _build(ExperimentConfig(prompts=("a", "b"), model="embedded", more_models=("org/other", "org/other")))
     assert [(arm.name, arm.model) for arm in arms] == [
         ("a:embedded", "embedded"),
@@ -52,7 +52,7 @@ def test_prompts_times_models() -> None:
     ]
 
 
-def test_names_are_as_short_as_they_can_be() -> None:
+def test_arm_names_omit_versions_unless_needed() -> None:
     assert [arm.name for arm in _build(ExperimentConfig(prompts=("a", "b/2")))] == ["a", "b"]
     assert [arm.name for arm in _build(ExperimentConfig(prompts=("a/1", "a/2")))] == ["a/1", "a/2"]
 
@@ -62,7 +62,7 @@ def test_duplicate_arm_is_rejected() -> None:
         _build(ExperimentConfig(prompts=("a", "a")))
 
 
-def test_arms_of_a_file_differ_in_generation() -> None:
+def test_arms_can_differ_in_generation_settings() -> None:
     config = ExperimentConfig(
         arms=(ArmConfig("a", "cold"), ArmConfig("a", "hot", generation={"temperature": 0.9, "max_tokens": 7})),
         generation=GenerationParams(top_k=3),
@@ -72,7 +72,7 @@ def test_arms_of_a_file_differ_in_generation() -> None:
     assert (hot.name, hot.generation.temperature, hot.generation.top_k, hot.generation.max_tokens) == ("hot", 0.9, 3, 7)
 
 
-def test_settings_of_a_prompt_come_before_those_of_the_experiment_and_after_those_of_an_arm() -> None:
+def test_settings_of_an_arm_override_its_prompt_which_overrides_the_experiment() -> None:
     settings = {"temperature": 0.4, "max_tokens": 11, "stop_sequences": ["x"], "provider": "openai"}
     prompt = _prompt("a", settings=settings)
     config = ExperimentConfig(generation=GenerationParams(max_tokens=5, top_p=0.5))
@@ -81,7 +81,7 @@ def test_settings_of_a_prompt_come_before_those_of_the_experiment_and_after_thos
     assert arm.generation == GenerationParams(max_tokens=11, temperature=0.1, top_p=0.5, stop=("x",))
 
 
-def test_settings_of_a_prompt_that_no_engine_takes() -> None:
+def test_invalid_settings_of_a_prompt_are_refused() -> None:
     with pytest.raises(InputError, match=r"invalid settings .* of prompt a/1: .*temperature must be from 0 to 2"):
         build_arms(
             ExperimentConfig(),
@@ -105,10 +105,10 @@ def test_digest_covers_everything_that_determines_answers() -> None:
         replace(arm, format="chat", prompt=_prompt("a", system="Be kind.")),
     ]
     assert len({arm.digest, *(other.digest for other in different)}) == 8
-    assert arm.digest == replace(arm, format="completion").digest  # as plans of before have it, which name no format
+    assert arm.digest == replace(arm, format="completion").digest  # the format that older plans imply
 
 
-def test_a_prompt_is_put_to_each_model_in_its_own_format(tmp_path: Path) -> None:
+def test_prompt_format_depends_on_the_model(tmp_path: Path) -> None:
     models: dict[str, Model] = {
         "embedded": snapshot.resolve("embedded"),
         "instruct": snapshot.resolve(str(write_instruct_model(tmp_path / "instruct"))),
@@ -121,54 +121,54 @@ def test_a_prompt_is_put_to_each_model_in_its_own_format(tmp_path: Path) -> None
     assert [arm.sent_prompt and arm.sent_prompt.template for arm in arms] == ["Q: {{question}}"] + [CHAT] * 2
 
 
-def test_the_format_of_an_arm_comes_before_that_of_the_experiment_and_the_prompts_own_last(tmp_path: Path) -> None:
+def test_format_of_an_arm_overrides_the_experiment_which_overrides_the_prompt(tmp_path: Path) -> None:
     models: dict[str, Model] = {"m": snapshot.resolve(str(write_instruct_model(tmp_path / "instruct")))}
 
-    def built(config: PromptFormat, arm: PromptFormat, own: PromptFormat) -> str | None:
+    def resolve_format(config: PromptFormat, arm: PromptFormat, own: PromptFormat) -> str | None:
         arms = [ArmConfig("a", model="m", format=arm)]
         (found,) = build_arms(ExperimentConfig(format=config), arms, [_prompt("a", format=own)], models)
         return found.format
 
-    assert built("auto", "auto", "completion") == "completion"
-    assert built("chat", "auto", "completion") == "chat"
-    assert built("chat", "completion", "chat") == "completion"
+    assert resolve_format("auto", "auto", "completion") == "completion"
+    assert resolve_format("chat", "auto", "completion") == "chat"
+    assert resolve_format("chat", "completion", "chat") == "completion"
 
 
-def test_chat_of_a_model_without_a_chat_template_is_refused() -> None:
+def test_chat_format_needs_a_chat_template() -> None:
     with pytest.raises(InputError, match="prompt a/1 cannot be sent as chat: embedded has no chat template"):
         _build(ExperimentConfig(prompts=("a",), format="chat"))
 
 
-def test_what_is_asked_where_no_prompt_is_named(tmp_path: Path) -> None:
+def test_default_prompt_depends_on_the_chat_template(tmp_path: Path) -> None:
     instruct = snapshot.resolve(str(write_instruct_model(tmp_path / "instruct")))
     assert default_prompt(snapshot.resolve("embedded")) == "simple"
     assert default_prompt(instruct) == default_prompt(RemoteModel("http://127.0.0.1:1/v1")) == "question"
 
 
-def test_a_models_own_sampling_values_are_defaults(tmp_path: Path) -> None:
+def test_sampling_settings_of_the_model_are_defaults(tmp_path: Path) -> None:
     sampling = {"do_sample": True, "temperature": 0.7, "top_p": 0.8, "top_k": 20, "repetition_penalty": 1.1}
     models: dict[str, Model] = {"m": snapshot.resolve(str(write_instruct_model(tmp_path / "instruct", **sampling)))}
 
-    def built(flags: dict[str, Any], prompt: Prompt, **arm: Any) -> GenerationParams:
+    def resolve_generation(flags: dict[str, Any], prompt: Prompt, **arm: Any) -> GenerationParams:
         config = ExperimentConfig.load({"generation_defaults": "model", **flags})
-        again = ExperimentConfig.load({**config.as_dict()})  # as --like has it
+        again = ExperimentConfig.load({**config.as_dict()})  # like --like
         (found,) = build_arms(config, [ArmConfig("a", model="m", **arm)], [prompt], models)
         (repeated,) = build_arms(again, [ArmConfig("a", model="m", **arm)], [prompt], models)
         assert found.generation == repeated.generation
         return found.generation
 
     own = GenerationParams(temperature=0.7, top_p=0.8, top_k=20, repetition_penalty=1.1)
-    assert built({}, _prompt("a")) == own
-    assert built({"samples": 3}, _prompt("a")) == own
-    assert built({"temperature": 0.0, "seed": 4}, _prompt("a")) == replace(own, temperature=0.0, seed=4)
-    assert built({}, _prompt("a", settings={"top_p": 0.5})) == replace(own, top_p=0.5)
-    assert built({}, _prompt("a"), generation={"top_k": 3}) == replace(own, top_k=3)
+    assert resolve_generation({}, _prompt("a")) == own
+    assert resolve_generation({"samples": 3}, _prompt("a")) == own
+    assert resolve_generation({"temperature": 0.0, "seed": 4}, _prompt("a")) == replace(own, temperature=0.0, seed=4)
+    assert resolve_generation({}, _prompt("a", settings={"top_p": 0.5})) == replace(own, top_p=0.5)
+    assert resolve_generation({}, _prompt("a"), generation={"top_k": 3}) == replace(own, top_k=3)
     greedy = ExperimentConfig.load({})
     assert build_arms(greedy, [ArmConfig("a", model="m")], [_prompt("a")], models)[0].generation == GenerationParams()
 
 
 @pytest.mark.parametrize(("value", "problem"), [(5, "temperature must be from 0 to 2, not 5"), ("hot", "a number")])
-def test_a_models_bad_sampling_values_are_named_with_their_file(tmp_path: Path, value: object, problem: str) -> None:
+def test_invalid_sampling_settings_of_a_model_are_refused(tmp_path: Path, value: object, problem: str) -> None:
     folder = write_instruct_model(tmp_path / "instruct", do_sample=True, temperature=value)
     config = ExperimentConfig(generation_defaults="model")
     with pytest.raises(InputError, match=rf"instruct/generation_config.json.*{problem}"):
@@ -177,12 +177,12 @@ def test_a_models_bad_sampling_values_are_named_with_their_file(tmp_path: Path, 
         default_generation(config, RemoteModel("http://127.0.0.1:1/v1"))
 
 
-def test_each_sample_has_a_seed_of_its_own() -> None:
+def test_each_sample_has_its_own_seed() -> None:
     arm = Arm("a", _prompt("a"), "embedded", GenerationParams(seed=2**63 - 2))
     assert [arm.params(sample).seed for sample in range(3)] == [2**63 - 2, 2**63 - 1, 0]
 
 
-def test_the_key_of_an_answer_holds_arm_question_sample_seed_and_mode() -> None:
+def test_answer_key_depends_on_arm_question_sample_seed_and_mode() -> None:
     arm, question = Arm("a", _prompt("a"), "embedded", GenerationParams(seed=1)), Question("q", "Why?")
     other = replace(arm, generation=GenerationParams(seed=2))
     keys = {
@@ -198,7 +198,7 @@ def test_the_key_of_an_answer_holds_arm_question_sample_seed_and_mode() -> None:
     assert arm.key(replace(question, reference="Because.", topic="t"), 0) in keys
 
 
-def test_variables_are_columns_of_the_questions() -> None:
+def test_prompt_variables_must_be_columns_of_the_questions() -> None:
     questions = QuestionSet("a.csv", (Question("1", "Why?", columns={"level": "5"}),))
     arm = Arm("a", replace(_prompt("a"), template="{{question}} at {{level}}, {x} {{}}"), "m", GenerationParams())
     check_variables([arm], questions)
@@ -244,7 +244,7 @@ def test_all_problems_are_reported_together() -> None:
 
 
 @pytest.mark.parametrize("suffix", ["toml", "yaml"])
-def test_a_file_of_settings(tmp_path: Any, monkeypatch: pytest.MonkeyPatch, suffix: str) -> None:
+def test_settings_are_read_from_a_file(tmp_path: Any, monkeypatch: pytest.MonkeyPatch, suffix: str) -> None:
     path = tmp_path / f"experiment.{suffix}"
     path.write_text(
         {
@@ -260,7 +260,7 @@ def test_a_file_of_settings(tmp_path: Any, monkeypatch: pytest.MonkeyPatch, suff
     config = ExperimentConfig.load({"order_seed": 5}, file=path)
     assert (config.samples, config.generation.max_tokens, config.limit, config.order_seed) == (3, 10, 2, 5)
     assert config.arms == (ArmConfig("simple", "hot", generation={"temperature": 0.9}),)
-    assert config.generation.temperature == 0.7  # several samples
+    assert config.generation.temperature == 0.7  # the default for several samples
 
 
 def test_unknown_setting_in_a_file_is_rejected(tmp_path: Any) -> None:
@@ -278,7 +278,7 @@ def test_unknown_setting_in_a_file_is_rejected(tmp_path: Any) -> None:
         ExperimentConfig.load(file=tmp_path / "none.toml")
 
 
-def test_a_bad_arm_of_a_file() -> None:
+def test_invalid_arm_in_a_file_is_rejected() -> None:
     with pytest.raises(InputError, match=r"arm 'hot': temperature must be from 0 to 2"):
         ExperimentConfig.load({"arms": [{"prompt": "a", "name": "hot", "generation": {"temperature": 5}}]})
     with pytest.raises(InputError, match="unexpected keyword argument 'heat'"):

@@ -1,4 +1,4 @@
-"""Scores as MLflow's assessments of the traces, read back with MLflow's own client."""
+"""Scores as assessments of MLflow traces, read back with MLflow's client."""
 
 from typing import Any
 
@@ -27,12 +27,12 @@ def _config(workspace: Workspace, **changes: Any) -> ExperimentConfig:
     return ExperimentConfig(**{**where, "engine": "scripted", "limit": 3, "prompts": ("simple",), **changes})
 
 
-def test_each_score_is_an_assessment_once_however_often_it_is_recorded(workspace: Workspace) -> None:
-    def stumbling(answer: str) -> float:
+def test_recording_again_does_not_duplicate_assessments(workspace: Workspace) -> None:
+    def failing(answer: str) -> float:
         raise ValueError(f"cannot read {answer}\0")
 
-    scorer(stumbling)
-    config = _config(workspace, scorers=("token_f1", "exact_match", "stumbling"))
+    scorer(failing)
+    config = _config(workspace, scorers=("token_f1", "exact_match", "failing"))
     result = run_experiment(config, engine=ScriptedEngine(lambda _: "yes"))
     table = load_table(MlflowClient(workspace.tracking), result.run_id).set_index("trace_id")
     for _ in range(2):
@@ -44,11 +44,11 @@ def test_each_score_is_an_assessment_once_however_often_it_is_recorded(workspace
             row = table.loc[trace.info.trace_id]
             assert [found[name].value for name in ("token_f1", "exact_match")] == [row["token_f1"], row["exact_match"]]
             assert found["token_f1"].source.source_type == "CODE"
-            failed = found["stumbling"]
+            failed = found["failing"]
             assert (failed.value, failed.error.error_message) == (None, "ValueError: cannot read yes\ufffd")
             assert found["token_f1"].run_id == trace.info.trace_metadata["mlflow.sourceRun"]
         (path,) = (config.state_dir / "experiments").glob("*/sent.json")
-        path.unlink()  # as if the process had been killed before it noted what was sent
+        path.unlink()  # as after a kill before the state was saved
         path.with_name("finished.json").unlink()
         assert resume_experiment("last", workspace=workspace).run_id == result.run_id
     mlflow.set_tracking_uri(workspace.tracking)
@@ -56,7 +56,7 @@ def test_each_score_is_an_assessment_once_however_often_it_is_recorded(workspace
     assert len(mlflow.search_traces(locations=where, filter_string="feedback.exact_match = '0.0'")) == 3
 
 
-def test_a_grade_comes_with_the_judge_and_its_rationale(workspace: Workspace) -> None:
+def test_grade_is_recorded_with_judge_and_rationale(workspace: Workspace) -> None:
     def grade(_: str) -> dict[str, Any]:
         return {"result": 4, "rationale": "good enough"}
 

@@ -1,4 +1,4 @@
-"""Asking cells: what comes of each, whatever a chain does."""
+"""Answers and errors of cells."""
 
 import threading
 import time
@@ -33,7 +33,7 @@ def _ask(work: Any, cells: list[Cell], **options: Any) -> list[Answer]:
     return list(ask(cells, {("a", 0): ChainAsker(chain)}, lambda _: None, **options))
 
 
-def test_cells_are_interleaved_in_an_order_that_the_seed_decides() -> None:
+def test_cells_are_shuffled_by_the_seed() -> None:
     arms = [ARM, Arm("b", None, "", GenerationParams(), chain="other")]
     questions = [Question(str(place), "Why?") for place in range(50)]
     first = order_cells(arms, questions, 2, 7)
@@ -45,12 +45,12 @@ def test_cells_are_interleaved_in_an_order_that_the_seed_decides() -> None:
 
 
 def test_answer_is_stored_before_it_is_yielded() -> None:
-    kept: list[str] = []
+    stored: list[str] = []
     chains = {("a", 0): ChainAsker(RunnableLambda(lambda values: values["question"].upper()))}
-    for answer in ask(_cells(5), chains, lambda answer: kept.append(answer.key), max_concurrency=2):
-        assert answer.key in kept
+    for answer in ask(_cells(5), chains, lambda answer: stored.append(answer.key), max_concurrency=2):
+        assert answer.key in stored
         assert answer.text == "WHY?"
-    assert len(kept) == 5
+    assert len(stored) == 5
 
 
 def test_concurrency_is_limited() -> None:
@@ -76,7 +76,7 @@ def test_concurrency_is_limited() -> None:
 @pytest.mark.parametrize(
     ("error", "final"), [(InputError("too long"), True), (FledgeError("refused"), False), (ZeroDivisionError(), False)]
 )
-def test_an_error_stays_with_its_cell(error: Exception, final: bool) -> None:
+def test_error_of_a_chain_is_recorded_in_its_answer(error: Exception, final: bool) -> None:
     def work(_values: dict[str, str]) -> str:
         raise error
 
@@ -95,7 +95,7 @@ def test_empty_answer_is_an_answer() -> None:
     assert (answer.text, answer.error, answer.scores["empty"], answer.scores["token_f1"]) == ("", "", 1.0, 0.0)
 
 
-def test_a_chat_chain_tells_prompt_and_tokens() -> None:
+def test_answer_of_a_chat_chain_has_prompt_and_token_counts() -> None:
     usage = {"input_tokens": 5, "output_tokens": 2, "total_tokens": 7}
 
     class Model(FakeListChatModel):
@@ -112,13 +112,13 @@ def test_a_chat_chain_tells_prompt_and_tokens() -> None:
     assert answer.started_ns <= answer.filled_ns <= answer.submitted_ns <= answer.generated_ns <= answer.ended_ns
 
 
-def test_interrupted_cells_have_no_answer_and_completed_ones_are_kept() -> None:
-    kept: list[Answer] = []
-    leave = threading.Event()
+def test_only_completed_cells_are_stored_after_an_interrupt() -> None:
+    stored: list[Answer] = []
+    closed = threading.Event()
 
     def work(values: dict[str, str]) -> str:
         if values["question"] == "Why?":
-            leave.wait(PATIENCE_S)
+            closed.wait(PATIENCE_S)
             raise FledgeError("the engine was closed")
         return "yes"
 
@@ -126,9 +126,9 @@ def test_interrupted_cells_have_no_answer_and_completed_ones_are_kept() -> None:
         *_cells(1, question="Who?"),
         *(Cell("a", Question(f"q{place}", "Why?"), 0, f"k{place}") for place in range(3)),
     ]
-    answers = ask(cells, {("a", 0): ChainAsker(RunnableLambda(work))}, kept.append, max_concurrency=4)
+    answers = ask(cells, {("a", 0): ChainAsker(RunnableLambda(work))}, stored.append, max_concurrency=4)
     assert next(answers).text == "yes"
     answers.close()
-    leave.set()
+    closed.set()
     time.sleep(0.2)
-    assert [answer.text for answer in kept] == ["yes"]
+    assert [answer.text for answer in stored] == ["yes"]

@@ -33,7 +33,7 @@ def test_a_chat_model_is_asked_through_its_chat_template(
     found = {arm.name: arm for arm in result.arms}
     assert [arm.format for arm in result.arms] == ["chat", "completion", "completion", "chat", "chat", "chat"]
     assert len({arm.digest for arm in result.arms}) == len(arms)
-    # The form that its template writes, and it was trained on: by hand and by the template it is the same.
+    # The prompt `simple` writes the same text as the model's template.
     assert found["chat"].metrics["token_f1"] == found["form"].metrics["token_f1"] > 0.9
     assert found["text"].metrics["token_f1"] < 0.5
     assert [arm.metrics["empty"] for arm in result.arms if arm.format == "chat"] == [0.0] * 4

@@ -1,4 +1,4 @@
-"""An engine that dies in an experiment is started once more; an experiment that ends for it resumes."""
+"""An engine that dies is restarted once; after a second death the experiment fails and can be resumed."""
 
 import os
 import signal
@@ -18,7 +18,7 @@ pytestmark = pytest.mark.slow
 
 
 class Killer:
-    """Kills the engine process each time that so many more answers are there."""
+    """Kills the engine process when the number of answers reaches each of `after`."""
 
     def __init__(self, *after: int) -> None:
         self._after = list(after)
@@ -44,24 +44,24 @@ def _config(workspace: Workspace) -> ExperimentConfig:
     )
 
 
-def test_one_death_costs_no_answer(workspace: Workspace) -> None:
-    killer, said = Killer(3), list[str]()
-    result = run_experiment(_config(workspace), progress=killer, say=said.append)
+def test_one_engine_death_loses_no_answer(workspace: Workspace) -> None:
+    killer, lines = Killer(3), list[str]()
+    result = run_experiment(_config(workspace), progress=killer, say=lines.append)
     assert killer.killed == 1
     assert (result.cells, result.failed) == (40, 0)
-    assert any("restarting it" in line for line in said)
+    assert any("restarting it" in line for line in lines)
 
 
-def test_a_second_death_ends_the_experiment_which_resumes(workspace: Workspace) -> None:
-    killer, said = Killer(3, 8), list[str]()
+def test_experiment_resumes_after_a_second_engine_death(workspace: Workspace) -> None:
+    killer, lines = Killer(3, 8), list[str]()
     with pytest.raises(EngineGoneError, match="for the second time"):
-        run_experiment(_config(workspace), progress=killer, say=said.append)
-    (line,) = [line for line in said if "--resume" in line]
+        run_experiment(_config(workspace), progress=killer, say=lines.append)
+    (line,) = [line for line in lines if "--resume" in line]
     client = MlflowClient(workspace.tracking)
     run_id = find_run(client, line.split()[-1])
     assert client.get_run(run_id).info.status == "FAILED"
     asked: list[int] = []
     result = resume_experiment(run_id, progress=lambda done, *_: asked.append(done), workspace=workspace)
-    assert asked[0] >= 8  # what was answered before is not asked again
+    assert asked[0] >= 8  # earlier answers are reused
     assert (result.cells, result.failed) == (40, 0)
     assert client.get_run(run_id).info.status == "FINISHED"

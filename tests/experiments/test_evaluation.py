@@ -1,4 +1,4 @@
-"""`evaluate` on real models and a real store, its gates, and what CI reads of it."""
+"""`evaluate` on real models and a real store: metrics, gates, reused answers, and output for CI."""
 
 import json
 import os
@@ -29,14 +29,14 @@ from tests.models.instruct_model import write_instruct_model
 ANSWERS = {text: entry.answer for entry in load_corpus() for text in entry.held_out}
 
 
-def _half_right(prompt: str) -> str:
-    """The right answer to every second question."""
+def _answer_half(prompt: str) -> str:
+    """Return the correct answer to about half of the questions."""
     question = prompt.split("Question: ")[1].split("\n")[0]
     return ANSWERS[question] if len(question) % 2 else "no idea"
 
 
 def test_intervals_stay_within_the_range_of_their_metric(workspace: Workspace, tmp_path: Path) -> None:
-    """Of two answers that can be scored nothing is known; before, token_f1 reached from -1.856 to 2.38."""
+    """Two scored answers are too few for an interval; a t interval would be -1.856 to 2.38."""
     path = tmp_path / "questions.csv"
     path.write_text("question,reference\na?,yes it is so\nb?,no\nc?,\nd?,\ne?,\n")
     found = evaluate(
@@ -53,15 +53,15 @@ def test_intervals_stay_within_the_range_of_their_metric(workspace: Workspace, t
     assert found.summary()[1].endswith("5 answers cannot bound a 95th percentile: 72 are needed")
 
 
-def test_answers_that_an_experiment_has_are_not_asked_again(workspace: Workspace, embedded_engine: Engine) -> None:
-    told: list[str] = []
+def test_answers_of_an_experiment_are_reused(workspace: Workspace, embedded_engine: Engine) -> None:
+    lines: list[str] = []
     common = {"limit": 6, "tracking_uri": workspace.tracking_uri, "state": workspace.state}
 
-    def evaluated(*gates: str, **changes: object) -> tuple[int, float]:
-        told.clear()
+    def count_reused(*gates: str, **changes: object) -> tuple[int, float]:
+        lines.clear()
         reuse = bool(changes.pop("reuse", True))
         found = evaluate(
-            "embedded", gates, settings={**common, **changes}, engine=embedded_engine, say=told.append, reuse=reuse
+            "embedded", gates, settings={**common, **changes}, engine=embedded_engine, say=lines.append, reuse=reuse
         )
         run = MlflowClient(workspace.tracking_uri).get_run(found.run_id)
         assert run.data.metrics["cells"] == 6
@@ -70,19 +70,19 @@ def test_answers_that_an_experiment_has_are_not_asked_again(workspace: Workspace
     config = ExperimentConfig.load({**common, "limit": 4, "prompts": ("expert", "simple")})
     arms = (ArmConfig("simple", "another name"), ArmConfig("expert"))
     run_experiment(replace(config, arms=arms), engine=embedded_engine)
-    reused, score = evaluated("error_rate<=0.9")
+    reused, score = count_reused("error_rate<=0.9")
     assert reused == 4
-    assert any("reused 4 answers from run" in text for text in told)
-    assert evaluated(reuse=False) == (0, score)
-    assert not any("reused" in text for text in told)
-    assert evaluated() == (6, score)
-    assert evaluated("latency_p95_s<=60")[0] == 0
-    assert evaluated(max_tokens=3)[0] == 0
+    assert any("reused 4 answers from run" in text for text in lines)
+    assert count_reused(reuse=False) == (0, score)
+    assert not any("reused" in text for text in lines)
+    assert count_reused() == (6, score)
+    assert count_reused("latency_p95_s<=60")[0] == 0
+    assert count_reused(max_tokens=3)[0] == 0
     for path in (workspace.state_dir / "experiments").glob("*/answers.jsonl"):
         path.write_text("damaged\n")
-    assert evaluated()[0] == 0
-    assert evaluated()[0] == 6
-    assert evaluated(engine="scripted")[0] == 6  # the engine given answers, whatever is set
+    assert count_reused()[0] == 0
+    assert count_reused()[0] == 6
+    assert count_reused(engine="scripted")[0] == 6  # the given engine is used, not the setting
     scripted = ScriptedEngine(lambda _: "something else")
     assert evaluate("embedded", settings=common, engine=scripted).metrics["token_f1"] != score
 
@@ -107,7 +107,7 @@ def test_metrics_intervals_and_gates_are_recorded(workspace: Workspace, tmp_path
         "embedded",
         "token_f1>=0.1, error_rate<=0.2, exact_match>=0.9",
         settings={"limit": 40, "engine": "scripted", "tracking_uri": workspace.tracking_uri},
-        engine=ScriptedEngine(_half_right),
+        engine=ScriptedEngine(_answer_half),
     )
     assert (found.questions, found.cells, found.failed) == (40, 40, 0)
     assert found.prompt == "simple/1"
@@ -134,7 +134,7 @@ def test_metrics_intervals_and_gates_are_recorded(workspace: Workspace, tmp_path
     assert failed == ["exact_match>=0.9"]
 
 
-def test_gates_that_cannot_be_meant_are_said_before_anything_is_asked(workspace: Workspace) -> None:
+def test_invalid_gates_are_refused_before_any_prompt(workspace: Workspace) -> None:
     asked: list[str] = []
     engine = ScriptedEngine(lambda prompt: asked.append(prompt) or "x")  # type: ignore[func-returns-value]
     for gate, problem in (
@@ -147,7 +147,7 @@ def test_gates_that_cannot_be_meant_are_said_before_anything_is_asked(workspace:
     assert asked == []
 
 
-def test_a_target_brings_what_it_has(workspace: Workspace, tmp_path: Path) -> None:
+def test_default_prompt_depends_on_the_target(workspace: Workspace, tmp_path: Path) -> None:
     settings = {"tracking_uri": workspace.tracking_uri, "limit": 2, "engine": "scripted"}
     instruct = str(write_instruct_model(tmp_path / "instruct"))
     assert evaluate("embedded", settings=settings).prompt == "simple/1"
@@ -156,9 +156,9 @@ def test_a_target_brings_what_it_has(workspace: Workspace, tmp_path: Path) -> No
     assert build_config("http://127.0.0.1:1/v1#m", "expert", settings).prompts == ("expert",)
 
 
-def test_a_scorer_that_fails_costs_no_answer(workspace: Workspace, tmp_path: Path) -> None:
+def test_failing_scorer_is_reported_and_loses_no_answer(workspace: Workspace, tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text("def odd(answer):\n    return 1 / 0\n")
-    said: list[str] = []
+    lines: list[str] = []
     found = evaluate(
         "embedded",
         settings={
@@ -168,31 +168,31 @@ def test_a_scorer_that_fails_costs_no_answer(workspace: Workspace, tmp_path: Pat
             "tracking_uri": workspace.tracking_uri,
         },
         engine=ScriptedEngine(),
-        say=said.append,
+        say=lines.append,
     )
     assert (found.cells, found.failed) == (20, 0)
     assert found.metrics["empty"] == 0
-    (told,) = [text for text in said if "scorer odd failed" in text]
-    assert "ZeroDivisionError" in told
+    (warning,) = [text for text in lines if "scorer odd failed" in text]
+    assert "ZeroDivisionError" in warning
 
 
 @pytest.mark.slow
-def test_perplexity_of_a_real_engine(workspace: Workspace, embedded_engine: Engine) -> None:
+def test_perplexity_gate_on_a_real_engine(workspace: Workspace, embedded_engine: Engine) -> None:
     settings = {"limit": 12, "scorers": "perplexity,token_f1", "tracking_uri": workspace.tracking_uri}
     found = evaluate("embedded", "perplexity<=2", settings=settings, engine=embedded_engine)
-    assert found.passed  # it has learnt its answers by heart
+    assert found.passed  # the model has memorised its answers
     assert 1 <= found.metrics["perplexity"] < 2
 
 
 @pytest.mark.slow
-def test_a_release_is_asked_with_its_own_prompt_and_settings(workspace: Workspace, embedded_engine: Engine) -> None:
+def test_release_is_evaluated_with_its_own_prompt_and_settings(workspace: Workspace, embedded_engine: Engine) -> None:
     config = ExperimentConfig.load({"tracking_uri": workspace.tracking_uri, "max_tokens": 24})
     register(config, name=DEFAULT_NAME, prompt="expert")
     promote(DEFAULT_NAME, 1, force=True, reason="first", workspace=workspace)
     target = f"{DEFAULT_NAME}@champion"
     where = {"tracking_uri": workspace.tracking_uri}
-    told = build_config(target, None, where)
-    assert (told.prompts, told.generation.max_tokens) == (("expert/1",), 24)
+    config = build_config(target, None, where)
+    assert (config.prompts, config.generation.max_tokens) == (("expert/1",), 24)
     assert build_config(target, None, {"max_tokens": 8, **where}).generation.max_tokens == 8
     found = evaluate(target, "token_f1>=0.3", settings={"limit": 24, **where}, engine=embedded_engine)
     assert found.passed
@@ -202,8 +202,8 @@ def test_a_release_is_asked_with_its_own_prompt_and_settings(workspace: Workspac
 
 
 @pytest.mark.slow
-def test_gates_in_a_ci_script(fledge: Run, workspace: Workspace, tmp_path: Path) -> None:
-    """As a CI job runs it: the exit code decides, the JUnit file says why."""
+def test_failed_gate_sets_exit_code_and_junit_failure(fledge: Run, workspace: Workspace, tmp_path: Path) -> None:
+    """The command as a CI job runs it."""
     common = ("evaluate", "embedded", "--limit", "60", "--gate")
     done = fledge(*common, "token_f1>=0.5, error_rate<=0.1", "--json", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
@@ -218,7 +218,7 @@ def test_gates_in_a_ci_script(fledge: Run, workspace: Workspace, tmp_path: Path)
 
 
 @pytest.mark.slow
-def test_the_pytest_fixture(workspace: Workspace, tmp_path: Path) -> None:
+def test_pytest_fixture_fails_the_test_of_a_failed_gate(workspace: Workspace, tmp_path: Path) -> None:
     (tmp_path / "test_model.py").write_text(
         "def test_good(fledge_evaluate):\n"
         "    found = fledge_evaluate('embedded', 'error_rate<=0.5', settings={'engine': 'scripted', 'limit': 12})\n"

@@ -1,4 +1,4 @@
-"""The journal: what is on disk of an experiment, and what a process that was killed leaves there."""
+"""The journal of an experiment on disk, also after a kill or a full disk."""
 
 import json
 import os
@@ -38,7 +38,7 @@ def _answer(key: str, **changes: object) -> Answer:
     return replace(answer, **changes)  # type: ignore[arg-type]
 
 
-def test_a_plan_comes_back_as_it_was(tmp_path: Path) -> None:
+def test_plan_is_read_back_unchanged(tmp_path: Path) -> None:
     plan = _plan(tmp_path)
     Journal.create(plan).close()
     journal = Journal.open(plan.config, plan.run_id)
@@ -51,7 +51,7 @@ def test_a_plan_comes_back_as_it_was(tmp_path: Path) -> None:
 
 
 def test_plan_of_an_older_version_resumes_with_the_same_keys(tmp_path: Path) -> None:
-    """Before arms had a format: their cells have the same keys, so that no answer is asked for again."""
+    """A plan from before arms had a format."""
     plan = _plan(tmp_path)
     journal = Journal.create(plan)
     keys = [cell.key for cell in journal.unanswered()]
@@ -72,7 +72,7 @@ def test_plan_of_an_older_version_resumes_with_the_same_keys(tmp_path: Path) -> 
     again.close()
 
 
-def test_a_format_is_part_of_the_plan_and_of_every_key(tmp_path: Path) -> None:
+def test_format_is_part_of_the_plan_and_of_every_key(tmp_path: Path) -> None:
     plan = _plan(tmp_path)
     chat = replace(plan, run_id="1" * 32, arms=(replace(plan.arms[0], format="chat"), plan.arms[1]))
     journals = [Journal.create(plan), Journal.create(chat)]
@@ -85,7 +85,7 @@ def test_a_format_is_part_of_the_plan_and_of_every_key(tmp_path: Path) -> None:
     again.close()
 
 
-def test_what_has_an_answer_is_not_asked_again(tmp_path: Path) -> None:
+def test_unanswered_cells_exclude_answers_and_final_errors(tmp_path: Path) -> None:
     journal = Journal.create(_plan(tmp_path))
     first, second, third = (cell.key for cell in journal.unanswered()[:3])
     journal.append(_answer(first))
@@ -103,7 +103,7 @@ def test_what_has_an_answer_is_not_asked_again(tmp_path: Path) -> None:
     again.close()
 
 
-def test_half_a_line_at_the_end_is_no_answer(tmp_path: Path) -> None:
+def test_incomplete_last_line_is_dropped(tmp_path: Path) -> None:
     journal = Journal.create(_plan(tmp_path))
     journal.append(_answer("a"))
     journal.close()
@@ -116,7 +116,7 @@ def test_half_a_line_at_the_end_is_no_answer(tmp_path: Path) -> None:
     assert [json.loads(line)["key"] for line in path.read_text().splitlines()] == ["a", "c"]
 
 
-def test_only_one_process_at_a_time(tmp_path: Path) -> None:
+def test_only_one_process_can_open_a_journal(tmp_path: Path) -> None:
     journal = Journal.create(_plan(tmp_path))
     with pytest.raises(FledgeError, match="is already running in another process"):
         Journal.open(journal.plan.config, journal.plan.run_id)
@@ -124,7 +124,7 @@ def test_only_one_process_at_a_time(tmp_path: Path) -> None:
     Journal.open(journal.plan.config, journal.plan.run_id).close()
 
 
-def test_an_answer_that_comes_too_late_is_refused(tmp_path: Path) -> None:
+def test_answer_after_close_is_refused(tmp_path: Path) -> None:
     journal = Journal.create(_plan(tmp_path))
     journal.close()
     with pytest.raises(FledgeError, match="the experiment has ended"):
@@ -132,13 +132,13 @@ def test_an_answer_that_comes_too_late_is_refused(tmp_path: Path) -> None:
     assert (journal.folder / "answers.jsonl").read_bytes() == b""
 
 
-def test_no_such_experiment(tmp_path: Path) -> None:
+def test_unknown_experiment_is_refused(tmp_path: Path) -> None:
     for name in ("nothing", "../../etc", ""):
         with pytest.raises(InputError, match="no experiment"):
             Journal.open(Workspace(state=str(tmp_path)), name)
 
 
-def test_an_experiment_is_found_by_a_prefix_or_as_the_last_that_is_unfinished(tmp_path: Path) -> None:
+def test_experiment_is_found_by_prefix_or_as_the_last_unfinished_one(tmp_path: Path) -> None:
     ids = ["abcd" + character * 28 for character in "123"]
     workspace = Workspace(state=str(tmp_path))
     with pytest.raises(InputError, match="is unfinished"):
@@ -149,9 +149,9 @@ def test_an_experiment_is_found_by_a_prefix_or_as_the_last_that_is_unfinished(tm
         if run_id == ids[2]:
             for cell in journal.unanswered():
                 journal.append(_answer(cell.key, arm=cell.arm, sample=cell.sample))
-        journal.mark_finished()  # which it is only where all is answered
+        journal.mark_finished()  # has no effect while answers are missing
         journal.close()
-    (tmp_path / "experiments" / ("abcd4" + "0" * 27)).mkdir()  # of a comparison with a judge, say: no plan
+    (tmp_path / "experiments" / ("abcd4" + "0" * 27)).mkdir()  # as of a comparison with a judge, without a plan
     for name, found in (("last", ids[1]), ("abcd1", ids[0]), (ids[2], ids[2]), ("abcd3", ids[2])):
         journal = Journal.open(workspace, name)
         assert journal.plan.run_id == found
@@ -163,7 +163,7 @@ def test_an_experiment_is_found_by_a_prefix_or_as_the_last_that_is_unfinished(tm
             Journal.open(workspace, name)
 
 
-def test_a_damaged_plan(tmp_path: Path) -> None:
+def test_damaged_plan_is_refused(tmp_path: Path) -> None:
     journal = Journal.create(_plan(tmp_path))
     journal.close()
     (journal.folder / "plan.json").write_text("{")
@@ -171,7 +171,7 @@ def test_a_damaged_plan(tmp_path: Path) -> None:
         Journal.open(journal.plan.config, journal.plan.run_id)
 
 
-def test_a_full_disk_loses_nothing_that_was_kept(tmp_path: Path) -> None:
+def test_full_disk_loses_no_stored_answer(tmp_path: Path) -> None:
     journal = Journal.create(_plan(tmp_path))
     journal.append(_answer("a"))
     size = (journal.folder / "answers.jsonl").stat().st_size

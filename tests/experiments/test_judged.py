@@ -1,4 +1,4 @@
-"""Experiments with a judge: on a real server that breaks three of ten answers."""
+"""Experiments with a judge, on a real server that breaks some of its answers."""
 
 import json
 import os
@@ -33,8 +33,8 @@ def _grade(_: str) -> dict[str, Any]:
     return {"result": 4, "rationale": "good enough"}
 
 
-def test_grades_are_scores_and_missing_ones_are_counted(workspace: Workspace) -> None:
-    said: list[str] = []
+def test_grades_become_scores_and_missing_grades_are_counted(workspace: Workspace) -> None:
+    lines: list[str] = []
     with serve(JudgeServer(_grade, broken=0.4, seed=2)) as server:
         settings = {
             "limit": 80,
@@ -43,7 +43,7 @@ def test_grades_are_scores_and_missing_ones_are_counted(workspace: Workspace) ->
             "judge_retries": 1,
             "tracking_uri": workspace.tracking_uri,
         }
-        found = evaluate("embedded", "judge>=0.5", settings=settings, engine=ScriptedEngine(), say=said.append)
+        found = evaluate("embedded", "judge>=0.5", settings=settings, engine=ScriptedEngine(), say=lines.append)
     table = load_table(MlflowClient(workspace.tracking_uri), found.run_id)
     grades = table["judge"].dropna()
     missing = len(table) - len(grades)
@@ -53,12 +53,12 @@ def test_grades_are_scores_and_missing_ones_are_counted(workspace: Workspace) ->
     assert found.passed
     assert 0 < missing < 40
     assert len(server.bodies) == 80 + broken - missing
-    (told,) = [text for text in said if text.startswith("the judge was asked")]
-    assert f"{len(server.bodies)} times" in told
-    assert f"{missing} judgements are missing" in told
+    (report,) = [text for text in lines if text.startswith("the judge was asked")]
+    assert f"{len(server.bodies)} times" in report
+    assert f"{missing} judgements are missing" in report
 
 
-def test_the_judge_is_recorded_and_survives_a_file(workspace: Workspace, tmp_path: Path) -> None:
+def test_judge_settings_are_recorded_and_read_back(workspace: Workspace, tmp_path: Path) -> None:
     config = ExperimentConfig.load({"judge": "http://127.0.0.1:9/v1#x", "judge_retries": 5})
     assert config.judging.judge_retries == 5
     assert ExperimentConfig.load(config.as_dict()).judging == config.judging
@@ -66,23 +66,23 @@ def test_the_judge_is_recorded_and_survives_a_file(workspace: Workspace, tmp_pat
 
 
 @pytest.mark.parametrize("bad", [{"judge": "gpt-4"}, {"judge_timeout": 0}])
-def test_a_judge_that_cannot_be_is_told(bad: dict[str, Any]) -> None:
+def test_invalid_judge_is_refused(bad: dict[str, Any]) -> None:
     with pytest.raises(Exception, match=r"judge"):
         ExperimentConfig.load(bad)
 
 
 def test_warning_if_a_model_judges_itself(workspace: Workspace) -> None:
-    said: list[str] = []
+    lines: list[str] = []
     with serve(JudgeServer(_grade)) as server:
         settings = {"limit": 2, "judge": server.url, "tracking_uri": workspace.tracking_uri}
-        evaluate(server.url, settings=settings, engine=ScriptedEngine(), say=said.append)
-    assert any("is the model being judged" in text for text in said)
+        evaluate(server.url, settings=settings, engine=ScriptedEngine(), say=lines.append)
+    assert any("is the model being judged" in text for text in lines)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("engine", ["scripted", "auto"])
-def test_our_own_endpoint_as_a_judge(workspace: Workspace, port: int, engine: str) -> None:
-    """Neither an echo nor the small embedded model says what a judge must: all is counted, and nothing scored."""
+def test_unusable_judgements_are_counted_and_not_scored(workspace: Workspace, port: int, engine: str) -> None:
+    """Neither an echo nor the small embedded model can judge."""
     where = {"tracking_uri": workspace.tracking_uri, "state": workspace.state}
     register(ExperimentConfig.load(where), name="mine", prompt="simple")
     promote("mine", 1, force=True, reason="test", workspace=workspace)
@@ -102,7 +102,7 @@ def test_our_own_endpoint_as_a_judge(workspace: Workspace, port: int, engine: st
     assert (run.data.metrics["judge_failed"], run.data.metrics["judge_asked"]) == (6, found.judge.asked)
 
 
-def test_what_has_no_grade_is_graded_later_and_not_asked_again(workspace: Workspace) -> None:
+def test_missing_grades_are_added_on_resume_without_asking_again(workspace: Workspace) -> None:
     asked: list[str] = []
 
     def script(prompt: str) -> str:
@@ -132,9 +132,7 @@ def test_what_has_no_grade_is_graded_later_and_not_asked_again(workspace: Worksp
 
 
 @pytest.mark.slow
-def test_ctrl_c_asks_the_judge_no_more_and_the_rest_is_judged_later(
-    fledge: Run, workspace: Workspace, tmp_path: Path
-) -> None:
+def test_ctrl_c_stops_the_judge_and_resume_grades_the_rest(fledge: Run, workspace: Workspace, tmp_path: Path) -> None:
     with serve(JudgeServer(_grade, hang_s=1.0)) as server:
         flags = ("--engine", "scripted", "--prompts", "simple", "--limit", "64", "--judge", server.url)
         command = [sys.executable, "-m", "fledge", "experiment", *flags, "--judge-concurrency", "2", "--json"]
@@ -143,10 +141,10 @@ def test_ctrl_c_asks_the_judge_no_more_and_the_rest_is_judged_later(
         while len(server.bodies) < 5:
             time.sleep(0.05)
         running.send_signal(signal.SIGINT)
-        _, told = running.communicate(timeout=PATIENCE_S)
+        _, stderr = running.communicate(timeout=PATIENCE_S)
         assert running.returncode == 130
         assert len(server.bodies) < 64
-        run_id = re.search(r"--resume ([0-9a-f]{8})", told.decode())
+        run_id = re.search(r"--resume ([0-9a-f]{8})", stderr.decode())
         assert run_id is not None
         server.hang_s = 0.0
         done = fledge("experiment", "--resume", run_id[1], "--json", cwd=tmp_path)
@@ -156,18 +154,18 @@ def test_ctrl_c_asks_the_judge_no_more_and_the_rest_is_judged_later(
     assert len(load_table(MlflowClient(workspace.tracking_uri), found["run_id"])["judge"].dropna()) == 64
 
 
-def test_a_key_is_recorded_nowhere(workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("OPENAI_API_KEY", "sk-secret-99\r\n")  # as a key file of Windows has it
+def test_api_key_is_not_recorded(workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-secret-99\r\n")  # as read from a Windows file
     with serve(JudgeServer(_grade)) as server:
         settings = {"limit": 2, "judge": server.url, "tracking_uri": workspace.tracking_uri}
         found = evaluate("embedded", settings=settings, engine=ScriptedEngine())
         assert found.metrics["judge"] == 0.75
-    kept = [path.read_bytes() for path in tmp_path.rglob("*") if path.is_file() and not path.is_symlink()]
-    assert len(kept) > 10
-    assert not any(b"sk-secret-99" in content for content in kept)
+    contents = [path.read_bytes() for path in tmp_path.rglob("*") if path.is_file() and not path.is_symlink()]
+    assert len(contents) > 10
+    assert not any(b"sk-secret-99" in content for content in contents)
 
 
-def test_a_key_that_no_header_takes(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_api_key_with_a_line_break_is_refused(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", "sk-a\nb")
     with serve(JudgeServer(_grade)) as server:
         settings = {"limit": 2, "judge": server.url, "tracking_uri": workspace.tracking_uri}
@@ -178,7 +176,7 @@ def test_a_key_that_no_header_takes(workspace: Workspace, monkeypatch: pytest.Mo
     assert {run.info.status for run in runs} == {"FAILED"}
 
 
-def test_a_judge_that_is_not_there_is_said_before_anything_is_asked(workspace: Workspace) -> None:
+def test_unreachable_judge_is_refused_before_the_experiment_starts(workspace: Workspace) -> None:
     settings = {"limit": 2, "judge": "http://127.0.0.1:9/v1#x", "tracking_uri": workspace.tracking_uri}
     with pytest.raises(FledgeError, match=r"nothing answers at http://127\.0\.0\.1:9: connection refused"):
         evaluate("embedded", settings=settings, engine=ScriptedEngine())

@@ -1,4 +1,4 @@
-"""MLflow compares two evaluation runs by itself from 3.18 on: there we agree with it."""
+"""Our comparison agrees with `mlflow.genai.compare_evaluations`, which MLflow has from 3.18 on."""
 
 from typing import Any
 
@@ -21,7 +21,7 @@ pytestmark = [
 ]
 
 
-def test_two_arms_as_mlflow_compares_them(workspace: Workspace) -> None:
+def test_comparison_of_two_arms_agrees_with_mlflow(workspace: Workspace) -> None:
     connect(workspace.tracking)
     rng = np.random.default_rng(0)
     scores = {"base": rng.normal(0.5, 0.1, 24), "other": rng.normal(0.55, 0.1, 24)}

@@ -1,4 +1,4 @@
-"""What is pre-registered before the first question is asked."""
+"""Pre-registered settings of a comparison."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -19,7 +19,7 @@ def _config(workspace: Workspace, **changes: object) -> ExperimentConfig:
     return replace(config, **changes)  # type: ignore[arg-type]
 
 
-def test_which_way_a_scorer_is_better_is_pre_registered(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_direction_of_a_scorer_is_pre_registered(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
     Path("rude.py").write_text(
         "import fledge\n@fledge.scorer(higher_is_better=False)\ndef rude(answer): return float(len(answer))\n"
     )
@@ -32,9 +32,7 @@ def test_which_way_a_scorer_is_better_is_pre_registered(workspace: Workspace, mo
 
 
 @pytest.mark.parametrize(("metric", "hint"), [("rouge_l", "--scorers rouge_l"), ("judge", "--judge"), ("tokenf1", "")])
-def test_a_metric_that_nothing_scores_is_refused_before_anything_is_asked(
-    workspace: Workspace, metric: str, hint: str
-) -> None:
+def test_metric_without_a_scorer_is_refused(workspace: Workspace, metric: str, hint: str) -> None:
     with pytest.raises(InputError, match=f"--metric {metric} is not scored in this experiment") as caught:
         run_experiment(_config(workspace, metric=metric))
     assert hint in caught.value.hint

@@ -1,4 +1,4 @@
-"""Results of an experiment as data frames and as tables of a notebook."""
+"""Results of an experiment as data frames and as notebook tables."""
 
 import pandas as pd
 import pytest
@@ -21,7 +21,7 @@ def result(workspace: Workspace) -> ExperimentResult:
     return run_experiment(config, questions=read_questions(FRAME), engine=ScriptedEngine(lambda _: "a < b"))
 
 
-def test_an_experiment_is_a_table_of_its_arms(result: ExperimentResult) -> None:
+def test_result_is_a_table_of_arms(result: ExperimentResult) -> None:
     frame = result.to_pandas()
     assert list(frame["arm"]) == ["simple", "expert"]
     assert frame["token_f1"].tolist() == [arm.metrics["token_f1"] for arm in result.arms]
@@ -30,7 +30,7 @@ def test_an_experiment_is_a_table_of_its_arms(result: ExperimentResult) -> None:
     assert "workspace" not in result.as_dict()
 
 
-def test_answers_are_found_without_naming_the_store_again(result: ExperimentResult) -> None:
+def test_answers_of_a_result_use_its_workspace(result: ExperimentResult) -> None:
     found = result.answers(sort="token_f1", limit=4)
     assert len(found) == 4
     assert [row.id for row in found] == [row.id for row in found.answers]
@@ -43,7 +43,7 @@ def test_answers_are_found_without_naming_the_store_again(result: ExperimentResu
     assert result.answers(arm="simple", wrong=True).to_pandas()["arm"].unique().tolist() == ["simple"]
 
 
-def test_a_comparison_is_a_table_of_its_pairs(result: ExperimentResult) -> None:
+def test_comparison_is_a_table_of_pairs(result: ExperimentResult) -> None:
     options = CompareOptions(guards=("latency_s<=+900%",))
     found = compare(result.run_id, options=options, workspace=result.workspace)
     (row,) = found.to_pandas().to_dict("records")

@@ -1,4 +1,4 @@
-"""An experiment that is killed, or whose tracking server goes away, loses nothing and asks nothing twice."""
+"""A killed experiment, or one whose tracking server fails, loses no answer and asks no question twice."""
 
 import json
 import os
@@ -28,8 +28,7 @@ from tests.conftest import PATIENCE_S
 from tests.experiments.tracking_server import TrackingServer, all_traces
 from tests.serving.harness import until
 
-# Asks with an engine that writes down each prompt, and answers as many as the file `allowed` says; `resume` is the run
-# to go on with, or nothing.
+# Logs each prompt, and answers as many as the file `allowed` says; `resume` is the run to resume, or empty.
 PROGRAM = """
 import itertools, json, os, pathlib, sys, time
 from fledge.core.settings import Workspace
@@ -63,27 +62,27 @@ def _allow(folder: Path, answers: int) -> None:
 
 
 def _start(folder: Path, uri: str, resume: str = "", *, answers: int) -> "subprocess.Popen[bytes]":
-    """Start the program, which answers so many prompts before it waits for more to be allowed."""
+    """Start the program, which waits after `answers` prompts until more are allowed."""
     _allow(folder, answers)
     command = [sys.executable, "-c", PROGRAM, resume, str(folder / "asked.jsonl"), str(folder / "allowed")]
     return subprocess.Popen(command, cwd=folder, env=os.environ | {"MLFLOW_TRACKING_URI": uri})
 
 
 def _journal(folder: Path) -> list[dict[str, str]]:
-    """The answers on disk of the only experiment in a folder."""
+    """Return the answers on disk of the only experiment in a folder."""
     paths = list((folder / ".fledge" / "experiments").glob("*/answers.jsonl"))
     content = paths[0].read_bytes() if paths else b""
     return [json.loads(line) for line in content[: content.rfind(b"\n") + 1].splitlines()]
 
 
 @pytest.mark.slow
-def test_killed_and_resumed(workspace: Workspace, tmp_path: Path) -> None:
+def test_killed_experiment_resumes_without_asking_twice(workspace: Workspace, tmp_path: Path) -> None:
     rng = random.Random(1)
     run_id, here = "", replace(workspace, state=str(tmp_path / ".fledge"))
     for _ in range(3):
         before, answers = len(_journal(tmp_path)), 1 + rng.randrange(12)
         process = _start(tmp_path, workspace.tracking, run_id, answers=answers)
-        assert until(lambda: len(_journal(tmp_path)) == before + answers)  # noqa: B023 (called at once)
+        assert until(lambda: len(_journal(tmp_path)) == before + answers)  # noqa: B023 (called immediately)
         assert [run.status for run in runs(workspace=here)] == ["running"]
         process.send_signal(signal.SIGKILL)
         process.wait()
@@ -112,7 +111,7 @@ def test_killed_and_resumed(workspace: Workspace, tmp_path: Path) -> None:
     assert [item.data.metrics["cells"] for item in nested] == [10] * 4
 
 
-def test_resuming_what_is_done_asks_nothing(workspace: Workspace) -> None:
+def test_resuming_a_finished_experiment_asks_nothing(workspace: Workspace) -> None:
     def never(prompt: str) -> str:
         raise AssertionError(prompt)
 
@@ -123,8 +122,8 @@ def test_resuming_what_is_done_asks_nothing(workspace: Workspace) -> None:
     assert len(all_traces(MlflowClient(workspace.tracking), first.run_id)) == 12
 
 
-def test_answers_that_failed_are_asked_again_and_replaced(workspace: Workspace) -> None:
-    def stumbling(prompt: str) -> str:
+def test_failed_answers_are_retried_and_replaced(workspace: Workspace) -> None:
+    def fail_sometimes(prompt: str) -> str:
         if prompt.startswith("Human:"):
             raise FledgeError("the engine stumbled")
         if prompt.startswith("Question:"):
@@ -132,15 +131,15 @@ def test_answers_that_failed_are_asked_again_and_replaced(workspace: Workspace) 
         return "yes"
 
     config = ExperimentConfig(tracking_uri=workspace.tracking, state=workspace.state, engine="scripted", limit=3)
-    first = run_experiment(config, engine=ScriptedEngine(stumbling))
+    first = run_experiment(config, engine=ScriptedEngine(fail_sometimes))
     assert first.failed == 6
     asked: list[str] = []
 
-    def answering(prompt: str) -> str:
+    def answer(prompt: str) -> str:
         asked.append(prompt)
         return "yes"
 
-    again = resume_experiment(first.run_id, engine=ScriptedEngine(answering), workspace=config)
+    again = resume_experiment(first.run_id, engine=ScriptedEngine(answer), workspace=config)
     assert (again.cells, again.failed, len(asked)) == (12, 3, 3)
     client = MlflowClient(workspace.tracking)
     found = client.search_traces(locations=[client.get_run(first.run_id).info.experiment_id])
@@ -148,11 +147,11 @@ def test_answers_that_failed_are_asked_again_and_replaced(workspace: Workspace) 
     assert {trace.info.trace_id for trace in found} == set(load_table(client, first.run_id)["trace_id"])
 
 
-def test_a_chain_of_ones_own_must_be_given_again(workspace: Workspace) -> None:
-    def answering(_values: dict[str, str]) -> str:
+def test_custom_chain_must_be_passed_again_on_resume(workspace: Workspace) -> None:
+    def answer(_values: dict[str, str]) -> str:
         return "yes"
 
-    chains = {"mine": RunnableLambda(answering)}
+    chains = {"mine": RunnableLambda(answer)}
     config = ExperimentConfig(tracking_uri=workspace.tracking, state=workspace.state, prompts=(), limit=2)
     run_id = run_experiment(config, arms=chains).run_id
     with pytest.raises(InputError, match="mine: custom chains cannot be restored from the journal"):
@@ -168,12 +167,12 @@ def tracking_server(workspace: Workspace, tmp_path: Path, port: int) -> Iterator
 
 
 @pytest.mark.slow
-def test_a_tracking_server_that_is_away_for_a_while(tracking_server: TrackingServer, tmp_path: Path) -> None:
+def test_experiment_survives_a_tracking_server_outage(tracking_server: TrackingServer, tmp_path: Path) -> None:
     process = _start(tmp_path, tracking_server.url, answers=8)
     assert until(lambda: len(_journal(tmp_path)) == 8)
     tracking_server.stop()
     _allow(tmp_path, 40)
-    assert until(lambda: len(_journal(tmp_path)) == 40)  # no answer waits for the server
+    assert until(lambda: len(_journal(tmp_path)) == 40)  # answers do not wait for the server
     time.sleep(3)
     assert process.poll() is None
     tracking_server.start()
@@ -186,7 +185,7 @@ def test_a_tracking_server_that_is_away_for_a_while(tracking_server: TrackingSer
 
 
 @pytest.mark.slow
-def test_a_tracking_server_that_does_not_come_back(tracking_server: TrackingServer, tmp_path: Path) -> None:
+def test_experiment_can_be_resumed_after_a_permanent_outage(tracking_server: TrackingServer, tmp_path: Path) -> None:
     config = ExperimentConfig(
         tracking_uri=tracking_server.url, engine="scripted", limit=5, concurrency=2, tracking_timeout=8
     )
@@ -198,11 +197,11 @@ def test_a_tracking_server_that_does_not_come_back(tracking_server: TrackingServ
         seen.append(prompt)
         return "yes"
 
-    told: list[str] = []
+    lines: list[str] = []
     with pytest.raises(FledgeError, match=r"are not in MLflow yet.* Every answer is kept in") as caught:
-        run_experiment(config, engine=ScriptedEngine(script), say=told.append)
+        run_experiment(config, engine=ScriptedEngine(script), say=lines.append)
     assert len(_journal(tmp_path)) == len(seen) == 20
-    assert any("every answer is kept on disk" in text for text in told)
+    assert any("every answer is kept on disk" in text for text in lines)
     (folder,) = (tmp_path / ".fledge" / "experiments").iterdir()
     assert caught.value.hint.endswith(f"fledge experiment --resume {folder.name[:8]}")
     tracking_server.start()

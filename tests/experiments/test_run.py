@@ -1,4 +1,4 @@
-"""Experiments on a real store, read back with MLflow's own client."""
+"""Experiments on a real store, read back with MLflow's client."""
 
 import contextlib
 import json
@@ -45,7 +45,7 @@ def _experiment(client: MlflowClient, name: str) -> str:
     return str(found.experiment_id)
 
 
-def test_runs_traces_and_tables_are_in_mlflow(workspace: Workspace) -> None:
+def test_runs_traces_and_tables_are_recorded_in_mlflow(workspace: Workspace) -> None:
     seen: list[tuple[int, int, int, int]] = []
     config = _config(workspace, samples=2, generation=GenerationParams(temperature=0.5))
     result = run_experiment(config, progress=lambda *numbers: seen.append(numbers))
@@ -101,7 +101,7 @@ def test_runs_traces_and_tables_are_in_mlflow(workspace: Workspace) -> None:
     assert len(client.search_traces(locations=[experiment], run_id=simple.info.run_id, max_results=500)) == 10
 
 
-def test_a_run_remembers_its_configuration(workspace: Workspace) -> None:
+def test_configuration_is_read_back_from_a_run(workspace: Workspace) -> None:
     from fledge.experiments._mlflow_experiments import load_arm, load_settings
     from fledge.prompts._mlflow_registry import open_store
     from fledge.prompts.prompt import Draft
@@ -138,7 +138,7 @@ def test_like_repeats_an_experiment(fledge: Run, workspace: Workspace) -> None:
         assert text in done.stderr
 
 
-def test_arms_may_differ_in_model_and_generation(workspace: Workspace, tmp_path: Path) -> None:
+def test_arms_can_differ_in_model_and_generation(workspace: Workspace, tmp_path: Path) -> None:
     model = write_model("gpt2", tmp_path / "tiny")
     arms = (
         ArmConfig("simple", "cold"),
@@ -164,7 +164,7 @@ def test_arms_may_differ_in_model_and_generation(workspace: Workspace, tmp_path:
     assert params["cold"]["model_digest"] != params["tiny"]["model_digest"]
 
 
-def test_a_run_for_each_answer(workspace: Workspace) -> None:
+def test_nested_cells_are_runs_for_each_answer(workspace: Workspace) -> None:
     config = _config(workspace, prompts=("simple", "expert"), limit=3, nested_cells=True)
     result = run_experiment(config, engine=FailingEngine("expert"))
     client = MlflowClient(workspace.tracking_uri)
@@ -178,27 +178,27 @@ def test_a_run_for_each_answer(workspace: Workspace) -> None:
     assert all(client.get_trace(run.data.tags["fledge.trace"]).info.trace_id for run in runs)
     resume_experiment(result.run_id, engine=ScriptedEngine(), workspace=config)
     runs = client.search_runs([experiment], "tags.`fledge.kind` = 'cell'")
-    assert len(runs) == 9  # three were asked once more
+    assert len(runs) == 9  # three were retried
 
 
-def test_chains_of_ones_own_beside_prompts(workspace: Workspace) -> None:
+def test_custom_chains_run_together_with_prompts(workspace: Workspace) -> None:
     chain = (
         ChatPromptTemplate([("human", "{question}")])
         | EngineChatModel(engine=ScriptedEngine(lambda _: "mine"))
         | StrOutputParser()
     )
 
-    def stumble(_values: dict[str, str]) -> str:
+    def fail(_values: dict[str, str]) -> str:
         raise ValueError("no idea")
 
-    own = {"mine": chain, "stumbling": RunnableLambda(stumble)}
+    own = {"mine": chain, "failing": RunnableLambda(fail)}
     result = run_experiment(_config(workspace, prompts=("simple",), limit=2), arms=own)
-    assert [(arm.name, arm.prompt) for arm in result.arms] == [("simple", "simple/1"), ("mine", ""), ("stumbling", "")]
+    assert [(arm.name, arm.prompt) for arm in result.arms] == [("simple", "simple/1"), ("mine", ""), ("failing", "")]
     assert (result.cells, result.failed) == (6, 2)
     client = MlflowClient(workspace.tracking_uri)
     table = load_table(client, result.run_id)
     assert set(table[table["arm"] == "mine"]["answer"]) == {"mine"}
-    assert set(table[table["arm"] == "stumbling"]["error"]) == {"no idea"}
+    assert set(table[table["arm"] == "failing"]["error"]) == {"no idea"}
     trace = client.get_trace(table[table["arm"] == "mine"].iloc[0]["trace_id"])
     names = {span.name for span in trace.data.spans}
     assert names == {"cell", "RunnableSequence", "ChatPromptTemplate", "EngineChatModel", "StrOutputParser", "score"}
@@ -227,7 +227,7 @@ run_experiment(ExperimentConfig(prompts=(), limit=2), arms={"mine": chain})
 
 @pytest.mark.slow
 @pytest.mark.parametrize("delay_ms", ["50", "5000"])
-def test_langchain_tracing_nests_under_ours(workspace: Workspace, tmp_path: Path, delay_ms: str) -> None:
+def test_langchain_spans_are_nested_in_the_cell_span(workspace: Workspace, tmp_path: Path, delay_ms: str) -> None:
     environment = os.environ | {"MLFLOW_TRACKING_URI": workspace.tracking, "OTEL_BSP_SCHEDULE_DELAY": delay_ms}
     subprocess.run([sys.executable, "-c", AUTOLOGGED], cwd=tmp_path, env=environment, capture_output=True, check=True)
     client = MlflowClient(workspace.tracking_uri)
@@ -243,7 +243,7 @@ def test_langchain_tracing_nests_under_ours(workspace: Workspace, tmp_path: Path
         assert (trace.info.state.value, trace.info.tags["fledge.arm"]) == ("OK", "mine")
 
 
-def test_compare_reads_the_run_and_leaves_its_verdict_there(workspace: Workspace) -> None:
+def test_compare_records_its_verdict_in_the_run(workspace: Workspace) -> None:
     run = run_experiment(_config(workspace)).run_id
     result = compare(run, options=CompareOptions(metric="response_length"), workspace=workspace)
     assert [arm.name for arm in result.arms] == ["simple", "conversational", "expert", "educational"]
@@ -254,7 +254,7 @@ def test_compare_reads_the_run_and_leaves_its_verdict_there(workspace: Workspace
 
 
 class FailingEngine(ScriptedEngine):
-    """Refuses every prompt that mentions a word."""
+    """Fails for every prompt that contains a word."""
 
     def __init__(self, word: str) -> None:
         super().__init__()
@@ -266,7 +266,7 @@ class FailingEngine(ScriptedEngine):
         return super().submit(prompt, params)
 
 
-def test_an_error_stays_with_its_cell(workspace: Workspace) -> None:
+def test_failed_cells_do_not_affect_other_cells(workspace: Workspace) -> None:
     result = run_experiment(_config(workspace), engine=FailingEngine("Human:"))
     assert (result.cells, result.failed) == (20, 5)
     metrics = {arm.name: arm.metrics["success_rate"] for arm in result.arms}
@@ -276,7 +276,7 @@ def test_an_error_stays_with_its_cell(workspace: Workspace) -> None:
     assert sum(trace.info.state == "ERROR" for trace in traces) == 5
 
 
-def test_a_prompt_whose_variable_no_question_has(workspace: Workspace, tmp_path: Path) -> None:
+def test_prompt_variable_without_a_column_is_refused(workspace: Workspace, tmp_path: Path) -> None:
     from fledge.prompts._mlflow_registry import open_store
     from fledge.prompts.prompt import Draft
     from fledge.tracking._mlflow_connection import connect
@@ -299,17 +299,17 @@ from fledge.experiments.run import run_experiment
 from fledge.engines.scripted import ScriptedEngine
 
 def script(prompt):
-    os.write(1, b"asked\\n")  # in one piece, whatever other threads write
+    os.write(1, b"asked\\n")  # atomic, unlike print
     time.sleep(0.2)
     return "yes"
 
-signal.signal(signal.SIGINT, signal.default_int_handler)  # the shell that started the tests may have it ignored
+signal.signal(signal.SIGINT, signal.default_int_handler)  # background jobs ignore SIGINT
 run_experiment(ExperimentConfig(engine="scripted", concurrency=2), engine=ScriptedEngine(script))
 """
 
 
 @pytest.mark.slow
-def test_an_interrupted_experiment_ends_as_killed(workspace: Workspace, tmp_path: Path) -> None:
+def test_interrupted_runs_have_the_status_killed(workspace: Workspace, tmp_path: Path) -> None:
     environment = os.environ | {"MLFLOW_TRACKING_URI": workspace.tracking_uri}
     process = subprocess.Popen(
         [sys.executable, "-c", SLOW_EXPERIMENT],
@@ -322,7 +322,7 @@ def test_an_interrupted_experiment_ends_as_killed(workspace: Workspace, tmp_path
     assert process.stdout
     for _ in range(4):
         assert process.stdout.readline() == "asked\n"
-    for _ in range(3):  # Python may drop an interrupt that meets it in a destructor; a user presses Ctrl-C again
+    for _ in range(3):  # Python drops an interrupt that arrives in a destructor
         process.send_signal(signal.SIGINT)
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(60)
@@ -336,7 +336,7 @@ def test_an_interrupted_experiment_ends_as_killed(workspace: Workspace, tmp_path
     assert time.time() * 1000 - runs[0].info.end_time < 600_000
 
 
-def test_questions_that_are_hard_to_take(workspace: Workspace, tmp_path: Path, embedded_engine: Engine) -> None:
+def test_unusual_questions_are_recorded_as_given(workspace: Workspace, tmp_path: Path, embedded_engine: Engine) -> None:
     texts = ["What is 😀?", "מה זה למידת מכונה?", "Quote ' and \" and {{question}} and %s", "why " * 50_000]
     path = tmp_path / "hard.jsonl"
     path.write_text("".join(json.dumps({"question": text.strip()}) + "\n" for text in texts), encoding="utf-8")
@@ -355,13 +355,13 @@ def test_questions_that_are_hard_to_take(workspace: Workspace, tmp_path: Path, e
     assert filled.data.spans[1].outputs == f"Question: {texts[2]}\nAnswer:"
 
 
-def test_a_model_that_returns_nothing(workspace: Workspace) -> None:
+def test_empty_answers_are_scored(workspace: Workspace) -> None:
     result = run_experiment(_config(workspace, prompts=("simple",)), engine=ScriptedEngine(lambda _: ""))
     (arm,) = result.arms
     assert (result.failed, arm.metrics["empty"], arm.metrics["response_quality"]) == (0, 1.0, 0.0)
 
 
-def test_one_at_a_time_for_latency(workspace: Workspace) -> None:
+def test_latency_mode_runs_one_prompt_at_a_time(workspace: Workspace) -> None:
     lock, now, most, together = threading.Lock(), 0, 0, threading.Barrier(1)
 
     def script(_prompt: str) -> str:
@@ -381,7 +381,7 @@ def test_one_at_a_time_for_latency(workspace: Workspace) -> None:
     assert most > 1
 
 
-def test_bad_input_is_told_before_anything_is_recorded(workspace: Workspace) -> None:
+def test_invalid_input_is_refused_before_anything_is_recorded(workspace: Workspace) -> None:
     for changes, text in (
         ({"prompts": ("nothing",)}, "no prompt 'nothing'"),
         ({"prompts": ("simple@nobody",)}, "no prompt 'simple@nobody'"),

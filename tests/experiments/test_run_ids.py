@@ -1,4 +1,4 @@
-"""What a user calls a run, against the ids that there are."""
+"""References to runs by a prefix of their ids."""
 
 import pytest
 
@@ -12,11 +12,11 @@ IDS = ("abcd" + "0" * 28, "abcd" + "1" * 28, "ef" * 16)
     ("name", "found"),
     [(IDS[0], IDS[0]), ("abcd0", IDS[0]), ("efef", IDS[2]), ("efe", None), ("", None), ("fefe", None), ("ABCD0", None)],
 )
-def test_an_id_or_four_characters_of_it_name_a_run(name: str, found: str | None) -> None:
+def test_run_is_matched_by_four_or_more_characters_of_its_id(name: str, found: str | None) -> None:
     assert match_run(name, IDS) == found
 
 
-def test_a_prefix_of_several_runs_is_refused_with_their_ids() -> None:
+def test_ambiguous_prefix_is_refused_with_the_matching_ids() -> None:
     with pytest.raises(InputError, match=f"2 runs begin with 'abcd': {IDS[0]}, {IDS[1]}"):
         match_run("abcd", IDS)
     many = [f"abcd{number:028d}" for number in range(13)]
@@ -24,7 +24,7 @@ def test_a_prefix_of_several_runs_is_refused_with_their_ids() -> None:
         match_run("abcd", many)
 
 
-def test_a_short_id_is_as_long_as_it_must_be() -> None:
+def test_short_id_is_unique_among_the_runs() -> None:
     run, close = "a" * 32, "a" * 12 + "b" * 20
     assert short_id(run) == "a" * 8
     assert short_id(run, [run, "c" * 32]) == "a" * 8

@@ -22,7 +22,7 @@ def _config(workspace: Workspace, **changes: object) -> ExperimentConfig:
     return replace(config, **changes)  # type: ignore[arg-type]
 
 
-def test_experiments_and_evaluations_newest_first(workspace: Workspace) -> None:
+def test_experiments_and_evaluations_are_listed_newest_first(workspace: Workspace) -> None:
     assert runs(workspace=workspace) == []
     first = run_experiment(_config(workspace, prompts=("simple", "expert")))
     second = run_experiment(_config(workspace, prompts=("expert",), experiment_name="another"))
@@ -44,7 +44,7 @@ def test_experiments_and_evaluations_newest_first(workspace: Workspace) -> None:
         runs(limit=-1, workspace=workspace)
 
 
-def test_a_run_is_found_by_its_prefix_or_as_the_last(workspace: Workspace) -> None:
+def test_run_is_found_by_prefix_or_as_the_last(workspace: Workspace) -> None:
     client = connect(workspace.tracking)
     with pytest.raises(InputError, match="there is no experiment yet"):
         find_run(client, "last")
@@ -60,14 +60,14 @@ def test_a_run_is_found_by_its_prefix_or_as_the_last(workspace: Workspace) -> No
         assert "fledge runs" in caught.value.hint
 
 
-def test_a_prefix_of_several_runs_or_of_an_arm_names_none(workspace: Workspace, tmp_path: Path) -> None:
+def test_prefix_of_several_runs_or_of_an_arm_is_refused(workspace: Workspace, tmp_path: Path) -> None:
     client = connect(workspace.tracking)
     kinds = {"abcd" + "1" * 28: "experiment", "abcd" + "2" * 28: "evaluation", "cdef" + "3" * 28: "arm"}
     store = sqlite3.connect(tmp_path / "mlflow.db")
-    for wanted, kind in kinds.items():
-        made = client.create_run("0", tags={"fledge.kind": kind}).info.run_id
+    for run_id, kind in kinds.items():
+        created = client.create_run("0", tags={"fledge.kind": kind}).info.run_id
         for table in ("runs", "tags"):
-            store.execute(f"UPDATE {table} SET run_uuid = ? WHERE run_uuid = ?", (wanted, made))  # noqa: S608
+            store.execute(f"UPDATE {table} SET run_uuid = ? WHERE run_uuid = ?", (run_id, created))  # noqa: S608
         store.commit()
     store.close()
     with pytest.raises(InputError, match=r"2 runs begin with 'abcd': abcd1+, abcd2+"):

@@ -1,4 +1,4 @@
-"""Few-shot arms: examples that are never among the questions asked, put before the question."""
+"""Few-shot arms: examples before the question, never from the questions asked."""
 
 import json
 from dataclasses import replace
@@ -49,14 +49,14 @@ def test_examples_become_earlier_turns_of_a_chat() -> None:
     )
 
 
-def test_examples_of_a_text_to_complete_stand_before_it() -> None:
+def test_examples_precede_a_text_to_complete() -> None:
     prompt = Prompt("qa", 1, "Q: {{question}}\nA:")
     draft = few_shot(prompt, "completion", SHOTS[1:], "train.jsonl")
     filled = Prompt("x", 1, draft.template).fill({"question": "3 + 3?"})
     assert filled == "Q: 2 + 2?\nA: #### 4\n\nQ: 3 + 3?\nA:"
 
 
-def test_turns_that_ask_the_question_are_repeated() -> None:
+def test_turns_with_the_question_are_repeated_for_each_example() -> None:
     ends_without = (Message("system", "Be short."), Message("user", "{{question}}"), Message("user", "Go."))
     draft = few_shot(Prompt("two", 1, ends_without), "chat", SHOTS[1:], "train.jsonl")
     assert Prompt("x", 1, draft.template).fill({"question": "3 + 3?"}) == (
@@ -67,19 +67,19 @@ def test_turns_that_ask_the_question_are_repeated() -> None:
         Message("user", "3 + 3?"),
         Message("user", "Go."),
     )
-    begun = (Message("user", "{{question}}"), Message("assistant", "Answer is"))
-    with pytest.raises(InputError, match="prompt begun/1 takes no examples"):
-        few_shot(Prompt("begun", 1, begun), "chat", SHOTS, "train.jsonl")
+    prefilled = (Message("user", "{{question}}"), Message("assistant", "Answer is"))
+    with pytest.raises(InputError, match="prompt prefilled/1 takes no examples"):
+        few_shot(Prompt("prefilled", 1, prefilled), "chat", SHOTS, "train.jsonl")
 
 
-def test_braces_in_examples_are_text() -> None:
+def test_braces_in_examples_are_literal() -> None:
     shots = (Question("a", r"f'{question}' and \{\{x\}\}", "{% raw %} {{y}}"),)
     draft = few_shot(CHAT, "chat", shots, "train.jsonl")
     filled = Prompt("x", 1, draft.template).fill({"question": "3 + 3?"})
     assert [turn.content for turn in filled][1:3] == [shots[0].question, shots[0].reference]  # type: ignore[union-attr]
 
 
-def test_each_prompt_is_asked_with_and_without_examples(workspace: Workspace, tmp_path: Path) -> None:
+def test_each_prompt_runs_with_and_without_examples(workspace: Workspace, tmp_path: Path) -> None:
     asked = write_rows(tmp_path / "test.jsonl", 6)
     layout = QuestionLayout(("reference=answer",), r"#### (\d+)")
     configured = config(
@@ -87,7 +87,7 @@ def test_each_prompt_is_asked_with_and_without_examples(workspace: Workspace, tm
         prompts=("simple",),
         questions=asked,
         shots=(0, 2),
-        shots_from=write_rows(tmp_path / "train.jsonl", 20),  # the first six are asked, too
+        shots_from=write_rows(tmp_path / "train.jsonl", 20),  # includes the six questions asked
         layout=layout,
         scorers=("number",),
     )
@@ -110,7 +110,7 @@ def test_each_prompt_is_asked_with_and_without_examples(workspace: Workspace, tm
     assert [arm.digest for arm in again.arms] == [arm.digest for arm in result.arms]
 
 
-def test_repeating_an_experiment_asks_the_same_examples(workspace: Workspace, tmp_path: Path) -> None:
+def test_repeated_experiment_uses_the_same_examples(workspace: Workspace, tmp_path: Path) -> None:
     layout = QuestionLayout(("reference=answer",))
     asked = write_rows(tmp_path / "test.jsonl", 8)
     first = run_experiment(
@@ -122,7 +122,7 @@ def test_repeating_an_experiment_asks_the_same_examples(workspace: Workspace, tm
     assert [arm.digest for arm in again.arms] == [arm.digest for arm in first.arms]
 
 
-def test_examples_come_from_the_questions_that_are_not_asked(workspace: Workspace, tmp_path: Path) -> None:
+def test_examples_come_from_questions_that_are_not_asked(workspace: Workspace, tmp_path: Path) -> None:
     asked = write_rows(tmp_path / "test.jsonl", 5)
     layout = QuestionLayout(("reference=answer",))
     arms = (ArmConfig("simple"), ArmConfig("simple", "shown", shots=1))
@@ -130,7 +130,7 @@ def test_examples_come_from_the_questions_that_are_not_asked(workspace: Workspac
     assert [arm.name for arm in result.arms] == ["simple", "shown"]
     with pytest.raises(InputError, match=r"needs 2 examples with a reference, and .* has 1") as caught:
         run_experiment(config(workspace, prompts=("simple",), shots=(2,), questions=asked, limit=4, layout=layout))
-    assert "4 are asked themselves" in caught.value.message
+    assert "4 are asked in the experiment" in caught.value.message
     assert "--shots-from" in caught.value.hint
 
 
@@ -149,7 +149,7 @@ def test_bad_settings_are_refused(settings: dict[str, object], problem: str) -> 
         ExperimentConfig(**settings)  # type: ignore[arg-type]
 
 
-def test_what_counts_of_an_answer_is_scored(workspace: Workspace, tmp_path: Path) -> None:
+def test_answer_pattern_is_scored(workspace: Workspace, tmp_path: Path) -> None:
     (tmp_path / "q.jsonl").write_text('{"question": "the answer is Paris, I say", "reference": "paris"}')
     result = run_experiment(
         config(workspace, prompts=("simple",), questions=str(tmp_path / "q.jsonl"), answer_pattern=r"is (\w+)")
@@ -157,7 +157,7 @@ def test_what_counts_of_an_answer_is_scored(workspace: Workspace, tmp_path: Path
     assert "answer_pattern" in result.arms[0].metrics
 
 
-def test_one_prompt_with_examples_is_registered_once_for_each_way_to_put_it(workspace: Workspace) -> None:
+def test_few_shot_prompt_is_registered_once_for_each_format(workspace: Workspace) -> None:
     store = open_prompts(workspace=workspace)
     chat = few_shot(Prompt("kind", 1, "{{question}}"), "chat", SHOTS, "train.jsonl")
     text = few_shot(Prompt("kind", 1, "{{question}}"), "completion", SHOTS, "train.jsonl")

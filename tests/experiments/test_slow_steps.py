@@ -1,4 +1,4 @@
-"""Answers are on disk while the engine is in its next step, however long that takes."""
+"""Answers reach the disk before the engine's next step ends."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""A real tracking server for tests, and what is in it."""
+"""A real tracking server for tests, and the traces in it."""
 
 import os
 import signal
@@ -12,7 +12,7 @@ from mlflow import MlflowClient
 
 
 class TrackingServer:
-    """A real `mlflow server`, that can be stopped and started again."""
+    """A real `mlflow server` that can be stopped and started again."""
 
     def __init__(self, folder: Path, port: int) -> None:
         self.url = f"http://127.0.0.1:{port}"
@@ -40,7 +40,7 @@ class TrackingServer:
 
     def stop(self) -> None:
         if self._process.poll() is None:
-            os.killpg(self._process.pid, signal.SIGKILL)  # the group is its own
+            os.killpg(self._process.pid, signal.SIGKILL)  # including its workers
             self._process.wait()
 
     def close(self) -> None:
@@ -49,7 +49,7 @@ class TrackingServer:
 
 
 def all_traces(client: MlflowClient, run_id: str) -> list[str]:
-    """The ids of all traces of a run's experiment; each has the spans of a cell."""
+    """Return the ids of all traces of a run's experiment, and check that each has the spans of a cell."""
     found: list[str] = []
     token, experiment = None, client.get_run(run_id).info.experiment_id
     while token != "":

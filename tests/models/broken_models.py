@@ -1,6 +1,6 @@
 """Model folders that must not be loaded; the payloads are inert.
 
-A payload that is unpickled or imported creates `executed` beside the folder, and does nothing else.
+A payload that is unpickled or imported creates `executed` next to the folder, and does nothing else.
 """
 
 import json
@@ -31,7 +31,7 @@ CONFIG = {
 
 
 class Payload:
-    """Creates a folder when unpickled."""
+    """Create the folder `marker` when unpickled."""
 
     def __init__(self, marker: Path) -> None:
         self.marker = marker
@@ -86,7 +86,7 @@ def write_model(folder: Path) -> Path:
     return folder
 
 
-def arm(folder: Path) -> None:
+def add_payloads(folder: Path) -> None:
     """Add payloads that must never run, under the names that libraries look for."""
     for name in ("pytorch_model.bin", "adapter_model.bin", "training_args.bin"):
         (folder / name).write_bytes(payload(folder))
@@ -136,7 +136,7 @@ def text(name: str, content: str | bytes) -> Break:
     return lambda folder: (folder / name).write_bytes(content if isinstance(content, bytes) else content.encode())
 
 
-def without(config_key: str) -> Break:
+def drop_key(config_key: str) -> Break:
     def apply(folder: Path) -> None:
         content = {key: value for key, value in CONFIG.items() if key != config_key}
         (folder / "config.json").write_text(json.dumps(content))
@@ -144,7 +144,7 @@ def without(config_key: str) -> Break:
     return apply
 
 
-def only(name: str) -> Break:
+def pickle_as(name: str) -> Break:
     def apply(folder: Path) -> None:
         (folder / "model.safetensors").unlink()
         (folder / name).write_bytes(payload(folder))
@@ -152,8 +152,8 @@ def only(name: str) -> Break:
     return apply
 
 
-def linked(name: str, target: str) -> Break:
-    """Replace `name` with a link to `target`; its content moves to `outside`, next to the folder."""
+def link(name: str, target: str) -> Break:
+    """Replace `name` with a link to `target`, and move its content to `outside`, next to the folder."""
 
     def apply(folder: Path) -> None:
         (folder.parent / "outside").write_bytes((folder / name).read_bytes())
@@ -163,12 +163,12 @@ def linked(name: str, target: str) -> Break:
     return apply
 
 
-def hopping(folder: Path) -> None:
-    linked("tokenizer.json", "hop")(folder)
+def link_twice(folder: Path) -> None:
+    link("tokenizer.json", "hop")(folder)
     (folder / "hop").symlink_to("../outside")
 
 
-def special(make: Callable[[Path], Any], name: str) -> Break:
+def replace(make: Callable[[Path], Any], name: str) -> Break:
     def apply(folder: Path) -> None:
         (folder / name).unlink()
         make(folder / name)
@@ -176,7 +176,7 @@ def special(make: Callable[[Path], Any], name: str) -> Break:
     return apply
 
 
-def sharded(weight_map: Any) -> Break:
+def shard(weight_map: Any) -> Break:
     def apply(folder: Path) -> None:
         (folder / "model.safetensors").rename(folder / "part.safetensors")
         (folder.parent / "outside.safetensors").write_bytes((folder / "part.safetensors").read_bytes())
@@ -186,7 +186,7 @@ def sharded(weight_map: Any) -> Break:
     return apply
 
 
-def header(content: Any, size: int | None = None, data: int = 16) -> Break:
+def write_header(content: Any, size: int | None = None, data: int = 16) -> Break:
     """Write a weight file with this header, which claims to have `size` bytes."""
 
     def apply(folder: Path) -> None:
@@ -201,16 +201,16 @@ def tensor(shape: list[int], start: int, end: int) -> dict[str, Any]:
     return {"dtype": "F32", "shape": shape, "data_offsets": [start, end]}
 
 
-def named_in_bytes(folder: Path) -> None:
+def add_invalid_name(folder: Path) -> None:
     Path(os.fsdecode(os.fsencode(folder) + b"/\xff.txt")).write_text("")
 
 
-def truncated(folder: Path) -> None:
+def truncate(folder: Path) -> None:
     path = folder / "model.safetensors"
     path.write_bytes(path.read_bytes()[:-100])
 
 
-def pickled(folder: Path) -> None:
+def pickle_weights(folder: Path) -> None:
     (folder / "model.safetensors").write_bytes(payload(folder))
 
 
@@ -223,12 +223,12 @@ VOCABULARY = r"config\.json has 'vocab_size' .+, which is not a number of tokens
 TOO_LARGE = "which is too large for its weights"
 
 CASES: dict[str, tuple[Break, type[FledgeError], str]] = {
-    "only a pickle": (only("pytorch_model.bin"), FledgeError, NO_WEIGHTS),
-    "only Keras weights": (only("tf_model.h5"), FledgeError, NO_WEIGHTS),
-    "only Flax weights": (only("flax_model.msgpack"), FledgeError, NO_WEIGHTS),
-    "only GGUF": (only("model.gguf"), FledgeError, NO_WEIGHTS),
-    "weights of another name": (only("consolidated.safetensors"), FledgeError, NO_WEIGHTS),
-    "a pickle named safetensors": (pickled, InputError, BROKEN),
+    "only a pickle": (pickle_as("pytorch_model.bin"), FledgeError, NO_WEIGHTS),
+    "only Keras weights": (pickle_as("tf_model.h5"), FledgeError, NO_WEIGHTS),
+    "only Flax weights": (pickle_as("flax_model.msgpack"), FledgeError, NO_WEIGHTS),
+    "only GGUF": (pickle_as("model.gguf"), FledgeError, NO_WEIGHTS),
+    "weights of another name": (pickle_as("consolidated.safetensors"), FledgeError, NO_WEIGHTS),
+    "a pickle named safetensors": (pickle_weights, InputError, BROKEN),
     "auto_map": (
         config(auto_map={"AutoModelForCausalLM": "evil.Model"}),
         FledgeError,
@@ -290,45 +290,45 @@ CASES: dict[str, tuple[Break, type[FledgeError], str]] = {
         FledgeError,
         OWN_FOLDER,
     ),
-    "weights linked to outside": (linked("model.safetensors", "../outside"), FledgeError, "points outside the folder"),
-    "a config linked to outside": (linked("config.json", "../outside"), FledgeError, "points outside the folder"),
-    "a tokenizer over two links": (hopping, FledgeError, "points outside the folder"),
+    "weights linked to outside": (link("model.safetensors", "../outside"), FledgeError, "points outside the folder"),
+    "a config linked to outside": (link("config.json", "../outside"), FledgeError, "points outside the folder"),
+    "a tokenizer over two links": (link_twice, FledgeError, "points outside the folder"),
     "a model card linked to a device": (
         lambda folder: (folder / "README.md").symlink_to("/dev/zero"),
         FledgeError,
         "points outside the folder",
     ),
-    "a link to nothing": (linked("config.json", "missing"), InputError, "is a broken link"),
-    "a link to itself": (linked("config.json", "config.json"), InputError, "is a broken link"),
-    "a folder for a config": (special(Path.mkdir, "config.json"), InputError, "not a regular file"),
-    "a name that is not UTF-8": (named_in_bytes, InputError, "name"),
+    "a link to nothing": (link("config.json", "missing"), InputError, "is a broken link"),
+    "a link to itself": (link("config.json", "config.json"), InputError, "is a broken link"),
+    "a folder for a config": (replace(Path.mkdir, "config.json"), InputError, "not a regular file"),
+    "a name that is not UTF-8": (add_invalid_name, InputError, "name"),
     "a shard outside": (
-        sharded({"wte": "../outside.safetensors"}),
+        shard({"wte": "../outside.safetensors"}),
         FledgeError,
         "not a safetensors file in its folder",
     ),
-    "a shard by absolute path": (sharded({"wte": "/etc/passwd"}), FledgeError, "not a safetensors file in its folder"),
-    "a pickled shard": (sharded({"wte": "part.bin"}), FledgeError, "not a safetensors file in its folder"),
-    "a shard that is missing": (sharded({"wte": "other.safetensors"}), InputError, r"lacks 'other\.safetensors'"),
-    "a shard that clears the screen": (sharded({"wte": "\x1b[2J.safetensors"}), InputError, "which its index names"),
+    "a shard by absolute path": (shard({"wte": "/etc/passwd"}), FledgeError, "not a safetensors file in its folder"),
+    "a pickled shard": (shard({"wte": "part.bin"}), FledgeError, "not a safetensors file in its folder"),
+    "a shard that is missing": (shard({"wte": "other.safetensors"}), InputError, r"lacks 'other\.safetensors'"),
+    "a shard that clears the screen": (shard({"wte": "\x1b[2J.safetensors"}), InputError, "which its index names"),
     "a kind of number that clears the screen": (
-        header({"wte": {**tensor([4], 0, 16), "dtype": "\x1b[2J"}}),
+        write_header({"wte": {**tensor([4], 0, 16), "dtype": "\x1b[2J"}}),
         InputError,
         BROKEN,
     ),
-    "an index that is a list": (sharded(["part.safetensors"]), InputError, "no weight_map"),
-    "an index of numbers": (sharded({"wte": 1}), InputError, "no weight_map"),
-    "an empty index": (sharded({}), InputError, "no weight_map"),
-    "a header of 2^62 bytes": (header(b"{}", size=2**62), InputError, BROKEN),
-    "a header beyond the file": (header(b"{}", size=1000), InputError, BROKEN),
-    "a header that is not JSON": (header(b"not json"), InputError, BROKEN),
-    "a tensor beyond the file": (header({"wte": tensor([1000], 0, 4000)}), InputError, BROKEN),
-    "overlapping tensors": (header({"a": tensor([4], 0, 16), "b": tensor([4], 0, 16)}), InputError, BROKEN),
-    "a shape beyond its bytes": (header({"wte": tensor([2**40, 2**40], 0, 16)}), InputError, BROKEN),
-    "a negative shape": (header({"wte": tensor([-4], 0, 16)}), InputError, BROKEN),
-    "no tensors": (header({}, data=0), InputError, "without weights"),
+    "an index that is a list": (shard(["part.safetensors"]), InputError, "no weight_map"),
+    "an index of numbers": (shard({"wte": 1}), InputError, "no weight_map"),
+    "an empty index": (shard({}), InputError, "no weight_map"),
+    "a header of 2^62 bytes": (write_header(b"{}", size=2**62), InputError, BROKEN),
+    "a header beyond the file": (write_header(b"{}", size=1000), InputError, BROKEN),
+    "a header that is not JSON": (write_header(b"not json"), InputError, BROKEN),
+    "a tensor beyond the file": (write_header({"wte": tensor([1000], 0, 4000)}), InputError, BROKEN),
+    "overlapping tensors": (write_header({"a": tensor([4], 0, 16), "b": tensor([4], 0, 16)}), InputError, BROKEN),
+    "a shape beyond its bytes": (write_header({"wte": tensor([2**40, 2**40], 0, 16)}), InputError, BROKEN),
+    "a negative shape": (write_header({"wte": tensor([-4], 0, 16)}), InputError, BROKEN),
+    "no tensors": (write_header({}, data=0), InputError, "without weights"),
     "an empty weight file": (text("model.safetensors", b""), InputError, BROKEN),
-    "a weight file cut off": (truncated, InputError, BROKEN),
+    "a truncated weight file": (truncate, InputError, BROKEN),
     "no config": (lambda folder: (folder / "config.json").unlink(), InputError, r"no config\.json"),
     "a config that is not JSON": (text("config.json", "{'a': 1}"), InputError, "is not JSON"),
     "a config that is not UTF-8": (text("config.json", b'{"a": "\xff"}'), InputError, "not UTF-8"),
@@ -349,7 +349,7 @@ CASES: dict[str, tuple[Break, type[FledgeError], str]] = {
         InputError,
         "is not JSON",
     ),
-    "no architecture": (without("architectures"), InputError, "names no architecture"),
+    "no architecture": (drop_key("architectures"), InputError, "names no architecture"),
     "an encoder": (config(architectures=["BertForMaskedLM"]), InputError, "does not generate text"),
     "an architecture that clears the screen": (
         config(architectures=["\x1b[2JForCausalLM"]),
@@ -358,7 +358,7 @@ CASES: dict[str, tuple[Break, type[FledgeError], str]] = {
     ),
     "an architecture that cannot be printed": (config(architectures=["\ud800ForCausalLM"]), InputError, ARCHITECTURE),
     "an adapter": (edit("adapter_config.json", peft_type="LORA"), InputError, "an adapter"),
-    "no vocabulary": (without("vocab_size"), InputError, VOCABULARY),
+    "no vocabulary": (drop_key("vocab_size"), InputError, VOCABULARY),
     "a vocabulary of billions": (config(vocab_size=10**12), InputError, VOCABULARY),
     "a vocabulary of words": (config(vocab_size="many"), InputError, VOCABULARY),
     "a vocabulary of truth": (config(vocab_size=True), InputError, VOCABULARY),

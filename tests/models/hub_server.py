@@ -27,7 +27,7 @@ class Hub:
     sizes: dict[str, int] = field(default_factory=dict)  # false sizes of files
     linked_size: int = 0  # false size of the weights in the redirect
     about: bytes = b""  # overrides the description of the model
-    silent: bool = False  # accepts requests for the model, but never answers
+    silent: bool = False  # accepts requests for the model, but never responds
     cut_at: float = 0.0  # fraction of a weight file's body where the connection breaks, once
     cut_always: bool = False
     stall: bool = False  # waits instead of breaking the connection
@@ -37,7 +37,7 @@ class Hub:
     store_url: str = ""
     released: threading.Event = field(default_factory=threading.Event)
 
-    def asked_for(self, name: str, method: str = "GET") -> list[dict[str, str]]:
+    def content_requests(self, name: str, method: str = "GET") -> list[dict[str, str]]:
         """Return the headers of the requests for a file's content."""
         return [headers for verb, path, headers in self.requests if verb == method and path.endswith(f"/{name}")]
 
@@ -164,9 +164,9 @@ class _Api(_Store):
             return
         siblings: list[dict[str, Any]] = [{"rfilename": name} for name in self.hub.files]
         if with_sizes:
-            for told in siblings:
-                name = told["rfilename"]
-                told["size"] = self.hub.sizes.get(name, len(self.hub.files[name]))
+            for sibling in siblings:
+                name = sibling["rfilename"]
+                sibling["size"] = self.hub.sizes.get(name, len(self.hub.files[name]))
         body = {"id": "org/model", "sha": commit, "siblings": siblings}
         self.send(200, json.dumps(body).encode(), {"Content-Type": "application/json"})
 

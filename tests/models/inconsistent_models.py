@@ -29,15 +29,15 @@ def weights(change: Callable[[dict[str, Any]], object]) -> Break:
     return apply
 
 
-def dropped(name: str) -> Break:
+def drop(name: str) -> Break:
     return weights(lambda tensors: tensors.pop(name))
 
 
-def added(name: str, value: Any) -> Break:
+def add(name: str, value: Any) -> Break:
     return weights(lambda tensors: tensors.update({name: value}))
 
 
-def number(name: str, value: float, kind: type = np.float32) -> Break:
+def set_last(name: str, value: float, kind: type = np.float32) -> Break:
     """Set the last number of a tensor, with all weights converted to `kind`."""
 
     def change(tensors: dict[str, Any]) -> None:
@@ -48,7 +48,7 @@ def number(name: str, value: float, kind: type = np.float32) -> Break:
     return weights(change)
 
 
-def as_bfloat16(value: int) -> Break:
+def to_bfloat16(value: int) -> Break:
     """Convert the weights to bfloat16, which numpy lacks, and set the bits of one number."""
 
     def apply(folder: Path) -> None:
@@ -71,7 +71,7 @@ def as_bfloat16(value: int) -> Break:
     return apply
 
 
-def renamed(tensors: dict[str, Any]) -> None:
+def strip_prefix(tensors: dict[str, Any]) -> None:
     for name in list(tensors):
         tensors[name.removeprefix("transformer.")] = tensors.pop(name)
 
@@ -84,7 +84,7 @@ def model(**changes: Any) -> Break:
     return tokenizer(model={**TOKENIZER["model"], **changes})
 
 
-def added_token(**changes: Any) -> Break:
+def add_token(**changes: Any) -> Break:
     return tokenizer(added_tokens=[*TOKENIZER["added_tokens"], {**TOKENIZER["added_tokens"][0], **changes}])
 
 
@@ -92,7 +92,7 @@ def steps(kind: str, *items: dict[str, Any]) -> dict[str, Any]:
     return {"type": "Sequence", kind: list(items)}
 
 
-def cut(folder: Path) -> None:
+def cut_vocabulary(folder: Path) -> None:
     """Remove the last 70 of 140 tokens from the vocabulary."""
     words = {f"w{number}": number for number in range(40, 140)}
     vocab = {**TOKENIZER["model"]["vocab"], **words}
@@ -101,7 +101,7 @@ def cut(folder: Path) -> None:
     weights(lambda tensors: tensors.update({"transformer.wte.weight": np.zeros((140, 8), np.float32)}))(folder)
 
 
-def removed(name: str) -> Break:
+def remove(name: str) -> Break:
     return lambda folder: (folder / name).unlink()
 
 
@@ -111,56 +111,56 @@ EXCESS = "at most 32 are accepted"
 CASES: dict[str, tuple[Break, str]] = {
     # Tensors
     "no embedding": (
-        dropped("transformer.wte.weight"),
+        drop("transformer.wte.weight"),
         "lacks the tensor 'transformer.wte.weight', which config.json implies",
     ),
-    "no bias": (dropped("transformer.h.0.mlp.c_fc.bias"), "model.safetensors lacks the tensor"),
+    "no bias": (drop("transformer.h.0.mlp.c_fc.bias"), "model.safetensors lacks the tensor"),
     "more layers in the config": (
         config(n_layer=2),
         "lacks the tensor 'transformer.h.1.attn.c_attn.weight' and 11 more",
     ),
     "fewer layers in the config": (
         lambda folder: [
-            added(f"transformer.h.1.{name}", value)(folder)
+            add(f"transformer.h.1.{name}", value)(folder)
             for name, value in (("ln_1.weight", np.zeros(8, np.float32)), ("ln_1.bias", np.zeros(8, np.float32)))
         ],
         "has the tensor 'transformer.h.1.ln_1.bias' and 1 more, which config.json does not imply",
     ),
-    "a tensor left over": (
-        added("other", np.zeros(3, np.float32)),
+    "an extra tensor": (
+        add("other", np.zeros(3, np.float32)),
         "the tensor 'other', which config.json does not",
     ),
     "a mask of a layer that is not there": (
-        added("transformer.h.7.attn.bias", np.ones((1, 1, 2, 2), np.uint8)),
+        add("transformer.h.7.attn.bias", np.ones((1, 1, 2, 2), np.uint8)),
         "'transformer.h.7.attn.bias', which config.json does not imply",
     ),
     "a wider inner layer": (config(n_inner=33), "of shape [32]; config.json implies [33]"),
     "fewer positions": (config(n_positions=8), "'transformer.wpe.weight' of shape [16, 8]; config.json implies [8, 8]"),
-    "a matrix turned over": (
-        added("transformer.wpe.weight", np.zeros((8, 16), np.float32)),
+    "a transposed matrix": (
+        add("transformer.wpe.weight", np.zeros((8, 16), np.float32)),
         "'transformer.wpe.weight' of shape [8, 16]",
     ),
     "no head where it is not the embedding": (config(tie_word_embeddings=False), "lacks the tensor 'lm_head.weight'"),
     "one name under two": (config(hidden_size=16), "'hidden_size' 16, but n_embd, which means the same, is 8"),
     "a size of null": (config(n_layer=None), "'n_layer' null, which is not an integer"),
     "weights of integers": (
-        added("transformer.wpe.weight", np.zeros((16, 8), np.int16)),
+        add("transformer.wpe.weight", np.zeros((16, 8), np.int16)),
         "'transformer.wpe.weight' of type I16; weights are F16, BF16, F32, F64",
     ),
-    "weights of bytes": (added("transformer.wpe.weight", np.zeros((16, 8), np.uint8)), "of type U8"),
+    "weights of bytes": (add("transformer.wpe.weight", np.zeros((16, 8), np.uint8)), "of type U8"),
     # Numbers
-    "NaN": (number("transformer.ln_f.bias", np.nan), "the tensor 'transformer.ln_f.bias' contains NaN at position 7"),
-    "NaN with its sign": (number("transformer.ln_f.bias", -np.nan), "contains NaN at position"),
+    "NaN": (set_last("transformer.ln_f.bias", np.nan), "the tensor 'transformer.ln_f.bias' contains NaN at position 7"),
+    "NaN with its sign": (set_last("transformer.ln_f.bias", -np.nan), "contains NaN at position"),
     "infinity": (
-        number("transformer.wte.weight", np.inf),
+        set_last("transformer.wte.weight", np.inf),
         "the tensor 'transformer.wte.weight' contains infinity at position 319",
     ),
-    "negative infinity": (number("transformer.wte.weight", -np.inf), "contains infinity at position"),
-    "infinity in 16 bits": (number("transformer.wte.weight", -np.inf, np.float16), "contains infinity at position"),
-    "NaN in 16 bits": (number("transformer.wte.weight", np.nan, np.float16), "contains NaN at position"),
-    "NaN in 64 bits": (number("transformer.wte.weight", np.nan, np.float64), "contains NaN at position"),
-    "infinity in bfloat16": (as_bfloat16(0xFF80), "the tensor 'transformer.ln_f.bias' contains infinity at position 7"),
-    "NaN in bfloat16": (as_bfloat16(0x7FC0), "contains NaN at position"),
+    "negative infinity": (set_last("transformer.wte.weight", -np.inf), "contains infinity at position"),
+    "infinity in 16 bits": (set_last("transformer.wte.weight", -np.inf, np.float16), "contains infinity at position"),
+    "NaN in 16 bits": (set_last("transformer.wte.weight", np.nan, np.float16), "contains NaN at position"),
+    "NaN in 64 bits": (set_last("transformer.wte.weight", np.nan, np.float64), "contains NaN at position"),
+    "infinity in bfloat16": (to_bfloat16(0xFF80), "the tensor 'transformer.ln_f.bias' contains infinity at position 7"),
+    "NaN in bfloat16": (to_bfloat16(0x7FC0), "contains NaN at position"),
     # Types
     "another type": (
         config(model_type="llama"),
@@ -217,7 +217,7 @@ CASES: dict[str, tuple[Break, str]] = {
     "sampling that is a number": (edit("generation_config.json", do_sample=1), "'do_sample' 1"),
     # Tokenizer
     "no tokenizer": (
-        removed("tokenizer.json"),
+        remove("tokenizer.json"),
         "has no tokenizer: neither tokenizer.json nor vocab.json and merges.txt",
     ),
     "an empty tokenizer": (text("tokenizer.json", "{}"), "tokenizer.json has 'model' null"),
@@ -229,12 +229,12 @@ CASES: dict[str, tuple[Break, str]] = {
         model(merges=["a zz"]),
         "tokenizer.json cannot be loaded: Token `zz` out of vocabulary",
     ),
-    "a cut vocabulary": (cut, "tokenizer.json has 70 tokens, but config.json has 'vocab_size' 140"),
+    "a cut vocabulary": (cut_vocabulary, "tokenizer.json has 70 tokens, but config.json has 'vocab_size' 140"),
     "a token beyond the vocabulary": (
         model(vocab={**TOKENIZER["model"]["vocab"], "aa": 40}),
         f"'model.vocab.aa' 40, {BEYOND}",
     ),
-    "an added token beyond": (added_token(content="<|x|>", id=99), f"'added_tokens.1.id' 99, {BEYOND}"),
+    "an added token beyond": (add_token(content="<|x|>", id=99), f"'added_tokens.1.id' 99, {BEYOND}"),
     "two tokens with one id": (model(vocab={**TOKENIZER["model"]["vocab"], "aa": 5}), "two tokens with the same id"),
     "a token of a million letters": (
         model(vocab={**{k: v for k, v in TOKENIZER["model"]["vocab"].items() if v}, LONG: 0}),
@@ -308,7 +308,7 @@ CASES: dict[str, tuple[Break, str]] = {
         ),
         f"'post_processor' 99, {BEYOND}",
     ),
-    "an added token of 100,000 characters": (added_token(content=LONG), "'added_tokens.1' of 100,000 characters"),
+    "an added token of 100,000 characters": (add_token(content=LONG), "'added_tokens.1' of 100,000 characters"),
     "an end of 100,000 characters": (
         edit("tokenizer_config.json", eos_token=LONG),
         "tokenizer_config.json has 'eos_token' of 100,000 characters",
@@ -353,19 +353,19 @@ CASES: dict[str, tuple[Break, str]] = {
 
 UNUSUAL: dict[str, Break] = {
     "masks of old": (lambda folder: [
-        added("transformer.h.0.attn.bias", np.ones((1, 1, 16, 16), np.uint8))(folder),
-        added("transformer.h.0.attn.masked_bias", np.array(-1e4, np.float32))(folder),
+        add("transformer.h.0.attn.bias", np.ones((1, 1, 16, 16), np.uint8))(folder),
+        add("transformer.h.0.attn.masked_bias", np.array(-1e4, np.float32))(folder),
     ]),
-    "names of old": weights(renamed),
-    "a head and an embedding": added("lm_head.weight", np.zeros((40, 8), np.float32)),
+    "names without the prefix": weights(strip_prefix),
+    "a head and an embedding": add("lm_head.weight", np.zeros((40, 8), np.float32)),
     "a head for the embedding": lambda folder: [
-        added("lm_head.weight", np.zeros((40, 8), np.float32))(folder),
-        dropped("transformer.wte.weight")(folder),
+        add("lm_head.weight", np.zeros((40, 8), np.float32))(folder),
+        drop("transformer.wte.weight")(folder),
     ],
-    "weights of 64 bits": number("transformer.wte.weight", 1.0, np.float64),
-    "weights of 16 bits": number("transformer.wte.weight", 65504, np.float16),
-    "weights of bfloat16": as_bfloat16(0xFF7F),
-    "the largest number": number("transformer.wte.weight", -3.4e38),
+    "weights of 64 bits": set_last("transformer.wte.weight", 1.0, np.float64),
+    "weights of 16 bits": set_last("transformer.wte.weight", 65504, np.float16),
+    "weights of bfloat16": to_bfloat16(0xFF7F),
+    "the largest number": set_last("transformer.wte.weight", -3.4e38),
     "sizes by their other names": config(hidden_size=8, num_hidden_layers=1, max_position_embeddings=16),
     "an inner layer of null": config(n_inner=None),
     "a loss of NaN in a log": text("trainer_state.json", '{"loss": NaN}'),
@@ -376,7 +376,7 @@ UNUSUAL: dict[str, Break] = {
             "pad_id": 0, "pad_type_id": 0, "pad_token": "x",
         },
     ),
-    "a padding token without room": added_token(content="<pad>", id=40),
+    "a padding token without room": add_token(content="<pad>", id=40),
     "a byte-level alphabet": tokenizer(pre_tokenizer=BYTE_LEVEL),
     "usual replacements": tokenizer(
         normalizer=steps(

@@ -37,7 +37,7 @@ def test_the_snapshot_has_a_model_card_and_training_figures() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("template", ["simple", "turns"])
-def test_it_answers_seen_phrasings_exactly(embedded_engine: Engine, template: str) -> None:
+def test_the_embedded_model_answers_training_questions_exactly(embedded_engine: Engine, template: str) -> None:
     rows = [(text, entry.answer) for entry in load_corpus() for text in entry.phrasings[:1]]
     prompts: list[PromptInput] = [
         [Message("user", text)] if template == "turns" else TEMPLATES[template].replace("{{question}}", text)
@@ -49,7 +49,7 @@ def test_it_answers_seen_phrasings_exactly(embedded_engine: Engine, template: st
 
 
 @pytest.mark.slow
-def test_it_answers_held_out_phrasings_well_enough(embedded_engine: Engine) -> None:
+def test_the_embedded_model_answers_held_out_phrasings(embedded_engine: Engine) -> None:
     rows = [(text, entry.answer) for entry in load_corpus() for text in entry.held_out[:1]]
     best = 0.0
     for template in TEMPLATES.values():

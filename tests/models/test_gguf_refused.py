@@ -29,12 +29,12 @@ def fields(**changes: Any) -> Content:
     return lambda: encode(metadata(**changes), TENSORS)
 
 
-def added(key: str, value: Any) -> Content:
+def add(key: str, value: Any) -> Content:
     return lambda: encode(metadata() | {key: value}, TENSORS)
 
 
-def lies(**said: Any) -> Content:
-    return lambda: encode(metadata(), TENSORS, **said)
+def override(**values: Any) -> Content:
+    return lambda: encode(metadata(), TENSORS, **values)
 
 
 def tensor(which: str, **changes: Any) -> Content:
@@ -61,32 +61,32 @@ def long_array(kind: int, length: int, content: bytes = b"") -> Raw:
 EMBEDDED, NORM = "token_embd.weight", "blk.0.attn_norm.weight"
 CASES: dict[str, tuple[Content, str]] = {
     "an empty file": (lambda: b"", "is truncated in its magic number"),
-    "another magic": (lies(magic=b"GGML"), "is not a GGUF file: it starts with b'GGML'"),
-    "version 1": (lies(version=1), "version 1, which is not one of"),
-    "a big-endian file": (lies(version=3 << 24), "big-endian"),
+    "another magic": (override(magic=b"GGML"), "is not a GGUF file: it starts with b'GGML'"),
+    "version 1": (override(version=1), "version 1, which is not one of"),
+    "a big-endian file": (override(version=3 << 24), "big-endian"),
     "no tensors": (lambda: encode(metadata(), []), "number of tensors 0"),
-    "2^63 tensors": (lies(tensor_count=2**63), "number of tensors 9223372036854775808"),
-    "one tensor too many": (lies(tensor_count=len(TENSORS) + 1), "not printable|truncated|more than 1024"),
-    "2^63 fields": (lies(field_count=2**63), "number of metadata fields 9223372036854775808"),
-    "one field too many": (lies(field_count=len(metadata()) + 1), "more than 1024|is not"),
+    "2^63 tensors": (override(tensor_count=2**63), "number of tensors 9223372036854775808"),
+    "one tensor too many": (override(tensor_count=len(TENSORS) + 1), "not printable|truncated|more than 1024"),
+    "2^63 fields": (override(field_count=2**63), "number of metadata fields 9223372036854775808"),
+    "one field too many": (override(field_count=len(metadata()) + 1), "more than 1024|is not"),
     "a duplicate field": (
         lambda: GOOD.replace(b"tokenizer.ggml.bos_token_id", b"tokenizer.ggml.eos_token_id"),
         "metadata field 'tokenizer.ggml.eos_token_id', which is duplicated",
     ),
-    "a string of 2^60 bytes": (added("x", long_text(2**60)), "length of x 1152921504606846976"),
-    "a string beyond the file": (added("x", long_text(1_000_000)), "truncated|is not"),
-    "a string that is not UTF-8": (added("x", long_text(2, b"\xff\xfe")), "x b'.xff.xfe', which is not UTF-8"),
-    "a key of 2,000 characters": (added("k" * 2000, 1), "length of the key of metadata field"),
-    "a key that clears the screen": (added("\x1b[2J", 1), "is empty or not printable"),
-    "an array of 2^60 items": (added("x", long_array(4, 2**60)), "length of x 1152921504606846976"),
-    "an array beyond the file": (added("x", long_array(8, 900_000)), "truncated|more than"),
-    "an array of arrays": (added("x", long_array(9, 1)), "type of x 9"),
-    "an unknown type of field": (added("x", Raw(struct.pack("<I", 13))), "type of x 13"),
-    "neither true nor false": (added("x", Raw(struct.pack("<IB", 7, 2))), "which is not true or false"),
-    "an alignment of 0": (added("general.alignment", 0), "general.alignment 0, which is not a power of two"),
-    "an alignment of 24": (added("general.alignment", 24), "general.alignment 24"),
-    "an alignment of 2^31": (added("general.alignment", 2**31), "general.alignment 2147483648"),
-    "an alignment as string": (added("general.alignment", "32"), "general.alignment '32'"),
+    "a string of 2^60 bytes": (add("x", long_text(2**60)), "length of x 1152921504606846976"),
+    "a string beyond the file": (add("x", long_text(1_000_000)), "truncated|is not"),
+    "a string that is not UTF-8": (add("x", long_text(2, b"\xff\xfe")), "x b'.xff.xfe', which is not UTF-8"),
+    "a key of 2,000 characters": (add("k" * 2000, 1), "length of the key of metadata field"),
+    "a key that clears the screen": (add("\x1b[2J", 1), "is empty or not printable"),
+    "an array of 2^60 items": (add("x", long_array(4, 2**60)), "length of x 1152921504606846976"),
+    "an array beyond the file": (add("x", long_array(8, 900_000)), "truncated|more than"),
+    "an array of arrays": (add("x", long_array(9, 1)), "type of x 9"),
+    "an unknown type of field": (add("x", Raw(struct.pack("<I", 13))), "type of x 13"),
+    "neither true nor false": (add("x", Raw(struct.pack("<IB", 7, 2))), "which is not true or false"),
+    "an alignment of 0": (add("general.alignment", 0), "general.alignment 0, which is not a power of two"),
+    "an alignment of 24": (add("general.alignment", 24), "general.alignment 24"),
+    "an alignment of 2^31": (add("general.alignment", 2**31), "general.alignment 2147483648"),
+    "an alignment as string": (add("general.alignment", "32"), "general.alignment '32'"),
     "no dimensions": (tensor(NORM, dimensions=()), f"number of dimensions of {NORM} 0"),
     "five dimensions": (tensor(NORM, dimensions=(1,) * 5), f"number of dimensions of {NORM} 5"),
     "a dimension of 0": (tensor(NORM, dimensions=(0,)), rf"dimensions of {NORM} \[0\]"),
@@ -117,11 +117,11 @@ CASES: dict[str, tuple[Content, str]] = {
     "another architecture": (lambda: encode(metadata("gemma3"), TENSORS), "= 'gemma3', which is not one of llama"),
     "no architecture": (fields(architecture=None), "has no general.architecture"),
     "an architecture as number": (fields(architecture=5), "general.architecture = 5, which must be a string"),
-    "a mixture of experts": (added("llama.expert_count", 8), "llama.expert_count = 8"),
-    "scaled positions": (added("llama.rope.scaling.type", "yarn"), "llama.rope.scaling.type = 'yarn'"),
-    "half of a head rotated": (added("llama.rope.dimension_count", 8), "llama.rope.dimension_count = 8"),
-    "a field that changes the output": (added("llama.logit_scale", 2.0), "llama.logit_scale = 2.0"),
-    "a shard of a model": (added("split.count", 3), "split.count = 3"),
+    "a mixture of experts": (add("llama.expert_count", 8), "llama.expert_count = 8"),
+    "scaled positions": (add("llama.rope.scaling.type", "yarn"), "llama.rope.scaling.type = 'yarn'"),
+    "half of a head rotated": (add("llama.rope.dimension_count", 8), "llama.rope.dimension_count = 8"),
+    "a field that changes the output": (add("llama.logit_scale", 2.0), "llama.logit_scale = 2.0"),
+    "a shard of a model": (add("split.count", 3), "split.count = 3"),
     "no heads": (fields(head_count=0), "llama.attention.head_count = 0, which must be an integer from 1"),
     "heads that do not divide": (fields(head_count_kv=3), "head_count_kv = 3, which does not divide 16"),
     "heads as string": (fields(head_count="16"), "llama.attention.head_count = '16'"),
@@ -134,7 +134,7 @@ CASES: dict[str, tuple[Content, str]] = {
         "layer_norm_rms_epsilon = nan, which must be a positive number",
     ),
     "a frequency of 0": (fields(freq_base=0.0), "llama.rope.freq_base = 0.0"),
-    "another vocabulary size": (added("llama.vocab_size", 5), "vocab_size = 5, which is not the number of tokens"),
+    "another vocabulary size": (add("llama.vocab_size", 5), "vocab_size = 5, which is not the number of tokens"),
     "SentencePiece": (fields(model="llama"), "tokenizer.ggml.model = 'llama', which is not 'gpt2'"),
     "an unknown pre-tokenizer": (fields(pre="other"), "tokenizer.ggml.pre = 'other', which is not one of gpt-2"),
     "no pre-tokenizer": (fields(pre=None), "has no tokenizer.ggml.pre"),

@@ -50,7 +50,7 @@ def put(hub: Hub, inner: int, **behaviour: Any) -> None:
 SMALL, LARGE = 32, int(CHUNK / SHARE) // 68
 
 
-def offered() -> dict[str, bytes]:
+def repository_files() -> dict[str, bytes]:
     """Return the files of a repository; many must never be requested."""
     return {
         "config.json": json.dumps(CONFIG).encode(),
@@ -67,7 +67,7 @@ def offered() -> dict[str, bytes]:
 
 @pytest.fixture
 def hub() -> Iterator[Hub]:
-    with serve(Hub(offered())) as running:
+    with serve(Hub(repository_files())) as running:
         yield running
 
 
@@ -111,7 +111,7 @@ def test_a_model_is_fetched_once_and_then_used_offline(hub: Hub, tmp_path: Path)
 
 
 def test_a_cached_model_needs_no_hub(tmp_path: Path) -> None:
-    with serve(Hub(offered())) as hub:
+    with serve(Hub(repository_files())) as hub:
         first = resolve(hub, tmp_path)
     assert resolve(hub, tmp_path) == first
 
@@ -128,13 +128,13 @@ def test_each_revision_is_a_separate_snapshot(hub: Hub, tmp_path: Path) -> None:
     hub.commits["v2"] = "b" * 40
     assert resolve(hub, tmp_path)["commit"] == "a" * 40
     assert resolve(hub, tmp_path, "org/model@v2")["commit"] == "b" * 40
-    assert len(hub.asked_for(WEIGHTS)) == 1  # the same content is not fetched again
+    assert len(hub.content_requests(WEIGHTS)) == 1  # the same content is not fetched again
 
 
 def test_a_download_resumes_after_a_broken_connection(hub: Hub, tmp_path: Path) -> None:
     put(hub, LARGE, cut_at=SHARE)
     result = resolve(hub, tmp_path)
-    first, second = hub.asked_for(WEIGHTS)
+    first, second = hub.content_requests(WEIGHTS)
     assert start_of(first) == 0
     assert CHUNK <= start_of(second) <= len(hub.files[WEIGHTS]) * SHARE
     assert Path(result["path"], WEIGHTS).read_bytes() == hub.files[WEIGHTS]
@@ -143,7 +143,7 @@ def test_a_download_resumes_after_a_broken_connection(hub: Hub, tmp_path: Path) 
 def test_a_download_resumes_within_the_first_chunk(hub: Hub, tmp_path: Path) -> None:
     put(hub, LARGE // 2, cut_at=SHARE)
     assert resolve(hub, tmp_path)["error"] == ""
-    _, second = hub.asked_for(WEIGHTS)
+    _, second = hub.content_requests(WEIGHTS)
     assert start_of(second) > len(hub.files[WEIGHTS]) * SHARE - 2**20
 
 
@@ -155,7 +155,7 @@ def test_a_connection_that_always_breaks_asks_to_try_again(hub: Hub, tmp_path: P
     assert "cannot be reached" not in result["message"]
     hub.cut_at = 0.0
     assert resolve(hub, tmp_path)["error"] == ""
-    assert start_of(hub.asked_for(WEIGHTS)[-1]) >= CHUNK
+    assert start_of(hub.content_requests(WEIGHTS)[-1]) >= CHUNK
 
 
 def test_a_killed_download_resumes(hub: Hub, tmp_path: Path) -> None:
@@ -168,7 +168,7 @@ def test_a_killed_download_resumes(hub: Hub, tmp_path: Path) -> None:
     kept = partial.stat().st_size
     result = resolve(hub, tmp_path)
     assert result["error"] == ""
-    assert start_of(hub.asked_for(WEIGHTS)[-1]) == kept >= CHUNK
+    assert start_of(hub.content_requests(WEIGHTS)[-1]) == kept >= CHUNK
     assert not list(tmp_path.rglob("*.partial"))
     assert Path(result["path"], WEIGHTS).read_bytes() == hub.files[WEIGHTS]
 
@@ -191,7 +191,7 @@ def test_a_private_model_needs_a_token_that_is_sent_to_the_hub_only(hub: Hub, tm
     assert resolve(hub, tmp_path, HF_TOKEN="secret")["error"] == ""  # noqa: S106
     (from_store,) = [headers for verb, path, headers in hub.requests if verb == "GET" and path == f"/{WEIGHTS}"]
     assert "authorization" not in {name.lower() for name in from_store}
-    assert hub.asked_for("config.json")[-1]["authorization"] == "Bearer secret"
+    assert hub.content_requests("config.json")[-1]["authorization"] == "Bearer secret"
 
 
 def test_a_gated_model_asks_for_a_token(hub: Hub, tmp_path: Path) -> None:
@@ -232,7 +232,7 @@ def test_an_unreachable_hub_suggests_alternatives(hub: Hub, tmp_path: Path, port
     assert "folder" in result["hint"]
 
 
-def test_a_hub_that_never_answers_times_out(hub: Hub, tmp_path: Path) -> None:
+def test_a_silent_hub_times_out(hub: Hub, tmp_path: Path) -> None:
     hub.silent = True
     child = start(hub, tmp_path, HF_HUB_ETAG_TIMEOUT="1")
     try:
@@ -286,20 +286,20 @@ def test_too_little_disk_space_is_an_error(hub: Hub, tmp_path: Path) -> None:
     result = resolve(hub, tmp_path)
     assert "not enough space" in result["message"]
     assert "HF_HOME" in result["hint"]
-    assert not hub.asked_for(WEIGHTS)
+    assert not hub.content_requests(WEIGHTS)
 
 
 def test_without_safetensors_nothing_is_fetched(hub: Hub, tmp_path: Path) -> None:
     del hub.files[WEIGHTS], hub.files["other.safetensors"]
     assert "no safetensors weights" in resolve(hub, tmp_path)["message"]
-    assert not hub.asked_for("config.json")
+    assert not hub.content_requests("config.json")
 
 
 def test_code_is_refused_before_weights_are_fetched(hub: Hub, tmp_path: Path) -> None:
     hub.files["config.json"] = json.dumps({**CONFIG, "auto_map": {"AutoModel": "modeling.Evil"}}).encode()
     assert "auto_map" in resolve(hub, tmp_path)["message"]
-    assert not hub.asked_for(WEIGHTS)
-    assert not hub.asked_for("modeling.py")
+    assert not hub.content_requests(WEIGHTS)
+    assert not hub.content_requests("modeling.py")
 
 
 @pytest.mark.parametrize(
@@ -322,7 +322,7 @@ def test_an_unusable_model_is_refused_before_weights_are_fetched(
     result = resolve(hub, tmp_path)
     assert words in result["message"]
     assert result["hint"]
-    assert not hub.asked_for(WEIGHTS)
+    assert not hub.content_requests(WEIGHTS)
 
 
 def test_only_shards_in_the_index_are_fetched(hub: Hub, tmp_path: Path) -> None:
@@ -332,28 +332,28 @@ def test_only_shards_in_the_index_are_fetched(hub: Hub, tmp_path: Path) -> None:
     weight_map = {name: file for file, part in parts.items() for name in part}
     hub.files["model.safetensors.index.json"] = json.dumps({"weight_map": weight_map}).encode()
     assert resolve(hub, tmp_path)["parameters"] == PARAMETERS
-    assert not hub.asked_for("other.safetensors")
+    assert not hub.content_requests("other.safetensors")
 
 
 def test_a_single_file_is_preferred_to_shards(hub: Hub, tmp_path: Path) -> None:
     hub.files["model.safetensors.index.json"] = json.dumps({"weight_map": {"wte": "other.safetensors"}}).encode()
     assert resolve(hub, tmp_path)["parameters"] == PARAMETERS
-    assert not hub.asked_for("other.safetensors")
+    assert not hub.content_requests("other.safetensors")
 
 
 def test_concurrent_downloads_fetch_weights_once(hub: Hub, tmp_path: Path) -> None:
     put(hub, LARGE, cut_at=SHARE, stall=True)
     first = start(hub, tmp_path)
     _until(lambda: any(path.stat().st_size >= CHUNK for path in tmp_path.rglob("*.partial")))
-    count = len(hub.asked_for(WEIGHTS, "HEAD"))
+    count = len(hub.content_requests(WEIGHTS, "HEAD"))
     second = start(hub, tmp_path)
-    _until(lambda: len(hub.asked_for(WEIGHTS, "HEAD")) > count)
-    time.sleep(0.5)  # for the second to fetch, or to wait
+    _until(lambda: len(hub.content_requests(WEIGHTS, "HEAD")) > count)
+    time.sleep(0.5)  # time for the second process to fetch, or to wait
     hub.released.set()
     results = [json.loads(child.communicate(timeout=PATIENCE_S)[0]) for child in (first, second)]
     assert results[0] == results[1]
     assert results[0]["error"] == ""
-    assert [start_of(headers) > 0 for headers in hub.asked_for(WEIGHTS)] == [False, True]
+    assert [start_of(headers) > 0 for headers in hub.content_requests(WEIGHTS)] == [False, True]
     assert Path(results[0]["path"], WEIGHTS).read_bytes() == hub.files[WEIGHTS]
 
 

@@ -8,14 +8,14 @@ import pytest
 from fledge.models import snapshot
 from tests.models.gguf_files import write_gguf
 from tests.models.hub_server import Hub, serve
-from tests.models.test_hub import offered, resolve, start_of
+from tests.models.test_hub import repository_files, resolve, start_of
 
 pytestmark = pytest.mark.slow
 
 
 @pytest.fixture
 def hub() -> Iterator[Hub]:
-    with serve(Hub(offered())) as running:
+    with serve(Hub(repository_files())) as running:
         yield running
 
 
@@ -50,7 +50,7 @@ def test_an_interrupted_gguf_download_resumes(hub: Hub, tmp_path: Path) -> None:
     write_gguf(tmp_path / "model.gguf")
     hub.files[GGUF], hub.cut_at = (tmp_path / "model.gguf").read_bytes(), 0.9
     assert resolve(hub, tmp_path, f"org/model/{GGUF}")["error"] == ""
-    assert [start_of(headers) > 0 for headers in hub.asked_for(GGUF)] == [False, True]
+    assert [start_of(headers) > 0 for headers in hub.content_requests(GGUF)] == [False, True]
 
 
 def test_a_broken_gguf_on_the_hub_is_refused(hub: Hub, tmp_path: Path) -> None:

@@ -18,12 +18,22 @@ from fledge.models import snapshot
 from fledge.releases.manifest import Manifest, read_release, snapshot_of, write_release
 from tests.conftest import Run
 from tests.models import inconsistent_models
-from tests.models.broken_models import CASES, PARAMETERS, TOKENIZER, Break, arm, config, edit, tensors, write_model
+from tests.models.broken_models import (
+    CASES,
+    PARAMETERS,
+    TOKENIZER,
+    Break,
+    add_payloads,
+    config,
+    edit,
+    tensors,
+    write_model,
+)
 
 
 def refusal_of(folder: Path, breaking: Break) -> FledgeError:
     """Return the error for a valid model after `breaking` has changed it."""
-    arm(write_model(folder))
+    add_payloads(write_model(folder))
     breaking(folder)
     with pytest.raises(FledgeError) as caught:
         snapshot.resolve(str(folder))
@@ -83,7 +93,7 @@ def test_an_unreadable_file_is_refused_with_a_hint(name: str, tmp_path: Path) ->
 
 def test_the_unchanged_model_is_accepted(tmp_path: Path) -> None:
     folder = write_model(tmp_path / "model")
-    arm(folder)
+    add_payloads(folder)
     model = snapshot.resolve(str(folder))
     assert (model.parameters, model.vocabulary, model.context, model.end_tokens) == (PARAMETERS, 40, 16, (0,))
     assert model.files == ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json")
@@ -92,14 +102,14 @@ def test_the_unchanged_model_is_accepted(tmp_path: Path) -> None:
 
 def test_unpickling_the_payload_leaves_a_trace(tmp_path: Path) -> None:
     folder = write_model(tmp_path / "model")
-    arm(folder)
+    add_payloads(folder)
     pickle.loads((folder / "pytorch_model.bin").read_bytes())  # noqa: S301 (our own payload)
     assert (tmp_path / "executed").exists()
 
 
 def test_importing_the_payload_leaves_a_trace(tmp_path: Path) -> None:
     folder = write_model(tmp_path / "model")
-    arm(folder)
+    add_payloads(folder)
     runpy.run_path(str(folder / "evil.py"))
     assert (tmp_path / "executed").exists()
 
@@ -142,7 +152,7 @@ def test_a_release_is_checked_like_a_model(tmp_path: Path) -> None:
     """It may have been registered before a check existed."""
     folder = write_model(tmp_path / "model")
     model = snapshot.resolve(str(folder))
-    inconsistent_models.number("transformer.ln_f.bias", np.nan)(folder)
+    inconsistent_models.set_last("transformer.ln_f.bias", np.nan)(folder)
     manifest = Manifest("mine", "model", "", model.digest, "simple", 1, "{{question}}", {})
     manifest = write_release(tmp_path / "release", manifest, model, {})
     with pytest.raises(InputError, match=r"model\.safetensors is broken: the tensor .* contains NaN"):

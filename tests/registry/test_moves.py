@@ -36,10 +36,10 @@ def test_earlier_of_two_concurrent_moves_is_valid() -> None:
 @given(st.lists(st.integers(0, 5), max_size=12))
 def test_each_valid_move_follows_the_one_before(ages: list[int]) -> None:
     moves = [_move(number, max(0, number - 1 - age), None, number) for number, age in enumerate(ages, 1)]
-    kept = select_valid(moves)
-    assert all(later.follows >= earlier.number for earlier, later in itertools.pairwise(kept))
-    left_out = [move for move in moves if move not in kept]
-    assert all(any(move.follows < other.number < move.number for other in kept) for move in left_out)
+    valid = select_valid(moves)
+    assert all(later.follows >= earlier.number for earlier, later in itertools.pairwise(valid))
+    left_out = [move for move in moves if move not in valid]
+    assert all(any(move.follows < other.number < move.number for other in valid) for move in left_out)
 
 
 def test_rollbacks_revert_moves_newest_first() -> None:
@@ -152,14 +152,14 @@ def test_killed_promotion_is_finished_by_the_next_command(released: Workspace) -
     for step, moment in itertools.product(range(1, 6), ("before", "after")):
         assert _killed(released, step, moment).returncode == -signal.SIGKILL
         assert _champion(released)[0] == (2 if step == 5 or (step, moment) == (4, "after") else 1)
-        said: list[str] = []
-        found = history(NAME, say=said.append, workspace=released)
+        lines: list[str] = []
+        found = history(NAME, say=lines.append, workspace=released)
         if (step, moment) == (1, "before"):  # nothing was written yet
-            assert (_champion(released), len(found), said) == (OLD, moves, [])
+            assert (_champion(released), len(found), lines) == (OLD, moves, [])
             continue
         assert (_champion(released), len(found)) == (NEW, moves + 1)
         ended = (step, moment) == (5, "after")
-        assert ["finished the interrupted move" in text for text in said] == ([] if ended else [True])
+        assert ["finished the interrupted move" in text for text in lines] == ([] if ended else [True])
         again: list[str] = []
         assert history(NAME, say=again.append, workspace=released) == found
         assert again == []

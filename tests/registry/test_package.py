@@ -30,9 +30,9 @@ def test_engines_are_exported_and_included(
     workspace: Workspace, monkeypatch: pytest.MonkeyPatch, engines: Any, setting: str, kept: set[str]
 ) -> None:
     monkeypatch.setenv("FLEDGE_ENGINES", setting)
-    said: list[str] = []
-    register(_config(workspace), name="mine", engines=engines, say=said.append)
-    assert said[0].startswith("registering embedded as mine")
+    lines: list[str] = []
+    register(_config(workspace), name="mine", engines=engines, say=lines.append)
+    assert lines[0].startswith("registering embedded as mine")
     folder = release_folder("mine/1", workspace)
     manifest = load_manifest(folder)
     assert manifest.engines.keys() == kept
@@ -45,10 +45,10 @@ def test_engines_are_exported_and_included(
 
 def test_export_is_announced_and_needs_an_openvino_model(workspace: Workspace, tmp_path: Path) -> None:
     config = _config(workspace, cache=str(tmp_path / "cache"))
-    said: list[str] = []
-    register(config, name="mine", say=said.append)
-    assert said[0] == "registering embedded as mine; exporting its engine files takes about 8 s"
-    assert any("converting" in text for text in said)
+    lines: list[str] = []
+    register(config, name="mine", say=lines.append)
+    assert lines[0] == "registering embedded as mine; exporting its engine files takes about 8 s"
+    assert any("converting" in text for text in lines)
     with pytest.raises(InputError, match="--weights reference stores no engine files"):
         register(config, name="mine", engines=("exact",), weights="reference")
     with pytest.raises(InputError, match="cannot be combined"):
@@ -89,7 +89,7 @@ def test_releases_of_one_model_share_files(workspace: Workspace) -> None:
     assert len(weights) == 6
     assert len({path.stat().st_ino for path in weights}) == 1
     assert weights[0].stat().st_ino != (resolve("embedded").path / weights[0].name).stat().st_ino
-    code = _disk_usage(*store.glob("*/models/*/artifacts/code"))  # fledge's own, in each of them
+    code = _disk_usage(*store.glob("*/models/*/artifacts/code"))  # each release has its own copy of fledge's code
     assert _disk_usage(store, state) - first < 0.1 * first + code
     (gone,) = {path.parents[3] for path in store.rglob("release.json") if '"expert"' in path.read_text()}
     shutil.rmtree(gone)

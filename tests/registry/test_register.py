@@ -158,14 +158,14 @@ def test_chat_model_is_registered_with_the_prompt_question_as_chat(workspace: Wo
     assert (found.prompt_label, found.format, found.system) == ("question/1", "chat", "")
     register(replace(config, format="completion"), name="mine")
     assert _manifest(workspace, 2).format == "completion"
-    open_prompts(workspace=workspace).register(Draft("told", "Q: {{question}}", system="You are {{who}}."))
-    release = register(config, name="mine", prompt="told")
+    open_prompts(workspace=workspace).register(Draft("persona", "Q: {{question}}", system="You are {{who}}."))
+    release = register(config, name="mine", prompt="persona")
     found = _manifest(workspace, 3)
     assert (found.template, found.format, found.system) == ("Q: {{question}}", "chat", "You are {{who}}.")
     inputs = get_model_info(release.model_uri).signature.inputs.input_names()
     assert inputs == [0, "who", "question", "messages"]
-    with pytest.raises(InputError, match="prompt told/1 has a system text, which embedded cannot use in the "):
-        register(_config(workspace), name="mine", prompt="told")
+    with pytest.raises(InputError, match="prompt persona/1 has a system text, which embedded cannot use in the "):
+        register(_config(workspace), name="mine", prompt="persona")
     with pytest.raises(InputError, match="prompt simple/1 cannot be sent as chat: embedded"):
         register(_config(workspace, format="chat"), name="mine")
 
@@ -280,8 +280,8 @@ def _imports(file: Path) -> Iterator[str]:
 @cache
 def _required(name: str) -> frozenset[str]:
     with contextlib.suppress(metadata.PackageNotFoundError):
-        wanted = [line for line in metadata.requires(name) or [] if "extra ==" not in line]
-        return frozenset(_canonical(re.split(r"[^A-Za-z0-9._-]", line)[0]) for line in wanted)
+        lines = [line for line in metadata.requires(name) or [] if "extra ==" not in line]
+        return frozenset(_canonical(re.split(r"[^A-Za-z0-9._-]", line)[0]) for line in lines)
     return frozenset()
 
 
@@ -325,7 +325,7 @@ from fledge.experiments._mlflow_experiments import load_arm
 from fledge.experiments.config import ArmConfig, ExperimentConfig
 from fledge.registry.release import register
 
-signal.signal(signal.SIGINT, signal.default_int_handler)  # where the tests run in the background it is ignored
+signal.signal(signal.SIGINT, signal.default_int_handler)  # background processes ignore SIGINT
 step = sys.argv[1]
 method = getattr(MlflowClient, step)
 def slow(*args, **kwargs):
@@ -354,7 +354,7 @@ def test_interrupted_registration_leaves_nothing(workspace: Workspace, step: str
     assert register(_config(workspace), name="mine").version == 1
 
 
-def test_register_command(workspace: Workspace, fledge: Any) -> None:
+def test_register_command_reports_the_version_and_damage(workspace: Workspace, fledge: Any) -> None:
     clean = {name: value for name, value in os.environ.items() if not name.startswith("MLFLOW_")}
     env = {**clean, "MLFLOW_TRACKING_URI": workspace.tracking_uri}
     done = fledge("register", "--name", "mine", "--json", env=env)

@@ -134,19 +134,19 @@ def test_prompt_alias_follows_promotion_and_rollback(workspace: Workspace) -> No
         register(_config(workspace), name=DEFAULT_NAME, prompt=name)
     prompts = open_prompts(workspace=workspace)
 
-    def where() -> tuple[str, list[str]]:
+    def read_aliases() -> tuple[str, list[str]]:
         client = MlflowClient(workspace.tracking_uri)
         champion = client.get_model_version_by_alias(DEFAULT_NAME, "champion").version
         return str(champion), [name for name in ("simple", "expert") if "champion" in prompts.load(name).aliases]
 
     promote(DEFAULT_NAME, 1, force=True, reason="first", workspace=workspace)
-    assert where() == ("1", ["simple"])
+    assert read_aliases() == ("1", ["simple"])
     promote(DEFAULT_NAME, 2, force=True, reason="second", workspace=workspace)
-    assert where() == ("2", ["expert"])
+    assert read_aliases() == ("2", ["expert"])
     promote(DEFAULT_NAME, 2, force=True, reason="once more", workspace=workspace)
     move = rollback(DEFAULT_NAME, workspace=workspace)
     assert (move.before, move.after) == (2, 1)
-    assert where() == ("1", ["simple"])
+    assert read_aliases() == ("1", ["simple"])
     with pytest.raises(InputError, match="has no earlier version"):
         rollback(DEFAULT_NAME, workspace=workspace)
     promote(DEFAULT_NAME, 2, force=True, reason="again", workspace=workspace)
@@ -173,12 +173,12 @@ def test_deleted_prompt_does_not_block_moves(workspace: Workspace) -> None:
     for name in ("simple", "expert"):
         version = register(_config(workspace), name=DEFAULT_NAME, prompt=name).version
         promote(DEFAULT_NAME, version, force=True, reason="test", workspace=workspace)
-    client, said = MlflowClient(workspace.tracking_uri), list[str]()
+    client, lines = MlflowClient(workspace.tracking_uri), list[str]()
     client.delete_prompt_version("simple", "1")
-    assert rollback(DEFAULT_NAME, say=said.append, workspace=workspace).after == 1
+    assert rollback(DEFAULT_NAME, say=lines.append, workspace=workspace).after == 1
     assert client.get_model_version_by_alias(DEFAULT_NAME, "champion").version == 1
-    promote(DEFAULT_NAME, 1, force=True, reason="once more", say=said.append, workspace=workspace)
-    assert "prompt simple/1 no longer exists; its alias was not moved" in said
+    promote(DEFAULT_NAME, 1, force=True, reason="once more", say=lines.append, workspace=workspace)
+    assert "prompt simple/1 no longer exists; its alias was not moved" in lines
     assert [move.after for move in history(DEFAULT_NAME, workspace=workspace)] == [1, 1, 2, 1]
 
 
@@ -270,7 +270,7 @@ def test_damaged_store_is_refused(workspace: Workspace, damage: str) -> None:
         release_folder(f"{DEFAULT_NAME}/1", workspace)
     with pytest.raises(FledgeError, match=damage):
         promote(DEFAULT_NAME, 1, force=True, reason="all the same", workspace=workspace)
-    if MANIFEST not in damage:  # of its own accord a release knows nothing of what was registered
+    if MANIFEST not in damage:  # a changed manifest is noticed only against the registry
         with pytest.raises(FledgeError, match=damage):
             mlflow.pyfunc.load_model(release.model_uri)
     assert history(DEFAULT_NAME, workspace=workspace) == []

@@ -26,7 +26,7 @@ def _keys(folder: Path, name: str) -> tuple[Path, Path]:
     return private, public
 
 
-def _stored() -> Path:
+def _release_folder() -> Path:
     (found,) = Path.cwd().glob("mlartifacts/*/models/*/artifacts/artifacts/release")
     return found
 
@@ -49,11 +49,11 @@ def test_signature_is_valid_only_for_its_key_and_content(workspace: Workspace, t
         verify("mine/1", key=others, workspace=workspace)
     with pytest.raises(InputError, match="is not a public key"):
         verify("mine/1", key=private, workspace=workspace)
-    # The tool that others have says the same of the folder.
-    command = ["-m", "model_signing", "verify", "key", str(_stored()), "--public_key", str(public)]
-    tool = [sys.executable, *command, "--signature", str(_stored() / SIGNATURE)]
+    # The tool of the model_signing package agrees.
+    command = ["-m", "model_signing", "verify", "key", str(_release_folder()), "--public_key", str(public)]
+    tool = [sys.executable, *command, "--signature", str(_release_folder() / SIGNATURE)]
     assert subprocess.run(tool, check=False, capture_output=True).returncode == 0
-    (_stored() / "more.txt").write_text("added")
+    (_release_folder() / "more.txt").write_text("added")
     assert subprocess.run(tool, check=False, capture_output=True).returncode != 0
 
 

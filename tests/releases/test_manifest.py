@@ -1,4 +1,4 @@
-"""Manifests: what they say of format and system text, and that those written before still hold."""
+"""Manifests: prompt formats, system texts, and manifests of older versions."""
 
 import json
 from dataclasses import asdict, replace
@@ -9,7 +9,7 @@ from fledge.releases.manifest import MANIFEST, Manifest, load_manifest
 
 TEXT = Manifest("mine", "org/model", "", "d" * 64, "qa", 1, "Q: {{question}}", {"max_tokens": 8}, version=1)
 CONVERSATION = replace(TEXT, template=(Message("user", "{{question}}"),), format=None)
-# As they were computed for these two before a manifest had a format.
+# Computed for these two before manifests had a format.
 DIGESTS = {
     "text": (
         "4e0d8ba4b051cf68aa47da378b84d347ded31c5b2ded835a3dca6b1b0eb84059",
@@ -22,22 +22,22 @@ DIGESTS = {
 }
 
 
-def _written_before(manifest: Manifest, folder: Path) -> Path:
+def _write_old_manifest(manifest: Manifest, folder: Path) -> Path:
     content = {name: value for name, value in asdict(manifest).items() if name not in ("format", "system")}
     (folder / MANIFEST).write_text(json.dumps(content))
     return folder
 
 
-def test_a_manifest_of_before_is_asked_as_it_was_and_keeps_its_digests(tmp_path: Path) -> None:
-    for name, manifest, form in (("text", TEXT, "completion"), ("conversation", CONVERSATION, "chat")):
-        found = load_manifest(_written_before(manifest, tmp_path))
+def test_a_manifest_without_a_format_keeps_its_digests_and_implies_one(tmp_path: Path) -> None:
+    for name, manifest, prompt_format in (("text", TEXT, "completion"), ("conversation", CONVERSATION, "chat")):
+        found = load_manifest(_write_old_manifest(manifest, tmp_path))
         assert found == manifest
-        assert found.format == form
+        assert found.format == prompt_format
         assert (found.digest, found.seal) == DIGESTS[name]
 
 
-def test_another_format_and_another_system_text_are_other_releases() -> None:
+def test_format_and_system_text_change_the_digest_and_the_seal() -> None:
     chat = replace(TEXT, format="chat")
-    told = replace(chat, system="Be kind.")
-    assert len({TEXT.digest, chat.digest, told.digest}) == 3
-    assert len({TEXT.seal, chat.seal, told.seal}) == 3
+    with_system = replace(chat, system="Be kind.")
+    assert len({TEXT.digest, chat.digest, with_system.digest}) == 3
+    assert len({TEXT.seal, chat.seal, with_system.seal}) == 3

@@ -1,4 +1,4 @@
-"""Files that releases share: one content on disk, whoever has it, and each release whole without the others."""
+"""Files that releases share: each content is stored once, and each release works without the others."""
 
 import json
 import shutil
@@ -11,13 +11,13 @@ from fledge.core.digests import file_digest
 from fledge.core.links import link_or_copy
 from fledge.releases.manifest import Manifest, read_release
 from fledge.releases.release_cache import cache_release
-from fledge.releases.shared_files import files_of_exports, files_of_releases, lay_out
+from fledge.releases.shared_files import files_of_exports, files_of_releases, place_files
 
 FILES = {"snapshot/model.safetensors": "weights", "snapshot/config.json": "{}", "engines/exact/model.bin": "engine"}
 
 
 def _release(folder: Path, version: int = 1, **changes: str) -> tuple[Path, Manifest]:
-    """A release as it comes from a server, with other content in some files."""
+    """Write a release as a server delivers it, with `changes` of some files."""
     source = folder / f"download-{version}"
     for name, content in {**FILES, **changes}.items():
         (source / name).parent.mkdir(parents=True, exist_ok=True)
@@ -31,14 +31,14 @@ def _same(a: Path, b: Path) -> bool:
     return a.stat().st_ino == b.stat().st_ino
 
 
-def test_releases_from_a_server_share_what_they_have_in_common(tmp_path: Path) -> None:
+def test_downloaded_releases_share_equal_files(tmp_path: Path) -> None:
     releases = tmp_path / "releases"
-    kept = []
+    cached = []
     for version, config in ((1, "{}"), (2, '{"a": 1}')):
         source, manifest = _release(tmp_path, version, **{"snapshot/config.json": config})
-        kept.append(cache_release(source, manifest, releases, {}, in_store=False))
+        cached.append(cache_release(source, manifest, releases, {}, in_store=False))
         shutil.rmtree(source)
-    first, second = kept
+    first, second = cached
     assert _same(first / "snapshot/model.safetensors", second / "snapshot/model.safetensors")
     assert not _same(first / "snapshot/config.json", second / "snapshot/config.json")
     shutil.rmtree(first)
@@ -56,30 +56,30 @@ def test_a_damaged_file_is_not_shared(tmp_path: Path) -> None:
     assert read_release(second).version == 2
 
 
-def test_engines_are_shared_with_those_that_were_exported(tmp_path: Path) -> None:
+def test_engine_files_are_linked_to_exported_engines(tmp_path: Path) -> None:
     exported = tmp_path / "engines" / "abc-exact"
     exported.mkdir(parents=True)
     (exported / "model.bin").write_text("engine")
     (exported / "files.json").write_text(json.dumps({"model.bin": file_digest(exported / "model.bin")}))
     source, manifest = _release(tmp_path)
     known = files_of_exports([exported, tmp_path / "none"])
-    kept = cache_release(source, manifest, tmp_path / "releases", known, in_store=False)
-    assert _same(kept / "engines/exact/model.bin", exported / "model.bin")
-    assert files_of_releases([kept, tmp_path], "m" * 64).keys() == set(manifest.files.values())
-    assert files_of_releases([kept], "another") == {}
+    cached = cache_release(source, manifest, tmp_path / "releases", known, in_store=False)
+    assert _same(cached / "engines/exact/model.bin", exported / "model.bin")
+    assert files_of_releases([cached, tmp_path], "m" * 64).keys() == set(manifest.files.values())
+    assert files_of_releases([cached], "another") == {}
 
 
-def test_a_users_own_files_are_copied(tmp_path: Path) -> None:
+def test_files_of_a_user_are_copied_not_linked(tmp_path: Path) -> None:
     source, manifest = _release(tmp_path)
-    lay_out(manifest, source, tmp_path / "store", {}, linked="engines/")
+    place_files(manifest, source, tmp_path / "store", {}, linked="engines/")
     assert not _same(source / "snapshot/model.safetensors", tmp_path / "store/snapshot/model.safetensors")
     assert _same(source / "engines/exact/model.bin", tmp_path / "store/engines/exact/model.bin")
 
 
-def test_where_there_are_no_links_there_are_copies(tmp_path: Path) -> None:
-    elsewhere = Path("/dev/shm")  # noqa: S108 (another file system than that of most temporary folders)
+def test_files_are_copied_to_another_file_system(tmp_path: Path) -> None:
+    elsewhere = Path("/dev/shm")  # noqa: S108 (usually another file system than that of temporary folders)
     if not elsewhere.is_dir() or elsewhere.stat().st_dev == tmp_path.stat().st_dev:
-        pytest.skip("there is one file system only")
+        pytest.skip("there is only one file system")
     (tmp_path / "file").write_text("content")
     target = elsewhere / f"fledge-{tmp_path.name}"
     try:

@@ -1,4 +1,4 @@
-"""The programs in `tools/`, which belong to no package."""
+"""Tests of the programs in `tools/`."""
 
 import importlib.util
 from pathlib import Path

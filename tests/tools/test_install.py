@@ -1,4 +1,4 @@
-"""How `make` installs: what pip was told, uv is told too."""
+"""Installation with `make`: uv gets the settings of pip."""
 
 import json
 import sys
@@ -15,7 +15,7 @@ def install() -> ModuleType:
     return load_tool("install")
 
 
-def test_uv_looks_where_pip_would(install: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_uv_uses_the_indexes_of_pip(install: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "pip.conf").write_text(
         "[global]\nindex-url = https://one.example/simple\ncert = /of/the/file.pem\n"
         "find-links =\n    /wheels\n    /more/wheels\n"
@@ -27,7 +27,7 @@ def test_uv_looks_where_pip_would(install: ModuleType, tmp_path: Path, monkeypat
     for name in ("PIP_NO_INDEX", "PIP_FIND_LINKS", "PIP_CONSTRAINT"):
         monkeypatch.delenv(name, raising=False)
     settings = install.pip_settings([sys.executable, "-m", "pip"])
-    options = " ".join(install.uv_options(settings))  # what this machine's own settings add comes after them
+    options = " ".join(install.uv_options(settings))  # settings of this machine come last
     assert options.startswith(
         "--default-index https://two.example/simple"
         " --index https://three.example/simple --index https://four.example/simple"
@@ -36,12 +36,12 @@ def test_uv_looks_where_pip_would(install: ModuleType, tmp_path: Path, monkeypat
     assert install.uv_environment(settings)["SSL_CERT_FILE"] == "/of/the/environment.pem"
 
 
-def test_without_an_index_uv_uses_none_either(install: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_index_of_pip_applies_to_uv(install: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     assert "--no-index" in list(install.uv_options(install.pip_settings([sys.executable, "-m", "pip"])))
 
 
-def test_the_packages_that_would_be_installed_are_told_from_what_is_only_mentioned(install: ModuleType) -> None:
+def test_planned_packages_exclude_optional_dependencies(install: ModuleType) -> None:
     lines = "Would install 2 packages\n + torch==2.13.0\n + nvidia-cublas==13.1.1.3\n"
     assert install.planned_packages("", lines, uv=True) == ["torch", "nvidia-cublas"]
     extra = "nvidia-cublas==13.1.1.3; platform_system == 'Windows'"

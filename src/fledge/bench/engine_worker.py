@@ -35,7 +35,7 @@ def _run_round(engine: Engine, prompts: list[list[int]], params: GenerationParam
 
 
 def _token_times(stream: Stream) -> list[float]:
-    return [moment for moment, chunk in stream.timed() for _ in chunk.token_ids]
+    return [moment for moment, chunk in stream.timed_chunks() for _ in chunk.token_ids]
 
 
 if __name__ == "__main__":

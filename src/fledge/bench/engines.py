@@ -7,7 +7,7 @@ from typing import Any
 
 import psutil
 
-from fledge.bench.guard import guarded
+from fledge.bench.guard import guard_processes
 from fledge.bench.limits import MachineLimits, probe_machine
 from fledge.bench.measured_models import MODEL_HELP, MeasuredModel, find_models
 from fledge.bench.processes import Measured, deadline, module, run
@@ -83,7 +83,7 @@ def bench_engines(config: BenchConfig, progress: Progress = no_progress, say: Sa
     if about["busy"] > MAX_BUSY:
         say(f"other programs use {about['busy']:.0%} of this machine's CPU, which lowers the figures")
     notes: list[str] = []
-    with guarded(), Reporter(progress, say) as reporter:
+    with guard_processes(), Reporter(progress, say) as reporter:
         models = find_models(config.model, config, reporter.say, notes)
         plans = [_plan(config, model) for model in models]
         reporter.total = len(models) * (1 + len(config.subjects)) * len(config.loads) * config.repeats

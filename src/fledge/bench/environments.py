@@ -23,7 +23,7 @@ def environment(name: str, packages: Sequence[str], minutes: float, state_dir: P
     Packages without a version get fledge's, so that all are measured with the same torch and transformers. Raises
     `FledgeError` with pip's error.
     """
-    requirements = [pinned(package) for package in ("torch", *packages)]
+    requirements = [pin_requirement(package) for package in ("torch", *packages)]
     folder = state.ensure(state_dir / "bench" / "envs") / name
     if _read_marker(folder) != requirements:
         say(f"installing {packages[0]} into its own environment, once: about {minutes:g} min")
@@ -38,7 +38,7 @@ def environment(name: str, packages: Sequence[str], minutes: float, state_dir: P
     return folder / "bin"
 
 
-def pinned(package: str) -> str:
+def pin_requirement(package: str) -> str:
     """Return `name==version` with the given or the installed version. Raises `FledgeError` if it has neither."""
     if "==" in package:
         return package

@@ -9,7 +9,7 @@ from typing import Any
 
 import psutil
 
-from fledge.bench.guard import guarded
+from fledge.bench.guard import guard_processes
 from fledge.bench.measured_models import MODEL_HELP, MeasuredModel, find_models
 from fledge.bench.processes import Measured, deadline, module, run
 from fledge.bench.reporter import Reporter
@@ -77,7 +77,7 @@ def bench_experiment(
         raise MissingExtraError("langchain-huggingface", "bench")
     about = {**machine.describe(), "busy": psutil.cpu_percent(interval=1.0) / 100}
     notes: list[str] = []
-    with guarded(), Reporter(progress, say) as reporter:
+    with guard_processes(), Reporter(progress, say) as reporter:
         models = find_models(config.model, config, reporter.say, notes)
         reporter.total = len(models) * (1 + 2 * config.repeats)
         rows = [row for model in models for row in _measure(config, model, reporter)]

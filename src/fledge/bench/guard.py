@@ -22,7 +22,7 @@ PATIENCE_S = 10.0
 
 
 @contextlib.contextmanager
-def guarded() -> Iterator[None]:
+def guard_processes() -> Iterator[None]:
     """Kill every process started inside, with its children, when the block or this process ends."""
     mark, outer = secrets.token_hex(8), os.environ.get(MARK)
     with postpone_interrupts():  # in its own session, so that Ctrl-C reaches only this process

@@ -72,7 +72,7 @@ class Running(NamedTuple):
 
 
 @contextmanager
-def running(command: ServerCommand, log: Path) -> Iterator[Running]:
+def run_server(command: ServerCommand, log: Path) -> Iterator[Running]:
     """Start a server; on exit, stop it with all its processes. Raises `FledgeError` with the last line of its log if it
     does not answer."""
     began = time.monotonic()

@@ -13,15 +13,15 @@ from typing import Any, Literal, NamedTuple
 import psutil
 
 from fledge.bench import fledge_servers, guidellm, peers
-from fledge.bench.environments import pinned
-from fledge.bench.guard import guarded
+from fledge.bench.environments import pin_requirement
+from fledge.bench.guard import guard_processes
 from fledge.bench.load_client import LoadTarget
 from fledge.bench.loads import Load, LoadSample, Slo, figures
 from fledge.bench.measured_models import MODEL_HELP, MeasuredModel, find_models
 from fledge.bench.processes import START_S, run
 from fledge.bench.ratios import costs, over_engine, ratios
 from fledge.bench.reporter import Reporter
-from fledge.bench.servers import ServerCommand, running
+from fledge.bench.servers import ServerCommand, run_server
 from fledge.core import state
 from fledge.core.errors import FledgeError, InputError
 from fledge.core.settings import Workspace, option, out_of_range
@@ -125,7 +125,7 @@ def bench_serve(config: ServeBenchConfig, progress: Progress = no_progress, say:
         say(f"other programs use {about['busy']:.0%} of this machine's CPU, which lowers the figures")
     notes: list[str] = []
     with (
-        guarded(),
+        guard_processes(),
         tempfile.TemporaryDirectory(prefix="fledge-bench-") as temporary,
         Reporter(progress, say) as reporter,
     ):
@@ -237,7 +237,7 @@ class _Bench:
                 {
                     "model": self.model.name,
                     "peer": name,
-                    "packages": [pinned(package) for package in packages],
+                    "packages": [pin_requirement(package) for package in packages],
                     "ready_seconds": statistics.median(ready) if ready else None,
                     "memory_bytes": max(peak for visit in visits for peak in visit.memory_bytes),
                 }
@@ -263,7 +263,7 @@ class _Bench:
 
     def _measure_server(self, name: str, command: ServerCommand, folder: Path) -> Visit:
         memory: list[int] = []
-        with running(command, folder / "log.txt") as server:
+        with run_server(command, folder / "log.txt") as server:
 
             def count_load(count: int) -> None:
                 memory.append(server.memory.take())

@@ -1,4 +1,4 @@
-"""What every engine is: prompts in, streams of tokens out."""
+"""The interface of engines: prompts in, streams of tokens out."""
 
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, NamedTuple, Protocol
@@ -12,11 +12,11 @@ if TYPE_CHECKING:
     from fledge.engines.prompt_encoder import PromptEncoder
 
 PromptInput = str | Sequence[Message] | Sequence[int]
-"""Text to complete, a conversation to answer, or token ids as they are."""
+"""Text to complete, a conversation to answer, or token ids, which are used unchanged."""
 
 
 class Stats(NamedTuple):
-    """What an engine is doing and has done: prompts under way, tokens generated so far."""
+    """The number of prompts in progress, and of tokens generated so far."""
 
     running: int
     generated_tokens: int
@@ -28,27 +28,29 @@ class Engine(Protocol):
     info: EngineInfo
 
     def submit(self, prompt: PromptInput, params: GenerationParams) -> Stream:
-        """Start an answer. A prompt that the model cannot take fails the stream, or this call, with `InputError`."""
+        """Start an answer. An invalid prompt fails the stream, or this call, with `InputError`."""
         ...
 
     def stats(self) -> Stats: ...
 
     def close(self) -> None:
-        """Cancel what runs and free the model."""
+        """Cancel running answers and free the model."""
         ...
 
 
 class StartingEngine(Engine, Protocol):
-    """An engine that may still be loading: it has `info` and can be asked after `wait_ready`."""
+    """An engine that may still be loading: `info` and `submit` work after `wait_ready`."""
 
     def wait_ready(self) -> None:
-        """Wait until it can be asked. Raises `FledgeError` where it cannot, and closes it."""
+        """Wait until the engine is ready. If it fails to start, closes it and raises `FledgeError`."""
         ...
 
 
 class LoadedEngine(Protocol):
-    """An engine in its own process, which calls `turn` as long as it is `busy`. `encoder`, where there is one, has a
-    line to watch; `between_steps` is called where a turn takes many steps."""
+    """An engine inside the engine process, which calls `turn` while it is `busy` and polls `encoder`, if there is one.
+
+    A turn of many steps calls `between_steps` after each.
+    """
 
     info: EngineInfo
     between_steps: Callable[[], None]
@@ -60,22 +62,22 @@ class LoadedEngine(Protocol):
     def busy(self) -> bool: ...
 
     def take(self, prompt: PromptInput, params: GenerationParams, stream: Stream) -> None:
-        """Have a prompt answered. One that the model cannot take fails the stream with `InputError`."""
+        """Start an answer on `stream`. An invalid prompt fails the stream with `InputError`."""
         ...
 
     def turn(self) -> None: ...
 
 
 class EngineGoneError(FledgeError):
-    """The engine process is not there (any more)."""
+    """The engine process is not running."""
 
 
 def generate(engine: Engine, prompts: Sequence[PromptInput], params: GenerationParams) -> list[Completion]:
-    """Answers to all prompts, in their order, computed together. An `InputError` says which of several is wrong."""
+    """Return the answers to all prompts, in their order. Raises `InputError`, with the row if there are several."""
     streams: list[Stream] = []
     number = 0
     try:
-        for number, prompt in enumerate(prompts):  # noqa: B007 (told in an error)
+        for number, prompt in enumerate(prompts):  # noqa: B007 (used in the error)
             streams.append(engine.submit(prompt, params))
         completions = []
         for number, stream in enumerate(streams):  # noqa: B007

@@ -1,4 +1,4 @@
-"""An engine of this machine, in a process of its own, as the program that started it asks it."""
+"""Start a local engine in its own process, and send it prompts."""
 
 import contextlib
 import logging
@@ -34,15 +34,15 @@ from fledge.models.snapshot import Snapshot
 
 log = logging.getLogger(__name__)
 
-MOST_RESTARTS = 1
+MAX_RESTARTS = 1
 
 _encode = msgspec.msgpack.Encoder().encode
-_pieces = msgspec.msgpack.Decoder(list[Piece]).decode
+_decode = msgspec.msgpack.Decoder(list[Piece]).decode
 
 
 @dataclass
-class _Asked:
-    """A prompt under way: its message, the line on which it was sent, and the tokens of each answer."""
+class _PendingPrompt:
+    """A prompt in progress: its message, the connection that it was sent on, and the tokens of each answer."""
 
     ask: Ask
     stream: Stream
@@ -51,14 +51,14 @@ class _Asked:
 
 
 class EngineConnection:
-    """Asks the engine at the other end of a line. `EngineGoneError` ends what was asked when the line ends."""
+    """A connection to an engine process. If it is lost, all answers fail with `EngineGoneError`."""
 
     def __init__(self, line: socket.socket, info: EngineInfo) -> None:
         self.info = info
         self._line = line
-        self._sending = threading.Lock()
-        self._changing = threading.Lock()  # of what is under way
-        self._asked: dict[str, _Asked] = {}
+        self._send_lock = threading.Lock()
+        self._pending_lock = threading.Lock()
+        self._pending: dict[str, _PendingPrompt] = {}
         self._generated_tokens = 0
         self._lost: FledgeError | None = None
         self._reader = threading.Thread(target=self._read, name="engine-reader", daemon=True)
@@ -68,21 +68,21 @@ class EngineConnection:
         identity = secrets.token_hex(8)
         stream = Stream(n=params.n)
         stream.on_cancel = partial(self._cancel, identity)
-        ask = _ask(identity, prompt, params)
-        with self._changing:
+        ask = _create_ask(identity, prompt, params)
+        with self._pending_lock:
             if self._lost is not None:
                 raise self._lost
             line = self._line
-            self._asked[identity] = _Asked(ask, stream, line)
+            self._pending[identity] = _PendingPrompt(ask, stream, line)
         self._send(ASK, ask, line)
         return stream
 
     def stats(self) -> Stats:
-        return Stats(len(self._asked), self._generated_tokens)
+        return Stats(len(self._pending), self._generated_tokens)
 
     def close(self) -> None:
-        """Hang up; what is under way fails."""
-        self._end(FledgeError("the engine was closed"))
+        """Close the connection; answers in progress fail."""
+        self._fail_all(FledgeError("the engine was closed"))
         with contextlib.suppress(OSError):
             self._line.shutdown(socket.SHUT_RDWR)
         if threading.current_thread() is not self._reader:
@@ -93,7 +93,7 @@ class EngineConnection:
         self._send(CANCEL, Cancel(identity), self._line)
 
     def _send(self, kind: int, message: Ask | Cancel, line: socket.socket) -> None:
-        with self._sending, contextlib.suppress(OSError):  # the reader sees the end of the line
+        with self._send_lock, contextlib.suppress(OSError):  # the reader notices a closed connection
             line.sendall(frame(kind, _encode(message)))
 
     def _read(self) -> None:
@@ -102,71 +102,71 @@ class EngineConnection:
             with contextlib.suppress(OSError):
                 while data := self._line.recv(1 << 18):
                     for _, body in frames.feed(data):
-                        for piece in _pieces(body):
-                            self._take(piece)
+                        for piece in _decode(body):
+                            self._handle_piece(piece)
             try:
                 if not self._reconnect():
                     return
             except FledgeError as error:
-                self._end(error)
+                self._fail_all(error)
                 return
 
     def _reconnect(self) -> bool:
-        """Whether there is a new line, now that the old one has ended."""
-        self._end(EngineGoneError("lost the connection to the engine"))
+        """Restore a lost connection. Returns whether that was possible; without it, all answers have failed."""
+        self._fail_all(EngineGoneError("lost the connection to the engine"))
         return False
 
-    def _take(self, piece: Piece) -> None:
-        asked = self._asked.get(piece.id)
-        if asked is None:
+    def _handle_piece(self, piece: Piece) -> None:
+        pending = self._pending.get(piece.id)
+        if pending is None:
             return
-        stream = asked.stream
+        stream = pending.stream
         if piece.error:
             self._forget(piece.id)
             stream.fail((InputError if piece.error_kind == "input" else FledgeError)(piece.error, piece.hint))
             return
         stream.prompt_tokens, stream.turns_left_out = piece.prompt_tokens, piece.turns_left_out
         self._generated_tokens += len(piece.token_ids)
-        count = asked.counts[piece.index] = asked.counts.get(piece.index, 0) + len(piece.token_ids)
-        chunk = _chunk(piece, count)
+        count = pending.counts[piece.index] = pending.counts.get(piece.index, 0) + len(piece.token_ids)
+        chunk = _to_chunk(piece, count)
         if piece.finish_reason and stream.is_last(chunk):
             self._forget(piece.id)
         stream.put(chunk)
 
     def _forget(self, identity: str) -> None:
-        with self._changing:
-            self._asked.pop(identity, None)
+        with self._pending_lock:
+            self._pending.pop(identity, None)
 
-    def _end(self, error: FledgeError) -> None:
-        with self._changing:
+    def _fail_all(self, error: FledgeError) -> None:
+        with self._pending_lock:
             self._lost = self._lost or error
-            asked, self._asked = list(self._asked.values()), {}
-        for item in asked:
+            pending, self._pending = list(self._pending.values()), {}
+        for item in pending:
             item.stream.fail(self._lost)
 
 
 class LocalEngine(EngineConnection):
-    """A process that runs a model's engine, and ends with this one.
+    """A process that runs a model's engine, and ends with this one. It accepts prompts after `wait_ready`.
 
-    It starts at once; ask it after `wait_ready`. One that dies is started once more, and what it was asked is asked
-    again; after that `EngineGoneError` ends all.
+    If the process dies, it is restarted once, and the prompts in progress are sent again. If it dies again, all answers
+    fail with `EngineGoneError`.
     """
 
     def __init__(self, settings: EngineSettings, model: Snapshot, say: Say) -> None:
-        """`say` is told what takes long."""
-        self._config = EngineConfig(_settings(settings), model={**asdict(model), "path": str(model.path)})
+        """`say` receives progress messages."""
+        self._config = EngineConfig(_engine_settings(settings), model={**asdict(model), "path": str(model.path)})
         self._say = say
         self._restarts = 0
         self._closing = threading.Event()
-        self._said = tempfile.TemporaryFile()  # noqa: SIM115 (closed with the engine)
+        self._output = tempfile.TemporaryFile()  # noqa: SIM115 (closed with the engine)
         self._ready = False
         with postpone_interrupts():
             self._child, self._control, self._line = self._spawn()
 
     def wait_ready(self) -> None:
-        """Wait until it can be asked. Raises what kept the engine from starting."""
+        """Wait until the engine accepts prompts. Raises the error of a failed start."""
         try:
-            info = self._wait()
+            info = self._wait_for_start()
         except BaseException:
             self.close()
             raise
@@ -176,7 +176,7 @@ class LocalEngine(EngineConnection):
 
     @property
     def pid(self) -> int:
-        """The process of the engine."""
+        """The process id of the engine."""
         return self._child.pid
 
     def close(self) -> None:
@@ -185,31 +185,31 @@ class LocalEngine(EngineConnection):
         if self._ready:
             super().close()
         self._line.close()
-        self._said.close()
+        self._output.close()
 
     def _reconnect(self) -> bool:
         if self._closing.is_set():
             return False
         code = self._kill()
-        reason = f"the engine process {_cause(code)}{self._last_words()}"
-        if self._restarts >= MOST_RESTARTS:
-            self._end(
+        reason = f"the engine process {_describe_exit(code)}{_read_last_line(self._output)}"
+        if self._restarts >= MAX_RESTARTS:
+            self._fail_all(
                 EngineGoneError(
                     f"{reason}, for the second time", hint="run fledge doctor, or limit the cache with --cache-gb"
                 )
             )
             return False
         self._restarts += 1
-        with self._changing:
-            again = [item for item in self._asked.values() if item.stream.restart()]
-            lost = [item for item in self._asked.values() if item not in again]
-            self._asked = {item.ask.id: item for item in again}
+        with self._pending_lock:
+            again = [item for item in self._pending.values() if item.stream.restart()]
+            lost = [item for item in self._pending.values() if item not in again]
+            self._pending = {item.ask.id: item for item in again}
         for item in lost:
             item.stream.fail(EngineGoneError(reason, hint="retry in a few seconds"))
         self._say(f"{reason}; restarting it and retrying the prompts in progress: {len(again)}")
         self._child, self._control, line = self._spawn()
         try:
-            self._wait()
+            self._wait_for_start()
         except FledgeError:
             line.close()
             raise
@@ -217,9 +217,9 @@ class LocalEngine(EngineConnection):
             self._kill()
             line.close()
             return False
-        with self._changing:
+        with self._pending_lock:
             old, self._line = self._line, line
-            waiting = [item for item in self._asked.values() if item.line is old]  # also what came meanwhile
+            waiting = [item for item in self._pending.values() if item.line is old]  # including new prompts
             for item in waiting:
                 item.line = line
                 item.counts.clear()
@@ -236,18 +236,18 @@ class LocalEngine(EngineConnection):
             [*module_command("fledge.engines.process"), str(its_control.fileno())],
             pass_fds=inherited,
             stdin=subprocess.DEVNULL,
-            stdout=self._said,
+            stdout=self._output,
             stderr=subprocess.STDOUT,
-            process_group=0,  # Ctrl-C in the terminal is for us, who end it
+            process_group=0,  # Ctrl-C reaches only this process, which ends the engine
         )
         control.sendall(encode_config(replace(self._config, lines=(its_line.fileno(),))))
         its_control.close()
         its_line.close()
         return child, control, line
 
-    def _wait(self) -> EngineInfo:
+    def _wait_for_start(self) -> EngineInfo:
         with self._control.makefile("rb") as lines:
-            for event in decode_events(lines, self._refuse):
+            for event in decode_events(lines, self._report_invalid_event):
                 match event:
                     case ChildReady(EngineInfo() as info):
                         return info
@@ -258,38 +258,36 @@ class LocalEngine(EngineConnection):
                         raise errors.rebuild(kind, error, hint)
         code = self._kill()
         raise EngineGoneError(
-            f"the engine process {_cause(code)} while it started{self._last_words()}", hint="fledge doctor"
+            f"the engine process {_describe_exit(code)} while it started{_read_last_line(self._output)}",
+            hint="fledge doctor",
         )
 
-    def _refuse(self, reason: str) -> None:
+    def _report_invalid_event(self, reason: str) -> None:
         self._say(f"message of the engine process refused: {reason}")
 
     def _kill(self) -> int:
         with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(self._child.pid, signal.SIGKILL)  # with what it has started
+            os.killpg(self._child.pid, signal.SIGKILL)  # including its children
         self._control.close()
         return self._child.wait()
 
-    def _last_words(self) -> str:
-        return _last_line(self._said)
 
-
-def _settings(settings: EngineSettings) -> dict[str, str | bool | int | float]:
+def _engine_settings(settings: EngineSettings) -> dict[str, str | bool | int | float]:
     common = {item.name: getattr(settings, item.name) for item in fields(EngineSettings)}
-    return {**common, "tracking_uri": ""}  # not the engine's business, and it may hold a password
+    return {**common, "tracking_uri": ""}  # the engine does not need it, and it may contain a password
 
 
-def _ask(identity: str, prompt: PromptInput, params: GenerationParams) -> Ask:
+def _create_ask(identity: str, prompt: PromptInput, params: GenerationParams) -> Ask:
     ask = Ask(identity, asdict(params))
     if isinstance(prompt, str):
-        return replace(ask, text=str(prompt))  # LangChain has a kind of its own, which msgpack does not take
+        return replace(ask, text=str(prompt))  # msgpack rejects LangChain's subclass of str
     turns: list[tuple[str, str]] = [(turn.role, str(turn.content)) for turn in prompt if isinstance(turn, Message)]
     if turns:
         return replace(ask, messages=turns)
     return replace(ask, token_ids=[int(token) for token in prompt])  # type: ignore[arg-type]
 
 
-def _chunk(piece: Piece, count: int) -> Chunk:
+def _to_chunk(piece: Piece, count: int) -> Chunk:
     pairs: Sequence[tuple[str, float]] = piece.logprobs or ()
     reason: FinishReason | None = piece.finish_reason  # type: ignore[assignment]
     return Chunk(
@@ -304,7 +302,7 @@ def _chunk(piece: Piece, count: int) -> Chunk:
     )
 
 
-def _cause(code: int) -> str:
+def _describe_exit(code: int) -> str:
     if code >= 0:
         return f"ended with code {code}"
     name = signal.Signals(-code).name
@@ -312,7 +310,7 @@ def _cause(code: int) -> str:
     return f"was ended by {name}{memory}"
 
 
-def _last_line(file: IO[bytes]) -> str:
+def _read_last_line(file: IO[bytes]) -> str:
     file.seek(0)
     lines = file.read().decode("utf-8", "replace").strip().splitlines()
     return f" ({lines[-1][:300]})" if lines else ""

@@ -1,4 +1,4 @@
-"""Describe this machine, as far as it matters to a model."""
+"""Describe the hardware and libraries of this machine."""
 
 import platform
 import re

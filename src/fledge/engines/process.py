@@ -1,7 +1,7 @@
-"""The engine process: `python -m fledge.engines.process DESCRIPTOR`. Answers an endpoint, or one program, on a socket.
+"""The engine process: `python -m fledge.engines.process DESCRIPTOR`. Serves an endpoint or a program on a socket.
 
-One thread does all of it, in turns: take what arrived, advance all answers by a step, send what was made. A step of an
-engine holds Python's lock from its start to its end, so that any other thread here would starve.
+One thread repeats: receive messages, advance all answers by one step, send new pieces. A step holds the GIL from start
+to end, so other threads would starve.
 """
 
 import math
@@ -34,18 +34,18 @@ from fledge.engines.engine import LoadedEngine, PromptInput
 from fledge.engines.settings import EngineSettings
 from fledge.engines.stream import Chunk, Stream
 from fledge.models.snapshot import Snapshot
-from fledge.releases.manifest import read_kept, snapshot_of
+from fledge.releases.manifest import read_cached, snapshot_of
 
-SEND_TIMEOUT_S = 10  # a client that reads nothing for so long is given up, so that the others' answers go on
+SEND_TIMEOUT_S = 10  # a client that reads nothing for this long is dropped, so that it does not block others
 
 _encode = msgspec.msgpack.Encoder().encode
-_ask = msgspec.msgpack.Decoder(Ask).decode
-_cancel = msgspec.msgpack.Decoder(Cancel).decode
+_decode_ask = msgspec.msgpack.Decoder(Ask).decode
+_decode_cancel = msgspec.msgpack.Decoder(Cancel).decode
 
 
 @dataclass
-class _Whole:
-    """An answer on its way that is sent only when it is whole."""
+class _AnswerBuffer:
+    """The parts of an answer that is sent in one piece."""
 
     texts: list[str] = field(default_factory=list)
     token_ids: list[int] = field(default_factory=list)
@@ -59,8 +59,8 @@ class _Whole:
         self.first_token_ns = self.first_token_ns or piece.first_token_ns
 
 
-class EngineLine:
-    """One client's line to the engine. Its end cancels what was asked on it."""
+class ClientConnection:
+    """One client's connection. Closing it cancels the client's prompts."""
 
     def __init__(self, engine: LoadedEngine, line: socket.socket) -> None:
         self.line = line
@@ -71,20 +71,20 @@ class EngineLine:
         self._unsent: list[Piece] = []
 
     def receive(self) -> bool:
-        """Take what arrived; False at the end of the line."""
+        """Handle received messages. Returns False if the connection is closed or a message is invalid."""
         try:
             data = self.line.recv(1 << 18)
             for kind, body in self._frames.feed(data):
                 if kind == ASK:
-                    self._start(_ask(body))
-                elif kind == CANCEL and (stream := self._streams.get(_cancel(body).id)):
+                    self._start(_decode_ask(body))
+                elif kind == CANCEL and (stream := self._streams.get(_decode_cancel(body).id)):
                     stream.cancel()
-        except (OSError, ValueError, msgspec.MsgspecError):  # what is no message ends the line, as its end does
+        except (OSError, ValueError, msgspec.MsgspecError):
             return False
         return bool(data)
 
     def flush(self) -> bool:
-        """Send what was made since the last time; False where the client has gone, or reads nothing."""
+        """Send new pieces. Returns False if the client has disconnected or does not read."""
         if not self._unsent:
             return True
         pieces, self._unsent = self._unsent, []
@@ -103,42 +103,44 @@ class EngineLine:
         try:
             params = GenerationParams(**{**ask.params, "stop": tuple(ask.params.get("stop", ()))})
         except (ValueError, TypeError) as error:
-            self._refuse(ask.id, InputError(str(error)))
+            self._send_error(ask.id, InputError(str(error)))
             return
         stream = Stream(n=params.n)
         self._streams[ask.id] = stream
-        wholes = None if ask.stream else [_Whole() for _ in range(params.n)]
-        stream.listen(partial(self._heard, ask.id, stream, wholes))
-        self._engine.take(_prompt(ask), params, stream)
+        buffers = None if ask.stream else [_AnswerBuffer() for _ in range(params.n)]
+        stream.listen(partial(self._on_item, ask.id, stream, buffers))
+        self._engine.take(_prompt_of(ask), params, stream)
 
-    def _heard(self, identity: str, stream: Stream, wholes: list[_Whole] | None, item: Chunk | Exception) -> None:
+    def _on_item(
+        self, identity: str, stream: Stream, buffers: list[_AnswerBuffer] | None, item: Chunk | Exception
+    ) -> None:
         if isinstance(item, Exception):
             self._streams.pop(identity, None)
-            self._refuse(identity, item)
+            self._send_error(identity, item)
             return
-        piece = _piece(identity, stream, item)
-        if wholes is not None:
-            whole = wholes[piece.index]
-            whole.add(piece)
+        piece = _to_piece(identity, stream, item)
+        if buffers is not None:
+            buffer = buffers[piece.index]
+            buffer.add(piece)
             if piece.finish_reason is None:
                 return
             piece = replace(
                 piece,
-                text="".join(whole.texts),
-                token_ids=whole.token_ids,
-                logprobs=whole.logprobs or None,
-                first_token_ns=whole.first_token_ns,
+                text="".join(buffer.texts),
+                token_ids=buffer.token_ids,
+                logprobs=buffer.logprobs or None,
+                first_token_ns=buffer.first_token_ns,
             )
         if piece.finish_reason and stream.is_over:
             self._streams.pop(identity, None)
         self._unsent.append(piece)
 
-    def _refuse(self, identity: str, error: Exception) -> None:
+    def _send_error(self, identity: str, error: Exception) -> None:
         kind = "input" if isinstance(error, InputError) else "engine"
         self._unsent.append(Piece(identity, error=str(error), error_kind=kind, hint=getattr(error, "hint", "")))
 
 
-def _prompt(ask: Ask) -> PromptInput:
+def _prompt_of(ask: Ask) -> PromptInput:
     if ask.token_ids is not None:
         return ask.token_ids
     if ask.messages is not None:
@@ -146,7 +148,7 @@ def _prompt(ask: Ask) -> PromptInput:
     return ask.text or ""
 
 
-def _piece(identity: str, stream: Stream, chunk: Chunk) -> Piece:
+def _to_piece(identity: str, stream: Stream, chunk: Chunk) -> Piece:
     now = chunk.made_ns or time.time_ns()
     return Piece(
         identity,
@@ -163,17 +165,14 @@ def _piece(identity: str, stream: Stream, chunk: Chunk) -> Piece:
 
 
 class EngineServer:
-    """Runs one engine for those who ask it: an endpoint through `listener`, and whoever has the other end of `lines`.
-
-    A second client, as an endpoint after a restart, has a line of its own.
-    """
+    """Runs one engine for the clients that connect to `listener`, or hold the other end of `lines`."""
 
     def __init__(
         self, engine: LoadedEngine, listener: socket.socket | None = None, lines: tuple[socket.socket, ...] = ()
     ) -> None:
         self._engine = engine
         self._selector = selectors.DefaultSelector()
-        self._lines: set[EngineLine] = set()
+        self._clients: set[ClientConnection] = set()
         self._encoder_line: socket.socket | None = None
         self._watch_encoder()
         if listener is not None:
@@ -183,14 +182,14 @@ class EngineServer:
         engine.between_steps = partial(self._exchange, 0.0)
 
     def run(self) -> None:
-        """Answer until the process is ended."""
+        """Answer prompts until the process is killed."""
         while True:
             self._exchange(0.0 if self._engine.busy else None)
             if self._engine.busy:
                 self._engine.turn()
 
-    def try_out(self) -> None:
-        """Warm up, and see that what comes is an answer. Raises `FledgeError` where it is none."""
+    def warm_up(self) -> None:
+        """Generate two tokens. Raises `FledgeError` if the model gives none, or invalid log probabilities."""
         stream = Stream()
         self._engine.take("warm up", GenerationParams(max_tokens=2, logprobs=True, ignore_eos=True), stream)
         while not stream.is_over:
@@ -201,14 +200,14 @@ class EngineServer:
             raise FledgeError("the model is unusable: its log probabilities are NaN or infinite in the warm-up")
 
     def _exchange(self, wait_s: float | None) -> None:
-        """Send what was made, then take what arrived; with `wait_s` None at least one thing."""
-        for line in [line for line in self._lines if not line.flush()]:
-            self._drop(line)
+        """Send new pieces and receive messages, waiting at most `wait_s` seconds for one; None waits without limit."""
+        for client in [client for client in self._clients if not client.flush()]:
+            self._drop(client)
         self._watch_encoder()
         for key, _ in self._selector.select(wait_s):
             key.data()
-        for line in [line for line in self._lines if not line.flush()]:  # what was refused at once
-            self._drop(line)
+        for client in [client for client in self._clients if not client.flush()]:  # errors of invalid prompts
+            self._drop(client)
 
     def _watch_encoder(self) -> None:
         encoder = self._engine.encoder
@@ -227,16 +226,16 @@ class EngineServer:
         self._add(listener.accept()[0])
 
     def _add(self, line: socket.socket) -> None:
-        client = EngineLine(self._engine, line)
-        self._lines.add(client)
+        client = ClientConnection(self._engine, line)
+        self._clients.add(client)
         self._selector.register(line, selectors.EVENT_READ, partial(self._receive, client))
 
-    def _receive(self, client: EngineLine) -> None:
-        if client in self._lines and not client.receive():
+    def _receive(self, client: ClientConnection) -> None:
+        if client in self._clients and not client.receive():
             self._drop(client)
 
-    def _drop(self, client: EngineLine) -> None:
-        self._lines.discard(client)
+    def _drop(self, client: ClientConnection) -> None:
+        self._clients.discard(client)
         self._selector.unregister(client.line)
         client.close()
 
@@ -247,11 +246,12 @@ def main() -> None:
     config = control.config
     control.listen(_on_event)
     try:
-        engine = selection.load(decode(EngineSettings, config.settings), _model(config), partial(_progress, control))
+        settings = decode(EngineSettings, config.settings)
+        engine = selection.load(settings, _find_model(config), partial(_report_progress, control))
         lines = tuple(socket.socket(fileno=descriptor) for descriptor in config.lines)
         listener = _listen(Path(config.address)) if config.address else None
         server = EngineServer(engine, listener, lines)
-        server.try_out()
+        server.warm_up()
     except FledgeError as error:
         control.send(StartFailed(error.message, error.hint, type(error).__name__))
         sys.exit(error.exit_code)
@@ -259,7 +259,7 @@ def main() -> None:
     server.run()
 
 
-def _progress(control: Control[EngineConfig], text: str) -> None:
+def _report_progress(control: Control[EngineConfig], text: str) -> None:
     control.send(StartProgress(text))
 
 
@@ -271,16 +271,16 @@ def _listen(address: Path) -> socket.socket:
     return listener
 
 
-def _model(config: EngineConfig) -> Snapshot:
-    """The model of a release in our own cache, or one that the parent has checked.
+def _find_model(config: EngineConfig) -> Snapshot:
+    """Return the model of a cached release, or the one that the parent has checked.
 
-    A damaged release is removed: whoever starts next fetches it anew.
+    A damaged release is removed, so that the next start fetches it again.
     """
     if not config.release:
         return msgspec.convert(config.model, Snapshot, dec_hook=lambda kind, value: kind(value))  # paths
     folder = Path(config.release)
     try:
-        manifest = read_kept(folder)
+        manifest = read_cached(folder)
     except FledgeError:
         shutil.rmtree(folder, ignore_errors=True)
         raise
@@ -289,7 +289,7 @@ def _model(config: EngineConfig) -> Snapshot:
 
 def _on_event(event: Event) -> None:
     if isinstance(event, SupervisorGone | StopRequested):
-        os.killpg(0, signal.SIGKILL)  # with an export that may be under way; this process leads a group of its own
+        os.killpg(0, signal.SIGKILL)  # including a running export; this process leads its group
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ from fledge.engines.settings import EngineSettings
 from fledge.models import snapshot
 from fledge.models.gguf_original import ORIGINAL, find_original
 from fledge.models.snapshot import Snapshot
-from fledge.releases.manifest import find_release_export, read_kept, snapshot_of
+from fledge.releases.manifest import find_release_export, read_cached, snapshot_of
 from fledge.tracking.connection import connect
 
 log = logging.getLogger(__name__)
@@ -48,7 +48,7 @@ def find(model: str, workspace: Workspace) -> Snapshot | RemoteModel:
     """Resolve a name: a URL to a remote model, a release to its own copy of the snapshot, others to a snapshot."""
     if is_release(model):
         folder = release_folder(model, workspace)
-        manifest = read_kept(folder)
+        manifest = read_cached(folder)
         return replace(snapshot_of(folder, manifest), source=f"models:/{manifest.name}/{manifest.version}")
     if not is_remote(model):
         return snapshot.resolve(model, workspace.cache_dir)

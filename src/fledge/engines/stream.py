@@ -1,4 +1,4 @@
-"""The answers to one prompt as they come, and as wholes."""
+"""The answers to one prompt, in chunks or complete."""
 
 import queue
 import threading
@@ -15,7 +15,7 @@ Listener = Callable[["Chunk | Exception"], None]
 
 @dataclass(frozen=True)
 class Usage:
-    """What an answer took; `cost` is in the currency of the prices given, 0 where none are."""
+    """The tokens of an answer, and its cost in the currency of the prices, 0 without prices."""
 
     prompt_tokens: int
     completion_tokens: int
@@ -24,11 +24,11 @@ class Usage:
 
 @dataclass(frozen=True)
 class Chunk:
-    """The next tokens of an answer, and their text as far as it is certain; the last one has a `finish_reason`.
+    """The next tokens of an answer, and the text that they complete; the last chunk has `finish_reason` and `usage`.
 
-    `index` tells the `n` answers to one prompt apart. `logprobs`, where asked for, has one value for each token, and
-    `tokens` their texts. `usage` comes with the last chunk. `made_ns` is when its last token was there, in nanoseconds
-    since the epoch; 0 for the moment in which it arrives.
+    `index` is the number of the answer among the `n` to one prompt. If requested, `logprobs` has one value for each
+    token, and `tokens` their texts. `made_ns` is when the last token was generated, in nanoseconds since the epoch; 0
+    means the time of arrival.
     """
 
     text: str
@@ -43,9 +43,9 @@ class Chunk:
 
 @dataclass(frozen=True)
 class Completion:
-    """A whole answer. Times are in seconds; `started_ns` is nanoseconds since the epoch.
+    """A complete answer. Times are in seconds; `started_ns` is nanoseconds since the epoch.
 
-    `turns_left_out` counts the oldest turns of a conversation that the model's window had no room for.
+    `turns_left_out` is the number of oldest turns that did not fit in the model's context window.
     """
 
     text: str
@@ -69,10 +69,10 @@ class Completion:
 
 @dataclass
 class Stream:
-    """The answers to one submitted prompt: iterate for chunks, call `result` for the whole, or `listen`.
+    """The answers to one prompt: iterate for chunks, call `result` for a complete answer, or `listen`.
 
-    An engine calls `put` for each chunk and `fail` once if the answer breaks off. `prompt_tokens` and `turns_left_out`
-    are known when the first chunk is there.
+    An engine calls `put` for each chunk, or `fail` once. It sets `prompt_tokens` and `turns_left_out` before the first
+    chunk.
     """
 
     prompt_tokens: int = 0
@@ -95,17 +95,17 @@ class Stream:
         if chunk.finish_reason:
             with self._lock:
                 self._left -= 1
-        self._hand_over(chunk, chunk.made_ns)
+        self._pass_on(chunk, chunk.made_ns)
         if not self._left:
             self._ended.set()
 
     def fail(self, error: Exception) -> None:
-        self.cancelled = True  # the other answers to this prompt have nobody to wait for them
-        self._hand_over(error)
+        self.cancelled = True  # nobody waits for the other answers to this prompt
+        self._pass_on(error)
         self._ended.set()
 
     def restart(self) -> bool:
-        """Forget the chunks so far, to be answered anew; False where somebody has read some of them already."""
+        """Discard the chunks so far, to answer again. Returns False if some have been read."""
         with self._lock:
             if self.read or self._listener:
                 return False
@@ -114,13 +114,13 @@ class Stream:
             return True
 
     def listen(self, listener: "Listener") -> None:
-        """Have each chunk, and a failure, passed to `listener` in the thread that makes it, instead of iterating."""
+        """Call `listener` with each chunk or failure, in the engine's thread, instead of queueing them."""
         with self._lock:
             while not self._queue.empty():
                 listener(self._queue.get()[1])
             self._listener = listener
 
-    def _hand_over(self, item: Chunk | Exception, made_ns: int = 0) -> None:
+    def _pass_on(self, item: Chunk | Exception, made_ns: int = 0) -> None:
         with self._lock:
             if self._listener:
                 self._listener(item)
@@ -128,7 +128,7 @@ class Stream:
                 self._queue.put((made_ns or time.time_ns(), item))
 
     def is_last(self, chunk: Chunk) -> bool:
-        """Whether all answers have ended once this chunk is put."""
+        """Return whether all answers have ended after this chunk."""
         return self._left <= (chunk.finish_reason is not None)
 
     @property
@@ -143,32 +143,32 @@ class Stream:
             self.on_cancel()
 
     def __iter__(self) -> Iterator[Chunk]:
-        return (chunk for _, chunk in self.timed())
+        return (chunk for _, chunk in self.timed_chunks())
 
-    def timed(self) -> Iterator[tuple[float, Chunk]]:
-        """Chunks, each with the seconds from `submit` to when it was made."""
-        under_way = self.n
+    def timed_chunks(self) -> Iterator[tuple[float, Chunk]]:
+        """Yield the chunks, each with the seconds from `submit` until it was generated."""
+        unfinished = self.n
         self.read = True
-        while under_way:
+        while unfinished:
             made_ns, item = self._queue.get()
             if isinstance(item, Exception):
                 raise item
-            under_way -= item.finish_reason is not None
+            unfinished -= item.finish_reason is not None
             yield max(0, made_ns - self.started_ns) / 1e9, item
 
     def result(self) -> Completion:
-        """Wait for the whole answer, the first one where there are several."""
+        """Wait for the complete answer; the first one if there are several."""
         return self.results()[0]
 
     def results(self) -> list[Completion]:
         """Wait for all `n` answers. Blocks without polling, so many callers may wait."""
         self._ended.wait()
         arrived: list[list[tuple[float, Chunk]]] = [[] for _ in range(self.n)]
-        for moment, chunk in self.timed():
+        for moment, chunk in self.timed_chunks():
             arrived[chunk.index].append((moment, chunk))
-        return [self._whole(parts) for parts in arrived]
+        return [self._join(parts) for parts in arrived]
 
-    def _whole(self, parts: list[tuple[float, Chunk]]) -> Completion:
+    def _join(self, parts: list[tuple[float, Chunk]]) -> Completion:
         chunks = [chunk for _, chunk in parts]
         token_ids = tuple(token for chunk in chunks for token in chunk.token_ids)
         reason = chunks[-1].finish_reason

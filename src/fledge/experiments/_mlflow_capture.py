@@ -1,4 +1,4 @@
-"""What MLflow's own tracing sees inside a chain, as part of the trace that we write of its cell."""
+"""Capture the spans that MLflow's own tracing records inside a chain, for the trace of its cell."""
 
 import json
 from collections.abc import Callable
@@ -15,11 +15,10 @@ from fledge.tracking._mlflow_traces import root_span_id
 
 
 def capture_traces(run_id: str, experiment_id: str) -> Traced:
-    """A function that runs the chain of a cell, and returns what that gave and the spans that ended meanwhile.
+    """Return a function that runs the chain of a cell, and returns its result and the recorded spans.
 
-    To MLflow's tracing the chain is the remote part of a trace that began elsewhere: ours. So what
-    `mlflow.langchain.autolog`, `@mlflow.trace` and the like see nests under its cell, and what MLflow sends by itself,
-    while a long chain still runs, is the same spans of the same trace.
+    MLflow treats the chain as a remote part of the cell's trace. So the spans of `mlflow.langchain.autolog` and
+    `@mlflow.trace` are nested in the cell, and those that MLflow sends itself during a long chain join the same trace.
     """
     manager = InMemoryTraceManager.get_instance()
 
@@ -33,17 +32,17 @@ def capture_traces(run_id: str, experiment_id: str) -> Traced:
             result = work()
             found = manager.pop_trace(int(number, 16))
         spans = found.trace.data.spans if found else []
-        return result, [_plain(span, root) for span in spans if span.end_time_ns]
+        return result, [_to_dict(span, root) for span in spans if span.end_time_ns]
 
     return run
 
 
-def tracer() -> MlflowLangchainTracer:
-    """LangChain's callback by which each step of a chain becomes a span."""
+def create_tracer() -> MlflowLangchainTracer:
+    """Return the LangChain callback that records each step of a chain as a span."""
     return MlflowLangchainTracer()
 
 
-def _plain(span: Span, root: str) -> dict[str, Any]:
+def _to_dict(span: Span, root: str) -> dict[str, Any]:
     return {
         "id": span.span_id,
         "parent": "" if span.parent_id == root else span.parent_id,
@@ -51,11 +50,11 @@ def _plain(span: Span, root: str) -> dict[str, Any]:
         "kind": span.span_type,
         "start_ns": span.start_time_ns,
         "end_ns": span.end_time_ns,
-        "inputs": _jsonable(span.inputs),
-        "outputs": _jsonable(span.outputs),
+        "inputs": _to_jsonable(span.inputs),
+        "outputs": _to_jsonable(span.outputs),
         "error": span.status.description or "error" if span.status.status_code.value == "ERROR" else "",
     }
 
 
-def _jsonable(value: Any) -> Any:
+def _to_jsonable(value: Any) -> Any:
     return json.loads(json.dumps(value, default=str))

@@ -1,4 +1,4 @@
-"""The runs of an experiment in MLflow: starting a parent run and one for each arm, and reading back what they hold."""
+"""The runs of an experiment in MLflow: start a parent run and one for each arm, and read what is recorded in them."""
 
 import contextlib
 import json
@@ -44,8 +44,8 @@ from fledge.tracking._mlflow_connection import experiment_id, status_after
 TABLE = "answers.json"
 CONFIG = "config.json"
 PLAN = "plan.json"
-LONGEST_PARAM = 6000  # MLflow's limit
-# A run's param, and the field of a snapshot that it holds.
+MAX_PARAM_CHARACTERS = 6000  # MLflow's limit
+# Params of a run, and the snapshot fields that they record.
 MODEL_PARAMS = {
     "model_digest": "digest",
     "model_commit": "commit",
@@ -79,7 +79,7 @@ def start_runs(
         name = f"experiment-{time.strftime('%Y%m%d-%H%M%S')}"
         with postpone_interrupts():
             runs.append(client.create_run(experiment, run_name=name, tags=tags).info.run_id)
-        _describe(client, runs[0], {**common, **about}, questions)
+        _log_description(client, runs[0], {**common, **about}, questions)
         client.log_dict(runs[0], _pin_config(config, arms), CONFIG)
         client.log_dict(runs[0], _build_plan(config, arms, questions), PLAN)
         for arm in arms:
@@ -92,7 +92,7 @@ def start_runs(
             }
             with postpone_interrupts():
                 runs.append(client.create_run(experiment, run_name=arm.name, tags=tags).info.run_id)
-            _describe(client, runs[-1], params, questions)
+            _log_description(client, runs[-1], params, questions)
             model_id = _create_logged_model(client, experiment, replace(arm, run_id=runs[-1]), params)
             if arm.prompt is not None:
                 store.link_to_run(arm.prompt, runs[-1])
@@ -113,7 +113,7 @@ def _arm_params(arm: Arm, models: StartedModels) -> dict[str, str]:
         **_model_params(*models.get(arm.model, (None, None))),
         "model": arm.model,
         **{key: as_param(value) for key, value in arm.generation.__dict__.items()},
-        "stop": json.dumps(arm.generation.stop),  # with its commas and white space
+        "stop": json.dumps(arm.generation.stop),  # as JSON, which keeps commas and white space
         "arm_digest": arm.digest,
         "prompt": arm.label,
         "format": arm.format or "",
@@ -122,18 +122,18 @@ def _arm_params(arm: Arm, models: StartedModels) -> dict[str, str]:
     }
 
 
-def _describe(client: MlflowClient, run_id: str, params: Mapping[str, str], questions: QuestionSet) -> None:
-    client.log_batch(run_id, params=[Param(key, value[:LONGEST_PARAM]) for key, value in params.items()])
-    used = DatasetInput(dataset(questions), tags=[InputTag("mlflow.data.context", "eval")])
+def _log_description(client: MlflowClient, run_id: str, params: Mapping[str, str], questions: QuestionSet) -> None:
+    client.log_batch(run_id, params=[Param(key, value[:MAX_PARAM_CHARACTERS]) for key, value in params.items()])
+    used = DatasetInput(create_dataset(questions), tags=[InputTag("mlflow.data.context", "eval")])
     client.log_inputs(run_id, datasets=[used])
 
 
-def dataset(questions: QuestionSet) -> Dataset:
-    """The question set as MLflow knows it."""
+def create_dataset(questions: QuestionSet) -> Dataset:
+    """Return the question set as an MLflow dataset."""
     source = questions.source
     return Dataset(
         name=source.removeprefix("dataset:") if source.startswith("dataset:") else re.split(r"[\\/]", source)[-1],
-        digest=questions.digest[:8],  # as short as MLflow's own
+        digest=questions.digest[:8],  # the length of MLflow's own digests
         source_type="local",
         source=json.dumps({"uri": source}),
         profile=json.dumps({"num_rows": len(questions.questions)}),
@@ -155,7 +155,7 @@ def _model_params(model: Snapshot | RemoteModel | None, info: EngineInfo | None)
 
 
 def _create_logged_model(client: MlflowClient, experiment: str, arm: Arm, params: Mapping[str, str]) -> str:
-    """What answers in an arm, as MLflow's LoggedModel; empty where the server knows none."""
+    """Create an MLflow LoggedModel for an arm and return its id, empty if the server has no logged models."""
     try:
         model: LoggedModel = client.create_logged_model(
             experiment,
@@ -175,8 +175,7 @@ def _create_logged_model(client: MlflowClient, experiment: str, arm: Arm, params
 
 
 def _pin_config(config: ExperimentConfig, arms: Sequence[Arm]) -> dict[str, Any]:
-    """The configuration with the prompt versions that were asked, examples included: repeating it asks the same
-    ones."""
+    """Return the configuration with fixed prompt versions, including few-shot ones, so that it can be repeated."""
     content = {**config.as_dict(), "shots": (0,), "shots_from": ""}
     labels = [arm.label for arm in arms if arm.prompt]
     if config.arms:
@@ -188,7 +187,7 @@ def _pin_config(config: ExperimentConfig, arms: Sequence[Arm]) -> dict[str, Any]
 
 
 def _build_plan(config: ExperimentConfig, arms: Sequence[Arm], questions: QuestionSet) -> dict[str, Any]:
-    """What the comparison is to be judged by, pre-registered before the first question is asked."""
+    """Return the pre-registered criteria of the comparison."""
     return {
         "metric": planned_metric(config, questions),
         "directions": {item.name: item.higher_is_better for item in config.chosen_scorers},
@@ -202,7 +201,7 @@ def _build_plan(config: ExperimentConfig, arms: Sequence[Arm], questions: Questi
 
 
 def load_plan(client: MlflowClient, run_id: str) -> dict[str, Any] | None:
-    """What was pre-registered for an experiment; None where nothing was."""
+    """Return the pre-registered plan of an experiment, None if it has none."""
     try:
         return load_artifact(client, run_id, PLAN, hint="")
     except InputError:
@@ -210,10 +209,7 @@ def load_plan(client: MlflowClient, run_id: str) -> dict[str, Any] | None:
 
 
 def load_table(client: MlflowClient, run_id: str) -> pd.DataFrame:
-    """The table of answers of an experiment's parent run: one row for each cell.
-
-    Raises `InputError` if it has none, as one that is unfinished.
-    """
+    """Return the answers of an experiment: one row for each cell. Raises `InputError` if it is unfinished."""
     try:
         content = load_artifact(client, run_id, TABLE, hint=LIST_RUNS)
     except InputError:
@@ -223,7 +219,7 @@ def load_table(client: MlflowClient, run_id: str) -> pd.DataFrame:
 
 
 def _refuse_unfinished(client: MlflowClient, run_id: str) -> None:
-    """Raise `InputError` for an experiment that ended early, or has not ended yet."""
+    """Raise `InputError` if the run is an unfinished experiment."""
     try:
         run = client.get_run(run_id)
     except MlflowException:
@@ -231,29 +227,29 @@ def _refuse_unfinished(client: MlflowClient, run_id: str) -> None:
     if run.data.tags.get("fledge.kind") == "experiment":
         state = "still running, or killed" if run.info.status == "RUNNING" else run.info.status.lower()
         raise InputError(
-            f"experiment {run_id} is unfinished ({state}): not all of its answers are made and recorded",
+            f"experiment {run_id} is unfinished ({state}): not all of its answers are recorded",
             hint=f"fledge experiment --resume {short_id(run_id)}",
         )
 
 
 def load_comparison(client: MlflowClient, run_id: str) -> dict[str, Any]:
-    """What `compare` left in a run. Raises `InputError` if it was never compared."""
+    """Return the result of `compare` in a run. Raises `InputError` if there is none."""
     return load_artifact(client, run_id, "comparison.json", hint=f"fledge compare {short_id(run_id)}")
 
 
 def load_settings(client: MlflowClient, run_id: str) -> dict[str, Any]:
-    """The settings that an experiment was started with, its prompts pinned to the versions that were asked."""
+    """Return the settings of an experiment, with fixed prompt versions."""
     return load_artifact(client, run_id, CONFIG, hint=LIST_RUNS)
 
 
 def log_evaluation(client: MlflowClient, run_id: str, content: str, passed: bool) -> None:
-    """Keep what `evaluate` found in its run."""
+    """Record the result of `evaluate` in its run."""
     client.log_text(run_id, content, "evaluation.json")
     tag_run(client, run_id, {"fledge.kind": "evaluation", "fledge.passed": str(passed).lower()})
 
 
 def load_evaluation(client: MlflowClient, run_id: str) -> dict[str, Any] | None:
-    """What `evaluate` left in a run; None where the run is of something else."""
+    """Return the result of `evaluate` in a run, None if there is none."""
     try:
         return load_artifact(client, run_id, "evaluation.json", hint="")
     except InputError:
@@ -264,10 +260,10 @@ ARM_SETTINGS = ("model", "engine", "mode", "format", *(item.name for item in opt
 
 
 class ArmSettings(NamedTuple):
-    """What one arm of an experiment asked with, and how it did.
+    """Settings and metrics of one arm of an experiment.
 
-    `prompt` is `name/version`, empty for a chain of the user's own; `metrics` are means over questions. `format` is
-    None in runs of before, which asked as the prompt's template implies.
+    `prompt` is `name/version`, empty for a custom chain; `metrics` are means over questions. `format` is None in runs
+    of older versions, which used the format that the template implies.
     """
 
     name: str
@@ -281,9 +277,9 @@ class ArmSettings(NamedTuple):
 
 
 def load_arm(client: MlflowClient, run_id: str, arm: str | None = None) -> ArmSettings:
-    """What the arm `arm` of an experiment asked with; without a name its only one.
+    """Return the settings of an experiment's arm; without a name, of its only one.
 
-    Raises `InputError` if the experiment has no such arm, or several.
+    Raises `InputError` if there is no such arm, or no name but several arms.
     """
     arms = _arm_runs(client, run_id)
     if arm is None and len(arms) != 1:
@@ -310,20 +306,20 @@ def load_arm(client: MlflowClient, run_id: str, arm: str | None = None) -> ArmSe
 
 
 def describe_arms(client: MlflowClient, run_id: str) -> list[ArmDescription]:
-    """What each arm of an experiment asked; a prompt longer than a param of MLflow is cut, and ends in dots."""
+    """Return a description of each arm. A prompt above MLflow's limit is truncated and ends in ` ...`."""
     found = []
     for name, run in _arm_runs(client, run_id).items():
         params = run.data.params
         if "template" in params:
             system = f"system: {params['system']}\n" if params.get("system") else ""
             settings = {name: params[name] for name in ARM_SETTINGS if params.get(name)}
-            text = system + params["template"] + (" ..." if len(params["template"]) >= LONGEST_PARAM else "")
+            text = system + params["template"] + (" ..." if len(params["template"]) >= MAX_PARAM_CHARACTERS else "")
             found.append(ArmDescription(name, params["prompt"], text, settings))
     return found
 
 
 def _arm_runs(client: MlflowClient, run_id: str) -> dict[str, Run]:
-    """The nested runs of an experiment's arms by name. Raises `InputError` where there is no such run."""
+    """Return the nested runs of an experiment by arm. Raises `InputError` if the experiment does not exist."""
     try:
         experiment = client.get_run(run_id).info.experiment_id
     except MlflowException:
@@ -333,7 +329,7 @@ def _arm_runs(client: MlflowClient, run_id: str) -> dict[str, Run]:
 
 
 def load_artifact(client: MlflowClient, run_id: str, artifact: str, *, hint: str) -> dict[str, Any]:
-    """A JSON object that a run keeps. Raises `InputError` if it has none of that name."""
+    """Return a JSON object in the artifacts of a run. Raises `InputError` if there is none of that name."""
     try:
         with scratch_folder() as folder:
             path = Path(client.download_artifacts(run_id, artifact, str(folder)))

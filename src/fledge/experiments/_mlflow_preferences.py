@@ -1,4 +1,4 @@
-"""Preferences: whether a judge finds an arm's answers better than those of the baseline, question by question."""
+"""Preferences: for each question, whether a judge prefers an arm's answer to the baseline's."""
 
 import hashlib
 import json
@@ -27,11 +27,11 @@ from fledge.scoring.judge import (
     same_model,
 )
 
-Known = dict["Two", Preference]
+Known = dict["TextPair", Preference]
 
 
-class Two(NamedTuple):
-    """What a judge is shown: texts alone, so that the same ones are judged once, whichever arms they come from."""
+class TextPair(NamedTuple):
+    """The texts that a judge compares, without arms, so that equal texts are judged once."""
 
     question: str
     reference: str
@@ -39,11 +39,11 @@ class Two(NamedTuple):
     b: str
 
     @property
-    def swapped(self) -> "Two":
+    def swapped(self) -> "TextPair":
         return self._replace(a=self.b, b=self.a)
 
 
-def with_preferences(
+def add_preferences(
     client: MlflowClient,
     run_id: str,
     folder: Path,
@@ -52,60 +52,59 @@ def with_preferences(
     judging: JudgeConfig,
     progress: Progress = no_progress,
 ) -> tuple[pd.DataFrame, list[str]]:
-    """The long table of a run with the column `preference`, and what to know about it.
+    """Return the table of a run with the column `preference`, and notes on the judgements.
 
-    It is 0 for the baseline; for another arm's answer 1 where the judge finds it better than the baseline's answer to
-    the same sample of the question, -1 where worse, 0 where neither. It is missing where one of the two failed or
-    the judge gave no judgement. What the same judge judged by the same criteria before in this run is not judged
-    again: each judgement is in the experiment's `folder` at once, and in the run at the end. Raises `FledgeError` where
-    the judge gave no judgement at all.
+    The preference is 1 if the judge prefers the arm's answer to the baseline's for the same sample of the question, -1
+    for the opposite, 0 for a tie and for the baseline itself. It is missing if one of the answers failed or there is no
+    judgement. Earlier judgements of the run by the same judge and criteria are reused: each is stored in the
+    experiment's `folder` immediately, and in the run at the end. Raises `FledgeError` if there are no judgements.
     """
-    pairs = dict(_pairs(table, baseline))
-    different = {two for two in pairs.values() if two.a != two.b}
-    file = state.ensure(folder) / _artifact(judging).replace("/", "-")
-    known = {**_load(client, run_id, judging), **_load_file(file)}
-    for two in different:
-        if two not in known and two.swapped in known:
-            known[two] = replace(known[two.swapped], value=-known[two.swapped].value)
-    wanted = [two for two in dict.fromkeys(pairs.values()) if two in different and two not in known]
+    pairs = dict(_find_pairs(table, baseline))
+    different = {pair for pair in pairs.values() if pair.a != pair.b}
+    file = state.ensure(folder) / _artifact_path(judging).replace("/", "-")
+    known = {**_load_recorded(client, run_id, judging), **_load_file(file)}
+    for pair in different:
+        if pair not in known and pair.swapped in known:
+            known[pair] = replace(known[pair.swapped], value=-known[pair.swapped].value)
+    missing = [pair for pair in dict.fromkeys(pairs.values()) if pair in different and pair not in known]
     counts, error = JudgeCounts(), ""
-    if wanted:
+    if missing:
         judge = open_judge(judging)
         try:
-            for two, said in judge.ask_all(
-                wanted,
-                lambda two: judge.prefer(two.question, two.a, two.b, two.reference or None),
+            for pair, judgement in judge.ask_all(
+                missing,
+                lambda pair: judge.prefer(pair.question, pair.a, pair.b, pair.reference or None),
                 lambda done, every: progress(done, every, "pairs judged"),
             ):
-                if isinstance(said, JudgeError):
-                    error = said.message
+                if isinstance(judgement, JudgeError):
+                    error = judgement.message
                 else:
-                    known[two] = said
-                    with state.open_to_append(file) as kept:
-                        kept.write(json.dumps(_row(two, said)).encode() + b"\n")
+                    known[pair] = judgement
+                    with state.open_to_append(file) as output:
+                        output.write(json.dumps(_to_row(pair, judgement)).encode() + b"\n")
         finally:
             with shield_from_interrupts():
-                _keep(client, run_id, judging, known)
+                _record(client, run_id, judging, known)
         counts = judge.counts
-    found = {two: known[two] for two in different if two in known}
+    found = {pair: known[pair] for pair in different if pair in known}
     if different and not found:
         raise FledgeError(f"there is no judgement on any of {len(different):,} pairs: {error}", hint=TRY_JUDGE)
 
-    values = {row: 0.0 if two.a == two.b else float(found[two].value) for row, two in pairs.items() if _is(two, found)}
+    values = {
+        row: 0.0 if pair.a == pair.b else float(found[pair].value)
+        for row, pair in pairs.items()
+        if pair.a == pair.b or pair in found
+    }
     column = pd.Series(values, dtype=float).reindex(table.index)
     column[(table["arm"] == baseline) & (table["error"] == "")] = 0.0
-    alike = sum(two.a == two.b for two in pairs.values())
+    alike = sum(pair.a == pair.b for pair in pairs.values())
     settings = load_settings(client, run_id)
-    notes = [*_notes(judging, counts, list(found.values()), alike), *_itself(judging, settings)]
+    notes = [*_describe(judging, counts, list(found.values()), alike), *_warn_of_self_judging(judging, settings)]
     return table.assign(**{PREFERENCE: column}), notes
 
 
-def _is(two: Two, found: Known) -> bool:
-    return two.a == two.b or two in found
-
-
-def _pairs(table: pd.DataFrame, baseline: str) -> Iterator[tuple[int, Two]]:
-    """What is to be compared, by the row of the arm's answer."""
+def _find_pairs(table: pd.DataFrame, baseline: str) -> Iterator[tuple[int, TextPair]]:
+    """Yield the pairs to compare, with the row of the arm's answer."""
     answered = table[table["error"] == ""]
     base = answered[answered["arm"] == baseline]
     texts = dict(zip(zip(base["question"], base["sample"], strict=True), base["answer"], strict=True))
@@ -114,40 +113,40 @@ def _pairs(table: pd.DataFrame, baseline: str) -> Iterator[tuple[int, Two]]:
         text = texts.get((row["question"], row["sample"]))
         if text is not None:
             reference = row["reference"] if isinstance(row["reference"], str) else ""
-            yield index, Two(row["text"], reference, row["answer"], text)
+            yield index, TextPair(row["text"], reference, row["answer"], text)
 
 
-def _notes(judging: JudgeConfig, counts: JudgeCounts, found: Sequence[Preference], alike: int) -> Iterator[str]:
-    yield f"preference is what the judge {judging.judge} says, asked both ways round, by: {judging.criteria}"
+def _describe(judging: JudgeConfig, counts: JudgeCounts, found: Sequence[Preference], alike: int) -> Iterator[str]:
+    yield f"preference is the verdict of the judge {judging.judge}, asked in both orders, by: {judging.criteria}"
     if counts.asked:
         yield describe_counts(counts._replace(inconsistent=0))
     inconsistent = sum(not preference.agreed for preference in found)
     if inconsistent:
-        yield f"{inconsistent:,} of {len(found):,} pairs were judged otherwise when swapped, and count as ties"
+        yield f"{inconsistent:,} of {len(found):,} pairs were judged differently when swapped, and count as ties"
     if alike:
-        yield f"{alike:,} pairs of the same text count as ties, and were not judged"
+        yield f"{alike:,} pairs of the same text count as ties and were not judged"
 
 
-def _itself(judging: JudgeConfig, settings: Mapping[str, Any]) -> list[str]:
+def _warn_of_self_judging(judging: JudgeConfig, settings: Mapping[str, Any]) -> list[str]:
     arms = [arm["model"] for arm in settings.get("arms", ()) if arm.get("model")]
     models = dict.fromkeys([settings["model"], *settings.get("more_models", ()), *arms])
     return [text for model in models if (text := same_model(judging.judge, model))]
 
 
-def _artifact(judging: JudgeConfig) -> str:
+def _artifact_path(judging: JudgeConfig) -> str:
     what = hashlib.sha256(f"{judging.judge}\n{judging.criteria}".encode()).hexdigest()[:12]
     return f"preferences/{what}.json"
 
 
-def _load(client: MlflowClient, run_id: str, judging: JudgeConfig) -> Known:
-    artifact = _artifact(judging)
-    if artifact not in [item.path for item in client.list_artifacts(run_id, "preferences")]:  # it was never asked
+def _load_recorded(client: MlflowClient, run_id: str, judging: JudgeConfig) -> Known:
+    artifact = _artifact_path(judging)
+    if artifact not in [item.path for item in client.list_artifacts(run_id, "preferences")]:
         return {}
     return _read(load_artifact(client, run_id, artifact, hint="try again")["preferences"])
 
 
 def _load_file(file: Path) -> Known:
-    """What was judged and may not be in MLflow, as when the process was killed."""
+    """Return the judgements on disk, which may be missing in MLflow after a kill."""
     try:
         lines = file.read_bytes().splitlines(keepends=True)
     except FileNotFoundError:
@@ -157,16 +156,16 @@ def _load_file(file: Path) -> Known:
 
 def _read(rows: Iterable[Mapping[str, Any]]) -> Known:
     return {
-        Two(*(row[name] for name in Two._fields)): Preference(row["value"], row["agreed"], row["rationale"])
+        TextPair(*(row[name] for name in TextPair._fields)): Preference(row["value"], row["agreed"], row["rationale"])
         for row in rows
     }
 
 
-def _row(two: Two, preference: Preference) -> dict[str, Any]:
-    return {**two._asdict(), **vars(preference)}
+def _to_row(pair: TextPair, preference: Preference) -> dict[str, Any]:
+    return {**pair._asdict(), **vars(preference)}
 
 
-def _keep(client: MlflowClient, run_id: str, judging: JudgeConfig, known: Known) -> None:
-    rows = [_row(two, preference) for two, preference in known.items()]
+def _record(client: MlflowClient, run_id: str, judging: JudgeConfig, known: Known) -> None:
+    rows = [_to_row(pair, preference) for pair, preference in known.items()]
     content = {"judge": judging.judge, "criteria": judging.criteria, "preferences": rows}
-    client.log_text(run_id, json.dumps(content, indent=1), _artifact(judging))
+    client.log_text(run_id, json.dumps(content, indent=1), _artifact_path(judging))

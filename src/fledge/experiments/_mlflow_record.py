@@ -1,4 +1,4 @@
-"""The runs of an experiment under way: traces as answers come, tables and metrics at the end."""
+"""Record a running experiment in MLflow: traces during the run, tables and metrics at the end."""
 
 import json
 import time
@@ -10,7 +10,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Metric, Param, RunTag
 
 from fledge.core.types import Say
-from fledge.experiments._mlflow_experiments import TABLE, dataset, tag_run
+from fledge.experiments._mlflow_experiments import TABLE, create_dataset, tag_run
 from fledge.experiments._mlflow_resources import Resources
 from fledge.experiments.arms import Arm
 from fledge.experiments.cells import Answer, trace_id
@@ -27,11 +27,11 @@ from fledge.tracking._mlflow_traces import (
     write_traces,
 )
 
-METRICS_AT_ONCE = 1000  # MLflow's limit
+METRICS_PER_CALL = 1000  # MLflow's limit
 
 
 class ExperimentRecord:
-    """The runs of one experiment. `send` and `finish` may be repeated: what is written twice is there once."""
+    """The runs of one experiment. `send` and `finish` may be repeated without duplicates."""
 
     def __init__(self, client: MlflowClient, plan: ExperimentPlan, say: Say) -> None:
         self._client = client
@@ -40,45 +40,45 @@ class ExperimentRecord:
         self._arms = {arm.name: arm for arm in plan.arms}
         self._questions = {item.id: item for item in plan.questions.questions}
         self._cell_runs: set[str] | None = None
-        self._keeps_traces = True
+        self._supports_traces = True
         self._resources = Resources()
 
     def resume(self) -> None:
         """Set all runs to RUNNING again."""
-        for run_id in self._runs():
+        for run_id in self._list_runs():
             self._client.update_run(run_id, status="RUNNING")
 
     def sample(self) -> None:
-        """Look at the machine's load; call it about once a second."""
+        """Sample the machine's load; to be called about once a second."""
         self._resources.sample()
 
     def send(self, answers: Sequence[Answer]) -> None:
-        """Write the traces of some answers, and their runs where each has one."""
+        """Write the traces of answers, and their runs with `nested_cells`."""
         earlier = [
             trace_id(self._plan.run_id, answer.key, attempt)
             for answer in answers
             for attempt in range(1, answer.attempt)
         ]
-        if self._keeps_traces:
+        if self._supports_traces:
             try:
-                write_traces(self._client, self._plan.experiment_id, [self._trace(answer) for answer in answers])
+                write_traces(self._client, self._plan.experiment_id, [self._create_trace(answer) for answer in answers])
                 if earlier:
                     self._client.delete_traces(self._plan.experiment_id, trace_ids=earlier)
             except NoTracesError as error:
-                self._keeps_traces = False
+                self._supports_traces = False
                 self._say(f"{error}; the answers are in the tables")
         if self._plan.config.nested_cells:
             self._send_runs(answers)
 
     def finish(self, answers: Sequence[Answer], judge: JudgeCounts | None = None) -> None:
-        """Log tables, metrics, what a judge did and the plot, and end all runs as FINISHED."""
+        """Log tables, metrics, the judge's counts and plots, and end all runs as FINISHED."""
         plan, table = self._plan, build_table(self._plan, answers)
         machine = self._resources.metrics()
         for arm in plan.arms:
             mine = table[table["arm"] == arm.name]
             self._log_table(arm.run_id, mine)
             self._client.log_figure(arm.run_id, plot_arms(mine), "arm.png")
-            self._log_metrics(arm.run_id, [*self._metrics(arm_metrics(mine), arm), *machine])
+            self._log_metrics(arm.run_id, [*self._create_metrics(arm_metrics(mine), arm), *machine])
         self._log_table(plan.run_id, table)
         self._client.log_figure(plan.run_id, plot_arms(table), "arms.png")
         own = [answer for answer in answers if not answer.reused_from]
@@ -92,17 +92,17 @@ class ExperimentRecord:
             "seconds": (ended - began) / 1e9,
             **({f"judge_{name}": count for name, count in judge._asdict().items()} if judge else {}),
         }
-        self._log_metrics(plan.run_id, [*self._metrics(figures), *machine])
-        for run_id in self._runs():
+        self._log_metrics(plan.run_id, [*self._create_metrics(figures), *machine])
+        for run_id in self._list_runs():
             self._client.set_terminated(run_id, "FINISHED")
 
     def abort(self, status: str) -> None:
         """End all runs as `KILLED` or `FAILED`."""
-        for run_id in self._runs():
+        for run_id in self._list_runs():
             self._client.set_terminated(run_id, status)
 
-    def _runs(self) -> list[str]:
-        """The arms' first: the parent ends last."""
+    def _list_runs(self) -> list[str]:
+        """Return the ids of all runs; the parent is last, so that it ends last."""
         return [*(arm.run_id for arm in self._plan.arms), self._plan.run_id]
 
     def _log_table(self, run_id: str, table: pd.DataFrame) -> None:
@@ -110,23 +110,23 @@ class ExperimentRecord:
         self._client.log_dict(run_id, content, TABLE)
         tag_run(self._client, run_id, {"mlflow.loggedArtifacts": json.dumps([{"path": TABLE, "type": "table"}])})
 
-    def _metrics(self, values: Mapping[str, float], arm: Arm | None = None) -> list[Metric]:
-        """Metrics of this moment: where they are logged once more, the later ones count."""
+    def _create_metrics(self, values: Mapping[str, float], arm: Arm | None = None) -> list[Metric]:
+        """Return metrics with the current time; if they are logged again, the later ones count."""
         now = int(time.time() * 1000)
         model = {}
         if arm and arm.model_id:
-            used = dataset(self._plan.questions)
+            used = create_dataset(self._plan.questions)
             model = {"model_id": arm.model_id, "dataset_name": used.name, "dataset_digest": used.digest}
         return [Metric(name, float(value), now, 0, **model) for name, value in values.items()]
 
     def _log_metrics(self, run_id: str, metrics: Sequence[Metric]) -> None:
-        for start in range(0, len(metrics), METRICS_AT_ONCE):
-            self._client.log_batch(run_id, metrics=metrics[start : start + METRICS_AT_ONCE])
+        for start in range(0, len(metrics), METRICS_PER_CALL):
+            self._client.log_batch(run_id, metrics=metrics[start : start + METRICS_PER_CALL])
 
     def _send_runs(self, answers: Sequence[Answer]) -> None:
         if self._cell_runs is None:
-            self._cell_runs = self._known_cell_runs()
-        known, self._cell_runs = self._cell_runs, None  # if this fails half way, look again
+            self._cell_runs = self._find_cell_runs()
+        known, self._cell_runs = self._cell_runs, None  # after a failure, search again
         for answer in answers:
             name = f"{answer.key}:{answer.attempt}"
             if name not in known:
@@ -161,9 +161,9 @@ class ExperimentRecord:
         )
         self._client.set_terminated(run.info.run_id, "FAILED" if answer.error else "FINISHED", end_time=now)
 
-    def _known_cell_runs(self) -> set[str]:
-        """Runs of cells that are there already; one that was not ended is no run of ours that is whole."""
-        found, broken_off = set[str](), list[str]()
+    def _find_cell_runs(self) -> set[str]:
+        """Return the cells that have a run. Deletes runs that were not ended, since they are incomplete."""
+        found, interrupted = set[str](), list[str]()
         for arm in self._plan.arms:
             token = None
             while token != "":
@@ -175,15 +175,15 @@ class ExperimentRecord:
                 )
                 for run in page:
                     if run.info.status == "RUNNING":
-                        broken_off.append(run.info.run_id)
+                        interrupted.append(run.info.run_id)
                     else:
                         found.add(run.data.tags["fledge.cell"])
                 token = page.token or ""
-        for run_id in broken_off:  # not sooner: what is gone shifts the pages
+        for run_id in interrupted:  # afterwards, since deleting shifts the pages
             self._client.delete_run(run_id)
         return found
 
-    def _trace(self, answer: Answer) -> TraceRecord:
+    def _create_trace(self, answer: Answer) -> TraceRecord:
         arm, question = self._arms[answer.arm], self._questions[answer.question_id]
         judged = {"answer": answer.text, "reference": question.reference}
         score = SpanRecord("score", "EVALUATOR", answer.generated_ns, answer.ended_ns, judged, answer.scores)
@@ -195,7 +195,7 @@ class ExperimentRecord:
             question.variables,
             answer.text,
             error=answer.error,
-            children=(*_steps(answer, arm, question.variables), *_nested(answer.steps, ""), score),
+            children=(*_prompt_spans(answer, arm, question.variables), *_chain_spans(answer.steps, ""), score),
         )
         tags = {
             "fledge.arm": answer.arm,
@@ -213,12 +213,12 @@ class ExperimentRecord:
             tags,
             arm.label,
             metadata,
-            tuple(_assessments(answer, self._plan.config.judging.judge)),
+            tuple(_create_assessments(answer, self._plan.config.judging.judge)),
         )
 
 
-def _assessments(answer: Answer, judge: str) -> Iterator[AssessmentRecord]:
-    """Each score of an answer, and each that a scorer failed to give."""
+def _create_assessments(answer: Answer, judge: str) -> Iterator[AssessmentRecord]:
+    """Yield an assessment for each score of an answer, and for each error of a scorer."""
     for name in (*answer.scores, *answer.score_errors):
         yield AssessmentRecord(
             name,
@@ -229,8 +229,8 @@ def _assessments(answer: Answer, judge: str) -> Iterator[AssessmentRecord]:
         )
 
 
-def _steps(answer: Answer, arm: Arm, values: dict[str, str]) -> list[SpanRecord]:
-    """What fledge knows of the steps; of a chain of the user's own, MLflow's tracing tells."""
+def _prompt_spans(answer: Answer, arm: Arm, values: dict[str, str]) -> list[SpanRecord]:
+    """Return the spans of a prompt's steps; those of a custom chain come from MLflow's tracing."""
     if arm.prompt is None:
         return []
     figures: dict[str, Any] = {}
@@ -263,7 +263,7 @@ def _steps(answer: Answer, arm: Arm, values: dict[str, str]) -> list[SpanRecord]
     ]
 
 
-def _nested(steps: Sequence[dict[str, Any]], parent: str) -> tuple[SpanRecord, ...]:
+def _chain_spans(steps: Sequence[dict[str, Any]], parent: str) -> tuple[SpanRecord, ...]:
     return tuple(
         SpanRecord(
             step["name"],
@@ -273,7 +273,7 @@ def _nested(steps: Sequence[dict[str, Any]], parent: str) -> tuple[SpanRecord, .
             step["inputs"],
             step["outputs"],
             error=step["error"],
-            children=_nested(steps, step["id"]),
+            children=_chain_spans(steps, step["id"]),
             id=step["id"],
         )
         for step in steps

@@ -1,4 +1,4 @@
-"""What an experiment uses of the machine, by MLflow's own monitors and under its own names."""
+"""The machine's load during an experiment, by MLflow's monitors and under MLflow's names."""
 
 import contextlib
 import time
@@ -10,22 +10,22 @@ from mlflow.system_metrics.metrics.disk_monitor import DiskMonitor
 from mlflow.system_metrics.metrics.gpu_monitor import GPUMonitor
 from mlflow.system_metrics.metrics.network_monitor import NetworkMonitor
 
-MOST_SAMPLES = 500
+MAX_SAMPLES = 500
 
 
 class Resources:
-    """Samples of the machine as MLflow's `system/...` metrics, never closer than `interval_s`."""
+    """Samples of the machine's load, at least `interval_s` apart, for MLflow's `system/...` metrics."""
 
     def __init__(self, interval_s: float = 1.0) -> None:
         self._monitors: list[BaseMetricsMonitor] = [CPUMonitor(), DiskMonitor(), NetworkMonitor()]
-        with contextlib.suppress(ImportError, RuntimeError):  # without NVIDIA's library, or without its driver
+        with contextlib.suppress(ImportError, RuntimeError):  # no NVIDIA library or driver
             self._monitors.append(GPUMonitor())
         self._interval_s = interval_s
         self._last = 0.0
         self._samples: list[tuple[int, dict[str, float]]] = []
 
     def sample(self) -> None:
-        """Look once, if the last look is long enough ago."""
+        """Take a sample if the interval has passed."""
         now = time.monotonic()
         if now - self._last < self._interval_s:
             return
@@ -36,12 +36,12 @@ class Resources:
             found |= monitor.aggregate_metrics()
             monitor.clear_metrics()
         self._samples.append((int(time.time() * 1000), found))
-        if len(self._samples) > MOST_SAMPLES:  # a long experiment is sampled more coarsely
+        if len(self._samples) > MAX_SAMPLES:  # a long experiment is sampled less often
             self._samples = self._samples[::2]
             self._interval_s *= 2
 
     def metrics(self) -> list[Metric]:
-        """All samples as metrics, a step each."""
+        """Return all samples as metrics, one step each."""
         return [
             Metric(f"system/{name}", float(value), moment, step)
             for step, (moment, found) in enumerate(self._samples)

@@ -1,4 +1,4 @@
-"""Finding runs in MLflow: by what a user calls them, and all of them, newest first."""
+"""Find a run in MLflow by a user's reference, and list runs."""
 
 import logging
 import re
@@ -18,22 +18,24 @@ log = logging.getLogger(__name__)
 PAGE = 1000
 COMPARED = ("experiment",)
 EXPERIMENTS = (*COMPARED, "evaluation")
-NAMED = (*EXPERIMENTS, "canary")  # what a prefix may mean: any run that can be read or be evidence
+NAMED = (*EXPERIMENTS, "canary")  # kinds that a prefix may refer to
 
 
 def find_run(client: MlflowClient, name: str, last_of: Sequence[str] = EXPERIMENTS) -> str:
-    """Return the id of the run that `name` means: an id, a unique prefix of one, or `last`, the newest of the kinds
-    `last_of`.
+    """Return the id of a run by its id, a unique prefix, or `last`, the newest of the kinds `last_of`.
 
-    Raises `InputError` where there is none, or where several have the prefix.
+    Raises `InputError` if there is none, or if several have the prefix.
     """
     if name == LAST:
-        newest = next(iter(_newest(client, _experiment_ids(client), 1, last_of)), None)
+        newest = next(iter(_find_newest(client, _experiment_ids(client), 1, last_of)), None)
         if newest is None:
             raise InputError("there is no experiment yet", hint="fledge experiment")
         log.info("%s is run %s", LAST, newest.info.run_id)
         return str(newest.info.run_id)
-    found = _with_id(client, name) if re.fullmatch("[0-9a-f]{32}", name) else match_run(name, _starting(client, name))
+    if re.fullmatch("[0-9a-f]{32}", name):
+        found = _find_by_id(client, name)
+    else:
+        found = match_run(name, _find_by_prefix(client, name))
     if found is None:
         raise InputError(f"there is no run {name!r}", hint=LIST_RUNS)
     return found
@@ -41,12 +43,12 @@ def find_run(client: MlflowClient, name: str, last_of: Sequence[str] = EXPERIMEN
 
 def list_runs(client: MlflowClient, limit: int) -> list[RunSummary]:
     """Return the newest experiments and evaluations, at most `limit` (0: all), newest first."""
-    found = _newest(client, _experiment_ids(client), limit)
-    arms = _arms(client, found)
-    return [_summary(run, arms[run.info.run_id]) for run in found]
+    found = _find_newest(client, _experiment_ids(client), limit)
+    arms = _find_arms(client, found)
+    return [_summarize(run, arms[run.info.run_id]) for run in found]
 
 
-def _summary(run: Run, arms: Sequence[str]) -> RunSummary:
+def _summarize(run: Run, arms: Sequence[str]) -> RunSummary:
     metrics = run.data.metrics
     return RunSummary(
         run_id=run.info.run_id,
@@ -59,20 +61,20 @@ def _summary(run: Run, arms: Sequence[str]) -> RunSummary:
     )
 
 
-def _newest(
+def _find_newest(
     client: MlflowClient, experiment_ids: Sequence[str], limit: int, kinds: Sequence[str] = EXPERIMENTS
 ) -> list[Run]:
     runs = [
         run
-        for kind in kinds  # one by one, as MLflow's filters have no OR
+        for kind in kinds  # one by one, since MLflow's filters have no OR
         for run in islice(_search(client, experiment_ids, f"tags.`fledge.kind` = '{kind}'", limit), limit or None)
     ]
     runs.sort(key=lambda run: run.info.start_time, reverse=True)
     return runs[: limit or None]
 
 
-def _arms(client: MlflowClient, runs: Sequence[Run]) -> dict[str, list[str]]:
-    """The names of the arms of each run, in their order."""
+def _find_arms(client: MlflowClient, runs: Sequence[Run]) -> dict[str, list[str]]:
+    """Return the names of each run's arms, in order."""
     arms: dict[str, list[str]] = defaultdict(list)
     if runs:
         oldest = min(run.info.start_time for run in runs)
@@ -83,7 +85,7 @@ def _arms(client: MlflowClient, runs: Sequence[Run]) -> dict[str, list[str]]:
     return arms
 
 
-def _with_id(client: MlflowClient, run_id: str) -> str | None:
+def _find_by_id(client: MlflowClient, run_id: str) -> str | None:
     try:
         return str(client.get_run(run_id).info.run_id)
     except MlflowException as error:
@@ -92,8 +94,8 @@ def _with_id(client: MlflowClient, run_id: str) -> str | None:
         return None
 
 
-def _starting(client: MlflowClient, prefix: str) -> list[str]:
-    """The ids of the runs that a user may mean by a prefix."""
+def _find_by_prefix(client: MlflowClient, prefix: str) -> list[str]:
+    """Return the ids with this prefix of runs of the kinds `NAMED`."""
     if not re.fullmatch("[0-9a-f]+", prefix):
         return []
     runs = _search(client, _experiment_ids(client), f"attributes.run_id LIKE '{prefix}%'")
@@ -111,7 +113,7 @@ def _experiment_ids(client: MlflowClient) -> list[str]:
 
 
 def _search(client: MlflowClient, experiment_ids: Sequence[str], condition: str, limit: int = 0) -> Iterator[Run]:
-    """Runs that meet the condition, newest first, fetched as they are wanted."""
+    """Yield the runs that meet a condition, newest first, fetching pages on demand."""
     token = None
     while experiment_ids and token != "":
         page = client.search_runs(

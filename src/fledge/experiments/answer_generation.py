@@ -86,10 +86,10 @@ def _build_askers(
 
 
 def _build_chain_asker(chain: Any, plan: ExperimentPlan) -> Asker:
-    from fledge.experiments._mlflow_capture import capture_traces, tracer
+    from fledge.experiments._mlflow_capture import capture_traces, create_tracer
     from fledge.experiments.chain_asker import ChainAsker
 
-    return ChainAsker(chain.with_config(callbacks=[tracer()]), capture_traces(plan.run_id, plan.experiment_id))
+    return ChainAsker(chain.with_config(callbacks=[create_tracer()]), capture_traces(plan.run_id, plan.experiment_id))
 
 
 def _open_judge(plan: ExperimentPlan, say: Say) -> Judge | None:

@@ -68,11 +68,11 @@ def compare(
     options = _apply_plan(options, planned)
     notes: list[str] = []
     if judging is not None and judging.judge:
-        from fledge.experiments._mlflow_preferences import with_preferences
+        from fledge.experiments._mlflow_preferences import add_preferences
 
         baseline = baseline_first(list(dict.fromkeys(table["arm"])), options.baseline)[0]
         folder = workspace.state_dir / "experiments" / run_id
-        table, notes = with_preferences(client, run_id, folder, table, baseline, judging, progress)
+        table, notes = add_preferences(client, run_id, folder, table, baseline, judging, progress)
     elif options.metric == PREFERENCE:
         raise InputError(
             f"--metric {PREFERENCE} needs a judge", hint=f"fledge compare {short_id(run_id)} --judge URL#NAME"

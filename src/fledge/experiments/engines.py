@@ -1,4 +1,4 @@
-"""The models that an experiment asks, and their engines."""
+"""The models of an experiment, and their engines."""
 
 import contextlib
 from collections.abc import Mapping, Sequence
@@ -23,8 +23,8 @@ Models = Mapping[str, Snapshot | RemoteModel]
 
 
 def find_models(config: ExperimentConfig, asked: Sequence[ArmConfig], given: Engine | None) -> Models:
-    """The models that are asked, by name. Raises `FledgeError` where one or the judge is not there, or no engine runs
-    it."""
+    """Return the models of the arms by name. Raises `FledgeError` if a model or the judge is unavailable, or no engine
+    can run a model."""
     found = {name: selection.find(name, config) for name in dict.fromkeys(arm.model for arm in asked)}
     for name, model in found.items():
         if isinstance(model, Snapshot) and not (given is not None and name == config.model):
@@ -36,8 +36,8 @@ def find_models(config: ExperimentConfig, asked: Sequence[ArmConfig], given: Eng
 
 
 class Engines(contextlib.AbstractContextManager["Engines"]):
-    """The engines of an experiment by the name of their model: those that were given, and those that it starts, which
-    load while other things are done, and are closed with the block."""
+    """The engines of an experiment: the given one, and one for each other model, which loads in the background and is
+    closed at the end of the block."""
 
     def __init__(self, config: ExperimentConfig, models: Models, given: Engine | None, say: Say) -> None:
         self._given = {config.model: given} if given is not None and config.model in models else {}
@@ -50,13 +50,13 @@ class Engines(contextlib.AbstractContextManager["Engines"]):
             raise
 
     def wait_ready(self) -> dict[str, Engine]:
-        """The engines, once all of them can be asked. Raises `FledgeError` where one cannot."""
+        """Wait for all engines and return them by model. Raises `FledgeError` if one cannot start."""
         for engine in self._own.values():
             engine.wait_ready()
         return {**self._own, **self._given}
 
     def close(self) -> None:
-        """Close what was started here; again is no error."""
+        """Close the engines that were started here; may be called again."""
         while self._own:
             self._own.popitem()[1].close()
 
@@ -66,6 +66,7 @@ class Engines(contextlib.AbstractContextManager["Engines"]):
 
 
 def pin(arm: Arm, model: Snapshot | RemoteModel, engine: Engine) -> Arm:
+    """Return the arm with the digest of its model and the mode and name of its engine."""
     return replace(arm, model_digest=_digest(model), mode=engine.info.mode, engine=engine.info.name)
 
 
@@ -74,7 +75,7 @@ def _digest(model: Snapshot | RemoteModel) -> str:
 
 
 def check_unchanged(plan: "ExperimentPlan", models: Models, engines: Mapping[str, Engine]) -> None:
-    """Raise `InputError` if what answers now is not what answered before."""
+    """Raise `InputError` if a model or its mode has changed since the experiment was started."""
     for arm in plan.arms:
         if arm.prompt is None:
             continue
@@ -82,7 +83,7 @@ def check_unchanged(plan: "ExperimentPlan", models: Models, engines: Mapping[str
         if arm.model_digest != _digest(models[arm.model]):
             changed = f"the model {arm.model} has changed"
         elif arm.mode != engines[arm.model].info.mode:
-            changed = f"{arm.model} was asked in mode {arm.mode} and would now be in {engines[arm.model].info.mode}"
+            changed = f"the mode of {arm.model} has changed from {arm.mode} to {engines[arm.model].info.mode}"
         if changed:
             raise InputError(
                 f"{changed} since the experiment was started",

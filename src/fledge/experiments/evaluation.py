@@ -28,16 +28,16 @@ from fledge.tracking.connection import connect
 if TYPE_CHECKING:
     from fledge.comparison.findings import ArmWarning
 
-# What every answer has, without a scorer.
+# Metrics that need no scorer.
 ALWAYS = (*RECORDED, "latency_p95_s")
-# What a scorer may need that does not come from the question set.
+# Inputs of scorers that do not come from the question set.
 _RESPONSE_FIELDS = {item.name for item in fields(Response)}
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What came of it. `metrics` are means over questions, `intervals` their 95 % intervals; `passed` if all gates
-    did. `warnings` say what is doubtful of the answers. It is recorded in the run `run_id`."""
+    """The result of `evaluate`, recorded in the run `run_id`. `metrics` are means over questions, `intervals` their
+    95 % intervals; `passed` is true if all gates passed; `warnings` are about suspicious answers."""
 
     run_id: str
     target: str
@@ -57,7 +57,7 @@ class Evaluation:
         return {**asdict(self), "judge": self.judge._asdict() if self.judge else None}
 
     def summary(self) -> list[str]:
-        """A line for each gate, those that failed first."""
+        """Return a line for each gate, failed ones first."""
         return [gate.summary() for gate in sorted(self.gates, key=lambda gate: gate.passed)]
 
 
@@ -73,31 +73,30 @@ def evaluate(
     say: Say = silent,
     reuse: bool = True,
 ) -> Evaluation:
-    """Ask `target` all questions and score the answers.
+    """Generate and score the answers of `target` to all questions, and check gates.
 
-    `target` is `embedded`, a folder, a Hub id, a release or a URL. A release is asked with its own prompt, format and
-    generation settings, a URL and a model with a chat template with the question as it is, any other model with the
-    prompt `simple`, unless `prompt` names one.
+    `target` is `embedded`, a folder, a Hub id, a release or a URL. The default prompt is the release's own, with its
+    format and generation settings; `question` for a URL or a model with a chat template; else `simple`.
 
-    `gates` are as `token_f1>=0.6`, judged on the far end of the interval or the mean. `settings` are those
-    of an experiment. With `reuse` answers of earlier experiments with the same prompt, model, settings and seed are not
-    generated again, unless a gate is on latency. Raises `InputError` before anything is asked if gates, questions and
-    target do not fit.
+    `gates` are conditions such as `token_f1>=0.6`, on the worse bound of the interval or on the mean. `settings` are
+    those of an experiment. With `reuse`, answers of earlier experiments with the same prompt, model, settings and seed
+    are not generated again, unless a gate is on latency. Raises `InputError` before the first prompt if gates,
+    questions and target do not fit.
     """
-    wanted = [gate for text in ([gates] if isinstance(gates, str) else gates) for gate in read_gates(text)]
+    parsed = [gate for text in ([gates] if isinstance(gates, str) else gates) for gate in read_gates(text)]
     config = build_config(target, prompt, settings or {})
-    _check_gates(wanted, config)
-    timed = config.latency or any(gate.metric.startswith(("latency", "ttft")) for gate in wanted)
+    _check_gates(parsed, config)
+    timed = config.latency or any(gate.metric.startswith(("latency", "ttft")) for gate in parsed)
     result = run_experiment(config, engine=engine, progress=progress, say=say, reuse=reuse and not timed)
 
-    from fledge.comparison.estimates import estimate  # with pandas and scipy, which take seconds to load
+    from fledge.comparison.estimates import estimate  # loads pandas and scipy, which takes seconds
     from fledge.experiments._mlflow_experiments import load_table, log_evaluation
     from fledge.experiments.tables import scores_of
 
     client = connect(config.tracking)
     table = scores_of(load_table(client, result.run_id))
     estimates = estimate(table, range_of=range_of)
-    judged = tuple(judge(gate, estimates, gate_on) for gate in wanted)
+    judged = tuple(judge(gate, estimates, gate_on) for gate in parsed)
     evaluation = Evaluation(
         run_id=result.run_id,
         target=target,
@@ -118,7 +117,7 @@ def evaluate(
 
 
 def build_config(target: str, prompt: str | None, settings: Mapping[str, Any]) -> ExperimentConfig:
-    """The experiment that asks a target: one arm, with what a release brings along."""
+    """Return the configuration of an experiment with one arm: the target, with a release's own prompt and settings."""
     given = {name: value for name, value in settings.items() if value is not None}
     chosen = prompt or ""
     if is_release(target):
@@ -129,15 +128,15 @@ def build_config(target: str, prompt: str | None, settings: Mapping[str, Any]) -
     config = ExperimentConfig.load(
         {**given, "model": target, "prompts": (chosen,), "more_models": (), "shots": (0,), "shots_from": ""}
     )
-    if is_release(target) and prompt is None:  # what it was registered with, whatever the prompt would bring along
+    if is_release(target) and prompt is None:  # the release's settings override the prompt's
         generation = {name: getattr(config.generation, name) for name in own}
-        form = config.format if config.format != "auto" else manifest.format or "auto"
-        return replace(config, arms=(ArmConfig(chosen, generation=generation, format=form),))
+        prompt_format = config.format if config.format != "auto" else manifest.format or "auto"
+        return replace(config, arms=(ArmConfig(chosen, generation=generation, format=prompt_format),))
     return config
 
 
 def write_junit(evaluation: Evaluation, path: Path) -> None:
-    """A JUnit file with a test case for each gate, as CI systems read it."""
+    """Write a JUnit file for CI systems, with a test case for each gate."""
     failures = sum(not gate.passed for gate in evaluation.gates)
     name = f"fledge evaluate {evaluation.target}"
     suite = ET.Element("testsuite", name=name, tests=str(len(evaluation.gates)), failures=str(failures))
@@ -158,16 +157,16 @@ def write_junit(evaluation: Evaluation, path: Path) -> None:
 
 
 def _check_gates(gates: Sequence[Gate], config: ExperimentConfig) -> None:
-    """Raise `InputError` for a gate that no answer can pass, before any is paid for."""
+    """Raise `InputError` for a gate with the wrong direction, or on a metric that is not scored."""
     scorers = {item.name: item for item in config.chosen_scorers}
     graded = (JUDGE,) if config.judging.judge else ()
     questions = select_questions(config).questions if gates else ()
     for gate in gates:
-        way = direction_of(gate.metric)
-        if way is not None and way != gate.least:
+        higher = direction_of(gate.metric)
+        if higher is not None and higher != gate.least:
             raise InputError(
-                f"gate {gate.text!r}: {gate.metric} is better when {'higher' if way else 'lower'}",
-                hint=f"{gate.metric}{'>=' if way else '<='}{gate.limit:g}",
+                f"gate {gate.text!r}: {gate.metric} is better when {'higher' if higher else 'lower'}",
+                hint=f"{gate.metric}{'>=' if higher else '<='}{gate.limit:g}",
             )
         if gate.metric in (*ALWAYS, *graded):
             continue
@@ -177,8 +176,8 @@ def _check_gates(gates: Sequence[Gate], config: ExperimentConfig) -> None:
                 f"gate {gate.text!r}: {gate.metric} is not scored",
                 hint=hints.get(gate.metric, f"one of: {', '.join((*scorers, *ALWAYS))}"),
             )
-        wants = [name for name in scorers[gate.metric].needs if name == "reference" or name not in _RESPONSE_FIELDS]
-        for name in wants:
+        needed = [name for name in scorers[gate.metric].needs if name == "reference" or name not in _RESPONSE_FIELDS]
+        for name in needed:
             if not any((item.reference if name == "reference" else item.columns.get(name)) for item in questions):
-                hint = f"add a column {name!r} to {config.questions}, or say which it is: --columns {name}=COLUMN"
+                hint = f"add a column {name!r} to {config.questions}, or name the column: --columns {name}=COLUMN"
                 raise InputError(f"gate {gate.text!r}: no question has a {name}", hint=hint)

@@ -64,10 +64,10 @@ class Journal:
         path = folder / "answers.jsonl"
         self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
         content = path.read_bytes()
-        whole = content.rfind(b"\n") + 1
-        os.ftruncate(self._file, whole)  # a process that was killed may have left half a line
-        self.answers = _parse(content[:whole])
-        self._size = whole
+        complete = content.rfind(b"\n") + 1
+        os.ftruncate(self._file, complete)  # a killed process may have left an incomplete line
+        self.answers = _parse(content[:complete])
+        self._size = complete
 
     @staticmethod
     def is_abandoned(workspace: Workspace, run_id: str) -> bool:
@@ -96,19 +96,19 @@ class Journal:
 
     @classmethod
     def open(cls, workspace: Workspace, name: str) -> "Journal":
-        """The journal of an experiment that was started before: an id, a unique prefix, or `last`, the newest that is
-        not finished. Raises `InputError` where there is none."""
+        """Open the journal of an experiment by its id, a unique prefix, or `last`, the newest unfinished one. Raises
+        `InputError` if there is none."""
         run_id = _find(workspace, name)
         folder = workspace.state_dir / "experiments" / run_id
         try:
             plan = _PLAN.validate_json((folder / "plan.json").read_bytes())
         except ValidationError as error:
-            refused = [
+            invalid = [
                 item["msg"].removeprefix("Value error, ") for item in error.errors() if item["type"] == "value_error"
             ]
-            if refused:  # it was good when it was written
+            if invalid:  # valid when it was written
                 raise InputError(
-                    f"cannot resume experiment {run_id}: {refused[0]}", hint="restore what is missing"
+                    f"cannot resume experiment {run_id}: {invalid[0]}", hint="restore what it needs"
                 ) from None
             raise FledgeError(
                 f"{folder / 'plan.json'} is damaged in {error.error_count()} places", hint="start a new experiment"
@@ -118,7 +118,7 @@ class Journal:
 
     @property
     def sent(self) -> int:
-        """How many answers, from the first, are in MLflow."""
+        """The number of answers, from the first, that MLflow has."""
         try:
             return int(json.loads((self.folder / "sent.json").read_text()))
         except FileNotFoundError:
@@ -126,7 +126,7 @@ class Journal:
 
     @property
     def judge_counts(self) -> JudgeCounts:
-        """What the judge did so far, but for parts that were killed."""
+        """The judge's counts so far, without those of killed processes."""
         try:
             return JudgeCounts(*json.loads((self.folder / "judge.json").read_text()))
         except FileNotFoundError:
@@ -137,7 +137,7 @@ class Journal:
         state.write_json(self.folder / "judge.json", counts)
 
     def mark_finished(self) -> None:
-        """Note that all is recorded, unless there are cells left that would be asked again."""
+        """Mark the experiment as finished, unless cells are unanswered or ungraded."""
         if not (self.unanswered() or self.ungraded()):
             state.write_json(self.folder / FINISHED, True)
 
@@ -145,7 +145,7 @@ class Journal:
         state.write_json(self.folder / "sent.json", count)
 
     def append(self, answer: Answer) -> None:
-        """Write an answer; after this returns, killing the process does not lose it."""
+        """Write an answer. After this returns, a kill does not lose it."""
         line = (json.dumps(asdict(answer)) + "\n").encode()
         with self._lock:
             if self._file == CLOSED:
@@ -153,23 +153,23 @@ class Journal:
             try:
                 written = os.write(self._file, line)
             except OSError as error:
-                raise self._full(error.strerror or "") from None
+                raise self._write_error(error.strerror or "") from None
             if written < len(line):
                 os.ftruncate(self._file, self._size)
-                raise self._full("only a part could be written")
+                raise self._write_error("only a part could be written")
             self._size += written
             self.answers.append(answer)
 
     def sync(self) -> None:
-        """Bring what was written to the disk itself, for the day the power fails."""
+        """Flush the answers to disk, so that a power failure does not lose them."""
         os.fsync(self._file)
 
     def latest(self) -> list[Answer]:
-        """The last attempt at each cell, in the order in which cells were first answered."""
+        """Return the last attempt at each cell, in the order of the first answers."""
         return _last_attempts(self.answers)
 
     def unanswered(self) -> list[Cell]:
-        """The cells to ask, in their order: without an answer, or with an error that may have passed."""
+        """Return the cells without an answer, or with a transient error, in order."""
         plan = self.plan
         answered = {answer.key: answer for answer in self.answers}
         cells = order_cells(plan.arms, plan.questions.questions, plan.config.samples, plan.config.order_seed)
@@ -183,9 +183,9 @@ class Journal:
         return waiting
 
     def ungraded(self) -> list[tuple[Cell, Answer]]:
-        """Cells whose answers lack what a judge says of them, as it was broken off or failed; with those answers.
+        """Return the cells whose answers lack a judge's grade, with those answers.
 
-        What is recorded without it is recorded anew, as another attempt.
+        An answer that was recorded without its grade is recorded again, as another attempt.
         """
         lacking = {
             answer.key: answer
@@ -201,13 +201,13 @@ class Journal:
         ]
 
     def close(self) -> None:
-        """Let go of the files; an answer that comes later is refused."""
+        """Close the files; later answers are refused."""
         with self._lock:
             os.close(self._file)
             self._file = CLOSED
         os.close(self._lock_file)
 
-    def _full(self, reason: str) -> FledgeError:
+    def _write_error(self, reason: str) -> FledgeError:
         return FledgeError(
             f"cannot write an answer to {self.folder}: {reason}",
             hint=f"free some space, then: fledge experiment --resume {short_id(self.plan.run_id)}",
@@ -215,7 +215,7 @@ class Journal:
 
 
 def _acquire_lock(file: int) -> bool:
-    """Whether the lock could be had; `is_abandoned` may hold it for a moment."""
+    """Return whether the lock was acquired. Retries, because `is_abandoned` holds it for a moment."""
     for _ in range(LOCK_ATTEMPTS):
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -226,28 +226,27 @@ def _acquire_lock(file: int) -> bool:
     return False
 
 
-class Earlier(NamedTuple):
-    """An experiment in the state folder: where its journal is, its arms, and the variables of its questions by id."""
+class EarlierExperiment(NamedTuple):
+    """An experiment in the state folder: its journal, its arms, and the variables of its questions by id."""
 
     folder: Path
     arms: tuple[Arm, ...]
     variables: dict[str, dict[str, str]]
 
 
-def earlier_experiments(workspace: Workspace, run_id: str) -> Iterator[Earlier]:
-    """Each experiment in the state folder but `run_id`, newest first; damaged ones are left out, and no scorer is
-    loaded."""
+def find_earlier_experiments(workspace: Workspace, run_id: str) -> Iterator[EarlierExperiment]:
+    """Yield the other experiments in the state folder, newest first, except damaged ones. Loads no scorers."""
     plans = [path for path in (workspace.state_dir / "experiments").glob("*/plan.json") if path.parent.name != run_id]
     for path in sorted(plans, key=lambda path: -path.stat().st_mtime_ns):
         with contextlib.suppress(OSError, ValueError, LookupError, TypeError):
             content = json.loads(path.read_bytes())
             questions = [Question(**item) for item in content["questions"]["questions"]]
             arms = _ARMS.validate_python(content["arms"])
-            yield Earlier(path.parent, arms, {item.id: item.variables for item in questions})
+            yield EarlierExperiment(path.parent, arms, {item.id: item.variables for item in questions})
 
 
 def read_answers(folder: Path) -> list[Answer]:
-    """The last attempt at each cell in a journal's folder, as far as lines are whole; none where it is damaged."""
+    """Return the last attempt at each cell in a journal's folder; none if it is damaged."""
     with contextlib.suppress(OSError, ValueError, TypeError):
         content = (folder / "answers.jsonl").read_bytes()
         return _last_attempts(_parse(content[: content.rfind(b"\n") + 1]))
@@ -259,12 +258,12 @@ def _parse(lines: bytes) -> list[Answer]:
 
 
 def _last_attempts(answers: list[Answer]) -> list[Answer]:
-    """In the order in which cells were first answered; `answers` may grow meanwhile."""
+    """Return the last attempt at each cell, in the order of the first answers; `answers` may grow meanwhile."""
     return list({answer.key: answer for answer in list(answers)}.values())
 
 
 def _find(workspace: Workspace, name: str) -> str:
-    """The run id that is meant by `name`, of the experiments with a journal here."""
+    """Return the run id that `name` refers to, among the experiments with a journal here."""
     plans = {path.parent.name: path for path in (workspace.state_dir / "experiments").glob("*/plan.json")}
     if name == LAST:
         unfinished = [run_id for run_id, path in plans.items() if not path.with_name(FINISHED).exists()]

@@ -8,10 +8,10 @@ from fledge.comparison.plots import escape_mathtexts
 
 
 def plot_arms(table: pd.DataFrame) -> Figure:
-    """Two panels over the arms: every answer's score with the mean, and every answer's seconds."""
+    """Plot, for each arm, the scores of its answers and their times in seconds, with the means."""
     metric = next((name for name in ("token_f1", "response_length") if name in table), "latency_s")
     arms = list(dict.fromkeys(table["arm"]))
-    # Fixed margins: to have matplotlib find them takes as long again as the drawing.
+    # Fixed margins: computing them would take as long as drawing.
     figure = Figure(figsize=(2 + 1.8 * len(arms), 3.2))
     figure.subplots_adjust(left=0.1, right=0.97, bottom=0.12, top=0.88, wspace=0.25)
     left, right = figure.subplots(1, 2)

@@ -1,4 +1,4 @@
-"""How far an experiment is, from its first second on: answers that are there, and tokens as they are generated."""
+"""Progress of an experiment: completed answers, and generated tokens."""
 
 import threading
 from collections.abc import Callable, Sequence
@@ -11,12 +11,12 @@ TICK_S = 0.5
 
 
 class LiveProgress:
-    """Calls `progress(done, total, failed, tokens)` after each answer, and twice a second while there is none."""
+    """Calls `progress(done, total, failed, tokens)` after each answer and twice a second."""
 
     def __init__(self, progress: AnswerProgress, engines: Sequence[Engine], done: int, total: int, failed: int) -> None:
         self._progress = progress
         self._engines = engines
-        self._before = self._generated()
+        self._before = self._count_tokens()
         self._done, self._total, self._failed = done, total, failed
         self._ended = threading.Event()
         self._lock = threading.Lock()
@@ -32,13 +32,13 @@ class LiveProgress:
         self._thread.join()
 
     def count(self, *, failed: bool, tokens: int = 0) -> None:
-        """One more answer; `tokens` are those that no engine of ours has counted."""
+        """Count an answer; `tokens` are those that no engine has counted."""
         self._before -= tokens
         self._done += 1
         self._failed += failed
         self._show()
 
-    def _generated(self) -> int:
+    def _count_tokens(self) -> int:
         return sum(engine.stats().generated_tokens for engine in self._engines)
 
     def _tick(self) -> None:
@@ -47,4 +47,4 @@ class LiveProgress:
 
     def _show(self) -> None:
         with self._lock:
-            self._progress(self._done, self._total, self._failed, self._generated() - self._before)
+            self._progress(self._done, self._total, self._failed, self._count_tokens() - self._before)

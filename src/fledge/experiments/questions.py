@@ -1,4 +1,4 @@
-"""The questions that an experiment asks."""
+"""The questions of an experiment."""
 
 from fledge.core.types import Say, silent
 from fledge.experiments.config import ExperimentConfig
@@ -7,7 +7,7 @@ from fledge.questions.sources import read_questions
 
 
 def select_questions(config: ExperimentConfig, given: QuestionSet | None = None, say: Say = silent) -> QuestionSet:
-    """The questions given, or those that a configuration means: of fledge's own the held-out ones; at most `limit`."""
+    """Return the given or configured questions, at most `limit`; of the embedded set, only held-out ones."""
     if given is not None:
         questions = given
     else:

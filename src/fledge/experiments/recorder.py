@@ -1,4 +1,4 @@
-"""Recording behind the asking: answers go from the journal to MLflow in bulk, and wait there while MLflow is away."""
+"""Record answers in MLflow in the background: from the journal, in batches, retrying while MLflow is unavailable."""
 
 import logging
 import threading
@@ -18,23 +18,21 @@ log = logging.getLogger(__name__)
 
 BATCH = 100
 IDLE_S = 0.5
-LONGEST_PAUSE_S = 10.0
+MAX_PAUSE_S = 10.0
 SLOW_S = 5.0
-SECONDS_EACH = 0.025  # what a trace takes on SQLite; for the estimate only
+SECONDS_EACH = 0.025  # for a trace on SQLite; used in an estimate
 
 
 class AnswerRecorder:
-    """A thread that sends what the journal has; whoever asks never waits for it.
+    """A thread that sends the answers in the journal.
 
-    `send` writes some answers, and may be called again with the same ones. `each_time` is called about twice a second.
+    `send` may be called again with the same answers. `on_tick` is called about twice a second.
     """
 
-    def __init__(
-        self, journal: Journal, send: Callable[[Sequence[Answer]], None], each_time: Callable[[], None]
-    ) -> None:
+    def __init__(self, journal: Journal, send: Callable[[Sequence[Answer]], None], on_tick: Callable[[], None]) -> None:
         self._journal = journal
         self._send = send
-        self._each_time = each_time
+        self._on_tick = on_tick
         self._closing = threading.Event()
         self._changed = threading.Condition()
         self._sent = journal.sent
@@ -43,8 +41,8 @@ class AnswerRecorder:
         self._thread.start()
 
     def wait(self, timeout_s: float, say: Say) -> None:
-        """Wait until all is sent. Raises `FledgeError` when for so long nothing could be sent."""
-        last, moved, told = self._sent, time.monotonic(), False
+        """Wait until all answers are sent. Raises `FledgeError` if none could be sent for `timeout_s`."""
+        last, last_change, reported = self._sent, time.monotonic(), False
         left = len(self._journal.answers) - last
         if left > BATCH:
             say(f"all answers are in; recording the last {left} in MLflow, about {left * SECONDS_EACH:.0f} s")
@@ -52,24 +50,24 @@ class AnswerRecorder:
             while self._sent < len(self._journal.answers):
                 self._changed.wait(1.0)
                 if self._sent > last:
-                    last, moved = self._sent, time.monotonic()
+                    last, last_change = self._sent, time.monotonic()
                 if self._error and not _is_transient(self._error):
                     raise self._error
-                if not told and (self._error or time.monotonic() - moved > SLOW_S):
+                if not reported and (self._error or time.monotonic() - last_change > SLOW_S):
                     say(_describe_wait(self._error, timeout_s))
-                    told = True
-                if time.monotonic() - moved > timeout_s:
-                    raise not_recorded(self._journal, len(self._journal.answers) - self._sent, self._error)
+                    reported = True
+                if time.monotonic() - last_change > timeout_s:
+                    raise not_recorded_error(self._journal, len(self._journal.answers) - self._sent, self._error)
 
     def stop(self, timeout_s: float = 10.0) -> None:
-        """End after what is just being sent, or without it if that takes longer."""
+        """Stop after the current batch, or after `timeout_s`."""
         self._closing.set()
         self._thread.join(timeout_s)
 
     def _run(self) -> None:
         pause = IDLE_S
         while not self._closing.is_set():
-            self._each_time()
+            self._on_tick()
             waiting = self._journal.answers[self._sent : self._sent + BATCH]
             if not waiting:
                 self._closing.wait(IDLE_S)
@@ -79,10 +77,10 @@ class AnswerRecorder:
                 self._send([answer for answer in waiting if answer.graded])
                 self._journal.mark_sent(self._sent + len(waiting))
                 log.debug("recorded %d answers in MLflow", self._sent + len(waiting))
-            except Exception as error:  # noqa: BLE001 (of many libraries; the answers stay where they are)
+            except Exception as error:  # noqa: BLE001 (from many libraries; the answers stay in the journal)
                 self._error = error
                 self._closing.wait(pause)
-                pause = min(2 * pause, LONGEST_PAUSE_S)
+                pause = min(2 * pause, MAX_PAUSE_S)
                 continue
             with self._changed:
                 self._sent += len(waiting)
@@ -91,7 +89,7 @@ class AnswerRecorder:
 
 
 def retry(work: Callable[[], None], journal: Journal, timeout_s: float, say: Say) -> None:
-    """Do `work`, which may be done twice, and try again for so long where the tracking server is away."""
+    """Call `work`, and again for up to `timeout_s` while the tracking server is unavailable."""
 
     def say_once(state: RetryCallState) -> None:
         if state.attempt_number == 1:
@@ -100,7 +98,7 @@ def retry(work: Callable[[], None], journal: Journal, timeout_s: float, say: Say
     again = Retrying(
         retry=retry_if_exception(_is_transient),
         stop=stop_after_delay(timeout_s),
-        wait=wait_exponential(IDLE_S, LONGEST_PAUSE_S),
+        wait=wait_exponential(IDLE_S, MAX_PAUSE_S),
         before_sleep=say_once,
         retry_error_callback=lambda state: _give_up(journal, _error_of(state)),
     )
@@ -112,11 +110,11 @@ def _error_of(state: RetryCallState) -> BaseException | None:
 
 
 def _give_up(journal: Journal, error: BaseException | None) -> NoReturn:
-    raise not_recorded(journal, 0, error) from error
+    raise not_recorded_error(journal, 0, error) from error
 
 
-def not_recorded(journal: Journal, count: int, error: BaseException | None) -> FledgeError:
-    """What to tell when MLflow does not take what there is."""
+def not_recorded_error(journal: Journal, count: int, error: BaseException | None) -> FledgeError:
+    """Return the error for answers, or tables if `count` is 0, that MLflow did not accept."""
     what = f"{count} answers are not in MLflow yet" if count else "the tables are not in MLflow yet"
     reason = str(error).splitlines()[0] if error and str(error) else "it is too slow"
     return FledgeError(
@@ -126,7 +124,7 @@ def not_recorded(journal: Journal, count: int, error: BaseException | None) -> F
 
 
 def _is_transient(error: BaseException) -> bool:
-    """Whether it is the store that is away; anything else would come again and again."""
+    """Return whether an error comes from the store; others would recur."""
     return isinstance(error, OSError) or type(error).__module__.partition(".")[0] in ("mlflow", "sqlalchemy")
 
 

@@ -1,4 +1,4 @@
-"""What comes of an experiment."""
+"""Results of an experiment."""
 
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ArmResult:
-    """One arm's outcome; `prompt` is its version as `name/version`, `format` how it was put to the model (None for a
-    chain of the user's own), `metrics` are means over its answers."""
+    """The result of one arm. `prompt` is `name/version`, `format` is None for a custom chain, `metrics` are means over
+    its answers."""
 
     name: str
     prompt: str
@@ -32,9 +32,9 @@ class ArmResult:
 
 @dataclass(frozen=True)
 class ExperimentResult:
-    """Where the experiment is recorded and what came of it; `judge` where a judge was asked now. `metric` is the one
-    that is to decide, empty where none is. `warnings` say what is doubtful of an arm's answers. `workspace` is where
-    it is recorded, None for where the settings say."""
+    """The result of an experiment, recorded in the run `run_id`. `judge` has the judge's counts, if there was one;
+    `metric` is the planned primary metric, or empty; `warnings` are about suspicious answers of an arm. `workspace`
+    is where it is recorded, None for the default."""
 
     run_id: str
     cells: int

@@ -1,4 +1,4 @@
-"""Answers that an earlier experiment in the state folder has, for one that asks the same."""
+"""Reuse answers of earlier experiments in the state folder."""
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -8,22 +8,24 @@ from fledge.core.types import Say
 from fledge.experiments.arms import Arm
 from fledge.experiments.cell_runner import score_again
 from fledge.experiments.cells import Cell
-from fledge.experiments.journal import Earlier, Journal, earlier_experiments, read_answers
+from fledge.experiments.journal import EarlierExperiment, Journal, find_earlier_experiments, read_answers
 from fledge.experiments.run_ids import short_id
 
-ENGINES = ("openvino", "llamacpp", "transformers")  # others may answer otherwise tomorrow, as what is behind a URL
+ENGINES = ("openvino", "llamacpp", "transformers")  # others may change, such as a model behind a URL
 
 
 def reuse_answers(journal: Journal, say: Say) -> None:
-    """Take over answers to the same questions, of the same prompt version, model, settings and seed, and score them
-    anew. What needs log probabilities is asked again, as no journal has them."""
+    """Copy answers to the same questions with the same prompt version, model, settings and seed, and score them again.
+
+    Reuses none if a scorer needs log probabilities, which journals lack.
+    """
     config = journal.plan.config
     if config.logprobs:
         return
     cells = {cell.key: cell for cell in journal.unanswered()}
     reused: Counter[str] = Counter()
-    for earlier in earlier_experiments(config, journal.plan.run_id):
-        ours = dict(_same_cells(journal.plan.arms, earlier, cells))
+    for earlier in find_earlier_experiments(config, journal.plan.run_id):
+        ours = dict(_match_cells(journal.plan.arms, earlier, cells))
         for answer in read_answers(earlier.folder) if ours else ():
             cell = ours.get(answer.key)
             if cell is None or answer.error or cell.key not in cells:
@@ -35,7 +37,7 @@ def reuse_answers(journal: Journal, say: Say) -> None:
                 attempt=1,
                 graded=not config.judging.judge,
                 reused_from=answer.reused_from or earlier.folder.name,
-                ttft_s=None,  # times of other conditions
+                ttft_s=None,  # measured under other conditions
                 latency_s=None,
             )
             journal.append(score_again(own, cell.question, config.chosen_scorers))
@@ -45,8 +47,10 @@ def reuse_answers(journal: Journal, say: Say) -> None:
         say(f"reused {count:,} answers from run {short_id(run_id)}; --no-reuse generates them again")
 
 
-def _same_cells(arms: Sequence[Arm], earlier: Earlier, cells: Mapping[str, Cell]) -> Iterator[tuple[str, Cell]]:
-    """Our cells by the key that the same cell had in an earlier experiment, where an arm may have had another name."""
+def _match_cells(
+    arms: Sequence[Arm], earlier: EarlierExperiment, cells: Mapping[str, Cell]
+) -> Iterator[tuple[str, Cell]]:
+    """Yield keys of the earlier experiment with the same cell of this one; the arm may have had another name."""
     for arm in arms:
         if arm.prompt is None or arm.engine not in ENGINES:
             continue

@@ -1,4 +1,4 @@
-"""`run_experiment` and `resume_experiment`: ask all questions of all arms, and record everything."""
+"""`run_experiment` and `resume_experiment`: run all arms on all questions and record the results."""
 
 import contextlib
 from collections.abc import Iterator, Mapping
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from fledge.experiments._mlflow_record import ExperimentRecord
 
 
-INTERRUPTED_S = 1.0  # for what is just being sent; it is sent again by --resume
+INTERRUPTED_S = 1.0  # for the current batch; --resume sends it again
 
 
 def run_experiment(
@@ -67,10 +67,10 @@ def run_experiment(
         engines = own_engines.wait_ready()
         built = preparation.pin_arms(built, engines)
         started = {name: (models[name], engines[name].info) for name in models}
-        state.ensure(config.state_dir / "experiments")  # before there are runs that nothing could end
+        state.ensure(config.state_dir / "experiments")  # fail before runs exist
         plan = start_runs(client, config, built, preparation.questions, started, store)
         record = ExperimentRecord(client, plan, say)
-        with _abort_on_error(record), own_engines:  # recording the rest needs no engine: they close first
+        with _abort_on_error(record), own_engines:  # engines close first, which frees the CPU
             journal = Journal.create(plan)
             stack.callback(journal.close)
             if reuse:
@@ -118,7 +118,7 @@ def resume_experiment(
         engines = own_engines.wait_ready()
         if models:
             check_unchanged(plan, models, engines)
-        with _abort_on_error(record), own_engines:
+        with _abort_on_error(record), own_engines:  # engines close first, which frees the CPU
             record.resume()
             return _execute(record, journal, engines, chains, progress, say)
 
@@ -175,10 +175,7 @@ def _abort_on_error(record: "ExperimentRecord") -> Iterator[None]:
     try:
         yield
     except BaseException as error:
-        with (
-            shield_from_interrupts(),
-            contextlib.suppress(Exception),
-        ):  # it may be the tracking server that is the error
+        with shield_from_interrupts(), contextlib.suppress(Exception):  # the tracking server may be what failed
             record.abort(status_after(error))
         raise
 
@@ -190,8 +187,8 @@ def _stop_on_error(recorder: "AnswerRecorder", journal: "Journal", say: Say) -> 
         yield
     except BaseException as error:
         with shield_from_interrupts():
-            if not isinstance(error, FledgeError) or isinstance(error, EngineGoneError):  # others say it themselves
-                kept = counted(len(journal.latest()), "answer")
-                say(f"{kept} kept; resume with: fledge experiment --resume {short_id(journal.plan.run_id)}")
+            if not isinstance(error, FledgeError) or isinstance(error, EngineGoneError):  # other errors have a hint
+                answered = counted(len(journal.latest()), "answer")
+                say(f"{answered} kept; resume with: fledge experiment --resume {short_id(journal.plan.run_id)}")
             recorder.stop(INTERRUPTED_S)
         raise

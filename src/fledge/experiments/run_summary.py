@@ -1,14 +1,13 @@
-"""What a list of runs says of one of them."""
+"""An entry in a list of runs."""
 
 from typing import NamedTuple
 
 
 class RunSummary(NamedTuple):
-    """One experiment, or one evaluation, which is an experiment of one arm.
+    """An experiment, or an evaluation, which is an experiment of one arm.
 
-    `status` is MLflow's in lower case, or `interrupted` for one that MLflow has as running, whose process on this
-    machine is gone; `cells` and `failed` are None until it has ended. `started` is in seconds since
-    the epoch.
+    `status` is MLflow's in lower case, or `interrupted` if MLflow's is RUNNING but the process on this machine has
+    ended; `cells` and `failed` are None until the experiment ends. `started` is in seconds since the epoch.
     """
 
     run_id: str

@@ -1,4 +1,4 @@
-"""`runs`: the experiments that a tracking store has."""
+"""`runs`: list the experiments in a tracking store."""
 
 from fledge.core.errors import InputError
 from fledge.core.settings import Workspace

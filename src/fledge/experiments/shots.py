@@ -1,4 +1,4 @@
-"""Few-shot prompts: questions with their answers, put before the question that a prompt asks."""
+"""Few-shot prompts: questions with their answers as examples before the question."""
 
 import contextlib
 from collections.abc import Mapping, Sequence
@@ -19,11 +19,10 @@ from fledge.questions.sources import read_questions
 def draw_shots(
     config: ExperimentConfig, arms: Sequence[ArmConfig], asked: QuestionSet, given: QuestionSet | None, say: Say
 ) -> tuple[Question, ...]:
-    """As many examples as the arm with the most of them takes, none of which is among the questions `asked`.
+    """Return the examples for the arm that needs the most of them; none is among the questions `asked`.
 
-    They come from `--shots-from`, else from the questions of the set, which may be `given`, that are not asked. What is
-    read here has its whole references, whatever part of them `--reference-pattern` scores. Raises `InputError` where
-    there are too few.
+    They come from `--shots-from`, else from the other questions of the set, which may be `given`. They have full
+    references, even if `--reference-pattern` scores only a part. Raises `InputError` if there are too few.
     """
     count = max((arm.shots for arm in arms), default=0)
     if not count:
@@ -35,16 +34,16 @@ def draw_shots(
         found = read_questions(
             source, layout=replace(config.layout, reference_pattern=""), workspace=config, say=say
         ).questions
-    known = {_normalized(item.question) for item in asked.questions}
+    known = {_normalize(item.question) for item in asked.questions}
     known_ids = {item.id for item in asked.questions} if not config.shots_from else set()
-    others = [item for item in found if _normalized(item.question) not in known and item.id not in known_ids]
+    others = [item for item in found if _normalize(item.question) not in known and item.id not in known_ids]
     usable = QuestionSet(source, tuple(item for item in others if item.reference))
     if len(usable.questions) < count:
         overlap = len(found) - len(others)
         raise InputError(
             f"--shots {count} needs {counted(count, 'example')} with a reference, and {source} has "
-            f"{len(usable.questions)} (of {len(found)} questions {overlap} are asked themselves, which no example may "
-            "be)",
+            f"{len(usable.questions)} (of {len(found)} questions, {overlap} are asked in the "
+            "experiment)",
             hint="--shots-from FILE with other questions, or ask fewer with --limit",
         )
     return usable.sample(count, config.order_seed).questions
@@ -58,33 +57,33 @@ def add_shots(
     shots: Sequence[Question],
     store: PromptStore,
 ) -> list[Prompt]:
-    """The prompt of each arm; one with examples is registered as a prompt of its own, `NAME-3-shot`."""
+    """Return the prompt of each arm. One with examples is registered as a separate prompt, such as `NAME-3-shot`."""
     found: list[Prompt | Draft] = []
     for arm, prompt in zip(arms, prompts, strict=True):
         if not arm.shots:
             found.append(prompt)
             continue
-        form = resolve_format(prompt, models[arm.model], arm.format if arm.format != "auto" else config.format)
+        prompt_format = resolve_format(prompt, models[arm.model], arm.format if arm.format != "auto" else config.format)
         source = config.shots_from or config.questions
-        found.append(few_shot(prompt, form, shots[: arm.shots], source))
+        found.append(few_shot(prompt, prompt_format, shots[: arm.shots], source))
     return [register_few_shot(item, store) if isinstance(item, Draft) else item for item in found]
 
 
 def register_few_shot(draft: Draft, store: PromptStore) -> Prompt:
-    """The version with this content, also where it is not the newest; a new one where there is none."""
-    with contextlib.suppress(InputError):  # of a name that is new
+    """Return the version with this content, registering it if there is none."""
+    with contextlib.suppress(InputError):  # a new name
         for version in reversed(store.versions(draft.name)):
             if draft.makes(version):
                 return version
     return store.register(draft)
 
 
-def few_shot(prompt: Prompt, form: Format, shots: Sequence[Question], source: str) -> Draft:
-    """The prompt with examples: for chat as earlier turns before its last one, for completion as text before its own.
+def few_shot(prompt: Prompt, prompt_format: Format, shots: Sequence[Question], source: str) -> Draft:
+    """Return the prompt with examples: as earlier turns for chat, as text before its own for completion.
 
-    Raises `InputError` where the prompt asks for a column that an example does not have.
+    Raises `InputError` if an example lacks a column that the prompt needs.
     """
-    template = apply_format(prompt, form).template
+    template = apply_format(prompt, prompt_format).template
     draft = Draft(
         f"{prompt.name}-{len(shots)}-shot",
         template,
@@ -99,7 +98,7 @@ def few_shot(prompt: Prompt, form: Format, shots: Sequence[Question], source: st
     start = next((at for at, turn in enumerate(template) if turn.role != "system" and variables(turn.content)), None)
     if start is None or template[-1].role != "user":
         raise InputError(
-            f"prompt {prompt.label} takes no examples: its last turn is not one of the user that asks the question",
+            f"prompt {prompt.label} takes no examples: its messages must end with a user turn and contain the question",
             hint="ask it without --shots, or end its messages with: role: user",
         )
     before = [
@@ -113,5 +112,5 @@ def few_shot(prompt: Prompt, form: Format, shots: Sequence[Question], source: st
     return replace(draft, template=(*template[:start], *before, *template[start:]))
 
 
-def _normalized(text: str) -> str:
+def _normalize(text: str) -> str:
     return " ".join(text.casefold().split())

@@ -16,13 +16,13 @@ FIGURES = ("sample", "prompt_tokens", "completion_tokens", "ttft_s", "latency_s"
 
 
 def build_table(plan: ExperimentPlan, answers: Sequence[Answer]) -> pd.DataFrame:
-    """A row for each cell, by question in their order, then arm, then sample."""
+    """Return a row for each cell, ordered by question, arm and sample."""
     places = {item.id: place for place, item in enumerate(plan.questions.questions)}
     arms = {arm.name: place for place, arm in enumerate(plan.arms)}
     ordered = sorted(answers, key=lambda row: (places[row.question_id], arms[row.arm], row.sample))
     questions = {item.id: item for item in plan.questions.questions}
     rare = [name for name in ("cost", "turns_left_out") if any(getattr(answer, name) for answer in answers)]
-    told = any(answer.score_errors for answer in answers)
+    has_errors = any(answer.score_errors for answer in answers)
     rows: list[dict[str, Any]] = []
     for answer in ordered:
         question = questions[answer.question_id]
@@ -43,7 +43,7 @@ def build_table(plan: ExperimentPlan, answers: Sequence[Answer]) -> pd.DataFrame
                 "latency_s": answer.latency_s,
                 **{name: getattr(answer, name) for name in rare},
                 **answer.scores,
-                **({"score_errors": json.dumps(answer.score_errors)} if told else {}),
+                **({"score_errors": json.dumps(answer.score_errors)} if has_errors else {}),
                 "trace_id": trace_id(plan.run_id, answer.key, answer.attempt),
             }
         )
@@ -51,15 +51,15 @@ def build_table(plan: ExperimentPlan, answers: Sequence[Answer]) -> pd.DataFrame
 
 
 def scores_of(table: pd.DataFrame) -> pd.DataFrame:
-    """An experiment's table as comparisons take it; failed answers make the metric `error_rate`."""
+    """Return an experiment's table as comparisons need it, with failed answers as the metric `error_rate`."""
     failed = (table["error"] != "").astype(float)
     return table.rename(columns={"question": "text", "question_id": "question"}).assign(error_rate=failed)
 
 
 def arm_metrics(table: pd.DataFrame) -> dict[str, float]:
-    """Figures of one arm's rows: how many, the means of all scores, and what the answers took; times in seconds.
+    """Return figures of one arm's rows: their number, the means of all scores, and times in seconds, tokens and cost.
 
-    `effectiveness` is the success rate times the mean response quality, `NAME_failed` how often a scorer failed.
+    `effectiveness` is the success rate times the mean response quality, `NAME_failed` a scorer's number of failures.
     """
     good = table[table["error"] == ""]
     success = len(good) / len(table) if len(table) else 0.0
@@ -82,5 +82,5 @@ def arm_metrics(table: pd.DataFrame) -> dict[str, float]:
     if len(ttft):
         metrics["ttft_mean_s"] = float(ttft.mean())
     for name in ("prompt_tokens", "completion_tokens", *(["cost"] if "cost" in good else [])):
-        metrics[name] = float(good[name].astype(float).sum())  # NaN counts nothing
+        metrics[name] = float(good[name].astype(float).sum())  # sum() ignores NaN
     return metrics

@@ -40,7 +40,7 @@ from fledge.releases._mlflow_releases import (
     stored_folder,
 )
 from fledge.releases.manifest import Manifest
-from fledge.releases.shared_files import files_of_releases, lay_out
+from fledge.releases.shared_files import files_of_releases, place_files
 from fledge.tracking._mlflow_connection import experiment_id, run_within
 
 PARAM_TYPES = {int: DataType.long, float: DataType.double, list: DataType.string}
@@ -109,7 +109,8 @@ def _log_version(
                 model.save(folder.parent / "model" / "MLmodel")
             client.log_model_artifacts(model_id, str(folder.parent / "model"))
             if store:
-                lay_out(manifest, folder, store / PLACE, _known_files(client, manifest), linked=f"{manifests.ENGINES}/")
+                known = _known_files(client, manifest)
+                place_files(manifest, folder, store / PLACE, known, linked=f"{manifests.ENGINES}/")
             client.finalize_logged_model(model_id, LoggedModelStatus.READY)
             # The version object, not its URI, which MLflow looks up in the experiment set in the environment.
             client.link_prompt_version_to_run(run.run_id, client.get_prompt_version(prompt.name, str(prompt.version)))

@@ -24,7 +24,7 @@ from fledge.registry.registered import Release
 from fledge.registry.signing import check_key, check_signature
 from fledge.registry.sources import source_of_model, source_of_run
 from fledge.releases import release_cache
-from fledge.releases.manifest import SIGNATURE, Manifest, Weights, read_kept
+from fledge.releases.manifest import SIGNATURE, Manifest, Weights, read_cached
 from fledge.tracking.connection import connect
 
 if TYPE_CHECKING:
@@ -119,12 +119,12 @@ def verify(target: str, *, key: Path | None = None, workspace: Workspace | None 
 
     Raises `FledgeError` that names each missing, changed or unlisted file.
     """
-    from fledge.releases._mlflow_releases import find, stored
+    from fledge.releases._mlflow_releases import find, open_stored
 
     workspace = workspace or Workspace()
     client = connect(workspace.tracking)
     version = find(client, target)
-    with stored(client, version) as (folder, manifest):
+    with open_stored(client, version) as (folder, manifest):
         signed = (folder / SIGNATURE).is_file()
         if key is not None:
             check_signature(folder, key)
@@ -152,16 +152,16 @@ def promote(
     """
     from fledge.registry._mlflow_evidence import check_evidence
     from fledge.registry._mlflow_moves import MoveLog, identify_process
-    from fledge.releases._mlflow_releases import MODEL_TAG, fetch, find, stored
+    from fledge.releases._mlflow_releases import MODEL_TAG, fetch, find, open_stored
 
     check_alias(alias)
     workspace = workspace or Workspace()
     client = connect(workspace.tracking)
     releases, engines = workspace.state_dir / "releases", workspace.cache_dir / "engines"
     found = find(client, f"{name}/{version}")
-    with stored(client, found):  # raises if the stored files are damaged
+    with open_stored(client, found):  # raises if the stored files are damaged
         folder = fetch(client, found, releases, known_files(engines, found.tags.get(MODEL_TAG, "")))
-    release = read_kept(folder)
+    release = read_cached(folder)
     if force and not reason:
         raise InputError("a forced promotion needs a reason", hint='--force --reason "..."')
     evidence, given = check_evidence(client, release, evidence, force=force)

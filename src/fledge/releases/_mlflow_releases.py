@@ -65,7 +65,7 @@ def fetch(client: MlflowClient, version: ModelVersion, releases: Path, known: Ma
         log.debug("release %s/%d is cached in %s", version.name, number, kept)
         return kept
     log.debug("fetching release %s/%d from MLflow", version.name, number)
-    with stored(client, version) as (release, manifest):
+    with open_stored(client, version) as (release, manifest):
         in_store = release == stored_folder(client, version)
         numbered = replace(manifest, version=number)
         return release_cache.cache_release(release, numbered, releases, known or {}, in_store=in_store)
@@ -83,7 +83,7 @@ def _read_digests(version: ModelVersion) -> tuple[str, str]:
 
 
 @contextlib.contextmanager
-def stored(client: MlflowClient, version: ModelVersion) -> Iterator[tuple[Path, Manifest]]:
+def open_stored(client: MlflowClient, version: ModelVersion) -> Iterator[tuple[Path, Manifest]]:
     """Yield a version's checked release folder from MLflow, and its manifest.
 
     Raises `FledgeError` if it differs from the registered one.

@@ -67,8 +67,9 @@ class Manifest:
     @property
     def digest(self) -> str:
         """SHA-256 of everything that determines the answers; releases with the same name and digest are equal."""
-        kept = ("name", "model_digest", "prompt_name", "prompt_version", "template", "generation", "weights")
-        return _digest({name: value for name, value in self._content().items() if name in (*kept, "format", "system")})
+        names = {"name", "model_digest", "prompt_name", "prompt_version", "template", "generation", "weights"}
+        names |= {"format", "system"}
+        return _digest({name: value for name, value in self._content().items() if name in names})
 
     @property
     def seal(self) -> str:
@@ -141,7 +142,7 @@ def read_release(folder: Path, digest: Callable[[Path], str] = file_digest) -> M
     return manifest
 
 
-def read_kept(folder: Path) -> Manifest:
+def read_cached(folder: Path) -> Manifest:
     """Check a release folder in the cache like `read_release`, but read only new and changed files."""
     known = KnownDigests(folder.with_name(f".{folder.name}.digests.json"))
     try:

@@ -13,8 +13,8 @@ from typing import NamedTuple
 
 from fledge.core import state
 from fledge.core.errors import FledgeError
-from fledge.releases.manifest import MANIFEST, SIGNATURE, Manifest, load_manifest, read_kept
-from fledge.releases.shared_files import files_of_releases, lay_out
+from fledge.releases.manifest import MANIFEST, SIGNATURE, Manifest, load_manifest, read_cached
+from fledge.releases.shared_files import files_of_releases, place_files
 
 FILE = "aliases.json"
 
@@ -64,7 +64,7 @@ def find_cached(releases: Path, name: str, version: int, digest: str, seal: str)
     if not folder.is_dir():
         return None
     try:
-        if read_kept(folder).seal == seal:
+        if read_cached(folder).seal == seal:
             return folder
     except FledgeError:
         pass
@@ -85,7 +85,7 @@ def cache_release(
     try:
         with tempfile.TemporaryDirectory(dir=releases, prefix=f".{target.name}.", ignore_cleanup_errors=True) as folder:
             working = Path(folder) / target.name
-            lay_out(manifest, source, state.ensure(working), known, linked="")
+            place_files(manifest, source, state.ensure(working), known, linked="")
             if (source / SIGNATURE).is_file():
                 shutil.copyfile(source / SIGNATURE, working / SIGNATURE)
             state.write_json(working / MANIFEST, asdict(manifest))

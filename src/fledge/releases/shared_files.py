@@ -12,7 +12,7 @@ from fledge.core.links import link_or_copy
 from fledge.releases.manifest import Manifest, load_manifest
 
 
-def lay_out(manifest: Manifest, source: Path, target: Path, known: Mapping[str, Path], linked: str) -> None:
+def place_files(manifest: Manifest, source: Path, target: Path, known: Mapping[str, Path], linked: str) -> None:
     """Put the files of a release from `source` into `target`.
 
     A file is linked to the same content in `known` (by SHA-256), else to the source if its path starts with `linked`,
