@@ -21,7 +21,7 @@ def _filled(admission: Admission, *tokens: int) -> contextlib.ExitStack:
 def test_as_many_requests_as_may_run_and_wait_and_not_one_more() -> None:
     admission = Admission(Limits(max_running=2, queue_requests=3))
     with _filled(admission, *[1] * 5):
-        with pytest.raises(BusyError, match="5 requests are running or waiting, and 5 may"), admission.admit(1):
+        with pytest.raises(BusyError, match="5 requests are running or waiting, the maximum"), admission.admit(1):
             pass
         assert (admission.requests, admission.tokens) == (5, 5)
     with admission.admit(1):
@@ -31,7 +31,7 @@ def test_as_many_requests_as_may_run_and_wait_and_not_one_more() -> None:
 def test_tokens_are_counted_with_those_of_the_request_that_asks() -> None:
     admission = Admission(Limits(queue_tokens=100))
     with _filled(admission, 60):
-        with pytest.raises(BusyError, match=r"60 tokens .* this request's 41 .* more than 100"), admission.admit(41):
+        with pytest.raises(BusyError, match=r"60 tokens .* this request's 41 .* maximum of 100"), admission.admit(41):
             pass
         with admission.admit(40):
             assert admission.tokens == 100

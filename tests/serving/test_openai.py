@@ -231,7 +231,7 @@ def test_what_is_wrong_raises_the_clients_own_errors_and_is_asked_once(
 
 
 def test_echo_of_token_ids_is_refused(client: OpenAI) -> None:
-    with pytest.raises(openai.BadRequestError, match="echo is for prompts that are texts"):
+    with pytest.raises(openai.BadRequestError, match="echo requires text prompts"):
         client.completions.create(model="mine", prompt=[5, 6], echo=True)
 
 

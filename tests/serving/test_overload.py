@@ -146,7 +146,7 @@ def test_the_queue_is_counted_in_tokens_too(busy: EndpointStatus) -> None:
         assert next(lines).startswith("data: ")
         refused = http.post("/v1/completions", json=LONG)
         assert (refused.status_code, int(refused.headers["retry-after"]) >= 1) == (429, True)
-        assert re.search("tokens .* more than 1000000", refused.text)
+        assert re.search("tokens .* maximum of 1000000", refused.text)
         with client(busy) as other:
             assert other.post("/v1/completions", json={"prompt": "x", "max_tokens": 2}).status_code == 200
     assert until(lambda: _in_work(busy) == 0, SOON_S)

@@ -192,7 +192,7 @@ def test_a_rule_that_fails_lets_no_text_out(module: str, rule: str, caplog: pyte
             redact(value)
         assert "my secret" not in str(caught.value)
     log = caplog.text
-    assert log.count("a redaction rule fails") == 1
+    assert log.count("a redaction rule failed") == 1
     assert "my secret" not in log
 
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from fledge.core.routes import Route, RouteArm
-from fledge.serving.routing import RoutedRequest, Routes, assign, place
+from fledge.serving.routing import RoutedRequest, Routes, assign, hash_unit
 from tests.serving.harness import client, lay_out, served
 
 UNITS = [f"user {number}" for number in range(10_000)]
@@ -70,8 +70,8 @@ def test_names_of_models_assign_apart() -> None:
 
 @given(st.text(max_size=50), st.text(max_size=50))
 def test_a_place_is_from_zero_to_below_one_and_stays(salt: str, unit: str) -> None:
-    assert 0 <= place(salt, unit) < 1
-    assert place(salt, unit) == place(salt, unit)
+    assert 0 <= hash_unit(salt, unit) < 1
+    assert hash_unit(salt, unit) == hash_unit(salt, unit)
 
 
 @given(st.text(), st.lists(st.floats(1e-3, 1e6), min_size=1, max_size=4))
