@@ -5,7 +5,16 @@ from pathlib import Path
 import pytest
 
 from fledge.core.errors import InputError
-from fledge.scoring.catalogue import BUILT_IN, choose_scorers, direction_of, find_scorer, known, range_of, score, scorer
+from fledge.scoring.catalogue import (
+    BUILT_IN,
+    choose_scorers,
+    direction_of,
+    find_scorer,
+    is_known_metric,
+    range_of,
+    score,
+    scorer,
+)
 from fledge.scoring.scorer import Response
 
 FULL = Response(
@@ -60,8 +69,8 @@ def test_directions() -> None:
     assert direction_of("latency_s") is False
     assert direction_of("error_rate") is False
     assert direction_of("response_length") is None
-    assert known("response_length")
-    assert not known("magic")
+    assert is_known_metric("response_length")
+    assert not is_known_metric("magic")
 
 
 def test_register_a_function() -> None:

@@ -105,7 +105,7 @@ class Endpoint:
 
     @property
     def ready(self) -> bool:
-        """Whether every release with a share of the requests is ready, except the candidate of a running canary."""
+        """Whether all releases with a share of the requests are ready, except the candidate of a running canary."""
         required = {arm.release for route in self.routes.routes for arm in route.arms}
         canary = self.facts.canary
         if canary and canary.status == "running":  # the endpoint stays ready without it
@@ -136,7 +136,7 @@ class Endpoint:
         return Respondent(served, choice.arm, beside)
 
     def serves(self, chosen: Respondent) -> bool:
-        """Whether a chosen release is still served."""
+        """Return whether a chosen release is still served."""
         return chosen.served in self.served.values()
 
     @contextmanager
