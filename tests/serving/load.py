@@ -1,4 +1,4 @@
-"""Clients that ask an endpoint together for a while, and what each was told."""
+"""Concurrent clients of an endpoint, and the outcome of each request."""
 
 import asyncio
 import json
@@ -14,9 +14,9 @@ BODY = {"max_tokens": 32, "ignore_eos": True}
 
 @dataclass(frozen=True)
 class Told:
-    """What one client has in its hands of one request; `status` 0 where it hung up before it was told anything.
+    """The client's view of one request; `status` is 0 if the client disconnected before a response.
 
-    `broken` says that a stream ended with an error frame, whose status is `status`; `left` that the client hung up.
+    `broken`: a stream ended with an error frame, whose status is `status`. `left`: the client disconnected.
     """
 
     request_id: str
@@ -29,9 +29,11 @@ class Told:
 
 @dataclass
 class Load:
-    """`clients` ask one after the other for `seconds`, `streams` (0 to 1) of them streaming; of the streaming ones a
-    share of `hang_ups` leaves after the first piece. Refused ones wait `pause` seconds; all wait about `think` seconds
-    between two requests."""
+    """Each client sends one request after the other for `seconds`.
+
+    `streams` is the share of streamed requests, `hang_ups` the share of those that the client leaves after the first
+    piece. A client waits `pause` seconds after a refusal, and about `think` seconds between two requests.
+    """
 
     url: str
     clients: int
@@ -74,7 +76,7 @@ class Load:
 
 
 async def _read(response: aiohttp.ClientResponse, *, leaves: bool) -> int:
-    """The status of an error frame, 0 where there is none."""
+    """Read a response; return the status of an error frame, or 0 without one."""
     status, done = 0, False
     if not response.headers["content-type"].startswith("text/event-stream"):
         await response.read()
@@ -88,5 +90,5 @@ async def _read(response: aiohttp.ClientResponse, *, leaves: bool) -> int:
             status = 504 if "took more" in kind else 503 if "stopped" in kind or "replaced" in kind else 500
         done = done or line.startswith(b"data: [DONE]")
     if not done and not status:
-        raise AssertionError("a stream ended without an end")
+        raise AssertionError("a stream ended without [DONE] or an error")
     return status

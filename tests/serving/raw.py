@@ -1,4 +1,4 @@
-"""HTTP as bytes: what a client sends is sent as it is, and what comes back is read strictly."""
+"""Raw HTTP: requests are sent unchanged, and responses are parsed strictly."""
 
 import contextlib
 import json
@@ -17,11 +17,11 @@ JSON = ("Content-Type", "application/json")
 
 
 class NoHttpError(Exception):
-    """What came back is no HTTP."""
+    """The response is not valid HTTP."""
 
 
 class Answer(NamedTuple):
-    """One answer; names of headers are in lower case."""
+    """One response; header names are in lower case."""
 
     status: int
     headers: dict[str, str]
@@ -29,16 +29,16 @@ class Answer(NamedTuple):
 
 
 class Read(NamedTuple):
-    """Whole answers, and the bytes of one that is not whole."""
+    """Complete responses, and the bytes of an incomplete one."""
 
     answers: list[Answer]
     rest: bytes
 
 
 def read(content: bytes, *, head: bool = False) -> Read:
-    """The answers in some bytes. With `head` an answer may lack its body, as one to HEAD does.
+    """Parse the responses in `content`. With `head` a response may lack its body, as for a HEAD request.
 
-    Raises `NoHttpError` for what is none.
+    Raises `NoHttpError` if the content is not HTTP.
     """
     answers: list[Answer] = []
     while content:
@@ -49,7 +49,7 @@ def read(content: bytes, *, head: bool = False) -> Read:
         if found is None:
             break
         answer, content = found
-        if answer.status >= 200:  # else one that announces the next
+        if answer.status >= 200:  # else an interim response
             answers.append(answer)
     return Read(answers, content)
 
@@ -59,7 +59,7 @@ def _is_start(content: bytes) -> bool:
 
 
 def _head(content: bytes) -> tuple[Answer, bytes] | None:
-    """Status and headers, and what is behind them; None where they are not whole."""
+    """Return status and headers, and the bytes after them; None if they are incomplete."""
     if not _is_start(content):
         raise NoHttpError(content[:200])
     top, blank, rest = content.partition(b"\r\n\r\n")
@@ -71,7 +71,7 @@ def _head(content: bytes) -> tuple[Answer, bytes] | None:
         raise NoHttpError(content[:200])
     headers = {pair[1].decode().lower(): pair[2].decode("latin-1") for pair in pairs if pair}
     if len(headers) != len(pairs):
-        raise NoHttpError(b"a header twice: " + top)
+        raise NoHttpError(b"duplicate header: " + top)
     return Answer(int(status[1]), headers, b""), rest
 
 
@@ -83,7 +83,7 @@ def _answer(content: bytes) -> tuple[Answer, bytes] | None:
     if answer.headers.get("transfer-encoding") == "chunked":
         return _chunked(answer, rest)
     if "content-length" not in answer.headers:
-        raise NoHttpError(b"a body without an end: " + content[:200])
+        raise NoHttpError(b"a body without a length: " + content[:200])
     length = int(answer.headers["content-length"])
     return (answer._replace(body=rest[:length]), rest[length:]) if len(rest) >= length else None
 
@@ -109,7 +109,7 @@ def _chunked(answer: Answer, content: bytes) -> tuple[Answer, bytes] | None:
 
 @contextlib.contextmanager
 def connected(port: int, *, seconds: float = PATIENCE_S, receive_buffer: int = 0) -> Iterator[socket.socket]:
-    """A connection to a port of this machine."""
+    """Connect to a port of this machine."""
     with socket.socket() as opened:
         if receive_buffer:
             opened.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
@@ -119,9 +119,9 @@ def connected(port: int, *, seconds: float = PATIENCE_S, receive_buffer: int = 0
 
 
 def ask(port: int, content: bytes, *, seconds: float = PATIENCE_S) -> Answer | None:
-    """The first answer to some bytes; None where the connection was closed without one.
+    """Send some bytes and return the first response; None if the connection was closed without one.
 
-    Raises `TimeoutError` where nothing happens in time.
+    Raises `TimeoutError` if neither happens in time.
     """
     with connected(port, seconds=seconds) as opened:
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):
@@ -130,7 +130,7 @@ def ask(port: int, content: bytes, *, seconds: float = PATIENCE_S) -> Answer | N
 
 
 def next_answer(opened: socket.socket, *, head: bool = False) -> Answer | None:
-    """The next answer on a connection; None at its end."""
+    """Return the next response on a connection; None at its end."""
     received = b""
     with contextlib.suppress(ConnectionResetError):
         while part := opened.recv(1 << 16):
@@ -141,7 +141,7 @@ def next_answer(opened: socket.socket, *, head: bool = False) -> Answer | None:
 
 
 def is_closed(opened: socket.socket, seconds: float = PATIENCE_S) -> bool:
-    """Whether the other side ends a connection in time; what it still sends is read and thrown away."""
+    """Return whether the other side closes a connection in time; anything it still sends is discarded."""
     opened.settimeout(seconds)
     try:
         while opened.recv(1 << 16):
@@ -154,7 +154,7 @@ def is_closed(opened: socket.socket, seconds: float = PATIENCE_S) -> bool:
 
 
 def request(method: str, target: str, *headers: tuple[str, str], body: bytes = b"", host: str = "localhost") -> bytes:
-    """A request as it should be, but for what its parts hold."""
+    """Return a request built from these parts, which may be invalid."""
     lines = [f"{method} {target} HTTP/1.1", *([f"Host: {host}"] if host else [])]
     lines += [f"{name}: {value}" for name, value in headers]
     if body:
@@ -163,7 +163,7 @@ def request(method: str, target: str, *headers: tuple[str, str], body: bytes = b
 
 
 def question(path: str, value: object) -> bytes:
-    """A request that posts JSON."""
+    """Return a request that posts JSON."""
     return request("POST", path, JSON, body=json.dumps(value).encode())
 
 
@@ -172,14 +172,14 @@ def port_of(url: str) -> int:
 
 
 class Work(NamedTuple):
-    """What an endpoint has to do at the moment: prompts with the engine, and requests that wait."""
+    """Current load of an endpoint: prompts in the engine, and waiting requests."""
 
     running: int
     waiting: int
 
 
 def work_of(port: int) -> Work:
-    """By the wire, as making a client takes longer than some of what is looked at."""
+    """Read the load over a raw connection: creating a client takes longer than some of the states observed."""
     answer = ask(port, request("GET", "/metrics"))
     if answer is None:
         return Work(0, 0)
