@@ -1,4 +1,4 @@
-"""Error rates and power of verdicts by the distribution of scores: many tables, by the rule of `paired_test`."""
+"""Simulated error rates and power of verdicts by the distribution of scores, by the rule of `paired_test`."""
 
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
