@@ -52,10 +52,10 @@ class Load:
         async with aiohttp.ClientSession(timeout=timeout, connector=aiohttp.TCPConnector(limit=0)) as session:
             ended = time.monotonic() + self.seconds
             found = await asyncio.gather(*(self._client(session, number, ended) for number in range(self.clients)))
-        return [told for one in found for told in one]
+        return [outcome for outcomes in found for outcome in outcomes]
 
     async def _client(self, session: aiohttp.ClientSession, number: int, ended: float) -> list[Told]:
-        rng, told = random.Random(number), list[Told]()
+        rng, outcomes = random.Random(number), list[Told]()
         while time.monotonic() < ended:
             stream = rng.random() < self.streams
             leaves = stream and rng.random() < self.hang_ups
@@ -67,12 +67,14 @@ class Load:
                 broken = await _read(response, leaves=leaves)
                 status = broken or response.status
                 again = "Retry-After" in response.headers
-            told.append(Told(identity, status, time.monotonic() - began, leaves and status == 200, bool(broken), again))
+            outcomes.append(
+                Told(identity, status, time.monotonic() - began, leaves and status == 200, bool(broken), again)
+            )
             if status != 200:
                 await asyncio.sleep(self.pause)
             if self.think:
                 await asyncio.sleep(rng.expovariate(1 / self.think))
-        return told
+        return outcomes
 
 
 async def _read(response: aiohttp.ClientResponse, *, leaves: bool) -> int:

@@ -353,13 +353,13 @@ def test_prompt_with_several_variables(tmp_path: Path, engine_cache: Path) -> No
         assert all(check.passed for check in check_endpoint(running.url))
         lacking = http.post("/v1/chat/completions", json={"messages": turns, "prompt": "plain"})
         said = "prompt plain/1 needs values for question, context, and a conversation provides only one: "
-        told = (
+        message = (
             said
             + '"prompt": {"id": "plain/1", "variables": {...}} provides the others; "prompt": "none" omits the prompt'
         )
-        assert lacking.json()["error"]["message"] == told
+        assert lacking.json()["error"]["message"] == message
         unnamed = http.post("/v1/chat/completions", json={"messages": turns})
-        assert (unnamed.status_code, unnamed.json()["error"]["message"]) == (400, told)
+        assert (unnamed.status_code, unnamed.json()["error"]["message"]) == (400, message)
         assert http.post("/v1/chat/completions", json={"messages": turns, "prompt": "none"}).status_code == 200
         assert _refused(http.post("/invocations", json={"messages": turns})).startswith(said)
 

@@ -66,14 +66,16 @@ def test_mlflow_scoring_server_gives_the_same_answers(
     model = mlflow.pyfunc.load_model(release.model_uri)
     bodies = _bodies_for_both()
     try:
-        theirs = asyncio.run(_from_app(scoring_server.init(model), bodies))
+        expected = asyncio.run(_from_app(scoring_server.init(model), bodies))
     finally:
         model.unwrap_python_model().engine.close()
     config = ServeConfig(tracking_uri=workspace.tracking_uri, state=workspace.state, port=port, watch_s=0.0)
     with served(config, record=False) as running, client(running) as http:
-        ours = [http.post("/invocations", content=content, headers={"content-type": kind}) for content, kind in bodies]
-    assert [response.status_code for response in theirs] == [200] * len(bodies)
-    assert [response.json() for response in ours] == [response.json() for response in theirs]
+        responses = [
+            http.post("/invocations", content=content, headers={"content-type": kind}) for content, kind in bodies
+        ]
+    assert [response.status_code for response in expected] == [200] * len(bodies)
+    assert [response.json() for response in responses] == [response.json() for response in expected]
 
 
 def _bodies_for_both() -> list[tuple[bytes, str]]:

@@ -287,11 +287,11 @@ def test_errors_reveal_no_internals_or_other_requests(keyed: Keyed) -> None:
     chat = json.dumps({"messages": [{"role": "user", "content": WORDS}]}).encode()
     assert keyed.ask("POST", "/v1/chat/completions", key, kind, body=chat).status == 200
     paths = ("/v1/chat/completions", "/v1/completions", "/invocations", "/feedback")
-    told = [keyed.ask("POST", path, key, kind, body=body) for body in BAD_BODIES for path in paths]
-    told += [keyed.ask(method, path, key) for method in METHODS[2:] for path in UNKNOWN]
-    told += [keyed.ask("POST", "/invocations", key, ("Content-Type", mime), body=b"\0PAR1") for mime in BAD_TYPES]
-    refused = [answer for answer in told if answer.status not in (200, 307)]
-    assert len(refused) > 0.8 * len(told)
+    answers = [keyed.ask("POST", path, key, kind, body=body) for body in BAD_BODIES for path in paths]
+    answers += [keyed.ask(method, path, key) for method in METHODS[2:] for path in UNKNOWN]
+    answers += [keyed.ask("POST", "/invocations", key, ("Content-Type", mime), body=b"\0PAR1") for mime in BAD_TYPES]
+    refused = [answer for answer in answers if answer.status not in (200, 307)]
+    assert len(refused) > 0.8 * len(answers)
     for answer in refused:
         assert 400 <= answer.status < 500
         assert len(answer.body) < 1500

@@ -62,7 +62,7 @@ class Connection(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         if len(self.pipeline) >= MAXIMUM_PIPELINED:
-            raise ValueError("too many requests at once")
+            raise ValueError("too many pipelined requests")
         super().on_message_begin()
         self.scope["extensions"] = self._notes
         self._started = True

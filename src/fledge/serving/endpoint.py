@@ -132,8 +132,8 @@ class Endpoint:
         if self.draining:
             raise EngineGoneError("the endpoint is stopping")
         shadow = choice.shadow and self.served.get(choice.shadow.release)
-        beside = Respondent(shadow, choice.shadow.alias) if shadow and choice.shadow else None
-        return Respondent(served, choice.arm, beside)
+        shadowing = Respondent(shadow, choice.shadow.alias) if shadow and choice.shadow else None
+        return Respondent(served, choice.arm, shadowing)
 
     def serves(self, chosen: Respondent) -> bool:
         """Return whether a chosen release is still served."""
