@@ -17,7 +17,7 @@ import psutil
 import pytest
 
 from tests.conftest import PATIENCE_S, Run
-from tests.serving.harness import free_port, lay_out, until
+from tests.serving.harness import create_workspace, free_port, until
 
 pytestmark = pytest.mark.slow
 
@@ -29,7 +29,7 @@ class Shell:
     """A workspace with a release `mine/1`, and commands that end in it."""
 
     def __init__(self, fledge: Run, folder: Path, engine_cache: Path) -> None:
-        config = lay_out(folder, engine_cache)
+        config = create_workspace(folder, engine_cache)
         self._fledge = fledge
         self.folder = folder
         self.state = Path(config.state)

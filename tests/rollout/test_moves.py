@@ -32,7 +32,7 @@ from fledge.supervision.endpoints import (
     supervisor_command,
 )
 from tests.conftest import PATIENCE_S
-from tests.serving.harness import asking, metrics, pids, until
+from tests.serving.harness import ask_repeatedly, metrics, pids, until
 
 pytestmark = pytest.mark.slow
 
@@ -71,7 +71,7 @@ def test_requests_move_with_the_alias_and_none_fails(config: ServeConfig, endpoi
         answer = http.post("/invocations", json=BODY)
         answers.append(answer.headers.get("x-fledge-release", f"{answer.status_code} {answer.text}"))
 
-    with asking(endpoint, ask):
+    with ask_repeatedly(endpoint, ask):
         assert until(lambda: len(answers) > 20)
         promote("mine", 2, force=True, reason="test", workspace=config)
         assert until(lambda: answers[-1] == "mine/2")

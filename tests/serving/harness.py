@@ -37,7 +37,9 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def lay_out(folder: Path, engine_cache: Path, *templates: Template, versions: int = 1, **about: Any) -> ServeConfig:
+def create_workspace(
+    folder: Path, engine_cache: Path, *templates: Template, versions: int = 1, **about: Any
+) -> ServeConfig:
     """Create a workspace with cached releases `mine/1`, `mine/2` ... of the embedded model; return its configuration.
 
     Version 1 is the champion, 2 the challenger. `templates` are those of the versions in order, `about` are fields of
@@ -82,17 +84,17 @@ def client(endpoint: EndpointStatus, **options: Any) -> httpx.Client:
 
 
 @contextlib.contextmanager
-def asking(endpoint: EndpointStatus, ask: Callable[[httpx.Client], None], clients: int = 4) -> Iterator[None]:
+def ask_repeatedly(endpoint: EndpointStatus, ask: Callable[[httpx.Client], None], clients: int = 4) -> Iterator[None]:
     """Run clients that call `ask` repeatedly until the block ends."""
     ended = threading.Event()
 
-    def ask_repeatedly() -> None:
+    def repeat() -> None:
         with client(endpoint) as http:
             while not ended.is_set():
                 ask(http)
 
     with ThreadPoolExecutor(clients) as pool:
-        work = [pool.submit(ask_repeatedly) for _ in range(clients)]
+        work = [pool.submit(repeat) for _ in range(clients)]
         try:
             yield
         finally:
@@ -129,7 +131,7 @@ def pids(endpoint: EndpointStatus) -> dict[str, int]:
     return {item["role"]: item["pid"] for item in content["processes"]}
 
 
-def held(endpoint: EndpointStatus) -> dict[str, tuple[int, int, int]]:
+def measure_processes(endpoint: EndpointStatus) -> dict[str, tuple[int, int, int]]:
     """Return proportional memory in bytes, descriptors and threads by role."""
     found = {}
     for role, pid in pids(endpoint).items():

@@ -13,7 +13,7 @@ BODY = {"max_tokens": 32, "ignore_eos": True}
 
 
 @dataclass(frozen=True)
-class Told:
+class RequestOutcome:
     """The client's view of one request; `status` is 0 if the client disconnected before a response.
 
     `broken`: a stream ended with an error frame, whose status is `status`. `left`: the client disconnected.
@@ -44,18 +44,18 @@ class Load:
     think: float = 0.0
     body: dict[str, Any] = field(default_factory=lambda: dict(BODY))
 
-    def run(self) -> list[Told]:
+    def run(self) -> list[RequestOutcome]:
         return asyncio.run(self._run())
 
-    async def _run(self) -> list[Told]:
+    async def _run(self) -> list[RequestOutcome]:
         timeout = aiohttp.ClientTimeout(total=300)
         async with aiohttp.ClientSession(timeout=timeout, connector=aiohttp.TCPConnector(limit=0)) as session:
             ended = time.monotonic() + self.seconds
             found = await asyncio.gather(*(self._client(session, number, ended) for number in range(self.clients)))
         return [outcome for outcomes in found for outcome in outcomes]
 
-    async def _client(self, session: aiohttp.ClientSession, number: int, ended: float) -> list[Told]:
-        rng, outcomes = random.Random(number), list[Told]()
+    async def _client(self, session: aiohttp.ClientSession, number: int, ended: float) -> list[RequestOutcome]:
+        rng, outcomes = random.Random(number), list[RequestOutcome]()
         while time.monotonic() < ended:
             stream = rng.random() < self.streams
             leaves = stream and rng.random() < self.hang_ups
@@ -68,7 +68,9 @@ class Load:
                 status = broken or response.status
                 again = "Retry-After" in response.headers
             outcomes.append(
-                Told(identity, status, time.monotonic() - began, leaves and status == 200, bool(broken), again)
+                RequestOutcome(
+                    identity, status, time.monotonic() - began, leaves and status == 200, bool(broken), again
+                )
             )
             if status != 200:
                 await asyncio.sleep(self.pause)

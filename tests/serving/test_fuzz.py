@@ -15,7 +15,7 @@ import pytest
 from fledge.core.limits import Limits
 from fledge.supervision.endpoints import EndpointStatus
 from tests.conftest import PATIENCE_S
-from tests.serving.harness import client, lay_out, pids, served, until
+from tests.serving.harness import client, create_workspace, pids, served, until
 from tests.serving.hostile import VALID, cases
 from tests.serving.raw import Answer, NoHttpError, port_of, read, work_of
 
@@ -29,7 +29,7 @@ LIMITS = Limits(header_timeout_s=1.0, body_timeout_s=1.0, write_timeout_s=1.0, m
 
 @pytest.fixture(scope="module")
 def endpoint(tmp_path_factory: pytest.TempPathFactory, engine_cache: Path) -> Iterator[EndpointStatus]:
-    config = lay_out(tmp_path_factory.mktemp("fuzz"), engine_cache)
+    config = create_workspace(tmp_path_factory.mktemp("fuzz"), engine_cache)
     with served(config, engine="scripted", limits=LIMITS) as running:
         yield running
 

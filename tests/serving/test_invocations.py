@@ -17,7 +17,7 @@ from pyarrow.parquet import ParquetFile
 from fledge.client.checks import check_endpoint
 from fledge.core.limits import Limits
 from fledge.supervision.endpoints import EndpointStatus
-from tests.serving.harness import client, lay_out, pids, served
+from tests.serving.harness import client, create_workspace, pids, served
 from tests.serving.parquet_files import forge_footer, write_parquet
 
 pytestmark = pytest.mark.slow
@@ -30,7 +30,7 @@ LIMITS = Limits(max_rows=10, max_n=2, max_new_tokens=100, max_body_bytes=3_000_0
 
 @pytest.fixture(scope="module")
 def endpoint(tmp_path_factory: pytest.TempPathFactory, engine_cache: Path) -> Iterator[EndpointStatus]:
-    config = lay_out(tmp_path_factory.mktemp("invocations"), engine_cache)
+    config = create_workspace(tmp_path_factory.mktemp("invocations"), engine_cache)
     with served(config, engine="scripted", limits=LIMITS) as running:
         yield running
 
@@ -330,7 +330,7 @@ def test_limits_apply_to_every_protocol(http: httpx.Client) -> None:
 
 
 def test_prompt_with_several_variables(tmp_path: Path, engine_cache: Path) -> None:
-    config = lay_out(tmp_path, engine_cache, "{{question}} {{context}}")
+    config = create_workspace(tmp_path, engine_cache, "{{question}} {{context}}")
     rows = [{"question": "Who?", "context": "a b"}, {"question": "How?", "context": "c"}]
     columns: dict[str, Any] = {name: [row[name] for row in rows] for name in ("context", "question")}
     split = {"columns": list(columns), "data": [list(row.values())[::-1] for row in rows]}

@@ -20,7 +20,7 @@ import pytest
 from fledge.core.limits import Limits
 from fledge.supervision.config import ServeConfig
 from fledge.supervision.endpoints import EndpointStatus
-from tests.serving.harness import client, lay_out, pids, served, until
+from tests.serving.harness import client, create_workspace, pids, served, until
 from tests.serving.raw import JSON, ask, connected, is_closed, next_answer, port_of, question, request, work_of
 
 pytestmark = pytest.mark.slow
@@ -34,7 +34,7 @@ MEMORY = 50_000_000
 
 @pytest.fixture(scope="module")
 def config(tmp_path_factory: pytest.TempPathFactory, engine_cache: Path) -> ServeConfig:
-    return lay_out(tmp_path_factory.mktemp("limits"), engine_cache)
+    return create_workspace(tmp_path_factory.mktemp("limits"), engine_cache)
 
 
 @pytest.fixture(scope="module")

@@ -19,7 +19,7 @@ from fledge.scoring.scorer import Grade
 from fledge.supervision.endpoints import EndpointStatus
 from fledge.tracking._mlflow_connection import connect
 from tests.scoring.judge_server import JudgeServer, serve
-from tests.serving.harness import client, lay_out, metrics, served
+from tests.serving.harness import client, create_workspace, metrics, served
 from tests.serving.judge_model import add_judge_release
 
 pytestmark = [
@@ -34,7 +34,7 @@ JUDGEMENT = '{"result": 4, "rationale": "It names the field."}'
 @pytest.fixture(scope="module")
 def endpoint(tmp_path_factory: pytest.TempPathFactory, engine_cache: Path) -> Iterator[EndpointStatus]:
     folder = tmp_path_factory.mktemp("clients")
-    config = lay_out(folder, engine_cache)
+    config = create_workspace(folder, engine_cache)
     add_judge_release(config, JUDGEMENT, folder / "model")
     with served(config, "mine@champion", "judge@champion", engine="transformers") as running:
         yield running

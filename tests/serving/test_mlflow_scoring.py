@@ -16,7 +16,7 @@ from fledge.experiments.config import ExperimentConfig
 from fledge.registry.release import promote, register
 from fledge.supervision.config import ServeConfig
 from fledge.supervision.endpoints import EndpointStatus
-from tests.serving.harness import client, lay_out, served
+from tests.serving.harness import client, create_workspace, served
 from tests.serving.parquet_files import write_parquet
 
 pytestmark = pytest.mark.slow
@@ -28,7 +28,7 @@ ANSWERS = [row.upper() for row in ROWS]
 
 @pytest.fixture(scope="module")
 def endpoint(tmp_path_factory: pytest.TempPathFactory, engine_cache: Path) -> Iterator[EndpointStatus]:
-    config = lay_out(tmp_path_factory.mktemp("scoring"), engine_cache)
+    config = create_workspace(tmp_path_factory.mktemp("scoring"), engine_cache)
     with served(config, engine="scripted") as running:
         yield running
 

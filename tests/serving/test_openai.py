@@ -18,7 +18,7 @@ from pydantic import SecretStr
 
 from fledge.core.limits import Limits
 from fledge.supervision.endpoints import EndpointStatus
-from tests.serving.harness import lay_out, metrics, pids, served, until
+from tests.serving.harness import create_workspace, metrics, pids, served, until
 
 pytestmark = pytest.mark.slow
 
@@ -34,7 +34,7 @@ FILLS = {"n": 8, **LONG}
 
 @pytest.fixture(scope="module")
 def endpoint(engine_cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[EndpointStatus]:
-    config = lay_out(tmp_path_factory.mktemp("openai"), engine_cache, TEMPLATE)
+    config = create_workspace(tmp_path_factory.mktemp("openai"), engine_cache, TEMPLATE)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("FLEDGE_API_KEY", KEY)
         with served(config, limits=LIMITS, open_metrics=True) as running:

@@ -19,7 +19,7 @@ import pytest
 from fledge.core.limits import Limits
 from fledge.supervision.config import ServeConfig
 from fledge.supervision.endpoints import EndpointStatus
-from tests.serving.harness import client, lay_out, pids, served, until
+from tests.serving.harness import client, create_workspace, pids, served, until
 from tests.serving.raw import connected, next_answer, port_of, question, request, work_of
 
 pytestmark = pytest.mark.slow
@@ -34,7 +34,7 @@ LONG: dict[str, Any] = {"prompt": ["go on"] * 800, "n": 4, "max_tokens": 200, "i
 
 @pytest.fixture(scope="module")
 def config(tmp_path_factory: pytest.TempPathFactory, engine_cache: Path) -> ServeConfig:
-    return lay_out(tmp_path_factory.mktemp("busy"), engine_cache)
+    return create_workspace(tmp_path_factory.mktemp("busy"), engine_cache)
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ import pytest
 from fledge.client.checks import check_endpoint
 from fledge.core.types import Message
 from fledge.supervision.endpoints import EndpointStatus
-from tests.serving.harness import client, lay_out, outbox, served, until
+from tests.serving.harness import client, create_workspace, outbox, served, until
 
 pytestmark = pytest.mark.slow
 
@@ -41,7 +41,9 @@ def _text(answer: httpx.Response) -> str:
 
 
 def test_split_between_two_prompts_of_one_model(tmp_path: Path, engine_cache: Path) -> None:
-    config = replace(lay_out(tmp_path, engine_cache, "Q: {{question}}", "Please: {{question}}"), engine="scripted")
+    config = replace(
+        create_workspace(tmp_path, engine_cache, "Q: {{question}}", "Please: {{question}}"), engine="scripted"
+    )
     with served(config, split=("champion=50", "challenger=50"), record=True) as running, client(running) as http:
         expected = {"champion": ("plain/1", f"Q: {QUESTION}".upper()), "challenger": ("plain/2", "PLEASE: ")}
         arms = set()
@@ -62,7 +64,7 @@ def chatting(tmp_path_factory: pytest.TempPathFactory, engine_cache: Path) -> It
     """Releases with the format chat, whose prompts are a text, a conversation, and the bare question."""
     folder = tmp_path_factory.mktemp("chatting")
     texts = ("Q: {{question}}", "{{question}}")
-    config = lay_out(folder, engine_cache, texts[0], SHOTS, texts[1], format="chat")
+    config = create_workspace(folder, engine_cache, texts[0], SHOTS, texts[1], format="chat")
     with served(config, "mine/1", "mine/2", "mine/3", record=True, engine="scripted") as running:
         yield running
 
@@ -112,7 +114,9 @@ def test_completions_do_not_use_the_release_prompt(chatting: EndpointStatus) -> 
 
 
 def test_smoke_test_with_a_prompt_of_several_variables(tmp_path: Path, engine_cache: Path) -> None:
-    config = lay_out(tmp_path, engine_cache, "{{question}} {{context}}", format="chat", system="You are {{who}}.")
+    config = create_workspace(
+        tmp_path, engine_cache, "{{question}} {{context}}", format="chat", system="You are {{who}}."
+    )
     with served(config, engine="scripted") as running:
         checks = {check.name: check for check in check_endpoint(running.url, question="Why?")}
         assert [check.detail for check in checks.values() if not check.passed] == []

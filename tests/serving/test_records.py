@@ -22,7 +22,7 @@ from fledge.core.limits import Limits
 from fledge.core.outbox_files import outbox_files
 from fledge.supervision.config import ServeConfig
 from fledge.supervision.endpoints import EndpointStatus, stop
-from tests.serving.harness import client, free_port, lay_out, metrics, outbox, pids, served, until
+from tests.serving.harness import client, create_workspace, free_port, metrics, outbox, pids, served, until
 from tests.serving.parquet_files import write_parquet
 from tests.serving.raw import JSON, connected, next_answer, port_of, question, request, work_of
 
@@ -37,7 +37,7 @@ ADDRESS = "me@example.org"
 
 @pytest.fixture(scope="module")
 def config(tmp_path_factory: pytest.TempPathFactory, engine_cache: Path) -> ServeConfig:
-    return replace(lay_out(tmp_path_factory.mktemp("outbox"), engine_cache), record=True)
+    return replace(create_workspace(tmp_path_factory.mktemp("outbox"), engine_cache), record=True)
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ from scipy import stats
 
 from fledge.core.routes import Route, RouteArm
 from fledge.serving.routing import RoutedRequest, Routes, assign, hash_unit
-from tests.serving.harness import client, lay_out, served
+from tests.serving.harness import client, create_workspace, served
 
 UNITS = [f"user {number}" for number in range(10_000)]
 WEIGHTS = [(90, 10), (50, 50), (1, 1, 1), (50, 30, 20), (99, 1), (0.5, 0.25, 0.25), (5, 10, 20, 65)]
@@ -158,7 +158,7 @@ def test_additional_version_is_served_by_name() -> None:
 @pytest.fixture(scope="module")
 def starts(tmp_path_factory: pytest.TempPathFactory, engine_cache: Path) -> list[dict[str, str]]:
     """The arm and release that answered each of some users, for two starts of one endpoint."""
-    config = lay_out(tmp_path_factory.mktemp("split"), engine_cache, versions=2)
+    config = create_workspace(tmp_path_factory.mktemp("split"), engine_cache, versions=2)
     found = []
     for _ in range(2):
         with (

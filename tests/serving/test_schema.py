@@ -12,7 +12,7 @@ import httpx
 import pytest
 
 from fledge.supervision.endpoints import EndpointStatus
-from tests.serving.harness import client, lay_out, pids, served
+from tests.serving.harness import client, create_workspace, pids, served
 
 pytestmark = pytest.mark.slow
 
@@ -29,7 +29,7 @@ expected-statuses = [400, 401, 403, 404, 405, 406, 409, 413, 415, 422, 428, 429,
 
 @pytest.fixture(scope="module")
 def endpoint(tmp_path_factory: pytest.TempPathFactory, engine_cache: Path) -> Iterator[EndpointStatus]:
-    config = lay_out(tmp_path_factory.mktemp("schema"), engine_cache)
+    config = create_workspace(tmp_path_factory.mktemp("schema"), engine_cache)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("FLEDGE_API_KEY", KEY)
         with served(config, engine="scripted", record=True) as running:  # needed by feedback

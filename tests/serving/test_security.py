@@ -18,7 +18,7 @@ from fledge.core.errors import InputError
 from fledge.supervision.config import ServeConfig
 from fledge.supervision.endpoints import EndpointStatus, prepare
 from tests.conftest import PATIENCE_S, Run
-from tests.serving.harness import client, lay_out, outbox, served, until
+from tests.serving.harness import client, create_workspace, outbox, served, until
 from tests.serving.raw import Answer, ask, port_of, request
 
 pytestmark = pytest.mark.slow
@@ -89,7 +89,7 @@ class Keyed(NamedTuple):
 
 @pytest.fixture(scope="module")
 def config(tmp_path_factory: pytest.TempPathFactory, engine_cache: Path) -> ServeConfig:
-    serving = lay_out(tmp_path_factory.mktemp("secure"), engine_cache)
+    serving = create_workspace(tmp_path_factory.mktemp("secure"), engine_cache)
     return replace(serving, engine="scripted", record=True)
 
 

@@ -11,7 +11,7 @@ import pytest
 from fledge.monitoring.health import summarize
 from fledge.supervision.config import ServeConfig
 from fledge.supervision.endpoints import EndpointStatus, status
-from tests.serving.harness import client, lay_out, outbox, served, until
+from tests.serving.harness import client, create_workspace, outbox, served, until
 
 pytestmark = pytest.mark.slow
 
@@ -21,7 +21,9 @@ QUESTION = "what is overfitting"
 @pytest.fixture
 def config(tmp_path: Path, engine_cache: Path) -> ServeConfig:
     """Three releases with different prompts; that of `v3` has a second variable."""
-    found = lay_out(tmp_path, engine_cache, "Q: {{question}}", "Please: {{question}}", "{{question}} of {{book}}")
+    found = create_workspace(
+        tmp_path, engine_cache, "Q: {{question}}", "Please: {{question}}", "{{question}} of {{book}}"
+    )
     return replace(found, record=True, engine="scripted")
 
 

@@ -16,7 +16,7 @@ from openai.types.chat import ChatCompletionMessageParam
 
 from fledge.supervision.endpoints import EndpointStatus
 from tests.serving import harness
-from tests.serving.harness import lay_out, pids, served, until
+from tests.serving.harness import create_workspace, pids, served, until
 
 pytestmark = pytest.mark.slow
 
@@ -27,7 +27,7 @@ MESSAGES: list[ChatCompletionMessageParam] = [{"role": "user", "content": QUESTI
 
 @pytest.fixture(scope="module")
 def endpoint(engine_cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[EndpointStatus]:
-    config = lay_out(tmp_path_factory.mktemp("streams"), engine_cache)
+    config = create_workspace(tmp_path_factory.mktemp("streams"), engine_cache)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("FLEDGE_API_KEY", KEY)
         with served(config) as running:

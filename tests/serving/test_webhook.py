@@ -20,7 +20,7 @@ from fledge.serving.webhook import PATH, VARIABLE
 from fledge.supervision.config import ServeConfig
 from fledge.supervision.endpoints import EndpointStatus, find, serve, stop
 from tests.experiments.tracking_server import TrackingServer
-from tests.serving.harness import client, free_port, lay_out, served, until
+from tests.serving.harness import client, create_workspace, free_port, served, until
 
 pytestmark = pytest.mark.slow
 
@@ -41,7 +41,7 @@ def _signed(body: bytes, *, secret: str = SECRET, moment: float | None = None) -
 def endpoint(tmp_path: Path, engine_cache: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[EndpointStatus]:
     monkeypatch.setenv(VARIABLE, SECRET)
     monkeypatch.setenv(KEY, "k" * 32)
-    with served(lay_out(tmp_path, engine_cache), engine="scripted", record=False) as running:
+    with served(create_workspace(tmp_path, engine_cache), engine="scripted", record=False) as running:
         yield running
 
 
@@ -64,7 +64,7 @@ def test_webhook_accepts_only_fresh_signatures_and_needs_no_key(endpoint: Endpoi
 
 
 def test_webhook_is_absent_without_a_secret(tmp_path: Path, engine_cache: Path) -> None:
-    with served(lay_out(tmp_path, engine_cache), engine="scripted") as running, client(running) as http:
+    with served(create_workspace(tmp_path, engine_cache), engine="scripted") as running, client(running) as http:
         assert http.post(PATH, content=b"{}", headers=_signed(b"{}")).status_code == 404
 
 
