@@ -16,7 +16,7 @@ BODILESS = (204, 304)
 JSON = ("Content-Type", "application/json")
 
 
-class NoHttpError(Exception):
+class InvalidHttpError(Exception):
     """The response is not valid HTTP."""
 
 
@@ -38,7 +38,7 @@ class Read(NamedTuple):
 def read(content: bytes, *, head: bool = False) -> Read:
     """Parse the responses in `content`. With `head` a response may lack its body, as for a HEAD request.
 
-    Raises `NoHttpError` if the content is not HTTP.
+    Raises `InvalidHttpError` if the content is not HTTP.
     """
     answers: list[Answer] = []
     while content:
@@ -61,17 +61,17 @@ def _is_start(content: bytes) -> bool:
 def _head(content: bytes) -> tuple[Answer, bytes] | None:
     """Return status and headers, and the bytes after them; None if they are incomplete."""
     if not _is_start(content):
-        raise NoHttpError(content[:200])
+        raise InvalidHttpError(content[:200])
     top, blank, rest = content.partition(b"\r\n\r\n")
     if not blank:
         return None
     first, *lines = top.split(b"\r\n")
     status, pairs = STATUS_LINE.fullmatch(first), [HEADER.fullmatch(line) for line in lines]
     if status is None or not all(pairs):
-        raise NoHttpError(content[:200])
+        raise InvalidHttpError(content[:200])
     headers = {pair[1].decode().lower(): pair[2].decode("latin-1") for pair in pairs if pair}
     if len(headers) != len(pairs):
-        raise NoHttpError(b"duplicate header: " + top)
+        raise InvalidHttpError(b"duplicate header: " + top)
     return Answer(int(status[1]), headers, b""), rest
 
 
@@ -83,7 +83,7 @@ def _answer(content: bytes) -> tuple[Answer, bytes] | None:
     if answer.headers.get("transfer-encoding") == "chunked":
         return _chunked(answer, rest)
     if "content-length" not in answer.headers:
-        raise NoHttpError(b"a body without a length: " + content[:200])
+        raise InvalidHttpError(b"a body without a length: " + content[:200])
     length = int(answer.headers["content-length"])
     return (answer._replace(body=rest[:length]), rest[length:]) if len(rest) >= length else None
 
@@ -96,19 +96,19 @@ def _chunked(answer: Answer, content: bytes) -> tuple[Answer, bytes] | None:
             return None
         size = content[at:end]
         if not re.fullmatch(rb"[0-9a-f]+", size):
-            raise NoHttpError(b"a chunk of size " + size[:100])
+            raise InvalidHttpError(b"a chunk of size " + size[:100])
         start, at = end + 2, end + 4 + int(size, 16)
         if len(content) < at:
             return None
         if content[at - 2 : at] != b"\r\n":
-            raise NoHttpError(b"a chunk without an end")
+            raise InvalidHttpError(b"a chunk without an end")
         parts.append(content[start : at - 2])
         if not parts[-1]:
             return answer._replace(body=b"".join(parts)), content[at:]
 
 
 @contextlib.contextmanager
-def connected(port: int, *, seconds: float = PATIENCE_S, receive_buffer: int = 0) -> Iterator[socket.socket]:
+def connect(port: int, *, seconds: float = PATIENCE_S, receive_buffer: int = 0) -> Iterator[socket.socket]:
     """Connect to a port of this machine."""
     with socket.socket() as opened:
         if receive_buffer:
@@ -123,13 +123,13 @@ def ask(port: int, content: bytes, *, seconds: float = PATIENCE_S) -> Answer | N
 
     Raises `TimeoutError` if neither happens in time.
     """
-    with connected(port, seconds=seconds) as opened:
+    with connect(port, seconds=seconds) as opened:
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):
             opened.sendall(content)
-        return next_answer(opened, head=content.startswith(b"HEAD "))
+        return read_answer(opened, head=content.startswith(b"HEAD "))
 
 
-def next_answer(opened: socket.socket, *, head: bool = False) -> Answer | None:
+def read_answer(opened: socket.socket, *, head: bool = False) -> Answer | None:
     """Return the next response on a connection; None at its end."""
     received = b""
     with contextlib.suppress(ConnectionResetError):
@@ -162,7 +162,7 @@ def request(method: str, target: str, *headers: tuple[str, str], body: bytes = b
     return "\r\n".join(lines).encode("utf-8", "surrogateescape") + b"\r\n\r\n" + body
 
 
-def question(path: str, value: object) -> bytes:
+def post_json(path: str, value: object) -> bytes:
     """Return a request that posts JSON."""
     return request("POST", path, JSON, body=json.dumps(value).encode())
 
@@ -171,18 +171,20 @@ def port_of(url: str) -> int:
     return int(urlsplit(url).port or 0)
 
 
-class Work(NamedTuple):
+class CurrentLoad(NamedTuple):
     """Current load of an endpoint: prompts in the engine, and waiting requests."""
 
     running: int
     waiting: int
 
 
-def work_of(port: int) -> Work:
+def read_load(port: int) -> CurrentLoad:
     """Read the load over a raw connection: creating a client takes longer than some of the states observed."""
     answer = ask(port, request("GET", "/metrics"))
     if answer is None:
-        return Work(0, 0)
+        return CurrentLoad(0, 0)
     text = answer.body.decode()
-    counts = [re.findall(rf"^fledge_num_requests_{name}{{.*}} (\d+)", text, re.MULTILINE) for name in Work._fields]
-    return Work(*(sum(map(int, found)) for found in counts))
+    counts = [
+        re.findall(rf"^fledge_num_requests_{name}{{.*}} (\d+)", text, re.MULTILINE) for name in CurrentLoad._fields
+    ]
+    return CurrentLoad(*(sum(map(int, found)) for found in counts))

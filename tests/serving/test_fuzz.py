@@ -17,7 +17,7 @@ from fledge.supervision.endpoints import EndpointStatus
 from tests.conftest import PATIENCE_S
 from tests.serving.harness import client, create_workspace, pids, served, until
 from tests.serving.hostile import VALID, cases
-from tests.serving.raw import Answer, NoHttpError, port_of, read, work_of
+from tests.serving.raw import Answer, InvalidHttpError, port_of, read, read_load
 
 pytestmark = pytest.mark.slow
 
@@ -81,7 +81,7 @@ async def _send(port: int, case: bytes) -> Outcome:
         found = read(received, head=b"HEAD" in case)
         statuses = tuple(answer.status for answer in found.answers)
         return Outcome(statuses, _find_problem(found.answers, closed, found.rest))
-    except NoHttpError as error:
+    except InvalidHttpError as error:
         return Outcome((), f"not HTTP: {error}")
     finally:
         writer.transport.abort()
@@ -127,7 +127,7 @@ def _fuzz(endpoint: EndpointStatus, count: int, seed: int) -> Counter[int]:
         table = {"dataframe_split": {"columns": ["question"], "data": [["still there?"]]}}
         assert http.post("/invocations", json=table).json() == {"predictions": ["STILL THERE?"]}
         assert http.get("/ready").status_code == 200
-    assert until(lambda: sum(work_of(port)) == 0)
+    assert until(lambda: sum(read_load(port)) == 0)
     assert until(lambda: _is_unchanged(before, _read_resources(endpoint))), (before, _read_resources(endpoint))
     with log.open(encoding="utf-8") as file:
         file.seek(logged)

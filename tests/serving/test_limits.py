@@ -21,7 +21,7 @@ from fledge.core.limits import Limits
 from fledge.supervision.config import ServeConfig
 from fledge.supervision.endpoints import EndpointStatus
 from tests.serving.harness import client, create_workspace, pids, served, until
-from tests.serving.raw import JSON, ask, connected, is_closed, next_answer, port_of, question, request, work_of
+from tests.serving.raw import JSON, ask, connect, is_closed, port_of, post_json, read_answer, read_load, request
 
 pytestmark = pytest.mark.slow
 
@@ -71,18 +71,18 @@ def test_oversized_body_is_refused_before_it_is_read(wire: EndpointStatus) -> No
 
 
 def test_oversized_chunked_body_is_cut_off(wire: EndpointStatus) -> None:
-    with connected(port_of(wire.url)) as opened:
+    with connect(port_of(wire.url)) as opened:
         opened.sendall(CHUNKED)
         with contextlib.suppress(ConnectionError):
             for _ in range(100):
                 opened.sendall(b"10000\r\n" + b" " * 0x10000 + b"\r\n")
         with contextlib.suppress(ConnectionError):
-            answer = next_answer(opened)
+            answer = read_answer(opened)
             assert answer is None or answer.status == 413
         assert is_closed(opened)
-    with connected(port_of(wire.url)) as opened:
+    with connect(port_of(wire.url)) as opened:
         opened.sendall(CHUNKED + b"f4241\r\n" + b" " * 1_000_001)
-        answer = next_answer(opened)
+        answer = read_answer(opened)
         assert answer is None or (answer.status, answer.headers["connection"]) == (413, "close")
 
 
@@ -128,7 +128,7 @@ def test_number_and_size_of_headers_are_limited(wire: EndpointStatus) -> None:
 
 def test_trailers_and_chunk_extensions_are_limited(wire: EndpointStatus) -> None:
     for bomb in (b"0\r\nX: ", b"0\r\n", b"5;"):
-        with connected(port_of(wire.url)) as opened:
+        with connect(port_of(wire.url)) as opened:
             opened.sendall(CHUNKED + bomb)
             sent = 0
             with contextlib.suppress(ConnectionError):
@@ -167,7 +167,7 @@ def test_idle_connection_and_partial_header_time_out(wire: EndpointStatus) -> No
     ],
 )
 def test_dripping_client_is_disconnected(wire: EndpointStatus, begin: bytes, drip: bytes, status: int) -> None:
-    with connected(port_of(wire.url)) as opened:
+    with connect(port_of(wire.url)) as opened:
         opened.sendall(begin)
         ended = threading.Event()
 
@@ -178,7 +178,7 @@ def test_dripping_client_is_disconnected(wire: EndpointStatus, begin: bytes, dri
 
         with ThreadPoolExecutor(1) as pool:
             pool.submit(dripping)
-            answer = next_answer(opened)
+            answer = read_answer(opened)
             closed = is_closed(opened)
             ended.set()
         assert closed
@@ -187,12 +187,12 @@ def test_dripping_client_is_disconnected(wire: EndpointStatus, begin: bytes, dri
 
 def test_slow_body_within_the_timeout_is_accepted(wire: EndpointStatus) -> None:
     body = json.dumps(_chat("slow but there")).encode()
-    with connected(port_of(wire.url)) as opened:
+    with connect(port_of(wire.url)) as opened:
         opened.sendall(TOP + f"Content-Length: {len(body)}\r\n\r\n".encode())
         for part in (body[:10], body[10:20], body[20:]):
             time.sleep(0.08)
             opened.sendall(part)
-        answer = next_answer(opened)
+        answer = read_answer(opened)
         assert answer is not None
         assert answer.status == 200
 
@@ -201,7 +201,7 @@ def _large_request(stream: bool) -> bytes:
     """Return a request for an answer of several megabytes."""
     text = f"{'w' * 46} " * 4000
     value = {"prompt": [text] * 5, "max_tokens": 4096, "n": 8, "stream": stream}
-    return question("/v1/completions", value)
+    return post_json("/v1/completions", value)
 
 
 def _is_connected(endpoint: EndpointStatus, opened: socket.socket) -> bool:
@@ -213,11 +213,11 @@ def _is_connected(endpoint: EndpointStatus, opened: socket.socket) -> bool:
 
 @pytest.mark.parametrize("stream", [True, False])
 def test_client_that_never_reads_is_disconnected_and_its_work_stopped(wire: EndpointStatus, stream: bool) -> None:
-    with connected(port_of(wire.url), receive_buffer=4096) as opened:
+    with connect(port_of(wire.url), receive_buffer=4096) as opened:
         opened.sendall(_large_request(stream))
         assert until(lambda: _is_connected(wire, opened))
         assert until(lambda: not _is_connected(wire, opened))
-        assert sum(work_of(port_of(wire.url))) == 0
+        assert sum(read_load(port_of(wire.url))) == 0
 
 
 def test_client_that_never_reads_is_disconnected_with_tls(config: ServeConfig, certificate: tuple[Path, Path]) -> None:
@@ -226,7 +226,7 @@ def test_client_that_never_reads_is_disconnected_with_tls(config: ServeConfig, c
     with served(config, engine="scripted", limits=WIRE, tls_cert=str(cert), tls_key=str(key)) as running:
         for stream in (True, False):
             with (
-                connected(port_of(running.url), receive_buffer=4096) as opened,
+                connect(port_of(running.url), receive_buffer=4096) as opened,
                 trusting.wrap_socket(opened, server_hostname="127.0.0.1") as secured,
             ):
                 secured.sendall(_large_request(stream))
@@ -235,7 +235,7 @@ def test_client_that_never_reads_is_disconnected_with_tls(config: ServeConfig, c
 
 
 def test_client_that_pipelines_and_never_reads_is_disconnected(wire: EndpointStatus) -> None:
-    with connected(port_of(wire.url), receive_buffer=4096, seconds=1.0) as opened:
+    with connect(port_of(wire.url), receive_buffer=4096, seconds=1.0) as opened:
         with contextlib.suppress(ConnectionError, TimeoutError):
             for _ in range(5000):
                 opened.sendall(request("GET", "/openapi.json") * 4)
@@ -243,7 +243,7 @@ def test_client_that_pipelines_and_never_reads_is_disconnected(wire: EndpointSta
 
 
 def test_slow_reader_gets_the_whole_stream(wire: EndpointStatus) -> None:
-    with connected(port_of(wire.url), receive_buffer=1 << 20) as opened:
+    with connect(port_of(wire.url), receive_buffer=1 << 20) as opened:
         opened.sendall(_large_request(stream=True).replace(b" HTTP/1.1", b" HTTP/1.1\r\nConnection: close"))
         received, started = 0, time.monotonic()
         last = b""
@@ -331,7 +331,7 @@ def test_hundreds_of_idle_connections_are_closed(wire: EndpointStatus) -> None:
     descriptors = process.num_fds()
     with contextlib.ExitStack() as stack, _measure_growth(process.pid) as growth:
         for _ in range(400):
-            stack.enter_context(connected(port_of(wire.url)))
+            stack.enter_context(connect(port_of(wire.url)))
         assert _post(wire, CHAT, _chat("x")).status_code == 200
         assert until(lambda: process.num_fds() <= descriptors)
         assert growth() < MEMORY

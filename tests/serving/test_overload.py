@@ -20,7 +20,7 @@ from fledge.core.limits import Limits
 from fledge.supervision.config import ServeConfig
 from fledge.supervision.endpoints import EndpointStatus
 from tests.serving.harness import client, create_workspace, pids, served, until
-from tests.serving.raw import connected, next_answer, port_of, question, request, work_of
+from tests.serving.raw import connect, port_of, post_json, read_answer, read_load, request
 
 pytestmark = pytest.mark.slow
 
@@ -72,7 +72,7 @@ def _chat(content: str, **more: object) -> dict[str, object]:
 
 
 def _count_requests(endpoint: EndpointStatus) -> int:
-    return sum(work_of(port_of(endpoint.url)))
+    return sum(read_load(port_of(endpoint.url)))
 
 
 def _is_idle(pid: int) -> bool:
@@ -118,24 +118,24 @@ def test_values_at_the_limits_are_accepted(bounded: EndpointStatus) -> None:
 
 
 def _send(endpoint: EndpointStatus, stack: contextlib.ExitStack, content: bytes) -> socket.socket:
-    opened = stack.enter_context(connected(port_of(endpoint.url)))
+    opened = stack.enter_context(connect(port_of(endpoint.url)))
     opened.sendall(content)
     return opened
 
 
 def test_full_queue_returns_429_and_running_requests_finish(busy: EndpointStatus) -> None:
-    asked = question("/v1/completions", {**LONG, "prompt": ["go on"] * 3})
+    asked = post_json("/v1/completions", {**LONG, "prompt": ["go on"] * 3})
     with contextlib.ExitStack() as stack:
         with _suspend_engine(busy):
             running = [_send(busy, stack, asked) for _ in range(4)]
             assert until(lambda: _count_requests(busy) >= 4)
-            refused = [next_answer(opened) for opened in [_send(busy, stack, asked) for _ in range(5)]]
+            refused = [read_answer(opened) for opened in [_send(busy, stack, asked) for _ in range(5)]]
         for answer in refused:
             assert answer is not None
             assert answer.status == 429
             assert 1 <= int(answer.headers["retry-after"]) <= 60
             assert json.loads(answer.body)["error"]["code"] == "rate_limit_exceeded"
-        assert [answer and answer.status for answer in map(next_answer, running)] == [200] * 4
+        assert [answer and answer.status for answer in map(read_answer, running)] == [200] * 4
     assert _post(busy, "/v1/completions", {"prompt": "x"}).status_code == 200
 
 
@@ -156,13 +156,13 @@ def test_deadline_returns_504_and_stops_the_computation(config: ServeConfig) -> 
     rows = {"instances": ["go on and on"] * 400, "params": {"max_tokens": 200, "ignore_eos": True}}
     limits = replace(LIMITS, deadline_s=6.0)
     with served(config, limits=limits) as short, contextlib.ExitStack() as stack:
-        streamed = _send(short, stack, question("/v1/completions", {**half, "stream": True}))
+        streamed = _send(short, stack, post_json("/v1/completions", {**half, "stream": True}))
         others = [
-            _send(short, stack, question("/v1/completions", half)),
-            _send(short, stack, question("/invocations", rows)),
+            _send(short, stack, post_json("/v1/completions", half)),
+            _send(short, stack, post_json("/invocations", rows)),
         ]
-        late = [next_answer(opened) for opened in others]
-        broken = next_answer(streamed)
+        late = [read_answer(opened) for opened in others]
+        broken = read_answer(streamed)
         assert [answer and answer.status for answer in late] == [504, 504]
         assert all(answer and b"6 s" in answer.body for answer in late)
         assert broken is not None
@@ -178,9 +178,9 @@ def test_deadline_returns_504_and_stops_the_computation(config: ServeConfig) -> 
 def test_disconnect_stops_the_computation(busy: EndpointStatus, stream: bool, ahead: bytes) -> None:
     engine = pids(busy)["engine"]
     before = _cpu_seconds(engine)
-    with connected(port_of(busy.url)) as opened:
-        opened.sendall(question("/v1/completions", {**LONG, "stream": stream}) + ahead)
-        assert until(lambda: work_of(port_of(busy.url)).running == 2, SOON_S)
+    with connect(port_of(busy.url)) as opened:
+        opened.sendall(post_json("/v1/completions", {**LONG, "stream": stream}) + ahead)
+        assert until(lambda: read_load(port_of(busy.url)).running == 2, SOON_S)
         if stream:
             assert opened.recv(100).startswith(b"HTTP/1.1 200 OK")
         assert until(lambda: _cpu_seconds(engine) - before > 0.05, SOON_S)

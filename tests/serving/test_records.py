@@ -24,7 +24,7 @@ from fledge.supervision.config import ServeConfig
 from fledge.supervision.endpoints import EndpointStatus, stop
 from tests.serving.harness import client, create_workspace, free_port, metrics, outbox, pids, served, until
 from tests.serving.parquet_files import write_parquet
-from tests.serving.raw import JSON, connected, next_answer, port_of, question, request, work_of
+from tests.serving.raw import JSON, connect, port_of, post_json, read_answer, read_load, request
 
 pytestmark = pytest.mark.slow
 
@@ -57,8 +57,8 @@ def _outcomes(endpoint: EndpointStatus) -> Counter[tuple[str, int]]:
 
 def _hang_up(endpoint: EndpointStatus) -> str:
     """Leave a stream after its first bytes; return its request id."""
-    with connected(port_of(endpoint.url)) as opened:
-        opened.sendall(question("/v1/completions", {**LONG, "stream": True}))
+    with connect(port_of(endpoint.url)) as opened:
+        opened.sendall(post_json("/v1/completions", {**LONG, "stream": True}))
         head = opened.recv(4096).decode()
         return head.lower().partition("x-request-id: ")[2][:32]
 
@@ -108,12 +108,12 @@ def test_every_outcome_leaves_one_record_with_its_request_id(endpoint: EndpointS
         finally:
             os.kill(pids(endpoint)["engine"], signal.SIGCONT)
         seen.append((long.headers["x-request-id"], 499))
-    assert until(lambda: sum(work_of(port_of(endpoint.url))) == 0)
+    assert until(lambda: sum(read_load(port_of(endpoint.url))) == 0)
     seen.append((_hang_up(endpoint), 499))
-    assert until(lambda: sum(work_of(port_of(endpoint.url))) == 0)
-    with connected(port_of(endpoint.url)) as opened:
+    assert until(lambda: sum(read_load(port_of(endpoint.url))) == 0)
+    with connect(port_of(endpoint.url)) as opened:
         opened.sendall(request("POST", CHAT, JSON, body=b"x" * 50)[:-10])
-        late = next_answer(opened)
+        late = read_answer(opened)
         assert late is not None
         seen.append((late.headers["x-request-id"], 408))
     seen.append(_broken_stream(endpoint))
@@ -125,12 +125,12 @@ def test_every_outcome_leaves_one_record_with_its_request_id(endpoint: EndpointS
 
 def test_incomplete_and_abandoned_requests_are_recorded_as_499(endpoint: EndpointStatus) -> None:
     before = _outcomes(endpoint)
-    with connected(port_of(endpoint.url)) as opened:
+    with connect(port_of(endpoint.url)) as opened:
         opened.sendall(request("POST", CHAT, JSON, body=b"x" * 50)[:-10])
         time.sleep(0.1)
-    with connected(port_of(endpoint.url)) as opened:
-        opened.sendall(question("/v1/completions", LONG))
-        assert until(lambda: work_of(port_of(endpoint.url)).running == 1)
+    with connect(port_of(endpoint.url)) as opened:
+        opened.sendall(post_json("/v1/completions", LONG))
+        assert until(lambda: read_load(port_of(endpoint.url)).running == 1)
     assert until(lambda: sum((_outcomes(endpoint) - before).values()) == 2)
     time.sleep(LIMITS.body_timeout_s + 0.1)
     assert sorted(status for _, status in _outcomes(endpoint) - before) == [499, 499]
@@ -140,7 +140,7 @@ def test_drain_timeout_fails_running_and_waiting_requests(config: ServeConfig) -
     limits = replace(LIMITS, queue_requests=100, queue_tokens=10_000_000, deadline_s=600.0, drain_s=0.5)
     with served(config, limits=limits) as endpoint, ThreadPoolExecutor(8) as pool, client(endpoint) as http:
         asked = [pool.submit(http.post, "/v1/completions", json={**LONG, "stream": i % 2 > 0}) for i in range(8)]
-        assert until(lambda: sum(work_of(port_of(endpoint.url))) == 8)
+        assert until(lambda: sum(read_load(port_of(endpoint.url))) == 8)
         stop(port_of(endpoint.url), workspace=config)
         answers = [one.result() for one in asked]
     assert {answer.status_code for answer in answers} <= {200, 503}
@@ -159,7 +159,7 @@ def test_stop_waits_for_tables_and_refuses_incomplete_requests(config: ServeConf
         served(config, engine="scripted", limits=limits) as endpoint,
         ThreadPoolExecutor(8) as pool,
         client(endpoint) as http,
-        connected(port_of(endpoint.url)) as sender,
+        connect(port_of(endpoint.url)) as sender,
     ):
         sender.sendall(request("POST", CHAT, JSON, body=b"x" * 50)[:-10])
         asked = [pool.submit(http.post, "/invocations", content=table, headers=about) for _ in range(6)]
@@ -167,7 +167,7 @@ def test_stop_waits_for_tables_and_refuses_incomplete_requests(config: ServeConf
         assert until(lambda: len(reading.children()) + sum(one.done() for one in asked) >= len(asked))
         stop(port_of(endpoint.url), workspace=config)
         assert [one.result().status_code for one in asked] == [200] * 6
-        late = next_answer(sender)
+        late = read_answer(sender)
     assert late is not None
     assert late.status == 503
     assert "stopping" in json.loads(late.body)["error"]["message"]
