@@ -101,7 +101,7 @@ def test_refused_release_leaves_the_old_one_in_service(config: ServeConfig, endp
     assert until(lambda: history("mine", workspace=config)[0].action == "refused")
     (entry, *_) = history("mine", workspace=config)
     assert (entry.alias, entry.before, entry.after) == ("champion", 1, 2)
-    assert "mine/1 goes on" in entry.reason
+    assert "mine/1 stays in service" in entry.reason
 
 
 def test_release_with_nan_logits_is_not_served(config: ServeConfig, endpoint: EndpointStatus) -> None:
