@@ -1,4 +1,4 @@
-"""fledge: a Hugging Face language model from its first experiment to a watched endpoint, recorded in MLflow.
+"""fledge: a Hugging Face language model from its first experiment to a monitored endpoint, recorded in MLflow.
 
 The public verbs below are loaded on first use; importing the package does nothing else.
 """

@@ -1,4 +1,4 @@
-"""A plugin of pytest: the fixture `fledge_evaluate` is `fledge.evaluate`, and fails the test where a gate does."""
+"""pytest plugin: the fixture `fledge_evaluate` calls `fledge.evaluate` and fails the test if a gate fails."""
 
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -11,9 +11,9 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def fledge_evaluate() -> Callable[..., "Evaluation"]:
-    """`fledge_evaluate("name@champion", "token_f1>=0.6", settings={"questions": "questions.jsonl"})`."""
+    """Evaluate: `fledge_evaluate("name@champion", "token_f1>=0.6", settings={"questions": "questions.jsonl"})`."""
 
-    def check(target: str, gates: str, **options: Any) -> "Evaluation":
+    def evaluate(target: str, gates: str, **options: Any) -> "Evaluation":
         import fledge
 
         found = fledge.evaluate(target, gates, **options)
@@ -21,4 +21,4 @@ def fledge_evaluate() -> Callable[..., "Evaluation"]:
             pytest.fail(f"{target}, run {found.run_id}\n" + "\n".join(found.summary()), pytrace=False)
         return found
 
-    return check
+    return evaluate

@@ -13,8 +13,8 @@ from fledge.engines.stream import Stream
 from fledge.prompts.prompt import Prompt
 
 
-class CountingEngine(ScriptedEngine):
-    """A scripted engine that remembers how many answers were open at once."""
+class RecordingEngine(ScriptedEngine):
+    """A scripted engine that records the submitted prompts."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -25,8 +25,8 @@ class CountingEngine(ScriptedEngine):
         return super().submit(prompt, params)
 
 
-def test_a_batch_reaches_the_engine_whole_and_in_order() -> None:
-    engine = CountingEngine()
+def test_batch_is_submitted_in_order() -> None:
+    engine = RecordingEngine()
     chain = build_chain(Prompt("mine", 1, "Q: {{question}}"), engine, GenerationParams())
     assert chain.batch([{"question": "one"}, {"question": "two"}]) == ["Q: ONE", "Q: TWO"]
     assert engine.submitted == ["Q: one", "Q: two"]
@@ -43,12 +43,12 @@ async def _ask(llm: EngineLLM) -> tuple[str, list[str], list[str]]:
     return await llm.ainvoke("a"), await llm.abatch(["b", "c"]), [piece async for piece in llm.astream("d e")]
 
 
-def test_async() -> None:
+def test_async_methods() -> None:
     assert asyncio.run(_ask(EngineLLM(engine=ScriptedEngine()))) == ("A", ["B", "C"], ["D ", "E"])
 
 
 def test_a_conversation_reaches_the_engine_as_turns() -> None:
-    engine = CountingEngine()
+    engine = RecordingEngine()
     turns = (Message("system", "Be brief."), Message("user", "{{question}}"))
     chain = build_chain(Prompt("chat", 1, turns), engine, GenerationParams())
     assert chain.invoke({"question": "why?"}) == "WHY?"
@@ -65,6 +65,6 @@ def test_a_chat_model_counts_tokens_and_streams() -> None:
     assert [piece.text for piece in model.stream("one two") if piece.text] == ["ONE ", "TWO"]
 
 
-def test_a_message_that_no_engine_takes() -> None:
+def test_unsupported_message_type_is_rejected() -> None:
     with pytest.raises(InputError, match="a message of type 'tool'"):
         EngineChatModel(engine=ScriptedEngine()).invoke([ToolMessage("result", tool_call_id="1")])

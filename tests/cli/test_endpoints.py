@@ -17,7 +17,7 @@ import psutil
 import pytest
 
 from tests.conftest import PATIENCE_S, Run
-from tests.serving.harness import free_port, lay_out, until
+from tests.serving.harness import create_workspace, free_port, until
 
 pytestmark = pytest.mark.slow
 
@@ -29,7 +29,7 @@ class Shell:
     """A workspace with a release `mine/1`, and commands that end in it."""
 
     def __init__(self, fledge: Run, folder: Path, engine_cache: Path) -> None:
-        config = lay_out(folder, engine_cache)
+        config = create_workspace(folder, engine_cache)
         self._fledge = fledge
         self.folder = folder
         self.state = Path(config.state)
@@ -137,7 +137,7 @@ def test_invalid_settings_exit_2_before_anything_starts(
     none, (good, key) = tmp_path / "none", certificate
     none.write_text("# nobody\n")
     for words, said in (
-        (["--redact", "nosuch"], "no redaction rule 'nosuch'"),
+        (["--redact", "nosuch"], "unknown redaction rule 'nosuch'"),
         (["--redact", "regex:("], "redaction rule regex:("),
         (["--tls-cert", str(none), "--tls-key", str(key)], "cannot load certificate"),
         (["--tls-cert", str(good), "--tls-key", str(none)], "cannot load certificate"),
@@ -158,7 +158,7 @@ def test_restart_without_its_key_leaves_the_endpoint_running(shell: Shell) -> No
 
 def test_feedback_is_refused_without_recording(shell: Shell) -> None:
     served = shell(*shell.serve, "--no-record", "--detach", "--json")
-    assert "records nothing" in shell("feedback", "0" * 32, "--value", "1", "--url", served["url"], code=2)
+    assert "does not record answers" in shell("feedback", "0" * 32, "--value", "1", "--url", served["url"], code=2)
 
 
 def test_crash_loop_in_the_background_exits_4(shell: Shell) -> None:

@@ -17,7 +17,7 @@ from fledge.engines.stream import Usage
 from fledge.supervision.endpoints import EndpointStatus
 from tests.chat.scripted_server import Reply, Script, events, piece, serve, streamed
 from tests.engines import openai_server
-from tests.serving.harness import lay_out, outbox, served, until
+from tests.serving.harness import create_workspace, outbox, served, until
 
 KEY = "k" * 32
 HELLO = [Message("user", "Hello?")]
@@ -80,7 +80,7 @@ def script() -> Iterator[Script]:
 def endpoint(tmp_path_factory: pytest.TempPathFactory, engine_cache: Path) -> Iterator[EndpointStatus]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("FLEDGE_API_KEY", KEY)
-        config = lay_out(tmp_path_factory.mktemp("client"), engine_cache, "Q: {{question}}", format="chat")
+        config = create_workspace(tmp_path_factory.mktemp("client"), engine_cache, "Q: {{question}}", format="chat")
         with served(config, record=True, engine="scripted") as running:
             yield running
 

@@ -1,4 +1,4 @@
-"""Error rates and power of verdicts by the distribution of scores: many tables, by the rule of `paired_test`."""
+"""Simulated error rates and power of verdicts by the distribution of scores, by the rule of `paired_test`."""
 
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fledge.comparison.intervals import means_of_sets
-from fledge.comparison.tails import effective_count, has_heavy_tail, hoeffding_p, unseen_p
+from fledge.comparison.tails import effective_count, has_heavy_tail, hoeffding_p, unobserved_p
 
 ALPHA = 0.05
 FLIPS = 9_999
@@ -126,7 +126,7 @@ def p_values(a: Scores, b: Scores, flips: Scores, clusters: Clusters) -> Scores:
     bound = hoeffding_p(means, np.ptp(both, axis=1), count)
     p = np.where(has_heavy_tail(differences, clusters), np.maximum(flips, bound), flips)
     alike = (np.ptp(differences, axis=1) == 0) & (both.min(axis=1) >= 0) & (both.max(axis=1) <= 1)
-    return np.where(alike, np.maximum(p, unseen_p(means, count)), p)
+    return np.where(alike, np.maximum(p, unobserved_p(means, count)), p)
 
 
 def flip(differences: Scores, clusters: Clusters, rng: np.random.Generator) -> Scores:

@@ -41,13 +41,13 @@ def test_interval_of_a_rate_with_topics_stays_within_0_and_1() -> None:
     assert 0 <= low < 1 / 40 < high <= 1
     none = estimate(_table(40, error_rate=0.0, topic=["a", "b"] * 20))["error_rate"]
     assert none.ci[0] == 0.0
-    assert none.ci[1] == pytest.approx(0.0876, abs=5e-5)  # Wilson's of 0 of 40: no error is not never one
+    assert none.ci[1] == pytest.approx(0.0876, abs=5e-5)  # Wilson's of 0 of 40: an error rate of 0 is not certain
 
 
 def test_the_95th_percentile_of_latency() -> None:
     found = estimate(_table(400, latency_s=np.arange(1, 401) / 100.0))["latency_p95_s"]
     assert found.value == pytest.approx(3.80, abs=0.01)
-    # Order statistics 371 and 389 hold it, by the binomial distribution of 400 and 0.95.
+    # Order statistics 371 and 389 contain it, by the binomial distribution of 400 and 0.95.
     assert found.ci == pytest.approx((3.71, 3.89), abs=0.015)
     few = estimate(_table(5, latency_s=[1.0, 2.0, 3.0, 4.0, 5.0]), range_of=range_of)["latency_p95_s"]
     assert few.ci[0] >= 0

@@ -20,12 +20,12 @@ def test_read_gates() -> None:
 
 
 @pytest.mark.parametrize("text", ["token_f1>0.6", "token_f1", ">=0.6", "token_f1>=", "token_f1>=high", "", "a>=1,"])
-def test_invalid_gates(text: str) -> None:
+def test_invalid_gates_are_rejected(text: str) -> None:
     with pytest.raises(InputError, match="invalid gate"):
         read_gates(text)
 
 
-def test_the_bound_is_stricter_than_the_mean() -> None:
+def test_gate_on_the_bound_is_stricter_than_on_the_mean() -> None:
     (gate,) = read_gates("token_f1>=0.6")
     assert judge(gate, FOUND, "mean").passed
     failed = judge(gate, FOUND, "bound")
@@ -36,7 +36,7 @@ def test_the_bound_is_stricter_than_the_mean() -> None:
     assert not judge(most, FOUND, "bound").passed
 
 
-def test_a_gate_is_passed_at_its_limit() -> None:
+def test_gate_passes_at_its_limit() -> None:
     assert judge(read_gates("token_f1>=0.58")[0], FOUND, "bound").passed
     assert judge(read_gates("error_rate<=0.09")[0], FOUND, "bound").passed
 
@@ -47,7 +47,7 @@ def test_a_gate_on_a_missing_metric_fails() -> None:
     assert "no answer has this metric" in result.summary()
 
 
-def test_one_question_fails_on_the_bound() -> None:
+def test_gate_on_the_bound_fails_with_one_question() -> None:
     alone = {"token_f1": Estimate(1.0, (-math.inf, math.inf), 1)}
     assert not judge(read_gates("token_f1>=0.6")[0], alone, "bound").passed
     assert judge(read_gates("token_f1>=0.6")[0], alone, "mean").passed
@@ -92,12 +92,12 @@ def test_reason_of_a_gate_with_too_few_answers(gate: str, found: Estimate, reaso
     assert judge(asked, {asked.metric: found}, "mean").reason is None
 
 
-def test_seventy_two_answers_bound_a_95th_percentile() -> None:
+def test_95th_percentile_is_bounded_from_72_answers() -> None:
     for count, bounded in ((71, False), (72, True)):
         table = pd.DataFrame({"question": range(count), "arm": "only", "latency_s": np.arange(count) + 1.0})
         assert math.isfinite(estimate(table)["latency_p95_s"].ci[1]) == bounded
 
 
-def test_no_reason_for_an_imperfect_score() -> None:
+def test_failure_by_the_score_has_no_reason() -> None:
     (gate,) = read_gates("token_f1>=0.6")
     assert judge(gate, {"token_f1": Estimate(0.65, (0.58, 0.72), 40, (0.0, 1.0))}, "bound").reason is None

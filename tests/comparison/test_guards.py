@@ -19,7 +19,7 @@ def test_read_guards() -> None:
 
 
 @pytest.mark.parametrize("text", ["latency_s<=0.5", "latency_s<+10%", "latency_s", "<=+10%", "a<=+x", "", "a<=+1,5"])
-def test_invalid_guards(text: str) -> None:
+def test_invalid_guards_are_rejected(text: str) -> None:
     with pytest.raises(InputError, match="not a change against the baseline"):
         read_guard(text)
 

@@ -19,7 +19,7 @@ def test_half_a_standard_deviation_needs_34_pairs() -> None:
     assert plan(0.05, sd=0.1).questions == 34
 
 
-def test_edges_of_the_t_test() -> None:
+def test_questions_needed_at_the_edges() -> None:
     assert questions_needed(0.0, 1.0) is None
     assert questions_needed(0.2, 0.0) == 3
     assert questions_needed(5.0, 1.0) == 3
@@ -46,7 +46,7 @@ def test_mcnemar_power_by_enumeration() -> None:
     assert mcnemar_power(n, effect, disagreement) == pytest.approx(total)
 
 
-def test_questions_for_pass_or_fail() -> None:
+def test_questions_for_pass_or_fail_reach_the_power() -> None:
     count = questions_for_mcnemar(0.05, 0.2)
     assert count is not None
     assert mcnemar_power(count, 0.05, 0.2) >= 0.8

@@ -100,13 +100,13 @@ def test_page_shows_the_questions_that_differ_most() -> None:
     assert page.count("data-spread=") == 200
 
 
-def test_page_without_answers() -> None:
+def test_page_without_answers_omits_their_section() -> None:
     page = _page(_table()[["question", "arm", "token_f1"]])
     assert "<h2>Answers</h2>" not in page
     assert "<h2>Other metrics</h2>" not in page
 
 
-def test_metrics_without_differences_are_one_line() -> None:
+def test_metrics_without_differences_are_summarized_in_one_line() -> None:
     page = _page(_table().assign(empty=0.0, refusal=0.0))
     assert "No difference on any question: empty, refusal." in page
     assert "<td>empty</td>" not in page
@@ -132,8 +132,8 @@ def test_other_metrics_are_corrected_together() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium here: apt install chromium")
-def test_page_in_a_browser(tmp_path: Path) -> None:
+@pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium: apt install chromium")
+def test_page_script_in_a_browser(tmp_path: Path) -> None:
     """The script sorts, searches and filters, and the content security policy blocks nothing."""
     table = _table()
     table.loc[table["question"] == "q7", "answer"] = "a unicorn"

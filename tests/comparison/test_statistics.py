@@ -127,7 +127,7 @@ def test_benjamini_hochberg_1995() -> None:
     assert false_discoveries[:4] == pytest.approx([0.0015, 0.0030, 0.0095, 0.035625])
 
 
-def test_adjusting_nothing_gives_nothing() -> None:
+def test_adjusting_no_p_values_gives_none() -> None:
     assert adjust([]) == []
 
 
@@ -158,7 +158,7 @@ def test_many_clusters_of_one_size_are_a_t_test_of_their_means() -> None:
     assert result.high - result.low > flat.high - flat.low
 
 
-def test_few_clusters_are_flipped_as_a_whole() -> None:
+def test_few_clusters_use_sign_flips_of_whole_clusters() -> None:
     topics = np.array([0, 1, 1, 2, 2, 2, 3, 4, 5, 5])
     values = np.array([0.2, 0.1, 0.3, 0.2, -0.1, 0.3, 0.4, 0.1, 0.2, 0.5])
     result = paired_test(PairedSample(values, np.zeros(10), clusters=topics))
@@ -187,7 +187,7 @@ def test_cluster_interval_inverts_the_sign_flip_test() -> None:
         assert one_sided_p(sample, bound + 1e-9 if alternative == "greater" else bound - 1e-9, alternative) > 0.024  # type: ignore[arg-type]
 
 
-def test_one_sided_halves_the_two_sided() -> None:
+def test_one_sided_p_is_half_the_two_sided() -> None:
     two = paired_test(SLEEP, "t").p
     assert one_sided_p(SLEEP, 0.0, "less") == pytest.approx(two / 2)
     assert one_sided_p(SLEEP, 0.0, "greater") == pytest.approx(1 - two / 2)
@@ -209,7 +209,7 @@ def test_equivalence_of_pass_fail_needs_many_questions() -> None:
     assert equivalence_p(table(400, 0, 0, 0), 0.02) < 0.05
 
 
-def test_omnibus() -> None:
+def test_omnibus_of_friedman_and_cochran() -> None:
     # Hollander and Wolfe (1973), p. 140: rounding first base; R's friedman.test gives 11.143, p = 0.003805.
     rounding = np.array(
         [
@@ -277,7 +277,7 @@ def test_mcnemar_rejects_scores() -> None:
 
 
 @pytest.mark.parametrize("count", [3, 120])
-def test_clusters_without_any_spread(count: int) -> None:
+def test_clusters_without_spread(count: int) -> None:
     topics = np.repeat(np.arange(count), 4)
     same = paired_test(PairedSample(np.zeros(4 * count), np.zeros(4 * count), clusters=topics))
     assert same.p == 1.0

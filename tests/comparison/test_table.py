@@ -50,11 +50,11 @@ def test_a_question_with_two_topics_is_rejected() -> None:
         by_question(_table(quality=[1.0] * 4, topic=["x", "y", "x", "x"]), "quality")
     topics = by_question(_table(quality=[1.0] * 4, topic=["x", "x", None, ""]), "quality").topics
     assert topics is not None
-    assert len(set(topics)) == 2  # the one without a topic is on its own
+    assert len(set(topics)) == 2  # a question without a topic is its own topic
     assert by_question(_table(quality=[1.0] * 4, topic=[None] * 4), "quality").topics is None
 
 
-def test_scores_file(tmp_path: Path) -> None:
+def test_scores_file_is_read(tmp_path: Path) -> None:
     path = tmp_path / "scores.csv"
     path.write_text("question,arm,quality\n1,a,0.5\n1,b,0.7\n")
     assert len(read_scores(str(path))) == 2
@@ -71,7 +71,7 @@ def test_scores_file(tmp_path: Path) -> None:
         ("question,arm,quality\n1,a,0.5,9\n1,b,0.7,8\n", "more columns than the first line"),
     ],
 )
-def test_invalid_scores_files(tmp_path: Path, content: str, problem: str) -> None:
+def test_invalid_scores_files_are_rejected(tmp_path: Path, content: str, problem: str) -> None:
     path = tmp_path / "scores.csv"
     path.write_text(content)
     with pytest.raises(InputError, match=problem):
@@ -95,12 +95,12 @@ def test_read_scores_accepts_a_data_frame() -> None:
         read_scores(pd.DataFrame({"quality": [1.0]}))
 
 
-def test_missing_scores_file(tmp_path: Path) -> None:
+def test_missing_scores_file_is_rejected(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="there is no such file"):
         read_scores(str(tmp_path / "none.csv"))
 
 
-def test_binary_scores_file(tmp_path: Path) -> None:
+def test_binary_scores_file_is_rejected(tmp_path: Path) -> None:
     path = tmp_path / "scores.csv"
     path.write_bytes(bytes(range(256)))
     with pytest.raises(InputError, match=re.escape(str(path))):

@@ -39,7 +39,7 @@ def test_better_worse_and_inconclusive() -> None:
     assert all(pair.p_adjusted >= pair.p for pair in result.pairs)
 
 
-def test_inconclusive_says_how_many_more_questions() -> None:
+def test_inconclusive_summary_gives_the_questions_needed() -> None:
     result = compare_scores(_table(a=_noise(0.5, 1, 10), b=_noise(0.52, 2, 10)), "quality")
     pair = result.pairs[0]
     assert pair.verdict == "inconclusive"
@@ -116,12 +116,12 @@ def test_same_table_same_verdict() -> None:
         (_table(a=[1.0, 2.0], b=[float("nan"), float("inf")]), "arm 'b' has no value"),
     ],
 )
-def test_tables_that_cannot_be_compared(table: pd.DataFrame, problem: str) -> None:
+def test_incomparable_tables_are_rejected(table: pd.DataFrame, problem: str) -> None:
     with pytest.raises(InputError, match=problem):
         compare_scores(table, "quality")
 
 
-def test_arms_without_a_common_question() -> None:
+def test_arms_without_a_common_question_are_rejected() -> None:
     table = pd.DataFrame(
         {"question": ["q1", "q2"], "arm": ["a", "b"], "quality": [1.0, 2.0]},
     )
@@ -129,7 +129,7 @@ def test_arms_without_a_common_question() -> None:
         compare_scores(table, "quality")
 
 
-def test_unknown_baseline() -> None:
+def test_unknown_baseline_is_rejected() -> None:
     with pytest.raises(InputError, match="no arm 'z'"):
         compare_scores(_table(a=[1.0], b=[2.0]), "quality", CompareOptions(baseline="z"))
 
@@ -238,7 +238,7 @@ def test_no_winner_if_a_guard_fails() -> None:
     assert "does not pass the guard latency_s<=+10%" in none.conclusion()
 
 
-def test_a_guard_in_the_wrong_direction_or_without_a_metric() -> None:
+def test_guard_with_wrong_direction_or_unknown_metric_is_rejected() -> None:
     table = _table(a=_noise(0.5, 1), b=_noise(0.6, 2))
     with pytest.raises(InputError, match="no metric 'latency_s'"):
         compare_scores(table, "quality", CompareOptions(guards=("latency_s<=+10%",)))
@@ -326,8 +326,8 @@ def test_only_the_planned_metric_is_not_exploratory() -> None:
     assert compare_scores(table, "quality", planned={"metric": "other"}).exploratory
     plan = {"metric": "quality", "arms": ["a", "b"]}
     assert not compare_scores(table, "quality", CompareOptions(baseline="a"), planned=plan).exploratory
-    told = compare_scores(table, "quality", CompareOptions(baseline="b"), planned=plan)
-    assert told.departures == ("the baseline is b, and a was pre-registered",)
+    result = compare_scores(table, "quality", CompareOptions(baseline="b"), planned=plan)
+    assert result.departures == ("the baseline is b, and a was pre-registered",)
 
 
 @pytest.mark.parametrize(
@@ -365,7 +365,7 @@ def test_a_constant_metric_is_compared_without_a_warning() -> None:
 
 
 @pytest.mark.parametrize("bad", [{"margin": 0.0}, {"margin": float("nan")}, {"alpha": 0.0}, {"test": "magic"}])
-def test_invalid_options(bad: dict[str, float]) -> None:
+def test_invalid_options_are_rejected(bad: dict[str, float]) -> None:
     with pytest.raises(InputError):
         CompareOptions(**bad)  # type: ignore[arg-type]
 

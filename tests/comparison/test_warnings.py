@@ -70,7 +70,7 @@ def _table(**arms: list[str]) -> pd.DataFrame:
         (SPANISH, "language", 1.0, "bad: 100% of the answers are not in the expected language"),
     ],
 )
-def test_each_kind_names_its_arm_only(answers: list[str], kind: str, share: float, text: str) -> None:
+def test_each_kind_of_warning_names_only_its_arm(answers: list[str], kind: str, share: float, text: str) -> None:
     (found,) = find_warnings(_table(good=GOOD, bad=answers))
     assert found == ArmWarning("bad", found.kind, share, found.text)
     assert found.kind == kind

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from fledge.prompts.diff import DiffPart, word_diff
 
 
-def test_whole_words_change() -> None:
+def test_diff_is_by_whole_words() -> None:
     assert word_diff("Answer the question.", "Answer each question.") == [
         DiffPart("equal", "Answer "),
         DiffPart("delete", "the"),
@@ -15,7 +15,7 @@ def test_whole_words_change() -> None:
     ]
 
 
-def test_equal_texts() -> None:
+def test_equal_and_empty_texts() -> None:
     assert word_diff("same", "same") == [DiffPart("equal", "same")]
     assert word_diff("", "") == []
     assert word_diff("", "new") == [DiffPart("insert", "new")]

@@ -41,7 +41,7 @@ CONVERSATION = Prompt(
         ("chat", "completion", BASE, "completion"),
     ],
 )
-def test_format_of_a_text(
+def test_format_of_a_text_prompt(
     own: PromptFormat, requested: PromptFormat, supported: tuple[Format, ...], expected: str
 ) -> None:
     assert resolve_format(Prompt("qa", 2, "Q: {{question}}", format=own), requested, "org/model", supported) == expected
@@ -49,7 +49,7 @@ def test_format_of_a_text(
 
 @pytest.mark.parametrize("supported", [BASE, INSTRUCT, REMOTE])
 @pytest.mark.parametrize("requested", ["auto", "chat"])
-def test_a_conversation_is_chat(requested: PromptFormat, supported: tuple[Format, ...]) -> None:
+def test_conversations_are_sent_as_chat(requested: PromptFormat, supported: tuple[Format, ...]) -> None:
     assert resolve_format(CONVERSATION, requested, "org/model", supported) == "chat"
 
 
@@ -91,11 +91,11 @@ def test_errors_name_prompt_model_and_fix(
 
 
 def test_text_as_chat_is_a_user_turn_after_the_system_text() -> None:
-    told = Prompt("qa", 2, "Q: {{question}}", system="You are {{role}}.")
-    asked = apply_format(told, "chat")
+    prompt = Prompt("qa", 2, "Q: {{question}}", system="You are {{role}}.")
+    asked = apply_format(prompt, "chat")
     assert asked.template == (Message("system", "You are {{role}}."), Message("user", "Q: {{question}}"))
-    assert (asked.label, asked.variables, asked.system) == ("qa/2", told.variables, "")
-    assert told.variables == ("role", "question")
+    assert (asked.label, asked.variables, asked.system) == ("qa/2", prompt.variables, "")
+    assert prompt.variables == ("role", "question")
     assert apply_format(TEXT, "chat").template == (Message("user", "Q: {{question}}"),)
     assert apply_format(TEXT, "completion") == apply_format(TEXT, None) == TEXT
     assert apply_format(CONVERSATION, "chat") == CONVERSATION
@@ -113,7 +113,7 @@ def _turns(*texts: str) -> list[Message]:
     return found
 
 
-def _filled(prompt: Prompt, *texts: str, values: Mapping[str, str] = MappingProxyType({})) -> list[str] | str | None:
+def _fill(prompt: Prompt, *texts: str, values: Mapping[str, str] = MappingProxyType({})) -> list[str] | str | None:
     found = fill_conversation(prompt, _turns(*texts), values)
     if found is None or isinstance(found, str):
         return found
@@ -122,30 +122,30 @@ def _filled(prompt: Prompt, *texts: str, values: Mapping[str, str] = MappingProx
 
 def test_last_user_turn_fills_a_text() -> None:
     asked = apply_format(Prompt("qa", 2, "Q: {{question}}", system="Be kind."), "chat")
-    assert _filled(asked, "a") == ["s:Be kind.", "u:Q: a"]
-    assert _filled(asked, "a", "b", "c") == ["s:Be kind.", "u:a", "a:b", "u:Q: c"]
-    assert _filled(asked, "system:Be rude.", "a") == ["s:Be rude.", "u:Q: a"]
-    assert _filled(asked, "a", "So") == ["s:Be kind.", "u:Q: a", "a:So"]  # a partial answer stays at the end
-    assert _filled(asked, "{{question}}") == ["s:Be kind.", "u:Q: {{question}}"]
+    assert _fill(asked, "a") == ["s:Be kind.", "u:Q: a"]
+    assert _fill(asked, "a", "b", "c") == ["s:Be kind.", "u:a", "a:b", "u:Q: c"]
+    assert _fill(asked, "system:Be rude.", "a") == ["s:Be rude.", "u:Q: a"]
+    assert _fill(asked, "a", "So") == ["s:Be kind.", "u:Q: a", "a:So"]  # a partial answer stays at the end
+    assert _fill(asked, "{{question}}") == ["s:Be kind.", "u:Q: {{question}}"]
 
 
 def test_prompt_turns_go_before_the_conversation() -> None:
     shots = ["u:What is two and two?", "a:Four."]
-    assert _filled(CONVERSATION, "a") == ["s:Be brief.", *shots, "u:a In a word:"]
-    assert _filled(CONVERSATION, "a", "b", "c") == ["s:Be brief.", *shots, "u:a", "a:b", "u:c In a word:"]
-    assert _filled(CONVERSATION, "system:X", "a", "b", "c") == ["s:X", *shots, "u:a", "a:b", "u:c In a word:"]
+    assert _fill(CONVERSATION, "a") == ["s:Be brief.", *shots, "u:a In a word:"]
+    assert _fill(CONVERSATION, "a", "b", "c") == ["s:Be brief.", *shots, "u:a", "a:b", "u:c In a word:"]
+    assert _fill(CONVERSATION, "system:X", "a", "b", "c") == ["s:X", *shots, "u:a", "a:b", "u:c In a word:"]
 
 
-def test_turn_with_the_question_is_kept() -> None:
+def test_system_turn_with_the_question_is_kept() -> None:
     odd = Prompt("odd", 1, (Message("system", "Answer this: {{question}}"),))
-    assert _filled(odd, "a") == ["s:Answer this: a"]
-    assert _filled(odd, "system:X", "a") == ["s:X", "s:Answer this: a"]
+    assert _fill(odd, "a") == ["s:Answer this: a"]
+    assert _fill(odd, "system:X", "a") == ["s:X", "s:Answer this: a"]
 
 
 def test_single_turn_to_a_base_model_is_completed() -> None:
-    assert _filled(TEXT, "a") == "Q: a"
-    assert _filled(TEXT, "a", "b", "c") == ["u:a", "a:b", "u:Q: c"]
-    assert _filled(TEXT, "system:Be kind.", "a") == ["s:Be kind.", "u:Q: a"]
+    assert _fill(TEXT, "a") == "Q: a"
+    assert _fill(TEXT, "a", "b", "c") == ["u:a", "a:b", "u:Q: c"]
+    assert _fill(TEXT, "system:Be kind.", "a") == ["s:Be kind.", "u:Q: a"]
 
 
 @pytest.mark.parametrize("form", ["chat", "completion"])
@@ -155,20 +155,20 @@ def test_bare_question_prompt_keeps_the_conversation(form: Format) -> None:
         assert fill_conversation(asked, _turns(*texts), {}) == tuple(_turns(*texts))
 
 
-def test_conversation_without_a_user_turn() -> None:
-    assert _filled(TEXT, "system:Be kind.") is None
+def test_conversation_without_a_user_turn_is_not_filled() -> None:
+    assert _fill(TEXT, "system:Be kind.") is None
 
 
-def test_several_variables_without_values() -> None:
+def test_several_variables_without_values_are_an_error() -> None:
     two = Prompt("two", 3, "{{topic}}: {{question}}")
     with pytest.raises(
         InputError, match="prompt two/3 needs values for topic, question, and a conversation provides"
-    ) as it:
-        _filled(two, "a")
-    assert '"prompt": {"id": "two/3", "variables": {...}}' in it.value.hint
-    assert '"prompt": "none"' in it.value.hint
-    assert _filled(two, "a", values={"topic": "x"}) == "x: a"
-    assert _filled(two, "a", "b", "c", values={"topic": "x", "question": "y"}) == ["u:a", "a:b", "u:x: y"]
+    ) as caught:
+        _fill(two, "a")
+    assert '"prompt": {"id": "two/3", "variables": {...}}' in caught.value.hint
+    assert '"prompt": "none"' in caught.value.hint
+    assert _fill(two, "a", values={"topic": "x"}) == "x: a"
+    assert _fill(two, "a", "b", "c", values={"topic": "x", "question": "y"}) == ["u:a", "a:b", "u:x: y"]
 
 
 def test_prompt_of_a_release() -> None:

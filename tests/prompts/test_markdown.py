@@ -41,7 +41,7 @@ def test_front_matter_and_template(tmp_path: Path) -> None:
     )
 
 
-def test_a_conversation(tmp_path: Path) -> None:
+def test_conversation_in_front_matter(tmp_path: Path) -> None:
     turns = "- {role: system, content: Be short.}\n- role: user\n  content: |\n    {{question}}\n"
     draft = read(_file(tmp_path, f"---\nmessages:\n{turns}---\n"))
     assert draft.template == (Message("system", "Be short."), Message("user", "{{question}}\n"))
@@ -63,7 +63,7 @@ def test_given_name_overrides_the_file(tmp_path: Path) -> None:
     assert read(_file(tmp_path, FILE, "no name.md"), "other").name == "other"
 
 
-def test_windows_files(tmp_path: Path) -> None:
+def test_windows_line_ends_and_byte_order_mark(tmp_path: Path) -> None:
     content = b"\xef\xbb\xbf---\r\nname: qa\r\n---\r\nQ: {{question}}\r\nA:\r\n"
     assert read(_file(tmp_path, content)) == Draft("qa", "Q: {{question}}\r\nA:")
 
@@ -102,7 +102,7 @@ def test_windows_files(tmp_path: Path) -> None:
         (b"\xff{{question}}", "utf-8"),
     ],
 )
-def test_invalid_files(tmp_path: Path, content: str | bytes, expected: str) -> None:
+def test_invalid_files_are_rejected(tmp_path: Path, content: str | bytes, expected: str) -> None:
     path = _file(tmp_path, content)
     with pytest.raises(InputError) as caught:
         read(path)
@@ -110,14 +110,14 @@ def test_invalid_files(tmp_path: Path, content: str | bytes, expected: str) -> N
     assert expected in caught.value.message
 
 
-def test_missing_file(tmp_path: Path) -> None:
+def test_missing_file_is_rejected(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"nothing\.md: .*no such file"):
         read(tmp_path / "nothing.md")
 
 
-KEEPABLE = st.characters(exclude_categories=["Cs"], exclude_characters="\0{}")
+ALLOWED = st.characters(exclude_categories=["Cs"], exclude_characters="\0{}")
 PIECES = st.sampled_from(["---\n", "\n---\n", "\r\n", "\r", " ", "\n\n", "😀", "\ufeff", "{a}", "\t", "\x85", "\u2028"])
-CONTENT = st.lists(st.text(KEEPABLE, max_size=10) | PIECES, max_size=6).map("".join)
+CONTENT = st.lists(st.text(ALLOWED, max_size=10) | PIECES, max_size=6).map("".join)
 TEMPLATE = st.tuples(CONTENT, CONTENT).map(lambda sides: f"{sides[0]} {{{{question}}}} {sides[1]}".strip(" "))
 TURN = st.builds(Message, st.sampled_from(["system", "user", "assistant"]), CONTENT)
 CHAT = st.lists(TURN, max_size=3).map(lambda turns: (*turns, Message("user", "{{question}}")))
@@ -133,7 +133,7 @@ PROMPT: Any = st.builds(
     st.dictionaries(CONTENT, PLAIN | st.lists(PLAIN, max_size=2), max_size=2),
     CONTENT,
 )
-TOLD: Any = st.builds(
+SYSTEM_PROMPT: Any = st.builds(
     Prompt,
     NAME,
     st.just(1),
@@ -144,8 +144,8 @@ TOLD: Any = st.builds(
 
 
 @settings(deadline=None, database=None, max_examples=1000, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(prompt=PROMPT | TOLD)
-def test_round_trip(tmp_path: Path, prompt: Prompt) -> None:
+@given(prompt=PROMPT | SYSTEM_PROMPT)
+def test_round_trip_through_a_file(tmp_path: Path, prompt: Prompt) -> None:
     found = read(_file(tmp_path, write(prompt)))
     kept = {name: value for name, value in vars(prompt).items() if name != "version"}
     assert found == Draft(**kept)

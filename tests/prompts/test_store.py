@@ -1,4 +1,4 @@
-"""Both prompt stores on a real MLflow."""
+"""Both prompt stores with a real MLflow."""
 
 import json
 import threading
@@ -47,10 +47,10 @@ def test_an_unchanged_text_makes_no_new_version(store: PromptStore) -> None:
 def test_concurrent_registrations_of_one_text_make_one_version(
     client: MlflowClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    all_looked, add = threading.Barrier(3), RegistryStore.add
+    all_checked, add = threading.Barrier(3), RegistryStore.add
 
     def add_together(self: RegistryStore, draft: Draft) -> int:
-        all_looked.wait(timeout=30)
+        all_checked.wait(timeout=30)
         return add(self, draft)
 
     store = open_store(client)
@@ -92,8 +92,8 @@ def test_changed_settings_make_a_new_version(store: PromptStore) -> None:
 
 def test_format_and_system_text_belong_to_a_version(store: PromptStore) -> None:
     system = "Be kind to {{who}}.\n" * 1000
-    told: list[dict[str, Any]] = [{}, {"format": "chat"}, {"system": system}, {"format": "completion"}]
-    for version, more in enumerate(told, 1):
+    changes: list[dict[str, Any]] = [{}, {"format": "chat"}, {"system": system}, {"format": "completion"}]
+    for version, more in enumerate(changes, 1):
         draft = Draft("mine", "Q: {{question}}", tags={"team": "a"}, **more)
         for _ in range(2):  # the second makes no new version
             found = store.register(draft)
@@ -129,19 +129,19 @@ def test_error_names_an_unknown_format_tag(client: MlflowClient) -> None:
         {"settings": {"temperature": "warm"}},
     ],
 )
-def test_drafts_that_mlflow_would_reject(bad: dict[str, Any]) -> None:
+def test_drafts_that_mlflow_would_reject_are_rejected(bad: dict[str, Any]) -> None:
     with pytest.raises(InputError):
         Draft("mine", "{{question}}", **bad)
 
 
-def test_a_conversation(store: PromptStore) -> None:
+def test_conversation_is_stored(store: PromptStore) -> None:
     assert store.register(Draft("chat", CHAT)).template == CHAT
     assert store.register(Draft("chat", CHAT)).version == 1
     assert store.load("chat").template == CHAT
     assert store.register(Draft("chat", "{{question}}")).version == 2
 
 
-def test_alias(store: PromptStore) -> None:
+def test_aliases_are_moved_and_deleted(store: PromptStore) -> None:
     store.register(Draft("mine", "Q: {{question}}"))
     store.register(Draft("mine", "Question: {{question}}", ("new",)))
     assert store.set_alias("mine", "good", 1) is None
@@ -156,7 +156,7 @@ def test_alias(store: PromptStore) -> None:
         store.delete_alias("mine", "good")
 
 
-def test_an_alias_needs_a_version(store: PromptStore) -> None:
+def test_alias_needs_an_existing_version(store: PromptStore) -> None:
     store.register(Draft("mine", "Q: {{question}}"))
     with pytest.raises(InputError, match="no prompt 'mine/2'"):
         store.set_alias("mine", "good", 2)
@@ -178,7 +178,7 @@ def test_versions_are_in_order(store: PromptStore) -> None:
         store.versions("other")
 
 
-def test_list(store: PromptStore) -> None:
+def test_prompts_are_listed_by_name_and_tags(store: PromptStore) -> None:
     assert list(store.list({})) == []
     store.register(Draft("b", "1 {{question}}", tags={"team": "x"}))
     store.register(Draft("b", "2 {{question}}", ("good",)))
@@ -198,13 +198,13 @@ def test_default_prompts_are_registered_on_first_use(store: PromptStore) -> None
 
 
 @pytest.mark.parametrize("name", ["nothing", "simple/7", "simple@nobody", "a b", "../x", "simple/1/2"])
-def test_unknown_prompt(store: PromptStore, name: str) -> None:
+def test_unknown_prompts_are_rejected(store: PromptStore, name: str) -> None:
     with pytest.raises(InputError, match=f"no prompt '{name}'") as caught:
         store.load(name)
     assert caught.value.hint
 
 
-def test_link_to_run(store: PromptStore, client: MlflowClient) -> None:
+def test_prompts_are_linked_to_a_run(store: PromptStore, client: MlflowClient) -> None:
     run = client.create_run("0")
     for name in ("simple", "expert", "simple"):
         store.link_to_run(store.load(name), run.info.run_id)
@@ -216,7 +216,7 @@ def test_link_to_run(store: PromptStore, client: MlflowClient) -> None:
         assert linked == [{"name": "simple", "version": "1"}, {"name": "expert", "version": "1"}]
 
 
-def test_pages_of_prompts_and_versions(client: MlflowClient, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_all_pages_of_prompts_and_versions_are_read(client: MlflowClient, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("fledge.prompts._mlflow_registry.PAGE", 2)
     store = RegistryStore(client, "here")
     for name in "abcde":
@@ -250,7 +250,7 @@ def test_invalid_prompts_of_other_tools_are_listed_but_not_loaded(
     assert store.register(Draft("theirs", "{{question}}")).version == 2
 
 
-def test_errors_of_mlflow(client: MlflowClient) -> None:
+def test_mlflow_errors_are_explained(client: MlflowClient) -> None:
     client.create_registered_model("model")
     store = RegistryStore(client, "here")
     with pytest.raises(InputError, match="'model' is the name of a model"):
@@ -279,17 +279,17 @@ def test_versions_are_never_overwritten(client: MlflowClient) -> None:
 
 
 class _Server(ThreadingHTTPServer):
-    """Answers every request with the recorded response of an old server to a registration."""
+    """Answers every request with a recorded response of an old server."""
 
     answer: tuple[int, str] = (200, "{}")
-    asked: list[str]
+    paths: list[str]
 
 
 @pytest.fixture
 def server() -> Iterator[_Server]:
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
-            made.asked.append(self.path)
+            made.paths.append(self.path)
             self.rfile.read(int(self.headers.get("content-length", 0)))
             code, body = made.answer
             self.send_response(code)
@@ -300,7 +300,7 @@ def server() -> Iterator[_Server]:
         def log_message(self, *args: object) -> None: ...
 
     made = _Server(("127.0.0.1", 0), Handler)
-    made.asked = []
+    made.paths = []
     thread = threading.Thread(target=made.serve_forever)
     thread.start()
     yield made
@@ -324,13 +324,13 @@ def _error(code: str) -> str:
         (501, _error("NOT_IMPLEMENTED"), ArtifactStore),
     ],
 )
-def test_store_for_a_server(server: _Server, code: int, body: str, kind: type) -> None:
+def test_store_is_chosen_by_the_server_response(server: _Server, code: int, body: str, kind: type) -> None:
     server.answer = (code, body)
     uri = f"http://127.0.0.1:{server.server_port}"
     said: list[str] = []
     assert type(open_store(MlflowClient(tracking_uri=uri, registry_uri=uri), said.append)) is kind
     assert len(said) == (kind is ArtifactStore)
-    assert len(server.asked) == 1
+    assert len(server.paths) == 1
 
 
 def test_server_error_is_not_a_missing_registry(server: _Server) -> None:

@@ -22,7 +22,7 @@ def test_error_names_the_missing_value() -> None:
 
 
 @pytest.mark.parametrize("template", ["{{a.b}}", "{{a[0]}}", "{{a|upper}}", "{{ 1 + 1 }}", "{{a!r}}", "{{}}", "{{ä}}"])
-def test_only_plain_names(template: str) -> None:
+def test_only_plain_names_are_variables(template: str) -> None:
     with pytest.raises(InputError, match="is not a plain name"):
         check("mine", template)
 
@@ -109,12 +109,12 @@ def test_other_roles_are_rejected() -> None:
 
 
 @pytest.mark.parametrize(("character", "name"), [("\0", "U+0000"), ("\ud800", "U+D800")])
-def test_unsupported_characters(character: str, name: str) -> None:
+def test_unsupported_characters_are_rejected(character: str, name: str) -> None:
     with pytest.raises(InputError, match=rf"the character U\+{name[2:]} at 13"):
         check("mine", "{{question}} " + character)
 
 
-def test_defaults_are_valid() -> None:
+def test_default_templates_are_valid() -> None:
     assert list(TEMPLATES) == ["simple", "conversational", "expert", "educational"]
     for name, template in TEMPLATES.items():
         check(name, template)

@@ -13,7 +13,7 @@ def _read(*rows: Mapping[str, object]) -> Reading:
     return collect("mine.csv", "line", (Row(line, row) for line, row in enumerate(rows, 2)))
 
 
-def _asked(*questions: str) -> Reading:
+def _read_questions(*questions: str) -> Reading:
     return _read(*({"question": question} for question in questions))
 
 
@@ -46,7 +46,7 @@ def test_default_set_gives_no_warning() -> None:
     ],
 )
 def test_near_duplicates(questions: Sequence[str], kinds: list[tuple[str, int]]) -> None:
-    assert _kinds(_asked(*questions)) == kinds
+    assert _kinds(_read_questions(*questions)) == kinds
 
 
 def test_repeated_questions() -> None:
@@ -102,7 +102,7 @@ def test_missing_and_renamed_columns() -> None:
     assert warnings(_read({"id": "1", "question": "a?", "reference": "x", "answer": "y", "qid": "2"})) == []
 
 
-def test_topics() -> None:
+def test_topic_warnings() -> None:
     one = _read({"question": "a?", "topic": "t"}, {"question": "b?", "topic": "t"})
     assert [warning.message for warning in warnings(one)] == ["'t' is the only topic"]
     sizes = {"large": 31, "b": 3, "c": 2}

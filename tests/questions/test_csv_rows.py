@@ -19,7 +19,7 @@ def _hint(path: Path, text: str, layout: QuestionLayout = PLAIN) -> str:
     return caught.value.hint
 
 
-def test_a_header_below_a_notice(tmp_path: Path) -> None:
+def test_header_below_a_notice_needs_header_row(tmp_path: Path) -> None:
     path = tmp_path / "fresh.csv"
     path.write_text(f"{NOTICE}id,split,question\n0,TEST,Who is it?\n1,DEV\n")
     with pytest.raises(InputError, match="line 1: no column 'question' in the header, but line 4 looks like") as caught:
@@ -42,7 +42,7 @@ def test_hint_names_the_likely_header(tmp_path: Path, rows: str, columns: tuple[
     assert _hint(tmp_path / "a.csv", NOTICE + rows, QuestionLayout(columns)) == hint
 
 
-def test_header_below_an_excel_preamble(tmp_path: Path) -> None:
+def test_header_below_an_excel_preamble_needs_header_row(tmp_path: Path) -> None:
     path = tmp_path / "a.csv"
     assert _hint(path, "sep=;\nid;question\n1;a?\n") == "--header-row 2"
     assert read_questions(path, layout=QuestionLayout(header_row=2)).questions[0].question == "a?"
@@ -53,7 +53,7 @@ def test_a_row_with_the_word_question_is_not_a_header(tmp_path: Path) -> None:
     assert hint == "give the question column: --columns question=Question"
 
 
-def test_header_row_beyond_the_end(tmp_path: Path) -> None:
+def test_header_row_beyond_the_end_is_an_error(tmp_path: Path) -> None:
     path = tmp_path / "a.csv"
     path.write_text("question\na?\n")
     with pytest.raises(InputError) as caught:

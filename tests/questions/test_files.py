@@ -180,7 +180,7 @@ def test_encodings_separators_and_padded_headers_are_recognised(
     assert (note in said) if note else not reading.notes
 
 
-def test_other_separators_inside_a_question(tmp_path: Path) -> None:
+def test_other_separators_in_a_question_are_text(tmp_path: Path) -> None:
     path = tmp_path / "a.csv"
     path.write_text("question\nfirst; then|now?\n")
     assert [item.question for item in read_questions(path).questions] == ["first; then|now?"]
@@ -205,7 +205,7 @@ def test_other_separators_inside_a_question(tmp_path: Path) -> None:
         ("a.yaml", "- ? [a]\n  : b\n", "write a list of entries"),
     ],
 )
-def test_hints(tmp_path: Path, name: str, content: str, hint: str) -> None:
+def test_errors_have_a_hint(tmp_path: Path, name: str, content: str, hint: str) -> None:
     (tmp_path / name).write_text(content)
     with pytest.raises(InputError) as caught:
         read_questions(tmp_path / name)
@@ -222,7 +222,7 @@ def test_yaml_scalars_stay_text(tmp_path: Path) -> None:
     assert item.columns == {"day": "2024-01-01", "number": "1.50", "none": "", "é": "[a, 1]"}
 
 
-def test_json_values_that_are_not_text(tmp_path: Path) -> None:
+def test_json_values_become_text(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
     path.write_text('{"question": 1, "reference": true, "a": {"é": [1]}, "b": null, "c": 2.0, "d": NaN}\n')
     (item,) = read_questions(path).questions
@@ -306,7 +306,7 @@ def test_overwriting_keeps_file_permissions(tmp_path: Path) -> None:
         write_file(QuestionSet("x", (Question("1", "a?"),)), tmp_path / f"{'x' * 300}.csv")
 
 
-def test_a_long_question_in_csv(tmp_path: Path) -> None:
+def test_long_csv_fields_are_read(tmp_path: Path) -> None:
     path = tmp_path / "q.csv"
     path.write_text(f"question\n{'a' * 150_000}?\n")
     assert len(read_file(path).questions[0].question) == 150_001

@@ -29,7 +29,7 @@ def test_missing_values_are_empty_and_the_index_is_ignored() -> None:
     assert len({first.id, second.id, third.id}) == 3
 
 
-def test_a_frame_and_its_file_are_the_same_set(tmp_path: Path) -> None:
+def test_frame_and_file_give_the_same_set(tmp_path: Path) -> None:
     frame = pd.DataFrame({"id": [1, 2], "question": ["a, b?", "c?"], "topic": ["t", "u"], "ok": [True, False]})
     (tmp_path / "a.jsonl").write_text(frame.to_json(orient="records", lines=True))
     assert read_questions(frame).questions == read_questions(tmp_path / "a.jsonl").questions
@@ -46,7 +46,7 @@ def test_a_frame_and_its_file_are_the_same_set(tmp_path: Path) -> None:
         (["a?"], "cannot read questions from 'list'"),
     ],
 )
-def test_invalid_frames(frame: pd.DataFrame, problem: str) -> None:
+def test_invalid_frames_are_rejected(frame: pd.DataFrame, problem: str) -> None:
     with pytest.raises(InputError, match=problem) as caught:
         read_questions(frame)
     assert caught.value.hint

@@ -30,7 +30,7 @@ def _jsonl(path: Path, rows: Sequence[Mapping[str, object]]) -> Path:
     return path
 
 
-def test_columns_with_spaces_in_their_names(tmp_path: Path) -> None:
+def test_columns_with_spaces_are_mapped(tmp_path: Path) -> None:
     path = tmp_path / "myths.csv"
     path.write_text(MYTHS)
     columns = load(QuestionLayout, {"columns": 'question=Question,reference="Best Answer",topic=Category'}).value
@@ -41,7 +41,7 @@ def test_columns_with_spaces_in_their_names(tmp_path: Path) -> None:
     assert read_questions(path, layout=same).questions == (item,)
 
 
-def test_a_column_with_a_comma_in_its_name(tmp_path: Path) -> None:
+def test_column_with_a_comma_is_mapped(tmp_path: Path) -> None:
     path = tmp_path / "a.csv"
     path.write_text('question,"Answer, if any",kind\na?,b,c\n')
     columns = load(QuestionLayout, {"columns": "reference=Answer, if any,topic=kind"}).value
@@ -122,11 +122,11 @@ def test_the_reference_is_the_last_match(tmp_path: Path) -> None:
 
 def test_errors_name_the_rows_that_a_pattern_does_not_match(tmp_path: Path) -> None:
     path = _jsonl(tmp_path / "sums.jsonl", [*SUMS, {"question": "Without one?"}, {"question": "c?", "answer": "none"}])
-    wanted = QuestionLayout(("reference=answer",), "#### (.+)")
+    layout = QuestionLayout(("reference=answer",), "#### (.+)")
     with pytest.raises(InputError, match=r"line 4: the reference 'none' does not match '#### \(\.\+\)'") as caught:
-        read_questions(path, layout=wanted)
+        read_questions(path, layout=layout)
     assert "a pattern that matches all" in caught.value.hint
-    assert [error.line for error in read(path, layout=wanted).errors] == [4]
+    assert [error.line for error in read(path, layout=layout).errors] == [4]
     with pytest.raises(InputError, match=r"\(and 1 more\)") as caught:
         read_questions(path, layout=QuestionLayout(("reference=answer",), "#### ([0-9]+)$"))
     assert f"validate {path} --columns reference=answer --reference-pattern '#### ([0-9]+)$'" in caught.value.hint
@@ -159,7 +159,7 @@ def test_a_slow_pattern_times_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         ({"header_row": 0}, "header_row must be from 1"),
     ],
 )
-def test_invalid_settings(flags: dict[str, object], said: str) -> None:
+def test_invalid_settings_are_rejected(flags: dict[str, object], said: str) -> None:
     with pytest.raises(InputError) as caught:
         load(QuestionLayout, flags)
     assert said in caught.value.message

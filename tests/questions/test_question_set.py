@@ -28,7 +28,7 @@ def test_sample_is_even_over_topics_and_seeded() -> None:
     assert len(held_out.sample(10**6).questions) == len(held_out.questions)
 
 
-def test_only_one_split_and_topic() -> None:
+def test_only_selects_a_split_and_a_topic() -> None:
     questions = default_questions().only("test", topic="mlops").questions
     assert {(item.split, item.topic) for item in questions} == {("test", "mlops")}
     assert default_questions().only() == default_questions()

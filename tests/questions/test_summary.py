@@ -2,7 +2,7 @@ from fledge.questions.question_set import Question, QuestionSet
 from fledge.questions.summary import Length, Topic, summarize
 
 
-def test_counts_and_lengths() -> None:
+def test_summary_counts_and_lengths() -> None:
     questions = (
         Question("1", "Who is it?", "x y", "t", "train", {"level": "1"}),
         Question("2", "Why?", None, "t", "test"),
@@ -22,6 +22,6 @@ def test_counts_and_lengths() -> None:
     assert found.reference_words == Length(1.5, 2)
 
 
-def test_no_references() -> None:
+def test_summary_without_references() -> None:
     found = summarize(QuestionSet("mine.csv", (Question("1", "Why?"),)))
     assert (found.references, found.reference_words, found.reference_characters) == (0, None, None)

@@ -77,15 +77,15 @@ def test_round_trip_through_mlflow(config: QuestionsConfig, questions: QuestionS
 
 
 @pytest.mark.slow
-def test_order_of_many_questions_is_kept(config: QuestionsConfig) -> None:
+def test_order_of_many_questions_is_kept_and_progress_reported(config: QuestionsConfig) -> None:
     many = default_questions()
-    heard: list[tuple[int, int]] = []
-    register_questions(many, "many", config=config, progress=lambda done, total, _step: heard.append((done, total)))
+    reported: list[tuple[int, int]] = []
+    register_questions(many, "many", config=config, progress=lambda done, total, _step: reported.append((done, total)))
     assert read_questions("dataset:many", workspace=config).questions == many.questions
-    assert heard == [(0, 2688), (1000, 2688), (2000, 2688)]
+    assert reported == [(0, 2688), (1000, 2688), (2000, 2688)]
 
 
-def test_records_fit_mlflow_evaluate(config: QuestionsConfig, client: MlflowClient) -> None:
+def test_records_have_the_form_of_mlflow_evaluate(config: QuestionsConfig, client: MlflowClient) -> None:
     register_questions(ONE, "qa", config=config)
     dataset = mlflow.genai.datasets.get_dataset(name="qa/1")
     frame = dataset.to_df()
@@ -116,7 +116,7 @@ def _dataset(client: MlflowClient, name: str, *records: dict[str, Any]) -> str:
     return str(dataset.dataset_id)
 
 
-def test_a_dataset_made_outside_fledge(config: QuestionsConfig, client: MlflowClient) -> None:
+def test_dataset_of_another_tool_is_read(config: QuestionsConfig, client: MlflowClient) -> None:
     records: list[dict[str, Any]] = [
         {"inputs": {"question": "a?"}, "expectations": {"expected_response": "x", "guidelines": ["be kind"]}},
         {
@@ -136,7 +136,7 @@ def test_a_dataset_made_outside_fledge(config: QuestionsConfig, client: MlflowCl
     assert by_text["c?"] == Question(by_text["c?"].id, "c?")
 
 
-def test_a_dataset_without_questions(config: QuestionsConfig, client: MlflowClient) -> None:
+def test_dataset_without_a_question_column_needs_a_mapping(config: QuestionsConfig, client: MlflowClient) -> None:
     _dataset(client, "other", {"inputs": {"query": "a?"}})
     with pytest.raises(InputError, match=r"dataset:other, record 1: no column 'question', only .*'query'") as caught:
         read_questions("dataset:other", workspace=config)
@@ -160,7 +160,7 @@ def test_a_version_changed_in_mlflow_is_rejected(config: QuestionsConfig, client
     assert read_questions("dataset:qa", workspace=config).questions == as_it_is.questions
 
 
-def test_unknown_and_ambiguous_names(config: QuestionsConfig, client: MlflowClient) -> None:
+def test_unknown_and_ambiguous_names_are_rejected(config: QuestionsConfig, client: MlflowClient) -> None:
     for name in ("nothing", "qa/7", "d-" + "0" * 32, "50%", "a'b"):
         with pytest.raises(InputError, match="MLflow has no dataset"):
             read_questions(f"dataset:{name}", workspace=config)
@@ -176,7 +176,7 @@ def test_unknown_and_ambiguous_names(config: QuestionsConfig, client: MlflowClie
 
 
 @pytest.mark.parametrize("name", ["", "a b", "a/1", "d-" + "0" * 32, "-a", "a%"])
-def test_invalid_names(config: QuestionsConfig, name: str) -> None:
+def test_invalid_names_are_rejected(config: QuestionsConfig, name: str) -> None:
     with pytest.raises(InputError, match="cannot be the name"):
         register_questions(ONE, name, config=config)
 
@@ -220,7 +220,7 @@ def test_concurrent_registrations_get_separate_versions(config: QuestionsConfig)
 
 
 @pytest.mark.slow
-def test_the_same_through_a_server(tmp_path: Path, port: int) -> None:
+def test_registration_through_a_server(tmp_path: Path, port: int) -> None:
     server = TrackingServer(tmp_path, port)
     try:
         config = QuestionsConfig(server.url, str(tmp_path / ".fledge"))
@@ -240,7 +240,7 @@ def test_the_same_through_a_server(tmp_path: Path, port: int) -> None:
         (500, "Internal Server Error"),  # 3.17 over a file store
     ],
 )
-def test_a_server_without_dataset_support(monkeypatch: pytest.MonkeyPatch, code: int, body: str) -> None:
+def test_server_without_dataset_support_is_an_error(monkeypatch: pytest.MonkeyPatch, code: int, body: str) -> None:
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
             self.rfile.read(int(self.headers.get("content-length", 0)))

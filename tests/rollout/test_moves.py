@@ -32,7 +32,7 @@ from fledge.supervision.endpoints import (
     supervisor_command,
 )
 from tests.conftest import PATIENCE_S
-from tests.serving.harness import asking, metrics, pids, until
+from tests.serving.harness import ask_repeatedly, metrics, pids, until
 
 pytestmark = pytest.mark.slow
 
@@ -71,7 +71,7 @@ def test_requests_move_with_the_alias_and_none_fails(config: ServeConfig, endpoi
         answer = http.post("/invocations", json=BODY)
         answers.append(answer.headers.get("x-fledge-release", f"{answer.status_code} {answer.text}"))
 
-    with asking(endpoint, ask):
+    with ask_repeatedly(endpoint, ask):
         assert until(lambda: len(answers) > 20)
         promote("mine", 2, force=True, reason="test", workspace=config)
         assert until(lambda: answers[-1] == "mine/2")
@@ -101,7 +101,7 @@ def test_refused_release_leaves_the_old_one_in_service(config: ServeConfig, endp
     assert until(lambda: history("mine", workspace=config)[0].action == "refused")
     (entry, *_) = history("mine", workspace=config)
     assert (entry.alias, entry.before, entry.after) == ("champion", 1, 2)
-    assert "mine/1 goes on" in entry.reason
+    assert "mine/1 stays in service" in entry.reason
 
 
 def test_release_with_nan_logits_is_not_served(config: ServeConfig, endpoint: EndpointStatus) -> None:

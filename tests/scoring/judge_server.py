@@ -1,4 +1,4 @@
-"""A real OpenAI-compatible server that judges, and returns broken judgements on request."""
+"""A real OpenAI-compatible judge server that can return invalid judgements."""
 
 import json
 import random
@@ -23,7 +23,7 @@ BROKEN: dict[str, Callable[[str], tuple[int, str]]] = {
 
 @dataclass
 class JudgeServer:
-    """`judge` makes the valid answer from a request's text; a seeded share `broken` of the answers is invalid."""
+    """`judge` returns the judgement for a request's text; a random share `broken` of the answers is invalid."""
 
     judge: Callable[[str], dict[str, Any]]
     broken: float = 0.0

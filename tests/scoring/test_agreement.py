@@ -33,7 +33,7 @@ def test_weights_by_hand() -> None:
     assert found.agreed == pytest.approx(0.89)
 
 
-def test_near_miss_weighs_less_than_a_far_one() -> None:
+def test_near_miss_lowers_kappa_less_than_a_far_miss() -> None:
     people = [1.0, 2.0, 3.0, 4.0, 5.0] * 10
     near, far = [*people[:-1], 4.0], [*people[:-1], 1.0]
     kappas = [agreement(people, judge).kappa for judge in (people, near, far)]
@@ -50,7 +50,7 @@ def test_full_agreement_on_few_labels_has_a_wide_interval() -> None:
     assert many[0] > 0.9
 
 
-def test_full_disagreement() -> None:
+def test_full_disagreement_has_kappa_minus_one() -> None:
     found = agreement([0.0, 1.0] * 4, [1.0, 0.0] * 4)
     assert found.kappa == -1.0
     assert found.ci is not None
@@ -82,7 +82,7 @@ def test_interval_coverage(n: int, same: float) -> None:
 
 @given(st.lists(st.tuples(st.integers(1, 5), st.integers(1, 5)), min_size=1, max_size=40))
 @example([(2, 4), (4, 5)])
-def test_ranges(pairs: list[tuple[int, int]]) -> None:
+def test_kappa_and_interval_are_in_range(pairs: list[tuple[int, int]]) -> None:
     found = agreement([float(a) for a, _ in pairs], [float(b) for _, b in pairs])
     assert 0 <= found.agreed <= 1
     assert sum(map(sum, found.table)) == len(pairs)

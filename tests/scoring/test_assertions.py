@@ -10,7 +10,7 @@ def test_contains() -> None:
     assert contains("It is Rome.", "paris") == 0
     assert contains("Paris and Rome", '["paris", "ROME"]') == 1
     assert contains("Paris alone", '["paris", "ROME"]') == 0
-    assert contains("a [list", "[list") == 1  # no JSON: the text as it is
+    assert contains("a [list", "[list") == 1  # invalid JSON is used as text
     assert contains("STRASSE", "straße") == 1
 
 

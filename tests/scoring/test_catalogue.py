@@ -5,7 +5,16 @@ from pathlib import Path
 import pytest
 
 from fledge.core.errors import InputError
-from fledge.scoring.catalogue import BUILT_IN, choose_scorers, direction_of, find_scorer, known, range_of, score, scorer
+from fledge.scoring.catalogue import (
+    BUILT_IN,
+    choose_scorers,
+    direction_of,
+    find_scorer,
+    is_known_metric,
+    range_of,
+    score,
+    scorer,
+)
 from fledge.scoring.scorer import Response
 
 FULL = Response(
@@ -47,7 +56,7 @@ def test_a_scorer_applies_if_its_inputs_are_known() -> None:
     assert "matches" not in columns.values  # an empty cell asserts nothing
 
 
-def test_names() -> None:
+def test_scorers_are_chosen_by_name() -> None:
     assert {item.name for item in choose_scorers(("empty", "bleu"))} == {"empty", "bleu"}
     assert len(choose_scorers(("all",))) == sum(not item.recorded for item in BUILT_IN.values())
     assert [item.name for item in choose_scorers(("empty", "all"))].count("empty") == 1
@@ -55,16 +64,16 @@ def test_names() -> None:
         choose_scorers(("magic",))
 
 
-def test_directions() -> None:
+def test_directions_of_metrics() -> None:
     assert direction_of("token_f1") is True
     assert direction_of("latency_s") is False
     assert direction_of("error_rate") is False
     assert direction_of("response_length") is None
-    assert known("response_length")
-    assert not known("magic")
+    assert is_known_metric("response_length")
+    assert not is_known_metric("magic")
 
 
-def test_register_a_function() -> None:
+def test_registered_functions_are_scorers() -> None:
     scorer(polite)
     assert score(Response("please wait"), choose_scorers(("polite",))).values == {"polite": 1.0}
 
@@ -127,11 +136,11 @@ def test_duplicate_names_are_rejected(tmp_path: Path) -> None:
         choose_scorers((f"{tmp_path / 'one.py'}:polite", f"{tmp_path / 'two.py'}:polite"))
 
 
-def test_scorer_registered_by_its_file(tmp_path: Path) -> None:
-    (tmp_path / "told.py").write_text(
+def test_file_registers_its_scorer(tmp_path: Path) -> None:
+    (tmp_path / "registers.py").write_text(
         "import fledge\n@fledge.scorer(name='rude', higher_is_better=False)\ndef rudeness(answer):\n    return 0.5\n"
     )
-    found = find_scorer(f"{tmp_path / 'told.py'}:rudeness")
+    found = find_scorer(f"{tmp_path / 'registers.py'}:rudeness")
     assert (found.name, found.higher_is_better) == ("rude", False)
     assert direction_of("rude") is False
 

@@ -104,7 +104,7 @@ def test_position_bias_gives_a_tie() -> None:
         assert judge.counts.inconsistent == 1
 
 
-def test_timeout_and_refusal() -> None:
+def test_timeout_and_refusal_are_errors() -> None:
     with serve(JudgeServer(_grade, hang_s=90.0)) as server:
         judge = open_judge(JudgeConfig(judge=server.url, judge_timeout=0.5))
         started = time.monotonic()
@@ -118,7 +118,7 @@ def test_timeout_and_refusal() -> None:
         assert judge.counts == (1, 0, 1, 0)
 
 
-def test_unreachable_judge(port: int) -> None:
+def test_unreachable_judge_is_an_error(port: int) -> None:
     with pytest.raises(FledgeError, match=f"nothing answers at http://127.0.0.1:{port}"):
         open_judge(JudgeConfig(judge=f"http://127.0.0.1:{port}/v1#none", judge_timeout=1.0))
 
@@ -142,14 +142,14 @@ class Scripted:
 
 
 @pytest.mark.parametrize("value", [0, 6, 3.5, True, None, "three", "", [3], {"a": 1}, float("nan")])
-def test_invalid_grades(value: Any) -> None:
+def test_invalid_grades_are_retried(value: Any) -> None:
     judge = Judge(Scripted(value, 3), retries=1)
     assert judge.grade("q", "a").value == 0.5
     assert judge.counts == (2, 1, 0, 0)
 
 
 @pytest.mark.parametrize("value", [3, "3", 3.0, " 3 ", "3.0"])
-def test_valid_grades(value: Any) -> None:
+def test_valid_grades_are_accepted(value: Any) -> None:
     assert Judge(Scripted(value)).grade("q", "a").value == 0.5
 
 
@@ -198,7 +198,7 @@ def test_warning_if_a_model_judges_itself(judge: str, model: str, same: bool) ->
         {"judge_criteria": "{{ x }}"},
     ],
 )
-def test_invalid_settings(bad: dict[str, Any]) -> None:
+def test_invalid_settings_are_rejected(bad: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=r"judge|retries"):
         JudgeConfig(**bad)
 

@@ -10,7 +10,7 @@ from fledge.tracking._mlflow_connection import connect
 
 
 @pytest.mark.slow
-def test_in_mlflow_evaluate(workspace: Workspace) -> None:
+def test_scorers_in_mlflow_evaluate(workspace: Workspace) -> None:
     connect(workspace.tracking)
     mlflow.set_experiment("scored")
     data = [
@@ -27,7 +27,7 @@ def test_in_mlflow_evaluate(workspace: Workspace) -> None:
     assert result.metrics["contains/mean"] == 1.0  # the other row asserts nothing
 
 
-def test_names() -> None:
+def test_scorers_are_chosen_by_name() -> None:
     assert {item.name for item in mlflow_scorers()} >= {"token_f1", "chrf", "empty"}
     with pytest.raises(InputError, match="unknown scorer 'magic'"):
         mlflow_scorers("magic")

@@ -1,4 +1,4 @@
-"""Against hand-computed examples, and against the command lines of sacrebleu and rouge-score."""
+"""Overlap scores by hand, and against the commands of sacrebleu and rouge-score."""
 
 import csv
 import subprocess
@@ -41,7 +41,7 @@ def test_exact_match_ignores_case_articles_and_punctuation() -> None:
     assert exact_match("cats", "cat") == 0
 
 
-def test_words_of_any_script() -> None:
+def test_words_of_any_script_are_compared() -> None:
     assert exact_match("काम", "कम") == token_f1("काम", "कम") == 0  # they differ by a vowel's mark
     assert exact_match("cafe\u0301!", "Caf\u00e9") == rouge_1("cafe\u0301!", "Caf\u00e9") == 1
     assert rouge_l("нет слов", "нет слов") == 1
@@ -49,8 +49,8 @@ def test_words_of_any_script() -> None:
 
 
 def test_chrf_by_hand() -> None:
-    # "ab" against "ac": of the letters 1 of 2 is right (precision and recall 1/2), of the pairs 0 of 1; longer ones do
-    # not exist. Their means over two orders are 1/4, and F2 of equal precision and recall is the same.
+    # "ab" against "ac": precision and recall are 1/2 for letters and 0 for pairs; there are no longer n-grams. The mean
+    # over two orders is 1/4, and so is F2, since precision and recall are equal.
     assert chrf("ab", "ac") == pytest.approx(0.25)
     assert chrf("same", "same") == pytest.approx(1.0)
     assert chrf("abc", "xyz") == 0.0
@@ -81,7 +81,7 @@ def test_similarity_by_hand() -> None:
 
 @pytest.mark.parametrize("function", [token_f1, exact_match, chrf, bleu, rouge_1, rouge_2, rouge_l, similarity])
 @given(answer=st.text(max_size=80), reference=st.text(max_size=80))
-def test_ranges(function: Callable[[str, str], float], answer: str, reference: str) -> None:
+def test_scores_are_in_range(function: Callable[[str, str], float], answer: str, reference: str) -> None:
     assert 0 <= function(answer, reference) <= 1
 
 
@@ -100,7 +100,9 @@ def test_long_texts_are_scored_or_skipped() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("metric", "function"), [("bleu", bleu), ("chrf", chrf)])
-def test_the_command_line_of_sacrebleu(tmp_path: Path, metric: str, function: Callable[[str, str], float]) -> None:
+def test_scores_equal_those_of_the_sacrebleu_command(
+    tmp_path: Path, metric: str, function: Callable[[str, str], float]
+) -> None:
     (tmp_path / "references.txt").write_text("".join(f"{reference}\n" for _, reference in PAIRS), encoding="utf-8")
     command = [sys.executable, "-m", "sacrebleu", "references.txt", "--metrics", metric, "--sentence-level"]
     done = subprocess.run(
@@ -116,7 +118,7 @@ def test_the_command_line_of_sacrebleu(tmp_path: Path, metric: str, function: Ca
 
 
 @pytest.mark.slow
-def test_the_command_line_of_rouge_score(tmp_path: Path) -> None:
+def test_scores_equal_those_of_the_rouge_score_command(tmp_path: Path) -> None:
     (tmp_path / "answers.txt").write_text("".join(answer + "\n" for answer, _ in PAIRS), encoding="utf-8")
     (tmp_path / "references.txt").write_text("".join(reference + "\n" for _, reference in PAIRS), encoding="utf-8")
     command = [sys.executable, "-m", "rouge_score.rouge", "--target_filepattern", str(tmp_path / "references.txt")]

@@ -1,4 +1,4 @@
-"""Numbers and letters as people and models write them."""
+"""Numbers and letters in the forms that people and models write."""
 
 import pytest
 
@@ -38,7 +38,7 @@ from fledge.scoring.short_answers import answer_pattern, choice, number, suitabl
         ("7", "no number", None),
     ],
 )
-def test_numbers(answer: str, reference: str, score: float | None) -> None:
+def test_last_numbers_are_compared(answer: str, reference: str, score: float | None) -> None:
     assert number(answer, reference) == score
 
 
@@ -67,7 +67,7 @@ def test_numbers(answer: str, reference: str, score: float | None) -> None:
         ("B", "because it floats", None),
     ],
 )
-def test_choices(answer: str, reference: str, score: float | None) -> None:
+def test_chosen_letters_are_compared(answer: str, reference: str, score: float | None) -> None:
     assert choice(answer, reference) == score
 
 

@@ -37,12 +37,12 @@ def test_length_empty_and_truncated() -> None:
         "Unfortunately, I do not know.",
     ],
 )
-def test_refusals(text: str) -> None:
+def test_refusals_are_detected(text: str) -> None:
     assert refusal(text) == 1
 
 
 @pytest.mark.parametrize("text", ["", "It cannot be said.", "A sorry sight.", "I can do it.", "Icannot is a word"])
-def test_answers_that_are_not_refusals(text: str) -> None:
+def test_other_answers_are_not_refusals(text: str) -> None:
     assert refusal(text) == 0
 
 
@@ -88,7 +88,7 @@ def test_quality_scores_the_surface_form() -> None:
 
 
 @given(st.text(max_size=200))
-def test_ranges(text: str) -> None:
+def test_scores_are_in_range(text: str) -> None:
     for function in (empty, refusal, rep_4, distinct_1, distinct_2, response_quality, question_quality):
         value = function(text)
         assert value is None or 0 <= value <= 1

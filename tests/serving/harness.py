@@ -1,4 +1,4 @@
-"""Real endpoints for tests: a release laid out without MLflow, served by the supervisor on a port of its own."""
+"""Real endpoints for tests: releases written without MLflow, served by the supervisor on a free port."""
 
 import contextlib
 import json
@@ -37,10 +37,13 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def lay_out(folder: Path, engine_cache: Path, *templates: Template, versions: int = 1, **about: Any) -> ServeConfig:
-    """A workspace whose releases `mine/1`, `mine/2` ... of the embedded model are kept as promote keeps them:
-    version 1 as champion, 2 as challenger; each may have a template, and `about` is in the manifests of all. The
-    tracking store is one that nobody has begun.
+def create_workspace(
+    folder: Path, engine_cache: Path, *templates: Template, versions: int = 1, **about: Any
+) -> ServeConfig:
+    """Create a workspace with cached releases `mine/1`, `mine/2` ... of the embedded model; return its configuration.
+
+    Version 1 is the champion, 2 the challenger. `templates` are those of the versions in order, `about` are fields of
+    all manifests. The tracking store does not exist.
     """
     releases = state.ensure(folder / ".fledge" / "releases")
     model = snapshot.resolve("embedded")
@@ -66,7 +69,7 @@ def lay_out(folder: Path, engine_cache: Path, *templates: Template, versions: in
 
 @contextlib.contextmanager
 def served(config: ServeConfig, *targets: str, **changes: Any) -> Iterator[EndpointStatus]:
-    """An endpoint, up as long as the block runs."""
+    """Serve an endpoint until the block ends."""
     config = replace(config, **{"port": free_port(), **changes})
     running = serve(*(targets or (f"{NAME}@champion",)), config=config)
     try:
@@ -81,17 +84,17 @@ def client(endpoint: EndpointStatus, **options: Any) -> httpx.Client:
 
 
 @contextlib.contextmanager
-def asking(endpoint: EndpointStatus, ask: Callable[[httpx.Client], None], clients: int = 4) -> Iterator[None]:
-    """So many clients that each call `ask` again and again until the block ends."""
+def ask_repeatedly(endpoint: EndpointStatus, ask: Callable[[httpx.Client], None], clients: int = 4) -> Iterator[None]:
+    """Run clients that call `ask` repeatedly until the block ends."""
     ended = threading.Event()
 
-    def go_on() -> None:
+    def repeat() -> None:
         with client(endpoint) as http:
             while not ended.is_set():
                 ask(http)
 
     with ThreadPoolExecutor(clients) as pool:
-        work = [pool.submit(go_on) for _ in range(clients)]
+        work = [pool.submit(repeat) for _ in range(clients)]
         try:
             yield
         finally:
@@ -101,19 +104,19 @@ def asking(endpoint: EndpointStatus, ask: Callable[[httpx.Client], None], client
 
 
 def outbox(endpoint: EndpointStatus) -> list[OutboxRecord]:
-    """What the endpoint has left so far."""
+    """Return the requests that the endpoint has recorded."""
     return read_outbox(Path(endpoint.folder) / "outbox")
 
 
 def metrics(endpoint: EndpointStatus, name: str) -> float:
-    """The sum of a metric over its labels."""
+    """Return the sum of a metric over its labels."""
     with client(endpoint) as http:
         lines = http.get("/metrics").text.splitlines()
     return sum(float(line.rpartition(" ")[2]) for line in lines if line.partition("{")[0].partition(" ")[0] == name)
 
 
 def until(condition: Callable[[], bool], seconds: float = PATIENCE_S) -> bool:
-    """Whether something comes true in time."""
+    """Wait until the condition is true; return whether it became true in time."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         if condition():
@@ -123,13 +126,13 @@ def until(condition: Callable[[], bool], seconds: float = PATIENCE_S) -> bool:
 
 
 def pids(endpoint: EndpointStatus) -> dict[str, int]:
-    """Process ids by role."""
+    """Return process ids by role."""
     content = json.loads((Path(endpoint.folder) / "state.json").read_text(encoding="utf-8"))
     return {item["role"]: item["pid"] for item in content["processes"]}
 
 
-def held(endpoint: EndpointStatus) -> dict[str, tuple[int, int, int]]:
-    """By role: proportional memory in bytes, descriptors and threads."""
+def measure_processes(endpoint: EndpointStatus) -> dict[str, tuple[int, int, int]]:
+    """Return proportional memory in bytes, descriptors and threads by role."""
     found = {}
     for role, pid in pids(endpoint).items():
         process = psutil.Process(pid)

@@ -1,4 +1,4 @@
-"""Requests that no honest client sends: by kind, and honest ones damaged at random. The same for the same seed."""
+"""Malformed requests by kind, and valid requests damaged at random; deterministic for a seed."""
 
 import json
 import random
@@ -70,8 +70,8 @@ VALUES = [
 ]  # fmt: skip
 
 
-def honest() -> list[bytes]:
-    """Requests as they should be, one for each way that the endpoint answers."""
+def valid_requests() -> list[bytes]:
+    """Return valid requests, one for each kind of response."""
     chat = {"messages": MESSAGES, "max_tokens": 8}
     bodies: list[tuple[str, object]] = [
         ("/v1/chat/completions", chat),
@@ -96,8 +96,8 @@ def honest() -> list[bytes]:
     )
 
 
-HONEST = honest()
-SPLINTERS = [
+VALID = valid_requests()
+FRAGMENTS = [
     b"\0",
     b"\r\n",
     b"\n",
@@ -115,7 +115,7 @@ def _first_line(rng: random.Random) -> bytes:
     return line.encode() + b"\r\nHost: localhost\r\n\r\n"
 
 
-def _one_wrong_part(rng: random.Random) -> bytes:
+def _wrong_request_line(rng: random.Random) -> bytes:
     parts = [["GET"], ["/ready"], ["HTTP/1.1"]]
     wrong = rng.randrange(3)
     parts[wrong] = (METHODS, TARGETS, VERSIONS)[wrong]
@@ -128,40 +128,40 @@ def _headers(rng: random.Random) -> bytes:
         lines += [f"X-{number}: y" for number in range(rng.choice([190, 250, 3000]))]
     top = rng.choice(["GET /ready", "POST /v1/chat/completions", "POST /invocations", "HEAD /metrics"])
     body = rng.choice(["", "hello", '{"messages": []}', *CHUNKS])
-    return _latin("\r\n".join([f"{top} HTTP/1.1", "Host: localhost", *lines, "", body]))
+    return _encode("\r\n".join([f"{top} HTTP/1.1", "Host: localhost", *lines, "", body]))
 
 
-def _smuggled(rng: random.Random) -> bytes:
+def _smuggle(rng: random.Random) -> bytes:
     two = rng.sample([line for line in HEADERS if line.lower().startswith(("content-l", "transfer-e"))], 2)
     inner = "GET /metrics HTTP/1.1\r\nHost: evil.example\r\n\r\n"
     body = rng.choice([inner, f"0\r\n\r\n{inner}", f"5\r\nhello\r\n0\r\n\r\n{inner}", *CHUNKS])
-    return _latin("POST /invocations HTTP/1.1\r\nHost: localhost\r\n" + "\r\n".join(two) + "\r\n\r\n" + body)
+    return _encode("POST /invocations HTTP/1.1\r\nHost: localhost\r\n" + "\r\n".join(two) + "\r\n\r\n" + body)
 
 
 def _chunks(rng: random.Random) -> bytes:
     kind = rng.choice(["application/json", "text/csv"])
     top = f"POST /invocations HTTP/1.1\r\nHost: localhost\r\nContent-Type: {kind}\r\nTransfer-Encoding: chunked\r\n\r\n"
-    return _latin(top + rng.choice(CHUNKS))
+    return _encode(top + rng.choice(CHUNKS))
 
 
 def _lengths(rng: random.Random) -> bytes:
     length = rng.choice(
         ["0", "1", "5", "6", "1000", "999999", "2000000", "99999999999", "-5", " 5 ", "5\r\nContent-Length: 6"]
     )
-    return _latin(f"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: {length}\r\n\r\nhello")
+    return _encode(f"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: {length}\r\n\r\nhello")
 
 
-def _pipelined(rng: random.Random) -> bytes:
-    many = rng.choices([*HONEST, *JUNK], k=rng.randint(2, 12))
-    return b"".join(many) if rng.random() < 0.8 else rng.choice(HONEST) * rng.choice([20, 60, 300])
+def _pipeline(rng: random.Random) -> bytes:
+    many = rng.choices([*VALID, *JUNK], k=rng.randint(2, 12))
+    return b"".join(many) if rng.random() < 0.8 else rng.choice(VALID) * rng.choice([20, 60, 300])
 
 
 def _junk(rng: random.Random) -> bytes:
     return rng.choice(JUNK) if rng.random() < 0.5 else rng.randbytes(rng.randint(1, 3000))
 
 
-def _truncated(rng: random.Random) -> bytes:
-    whole = rng.choice(HONEST)
+def _truncate(rng: random.Random) -> bytes:
+    whole = rng.choice(VALID)
     return whole[: rng.randint(1, len(whole) - 1)]
 
 
@@ -169,13 +169,13 @@ def _upgrade(rng: random.Random) -> bytes:
     key = ("Sec-WebSocket-Key", "dGhlIHNhbXBsZSBub25jZQ==")
     kind = rng.choice(["websocket", "h2c", "TLS/1.0", "\0", "x" * 3000])
     method, path = rng.choice(["GET", "POST"]), rng.choice(["/ready", "/v1/chat/completions", "/ws"])
-    asked = request(method, path, ("Connection", "Upgrade"), ("Upgrade", kind), ("Sec-WebSocket-Version", "13"), key)
-    return asked + rng.choice([b"", b"\x81\x85\0\0\0\0hello", rng.choice(HONEST)])
+    content = request(method, path, ("Connection", "Upgrade"), ("Upgrade", kind), ("Sec-WebSocket-Version", "13"), key)
+    return content + rng.choice([b"", b"\x81\x85\0\0\0\0hello", rng.choice(VALID)])
 
 
 def _values(rng: random.Random) -> bytes:
-    """An honest body with one value of another kind."""
-    top, _, body = rng.choice(HONEST[:9]).partition(b"\r\n\r\n")
+    """Return a valid request with one value of another type."""
+    top, _, body = rng.choice(VALID[:9]).partition(b"\r\n\r\n")
     value = json.loads(body)
     holder = value
     while isinstance(holder, dict) and isinstance(inner := holder[rng.choice([*holder])], dict):
@@ -187,30 +187,30 @@ def _values(rng: random.Random) -> bytes:
     return top.rpartition(b"Content-Length")[0] + f"Content-Length: {len(changed)}\r\n\r\n".encode() + changed
 
 
-def _damaged(rng: random.Random) -> bytes:
-    content = bytearray(rng.choice(HONEST))
+def _damage(rng: random.Random) -> bytes:
+    content = bytearray(rng.choice(VALID))
     for _ in range(rng.choice([1, 1, 2, 3, 8])):
         at = rng.randrange(len(content) + 1)
         to = min(len(content), at + rng.choice([1, 2, 4, 30]))
         content[at:to] = rng.choice(
-            [b"", bytes(content[at:to]) * 2, rng.randbytes(to - at), bytes(rng.choice(HONEST)[:40]), *SPLINTERS]
+            [b"", bytes(content[at:to]) * 2, rng.randbytes(to - at), bytes(rng.choice(VALID)[:40]), *FRAGMENTS]
         )
         content = content or bytearray(b"x")
     return bytes(content)
 
 
 KINDS: Sequence[Callable[[random.Random], bytes]] = (
-    _first_line, _one_wrong_part, _headers, _smuggled, _chunks, _lengths, _pipelined, _junk, _truncated, _upgrade,
-    _values, _damaged, _damaged, _damaged,
+    _first_line, _wrong_request_line, _headers, _smuggle, _chunks, _lengths, _pipeline, _junk, _truncate, _upgrade,
+    _values, _damage, _damage, _damage,
 )  # fmt: skip
 
 
-def _latin(text: str) -> bytes:
+def _encode(text: str) -> bytes:
     return text.encode("latin-1", "xmlcharrefreplace")
 
 
 def cases(count: int, seed: int) -> Iterator[bytes]:
-    """So many requests, of all kinds in turn."""
+    """Yield malformed requests, of all kinds in turn."""
     rng = random.Random(seed)
     for number in range(count):
         yield KINDS[number % len(KINDS)](rng)

@@ -1,4 +1,4 @@
-"""A model that says one thing, whatever it is asked, and a release of it: a judge whose judgement is known."""
+"""A release of a model with a constant answer: a judge with a known judgement."""
 
 import shutil
 from pathlib import Path
@@ -19,12 +19,12 @@ NAME = "judge"
 END = 0
 
 
-def write_model(said: str, folder: Path) -> Path:
-    """Save a model whose answer is `said`, one token, and then the end."""
+def write_model(answer: str, folder: Path) -> Path:
+    """Save a model that always answers with the single token `answer`."""
     logging.disable_progress_bar()
     own = snapshot.resolve("embedded").path
     tokenizer = Tokenizer.from_file(str(own / "tokenizer.json"))
-    tokenizer.add_tokens([AddedToken(said, normalized=False)])
+    tokenizer.add_tokens([AddedToken(answer, normalized=False)])
     config = LlamaConfig(
         vocab_size=VOCABULARY + 1,
         hidden_size=32,
@@ -40,7 +40,7 @@ def write_model(said: str, folder: Path) -> Path:
     with torch.no_grad():
         for weights in model.parameters():
             if weights.dim() > 1:
-                weights.zero_()  # the layers add nothing: what comes next depends on the last token alone
+                weights.zero_()  # the layers add nothing: the next token depends only on the last one
         model.get_input_embeddings().weight[:, 0] = 1.0
         model.get_input_embeddings().weight[VOCABULARY] = torch.eye(32)[1]
         model.get_output_embeddings().weight[VOCABULARY, 0] = 1.0
@@ -52,9 +52,9 @@ def write_model(said: str, folder: Path) -> Path:
     return folder
 
 
-def lay_out_judge(config: ServeConfig, said: str, folder: Path) -> None:
-    """Put the release `judge/1`, as champion, beside those of a workspace that is laid out."""
-    model = snapshot.resolve(str(write_model(said, folder)))
+def add_judge_release(config: ServeConfig, answer: str, folder: Path) -> None:
+    """Add the release `judge/1`, as champion, to a workspace."""
+    model = snapshot.resolve(str(write_model(answer, folder)))
     generation = {"max_tokens": 64, "temperature": 0.0}
     manifest = Manifest(NAME, str(folder), "", model.digest, "plain", 1, "{{question}}", generation, version=1)
     releases = state.ensure(config.state_dir / "releases")

@@ -1,4 +1,4 @@
-"""Clients that ask an endpoint together for a while, and what each was told."""
+"""Concurrent clients of an endpoint, and the outcome of each request."""
 
 import asyncio
 import json
@@ -13,10 +13,10 @@ BODY = {"max_tokens": 32, "ignore_eos": True}
 
 
 @dataclass(frozen=True)
-class Told:
-    """What one client has in its hands of one request; `status` 0 where it hung up before it was told anything.
+class RequestOutcome:
+    """The client's view of one request; `status` is 0 if the client disconnected before a response.
 
-    `broken` says that a stream ended with an error frame, whose status is `status`; `left` that the client hung up.
+    `broken`: a stream ended with an error frame, whose status is `status`. `left`: the client disconnected.
     """
 
     request_id: str
@@ -29,9 +29,11 @@ class Told:
 
 @dataclass
 class Load:
-    """`clients` ask one after the other for `seconds`, `streams` (0 to 1) of them streaming; of the streaming ones a
-    share of `hang_ups` leaves after the first piece. Refused ones wait `pause` seconds; all wait about `think` seconds
-    between two requests."""
+    """Each client sends one request after the other for `seconds`.
+
+    `streams` is the share of streamed requests, `hang_ups` the share of those that the client leaves after the first
+    piece. A client waits `pause` seconds after a refusal, and about `think` seconds between two requests.
+    """
 
     url: str
     clients: int
@@ -42,18 +44,18 @@ class Load:
     think: float = 0.0
     body: dict[str, Any] = field(default_factory=lambda: dict(BODY))
 
-    def run(self) -> list[Told]:
+    def run(self) -> list[RequestOutcome]:
         return asyncio.run(self._run())
 
-    async def _run(self) -> list[Told]:
+    async def _run(self) -> list[RequestOutcome]:
         timeout = aiohttp.ClientTimeout(total=300)
         async with aiohttp.ClientSession(timeout=timeout, connector=aiohttp.TCPConnector(limit=0)) as session:
             ended = time.monotonic() + self.seconds
             found = await asyncio.gather(*(self._client(session, number, ended) for number in range(self.clients)))
-        return [told for one in found for told in one]
+        return [outcome for outcomes in found for outcome in outcomes]
 
-    async def _client(self, session: aiohttp.ClientSession, number: int, ended: float) -> list[Told]:
-        rng, told = random.Random(number), list[Told]()
+    async def _client(self, session: aiohttp.ClientSession, number: int, ended: float) -> list[RequestOutcome]:
+        rng, outcomes = random.Random(number), list[RequestOutcome]()
         while time.monotonic() < ended:
             stream = rng.random() < self.streams
             leaves = stream and rng.random() < self.hang_ups
@@ -65,16 +67,20 @@ class Load:
                 broken = await _read(response, leaves=leaves)
                 status = broken or response.status
                 again = "Retry-After" in response.headers
-            told.append(Told(identity, status, time.monotonic() - began, leaves and status == 200, bool(broken), again))
+            outcomes.append(
+                RequestOutcome(
+                    identity, status, time.monotonic() - began, leaves and status == 200, bool(broken), again
+                )
+            )
             if status != 200:
                 await asyncio.sleep(self.pause)
             if self.think:
                 await asyncio.sleep(rng.expovariate(1 / self.think))
-        return told
+        return outcomes
 
 
 async def _read(response: aiohttp.ClientResponse, *, leaves: bool) -> int:
-    """The status of an error frame, 0 where there is none."""
+    """Read a response; return the status of an error frame, or 0 without one."""
     status, done = 0, False
     if not response.headers["content-type"].startswith("text/event-stream"):
         await response.read()
@@ -88,5 +94,5 @@ async def _read(response: aiohttp.ClientResponse, *, leaves: bool) -> int:
             status = 504 if "took more" in kind else 503 if "stopped" in kind or "replaced" in kind else 500
         done = done or line.startswith(b"data: [DONE]")
     if not done and not status:
-        raise AssertionError("a stream ended without an end")
+        raise AssertionError("a stream ended without [DONE] or an error")
     return status

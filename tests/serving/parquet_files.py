@@ -1,4 +1,4 @@
-"""Parquet files for tests, honest ones and such that lie of their size."""
+"""Parquet files for tests, also with forged sizes."""
 
 import io
 from typing import Any
@@ -6,18 +6,18 @@ from typing import Any
 import pyarrow as pa
 from pyarrow import parquet
 
-FOOTER_BYTES = 8  # the footer's length and the magic bytes stand at the end
+FOOTER_BYTES = 8  # the footer's length and the magic bytes at the end
 
 
-def written(columns: dict[str, Any], **options: Any) -> bytes:
-    """A table as a file."""
+def write_parquet(columns: dict[str, Any], **options: Any) -> bytes:
+    """Return a table as a Parquet file."""
     file = io.BytesIO()
     parquet.write_table(pa.table(columns), file, **options)
     return file.getvalue()
 
 
-def claiming(content: bytes, real: int, claimed: int, count: int = -1) -> bytes:
-    """The same file with another number in its footer; the first `count` of them, all by default."""
+def forge_footer(content: bytes, real: int, claimed: int, count: int = -1) -> bytes:
+    """Return the file with a number in its footer replaced: the first `count` occurrences, by default all."""
     start = len(content) - FOOTER_BYTES - int.from_bytes(content[-FOOTER_BYTES:-4], "little")
     footer, number = content[start:], _number(real)
     assert number in footer
@@ -25,7 +25,7 @@ def claiming(content: bytes, real: int, claimed: int, count: int = -1) -> bytes:
 
 
 def _number(value: int, length: int = 0) -> bytes:
-    """As Thrift's compact protocol writes it: 7 bits a byte, zigzag; drawn out to `length` bytes."""
+    """Encode a number in Thrift's compact protocol (7 bits a byte, zigzag), padded to `length` bytes."""
     value <<= 1
     parts = [value & 0x7F]
     while value := value >> 7:

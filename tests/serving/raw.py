@@ -1,4 +1,4 @@
-"""HTTP as bytes: what a client sends is sent as it is, and what comes back is read strictly."""
+"""Raw HTTP: requests are sent unchanged, and responses are parsed strictly."""
 
 import contextlib
 import json
@@ -16,12 +16,12 @@ BODILESS = (204, 304)
 JSON = ("Content-Type", "application/json")
 
 
-class NoHttpError(Exception):
-    """What came back is no HTTP."""
+class InvalidHttpError(Exception):
+    """The response is not valid HTTP."""
 
 
 class Answer(NamedTuple):
-    """One answer; names of headers are in lower case."""
+    """One response; header names are in lower case."""
 
     status: int
     headers: dict[str, str]
@@ -29,16 +29,16 @@ class Answer(NamedTuple):
 
 
 class Read(NamedTuple):
-    """Whole answers, and the bytes of one that is not whole."""
+    """Complete responses, and the bytes of an incomplete one."""
 
     answers: list[Answer]
     rest: bytes
 
 
 def read(content: bytes, *, head: bool = False) -> Read:
-    """The answers in some bytes. With `head` an answer may lack its body, as one to HEAD does.
+    """Parse the responses in `content`. With `head` a response may lack its body, as for a HEAD request.
 
-    Raises `NoHttpError` for what is none.
+    Raises `InvalidHttpError` if the content is not HTTP.
     """
     answers: list[Answer] = []
     while content:
@@ -49,7 +49,7 @@ def read(content: bytes, *, head: bool = False) -> Read:
         if found is None:
             break
         answer, content = found
-        if answer.status >= 200:  # else one that announces the next
+        if answer.status >= 200:  # else an interim response
             answers.append(answer)
     return Read(answers, content)
 
@@ -59,19 +59,19 @@ def _is_start(content: bytes) -> bool:
 
 
 def _head(content: bytes) -> tuple[Answer, bytes] | None:
-    """Status and headers, and what is behind them; None where they are not whole."""
+    """Return status and headers, and the bytes after them; None if they are incomplete."""
     if not _is_start(content):
-        raise NoHttpError(content[:200])
+        raise InvalidHttpError(content[:200])
     top, blank, rest = content.partition(b"\r\n\r\n")
     if not blank:
         return None
     first, *lines = top.split(b"\r\n")
     status, pairs = STATUS_LINE.fullmatch(first), [HEADER.fullmatch(line) for line in lines]
     if status is None or not all(pairs):
-        raise NoHttpError(content[:200])
+        raise InvalidHttpError(content[:200])
     headers = {pair[1].decode().lower(): pair[2].decode("latin-1") for pair in pairs if pair}
     if len(headers) != len(pairs):
-        raise NoHttpError(b"a header twice: " + top)
+        raise InvalidHttpError(b"duplicate header: " + top)
     return Answer(int(status[1]), headers, b""), rest
 
 
@@ -83,7 +83,7 @@ def _answer(content: bytes) -> tuple[Answer, bytes] | None:
     if answer.headers.get("transfer-encoding") == "chunked":
         return _chunked(answer, rest)
     if "content-length" not in answer.headers:
-        raise NoHttpError(b"a body without an end: " + content[:200])
+        raise InvalidHttpError(b"a body without a length: " + content[:200])
     length = int(answer.headers["content-length"])
     return (answer._replace(body=rest[:length]), rest[length:]) if len(rest) >= length else None
 
@@ -96,20 +96,20 @@ def _chunked(answer: Answer, content: bytes) -> tuple[Answer, bytes] | None:
             return None
         size = content[at:end]
         if not re.fullmatch(rb"[0-9a-f]+", size):
-            raise NoHttpError(b"a chunk of size " + size[:100])
+            raise InvalidHttpError(b"a chunk of size " + size[:100])
         start, at = end + 2, end + 4 + int(size, 16)
         if len(content) < at:
             return None
         if content[at - 2 : at] != b"\r\n":
-            raise NoHttpError(b"a chunk without an end")
+            raise InvalidHttpError(b"a chunk without an end")
         parts.append(content[start : at - 2])
         if not parts[-1]:
             return answer._replace(body=b"".join(parts)), content[at:]
 
 
 @contextlib.contextmanager
-def connected(port: int, *, seconds: float = PATIENCE_S, receive_buffer: int = 0) -> Iterator[socket.socket]:
-    """A connection to a port of this machine."""
+def connect(port: int, *, seconds: float = PATIENCE_S, receive_buffer: int = 0) -> Iterator[socket.socket]:
+    """Connect to a port of this machine."""
     with socket.socket() as opened:
         if receive_buffer:
             opened.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
@@ -119,18 +119,18 @@ def connected(port: int, *, seconds: float = PATIENCE_S, receive_buffer: int = 0
 
 
 def ask(port: int, content: bytes, *, seconds: float = PATIENCE_S) -> Answer | None:
-    """The first answer to some bytes; None where the connection was closed without one.
+    """Send some bytes and return the first response; None if the connection was closed without one.
 
-    Raises `TimeoutError` where nothing happens in time.
+    Raises `TimeoutError` if neither happens in time.
     """
-    with connected(port, seconds=seconds) as opened:
+    with connect(port, seconds=seconds) as opened:
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):
             opened.sendall(content)
-        return next_answer(opened, head=content.startswith(b"HEAD "))
+        return read_answer(opened, head=content.startswith(b"HEAD "))
 
 
-def next_answer(opened: socket.socket, *, head: bool = False) -> Answer | None:
-    """The next answer on a connection; None at its end."""
+def read_answer(opened: socket.socket, *, head: bool = False) -> Answer | None:
+    """Return the next response on a connection; None at its end."""
     received = b""
     with contextlib.suppress(ConnectionResetError):
         while part := opened.recv(1 << 16):
@@ -141,7 +141,7 @@ def next_answer(opened: socket.socket, *, head: bool = False) -> Answer | None:
 
 
 def is_closed(opened: socket.socket, seconds: float = PATIENCE_S) -> bool:
-    """Whether the other side ends a connection in time; what it still sends is read and thrown away."""
+    """Return whether the other side closes a connection in time; anything it still sends is discarded."""
     opened.settimeout(seconds)
     try:
         while opened.recv(1 << 16):
@@ -154,7 +154,7 @@ def is_closed(opened: socket.socket, seconds: float = PATIENCE_S) -> bool:
 
 
 def request(method: str, target: str, *headers: tuple[str, str], body: bytes = b"", host: str = "localhost") -> bytes:
-    """A request as it should be, but for what its parts hold."""
+    """Return a request built from these parts, which may be invalid."""
     lines = [f"{method} {target} HTTP/1.1", *([f"Host: {host}"] if host else [])]
     lines += [f"{name}: {value}" for name, value in headers]
     if body:
@@ -162,8 +162,8 @@ def request(method: str, target: str, *headers: tuple[str, str], body: bytes = b
     return "\r\n".join(lines).encode("utf-8", "surrogateescape") + b"\r\n\r\n" + body
 
 
-def question(path: str, value: object) -> bytes:
-    """A request that posts JSON."""
+def post_json(path: str, value: object) -> bytes:
+    """Return a request that posts JSON."""
     return request("POST", path, JSON, body=json.dumps(value).encode())
 
 
@@ -171,18 +171,20 @@ def port_of(url: str) -> int:
     return int(urlsplit(url).port or 0)
 
 
-class Work(NamedTuple):
-    """What an endpoint has to do at the moment: prompts with the engine, and requests that wait."""
+class CurrentLoad(NamedTuple):
+    """Current load of an endpoint: prompts in the engine, and waiting requests."""
 
     running: int
     waiting: int
 
 
-def work_of(port: int) -> Work:
-    """By the wire, as making a client takes longer than some of what is looked at."""
+def read_load(port: int) -> CurrentLoad:
+    """Read the load over a raw connection: creating a client takes longer than some of the states observed."""
     answer = ask(port, request("GET", "/metrics"))
     if answer is None:
-        return Work(0, 0)
+        return CurrentLoad(0, 0)
     text = answer.body.decode()
-    counts = [re.findall(rf"^fledge_num_requests_{name}{{.*}} (\d+)", text, re.MULTILINE) for name in Work._fields]
-    return Work(*(sum(map(int, found)) for found in counts))
+    counts = [
+        re.findall(rf"^fledge_num_requests_{name}{{.*}} (\d+)", text, re.MULTILINE) for name in CurrentLoad._fields
+    ]
+    return CurrentLoad(*(sum(map(int, found)) for found in counts))

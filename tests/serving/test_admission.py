@@ -1,4 +1,4 @@
-"""How much a release takes on: never more than it may, and every place is given back."""
+"""Admission control: limits on requests and tokens, and release of places."""
 
 import contextlib
 import time
@@ -18,26 +18,26 @@ def _filled(admission: Admission, *tokens: int) -> contextlib.ExitStack:
     return stack
 
 
-def test_as_many_requests_as_may_run_and_wait_and_not_one_more() -> None:
+def test_requests_beyond_the_running_and_queue_limits_are_refused() -> None:
     admission = Admission(Limits(max_running=2, queue_requests=3))
     with _filled(admission, *[1] * 5):
-        with pytest.raises(BusyError, match="5 requests are running or waiting, and 5 may"), admission.admit(1):
+        with pytest.raises(BusyError, match="5 requests are running or waiting, the maximum"), admission.admit(1):
             pass
         assert (admission.requests, admission.tokens) == (5, 5)
     with admission.admit(1):
         assert admission.requests == 1
 
 
-def test_tokens_are_counted_with_those_of_the_request_that_asks() -> None:
+def test_token_limit_includes_the_new_request() -> None:
     admission = Admission(Limits(queue_tokens=100))
     with _filled(admission, 60):
-        with pytest.raises(BusyError, match=r"60 tokens .* this request's 41 .* more than 100"), admission.admit(41):
+        with pytest.raises(BusyError, match=r"60 tokens .* this request's 41 .* maximum of 100"), admission.admit(41):
             pass
         with admission.admit(40):
             assert admission.tokens == 100
 
 
-def test_a_request_larger_than_the_queue_is_taken_when_there_is_nothing_else() -> None:
+def test_request_larger_than_the_queue_is_admitted_when_idle() -> None:
     admission = Admission(Limits(queue_tokens=100))
     with _filled(admission, 5000), pytest.raises(BusyError), admission.admit(1):
         pass
@@ -45,14 +45,14 @@ def test_a_request_larger_than_the_queue_is_taken_when_there_is_nothing_else() -
         assert admission.tokens == 5000
 
 
-def test_a_place_is_given_back_whatever_happens() -> None:
+def test_place_is_released_after_an_error() -> None:
     admission = Admission(Limits())
     with pytest.raises(KeyError), admission.admit(7):
         raise KeyError
     assert (admission.requests, admission.tokens) == (0, 0)
 
 
-def test_the_time_to_come_back_follows_how_fast_requests_end() -> None:
+def test_retry_after_follows_the_throughput() -> None:
     admission = Admission(Limits(max_running=1000, queue_requests=1000))
     assert admission.retry_after() == 5  # nothing known yet
     for _ in range(50):
@@ -71,7 +71,7 @@ def test_the_time_to_come_back_follows_how_fast_requests_end() -> None:
     st.integers(0, 5),
     st.integers(1, 1000),
 )
-def test_counts_are_those_of_what_is_held(
+def test_counts_match_the_admitted_requests(
     steps: list[tuple[str, int]], running: int, waiting: int, tokens: int
 ) -> None:
     limits = Limits(max_running=running, queue_requests=waiting, queue_tokens=tokens)
@@ -94,7 +94,7 @@ def test_counts_are_those_of_what_is_held(
     assert (admission.requests, admission.tokens) == (0, 0)
 
 
-def test_refusing_is_quick() -> None:
+def test_refusals_are_fast() -> None:
     admission = Admission(Limits(max_running=1, queue_requests=0))
     for _ in range(1000):
         with admission.admit(1):
@@ -104,9 +104,9 @@ def test_refusing_is_quick() -> None:
         for _ in range(100):
             with contextlib.suppress(BusyError), admission.admit(1):
                 pass
-        assert time.perf_counter() - started < 10.0  # the 100 ms for each that a refusal may take
+        assert time.perf_counter() - started < 10.0  # a refusal may take 100 ms
 
 
 @given(st.integers(0, 10**7))
-def test_an_estimate_is_never_nothing(characters: int) -> None:
+def test_token_estimate_is_at_least_one(characters: int) -> None:
     assert 1 <= estimate_tokens(characters) <= characters + 1

@@ -20,26 +20,26 @@ from tests.serving.harness import client, served
 pytestmark = pytest.mark.slow
 
 
-def test_a_release_of_a_chat_model_answers_alike_wherever_it_is_asked(
+def test_chat_model_gives_the_same_answer_on_every_interface(
     workspace: Workspace,
     instruct_model: Path,
     instruct_engine: Engine,
     fledge: Run,
 ) -> None:
-    open_prompts(workspace=workspace).register(Draft("told", "{{question}}", system="Be brief."))
+    open_prompts(workspace=workspace).register(Draft("brief", "{{question}}", system="Be brief."))
     config = ExperimentConfig(tracking_uri=workspace.tracking_uri, state=workspace.state, model=str(instruct_model))
-    releases = [register(config, name="mine"), register(config, name="other", prompt="told")]
+    releases = [register(config, name="mine"), register(config, name="other", prompt="brief")]
     mlflow.set_tracking_uri(workspace.tracking_uri)
     turns = [{"role": "user", "content": QUESTION}]
-    theirs = []
+    expected = []
     for release in releases:
         promote(release.name, 1, force=True, reason="test", workspace=workspace)
         model = mlflow.pyfunc.load_model(release.model_uri)
-        theirs.append(model.predict([QUESTION])[0])
-        assert model.predict({"messages": turns}) == [theirs[-1]]
+        expected.append(model.predict([QUESTION])[0])
+        assert model.predict({"messages": turns}) == [expected[-1]]
         model.unwrap_python_model().engine.close()
     serving = ServeConfig(tracking_uri=workspace.tracking_uri, state=workspace.state, watch_s=0.0)
-    for release, prompt, answer in zip(releases, ("question/1", "told/1"), theirs, strict=True):
+    for release, prompt, answer in zip(releases, ("question/1", "brief/1"), expected, strict=True):
         assert answer.startswith(ANSWER)
         with served(serving, f"{release.name}@champion", record=False) as running, client(running) as http:
             assert [check for check in check_endpoint(running.url) if not check.passed] == []

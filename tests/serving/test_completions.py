@@ -1,11 +1,11 @@
-"""Chat and text completions as they are sent, and whether their schemas take them and nothing less."""
+"""Chat and text completions on the wire, checked against their schemas."""
 
 import asyncio
 import json
 from collections.abc import AsyncGenerator
 from typing import Any
 
-import jsonschema_rs  # schemathesis brings it
+import jsonschema_rs  # installed with schemathesis
 import pytest
 
 from fledge.core.messages import Piece
@@ -50,12 +50,12 @@ def _validator(name: str) -> jsonschema_rs.Validator:
 
 
 def _without_one(body: dict[str, Any]) -> list[dict[str, Any]]:
-    """Copies of a body, each without one of its fields."""
+    """Return copies of a body, each without one of its fields."""
     return [{name: value for name, value in body.items() if name != left_out} for left_out in body]
 
 
 @pytest.mark.parametrize(("make", "name"), [(_chat, "ChatCompletion"), (_completion, "TextCompletion")])
-def test_schemas_take_what_is_sent_and_nothing_less(make: Any, name: str) -> None:
+def test_schemas_accept_only_complete_responses(make: Any, name: str) -> None:
     builder = make(_trace(), with_usage=True)
     chunks = _chunks(builder)
     whole = json.loads(encode(builder.build()))
@@ -81,7 +81,7 @@ def test_schemas_take_what_is_sent_and_nothing_less(make: Any, name: str) -> Non
     assert not [body for body in required if schema.is_valid(body)]
 
 
-def test_a_chat_delta_has_only_what_is_new() -> None:
+def test_chat_deltas_contain_only_new_text() -> None:
     chunks = _chunks(_chat(_trace(), with_usage=False))
     deltas = [chunk["choices"][0]["delta"] for chunk in chunks]
     assert deltas == [{"role": "assistant", "content": ""}, {"content": "So"}, {"content": " \ufffd"}]
@@ -94,7 +94,7 @@ def test_a_chat_delta_has_only_what_is_new() -> None:
     assert chunks[2]["choices"][0]["logprobs"]["content"][0]["bytes"] is None  # part of a character
 
 
-def test_a_streamed_completion_begins_with_its_echo() -> None:
+def test_streamed_completion_starts_with_its_echo() -> None:
     chunks = _chunks(_completion(_trace(), with_usage=False))
     assert [chunk["choices"][0]["text"] for chunk in chunks] == ["Why? ", "So", " \ufffd"]
     offsets = [chunk["choices"][0]["logprobs"]["text_offset"] for chunk in chunks[1:]]
@@ -102,7 +102,7 @@ def test_a_streamed_completion_begins_with_its_echo() -> None:
 
 
 @pytest.mark.parametrize("make", [_chat, _completion])
-def test_usage_is_in_a_stream_only_where_it_was_asked_for(make: Any) -> None:
+def test_stream_has_usage_only_if_requested(make: Any) -> None:
     assert not any("usage" in chunk for chunk in _chunks(make(_trace(), with_usage=False)))
     *chunks, last = _chunks(make(_trace(), with_usage=True))
     assert [chunk["usage"] for chunk in chunks] == [None] * len(chunks)

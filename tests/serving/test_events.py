@@ -1,4 +1,4 @@
-"""Server-sent events as a client of the standard reads them, whatever they carry and however their bytes arrive."""
+"""Server-sent events, read by a standard parser for any values and any chunking of the bytes."""
 
 import asyncio
 import itertools
@@ -36,7 +36,7 @@ class Payload(Struct):
 
 
 class Reader:
-    """The standard's parser (WHATWG, 9.2.6), by its letter: bytes in any parts, `data` of each event out."""
+    """Parser of the standard (WHATWG, 9.2.6): takes bytes in any parts and collects the `data` of each event."""
 
     def __init__(self) -> None:
         self.events: list[str] = []
@@ -68,15 +68,15 @@ class Reader:
         self._data.append(value.removeprefix(" "))
 
 
-def _sent(events: Callable[[], AsyncGenerator[Payload]], trace: RequestTrace) -> tuple[bytes, list[Any]]:
-    """The body of a stream, and its messages."""
+def _send_stream(events: Callable[[], AsyncGenerator[Payload]], trace: RequestTrace) -> tuple[bytes, list[Any]]:
+    """Send a stream; return its body and its messages."""
     messages: list[Any] = []
 
     async def send(message: MutableMapping[str, Any]) -> None:
         messages.append(message)
 
     async def receive() -> MutableMapping[str, Any]:
-        raise AssertionError("nothing more is asked of a client")
+        raise AssertionError("a stream does not read from the client")
 
     async def run() -> None:
         await EventStream(events(), trace, {"x-fledge-arm": "champion"})({"type": "http"}, receive, send)
@@ -95,47 +95,47 @@ def _read(body: bytes, places: list[int]) -> list[str]:
 
 @settings(deadline=None)
 @given(EVENTS, st.lists(st.integers(0, 10_000)))
-def test_any_values_survive_any_cut(values: list[dict[str, Any]], places: list[int]) -> None:
+def test_events_survive_any_chunking(values: list[dict[str, Any]], places: list[int]) -> None:
     async def events() -> AsyncGenerator[Payload]:
         for value in values:
             yield Payload(value)
 
     trace = RequestTrace("chat")
-    body, messages = _sent(events, trace)
+    body, messages = _send_stream(events, trace)
     found = _read(body, places)
     assert [json.loads(data)["value"] for data in found[:-1]] == values
     assert found[-1] == "[DONE]"
     assert body.endswith(b"\n\n")
-    assert len(messages) == len(values) + 2  # each goes out when it is there
+    assert len(messages) == len(values) + 2  # one message for each event
     assert [message["more_body"] for message in messages[1:]] == [True] * len(values) + [False]
     assert (trace.status, trace.error) == (0, "")
 
 
 @settings(deadline=None)
 @given(EVENTS, st.text(), st.lists(st.integers(0, 10_000)))
-def test_what_fails_on_the_way_is_the_last_event(values: list[dict[str, Any]], said: str, places: list[int]) -> None:
+def test_error_during_a_stream_is_the_last_event(values: list[dict[str, Any]], message: str, places: list[int]) -> None:
     async def events() -> AsyncGenerator[Payload]:
         for value in values:
             yield Payload(value)
-        raise EngineGoneError(said)
+        raise EngineGoneError(message)
 
     trace = RequestTrace("chat")
-    body, _ = _sent(events, trace)
+    body, _ = _send_stream(events, trace)
     found = _read(body, places)
     assert [json.loads(data)["value"] for data in found[:-1]] == values
     error = json.loads(found[-1])["error"]
     assert set(error) == {"message", "type", "param", "code"}
-    assert error["message"] == said[:1000]
-    assert (trace.status, trace.error) == (503, said)
+    assert error["message"] == message[:1000]
+    assert (trace.status, trace.error) == (503, message)
 
 
-def test_what_an_engines_own_failure_says_stays_here(caplog: pytest.LogCaptureFixture) -> None:
+def test_internal_error_details_go_to_the_log_only(caplog: pytest.LogCaptureFixture) -> None:
     async def events() -> AsyncGenerator[Payload]:
         yield Payload({"n": 1})
         raise FledgeError("/home/ann/model.bin is broken")
 
     trace = RequestTrace("chat")
-    body, messages = _sent(events, trace)
+    body, messages = _send_stream(events, trace)
     assert b"ann" not in body
     assert trace.request_id.encode() in body
     assert trace.status == 500
@@ -147,18 +147,18 @@ def test_what_an_engines_own_failure_says_stays_here(caplog: pytest.LogCaptureFi
     assert b"content-length" not in head
 
 
-def test_a_stream_that_breaks_off_is_no_success() -> None:
+def test_broken_stream_is_recorded_as_500() -> None:
     async def events() -> AsyncGenerator[Payload]:
         yield Payload({"n": 1})
         raise ZeroDivisionError
 
     trace = RequestTrace("chat")
     with pytest.raises(ZeroDivisionError):
-        _sent(events, trace)
+        _send_stream(events, trace)
     assert trace.finish(200).status == 500
 
 
-def test_what_fails_before_the_first_piece_can_still_be_a_status() -> None:
+def test_error_before_the_first_piece_is_raised() -> None:
     closed = []
 
     async def pieces() -> AsyncGenerator[int]:
@@ -178,7 +178,7 @@ def test_what_fails_before_the_first_piece_can_still_be_a_status() -> None:
             await start_generation(refused(""))
         left = await start_generation(pieces())
         assert await anext(left) == 1
-        await left.aclose()  # who leaves early lets the engine know
+        await left.aclose()  # leaving early closes the source
         return [piece async for piece in await start_generation(pieces())]
 
     assert asyncio.run(run()) == [1, 2]
@@ -186,9 +186,9 @@ def test_what_fails_before_the_first_piece_can_still_be_a_status() -> None:
 
 
 @pytest.mark.soak
-def test_ten_thousand_of_each() -> None:
-    """The properties of events, tables and stop sequences, with the profile `soak`."""
-    files = ["tests/serving/test_events.py", "tests/serving/test_tables.py", "tests/models/test_text.py"]
+def test_properties_with_ten_thousand_examples() -> None:
+    """Run the property tests of events, tables and stop sequences with the profile `soak`."""
+    files = ["tests/serving/test_events.py", "tests/serving/test_tables.py", "tests/engines/test_text.py"]
     command = [sys.executable, "-m", "pytest", "-q", "--hypothesis-profile", "soak", "--timeout", "7200"]
     done = subprocess.run([*command, *files], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout

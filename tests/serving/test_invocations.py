@@ -1,4 +1,4 @@
-"""MLflow's scoring protocol: every form of table, and what is wrong with one."""
+"""MLflow's scoring protocol: every form of table, and errors in tables."""
 
 import io
 import json
@@ -17,8 +17,8 @@ from pyarrow.parquet import ParquetFile
 from fledge.client.checks import check_endpoint
 from fledge.core.limits import Limits
 from fledge.supervision.endpoints import EndpointStatus
-from tests.serving.harness import client, lay_out, pids, served
-from tests.serving.parquet_files import claiming, written
+from tests.serving.harness import client, create_workspace, pids, served
+from tests.serving.parquet_files import forge_footer, write_parquet
 
 pytestmark = pytest.mark.slow
 
@@ -30,7 +30,7 @@ LIMITS = Limits(max_rows=10, max_n=2, max_new_tokens=100, max_body_bytes=3_000_0
 
 @pytest.fixture(scope="module")
 def endpoint(tmp_path_factory: pytest.TempPathFactory, engine_cache: Path) -> Iterator[EndpointStatus]:
-    config = lay_out(tmp_path_factory.mktemp("invocations"), engine_cache)
+    config = create_workspace(tmp_path_factory.mktemp("invocations"), engine_cache)
     with served(config, engine="scripted", limits=LIMITS) as running:
         yield running
 
@@ -46,7 +46,7 @@ def _ask(http: httpx.Client, content: bytes | str, kind: str) -> httpx.Response:
 
 
 def _refused(response: httpx.Response, status: int = 400) -> str:
-    """The message of an error in MLflow's shape."""
+    """Check an error in MLflow's form; return its message."""
     assert response.status_code == status, response.text
     error = response.json()
     assert set(error) == {"error_code", "message"}
@@ -69,21 +69,21 @@ def _refused(response: httpx.Response, status: int = 400) -> str:
         {"inputs": ROWS, "params": {"temperature": 0.0, "seed": 3.0}},
     ],
 )
-def test_every_form_of_json(http: httpx.Client, table: dict[str, Any]) -> None:
+def test_json_tables_in_every_form(http: httpx.Client, table: dict[str, Any]) -> None:
     response = http.post("/invocations", json=table)
     assert response.json() == {"predictions": ANSWERS}
     assert response.headers["x-fledge-prompt"] == "plain/1"
     assert "x-fledge-warning" not in response.headers
 
 
-def test_one_text_and_no_rows(http: httpx.Client) -> None:
+def test_single_text_and_empty_tables(http: httpx.Client) -> None:
     assert http.post("/invocations", json={"inputs": ROWS[0]}).json() == {"predictions": ANSWERS[:1]}
     tables: list[dict[str, Any]] = [{"instances": []}, {"dataframe_split": {"columns": ["question"], "data": []}}]
     for empty in tables:
         assert http.post("/invocations", json=empty).json() == {"predictions": []}
 
 
-def test_params_are_the_settings_of_the_request(http: httpx.Client) -> None:
+def test_params_set_the_generation_settings(http: httpx.Client) -> None:
     response = http.post("/invocations", json={"inputs": ROWS, "params": {"max_tokens": 2, "stop": "IS", "beams": 2}})
     assert response.json() == {"predictions": ["WHAT", "WHY, AND"]}
     assert response.headers["x-fledge-warning"] == "ignored: beams"
@@ -101,7 +101,7 @@ def test_params_are_the_settings_of_the_request(http: httpx.Client) -> None:
         assert _refused(http.post("/invocations", json={"inputs": ROWS, "params": params})) == said
 
 
-def test_conversations_prompts_and_inputs_without_a_table(http: httpx.Client) -> None:
+def test_bare_conversations_prompts_and_inputs(http: httpx.Client) -> None:
     turns = [{"role": "system", "content": "Shout."}, {"role": "user", "content": "Why?"}]
     bare: list[tuple[dict[str, Any], list[str]]] = [
         ({"messages": turns}, ["WHY?"]),
@@ -130,11 +130,11 @@ def test_conversations_prompts_and_inputs_without_a_table(http: httpx.Client) ->
         ',question,more\n0,What is it?,x\n1,"Why, and when?"\n',
     ],
 )
-def test_csv(http: httpx.Client, text: str) -> None:
+def test_csv_tables(http: httpx.Client, text: str) -> None:
     assert _ask(http, text.encode(), CSV).json() == {"predictions": ANSWERS}
 
 
-def test_csv_as_pandas_writes_it(http: httpx.Client) -> None:
+def test_csv_written_by_pandas(http: httpx.Client) -> None:
     rows = ['say "hi"', "größer, als\nzwei Zeilen", "123"]
     text = pd.DataFrame({"question": rows}).to_csv()
     assert _ask(http, text, f"{CSV}; charset=utf-8").json() == {"predictions": ['SAY "HI"', "ZWEI ZEILEN", "123"]}
@@ -143,9 +143,9 @@ def test_csv_as_pandas_writes_it(http: httpx.Client) -> None:
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        (b"question\n\xff\n", "the body is not in UTF-8"),
-        (b'question\n"never closed\nand on', "the body is no CSV: line 3: unexpected end of data"),
-        (b'question\n"a"b\n', "the body is no CSV: line 2: "),
+        (b"question\n\xff\n", "the body is not UTF-8"),
+        (b'question\n"never closed\nand on', "the body is not CSV: line 3: unexpected end of data"),
+        (b'question\n"a"b\n', "the body is not CSV: line 2: "),
         (b"question\nfine\na,b\n", "row 1: 2 values for 1 columns"),
         (b"a,question\n1,fine\n2\n", "row 1: column 'question' must be a text that is not empty"),
         (b"question\nfine\n  \t\n", "row 1: column 'question' must be a text that is not empty"),
@@ -157,50 +157,52 @@ def test_csv_as_pandas_writes_it(http: httpx.Client) -> None:
         (b"question\n" + b"x" * 200_001, "field larger than field limit (200000)"),
     ],
 )
-def test_csv_that_is_none(http: httpx.Client, content: bytes, said: str) -> None:
+def test_invalid_csv_is_rejected(http: httpx.Client, content: bytes, said: str) -> None:
     assert said in _refused(_ask(http, content, CSV))
 
 
-def test_csv_with_zero_bytes_is_text_like_any_other(http: httpx.Client) -> None:
+def test_csv_may_contain_nul_characters(http: httpx.Client) -> None:
     assert _ask(http, b"question\na\0b\n", CSV).json() == {"predictions": ["A\0B"]}
 
 
-def test_parquet(http: httpx.Client) -> None:
-    plain = written({"more": [1, 2], "question": ROWS})
+def test_parquet_tables(http: httpx.Client) -> None:
+    plain = write_parquet({"more": [1, 2], "question": ROWS})
     for content in (
         plain,
-        written({"question": ROWS}, row_group_size=1, compression="gzip"),
-        written({"question": pa.array(ROWS).dictionary_encode()}),
-        written({"question": pa.array(ROWS, pa.large_string())}, use_dictionary=False),
-        written({f"column {number}": ROWS for number in range(2000)} | {"question": ROWS}),
+        write_parquet({"question": ROWS}, row_group_size=1, compression="gzip"),
+        write_parquet({"question": pa.array(ROWS).dictionary_encode()}),
+        write_parquet({"question": pa.array(ROWS, pa.large_string())}, use_dictionary=False),
+        write_parquet({f"column {number}": ROWS for number in range(2000)} | {"question": ROWS}),
     ):
         assert _ask(http, content, PARQUET).json() == {"predictions": ANSWERS}
-    assert _ask(http, written({"question": pa.array([], pa.string())}), PARQUET).json() == {"predictions": []}
+    assert _ask(http, write_parquet({"question": pa.array([], pa.string())}), PARQUET).json() == {"predictions": []}
 
 
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        (b"", "the body is no Parquet file"),
-        (b"PAR1" * 100, "the body is no Parquet file"),
-        (written({"question": ROWS})[:-10], "the body is no Parquet file"),
-        (written({"query": ROWS}), "the table has no column 'question'"),
-        (written({"question": ["fine", None]}), "row 1: column 'question' must be a text that is not empty"),
-        (written({"question": [1, 2]}), "row 0: column 'question' must be a text that is not empty"),
-        (written({"question": [b"x"]}), "row 0: column 'question' must be a text that is not empty"),
-        (written({"question": ["x"] * 11}), "11 rows; at most 10"),
-        (written({"question": ["x" * 200_001]}), "row 0: column 'question' has more than 200000 characters"),
-        (written({"question": ["x" * 2_000_000] * 8}), "the table is too large"),
-        (claiming(written({"question": ["x"] * 123_457}), 123_457, 5, count=1), "the table is too large"),
+        (b"", "the body is not a readable Parquet file"),
+        (b"PAR1" * 100, "the body is not a readable Parquet file"),
+        (write_parquet({"question": ROWS})[:-10], "the body is not a readable Parquet file"),
+        (write_parquet({"query": ROWS}), "the table has no column 'question'"),
+        (write_parquet({"question": ["fine", None]}), "row 1: column 'question' must be a text that is not empty"),
+        (write_parquet({"question": [1, 2]}), "row 0: column 'question' must be a text that is not empty"),
+        (write_parquet({"question": [b"x"]}), "row 0: column 'question' must be a text that is not empty"),
+        (write_parquet({"question": ["x"] * 11}), "11 rows; at most 10"),
+        (write_parquet({"question": ["x" * 200_001]}), "row 0: column 'question' has more than 200000 characters"),
+        (write_parquet({"question": ["x" * 2_000_000] * 8}), "the table is too large"),
+        (forge_footer(write_parquet({"question": ["x"] * 123_457}), 123_457, 5, count=1), "the table is too large"),
     ],
 )
-def test_parquet_that_is_none(http: httpx.Client, content: bytes, said: str) -> None:
+def test_invalid_parquet_is_rejected(http: httpx.Client, content: bytes, said: str) -> None:
     assert said in _refused(_ask(http, content, PARQUET))
 
 
-def test_a_parquet_file_that_unfolds_harms_nobody(endpoint: EndpointStatus, http: httpx.Client) -> None:
-    honest = written({"question": ["x" * (150 << 20)]}, compression="zstd", write_statistics=False, store_schema=False)
-    content = claiming(honest, ParquetFile(io.BytesIO(honest)).metadata.row_group(0).total_byte_size, 5000)
+def test_parquet_bomb_is_rejected_without_memory_growth(endpoint: EndpointStatus, http: httpx.Client) -> None:
+    honest = write_parquet(
+        {"question": ["x" * (150 << 20)]}, compression="zstd", write_statistics=False, store_schema=False
+    )
+    content = forge_footer(honest, ParquetFile(io.BytesIO(honest)).metadata.row_group(0).total_byte_size, 5000)
     assert len(content) < 100_000
     process = psutil.Process(pids(endpoint)["endpoint"])
     before = process.memory_info().rss
@@ -248,7 +250,7 @@ def test_media_types(http: httpx.Client, kind: str, status: int) -> None:
         ({"instances": ["a", ["b"]]}, "row 1: column 'question'"),
         ({"inputs": ["a", " \n"]}, "row 1: column 'question' must be a text that is not empty"),
         ({"inputs": ["a", "x" * 200_001]}, "row 1: column 'question' has more than 200000 characters"),
-        ({"inputs": {"question": ["a"], "more": []}}, "the lists in inputs must have one length"),
+        ({"inputs": {"question": ["a"], "more": []}}, "the lists in inputs must have the same length"),
         ({"inputs": {"query": ["a"]}}, "the table has no column 'question'"),
         ({"inputs": {}}, "the table has no column 'question'"),
         ({"inputs": ["a"] * 11}, "rows or prompts: 11; this endpoint takes at most 10"),
@@ -259,25 +261,25 @@ def test_media_types(http: httpx.Client, kind: str, status: int) -> None:
         ({"input": ["a", ""]}, "row 1: column 'question' must be a text that is not empty"),
     ],
 )
-def test_an_error_says_where_it_is(http: httpx.Client, table: dict[str, Any], said: str) -> None:
+def test_errors_name_the_row_or_field(http: httpx.Client, table: dict[str, Any], said: str) -> None:
     assert said in _refused(http.post("/invocations", json=table))
 
 
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        (b"", "the body is no JSON"),
-        (b"{", "the body is no JSON"),
-        (b"{}{}", "the body is no JSON: JSON is malformed: trailing characters"),
-        (b"\xef\xbb\xbf{}", "the body is no JSON"),
-        (b'{"inputs": ["\xff"]}', "the body is no JSON"),
-        (b'{"inputs": ["\xed\xa0\x80"]}', "the body is no JSON"),
-        (rb'{"inputs": ["\ud800 alone"]}', "the body is no JSON"),
-        (b'{"inputs": "a", "params": {"seed": NaN}}', "the body is no JSON"),
-        (b'{"inputs": "a", "params": {"temperature": 1e999}}', "the body is no JSON: Number out of range"),
+        (b"", "the body is not JSON"),
+        (b"{", "the body is not JSON"),
+        (b"{}{}", "the body is not JSON: JSON is malformed: trailing characters"),
+        (b"\xef\xbb\xbf{}", "the body is not JSON"),
+        (b'{"inputs": ["\xff"]}', "the body is not JSON"),
+        (b'{"inputs": ["\xed\xa0\x80"]}', "the body is not JSON"),
+        (rb'{"inputs": ["\ud800 alone"]}', "the body is not JSON"),
+        (b'{"inputs": "a", "params": {"seed": NaN}}', "the body is not JSON"),
+        (b'{"inputs": "a", "params": {"temperature": 1e999}}', "the body is not JSON: Number out of range"),
         (b'{"inputs": "a", "params": {"temperature": ' + b"9" * 400 + b"}}", "params.temperature: "),
         (b'{"inputs": "a", "params": {"seed": ' + b"9" * 4000 + b"}}", "params.seed: "),
-        (b'{"inputs": "a", "params": {"seed": ' + b"9" * 5000 + b"}}", "the body is no JSON"),
+        (b'{"inputs": "a", "params": {"seed": ' + b"9" * 5000 + b"}}", "the body is not JSON"),
         (b"[1]", "Input should be a valid dictionary"),
         (b"null", "Input should be a valid dictionary"),
         (b'"text"', "Input should be a valid dictionary"),
@@ -286,13 +288,13 @@ def test_an_error_says_where_it_is(http: httpx.Client, table: dict[str, Any], sa
         (b"{" + b",".join(b'"%d":0' % number for number in range(1001)) + b"}", "more than 1000 keys"),
     ],
 )
-def test_json_that_is_none(http: httpx.Client, content: bytes, said: str) -> None:
+def test_invalid_json_is_rejected(http: httpx.Client, content: bytes, said: str) -> None:
     assert said in _refused(_ask(http, content, JSON))
 
 
-def test_json_at_the_edge_of_what_is_one(http: httpx.Client) -> None:
+def test_unusual_valid_json_is_accepted(http: httpx.Client) -> None:
     for content in (
-        b'{"inputs": "A", "inputs": ["What is it?"]}',  # the last one counts, as in MLflow's own server
+        b'{"inputs": "A", "inputs": ["What is it?"]}',  # the last duplicate wins, as in MLflow's own server
         b'{"dataframe_records": [{"question": "What is it?", "x": ' + b"[" * 29 + b"]" * 29 + b"}]}",
         rb'{"inputs": "What\u0020is it?"}',
         b'\n\t{"inputs": "What is it?", "params": {"top_k": 0.0, "unknown": ' + b"9" * 4000 + b"}} ",
@@ -301,7 +303,7 @@ def test_json_at_the_edge_of_what_is_one(http: httpx.Client) -> None:
     assert _ask(http, rb'{"inputs": "\ud83d\ude42\u0000"}', JSON).json() == {"predictions": ["🙂\0"]}
 
 
-def test_the_endpoints_own_limits_hold_for_every_protocol(http: httpx.Client) -> None:
+def test_limits_apply_to_every_protocol(http: httpx.Client) -> None:
     chat = {"messages": [{"role": "user", "content": "Why?"}]}
     fits: list[tuple[str, dict[str, Any]]] = [
         ("/v1/chat/completions", {**chat, "n": 2, "max_tokens": 100}),
@@ -327,8 +329,8 @@ def test_the_endpoints_own_limits_hold_for_every_protocol(http: httpx.Client) ->
     assert schemas["Generation"]["properties"]["max_tokens"]["anyOf"][0]["maximum"] == 100
 
 
-def test_a_prompt_of_several_variables(tmp_path: Path, engine_cache: Path) -> None:
-    config = lay_out(tmp_path, engine_cache, "{{question}} {{context}}")
+def test_prompt_with_several_variables(tmp_path: Path, engine_cache: Path) -> None:
+    config = create_workspace(tmp_path, engine_cache, "{{question}} {{context}}")
     rows = [{"question": "Who?", "context": "a b"}, {"question": "How?", "context": "c"}]
     columns: dict[str, Any] = {name: [row[name] for row in rows] for name in ("context", "question")}
     split = {"columns": list(columns), "data": [list(row.values())[::-1] for row in rows]}
@@ -341,7 +343,7 @@ def test_a_prompt_of_several_variables(tmp_path: Path, engine_cache: Path) -> No
         ):
             assert http.post("/invocations", json=table).json() == answers
         assert _ask(http, pd.DataFrame(columns).to_csv(index=False), CSV).json() == answers
-        assert _ask(http, written(columns), PARQUET).json() == answers
+        assert _ask(http, write_parquet(columns), PARQUET).json() == answers
         assert "row 0: column 'question'" in _refused(http.post("/invocations", json={"inputs": "alone"}))
         assert "row 0: column 'question'" in _refused(http.post("/invocations", json={"input": "alone"}))
         chosen = {"id": "plain", "variables": {"context": "a b"}}
@@ -351,19 +353,19 @@ def test_a_prompt_of_several_variables(tmp_path: Path, engine_cache: Path) -> No
         assert all(check.passed for check in check_endpoint(running.url))
         lacking = http.post("/v1/chat/completions", json={"messages": turns, "prompt": "plain"})
         said = "prompt plain/1 needs values for question, context, and a conversation provides only one: "
-        told = (
+        message = (
             said
             + '"prompt": {"id": "plain/1", "variables": {...}} provides the others; "prompt": "none" omits the prompt'
         )
-        assert lacking.json()["error"]["message"] == told
+        assert lacking.json()["error"]["message"] == message
         unnamed = http.post("/v1/chat/completions", json={"messages": turns})
-        assert (unnamed.status_code, unnamed.json()["error"]["message"]) == (400, told)
+        assert (unnamed.status_code, unnamed.json()["error"]["message"]) == (400, message)
         assert http.post("/v1/chat/completions", json={"messages": turns, "prompt": "none"}).status_code == 200
         assert _refused(http.post("/invocations", json={"messages": turns})).startswith(said)
 
 
-def test_the_same_in_any_number_at_once(http: httpx.Client) -> None:
-    """Tables are read beside each other, and none gets another's answers."""
+def test_concurrent_tables_get_their_own_answers(http: httpx.Client) -> None:
+    """Tables that are read concurrently do not mix."""
     texts = [f"row {number}" for number in range(40)]
     with ThreadPoolExecutor(8) as pool:
         found = list(pool.map(lambda text: _ask(http, f"question\n{text}\n", CSV).json(), texts))

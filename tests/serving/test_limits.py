@@ -1,4 +1,4 @@
-"""What an endpoint does not take, and for how long it is patient with what comes and with who does not read."""
+"""Limits on the size of requests, on slow clients and on clients that do not read, and reloading of limits."""
 
 import contextlib
 import json
@@ -20,8 +20,8 @@ import pytest
 from fledge.core.limits import Limits
 from fledge.supervision.config import ServeConfig
 from fledge.supervision.endpoints import EndpointStatus
-from tests.serving.harness import client, lay_out, pids, served, until
-from tests.serving.raw import JSON, ask, connected, is_closed, next_answer, port_of, question, request, work_of
+from tests.serving.harness import client, create_workspace, pids, served, until
+from tests.serving.raw import JSON, ask, connect, is_closed, port_of, post_json, read_answer, read_load, request
 
 pytestmark = pytest.mark.slow
 
@@ -34,12 +34,12 @@ MEMORY = 50_000_000
 
 @pytest.fixture(scope="module")
 def config(tmp_path_factory: pytest.TempPathFactory, engine_cache: Path) -> ServeConfig:
-    return lay_out(tmp_path_factory.mktemp("limits"), engine_cache)
+    return create_workspace(tmp_path_factory.mktemp("limits"), engine_cache)
 
 
 @pytest.fixture(scope="module")
 def wire(config: ServeConfig) -> Iterator[EndpointStatus]:
-    """An endpoint that is not patient with clients; its engine answers at once."""
+    """An endpoint with short timeouts; its engine answers immediately."""
     with served(config, engine="scripted", limits=WIRE) as running:
         yield running
 
@@ -56,7 +56,7 @@ def _chat(content: str, **more: object) -> dict[str, object]:
 # Sizes
 
 
-def test_a_body_that_is_too_large_is_refused_before_it_is_read(wire: EndpointStatus) -> None:
+def test_oversized_body_is_refused_before_it_is_read(wire: EndpointStatus) -> None:
     for length in (1_000_001, 5_000_000, 10**12):
         answer = ask(port_of(wire.url), TOP + f"Content-Length: {length}\r\n\r\n{{".encode())
         assert answer is not None
@@ -70,24 +70,24 @@ def test_a_body_that_is_too_large_is_refused_before_it_is_read(wire: EndpointSta
         assert http.get("/health").status_code == 200
 
 
-def test_a_chunked_body_ends_where_it_becomes_too_large(wire: EndpointStatus) -> None:
-    with connected(port_of(wire.url)) as opened:
+def test_oversized_chunked_body_is_cut_off(wire: EndpointStatus) -> None:
+    with connect(port_of(wire.url)) as opened:
         opened.sendall(CHUNKED)
         with contextlib.suppress(ConnectionError):
             for _ in range(100):
                 opened.sendall(b"10000\r\n" + b" " * 0x10000 + b"\r\n")
         with contextlib.suppress(ConnectionError):
-            answer = next_answer(opened)
+            answer = read_answer(opened)
             assert answer is None or answer.status == 413
         assert is_closed(opened)
-    with connected(port_of(wire.url)) as opened:
+    with connect(port_of(wire.url)) as opened:
         opened.sendall(CHUNKED + b"f4241\r\n" + b" " * 1_000_001)
-        answer = next_answer(opened)
+        answer = read_answer(opened)
         assert answer is None or (answer.status, answer.headers["connection"]) == (413, "close")
 
 
 @pytest.mark.parametrize("encoding", ["gzip", "br", "deflate", "zstd", "identity, gzip", "GZIP"])
-def test_compressed_bodies_are_not_taken(wire: EndpointStatus, encoding: str) -> None:
+def test_compressed_bodies_are_refused(wire: EndpointStatus, encoding: str) -> None:
     answer = ask(
         port_of(wire.url), request("POST", CHAT, JSON, ("Content-Encoding", encoding), body=b"\x1f\x8b" + b"\0" * 50)
     )
@@ -98,15 +98,15 @@ def test_compressed_bodies_are_not_taken(wire: EndpointStatus, encoding: str) ->
 
 @pytest.mark.parametrize("opening", ["[", '{"a":', '[{"a":'])
 @pytest.mark.parametrize("depth", [33, 1000, 120_000])
-def test_json_is_nested_only_so_deep(wire: EndpointStatus, opening: str, depth: int) -> None:
+def test_deeply_nested_json_is_refused(wire: EndpointStatus, opening: str, depth: int) -> None:
     with client(wire) as http:
         for path in (CHAT, "/v1/completions", "/invocations", "/feedback"):
             for body in (opening * depth, opening * depth + "1" + "]}"[opening == "["] * depth):
                 refused = http.post(path, content=body, headers=[JSON])
-                assert (refused.status_code, "deep" in refused.text or "no JSON" in refused.text) == (400, True)
+                assert (refused.status_code, "deep" in refused.text or "not JSON" in refused.text) == (400, True)
 
 
-def test_headers_are_few_and_small(wire: EndpointStatus) -> None:
+def test_number_and_size_of_headers_are_limited(wire: EndpointStatus) -> None:
     port, host = port_of(wire.url), b"GET /health HTTP/1.1\r\nHost: localhost\r\n"
     assert (ok := ask(port, host + b"X: y\r\n" * 190 + b"\r\n")) is not None
     assert ok.status == 200
@@ -126,9 +126,9 @@ def test_headers_are_few_and_small(wire: EndpointStatus) -> None:
     assert target.status == 431
 
 
-def test_trailers_and_chunk_extensions_are_small_too(wire: EndpointStatus) -> None:
+def test_trailers_and_chunk_extensions_are_limited(wire: EndpointStatus) -> None:
     for bomb in (b"0\r\nX: ", b"0\r\n", b"5;"):
-        with connected(port_of(wire.url)) as opened:
+        with connect(port_of(wire.url)) as opened:
             opened.sendall(CHUNKED + bomb)
             sent = 0
             with contextlib.suppress(ConnectionError):
@@ -141,21 +141,21 @@ def test_trailers_and_chunk_extensions_are_small_too(wire: EndpointStatus) -> No
 # Times
 
 
-def test_who_sends_nothing_or_half_a_head_is_let_go(wire: EndpointStatus) -> None:
-    for begun, told in (
+def test_idle_connection_and_partial_header_time_out(wire: EndpointStatus) -> None:
+    for content, status in (
         (b"", None),
         (b"\r\n", None),
         (b"GET /hea", 408),
         (b"GET /health HTTP/1.1\r\nHost: local", 408),
     ):
         started = time.monotonic()
-        answer = ask(port_of(wire.url), begun)
-        assert (answer.status if answer else None) == told
+        answer = ask(port_of(wire.url), content)
+        assert (answer.status if answer else None) == status
         assert time.monotonic() - started > 0.9 * WIRE.header_timeout_s
 
 
 @pytest.mark.parametrize(
-    ("begin", "drip", "told"),
+    ("begin", "drip", "status"),
     [
         (b"GET /health HTTP/1.1\r\nX: ", b"y", 408),
         (TOP + b"Content-Length: 1000\r\n\r\n", b" ", 408),
@@ -166,10 +166,8 @@ def test_who_sends_nothing_or_half_a_head_is_let_go(wire: EndpointStatus) -> Non
         (b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n", b"\r\n", 200),
     ],
 )
-def test_a_client_that_drips_is_let_go_whatever_it_drips(
-    wire: EndpointStatus, begin: bytes, drip: bytes, told: int
-) -> None:
-    with connected(port_of(wire.url)) as opened:
+def test_dripping_client_is_disconnected(wire: EndpointStatus, begin: bytes, drip: bytes, status: int) -> None:
+    with connect(port_of(wire.url)) as opened:
         opened.sendall(begin)
         ended = threading.Event()
 
@@ -180,75 +178,73 @@ def test_a_client_that_drips_is_let_go_whatever_it_drips(
 
         with ThreadPoolExecutor(1) as pool:
             pool.submit(dripping)
-            answer = next_answer(opened)
+            answer = read_answer(opened)
             closed = is_closed(opened)
             ended.set()
         assert closed
-        assert answer is None or answer.status == told  # a reset can overtake the answer
+        assert answer is None or answer.status == status  # a reset can overtake the response
 
 
-def test_a_slow_body_that_comes_in_time_is_taken(wire: EndpointStatus) -> None:
+def test_slow_body_within_the_timeout_is_accepted(wire: EndpointStatus) -> None:
     body = json.dumps(_chat("slow but there")).encode()
-    with connected(port_of(wire.url)) as opened:
+    with connect(port_of(wire.url)) as opened:
         opened.sendall(TOP + f"Content-Length: {len(body)}\r\n\r\n".encode())
         for part in (body[:10], body[10:20], body[20:]):
             time.sleep(0.08)
             opened.sendall(part)
-        answer = next_answer(opened)
+        answer = read_answer(opened)
         assert answer is not None
         assert answer.status == 200
 
 
-def _flood(stream: bool) -> bytes:
-    """A request for an answer of some megabytes."""
+def _large_request(stream: bool) -> bytes:
+    """Return a request for an answer of several megabytes."""
     text = f"{'w' * 46} " * 4000
     value = {"prompt": [text] * 5, "max_tokens": 4096, "n": 8, "stream": stream}
-    return question("/v1/completions", value)
+    return post_json("/v1/completions", value)
 
 
-def _holds(endpoint: EndpointStatus, opened: socket.socket) -> bool:
-    """Whether the endpoint's process still has its end of a connection."""
+def _is_connected(endpoint: EndpointStatus, opened: socket.socket) -> bool:
+    """Return whether the endpoint's process still has its end of a connection."""
     ours = opened.getsockname()[1]
     connections = psutil.Process(pids(endpoint)["endpoint"]).net_connections("tcp")
     return any(item.raddr and item.raddr.port == ours for item in connections)
 
 
 @pytest.mark.parametrize("stream", [True, False])
-def test_a_client_that_never_reads_is_dropped_and_computes_no_more(wire: EndpointStatus, stream: bool) -> None:
-    with connected(port_of(wire.url), receive_buffer=4096) as opened:
-        opened.sendall(_flood(stream))
-        assert until(lambda: _holds(wire, opened))
-        assert until(lambda: not _holds(wire, opened))
-        assert sum(work_of(port_of(wire.url))) == 0
+def test_client_that_never_reads_is_disconnected_and_its_work_stopped(wire: EndpointStatus, stream: bool) -> None:
+    with connect(port_of(wire.url), receive_buffer=4096) as opened:
+        opened.sendall(_large_request(stream))
+        assert until(lambda: _is_connected(wire, opened))
+        assert until(lambda: not _is_connected(wire, opened))
+        assert sum(read_load(port_of(wire.url))) == 0
 
 
-def test_behind_tls_too_a_client_that_never_reads_is_dropped(
-    config: ServeConfig, certificate: tuple[Path, Path]
-) -> None:
+def test_client_that_never_reads_is_disconnected_with_tls(config: ServeConfig, certificate: tuple[Path, Path]) -> None:
     cert, key = certificate
     trusting = ssl.create_default_context(cafile=str(cert))
     with served(config, engine="scripted", limits=WIRE, tls_cert=str(cert), tls_key=str(key)) as running:
         for stream in (True, False):
             with (
-                connected(port_of(running.url), receive_buffer=4096) as opened,
+                connect(port_of(running.url), receive_buffer=4096) as opened,
                 trusting.wrap_socket(opened, server_hostname="127.0.0.1") as secured,
             ):
-                secured.sendall(_flood(stream))
-                assert until(lambda: _holds(running, secured))
-                assert until(lambda: not _holds(running, secured))
+                secured.sendall(_large_request(stream))
+                assert until(lambda: _is_connected(running, secured))
+                assert until(lambda: not _is_connected(running, secured))
 
 
-def test_many_requests_at_once_by_a_client_that_never_reads(wire: EndpointStatus) -> None:
-    with connected(port_of(wire.url), receive_buffer=4096, seconds=1.0) as opened:
+def test_client_that_pipelines_and_never_reads_is_disconnected(wire: EndpointStatus) -> None:
+    with connect(port_of(wire.url), receive_buffer=4096, seconds=1.0) as opened:
         with contextlib.suppress(ConnectionError, TimeoutError):
             for _ in range(5000):
                 opened.sendall(request("GET", "/openapi.json") * 4)
-        assert until(lambda: not _holds(wire, opened))
+        assert until(lambda: not _is_connected(wire, opened))
 
 
-def test_a_client_that_reads_slowly_gets_it_all(wire: EndpointStatus) -> None:
-    with connected(port_of(wire.url), receive_buffer=1 << 20) as opened:
-        opened.sendall(_flood(stream=True).replace(b" HTTP/1.1", b" HTTP/1.1\r\nConnection: close"))
+def test_slow_reader_gets_the_whole_stream(wire: EndpointStatus) -> None:
+    with connect(port_of(wire.url), receive_buffer=1 << 20) as opened:
+        opened.sendall(_large_request(stream=True).replace(b" HTTP/1.1", b" HTTP/1.1\r\nConnection: close"))
         received, started = 0, time.monotonic()
         last = b""
         while part := opened.recv(1 << 20):
@@ -264,8 +260,8 @@ def test_a_client_that_reads_slowly_gets_it_all(wire: EndpointStatus) -> None:
 
 
 @contextlib.contextmanager
-def _growth_of(pid: int) -> Iterator[Callable[[], int]]:
-    """By how much a process has grown at most, since the block began."""
+def _measure_growth(pid: int) -> Iterator[Callable[[], int]]:
+    """Measure the largest memory growth of a process since the block began."""
     process, ended = psutil.Process(pid), threading.Event()
     before = process.memory_info().rss
     seen = [before]
@@ -313,38 +309,38 @@ def _bombs() -> list[bytes]:
     return found
 
 
-def test_bombs_take_little_memory_and_leave_nothing(wire: EndpointStatus) -> None:
+def test_bombs_use_little_memory_and_leak_nothing(wire: EndpointStatus) -> None:
     pid = pids(wire)["endpoint"]
     process = psutil.Process(pid)
     descriptors = process.num_fds()
 
-    def throw(bomb: bytes) -> int:
+    def send(bomb: bytes) -> int:
         answer = ask(port_of(wire.url), bomb)
         return answer.status if answer else 0
 
-    with _growth_of(pid) as growth, ThreadPoolExecutor(8) as pool:
-        statuses = list(pool.map(throw, _bombs() * 3))
+    with _measure_growth(pid) as growth, ThreadPoolExecutor(8) as pool:
+        statuses = list(pool.map(send, _bombs() * 3))
         assert growth() < MEMORY
     assert set(statuses) <= {0, 200, 400, 404, 408, 413, 431}
     assert until(lambda: process.num_fds() <= descriptors)
     assert _post(wire, CHAT, _chat("still there?")).json()["choices"][0]["message"]["content"] == "STILL THERE?"
 
 
-def test_hundreds_of_connections_that_say_nothing_go_away(wire: EndpointStatus) -> None:
+def test_hundreds_of_idle_connections_are_closed(wire: EndpointStatus) -> None:
     process = psutil.Process(pids(wire)["endpoint"])
     descriptors = process.num_fds()
-    with contextlib.ExitStack() as stack, _growth_of(process.pid) as growth:
+    with contextlib.ExitStack() as stack, _measure_growth(process.pid) as growth:
         for _ in range(400):
-            stack.enter_context(connected(port_of(wire.url)))
+            stack.enter_context(connect(port_of(wire.url)))
         assert _post(wire, CHAT, _chat("x")).status_code == 200
         assert until(lambda: process.num_fds() <= descriptors)
         assert growth() < MEMORY
 
 
-# Other limits while it runs
+# Reloading
 
 
-def test_limits_are_read_again_at_a_hang_up_but_for_those_given_at_the_start(
+def test_sighup_reloads_limits_except_those_given_at_the_start(
     config: ServeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -364,5 +360,5 @@ def test_limits_are_read_again_at_a_hang_up_but_for_those_given_at_the_start(
         for bad, said in (("max_new_tokens = 'many'", "max-new-tokens"), ("max_running = 0", "from 1 to 256")):
             settings.write_text(f"{bad}\n")
             os.kill(running.pid, signal.SIGHUP)
-            assert until(lambda: re.search(f"the limits stay as they are.*{said}", text.read_text()) is not None)  # noqa: B023
+            assert until(lambda: re.search(f"limits not reloaded.*{said}", text.read_text()) is not None)  # noqa: B023
         assert _post(running, CHAT, _chat("Why?", max_tokens=50)).status_code == 400

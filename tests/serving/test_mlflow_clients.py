@@ -1,4 +1,4 @@
-"""MLflow's evaluation and its judges, with an endpoint as what is evaluated and as what judges."""
+"""MLflow's evaluation and judges, with an endpoint as the evaluated model and as the judge."""
 
 import contextlib
 import json
@@ -19,8 +19,8 @@ from fledge.scoring.scorer import Grade
 from fledge.supervision.endpoints import EndpointStatus
 from fledge.tracking._mlflow_connection import connect
 from tests.scoring.judge_server import JudgeServer, serve
-from tests.serving.harness import client, lay_out, metrics, served
-from tests.serving.judge_model import lay_out_judge
+from tests.serving.harness import client, create_workspace, metrics, served
+from tests.serving.judge_model import add_judge_release
 
 pytestmark = [
     pytest.mark.slow,
@@ -34,13 +34,13 @@ JUDGEMENT = '{"result": 4, "rationale": "It names the field."}'
 @pytest.fixture(scope="module")
 def endpoint(tmp_path_factory: pytest.TempPathFactory, engine_cache: Path) -> Iterator[EndpointStatus]:
     folder = tmp_path_factory.mktemp("clients")
-    config = lay_out(folder, engine_cache)
-    lay_out_judge(config, JUDGEMENT, folder / "model")
+    config = create_workspace(folder, engine_cache)
+    add_judge_release(config, JUDGEMENT, folder / "model")
     with served(config, "mine@champion", "judge@champion", engine="transformers") as running:
         yield running
 
 
-def test_an_endpoint_is_evaluated_by_a_judge_on_it(
+def test_mlflow_evaluates_an_endpoint_with_a_judge_on_it(
     endpoint: EndpointStatus, workspace: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", "none")
@@ -74,7 +74,7 @@ def test_an_endpoint_is_evaluated_by_a_judge_on_it(
     assert metrics(endpoint, "fledge_requests_total") >= 5
 
 
-def test_our_own_judge_on_an_endpoint(endpoint: EndpointStatus) -> None:
+def test_fledge_judge_on_an_endpoint(endpoint: EndpointStatus) -> None:
     judge = open_judge(JudgeConfig(judge=f"{endpoint.url}/v1#judge"))
     assert judge.grade(QUESTIONS[0], "A field of study", "The study of algorithms") == Grade(
         0.75, "It names the field."
@@ -82,7 +82,7 @@ def test_our_own_judge_on_an_endpoint(endpoint: EndpointStatus) -> None:
     assert judge.counts == (1, 0, 0, 0)
 
 
-def test_three_of_ten_of_an_endpoints_judgements_broken_on_their_way(endpoint: EndpointStatus) -> None:
+def test_judge_with_30_percent_broken_responses(endpoint: EndpointStatus) -> None:
     with OpenAI(base_url=f"{endpoint.url}/v1", api_key="none") as asking:
 
         def judged(text: str) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""MLflow's own scoring client, and its own scoring server beside an endpoint of the same release."""
+"""MLflow's scoring client, and its scoring server compared with an endpoint of the same release."""
 
 import asyncio
 import json
@@ -16,8 +16,8 @@ from fledge.experiments.config import ExperimentConfig
 from fledge.registry.release import promote, register
 from fledge.supervision.config import ServeConfig
 from fledge.supervision.endpoints import EndpointStatus
-from tests.serving.harness import client, lay_out, served
-from tests.serving.parquet_files import written
+from tests.serving.harness import client, create_workspace, served
+from tests.serving.parquet_files import write_parquet
 
 pytestmark = pytest.mark.slow
 
@@ -28,13 +28,13 @@ ANSWERS = [row.upper() for row in ROWS]
 
 @pytest.fixture(scope="module")
 def endpoint(tmp_path_factory: pytest.TempPathFactory, engine_cache: Path) -> Iterator[EndpointStatus]:
-    config = lay_out(tmp_path_factory.mktemp("scoring"), engine_cache)
+    config = create_workspace(tmp_path_factory.mktemp("scoring"), engine_cache)
     with served(config, engine="scripted") as running:
         yield running
 
 
-@pytest.mark.filterwarnings("ignore:.*Any type hint")  # MLflow's, when it is imported
-def test_mlflows_own_client(endpoint: EndpointStatus) -> None:
+@pytest.mark.filterwarnings("ignore:.*Any type hint")  # from importing MLflow
+def test_mlflow_scoring_client(endpoint: EndpointStatus) -> None:
     from mlflow.pyfunc.scoring_server.client import ScoringServerClient
 
     host, _, port = endpoint.url.removeprefix("http://").partition(":")
@@ -51,11 +51,13 @@ def test_mlflows_own_client(endpoint: EndpointStatus) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:.*Any type hint")
-def test_mlflows_own_server_answers_the_same(workspace: Workspace, port: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_mlflow_scoring_server_gives_the_same_answers(
+    workspace: Workspace, port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     import mlflow
     from mlflow.pyfunc import scoring_server
 
-    monkeypatch.setenv("_MLFLOW_IS_IN_SERVING_ENVIRONMENT", "true")  # it sets that itself, and leaves it
+    monkeypatch.setenv("_MLFLOW_IS_IN_SERVING_ENVIRONMENT", "true")  # MLflow sets it and never resets it
     release = register(
         ExperimentConfig(tracking_uri=workspace.tracking_uri, state=workspace.state), name="mine", prompt="simple"
     )
@@ -64,18 +66,20 @@ def test_mlflows_own_server_answers_the_same(workspace: Workspace, port: int, mo
     model = mlflow.pyfunc.load_model(release.model_uri)
     bodies = _bodies_for_both()
     try:
-        theirs = asyncio.run(_from_app(scoring_server.init(model), bodies))
+        expected = asyncio.run(_from_app(scoring_server.init(model), bodies))
     finally:
         model.unwrap_python_model().engine.close()
     config = ServeConfig(tracking_uri=workspace.tracking_uri, state=workspace.state, port=port, watch_s=0.0)
     with served(config, record=False) as running, client(running) as http:
-        ours = [http.post("/invocations", content=content, headers={"content-type": kind}) for content, kind in bodies]
-    assert [response.status_code for response in theirs] == [200] * len(bodies)
-    assert [response.json() for response in ours] == [response.json() for response in theirs]
+        responses = [
+            http.post("/invocations", content=content, headers={"content-type": kind}) for content, kind in bodies
+        ]
+    assert [response.status_code for response in expected] == [200] * len(bodies)
+    assert [response.json() for response in responses] == [response.json() for response in expected]
 
 
 def _bodies_for_both() -> list[tuple[bytes, str]]:
-    """What docs/releases.md says of MLflow's server."""
+    """Return the requests that docs/releases.md documents for MLflow's server, as content and media type."""
     questions = ["What is machine learning?", "What is MLOps?"]
     turns = [{"role": "user", "content": questions[0]}]
     frame = pd.DataFrame({"question": questions})
@@ -91,7 +95,7 @@ def _bodies_for_both() -> list[tuple[bytes, str]]:
         {"dataframe_records": [{"messages": turns}]},
     ]
     found = [(json.dumps(table).encode(), JSON) for table in tables]
-    return [*found, (frame.to_csv(index=False).encode(), CSV), (written({"question": questions}), PARQUET)]
+    return [*found, (frame.to_csv(index=False).encode(), CSV), (write_parquet({"question": questions}), PARQUET)]
 
 
 async def _from_app(app: Any, bodies: list[tuple[bytes, str]]) -> list[httpx.Response]:

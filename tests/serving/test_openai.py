@@ -18,7 +18,7 @@ from pydantic import SecretStr
 
 from fledge.core.limits import Limits
 from fledge.supervision.endpoints import EndpointStatus
-from tests.serving.harness import lay_out, metrics, pids, served, until
+from tests.serving.harness import create_workspace, metrics, pids, served, until
 
 pytestmark = pytest.mark.slow
 
@@ -27,14 +27,14 @@ TEMPLATE = "Question: {{question}}\nAnswer:"
 QUESTION = "What is machine learning?"
 MESSAGES: list[ChatCompletionMessageParam] = [{"role": "user", "content": QUESTION}]
 LONG: dict[str, Any] = {"max_tokens": 400, "extra_body": {"ignore_eos": True}}
-# One request of this size fits, and nothing beside it.
+# One request of this size fills the queue.
 LIMITS = Limits(queue_tokens=3000)
 FILLS = {"n": 8, **LONG}
 
 
 @pytest.fixture(scope="module")
 def endpoint(engine_cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[EndpointStatus]:
-    config = lay_out(tmp_path_factory.mktemp("openai"), engine_cache, TEMPLATE)
+    config = create_workspace(tmp_path_factory.mktemp("openai"), engine_cache, TEMPLATE)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("FLEDGE_API_KEY", KEY)
         with served(config, limits=LIMITS, open_metrics=True) as running:
@@ -43,12 +43,12 @@ def endpoint(engine_cache: Path, tmp_path_factory: pytest.TempPathFactory) -> It
 
 @pytest.fixture(scope="module")
 def client(endpoint: EndpointStatus) -> Iterator[OpenAI]:
-    """The official client, which checks every answer against its own types."""
+    """The official client, which validates every response against its types."""
     with OpenAI(base_url=f"{endpoint.url}/v1", api_key=KEY, max_retries=0, _strict_response_validation=True) as opened:
         yield opened
 
 
-def test_a_conversation(client: OpenAI) -> None:
+def test_chat_completion(client: OpenAI) -> None:
     answer = client.chat.completions.create(model="mine", messages=MESSAGES)
     (choice,) = answer.choices
     assert choice.finish_reason == "stop"
@@ -71,7 +71,7 @@ def test_a_conversation(client: OpenAI) -> None:
     assert parts.choices == answer.choices
 
 
-def test_what_streams_is_what_is_whole(client: OpenAI) -> None:
+def test_streamed_chunks_join_to_the_whole_answer(client: OpenAI) -> None:
     whole = client.chat.completions.create(model="mine", messages=MESSAGES, n=2, logprobs=True, top_logprobs=1)
     texts, tokens, reasons, usage = ["", ""], [list[Any](), list[Any]()], ["", ""], []
     with client.chat.completions.create(
@@ -96,7 +96,7 @@ def test_what_streams_is_what_is_whole(client: OpenAI) -> None:
     assert set(usage[:-1]) == {None}
 
 
-def test_asynchronously(endpoint: EndpointStatus, client: OpenAI) -> None:
+def test_async_client(endpoint: EndpointStatus, client: OpenAI) -> None:
     async def ask() -> tuple[list[str | None], str]:
         async with AsyncOpenAI(base_url=f"{endpoint.url}/v1", api_key=KEY) as asking:
             one = asking.chat.completions.create(model="mine", messages=MESSAGES)
@@ -115,7 +115,7 @@ def test_asynchronously(endpoint: EndpointStatus, client: OpenAI) -> None:
     assert text == client.completions.create(model="mine", prompt=QUESTION).choices[0].text
 
 
-def test_stop_texts_end_an_answer_and_are_not_returned(client: OpenAI) -> None:
+def test_stop_sequences_end_an_answer_and_are_not_returned(client: OpenAI) -> None:
     whole = client.chat.completions.create(model="mine", messages=MESSAGES).choices[0].message.content or ""
     third = whole.split(" ")[2]
     for stop in (third, ["never", third, "there", "at all"]):
@@ -126,7 +126,7 @@ def test_stop_texts_end_an_answer_and_are_not_returned(client: OpenAI) -> None:
     assert whole.startswith(cut.message.content or "-")
 
 
-def test_a_seed_repeats_a_sample_and_n_counts_it_up(client: OpenAI) -> None:
+def test_seed_is_reproducible_and_n_increments_it(client: OpenAI) -> None:
     sampling: dict[str, Any] = {"model": "mine", "prompt": "A", "temperature": 1.5, "max_tokens": 12, **LONG, "seed": 5}
     together = [choice.text for choice in client.completions.create(**sampling, n=3).choices]
     alone = [client.completions.create(**{**sampling, "seed": 5 + index}).choices[0].text for index in range(3)]
@@ -134,7 +134,7 @@ def test_a_seed_repeats_a_sample_and_n_counts_it_up(client: OpenAI) -> None:
     assert len(set(together)) == 3
 
 
-def test_log_probabilities_have_the_text_and_its_places(client: OpenAI) -> None:
+def test_logprobs_match_the_text_and_its_offsets(client: OpenAI) -> None:
     asking: dict[str, Any] = {"model": "mine", "prompt": QUESTION, "max_tokens": 8, "logprobs": 1}
     (choice,) = client.completions.create(**asking).choices
     found = choice.logprobs
@@ -160,7 +160,7 @@ def test_log_probabilities_have_the_text_and_its_places(client: OpenAI) -> None:
     assert all(token.top_logprobs == [] for token in content)
 
 
-def test_completions_of_a_text_a_list_and_token_ids(client: OpenAI) -> None:
+def test_completions_of_texts_lists_and_token_ids(client: OpenAI) -> None:
     one = client.completions.create(model="mine", prompt=QUESTION)
     assert one.usage is not None
     assert one.usage.completion_tokens == 16  # the protocol's own default
@@ -180,11 +180,11 @@ def test_completions_of_a_text_a_list_and_token_ids(client: OpenAI) -> None:
     assert ids.usage.prompt_tokens == 3
 
 
-def test_streamed_completions_echo_and_are_told_apart(client: OpenAI) -> None:
+def test_streamed_completions_echo_their_prompts(client: OpenAI) -> None:
     asking: dict[str, Any] = {"model": "mine", "prompt": ["Hello", QUESTION], "echo": True, "n": 2}
     whole = client.completions.create(**asking)
     texts = [""] * 4
-    # The client's own type of a chunk has no place for a `finish_reason` that is still to come.
+    # The client's chunk type does not allow a null `finish_reason`.
     with (
         OpenAI(base_url=client.base_url, api_key=KEY) as lenient,
         lenient.completions.create(**asking, stream=True) as stream,
@@ -212,7 +212,7 @@ def test_streamed_completions_echo_and_are_told_apart(client: OpenAI) -> None:
         ({"model": "mine/2"}, openai.NotFoundError, "model"),
     ],
 )
-def test_what_is_wrong_raises_the_clients_own_errors_and_is_asked_once(
+def test_invalid_requests_raise_client_errors_without_retries(
     endpoint: EndpointStatus,
     client: OpenAI,
     asking: dict[str, Any],
@@ -231,11 +231,11 @@ def test_what_is_wrong_raises_the_clients_own_errors_and_is_asked_once(
 
 
 def test_echo_of_token_ids_is_refused(client: OpenAI) -> None:
-    with pytest.raises(openai.BadRequestError, match="echo is for prompts that are texts"):
+    with pytest.raises(openai.BadRequestError, match="echo requires text prompts"):
         client.completions.create(model="mine", prompt=[5, 6], echo=True)
 
 
-def test_a_wrong_key(endpoint: EndpointStatus) -> None:
+def test_wrong_key_is_refused(endpoint: EndpointStatus) -> None:
     with (
         OpenAI(base_url=f"{endpoint.url}/v1", api_key="no") as asking,
         pytest.raises(openai.AuthenticationError) as caught,
@@ -246,16 +246,14 @@ def test_a_wrong_key(endpoint: EndpointStatus) -> None:
     assert error["code"] == "invalid_api_key"
 
 
-def test_too_much_is_refused_at_once_and_the_client_comes_back_when_it_was_told(
-    endpoint: EndpointStatus, client: OpenAI
-) -> None:
+def test_full_queue_returns_429_and_the_client_retries(endpoint: EndpointStatus, client: OpenAI) -> None:
     def busy() -> bool:
         return any(metrics(endpoint, f"fledge_num_requests_{state}") for state in ("running", "waiting"))
 
     engine, ask = pids(endpoint)["engine"], client.chat.completions.create
     patient = client.with_options(max_retries=5)
     with ThreadPoolExecutor(2) as others:
-        os.kill(engine, signal.SIGSTOP)  # nothing is done before it goes on, whatever else the machine does
+        os.kill(engine, signal.SIGSTOP)  # keeps the queue full until it resumes
         try:
             filling = others.submit(lambda: ask(model="mine", messages=MESSAGES, **FILLS))
             assert until(busy)
@@ -272,7 +270,7 @@ def test_too_much_is_refused_at_once_and_the_client_comes_back_when_it_was_told(
     assert 1 <= int(refused.headers["retry-after"]) <= 60
 
 
-def test_metrics_count_what_clients_are_told(endpoint: EndpointStatus, client: OpenAI) -> None:
+def test_metrics_match_the_usage_in_responses(endpoint: EndpointStatus, client: OpenAI) -> None:
     names = ("fledge_prompt_tokens_total", "fledge_generation_tokens_total", "fledge_request_success_total")
     before = [metrics(endpoint, name) for name in names]
     usage = client.completions.create(model="mine", prompt=["Hello", QUESTION], n=3).usage
@@ -317,7 +315,7 @@ def test_unknown_parameters_are_ignored_and_named(client: OpenAI) -> None:
         assert name in text.headers["x-fledge-warning"]
 
 
-def test_the_prompt_of_the_release_by_name(client: OpenAI) -> None:
+def test_release_prompt_by_name(client: OpenAI) -> None:
     filled = TEMPLATE.replace("{{question}}", QUESTION)
     expected = client.chat.completions.create(model="mine", messages=MESSAGES).choices
     (text,) = client.completions.create(model="mine", prompt=filled, max_tokens=64).choices
@@ -333,7 +331,7 @@ def test_the_prompt_of_the_release_by_name(client: OpenAI) -> None:
             client.chat.completions.create(model="mine", messages=MESSAGES, extra_body={"prompt": wrong})
 
 
-def test_without_the_prompt_of_the_release(client: OpenAI) -> None:
+def test_prompt_none_omits_the_release_prompt(client: OpenAI) -> None:
     raw = client.chat.completions.with_raw_response.create(
         model="mine", messages=MESSAGES, extra_body={"prompt": "none"}
     )
@@ -344,7 +342,7 @@ def test_without_the_prompt_of_the_release(client: OpenAI) -> None:
     assert (raw.parse().usage or filled.usage).prompt_tokens < filled.usage.prompt_tokens
 
 
-def test_langchain(endpoint: EndpointStatus, client: OpenAI) -> None:
+def test_langchain_client(endpoint: EndpointStatus, client: OpenAI) -> None:
     whole = client.chat.completions.create(model="mine", messages=MESSAGES, temperature=0.0)
     model = ChatOpenAI(base_url=f"{endpoint.url}/v1", api_key=SecretStr(KEY), model="mine", temperature=0.0)
     answer = model.invoke(QUESTION)

@@ -1,4 +1,4 @@
-"""The outbox: each record once and whole, whatever the disk does; and in it no text that was not to be kept."""
+"""The outbox: each record is written once and whole despite disk errors, and without texts that must not be kept."""
 
 import asyncio
 import contextlib
@@ -45,7 +45,7 @@ def _record(number: int = 0, text: str = TEXT) -> OutboxRecord:
     )
 
 
-def _box(folder: Path, *rules: str, content: Content = "keep", cap_bytes: int = 10**9) -> Outbox:
+def _open_outbox(folder: Path, *rules: str, content: Content = "keep", cap_bytes: int = 10**9) -> Outbox:
     return Outbox(folder, cap_bytes=cap_bytes, content=content, redact=make_redactor(rules))
 
 
@@ -55,9 +55,9 @@ def _put(box: Outbox, *records: OutboxRecord | FeedbackRecord) -> None:
 
 
 def _run(box: Outbox, work: Callable[[], Any]) -> None:
-    """Have an outbox write while `work` is done."""
+    """Run an outbox while `work` puts records."""
 
-    async def both() -> None:
+    async def run_both() -> None:
         writing = asyncio.create_task(box.run())
         await asyncio.sleep(0)
         if asyncio.iscoroutine(working := work()):
@@ -65,15 +65,15 @@ def _run(box: Outbox, work: Callable[[], Any]) -> None:
         writing.cancel()
         await asyncio.gather(writing, return_exceptions=True)
 
-    asyncio.run(both())
+    asyncio.run(run_both())
 
 
 def _raw(folder: Path) -> str:
     return "".join(path.read_text(encoding="utf-8") for path in outbox_files(folder))
 
 
-def test_what_was_put_is_read_back_as_it_was(tmp_path: Path) -> None:
-    box, records = _box(tmp_path), [_record(number, "schön \u2028 \0 \U0001f600\n") for number in range(50)]
+def test_records_are_read_back_unchanged(tmp_path: Path) -> None:
+    box, records = _open_outbox(tmp_path), [_record(number, "schön \u2028 \0 \U0001f600\n") for number in range(50)]
     _run(box, lambda: _put(box, *records))
     assert read_outbox(tmp_path) == records
     assert (box.written, box.dropped) == (50, 0)
@@ -81,8 +81,8 @@ def test_what_was_put_is_read_back_as_it_was(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", ["keep", "hash", "drop"])
-def test_texts_are_kept_hashed_or_dropped_and_the_rest_stays(tmp_path: Path, content: Content) -> None:
-    box = _box(tmp_path, content=content)
+def test_texts_are_kept_hashed_or_dropped(tmp_path: Path, content: Content) -> None:
+    box = _open_outbox(tmp_path, content=content)
     feedback = FeedbackRecord("f" * 32, "0" * 32, "good", TEXT, TEXT, TEXT, 7)
     _run(box, lambda: _put(box, _record(), feedback, replace(feedback, value=0.5)))
     raw = _raw(tmp_path)
@@ -96,15 +96,15 @@ def test_texts_are_kept_hashed_or_dropped_and_the_rest_stays(tmp_path: Path, con
     assert values[1]["value"] == 0.5
 
 
-def test_the_same_text_has_the_same_hash_and_another_has_another(tmp_path: Path) -> None:
-    box = _box(tmp_path, content="hash")
+def test_only_equal_texts_have_equal_hashes(tmp_path: Path) -> None:
+    box = _open_outbox(tmp_path, content="hash")
     _run(box, lambda: _put(box, _record(0, "one"), _record(1, "one"), _record(2, "two")))
     outputs = [record.answers[0].output for record in read_outbox(tmp_path)]
     assert outputs[0] == outputs[1] != outputs[2]
 
 
 def test_texts_are_redacted_before_they_reach_the_disk(tmp_path: Path) -> None:
-    box = _box(tmp_path, "email", "card")
+    box = _open_outbox(tmp_path, "email", "card")
     feedback = FeedbackRecord("f" * 32, "0" * 32, "why", TEXT, TEXT, TEXT, 7)
     _run(box, lambda: _put(box, _record(), feedback))
     raw = _raw(tmp_path)
@@ -115,10 +115,10 @@ def test_texts_are_redacted_before_they_reach_the_disk(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "rule", ["regex:(a|aa)+$", "tests.serving.test_outbox:broken_rule", "tests.serving.test_outbox:surrogates"]
+    "rule", ["regex:(a|aa)+$", "tests.serving.test_outbox:broken_rule", "tests.serving.test_outbox:surrogate_rule"]
 )
-def test_a_rule_that_fails_drops_the_text_and_keeps_the_timings(tmp_path: Path, rule: str) -> None:
-    box = _box(tmp_path, rule)
+def test_failing_rule_drops_texts_and_keeps_timings(tmp_path: Path, rule: str) -> None:
+    box = _open_outbox(tmp_path, rule)
     text = "a" * 100 + "b"
     _run(box, lambda: _put(box, _record(1, text)))
     assert "aaa" not in _raw(tmp_path).lower()
@@ -131,25 +131,25 @@ def broken_rule(text: str) -> str:
     raise ValueError(text)
 
 
-def surrogates(_text: str) -> str:
+def surrogate_rule(_text: str) -> str:
     return "\ud800"
 
 
 _released = threading.Event()
 
 
-def patient_rule(text: str) -> str:
-    return text if _released.wait(PATIENCE_S) else "nobody released it"
+def slow_rule(text: str) -> str:
+    return text if _released.wait(PATIENCE_S) else "not released"
 
 
-def test_a_slow_rule_holds_no_request_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_slow_rule_does_not_block_requests(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(outbox_module, "FLUSH_S", 0.01)
-    box = _box(tmp_path, "tests.serving.test_outbox:patient_rule")
+    box = _open_outbox(tmp_path, "tests.serving.test_outbox:slow_rule")
     _released.clear()
 
     async def requests() -> None:
         box.put(_record(0))
-        while box._waiting:  # until the rule has it, in a thread of its own
+        while box._waiting:  # until the rule runs, in another thread
             await asyncio.sleep(0.001)
         for number in range(1, 100):
             box.put(_record(number))
@@ -159,21 +159,21 @@ def test_a_slow_rule_holds_no_request_up(tmp_path: Path, monkeypatch: pytest.Mon
 
     _run(box, requests)
     assert [int(record.request_id, 16) for record in read_outbox(tmp_path)] == [*range(100)]
-    assert "nobody released it" not in _raw(tmp_path)
+    assert "not released" not in _raw(tmp_path)
 
 
 def test_files_are_rotated_and_read_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(outbox_module, "ROTATE_BYTES", 3000)
     monkeypatch.setattr(outbox_module, "FLUSH_S", 0.001)
-    box = _box(tmp_path)
+    box = _open_outbox(tmp_path)
 
-    async def steadily() -> None:
+    async def put_slowly() -> None:
         for number in range(400):
             box.put(_record(number))
-            while number - box.written > 10:  # it writes more than a file in all
+            while number - box.written > 10:  # keep the batches smaller than a file
                 await asyncio.sleep(0.001)
 
-    _run(box, steadily)
+    _run(box, put_slowly)
     assert len(outbox_files(tmp_path)) > 5
     assert outbox_files(tmp_path)[0].name == "outbox-000001.jsonl"
     read, position = [], Position()
@@ -183,10 +183,10 @@ def test_files_are_rotated_and_read_in_order(tmp_path: Path, monkeypatch: pytest
     assert [int(record.request_id, 16) for record in read] == [*range(400)]
 
 
-def test_a_new_outbox_begins_a_new_file_whatever_lies_there(tmp_path: Path) -> None:
+def test_new_outbox_starts_a_new_file(tmp_path: Path) -> None:
     (tmp_path / "outbox-000007.jsonl").write_bytes(b'{"trace_id": "torn')
     (tmp_path / "outbox-old.jsonl").write_bytes(b"")
-    box = _box(tmp_path)
+    box = _open_outbox(tmp_path)
     _run(box, lambda: _put(box, _record()))
     assert (tmp_path / "outbox-000008.jsonl").stat().st_size > 100
     assert read_outbox(tmp_path) == [_record()]
@@ -197,17 +197,17 @@ def test_a_new_outbox_begins_a_new_file_whatever_lies_there(tmp_path: Path) -> N
     assert found == [_record()]
 
 
-def test_beyond_its_cap_records_are_dropped_and_counted(tmp_path: Path) -> None:
-    box = _box(tmp_path, cap_bytes=5000)
+def test_records_beyond_the_cap_are_dropped_and_counted(tmp_path: Path) -> None:
+    box = _open_outbox(tmp_path, cap_bytes=5000)
     for start in (0, 50):
-        _run(box, lambda: _put(box, *map(_record, range(start, start + 50))))  # noqa: B023 (done at once)
+        _run(box, lambda: _put(box, *map(_record, range(start, start + 50))))  # noqa: B023 (runs in this iteration)
     assert (box.written, box.dropped) == (50, 50)
     assert len(read_outbox(tmp_path)) == 50
 
 
-def test_what_waits_in_memory_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_queue_in_memory_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(outbox_module, "WAITING_BYTES", 10_000)
-    box = _box(tmp_path)
+    box = _open_outbox(tmp_path)
     _run(box, lambda: _put(box, *map(_record, range(1000))))
     assert 5 < box.written < 50
     assert box.written + box.dropped == 1000
@@ -215,8 +215,8 @@ def test_what_waits_in_memory_is_bounded(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 @contextlib.contextmanager
-def _files_of_at_most(size: int) -> Iterator[None]:
-    """As a disk that gets full in the middle of a write."""
+def _limit_file_size(size: int) -> Iterator[None]:
+    """Limit the size of files, to simulate a disk that becomes full during a write."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
     try:
@@ -225,23 +225,23 @@ def _files_of_at_most(size: int) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
-def test_a_write_that_fails_half_way_is_undone_and_tried_again(
+def test_partial_write_is_undone_and_retried(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(outbox_module, "FLUSH_S", 0.02)
-    box = _box(tmp_path)
+    box = _open_outbox(tmp_path)
 
     async def fill_and_free() -> None:
         box.put(_record(0))
         while box.written < 1:
             await asyncio.sleep(0.001)
         (file,) = outbox_files(tmp_path)
-        with _files_of_at_most(file.stat().st_size + 100):
+        with _limit_file_size(file.stat().st_size + 100):
             for number in range(1, 20):
                 box.put(_record(number))
             while not box._error:
                 await asyncio.sleep(0.001)
-            await asyncio.sleep(5 * outbox_module.FLUSH_S)  # and some tries more
+            await asyncio.sleep(5 * outbox_module.FLUSH_S)  # several retries
             assert _raw(tmp_path).endswith("\n")
             assert len(read_outbox(tmp_path)) == 1
         box.put(_record(20))
@@ -249,18 +249,18 @@ def test_a_write_that_fails_half_way_is_undone_and_tried_again(
     _run(box, fill_and_free)
     assert [int(record.request_id, 16) for record in read_outbox(tmp_path)] == [*range(21)]
     assert (box.written, box.dropped) == (21, 0)
-    assert caplog.text.count("the outbox cannot be written") == 1
+    assert caplog.text.count("cannot write the outbox") == 1
 
 
-def test_ended_while_it_writes_it_leaves_each_line_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cancelled_write_leaves_each_line_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(outbox_module, "FLUSH_S", 0.001)
     for attempt in range(20):
-        box = _box(tmp_path / str(attempt))
+        box = _open_outbox(tmp_path / str(attempt))
 
-        async def hurriedly() -> None:
+        async def put_quickly() -> None:
             for number in range(30):
-                box.put(_record(number))  # noqa: B023 (done at once)
+                box.put(_record(number))  # noqa: B023 (runs in this iteration)
                 await asyncio.sleep(0.0005)
 
-        _run(box, hurriedly)
+        _run(box, put_quickly)
         assert [int(record.request_id, 16) for record in read_outbox(tmp_path / str(attempt))] == [*range(30)]

@@ -1,5 +1,4 @@
-"""More requests than there is room or time for: refused at once or ended in time, and what nobody waits for any more is
-not computed."""
+"""Overload: requests beyond the queue are refused, those beyond the deadline end, and abandoned work is stopped."""
 
 import contextlib
 import json
@@ -20,12 +19,12 @@ import pytest
 from fledge.core.limits import Limits
 from fledge.supervision.config import ServeConfig
 from fledge.supervision.endpoints import EndpointStatus
-from tests.serving.harness import client, lay_out, pids, served, until
-from tests.serving.raw import connected, next_answer, port_of, question, request, work_of
+from tests.serving.harness import client, create_workspace, pids, served, until
+from tests.serving.raw import connect, port_of, post_json, read_answer, read_load, request
 
 pytestmark = pytest.mark.slow
 
-# The long request takes far longer than the patience of a test, on any machine; what is to happen at once takes less.
+# On any machine, the long request takes longer than a test waits; stopping it takes less.
 SOON_S = 30.0
 LIMITS = Limits(max_running=2, queue_requests=2, queue_tokens=1_000_000, deadline_s=600.0)
 BOUNDS = Limits(max_rows=100, max_n=4, max_new_tokens=200)
@@ -35,26 +34,26 @@ LONG: dict[str, Any] = {"prompt": ["go on"] * 800, "n": 4, "max_tokens": 200, "i
 
 @pytest.fixture(scope="module")
 def config(tmp_path_factory: pytest.TempPathFactory, engine_cache: Path) -> ServeConfig:
-    return lay_out(tmp_path_factory.mktemp("busy"), engine_cache)
+    return create_workspace(tmp_path_factory.mktemp("busy"), engine_cache)
 
 
 @pytest.fixture(scope="module")
 def busy(config: ServeConfig) -> Iterator[EndpointStatus]:
-    """An endpoint with an engine that takes its time, and little room."""
+    """An endpoint with a slow engine and a short queue."""
     with served(config, limits=LIMITS) as running:
         yield running
 
 
 @pytest.fixture(scope="module")
 def bounded(config: ServeConfig) -> Iterator[EndpointStatus]:
-    """An endpoint that takes little at a time."""
+    """An endpoint with low limits on a request."""
     with served(config, engine="scripted", limits=BOUNDS) as running:
         yield running
 
 
 @contextlib.contextmanager
-def _held(endpoint: EndpointStatus) -> Iterator[None]:
-    """The engine does nothing before the block ends, whatever else the machine does."""
+def _suspend_engine(endpoint: EndpointStatus) -> Iterator[None]:
+    """Suspend the engine until the block ends."""
     engine = pids(endpoint)["engine"]
     os.kill(engine, signal.SIGSTOP)
     try:
@@ -72,19 +71,19 @@ def _chat(content: str, **more: object) -> dict[str, object]:
     return {"messages": [{"role": "user", "content": content}], **more}
 
 
-def _in_work(endpoint: EndpointStatus) -> int:
-    return sum(work_of(port_of(endpoint.url)))
+def _count_requests(endpoint: EndpointStatus) -> int:
+    return sum(read_load(port_of(endpoint.url)))
 
 
 def _is_idle(pid: int) -> bool:
-    """Whether a process computes nothing for a moment."""
-    before = _computed_s(pid)
+    """Return whether a process is idle for a moment."""
+    before = _cpu_seconds(pid)
     time.sleep(0.3)
-    return _computed_s(pid) - before < 0.05
+    return _cpu_seconds(pid) - before < 0.05
 
 
-def _computed_s(pid: int) -> float:
-    """Seconds of processor that a process has used."""
+def _cpu_seconds(pid: int) -> float:
+    """Return the CPU time of a process in seconds."""
     used = psutil.Process(pid).cpu_times()
     return used.user + used.system
 
@@ -105,86 +104,86 @@ def _computed_s(pid: int) -> float:
         ("/invocations", {"inputs": {"question": ["x"] * 101}}),
     ],
 )
-def test_numbers_and_lists_have_the_bounds_that_were_set(bounded: EndpointStatus, path: str, value: object) -> None:
+def test_values_beyond_the_limits_are_refused(bounded: EndpointStatus, path: str, value: object) -> None:
     refused = _post(bounded, path, value)
     assert refused.status_code == 400
     assert re.search(r"\b(4|100|200|1000)\b", refused.text)
 
 
-def test_what_lies_within_the_bounds_is_answered(bounded: EndpointStatus) -> None:
+def test_values_at_the_limits_are_accepted(bounded: EndpointStatus) -> None:
     assert len(_post(bounded, CHAT, _chat("x", n=4, max_tokens=2)).json()["choices"]) == 4
     assert _post(bounded, CHAT, _chat("x", max_tokens=200)).status_code == 200
     rows = _post(bounded, "/invocations", {"instances": ["x"] * 100, "params": {"max_tokens": 1}})
     assert len(rows.json()["predictions"]) == 100
 
 
-def _begun(endpoint: EndpointStatus, stack: contextlib.ExitStack, asked: bytes) -> socket.socket:
-    opened = stack.enter_context(connected(port_of(endpoint.url)))
-    opened.sendall(asked)
+def _send(endpoint: EndpointStatus, stack: contextlib.ExitStack, content: bytes) -> socket.socket:
+    opened = stack.enter_context(connect(port_of(endpoint.url)))
+    opened.sendall(content)
     return opened
 
 
-def test_over_the_queue_is_429_at_once_and_what_runs_goes_on(busy: EndpointStatus) -> None:
-    asked = question("/v1/completions", {**LONG, "prompt": ["go on"] * 3})
+def test_full_queue_returns_429_and_running_requests_finish(busy: EndpointStatus) -> None:
+    asked = post_json("/v1/completions", {**LONG, "prompt": ["go on"] * 3})
     with contextlib.ExitStack() as stack:
-        with _held(busy):
-            running = [_begun(busy, stack, asked) for _ in range(4)]
-            assert until(lambda: _in_work(busy) >= 4)
-            refused = [next_answer(opened) for opened in [_begun(busy, stack, asked) for _ in range(5)]]
+        with _suspend_engine(busy):
+            running = [_send(busy, stack, asked) for _ in range(4)]
+            assert until(lambda: _count_requests(busy) >= 4)
+            refused = [read_answer(opened) for opened in [_send(busy, stack, asked) for _ in range(5)]]
         for answer in refused:
             assert answer is not None
             assert answer.status == 429
             assert 1 <= int(answer.headers["retry-after"]) <= 60
             assert json.loads(answer.body)["error"]["code"] == "rate_limit_exceeded"
-        assert [answer and answer.status for answer in map(next_answer, running)] == [200] * 4
+        assert [answer and answer.status for answer in map(read_answer, running)] == [200] * 4
     assert _post(busy, "/v1/completions", {"prompt": "x"}).status_code == 200
 
 
-def test_the_queue_is_counted_in_tokens_too(busy: EndpointStatus) -> None:
+def test_queue_is_limited_in_tokens(busy: EndpointStatus) -> None:
     with client(busy) as http, http.stream("POST", "/v1/completions", json={**LONG, "stream": True}) as long:
-        lines = long.iter_lines()  # which hangs up when it is thrown away
+        lines = long.iter_lines()  # keep a reference: the connection closes when it is collected
         assert next(lines).startswith("data: ")
         refused = http.post("/v1/completions", json=LONG)
         assert (refused.status_code, int(refused.headers["retry-after"]) >= 1) == (429, True)
-        assert re.search("tokens .* more than 1000000", refused.text)
+        assert re.search("tokens .* maximum of 1000000", refused.text)
         with client(busy) as other:
             assert other.post("/v1/completions", json={"prompt": "x", "max_tokens": 2}).status_code == 200
-    assert until(lambda: _in_work(busy) == 0, SOON_S)
+    assert until(lambda: _count_requests(busy) == 0, SOON_S)
 
 
-def test_beyond_the_deadline_is_504_and_nothing_is_computed_any_more(config: ServeConfig) -> None:
+def test_deadline_returns_504_and_stops_the_computation(config: ServeConfig) -> None:
     half = {**LONG, "prompt": LONG["prompt"][:400]}
     rows = {"instances": ["go on and on"] * 400, "params": {"max_tokens": 200, "ignore_eos": True}}
     limits = replace(LIMITS, deadline_s=6.0)
-    with served(config, limits=limits) as hasty, contextlib.ExitStack() as stack:
-        streamed = _begun(hasty, stack, question("/v1/completions", {**half, "stream": True}))
+    with served(config, limits=limits) as short, contextlib.ExitStack() as stack:
+        streamed = _send(short, stack, post_json("/v1/completions", {**half, "stream": True}))
         others = [
-            _begun(hasty, stack, question("/v1/completions", half)),
-            _begun(hasty, stack, question("/invocations", rows)),
+            _send(short, stack, post_json("/v1/completions", half)),
+            _send(short, stack, post_json("/invocations", rows)),
         ]
-        late = [next_answer(opened) for opened in others]
-        broken = next_answer(streamed)
+        late = [read_answer(opened) for opened in others]
+        broken = read_answer(streamed)
         assert [answer and answer.status for answer in late] == [504, 504]
         assert all(answer and b"6 s" in answer.body for answer in late)
         assert broken is not None
         events = [line.removeprefix("data: ") for line in broken.body.decode().splitlines() if line]
         assert len(events) > 1
         assert "6 s" in json.loads(events[-1])["error"]["message"]
-        assert until(lambda: _in_work(hasty) == 0, SOON_S)
-        assert until(lambda: _is_idle(pids(hasty)["engine"]), SOON_S)
+        assert until(lambda: _count_requests(short) == 0, SOON_S)
+        assert until(lambda: _is_idle(pids(short)["engine"]), SOON_S)
 
 
 @pytest.mark.parametrize("stream", [True, False])
 @pytest.mark.parametrize("ahead", [b"", request("GET", "/health")])
-def test_who_hangs_up_stops_what_is_computed_for_him(busy: EndpointStatus, stream: bool, ahead: bytes) -> None:
+def test_disconnect_stops_the_computation(busy: EndpointStatus, stream: bool, ahead: bytes) -> None:
     engine = pids(busy)["engine"]
-    before = _computed_s(engine)
-    with connected(port_of(busy.url)) as opened:
-        opened.sendall(question("/v1/completions", {**LONG, "stream": stream}) + ahead)
-        assert until(lambda: work_of(port_of(busy.url)).running == 2, SOON_S)
+    before = _cpu_seconds(engine)
+    with connect(port_of(busy.url)) as opened:
+        opened.sendall(post_json("/v1/completions", {**LONG, "stream": stream}) + ahead)
+        assert until(lambda: read_load(port_of(busy.url)).running == 2, SOON_S)
         if stream:
             assert opened.recv(100).startswith(b"HTTP/1.1 200 OK")
-        assert until(lambda: _computed_s(engine) - before > 0.05, SOON_S)
-    assert until(lambda: _in_work(busy) == 0, SOON_S)
+        assert until(lambda: _cpu_seconds(engine) - before > 0.05, SOON_S)
+    assert until(lambda: _count_requests(busy) == 0, SOON_S)
     assert until(lambda: _is_idle(engine), SOON_S)
     assert _post(busy, CHAT, _chat("still there?")).status_code == 200

@@ -1,4 +1,4 @@
-"""A release's own prompt, whoever asks the release."""
+"""A release's own prompt in every protocol."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -11,7 +11,7 @@ import pytest
 from fledge.client.checks import check_endpoint
 from fledge.core.types import Message
 from fledge.supervision.endpoints import EndpointStatus
-from tests.serving.harness import client, lay_out, outbox, served, until
+from tests.serving.harness import client, create_workspace, outbox, served, until
 
 pytestmark = pytest.mark.slow
 
@@ -26,7 +26,7 @@ SHOTS = (
 
 
 def _ask(http: httpx.Client, *texts: str, **more: Any) -> httpx.Response:
-    """A conversation of user and assistant by turns; a text that begins with `system:` is one of the system."""
+    """Send alternating user and assistant turns; a text that starts with `system:` is a system turn."""
     system = [text.removeprefix("system:") for text in texts if text.startswith("system:")]
     spoken = [text for text in texts if not text.startswith("system:")]
     turns = [{"role": "system", "content": text} for text in system]
@@ -40,8 +40,10 @@ def _text(answer: httpx.Response) -> str:
     return str(answer.json()["choices"][0]["message"]["content"])
 
 
-def test_a_split_between_two_prompts_of_one_model_compares_them(tmp_path: Path, engine_cache: Path) -> None:
-    config = replace(lay_out(tmp_path, engine_cache, "Q: {{question}}", "Please: {{question}}"), engine="scripted")
+def test_split_between_two_prompts_of_one_model(tmp_path: Path, engine_cache: Path) -> None:
+    config = replace(
+        create_workspace(tmp_path, engine_cache, "Q: {{question}}", "Please: {{question}}"), engine="scripted"
+    )
     with served(config, split=("champion=50", "challenger=50"), record=True) as running, client(running) as http:
         expected = {"champion": ("plain/1", f"Q: {QUESTION}".upper()), "challenger": ("plain/2", "PLEASE: ")}
         arms = set()
@@ -59,15 +61,15 @@ def test_a_split_between_two_prompts_of_one_model_compares_them(tmp_path: Path, 
 
 @pytest.fixture(scope="module")
 def chatting(tmp_path_factory: pytest.TempPathFactory, engine_cache: Path) -> Iterator[EndpointStatus]:
-    """Releases whose prompts are asked as chat: a text with a system text, a conversation, and the question itself."""
+    """Releases with the format chat, whose prompts are a text, a conversation, and the bare question."""
     folder = tmp_path_factory.mktemp("chatting")
     texts = ("Q: {{question}}", "{{question}}")
-    config = lay_out(folder, engine_cache, texts[0], SHOTS, texts[1], format="chat")
+    config = create_workspace(folder, engine_cache, texts[0], SHOTS, texts[1], format="chat")
     with served(config, "mine/1", "mine/2", "mine/3", record=True, engine="scripted") as running:
         yield running
 
 
-def test_what_a_chat_model_is_asked(chatting: EndpointStatus) -> None:
+def test_chat_prompts_are_merged_with_the_conversation(chatting: EndpointStatus) -> None:
     shots = "user: two and two\nassistant: four"
     asked = {
         ("mine/1", ("a",)): "user: Q: a",
@@ -92,7 +94,7 @@ def test_what_a_chat_model_is_asked(chatting: EndpointStatus) -> None:
     assert [found[answer.headers["x-request-id"]] for answer in answers] == list(asked.values())
 
 
-def test_invocations_are_asked_the_same(chatting: EndpointStatus) -> None:
+def test_invocations_and_chat_send_the_same_prompt(chatting: EndpointStatus) -> None:
     before = len(outbox(chatting))
     turns = [{"role": "user", "content": "a"}]
     with client(chatting) as http:
@@ -104,15 +106,17 @@ def test_invocations_are_asked_the_same(chatting: EndpointStatus) -> None:
     assert {record.answers[0].prompt_text for record in outbox(chatting)[before:]} == {"user: Q: a"}
 
 
-def test_completions_stay_as_they_are(chatting: EndpointStatus) -> None:
+def test_completions_do_not_use_the_release_prompt(chatting: EndpointStatus) -> None:
     with client(chatting) as http:
         answer = http.post("/v1/completions", json={"prompt": "a", "model": "mine/1"})
     assert answer.json()["choices"][0]["text"] == "A"
     assert "x-fledge-prompt" not in answer.headers
 
 
-def test_a_smoke_test_of_a_prompt_of_several_variables(tmp_path: Path, engine_cache: Path) -> None:
-    config = lay_out(tmp_path, engine_cache, "{{question}} {{context}}", format="chat", system="You are {{who}}.")
+def test_smoke_test_with_a_prompt_of_several_variables(tmp_path: Path, engine_cache: Path) -> None:
+    config = create_workspace(
+        tmp_path, engine_cache, "{{question}} {{context}}", format="chat", system="You are {{who}}."
+    )
     with served(config, engine="scripted") as running:
         checks = {check.name: check for check in check_endpoint(running.url, question="Why?")}
         assert [check.detail for check in checks.values() if not check.passed] == []

@@ -1,5 +1,5 @@
-"""What a running endpoint leaves behind: one record for each request with the client's id and status, whatever happens
-to the request, the disk or the process."""
+"""Records of a running endpoint: one for each request, with its id and status, despite errors of clients, disk and
+process."""
 
 import contextlib
 import json
@@ -22,27 +22,27 @@ from fledge.core.limits import Limits
 from fledge.core.outbox_files import outbox_files
 from fledge.supervision.config import ServeConfig
 from fledge.supervision.endpoints import EndpointStatus, stop
-from tests.serving.harness import client, free_port, lay_out, metrics, outbox, pids, served, until
-from tests.serving.parquet_files import written
-from tests.serving.raw import JSON, connected, next_answer, port_of, question, request, work_of
+from tests.serving.harness import client, create_workspace, free_port, metrics, outbox, pids, served, until
+from tests.serving.parquet_files import write_parquet
+from tests.serving.raw import JSON, connect, port_of, post_json, read_answer, read_load, request
 
 pytestmark = pytest.mark.slow
 
 CHAT = "/v1/chat/completions"
 LONG: dict[str, Any] = {"prompt": ["go on"] * 400, "n": 4, "max_tokens": 200, "ignore_eos": True}
-# Much more than can be answered before the deadline, which the short questions are sure to meet.
+# The long request cannot meet the deadline, the short ones always do.
 LIMITS = Limits(max_running=1, queue_requests=0, deadline_s=10.0, body_timeout_s=2.0, max_body_bytes=100_000)
 ADDRESS = "me@example.org"
 
 
 @pytest.fixture(scope="module")
 def config(tmp_path_factory: pytest.TempPathFactory, engine_cache: Path) -> ServeConfig:
-    return replace(lay_out(tmp_path_factory.mktemp("outbox"), engine_cache), record=True)
+    return replace(create_workspace(tmp_path_factory.mktemp("outbox"), engine_cache), record=True)
 
 
 @pytest.fixture(scope="module")
 def endpoint(config: ServeConfig) -> Iterator[EndpointStatus]:
-    """With little room and time, so that every outcome can be had."""
+    """An endpoint with tight limits, so that every outcome can be provoked."""
     with served(config, limits=LIMITS) as running:
         yield running
 
@@ -56,15 +56,15 @@ def _outcomes(endpoint: EndpointStatus) -> Counter[tuple[str, int]]:
 
 
 def _hang_up(endpoint: EndpointStatus) -> str:
-    """Leave a stream after its first bytes; the id that it had."""
-    with connected(port_of(endpoint.url)) as opened:
-        opened.sendall(question("/v1/completions", {**LONG, "stream": True}))
+    """Leave a stream after its first bytes; return its request id."""
+    with connect(port_of(endpoint.url)) as opened:
+        opened.sendall(post_json("/v1/completions", {**LONG, "stream": True}))
         head = opened.recv(4096).decode()
         return head.lower().partition("x-request-id: ")[2][:32]
 
 
 def _broken_stream(endpoint: EndpointStatus) -> tuple[str, int]:
-    """A stream whose engine is killed."""
+    """Kill the engine of a stream; return the request id and status."""
     with client(endpoint) as http, http.stream("POST", "/v1/completions", json={**LONG, "stream": True}) as streamed:
         lines = streamed.iter_lines()
         next(lines)
@@ -74,7 +74,7 @@ def _broken_stream(endpoint: EndpointStatus) -> tuple[str, int]:
     return streamed.headers["x-request-id"], 503
 
 
-def test_every_outcome_leaves_one_record_with_the_clients_id(endpoint: EndpointStatus) -> None:
+def test_every_outcome_leaves_one_record_with_its_request_id(endpoint: EndpointStatus) -> None:
     before = _outcomes(endpoint)
     good = {"messages": [{"role": "user", "content": "hello"}], "max_tokens": 4}
     seen: list[tuple[str, int]] = []
@@ -100,47 +100,47 @@ def test_every_outcome_leaves_one_record_with_the_clients_id(endpoint: EndpointS
     post(CHAT, 404, json={**good, "model": "nobody"})
     post("/v1/completions", 504, json=LONG)
     with client(endpoint) as http, http.stream("POST", "/v1/completions", json={**LONG, "stream": True}) as long:
-        lines = long.iter_lines()  # which hangs up when it is thrown away
+        lines = long.iter_lines()  # keep a reference: the connection closes when it is collected
         next(lines)
-        os.kill(pids(endpoint)["engine"], signal.SIGSTOP)  # so that the stream cannot end before the next is refused
+        os.kill(pids(endpoint)["engine"], signal.SIGSTOP)  # the stream cannot end before the next request is refused
         try:
             post(CHAT, 429, json=good)
         finally:
             os.kill(pids(endpoint)["engine"], signal.SIGCONT)
         seen.append((long.headers["x-request-id"], 499))
-    assert until(lambda: sum(work_of(port_of(endpoint.url))) == 0)
+    assert until(lambda: sum(read_load(port_of(endpoint.url))) == 0)
     seen.append((_hang_up(endpoint), 499))
-    assert until(lambda: sum(work_of(port_of(endpoint.url))) == 0)
-    with connected(port_of(endpoint.url)) as opened:
+    assert until(lambda: sum(read_load(port_of(endpoint.url))) == 0)
+    with connect(port_of(endpoint.url)) as opened:
         opened.sendall(request("POST", CHAT, JSON, body=b"x" * 50)[:-10])
-        late = next_answer(opened)
+        late = read_answer(opened)
         assert late is not None
         seen.append((late.headers["x-request-id"], 408))
     seen.append(_broken_stream(endpoint))
-    wanted = Counter(seen)
-    assert len(wanted) == len(seen) == 26
-    assert until(lambda: _outcomes(endpoint) - before == wanted), wanted - _outcomes(endpoint)
-    assert until(lambda: _is_up(endpoint))
+    expected = Counter(seen)
+    assert len(expected) == len(seen) == 26
+    assert until(lambda: _outcomes(endpoint) - before == expected), expected - _outcomes(endpoint)
+    assert until(lambda: _is_ready(endpoint))
 
 
-def test_a_request_that_was_never_whole_and_one_left_before_its_answer_are_499(endpoint: EndpointStatus) -> None:
+def test_incomplete_and_abandoned_requests_are_recorded_as_499(endpoint: EndpointStatus) -> None:
     before = _outcomes(endpoint)
-    with connected(port_of(endpoint.url)) as opened:
+    with connect(port_of(endpoint.url)) as opened:
         opened.sendall(request("POST", CHAT, JSON, body=b"x" * 50)[:-10])
         time.sleep(0.1)
-    with connected(port_of(endpoint.url)) as opened:
-        opened.sendall(question("/v1/completions", LONG))
-        assert until(lambda: work_of(port_of(endpoint.url)).running == 1)
+    with connect(port_of(endpoint.url)) as opened:
+        opened.sendall(post_json("/v1/completions", LONG))
+        assert until(lambda: read_load(port_of(endpoint.url)).running == 1)
     assert until(lambda: sum((_outcomes(endpoint) - before).values()) == 2)
     time.sleep(LIMITS.body_timeout_s + 0.1)
     assert sorted(status for _, status in _outcomes(endpoint) - before) == [499, 499]
 
 
-def test_at_the_end_of_the_drain_time_everybody_is_told_also_who_waits(config: ServeConfig) -> None:
+def test_drain_timeout_fails_running_and_waiting_requests(config: ServeConfig) -> None:
     limits = replace(LIMITS, queue_requests=100, queue_tokens=10_000_000, deadline_s=600.0, drain_s=0.5)
     with served(config, limits=limits) as endpoint, ThreadPoolExecutor(8) as pool, client(endpoint) as http:
         asked = [pool.submit(http.post, "/v1/completions", json={**LONG, "stream": i % 2 > 0}) for i in range(8)]
-        assert until(lambda: sum(work_of(port_of(endpoint.url))) == 8)
+        assert until(lambda: sum(read_load(port_of(endpoint.url))) == 8)
         stop(port_of(endpoint.url), workspace=config)
         answers = [one.result() for one in asked]
     assert {answer.status_code for answer in answers} <= {200, 503}
@@ -151,32 +151,32 @@ def test_at_the_end_of_the_drain_time_everybody_is_told_also_who_waits(config: S
     assert outcomes == Counter((answer.headers["x-request-id"], 503) for answer in answers)
 
 
-def test_a_stop_waits_for_tables_that_are_read_and_tells_who_still_sends(config: ServeConfig) -> None:
-    table = written({"question": ["row"] * 3})
+def test_stop_waits_for_tables_and_refuses_incomplete_requests(config: ServeConfig) -> None:
+    table = write_parquet({"question": ["row"] * 3})
     about = {"content-type": "application/vnd.apache.parquet"}
     limits = Limits(body_timeout_s=600.0, drain_s=300.0)
     with (
         served(config, engine="scripted", limits=limits) as endpoint,
         ThreadPoolExecutor(8) as pool,
         client(endpoint) as http,
-        connected(port_of(endpoint.url)) as sender,
+        connect(port_of(endpoint.url)) as sender,
     ):
         sender.sendall(request("POST", CHAT, JSON, body=b"x" * 50)[:-10])
         asked = [pool.submit(http.post, "/invocations", content=table, headers=about) for _ in range(6)]
-        reading = psutil.Process(pids(endpoint)["endpoint"])  # a process of its own reads each table
+        reading = psutil.Process(pids(endpoint)["endpoint"])  # each table is read in its own process
         assert until(lambda: len(reading.children()) + sum(one.done() for one in asked) >= len(asked))
         stop(port_of(endpoint.url), workspace=config)
         assert [one.result().status_code for one in asked] == [200] * 6
-        late = next_answer(sender)
+        late = read_answer(sender)
     assert late is not None
     assert late.status == 503
     assert "stopping" in json.loads(late.body)["error"]["message"]
-    wanted = Counter({(late.headers["x-request-id"], 503): 1})
-    wanted += Counter((one.result().headers["x-request-id"], 200) for one in asked)
-    assert _outcomes(endpoint) == wanted
+    expected = Counter({(late.headers["x-request-id"], 503): 1})
+    expected += Counter((one.result().headers["x-request-id"], 200) for one in asked)
+    assert _outcomes(endpoint) == expected
 
 
-def test_feedback_on_a_stream_comes_behind_its_record(config: ServeConfig) -> None:
+def test_feedback_on_a_stream_follows_its_record(config: ServeConfig) -> None:
     with served(config) as endpoint, client(endpoint) as http:
         with http.stream("POST", "/v1/completions", json={**LONG, "prompt": "go on", "stream": True}) as streamed:
             next(streamed.iter_lines())
@@ -189,7 +189,7 @@ def test_feedback_on_a_stream_comes_behind_its_record(config: ServeConfig) -> No
         assert given in lines[1]
 
 
-def test_what_is_no_question_leaves_no_record(endpoint: EndpointStatus) -> None:
+def test_requests_without_generation_leave_no_record(endpoint: EndpointStatus) -> None:
     before = _outcomes(endpoint)
     with client(endpoint) as http:
         for method, path in (
@@ -209,7 +209,7 @@ def test_what_is_no_question_leaves_no_record(endpoint: EndpointStatus) -> None:
     assert _outcomes(endpoint) - before == Counter([(answered, 200)])
 
 
-def test_a_killed_endpoint_loses_no_line_that_is_on_disk_and_writes_none_twice(endpoint: EndpointStatus) -> None:
+def test_killed_endpoint_keeps_each_written_record_once(endpoint: EndpointStatus) -> None:
     def ask(http: httpx.Client) -> str:
         answer = http.post(CHAT, json={"messages": [{"role": "user", "content": "x"}], "max_tokens": 2})
         return answer.headers["x-request-id"]
@@ -217,10 +217,10 @@ def test_a_killed_endpoint_loses_no_line_that_is_on_disk_and_writes_none_twice(e
     with client(endpoint) as http:
         written = [ask(http) for _ in range(5)]
         assert until(lambda: all((identity, 200) in _outcomes(endpoint) for identity in written))
-        for _ in range(5):  # of which some lie in memory
+        for _ in range(5):  # some of them are still in memory
             ask(http)
     os.kill(pids(endpoint)["endpoint"], signal.SIGKILL)
-    assert until(lambda: _is_up(endpoint))
+    assert until(lambda: _is_ready(endpoint))
     with client(endpoint) as http:
         after = ask(http)
     assert until(lambda: (after, 200) in _outcomes(endpoint))
@@ -229,7 +229,7 @@ def test_a_killed_endpoint_loses_no_line_that_is_on_disk_and_writes_none_twice(e
     assert not [identity for identity in written if (identity, 200) not in found]
 
 
-def _is_up(endpoint: EndpointStatus) -> bool:
+def _is_ready(endpoint: EndpointStatus) -> bool:
     with client(endpoint) as http, contextlib.suppress(httpx.HTTPError):
         return http.get("/ready").status_code == 200
     return False
@@ -243,7 +243,7 @@ def shout(text):
 """
 
 
-def test_a_users_rules_and_the_cap_on_a_running_endpoint(
+def test_custom_redaction_rules_and_outbox_cap_of_an_endpoint(
     config: ServeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "our_rules.py").write_text(RULES, encoding="utf-8")
@@ -279,7 +279,7 @@ def test_a_users_rules_and_the_cap_on_a_running_endpoint(
 
 @pytest.fixture
 def small_disk(config: ServeConfig) -> Iterator[tuple[ServeConfig, Path]]:
-    """A configuration whose outbox has a disk of its own, with room for 256 kB."""
+    """A configuration whose outbox is on its own disk of 256 kB."""
     port = free_port()
     folder = Path(config.state) / "endpoints" / str(port) / "outbox"
     folder.mkdir(parents=True, mode=0o700)
@@ -287,14 +287,14 @@ def small_disk(config: ServeConfig) -> Iterator[tuple[ServeConfig, Path]]:
         ["mount", "-t", "tmpfs", "-o", "size=256k,mode=700", "tmpfs", str(folder)], check=False, capture_output=True
     )
     if mounted.returncode:
-        pytest.skip("this test mounts a small disk, and may not here")
+        pytest.skip("needs permission to mount a small disk")
     try:
         yield replace(config, port=port), folder
     finally:
         subprocess.run(["umount", "-l", str(folder)], check=False)
 
 
-def test_on_a_full_disk_serving_goes_on_and_no_line_is_torn(small_disk: tuple[ServeConfig, Path]) -> None:
+def test_full_disk_neither_stops_serving_nor_tears_lines(small_disk: tuple[ServeConfig, Path]) -> None:
     config, folder = small_disk
     filler = folder / "somebody's file"
     with served(config, engine="scripted", port=config.port) as running, client(running) as http:

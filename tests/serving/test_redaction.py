@@ -1,5 +1,4 @@
-"""What is taken out of records: what each pattern must catch, what it must leave, and that a failing rule lets nothing
-out."""
+"""Redaction of records: texts that each pattern must redact or leave, and failing rules."""
 
 import sys
 import time
@@ -14,14 +13,14 @@ from fledge.core.errors import InputError
 from fledge.serving.redaction import PATTERNS, RedactionError, make_redactor
 
 REDACTORS = {name: make_redactor([name]) for name in PATTERNS}
-EVERYTHING = make_redactor([*PATTERNS])
+ALL_PATTERNS = make_redactor([*PATTERNS])
 SEPARATOR = st.sampled_from(["", " ", "-", "\u00a0", "\u2011"])
 DIGITS = st.characters(categories=["Nd"], max_codepoint=127)
 ALPHANUMERIC = st.characters(categories=["Nd", "Ll", "Lu"], max_codepoint=127)
-AROUND = st.sampled_from(["", " ", "see ", "(", "<", "\n", "mine: ", '{"a": "', "schön, "])
-BEHIND = st.sampled_from(["", " ", " now", ")", ">", "\n", ".", ",", '"}', "!"])
+BEFORE = st.sampled_from(["", " ", "see ", "(", "<", "\n", "mine: ", '{"a": "', "schön, "])
+AFTER = st.sampled_from(["", " ", " now", ")", ">", "\n", ".", ",", '"}', "!"])
 
-CAUGHT = {
+SENSITIVE = {
     "email": ["a@x.org", "o'brien@x.org", "john.doe+tag@mail.example.co.uk", "Jörg@bücher.de", '"john doe"@x.org',
               "me@[192.168.0.1]", "A_B-c@x-y.museum", "a" * 100 + "@x.org", "50%off@shop.example"],
     "phone": ["+1 (415) 555-2671", "415-555-2671", "(415) 555-2671", "415.555.2671", "020 7946 0958", "+49 30 901820",
@@ -39,7 +38,7 @@ CAUGHT = {
                "xoxb-123456789012-abcdefghij", "Bearer " + "0f" * 32, "glpat-abcdefghij0123456789",
                "-----BEGIN RSA PRIVATE KEY-----\nabc\n-----END RSA PRIVATE KEY-----"],
 }  # fmt: skip
-LEFT = {
+HARMLESS = {
     "email": ["@user", "a @ b", "x@y", "user@", "3 @ 4.5", "a@.b", "@x.org"],
     "phone": ["2024-01-15", "2024-01-15 10:30", "15.01.2024", "15/01/2024 10:30", "1999-2004", "3.14159265",
               "3.1415926535", "0.123456789012", "12:34:56", "1234567", "1,000,000", "192.168.1.1", "10.20.30.40", "42"],
@@ -51,78 +50,78 @@ LEFT = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize(("name", "text"), [(name, text) for name, texts in CAUGHT.items() for text in texts])
-def test_what_a_pattern_must_catch(name: str, text: str) -> None:
-    for before, behind in (("", ""), ("see ", " now"), ("(", ")."), ("\n", "\n"), ("my ", ", please")):
-        assert REDACTORS[name](f"{before}{text}{behind}") == f"{before}[{name}]{behind}"
-        assert text not in EVERYTHING(f"{before}{text}{behind}")
+@pytest.mark.parametrize(("name", "text"), [(name, text) for name, texts in SENSITIVE.items() for text in texts])
+def test_patterns_redact_sensitive_texts(name: str, text: str) -> None:
+    for before, after in (("", ""), ("see ", " now"), ("(", ")."), ("\n", "\n"), ("my ", ", please")):
+        assert REDACTORS[name](f"{before}{text}{after}") == f"{before}[{name}]{after}"
+        assert text not in ALL_PATTERNS(f"{before}{text}{after}")
 
 
-@pytest.mark.parametrize(("name", "text"), [(name, text) for name, texts in LEFT.items() for text in texts])
-def test_what_a_pattern_must_leave(name: str, text: str) -> None:
+@pytest.mark.parametrize(("name", "text"), [(name, text) for name, texts in HARMLESS.items() for text in texts])
+def test_patterns_leave_other_texts_unchanged(name: str, text: str) -> None:
     assert REDACTORS[name](f"see {text} now") == f"see {text} now"
 
 
 @given(
     st.text(ALPHANUMERIC, min_size=1, max_size=30),
     st.lists(st.text(ALPHANUMERIC, min_size=1, max_size=20), min_size=2, max_size=4),
-    AROUND,
-    BEHIND,
+    BEFORE,
+    AFTER,
 )
-def test_no_address_gets_through(local: str, labels: list[str], before: str, behind: str) -> None:
+def test_email_addresses_are_redacted(local: str, labels: list[str], before: str, after: str) -> None:
     address = f"{local}@{'.'.join(labels)}"
-    assert REDACTORS["email"](f"{before}{address}{behind}") == f"{before}[email]{behind}"
+    assert REDACTORS["email"](f"{before}{address}{after}") == f"{before}[email]{after}"
 
 
-@given(st.lists(st.integers(0, 255), min_size=4, max_size=4), AROUND, BEHIND)
-def test_no_ip_gets_through(parts: list[int], before: str, behind: str) -> None:
-    text = REDACTORS["ip"](f"{before}{'.'.join(map(str, parts))}{behind}")
-    assert text == f"{before}[ip]{behind}"
+@given(st.lists(st.integers(0, 255), min_size=4, max_size=4), BEFORE, AFTER)
+def test_ipv4_addresses_are_redacted(parts: list[int], before: str, after: str) -> None:
+    text = REDACTORS["ip"](f"{before}{'.'.join(map(str, parts))}{after}")
+    assert text == f"{before}[ip]{after}"
 
 
-@given(st.ip_addresses(v=6), st.booleans(), AROUND, BEHIND)
-def test_no_ip_of_the_new_kind_gets_through(address: Any, whole: bool, before: str, behind: str) -> None:
+@given(st.ip_addresses(v=6), st.booleans(), BEFORE, AFTER)
+def test_ipv6_addresses_are_redacted(address: Any, whole: bool, before: str, after: str) -> None:
     text = address.exploded if whole else str(address)
     if text != "::":
-        assert REDACTORS["ip"](f"{before}{text}{behind}") == f"{before}[ip]{behind}"
+        assert REDACTORS["ip"](f"{before}{text}{after}") == f"{before}[ip]{after}"
 
 
-@given(st.text(DIGITS, min_size=13, max_size=19), SEPARATOR, AROUND, BEHIND)
-def test_no_card_gets_through(digits: str, separator: str, before: str, behind: str) -> None:
+@given(st.text(DIGITS, min_size=13, max_size=19), SEPARATOR, BEFORE, AFTER)
+def test_card_numbers_are_redacted(digits: str, separator: str, before: str, after: str) -> None:
     groups = separator.join(digits[start : start + 4] for start in range(0, len(digits), 4))
-    assert REDACTORS["card"](f"{before}{groups}{behind}") == f"{before}[card]{behind}"
+    assert REDACTORS["card"](f"{before}{groups}{after}") == f"{before}[card]{after}"
 
 
-@given(st.text(DIGITS, min_size=8, max_size=14), SEPARATOR, AROUND, BEHIND)
-def test_no_international_number_gets_through(digits: str, separator: str, before: str, behind: str) -> None:
+@given(st.text(DIGITS, min_size=8, max_size=14), SEPARATOR, BEFORE, AFTER)
+def test_international_phone_numbers_are_redacted(digits: str, separator: str, before: str, after: str) -> None:
     groups = separator.join(digits[start : start + 3] for start in range(0, len(digits), 3))
-    assert REDACTORS["phone"](f"{before}+{groups}{behind}") == f"{before}[phone]{behind}"
+    assert REDACTORS["phone"](f"{before}+{groups}{after}") == f"{before}[phone]{after}"
 
 
 @given(
     st.text(st.characters(categories=["Lu"], max_codepoint=127), min_size=2, max_size=2),
-    st.text(DIGITS, min_size=13, max_size=32), SEPARATOR, AROUND, BEHIND,
+    st.text(DIGITS, min_size=13, max_size=32), SEPARATOR, BEFORE, AFTER,
 )  # fmt: skip
-def test_no_bank_account_gets_through(land: str, digits: str, separator: str, before: str, behind: str) -> None:
-    account = land + digits
+def test_ibans_are_redacted(country: str, digits: str, separator: str, before: str, after: str) -> None:
+    account = country + digits
     groups = separator.join(account[start : start + 4] for start in range(0, len(account), 4))
-    assert REDACTORS["iban"](f"{before}{groups}{behind}") == f"{before}[iban]{behind}"
+    assert REDACTORS["iban"](f"{before}{groups}{after}") == f"{before}[iban]{after}"
 
 
 @given(
     st.sampled_from(["sk-", "sk_live_", "ghp_", "github_pat_", "glpat-", "xoxb-", "hf_"]),
     st.text(ALPHANUMERIC, min_size=24, max_size=60),
-    AROUND,
-    BEHIND,
+    BEFORE,
+    AFTER,
 )
-def test_no_secret_gets_through(prefix: str, rest: str, before: str, behind: str) -> None:
-    text = REDACTORS["secret"](f"{before}{prefix}{rest}{behind}")
+def test_secrets_are_redacted(prefix: str, rest: str, before: str, after: str) -> None:
+    text = REDACTORS["secret"](f"{before}{prefix}{rest}{after}")
     assert rest not in text
     assert text.startswith(f"{before}[secret]")
 
 
 @given(st.text(), st.sampled_from(sorted(PATTERNS)))
-def test_a_text_that_was_cleaned_is_clean(text: str, name: str) -> None:
+def test_redaction_is_idempotent(text: str, name: str) -> None:
     once = REDACTORS[name](text)
     assert REDACTORS[name](once) == once
 
@@ -134,18 +133,18 @@ def test_a_text_that_was_cleaned_is_clean(text: str, name: str) -> None:
         max_leaves=20,
     )
 )
-def test_what_holds_nothing_private_keeps_its_shape(value: Any) -> None:
+def test_values_without_matches_are_unchanged(value: Any) -> None:
     assert make_redactor(["regex:(?!)"])(value) == value
     assert make_redactor([])(value) is value
 
 
-def test_texts_are_found_however_deep_they_lie() -> None:
+def test_nested_texts_are_redacted() -> None:
     value = {"messages": [{"role": "user", "content": "I am a@x.org"}], "b@x.org": ["c@x.org", 1, None]}
     cleaned = REDACTORS["email"](value)
     assert cleaned == {"messages": [{"role": "user", "content": "I am [email]"}], "[email]": ["[email]", 1, None]}
 
 
-def test_rules_work_in_their_order_on_what_the_one_before_left() -> None:
+def test_rules_apply_in_order() -> None:
     assert make_redactor(["email", r"regex:\[email\]|secret word"])("a@x.org secret word") == "[redacted] [redacted]"
 
 
@@ -154,7 +153,7 @@ def test_rules_work_in_their_order_on_what_the_one_before_left() -> None:
     ["a", "1", "1 ", "12 ", "1.", ":", "a:", "AB12 ", "sk-", "eyJ.", '"', "+1", "(", "a@", "a@a.", "0 ",
      "-----BEGIN PRIVATE KEY-----"],
 )  # fmt: skip
-def test_a_long_text_made_to_be_slow_is_done_in_time(hostile: str) -> None:
+def test_adversarial_texts_are_redacted_in_time(hostile: str) -> None:
     text = hostile * (100_000 // len(hostile))
     started = time.perf_counter()
     for redactor in REDACTORS.values():
@@ -164,7 +163,7 @@ def test_a_long_text_made_to_be_slow_is_done_in_time(hostile: str) -> None:
 
 @pytest.fixture
 def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """A module with rules of a user's."""
+    """A module with custom rules."""
     (tmp_path / "our_rules.py").write_text(
         "def shout(text): return text.upper()\n"
         "def fails(text): raise RuntimeError(text)\n"
@@ -180,23 +179,23 @@ def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     return "our_rules"
 
 
-def test_a_function_of_ones_own(module: str) -> None:
+def test_custom_function(module: str) -> None:
     assert make_redactor([f"{module}:shout"])({"a": ["quiet"]}) == {"A": ["QUIET"]}
 
 
 @pytest.mark.parametrize("rule", ["fails", "leaves", "nothing", "half"])
-def test_a_rule_that_fails_lets_no_text_out(module: str, rule: str, caplog: pytest.LogCaptureFixture) -> None:
+def test_failing_rule_leaks_no_text(module: str, rule: str, caplog: pytest.LogCaptureFixture) -> None:
     redact = make_redactor([f"{module}:{rule}"])
     for value in ("my secret", {"a": ["my secret", 1]}):
         with pytest.raises(RedactionError) as caught:
             redact(value)
         assert "my secret" not in str(caught.value)
     log = caplog.text
-    assert log.count("a redaction rule fails") == 1
+    assert log.count("a redaction rule failed") == 1
     assert "my secret" not in log
 
 
-def test_a_regex_that_hangs_is_stopped_and_lets_no_text_out() -> None:
+def test_hanging_regex_is_stopped_and_leaks_no_text() -> None:
     started = time.perf_counter()
     with pytest.raises(RedactionError):
         make_redactor(["regex:(a|aa)+$"])("a" * 100 + "b")
@@ -207,12 +206,12 @@ def test_a_regex_that_hangs_is_stopped_and_lets_no_text_out() -> None:
     "rule",
     ["", "emial", "regex:", "regex:(", "nowhere:rule", "our_rules:nowhere", "our_rules:constant", "broken_rules:x"],
 )
-def test_a_rule_that_there_is_not_is_told(module: str, rule: str) -> None:
+def test_unknown_and_invalid_rules_are_errors(module: str, rule: str) -> None:
     with pytest.raises(InputError, match="redaction rule"):
         make_redactor([rule])
 
 
-def test_numbers_are_read_as_texts_are_and_rows_of_them_are_only_counted() -> None:
+def test_numbers_are_redacted_and_lists_of_numbers_are_counted() -> None:
     clean = make_redactor(("card",))
     assert clean({"card": 4111111111111111, "n": 3, "x": 0.5, "yes": True}) == {
         "card": "[card]",
@@ -220,5 +219,5 @@ def test_numbers_are_read_as_texts_are_and_rows_of_them_are_only_counted() -> No
         "x": 0.5,
         "yes": True,
     }
-    assert clean({"prompt": [[31, 7, 9], [4, 4]]}) == {"prompt": ["[3 numbers]", "[2 numbers]"]}  # tokens of a text
+    assert clean({"prompt": [[31, 7, 9], [4, 4]]}) == {"prompt": ["[3 numbers]", "[2 numbers]"]}  # token ids
     assert make_redactor(())({"prompt": [31, 7, 9]}) == {"prompt": [31, 7, 9]}

@@ -1,4 +1,4 @@
-"""Who answers whom: assignments that stay, shares that hold, and names that are found or are not."""
+"""Routing: stable assignments, shares of arms and shadows, and names of models."""
 
 import collections
 from pathlib import Path
@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from fledge.core.routes import Route, RouteArm
-from fledge.serving.routing import RoutedRequest, Routes, assign, place
-from tests.serving.harness import client, lay_out, served
+from fledge.serving.routing import RoutedRequest, Routes, assign, hash_unit
+from tests.serving.harness import client, create_workspace, served
 
 UNITS = [f"user {number}" for number in range(10_000)]
 WEIGHTS = [(90, 10), (50, 50), (1, 1, 1), (50, 30, 20), (99, 1), (0.5, 0.25, 0.25), (5, 10, 20, 65)]
@@ -29,16 +29,16 @@ def _assigned(weights: tuple[float, ...], salt: str = "mine") -> list[str]:
 
 
 @pytest.mark.parametrize("weights", WEIGHTS)
-def test_shares_are_the_weights(weights: tuple[float, ...]) -> None:
+def test_shares_match_the_weights(weights: tuple[float, ...]) -> None:
     counts = collections.Counter(_assigned(weights))
     expected = [weight / sum(weights) * len(UNITS) for weight in weights]
     seen = [counts[alias] for alias in NAMES[: len(weights)]]
     assert stats.chisquare(seen, expected).pvalue > 0.001
-    assert _assigned(weights) == _assigned(tuple(3.7 * weight for weight in weights))  # only their ratio counts
+    assert _assigned(weights) == _assigned(tuple(3.7 * weight for weight in weights))  # only the ratios matter
 
 
 @pytest.mark.parametrize("weights", WEIGHTS)
-def test_when_one_share_grows_units_move_to_it_and_none_between_others(weights: tuple[float, ...]) -> None:
+def test_growing_share_moves_units_only_to_its_arm(weights: tuple[float, ...]) -> None:
     before = _assigned(weights)
     for grown in range(len(weights)):
         changed = tuple(weight * (1.8 if place == grown else 1) for place, weight in enumerate(weights))
@@ -46,7 +46,7 @@ def test_when_one_share_grows_units_move_to_it_and_none_between_others(weights: 
         assert moved == {NAMES[grown]}
 
 
-def test_a_canary_that_goes_up_in_steps_keeps_everyone_that_it_has() -> None:
+def test_growing_canary_keeps_its_units() -> None:
     had: set[str] = set()
     for share in (1, 5, 25, 50, 99):
         pairs = zip(UNITS, _assigned((100 - share, share)), strict=True)
@@ -55,13 +55,13 @@ def test_a_canary_that_goes_up_in_steps_keeps_everyone_that_it_has() -> None:
         had = has
 
 
-def test_the_order_of_the_arms_and_their_releases_change_nothing() -> None:
+def test_assignment_ignores_the_order_and_releases_of_arms() -> None:
     arms = _arms((50, 30, 20))
     other = [RouteArm(arm.alias, "mine/9", arm.weight) for arm in reversed(arms)]
     assert all(assign("mine", unit, arms).alias == assign("mine", unit, other).alias for unit in UNITS[:2000])
 
 
-def test_names_of_models_assign_apart() -> None:
+def test_assignments_of_two_models_are_independent() -> None:
     pairs = zip(_assigned((50, 50), "mine"), _assigned((50, 50), "other"), strict=True)
     table = collections.Counter(pairs)
     seen = [[table[one, two] for two in NAMES[:2]] for one in NAMES[:2]]
@@ -69,9 +69,9 @@ def test_names_of_models_assign_apart() -> None:
 
 
 @given(st.text(max_size=50), st.text(max_size=50))
-def test_a_place_is_from_zero_to_below_one_and_stays(salt: str, unit: str) -> None:
-    assert 0 <= place(salt, unit) < 1
-    assert place(salt, unit) == place(salt, unit)
+def test_hash_is_stable_and_within_the_unit_interval(salt: str, unit: str) -> None:
+    assert 0 <= hash_unit(salt, unit) < 1
+    assert hash_unit(salt, unit) == hash_unit(salt, unit)
 
 
 @given(st.text(), st.lists(st.floats(1e-3, 1e6), min_size=1, max_size=4))
@@ -107,7 +107,7 @@ ROUTES = Routes(
         ("other/7", "other/7", ""),
     ],
 )
-def test_what_a_name_means(model: str, release: str, arm: str) -> None:
+def test_alias_and_version_names_select_a_release(model: str, release: str, arm: str) -> None:
     assert {ROUTES.find(model, unit) for unit in UNITS[:200]} == {RoutedRequest(release, arm, None)}
 
 
@@ -116,39 +116,39 @@ def test_what_a_name_means(model: str, release: str, arm: str) -> None:
     ["theirs", "mine@", "mine/", "mine/9", "mine/01", "mine/2/", "mine/2@champion", "mine@champion/1", "mine@nobody",
      "other/1", "other@champion", "MINE", " mine", "mine ", "@champion", "/1", "mine@champion@champion", "mine:1"],
 )  # fmt: skip
-def test_what_is_not_served_is_nobody(model: str) -> None:
+def test_unknown_names_have_no_route(model: str) -> None:
     assert ROUTES.find(model, "somebody") is None
 
 
 @given(st.text())
-def test_any_text_is_a_name_that_is_served_or_none(model: str) -> None:
+def test_any_text_finds_a_served_release_or_none(model: str) -> None:
     choice = ROUTES.find(model, "somebody")
     assert choice is None or choice.release in ROUTES.routes[0].releases | ROUTES.routes[1].releases
 
 
-def test_no_name_means_the_first_and_shares_it_as_its_name_does() -> None:
+def test_empty_name_is_routed_like_the_first_name() -> None:
     for unit in UNITS[:500]:
         assert ROUTES.find("", unit) == ROUTES.find("mine", unit)
 
 
-def test_the_shadow_gets_its_share_whoever_answers() -> None:
+def test_shadow_share_is_independent_of_the_arm() -> None:
     choices = [choice for unit in UNITS if (choice := ROUTES.find("mine", unit))]
     assert len(choices) == len(UNITS)
     table = collections.Counter((choice.arm, choice.shadow is not None) for choice in choices)
     shadowed = table["champion", True] + table["challenger", True]
     assert stats.binomtest(shadowed, len(UNITS), 0.1).pvalue > 0.001
     seen = [[table[arm, shade] for shade in (True, False)] for arm in ("champion", "challenger")]
-    assert stats.chi2_contingency(seen).pvalue > 0.001  # the shadow says nothing about the arm
+    assert stats.chi2_contingency(seen).pvalue > 0.001  # independent of the arm
 
 
 @pytest.mark.parametrize(("share", "expected"), [(0.0, 0), (1.0, 10_000)])
-def test_a_shadow_of_all_or_nothing(share: float, expected: int) -> None:
+def test_shadow_share_of_zero_and_one(share: float, expected: int) -> None:
     route = Route("mine", (RouteArm("champion", "mine/1"),), shadow=RouteArm("shade", "mine/2"), shadow_share=share)
     choices = [Routes((route,)).find("", unit) for unit in UNITS]
     assert sum(choice is not None and choice.shadow is not None for choice in choices) == expected
 
 
-def test_a_version_can_be_asked_for_by_name() -> None:
+def test_additional_version_is_served_by_name() -> None:
     arms, shadow = (RouteArm("champion", "mine/1"),), RouteArm("challenger", "mine/2")
     route = Route("mine", arms, {"champion": "mine/1"}, shadow, shadow_share=0.5, versions=("mine/7",))
     assert route.releases == {"mine/1", "mine/2", "mine/7"}
@@ -157,8 +157,8 @@ def test_a_version_can_be_asked_for_by_name() -> None:
 
 @pytest.fixture(scope="module")
 def starts(tmp_path_factory: pytest.TempPathFactory, engine_cache: Path) -> list[dict[str, str]]:
-    """Who answered each of some users, in two starts of one endpoint."""
-    config = lay_out(tmp_path_factory.mktemp("split"), engine_cache, versions=2)
+    """The arm and release that answered each of some users, for two starts of one endpoint."""
+    config = create_workspace(tmp_path_factory.mktemp("split"), engine_cache, versions=2)
     found = []
     for _ in range(2):
         with (
@@ -177,7 +177,7 @@ def _arm(http: Any, user: str, headers: dict[str, str] | None = None) -> str:
 
 
 @pytest.mark.slow
-def test_two_starts_give_everyone_the_same_arm(starts: list[dict[str, str]]) -> None:
+def test_assignment_survives_a_restart(starts: list[dict[str, str]]) -> None:
     first, second = starts
     assert first == second
     assert set(first.values()) == {"champion mine/1", "challenger mine/2"}
@@ -185,7 +185,7 @@ def test_two_starts_give_everyone_the_same_arm(starts: list[dict[str, str]]) -> 
 
 
 @pytest.mark.slow
-def test_a_running_endpoint_assigns_as_can_be_worked_out_beforehand(starts: list[dict[str, str]]) -> None:
+def test_running_endpoint_assigns_like_the_function(starts: list[dict[str, str]]) -> None:
     arms = _arms((70, 30))
     assert {user: arm.split()[0] for user, arm in starts[0].items() if user in UNITS} == {
         user: assign("mine", user, arms).alias for user in UNITS[:60]

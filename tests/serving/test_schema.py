@@ -1,4 +1,4 @@
-"""`/openapi.json` says what is so: schemathesis asks for what it allows and for what it forbids."""
+"""`/openapi.json` against the endpoint: schemathesis sends valid and invalid requests."""
 
 import json
 import os
@@ -12,14 +12,14 @@ import httpx
 import pytest
 
 from fledge.supervision.endpoints import EndpointStatus
-from tests.serving.harness import client, lay_out, pids, served
+from tests.serving.harness import client, create_workspace, pids, served
 
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parent.parent.parent
 KEY = "k" * 32
 OPEN = {"/health", "/ping", "/ready"}
-# What is on by default, and 413: a body that breaks the schema by its size is refused before anybody looks into it.
+# The defaults and 413: an oversized body is refused before it is parsed.
 CONFIG = """
 hooks = "tests.serving.schema_hooks"
 [checks.negative_data_rejection]
@@ -29,10 +29,10 @@ expected-statuses = [400, 401, 403, 404, 405, 406, 409, 413, 415, 422, 428, 429,
 
 @pytest.fixture(scope="module")
 def endpoint(tmp_path_factory: pytest.TempPathFactory, engine_cache: Path) -> Iterator[EndpointStatus]:
-    config = lay_out(tmp_path_factory.mktemp("schema"), engine_cache)
+    config = create_workspace(tmp_path_factory.mktemp("schema"), engine_cache)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("FLEDGE_API_KEY", KEY)
-        with served(config, engine="scripted", record=True) as running:  # feedback wants it
+        with served(config, engine="scripted", record=True) as running:  # needed by feedback
             yield running
 
 
@@ -49,7 +49,7 @@ def schema(http: httpx.Client) -> dict[str, Any]:
 
 
 def _run(endpoint: EndpointStatus, folder: Path, *options: str) -> dict[str, Any]:
-    """What a run of schemathesis reports; it has to pass."""
+    """Run schemathesis, which must pass, and return its report."""
     (folder / "schemathesis.toml").write_text(CONFIG, encoding="utf-8")
     report = folder / "report.json"
     command = [
@@ -67,7 +67,7 @@ def _run(endpoint: EndpointStatus, folder: Path, *options: str) -> dict[str, Any
     return found
 
 
-def _assert_it_holds(endpoint: EndpointStatus, folder: Path, examples: int, *options: str) -> None:
+def _assert_conforms(endpoint: EndpointStatus, folder: Path, examples: int, *options: str) -> None:
     before = pids(endpoint)
     every = ("--max-examples", str(examples), "--mode", "all", *options)
     found = _run(endpoint, folder, *every, "--phases", "examples,coverage,fuzzing")
@@ -76,7 +76,7 @@ def _assert_it_holds(endpoint: EndpointStatus, folder: Path, examples: int, *opt
     for operation in ("/invocations", "/v1/chat/completions", "/v1/completions", "/feedback"):
         rates = found["valid_rates"][f"POST {operation}"]
         assert sum(phase["accepted"] for phase in rates.values()) >= 20
-    # Beside /v1/models, which needs nothing, schemathesis would begin with nothing else.
+    # Without the exclusion schemathesis would start only with /v1/models, which needs no input.
     found = _run(endpoint, folder, *every, "--phases", "stateful", "--exclude-path-regex", "^/v1/models")
     assert found["test_cases"]["generated"] > examples
     assert pids(endpoint) == before
@@ -84,16 +84,16 @@ def _assert_it_holds(endpoint: EndpointStatus, folder: Path, examples: int, *opt
 
 
 @pytest.mark.timeout(900)
-def test_the_schema_holds(endpoint: EndpointStatus, tmp_path: Path) -> None:
-    _assert_it_holds(endpoint, tmp_path, 100, "--seed", "1")
+def test_endpoint_conforms_to_its_schema(endpoint: EndpointStatus, tmp_path: Path) -> None:
+    _assert_conforms(endpoint, tmp_path, 100, "--seed", "1")
 
 
 @pytest.mark.soak
-def test_the_schema_holds_for_long(endpoint: EndpointStatus, tmp_path: Path) -> None:
-    _assert_it_holds(endpoint, tmp_path, 1000)
+def test_endpoint_conforms_to_its_schema_with_many_examples(endpoint: EndpointStatus, tmp_path: Path) -> None:
+    _assert_conforms(endpoint, tmp_path, 1000)
 
 
-def test_a_key_is_wanted_where_it_is_needed(http: httpx.Client, schema: dict[str, Any]) -> None:
+def test_schema_declares_where_a_key_is_required(http: httpx.Client, schema: dict[str, Any]) -> None:
     assert schema["components"]["securitySchemes"] == {"key": {"type": "http", "scheme": "bearer"}}
     for path, operations in schema["paths"].items():
         for method, operation in operations.items():
@@ -102,7 +102,7 @@ def test_a_key_is_wanted_where_it_is_needed(http: httpx.Client, schema: dict[str
             assert (asked.status_code == 401) == (path not in OPEN)
 
 
-def test_other_methods_are_refused_with_those_that_there_are(http: httpx.Client, schema: dict[str, Any]) -> None:
+def test_other_methods_return_405_with_the_allowed_ones(http: httpx.Client, schema: dict[str, Any]) -> None:
     for path, operations in schema["paths"].items():
         for method in ("get", "post", "put", "patch", "delete", "options", "trace"):
             if method not in operations:
@@ -111,7 +111,7 @@ def test_other_methods_are_refused_with_those_that_there_are(http: httpx.Client,
                 assert refused.headers["allow"].lower() == ", ".join(operations)
 
 
-def test_errors_are_described_as_they_are(schema: dict[str, Any]) -> None:
+def test_schema_describes_the_errors(schema: dict[str, Any]) -> None:
     assert "HTTPValidationError" not in schema["components"]["schemas"]
     for path, operations in schema["paths"].items():
         shape = "#/components/schemas/" + ("ScoringError" if path == "/invocations" else "Error")
@@ -124,7 +124,7 @@ def test_errors_are_described_as_they_are(schema: dict[str, Any]) -> None:
                     assert response["content"] == {"application/json": {"schema": {"$ref": shape}}}
 
 
-def test_what_is_served_shows_in_it(schema: dict[str, Any]) -> None:
+def test_schema_lists_served_models_and_limits(schema: dict[str, Any]) -> None:
     schemas = schema["components"]["schemas"]
     for name in ("ChatRequest", "CompletionRequest"):
         assert schemas[name]["properties"]["model"]["enum"] == ["", "mine", "mine@champion", "mine/1"]

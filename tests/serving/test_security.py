@@ -1,4 +1,4 @@
-"""Who gets in: every route with every method and every kind of key; Host, Origin and CORS; TLS; what errors tell."""
+"""Access control: every route with every method and kind of key; Host, Origin and CORS; TLS; content of errors."""
 
 import itertools
 import json
@@ -18,7 +18,7 @@ from fledge.core.errors import InputError
 from fledge.supervision.config import ServeConfig
 from fledge.supervision.endpoints import EndpointStatus, prepare
 from tests.conftest import PATIENCE_S, Run
-from tests.serving.harness import client, lay_out, outbox, served, until
+from tests.serving.harness import client, create_workspace, outbox, served, until
 from tests.serving.raw import Answer, ask, port_of, request
 
 pytestmark = pytest.mark.slow
@@ -41,7 +41,7 @@ FOREIGN_HOSTS = (
 )  # fmt: skip
 
 
-NO_KEYS = [
+MALFORMED_KEYS = [
     "Bearer", "Bearer ", ALICE, f"Basic {ALICE}", f"Bearer {ALICE} x", f"Bearer {ALICE[:-1]}",
     f"Bearer {ALICE.upper()}", f"Bearer alice {ALICE}", "Bearer alice", f"Bearer\x0b{ALICE}", f"Bearer: {ALICE}",
     "Bearer \xff\xfe", f"Bearer {'x' * 9000}",
@@ -54,11 +54,11 @@ BAD_BODIES = [
 ]  # fmt: skip
 BAD_TYPES = ["text/csv", "application/vnd.apache.parquet", "text/plain", "application/json; charset=utf-16", ""]
 ROOT = Path(__file__).parents[2]
-INSIDES = [
+INTERNALS = [
     "traceback", 'file "', ".py", str(ROOT).lower(), "/root/", "/home/", "site-packages", "pydantic", "fastapi",
     "uvicorn", WORDS, OWN, ALICE,
 ]  # fmt: skip
-NO_HTTP = [
+MALFORMED_HTTP = [
     b"GET\r\n\r\n", b"\0\0\0\0", b"GET /health HTTP/1.1\r\nHost\r\n\r\n", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
     b"GET / HTTP/9.9\r\n\r\n", b"POST /invocations HTTP/1.1\r\nHost: localhost\r\nContent-Length: x\r\n\r\n",
     b"\x16\x03\x01\x02\0\x01\0" * 20,
@@ -66,7 +66,7 @@ NO_HTTP = [
 
 
 class Keyed(NamedTuple):
-    """An endpoint that wants a key, and the file that it reads them from."""
+    """An endpoint that requires a key, and its keys file."""
 
     endpoint: EndpointStatus
     file: Path
@@ -84,18 +84,18 @@ class Keyed(NamedTuple):
 
     def write(self, **keys: str) -> None:
         self.file.write_text("".join(f"{name} {key}\n" for name, key in keys.items()), encoding="utf-8")
-        time.sleep(1.1)  # what changes counts within a second
+        time.sleep(1.1)  # changes take effect within a second
 
 
 @pytest.fixture(scope="module")
 def config(tmp_path_factory: pytest.TempPathFactory, engine_cache: Path) -> ServeConfig:
-    laid_out = lay_out(tmp_path_factory.mktemp("secure"), engine_cache)
-    return replace(laid_out, engine="scripted", record=True)
+    serving = create_workspace(tmp_path_factory.mktemp("secure"), engine_cache)
+    return replace(serving, engine="scripted", record=True)
 
 
 @pytest.fixture(scope="module")
 def keyed(config: ServeConfig) -> Iterator[Keyed]:
-    """Keys from the environment and a file; one Origin may ask; two names beside loopback."""
+    """Keys from the environment and a file; one allowed Origin; two allowed hosts besides loopback."""
     file = Path(config.state) / "keys"
     file.write_text(f"# people\nalice {ALICE}\nbob {BOB}\n", encoding="utf-8")
     with pytest.MonkeyPatch.context() as patch:
@@ -107,7 +107,7 @@ def keyed(config: ServeConfig) -> Iterator[Keyed]:
 
 @pytest.fixture(scope="module")
 def opened(config: ServeConfig, certificate: tuple[Path, Path]) -> Iterator[httpx.Client]:
-    """A client without a key of an endpoint that wants one, but not for metrics and docs; over https."""
+    """A client without a key, over TLS, of an endpoint that requires one except for metrics and docs."""
     cert, key = certificate
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("FLEDGE_API_KEY", OWN)
@@ -123,7 +123,7 @@ def _bearer(key: str) -> tuple[str, str]:
 
 
 def _routes(keyed: Keyed) -> list[str]:
-    """Every path that the endpoint says it has, those of its docs, and such as it has not."""
+    """Return every path of the API and of the docs, and unknown paths."""
     with client(keyed.endpoint, headers=dict([_bearer(OWN)])) as http:
         paths = [*http.get("/openapi.json").json()["paths"]]
         files = [urlsplit(urljoin("/docs", link)).path for link in _links(http.get("/docs").text)]
@@ -136,15 +136,15 @@ def _links(page: str) -> list[str]:
     return re.findall(r"""(?:src|href|url)\s*[=:]\s*["']([^"']+)["']""", page)
 
 
-def test_every_route_and_method_wants_a_key_that_is_known(keyed: Keyed) -> None:
+def test_every_route_and_method_requires_a_valid_key(keyed: Keyed) -> None:
     keyed.write(alice=ALICE, bob=BOB)
     routes = _routes(keyed)
-    keyed.write(alice=ALICE, carol=CAROL)  # bob's is revoked and carol's is new, while it runs
-    given = {"none": (), "wrong": (_bearer("x" * 64),), "revoked": (_bearer(BOB),)}
+    keyed.write(alice=ALICE, carol=CAROL)  # revokes bob's and adds carol's at run time
+    refused = {"none": (), "wrong": (_bearer("x" * 64),), "revoked": (_bearer(BOB),)}
     allowed = {"right": (_bearer(ALICE),), "own": (_bearer(OWN),), "added": (_bearer(CAROL),)}
     identities = set()
     for method, path in itertools.product(METHODS, routes):
-        for kind, headers in given.items():
+        for kind, headers in refused.items():
             answer = keyed.ask(method, path, *headers)
             identities.add(answer.headers["x-request-id"])
             if path in OPEN:
@@ -160,9 +160,9 @@ def test_every_route_and_method_wants_a_key_that_is_known(keyed: Keyed) -> None:
     assert len(identities) == len(METHODS) * len(routes) * 6
 
 
-def test_what_looks_like_a_key_is_none(keyed: Keyed) -> None:
+def test_malformed_keys_are_refused(keyed: Keyed) -> None:
     keyed.write(alice=ALICE)
-    for value in NO_KEYS:
+    for value in MALFORMED_KEYS:
         given = b"GET /v1/models HTTP/1.1\r\nHost: localhost\r\nAuthorization: " + value.encode("latin-1") + b"\r\n\r\n"
         answer = ask(keyed.port, given)
         assert answer is not None
@@ -170,7 +170,7 @@ def test_what_looks_like_a_key_is_none(keyed: Keyed) -> None:
     assert keyed.ask("GET", "/v1/models", ("authorization", f"bearer   {ALICE} ")).status == 200
 
 
-def test_a_key_in_another_place_opens_nothing(keyed: Keyed) -> None:
+def test_key_in_other_headers_or_the_query_is_ignored(keyed: Keyed) -> None:
     places = [("x-api-key", OWN), ("cookie", f"key={OWN}"), ("proxy-authorization", f"Bearer {OWN}")]
     assert keyed.ask("GET", "/v1/models", *places).status == 401
     assert keyed.ask("GET", f"/v1/models?key={OWN}&api_key={OWN}").status == 401
@@ -183,7 +183,7 @@ def test_a_key_in_another_place_opens_nothing(keyed: Keyed) -> None:
 
 
 @pytest.mark.parametrize("broken", ["alice short\n", None])
-def test_a_broken_or_vanished_file_opens_nothing_but_for_the_environments_key(keyed: Keyed, broken: str | None) -> None:
+def test_invalid_or_missing_keys_file_leaves_only_the_environment_key(keyed: Keyed, broken: str | None) -> None:
     keyed.write(alice=ALICE)
     assert keyed.ask("GET", "/v1/models", _bearer(ALICE)).status == 200
     if broken is None:
@@ -196,7 +196,7 @@ def test_a_broken_or_vanished_file_opens_nothing_but_for_the_environments_key(ke
     assert keyed.ask("GET", "/v1/models", _bearer(ALICE)).status == 200
 
 
-def test_an_answer_and_its_feedback_are_of_the_key_that_asked(keyed: Keyed) -> None:
+def test_feedback_is_recorded_with_the_key_name(keyed: Keyed) -> None:
     keyed.write(alice=ALICE, bob=BOB)
     kind, body = ("Content-Type", "application/json"), b'{"request_id": "%s", "value": true}' % (b"0" * 32)
     for key in (ALICE, BOB, OWN):
@@ -210,7 +210,7 @@ def test_an_answer_and_its_feedback_are_of_the_key_that_asked(keyed: Keyed) -> N
     assert until(lambda: users() == ["alice", "bob", "default"])
 
 
-def test_refusals_of_strangers_fill_no_disk(keyed: Keyed) -> None:
+def test_unauthorized_requests_are_not_recorded(keyed: Keyed) -> None:
     for _ in range(5):
         assert keyed.ask("POST", "/invocations", body=b"{}").status == 401
         assert keyed.ask("POST", "/invocations", host="evil.example", body=b"{}").status == 403
@@ -220,7 +220,7 @@ def test_refusals_of_strangers_fill_no_disk(keyed: Keyed) -> None:
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_hosts_are_few_whatever_the_method_and_the_key(keyed: Keyed, method: str) -> None:
+def test_only_allowed_hosts_are_served(keyed: Keyed, method: str) -> None:
     for host, port in itertools.product(HOSTS, ("", ":5001", ":", f":{keyed.port}")):
         answer = keyed.ask(method, "/v1/models", _bearer(OWN), host=host + port)
         assert answer.status in (200, 405), (host, port)
@@ -230,7 +230,7 @@ def test_hosts_are_few_whatever_the_method_and_the_key(keyed: Keyed, method: str
         assert len(answer.headers["x-request-id"]) == 32
 
 
-def test_a_request_has_one_host(keyed: Keyed) -> None:
+def test_request_needs_exactly_one_host(keyed: Keyed) -> None:
     assert keyed.ask("GET", "/health", ("Host", "localhost")).status == 403
     assert keyed.ask("GET", "/health", ("Host", "evil.example")).status == 403
     assert keyed.ask("GET", "/health", host="").status == 403
@@ -244,7 +244,7 @@ def test_a_request_has_one_host(keyed: Keyed) -> None:
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_pages_of_other_origins_may_not_ask(keyed: Keyed, method: str) -> None:
+def test_other_origins_are_refused(keyed: Keyed, method: str) -> None:
     port = keyed.port
     own = [f"http://localhost:{port}", f"https://localhost:{port}", f"HTTP://LOCALHOST:{port}"]
     here = f"http://localhost:{port}"
@@ -262,7 +262,7 @@ def test_pages_of_other_origins_may_not_ask(keyed: Keyed, method: str) -> None:
     assert keyed.ask(method, "/v1/models", _bearer(OWN), *twice, host=f"localhost:{port}").status == 403
 
 
-def test_pages_of_a_configured_origin_may_ask_with_a_key(keyed: Keyed) -> None:
+def test_configured_origin_is_allowed_with_a_key(keyed: Keyed) -> None:
     origin = ("Origin", ORIGIN)
     preflight = [origin, ("Access-Control-Request-Method", "POST"),
                  ("Access-Control-Request-Headers", "authorization, x-session-id, x-stainless-os")]  # fmt: skip
@@ -277,39 +277,39 @@ def test_pages_of_a_configured_origin_may_ask_with_a_key(keyed: Keyed) -> None:
     assert "x-request-id" in models.headers["access-control-expose-headers"]
     assert "access-control-allow-credentials" not in models.headers
     refused = keyed.ask("GET", "/v1/models", origin)
-    assert (refused.status, refused.headers["access-control-allow-origin"]) == (401, ORIGIN)  # a page may read why
+    assert (refused.status, refused.headers["access-control-allow-origin"]) == (401, ORIGIN)  # readable by the page
     assert keyed.ask("OPTIONS", "/v1/models", origin).status == 401  # no preflight
     assert keyed.ask("OPTIONS", "/v1/models", *preflight[:1], ("Access-Control-Request-Method", "DELETE")).status == 400
 
 
-def test_errors_tell_nothing_of_our_insides_or_of_others(keyed: Keyed) -> None:
+def test_errors_reveal_no_internals_or_other_requests(keyed: Keyed) -> None:
     kind, key = ("Content-Type", "application/json"), _bearer(OWN)
     chat = json.dumps({"messages": [{"role": "user", "content": WORDS}]}).encode()
     assert keyed.ask("POST", "/v1/chat/completions", key, kind, body=chat).status == 200
     paths = ("/v1/chat/completions", "/v1/completions", "/invocations", "/feedback")
-    told = [keyed.ask("POST", path, key, kind, body=body) for body in BAD_BODIES for path in paths]
-    told += [keyed.ask(method, path, key) for method in METHODS[2:] for path in UNKNOWN]
-    told += [keyed.ask("POST", "/invocations", key, ("Content-Type", mime), body=b"\0PAR1") for mime in BAD_TYPES]
-    refused = [answer for answer in told if answer.status not in (200, 307)]
-    assert len(refused) > 0.8 * len(told)
+    answers = [keyed.ask("POST", path, key, kind, body=body) for body in BAD_BODIES for path in paths]
+    answers += [keyed.ask(method, path, key) for method in METHODS[2:] for path in UNKNOWN]
+    answers += [keyed.ask("POST", "/invocations", key, ("Content-Type", mime), body=b"\0PAR1") for mime in BAD_TYPES]
+    refused = [answer for answer in answers if answer.status not in (200, 307)]
+    assert len(refused) > 0.8 * len(answers)
     for answer in refused:
         assert 400 <= answer.status < 500
         assert len(answer.body) < 1500
         assert "server" not in answer.headers
         text = answer.body.decode().lower()
-        assert not [hint for hint in (*INSIDES, str(keyed.file.parent).lower()) if hint in text], text
+        assert not [hint for hint in (*INTERNALS, str(keyed.file.parent).lower()) if hint in text], text
 
 
-@pytest.mark.parametrize("nonsense", NO_HTTP)
-def test_even_what_is_no_http_is_answered_with_an_id(keyed: Keyed, nonsense: bytes) -> None:
-    answer = ask(keyed.port, nonsense)
+@pytest.mark.parametrize("content", MALFORMED_HTTP)
+def test_malformed_http_is_answered_with_a_request_id(keyed: Keyed, content: bytes) -> None:
+    answer = ask(keyed.port, content)
     assert answer is not None
     assert answer.status == 400
     assert re.fullmatch("[0-9a-f]{32}", answer.headers["x-request-id"])
     assert set(json.loads(answer.body)["error"]) == {"message", "type", "param", "code"}
 
 
-def test_what_is_opened_is_open_and_nothing_else(opened: httpx.Client) -> None:
+def test_only_opened_paths_need_no_key(opened: httpx.Client) -> None:
     assert opened.get("/metrics").status_code == 200
     assert opened.get("/docs").status_code == 200
     assert set(opened.get("/openapi.json").json()["paths"]) > {"/invocations", "/feedback"}
@@ -322,7 +322,7 @@ def test_what_is_opened_is_open_and_nothing_else(opened: httpx.Client) -> None:
     assert opened.get("/v1/models", headers=dict([_bearer(OWN)])).status_code == 200
 
 
-def test_the_docs_load_nothing_from_the_network(opened: httpx.Client) -> None:
+def test_docs_load_nothing_from_the_network(opened: httpx.Client) -> None:
     page = opened.get("/docs").text
     links = [link for link in _links(page) if not link.startswith("data:")]
     assert any(link.endswith(".js") for link in links)
@@ -335,7 +335,7 @@ def test_the_docs_load_nothing_from_the_network(opened: httpx.Client) -> None:
     assert not re.findall(r"""(?:fetch|import|load)\w*\(\s*["'](?:https?:)?//""", page)
 
 
-def test_https_is_spoken_and_nothing_else(opened: httpx.Client, certificate: tuple[Path, Path]) -> None:
+def test_tls_endpoint_does_not_answer_plain_http(opened: httpx.Client, certificate: tuple[Path, Path]) -> None:
     assert opened.base_url.scheme == "https"
     table = {"dataframe_split": {"columns": ["question"], "data": [["over tls?"]]}}
     answer = opened.post("/invocations", json=table, headers=dict([_bearer(OWN)]))
@@ -349,14 +349,14 @@ def test_https_is_spoken_and_nothing_else(opened: httpx.Client, certificate: tup
 
 
 @pytest.mark.parametrize("own", ["", "short", "k" * 31])
-def test_beyond_loopback_a_good_key_is_needed_or_nothing_starts(
+def test_serving_beyond_loopback_requires_a_strong_key(
     config: ServeConfig, own: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("FLEDGE_API_KEY", own)
     for host in ("0.0.0.0", "::", "", "192.0.2.1", "127.0.0.2"):
         with pytest.raises(InputError, match="needs a key of at least 32 bytes"):
             prepare(replace(config, host=host), "mine@champion")
-    if own:  # a weak key beside a file of good ones would still open the door
+    if own:  # a weak key is refused even with a file of strong ones
         file = Path(config.state) / "good"
         file.write_text(f"alice {ALICE}\n", encoding="utf-8")
         with pytest.raises(InputError, match="needs a key of at least 32 bytes"):
@@ -364,13 +364,13 @@ def test_beyond_loopback_a_good_key_is_needed_or_nothing_starts(
 
 
 @pytest.mark.parametrize(("own", "file"), [("", ""), ("short", ""), ("", "alice short\n"), ("", "#\n")])
-def test_the_command_line_refuses_with_exit_code_2(
+def test_command_line_refuses_weak_keys_with_exit_code_2(
     config: ServeConfig, fledge: Run, tmp_path: Path, own: str, file: str
 ) -> None:
     (tmp_path / "keys").write_text(file, encoding="utf-8")
     environment = {"PATH": "/usr/bin:/bin", "HOME": str(tmp_path), "FLEDGE_API_KEY": own, "FLEDGE_HOME": config.state}
     keys = ["--keys-file", str(tmp_path / "keys")] if file else []
-    # A release that there is not: whatever happens, nothing listens beyond loopback.
+    # An unknown release, so that nothing can listen beyond loopback if the check fails.
     ended = fledge("serve", "nobody@champion", "--host", "0.0.0.0", *keys, env=environment, cwd=tmp_path)
     assert ended.returncode == 2
     assert ended.stdout == ""

@@ -1,4 +1,4 @@
-"""A release that answers beside the one that is served, and whom nobody sees."""
+"""Shadow releases."""
 
 import os
 import signal
@@ -11,7 +11,7 @@ import pytest
 from fledge.monitoring.health import summarize
 from fledge.supervision.config import ServeConfig
 from fledge.supervision.endpoints import EndpointStatus, status
-from tests.serving.harness import client, lay_out, outbox, served, until
+from tests.serving.harness import client, create_workspace, outbox, served, until
 
 pytestmark = pytest.mark.slow
 
@@ -20,8 +20,10 @@ QUESTION = "what is overfitting"
 
 @pytest.fixture
 def config(tmp_path: Path, engine_cache: Path) -> ServeConfig:
-    """The challenger has another prompt."""
-    found = lay_out(tmp_path, engine_cache, "Q: {{question}}", "Please: {{question}}", "{{question}} of {{book}}")
+    """Three releases with different prompts; that of `v3` has a second variable."""
+    found = create_workspace(
+        tmp_path, engine_cache, "Q: {{question}}", "Please: {{question}}", "{{question}} of {{book}}"
+    )
     return replace(found, record=True, engine="scripted")
 
 
@@ -31,7 +33,7 @@ def endpoint(config: ServeConfig) -> Iterator[EndpointStatus]:
         yield running
 
 
-def test_it_answers_by_its_own_prompt_and_counts_for_nobody(endpoint: EndpointStatus) -> None:
+def test_shadow_uses_its_own_prompt_and_is_not_counted(endpoint: EndpointStatus) -> None:
     with client(endpoint) as http:
         table = http.post("/invocations", json={"inputs": [QUESTION]})
         chat = http.post("/v1/chat/completions", json={"messages": [{"role": "user", "content": QUESTION}]})
@@ -50,7 +52,7 @@ def test_it_answers_by_its_own_prompt_and_counts_for_nobody(endpoint: EndpointSt
     assert summarize(outbox(endpoint)).requests == 3
 
 
-def test_one_whose_prompt_wants_more_than_there_is_answers_nothing(config: ServeConfig) -> None:
+def test_shadow_with_missing_variables_is_skipped(config: ServeConfig) -> None:
     with served(config, shadow="v3=100%") as endpoint, client(endpoint) as http:
         assert http.post("/invocations", json={"inputs": [QUESTION]}).status_code == 200
         assert http.post("/v1/completions", json={"prompt": QUESTION}).status_code == 200
@@ -58,7 +60,7 @@ def test_one_whose_prompt_wants_more_than_there_is_answers_nothing(config: Serve
         assert [record.route for record in outbox(endpoint) if record.is_shadow] == ["completions"]
 
 
-def test_one_whose_engine_keeps_crashing_is_left_out(config: ServeConfig, endpoint: EndpointStatus) -> None:
+def test_crashing_shadow_does_not_affect_the_endpoint(config: ServeConfig, endpoint: EndpointStatus) -> None:
     def running() -> EndpointStatus:
         return next(item for item in status(workspace=config) if item.url == endpoint.url)
 

@@ -1,4 +1,4 @@
-"""OpenAI's protocol as it goes over the wire, and what is told of an engine that dies."""
+"""OpenAI's protocol on the wire, and errors after an engine crash."""
 
 import json
 import os
@@ -16,7 +16,7 @@ from openai.types.chat import ChatCompletionMessageParam
 
 from fledge.supervision.endpoints import EndpointStatus
 from tests.serving import harness
-from tests.serving.harness import lay_out, pids, served, until
+from tests.serving.harness import create_workspace, pids, served, until
 
 pytestmark = pytest.mark.slow
 
@@ -27,7 +27,7 @@ MESSAGES: list[ChatCompletionMessageParam] = [{"role": "user", "content": QUESTI
 
 @pytest.fixture(scope="module")
 def endpoint(engine_cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[EndpointStatus]:
-    config = lay_out(tmp_path_factory.mktemp("streams"), engine_cache)
+    config = create_workspace(tmp_path_factory.mktemp("streams"), engine_cache)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("FLEDGE_API_KEY", KEY)
         with served(config) as running:
@@ -44,7 +44,7 @@ def _events(response: httpx.Response) -> list[str]:
     return [line.removeprefix("data: ") for line in response.iter_lines() if line]
 
 
-def test_events_on_the_wire(http: httpx.Client) -> None:
+def test_stream_events_on_the_wire(http: httpx.Client) -> None:
     body = {"messages": MESSAGES, "stream": True, "n": 2, "stream_options": {"include_usage": True}}
     with http.stream("POST", "/v1/chat/completions", json=body) as response:
         assert response.headers["content-type"].startswith("text/event-stream")
@@ -69,7 +69,7 @@ def test_events_on_the_wire(http: httpx.Client) -> None:
         assert not any("usage" in json.loads(event) for event in _events(response)[:-1])
 
 
-def test_every_answer_has_an_id_of_its_own(http: httpx.Client) -> None:
+def test_every_response_has_a_unique_id(http: httpx.Client) -> None:
     answers = [
         http.get("/v1/models"),
         http.get("/nowhere"),
@@ -103,7 +103,7 @@ def test_curl_shows_an_answer_as_it_is_generated(endpoint: EndpointStatus) -> No
     assert rest.count("data: ") > 50
 
 
-def test_an_engine_that_dies_in_the_middle(endpoint: EndpointStatus, http: httpx.Client) -> None:
+def test_engine_crash_during_a_stream(endpoint: EndpointStatus, http: httpx.Client) -> None:
     engine = pids(endpoint)["engine"]
     with (
         OpenAI(base_url=f"{endpoint.url}/v1", api_key=KEY, max_retries=0) as client,

@@ -1,4 +1,4 @@
-"""What reads the bodies of MLflow's protocol: for whatever comes, rows that are asked for, or an error of its own."""
+"""Parsers of MLflow's protocol: any body gives rows or a proper error."""
 
 import asyncio
 import csv
@@ -44,8 +44,8 @@ def runner() -> Iterator[asyncio.Runner]:
         yield opened
 
 
-def _or_refused(read: Callable[[], T]) -> T | None:
-    """What was read; None for what was refused, which every other exception is not."""
+def _read_or_none(read: Callable[[], T]) -> T | None:
+    """Return the result, or None for an input error; any other exception is a failure."""
     try:
         return read()
     except InputError as error:
@@ -58,43 +58,43 @@ def _or_refused(read: Callable[[], T]) -> T | None:
 
 
 def _read(runner: asyncio.Runner, body: bytes, kind: str, names: tuple[str, ...]) -> ParsedRequest | None:
-    parsed = _or_refused(lambda: runner.run(_parse(body, kind, PROMPTS[names], LIMITS)))
+    parsed = _read_or_none(lambda: runner.run(_parse(body, kind, PROMPTS[names], LIMITS)))
     if parsed is not None:
         assert len(parsed.items) <= LIMITS.max_rows
-        asked = _or_refused(lambda: [_fill(PROMPTS[names], item) for item in parsed.items]) or []
+        asked = _read_or_none(lambda: [_fill(PROMPTS[names], item) for item in parsed.items]) or []
         assert all(isinstance(prompt, str) or all(len(turn) == 2 for turn in prompt) for prompt in asked)
     return parsed
 
 
 @settings(deadline=None)
 @given(st.binary() | st.text().map(str.encode), st.sampled_from([JSON, CSV]), NAMES)
-def test_any_bytes(runner: asyncio.Runner, body: bytes, kind: str, names: tuple[str, ...]) -> None:
+def test_any_bytes_are_read_or_refused(runner: asyncio.Runner, body: bytes, kind: str, names: tuple[str, ...]) -> None:
     _read(runner, body, kind, names)
 
 
 @settings(deadline=None)
 @given(st.dictionaries(st.sampled_from(FORMS), VALUES, max_size=3) | VALUES, NAMES)
-def test_any_json(runner: asyncio.Runner, value: Any, names: tuple[str, ...]) -> None:
+def test_any_json_is_read_or_refused(runner: asyncio.Runner, value: Any, names: tuple[str, ...]) -> None:
     _read(runner, json.dumps(value).encode(), JSON, names)
 
 
 @settings(deadline=None)
 @given(st.binary(max_size=200), st.integers(1, 40))
-def test_json_is_read_or_refused(body: bytes, depth: int) -> None:
+def test_json_is_limited_in_depth_and_read_like_the_standard_library(body: bytes, depth: int) -> None:
     nested = b"[" * depth + b"]" * depth
     if depth <= 32:
         read_json(nested, 32)
     else:
         with pytest.raises(HTTPException, match="nested more than 32 deep"):
             read_json(nested, 32)
-    value = _or_refused(lambda: read_json(body, 32))
+    value = _read_or_none(lambda: read_json(body, 32))
     if value is not None:
         assert value == json.loads(body)
 
 
 @settings(deadline=None)
 @given(st.lists(TEXTS, max_size=5), NAMES, st.sampled_from(FORMS[:4]))
-def test_good_rows_come_through(runner: asyncio.Runner, texts: list[str], names: tuple[str, ...], form: str) -> None:
+def test_valid_tables_are_read(runner: asyncio.Runner, texts: list[str], names: tuple[str, ...], form: str) -> None:
     rows = [dict.fromkeys(names, text) for text in texts]
     split = {"columns": ["more", *names], "data": [[0, *row.values()] for row in rows]}
     tables: dict[str, list[Any]] = {"dataframe_split": [split], "inputs": [rows, dict.fromkeys(names, texts)]}
@@ -107,7 +107,7 @@ def test_good_rows_come_through(runner: asyncio.Runner, texts: list[str], names:
 
 @settings(deadline=None)
 @given(st.lists(TEXTS, max_size=5), NAMES, st.sampled_from(["\n", "\r\n"]))
-def test_csv_comes_through(texts: list[str], names: tuple[str, ...], end: str) -> None:
+def test_valid_csv_is_read(texts: list[str], names: tuple[str, ...], end: str) -> None:
     file = io.StringIO(newline="")
     writer = csv.writer(file, lineterminator=end, quoting=csv.QUOTE_ALL)
     rows = [dict.fromkeys(names, text) for text in texts]
@@ -118,14 +118,14 @@ def test_csv_comes_through(texts: list[str], names: tuple[str, ...], end: str) -
 
 @settings(deadline=None)
 @given(st.binary(), NAMES, st.integers(0, 3))
-def test_csv_is_read_or_refused(content: bytes, names: tuple[str, ...], most: int) -> None:
+def test_any_csv_is_read_or_refused(content: bytes, names: tuple[str, ...], most: int) -> None:
     for body in (content, ",".join(names).encode() + b"\n" + content):
-        rows = _or_refused(partial(_read_csv, body, names, most))
+        rows = _read_or_none(partial(_read_csv, body, names, most))
         assert len(rows or ()) <= most
 
 
 @settings(deadline=None)
 @given(st.lists(VALUES, max_size=5), NAMES)
-def test_any_rows(rows: list[Any], names: tuple[str, ...]) -> None:
-    found = _or_refused(lambda: read_rows(rows, names))
+def test_any_rows_are_read_or_refused(rows: list[Any], names: tuple[str, ...]) -> None:
+    found = _read_or_none(lambda: read_rows(rows, names))
     assert found is None or len(found) == len(rows)

@@ -1,4 +1,4 @@
-"""MLflow's webhooks: who may knock, and that a knock moves an endpoint at once."""
+"""MLflow's webhooks: signatures, and switching an endpoint to a moved alias."""
 
 import base64
 import hashlib
@@ -20,7 +20,7 @@ from fledge.serving.webhook import PATH, VARIABLE
 from fledge.supervision.config import ServeConfig
 from fledge.supervision.endpoints import EndpointStatus, find, serve, stop
 from tests.experiments.tracking_server import TrackingServer
-from tests.serving.harness import client, free_port, lay_out, served, until
+from tests.serving.harness import client, create_workspace, free_port, served, until
 
 pytestmark = pytest.mark.slow
 
@@ -41,11 +41,11 @@ def _signed(body: bytes, *, secret: str = SECRET, moment: float | None = None) -
 def endpoint(tmp_path: Path, engine_cache: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[EndpointStatus]:
     monkeypatch.setenv(VARIABLE, SECRET)
     monkeypatch.setenv(KEY, "k" * 32)
-    with served(lay_out(tmp_path, engine_cache), engine="scripted", record=False) as running:
+    with served(create_workspace(tmp_path, engine_cache), engine="scripted", record=False) as running:
         yield running
 
 
-def test_only_what_is_signed_now_is_taken_and_needs_no_key(endpoint: EndpointStatus) -> None:
+def test_webhook_accepts_only_fresh_signatures_and_needs_no_key(endpoint: EndpointStatus) -> None:
     body = b'{"entity": "model_version_alias"}'
     with client(endpoint) as http:
         assert http.post(PATH, content=body, headers=_signed(body)).json() == {"received": True}
@@ -63,19 +63,19 @@ def test_only_what_is_signed_now_is_taken_and_needs_no_key(endpoint: EndpointSta
         assert http.get("/v1/models").status_code == 401
 
 
-def test_without_a_secret_there_is_no_such_route(tmp_path: Path, engine_cache: Path) -> None:
-    with served(lay_out(tmp_path, engine_cache), engine="scripted") as running, client(running) as http:
+def test_webhook_is_absent_without_a_secret(tmp_path: Path, engine_cache: Path) -> None:
+    with served(create_workspace(tmp_path, engine_cache), engine="scripted") as running, client(running) as http:
         assert http.post(PATH, content=b"{}", headers=_signed(b"{}")).status_code == 404
 
 
-def test_an_alias_that_moves_is_served_at_once(
+def test_webhook_switches_to_the_moved_alias(
     workspace: Workspace, tmp_path: Path, port: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     key = base64.urlsafe_b64encode(b"0" * 32).decode()
     monkeypatch.setenv("MLFLOW_WEBHOOK_SECRET_ENCRYPTION_KEY", key)
     monkeypatch.setenv("MLFLOW_WEBHOOK_ALLOWED_SCHEMES", "http,https")
     monkeypatch.setenv("MLFLOW_WEBHOOK_ALLOW_PRIVATE_IPS", "true")
-    monkeypatch.setenv("MLFLOW_WEBHOOK_CACHE_TTL", "1")  # which webhooks there are
+    monkeypatch.setenv("MLFLOW_WEBHOOK_CACHE_TTL", "1")  # of the list of webhooks
     monkeypatch.setenv(VARIABLE, SECRET)
     server = TrackingServer(tmp_path, port)
     try:

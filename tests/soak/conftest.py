@@ -10,7 +10,7 @@ from shutil import copyfile
 import pytest
 
 from fledge.supervision.config import ServeConfig
-from tests.serving.harness import lay_out
+from tests.serving.harness import create_workspace
 from tests.soak.table import Fault, Figures, put, row, words
 
 PASSED = pytest.StashKey[bool]()
@@ -50,4 +50,4 @@ def config(tmp_path: Path, engine_cache: Path, empty_store: Path) -> ServeConfig
     """How to serve `mine/1` (champion) and `mine/2` (challenger) of the embedded model, recorded in a store of the
     test's own."""
     copyfile(empty_store, tmp_path / "mlflow.db")
-    return replace(lay_out(tmp_path, engine_cache, versions=2), record=True)
+    return replace(create_workspace(tmp_path, engine_cache, versions=2), record=True)

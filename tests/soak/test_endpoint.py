@@ -11,8 +11,8 @@ import pytest
 from fledge.core.limits import Limits
 from fledge.supervision.config import ServeConfig
 from fledge.supervision.endpoints import EndpointStatus
-from tests.serving.harness import held, lay_out, metrics, outbox, served, until
-from tests.serving.load import Load, Told
+from tests.serving.harness import create_workspace, measure_processes, metrics, outbox, served, until
+from tests.serving.load import Load, RequestOutcome
 
 pytestmark = pytest.mark.soak
 
@@ -22,19 +22,19 @@ TAKEN = (200, 400, 429, 503, 504)
 
 @pytest.fixture(scope="module")
 def config(tmp_path_factory: pytest.TempPathFactory, engine_cache: Path) -> ServeConfig:
-    return lay_out(tmp_path_factory.mktemp("soak"), engine_cache)
+    return create_workspace(tmp_path_factory.mktemp("soak"), engine_cache)
 
 
 def test_64_clients_for_ten_minutes(config: ServeConfig) -> None:
     with served(config, record=True) as endpoint:
-        told = Load(endpoint.url, 64, 180, hang_ups=0.1).run()  # until its caches are full
-        before = held(endpoint)
-        told += Load(endpoint.url, 64, 60 * MINUTES, hang_ups=0.1).run()
+        outcomes = Load(endpoint.url, 64, 180, hang_ups=0.1).run()  # until its caches are full
+        before = measure_processes(endpoint)
+        outcomes += Load(endpoint.url, 64, 60 * MINUTES, hang_ups=0.1).run()
         assert until(lambda: metrics(endpoint, "fledge_num_requests_running") == 0)
         time.sleep(5)
-        after = held(endpoint)
-        _agree(endpoint, told)
-        print(f"\n{len(told)} requests, {_counts(told)}; held before {before}, after {after}")
+        after = measure_processes(endpoint)
+        _agree(endpoint, outcomes)
+        print(f"\n{len(outcomes)} requests, {_counts(outcomes)}; held before {before}, after {after}")
         for role, (memory, files, threads) in before.items():
             if role != "recorder":  # which keeps up only when nobody asks
                 assert after[role][0] < 1.05 * memory, role
@@ -56,11 +56,11 @@ def test_four_times_what_it_can_carry(config: ServeConfig) -> None:
         assert carried[1] >= 0.9 * carried[0]
 
 
-def _agree(endpoint: EndpointStatus, told: list[Told]) -> None:
-    """What clients were told is what was recorded, for each of them."""
+def _agree(endpoint: EndpointStatus, outcomes: list[RequestOutcome]) -> None:
+    """Check that each outcome seen by a client is the recorded one."""
     recorded = {record.request_id: record.status for record in outbox(endpoint)}
-    assert len({item.request_id for item in told}) == len(told)
-    for item in told:
+    assert len({item.request_id for item in outcomes}) == len(outcomes)
+    for item in outcomes:
         assert item.status in TAKEN, item
         assert item.status not in (429, 503) or item.broken or item.retry_after, item
         # Who hangs up may do so when all was sent already.
@@ -68,6 +68,6 @@ def _agree(endpoint: EndpointStatus, told: list[Told]) -> None:
     assert recorded == {}
 
 
-def _counts(told: list[Told]) -> dict[Any, int]:
-    kinds = [f"{item.status}{' left' if item.left else ''}" for item in told]
+def _counts(outcomes: list[RequestOutcome]) -> dict[Any, int]:
+    kinds = [f"{item.status}{' left' if item.left else ''}" for item in outcomes]
     return {kind: kinds.count(kind) for kind in sorted(set(kinds))}

@@ -11,7 +11,7 @@ import psutil
 from fledge.core.limits import Limits
 from fledge.supervision.config import ServeConfig
 from tests.serving.harness import until
-from tests.serving.raw import work_of
+from tests.serving.raw import read_load
 from tests.soak.clients import Asking, Together
 from tests.soak.faults import (
     Running,
@@ -47,7 +47,7 @@ def _long(count: int) -> list[dict[str, Any]]:
 def _in_flight(started: Running) -> Together:
     """So many requests that have begun, and take some seconds more."""
     together = Together(started.url, _long(IN_FLIGHT))
-    assert until(lambda: work_of(started.config.port).running == IN_FLIGHT, 10.0)
+    assert until(lambda: read_load(started.config.port).running == IN_FLIGHT, 10.0)
     return together
 
 

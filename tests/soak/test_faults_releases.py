@@ -17,7 +17,7 @@ from fledge.releases import release_cache
 from fledge.supervision.config import ServeConfig
 from tests.conftest import Run
 from tests.rollout.test_moves import config as two_releases
-from tests.serving.harness import NAME, free_port, lay_out, until
+from tests.serving.harness import NAME, create_workspace, free_port, until
 from tests.soak.clients import Asking, Together
 from tests.soak.faults import (
     Running,
@@ -115,7 +115,7 @@ def _damaged(config: ServeConfig) -> str:
 )
 def test_damaged_weights_are_not_loaded(tmp_path: Path, engine_cache: Path, times: int, figures: Figures) -> None:
     for number in range(times):
-        config = lay_out(tmp_path / str(number), engine_cache)
+        config = create_workspace(tmp_path / str(number), engine_cache)
         file, began = _damaged(config), time.monotonic()
         started = begin(config)
         assert started.code(60.0) == 1

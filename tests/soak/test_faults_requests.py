@@ -20,7 +20,7 @@ from fledge.releases import release_cache
 from fledge.releases.manifest import Manifest, write_release
 from fledge.supervision.config import ServeConfig
 from tests.serving.harness import GENERATION, NAME, TEMPLATE, until
-from tests.serving.raw import JSON, Answer, ask, connected, question, request, work_of
+from tests.serving.raw import JSON, Answer, ask, connect, post_json, read_load, request
 from tests.soak.clients import CHAT, Together, Told
 from tests.soak.faults import (
     Running,
@@ -89,7 +89,7 @@ def test_a_poison_request_fails_alone(config: ServeConfig, times: int, figures: 
         expected = [json.loads(item.text)["choices"][0]["text"] for item in told[:7]]
         for _ in range(times):
             ahead = Together(started.url, [{"prompt": [7] * 5, "max_tokens": 150, "ignore_eos": True}], TEXTS)
-            assert until(lambda: work_of(started.config.port).running == 1)
+            assert until(lambda: read_load(started.config.port).running == 1)
             began = time.monotonic()
             batch = Together(started.url, [*fine, poison], TEXTS).told()
             figures["s until the last of the seven"].append(max(item.ended for item in batch[:7]) - began)
@@ -110,11 +110,11 @@ def _hang_ups(started: Running, count: int, *, stream: bool) -> list[Told]:
     began, told = time.monotonic(), []
     with contextlib.ExitStack() as stack:
         for _ in range(count):
-            opened = stack.enter_context(connected(started.config.port))
-            opened.sendall(question(TEXTS, {**LONG, "prompt": "go on", "stream": stream}))
+            opened = stack.enter_context(connect(started.config.port))
+            opened.sendall(post_json(TEXTS, {**LONG, "prompt": "go on", "stream": stream}))
             identity = _identity(opened) if stream else ""
             told.append(Told(identity, 499, began, time.monotonic(), left=True))
-        assert until(lambda: work_of(started.config.port).running > 0, 5.0)
+        assert until(lambda: read_load(started.config.port).running > 0, 5.0)
     return told
 
 
@@ -129,7 +129,7 @@ def test_who_hangs_up_takes_no_place(config: ServeConfig, times: int, figures: F
         for _ in range(times):
             told += _hang_ups(started, 4, stream=True) + _hang_ups(started, 4, stream=False)
             began = time.monotonic()
-            assert until(lambda: sum(work_of(started.config.port)) == 0, 5.0)
+            assert until(lambda: sum(read_load(started.config.port)) == 0, 5.0)
             figures["s until no work"].append(time.monotonic() - began)
             figures["s until the engine is idle"].append(_seconds_until_idle(started.pid("engine")))
             others = Together(started.url, [{"prompt": "hello", "max_tokens": 4}] * 8, TEXTS).told()
@@ -188,13 +188,13 @@ def test_who_never_reads_is_let_go(config: ServeConfig, times: int, figures: Fig
     with running(config, engine="scripted", limits=HALF_S, record_content="drop") as started:
         told = []
         for _ in range(times):
-            with connected(started.config.port, receive_buffer=4096) as opened:
+            with connect(started.config.port, receive_buffer=4096) as opened:
                 began = time.monotonic()
-                opened.sendall(question(TEXTS, flood))
+                opened.sendall(post_json(TEXTS, flood))
                 assert until(lambda: _holds(started, opened), 5.0)
                 assert until(lambda: not _holds(started, opened), 10.0)
                 figures["s until hung up"].append(time.monotonic() - began)
-                assert sum(work_of(started.config.port)) == 0
+                assert sum(read_load(started.config.port)) == 0
                 told.append(Told(_identity(opened), 499, began, time.monotonic(), left=True))
         check_records(started, told)
 

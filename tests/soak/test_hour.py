@@ -10,7 +10,7 @@ from fledge.core.settings import Workspace
 from fledge.experiments.config import ExperimentConfig
 from fledge.registry.release import promote, register
 from fledge.supervision.config import ServeConfig
-from tests.serving.harness import held, metrics, served, until
+from tests.serving.harness import measure_processes, metrics, served, until
 from tests.serving.load import Load
 
 pytestmark = pytest.mark.soak
@@ -26,13 +26,13 @@ def test_an_hour(workspace: Workspace, port: int) -> None:
         # Until its caches are full, and it has had the largest batch that can come: also a busy hour may bring one.
         told = Load(endpoint.url, 16, 60.0, hang_ups=0.1).run()
         told += Load(endpoint.url, 16, 840 * HOURS, hang_ups=0.1, think=1.0).run()
-        before = held(endpoint)
+        before = measure_processes(endpoint)
         told += Load(endpoint.url, 16, 2700 * HOURS, hang_ups=0.1, think=1.0).run()
         waiting, begun = metrics(endpoint, "fledge_recorder_waiting"), time.monotonic()
         caught_up = until(lambda: metrics(endpoint, "fledge_recorder_waiting") == 0, 900)
         seconds = time.monotonic() - begun
         time.sleep(5)
-        after, dropped = held(endpoint), metrics(endpoint, "fledge_outbox_dropped_total")
+        after, dropped = measure_processes(endpoint), metrics(endpoint, "fledge_outbox_dropped_total")
     statuses = [item.status for item in told]
     found = {status: statuses.count(status) for status in sorted(set(statuses))}
     print(f"\n{len(told)} requests, {found}; {waiting:.0f} traces waited, caught up with in {seconds:.0f} s; "

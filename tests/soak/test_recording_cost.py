@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from fledge.supervision.config import ServeConfig
-from tests.serving.harness import lay_out, metrics, served, until
+from tests.serving.harness import create_workspace, metrics, served, until
 from tests.serving.load import Load
 
 pytestmark = pytest.mark.soak
@@ -19,7 +19,7 @@ TURNS = 8
 
 @pytest.fixture(scope="module")
 def config(tmp_path_factory: pytest.TempPathFactory, engine_cache: Path) -> ServeConfig:
-    return lay_out(tmp_path_factory.mktemp("cost"), engine_cache)
+    return create_workspace(tmp_path_factory.mktemp("cost"), engine_cache)
 
 
 def test_recording_costs_little_and_is_caught_up_with(config: ServeConfig) -> None:

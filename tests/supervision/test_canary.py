@@ -20,7 +20,7 @@ from fledge.registry.release import history, promote, register, rollback
 from fledge.supervision.config import ServeConfig
 from fledge.supervision.endpoints import EndpointStatus, find, prepare, serve, status, stop
 from tests.conftest import PATIENCE_S
-from tests.serving.harness import asking, client, metrics, pids, until
+from tests.serving.harness import ask_repeatedly, client, metrics, pids, until
 
 pytestmark = pytest.mark.slow
 
@@ -54,7 +54,7 @@ def _asked(config: ServeConfig) -> Iterator[tuple[EndpointStatus, list[int]]]:
         told.append(http.post("/invocations", json={"inputs": ["What is MLOps?"]}).status_code)
 
     try:
-        with asking(endpoint, ask):
+        with ask_repeatedly(endpoint, ask):
             yield endpoint, told
     finally:
         if status(workspace=config):

@@ -111,7 +111,7 @@ def cluster_interval(values: Numbers, clusters: NDArray[np.intp], *, seed: int =
     errors. If fewer than six clusters are nonzero, the wider of both.
     """
     robust = _robust_interval(values, clusters)
-    if not few_clusters(clusters):
+    if not has_few_clusters(clusters):
         return robust
     means = np.sort(means_of_sets(values, clusters, seed))
     out = math.floor((1 - CONFIDENCE) / 2 * (len(means) + 1))
@@ -127,7 +127,7 @@ def cluster_error(values: Numbers, clusters: NDArray[np.intp]) -> tuple[float, i
     return float(result.bse[0]), int(len(np.unique(clusters)) - 1)
 
 
-def few_clusters(clusters: NDArray[np.intp]) -> bool:
+def has_few_clusters(clusters: NDArray[np.intp]) -> bool:
     return int(clusters.max()) + 1 < CLUSTER_T_FROM
 
 

@@ -21,7 +21,7 @@ from fledge.comparison.intervals import (
     clip_interval,
     cluster_error,
     cluster_interval,
-    few_clusters,
+    has_few_clusters,
     interval_around,
     means_of_sets,
     tango_interval,
@@ -33,7 +33,7 @@ from fledge.comparison.tails import (
     has_heavy_tail,
     hoeffding_distance,
     hoeffding_p,
-    unseen_p,
+    unobserved_p,
 )
 
 
@@ -187,7 +187,7 @@ def one_sided_p(sample: PairedSample, bound: float, alternative: Literal["less",
         return least
     if mean > 0 and has_heavy_tail(gains, sample.clusters):
         least = max(least, float(hoeffding_p(mean, sample.reach, sample.effective, sides=1)))
-    if sample.clusters is not None and few_clusters(sample.clusters):
+    if sample.clusters is not None and has_few_clusters(sample.clusters):
         return max(least, sign_flip_p(gains, sample.clusters))
     if sample.clusters is not None:
         error, freedom = cluster_error(gains, sample.clusters)
@@ -237,7 +237,7 @@ def _constant_interval(sample: PairedSample) -> tuple[float, float]:
 
 def _constant_p(sample: PairedSample) -> float:
     """Return a lower limit for the p-value of equal differences, since other differences may be too rare to observe."""
-    return float(unseen_p(np.mean(sample.differences), sample.effective)) if sample.of_shares else 0.0
+    return float(unobserved_p(np.mean(sample.differences), sample.effective)) if sample.of_shares else 0.0
 
 
 def _apply_hoeffding(sample: PairedSample, result: PairedTest) -> PairedTest:
@@ -267,7 +267,7 @@ def _test_clusters(sample: PairedSample, clusters: NDArray[np.intp], seed: int) 
     spread = error * math.sqrt(len(values))
     constant = np.ptp(values) == 0
     low, high = _constant_interval(sample) if constant else cluster_interval(values, clusters, seed=seed)
-    if few_clusters(clusters):
+    if has_few_clusters(clusters):
         above, below = sign_flip_p(values, clusters, seed=seed), sign_flip_p(-values, clusters, seed=seed)
         p = min(1.0, 2 * above, 2 * below)
         p = max(p, _constant_p(sample)) if constant else p

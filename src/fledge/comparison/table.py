@@ -43,7 +43,7 @@ class ScoreTable:
         return values[np.isfinite(values)]
 
     def share(self, a: str, b: str) -> bool:
-        """Whether two arms have a question in common."""
+        """Return whether two arms have a question in common."""
         return a in self.arms and b in self.arms and bool(np.isfinite(self._two(a, b)).all(axis=1).any())
 
     def pair(self, a: str, b: str, *, by_topic: bool = True) -> PairedSample:

@@ -41,7 +41,7 @@ def hoeffding_distance(reach: float, count: float, confidence: float) -> float:
     return reach * math.sqrt(2 * math.log(2 / (1 - confidence)) / count)
 
 
-def unseen_p(mean: Any, count: float) -> Any:
+def unobserved_p(mean: Any, count: float) -> Any:
     """Return the p-value of no mean difference when all `count` differences, between -1 and 1, equal `mean`.
 
     Score test of the share of unobserved questions that differ by 1 in the other direction.

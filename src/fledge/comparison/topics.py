@@ -9,8 +9,8 @@ def fewest_signs(alpha: float) -> int:
     return math.ceil(math.log2(2 / alpha))
 
 
-def too_few(topics: int, alpha: float) -> str:
-    """Return a message if so few topics cannot show any difference, else an empty string."""
+def explain_few_topics(topics: int, alpha: float) -> str:
+    """Return a message if this number of topics cannot show any difference, else an empty string."""
     fewest = fewest_signs(alpha)
     if topics >= fewest:
         return ""
@@ -21,10 +21,10 @@ def too_few(topics: int, alpha: float) -> str:
 
 
 def warn_few_topics(topics: Sequence[str], arms: int, alpha: float) -> str:
-    """Return the message of `too_few` for a planned experiment with these question topics, else an empty string.
+    """Return `explain_few_topics` for a planned experiment with these question topics, or an empty string.
 
     Each question without a topic counts as one topic. One topic, or as many topics as questions, form no clusters.
     """
     count = len({topic for topic in topics if topic}) + sum(not topic for topic in topics)
     clustered = 1 < count < len(topics)
-    return too_few(count, alpha / (arms - 1)) if arms > 1 and clustered else ""
+    return explain_few_topics(count, alpha / (arms - 1)) if arms > 1 and clustered else ""

@@ -29,7 +29,7 @@ from fledge.comparison.statistics import (
 )
 from fledge.comparison.table import ScoreTable, by_question, describe_missing, describe_repeated, metrics
 from fledge.comparison.tails import count_for_tail
-from fledge.comparison.topics import fewest_signs, too_few
+from fledge.comparison.topics import explain_few_topics, fewest_signs
 from fledge.core.errors import InputError
 
 Direction = Callable[[str], bool | None]
@@ -236,7 +236,7 @@ def _explain_inconclusive(item: _TestedPair, alpha: float) -> str | None:
     """Return why the pair's data cannot support a verdict, or None."""
     if item.units > 1 and not item.sample.differences.any():
         return "both have the same score on every question"
-    if item.clusters is not None and (reason := too_few(item.units, alpha)):
+    if item.clusters is not None and (reason := explain_few_topics(item.units, alpha)):
         return reason
     if item.result.test == "hoeffding":
         unit = "questions" if item.clusters is None else "topics"
@@ -258,7 +258,7 @@ def _further_questions(item: _TestedPair, options: CompareOptions, alpha: float)
     the questions must be of new topics; None if there are too few topics for any verdict.
     """
     result, units, count = item.result, item.units, len(item.sample.a)
-    if count < 2 or (item.clusters is not None and too_few(units, alpha)):
+    if count < 2 or (item.clusters is not None and explain_few_topics(units, alpha)):
         return None
     size = count / units
     spread = result.spread / math.sqrt(size)

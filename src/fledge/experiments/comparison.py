@@ -21,7 +21,7 @@ from fledge.core.settings import Workspace
 from fledge.core.types import Progress, no_progress
 from fledge.experiments.run_ids import short_id
 from fledge.experiments.tables import scores_of
-from fledge.scoring.catalogue import direction_of, known, range_of
+from fledge.scoring.catalogue import direction_of, is_known_metric, range_of
 from fledge.scoring.judge import PREFERENCE, JudgeConfig
 from fledge.tracking.connection import connect
 
@@ -145,7 +145,7 @@ def _compare(table: pd.DataFrame, options: CompareOptions, planned: dict[str, An
         return planned_directions.get(name, direction_of(name))
 
     way = _resolve_direction(
-        metric, options.higher_is_better, direction, is_known=metric in planned_directions or known(metric)
+        metric, options.higher_is_better, direction, is_known=metric in planned_directions or is_known_metric(metric)
     )
     found = compare_scores(
         table,

@@ -145,7 +145,7 @@ def _is_json(value: dict[Any, Any]) -> bool:
 
 
 class _Dumper(yaml.SafeDumper):
-    """Writes multi-line text as a literal block where YAML allows it."""
+    """Writes multi-line text as a literal block if YAML allows it."""
 
 
 def _represent_text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:

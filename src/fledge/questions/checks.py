@@ -119,7 +119,7 @@ def _find_misspelled(reading: Reading) -> Iterator[Problem]:
             distances = process.cpdist(order[:-step], order[step:], scorer=OSA.distance, score_cutoff=1)
             pairs |= {(order[index], order[index + step]) for index in np.flatnonzero(distances == 1)}
     for one, other in pairs:
-        if _is_slip(one, other):
+        if _is_typo(one, other):
             first, place = sorted((places[one], places[other]))
             splits = {reading.questions[first].split, reading.questions[place].split} - {""}
             if len(splits) > 1:
@@ -129,7 +129,7 @@ def _find_misspelled(reading: Reading) -> Iterator[Problem]:
                 yield Problem("near-duplicate", reading.lines[place], what, "keep one, if they mean the same")
 
 
-def _is_slip(one: str, other: str) -> bool:
+def _is_typo(one: str, other: str) -> bool:
     """Return whether the texts differ in a space, or in a longer word of a script with case.
 
     Short words, numbers and scripts without case differ on purpose, as `top-k` and `top-p`, or 12 and 13.

@@ -93,7 +93,7 @@ class Reading:
         raise InputError(f"{self.where(first)}: {first.message}{more}", hint=f"{first.hint}{every}")
 
     @property
-    def surprising(self) -> list[ReadingNote]:
+    def uncertain_notes(self) -> list[ReadingNote]:
         """Notes on guesses that may be wrong; a wrong separator would show in the rows."""
         return [note for note in self.notes if note.kind != "separator"]
 

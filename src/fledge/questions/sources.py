@@ -31,8 +31,8 @@ def read_questions(
     """
     reading = read(source, layout, workspace=workspace)
     questions = reading.question_set()
-    if reading.surprising:
-        say(describe_notes(reading.source, reading.surprising))
+    if reading.uncertain_notes:
+        say(describe_notes(reading.source, reading.uncertain_notes))
     return questions
 
 

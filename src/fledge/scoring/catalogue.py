@@ -203,7 +203,7 @@ def score(response: Response, scorers: Sequence[Scorer]) -> AnswerScores:
     return AnswerScores(values, errors, rationales)
 
 
-def known(metric: str) -> bool:
+def is_known_metric(metric: str) -> bool:
     """Return whether the direction of a metric is known."""
     return metric in BUILT_IN or metric in _user_scorers or metric in DERIVED
 

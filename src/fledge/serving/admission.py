@@ -1,4 +1,4 @@
-"""Limits on the work of a release: a request beyond them is refused at once, and told when to retry."""
+"""Admission control of a release: a request beyond its limits is refused immediately, with a retry time."""
 
 import contextlib
 import math
@@ -10,7 +10,7 @@ from fledge.core.errors import FledgeError
 from fledge.core.limits import Limits
 
 RATE_WINDOW_S = 10.0
-CHARACTERS_PER_TOKEN = 4  # a guess, until the engine has read the prompt
+CHARACTERS_PER_TOKEN = 4  # an estimate, before the engine tokenizes the prompt
 
 
 class BusyError(FledgeError):
@@ -31,11 +31,11 @@ class Admission:
         self._ended: deque[float] = deque()
 
     def busy(self) -> BusyError | None:
-        """Return the error for a request of any size, or None where the queue has room."""
+        """Return the error if no request fits into the queue, else None."""
         most = self.limits.max_running + self.limits.queue_requests
         if self.requests < most:
             return None
-        return BusyError(f"{self.requests} requests are running or waiting, and {most} may", self.retry_after())
+        return BusyError(f"{self.requests} requests are running or waiting, the maximum", self.retry_after())
 
     @contextlib.contextmanager
     def admit(self, tokens: int) -> Iterator[None]:
@@ -45,7 +45,7 @@ class Admission:
             raise busy
         if self.requests and self.tokens + tokens > limits.queue_tokens:
             raise BusyError(
-                f"{self.tokens} tokens are running or waiting; with this request's {tokens} there would be more than "
+                f"{self.tokens} tokens are running or waiting; this request's {tokens} would exceed the maximum of "
                 f"{limits.queue_tokens}",
                 self.retry_after(),
             )
@@ -60,7 +60,7 @@ class Admission:
             self._forget()
 
     def retry_after(self) -> int:
-        """Estimate the seconds until half of the queue is done, from the latest throughput; 1 to 60."""
+        """Estimate the seconds, 1 to 60, until half of the queue is done, from the recent throughput."""
         self._forget()
         rate = len(self._ended) / RATE_WINDOW_S
         return min(60, max(1, math.ceil(self.requests / 2 / rate))) if rate else 5

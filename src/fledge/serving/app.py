@@ -20,14 +20,14 @@ from fledge.core.messages import FeedbackRecord
 from fledge.serving.docs import Bodies, describe, responses
 from fledge.serving.endpoint import Endpoint, warning_headers
 from fledge.serving.errors import add_errors
-from fledge.serving.invocations import BareRequest, invocations_routes
+from fledge.serving.invocations import BareRequest, add_invocations_routes
 from fledge.serving.json_response import StructResponse
 from fledge.serving.lifecycle import Lifecycle, Transfer
-from fledge.serving.openai import ChatRequest, CompletionRequest, openai_routes
+from fledge.serving.openai import ChatRequest, CompletionRequest, add_openai_routes
 from fledge.serving.request_models import strict_route, unknown_names
 from fledge.serving.response_models import REQUEST_ID, FeedbackTaken, Ready, ReleaseReadiness
 from fledge.serving.security import Access, AccessGuard
-from fledge.serving.webhook import read_secret, webhook_route
+from fledge.serving.webhook import add_webhook_route, read_secret
 
 METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -47,29 +47,29 @@ class FeedbackRequest(BaseModel):
 
 
 def build_app(endpoint: Endpoint, access: Access, keys: Keys, on_alias_moved: Callable[[], None]) -> Any:
-    """Return the ASGI application with its middleware. `on_alias_moved` is called at a webhook of MLflow's."""
+    """Return the ASGI application with its middleware. `on_alias_moved` is called on MLflow's webhook."""
     app = FastAPIOffline(
         title="fledge",
         version=metadata.version("fledge"),
         description="A language model behind MLflow's scoring protocol and OpenAI's.",
-        lifespan=_lifespan(endpoint),
+        lifespan=_make_lifespan(endpoint),
         redoc_url=None,
         swagger_ui_oauth2_redirect_url="/docs/oauth2-redirect",
     )
     add_errors(app)
     router = APIRouter(route_class=strict_route(lambda: endpoint.limits.max_json_depth))
-    _operation_routes(endpoint, router)
-    openai_routes(endpoint, router)
-    invocations_routes(endpoint, router)
-    _feedback_route(endpoint, router)
+    _add_operation_routes(endpoint, router)
+    add_openai_routes(endpoint, router)
+    add_invocations_routes(endpoint, router)
+    _add_feedback_route(endpoint, router)
     if secret := read_secret():
-        webhook_route(router, secret, on_alias_moved)
+        add_webhook_route(router, secret, on_alias_moved)
     app.include_router(router)
     bodies = Bodies(ChatRequest, CompletionRequest, BareRequest)
     describe(app, endpoint, lambda path: keys.needed and not access.is_open(path), bodies)
     endpoint.metrics.watch(endpoint)
     guarded: Any = AccessGuard(Transfer(app, lambda: endpoint.limits, endpoint.busy), access, keys)
-    if access.origins:  # around the guard: a page may read why it was refused
+    if access.origins:  # outside the guard, so that a page can read why it was refused
         exposed = [
             "x-request-id",
             "x-fledge-release",
@@ -82,13 +82,13 @@ def build_app(endpoint: Endpoint, access: Access, keys: Keys, on_alias_moved: Ca
             guarded,
             allow_origins=sorted(access.origins),
             allow_methods=["GET", "POST"],
-            allow_headers=["*"],  # OpenAI's client sends a dozen of its own
+            allow_headers=["*"],  # OpenAI's client adds a dozen
             expose_headers=exposed,
         )
     return Lifecycle(guarded, endpoint.record_outcome)
 
 
-def _lifespan(endpoint: Endpoint) -> Any:
+def _make_lifespan(endpoint: Endpoint) -> Any:
     @contextlib.asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
         writer = asyncio.create_task(endpoint.outbox.run()) if endpoint.outbox else None
@@ -100,7 +100,7 @@ def _lifespan(endpoint: Endpoint) -> Any:
     return lifespan
 
 
-def _operation_routes(endpoint: Endpoint, router: APIRouter) -> None:
+def _add_operation_routes(endpoint: Endpoint, router: APIRouter) -> None:
     def plain(text: str) -> PlainTextResponse:
         return PlainTextResponse(text)
 
@@ -114,7 +114,7 @@ def _operation_routes(endpoint: Endpoint, router: APIRouter) -> None:
     async def ping() -> PlainTextResponse:
         return plain("\n")
 
-    @router.get("/version", summary="The version of MLflow's protocol", **{**about, "responses": responses(401)})
+    @router.get("/version", summary="Version of MLflow's protocol", **{**about, "responses": responses(401)})
     async def version() -> PlainTextResponse:
         return plain(metadata.version("mlflow"))
 
@@ -137,7 +137,7 @@ def _operation_routes(endpoint: Endpoint, router: APIRouter) -> None:
         return Response(endpoint.metrics.text(), media_type=METRICS_TYPE)
 
 
-def _feedback_route(endpoint: Endpoint, router: APIRouter) -> None:
+def _add_feedback_route(endpoint: Endpoint, router: APIRouter) -> None:
     @router.post(
         "/feedback",
         operation_id="feedback",
@@ -147,7 +147,7 @@ def _feedback_route(endpoint: Endpoint, router: APIRouter) -> None:
     )
     async def feedback(body: FeedbackRequest, request: Request) -> StructResponse:
         if endpoint.outbox is None:
-            raise HTTPException(409, "this endpoint records nothing, so there is no answer to tie feedback to")
+            raise HTTPException(409, "this endpoint does not record answers, so it takes no feedback")
         record = FeedbackRecord(
             feedback_id=secrets.token_hex(16),
             request_id=body.request_id.rpartition("-")[2],

@@ -34,7 +34,7 @@ TokenLogprobs = Sequence[tuple[str, float]]
 
 
 class ResponseBuilder(ABC, Generic[ChunkChoice]):
-    """Makes the response to one request from its trace, or chunks from the pieces of its answers."""
+    """Builds the response to one request from its trace, or chunks from the pieces of its answers."""
 
     prefix: str
 
@@ -47,22 +47,22 @@ class ResponseBuilder(ABC, Generic[ChunkChoice]):
 
     @abstractmethod
     def build(self) -> Struct:
-        """Return the whole response."""
+        """Return the complete response."""
 
     @abstractmethod
     def first_choices(self) -> Sequence[ChunkChoice]:
-        """Return what is sent before anything is generated."""
+        """Return the choices that are sent before the first token."""
 
     @abstractmethod
     def choice(self, index: int, piece: Piece) -> ChunkChoice:
-        """Return what a piece adds to the answer `index`."""
+        """Return the choice for a piece of the answer `index`."""
 
     @abstractmethod
     def chunk(self, choices: list[ChunkChoice], usage: CompletionUsage | UnsetType | None) -> Struct:
         """Return one event of the stream."""
 
     async def chunks(self, pieces: AsyncGenerator[tuple[int, Piece]]) -> AsyncGenerator[Struct]:
-        """Yield a chunk for each piece that holds anything."""
+        """Yield a chunk for each non-empty piece."""
         usage = None if self._with_usage else UNSET
         for first in self.first_choices():
             yield self.chunk([first], usage)
@@ -74,7 +74,7 @@ class ResponseBuilder(ABC, Generic[ChunkChoice]):
             yield self.chunk([], self.usage())
 
     def usage(self) -> CompletionUsage:
-        """Count each prompt once, however many answers there are to it."""
+        """Return the token counts; each prompt counts once, however many answers it has."""
         results = self.trace.results
         prompt = sum(result.prompt_tokens for result in results[:: self._n])
         new = sum(result.completion_tokens for result in results)
@@ -82,7 +82,7 @@ class ResponseBuilder(ABC, Generic[ChunkChoice]):
 
 
 class ChatBuilder(ResponseBuilder[ChatChunkChoice]):
-    """Makes chat completions."""
+    """Builds chat completions."""
 
     prefix = "chatcmpl"
 
@@ -115,7 +115,7 @@ class ChatBuilder(ResponseBuilder[ChatChunkChoice]):
             return None
         content = []
         for text, value in tokens:
-            # Part of a character has no text of its own, and no bytes that could be told.
+            # The bytes of a token that is part of a character are unknown.
             encoded = None if "\ufffd" in text else list(text.encode())
             top = [TopLogprob(text, value, encoded)] if self._with_top else []
             content.append(TokenLogprob(text, value, encoded, top))
@@ -123,7 +123,7 @@ class ChatBuilder(ResponseBuilder[ChatChunkChoice]):
 
 
 class CompletionBuilder(ResponseBuilder[CompletionChunkChoice]):
-    """Makes text completions; `echoes` is what comes before each answer."""
+    """Builds text completions; `echoes` is the text before each answer."""
 
     prefix = "cmpl"
 

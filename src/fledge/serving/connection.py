@@ -10,36 +10,36 @@ from fledge.core.limits import Limits
 from fledge.serving.errors import openai_error
 from fledge.serving.response_models import encode
 
-GONE = "fledge.gone"  # in a scope's extensions, once the connection is lost: why
+GONE = "fledge.gone"  # in a scope's extensions: why the connection was lost
 MAXIMUM_HEADER_BYTES = 65_536
 MAXIMUM_HEADERS = 200
-MAXIMUM_PIPELINED = 32  # requests that a client may send before it has its first answer
+MAXIMUM_PIPELINED = 32  # requests that a client may send before the first response
 
 
 class Connection(HttpToolsProtocol):
-    """One client's connection. In every state a timer runs: this class's, or the application's own."""
+    """One client's connection. A timer limits every phase: one of this class, or one of the application."""
 
     limits = Limits()  # set by `connection_class`
     _notes: dict[str, Any]
     _timer: asyncio.TimerHandle | None = None
-    _reader_timer: asyncio.TimerHandle | None = None
+    _write_timer: asyncio.TimerHandle | None = None
     _running: RequestResponseCycle | None = None
     _in_head = True
-    _has_begun = False
+    _started = False
     _chunk_has_body = False
-    _unfinished = 0  # bytes that came since the parser last handed anything over
+    _unparsed = 0  # bytes received since the parser's last callback
     _head_bytes = 0
     _refusal = (400, "")
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         self._notes = {}
-        self._expect_head()
+        self._start_head_timer()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._notes.setdefault(GONE, "the client hung up")
         self.pipeline.clear()
-        if self._running is not None:  # uvicorn tells the latest request only, which may be one that waits
+        if self._running is not None:  # uvicorn notifies only the latest request, which may still be queued
             self._running.disconnected = True
             self._running.message_event.set()
         self._stop_timer()
@@ -52,21 +52,21 @@ class Connection(HttpToolsProtocol):
         super().data_received(data)
         if self.transport.is_closing():
             return
-        # What the parser holds back: half a header, or the trailers and chunk extensions of a body.
-        self._unfinished = 0 if self._chunk_has_body else self._unfinished + len(data)
-        if self._unfinished > MAXIMUM_HEADER_BYTES:
+        # The parser buffers partial headers, and the trailers and chunk extensions of a body.
+        self._unparsed = 0 if self._chunk_has_body else self._unparsed + len(data)
+        if self._unparsed > MAXIMUM_HEADER_BYTES:
             self._refuse(431, f"the headers have more than {MAXIMUM_HEADER_BYTES} bytes")
         elif self._timer is None and (self.cycle is None or self.cycle.response_complete):
-            # The rest of a body that was refused, or line breaks between requests: uvicorn waits for ever.
+            # uvicorn has no timeout for the rest of a refused body, or for line breaks between requests.
             self._timer = self.loop.call_later(self.limits.body_timeout_s, self._close)
 
     def on_message_begin(self) -> None:
         if len(self.pipeline) >= MAXIMUM_PIPELINED:
-            raise ValueError("too many requests at once")
+            raise ValueError("too many pipelined requests")
         super().on_message_begin()
         self.scope["extensions"] = self._notes
-        self._has_begun = True
-        self._expect_head()
+        self._started = True
+        self._start_head_timer()
 
     def on_url(self, url: bytes) -> None:
         self._count_head(len(url))
@@ -75,9 +75,9 @@ class Connection(HttpToolsProtocol):
     def on_header(self, name: bytes, value: bytes) -> None:
         self._count_head(len(name) + len(value))
         if not self._in_head:
-            return  # a trailer: it came after all checks, and is no header
+            return  # a trailer: the headers are already checked
         if len(self.headers) >= MAXIMUM_HEADERS:
-            self._refusal = (431, f"there are more than {MAXIMUM_HEADERS} headers")
+            self._refusal = (431, f"more than {MAXIMUM_HEADERS} headers")
             raise ValueError(self._refusal)
         super().on_header(name, value)
 
@@ -104,20 +104,20 @@ class Connection(HttpToolsProtocol):
 
     def pause_writing(self) -> None:
         super().pause_writing()
-        self._expect_reader()
+        self._start_write_timer()
 
     def resume_writing(self) -> None:
         super().resume_writing()
-        if self._reader_timer:
-            self._reader_timer.cancel()
-            self._reader_timer = None
+        if self._write_timer:
+            self._write_timer.cancel()
+            self._write_timer = None
 
     def send_400_response(self, msg: str) -> None:
         status, message = self._refusal
         self._refuse(status, message or msg)
 
     def _unsupported_upgrade_warning(self) -> None:
-        """Log nothing: a request for an upgrade is answered without one, and must not fill the log."""
+        """Do not log: such a request is answered without the upgrade, and must not fill the log."""
 
     def _count_head(self, count: int) -> None:
         self._head_bytes += count
@@ -125,45 +125,45 @@ class Connection(HttpToolsProtocol):
             self._refusal = (431, f"the headers have more than {MAXIMUM_HEADER_BYTES} bytes")
             raise ValueError(self._refusal)
 
-    def _expect_head(self) -> None:
+    def _start_head_timer(self) -> None:
         self._stop_timer()
         self._in_head, self._head_bytes = True, 0
-        self._timer = self.loop.call_later(self.limits.header_timeout_s, self._head_is_late)
+        self._timer = self.loop.call_later(self.limits.header_timeout_s, self._on_head_timeout)
 
-    def _expect_reader(self) -> None:
+    def _start_write_timer(self) -> None:
         left = self.transport.get_write_buffer_size()
-        if self._reader_timer is None and left:
-            self._reader_timer = self.loop.call_later(self.limits.write_timeout_s, self._reader_is_late, left)
+        if self._write_timer is None and left:
+            self._write_timer = self.loop.call_later(self.limits.write_timeout_s, self._on_write_timeout, left)
 
     def _stop_timer(self) -> None:
         if self._timer:
             self._timer.cancel()
             self._timer = None
 
-    def _head_is_late(self) -> None:
+    def _on_head_timeout(self) -> None:
         self._timer = None
-        if self._has_begun:
+        if self._started:
             self._refuse(408, f"the headers took more than {self.limits.header_timeout_s:g} s")
         else:
             self._close()
 
-    def _reader_is_late(self, left: int) -> None:
-        self._reader_timer = None
+    def _on_write_timeout(self, left: int) -> None:
+        self._write_timer = None
         if self.transport.get_write_buffer_size() < left:  # slow, but reading
-            self._expect_reader()
+            self._start_write_timer()
             return
         self._notes[GONE] = f"the client read nothing for {self.limits.write_timeout_s:g} s"
         self.transport.abort()
 
     def _close(self) -> None:
-        """Close once the client has read everything, or has not read it in time."""
+        """Close when the client has read everything, or at the write timeout."""
         self.transport.close()
-        self._expect_reader()
+        self._start_write_timer()
 
     def _refuse(self, status: int, message: str) -> None:
         if self.transport.is_closing():
             return
-        if self.cycle and not self.cycle.response_complete:  # nonsense behind a request that is being answered
+        if self.cycle and not self.cycle.response_complete:  # invalid data after a request in progress
             self.transport.abort()
             return
         body = encode(openai_error(status, message))

@@ -1,4 +1,4 @@
-"""Conversations: how they are recorded, sent to an engine and filled into the prompt of a release."""
+"""Conversations: recorded form, message to an engine, and filling the prompt of a release."""
 
 from collections.abc import Mapping
 from types import MappingProxyType
@@ -15,27 +15,27 @@ Turns = list[tuple[str, str]]
 
 
 def as_dicts(turns: Turns) -> list[dict[str, str]]:
-    """Return a conversation as it is recorded."""
+    """Return a conversation in its recorded form."""
     return [{"role": role, "content": content} for role, content in turns]
 
 
-def as_text(asked: str | Turns) -> str:
-    """Return a prompt or a conversation as people read it."""
-    return asked if isinstance(asked, str) else "\n".join(f"{role}: {content}" for role, content in asked)
+def as_text(prompt: str | Turns) -> str:
+    """Return a prompt or a conversation as readable text."""
+    return prompt if isinstance(prompt, str) else "\n".join(f"{role}: {content}" for role, content in prompt)
 
 
-def make_ask(asked: str | Turns, params: dict[str, Any], *, stream: bool) -> Ask:
+def make_ask(prompt: str | Turns, params: dict[str, Any], *, stream: bool) -> Ask:
     """Return the message to an engine for a text or a conversation."""
-    return Ask("", params, **({"text": asked} if isinstance(asked, str) else {"messages": asked}), stream=stream)
+    return Ask("", params, **({"text": prompt} if isinstance(prompt, str) else {"messages": prompt}), stream=stream)
 
 
 def fill_prompt(prompt: Prompt, turns: Turns, values: Mapping[str, str] = MappingProxyType({})) -> str | Turns | None:
-    """Fill the prompt of a release with a conversation. Returns None where the conversation has no user's turn.
+    """Fill the prompt of a release with a conversation; return None if the conversation has no user turn.
 
-    Raises `InputError` where variables of the prompt are missing.
+    Raises `InputError` for missing variables.
     """
     try:
-        asked = fill_conversation(prompt, [Message(*turn) for turn in turns], values)  # type: ignore[arg-type]
+        filled = fill_conversation(prompt, [Message(*turn) for turn in turns], values)  # type: ignore[arg-type]
     except InputError as error:
         raise InputError(f"{error.message}: {error.hint}") from None
-    return asked if isinstance(asked, str) or asked is None else [(turn.role, turn.content) for turn in asked]
+    return filled if isinstance(filled, str) or filled is None else [(turn.role, turn.content) for turn in filled]

@@ -1,4 +1,4 @@
-"""`/openapi.json` beyond what FastAPI derives: errors, streams, keys, and what the served releases take."""
+"""Additions to FastAPI's `/openapi.json`: errors, streams, keys, and the models and prompts of the served releases."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -13,32 +13,32 @@ from fledge.serving.request_models import MAX_CHARACTERS, MAX_PROMPTS, Generatio
 from fledge.serving.response_models import HEX
 from fledge.serving.response_schemas import COMPONENTS, RESPONSES
 
-# What Python takes for space; the \s of a schema depends on who reads it.
+# Python's white space; \s in a schema depends on the validator.
 _SPACE = r"\t-\r\x1c- \x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000"
-_REFERENCE = REFERENCE.format(name="{model}")  # pydantic names the place differently
+_REFERENCE = REFERENCE.format(name="{model}")  # pydantic names the placeholder differently
 
 _MEANINGS = {
-    400: "The request is wrong",
+    400: "The request is invalid",
     401: "No valid key",
     403: "The Host or the Origin is not allowed",
     404: "No such model",
     408: "The request took too long to arrive",
-    409: "This endpoint records nothing, so feedback has no answer to go with",
+    409: "This endpoint does not record answers, so it takes no feedback",
     413: "The body is too large",
     415: "Unsupported media type",
     429: "The queue is full; Retry-After says when to retry",
     431: "The headers are too large",
-    500: "The request failed; the log says why",
+    500: "The request failed; see the log",
     503: "The engine is not ready; Retry-After says when to retry",
     504: "The answer took too long",
 }
 BARE = ("messages", "prompt", "input")
-NO_PROMPT = "none"  # as a request's `prompt`: the conversation as it is
+NO_PROMPT = "none"  # as a request's `prompt`: send the conversation unchanged
 EXAMPLE = "What is machine learning?"
 _ALWAYS = (400, 403, 408, 413, 431, 500)
 _OF_ANSWERS = (401, 404, 415, 429, 503, 504)
 _REQUEST_ID = {
-    "description": "Names the request in the log and in feedback",
+    "description": "Id of the request, for the log and for feedback",
     "required": True,
     "schema": {"type": "string", "pattern": f"^{HEX}$"},
 }
@@ -47,22 +47,22 @@ _RETRY_AFTER = {"description": "Seconds", "required": True, "schema": {"type": "
 _SESSION = {
     "name": "x-session-id",
     "in": "header",
-    "description": "Whose request it is where there is no `user`; keeps to one arm of an experiment",
+    "description": "Session of the request; without `user`, a session stays with one arm of an experiment",
     "schema": {"type": "string"},
 }
 _ABOUT_ANSWERS = {
-    "x-fledge-release": "Name and version of the release that answered",
-    "x-fledge-arm": "The alias that it answered under",
-    "x-fledge-prompt": "The prompt that was filled in, as NAME/VERSION",
-    "x-fledge-warning": "Parameters that were ignored",
-    "x-fledge-turns-left-out": "How many of the oldest turns had no room",
+    "x-fledge-release": "Release that answered, as NAME/VERSION",
+    "x-fledge-arm": "Alias of the release that answered",
+    "x-fledge-prompt": "Prompt that was filled in, as NAME/VERSION",
+    "x-fledge-warning": "Ignored parameters",
+    "x-fledge-turns-left-out": "Number of the oldest turns that did not fit into the context window",
 }
 
 
 def responses(*codes: int, answers: bool = False) -> dict[int | str, dict[str, Any]]:
-    """Return the error responses of a route; `answers` adds those of a route that generates."""
-    wanted = sorted({*codes, *_ALWAYS, *(_OF_ANSWERS if answers else ())})
-    return {code: {"description": _MEANINGS[code]} for code in wanted}
+    """Return the error responses of a route; `answers` adds those of a generating route."""
+    statuses = sorted({*codes, *_ALWAYS, *(_OF_ANSWERS if answers else ())})
+    return {code: {"description": _MEANINGS[code]} for code in statuses}
 
 
 class Bodies(NamedTuple):
@@ -74,7 +74,7 @@ class Bodies(NamedTuple):
 
 
 class Offer(NamedTuple):
-    """What requests may name at the moment: models, prompts and limits."""
+    """Models, prompts and limits that requests can currently use."""
 
     models: tuple[str, ...]
     prompt: str
@@ -84,7 +84,7 @@ class Offer(NamedTuple):
 
     @classmethod
     def of(cls, endpoint: Endpoint) -> "Offer":
-        """Read an endpoint. `prompt` and `variables` are those of the default release."""
+        """Return an endpoint's offer. `prompt` and `variables` are those of the default release."""
         first = endpoint.served[endpoint.routes.routes[0].arms[0].release].prompt
         prompts = {label for served in endpoint.served.values() for label in (served.prompt.name, served.prompt.label)}
         models = tuple(endpoint.routes.names(versions=True))
@@ -92,9 +92,9 @@ class Offer(NamedTuple):
 
 
 def chat_body(model: type[BaseModel], offer: Offer) -> Schema:
-    """Return the schema of a chat completion's body, with the models and prompts that are served.
+    """Return the schema of a chat completion's body, with the served models and prompts.
 
-    JSON Schema cannot say that a conversation without a user's turn needs no variables.
+    JSON Schema cannot express that a conversation without a user turn needs no variables.
     """
     schema = _request_schema(model, offer)
     labels, names = list(offer.prompts), offer.variables
@@ -106,7 +106,7 @@ def chat_body(model: type[BaseModel], offer: Offer) -> Schema:
             "variables": {"type": "object", "additionalProperties": _text(), "maxProperties": 100},
         },
     }
-    if len(names) > 1:  # the last message is one of them
+    if len(names) > 1:  # the last user message fills one of them
         choice["required"].append("variables")
         choice["properties"]["variables"]["anyOf"] = [
             {"required": [name for name in names if name != left_out]} for left_out in names
@@ -137,12 +137,12 @@ def completion_body(model: type[BaseModel], offer: Offer) -> Schema:
 def invocations_body(bare: type[BaseModel], offer: Offer) -> Schema:
     """Return the request body of `/invocations` in all its forms, with the columns of the release's prompt."""
     names = offer.variables
-    asked = [EXAMPLE for _ in names]
-    split = {"dataframe_split": {"columns": list(names), "data": [asked]}}
-    lines = f"{','.join(names)}\n{','.join(asked)}\n"
+    row = [EXAMPLE for _ in names]
+    split = {"dataframe_split": {"columns": list(names), "data": [row]}}
+    lines = f"{','.join(names)}\n{','.join(row)}\n"
     return {
         "required": True,
-        "description": "A table may have more columns than these: they are ignored.",
+        "description": "Further columns of a table are ignored.",
         "content": {
             "application/json": {"schema": either(_table_schema(offer), _bare_schema(bare, offer)), "example": split},
             "text/csv": {"schema": {"type": "string", "pattern": _csv_pattern(names)}, "example": lines},
@@ -154,7 +154,7 @@ def invocations_body(bare: type[BaseModel], offer: Offer) -> Schema:
 def _table_schema(offer: Offer) -> Schema:
     """Return the schema of a table in exactly one form.
 
-    JSON Schema cannot say that lists have one length, or that rows have a value for each further column.
+    JSON Schema cannot express that lists have the same length, or that rows have a value for each further column.
     """
     names, most, text = offer.variables, offer.limits.max_rows, _text(blank=False)
     row = record(**dict.fromkeys(names, text))
@@ -183,7 +183,7 @@ def _table_schema(offer: Offer) -> Schema:
 
 
 def _bare_schema(model: type[BaseModel], offer: Offer) -> Schema:
-    """Return the schema of a body with exactly one of messages, prompt and input, and settings."""
+    """Return the schema of a body with settings and exactly one of messages, prompt and input."""
     schema = _request_schema(model, offer)
     text = _text(blank=False)
     forms = {
@@ -191,7 +191,7 @@ def _bare_schema(model: type[BaseModel], offer: Offer) -> Schema:
         "prompt": either(*schema["properties"]["prompt"]["anyOf"][:2]),
         "input": either(text, list_of(text, minItems=1, maxItems=offer.limits.max_rows)),
     }
-    if len(offer.variables) > 1:  # which neither a text nor a conversation fills in
+    if len(offer.variables) > 1:  # neither a text nor a conversation fills them
         del forms["input"], forms["messages"]
     schema["anyOf"] = [
         {"title": form, "required": [form], "properties": {**dict.fromkeys(forms, NULL), form: forms[form]}}
@@ -203,7 +203,7 @@ def _bare_schema(model: type[BaseModel], offer: Offer) -> Schema:
 
 
 def _csv_pattern(names: Sequence[str]) -> str:
-    """Return a pattern of lines without quotes. Quoted fields are taken too, but no pattern can count them."""
+    """Return a pattern of lines without quotes. Quoted fields are valid too, but no pattern can count them."""
     plain = r'[^",\x00-\x1f]*'
     field = rf'{plain}[^",\x00-\x1f{_SPACE}]{plain}'
     row = ",".join(field for _ in names)
@@ -241,7 +241,7 @@ def _request_schema(model: type[BaseModel], offer: Offer) -> Schema:
 
 
 def describe(app: FastAPI, endpoint: Endpoint, needs_key: Callable[[str], bool], bodies: Bodies) -> None:
-    """Make `/openapi.json` follow what is served at the moment. `needs_key` tells which paths need a key."""
+    """Make `/openapi.json` describe the releases served at the time. `needs_key` returns whether a path needs a key."""
     original = app.openapi
     cache: dict[Offer, dict[str, Any]] = {}
 
@@ -292,7 +292,7 @@ def _complete_operation(path: str, operation: dict[str, Any]) -> None:
         response["content"] = _content({"application/json": error})
         if code in ("429", "503"):
             response["headers"]["Retry-After"] = _RETRY_AFTER
-    if "429" in found:  # a route that generates
+    if "429" in found:  # a generating route
         operation.setdefault("parameters", []).append(_SESSION)
         found["200"]["headers"] |= {
             name: {"description": text, "schema": {"type": "string"}} for name, text in _ABOUT_ANSWERS.items()

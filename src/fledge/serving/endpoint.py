@@ -1,4 +1,4 @@
-"""The endpoint: the served releases, which of them answers a request, and how it is answered and recorded."""
+"""The endpoint: chooses the release for a request, generates its answers, and records the outcome."""
 
 import asyncio
 import json
@@ -25,7 +25,7 @@ from fledge.serving.outbox import Outbox
 from fledge.serving.routing import Routes
 from fledge.serving.trace import RequestTrace, Result
 
-MAX_EARLY_FEEDBACK = 100  # feedback on one request that is still open
+MAX_EARLY_FEEDBACK = 100  # on one request in progress
 
 
 class Served:
@@ -38,7 +38,7 @@ class Served:
         self.admission = Admission(limits)
 
     def limit(self, limits: Limits) -> None:
-        """Apply new limits from here on."""
+        """Apply new limits to all further requests."""
         self.admission.limits = limits
         self.client.resize(limits.max_running)
 
@@ -62,9 +62,9 @@ class Respondent(NamedTuple):
 
 @dataclass(frozen=True)
 class Job:
-    """The work of one request: prompts, their texts as people read them, and `n` answers to each.
+    """The work of one request: prompts, their readable texts, and `n` answers to each.
 
-    `prompt` names the release's prompt where it was filled in.
+    `prompt` names the release's prompt if it was filled in.
     """
 
     asks: Sequence[Ask]
@@ -90,37 +90,37 @@ JobMaker = Callable[[Served], Job]
 
 @dataclass
 class Endpoint:
-    """All that is served on one port."""
+    """The releases served on one port, their routes and limits."""
 
     limits: Limits
     routes: Routes
     served: dict[str, Served]
     outbox: Outbox | None
     metrics: Metrics
-    facts: EndpointFacts = field(default_factory=EndpointFacts)  # as the supervisor told them
+    facts: EndpointFacts = field(default_factory=EndpointFacts)  # reported by the supervisor
     draining: bool = False
     in_flight: int = 0
     _shadows: "set[asyncio.Task[None]]" = field(default_factory=set)
-    _early_feedback: dict[str, list[FeedbackRecord]] = field(default_factory=dict)  # on open requests, by id
+    _early_feedback: dict[str, list[FeedbackRecord]] = field(default_factory=dict)  # on requests in progress, by id
 
     @property
     def ready(self) -> bool:
-        """Whether every release with a share of the requests is ready, except a canary's candidate."""
+        """Whether all releases with a share of the requests are ready, except the candidate of a running canary."""
         required = {arm.release for route in self.routes.routes for arm in route.arms}
         canary = self.facts.canary
-        if canary and canary.status == "running":  # it may fail without the endpoint being unready
+        if canary and canary.status == "running":  # the endpoint stays ready without it
             required.discard(canary.release)
         return not self.draining and all(self.served[release].client.ready for release in required)
 
     def busy(self) -> BusyError | None:
-        """Return the error for any request where all releases are full, else None."""
+        """Return an error if the queues of all releases are full, else None."""
         refusals = [served.admission.busy() for served in self.served.values()]
         return refusals[0] if all(refusals) else None
 
     def choose(self, trace: RequestTrace, model: str, unit: str) -> Respondent:
-        """Choose the release that answers a request for `model`, and note it in the trace.
+        """Choose the release that answers a request for `model`, and set it in the trace.
 
-        Raises 404 for a name that is not served, `EngineGoneError` while the endpoint stops.
+        Raises 404 for a name that is not served, and `EngineGoneError` while the endpoint stops.
         """
         choice = self.routes.find(model, unit)
         if choice is None or choice.release not in self.served:
@@ -132,16 +132,16 @@ class Endpoint:
         if self.draining:
             raise EngineGoneError("the endpoint is stopping")
         shadow = choice.shadow and self.served.get(choice.shadow.release)
-        beside = Respondent(shadow, choice.shadow.alias) if shadow and choice.shadow else None
-        return Respondent(served, choice.arm, beside)
+        shadowing = Respondent(shadow, choice.shadow.alias) if shadow and choice.shadow else None
+        return Respondent(served, choice.arm, shadowing)
 
     def serves(self, chosen: Respondent) -> bool:
-        """Whether a chosen release is still served."""
+        """Return whether a chosen release is still served."""
         return chosen.served in self.served.values()
 
     @contextmanager
     def track_request(self) -> Iterator[None]:
-        """Count a request as in flight: a stop waits for it."""
+        """Count a request as in flight, so that a stop waits for it."""
         self.in_flight += 1
         try:
             yield
@@ -149,9 +149,9 @@ class Endpoint:
             self.in_flight -= 1
 
     def generate(self, trace: RequestTrace, chosen: Respondent, make: JobMaker) -> AsyncGenerator[tuple[int, Piece]]:
-        """Return the pieces of all answers, each with its index in `trace.results`, which they are added to.
+        """Yield the pieces of all answers, each with its index in `trace.results`, and add them to the results.
 
-        Raises as `make`, as `EngineClient.answers`, and `BusyError` where the release has too much to do.
+        Raises `BusyError` if the release's queue is full, and the errors of `make` and `EngineClient.answers`.
         """
         job = self._make_job(trace, chosen.served, make)
         if not chosen.served.client.ready:
@@ -178,7 +178,7 @@ class Endpoint:
         return job
 
     def _start_shadow(self, trace: RequestTrace, shadow: Respondent, make: JobMaker) -> None:
-        """Send a copy of the request to the shadow release where it has room. Its errors reach no client."""
+        """Send a copy of the request to the shadow release if it has room. Its errors never reach the client."""
         served = shadow.served
         if not served.client.ready or served.admission.requests >= self.limits.max_running:
             return
@@ -186,7 +186,7 @@ class Endpoint:
         set_respondent(own, served, shadow.arm)
         try:
             job = self._make_job(own, served, make)
-        except InputError:  # its prompt wants what this request does not have
+        except InputError:  # its prompt has variables that this request lacks
             return
         task = asyncio.create_task(self._run_shadow(own, shadow, job, make))
         self._shadows.add(task)
@@ -204,7 +204,7 @@ class Endpoint:
         self.record_outcome(trace, status)
 
     def add_feedback(self, record: FeedbackRecord) -> None:
-        """Write feedback to the outbox, after the record of its request, which may still be streaming."""
+        """Write feedback to the outbox; feedback on a request in progress is written after its record."""
         early = self._early_feedback.get(record.request_id)
         if early is not None and len(early) < MAX_EARLY_FEEDBACK:
             early.append(record)
@@ -212,7 +212,7 @@ class Endpoint:
             self.outbox.put(record)
 
     def record_outcome(self, trace: RequestTrace, status: int) -> None:
-        """Write the outcome of a request to the outbox, and count it."""
+        """Write the outcome of a request to the outbox and the metrics."""
         record = trace.finish(status)
         self.metrics.observe(record)
         early = self._early_feedback.pop(trace.request_id, [])
@@ -223,7 +223,7 @@ class Endpoint:
 
 
 def set_respondent(trace: RequestTrace, served: Served, arm: str) -> None:
-    """Note in the trace which release answers, and under which alias."""
+    """Set the release that answers, and its alias, in the trace."""
     manifest = served.manifest
     trace.release, trace.version, trace.arm = manifest.name, manifest.version, arm
 
@@ -236,7 +236,7 @@ def release_headers(trace: RequestTrace) -> dict[str, str]:
     left_out = max((result.turns_left_out for result in trace.results), default=0)
     if left_out:
         headers["x-fledge-turns-left-out"] = str(left_out)
-    # A header has no place for every letter that a name may have.
+    # Names may contain characters that headers cannot.
     return {name: quote(value, safe="/@") for name, value in headers.items() if value}
 
 

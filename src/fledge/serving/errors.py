@@ -1,4 +1,4 @@
-"""Error responses: each in the form of its protocol, never with a stack trace."""
+"""Error responses in the form of their protocol, never with a stack trace."""
 
 import logging
 from collections.abc import Mapping
@@ -38,7 +38,7 @@ class HttpError(NamedTuple):
 
 
 def http_error(error: FledgeError, request_id: str) -> HttpError:
-    """Return what a client may know of an error. Internal details go to the log only."""
+    """Return the error response for a client. Internal details go to the log only."""
     if isinstance(error, InputError):
         return HttpError(400, error.message, {})
     if isinstance(error, BusyError):
@@ -48,11 +48,11 @@ def http_error(error: FledgeError, request_id: str) -> HttpError:
     if isinstance(error, DeadlineError):
         return HttpError(504, error.message, {})
     log.error("request %s failed: %s", request_id, error.message)
-    return HttpError(500, f"the engine failed; the endpoint's log tells more of request {request_id}", {})
+    return HttpError(500, f"the engine failed; see request {request_id} in the endpoint's log", {})
 
 
 def openai_error(status: int, message: str, param: str | None = None) -> Error:
-    """Return the error body of the OpenAI protocol; `param` is the field that is wrong."""
+    """Return an error body of the OpenAI protocol; `param` is the invalid field."""
     default = ("invalid_request_error" if status < 500 else "server_error", None)
     kind, code = _KINDS.get(status, default)
     if status == 404 and param == "model":
@@ -63,7 +63,7 @@ def openai_error(status: int, message: str, param: str | None = None) -> Error:
 def error_response(
     path: str, status: int, message: str, headers: Mapping[str, str] | None = None, param: str | None = None
 ) -> StructResponse:
-    """Return an error in MLflow's form for `/invocations`, in OpenAI's elsewhere."""
+    """Return an error in MLflow's form for `/invocations`, in OpenAI's for other paths."""
     if path == "/invocations":
         code = "BAD_REQUEST" if status < 500 else "INTERNAL_ERROR"
         return StructResponse(ScoringError(code, message[:MAXIMUM_CHARACTERS]), status, headers)
@@ -71,7 +71,7 @@ def error_response(
 
 
 def add_errors(app: FastAPI) -> None:
-    """Register handlers for every error of a route. A validation error is 400, never 422."""
+    """Register a handler for every error of a route. A validation error is 400, not FastAPI's 422."""
 
     def respond(
         request: Request,
@@ -86,20 +86,20 @@ def add_errors(app: FastAPI) -> None:
         return error_response(request.url.path, status, message, headers, param)
 
     @app.exception_handler(RequestValidationError)
-    async def invalid(request: Request, error: RequestValidationError) -> StructResponse:
+    async def handle_invalid(request: Request, error: RequestValidationError) -> StructResponse:
         field, message = first_problem(error.errors())
         return respond(request, 400, message, param=field or None)
 
     @app.exception_handler(HTTPException)
-    async def refused(request: Request, error: HTTPException) -> StructResponse:
-        param = "model" if str(error.detail).startswith(NO_MODEL) else None  # any other 404 is a path
+    async def handle_http(request: Request, error: HTTPException) -> StructResponse:
+        param = "model" if str(error.detail).startswith(NO_MODEL) else None  # any other 404 is an unknown path
         return respond(request, error.status_code, str(error.detail), error.headers, param)
 
     @app.exception_handler(FledgeError)
-    async def failed(request: Request, error: FledgeError) -> StructResponse:
+    async def handle_fledge(request: Request, error: FledgeError) -> StructResponse:
         trace = request.scope["state"].get("trace")
         return respond(request, *http_error(error, trace.request_id if trace else ""))
 
     @app.exception_handler(Exception)
-    async def defect(request: Request, _error: Exception) -> StructResponse:
-        return respond(request, 500, "the request failed; the endpoint's log says why")
+    async def handle_defect(request: Request, _error: Exception) -> StructResponse:
+        return respond(request, 500, "the request failed; see the endpoint's log")

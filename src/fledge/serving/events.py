@@ -18,13 +18,13 @@ T = TypeVar("T")
 DONE = b"data: [DONE]\n\n"
 
 
-def event(value: Struct) -> bytes:
-    """Encode one event; JSON has no line breaks of its own, so it is one line."""
+def encode_event(value: Struct) -> bytes:
+    """Encode one event on one line: encoded JSON has no line breaks."""
     return b"data: " + encode(value) + b"\n\n"
 
 
 async def start_generation(pieces: AsyncGenerator[T]) -> AsyncGenerator[T]:
-    """Wait for the first piece, and return all of them. An error until then can still be answered with its status."""
+    """Wait for the first piece, and return all pieces. An error before it can still set the response's status."""
     first = await anext(pieces)
 
     async def resume() -> AsyncGenerator[T]:
@@ -37,7 +37,7 @@ async def start_generation(pieces: AsyncGenerator[T]) -> AsyncGenerator[T]:
 
 
 class EventStream(Response):
-    """Sends events one by one. An error on the way becomes the last event, and the trace notes its status."""
+    """Sends events as they arrive. An error becomes the last event, and the trace gets its status."""
 
     media_type = "text/event-stream"
 
@@ -53,11 +53,11 @@ class EventStream(Response):
         try:
             async with aclosing(self._events) as events:
                 async for value in events:
-                    await send({"type": "http.response.body", "body": event(value), "more_body": True})
+                    await send({"type": "http.response.body", "body": encode_event(value), "more_body": True})
         except FledgeError as error:
             status, message, _ = http_error(error, self._trace.request_id)
             self._trace.status, self._trace.error = status, error.message
-            end = event(openai_error(status, message))
+            end = encode_event(openai_error(status, message))
         except Exception as error:
             self._trace.status, self._trace.error = 500, type(error).__name__
             raise

@@ -51,7 +51,7 @@ class Split(BaseModel):
     model_config = ConfigDict(strict=True, extra="allow")
 
     columns: list[ColumnName] = Field(max_length=MAX_COLUMNS)
-    index: Any = None  # pandas writes it, and the order of the rows is enough
+    index: Any = None  # written by pandas and ignored: the rows are in order
     data: Annotated[list[list[Any]], Field(fail_fast=True)]
 
 
@@ -60,7 +60,7 @@ class TableRequest(BaseModel):
 
     model_config = ConfigDict(strict=True, extra="allow")
 
-    # A null is no table: what is missing has a default that is never looked at.
+    # Defaults are never used; None as a default would allow null.
     dataframe_split: Split = Split(columns=[], data=[])
     dataframe_records: Annotated[list[dict[str, Any]], Field(fail_fast=True)] = []
     instances: list[Any] = []
@@ -68,7 +68,7 @@ class TableRequest(BaseModel):
     params: Generation | None = None
 
     def rows(self, names: Sequence[str]) -> list[Any]:
-        """Return the rows as mappings or bare values. Raises `InputError` where the columns `names` are not there."""
+        """Return the rows as mappings or bare values. Raises `InputError` if one of the columns `names` is missing."""
         forms = self.model_fields_set & FORMS
         if len(forms) != 1:
             raise InputError("send exactly one of dataframe_split, dataframe_records, instances, inputs")
@@ -82,7 +82,7 @@ class TableRequest(BaseModel):
         if isinstance(table, dict):
             _check_columns(list(table), names)
             if len({len(values) for values in table.values()}) > 1:
-                raise InputError("the lists in inputs must have one length")
+                raise InputError("the lists in inputs must have the same length")
             return [dict(zip(table, values, strict=True)) for values in zip(*table.values(), strict=True)]
         return [table] if isinstance(table, str) else list(table)
 
@@ -94,7 +94,7 @@ class TableRequest(BaseModel):
 
 
 class BareRequest(Generation):
-    """A conversation, a prompt as it is, or a text for the release's prompt. The response is a bare list."""
+    """A conversation, a complete prompt, or a text for the release's prompt. The response is a bare list."""
 
     messages: ChatMessages | None = None
     prompt: (
@@ -109,9 +109,9 @@ class BareRequest(Generation):
 
 @dataclass(frozen=True)
 class ParsedRequest:
-    """A request in any form. Each of `items` is values for the release's prompt, a conversation, or a prompt as it is.
+    """A request in any form. Each item holds values for the release's prompt, a conversation, or a complete prompt.
 
-    With `bare` the response is a list, without `predictions` around it.
+    With `bare` the response is a plain list, without `predictions` around it.
     """
 
     inputs: Any
@@ -121,39 +121,39 @@ class ParsedRequest:
     bare: bool
 
     def job(self, served: Served) -> Job:
-        asked = [_fill(served.prompt, item) for item in self.items]
+        prompts = [_fill(served.prompt, item) for item in self.items]
         params = served.params(self.settings)
-        changed = any(filled is not item for item, filled in zip(self.items, asked, strict=True))
-        asks = [make_ask(item, params, stream=False) for item in asked]
-        return Job(asks, list(map(as_text, asked)), prompt=served.manifest.prompt_label if changed else "")
+        changed = any(filled is not item for item, filled in zip(self.items, prompts, strict=True))
+        asks = [make_ask(item, params, stream=False) for item in prompts]
+        return Job(asks, list(map(as_text, prompts)), prompt=served.manifest.prompt_label if changed else "")
 
 
-def invocations_routes(endpoint: Endpoint, router: APIRouter) -> None:
+def add_invocations_routes(endpoint: Endpoint, router: APIRouter) -> None:
     """Add `/invocations`."""
 
     @router.post(
         "/invocations",
-        summary="Answer rows of a table by the release's prompt, as MLflow's own server does",
+        summary="Answer the rows of a table with the release's prompt, as MLflow's own server does",
         responses=responses(answers=True),
         tags=["MLflow"],
     )
     async def invocations(request: Request) -> Response:
         trace: RequestTrace = request.state.trace
-        body, kind = await request.body(), _content_type(request)
+        body, kind = await request.body(), _read_content_type(request)
         chosen: Respondent | None = None
         with endpoint.track_request():
-            while chosen is None or not endpoint.serves(chosen):  # it may be replaced while a large table is read
+            while chosen is None or not endpoint.serves(chosen):  # may be replaced while a large table is read
                 chosen = endpoint.choose(trace, "", assignment_unit(request, None))
                 parsed = await _parse(body, kind, chosen.served.prompt, endpoint.limits)
         trace.inputs = parsed.inputs
         async for _ in endpoint.generate(trace, chosen, parsed.job):
             pass
-        found = [result.text.strip() for result in trace.results]
+        answers = [result.text.strip() for result in trace.results]
         headers = {**release_headers(trace), **warning_headers(parsed.ignored)}
-        return StructResponse(found if parsed.bare else PredictionsResponse(found), headers=headers)
+        return StructResponse(answers if parsed.bare else PredictionsResponse(answers), headers=headers)
 
 
-def _content_type(request: Request) -> str:
+def _read_content_type(request: Request) -> str:
     kind, _, rest = request.headers.get("content-type", "").partition(";")
     charset = rest.strip().lower().removeprefix("charset=").strip('"')
     kind = kind.strip().lower()
@@ -186,9 +186,9 @@ async def _parse(body: bytes, kind: str, prompt: Prompt, limits: Limits) -> Pars
 def _parse_table(
     rows: Sequence[Any], prompt: Prompt, settings: Mapping[str, Any], ignored: Sequence[str], *, bare: bool
 ) -> ParsedRequest:
-    tidy = read_rows(rows, prompt.variables)
-    inputs = [row if isinstance(row, dict) else {MESSAGES: as_dicts(row)} for row in tidy]
-    return ParsedRequest(inputs, tidy, settings, ignored, bare)
+    items = read_rows(rows, prompt.variables)
+    inputs = [row if isinstance(row, dict) else {MESSAGES: as_dicts(row)} for row in items]
+    return ParsedRequest(inputs, items, settings, ignored, bare)
 
 
 def _parse_bare(value: dict[str, Any], prompt: Prompt, limits: Limits) -> ParsedRequest:
@@ -219,7 +219,7 @@ def _validate(model: type[M], value: Any) -> M:
 def read_rows(rows: Sequence[Any], names: Sequence[str]) -> list[dict[str, str] | Turns]:
     """Return the columns `names` of each row, or the conversation in its column `messages`.
 
-    A bare text stands for the only variable of a prompt. Raises `InputError` that names the row.
+    A bare text is the value of a prompt's only variable. Raises `InputError` that names the row.
     """
     return [_read_row(number, row, names) for number, row in enumerate(rows)]
 
@@ -246,7 +246,7 @@ def _read_turns(number: int, messages: Any) -> Turns:
 
 
 def _check_columns(columns: Sequence[str], names: Sequence[str]) -> None:
-    """Raise `InputError` unless each variable of the prompt has one column, or there are conversations."""
+    """Raise `InputError` unless each variable has exactly one column, or the table has conversations."""
     for name in names:
         count = columns.count(name)
         if count > 1 or not (count or MESSAGES in columns):
@@ -254,7 +254,7 @@ def _check_columns(columns: Sequence[str], names: Sequence[str]) -> None:
 
 
 def _fill(prompt: Prompt, item: Mapping[str, str] | str | Turns) -> str | Turns:
-    """Fill the release's prompt with a row or a conversation; return a text as it is."""
+    """Fill the release's prompt with a row or a conversation; return a text unchanged."""
     if isinstance(item, Mapping):
         filled = prompt.fill(item)
         return filled if isinstance(filled, str) else [(turn.role, turn.content) for turn in filled]
@@ -266,13 +266,13 @@ def _read_csv(body: bytes, names: Sequence[str], max_rows: int) -> list[dict[str
     try:
         text = body.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise InputError(f"the body is not in UTF-8: {error}") from None
+        raise InputError(f"the body is not UTF-8: {error}") from None
     csv.field_size_limit(MAX_CHARACTERS)
     reader = csv.reader(io.StringIO(text, newline=""), strict=True)
     lines = (line for line in reader if line)
     try:
         columns = next(lines, [])
-        if len(columns) > MAX_COLUMNS:  # before anything is made of them
+        if len(columns) > MAX_COLUMNS:  # before building rows
             raise InputError(f"{len(columns)} columns; at most {MAX_COLUMNS}")
         _check_columns(columns, names)
         rows = []
@@ -283,5 +283,5 @@ def _read_csv(body: bytes, names: Sequence[str], max_rows: int) -> list[dict[str
                 raise InputError(f"row {number}: {len(line)} values for {len(columns)} columns")
             rows.append(dict(zip(columns, line, strict=False)))
     except csv.Error as error:
-        raise InputError(f"the body is no CSV: line {reader.line_num}: {error}") from None
+        raise InputError(f"the body is not CSV: line {reader.line_num}: {error}") from None
     return rows

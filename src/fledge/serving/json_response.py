@@ -1,4 +1,4 @@
-"""Responses of msgspec's structs as JSON."""
+"""JSON responses from msgspec structs."""
 
 from typing import Any
 

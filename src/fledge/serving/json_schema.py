@@ -21,5 +21,5 @@ def either(*schemas: Schema) -> Schema:
 
 
 def record(**properties: Schema) -> Schema:
-    """An object that has all of these."""
+    """Return the schema of an object in which all these properties are required."""
     return {"type": "object", "required": list(properties), "properties": properties}

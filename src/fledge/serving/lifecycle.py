@@ -1,4 +1,4 @@
-"""The middleware around the application: request ids, limits on bodies, disconnects, and one outcome each."""
+"""The middleware around the application: request ids, limits on bodies, disconnects, and one outcome a request."""
 
 import asyncio
 from collections.abc import Callable, Iterator
@@ -14,14 +14,14 @@ from fledge.serving.connection import GONE
 from fledge.serving.errors import error_response, http_error
 from fledge.serving.trace import RequestTrace
 
-HUNG_UP = 499
-PIECE_BYTES = 1 << 17
-UNRECORDED = frozenset({401, 403})  # nobody that we know; a flood of them shall fill no disk
+CLIENT_CLOSED_REQUEST = 499
+PART_BYTES = 1 << 17
+UNRECORDED = frozenset({401, 403})  # from unknown clients, who must not be able to fill the disk
 ROUTES = {"/invocations": "invocations", "/v1/chat/completions": "chat", "/v1/completions": "completions"}
 
 
 class Lifecycle:
-    """The outermost middleware: gives each request its id, and calls `on_end` exactly once with its outcome."""
+    """The outermost middleware: assigns request ids, and calls `on_end` exactly once with the outcome of a request."""
 
     def __init__(self, app: ASGIApp, on_end: Callable[[RequestTrace, int], None]) -> None:
         self._app = app
@@ -44,16 +44,16 @@ class Lifecycle:
 
         try:
             await self._app(scope, receive, send_with_id)
-        except asyncio.CancelledError:  # at the end of a stop
+        except asyncio.CancelledError:  # the server's shutdown timed out
             if status:
-                trace.status = trace.status or HUNG_UP
+                trace.status = trace.status or CLIENT_CLOSED_REQUEST
                 raise
             stopping = EngineGoneError("the endpoint is stopping")
             trace.error = stopping.message
             await error_response(scope["path"], *http_error(stopping, trace.request_id))(scope, receive, send_with_id)
         finally:
             if trace.route and scope["method"] == "POST" and status not in UNRECORDED:
-                self._on_end(trace, status or HUNG_UP)
+                self._on_end(trace, status or CLIENT_CLOSED_REQUEST)
 
 
 class _RefusedError(Exception):
@@ -64,7 +64,7 @@ class _RefusedError(Exception):
 class Transfer:
     """Reads the body before the application runs, and ends the application when the client hangs up.
 
-    Where `busy` returns an error, a request is refused before its body is read: under overload, refusals must be cheap.
+    If `busy` returns an error, a request is refused before its body is read: under overload, refusals must be cheap.
     """
 
     def __init__(self, app: ASGIApp, limits: Callable[[], Limits], busy: Callable[[], BusyError | None]) -> None:
@@ -83,60 +83,60 @@ class Transfer:
             await error_response(scope["path"], *http_error(busy, trace.request_id))(scope, receive, send)
             return
         try:
-            body = await self._body(Headers(scope=scope), receive)
+            body = await self._read_body(Headers(scope=scope), receive)
         except _RefusedError as refused:
             trace.error = refused.message
             headers = {"connection": "close"} if refused.close else None
             await error_response(scope["path"], refused.status, refused.message, headers)(scope, receive, send)
             return
         if body is None:
-            trace.status, trace.error = HUNG_UP, "the client hung up"
+            trace.status, trace.error = CLIENT_CLOSED_REQUEST, "the client hung up"
             return
         await self._run(scope, body, receive, send, trace)
 
     async def _run(self, scope: Scope, body: bytes, receive: Receive, send: Send, trace: RequestTrace) -> None:
-        given = lost = False
-        notes = scope.get("extensions", {})
+        replayed = lost = False
+        extensions = scope.get("extensions", {})
 
         async def replay() -> Message:
-            nonlocal given
-            if given:
+            nonlocal replayed
+            if replayed:
                 await asyncio.Event().wait()  # a hang-up ends the task instead
-            given = True
+            replayed = True
             return {"type": "http.request", "body": body, "more_body": False}
 
         async def send_parts(message: Message) -> None:
             nonlocal lost
-            for part in _parts(message):
-                await send(part)  # where the client has gone this does nothing
-            lost = GONE in notes
+            for part in _split_body(message):
+                await send(part)  # does nothing after a disconnect
+            lost = GONE in extensions
 
         app = asyncio.ensure_future(self._app(scope, replay, send_parts))
-        hang_up = asyncio.ensure_future(receive())
+        disconnect = asyncio.ensure_future(receive())
         try:
-            await asyncio.wait({app, hang_up}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({app, disconnect}, return_when=asyncio.FIRST_COMPLETED)
             if lost or not app.done():
-                reason = notes.get(GONE, "the client hung up")
-                trace.status, trace.error = trace.status or HUNG_UP, trace.error or reason
+                reason = extensions.get(GONE, "the client hung up")
+                trace.status, trace.error = trace.status or CLIENT_CLOSED_REQUEST, trace.error or reason
         finally:
-            hang_up.cancel()
+            disconnect.cancel()
             if not app.done():
                 app.cancel()
         try:
             with suppress(asyncio.CancelledError):
                 await app
         finally:
-            if trace.pieces is not None:  # what was not even begun does not close it
+            if trace.pieces is not None:  # a generator that was never started is closed nowhere else
                 await trace.pieces.aclose()
 
-    async def _body(self, headers: Headers, receive: Receive) -> bytes | None:
-        """Return the whole body, or None where the client disconnected."""
+    async def _read_body(self, headers: Headers, receive: Receive) -> bytes | None:
+        """Return the whole body, or None if the client disconnected."""
         limits = self._limits()
         if headers.get("content-encoding", "identity").lower() != "identity":
-            raise _RefusedError(400, "compressed bodies are not taken")
+            raise _RefusedError(400, "compressed bodies are not supported")
         length = headers.get("content-length", "0")
         if length.isdigit() and int(length) > limits.max_body_bytes:
-            # Who sends a little too much may finish, and read our answer.
+            # A client that sends slightly too much can finish and then read the response.
             raise _too_large(limits, close=int(length) > 10 * limits.max_body_bytes)
         body = bytearray()
         try:
@@ -154,15 +154,15 @@ class Transfer:
             raise _RefusedError(408, f"the body took more than {limits.body_timeout_s:g} s") from None
 
 
-def _parts(message: Message) -> Iterator[Message]:
-    """Split a long body: what is written at once stays in memory, and TLS hides whether the client reads it."""
+def _split_body(message: Message) -> Iterator[Message]:
+    """Split a long body: a single write is held in memory, and TLS hides whether the client reads it."""
     body = message.get("body", b"")
-    if len(body) <= PIECE_BYTES:
+    if len(body) <= PART_BYTES:
         yield message
         return
-    for start in range(0, len(body), PIECE_BYTES):
-        more = start + PIECE_BYTES < len(body) or message.get("more_body", False)
-        yield {**message, "body": body[start : start + PIECE_BYTES], "more_body": more}
+    for start in range(0, len(body), PART_BYTES):
+        more = start + PART_BYTES < len(body) or message.get("more_body", False)
+        yield {**message, "body": body[start : start + PART_BYTES], "more_body": more}
 
 
 def _too_large(limits: Limits, *, close: bool) -> _RefusedError:

@@ -30,15 +30,15 @@ class Metrics:
             return Counter(f"fledge_{name}", text, labels, registry=self._registry)
 
         self._ttft = histogram("time_to_first_token_seconds", "From a request's arrival to its first token")
-        self._inter_token = histogram("inter_token_latency_seconds", "Mean time between the tokens of an answer")
+        self._inter_token = histogram("inter_token_latency_seconds", "Mean time between two tokens of an answer")
         self._latency = histogram("e2e_request_latency_seconds", "From a request's arrival to its end")
-        self._prompt_tokens = counter("prompt_tokens", "Tokens read")
+        self._prompt_tokens = counter("prompt_tokens", "Prompt tokens")
         self._new_tokens = counter("generation_tokens", "Tokens generated")
-        self._success = counter("request_success", "Answers by the reason of their end", (*label, "finished_reason"))
+        self._success = counter("request_success", "Answers by finish reason", (*label, "finished_reason"))
         self._requests = counter("requests", "Requests by route and status", (*label, "route", "status"))
 
     def observe(self, record: OutboxRecord) -> None:
-        """Count one request that has ended."""
+        """Count one completed request."""
         label = (record.release, str(record.version))
         self._requests.labels(*label, record.route, str(record.status)).inc()
         if record.status != 200:
@@ -68,9 +68,11 @@ class _CurrentState(Collector):
         self._endpoint = endpoint
 
     def collect(self) -> Iterator[Metric]:
-        running = GaugeMetricFamily("fledge_num_requests_running", "Prompts with the engine", labels=LABELS)
-        waiting = GaugeMetricFamily("fledge_num_requests_waiting", "Requests that wait", labels=LABELS)
-        ready = GaugeMetricFamily("fledge_engine_ready", "1 where the engine takes requests", labels=LABELS)
+        running = GaugeMetricFamily(
+            "fledge_num_requests_running", "Prompts that the engine is processing", labels=LABELS
+        )
+        waiting = GaugeMetricFamily("fledge_num_requests_waiting", "Waiting requests", labels=LABELS)
+        ready = GaugeMetricFamily("fledge_engine_ready", "1 if the engine takes requests", labels=LABELS)
         for served in self._endpoint.served.values():
             label = served.label
             running.add_metric(label, served.client.running)
@@ -90,7 +92,7 @@ class _CurrentState(Collector):
         return shares
 
     def _supervisor_metrics(self) -> Iterable[Metric]:
-        """Yield what the supervisor reports of releases and the recorder."""
+        """Yield the supervisor's counts of refused releases and of the recorder."""
         recorder, refused = self._endpoint.facts.recorder, self._endpoint.facts.refused
         counter = CounterMetricFamily("fledge_release_refused", "Releases that could not be served", labels=LABELS)
         for release in sorted(set(refused)):
@@ -98,11 +100,13 @@ class _CurrentState(Collector):
             counter.add_metric((name, version), refused.count(release))
         yield counter
         if recorder:
-            shipped = CounterMetricFamily("fledge_recorder_shipped", "Records in MLflow, since the recorder started")
+            shipped = CounterMetricFamily(
+                "fledge_recorder_shipped", "Records written to MLflow since the recorder started"
+            )
             shipped.add_metric([], recorder.shipped)
             aside = CounterMetricFamily("fledge_recorder_refused", "Records that MLflow refused: see refused.jsonl")
             aside.add_metric([], recorder.refused)
-            waiting = GaugeMetricFamily("fledge_recorder_waiting", "Records that are not in MLflow yet")
+            waiting = GaugeMetricFamily("fledge_recorder_waiting", "Records not yet in MLflow")
             waiting.add_metric([], recorder.waiting)
             yield from (shipped, aside, waiting)
 

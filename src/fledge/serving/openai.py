@@ -63,13 +63,13 @@ class ChatMessage(BaseModel):
 
     @property
     def turn(self) -> tuple[str, str]:
-        """Role and text, as engines take them."""
+        """Role and text, in the form for engines."""
         text = self.content if isinstance(self.content, str) else "".join(part.text for part in self.content)
         return ("system" if self.role == "developer" else self.role), text
 
 
 def unknown_in(messages: Sequence[ChatMessage]) -> list[str]:
-    """Return the names in messages that are ignored."""
+    """Return the names of ignored fields in messages."""
     found = {name for message in messages for name in unknown_names(message, "messages.")}
     parts = [part for message in messages if isinstance(message.content, list) for part in message.content]
     return sorted(found | {name for part in parts for name in unknown_names(part, "messages.content.")})
@@ -79,7 +79,7 @@ ChatMessages = Annotated[list[ChatMessage], Field(fail_fast=True, min_length=1, 
 
 
 class StreamOptions(BaseModel):
-    """How to stream."""
+    """Options of a stream."""
 
     model_config = ConfigDict(strict=True, extra="allow")
 
@@ -87,7 +87,7 @@ class StreamOptions(BaseModel):
 
 
 class PromptChoice(BaseModel):
-    """A prompt of the release, by name, and the values of its variables."""
+    """The release's prompt by name, and values for its variables."""
 
     model_config = ConfigDict(strict=True, extra="allow")
 
@@ -99,13 +99,13 @@ class CommonRequest(Generation):
     """Parameters of both kinds of completion."""
 
     model: Annotated[str, StringConstraints(max_length=300)] = Field(
-        "", description="`NAME`, `NAME@alias` or `NAME/version`; what is served first if missing"
+        "", description="`NAME`, `NAME@alias` or `NAME/version`; the first served model if missing"
     )
     n: Count | None = Field(None, description="answers to each prompt")
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     user: Annotated[str, StringConstraints(max_length=512)] | None = Field(
-        None, description="whose request it is; keeps to one arm of an experiment"
+        None, description="user of the request; a user stays with one arm of an experiment"
     )
 
     @property
@@ -127,7 +127,7 @@ class ChatRequest(CommonRequest):
     top_logprobs: Annotated[int, Field(ge=0, le=20), BeforeValidator(as_integer)] | None = None
     prompt: PromptChoice | Annotated[str, StringConstraints(max_length=200)] | None = Field(
         None,
-        description="the release's own prompt, into which the user's last message is filled; `none` asks without it",
+        description="the release's own prompt, filled with the user's last message; `none` omits it",
     )
 
     @model_validator(mode="after")
@@ -144,9 +144,9 @@ class ChatRequest(CommonRequest):
         return [*super().unknown, *inside, *beyond]
 
     def job(self, served: Served) -> Job:
-        """Return the job for a release, with its own prompt unless the request says otherwise.
+        """Return the job for a release, with the release's own prompt unless the request omits it.
 
-        Raises `InputError` for another prompt, or where variables of the prompt are missing.
+        Raises `InputError` for another prompt, and for missing variables.
         """
         turns = [message.turn for message in self.messages]
         found = None if self.prompt == NO_PROMPT else fill_prompt(served.prompt, turns, self._values(served.prompt))
@@ -166,7 +166,7 @@ class ChatRequest(CommonRequest):
 
 
 class CompletionRequest(CommonRequest):
-    """`POST /v1/completions`: prompts as they are, as texts or token ids."""
+    """`POST /v1/completions`: complete prompts, as texts or token ids."""
 
     prompt: (
         PromptText
@@ -182,7 +182,7 @@ class CompletionRequest(CommonRequest):
         given: Any = self.prompt
         found = [given] if isinstance(given, str) or isinstance(given[0], int) else list(given)
         if self.echo and not isinstance(found[0], str):
-            raise InputError("echo is for prompts that are texts")
+            raise InputError("echo requires text prompts")
         return found
 
     @property
@@ -205,11 +205,11 @@ class CompletionRequest(CommonRequest):
         return Job(asks, self.texts(), n)
 
     def texts(self) -> list[str]:
-        """Return the prompts as people read them."""
+        """Return the prompts as readable text."""
         return [item if isinstance(item, str) else f"{len(item)} token ids" for item in self.prompts()]
 
 
-def openai_routes(endpoint: Endpoint, router: APIRouter) -> None:
+def add_openai_routes(endpoint: Endpoint, router: APIRouter) -> None:
     """Add the routes of the protocol."""
 
     @router.get("/v1/models", summary="List the models", responses=responses(401), tags=["OpenAI"])
@@ -251,9 +251,9 @@ def openai_routes(endpoint: Endpoint, router: APIRouter) -> None:
 
 
 def assignment_unit(request: Request, user: str | None) -> str:
-    """Return the unit of a stable assignment: `user`, else the session, else the key's name, else the request itself.
+    """Return the unit of a stable assignment: `user`, else the session, else the key's name, else the request's id.
 
-    The key of the environment has no name: all share it.
+    The key in the environment has no name, since all users share it.
     """
     key = request.state.key_name if request.state.key_name != OWN_NAME else ""
     found = user or request.headers.get(SESSION_HEADER) or key

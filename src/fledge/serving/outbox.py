@@ -1,4 +1,4 @@
-"""The outbox: append-only files of what happened at the endpoint, which the recorder ships."""
+"""The outbox: append-only files of the endpoint's requests and feedback, which the recorder ships to MLflow."""
 
 import asyncio
 import contextlib
@@ -23,15 +23,15 @@ log = logging.getLogger(__name__)
 
 FLUSH_S = 0.5
 ROTATE_BYTES = 16 << 20
-PARTS = 4  # files that a full outbox has at least: only whole ones are removed when they are shipped
-DROPPED = "[dropped]"  # in place of every text of a request that could not be redacted
-WAITING_BYTES = 32 << 20  # in memory, as while the disk is full
+PARTS = 4  # minimum number of files in a full outbox, since only whole files are removed
+DROPPED = "[dropped]"  # replaces every text of a request that could not be redacted
+WAITING_BYTES = 32 << 20  # in memory, for example while the disk is full
 
 _encode = msgspec.json.Encoder().encode
 
 
 class _WriteResult(NamedTuple):
-    """How many lines were written, how many dropped, and those to try again."""
+    """Numbers of written and dropped lines, and the lines to write again."""
 
     written: int = 0
     dropped: int = 0
@@ -40,10 +40,10 @@ class _WriteResult(NamedTuple):
 
 
 class Outbox:
-    """Queues records without blocking. A thread redacts them, and writes and syncs the queue twice a second.
+    """Queues records without blocking. Twice a second, a thread redacts, writes and syncs the queue.
 
-    Files are `outbox-000001.jsonl` and so on; the recorder removes those that it has shipped. When all of them take
-    more than `cap_bytes`, or more waits than `WAITING_BYTES`, records are dropped and counted.
+    Files are `outbox-000001.jsonl` and so on; the recorder removes those that it has shipped. Beyond `cap_bytes` on
+    disk, or `WAITING_BYTES` in the queue, records are dropped and counted.
     """
 
     def __init__(self, folder: Path, *, cap_bytes: int, content: Content, redact: Redactor) -> None:
@@ -80,16 +80,16 @@ class Outbox:
                 self._apply(await asyncio.shield(writing))
                 writing = None
         finally:
-            if writing is not None:  # two threads that write would mix their lines
+            if writing is not None:  # two writing threads would mix their lines
                 self._apply(await writing)
             self._apply(self._write(self._take()))
             if self._file:
                 self._file.close()
 
     def _take(self) -> list[Record | bytes]:
-        """Empty the queue. Runs in the thread of `put`, as `_apply` does: from another, a record could be lost."""
-        gathered, self._waiting, self._waiting_bytes = self._waiting, [], 0
-        return gathered
+        """Empty and return the queue. Runs in the thread of `put`, as `_apply` does, so that no record is lost."""
+        records, self._waiting, self._waiting_bytes = self._waiting, [], 0
+        return records
 
     def _apply(self, done: _WriteResult) -> None:
         self.written += done.written
@@ -97,24 +97,24 @@ class Outbox:
         self._waiting[:0] = done.kept
         self._waiting_bytes += sum(map(len, done.kept))
         if done.error and not self._error:
-            log.warning("the outbox cannot be written, and is tried again: %s", done.error)
+            log.warning("cannot write the outbox, retrying: %s", done.error)
         self._error = done.error
 
-    def _write(self, gathered: Sequence[Record | bytes]) -> _WriteResult:
-        if not gathered:
+    def _write(self, records: Sequence[Record | bytes]) -> _WriteResult:
+        if not records:
             return _WriteResult()
-        lines = [item if isinstance(item, bytes) else self._line(item) for item in gathered]
+        lines = [item if isinstance(item, bytes) else self._encode_line(item) for item in records]
         try:
             if self._file is None or self._size > self._rotate_at:
-                self._rotate()  # also where all is full: else the last file could never be removed
-            if self._disk_bytes() > self._cap:
+                self._rotate()  # even when full: otherwise the last file could never be removed
+            if self._measure_disk() > self._cap:
                 return _WriteResult(dropped=len(lines))
             self._append(b"".join(lines))
-        except OSError as error:  # a full disk, say
+        except OSError as error:  # for example a full disk
             return _WriteResult(kept=lines, error=str(error))
         return _WriteResult(written=len(lines))
 
-    def _line(self, record: Record) -> bytes:
+    def _encode_line(self, record: Record) -> bytes:
         try:
             return _encode(self._protect(record, self._hide)) + b"\n"
         except RedactionError:
@@ -140,7 +140,7 @@ class Outbox:
         return self._redact(value)
 
     def _append(self, content: bytes) -> None:
-        """Write all of it or nothing: half a line would run into the next one."""
+        """Write everything or nothing: a partial line would run into the next one."""
         try:
             left = content
             while left:
@@ -154,7 +154,7 @@ class Outbox:
     def _truncate(self) -> None:
         try:
             os.ftruncate(self._file.fileno(), self._size)
-        except OSError:  # then nothing comes behind what may be half a line
+        except OSError:  # write nothing after what may be a partial line
             self._close()
 
     def _close(self) -> None:
@@ -170,9 +170,9 @@ class Outbox:
         self._file = open(os.open(path, flags, 0o600), "ab", buffering=0)  # noqa: SIM115
         self._size = 0
 
-    def _disk_bytes(self) -> int:
+    def _measure_disk(self) -> int:
         sizes = 0
         for path in outbox_files(self._folder):
-            with contextlib.suppress(FileNotFoundError):  # the recorder has shipped it
+            with contextlib.suppress(FileNotFoundError):  # shipped and removed by the recorder
                 sizes += path.stat().st_size
         return sizes

@@ -13,25 +13,25 @@ from fledge.core.outbox_files import outbox_files
 
 log = logging.getLogger(__name__)
 
-KEPT_FILES = 4  # those that are shipped stay for the monitor, up to this many
+KEPT_FILES = 4  # shipped files that are kept for the monitor
 
 _request = msgspec.json.Decoder(OutboxRecord).decode
 _feedback = msgspec.json.Decoder(FeedbackRecord).decode
 
 
 class RecordRefusedError(FledgeError):
-    """MLflow refuses records for good: sending them again would not help."""
+    """MLflow rejects records permanently: retrying would not help."""
 
 
 class Position(NamedTuple):
-    """A file's name and how many of its bytes have been read."""
+    """A file's name, and the number of its bytes that have been read."""
 
     file: str = ""
     offset: int = 0
 
 
 class Batch(NamedTuple):
-    """Records, the position after them, and the number of lines, broken ones included."""
+    """Records, the position after them, and the number of lines including invalid ones."""
 
     records: list[Record]
     next: Position
@@ -78,7 +78,7 @@ def read_batch(folder: Path, position: Position, most: int) -> Batch:
 
 
 def read_outbox(folder: Path) -> list[OutboxRecord]:
-    """Return all requests that are still in an outbox, oldest first."""
+    """Return all requests in an outbox, oldest first."""
     found: list[OutboxRecord] = []
     for path in outbox_files(folder):
         lines = [line for line in path.read_bytes().splitlines(keepends=True) if line.endswith(b"\n")]
@@ -87,7 +87,7 @@ def read_outbox(folder: Path) -> list[OutboxRecord]:
 
 
 def waiting_bytes(folder: Path, position: Position) -> int:
-    """Return the bytes after a position."""
+    """Return the number of bytes after a position."""
     sizes = {path.name: path.stat().st_size for path in outbox_files(folder) if path.name >= position.file}
     return sum(sizes.values()) - min(position.offset, sizes.get(position.file, 0))
 
@@ -104,4 +104,4 @@ def _decode(lines: list[bytes]) -> Iterator[Record]:
         try:
             yield _feedback(line) if line.startswith(b'{"feedback_id"') else _request(line)
         except msgspec.DecodeError:
-            log.warning("a broken line in the outbox was left out")
+            log.warning("skipped an invalid line in the outbox")

@@ -1,5 +1,5 @@
-"""Parquet tables, read in a process of their own with limits: a file of 10 KB can unfold to gigabytes, whatever size it
-declares."""
+"""Parquet tables, read in a subprocess with limits: a file of 10 KB can expand to gigabytes, whatever its metadata
+say."""
 
 import asyncio
 import contextlib
@@ -18,7 +18,7 @@ from fledge.core.processes import module_command
 from fledge.serving.admission import BusyError
 
 TIMEOUT_S = 20.0
-MAX_MEMORY_BYTES = 512 << 20  # beyond what the process takes before it reads
+MAX_MEMORY_BYTES = 512 << 20  # in addition to the process's memory before it reads
 MAX_TEXT_BYTES = 12_800_000
 MAX_CONCURRENCY, MAX_WAITING = 2, 16
 RETRY_S = 5
@@ -34,12 +34,12 @@ class _ReadResult(msgspec.Struct):
 
 
 async def read_parquet(body: bytes, names: Sequence[str], max_rows: int) -> list[dict[str, str | None]]:
-    """Return the columns `names` of a table, row by row, with None for values that are not text.
+    """Return the columns `names` of a table as rows, with None for values that are not text.
 
-    Raises `InputError` for what is no Parquet file, lacks a column, or is too large, `BusyError` where too many wait.
+    Raises `InputError` if the file is invalid, lacks a column or is too large, `BusyError` if too many files wait.
     """
     if _places.locked():
-        raise BusyError("too many Parquet files wait to be read", RETRY_S)
+        raise BusyError("too many Parquet files are waiting to be read", RETRY_S)
     environment = {**{name: value for name, value in os.environ.items() if name != VARIABLE}, **_ENVIRONMENT}
     async with _places, _slots:
         process = await asyncio.create_subprocess_exec(
@@ -61,7 +61,7 @@ async def read_parquet(body: bytes, names: Sequence[str], max_rows: int) -> list
                 process.kill()
             await process.wait()
     if not output:
-        raise InputError("the body is no Parquet file that can be read")
+        raise InputError("the body is not a readable Parquet file")
     found = msgspec.msgpack.decode(output, type=_ReadResult)
     if found.error:
         raise InputError(found.error)
@@ -89,13 +89,13 @@ def _read_rows(body: bytes, names: Sequence[str], max_rows: int) -> list[dict[st
     except MemoryError:
         raise InputError("the table is too large") from None
     except (pa.ArrowException, OSError, ValueError) as error:
-        raise InputError(f"the body is no Parquet file: {str(error).splitlines()[0]}") from None
+        raise InputError(f"the body is not a readable Parquet file: {str(error).splitlines()[0]}") from None
     texts = [[value if isinstance(value, str) else None for value in column] for column in columns]
     return [dict(zip(names, row, strict=True)) for row in zip(*texts, strict=True)]
 
 
 def _limit_memory() -> None:
-    with contextlib.suppress(OSError, ValueError):  # a system that counts otherwise has no such limit
+    with contextlib.suppress(OSError, ValueError):  # no limit on systems without /proc
         pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0])
         most = pages * resource.getpagesize() + MAX_MEMORY_BYTES
         resource.setrlimit(resource.RLIMIT_AS, (most, most))

@@ -12,7 +12,7 @@ from fledge.core.errors import InputError
 log = logging.getLogger(__name__)
 
 TIMEOUT_S = 0.5
-_GAPS = r" \u00a0\u2007\u202f\u2010-\u2015-"  # blanks and dashes between digits, as people and text programs set them
+_GAPS = r" \u00a0\u2007\u202f\u2010-\u2015-"  # spaces and dashes that people and programs write between digits
 _GAP = f"[{_GAPS}]"
 _V4 = r"(?:\d{1,3}\.){3}\d{1,3}"
 _H = "[0-9A-Fa-f]{1,4}"
@@ -55,7 +55,7 @@ Rule = Callable[[str], str]
 
 
 class RedactionError(Exception):
-    """A rule failed: the text must not be recorded."""
+    """A rule failed, so the text must not be recorded."""
 
 
 class Redactor:
@@ -66,7 +66,7 @@ class Redactor:
         self._warned: set[str] = set()
 
     def __call__(self, value: Any) -> Any:
-        """Return the value with its texts rewritten. Raises `RedactionError` for anything that a rule raises."""
+        """Return the value with redacted texts. Raises `RedactionError` if a rule fails."""
         if not self._rules:
             return value
         try:
@@ -78,63 +78,65 @@ class Redactor:
     def _warn_once(self, kind: str) -> None:
         if kind not in self._warned:
             self._warned.add(kind)
-            log.warning("a redaction rule fails (%s); the texts of such requests are dropped", kind)
+            log.warning("a redaction rule failed (%s): the texts of such requests are dropped", kind)
 
     def _clean(self, value: Any) -> Any:
         if isinstance(value, str):
             for rule in self._rules:
                 value = rule(value)
                 if not isinstance(value, str):
-                    raise TypeError("a redaction rule gives a text")
-                value.encode()  # raises for half a character, which could not be written
+                    raise TypeError("a redaction rule must return a string")
+                value.encode()  # raises for an unpaired surrogate, which cannot be written
             return value
         if isinstance(value, dict):
             return {self._clean(key): self._clean(item) for key, item in value.items()}
         if isinstance(value, (list, tuple)):
-            if len(value) > 1 and all(type(item) is int for item in value):  # tokens, say: a text that no rule can read
+            if len(value) > 1 and all(
+                type(item) is int for item in value
+            ):  # probably token ids: rules cannot read them
                 return f"[{len(value)} numbers]"
             return [self._clean(item) for item in value]
-        if isinstance(value, (int, float)) and not isinstance(value, bool):  # a card's, or a phone's
+        if isinstance(value, (int, float)) and not isinstance(value, bool):  # may be a card or phone number
             cleaned = self._clean(str(value))
             return value if cleaned == str(value) else cleaned
         return value
 
 
 def make_redactor(rules: Sequence[str]) -> Redactor:
-    """Return a redactor of rules: names of `PATTERNS`, `regex:EXPRESSION`, or `module:function`.
+    """Return a redactor with these rules: names in `PATTERNS`, `regex:EXPRESSION`, or `module:function`.
 
     Raises `InputError` for an unknown rule.
     """
-    return Redactor([_rule(name) for name in rules])
+    return Redactor([_load_rule(name) for name in rules])
 
 
-def _rule(name: str) -> Rule:
+def _load_rule(name: str) -> Rule:
     if name in PATTERNS:
-        return _substitution(name, PATTERNS[name])
+        return _make_substitution(name, PATTERNS[name])
     kind, _, rest = name.partition(":")
     if kind == "regex" and rest:
-        return _substitution("redacted", rest)
+        return _make_substitution("redacted", rest)
     hint = f"{', '.join(PATTERNS)}, regex:EXPRESSION, or module:function"
     if not rest:
-        raise InputError(f"no redaction rule {name!r}", hint=hint)
+        raise InputError(f"unknown redaction rule {name!r}", hint=hint)
     try:
         found: Any = getattr(importlib.import_module(kind), rest)
     except Exception as error:  # noqa: BLE001 (a module can do anything when it is imported)
         raise InputError(f"redaction rule {name!r}: {error}", hint=hint) from None
     if not callable(found):
-        raise InputError(f"redaction rule {name!r} is no function", hint=hint)
+        raise InputError(f"redaction rule {name!r} is not a function", hint=hint)
     rule: Rule = found
     return rule
 
 
-def _substitution(name: str, expression: str) -> Rule:
+def _make_substitution(name: str, expression: str) -> Rule:
     try:
         pattern = regex.compile(expression)
     except regex.error as error:
         raise InputError(f"redaction rule regex:{expression}: {error}", hint="fix the regular expression") from None
 
     def rule(text: str) -> str:
-        # `concurrent` lets requests be answered meanwhile.
+        # `concurrent` releases the GIL during the search.
         return str(pattern.sub(f"[{name}]", text, timeout=TIMEOUT_S, concurrent=True))
 
     return rule

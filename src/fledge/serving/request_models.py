@@ -16,7 +16,7 @@ from fledge.core.limits import Limits
 
 
 def as_integer(value: Any) -> Any:
-    """Convert 16.0 to 16, alone or in a list: JSON does not tell them apart."""
+    """Convert 16.0 to 16, alone or in a list: in JSON they are the same number."""
     if isinstance(value, list):
         return [int(item) if isinstance(item, float) and item.is_integer() else item for item in value]
     return int(value) if isinstance(value, float) and value.is_integer() else value
@@ -28,11 +28,11 @@ StopText = Annotated[str, StringConstraints(min_length=1, max_length=MAX_STOP_CH
 Stop = StopText | Annotated[list[StopText], Field(fail_fast=True, max_length=MAX_STOPS)]
 
 MAX_PROMPTS = 100_000
-MAX_KEYS = 1000  # of one object: nothing here takes more, and each one that is wrong costs time to tell
+MAX_KEYS = 1000  # of one object: none needs more, and reporting each unknown key takes time
 
 
 def _within(name: str) -> Any:
-    """Return the bounds that no request goes beyond; `check_size` holds it to the endpoint's own limits."""
+    """Return fixed bounds of a field; `check_size` applies the endpoint's own limits."""
     low, high = BOUNDS[name]
     return Field(ge=low, le=high)
 
@@ -44,22 +44,22 @@ TopK = Annotated[int, _within("top_k"), BeforeValidator(as_integer)]
 
 
 class Generation(BaseModel):
-    """Generation settings of a request. The release's own apply where one is missing."""
+    """Generation settings of a request; a missing one defaults to the release's."""
 
     model_config = ConfigDict(strict=True, extra="allow")
 
-    max_tokens: NewTokens | None = Field(None, description="most new tokens")
+    max_tokens: NewTokens | None = Field(None, description="maximum number of new tokens")
     temperature: Annotated[float, _within("temperature")] | None = Field(None, description="0 is greedy")
     top_p: Annotated[float, _within("top_p")] | None = None
-    top_k: TopK | None = Field(None, description="0 for all")
+    top_k: TopK | None = Field(None, description="0 for all tokens")
     min_p: Annotated[float, _within("min_p")] | None = None
     repetition_penalty: Annotated[float, _within("repetition_penalty")] | None = None
     seed: Seed | None = None
     stop: Stop | None = Field(None, description="up to four stop sequences; they are not returned")
-    ignore_eos: bool | None = Field(None, description="go on to max_tokens")
+    ignore_eos: bool | None = Field(None, description="do not stop before max_tokens")
 
     def settings(self) -> dict[str, Any]:
-        """Return the settings that were sent, under the engine's names."""
+        """Return the given settings, under the engine's names."""
         chosen = {name: getattr(self, name) for name in REQUEST_SETTINGS if getattr(self, name) is not None}
         if isinstance(self.stop, str):
             chosen["stop"] = [self.stop]
@@ -89,14 +89,14 @@ def check_size(limits: Limits, *, prompts: int = 1, n: int = 1, settings: Mappin
 
 
 class BodyProblem(NamedTuple):
-    """What is wrong with a body: the field (empty for the whole body), and a message that names the place."""
+    """An error in a body: the field (empty for the whole body), and a message with the path to the value."""
 
     field: str
     message: str
 
 
 def first_problem(errors: Sequence[Mapping[str, Any]], where: Sequence[str] = ()) -> BodyProblem:
-    """Return the first of pydantic's errors. Errors of all members of a union are joined into one."""
+    """Return pydantic's first error. The errors of all members of a union are joined into one."""
     places = [(*where, *(part for part in error["loc"] if part != "body")) for error in errors]
     alike = [index for index, place in enumerate(places) if place[:1] == places[0][:1]]
     common = places[0]
@@ -108,7 +108,7 @@ def first_problem(errors: Sequence[Mapping[str, Any]], where: Sequence[str] = ()
 
 
 class StrictRoute(APIRoute):
-    """A route that reads JSON bodies strictly: UTF-8, finite numbers, nested at most `max_depth` deep."""
+    """A route that reads JSON bodies strictly: UTF-8, finite numbers, at most `max_depth` levels."""
 
     max_depth: Callable[[], int]
 
@@ -134,16 +134,16 @@ class _StrictRequest(Request):
 
 
 def strict_route(max_depth: Callable[[], int]) -> type[StrictRoute]:
-    """Return `StrictRoute` with this limit, which is read for each request."""
+    """Return `StrictRoute` with this limit, evaluated for each request."""
     return type("StrictRoute", (StrictRoute,), {"max_depth": staticmethod(max_depth)})
 
 
 def read_json(body: bytes, max_depth: int) -> Any:
-    """Return the value; the last of duplicate keys counts. Raises 400 for invalid JSON, or beyond the limits."""
+    """Return the value; the last of duplicate keys wins. Raises 400 for JSON that is invalid or exceeds the limits."""
     try:
         value = msgspec.json.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise HTTPException(400, f"the body is no JSON: {error}") from None
+        raise HTTPException(400, f"the body is not JSON: {error}") from None
     except RecursionError:
         raise HTTPException(400, f"the body is nested more than {max_depth} deep") from None
     _check_nesting(value, max_depth)
@@ -157,7 +157,7 @@ def _check_nesting(value: Any, max_depth: int) -> None:
         for item in level:
             if isinstance(item, dict):
                 if len(item) > MAX_KEYS:
-                    raise HTTPException(400, f"an object of the body has more than {MAX_KEYS} keys")
+                    raise HTTPException(400, f"an object in the body has more than {MAX_KEYS} keys")
                 deeper += item.values()
             elif isinstance(item, list):
                 deeper += item

@@ -1,6 +1,6 @@
 """Bodies of responses: one definition for the bytes on the wire and for the schemas in `/openapi.json`.
 
-A field that is UNSET is left out; every other one is sent, as null where it is None. A tag is a field with one value.
+An UNSET field is omitted; None is sent as null. A tag is a field with a constant value.
 """
 
 from typing import Annotated, Literal
@@ -21,7 +21,7 @@ encode = msgspec.json.Encoder().encode
 
 
 class ErrorDetail(Struct):
-    """What is wrong; `param` is the field of the request."""
+    """Details of an error; `param` is the invalid field of the request."""
 
     message: str
     type: str
@@ -43,7 +43,7 @@ class ScoringError(Struct):
 
 
 class CompletionUsage(Struct):
-    """The tokens of a request. Each prompt counts once, however many answers there are to it."""
+    """Token counts of a request. Each prompt counts once, however many answers it has."""
 
     prompt_tokens: NonNegative
     completion_tokens: NonNegative
@@ -51,7 +51,7 @@ class CompletionUsage(Struct):
 
 
 class TopLogprob(Struct):
-    """A token and the logarithm of its probability. `bytes` is null for a token that is part of a character."""
+    """A token and its log probability. `bytes` is null for a token that is part of a character."""
 
     token: str
     logprob: float
@@ -59,7 +59,7 @@ class TopLogprob(Struct):
 
 
 class TokenLogprob(TopLogprob):
-    """The token of a chat completion that was chosen, and the most probable ones in its place."""
+    """The chosen token of a chat completion, and the most probable tokens at its position."""
 
     top_logprobs: list[TopLogprob]
 
@@ -72,7 +72,7 @@ class ChatLogprobs(Struct):
 
 
 class Logprobs(Struct):
-    """Log probabilities of a text completion, token by token; `text_offset` is where each token begins in the text."""
+    """Log probabilities of a text completion by token; `text_offset` is the start of each token in the text."""
 
     tokens: list[str]
     token_logprobs: list[float]
@@ -107,7 +107,7 @@ class ChatCompletion(Struct, tag_field="object", tag="chat.completion"):
 
 
 class Delta(Struct):
-    """What a chunk adds to a message."""
+    """The part of a message that a chunk adds."""
 
     role: Literal["assistant"] | UnsetType = UNSET
     content: str | UnsetType = UNSET
@@ -123,7 +123,7 @@ class ChatChunkChoice(Struct):
 
 
 class ChatCompletionChunk(Struct, tag_field="object", tag="chat.completion.chunk"):
-    """An event of a streamed chat completion. It has `usage` only where that was asked for: null until the last."""
+    """An event of a streamed chat completion. `usage` is present only if requested, and null until the last event."""
 
     id: ChatId
     created: NonNegative
@@ -161,7 +161,7 @@ class CompletionChunkChoice(Struct):
 
 
 class TextCompletionChunk(Struct, tag_field="object", tag="text_completion"):
-    """An event of a streamed text completion. It has `usage` only where that was asked for: null until the last."""
+    """An event of a streamed text completion. `usage` is present only if requested, and null until the last event."""
 
     id: CompletionId
     created: NonNegative
@@ -179,13 +179,13 @@ class Model(Struct, tag_field="object", tag="model"):
 
 
 class Models(Struct, tag_field="object", tag="list"):
-    """All names that are served."""
+    """All served names."""
 
     data: list[Model]
 
 
 class PredictionsResponse(Struct):
-    """The answers to the rows of a table, in their order."""
+    """The answers to the rows of a table, in order."""
 
     predictions: list[str]
 
@@ -207,7 +207,7 @@ class Ready(Struct):
 
 
 class FeedbackTaken(Struct):
-    """The id of feedback, and of the request that it is on."""
+    """Ids of the feedback and of its request."""
 
     feedback_id: HexId
     request_id: HexId

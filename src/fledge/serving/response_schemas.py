@@ -39,7 +39,7 @@ _bodies, COMPONENTS = msgspec.json.schema_components(
 
 
 def _event(chunk: type[Struct]) -> Schema:
-    """An event of a stream: JSON, or the text that ends it."""
+    """Return the schema of a stream's event: JSON, or the text that ends the stream."""
     payload = either(reference(chunk.__name__), reference(Error.__name__))
     return record(data=either({"const": "[DONE]"}, {"contentMediaType": _JSON, "contentSchema": payload}))
 

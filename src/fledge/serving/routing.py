@@ -1,4 +1,4 @@
-"""Which release answers a request: by the name it gives, by a stable assignment, or both. Pure."""
+"""Choice of the release for a request: by name, by stable assignment, or both. Pure functions."""
 
 import hashlib
 import math
@@ -10,7 +10,7 @@ from fledge.core.routes import Route, RouteArm
 
 
 class RoutedRequest(NamedTuple):
-    """Who answers, as release `name/3` and alias (empty where a version was named), and who answers beside it."""
+    """The release that answers (`name/3`), its alias (empty if a version was requested), and the shadow arm, if any."""
 
     release: str
     arm: str
@@ -19,12 +19,12 @@ class RoutedRequest(NamedTuple):
 
 @dataclass(frozen=True)
 class Routes:
-    """All names that an endpoint answers to; the first is meant where a request names none."""
+    """All names that an endpoint serves; the first is the default."""
 
     routes: tuple[Route, ...]
 
     def names(self, *, versions: bool = False) -> list[str]:
-        """What `model` may be: names and aliases, with `versions` the releases too."""
+        """Return the valid values of `model`: names and aliases, and with `versions` also releases."""
         return [
             name
             for route in self.routes
@@ -36,9 +36,11 @@ class Routes:
         ]
 
     def find(self, model: str, unit: str) -> RoutedRequest | None:
-        """Who answers a request for `model` (`NAME`, `NAME@alias`, `NAME/version`, or nothing) of `unit`, its user or
-        session; None for a name that is not served."""
-        route = next((route for route in self.routes if route.name == _name(model)), None) if model else self.routes[0]
+        """Return the route of a request for `model` (`NAME`, `NAME@alias`, `NAME/version` or empty), or None if it is
+        not served. `unit` is the user or session."""
+        route = (
+            next((route for route in self.routes if route.name == _base_name(model)), None) if model else self.routes[0]
+        )
         if route is None:
             return None
         rest = model[len(route.name) :]
@@ -48,22 +50,24 @@ class Routes:
         if rest:
             return RoutedRequest(model, "", None) if model in route.releases else None
         arm = assign(route.name, unit, route.arms)
-        shadowed = route.shadow is not None and place(f"{route.name}/shadow", unit) < route.shadow_share
+        shadowed = route.shadow is not None and hash_unit(f"{route.name}/shadow", unit) < route.shadow_share
         return RoutedRequest(arm.release, arm.alias, route.shadow if shadowed else None)
 
 
-def _name(model: str) -> str:
+def _base_name(model: str) -> str:
     return model.partition("@")[0].partition("/")[0]
 
 
-def place(salt: str, unit: str) -> float:
-    """A number from 0 to below 1 that is always the same for a unit, and unrelated for another salt."""
+def hash_unit(salt: str, unit: str) -> float:
+    """Return a uniform number in [0, 1) that depends only on the salt and the unit."""
     digest = hashlib.sha256(f"{salt}\0{unit}".encode("utf-8", "surrogatepass")).digest()
     return (int.from_bytes(digest[:8]) >> 11) / 2**53
 
 
 def assign(salt: str, unit: str, arms: Sequence[RouteArm]) -> RouteArm:
-    """The arm of a unit, whatever the order of the arms: the one with the smallest of exponential draws, each with the
-    arm's weight as its rate (weighted rendezvous hashing). When one arm's weight grows, units move to it, and none
-    moves between others."""
-    return min(arms, key=lambda arm: -math.log(1 - place(f"{salt}@{arm.alias}", unit)) / arm.weight)
+    """Return the arm of a unit by weighted rendezvous hashing; the order of the arms does not matter.
+
+    Each arm draws an exponential variate with its weight as the rate, and the smallest wins. When the weight of one arm
+    grows, units move to it, and none moves between other arms.
+    """
+    return min(arms, key=lambda arm: -math.log(1 - hash_unit(f"{salt}@{arm.alias}", unit)) / arm.weight)

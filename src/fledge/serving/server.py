@@ -43,27 +43,27 @@ from fledge.serving.metrics import Metrics
 from fledge.serving.outbox import Outbox
 from fledge.serving.redaction import make_redactor
 from fledge.serving.routing import Routes
-from fledge.serving.security import access
+from fledge.serving.security import build_access
 
 log = logging.getLogger(__name__)
 
 
 class Server:
-    """One endpoint, from its first to its last request, at the supervisor's word."""
+    """Runs one endpoint, controlled by the supervisor."""
 
     def __init__(self, config: EndpointConfig, control: Control[EndpointConfig]) -> None:
         self._loop = asyncio.get_running_loop()
         options = config.options
         self.limits = decode(Limits, options.limits)
         self._fixed_limits = options.fixed_limits
-        self.endpoint = Endpoint(self.limits, Routes(config.routes), {}, _outbox(options), Metrics())
+        self.endpoint = Endpoint(self.limits, Routes(config.routes), {}, _open_outbox(options), Metrics())
         for release, folder in config.releases.items():
-            self._add(release, folder)
+            self._add_release(release, folder)
         self._tasks: set[asyncio.Task[None]] = set()
         self._changing = asyncio.Lock()
         self._listener = socket.socket(fileno=config.listener)
         keys = Keys(os.environ.get(VARIABLE, ""), Path(options.keys_file) if options.keys_file else None)
-        rights = access(
+        rights = build_access(
             options.hosts, options.cors_origins, open_metrics=options.open_metrics, open_docs=options.open_docs
         )
         self._connections = connection_class(self.limits)
@@ -85,11 +85,11 @@ class Server:
         self._control = control
 
     async def run(self) -> None:
-        """Serve until the supervisor says stop or is gone."""
+        """Serve until the supervisor sends stop or is gone."""
         task = asyncio.create_task(self._server.serve(sockets=[self._listener]))
         while not self._server.started and not task.done():
             await asyncio.sleep(0.005)
-        if not task.done():  # else it could not listen, and says why
+        if not task.done():  # else it could not listen, and raises the reason
             self._control.send(ChildReady())
         await task
 
@@ -98,7 +98,7 @@ class Server:
             case EngineReady(release, address):
                 self._start(self._connect(release, address))
             case ReleasesChanged():
-                self._start(self._change(event))
+                self._start(self._change_releases(event))
             case FactsChanged(facts):
                 self.endpoint.facts = facts
             case ReloadRequested():
@@ -107,39 +107,38 @@ class Server:
                 self._start(self._drain())
 
     def _reload(self) -> None:
-        """Read limits again where they were set, but for those that were given at the start."""
+        """Reload the limits from the settings, except those given on the command line."""
         try:
             limits = load(Limits).value.override(self._fixed_limits)
             if problems := limits.problems():
                 raise InputError("; ".join(problems))
         except InputError as error:
-            log.warning("the limits stay as they are: %s", error.message)
+            log.warning("limits not reloaded: %s", error.message)
             return
         changed = {name: value for name, value in asdict(limits).items() if value != getattr(self.limits, name)}
         self.limits = self.endpoint.limits = self._connections.limits = limits
         for served in self.endpoint.served.values():
             served.limit(limits)
         self._control.send(LimitsChanged(asdict(limits)))
-        said = ", ".join(f"{name}={value}" for name, value in changed.items()) or "they are as before"
-        log.info("limits were read again: %s", said)
+        summary = ", ".join(f"{name}={value}" for name, value in changed.items()) or "no change"
+        log.info("reloaded limits: %s", summary)
 
     def _start(self, work: Any) -> None:
         task = asyncio.ensure_future(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    def _add(self, release: str, folder: str) -> None:
+    def _add_release(self, release: str, folder: str) -> None:
         self.endpoint.served[release] = Served(load_manifest(Path(folder)), self.limits)
 
-    async def _change(self, change: ReleasesChanged) -> None:
-        """Take the routes as they are from now on, once their engines are at hand. A release that nothing leads to any
-        more ends what it has begun."""
+    async def _change_releases(self, change: ReleasesChanged) -> None:
+        """Connect to the engines of new releases, replace the routes, and drain the releases without a route."""
         async with self._changing:
             for release, folder in change.releases.items():
                 if release not in self.endpoint.served:
-                    self._add(release, folder)
+                    self._add_release(release, folder)
                 if release in change.addresses:
-                    with contextlib.suppress(OSError):  # it has just died, and will be told of when it is back
+                    with contextlib.suppress(OSError):  # it has just died; EngineReady follows after its restart
                         await self._connect(release, change.addresses[release])
             self.endpoint.routes = Routes(change.routes)
             for release in [name for name in self.endpoint.served if name not in change.releases]:
@@ -158,7 +157,7 @@ class Server:
             await served.client.connect(address)
 
     async def _drain(self) -> None:
-        """Take no more; let what runs finish in the drain time; then tell the rest, and end."""
+        """Refuse new requests, wait up to the drain time for those in flight, fail the rest, and exit."""
         endpoint = self.endpoint
         endpoint.draining = True
         deadline = self._loop.time() + self.limits.drain_s
@@ -166,11 +165,11 @@ class Server:
             await asyncio.sleep(0.02)
         for served in endpoint.served.values():
             served.client.close("the endpoint was stopped while it answered")
-        await asyncio.sleep(0.1)  # for the error frames to leave
+        await asyncio.sleep(0.1)  # to send the error frames
         self._server.should_exit = True
 
 
-def _outbox(options: EndpointOptions) -> Outbox | None:
+def _open_outbox(options: EndpointOptions) -> Outbox | None:
     config = options.outbox
     if config is None:
         return None

@@ -11,7 +11,7 @@ from fledge.core.messages import Answered, OutboxRecord, Piece
 
 @dataclass
 class Result:
-    """One answer, as far as it is generated."""
+    """One answer, or the part generated so far."""
 
     prompt_text: str = ""
     text: str = ""
@@ -41,9 +41,9 @@ class Result:
 class RequestTrace:
     """One request: its input, the release that answers, and its outcome.
 
-    `results` has `n` answers in a row for each prompt, whose tokens count once.
-    `status` replaces the status that was sent, where a stream failed after its first byte.
-    `pieces` generates the answers; it is closed however the request ends.
+    `results` has `n` consecutive answers for each prompt.
+    `status` overrides the sent status if a stream failed after its first byte.
+    `pieces` generates the answers; it is always closed at the end of the request.
     """
 
     route: str
@@ -62,7 +62,7 @@ class RequestTrace:
     pieces: AsyncGenerator[Any] | None = None
 
     def finish(self, status: int) -> OutboxRecord:
-        """Return the record of the request, which ends now."""
+        """End the request now, and return its record."""
         now = time.time_ns()
         answers = [
             Answered(
