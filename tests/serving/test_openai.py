@@ -126,12 +126,20 @@ def test_stop_sequences_end_an_answer_and_are_not_returned(client: OpenAI) -> No
     assert whole.startswith(cut.message.content or "-")
 
 
-def test_seed_is_reproducible_and_n_increments_it(client: OpenAI) -> None:
+def test_seed_is_reproducible_and_each_choice_has_its_own(client: OpenAI) -> None:
     sampling: dict[str, Any] = {"model": "mine", "prompt": "A", "temperature": 1.5, "max_tokens": 12, **LONG, "seed": 5}
     together = [choice.text for choice in client.completions.create(**sampling, n=3).choices]
     alone = [client.completions.create(**{**sampling, "seed": 5 + index}).choices[0].text for index in range(3)]
-    assert together == alone
-    assert len(set(together)) == 3
+    assert together == [choice.text for choice in client.completions.create(**sampling, n=3).choices]
+    assert together[0] == alone[0]
+    assert len({*together, *alone}) == 5
+    rows = client.completions.create(**{**sampling, "prompt": ["A", "A"]}).choices
+    assert [choice.text for choice in rows] == together[:2]
+
+
+def test_sampling_without_a_seed_draws_anew(client: OpenAI) -> None:
+    asking: dict[str, Any] = {"model": "mine", "prompt": "A", "temperature": 1.5, "max_tokens": 12, **LONG}
+    assert len({client.completions.create(**asking).choices[0].text for _ in range(3)}) == 3
 
 
 def test_logprobs_match_the_text_and_its_offsets(client: OpenAI) -> None:

@@ -6,7 +6,7 @@ from types import TracebackType
 from typing import Any, TypeAlias, get_args, overload
 
 from fledge.core.errors import InputError
-from fledge.core.generation import REQUEST_SETTINGS, GenerationParams
+from fledge.core.generation import REQUEST_SETTINGS, GenerationParams, draw_seed
 from fledge.core.texts import strip_stream
 from fledge.core.types import Message, Role, Say, silent
 from fledge.engines import selection
@@ -30,17 +30,25 @@ class LoadedModel:
 
     A text is a turn of the user for a model with a chat template, the question of a release's own prompt, and for any
     other model a text to complete. `settings` are fields of `GenerationParams`; `generation` holds those that count
-    without them.
+    without them, the seed only if the model is `seeded`: else each call draws one.
     """
 
     def __init__(
-        self, name: str, engine: Engine, generation: GenerationParams, *, prompt: Prompt | None, chats: bool
+        self,
+        name: str,
+        engine: Engine,
+        generation: GenerationParams,
+        *,
+        prompt: Prompt | None,
+        chats: bool,
+        seeded: bool = False,
     ) -> None:
         self.name = name
         self.generation = generation
         self._engine = engine
         self._prompt = prompt
         self._chats = chats
+        self._seeded = seeded
 
     @overload
     def generate(self, prompt: list[str] | tuple[str, ...], **settings: Any) -> list[str]: ...
@@ -53,7 +61,7 @@ class LoadedModel:
 
         Raises `InputError` for what the model cannot take, and for settings that no engine takes.
         """
-        params = _changed(self.generation, settings)
+        params = _changed(self.generation, {**self._new_seed(), **settings})
         several = not isinstance(prompt, str) and all(isinstance(item, str) for item in prompt)
         prompts: Sequence[Any] = prompt if several else [prompt]
         answers = generate(self._engine, [self._asked(item) for item in prompts], params)
@@ -65,7 +73,7 @@ class LoadedModel:
 
         Raises `InputError` as `generate` does, also on the way.
         """
-        answer = self._engine.submit(self._asked(prompt), _changed(self.generation, settings))
+        answer = self._engine.submit(self._asked(prompt), _changed(self.generation, {**self._new_seed(), **settings}))
         return strip_stream(_pieces(answer))
 
     def close(self) -> None:
@@ -80,6 +88,9 @@ class LoadedModel:
 
     def __repr__(self) -> str:
         return f"<LoadedModel {self.name!r} on {self._engine.info.name} ({self._engine.info.device})>"
+
+    def _new_seed(self) -> dict[str, int]:
+        return {} if self._seeded else {"seed": draw_seed()}
 
     def _asked(self, prompt: str | Conversation) -> str | list[Message]:
         turns = [Message("user", prompt)] if isinstance(prompt, str) else [_turn(item) for item in prompt]
@@ -109,7 +120,9 @@ def load_model(model: str | None = None, *, config: ExperimentConfig | None = No
         }
         generation, prompt = _changed(generation, own), prompt_of(manifest)
     chats = isinstance(found, RemoteModel) or found.has_chat_template
-    return LoadedModel(name, selection.start(config, found, say), generation, prompt=prompt, chats=chats)
+    return LoadedModel(
+        name, selection.start(config, found, say), generation, prompt=prompt, chats=chats, seeded=config.sets("seed")
+    )
 
 
 def _changed(generation: GenerationParams, settings: Mapping[str, Any]) -> GenerationParams:

@@ -4,7 +4,7 @@ from collections.abc import Generator, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 from fledge.core.errors import InputError
-from fledge.core.generation import GenerationParams
+from fledge.core.generation import GenerationParams, draw_seed
 from fledge.core.types import Message
 from fledge.engines.engine import Engine
 from fledge.prompts.format import fill_conversation
@@ -64,7 +64,9 @@ class EnginePartner:
     ) -> Generator[AnswerPart]:
         filled = None if plain or self._prompt is None else self._filled(self._prompt, messages)
         asked = messages if filled is None else filled
-        stream = self._engine.submit(asked if isinstance(asked, str) else list(asked), GenerationParams(**settings))
+        stream = self._engine.submit(
+            asked if isinstance(asked, str) else list(asked), GenerationParams(**{"seed": draw_seed(), **settings})
+        )
         try:
             yield AnswerPart(prompt=self._prompt.label if self._prompt and filled is not None else "")
             left_out = 0

@@ -1,5 +1,7 @@
 """How to generate an answer: the settings, and what they can be."""
 
+import hashlib
+import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from types import MappingProxyType
@@ -9,6 +11,7 @@ from fledge.core.settings import option
 
 LEAST_TEMPERATURE = 1e-3
 MAX_STOPS = 4
+SEED_BITS = 53  # exact in every JSON parser
 MAX_STOP_CHARACTERS = 100
 BOUNDS: Mapping[str, tuple[float, float]] = MappingProxyType(
     {
@@ -30,8 +33,8 @@ REQUEST_ONLY = ("n", "logprobs", "ignore_eos")  # of one request, and no setting
 class GenerationParams:
     """How to generate. `temperature` 0, or next to it, is greedy; `top_k` 0, `top_p` 1 and `min_p` 0 do not filter.
 
-    `n` answers are given to one prompt, with the seeds `seed`, `seed + 1` and so on. With `logprobs` each token comes
-    with the natural logarithm of its probability. With `ignore_eos` an answer goes on to `max_tokens`.
+    `n` answers are given to one prompt; each has a seed derived from `seed`. With `logprobs` each token comes with the
+    natural logarithm of its probability. With `ignore_eos` an answer goes on to `max_tokens`.
     """
 
     GROUP: ClassVar = "Generation"
@@ -67,8 +70,23 @@ class GenerationParams:
         return self.temperature >= LEAST_TEMPERATURE
 
     def for_sample(self, index: int) -> "GenerationParams":
-        """The same for one of several samples: each has a seed of its own."""
-        return replace(self, seed=(self.seed + index) % 2**63)
+        """Return the settings of one of several samples, with its own seed."""
+        return replace(self, seed=derive_seed(self.seed, index))
+
+
+def derive_seed(seed: int, index: int) -> int:
+    """Return the seed of sample `index`: `seed` itself for the first, a hash of both for the others.
+
+    So the samples of seed 5 are not those of seeds 5, 6, 7 and so on.
+    """
+    if not index:
+        return seed
+    return int.from_bytes(hashlib.sha256(f"{seed}/{index}".encode()).digest()[:8]) >> (64 - SEED_BITS)
+
+
+def draw_seed() -> int:
+    """Return a random seed, for a request that sets none."""
+    return secrets.randbits(SEED_BITS)
 
 
 SETTINGS = tuple(item.name for item in fields(GenerationParams) if item.name not in REQUEST_ONLY)

@@ -72,7 +72,8 @@ class OutboxRecord:
     """One request and its outcome, as the endpoint leaves it for the recorder. Times in nanoseconds since the epoch.
 
     `arm` is the alias that answered, empty where a version was named. `release`, `version` and `arm` are empty for a
-    request that was refused before it was clear who would answer.
+    request that was refused before it was clear who would answer. `settings` are the generation settings; with several
+    prompts or answers, `seed` is that of the first.
     """
 
     trace_id: str
@@ -89,6 +90,7 @@ class OutboxRecord:
     answers: list[Answered] = field(default_factory=list)
     error: str = ""
     tags: dict[str, str] = field(default_factory=dict)
+    settings: dict[str, Any] = field(default_factory=dict)
 
     @property
     def is_shadow(self) -> bool:

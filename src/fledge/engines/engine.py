@@ -73,12 +73,15 @@ class EngineGoneError(FledgeError):
 
 
 def generate(engine: Engine, prompts: Sequence[PromptInput], params: GenerationParams) -> list[Completion]:
-    """Return the answers to all prompts, in their order. Raises `InputError`, with the row if there are several."""
+    """Return the answers to all prompts, in their order; each has its own seed, as samples have.
+
+    Raises `InputError`, with the row if there are several.
+    """
     streams: list[Stream] = []
     number = 0
     try:
-        for number, prompt in enumerate(prompts):  # noqa: B007 (used in the error)
-            streams.append(engine.submit(prompt, params))
+        for number, prompt in enumerate(prompts):
+            streams.append(engine.submit(prompt, params.for_sample(number)))
         completions = []
         for number, stream in enumerate(streams):  # noqa: B007
             completions.append(stream.result())

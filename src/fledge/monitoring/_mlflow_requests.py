@@ -101,6 +101,7 @@ def _generate_span(answer: Answered, record: OutboxRecord) -> SpanRecord:
         **token_usage(answer.prompt_tokens, answer.completion_tokens),
         "fledge.ttft_s": (first - answer.started_ns) / 1e9 if first else None,
         "fledge.finish_reason": answer.finish_reason or None,
+        **{f"fledge.{name}": value for name, value in record.settings.items()},
     }
     failed = record.error if record.status >= 400 and not answer.finish_reason else ""
     times = (answer.started_ns, answer.ended_ns)

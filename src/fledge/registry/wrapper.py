@@ -6,13 +6,14 @@ from typing import Any
 
 import mlflow
 import pandas as pd
+from langchain_core.runnables.config import ContextThreadPoolExecutor
 from mlflow.exceptions import MlflowException
 from mlflow.models import set_model
 from mlflow.pyfunc import PythonModel
 
 from fledge.chains.engine_llm import build_chain, build_chat_chain
 from fledge.core.errors import InputError
-from fledge.core.generation import SETTINGS, GenerationParams
+from fledge.core.generation import SETTINGS, GenerationParams, draw_seed
 from fledge.core.settings import load
 from fledge.engines import selection
 from fledge.engines.settings import EngineSettings
@@ -92,23 +93,24 @@ class HuggingFaceModelWrapper(PythonModel):  # type: ignore[misc]
     def _answer(self, rows: Sequence[Row], generation: GenerationParams) -> list[str]:
         if not rows:
             return []
-        chain = self._build_chain(rows[0], generation)
         if not isinstance(rows[0], tuple) and isinstance(self.prompt.template, str):
-            return list(chain.batch(list(rows)))
-        found = chain.batch(list(rows), {"max_concurrency": MOST_THREADS}, return_exceptions=True)
-        for number, answer in enumerate(found):
-            if isinstance(answer, InputError):
-                raise InputError(f"row {number}: {answer.message}", answer.hint)
-            if isinstance(answer, BaseException):
-                raise answer
-        return list(found)
+            return list(self._build_chain(rows[0], generation).batch(list(rows)))
+
+        def answer(number: int) -> str:
+            try:
+                return str(self._build_chain(rows[number], generation.for_sample(number)).invoke(rows[number]))
+            except InputError as error:
+                raise InputError(f"row {number}: {error.message}", error.hint) from None
+
+        with ContextThreadPoolExecutor(MOST_THREADS) as pool:
+            return list(pool.map(answer, range(len(rows))))
 
     def _parse_params(self, params: dict[str, Any] | None) -> GenerationParams:
         given = {name: value for name, value in (params or {}).items() if value is not None}
         unknown = sorted(given.keys() - set(SETTINGS))
         if unknown:
             raise InputError(f"unknown generation setting: {', '.join(unknown)}", hint=f"params: {', '.join(SETTINGS)}")
-        settings = {**self.manifest.generation, **given}
+        settings = {**self.manifest.generation, "seed": draw_seed(), **given}
         stop = settings["stop"]
         try:
             return GenerationParams(**{**settings, "stop": (stop,) if isinstance(stop, str) else tuple(stop)})

@@ -1,10 +1,11 @@
 """Conversations: recorded form, message to an engine, and filling the prompt of a release."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
-from typing import Any
+from typing import Any, cast
 
 from fledge.core.errors import InputError
+from fledge.core.generation import derive_seed
 from fledge.core.messages import Ask
 from fledge.core.types import Message
 from fledge.prompts.format import fill_conversation
@@ -24,9 +25,18 @@ def as_text(prompt: str | Turns) -> str:
     return prompt if isinstance(prompt, str) else "\n".join(f"{role}: {content}" for role, content in prompt)
 
 
-def make_ask(prompt: str | Turns, params: dict[str, Any], *, stream: bool) -> Ask:
-    """Return the message to an engine for a text or a conversation."""
-    return Ask("", params, **({"text": prompt} if isinstance(prompt, str) else {"messages": prompt}), stream=stream)
+def make_asks(prompts: Sequence[str | Turns | list[int]], params: Mapping[str, Any], *, stream: bool) -> list[Ask]:
+    """Return the message for each prompt, a text, a conversation or token ids; each has its own seed."""
+    asks = []
+    for index, prompt in enumerate(prompts):
+        own = {**params, "seed": derive_seed(params["seed"], index)}
+        if isinstance(prompt, str):
+            asks.append(Ask("", own, text=prompt, stream=stream))
+        elif prompt and isinstance(prompt[0], int):
+            asks.append(Ask("", own, token_ids=cast("list[int]", prompt), stream=stream))
+        else:
+            asks.append(Ask("", own, messages=cast("Turns", prompt), stream=stream))
+    return asks
 
 
 def fill_prompt(prompt: Prompt, turns: Turns, values: Mapping[str, str] = MappingProxyType({})) -> str | Turns | None:

@@ -12,6 +12,7 @@ from starlette.exceptions import HTTPException
 
 from fledge.core.endpoint_state import EndpointFacts
 from fledge.core.errors import FledgeError, InputError
+from fledge.core.generation import SETTINGS, draw_seed
 from fledge.core.limits import Limits
 from fledge.core.messages import SHADOW_TAG, Ask, FeedbackRecord, Piece
 from fledge.engines.client import EngineClient
@@ -48,8 +49,8 @@ class Served:
         return self.manifest.name, str(self.manifest.version)
 
     def params(self, chosen: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the release's generation settings, overridden by those of a request."""
-        return {**self.manifest.generation, **chosen}
+        """Return the release's generation settings with a new seed, overridden by those of a request."""
+        return {**self.manifest.generation, "seed": draw_seed(), **chosen}
 
 
 class Respondent(NamedTuple):
@@ -175,6 +176,7 @@ class Endpoint:
     def _make_job(self, trace: RequestTrace, served: Served, make: JobMaker) -> Job:
         job = make(served)
         trace.results, trace.n, trace.prompt = job.results(), job.n, job.prompt
+        trace.settings = {name: value for name, value in job.asks[0].params.items() if name in SETTINGS}
         return job
 
     def _start_shadow(self, trace: RequestTrace, shadow: Respondent, make: JobMaker) -> None:

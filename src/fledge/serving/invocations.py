@@ -15,7 +15,7 @@ from starlette.exceptions import HTTPException
 from fledge.core.errors import InputError
 from fledge.core.limits import Limits
 from fledge.prompts.prompt import Prompt
-from fledge.serving.conversations import Turns, as_dicts, as_text, fill_prompt, make_ask
+from fledge.serving.conversations import Turns, as_dicts, as_text, fill_prompt, make_asks
 from fledge.serving.docs import responses
 from fledge.serving.endpoint import Endpoint, Job, Respondent, Served, release_headers, warning_headers
 from fledge.serving.json_response import StructResponse
@@ -124,8 +124,11 @@ class ParsedRequest:
         prompts = [_fill(served.prompt, item) for item in self.items]
         params = served.params(self.settings)
         changed = any(filled is not item for item, filled in zip(self.items, prompts, strict=True))
-        asks = [make_ask(item, params, stream=False) for item in prompts]
-        return Job(asks, list(map(as_text, prompts)), prompt=served.manifest.prompt_label if changed else "")
+        return Job(
+            make_asks(prompts, params, stream=False),
+            list(map(as_text, prompts)),
+            prompt=served.manifest.prompt_label if changed else "",
+        )
 
 
 def add_invocations_routes(endpoint: Endpoint, router: APIRouter) -> None:

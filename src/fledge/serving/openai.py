@@ -10,10 +10,10 @@ from starlette.exceptions import HTTPException
 
 from fledge.core.errors import InputError
 from fledge.core.keys import OWN_NAME
-from fledge.core.messages import Ask, Piece
+from fledge.core.messages import Piece
 from fledge.prompts.prompt import Prompt
 from fledge.serving.completions import ChatBuilder, CompletionBuilder
-from fledge.serving.conversations import as_dicts, as_text, fill_prompt, make_ask
+from fledge.serving.conversations import as_dicts, as_text, fill_prompt, make_asks
 from fledge.serving.docs import NO_PROMPT, responses
 from fledge.serving.endpoint import Endpoint, Job, Served, release_headers, warning_headers
 from fledge.serving.errors import NO_MODEL
@@ -154,7 +154,7 @@ class ChatRequest(CommonRequest):
         n = self.n or 1
         params = {**served.params(self.settings()), "n": n, "logprobs": bool(self.logprobs)}
         label = "" if found is None else served.manifest.prompt_label
-        return Job([make_ask(asked, params, stream=bool(self.stream))], [as_text(asked)], n, label)
+        return Job(make_asks([asked], params, stream=bool(self.stream)), [as_text(asked)], n, label)
 
     def _values(self, prompt: Prompt) -> Mapping[str, str]:
         if self.prompt is None:
@@ -195,14 +195,7 @@ class CompletionRequest(CommonRequest):
         """Return the job for a release."""
         n, settings = self.n or 1, {"max_tokens": COMPLETION_TOKENS, **self.settings()}
         params = {**served.params(settings), "n": n, "logprobs": self.logprobs is not None}
-        stream = bool(self.stream)
-        asks = [
-            Ask("", params, text=item, stream=stream)
-            if isinstance(item, str)
-            else Ask("", params, token_ids=item, stream=stream)
-            for item in self.prompts()
-        ]
-        return Job(asks, self.texts(), n)
+        return Job(make_asks(self.prompts(), params, stream=bool(self.stream)), self.texts(), n)
 
     def texts(self) -> list[str]:
         """Return the prompts as readable text."""

@@ -54,6 +54,7 @@ class RequestTrace:
     version: int = 0
     arm: str = ""
     prompt: str = ""
+    settings: dict[str, Any] = field(default_factory=dict)
     results: list[Result] = field(default_factory=list)
     n: int = 1
     error: str = ""
@@ -90,6 +91,7 @@ class RequestTrace:
             prompt=self.prompt,
             inputs=self.inputs,
             answers=answers,
+            settings=self.settings,
             error=self.error,
             tags=self.tags,
         )
