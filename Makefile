@@ -5,11 +5,11 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/installed
 DEVELOPED := $(VENV)/installed-dev
 DEMONSTRATION := models,openvino,serve
-DEVELOPMENT := $(DEMONSTRATION),sign,otlp,bench,dev
+DEVELOPMENT := $(DEMONSTRATION),gguf,sign,otlp,bench,dev
 # Tests run in several processes, each file in one of them.
 AT_ONCE := --numprocesses auto --maxprocesses 4 --dist loadfile
 
-.PHONY: demo test test-fast soak lint install clean
+.PHONY: demo test test-fast coverage soak lint install clean
 
 demo: $(INSTALLED)  ## An end-to-end run of a small chat model; QUESTIONS=file asks your own questions
 	$(BIN)/fledge demo $(if $(QUESTIONS),--questions "$(QUESTIONS)")
@@ -19,6 +19,9 @@ test: lint  ## Lint, types, imports and all tests
 
 test-fast: lint  ## The same without the tests marked slow
 	$(BIN)/python -m pytest $(AT_ONCE) -m "not slow and not soak"
+
+coverage: lint  ## All tests, with the branch coverage of the source
+	$(BIN)/python -m pytest $(AT_ONCE) --cov --cov-report term
 
 soak: $(DEVELOPED)  ## What takes long: random kills, faults, peers in environments of their own; reported in docs/
 	FLEDGE_TEST_TABLE=docs/reliability.md $(BIN)/python -m pytest -m soak --timeout 7200

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from fledge.core.messages import FeedbackRecord, OutboxRecord
+from fledge.core.messages import FeedbackRecord, OutboxRecord, Record
 from fledge.core.settings import Workspace
 from fledge.experiments.config import ExperimentConfig
 from fledge.registry.release import promote, register
-from fledge.serving.outbox_reader import Position, Record, read_batch
+from fledge.serving.outbox_reader import Position, read_batch
 from fledge.supervision.config import ServeConfig
 from fledge.supervision.endpoints import EndpointStatus, serve, status, stop
 from tests.conftest import Run

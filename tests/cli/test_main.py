@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -295,3 +296,12 @@ def test_unused_built_in_prompts_are_listed(fledge: Run, tmp_path: Path) -> None
     assert all(name in listed for name in ("simple", "conversational", "expert", "educational", "question"))
     assert fledge("prompts", "show", "simple", cwd=tmp_path).returncode == 0
     assert fledge("prompts", "list", cwd=tmp_path).stdout.count("built in") == 4
+
+
+def test_verbose_logs_the_engine_and_the_store(fledge: Run, tmp_path: Path) -> None:
+    command = ("experiment", "--engine", "scripted", "--prompts", "simple", "--limit", "2")
+    quiet, verbose = fledge(*command, cwd=tmp_path), fledge("-v", *command, cwd=tmp_path)
+    lines = [line for line in verbose.stderr.splitlines() if re.match(r" *[\d.]+ s  ", line)]
+    for text in ("engine scripted is ready", "connected to sqlite:///", "recorded 2 answers in MLflow"):
+        assert [text in line for line in lines].count(True) == 1
+        assert text not in quiet.stderr

@@ -11,14 +11,14 @@ from transformers import AutoModelForCausalLM
 from fledge.core.generation import GenerationParams
 from fledge.engines import selection
 from fledge.engines.engine import generate
-from fledge.engines.settings import EngineSettings, Name
+from fledge.engines.settings import EngineName, EngineSettings
 from fledge.models import snapshot
 from fledge.models.embedded.corpus import load_corpus
 from tests.models.tiny_models import CONFIGS, VOCABULARY, write_model
 
 PROMPTS = TOKENS = 64
 NEAR_TIE = 1e-3
-ENGINES: tuple[Name, ...] = ("openvino", "transformers")
+ENGINES: tuple[EngineName, ...] = ("openvino", "transformers")
 
 
 @pytest.mark.slow

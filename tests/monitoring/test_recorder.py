@@ -14,7 +14,7 @@ from mlflow import MlflowClient
 
 from fledge.core.endpoint_state import RecorderFigures
 from fledge.core.errors import FledgeError
-from fledge.core.messages import Answered, FeedbackRecord, OutboxRecord
+from fledge.core.messages import Answered, FeedbackRecord, OutboxRecord, Record
 from fledge.core.outbox_files import outbox_files
 from fledge.core.settings import Workspace
 from fledge.monitoring import recorder as recorder_module
@@ -22,7 +22,7 @@ from fledge.monitoring._mlflow_requests import TraceShipper
 from fledge.monitoring.recorder import POSITION_FILE, REFUSED_FILE, OutboxRecorder, pause
 from fledge.serving import outbox as outbox_module
 from fledge.serving.outbox import Outbox
-from fledge.serving.outbox_reader import KEPT_FILES, Record, RecordRefusedError
+from fledge.serving.outbox_reader import KEPT_FILES, RecordRefusedError
 from fledge.serving.redaction import make_redactor
 from fledge.tracking._mlflow_connection import connect
 from tests.serving.harness import until

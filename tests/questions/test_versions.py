@@ -80,7 +80,7 @@ def test_round_trip_through_mlflow(config: QuestionsConfig, questions: QuestionS
 def test_order_of_many_questions_is_kept_and_progress_reported(config: QuestionsConfig) -> None:
     many = default_questions()
     reported: list[tuple[int, int]] = []
-    register_questions(many, "many", config=config, progress=lambda done, total: reported.append((done, total)))
+    register_questions(many, "many", config=config, progress=lambda done, total, _step: reported.append((done, total)))
     assert read_questions("dataset:many", workspace=config).questions == many.questions
     assert reported == [(0, 2688), (1000, 2688), (2000, 2688)]
 
@@ -189,7 +189,7 @@ def test_questions_that_mlflow_stores_once_are_rejected(config: QuestionsConfig,
 
 
 def test_an_interruption_leaves_nothing_behind(config: QuestionsConfig, client: MlflowClient) -> None:
-    def interrupt(_done: int, _total: int) -> None:
+    def interrupt(_done: int, _total: int, _step: str) -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):

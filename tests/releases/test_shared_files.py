@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 
 from fledge.core.digests import file_digest
+from fledge.core.links import link_or_copy
 from fledge.releases.manifest import Manifest, read_release
 from fledge.releases.release_cache import cache_release
-from fledge.releases.shared_files import files_of_exports, files_of_releases, lay_out, link_or_copy
+from fledge.releases.shared_files import files_of_exports, files_of_releases, lay_out
 
 FILES = {"snapshot/model.safetensors": "weights", "snapshot/config.json": "{}", "engines/exact/model.bin": "engine"}
 

@@ -11,11 +11,11 @@ from fledge.bench.guard import guarded
 from fledge.bench.limits import MachineLimits, probe_machine
 from fledge.bench.measured_models import MODEL_HELP, MeasuredModel, find_models
 from fledge.bench.processes import Measured, deadline, module, run
-from fledge.bench.reporter import Progress, Reporter
+from fledge.bench.reporter import Reporter
 from fledge.bench.rounds import Round, RoundPlan, summarize
 from fledge.core.errors import InputError, MissingExtraError
 from fledge.core.settings import option, out_of_range
-from fledge.core.types import Say, silent
+from fledge.core.types import Progress, Say, no_progress, silent
 from fledge.engines import machine, selection
 from fledge.engines.openvino_files import find_or_export
 from fledge.engines.settings import EngineSettings
@@ -70,9 +70,7 @@ class BenchResult:
         return asdict(self)
 
 
-def bench_engines(
-    config: BenchConfig, progress: Progress = lambda _done, _all, _what: None, say: Say = silent
-) -> BenchResult:
+def bench_engines(config: BenchConfig, progress: Progress = no_progress, say: Say = silent) -> BenchResult:
     """Measure each subject and the peer, one after the other, in their own processes, and record the run in MLflow.
 
     `progress(done, total, what)` is called after each round and every few seconds. Raises `MissingExtraError` if a

@@ -12,12 +12,12 @@ import psutil
 from fledge.bench.guard import guarded
 from fledge.bench.measured_models import MODEL_HELP, MeasuredModel, find_models
 from fledge.bench.processes import Measured, deadline, module, run
-from fledge.bench.reporter import Progress, Reporter
+from fledge.bench.reporter import Reporter
 from fledge.bench.rounds import quantile
 from fledge.core import state
 from fledge.core.errors import MissingExtraError
 from fledge.core.settings import option, out_of_range
-from fledge.core.types import Mode, Say, silent
+from fledge.core.types import Mode, Progress, Say, no_progress, silent
 from fledge.engines import machine, selection
 from fledge.engines.openvino_files import find_or_export
 from fledge.engines.settings import EngineSettings
@@ -65,7 +65,7 @@ class ExperimentBenchResult:
 
 
 def bench_experiment(
-    config: ExperimentBenchConfig, progress: Progress = lambda _done, _all, _what: None, say: Say = silent
+    config: ExperimentBenchConfig, progress: Progress = no_progress, say: Say = silent
 ) -> ExperimentBenchResult:
     """Ask the same cells with three methods, each in its own process and tracking store: sequential LangChain calls
     with a nested run for each, fledge, and fledge without recording. Loading models and registering prompts is not

@@ -3,10 +3,12 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-Rows = Sequence[Mapping[str, Any]]
+BenchRows = Sequence[Mapping[str, Any]]
 
 
-def ratios(rows: Rows, subjects: Sequence[str], peers: Sequence[str]) -> dict[str, dict[str, dict[str, float | None]]]:
+def ratios(
+    rows: BenchRows, subjects: Sequence[str], peers: Sequence[str]
+) -> dict[str, dict[str, dict[str, float | None]]]:
     """Return each subject's requests/s divided by each peer's, by clients; null if the peer answered nothing."""
     return {
         subject: {
@@ -17,7 +19,9 @@ def ratios(rows: Rows, subjects: Sequence[str], peers: Sequence[str]) -> dict[st
     }
 
 
-def costs(rows: Rows, servers: Rows, subjects: Sequence[str], peers: Sequence[str]) -> dict[str, dict[str, Any]]:
+def costs(
+    rows: BenchRows, servers: BenchRows, subjects: Sequence[str], peers: Sequence[str]
+) -> dict[str, dict[str, Any]]:
     """Return each subject's costs divided by each peer's; below 1 is better.
 
     `latency_p50` and `first_token` are by clients; for a peer that does not stream, the first token comes with the
@@ -39,7 +43,7 @@ def costs(rows: Rows, servers: Rows, subjects: Sequence[str], peers: Sequence[st
     return found
 
 
-def over_engine(rows: Rows, engines: Mapping[str, str]) -> dict[str, dict[str, float | None]]:
+def over_engine(rows: BenchRows, engines: Mapping[str, str]) -> dict[str, dict[str, float | None]]:
     """Return an endpoint's requests/s divided by its engine's in process, by clients."""
     measured = _filter_measured(rows, [*engines, *engines.values()])
     return {
@@ -49,12 +53,12 @@ def over_engine(rows: Rows, engines: Mapping[str, str]) -> dict[str, dict[str, f
     }
 
 
-def _filter_measured(rows: Rows, names: Sequence[str]) -> list[str]:
+def _filter_measured(rows: BenchRows, names: Sequence[str]) -> list[str]:
     found = {row["peer"] for row in rows}
     return [name for name in names if name in found]
 
 
-def _divide_by_load(rows: Rows, one: tuple[str, str], other: tuple[str, str]) -> dict[str, float | None]:
+def _divide_by_load(rows: BenchRows, one: tuple[str, str], other: tuple[str, str]) -> dict[str, float | None]:
     """Return a figure of one server divided by a figure of another, by clients."""
     values = {(row["peer"], row["load"]): row for row in rows if row["loop"] == "closed"}
     loads = [load for peer, load in values if peer == one[0]]

@@ -2,13 +2,10 @@
 
 import threading
 import time
-from collections.abc import Callable
 
-from fledge.core.types import Say
+from fledge.core.types import Progress, Say
 
 PULSE_S = 4.0
-
-Progress = Callable[[int, int, str], None]
 
 
 class Reporter:

@@ -20,12 +20,12 @@ from fledge.bench.loads import Load, LoadSample, Slo, figures
 from fledge.bench.measured_models import MODEL_HELP, MeasuredModel, find_models
 from fledge.bench.processes import START_S, run
 from fledge.bench.ratios import costs, over_engine, ratios
-from fledge.bench.reporter import Progress, Reporter
+from fledge.bench.reporter import Reporter
 from fledge.bench.servers import ServerCommand, running
 from fledge.core import state
 from fledge.core.errors import FledgeError, InputError
 from fledge.core.settings import Workspace, option, out_of_range
-from fledge.core.types import Say, silent
+from fledge.core.types import Progress, Say, no_progress, silent
 from fledge.engines import machine
 from fledge.engines.settings import EngineSettings
 
@@ -114,9 +114,7 @@ class Visit(NamedTuple):
     ready_seconds: float | None = None
 
 
-def bench_serve(
-    config: ServeBenchConfig, progress: Progress = lambda _done, _all, _what: None, say: Say = silent
-) -> ServeBenchResult:
+def bench_serve(config: ServeBenchConfig, progress: Progress = no_progress, say: Say = silent) -> ServeBenchResult:
     """Start each server in turn, put the loads on it, stop it, and record all figures in MLflow.
 
     `progress(done, total, what)` is called after each load and every few seconds. A server that cannot be installed or

@@ -70,11 +70,12 @@ class Commands(click.Group):
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="fledge")
-@click.option("--debug", is_flag=True, help="Show stack traces.")
-@click.pass_context
-def app(ctx: click.Context, debug: bool) -> None:
+@click.option("-v", "--verbose", is_flag=True, help="Log what happens, with the seconds since the start.")
+@click.option("--debug", is_flag=True, expose_value=False, help="Show stack traces.")
+def app(verbose: bool) -> None:
     """Take a Hugging Face language model from its first experiment to a monitored endpoint."""
-    ctx.obj = {"debug": debug}
+    if verbose:
+        logging.getLogger("fledge").setLevel(logging.DEBUG)
     if not {"-h", "--help"} & set(sys.argv):
         _say_unknown_settings()
 
@@ -133,7 +134,8 @@ class _MessageHandler(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         from fledge.cli.output import message
 
-        message(record.getMessage())
+        text = record.getMessage()
+        message(f"{record.relativeCreated / 1000:6.2f} s  {text}" if record.levelno == logging.DEBUG else text)
 
 
 def _interrupt(*_: Any) -> NoReturn:

@@ -160,9 +160,7 @@ def register(source: str, name: str, as_json: bool, **flags: Any) -> None:
     config = load(QuestionsConfig, flags).value
     found = read_questions(source, layout=load(QuestionLayout, flags).value, workspace=config, say=message)
     with steps_progress("registering") as progress:
-        version = register_questions(
-            found, name, config=config, progress=lambda done, total: progress(done, total, "records")
-        )
+        version = register_questions(found, name, config=config, progress=progress)
     emit(as_json, version.as_dict(), f"{name}/{version.version}{'' if version.new else ' (unchanged)'}")
     if not as_json:
         message(f"next: fledge experiment --questions {version.source}")

@@ -27,7 +27,7 @@ T = TypeVar("T")
 Messages = str | Sequence[Message | Mapping[str, Any]]
 """A conversation; a text alone is one turn of the user."""
 
-Rows = str | Sequence[str | Mapping[str, Any]] | Mapping[str, Sequence[Any]]
+InvocationRows = str | Sequence[str | Mapping[str, Any]] | Mapping[str, Sequence[Any]]
 """Questions, or the variables of the release's prompt: by row, or by column."""
 
 
@@ -74,7 +74,9 @@ def complete(address: Address, prompt: str, options: Generating) -> Call[Endpoin
     return options.call(address, "completions", {"prompt": prompt})
 
 
-def predict(address: Address, rows: Rows, session: str | None, settings: Mapping[str, Any]) -> Call[Predictions]:
+def predict(
+    address: Address, rows: InvocationRows, session: str | None, settings: Mapping[str, Any]
+) -> Call[Predictions]:
     content = encode({"inputs": rows, **({"params": settings} if settings else {})})
     return Call(f"{address.root}/invocations", read_predictions, content, session)
 

@@ -11,7 +11,7 @@ import httpx
 from fledge.client import calls
 from fledge.client.address import Address
 from fledge.client.answers import DONE, EndpointAnswer, HttpReply, Predictions, StreamReader, event_source, is_enough
-from fledge.client.calls import Call, Generating, Messages, Rows
+from fledge.client.calls import Call, Generating, InvocationRows, Messages
 
 CONNECT_TIMEOUT_S = 20.0
 ANSWER_TIMEOUT_S = 600.0
@@ -139,7 +139,7 @@ class Client(_Generating[EndpointAnswer, Generator[EndpointAnswer]]):
         super().__init__(url, key=key, timeout=timeout, openai=openai)
         self._http = httpx.Client(**self._options)
 
-    def predict(self, rows: Rows, *, session: str | None = None, **settings: Any) -> Predictions:
+    def predict(self, rows: InvocationRows, *, session: str | None = None, **settings: Any) -> Predictions:
         """Answer questions, or rows of the prompt's variables, together, by the release's prompt."""
         return self.send(calls.predict(self.address, rows, session, settings))
 
@@ -209,7 +209,7 @@ class AsyncClient(_Generating[Coroutine[Any, Any, EndpointAnswer], AsyncGenerato
         super().__init__(url, key=key, timeout=timeout, openai=openai)
         self._http = httpx.AsyncClient(**self._options)
 
-    async def predict(self, rows: Rows, *, session: str | None = None, **settings: Any) -> Predictions:
+    async def predict(self, rows: InvocationRows, *, session: str | None = None, **settings: Any) -> Predictions:
         return await self.send(calls.predict(self.address, rows, session, settings))
 
     async def feedback(

@@ -120,3 +120,7 @@ class FeedbackRecord:
     comment: str = ""
     user: str = ""
     time_ns: int = field(default_factory=time.time_ns)
+
+
+Record = OutboxRecord | FeedbackRecord
+"""A line of the outbox."""

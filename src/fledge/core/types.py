@@ -7,14 +7,17 @@ from typing import Literal
 Say = Callable[[str], None]
 """Takes a message for the user."""
 
+Progress = Callable[[int, int, str], None]
+"""Takes the number of steps done, the number of all steps, and what is done now."""
+
 Format = Literal["chat", "completion"]
 """How prompts are formatted: a conversation through the chat template, or a text to complete."""
 
 Content = Literal["keep", "hash", "drop"]
 """How texts are stored in records."""
 
-Mode = Literal["exact", "fast"]
-"""Mode of an engine: the same greedy tokens as transformers, or int8."""
+Mode = Literal["exact", "fast", "gguf"]
+"""Mode of an engine: the same greedy tokens as transformers, int8, or the weights of a GGUF file as they are."""
 
 
 Role = Literal["system", "user", "assistant"]
@@ -41,3 +44,7 @@ class EngineInfo:
 
 def silent(_text: str) -> None:
     """A `Say` that discards messages."""
+
+
+def no_progress(_done: int, _total: int, _step: str) -> None:
+    """A `Progress` that shows nothing."""

@@ -12,6 +12,7 @@ from fledge.engines.settings import EngineSettings
 
 DETAILS = {
     "openvino": "continuous batching on a CPU, exact or int8",
+    "llamacpp": "GGUF files as they are, on a CPU",
     "transformers": "any architecture: padded batches on a CPU, continuous batching on an NVIDIA GPU",
     "remote": "any OpenAI-compatible URL as --model",
     "scripted": "answers from a function: dry runs and tests",

@@ -1,6 +1,7 @@
 """An engine of this machine, in a process of its own, as the program that started it asks it."""
 
 import contextlib
+import logging
 import os
 import secrets
 import signal
@@ -30,6 +31,8 @@ from fledge.engines.engine import EngineGoneError, PromptInput, Stats
 from fledge.engines.settings import EngineSettings
 from fledge.engines.stream import Chunk, FinishReason, Stream, Usage
 from fledge.models.snapshot import Snapshot
+
+log = logging.getLogger(__name__)
 
 MOST_RESTARTS = 1
 
@@ -169,6 +172,7 @@ class LocalEngine(EngineConnection):
             raise
         super().__init__(self._line, info)
         self._ready = True
+        log.debug("engine %s is ready (process %d)", info.name, self.pid)
 
     @property
     def pid(self) -> int:

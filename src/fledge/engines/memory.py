@@ -16,7 +16,7 @@ BLOCK_TOKENS = 32  # block size of OpenVINO's cache on a CPU
 DEFAULT_TOKENS = 12_288
 DEFAULT_GB = 1.0
 # The program, its libraries and its work space.
-BASE_BYTES = {"openvino": 180_000_000, "transformers": 700_000_000}
+BASE_BYTES = {"openvino": 180_000_000, "transformers": 700_000_000, "llamacpp": 150_000_000}
 
 
 class MemoryEstimate(NamedTuple):
@@ -37,8 +37,8 @@ def estimate(model: Snapshot, engine: str, mode: Mode, cache_gb: float) -> Memor
     program = BASE_BYTES[engine]
     if engine == "transformers":
         return MemoryEstimate(4 * parameters, DEFAULT_TOKENS * token_bytes(model, "exact"), program)
-    copies = 2  # as read from disk, and reordered for computing
-    weights = copies * parameters * (4 if mode == "exact" else 1)
+    # OpenVINO holds them twice, as read from disk and reordered for computing; 4-bit blocks of a GGUF file have scales.
+    weights = int(parameters * {"exact": 8, "fast": 2, "gguf": 0.75}[mode])
     cache = cache_blocks(model, mode, cache_gb) * BLOCK_TOKENS * token_bytes(model, mode)
     return MemoryEstimate(weights, cache, program)
 
@@ -69,17 +69,21 @@ def describe(source: str, need: MemoryEstimate, available: int, advice: str) -> 
     return f"{text}; {_format_size(available)} are available"
 
 
-def cache_blocks(model: Snapshot, mode: str, cache_gb: float) -> int:
+def cache_blocks(model: Snapshot, mode: Mode, cache_gb: float) -> int:
     """Return the number of cache blocks that fit in `cache_gb`, at least enough for one answer.
 
     0 means `DEFAULT_TOKENS` in at most `DEFAULT_GB`. OpenVINO itself counts memory in whole gigabytes.
     """
+    return max(-(-model.context // BLOCK_TOKENS) + 1, cache_tokens(model, mode, cache_gb) // BLOCK_TOKENS)
+
+
+def cache_tokens(model: Snapshot, mode: Mode, cache_gb: float) -> int:
+    """Return the number of tokens whose keys and values fit in `cache_gb`; 0 means as in `cache_blocks`."""
     size = token_bytes(model, mode)
-    memory = cache_gb * 1e9 if cache_gb else min(DEFAULT_TOKENS * size, DEFAULT_GB * 1e9)
-    return max(-(-model.context // BLOCK_TOKENS) + 1, int(memory / (BLOCK_TOKENS * size)))
+    return int((cache_gb * 1e9 if cache_gb else min(DEFAULT_TOKENS * size, DEFAULT_GB * 1e9)) / size)
 
 
-def token_bytes(model: Snapshot, mode: str) -> int:
+def token_bytes(model: Snapshot, mode: Mode) -> int:
     """Return the size of a token's keys and values, in bytes. Sizes missing in the config count as small."""
     config = json.loads((model.path / "config.json").read_text(encoding="utf-8"))
 
@@ -90,7 +94,7 @@ def token_bytes(model: Snapshot, mode: str) -> int:
     size = number("head_dim") or number("hidden_size", "n_embd", "d_model") // heads
     layers = number("num_hidden_layers", "n_layer", "num_layers") or 1
     # Fast mode stores one byte per value, and a scale and a zero point per head.
-    row = 4 * size if mode == "exact" else size + 8
+    row = {"exact": 4 * size, "fast": size + 8, "gguf": 2 * size}[mode]
     return 2 * layers * (number("num_key_value_heads") or heads) * row
 
 

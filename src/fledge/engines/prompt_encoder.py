@@ -20,9 +20,12 @@ import msgspec
 
 from fledge.core.errors import FledgeError, InputError
 from fledge.core.frames import Frames, frame
+from fledge.core.generation import GenerationParams
 from fledge.core.processes import module_command
 from fledge.core.types import Message
-from fledge.engines.text import Encoded, Text, TextConfig
+from fledge.engines.engine import PromptInput
+from fledge.engines.stream import Stream
+from fledge.engines.text import Encoded, Text, TextConfig, check_tokens
 
 TIME_LIMIT_S = 2.0
 CHARACTERS_PER_S = 200_000  # on a slow CPU; long prompts get more time
@@ -176,6 +179,34 @@ class PromptEncoder:
         ours.sendall(frame(0, _encode(self._config)))
         ours.setblocking(False)
         return _Child(process, ours, Frames(), bytearray())
+
+
+def encode_prompt(
+    encoder: PromptEncoder,
+    config: TextConfig,
+    prompt: PromptInput,
+    params: GenerationParams,
+    stream: Stream,
+    begin: Callable[[Encoded], None],
+) -> None:
+    """Call `begin` with the tokens of a prompt, later for text and conversations. An error fails the stream."""
+
+    def done(encoded: Encoded | FledgeError) -> None:
+        if isinstance(encoded, FledgeError):
+            stream.fail(encoded)
+        else:
+            begin(encoded)
+
+    if isinstance(prompt, str) or (prompt and isinstance(prompt[0], Message)):
+        encoder.send(prompt, params.max_tokens, done)  # type: ignore[arg-type]
+        return
+    try:
+        token_ids = [int(token) for token in prompt]  # type: ignore[arg-type]
+        check_tokens(token_ids, params.max_tokens, config)
+    except InputError as error:
+        stream.fail(error)
+        return
+    begin(Encoded(token_ids, 0))
 
 
 def _to_result(reply: _Reply) -> Encoded | FledgeError:

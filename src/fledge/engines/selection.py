@@ -1,5 +1,6 @@
 """Choose the engine for a model, with a reason, and start it."""
 
+import logging
 import re
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
@@ -18,11 +19,14 @@ from fledge.engines.openvino_files import ExportError, find_or_export, is_export
 from fledge.engines.scripted import ScriptedEngine
 from fledge.engines.settings import EngineSettings
 from fledge.models import snapshot
+from fledge.models.gguf_original import ORIGINAL, find_original
 from fledge.models.snapshot import Snapshot
-from fledge.releases.manifest import read_kept, snapshot_of
+from fledge.releases.manifest import find_release_export, read_kept, snapshot_of
 from fledge.tracking.connection import connect
 
-EXTRAS = {"openvino": "models,openvino", "transformers": "models"}
+log = logging.getLogger(__name__)
+
+EXTRAS = {"openvino": "models,openvino", "llamacpp": "gguf", "transformers": "models"}
 
 
 @dataclass(frozen=True)
@@ -106,11 +110,39 @@ def choose(settings: EngineSettings, model: Snapshot | None = None) -> EngineCho
             settings.device == "auto" and settings.engine == "transformers" and has_gpu()
         )
         choice = EngineChoice(settings.engine, "gpu" if on_gpu else "cpu", "as set")
+    if choice.name == "llamacpp" and choice.device == "gpu":
+        raise InputError("the engine llamacpp runs on the CPU", hint="--device cpu, or --engine transformers")
+    if choice.name == "llamacpp" and model is not None:
+        check_gguf(model)
     if settings.mode == "fast" and choice.name != "openvino":
         raise InputError("only the engine openvino has a fast mode", hint="--mode exact, or --engine openvino")
     if choice == ("transformers", "gpu", choice.reason) and not has_gpu():
         raise InputError("there is no NVIDIA GPU here, or torch is built without CUDA", hint="--device cpu")
+    log.debug("engine %s on %s: %s", choice.name, choice.device, choice.reason)
     return choice
+
+
+def check_gguf(model: Snapshot) -> Path:
+    """Return the GGUF file of a model. Raises `InputError` for a model without one."""
+    found = find_gguf(model)
+    if found is None:
+        raise InputError(
+            f"the engine llamacpp needs a GGUF file, and {model.source} is not one",
+            hint="--model FILE.gguf, --model org/name/FILE.gguf, or --engine openvino",
+        )
+    return found
+
+
+def find_gguf(model: Snapshot) -> Path | None:
+    """Return the GGUF file of a model: the release's own, else the one that it was converted from; None without one."""
+    release = find_release_export(model.path, "gguf")
+    return release / ORIGINAL if release else find_original(model.path)
+
+
+def _has_only_gguf(model: Snapshot) -> bool:
+    """Return whether the model is a release whose only engine file is a GGUF file."""
+    modes: tuple[Mode, ...] = ("gguf", "exact", "fast")
+    return [bool(find_release_export(model.path, mode)) for mode in modes] == [True, False, False]
 
 
 def _choose_automatically(settings: EngineSettings, model: Snapshot | None) -> EngineChoice:
@@ -118,8 +150,12 @@ def _choose_automatically(settings: EngineSettings, model: Snapshot | None) -> E
         return EngineChoice("transformers", "gpu", "continuous batching on the GPU")
     if settings.device == "gpu":
         return EngineChoice("transformers", "gpu", "as set")
+    if model is not None and _has_only_gguf(model) and is_installed("llamacpp"):
+        return EngineChoice("llamacpp", "cpu", "the release has its GGUF file")
     if _can_run("openvino", settings, model):
         return EngineChoice("openvino", "cpu", "continuous batching on the CPU")
+    if model is not None and find_gguf(model) and is_installed("llamacpp"):
+        return EngineChoice("llamacpp", "cpu", "the model is a GGUF file, and OpenVINO is not installed")
     if is_installed("transformers"):
         return EngineChoice("transformers", "cpu", "OpenVINO, which is faster on a CPU, is not installed")
     raise MissingExtraError("an engine", "models,openvino")
@@ -127,7 +163,11 @@ def _choose_automatically(settings: EngineSettings, model: Snapshot | None) -> E
 
 def is_installed(engine: str) -> bool:
     """Return whether an engine's libraries are installed, without importing them."""
-    modules = {"openvino": ("openvino_genai", "optimum.intel"), "transformers": ("transformers", "torch")}
+    modules = {
+        "openvino": ("openvino_genai", "optimum.intel"),
+        "llamacpp": ("xllamacpp",),
+        "transformers": ("transformers", "torch"),
+    }
     return _are_importable(modules.get(engine, ()))
 
 
@@ -140,7 +180,9 @@ def _can_run(engine: str, settings: EngineSettings, model: Snapshot | None) -> b
 
 
 def can_export(settings: EngineSettings, model: Snapshot, mode: Mode) -> bool:
-    """Return whether the model is exported to OpenVINO, or can be."""
+    """Return whether a release can include the model's engine files for a mode."""
+    if mode == "gguf":
+        return find_gguf(model) is not None
     return is_installed("openvino") or is_exported(model, settings.cache_dir / "engines", mode)
 
 
@@ -175,6 +217,8 @@ def load(settings: EngineSettings, model: Snapshot, say: Say = silent) -> Loaded
     choice = choose(settings, model)
     if choice.name == "scripted":
         return ScriptedEngine()
+    if choice.name == "llamacpp":
+        return _load_llamacpp(settings, model, choice, say)
     if choice.name == "openvino":
         try:
             return _load_openvino(settings, model, choice, say)
@@ -222,6 +266,15 @@ def _load_openvino(settings: EngineSettings, model: Snapshot, choice: EngineChoi
 
     check_device(choice.device)
     return OpenVINOEngine(model, folder, info, settings.cache_gb)
+
+
+def _load_llamacpp(settings: EngineSettings, model: Snapshot, choice: EngineChoice, say: Say) -> LoadedEngine:
+    gguf = check_gguf(model)
+    say(memory.check(model, "llamacpp", "gguf", settings.cache_gb))
+
+    from fledge.engines.llamacpp import LlamaCppEngine
+
+    return LlamaCppEngine(model, gguf, EngineInfo("llamacpp", "cpu", "gguf", choice.reason), settings.cache_gb)
 
 
 def _load_transformers(settings: EngineSettings, model: Snapshot, choice: EngineChoice, say: Say) -> LoadedEngine:

@@ -5,7 +5,7 @@ from typing import ClassVar, Literal
 
 from fledge.core.settings import Workspace, option, out_of_range
 
-Name = Literal["auto", "openvino", "transformers", "remote", "scripted"]
+EngineName = Literal["auto", "openvino", "llamacpp", "transformers", "remote", "scripted"]
 
 
 @dataclass(frozen=True)
@@ -14,7 +14,7 @@ class EngineSettings(Workspace):
 
     GROUP: ClassVar = "Engine"
 
-    engine: Name = option("auto", "auto, openvino, transformers, remote or scripted")
+    engine: EngineName = option("auto", "auto, openvino, llamacpp, transformers, remote or scripted")
     device: Literal["auto", "cpu", "gpu"] = option("auto", "auto, cpu or gpu")
     mode: Literal["exact", "fast", "auto"] = option(
         "exact", "exact: same greedy tokens as transformers; fast: int8; auto: fast within --fast-limit"

@@ -8,16 +8,15 @@ from typing import Any
 
 from fledge.core.errors import FledgeError, InputError
 from fledge.core.generation import GenerationParams
-from fledge.core.types import EngineInfo, Message
+from fledge.core.types import EngineInfo
 from fledge.engines.engine import PromptInput
-from fledge.engines.prompt_encoder import PromptEncoder
+from fledge.engines.prompt_encoder import PromptEncoder, encode_prompt
 from fledge.engines.stream import FinishReason, Stream, Usage
 from fledge.engines.text import (
     DECODE_ERROR,
     Decoder,
     Encoded,
     TextConfig,
-    check_tokens,
     open_tokenizer,
     translate_errors,
 )
@@ -67,22 +66,12 @@ class WorkerEngine(abc.ABC):
     def take(self, prompt: PromptInput, params: GenerationParams, stream: Stream) -> None:
         """Queue the answers to a prompt; they start in a later turn, after the prompt is encoded."""
 
-        def begin(encoded: Encoded | FledgeError) -> None:
-            if isinstance(encoded, FledgeError):
-                stream.fail(encoded)
-            else:
-                self._add(encoded, params, stream)
-
         try:
             self._check(params)
-            if isinstance(prompt, str) or (prompt and isinstance(prompt[0], Message)):
-                self.encoder.send(prompt, params.max_tokens, begin)  # type: ignore[arg-type]
-            else:
-                token_ids = [int(token) for token in prompt]  # type: ignore[arg-type]
-                check_tokens(token_ids, params.max_tokens, self.text)
-                begin(Encoded(token_ids, 0))
         except InputError as error:
             stream.fail(error)
+            return
+        encode_prompt(self.encoder, self.text, prompt, params, stream, lambda it: self._add(it, params, stream))
 
     def _check(self, params: GenerationParams) -> None:  # noqa: B027 (most engines support all settings)
         """Raise `InputError` for settings that this engine does not support."""

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,6 +13,7 @@ from mlflow import MlflowClient
 from fledge.core import state
 from fledge.core.errors import FledgeError
 from fledge.core.interrupts import shield_from_interrupts
+from fledge.core.types import Progress, no_progress
 from fledge.experiments._mlflow_experiments import load_artifact, load_settings
 from fledge.scoring._mlflow_judge import open_judge
 from fledge.scoring.judge import (
@@ -26,7 +27,6 @@ from fledge.scoring.judge import (
     same_model,
 )
 
-Progress = Callable[[int, int, str], None]
 Known = dict["Two", Preference]
 
 
@@ -50,7 +50,7 @@ def with_preferences(
     table: pd.DataFrame,
     baseline: str,
     judging: JudgeConfig,
-    progress: Progress = lambda _done, _total, _what: None,
+    progress: Progress = no_progress,
 ) -> tuple[pd.DataFrame, list[str]]:
     """The long table of a run with the column `preference`, and what to know about it.
 

@@ -1,7 +1,7 @@
 """`compare`: verdicts on the arms of an experiment, or of a table of scores."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,13 +18,12 @@ from fledge.comparison.warnings import caveat, find_warnings
 from fledge.core.errors import InputError
 from fledge.core.jsonable import jsonable
 from fledge.core.settings import Workspace
+from fledge.core.types import Progress, no_progress
 from fledge.experiments.run_ids import short_id
 from fledge.experiments.tables import scores_of
 from fledge.scoring.catalogue import direction_of, is_known_metric, range_of
 from fledge.scoring.judge import PREFERENCE, JudgeConfig
 from fledge.tracking.connection import connect
-
-Progress = Callable[[int, int, str], None]
 
 
 def compare(
@@ -35,7 +34,7 @@ def compare(
     judging: JudgeConfig | None = None,
     report: Path | None = None,
     workspace: Workspace | None = None,
-    progress: Progress = lambda _done, _total, _what: None,
+    progress: Progress = no_progress,
 ) -> Comparison:
     """Return a verdict for each pair of arms of the run `run_id`, or of `scores`, a CSV file or table.
 

@@ -16,7 +16,7 @@ from fledge.core.types import Say, silent
 from fledge.engines.engine import Engine
 from fledge.engines.selection import is_release, release_folder
 from fledge.experiments.config import ArmConfig, ExperimentConfig
-from fledge.experiments.progress import Progress
+from fledge.experiments.progress import AnswerProgress
 from fledge.experiments.questions import select_questions
 from fledge.experiments.run import run_experiment
 from fledge.releases.manifest import load_manifest
@@ -69,7 +69,7 @@ def evaluate(
     gate_on: GateOn = "bound",
     settings: Mapping[str, Any] | None = None,
     engine: Engine | None = None,
-    progress: Progress | None = None,
+    progress: AnswerProgress | None = None,
     say: Say = silent,
     reuse: bool = True,
 ) -> Evaluation:

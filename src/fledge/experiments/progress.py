@@ -6,14 +6,14 @@ from types import TracebackType
 
 from fledge.engines.engine import Engine
 
-Progress = Callable[[int, int, int, int], None]
+AnswerProgress = Callable[[int, int, int, int], None]
 TICK_S = 0.5
 
 
 class LiveProgress:
     """Calls `progress(done, total, failed, tokens)` after each answer, and twice a second while there is none."""
 
-    def __init__(self, progress: Progress, engines: Sequence[Engine], done: int, total: int, failed: int) -> None:
+    def __init__(self, progress: AnswerProgress, engines: Sequence[Engine], done: int, total: int, failed: int) -> None:
         self._progress = progress
         self._engines = engines
         self._before = self._generated()

@@ -1,5 +1,6 @@
 """Recording behind the asking: answers go from the journal to MLflow in bulk, and wait there while MLflow is away."""
 
+import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -12,6 +13,8 @@ from fledge.core.types import Say
 from fledge.experiments.cells import Answer
 from fledge.experiments.journal import Journal
 from fledge.experiments.run_ids import short_id
+
+log = logging.getLogger(__name__)
 
 BATCH = 100
 IDLE_S = 0.5
@@ -75,6 +78,7 @@ class AnswerRecorder:
                 self._journal.sync()
                 self._send([answer for answer in waiting if answer.graded])
                 self._journal.mark_sent(self._sent + len(waiting))
+                log.debug("recorded %d answers in MLflow", self._sent + len(waiting))
             except Exception as error:  # noqa: BLE001 (of many libraries; the answers stay where they are)
                 self._error = error
                 self._closing.wait(pause)

@@ -11,7 +11,7 @@ from fledge.experiments.cells import Cell
 from fledge.experiments.journal import Earlier, Journal, earlier_experiments, read_answers
 from fledge.experiments.run_ids import short_id
 
-ENGINES = ("openvino", "transformers")  # others may answer otherwise tomorrow, as what is behind a URL
+ENGINES = ("openvino", "llamacpp", "transformers")  # others may answer otherwise tomorrow, as what is behind a URL
 
 
 def reuse_answers(journal: Journal, say: Say) -> None:

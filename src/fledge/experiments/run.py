@@ -1,51 +1,34 @@
 """`run_experiment` and `resume_experiment`: ask all questions of all arms, and record everything."""
 
 import contextlib
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from fledge.core import state
 from fledge.core.errors import FledgeError, InputError
 from fledge.core.interrupts import shield_from_interrupts
-from fledge.core.network import without_password
 from fledge.core.settings import Workspace
 from fledge.core.texts import counted
 from fledge.core.types import Say, silent
 from fledge.engines import selection
 from fledge.engines.engine import Engine, EngineGoneError
-from fledge.experiments.arms import (
-    Arm,
-    build_arms,
-    build_chain_arms,
-    check_room,
-    check_variables,
-    default_prompt,
-    select_arms,
-)
-from fledge.experiments.askers import Asker, PromptAsker
-from fledge.experiments.cell_runner import ask
-from fledge.experiments.checks import check_metric, check_questions
-from fledge.experiments.config import ArmConfig, ExperimentConfig, planned_metric
-from fledge.experiments.engines import Engines, Models, check_unchanged, find_models, pin
-from fledge.experiments.journal import ExperimentPlan, Journal
-from fledge.experiments.progress import LiveProgress, Progress
-from fledge.experiments.questions import select_questions
+from fledge.experiments.answer_generation import generate_answers
+from fledge.experiments.config import ExperimentConfig, planned_metric
+from fledge.experiments.engines import Engines, Models, check_unchanged
+from fledge.experiments.journal import Journal
+from fledge.experiments.preparation import prepare
+from fledge.experiments.progress import AnswerProgress
 from fledge.experiments.recorder import AnswerRecorder, retry
 from fledge.experiments.result import ArmResult, ExperimentResult
 from fledge.experiments.reuse import reuse_answers
 from fledge.experiments.run_ids import short_id
-from fledge.experiments.shots import add_shots, draw_shots
 from fledge.prompts.store import open_store
-from fledge.questions.question_set import Question, QuestionSet
-from fledge.scoring.judge import Judge, describe_counts, judge_scorer, same_model
+from fledge.questions.question_set import QuestionSet
 from fledge.tracking.connection import connect
 
 if TYPE_CHECKING:
     from fledge.experiments._mlflow_record import ExperimentRecord
-    from fledge.experiments.cells import Cell
-    from fledge.prompts.prompt import PromptStore
 
 
 INTERRUPTED_S = 1.0  # for what is just being sent; it is sent again by --resume
@@ -57,7 +40,7 @@ def run_experiment(
     questions: QuestionSet | None = None,
     arms: Mapping[str, Any] | None = None,
     engine: Engine | None = None,
-    progress: Progress | None = None,
+    progress: AnswerProgress | None = None,
     say: Say = silent,
     reuse: bool = False,
 ) -> ExperimentResult:
@@ -70,37 +53,24 @@ def run_experiment(
     again. A started `engine` serves `config.model` and stays open. Raises `InputError` before anything is recorded.
     """
     chains = arms or {}
-    if config is None:
-        config = ExperimentConfig.load({"prompts": ()} if chains else None)
-    if not (config.prompts or config.arms or chains):
-        raise InputError("the experiment has no prompts", hint="--prompts simple,expert")
-    check_metric(config)
-    asked_for = select_questions(config, questions, say)
-    config = replace(config, questions=asked_for.source)  # of a set in MLflow the version
-    asked = select_arms(config)
-    shots = draw_shots(config, asked, asked_for, questions, say)
-    models = find_models(config, asked, engine)  # before MLflow is loaded, which is slow
-    say(f"asking {', '.join([*models, *chains])}; results go to {without_password(config.tracking)}")
-    check_questions(config, asked_for, len(asked) + len(chains), say)
-
+    preparation = prepare(config, questions, chains, engine, say)
+    models = preparation.models
     with contextlib.ExitStack() as stack:
-        own_engines = stack.enter_context(Engines(config, models, engine, say))
+        own_engines = stack.enter_context(Engines(preparation.config, models, engine, say))
 
         from fledge.experiments._mlflow_experiments import start_runs
         from fledge.experiments._mlflow_record import ExperimentRecord
 
-        client = connect(config.tracking)
+        client = connect(preparation.config.tracking)
         store = open_store(client, say)
-        config, built = _load_arms(config, asked, models, shots, store)
-        check_variables(built, asked_for)
-        check_room(built, models)
+        config, built = preparation.load_arms(store)
         engines = own_engines.wait_ready()
-        built = [pin(arm, models[arm.model], engines[arm.model]) for arm in built] + build_chain_arms(chains, built)
+        built = preparation.pin_arms(built, engines)
         started = {name: (models[name], engines[name].info) for name in models}
         state.ensure(config.state_dir / "experiments")  # before there are runs that nothing could end
-        plan = start_runs(client, config, built, asked_for, started, store)
+        plan = start_runs(client, config, built, preparation.questions, started, store)
         record = ExperimentRecord(client, plan, say)
-        with _abort_on_error(record), own_engines:  # which take no processor time from what is left to do
+        with _abort_on_error(record), own_engines:  # recording the rest needs no engine: they close first
             journal = Journal.create(plan)
             stack.callback(journal.close)
             if reuse:
@@ -114,7 +84,7 @@ def resume_experiment(
     arms: Mapping[str, Any] | None = None,
     engine: Engine | None = None,
     workspace: Workspace | None = None,
-    progress: Progress | None = None,
+    progress: AnswerProgress | None = None,
     say: Say = silent,
 ) -> ExperimentResult:
     """Resume an unfinished experiment from the journal in the state folder.
@@ -148,69 +118,25 @@ def resume_experiment(
         engines = own_engines.wait_ready()
         if models:
             check_unchanged(plan, models, engines)
-        with _abort_on_error(record), own_engines:  # which take no processor time from what is left to do
+        with _abort_on_error(record), own_engines:
             record.resume()
             return _execute(record, journal, engines, chains, progress, say)
 
 
-def _load_arms(
-    config: ExperimentConfig,
-    asked: Sequence[ArmConfig],
-    models: Models,
-    shots: Sequence[Question],
-    store: "PromptStore",
-) -> tuple[ExperimentConfig, list[Arm]]:
-    """The arms with their prompts loaded, and the configuration that names the prompt where none was named."""
-    prompts = [store.load(arm.prompt or default_prompt(models[arm.model])) for arm in asked]
-    if "" in config.prompts:
-        config = replace(config, prompts=tuple(dict.fromkeys(prompt.name for prompt in prompts)))
-    built = build_arms(config, asked, add_shots(config, asked, prompts, models, shots, store), models)
-    if config.logprobs:
-        built = [replace(arm, generation=replace(arm.generation, logprobs=True)) for arm in built]
-    return config, built
-
-
 def _execute(
     record: "ExperimentRecord",
-    journal: "Journal",
+    journal: Journal,
     engines: Mapping[str, Engine],
     chains: Mapping[str, Any],
-    progress: Progress | None,
+    progress: AnswerProgress | None,
     say: Say,
 ) -> ExperimentResult:
-    """Generate the missing answers and record everything."""
-    plan, config = journal.plan, journal.plan.config
-    ungraded = journal.ungraded()
-    unanswered = journal.unanswered()
-    if unanswered:
-        say(_describe_work(unanswered, plan))
-    cells = [*unanswered, *(cell for cell, _ in ungraded)]
+    """Generate the missing answers while they are recorded, then record tables and metrics."""
+    config = journal.plan.config
     recorder = AnswerRecorder(journal, record.send, record.sample)
     with _stop_on_error(recorder, journal, say):
-        judge = _open_judge(plan, say) if cells else None
-        answers = ask(
-            cells,
-            _build_askers(plan, engines, chains),
-            journal.append,
-            max_concurrency=config.max_concurrency,
-            scorers=config.chosen_scorers,
-            graders=[judge_scorer(judge)] if judge else (),
-            ungraded={answer.key: answer for _, answer in ungraded},
-        )
-        waiting = {cell.key for cell in cells}
-        before = [answer for answer in journal.latest() if answer.key not in waiting]
-        failed = sum(bool(answer.error) for answer in before)
-        live = LiveProgress(
-            progress or (lambda *_: None), list(engines.values()), len(before), len(before) + len(cells), failed
-        )
-        with _close_judge(judge, journal), contextlib.closing(answers), live:
-            for answer in answers:
-                of_chain = (answer.completion_tokens or 0) if answer.arm in chains else 0
-                live.count(failed=bool(answer.error), tokens=of_chain)
-        _report_scorer_errors(journal, say)
+        generate_answers(journal, engines, chains, progress, say)
         counts = journal.judge_counts if config.judging.judge else None
-        if counts:
-            say(describe_counts(counts))
         recorder.wait(config.tracking_timeout, say)
         retry(lambda: record.finish(journal.latest(), counts), journal, config.tracking_timeout, say)
         journal.mark_finished()
@@ -218,74 +144,7 @@ def _execute(
     return replace(_build_result(journal), judge=counts)
 
 
-def _describe_work(cells: Sequence["Cell"], plan: "ExperimentPlan") -> str:
-    """Return a summary of the work, for example `asking for 12 answers: 6 questions x 2 arms`."""
-    longest = {arm.name: arm.generation.max_tokens for arm in plan.arms if arm.prompt}
-    most = sum(longest.get(cell.arm, 0) for cell in cells)
-    tokens = f", at most {most:,} tokens" if most else ""
-    questions, arms = len({cell.question.id for cell in cells}), len({cell.arm for cell in cells})
-    whole = len(cells) == questions * arms * plan.config.samples  # else it resumes, or some are reused
-    samples = f" x {plan.config.samples} samples" if plan.config.samples > 1 else ""
-    extent = f": {counted(questions, 'question')} x {counted(arms, 'arm')}{samples}" if whole else ""
-    return f"asking for {counted(len(cells), 'answer')}{extent}{tokens}"
-
-
-def _build_askers(
-    plan: "ExperimentPlan", engines: Mapping[str, Engine], chains: Mapping[str, Any]
-) -> dict[tuple[str, int], Asker]:
-    """What answers each arm and sample: samples of one arm differ in their seed."""
-    samples = range(plan.config.samples)
-    found: dict[tuple[str, int], Asker] = {}
-    for arm in plan.arms:
-        if (prompt := arm.sent_prompt) is None:
-            chain = _build_chain_asker(chains[arm.name], plan)
-            found |= {(arm.name, sample): chain for sample in samples}
-        elif arm.model in engines:
-            found |= {
-                (arm.name, sample): PromptAsker(prompt, engines[arm.model], arm.params(sample)) for sample in samples
-            }
-    return found
-
-
-def _build_chain_asker(chain: Any, plan: "ExperimentPlan") -> Asker:
-    from fledge.experiments._mlflow_capture import capture_traces, tracer
-    from fledge.experiments.chain_asker import ChainAsker
-
-    return ChainAsker(chain.with_config(callbacks=[tracer()]), capture_traces(plan.run_id, plan.experiment_id))
-
-
-def _open_judge(plan: "ExperimentPlan", say: Say) -> Judge | None:
-    """The judge that grades every answer, where there is one."""
-    judging = plan.config.judging
-    if not judging.judge:
-        return None
-    from fledge.scoring._mlflow_judge import open_judge
-
-    for model in dict.fromkeys(arm.model for arm in plan.arms):
-        if warning := same_model(judging.judge, model):
-            say(f"warning: {warning}")
-    return open_judge(judging)
-
-
-@contextlib.contextmanager
-def _close_judge(judge: Judge | None, journal: "Journal") -> Iterator[None]:
-    """Stop the judge at the end and store its counts in the journal."""
-    try:
-        yield
-    finally:
-        if judge:
-            judge.stop()
-            journal.add_judge_counts(judge.counts)
-
-
-def _report_scorer_errors(journal: "Journal", say: Say) -> None:
-    failed = [(name, text) for answer in journal.latest() for name, text in answer.score_errors.items()]
-    for name, count in Counter(name for name, _ in failed).items():
-        last = next(text for other, text in reversed(failed) if other == name)
-        say(f"scorer {name} failed; answers without that score: {count}; last error: {last}")
-
-
-def _build_result(journal: "Journal") -> ExperimentResult:
+def _build_result(journal: Journal) -> ExperimentResult:
     from fledge.comparison.warnings import find_warnings
     from fledge.experiments.tables import arm_metrics, build_table, scores_of
 

@@ -17,13 +17,15 @@ from gguf.quants import dequantize
 from fledge.core import atomic_folder, state
 from fledge.core.digests import KnownDigests
 from fledge.core.errors import InputError
+from fledge.core.links import link_or_copy
 from fledge.models.gguf_config import ConvertedTensor, check_architecture, read_config, token_ids
 from fledge.models.gguf_header import HINT, GgufTensor, Header, read_header
+from fledge.models.gguf_original import ORIGINAL
 from fledge.models.gguf_tokenizer import TokenizerFiles, check_loads, read_tokenizer
 
 log = logging.getLogger(__name__)
 
-FORMAT = 1  # raise it when a conversion writes different files
+FORMAT = 2  # raise it when a conversion writes different files
 CHUNK_BYTES = 1 << 24
 BYTES_PER_SECOND = 1.2e8  # conversion speed, measured on two cores
 F32, F16, BF16 = GGMLQuantizationType.F32, GGMLQuantizationType.F16, GGMLQuantizationType.BF16
@@ -52,7 +54,7 @@ def convert(file: Path, source: str, cache: Path, sha256: str = "") -> Converted
         reader = _TensorReader(header, content)
         config, targets = read_config(header, tokenizer, reader.read_values)
         layout = _plan_layout(header, targets)
-        size = len(layout.header) + layout.size
+        size = len(layout.header) + layout.size + file.stat().st_size
         state.check_writable(cache, size + state.MINIMUM_FREE_BYTES)
         with atomic_folder.build(_folder(sha256, cache)) as (working, _):
             if working:
@@ -60,6 +62,7 @@ def convert(file: Path, source: str, cache: Path, sha256: str = "") -> Converted
                 folder = working / "snapshot"
                 folder.mkdir(parents=True)
                 _write_texts(header, tokenizer, config, sha256, folder)
+                link_or_copy(file.resolve(), working / ORIGINAL)
                 with (folder / "model.safetensors").open("wb") as out:
                     out.write(layout.header)
                     for target in layout.targets:

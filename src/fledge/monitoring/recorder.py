@@ -29,13 +29,13 @@ from fledge.core.events import (
     SupervisorGone,
 )
 from fledge.core.logs import start_logging
+from fledge.core.messages import Record
 from fledge.core.outbox_files import outbox_files
 from fledge.monitoring.background_tasks import BackgroundTasks
 from fledge.serving.outbox_reader import (
     KEPT_FILES,
     LineCount,
     Position,
-    Record,
     RecordRefusedError,
     read_batch,
     remove_shipped,

@@ -18,10 +18,11 @@ from mlflow.exceptions import MlflowException
 
 from fledge.core.errors import FledgeError, InputError
 from fledge.core.interrupts import shield_from_interrupts
+from fledge.core.types import Progress
 from fledge.questions.layout import PLAIN, QuestionLayout
 from fledge.questions.question_set import QuestionSet
 from fledge.questions.rows import Reading, Row, collect
-from fledge.questions.set_version import Progress, QuestionSetVersion
+from fledge.questions.set_version import QuestionSetVersion
 
 VERSION_TAG = "fledge.version"
 DIGEST_TAG = "fledge.digest"  # set last; a version without it is incomplete
@@ -79,7 +80,7 @@ def register(
         dataset = _create(client, experiment_id, name)
         try:
             for start in range(0, len(records), BATCH):
-                progress(start, len(records))
+                progress(start, len(records), "records")
                 dataset.merge_records(records[start : start + BATCH])
             client.set_dataset_tags(dataset.dataset_id, {DIGEST_TAG: questions.digest})
         except BaseException:

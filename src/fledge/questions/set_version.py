@@ -1,10 +1,7 @@
 """A version of a question set registered in MLflow."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
-
-Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)

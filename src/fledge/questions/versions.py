@@ -5,8 +5,9 @@ from dataclasses import dataclass
 
 from fledge.core.errors import InputError
 from fledge.core.settings import Workspace, option
+from fledge.core.types import Progress, no_progress
 from fledge.questions.question_set import QuestionSet
-from fledge.questions.set_version import Progress, QuestionSetVersion
+from fledge.questions.set_version import QuestionSetVersion
 from fledge.tracking.connection import connect
 
 
@@ -22,12 +23,12 @@ def register_questions(
     name: str,
     *,
     config: QuestionsConfig | None = None,
-    progress: Progress = lambda _done, _total: None,
+    progress: Progress = no_progress,
 ) -> QuestionSetVersion:
     """Register a question set in MLflow as the newest version of `name`; unchanged questions make no new version.
 
-    `config` defaults to the settings. `progress(done, total)` is called with numbers of records. Raises `InputError`
-    for an invalid name, and for duplicate questions.
+    `config` defaults to the settings, `progress` counts records. Raises `InputError` for an invalid name and for
+    duplicate questions.
     """
     check_name(name)
     from fledge.questions._mlflow_datasets import register

@@ -26,7 +26,7 @@ ALWAYS = (
     *("mlflow", "langchain-core", "pydantic", "python-dotenv", "numpy", "pandas", "psutil"),
     *("jinja2", "msgspec", "safetensors", "tokenizers"),
 )
-EXPORTED = ("openvino-genai",)
+EXPORTED = {"exact": ("openvino-genai",), "fast": ("openvino-genai",), "gguf": ("xllamacpp",)}
 UNEXPORTED = ("torch", "transformers", "openvino-genai", "optimum-intel", "nncf")
 BY_REFERENCE = ("huggingface-hub", "httpx", "gguf")
 
@@ -72,7 +72,10 @@ def describe(
 
 def describe_engines(folders: Mapping[str, Path]) -> dict[str, dict[str, Any]]:
     """Return the manifest's description of engines by mode: name and gate measurements."""
-    return {mode: {"engine": "openvino", **_read_gate(folder)} for mode, folder in folders.items()}
+    return {
+        mode: {"engine": "llamacpp" if mode == "gguf" else "openvino", **_read_gate(folder)}
+        for mode, folder in folders.items()
+    }
 
 
 def select_modes(
@@ -87,8 +90,10 @@ def select_modes(
     if wanted and "none" not in wanted:
         if weights == "reference":
             raise InputError("--weights reference stores no engine files", hint="leave out --engines")
-        modes: tuple[Mode, ...] = ("exact", "fast")
+        modes: tuple[Mode, ...] = ("exact", "fast", "gguf")
         chosen = tuple(mode for mode in modes if mode in wanted)
+        if "gguf" in chosen:
+            selection.check_gguf(snapshot)
         if not all(selection.can_export(settings, snapshot, mode) for mode in chosen):
             raise MissingExtraError("the engine openvino", selection.EXTRAS["openvino"])
         return chosen
@@ -99,6 +104,8 @@ def select_modes(
     except (InputError, MissingExtraError):  # it may be served on another machine
         return ()
     by_setting: dict[str, tuple[Mode, ...]] = {"exact": ("exact",), "fast": ("fast",), "auto": ("exact", "fast")}
+    if choice.name == "llamacpp":
+        return ("gguf",)
     return by_setting[settings.mode] if choice.name == "openvino" else ()
 
 
@@ -108,12 +115,18 @@ def export(snapshot: Snapshot, cache_dir: Path, modes: Sequence[Mode], say: Say,
     If the export fails: raise `ExportError` if engines are `required`, else report it by `say` and return none.
     """
     try:
-        return {str(mode): find_or_export(snapshot, cache_dir / "engines", mode, say) for mode in modes}
+        return {str(mode): _find_files(snapshot, cache_dir, mode, say) for mode in modes}
     except ExportError as error:
         if required:
             raise
         say(f"{error.message}; the release includes no engine files and will run with transformers")
         return {}
+
+
+def _find_files(snapshot: Snapshot, cache_dir: Path, mode: Mode, say: Say) -> Path:
+    if mode == "gguf":
+        return selection.check_gguf(snapshot)
+    return find_or_export(snapshot, cache_dir / "engines", mode, say)
 
 
 def copy_code(folder: Path) -> Path:
@@ -132,7 +145,7 @@ def list_requirements(manifest: Manifest) -> list[str]:
     """Return the pip requirements of a release as `name==version`, with the versions installed here."""
     wanted: Collection[str] = (
         *ALWAYS,
-        *(EXPORTED if manifest.engines else UNEXPORTED),
+        *(dict.fromkeys(name for mode in manifest.engines for name in EXPORTED[mode]) or UNEXPORTED),
         *(BY_REFERENCE if manifest.weights == "reference" else ()),
     )
     found = {name: version for name in wanted if (version := _version(name))}

@@ -47,8 +47,8 @@ class ReleaseConfig(Workspace):
     """Settings of the registry."""
 
     name: str = option("", "registered model; named after the model unless set", env="MODEL_NAME")
-    engines: tuple[Literal["exact", "fast", "none"], ...] = option(
-        (), "engine files to include in a release: exact, fast or none; those of --mode unless set"
+    engines: tuple[Literal["exact", "fast", "gguf", "none"], ...] = option(
+        (), "engine files to include in a release: exact, fast, gguf or none; those of --engine and --mode unless set"
     )
 
     def name_for(self, model: str) -> str:
@@ -88,7 +88,8 @@ def register(
     modes = package.select_modes(wanted, config, source.snapshot, weights)
     name = name or settings.name_for(source.model)
     check_syntax(name)
-    seconds = export_seconds(source.snapshot, config.cache_dir / "engines", modes)
+    exported = [mode for mode in modes if mode != "gguf"]
+    seconds = export_seconds(source.snapshot, config.cache_dir / "engines", exported)
     needed = f"; exporting its engine files takes about {seconds:.0f} s" if seconds else ""
     say(f"registering {source.snapshot.source} as {name}{needed}")
 

@@ -1,6 +1,7 @@
 """Releases in MLflow's model registry: resolve a name to a version, and fetch its folder."""
 
 import contextlib
+import logging
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
@@ -19,6 +20,8 @@ from fledge.releases import manifest as manifests
 from fledge.releases import release_cache
 from fledge.releases.manifest import Manifest
 from fledge.tracking._mlflow_connection import unreachable
+
+log = logging.getLogger(__name__)
 
 DIGEST_TAG = "fledge.digest"
 SEAL_TAG = "fledge.seal"
@@ -59,7 +62,9 @@ def fetch(client: MlflowClient, version: ModelVersion, releases: Path, known: Ma
     number = int(version.version)
     kept = release_cache.find_cached(releases, version.name, number, digest, seal)
     if kept is not None:
+        log.debug("release %s/%d is cached in %s", version.name, number, kept)
         return kept
+    log.debug("fetching release %s/%d from MLflow", version.name, number)
     with stored(client, version) as (release, manifest):
         in_store = release == stored_folder(client, version)
         numbered = replace(manifest, version=number)

@@ -3,7 +3,6 @@ files."""
 
 import hashlib
 import json
-import shutil
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
@@ -13,6 +12,7 @@ from typing import Any, Literal
 from fledge.core import state
 from fledge.core.digests import KnownDigests, file_digest
 from fledge.core.errors import DamagedError
+from fledge.core.links import link_or_copy
 from fledge.core.types import Format, Message
 from fledge.models import snapshot as snapshots
 from fledge.models.snapshot import Snapshot
@@ -85,18 +85,18 @@ class Manifest:
 def write_release(folder: Path, manifest: Manifest, snapshot: Snapshot, exports: Mapping[str, Path]) -> Manifest:
     """Write a release to `folder` and return its complete manifest.
 
-    Hard-links, or else copies, the snapshot's files, unless they are only referenced, and the engines' folders in
-    `exports` by mode.
+    Hard-links, or else copies, the snapshot's files, unless they are only referenced, and the engines' folders, or
+    single files, in `exports` by mode.
     """
-    found = {f"{ENGINES}/{mode}/{path.name}": path for mode, made in exports.items() for path in sorted(made.iterdir())}
+    found = {
+        f"{ENGINES}/{mode}/{path.name}": path
+        for mode, made in exports.items()
+        for path in (sorted(made.iterdir()) if made.is_dir() else [made])
+    }
     if manifest.weights == "copy":
         found |= {f"{FILES}/{name}": snapshot.path / name for name in snapshot.files}
     for name, path in found.items():
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        try:
-            (folder / name).hardlink_to(path.resolve())
-        except OSError:
-            shutil.copyfile(path, folder / name)
+        link_or_copy(path.resolve(), folder / name)
     complete = replace(manifest, files={name: file_digest(path) for name, path in found.items()})
     state.write_json(state.ensure(folder) / MANIFEST, asdict(complete))
     return complete

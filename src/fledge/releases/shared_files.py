@@ -2,27 +2,14 @@
 file, and damaged files are removed."""
 
 import json
-import os
 import shutil
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from fledge.core.digests import file_digest
 from fledge.core.errors import DamagedError
+from fledge.core.links import link_or_copy
 from fledge.releases.manifest import Manifest, load_manifest
-
-
-def link_or_copy(source: Path, target: Path) -> None:
-    """Hard-link a file; copy it if the file system cannot link, or if the file belongs to another user."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    if source.stat().st_uid == os.getuid() and not source.is_symlink():
-        try:
-            target.hardlink_to(source)
-        except OSError:  # another file system, or no support for links
-            pass
-        else:
-            return
-    shutil.copyfile(source, target)
 
 
 def lay_out(manifest: Manifest, source: Path, target: Path, known: Mapping[str, Path], linked: str) -> None:

@@ -1,6 +1,6 @@
 """`calibrate_judge`: compare a judge with human labels of the same answers."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, NamedTuple
 
@@ -8,10 +8,10 @@ import pandas as pd
 
 from fledge.core.csv_files import read_csv
 from fledge.core.errors import FledgeError, InputError
+from fledge.core.types import Progress, no_progress
 from fledge.scoring.agreement import Agreement, agreement
 from fledge.scoring.judge import BEST, TRY_JUDGE, WORST, Judge, JudgeConfig, JudgeCounts, JudgeError
 
-Progress = Callable[[int, int, str], None]
 Kind = Literal["grades", "pass or fail", "preferences"]
 
 PASS_FROM = 4  # of the grades from 1 to 5
@@ -73,7 +73,7 @@ def calibrate_judge(
     labels: str | pd.DataFrame,
     *,
     min_kappa: float | None = None,
-    progress: Progress = lambda _done, _total, _what: None,
+    progress: Progress = no_progress,
 ) -> Calibration:
     """Let a judge grade answers with human labels and measure the agreement; `labels` is a CSV file or a data frame.
 

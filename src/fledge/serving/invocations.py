@@ -19,7 +19,7 @@ from fledge.serving.conversations import Turns, as_dicts, as_text, fill_prompt, 
 from fledge.serving.docs import responses
 from fledge.serving.endpoint import Endpoint, Job, Respondent, Served, release_headers, warning_headers
 from fledge.serving.json_response import StructResponse
-from fledge.serving.openai import Messages, PromptText, assignment_unit, unknown_in
+from fledge.serving.openai import ChatMessages, PromptText, assignment_unit, unknown_in
 from fledge.serving.parquet import read_parquet
 from fledge.serving.request_models import (
     MAX_CHARACTERS,
@@ -38,11 +38,11 @@ JSON, CSV, PARQUET = "application/json", "text/csv", "application/vnd.apache.par
 MAX_COLUMNS = 100
 MESSAGES = "messages"
 FORMS = {"dataframe_split", "dataframe_records", "instances", "inputs"}
-Name = Annotated[str, StringConstraints(max_length=200)]
+ColumnName = Annotated[str, StringConstraints(max_length=200)]
 Texts = Annotated[list[Text], Field(fail_fast=True, min_length=1, max_length=MAX_PROMPTS)]
 M = TypeVar("M", bound=BaseModel)
 
-_messages = TypeAdapter(Messages)
+_messages = TypeAdapter(ChatMessages)
 
 
 class Split(BaseModel):
@@ -50,7 +50,7 @@ class Split(BaseModel):
 
     model_config = ConfigDict(strict=True, extra="allow")
 
-    columns: list[Name] = Field(max_length=MAX_COLUMNS)
+    columns: list[ColumnName] = Field(max_length=MAX_COLUMNS)
     index: Any = None  # written by pandas and ignored: the rows are in order
     data: Annotated[list[list[Any]], Field(fail_fast=True)]
 
@@ -96,7 +96,7 @@ class TableRequest(BaseModel):
 class BareRequest(Generation):
     """A conversation, a complete prompt, or a text for the release's prompt. The response is a bare list."""
 
-    messages: Messages | None = None
+    messages: ChatMessages | None = None
     prompt: (
         PromptText | Annotated[list[PromptText], Field(fail_fast=True, min_length=1, max_length=MAX_PROMPTS)] | None
     ) = None

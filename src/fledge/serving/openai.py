@@ -75,7 +75,7 @@ def unknown_in(messages: Sequence[ChatMessage]) -> list[str]:
     return sorted(found | {name for part in parts for name in unknown_names(part, "messages.content.")})
 
 
-Messages = Annotated[list[ChatMessage], Field(fail_fast=True, min_length=1, max_length=1000)]
+ChatMessages = Annotated[list[ChatMessage], Field(fail_fast=True, min_length=1, max_length=1000)]
 
 
 class StreamOptions(BaseModel):
@@ -121,7 +121,7 @@ class CommonRequest(Generation):
 class ChatRequest(CommonRequest):
     """`POST /v1/chat/completions`."""
 
-    messages: Messages
+    messages: ChatMessages
     max_completion_tokens: NewTokens | None = None
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=20), BeforeValidator(as_integer)] | None = None

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from fledge.core import state
-from fledge.core.messages import FeedbackRecord, OutboxRecord
+from fledge.core.messages import FeedbackRecord, Record
 from fledge.core.outbox_files import outbox_file, outbox_files
 from fledge.core.types import Content
 from fledge.serving.redaction import RedactionError, Redactor
@@ -26,8 +26,6 @@ ROTATE_BYTES = 16 << 20
 PARTS = 4  # minimum number of files in a full outbox, since only whole files are removed
 DROPPED = "[dropped]"  # replaces every text of a request that could not be redacted
 WAITING_BYTES = 32 << 20  # in memory, for example while the disk is full
-
-Record = OutboxRecord | FeedbackRecord
 
 _encode = msgspec.json.Encoder().encode
 

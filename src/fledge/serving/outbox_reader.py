@@ -8,14 +8,12 @@ from typing import NamedTuple
 import msgspec
 
 from fledge.core.errors import FledgeError
-from fledge.core.messages import FeedbackRecord, OutboxRecord
+from fledge.core.messages import FeedbackRecord, OutboxRecord, Record
 from fledge.core.outbox_files import outbox_files
 
 log = logging.getLogger(__name__)
 
 KEPT_FILES = 4  # shipped files that are kept for the monitor
-
-Record = OutboxRecord | FeedbackRecord
 
 _request = msgspec.json.Decoder(OutboxRecord).decode
 _feedback = msgspec.json.Decoder(FeedbackRecord).decode

@@ -31,6 +31,8 @@ from fledge.core.errors import FledgeError, InputError
 from fledge.core.interrupts import postpone_interrupts, shield_from_interrupts
 from fledge.core.network import without_password
 
+log = logging.getLogger(__name__)
+
 FIRST_ANSWER_S = 10
 SQL_SCHEMES = ("sqlite", "postgresql", "mysql", "mssql")
 
@@ -70,6 +72,7 @@ def _open_client(uri: str) -> MlflowClient:
             client.search_experiments(max_results=1)
     except MlflowException as error:
         raise unreachable(uri, error) from None
+    log.debug("connected to %s, MLflow %s", without_password(uri), mlflow.__version__)
     return client
 
 
