@@ -57,9 +57,9 @@ def fetch(client: MlflowClient, version: ModelVersion, releases: Path, known: Ma
     """
     digest, seal = _read_digests(version)
     number = int(version.version)
-    kept = release_cache.find_cached(releases, version.name, number, digest, seal)
-    if kept is not None:
-        return kept
+    cached = release_cache.find_cached(releases, version.name, number, digest, seal)
+    if cached is not None:
+        return cached
     with open_stored(client, version) as (release, manifest):
         in_store = release == stored_folder(client, version)
         numbered = replace(manifest, version=number)
