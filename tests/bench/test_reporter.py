@@ -16,9 +16,9 @@ def test_progress_is_reported_during_a_long_step(monkeypatch: pytest.MonkeyPatch
         if len([line for line in reports if ": " in line[2]]) >= 2:
             twice.set()
 
-    said: list[str] = []
+    messages: list[str] = []
     monkeypatch.setattr(reporter, "PULSE_S", 0.01)
-    with Reporter(progress, said.append) as report:
+    with Reporter(progress, messages.append) as report:
         report.total = 2
         report.step("first")
         report.say("exporting")
@@ -26,4 +26,4 @@ def test_progress_is_reported_during_a_long_step(monkeypatch: pytest.MonkeyPatch
     assert reports[0] == (1, 2, "first")
     assert reports[-1][:2] == (1, 2)
     assert reports[-1][2].startswith("exporting: ")
-    assert said == ["exporting"]
+    assert messages == ["exporting"]

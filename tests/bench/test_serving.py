@@ -95,11 +95,11 @@ def _install_fake(state_dir: Path, name: str, programs: dict[str, str]) -> None:
 
 
 def test_a_complete_environment_is_reused(tmp_path: Path) -> None:
-    said: list[str] = []
+    messages: list[str] = []
     _install_fake(tmp_path, "litserve", {"python": ""})
-    found = environment("litserve", PEERS["litserve"].packages, 2, tmp_path, said.append)
+    found = environment("litserve", PEERS["litserve"].packages, 2, tmp_path, messages.append)
     assert found == tmp_path / "bench" / "envs" / "litserve" / "bin"
-    assert said == []
+    assert messages == []
 
 
 # A server with a child that ignores SIGTERM and outlives it.

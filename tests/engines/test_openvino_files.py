@@ -39,10 +39,10 @@ def test_a_damaged_export_is_repeated_before_a_release(tmp_path: Path, engine_ca
         file.seek(-4096, os.SEEK_END)
         file.write(b"\xff" * 4096)
     assert not is_whole(kept)
-    said: list[str] = []
-    assert export(model, tmp_path, ("exact",), said.append, required=True) == {"exact": kept}
-    assert said[0] == "exporting embedded to OpenVINO, once for this model: about 8 s"
-    assert any("converting" in text and "about 8 s" in text for text in said)
+    messages: list[str] = []
+    assert export(model, tmp_path, ("exact",), messages.append, required=True) == {"exact": kept}
+    assert messages[0] == "exporting embedded to OpenVINO, once for this model: about 8 s"
+    assert any("converting" in text and "about 8 s" in text for text in messages)
     assert is_whole(kept)
     (kept / "more.bin").touch()
     assert not is_whole(kept)
@@ -55,10 +55,10 @@ def test_a_long_stage_is_reported_repeatedly(
     made = find_or_export(model, engine_cache, "exact", lambda _: None)
     shutil.copytree(made, tmp_path / made.name)
     monkeypatch.setattr(openvino_files, "HEARTBEAT_S", 0.05)
-    said: list[str] = []
-    find_or_export(model, tmp_path, "fast", said.append)
-    assert said[0].startswith("quantizing embedded to int8, once for this model: about ")
-    assert len([text for text in said if "measuring the accuracy of int8" in text]) > 2
+    messages: list[str] = []
+    find_or_export(model, tmp_path, "fast", messages.append)
+    assert messages[0].startswith("quantizing embedded to int8, once for this model: about ")
+    assert len([text for text in messages if "measuring the accuracy of int8" in text]) > 2
 
 
 def test_waiting_for_another_export_is_reported(tmp_path: Path, engine_cache: Path) -> None:
@@ -66,10 +66,10 @@ def test_waiting_for_another_export_is_reported(tmp_path: Path, engine_cache: Pa
     made = find_or_export(model, engine_cache, "exact", lambda _: None)
     shutil.copytree(made, tmp_path / made.name)
     reported = threading.Event()
-    said: list[str] = []
+    messages: list[str] = []
 
     def say(text: str) -> None:
-        said.append(text)
+        messages.append(text)
         reported.set()
 
     with (tmp_path / f"{made.name}.lock").open("w") as lock:
@@ -79,7 +79,7 @@ def test_waiting_for_another_export_is_reported(tmp_path: Path, engine_cache: Pa
         assert reported.wait(60)
     waiting.join(60)
     assert not waiting.is_alive()
-    assert said == ["another process is exporting this model; waiting for it, 0 s so far"]
+    assert messages == ["another process is exporting this model; waiting for it, 0 s so far"]
 
 
 def test_an_export_ends_with_a_killed_parent(tmp_path: Path) -> None:

@@ -107,9 +107,9 @@ def _start(command: ServerCommand, log: Path) -> "subprocess.Popen[bytes]":
 def clean_environment(own: Mapping[str, str]) -> dict[str, str]:
     """Return the environment without variables for fledge or MLflow, offline, with `own` on top."""
     left_out = ("FLEDGE_", "MLFLOW_", "PYTHONPATH", "MODEL_NAME", "EXPERIMENT_NAME", "VIRTUAL_ENV")
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(left_out)}
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith(left_out)}
     quiet = {"HF_HUB_OFFLINE": "1", "MLFLOW_DISABLE_TELEMETRY": "true", "DO_NOT_TRACK": "1"}
-    return {**kept, **quiet, **own}
+    return {**inherited, **quiet, **own}
 
 
 async def _await_first_answer(target: LoadTarget, process: "subprocess.Popen[bytes]") -> str:

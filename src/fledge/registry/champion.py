@@ -22,9 +22,9 @@ def ensure_champion(config: ExperimentConfig, release: ReleaseConfig, say: Say) 
     snapshot = selection.find_snapshot(config.model, config)
     name = release.name_for(config.model)
     reference = release_cache.ReleaseRef(name, "champion", "")
-    kept = release_cache.recall(config.state_dir / "releases", config.tracking, reference)
+    cached = release_cache.recall(config.state_dir / "releases", config.tracking, reference)
     say(f"running {snapshot.source} as {name}@champion")
-    if kept is not None and (manifest := load_manifest(kept)).model_digest == snapshot.digest:
+    if cached is not None and (manifest := load_manifest(cached)).model_digest == snapshot.digest:
         say(f"{name}@champion is version {manifest.version}, with the prompt {manifest.prompt_label}")
         return name
     if _champion_digest(config, name) != snapshot.digest:

@@ -88,11 +88,11 @@ class HistoryNote:
 def select_valid(moves: Iterable[AliasMove]) -> list[AliasMove]:
     """Return the valid entries, oldest first: of entries that follow the same one, only the earliest, so that no
     process overwrites a move that it has not seen."""
-    kept: list[AliasMove] = []
+    valid: list[AliasMove] = []
     for move in sorted(moves, key=lambda item: item.number):
-        if not kept or kept[-1].number <= move.follows:
-            kept.append(move)
-    return kept
+        if not valid or valid[-1].number <= move.follows:
+            valid.append(move)
+    return valid
 
 
 def find_undoable(moves: Sequence[AliasMove], alias: str) -> AliasMove | None:

@@ -79,25 +79,25 @@ def describe_engines(folders: Mapping[str, Path]) -> dict[str, dict[str, Any]]:
 
 
 def select_modes(
-    wanted: Sequence[str], settings: EngineSettings, snapshot: Snapshot, weights: Weights
+    requested: Sequence[str], settings: EngineSettings, snapshot: Snapshot, weights: Weights
 ) -> tuple[Mode, ...]:
-    """Return the modes of the engines that a release includes: those `wanted`, else those that `serve` would use here.
+    """Return the modes of the engines in a release: those `requested`, else those that `serve` would use here.
 
-    Raises `InputError` or `MissingExtraError` if a wanted mode is not possible.
+    Raises `InputError` or `MissingExtraError` if a requested mode is not possible.
     """
-    if "none" in wanted and len(wanted) > 1:
+    if "none" in requested and len(requested) > 1:
         raise InputError("--engines none cannot be combined with modes", hint="--engines exact,fast, or --engines none")
-    if wanted and "none" not in wanted:
+    if requested and "none" not in requested:
         if weights == "reference":
             raise InputError("--weights reference stores no engine files", hint="leave out --engines")
         modes: tuple[Mode, ...] = ("exact", "fast", "gguf")
-        chosen = tuple(mode for mode in modes if mode in wanted)
+        chosen = tuple(mode for mode in modes if mode in requested)
         if "gguf" in chosen:
             selection.check_gguf(snapshot)
         if not all(selection.can_export(settings, snapshot, mode) for mode in chosen):
             raise MissingExtraError("the engine openvino", selection.EXTRAS["openvino"])
         return chosen
-    if wanted or weights == "reference":
+    if requested or weights == "reference":
         return ()
     try:
         choice = selection.choose(settings, snapshot)
@@ -143,12 +143,12 @@ def copy_code(folder: Path) -> Path:
 
 def list_requirements(manifest: Manifest) -> list[str]:
     """Return the pip requirements of a release as `name==version`, with the versions installed here."""
-    wanted: Collection[str] = (
+    needed: Collection[str] = (
         *ALWAYS,
         *(dict.fromkeys(name for mode in manifest.engines for name in EXPORTED[mode]) or UNEXPORTED),
         *(BY_REFERENCE if manifest.weights == "reference" else ()),
     )
-    found = {name: version for name in wanted if (version := _version(name))}
+    found = {name: version for name in needed if (version := _version(name))}
     # Drop local version labels such as +cpu, which PyPI does not have.
     return [f"{name}=={version.partition('+')[0]}" for name, version in found.items()]
 

@@ -78,14 +78,14 @@ def register(
     `sign_key` is a private key in a PEM file. `say` is called before long work.
     """
     config, settings = config or ExperimentConfig(), ReleaseConfig()
-    wanted = settings.engines if engines is None else engines
+    requested = settings.engines if engines is None else engines
     if arm and not run_id:
         raise InputError(f"--arm {arm} needs a run", hint=f"--run RUN --arm {arm}")
     if sign_key is not None:
         check_key(sign_key)
     # Check the arguments before loading MLflow, which is slow.
     source = source_of_run(config, run_id, arm, prompt) if run_id else source_of_model(config, prompt)
-    modes = package.select_modes(wanted, config, source.snapshot, weights)
+    modes = package.select_modes(requested, config, source.snapshot, weights)
     name = name or settings.name_for(source.model)
     check_syntax(name)
     exported = [mode for mode in modes if mode != "gguf"]
@@ -106,7 +106,7 @@ def register(
     )
     release = find_release(client, manifest)
     if release is None:
-        made = package.export(source.snapshot, config.cache_dir, modes, say, required=bool(wanted))
+        made = package.export(source.snapshot, config.cache_dir, modes, say, required=bool(requested))
         manifest = replace(manifest, engines=package.describe_engines(made))
         release = register_release(
             client, manifest, source.snapshot, chosen, made, experiment=config.experiment_name, key=sign_key

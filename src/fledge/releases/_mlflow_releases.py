@@ -60,10 +60,10 @@ def fetch(client: MlflowClient, version: ModelVersion, releases: Path, known: Ma
     """
     digest, seal = _read_digests(version)
     number = int(version.version)
-    kept = release_cache.find_cached(releases, version.name, number, digest, seal)
-    if kept is not None:
-        log.debug("release %s/%d is cached in %s", version.name, number, kept)
-        return kept
+    cached = release_cache.find_cached(releases, version.name, number, digest, seal)
+    if cached is not None:
+        log.debug("release %s/%d is cached in %s", version.name, number, cached)
+        return cached
     log.debug("fetching release %s/%d from MLflow", version.name, number)
     with open_stored(client, version) as (release, manifest):
         in_store = release == stored_folder(client, version)

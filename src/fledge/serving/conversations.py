@@ -33,7 +33,7 @@ def make_asks(prompts: Sequence[str | Turns | list[int]], params: Mapping[str, A
         if isinstance(prompt, str):
             asks.append(Ask("", own, text=prompt, stream=stream))
         elif prompt and isinstance(prompt[0], int):
-            asks.append(Ask("", own, token_ids=cast("list[int]", prompt), stream=stream))
+            asks.append(Ask("", own, token_ids=prompt, stream=stream))
         else:
             asks.append(Ask("", own, messages=cast("Turns", prompt), stream=stream))
     return asks
