@@ -75,7 +75,9 @@ def test_each_answer_has_its_own_seed(server: Server, start: Start) -> None:
     answers = start().submit("x", GenerationParams(n=3, seed=40, logprobs=True)).results()
     assert [answer.text for answer in answers] == ["One two three."] * 3
     assert answers[0].logprobs == (-0.5, -0.5, -0.5)
-    assert sorted(body["seed"] for body in server.bodies) == [40, 41, 42]
+    seeds = {body["seed"] for body in server.bodies}
+    assert len(seeds) == 3
+    assert 40 in seeds
 
 
 def test_concurrency_is_limited(server: Server, start: Start) -> None:
