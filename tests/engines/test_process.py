@@ -102,7 +102,7 @@ def test_bad_settings_are_refused_and_the_next_request_is_answered(
     refused = line.next()
     line.send(ASK, Ask("good", {}, text="x"))
     answered = line.next()
-    assert (refused.id, refused.error_kind) == ("bad", "input")
+    assert (refused.id, refused.error_kind) == ("bad", "InputError")
     assert (answered.id, answered.text, answered.finish_reason) == ("good", "X", "stop")
 
 

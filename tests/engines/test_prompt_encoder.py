@@ -8,7 +8,7 @@ from dataclasses import replace
 import psutil
 import pytest
 
-from fledge.core.errors import FledgeError, InputError
+from fledge.core.errors import ContextLengthError, FledgeError, InputError
 from fledge.core.types import Message
 from fledge.engines.engine import PromptInput
 from fledge.engines.prompt_encoder import PromptEncoder
@@ -61,7 +61,7 @@ def test_results_come_in_order_with_the_tokens_of_the_tokenizer(make: Make, conf
 def test_prompts_larger_than_the_socket_buffer_are_encoded(make: Make, config: TextConfig) -> None:
     large = "word " * 200_000
     found = encode_all(make(), [large, "small", large, "small"])
-    assert [type(item) for item in found] == [InputError, Encoded, InputError, Encoded]
+    assert [type(item) for item in found] == [ContextLengthError, Encoded, ContextLengthError, Encoded]
     assert "the model takes 512" in str(found[0])
 
 

@@ -49,18 +49,24 @@ def test_single_text_needs_a_prompt_of_one_variable() -> None:
     row = {"question": "a", "tone": "kind"}
     assert read_rows(row, ("question", "tone")) == [row]
     assert read_rows({"question": ["a", "b"], "tone": "kind"}, ("question", "tone")) == [row, {**row, "question": "b"}]
-    with pytest.raises(InputError, match="row 1: a single text is ambiguous"):
+    with pytest.raises(InputError, match="row 1: a single value is ambiguous"):
         read_rows([row, "a"], ("question", "tone"))
+
+
+@pytest.mark.parametrize(("value", "text"), [(5, "5"), (True, "true"), (1.5, "1.5"), (np.int64(5), "5")])
+def test_numbers_become_their_text(value: Any, text: str) -> None:
+    for given in ([value], [[value]], {"question": value}, {"question": [value]}, pd.DataFrame({"question": [value]})):
+        assert read_rows(given, ("question",)) == [{"question": text}]
 
 
 @pytest.mark.parametrize(
     ("given", "problem"),
     [
         (["a", ""], "row 1: column 'question' must be a text that is not empty"),
-        ([A, {"question": 3}], "row 1: column 'question' must be a text"),
+        ([A, {"question": b"3"}], "row 1: column 'question' must be a text or a number, not bytes"),
         (pd.DataFrame({"question": ["a", None]}), "row 1: column 'question' must be a text"),
         (pd.DataFrame({"text": ["a"]}), "no column is named 'question'"),
-        ([A, 7], "row 1: int is not a row"),
+        ([A, b"7"], "row 1: bytes is not a row"),
         (None, "row 0: NoneType is not a row"),
         ({"messages": []}, "row 0: messages is empty"),
         ({"messages": "hello"}, "row 0: messages is not a conversation"),

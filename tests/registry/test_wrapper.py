@@ -78,7 +78,7 @@ def test_table_is_one_batch_and_threads_share_the_engine(
     model: Any, monkeypatch: pytest.MonkeyPatch, calls: int
 ) -> None:
     engine = model.unwrap_python_model().engine
-    take, arrived = engine._take, threading.Event()
+    handle, arrived = engine._handle_piece, threading.Event()
 
     def patient(piece: Piece) -> None:
         """Answer only when all questions have arrived, which never happens if calls wait for each other."""
@@ -87,9 +87,9 @@ def test_table_is_one_batch_and_threads_share_the_engine(
             if engine.stats().running == 32:
                 arrived.set()
             time.sleep(0.005)
-        take(piece)
+        handle(piece)
 
-    monkeypatch.setattr(engine, "_take", patient)
+    monkeypatch.setattr(engine, "_handle_piece", patient)
     questions = [f"What is number {number}?" for number in range(32)]
     tables = [pd.DataFrame({"question": questions[number::calls]}) for number in range(calls)]
     callers = [threading.Thread(target=model.predict, args=(table,)) for table in tables]

@@ -84,8 +84,8 @@ def test_schemas_accept_only_complete_responses(make: Any, name: str) -> None:
 def test_chat_deltas_contain_only_new_text() -> None:
     chunks = _chunks(_chat(_trace(), with_usage=False))
     deltas = [chunk["choices"][0]["delta"] for chunk in chunks]
-    assert deltas == [{"role": "assistant", "content": ""}, {"content": "So"}, {"content": " \ufffd"}]
-    assert [chunk["choices"][0]["finish_reason"] for chunk in chunks] == [None, None, "stop"]
+    assert deltas == [{"role": "assistant", "content": ""}, {"content": "So"}, {"content": " \ufffd"}, {}]
+    assert [chunk["choices"][0]["finish_reason"] for chunk in chunks] == [None, None, None, "stop"]
     one = {"token": "So", "logprob": -0.5, "bytes": [83, 111]}
     assert [chunk["choices"][0]["logprobs"] for chunk in chunks[:2]] == [
         None,
@@ -96,8 +96,8 @@ def test_chat_deltas_contain_only_new_text() -> None:
 
 def test_streamed_completion_starts_with_its_echo() -> None:
     chunks = _chunks(_completion(_trace(), with_usage=False))
-    assert [chunk["choices"][0]["text"] for chunk in chunks] == ["Why? ", "So", " \ufffd"]
-    offsets = [chunk["choices"][0]["logprobs"]["text_offset"] for chunk in chunks[1:]]
+    assert [chunk["choices"][0]["text"] for chunk in chunks] == ["Why? ", "So", " \ufffd", ""]
+    offsets = [chunk["choices"][0]["logprobs"]["text_offset"] for chunk in chunks[1:3]]
     assert offsets == [[5], [7]]
 
 

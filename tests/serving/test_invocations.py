@@ -76,6 +76,29 @@ def test_json_tables_in_every_form(http: httpx.Client, table: dict[str, Any]) ->
     assert "x-fledge-warning" not in response.headers
 
 
+@pytest.mark.parametrize(("value", "text"), [(5, "5"), (True, "true"), (1.5, "1.5")])
+def test_cell_that_is_not_a_text_has_one_outcome_in_every_form(http: httpx.Client, value: Any, text: str) -> None:
+    tables: list[dict[str, Any]] = [
+        {"dataframe_split": {"columns": ["question"], "data": [[value]]}},
+        {"dataframe_records": [{"question": value}]},
+        {"instances": [value]},
+        {"instances": [[value]]},
+        {"instances": {"question": value}},
+        {"inputs": {"question": [value]}},
+        {"inputs": {"question": value}},
+    ]
+    bodies = [(json.dumps(table).encode(), JSON) for table in tables]
+    bodies += [(f"question\n{text}\n".encode(), CSV), (write_parquet({"question": [value]}), PARQUET)]
+    expected = http.post("/invocations", json={"inputs": [text]}).json()
+    for body, kind in bodies:
+        assert _ask(http, body, kind).json() == expected
+
+
+def test_model_is_routed(http: httpx.Client) -> None:
+    assert http.post("/invocations", json={"inputs": ROWS, "model": "mine"}).status_code == 200
+    assert "no model 'other'" in _refused(http.post("/invocations", json={"inputs": ROWS, "model": "other"}), 404)
+
+
 def test_single_text_and_empty_tables(http: httpx.Client) -> None:
     assert http.post("/invocations", json={"inputs": ROWS[0]}).json() == {"predictions": ANSWERS[:1]}
     tables: list[dict[str, Any]] = [{"instances": []}, {"dataframe_split": {"columns": ["question"], "data": []}}]
@@ -90,7 +113,7 @@ def test_params_set_the_generation_settings(http: httpx.Client) -> None:
     split = {"columns": ["question"], "index": [0], "data": [["a"]], "dtype": "text"}
     response = http.post("/invocations", json={"dataframe_split": split, "model": "mine", "params": {"beams": 2}})
     assert response.json() == {"predictions": ["A"]}
-    assert response.headers["x-fledge-warning"] == "ignored: beams, dataframe_split.dtype, model"
+    assert response.headers["x-fledge-warning"] == "ignored: beams, dataframe_split.dtype"
     for params, said in (
         ({"max_tokens": 0}, "params.max_tokens: Input should be greater than or equal to 1"),
         ({"temperature": "hot"}, "params.temperature: Input should be a valid number"),
@@ -186,8 +209,7 @@ def test_parquet_tables(http: httpx.Client) -> None:
         (write_parquet({"question": ROWS})[:-10], "the body is not a readable Parquet file"),
         (write_parquet({"query": ROWS}), "the table has no column 'question'"),
         (write_parquet({"question": ["fine", None]}), "row 1: column 'question' must be a text that is not empty"),
-        (write_parquet({"question": [1, 2]}), "row 0: column 'question' must be a text that is not empty"),
-        (write_parquet({"question": [b"x"]}), "row 0: column 'question' must be a text that is not empty"),
+        (write_parquet({"question": [b"x"]}), "row 0: column 'question' must be a text or a number, not bytes"),
         (write_parquet({"question": ["x"] * 11}), "11 rows; at most 10"),
         (write_parquet({"question": ["x" * 200_001]}), "row 0: column 'question' has more than 200000 characters"),
         (write_parquet({"question": ["x" * 2_000_000] * 8}), "the table is too large"),
@@ -246,8 +268,11 @@ def test_media_types(http: httpx.Client, kind: str, status: int) -> None:
         ({"dataframe_split": {"columns": [0], "data": [["a"]]}}, "columns.0: Input should be a valid string"),
         ({"dataframe_records": [{"question": "a"}, {"query": "b"}]}, "row 1: column 'question'"),
         ({"dataframe_records": [{"question": "a"}, "b"]}, "dataframe_records.1: "),
-        ({"instances": ["a", 1]}, "row 1: column 'question'"),
-        ({"instances": ["a", ["b"]]}, "row 1: column 'question'"),
+        ({"instances": ["a", ["b", "c"]]}, "row 1: send an object with question, or a list of 1 values"),
+        ({"instances": [{"question": ["b"]}]}, "row 0: column 'question' must be a text or a number, not a list"),
+        ({"inputs": ROWS, "stream": True}, "stream is not supported by /invocations; use /v1/chat/completions"),
+        ({"inputs": ROWS, "params": {"response_format": {"type": "json_object"}}}, "response_format is not supported"),
+        ({"messages": [{"role": "tool", "content": "x"}]}, "messages with tool calls are not supported here"),
         ({"inputs": ["a", " \n"]}, "row 1: column 'question' must be a text that is not empty"),
         ({"inputs": ["a", "x" * 200_001]}, "row 1: column 'question' has more than 200000 characters"),
         ({"inputs": {"question": ["a"], "more": []}}, "the lists in inputs must have the same length"),
@@ -271,7 +296,7 @@ def test_errors_name_the_row_or_field(http: httpx.Client, table: dict[str, Any],
         (b"", "the body is not JSON"),
         (b"{", "the body is not JSON"),
         (b"{}{}", "the body is not JSON: JSON is malformed: trailing characters"),
-        (b"\xef\xbb\xbf{}", "the body is not JSON"),
+        (b"\xef\xbb\xbf{", "the body is not JSON"),
         (b'{"inputs": ["\xff"]}', "the body is not JSON"),
         (b'{"inputs": ["\xed\xa0\x80"]}', "the body is not JSON"),
         (rb'{"inputs": ["\ud800 alone"]}', "the body is not JSON"),
@@ -344,8 +369,8 @@ def test_prompt_with_several_variables(tmp_path: Path, engine_cache: Path) -> No
             assert http.post("/invocations", json=table).json() == answers
         assert _ask(http, pd.DataFrame(columns).to_csv(index=False), CSV).json() == answers
         assert _ask(http, write_parquet(columns), PARQUET).json() == answers
-        assert "row 0: column 'question'" in _refused(http.post("/invocations", json={"inputs": "alone"}))
-        assert "row 0: column 'question'" in _refused(http.post("/invocations", json={"input": "alone"}))
+        assert "row 0: send an object" in _refused(http.post("/invocations", json={"inputs": "alone"}))
+        assert "row 0: send an object" in _refused(http.post("/invocations", json={"input": "alone"}))
         chosen = {"id": "plain", "variables": {"context": "a b"}}
         turns = [{"role": "user", "content": "Who?"}]
         chat = http.post("/v1/chat/completions", json={"messages": turns, "prompt": chosen}).json()

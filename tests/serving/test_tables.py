@@ -58,7 +58,11 @@ def _read_or_none(read: Callable[[], T]) -> T | None:
 
 
 def _read(runner: asyncio.Runner, body: bytes, kind: str, names: tuple[str, ...]) -> ParsedRequest | None:
-    parsed = _read_or_none(lambda: runner.run(_parse(body, kind, PROMPTS[names], LIMITS)))
+    def parse() -> ParsedRequest:
+        value = read_json(body, LIMITS.max_json_depth) if kind == JSON else None
+        return runner.run(_parse(body, kind, value, PROMPTS[names], LIMITS))
+
+    parsed = _read_or_none(parse)
     if parsed is not None:
         assert len(parsed.items) <= LIMITS.max_rows
         asked = _read_or_none(lambda: [_fill(PROMPTS[names], item) for item in parsed.items]) or []

@@ -21,6 +21,10 @@ class InputError(FledgeError, ValueError):
     exit_code = 2
 
 
+class ContextLengthError(InputError):
+    """A prompt that leaves no room in the model's context window."""
+
+
 class RefusedError(FledgeError):
     """A failed gate, comparison or missing evidence."""
 
@@ -52,5 +56,8 @@ class MissingExtraError(FledgeError):
 
 def rebuild(kind: str, message: str, hint: str) -> FledgeError:
     """An error of the class `kind`, as another process of ours tells it; a plain one where that is not known here."""
-    known = {cls.__name__: cls for cls in (InputError, RefusedError, DamagedError, ConflictError, CrashLoopError)}
+    known = {
+        cls.__name__: cls
+        for cls in (InputError, ContextLengthError, RefusedError, DamagedError, ConflictError, CrashLoopError)
+    }
     return known.get(kind, FledgeError)(message, hint)

@@ -32,9 +32,10 @@ class Piece:
     """Engine to client: the next part of an answer; the last one has a `finish_reason`, or an `error`, which ends all
     answers to the prompt.
 
-    `index` tells several answers to one prompt apart. `error_kind` is `input` for a prompt that the model cannot take,
-    else `engine`. `turns_left_out` counts the oldest turns of a conversation that the model's window had no room for.
-    `logprobs`, where asked for, are pairs of a token's text and its natural logarithm of probability.
+    `index` tells several answers to one prompt apart. `error_kind` is the name of a class of `InputError` for a prompt
+    that the model cannot take, else `engine`. `turns_left_out` counts the oldest turns of a conversation that the
+    model's window had no room for. `logprobs`, where asked for, are pairs of a token's text and its log probability.
+
     `first_token_ns` and `made_ns` tell when its first and its last token were there, in nanoseconds since the epoch.
     """
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import msgspec
 
-from fledge.core.errors import FledgeError, InputError
+from fledge.core.errors import FledgeError, InputError, rebuild
 from fledge.core.frames import ASK, CANCEL, Frames, frame
 from fledge.core.messages import Ask, Cancel, Piece
 from fledge.engines.engine import EngineGoneError
@@ -183,10 +183,11 @@ class _Call:
 
 
 def _to_error(piece: Piece, row: int | None) -> FledgeError:
-    if piece.error_kind == "input":
-        return InputError(piece.error if row is None else f"row {row}: {piece.error}", piece.hint)
     if piece.error_kind == "deadline":
         return DeadlineError(piece.error)
     if piece.error_kind == "gone":
         return EngineGoneError(piece.error)
-    return FledgeError(piece.error)
+    found = rebuild(piece.error_kind, piece.error, piece.hint)
+    if row is not None and isinstance(found, InputError):
+        found.message = f"row {row}: {piece.error}"
+    return found

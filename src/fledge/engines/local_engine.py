@@ -19,7 +19,7 @@ import msgspec
 from fledge.core import errors
 from fledge.core.control import decode_events, encode_config
 from fledge.core.endpoint_config import EngineConfig
-from fledge.core.errors import FledgeError, InputError
+from fledge.core.errors import FledgeError, rebuild
 from fledge.core.events import ChildReady, StartFailed, StartProgress
 from fledge.core.frames import ASK, CANCEL, Frames, frame
 from fledge.core.generation import GenerationParams
@@ -123,7 +123,7 @@ class EngineConnection:
         stream = pending.stream
         if piece.error:
             self._forget(piece.id)
-            stream.fail((InputError if piece.error_kind == "input" else FledgeError)(piece.error, piece.hint))
+            stream.fail(rebuild(piece.error_kind, piece.error, piece.hint))
             return
         stream.prompt_tokens, stream.turns_left_out = piece.prompt_tokens, piece.turns_left_out
         self._generated_tokens += len(piece.token_ids)

@@ -136,7 +136,7 @@ class ClientConnection:
         self._unsent.append(piece)
 
     def _send_error(self, identity: str, error: Exception) -> None:
-        kind = "input" if isinstance(error, InputError) else "engine"
+        kind = type(error).__name__ if isinstance(error, InputError) else "engine"
         self._unsent.append(Piece(identity, error=str(error), error_kind=kind, hint=getattr(error, "hint", "")))
 
 

@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from fledge.core.errors import FledgeError, InputError
+from fledge.core.errors import FledgeError, InputError, rebuild
 from fledge.core.frames import Frames, frame
 from fledge.core.generation import GenerationParams
 from fledge.core.processes import module_command
@@ -49,12 +49,13 @@ class _Request(msgspec.Struct, array_like=True):
 
 
 class _Reply(msgspec.Struct, array_like=True):
-    """Tokens, or an error."""
+    """Tokens, or an error of the class `kind`."""
 
     token_ids: list[int] = []
     turns_left_out: int = 0
     error: str = ""
     hint: str = ""
+    kind: str = "InputError"
 
 
 _encode = msgspec.msgpack.Encoder().encode
@@ -211,7 +212,7 @@ def encode_prompt(
 
 def _to_result(reply: _Reply) -> Encoded | FledgeError:
     if reply.error:
-        return InputError(reply.error, reply.hint)
+        return rebuild(reply.kind, reply.error, reply.hint)
     return Encoded(reply.token_ids, reply.turns_left_out)
 
 
@@ -221,7 +222,7 @@ def _encode_prompt(text: Text, request: _Request) -> _Reply:
     try:
         encoded = text.encode(prompt, request.room)
     except InputError as error:
-        return _Reply(error=error.message, hint=error.hint)
+        return _Reply(error=error.message, hint=error.hint, kind=type(error).__name__)
     except MemoryError:
         return _Reply(error="the model's tokenizer took too much memory on this prompt", hint="shorten the prompt")
     except BaseException as error:  # noqa: BLE001 (the tokenizer's panics are not an Exception)

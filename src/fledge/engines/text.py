@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from tokenizers import Tokenizer
 from tokenizers.decoders import DecodeStream
 
-from fledge.core.errors import FledgeError, InputError
+from fledge.core.errors import ContextLengthError, FledgeError, InputError
 from fledge.core.types import Message
 from fledge.engines.engine import PromptInput
 from fledge.engines.stream import Chunk, FinishReason
@@ -120,7 +120,7 @@ def check_tokens(token_ids: Sequence[int], room: int, config: TextConfig) -> Non
     if not 0 <= min(token_ids) <= max(token_ids) < config.vocabulary:
         raise InputError(f"the prompt has token ids beyond the model's {config.vocabulary}")
     if len(token_ids) > config.context - room:
-        raise InputError(
+        raise ContextLengthError(
             f"the prompt has {len(token_ids)} tokens; the model takes {config.context}, "
             f"and {room} are kept for the answer",
             hint="shorten the prompt, or ask for fewer tokens with --max-tokens",

@@ -8,6 +8,7 @@ import pandas as pd
 from pydantic import TypeAdapter, ValidationError
 
 from fledge.core.errors import InputError
+from fledge.core.texts import cell_text
 from fledge.core.types import Message
 from fledge.registry.columns import BARE, MESSAGES
 
@@ -76,23 +77,30 @@ def _parse_row(number: int, item: Any, names: Sequence[str]) -> Row:
         if BARE in item and not any(name in item for name in names):
             item = item[BARE]
     if isinstance(item, (list, tuple, np.ndarray)):
-        return _parse_messages(number, item)
-    if isinstance(item, str):
+        if len(item) != len(names) or any(isinstance(value, Mapping) for value in item):
+            return _parse_messages(number, item)
+        item = dict(zip(names, item, strict=True))
+    if isinstance(item, (str, int, float, np.generic)):
         if len(names) != 1:
             raise InputError(
-                f"row {number}: a single text is ambiguous: the prompt has {len(names)} variables",
+                f"row {number}: a single value is ambiguous: the prompt has {len(names)} variables",
                 hint=describe_columns(names),
             )
         item = {names[0]: item}
     if not isinstance(item, dict):
         raise InputError(f"row {number}: {type(item).__name__} is not a row", hint=describe_columns(names))
+    return _read_cells(number, item, names)
+
+
+def _read_cells(number: int, item: Mapping[Any, Any], names: Sequence[str]) -> dict[str, str]:
+    row = {}
     for name in names:
         value = item.get(name)
-        if not isinstance(value, str) or not value.strip():
-            raise InputError(
-                f"row {number}: column {name!r} must be a text that is not empty", hint=describe_columns(names)
-            )
-    return {name: item[name] for name in names}
+        try:
+            row[name] = cell_text(value.item() if isinstance(value, np.generic) else value)
+        except InputError as error:
+            raise InputError(f"row {number}: column {name!r} {error.message}", hint=describe_columns(names)) from None
+    return row
 
 
 def _parse_messages(number: int, messages: Any) -> tuple[Message, ...]:

@@ -4,6 +4,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
+from dataclasses import replace
 from itertools import accumulate
 from typing import Generic, TypeVar
 
@@ -62,14 +63,17 @@ class ResponseBuilder(ABC, Generic[ChunkChoice]):
         """Return one event of the stream."""
 
     async def chunks(self, pieces: AsyncGenerator[tuple[int, Piece]]) -> AsyncGenerator[Struct]:
-        """Yield a chunk for each non-empty piece."""
+        """Yield a chunk for each piece with text, and an empty one with the finish reason of each answer."""
         usage = None if self._with_usage else UNSET
         for first in self.first_choices():
             yield self.chunk([first], usage)
         async with aclosing(pieces):
             async for index, piece in pieces:
-                if piece.text or piece.finish_reason or piece.logprobs:
-                    yield self.chunk([self.choice(index, piece)], usage)
+                if piece.text or piece.logprobs:
+                    yield self.chunk([self.choice(index, replace(piece, finish_reason=None))], usage)
+                if piece.finish_reason:
+                    last = replace(piece, text="", logprobs=None)
+                    yield self.chunk([self.choice(index, last)], usage)
         if self._with_usage:
             yield self.chunk([], self.usage())
 

@@ -176,7 +176,8 @@ class Endpoint:
     def _make_job(self, trace: RequestTrace, served: Served, make: JobMaker) -> Job:
         job = make(served)
         trace.results, trace.n, trace.prompt = job.results(), job.n, job.prompt
-        trace.settings = {name: value for name, value in job.asks[0].params.items() if name in SETTINGS}
+        params = job.asks[0].params if job.asks else {}
+        trace.settings = {name: value for name, value in params.items() if name in SETTINGS}
         return job
 
     def _start_shadow(self, trace: RequestTrace, shadow: Respondent, make: JobMaker) -> None:
@@ -242,9 +243,8 @@ def release_headers(trace: RequestTrace) -> dict[str, str]:
     return {name: quote(value, safe="/@") for name, value in headers.items() if value}
 
 
-def warning_headers(names: Sequence[str]) -> dict[str, str]:
-    """Return the header that names ignored parameters, or none."""
-    if not names:
-        return {}
+def warning_headers(names: Sequence[str], notes: Sequence[str] = ()) -> dict[str, str]:
+    """Return the header that names ignored parameters and has notes, or none."""
     shown = ", ".join(json.dumps(name)[1:-1][:50] for name in sorted(names)[:20])
-    return {"x-fledge-warning": f"ignored: {shown}"}
+    warnings = [*([f"ignored: {shown}"] if names else []), *notes]
+    return {"x-fledge-warning": "; ".join(warnings)} if warnings else {}

@@ -2,19 +2,21 @@
 
 import logging
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import NamedTuple
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
-from fledge.core.errors import FledgeError, InputError
+from fledge.core.errors import ContextLengthError, FledgeError, InputError
 from fledge.engines.client import DeadlineError
 from fledge.engines.engine import EngineGoneError
 from fledge.serving.admission import BusyError
 from fledge.serving.json_response import StructResponse
 from fledge.serving.request_models import first_problem
 from fledge.serving.response_models import Error, ErrorDetail, ScoringError
+from fledge.serving.unsupported import UnsupportedError
 
 log = logging.getLogger(__name__)
 
@@ -30,44 +32,55 @@ _KINDS = {
 
 
 class HttpError(NamedTuple):
-    """Status, message and headers of an error response."""
+    """Status, message and headers of an error response; `param` and `code` as in the OpenAI protocol."""
 
     status: int
     message: str
-    headers: dict[str, str]
+    headers: Mapping[str, str] = MappingProxyType({})
+    param: str | None = None
+    code: str | None = None
 
 
 def http_error(error: FledgeError, request_id: str) -> HttpError:
     """Return the error response for a client. Internal details go to the log only."""
+    if isinstance(error, UnsupportedError):
+        return HttpError(400, error.message, param=error.param, code="unsupported_parameter")
+    if isinstance(error, ContextLengthError):
+        return HttpError(400, error.message, code="context_length_exceeded")
     if isinstance(error, InputError):
-        return HttpError(400, error.message, {})
+        return HttpError(400, error.message)
     if isinstance(error, BusyError):
         return HttpError(429, error.message, {"Retry-After": str(error.retry_after)})
     if isinstance(error, EngineGoneError):
         return HttpError(503, error.message, {"Retry-After": str(RETRY_S)})
     if isinstance(error, DeadlineError):
-        return HttpError(504, error.message, {})
+        return HttpError(504, error.message)
     log.error("request %s failed: %s", request_id, error.message)
-    return HttpError(500, f"the engine failed; see request {request_id} in the endpoint's log", {})
+    return HttpError(500, f"the engine failed; see request {request_id} in the endpoint's log")
 
 
-def openai_error(status: int, message: str, param: str | None = None) -> Error:
+def openai_error(status: int, message: str, param: str | None = None, code: str | None = None) -> Error:
     """Return an error body of the OpenAI protocol; `param` is the invalid field."""
     default = ("invalid_request_error" if status < 500 else "server_error", None)
-    kind, code = _KINDS.get(status, default)
+    kind, usual = _KINDS.get(status, default)
     if status == 404 and param == "model":
-        code = "model_not_found"
-    return Error(ErrorDetail(message[:MAXIMUM_CHARACTERS], kind, param, code))
+        usual = "model_not_found"
+    return Error(ErrorDetail(message[:MAXIMUM_CHARACTERS], kind, param, code or usual))
 
 
 def error_response(
-    path: str, status: int, message: str, headers: Mapping[str, str] | None = None, param: str | None = None
+    path: str,
+    status: int,
+    message: str,
+    headers: Mapping[str, str] | None = None,
+    param: str | None = None,
+    code: str | None = None,
 ) -> StructResponse:
     """Return an error in MLflow's form for `/invocations`, in OpenAI's for other paths."""
     if path == "/invocations":
-        code = "BAD_REQUEST" if status < 500 else "INTERNAL_ERROR"
-        return StructResponse(ScoringError(code, message[:MAXIMUM_CHARACTERS]), status, headers)
-    return StructResponse(openai_error(status, message, param), status, headers)
+        kind = "BAD_REQUEST" if status < 500 else "INTERNAL_ERROR"
+        return StructResponse(ScoringError(kind, message[:MAXIMUM_CHARACTERS]), status, headers)
+    return StructResponse(openai_error(status, message, param, code), status, headers)
 
 
 def add_errors(app: FastAPI) -> None:
@@ -79,11 +92,12 @@ def add_errors(app: FastAPI) -> None:
         message: str,
         headers: Mapping[str, str] | None = None,
         param: str | None = None,
+        code: str | None = None,
     ) -> StructResponse:
         trace = request.scope["state"].get("trace")
         if trace is not None:
             trace.error = message
-        return error_response(request.url.path, status, message, headers, param)
+        return error_response(request.url.path, status, message, headers, param, code)
 
     @app.exception_handler(RequestValidationError)
     async def handle_invalid(request: Request, error: RequestValidationError) -> StructResponse:

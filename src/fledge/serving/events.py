@@ -55,9 +55,9 @@ class EventStream(Response):
                 async for value in events:
                     await send({"type": "http.response.body", "body": encode_event(value), "more_body": True})
         except FledgeError as error:
-            status, message, _ = http_error(error, self._trace.request_id)
-            self._trace.status, self._trace.error = status, error.message
-            end = encode_event(openai_error(status, message))
+            known = http_error(error, self._trace.request_id)
+            self._trace.status, self._trace.error = known.status, error.message
+            end = encode_event(openai_error(known.status, known.message, known.param, known.code))
         except Exception as error:
             self._trace.status, self._trace.error = 500, type(error).__name__
             raise

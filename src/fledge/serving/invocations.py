@@ -5,7 +5,7 @@ import csv
 import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
@@ -14,12 +14,14 @@ from starlette.exceptions import HTTPException
 
 from fledge.core.errors import InputError
 from fledge.core.limits import Limits
+from fledge.core.texts import cell_text
 from fledge.prompts.prompt import Prompt
+from fledge.serving.chat_messages import ChatMessages, ignored_in
 from fledge.serving.conversations import Turns, as_dicts, as_text, fill_prompt, make_asks
 from fledge.serving.docs import responses
 from fledge.serving.endpoint import Endpoint, Job, Respondent, Served, release_headers, warning_headers
 from fledge.serving.json_response import StructResponse
-from fledge.serving.openai import ChatMessages, PromptText, assignment_unit, unknown_in
+from fledge.serving.openai import PromptText, assignment_unit
 from fledge.serving.parquet import read_parquet
 from fledge.serving.request_models import (
     MAX_CHARACTERS,
@@ -33,11 +35,15 @@ from fledge.serving.request_models import (
 )
 from fledge.serving.response_models import PredictionsResponse
 from fledge.serving.trace import RequestTrace
+from fledge.serving.unsupported import UnsupportedError, ignored_parameters
 
 JSON, CSV, PARQUET = "application/json", "text/csv", "application/vnd.apache.parquet"
 MAX_COLUMNS = 100
 MESSAGES = "messages"
 FORMS = {"dataframe_split", "dataframe_records", "instances", "inputs"}
+ModelName = Annotated[str, StringConstraints(max_length=300)]
+MODEL = Field("", description="`NAME`, `NAME@alias` or `NAME/version`; default: the first served")
+NO_STREAM = Field(None, description="answers are not streamed")
 ColumnName = Annotated[str, StringConstraints(max_length=200)]
 Texts = Annotated[list[Text], Field(fail_fast=True, min_length=1, max_length=MAX_PROMPTS)]
 M = TypeVar("M", bound=BaseModel)
@@ -63,9 +69,11 @@ class TableRequest(BaseModel):
     # Defaults are never used; None as a default would allow null.
     dataframe_split: Split = Split(columns=[], data=[])
     dataframe_records: Annotated[list[dict[str, Any]], Field(fail_fast=True)] = []
-    instances: list[Any] = []
-    inputs: list[Any] | dict[str, list[Any]] | str = []
+    instances: list[Any] | dict[str, Any] = []
+    inputs: list[Any] | dict[str, Any] | str = []
     params: Generation | None = None
+    model: ModelName = MODEL
+    stream: Literal[False] | None = NO_STREAM
 
     def rows(self, names: Sequence[str]) -> list[Any]:
         """Return the rows as mappings or bare values. Raises `InputError` if one of the columns `names` is missing."""
@@ -81,16 +89,19 @@ class TableRequest(BaseModel):
             return [dict(zip(table.columns, row, strict=True)) for row in table.data]
         if isinstance(table, dict):
             _check_columns(list(table), names)
-            if len({len(values) for values in table.values()}) > 1:
+            lists = [name for name, values in table.items() if isinstance(values, list) and name != MESSAGES]
+            if not lists:
+                return [table]  # one row
+            if len(lists) < len(table) or len({len(table[name]) for name in lists}) > 1:
                 raise InputError("the lists in inputs must have the same length")
             return [dict(zip(table, values, strict=True)) for values in zip(*table.values(), strict=True)]
         return [table] if isinstance(table, str) else list(table)
 
-    @property
-    def unknown(self) -> list[str]:
-        """Parameters that are ignored; a null counts as missing."""
-        inside = self.params.unknown if self.params else []
-        return [*unknown_names(self), *unknown_names(self.dataframe_split, "dataframe_split."), *inside]
+    def ignored(self) -> list[str]:
+        """Return the parameters that are ignored. Raises `UnsupportedError` for one that would change the answer."""
+        inside = self.params.ignored() if self.params else []
+        extra = ignored_parameters(self.model_extra or {})
+        return [*extra, *unknown_names(self.dataframe_split, "dataframe_split."), *inside]
 
 
 class BareRequest(Generation):
@@ -101,10 +112,11 @@ class BareRequest(Generation):
         PromptText | Annotated[list[PromptText], Field(fail_fast=True, min_length=1, max_length=MAX_PROMPTS)] | None
     ) = None
     input: Text | Texts | None = None
+    model: ModelName = MODEL
+    stream: Literal[False] | None = NO_STREAM
 
-    @property
-    def unknown(self) -> list[str]:
-        return [*super().unknown, *unknown_in(self.messages or ())]
+    def ignored(self) -> list[str]:
+        return [*super().ignored(), *ignored_in(self.messages or ())]
 
 
 @dataclass(frozen=True)
@@ -143,11 +155,13 @@ def add_invocations_routes(endpoint: Endpoint, router: APIRouter) -> None:
     async def invocations(request: Request) -> Response:
         trace: RequestTrace = request.state.trace
         body, kind = await request.body(), _read_content_type(request)
+        value = read_json(body, endpoint.limits.max_json_depth) if kind == JSON else None
+        model = _read_model(value)
         chosen: Respondent | None = None
         with endpoint.track_request():
             while chosen is None or not endpoint.serves(chosen):  # may be replaced while a large table is read
-                chosen = endpoint.choose(trace, "", assignment_unit(request, None))
-                parsed = await _parse(body, kind, chosen.served.prompt, endpoint.limits)
+                chosen = endpoint.choose(trace, model, assignment_unit(request, None))
+                parsed = await _parse(body, kind, value, chosen.served.prompt, endpoint.limits)
         trace.inputs = parsed.inputs
         async for _ in endpoint.generate(trace, chosen, parsed.job):
             pass
@@ -165,17 +179,27 @@ def _read_content_type(request: Request) -> str:
     return kind
 
 
-async def _parse(body: bytes, kind: str, prompt: Prompt, limits: Limits) -> ParsedRequest:
+def _read_model(value: Any) -> str:
+    """Return the model that a JSON body names, empty for none. Raises `InputError` for streaming."""
+    if not isinstance(value, dict):
+        return ""
+    if value.get("stream"):
+        raise UnsupportedError("stream", "is not supported by /invocations; use /v1/chat/completions")
+    model = value.get("model")
+    return model if isinstance(model, str) else ""
+
+
+async def _parse(body: bytes, kind: str, value: Any, prompt: Prompt, limits: Limits) -> ParsedRequest:
+    """Return the request in `body`, or in `value`, the content of a JSON body."""
     names = prompt.variables
     settings: Mapping[str, Any] = {}
     ignored: Sequence[str] = ()
     if kind == JSON:
-        value = read_json(body, limits.max_json_depth)
         if isinstance(value, dict) and not value.keys().isdisjoint(("messages", "prompt", "input")):
             return _parse_bare(value, prompt, limits)
         request = _validate(TableRequest, value)
         rows = request.rows(names)
-        ignored = request.unknown
+        ignored = request.ignored()
         if request.params is not None:
             settings = request.params.settings()
     elif kind == CSV:
@@ -199,10 +223,10 @@ def _parse_bare(value: dict[str, Any], prompt: Prompt, limits: Limits) -> Parsed
     given = [name for name in ("messages", "prompt", "input") if getattr(request, name) is not None]
     if len(given) != 1:
         raise InputError("send exactly one of messages, prompt, input")
-    settings, ignored = request.settings(), request.unknown
+    settings, ignored = request.settings(), request.ignored()
     if request.messages is not None:
         check_size(limits, settings=settings)
-        turns = [message.turn for message in request.messages]
+        turns = _to_turns(request.messages)
         return ParsedRequest({MESSAGES: as_dicts(turns)}, [turns], settings, ignored, bare=True)
     texts = request.prompt if request.prompt is not None else request.input
     texts = [texts] if isinstance(texts, str) else texts or []
@@ -228,24 +252,36 @@ def read_rows(rows: Sequence[Any], names: Sequence[str]) -> list[dict[str, str] 
 
 
 def _read_row(number: int, row: Any, names: Sequence[str]) -> dict[str, str] | Turns:
-    if isinstance(row, str) and len(names) == 1:
+    if isinstance(row, list) and len(row) == len(names):
+        row = dict(zip(names, row, strict=True))
+    elif not isinstance(row, (dict, list)) and len(names) == 1:
         row = {names[0]: row}
-    if isinstance(row, dict) and MESSAGES not in names and row.get(MESSAGES) is not None:
+    if not isinstance(row, dict):
+        raise InputError(f"row {number}: send an object with {', '.join(names)}, or a list of {len(names)} values")
+    if MESSAGES not in names and row.get(MESSAGES) is not None:
         return _read_turns(number, row[MESSAGES])
+    found = {}
     for name in names:
-        value = row.get(name) if isinstance(row, dict) else None
-        if not isinstance(value, str) or not value.strip():
-            raise InputError(f"row {number}: column {name!r} must be a text that is not empty")
-        if len(value) > MAX_CHARACTERS:
+        try:
+            found[name] = cell_text(row.get(name))
+        except InputError as error:
+            raise InputError(f"row {number}: column {name!r} {error.message}") from None
+        if len(found[name]) > MAX_CHARACTERS:
             raise InputError(f"row {number}: column {name!r} has more than {MAX_CHARACTERS} characters")
-    return {name: row[name] for name in names}
+    return found
 
 
 def _read_turns(number: int, messages: Any) -> Turns:
     try:
-        return [message.turn for message in _messages.validate_python(messages)]
+        return _to_turns(_messages.validate_python(messages))
     except ValidationError as error:
         raise InputError(f"row {number}: {first_problem(error.errors(), [MESSAGES]).message}") from None
+
+
+def _to_turns(messages: ChatMessages) -> Turns:
+    if any(message.uses_tools for message in messages):
+        raise UnsupportedError("messages", "with tool calls are not supported here; use /v1/chat/completions")
+    return [message.turn for message in messages]
 
 
 def _check_columns(columns: Sequence[str], names: Sequence[str]) -> None:

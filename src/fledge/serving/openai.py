@@ -1,17 +1,20 @@
 """The OpenAI protocol: requests and routes of chat and text completions."""
 
+import json
 from collections.abc import AsyncGenerator, Mapping, Sequence
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, model_validator
+from pydantic_core import PydanticCustomError
 from starlette.exceptions import HTTPException
 
 from fledge.core.errors import InputError
 from fledge.core.keys import OWN_NAME
 from fledge.core.messages import Piece
 from fledge.prompts.prompt import Prompt
+from fledge.serving.chat_messages import RENDERED_TOOLS, ChatMessages, ignored_in
 from fledge.serving.completions import ChatBuilder, CompletionBuilder
 from fledge.serving.conversations import as_dicts, as_text, fill_prompt, make_asks
 from fledge.serving.docs import NO_PROMPT, responses
@@ -27,14 +30,36 @@ from fledge.serving.request_models import (
     Text,
     as_integer,
     check_size,
+    replace_off,
     unknown_names,
 )
 from fledge.serving.response_models import Model, Models
 from fledge.serving.trace import RequestTrace
+from fledge.serving.unsupported import UnsupportedError
 
 SESSION_HEADER = "x-session-id"
 COMPLETION_TOKENS = 16
 OWNER = "fledge"
+
+
+def _check_prompt(prompt: Any) -> Any:
+    """Refuse a prompt with one message, instead of one for each of its forms."""
+    items = prompt if isinstance(prompt, list) and prompt and isinstance(prompt[0], list) else [prompt]
+    for place, item in enumerate(items):
+        where = f"prompt {place}" if len(items) > 1 or items is prompt else "the prompt"
+        if item in ("", []):
+            raise PydanticCustomError("empty", "{where} is empty", {"where": where})
+        ids = [id_ for id_ in item if not isinstance(id_, str)] if isinstance(item, list) else []
+        bad = next((at for at, id_ in enumerate(ids) if not _is_token_id(id_)), None)
+        if bad is not None:
+            problem = f"{where} has {json.dumps(ids[bad])[:50]} at position {item.index(ids[bad])}"
+            raise PydanticCustomError("tokens", "{problem}; token ids are whole numbers from 0", {"problem": problem})
+    return prompt
+
+
+def _is_token_id(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and value >= 0 and float(value).is_integer()
+
 
 PromptText = Annotated[Text, StringConstraints(min_length=1)]
 TokenIds = Annotated[
@@ -42,40 +67,6 @@ TokenIds = Annotated[
     Field(fail_fast=True, min_length=1, max_length=200_000),
     BeforeValidator(as_integer),
 ]
-
-
-class TextPart(BaseModel):
-    """A part of a message. Only text is supported."""
-
-    model_config = ConfigDict(strict=True, extra="allow")
-
-    type: Literal["text"]
-    text: Text
-
-
-class ChatMessage(BaseModel):
-    """One turn of a conversation."""
-
-    model_config = ConfigDict(strict=True, extra="allow")
-
-    role: Literal["system", "developer", "user", "assistant"]
-    content: Text | Annotated[list[TextPart], Field(fail_fast=True, min_length=1, max_length=100)]
-
-    @property
-    def turn(self) -> tuple[str, str]:
-        """Role and text, in the form for engines."""
-        text = self.content if isinstance(self.content, str) else "".join(part.text for part in self.content)
-        return ("system" if self.role == "developer" else self.role), text
-
-
-def unknown_in(messages: Sequence[ChatMessage]) -> list[str]:
-    """Return the names of ignored fields in messages."""
-    found = {name for message in messages for name in unknown_names(message, "messages.")}
-    parts = [part for message in messages if isinstance(message.content, list) for part in message.content]
-    return sorted(found | {name for part in parts for name in unknown_names(part, "messages.content.")})
-
-
-ChatMessages = Annotated[list[ChatMessage], Field(fail_fast=True, min_length=1, max_length=1000)]
 
 
 class StreamOptions(BaseModel):
@@ -112,17 +103,16 @@ class CommonRequest(Generation):
     def with_usage(self) -> bool:
         return bool(self.stream_options and self.stream_options.include_usage)
 
-    @property
-    def unknown(self) -> list[str]:
+    def ignored(self) -> list[str]:
         inside = unknown_names(self.stream_options, "stream_options.") if self.stream_options else []
-        return [*super().unknown, *inside]
+        return [*super().ignored(), *inside]
 
 
 class ChatRequest(CommonRequest):
     """`POST /v1/chat/completions`."""
 
     messages: ChatMessages
-    max_completion_tokens: NewTokens | None = None
+    max_completion_tokens: Annotated[NewTokens | None, replace_off(-1)] = None
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=20), BeforeValidator(as_integer)] | None = None
     prompt: PromptChoice | Annotated[str, StringConstraints(max_length=200)] | None = Field(
@@ -135,13 +125,13 @@ class ChatRequest(CommonRequest):
         self.max_tokens = self.max_completion_tokens or self.max_tokens
         return self
 
-    @property
-    def unknown(self) -> list[str]:
-        inside = unknown_in(self.messages)
+    def ignored(self) -> list[str]:
+        if (self.top_logprobs or 0) > 1:
+            raise UnsupportedError("top_logprobs", "above 1 is not supported: the engine reports the chosen token only")
+        inside = ignored_in(self.messages)
         if isinstance(self.prompt, PromptChoice):
             inside += unknown_names(self.prompt, "prompt.")
-        beyond = ["top_logprobs beyond the chosen token"] if (self.top_logprobs or 0) > 1 else []
-        return [*super().unknown, *inside, *beyond]
+        return [*super().ignored(), *inside]
 
     def job(self, served: Served) -> Job:
         """Return the job for a release, with the release's own prompt unless the request omits it.
@@ -149,12 +139,18 @@ class ChatRequest(CommonRequest):
         Raises `InputError` for another prompt, and for missing variables.
         """
         turns = [message.turn for message in self.messages]
-        found = None if self.prompt == NO_PROMPT else fill_prompt(served.prompt, turns, self._values(served.prompt))
+        plain = self.prompt == NO_PROMPT or self.uses_tools
+        found = None if plain else fill_prompt(served.prompt, turns, self._values(served.prompt))
         asked = turns if found is None else found
         n = self.n or 1
         params = {**served.params(self.settings()), "n": n, "logprobs": bool(self.logprobs)}
         label = "" if found is None else served.manifest.prompt_label
         return Job(make_asks([asked], params, stream=bool(self.stream)), [as_text(asked)], n, label)
+
+    @property
+    def uses_tools(self) -> bool:
+        """Whether the conversation has tool calls or their results."""
+        return any(message.uses_tools for message in self.messages)
 
     def _values(self, prompt: Prompt) -> Mapping[str, str]:
         if self.prompt is None:
@@ -168,12 +164,13 @@ class ChatRequest(CommonRequest):
 class CompletionRequest(CommonRequest):
     """`POST /v1/completions`: complete prompts, as texts or token ids."""
 
-    prompt: (
+    prompt: Annotated[
         PromptText
         | Annotated[list[PromptText], Field(fail_fast=True, min_length=1, max_length=MAX_PROMPTS)]
         | TokenIds
-        | Annotated[list[TokenIds], Field(fail_fast=True, min_length=1, max_length=MAX_PROMPTS)]
-    )
+        | Annotated[list[TokenIds], Field(fail_fast=True, min_length=1, max_length=MAX_PROMPTS)],
+        BeforeValidator(_check_prompt),
+    ]
     logprobs: Annotated[int, Field(ge=0, le=5), BeforeValidator(as_integer)] | None = None
     echo: bool | None = None
 
@@ -185,11 +182,12 @@ class CompletionRequest(CommonRequest):
             raise InputError("echo requires text prompts")
         return found
 
-    @property
-    def unknown(self) -> list[str]:
-        beyond = ["logprobs beyond the chosen token"] if (self.logprobs or 0) > 1 else []
-        of_prompt = ["logprobs of the prompt"] if self.echo and self.logprobs is not None else []
-        return [*super().unknown, *beyond, *of_prompt]
+    def ignored(self) -> list[str]:
+        if (self.logprobs or 0) > 1:
+            raise UnsupportedError("logprobs", "above 1 is not supported: the engine reports the chosen token only")
+        if self.echo and self.logprobs is not None:
+            raise UnsupportedError("logprobs", "with echo is not supported: the engine reports none for the prompt")
+        return super().ignored()
 
     def job(self, served: Served) -> Job:
         """Return the job for a release."""
@@ -226,21 +224,24 @@ def add_openai_routes(endpoint: Endpoint, router: APIRouter) -> None:
     async def chat(body: ChatRequest, request: Request) -> Response:
         trace: RequestTrace = request.state.trace
         trace.inputs = {"messages": as_dicts([message.turn for message in body.messages])}
+        ignored = body.ignored()
         check_size(endpoint.limits, n=body.n or 1, settings=body.settings())
         chosen = endpoint.choose(trace, body.model, assignment_unit(request, body.user))
         builder = ChatBuilder(trace, body.n or 1, with_usage=body.with_usage, with_top=bool(body.top_logprobs))
-        return await _respond(endpoint.generate(trace, chosen, body.job), builder, body)
+        notes = [RENDERED_TOOLS] if body.uses_tools else []
+        return await _respond(endpoint.generate(trace, chosen, body.job), builder, body, ignored, notes)
 
     @router.post("/v1/completions", summary="Complete a text", responses=responses(answers=True), tags=["OpenAI"])
     async def completions(body: CompletionRequest, request: Request) -> Response:
         trace: RequestTrace = request.state.trace
         trace.inputs = {"prompt": body.prompt}
+        ignored = body.ignored()
         texts, n = body.texts(), body.n or 1
         check_size(endpoint.limits, prompts=len(texts), n=n, settings=body.settings())
         chosen = endpoint.choose(trace, body.model, assignment_unit(request, body.user))
         echoes = [text if body.echo else "" for text in texts for _ in range(n)]
         builder = CompletionBuilder(trace, n, with_usage=body.with_usage, echoes=echoes)
-        return await _respond(endpoint.generate(trace, chosen, body.job), builder, body)
+        return await _respond(endpoint.generate(trace, chosen, body.job), builder, body, ignored)
 
 
 def assignment_unit(request: Request, user: str | None) -> str:
@@ -254,12 +255,16 @@ def assignment_unit(request: Request, user: str | None) -> str:
 
 
 async def _respond(
-    pieces: AsyncGenerator[tuple[int, Piece]], builder: ChatBuilder | CompletionBuilder, body: CommonRequest
+    pieces: AsyncGenerator[tuple[int, Piece]],
+    builder: ChatBuilder | CompletionBuilder,
+    body: CommonRequest,
+    ignored: Sequence[str],
+    notes: Sequence[str] = (),
 ) -> Response:
-    trace, ignored = builder.trace, warning_headers(body.unknown)
+    trace, warnings = builder.trace, warning_headers(ignored, notes)
     if body.stream:
         started = await start_generation(pieces)
-        return EventStream(builder.chunks(started), trace, {**release_headers(trace), **ignored})
+        return EventStream(builder.chunks(started), trace, {**release_headers(trace), **warnings})
     async for _ in pieces:
         pass
-    return StructResponse(builder.build(), headers={**release_headers(trace), **ignored})
+    return StructResponse(builder.build(), headers={**release_headers(trace), **warnings})

@@ -7,8 +7,9 @@ import io
 import os
 import resource
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -23,18 +24,20 @@ MAX_TEXT_BYTES = 12_800_000
 MAX_CONCURRENCY, MAX_WAITING = 2, 16
 RETRY_S = 5
 
+Cell = str | int | float | bool | None
+
 _slots = asyncio.Semaphore(MAX_CONCURRENCY)
 _places = asyncio.Semaphore(MAX_CONCURRENCY + MAX_WAITING)
 _ENVIRONMENT = {"ARROW_DEFAULT_MEMORY_POOL": "system", "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
 
 
 class _ReadResult(msgspec.Struct):
-    rows: list[dict[str, str | None]] = []
+    rows: list[dict[str, Cell]] = []
     error: str = ""
 
 
-async def read_parquet(body: bytes, names: Sequence[str], max_rows: int) -> list[dict[str, str | None]]:
-    """Return the columns `names` of a table as rows, with None for values that are not text.
+async def read_parquet(body: bytes, names: Sequence[str], max_rows: int) -> list[dict[str, Cell]]:
+    """Return the columns `names` of a table as rows, with None for missing values.
 
     Raises `InputError` if the file is invalid, lacks a column or is too large, `BusyError` if too many files wait.
     """
@@ -68,7 +71,7 @@ async def read_parquet(body: bytes, names: Sequence[str], max_rows: int) -> list
     return found.rows
 
 
-def _read_rows(body: bytes, names: Sequence[str], max_rows: int) -> list[dict[str, str | None]]:
+def _read_rows(body: bytes, names: Sequence[str], max_rows: int) -> list[dict[str, Cell]]:
     import pyarrow as pa
     from pyarrow import parquet
 
@@ -90,8 +93,16 @@ def _read_rows(body: bytes, names: Sequence[str], max_rows: int) -> list[dict[st
         raise InputError("the table is too large") from None
     except (pa.ArrowException, OSError, ValueError) as error:
         raise InputError(f"the body is not a readable Parquet file: {str(error).splitlines()[0]}") from None
-    texts = [[value if isinstance(value, str) else None for value in column] for column in columns]
-    return [dict(zip(names, row, strict=True)) for row in zip(*texts, strict=True)]
+    _check_types(dict(zip(names, columns, strict=True)))
+    return [dict(zip(names, row, strict=True)) for row in zip(*columns, strict=True)]
+
+
+def _check_types(columns: Mapping[str, Sequence[Any]]) -> None:
+    for name, column in columns.items():
+        for number, value in enumerate(column):
+            if value is not None and not isinstance(value, (str, int, float)):
+                kind = type(value).__name__
+                raise InputError(f"row {number}: column {name!r} must be a text or a number, not {kind}")
 
 
 def _limit_memory() -> None:

@@ -1,5 +1,6 @@
 """Bodies of requests: strict parsing with a limit on nesting, and the generation settings of every protocol."""
 
+import codecs
 from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, NamedTuple
 
@@ -13,6 +14,7 @@ from starlette.responses import Response
 from fledge.core.errors import InputError
 from fledge.core.generation import BOUNDS, MAX_STOP_CHARACTERS, MAX_STOPS, REQUEST_SETTINGS
 from fledge.core.limits import Limits
+from fledge.serving.unsupported import ignored_parameters
 
 
 def as_integer(value: Any) -> Any:
@@ -37,6 +39,11 @@ def _within(name: str) -> Any:
     return Field(ge=low, le=high)
 
 
+def replace_off(*values: Any, by: Any = None) -> BeforeValidator:
+    """Replace the `values` with which front ends switch a setting off."""
+    return BeforeValidator(lambda value: by if value in values and not isinstance(value, bool) else value)
+
+
 NewTokens = Annotated[int, _within("max_tokens"), BeforeValidator(as_integer)]
 Count = Annotated[int, _within("n"), BeforeValidator(as_integer)]
 Seed = Annotated[int, _within("seed"), BeforeValidator(as_integer)]
@@ -48,14 +55,16 @@ class Generation(BaseModel):
 
     model_config = ConfigDict(strict=True, extra="allow")
 
-    max_tokens: NewTokens | None = Field(None, description="maximum number of new tokens")
+    max_tokens: Annotated[NewTokens | None, replace_off(-1)] = Field(None, description="maximum number of new tokens")
     temperature: Annotated[float, _within("temperature")] | None = Field(None, description="0 is greedy")
-    top_p: Annotated[float, _within("top_p")] | None = None
-    top_k: TopK | None = Field(None, description="0 for all tokens")
+    top_p: Annotated[Annotated[float, _within("top_p")] | None, replace_off(0, by=1.0)] = None
+    top_k: Annotated[TopK | None, replace_off(-1, by=0)] = Field(None, description="0 or -1 for all tokens")
     min_p: Annotated[float, _within("min_p")] | None = None
     repetition_penalty: Annotated[float, _within("repetition_penalty")] | None = None
-    seed: Seed | None = None
-    stop: Stop | None = Field(None, description="up to four stop sequences; they are not returned")
+    seed: Annotated[Seed | None, replace_off(-1)] = Field(None, description="a new one if missing or -1")
+    stop: Annotated[Stop | None, replace_off("", [""], by=[])] = Field(
+        None, description="up to four stop sequences; they are not returned"
+    )
     ignore_eos: bool | None = Field(None, description="do not stop before max_tokens")
 
     def settings(self) -> dict[str, Any]:
@@ -65,10 +74,9 @@ class Generation(BaseModel):
             chosen["stop"] = [self.stop]
         return chosen
 
-    @property
-    def unknown(self) -> list[str]:
-        """Parameters that are ignored; a null counts as missing."""
-        return unknown_names(self)
+    def ignored(self) -> list[str]:
+        """Return the parameters that are ignored. Raises `UnsupportedError` for one that would change the answer."""
+        return ignored_parameters(self.model_extra or {})
 
 
 def unknown_names(model: BaseModel, where: str = "") -> list[str]:
@@ -141,7 +149,7 @@ def strict_route(max_depth: Callable[[], int]) -> type[StrictRoute]:
 def read_json(body: bytes, max_depth: int) -> Any:
     """Return the value; the last of duplicate keys wins. Raises 400 for JSON that is invalid or exceeds the limits."""
     try:
-        value = msgspec.json.decode(body)
+        value = msgspec.json.decode(body.removeprefix(codecs.BOM_UTF8))
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise HTTPException(400, f"the body is not JSON: {error}") from None
     except RecursionError:
