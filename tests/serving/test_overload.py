@@ -173,6 +173,20 @@ def test_deadline_returns_504_and_stops_the_computation(config: ServeConfig) -> 
         assert until(lambda: _is_idle(pids(short)["engine"]), SOON_S)
 
 
+def test_deadline_ends_an_answer_with_what_there_is(config: ServeConfig) -> None:
+    many = {"prompt": ["go on"] * 16, "n": 4, "max_tokens": 480, "ignore_eos": True}
+    with served(config, limits=replace(LIMITS, deadline_s=1.0, max_running=64)) as short, client(short) as http:
+        whole = http.post("/v1/completions", json=many)
+        assert whole.status_code == 200
+        assert re.fullmatch(r"\d+ answers cut at the deadline", whole.headers["x-fledge-warning"])
+        assert {choice["finish_reason"] for choice in whole.json()["choices"]} == {"length"}
+        assert 0 < whole.json()["usage"]["completion_tokens"] < 64 * 480
+        events = http.post("/v1/completions", json={**many, "stream": True}).text.split()
+        assert events[-1] == "[DONE]"
+        assert json.loads(events[-3])["choices"][0]["finish_reason"] == "length"
+        assert until(lambda: _is_idle(pids(short)["engine"]), SOON_S)
+
+
 @pytest.mark.parametrize("stream", [True, False])
 @pytest.mark.parametrize("ahead", [b"", request("GET", "/health")])
 def test_disconnect_stops_the_computation(busy: EndpointStatus, stream: bool, ahead: bytes) -> None:

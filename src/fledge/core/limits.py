@@ -23,7 +23,7 @@ class Limits:
     max_running: int = option(64, "answers that a release computes at once")
     queue_requests: int = option(64, "requests that may wait for a release; beyond, 429")
     queue_tokens: int = option(400_000, "tokens, read and new, of all requests of a release; beyond, 429")
-    deadline_s: float = option(120.0, "seconds that a request may take; beyond, 504")
+    deadline_s: float = option(120.0, "seconds that a request may take; its answers then end as they are")
     header_timeout_s: float = option(10.0, "seconds that a client may take to send its headers")
     body_timeout_s: float = option(30.0, "seconds that a client may take to send its body; beyond, 408")
     write_timeout_s: float = option(30.0, "seconds that a client may take to read what was sent; beyond, hung up")

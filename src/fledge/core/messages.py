@@ -33,8 +33,9 @@ class Piece:
     answers to the prompt.
 
     `index` tells several answers to one prompt apart. `error_kind` is the name of a class of `InputError` for a prompt
-    that the model cannot take, else `engine`. `turns_left_out` counts the oldest turns of a conversation that the
-    model's window had no room for. `logprobs`, where asked for, are pairs of a token's text and its log probability.
+    that the model cannot take, `deadline` for an answer that the deadline cut, else `engine`. `turns_left_out` counts
+    the oldest turns of a conversation that the window had no room for. `logprobs`, where asked for, are pairs of a
+    token's text and its log probability.
 
     `first_token_ns` and `made_ns` tell when its first and its last token were there, in nanoseconds since the epoch.
     """

@@ -18,6 +18,7 @@ _decode = msgspec.msgpack.Decoder(list[Piece]).decode
 
 IndexedPiece = tuple[int, Piece]
 RECONNECT_S = 1.0
+CANCEL_S = 10.0  # in which an engine must end a cancelled answer
 
 
 class DeadlineError(FledgeError):
@@ -110,19 +111,23 @@ class EngineClient(asyncio.Protocol):
     async def answers(self, asks: Sequence[Ask], n: int, seconds: float) -> AsyncGenerator[IndexedPiece]:
         """Yield pieces of `n` answers to each prompt, with the prompt's index in `asks`. Leaving early cancels them.
 
-        Raises `InputError` for a prompt that does not fit, `DeadlineError` after `seconds`, `EngineGoneError` without
-        an engine, `FledgeError` for other failures.
+        After `seconds`, the answers end as they are, with the finish reason `length`. Raises `DeadlineError` if there
+        is nothing by then, `InputError` for a prompt that does not fit, `EngineGoneError` without an engine,
+        `FledgeError` for other failures.
         """
-        call = _Call(self, asks, n)
         late = Piece("", error=f"the answer took more than {seconds:.3g} s", error_kind="deadline")
-        timer = asyncio.get_running_loop().call_later(seconds, call.expire, late)
-        left = n * len(asks)
+        call = _Call(self, asks, n, late)
+        timer = asyncio.get_running_loop().call_later(seconds, call.expire)
+        left, tokens = n * len(asks), 0
         try:
             while left:
                 index, piece = await call.queue.get()
                 if piece.error:
                     raise _to_error(piece, index if len(asks) > 1 else None)
                 left -= piece.finish_reason is not None
+                tokens += len(piece.token_ids)
+                if call.expired and not (left or tokens):
+                    raise _to_error(late, None)
                 yield index, piece
         finally:
             timer.cancel()
@@ -132,11 +137,13 @@ class EngineClient(asyncio.Protocol):
 class _Call:
     """The prompts of one request. Pieces wait in `queue`, so a slow reader does not block the engine."""
 
-    def __init__(self, client: EngineClient, asks: Sequence[Ask], n: int) -> None:
+    def __init__(self, client: EngineClient, asks: Sequence[Ask], n: int, late: Piece) -> None:
         self.queue: asyncio.Queue[IndexedPiece] = asyncio.Queue()
         self._client = client
         self._asks = asks
         self._n = n
+        self._late = late
+        self.expired = False
         self._unfinished: dict[str, int] = {}  # unfinished answers of each prompt in the engine
         self._sending = asyncio.create_task(self._send_prompts())
 
@@ -155,24 +162,40 @@ class _Call:
 
     def receive(self, index: int, piece: Piece) -> None:
         """Queue a piece and free the slot of a finished prompt."""
+        if self.expired and piece.finish_reason == "cancelled":
+            piece = replace(piece, finish_reason="length", error_kind="deadline")
         self.queue.put_nowait((index, piece))
         self._unfinished[piece.id] -= piece.finish_reason is not None
         if piece.error or not self._unfinished[piece.id]:
             self._finish(piece.id)
 
-    def expire(self, late: Piece) -> None:
-        """Cancel unfinished prompts; if all have finished, only the reader is slow."""
+    def expire(self) -> None:
+        """End unfinished answers with what there is; if all have finished, only the reader is slow."""
+        if not self._sending.done():  # some prompts would have no answer
+            self._fail()
+        elif self._unfinished:
+            self.expired = True
+            self._send_cancels(list(self._unfinished))
+            asyncio.get_running_loop().call_later(CANCEL_S, self._fail)
+
+    def _fail(self) -> None:
+        """Fail the request if it is still unfinished."""
         if self._unfinished or not self._sending.done():
             self.cancel()
             while not self.queue.empty():
                 self.queue.get_nowait()
-            self.queue.put_nowait((0, late))
+            self.queue.put_nowait((0, self._late))
 
     def cancel(self) -> None:
         """Cancel unfinished prompts."""
         self._sending.cancel()
-        for identity in list(self._unfinished):
+        unfinished = list(self._unfinished)
+        for identity in unfinished:
             self._finish(identity)
+        self._send_cancels(unfinished)
+
+    def _send_cancels(self, identities: Sequence[str]) -> None:
+        for identity in identities:
             with contextlib.suppress(EngineGoneError):
                 self._client.send(CANCEL, Cancel(identity))
 

@@ -166,7 +166,7 @@ def add_invocations_routes(endpoint: Endpoint, router: APIRouter) -> None:
         async for _ in endpoint.generate(trace, chosen, parsed.job):
             pass
         answers = [result.text.strip() for result in trace.results]
-        headers = {**release_headers(trace), **warning_headers(parsed.ignored)}
+        headers = {**release_headers(trace), **warning_headers(parsed.ignored, trace.notes)}
         return StructResponse(answers if parsed.bare else PredictionsResponse(answers), headers=headers)
 
 

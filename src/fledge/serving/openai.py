@@ -261,10 +261,12 @@ async def _respond(
     ignored: Sequence[str],
     notes: Sequence[str] = (),
 ) -> Response:
-    trace, warnings = builder.trace, warning_headers(ignored, notes)
+    trace = builder.trace
     if body.stream:
         started = await start_generation(pieces)
-        return EventStream(builder.chunks(started), trace, {**release_headers(trace), **warnings})
+        headers = {**release_headers(trace), **warning_headers(ignored, notes)}
+        return EventStream(builder.chunks(started), trace, headers)
     async for _ in pieces:
         pass
-    return StructResponse(builder.build(), headers={**release_headers(trace), **warnings})
+    headers = {**release_headers(trace), **warning_headers(ignored, [*notes, *trace.notes])}
+    return StructResponse(builder.build(), headers=headers)

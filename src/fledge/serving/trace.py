@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from fledge.core.messages import Answered, OutboxRecord, Piece
+from fledge.core.texts import counted
 
 
 @dataclass
@@ -22,6 +23,7 @@ class Result:
     completion_tokens: int = 0
     turns_left_out: int = 0
     finish_reason: str = ""
+    late: bool = False  # cut at the deadline
     logprobs: list[tuple[str, float]] = field(default_factory=list)
 
     def add(self, piece: Piece) -> None:
@@ -34,6 +36,7 @@ class Result:
         self.logprobs += piece.logprobs or []
         if piece.finish_reason:
             self.finish_reason = piece.finish_reason
+            self.late = piece.error_kind == "deadline"
             self.ended_ns = time.time_ns()
 
 
@@ -61,6 +64,12 @@ class RequestTrace:
     status: int = 0
     tags: dict[str, str] = field(default_factory=dict)
     pieces: AsyncGenerator[Any] | None = None
+
+    @property
+    def notes(self) -> list[str]:
+        """Return what a client should know of the answers, for the warning header."""
+        late = sum(result.late for result in self.results)
+        return [f"{counted(late, 'answer')} cut at the deadline"] if late else []
 
     def finish(self, status: int) -> OutboxRecord:
         """End the request now, and return its record."""
