@@ -11,12 +11,16 @@ from typing import Any
 
 import openai
 import pytest
+import torch
 from langchain_openai import ChatOpenAI
 from openai import AsyncOpenAI, OpenAI
 from openai.types.chat import ChatCompletionMessageParam
 from pydantic import SecretStr
 
 from fledge.core.limits import Limits
+from fledge.engines.text import Text
+from fledge.engines.transformers import create_text_config, load
+from fledge.models import snapshot
 from fledge.supervision.endpoints import EndpointStatus
 from tests.serving.harness import create_workspace, metrics, pids, served, until
 
@@ -166,6 +170,62 @@ def test_logprobs_match_the_text_and_its_offsets(client: OpenAI) -> None:
     assert all(token.top_logprobs == [] for token in content)
 
 
+@pytest.fixture
+def lenient(client: OpenAI) -> Iterator[OpenAI]:
+    """A client that accepts null where the protocol has it and the client's types do not."""
+    with OpenAI(base_url=client.base_url, api_key=KEY) as opened:
+        yield opened
+
+
+def test_echoed_prompt_has_its_log_probabilities(lenient: OpenAI) -> None:
+    model = snapshot.resolve("embedded")
+    ids = Text(create_text_config(model)).encode(QUESTION, 0).token_ids
+    with torch.no_grad():
+        scores = load(model, "cpu")(torch.tensor([ids])).logits[0].log_softmax(-1)
+    expected = [float(scores[place, token]) for place, token in enumerate(ids[1:])]
+    likeliest = scores.argmax(-1)
+    for prompt in (QUESTION, ids, ids):  # twice: log probabilities of cached tokens are there too
+        (whole,) = lenient.completions.create(model="mine", prompt=prompt, max_tokens=2, logprobs=1, echo=True).choices
+        found = whole.logprobs
+        assert found is not None
+        assert found.tokens is not None
+        values: Any = found.token_logprobs
+        tops: Any = found.top_logprobs
+        assert whole.text.startswith(QUESTION)
+        assert "".join(found.tokens) == whole.text
+        assert found.text_offset is not None
+        assert [whole.text[at:][: len(token)] for at, token in zip(found.text_offset, found.tokens, strict=True)] == (
+            found.tokens
+        )
+        assert len(found.tokens) == len(ids) + 2
+        assert values[0] is None
+        assert values[1 : len(ids)] == pytest.approx(expected, abs=1e-3)
+        for place, top in enumerate(tops[1 : len(ids)]):
+            best = max(top, key=lambda token: top[token])
+            assert (best == found.tokens[place + 1]) == (int(likeliest[place]) == ids[place + 1])
+    chunks = _streamed(lenient, prompt=ids, max_tokens=2, logprobs=1, echo=True)
+    assert "".join(chunks) == whole.text
+
+
+def test_echo_without_new_tokens_returns_the_prompt(lenient: OpenAI) -> None:
+    asking: dict[str, Any] = {"model": "mine", "max_tokens": 0, "echo": True}
+    for prompt, more in ((QUESTION, {}), ([5, 6, 7], {}), (QUESTION, {"logprobs": 1}), ([5, 6, 7], {"logprobs": 1})):
+        answer = lenient.completions.create(**asking, prompt=prompt, **more)  # type: ignore[call-overload]
+        (choice,) = answer.choices
+        assert choice.finish_reason == "length"
+        assert choice.text
+        assert isinstance(prompt, list) or choice.text == prompt
+        assert answer.usage.completion_tokens == 0
+        assert (choice.logprobs is not None) == bool(more)
+    with pytest.raises(openai.BadRequestError, match="max_tokens 0 needs echo"):
+        lenient.completions.create(model="mine", prompt="x", max_tokens=0)
+
+
+def _streamed(client: OpenAI, **asking: Any) -> list[str]:
+    with client.completions.create(model="mine", **asking, stream=True) as stream:
+        return [chunk.choices[0].text for chunk in stream]
+
+
 def test_completions_of_texts_lists_and_token_ids(client: OpenAI) -> None:
     one = client.completions.create(model="mine", prompt=QUESTION)
     assert one.usage is not None
@@ -234,11 +294,6 @@ def test_invalid_requests_raise_client_errors_without_retries(
     assert error["param"] == param
     assert caught.value.request_id == caught.value.response.headers["x-request-id"]
     assert until(lambda: metrics(endpoint, "fledge_requests_total") == before + 1)
-
-
-def test_echo_of_token_ids_is_refused(client: OpenAI) -> None:
-    with pytest.raises(openai.BadRequestError, match="echo requires text prompts"):
-        client.completions.create(model="mine", prompt=[5, 6], echo=True)
 
 
 def test_wrong_key_is_refused(endpoint: EndpointStatus) -> None:

@@ -2,7 +2,7 @@
 
 import time
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 SHADOW_TAG = "fledge.shadow_of"
 
@@ -27,6 +27,14 @@ class Cancel:
     id: str
 
 
+class TokenScore(NamedTuple):
+    """A token's bytes and its log probability, None if unknown; `top` has the likeliest tokens there, if known."""
+
+    token: bytes
+    logprob: float | None
+    top: tuple[tuple[bytes, float], ...] = ()
+
+
 @dataclass(frozen=True)
 class Piece:
     """Engine to client: the next part of an answer; the last one has a `finish_reason`, or an `error`, which ends all
@@ -34,8 +42,8 @@ class Piece:
 
     `index` tells several answers to one prompt apart. `error_kind` is the name of a class of `InputError` for a prompt
     that the model cannot take, `deadline` for an answer that the deadline cut, else `engine`. `turns_left_out` counts
-    the oldest turns of a conversation that the window had no room for. `logprobs`, where asked for, are pairs of a
-    token's text and its log probability.
+    the oldest turns of a conversation that the window had no room for. `logprobs` come where asked for, `prompt`
+    with the first piece of an answer that echoes its prompt.
 
     `first_token_ns` and `made_ns` tell when its first and its last token were there, in nanoseconds since the epoch.
     """
@@ -50,7 +58,8 @@ class Piece:
     error: str = ""
     error_kind: str = ""
     hint: str = ""
-    logprobs: list[tuple[str, float]] | None = None
+    logprobs: list[TokenScore] | None = None
+    prompt: list[TokenScore] | None = None
     first_token_ns: int = 0
     made_ns: int = 0
 

@@ -104,6 +104,9 @@ class LlamaCppEngine:
                 for index in range(params.n)
             )
 
+        if params.echo:
+            stream.fail(InputError("the engine llamacpp does not echo prompts", hint="--engine openvino"))
+            return
         encode_prompt(self.encoder, self.text, prompt, params, stream, begin)
 
     def turn(self) -> None:
@@ -167,7 +170,7 @@ class LlamaCppEngine:
                 tuple(token["logprob"] for token in tokens) if logprobs else (),
                 answer.index,
                 usage,
-                tuple(token["token"] for token in tokens) if logprobs else (),
+                tuple(bytes(token["bytes"]) for token in tokens) if logprobs else (),
             )
         )
 
