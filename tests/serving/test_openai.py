@@ -342,7 +342,10 @@ def test_metrics_match_the_usage_in_responses(endpoint: EndpointStatus, client: 
 
 
 def test_models_by_name_alias_and_version(client: OpenAI) -> None:
-    assert [model.id for model in client.models.list()] == ["mine", "mine@champion"]
+    models = client.models.list().data
+    assert [model.id for model in models] == ["mine", "mine@champion"]
+    assert all(time.time() - 600 < model.created <= time.time() for model in models)
+    assert [model.model_dump()["max_model_len"] for model in models] == [512, 512]
     texts = set()
     for name in ("mine", "mine@champion", "mine/1"):
         assert client.models.retrieve(name).id == name

@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
+from msgspec import UNSET
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, model_validator
 from pydantic_core import PydanticCustomError
 from starlette.exceptions import HTTPException
@@ -213,7 +214,7 @@ def add_openai_routes(endpoint: Endpoint, router: APIRouter) -> None:
 
     @router.get("/v1/models", summary="List the models", responses=responses(401), tags=["OpenAI"])
     async def models() -> StructResponse:
-        return StructResponse(Models([Model(name, 0, OWNER) for name in endpoint.routes.names()]))
+        return StructResponse(Models([_describe_model(endpoint, name) for name in endpoint.routes.names()]))
 
     @router.get(
         "/v1/models/{model:path}",
@@ -224,7 +225,7 @@ def add_openai_routes(endpoint: Endpoint, router: APIRouter) -> None:
     async def model(model: str) -> StructResponse:
         if model not in endpoint.routes.names(versions=True):
             raise HTTPException(404, f"{NO_MODEL} {model!r} here")
-        return StructResponse(Model(model, 0, OWNER))
+        return StructResponse(_describe_model(endpoint, model))
 
     @router.post(
         "/v1/chat/completions", summary="Answer a conversation", responses=responses(answers=True), tags=["OpenAI"]
@@ -250,6 +251,14 @@ def add_openai_routes(endpoint: Endpoint, router: APIRouter) -> None:
         echoes = [_echo(body, prompt) for prompt in body.prompts() for _ in range(n)]
         builder = CompletionBuilder(trace, n, with_usage=body.with_usage, echoes=echoes)
         return await _respond(endpoint.generate(trace, chosen, body.job), builder, body, ignored)
+
+
+def _describe_model(endpoint: Endpoint, name: str) -> Model:
+    route = endpoint.routes.find(name, "")
+    served = endpoint.served.get(route.release) if route else None
+    if served is None:
+        return Model(name, 0, OWNER)
+    return Model(name, served.since, OWNER, UNSET if served.context is None else served.context)
 
 
 def _echo(body: CompletionRequest, prompt: str | list[int]) -> str | None:

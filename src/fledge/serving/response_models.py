@@ -172,11 +172,12 @@ class TextCompletionChunk(Struct, tag_field="object", tag="text_completion"):
 
 
 class Model(Struct, tag_field="object", tag="model"):
-    """A name under which a release is served."""
+    """A name under which a release is served, since `created`; `max_model_len` is the model's context window."""
 
     id: str
     created: NonNegative
     owned_by: str
+    max_model_len: NonNegative | UnsetType = UNSET
 
 
 class Models(Struct, tag_field="object", tag="list"):
