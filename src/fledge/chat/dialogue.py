@@ -1,4 +1,4 @@
-"""What has been said: turns, system text and prompt, and what of them a model is sent. Pure."""
+"""The turns of a session, its system text and prompt, and the messages for a model. Pure."""
 
 import json
 from collections.abc import Sequence
@@ -53,9 +53,9 @@ class Dialogue:
         self._number = 1
 
     def use(self, prompt: Prompt | None) -> None:
-        """Fill the questions to come into a prompt, or into none.
+        """Set the prompt into which further questions are filled, or none.
 
-        Raises `InputError` for a prompt that a question alone does not fill, or that is no question.
+        Raises `InputError` for a prompt with several variables, or one that does not end with a turn of the user.
         """
         if prompt is not None:
             if len(prompt.variables) != 1:

@@ -1,4 +1,4 @@
-"""A session: what is entered becomes answers and commands; whoever runs it shows them."""
+"""A session: turns entries into answers and commands, which its caller shows."""
 
 import contextlib
 import os
@@ -31,7 +31,7 @@ OVERWRITE = "--overwrite "
 
 @dataclass(frozen=True)
 class ChatConfig(EngineSettings):
-    """How a session is held. An endpoint is sent only the settings that were `chosen`: the others are its own."""
+    """Settings of a session. An endpoint receives only the `chosen` ones and supplies the others."""
 
     generation: GenerationParams = field(default_factory=GenerationParams)
     system: str = option("", "what the model is told before the conversation")
@@ -40,7 +40,7 @@ class ChatConfig(EngineSettings):
 
     @classmethod
     def load(cls, flags: Mapping[str, Any] | None = None) -> "ChatConfig":
-        """From all sources of settings."""
+        """Load the settings from all sources."""
         resolved = load(cls, flags)
         given = {name for name, origin in resolved.origins.items() if origin != "default"}
         chosen = tuple(item.name for item in fields(GenerationParams) if item.name in given)
@@ -48,16 +48,16 @@ class ChatConfig(EngineSettings):
 
     @property
     def settings(self) -> dict[str, Any]:
-        """Generation settings by name: those that were chosen, or are not as they would be."""
+        """Return the generation settings that were chosen or differ from their defaults, by name."""
         usual = GenerationParams()
         values = {item.name: getattr(self.generation, item.name) for item in fields(GenerationParams)}
         return {name: value for name, value in values.items() if name in self.chosen or value != getattr(usual, name)}
 
 
 def open_partner(config: ChatConfig, target: str, say: Say = silent) -> Partner:
-    """Whoever answers under a name: the endpoint at a URL, else the model's engine in this process.
+    """Return the partner for a name: the endpoint at a URL, else the model's engine.
 
-    `say` is told what takes long. Raises `FledgeError` if nobody does.
+    `say` receives progress messages. Raises `FledgeError` if it cannot answer.
     """
     try:
         found = selection.find(target, config)
@@ -76,8 +76,8 @@ def open_partner(config: ChatConfig, target: str, say: Say = silent) -> Partner:
 
 
 class Session:
-    """A conversation with a partner. `show` gets an answer's text as it comes, `say` what a user must know, `hint` what
-    is nice to know."""
+    """A conversation with a partner. `show` receives an answer's text, `say` messages for the user, `hint` optional
+    ones."""
 
     def __init__(self, config: ChatConfig, target: str, partner: Partner, show: Say, say: Say, hint: Say) -> None:
         self.dialogue = Dialogue(config.system)

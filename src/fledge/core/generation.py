@@ -1,4 +1,4 @@
-"""How to generate an answer: the settings, and what they can be."""
+"""Generation settings and their bounds."""
 
 import hashlib
 import secrets
@@ -36,11 +36,11 @@ REQUEST_ONLY = (
 
 @dataclass(frozen=True)
 class GenerationParams:
-    """How to generate. `temperature` 0, or next to it, is greedy; `top_k` 0, `top_p` 1 and `min_p` 0 do not filter.
+    """Generation settings. A `temperature` of about 0 is greedy; `top_k` 0, `top_p` 1 and `min_p` 0 do not filter.
 
-    `n` answers are given to one prompt; each has a seed derived from `seed`. With `logprobs` each token comes with the
-    natural logarithm of its probability. With `ignore_eos` an answer goes on to `max_tokens`. With
-    `echo` it begins with the tokens of the prompt; `max_tokens` may then be 0.
+    `n` is the number of answers to one prompt; each has a seed derived from `seed`. `logprobs` adds the natural
+    logarithm of each token's probability. `ignore_eos` continues to `max_tokens`. `echo` puts the tokens of the prompt
+    before the answer; `max_tokens` may then be 0.
     """
 
     GROUP: ClassVar = "Generation"
@@ -73,7 +73,7 @@ class GenerationParams:
 
     @property
     def samples(self) -> bool:
-        """Whether tokens are drawn; below `LEAST_TEMPERATURE` probabilities leave the range of their numbers."""
+        """Whether tokens are sampled; below `LEAST_TEMPERATURE` probabilities would overflow."""
         return self.temperature >= LEAST_TEMPERATURE
 
     def for_sample(self, index: int) -> "GenerationParams":
