@@ -9,7 +9,7 @@ DEVELOPMENT := $(DEMONSTRATION),gguf,sign,otlp,bench,dev
 # Tests run in several processes, each file in one of them.
 AT_ONCE := --numprocesses auto --maxprocesses 4 --dist loadfile
 
-.PHONY: demo test test-fast coverage soak lint install clean
+.PHONY: demo test test-fast coverage mutate soak lint install clean
 
 demo: $(INSTALLED)  ## An end-to-end run of a small chat model; QUESTIONS=file asks your own questions
 	$(BIN)/fledge demo $(if $(QUESTIONS),--questions "$(QUESTIONS)")
@@ -22,6 +22,11 @@ test-fast: lint  ## The same without the tests marked slow
 
 coverage: lint  ## All tests, with the branch coverage of the source
 	$(BIN)/python -m pytest $(AT_ONCE) --cov --cov-report term
+
+mutate: $(DEVELOPED)  ## Mutation tests of the pure policies: how many changed lines the tests notice
+	$(BIN)/python -m pip install --quiet mutmut==3.8.1
+	$(BIN)/mutmut run --max-children 1
+	$(BIN)/mutmut results
 
 soak: $(DEVELOPED)  ## What takes long: random kills, faults, peers in environments of their own; reported in docs/
 	FLEDGE_TEST_TABLE=docs/reliability.md $(BIN)/python -m pytest -m soak --timeout 7200
