@@ -118,7 +118,8 @@ def test_echoed_prompt_has_its_log_probabilities(lenient: OpenAI) -> None:
 
 def test_echo_without_new_tokens_returns_the_prompt(lenient: OpenAI) -> None:
     asking: dict[str, Any] = {"model": "mine", "max_tokens": 0, "echo": True}
-    for prompt, more in ((QUESTION, {}), ([5, 6, 7], {}), (QUESTION, {"logprobs": 1}), ([5, 6, 7], {"logprobs": 1})):
+    scored = {"logprobs": 1}
+    for prompt, more in ((QUESTION, {}), ([5, 6, 7], {}), (QUESTION, scored), ([5, 6, 7], scored), ([5], scored)):
         answer = lenient.completions.create(**asking, prompt=prompt, **more)  # type: ignore[call-overload]
         (choice,) = answer.choices
         assert choice.finish_reason == "length"

@@ -125,13 +125,19 @@ class ChatBuilder(ResponseBuilder[ChatChunkChoice]):
 
 
 class CompletionBuilder(ResponseBuilder[CompletionChunkChoice]):
-    """Builds text completions; `echoes` is the text before each answer, None to take it from the engine."""
+    """Builds text completions; `echoes` is the text before each answer, None to take it from the engine.
+
+    An echoed prompt has log probabilities only if the request is `scored`.
+    """
 
     prefix = "cmpl"
 
-    def __init__(self, trace: RequestTrace, n: int, *, with_usage: bool, echoes: Sequence[str | None]) -> None:
+    def __init__(
+        self, trace: RequestTrace, n: int, *, with_usage: bool, echoes: Sequence[str | None], scored: bool = True
+    ) -> None:
         super().__init__(trace, n, with_usage=with_usage)
         self._echoes = echoes
+        self._scored = scored
         self._offsets = [0] * len(echoes)
 
     def build(self) -> TextCompletion:
@@ -164,7 +170,7 @@ class CompletionBuilder(ResponseBuilder[CompletionChunkChoice]):
         return _join(prompt or ()) if known is None else known
 
     def _logprobs(self, index: int, scores: Sequence[TokenScore]) -> Logprobs | None:
-        if all(score.logprob is None for score in scores):  # of a prompt that is only echoed
+        if not scores or not self._scored:
             return None
         if not self._offsets[index] and not (scores and scores[0].logprob is None):
             self._offsets[index] = len(self._echoes[index] or "")

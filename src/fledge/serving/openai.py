@@ -249,7 +249,9 @@ def add_openai_routes(endpoint: Endpoint, router: APIRouter) -> None:
         check_size(endpoint.limits, prompts=len(texts), n=n, settings=body.settings())
         chosen = endpoint.choose(trace, body.model, assignment_unit(request, body.user))
         echoes = [_echo(body, prompt) for prompt in body.prompts() for _ in range(n)]
-        builder = CompletionBuilder(trace, n, with_usage=body.with_usage, echoes=echoes)
+        builder = CompletionBuilder(
+            trace, n, with_usage=body.with_usage, echoes=echoes, scored=body.logprobs is not None
+        )
         return await _respond(endpoint.generate(trace, chosen, body.job), builder, body, ignored)
 
 
