@@ -4,12 +4,13 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/installed
 DEVELOPED := $(VENV)/installed-dev
+MUTATED := $(VENV)/installed-mutate
 DEMONSTRATION := models,openvino,serve
 DEVELOPMENT := $(DEMONSTRATION),gguf,sign,otlp,bench,dev
 # Tests run in several processes, each file in one of them.
 AT_ONCE := --numprocesses auto --maxprocesses 4 --dist loadfile
 
-.PHONY: demo test test-fast coverage soak lint install clean
+.PHONY: demo test test-fast coverage mutate soak lint install clean
 
 demo: $(INSTALLED)  ## An end-to-end run of a small chat model; QUESTIONS=file asks your own questions
 	$(BIN)/fledge demo $(if $(QUESTIONS),--questions "$(QUESTIONS)")
@@ -23,6 +24,10 @@ test-fast: lint  ## The same without the tests marked slow
 coverage: lint  ## All tests, with the branch coverage of the source
 	$(BIN)/python -m pytest $(AT_ONCE) --cov --cov-report term
 
+mutate: $(MUTATED)  ## Mutation tests of the pure functions, about 40 minutes; ONLY='fledge.comparison.power*' for one file
+	$(BIN)/mutmut run $(if $(ONLY),'$(ONLY)')
+	$(BIN)/mutmut results
+
 soak: $(DEVELOPED)  ## What takes long: random kills, faults, peers in environments of their own; reported in docs/
 	FLEDGE_TEST_TABLE=docs/reliability.md $(BIN)/python -m pytest -m soak --timeout 7200
 
@@ -34,10 +39,14 @@ lint: $(DEVELOPED)
 
 install: $(DEVELOPED)  ## With what the tests need
 
-$(INSTALLED) $(DEVELOPED): pyproject.toml constraints.txt tools/install.py
+$(INSTALLED): EXTRAS := $(DEMONSTRATION)
+$(DEVELOPED): EXTRAS := $(DEVELOPMENT)
+$(MUTATED): EXTRAS := $(DEVELOPMENT),mutate
+
+$(INSTALLED) $(DEVELOPED) $(MUTATED): pyproject.toml constraints.txt tools/install.py
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "fledge needs Python 3.11 or newer: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
-	@$(PYTHON) tools/install.py $(VENV) $(if $(filter $(DEVELOPED),$@),$(DEVELOPMENT),$(DEMONSTRATION))
-	@touch $(if $(filter $(DEVELOPED),$@),$(INSTALLED) $(DEVELOPED),$@)
+	@$(PYTHON) tools/install.py $(VENV) $(EXTRAS)
+	@touch $(if $(filter $(INSTALLED),$@),,$(INSTALLED) $(DEVELOPED)) $@
 
 clean:  ## Remove what make and the demo created here
-	rm -rf $(VENV) .fledge mlflow.db mlartifacts fledge-report.html
+	rm -rf $(VENV) .fledge mutants mlflow.db mlartifacts fledge-report.html
