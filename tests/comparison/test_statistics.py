@@ -48,6 +48,7 @@ def test_student_sleep() -> None:
     assert result.statistic == pytest.approx(-4.0621, abs=5e-5)
     assert result.p == pytest.approx(0.002833, abs=5e-7)
     assert (result.low, result.high) == pytest.approx((-2.4598858, -0.7001142), abs=1e-7)
+    assert result.spread == pytest.approx(1.229995, abs=5e-7)  # R: sd()
 
 
 def test_student_sleep_by_permutation() -> None:
@@ -97,6 +98,8 @@ def test_benjamini_hochberg_1995() -> None:
 
 def test_adjusting_no_p_values_gives_none() -> None:
     assert adjust([]) == []
+    assert adjust([0.04]) == [0.04]
+    assert adjust([0.01, 0.04]) == pytest.approx([0.02, 0.04])
 
 
 def test_many_questions_use_the_t_test() -> None:
@@ -110,6 +113,7 @@ def test_many_questions_use_the_t_test() -> None:
 def test_result_depends_on_the_seed_only() -> None:
     sample = PairedSample(np.random.default_rng(1).normal(0.1, 1.0, 40), np.zeros(40))
     assert paired_test(sample, seed=1) == paired_test(sample, seed=1)
+    assert paired_test(sample, seed=1).low != paired_test(sample, seed=2).low
 
 
 def test_many_clusters_of_one_size_are_a_t_test_of_their_means() -> None:
@@ -215,6 +219,20 @@ def test_equivalence_of_pass_fail_needs_many_questions() -> None:
     assert equivalence_p(table(400, 0, 0, 0), 0.02) < 0.05
 
 
+def test_cochran_by_hand() -> None:
+    """Columns of 9, 5 and 4 passes: Q = 2 (3 * 122 - 18**2) / (3 * 18 - 40) = 6, and p = exp(-Q / 2)."""
+    rows = [[1, 0, 0]] * 4 + [[1, 1, 0]] * 2 + [[0, 0, 1]] + [[1, 1, 1]] * 3
+    assert omnibus(np.array(rows, dtype=float), passes=True) == pytest.approx(("cochran-q", 6.0, math.exp(-3), 10))
+
+
+def test_omnibus_of_two_questions() -> None:
+    same_order = omnibus(np.array([[0.1, 0.2, 0.3], [0.4, 0.6, 0.7]]), passes=False)
+    assert same_order == pytest.approx(("friedman", 4.0, math.exp(-2), 2))
+    no_difference = omnibus(np.array([[0.1, 0.1, 0.1], [0.4, 0.4, 0.4]]), passes=False)
+    assert no_difference == ("friedman", 0.0, 1.0, 2)
+    assert omnibus(np.array([[0.1, 0.2, 0.3]]), passes=False) is None
+
+
 def test_omnibus_of_friedman_and_cochran() -> None:
     # Hollander and Wolfe (1973), p. 140: rounding first base; R's friedman.test gives 11.143, p = 0.003805.
     rounding = np.array(
@@ -283,13 +301,49 @@ def test_mcnemar_of_as_many_wins_as_losses() -> None:
     assert (plain.p, plain.statistic) == (1.0, 0.0)
 
 
+def test_mcnemar_needs_no_bound_for_heavy_tails() -> None:
+    """It is exact: 3 losses among 33 disagreements have twice the probability of at most 3 heads of 33."""
+    result = paired_test(table(0, 30, 3, 0))
+    heads = sum(math.comb(33, count) for count in range(4))
+    assert result.test == "mcnemar"
+    assert result.p == pytest.approx(2 * heads / 2**33, abs=0)
+
+
+@pytest.mark.parametrize("sign", [-1, 1])
+def test_interval_reaches_hoeffdings_bound_if_one_topic_carries_the_mean(sign: int) -> None:
+    """Eleven topics gain 0.1 and one loses 0.9; the bound is sqrt(2 log(40) / 12) from the mean."""
+    topics = np.arange(1200) % 12
+    gains = sign * np.where(topics == 0, -0.9, 0.1)
+    result = paired_test(PairedSample(gains, np.zeros(1200), clusters=topics))
+    assert (result.test, result.p, result.statistic) == ("hoeffding", 1.0, result.difference)
+    near, far = sorted((result.low, result.high), key=abs)
+    assert far == pytest.approx(gains.mean() - sign * math.sqrt(2 * math.log(40) / 12))
+    assert 0 < sign * near < 0.15  # the other end stays
+
+
+@pytest.mark.parametrize("sign", [-1, 1])
+def test_interval_ends_at_the_largest_possible_difference(sign: int) -> None:
+    high, low = np.array([5.0, 5.0, 5.0]), np.array([1.0, 1.0, 3.0])
+    a, b = (high, low) if sign > 0 else (low, high)
+    result = paired_test(PairedSample(a, b, bounds=(1.0, 5.0)), "t")
+    ends = sorted((result.low, result.high), key=abs)
+    assert ends == pytest.approx([sign * (10 - 4.302653 * 2) / 3, sign * 4.0], abs=1e-6)  # unclipped it ends at 6.2
+
+
+def test_one_question_has_no_test() -> None:
+    result = paired_test(PairedSample(np.array([0.9]), np.array([0.5])))
+    assert result.test == "none"
+    assert (result.statistic, result.difference) == pytest.approx((0.4, 0.4))
+    assert math.isnan(result.spread)
+
+
 def test_equal_scores_outside_of_shares_show_no_difference() -> None:
     same = PairedSample(np.full(12, 5.0), np.full(12, 5.0))
-    assert paired_test(same).p == 1.0
+    assert (paired_test(same).p, paired_test(same).statistic) == (1.0, 0.0)
 
 
 def test_mcnemar_rejects_scores() -> None:
-    with pytest.raises(ValueError, match="all 0 or 1"):
+    with pytest.raises(ValueError, match=r"^McNemar's test is for scores that are all 0 or 1"):
         paired_test(SLEEP, "mcnemar")
 
 
