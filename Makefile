@@ -27,6 +27,7 @@ coverage: lint  ## All tests, with the branch coverage of the source
 mutate: $(MUTATED)  ## Mutation tests of the pure functions, about 40 minutes; ONLY='fledge.comparison.power*' for one file
 	$(BIN)/mutmut run $(if $(ONLY),'$(ONLY)')
 	$(BIN)/mutmut results
+	$(BIN)/mutmut results --all true | $(BIN)/python tools/mutation_score.py
 
 soak: $(DEVELOPED)  ## What takes long: random kills, faults, peers in environments of their own; reported in docs/
 	FLEDGE_TEST_TABLE=docs/reliability.md $(BIN)/python -m pytest -m soak --timeout 7200
