@@ -12,7 +12,7 @@ from fledge.comparison.findings import Pair
 from fledge.comparison.intervals import mean_interval
 from fledge.comparison.options import CompareOptions
 from fledge.comparison.power import plan
-from fledge.comparison.statistics import PairedSample, equivalence_p, omnibus, one_sided_p
+from fledge.comparison.statistics import PairedSample, equivalence_p, omnibus, one_sided_p, paired_test
 from fledge.comparison.verdict import compare_scores
 from fledge.core.errors import InputError
 
@@ -140,6 +140,50 @@ def test_needed_questions_if_one_topic_carries_the_mean() -> None:
     assert pair.reason == "the differences are too skewed for 12 topics: a few large ones carry the mean"
 
 
+def test_range_and_direction_are_those_of_each_metric() -> None:
+    """One question has no interval but the range of its metric."""
+    table = _table(a=[2.0], b=[3.0]).assign(latency_s=1.5)
+    ranges, higher = {"quality": (0.0, 10.0), "latency_s": (0.0, 60.0)}, {"latency_s": False}
+    result = compare_scores(
+        table,
+        "quality",
+        CompareOptions(guards=("latency_s<=+10%",)),
+        range_of=lambda metric: ranges[metric],
+        direction_of=lambda metric: higher[metric],
+    )
+    assert result.arms[0].ci == (0.0, 10.0)
+    assert result.pairs[0].ci == (-10.0, 10.0)
+    assert result.pairs[0].guards[0].ci == (-60.0, 60.0)
+
+
+@pytest.mark.parametrize("by_topic", [True, False])
+def test_guards_treat_topics_as_the_metric_does(by_topic: bool) -> None:
+    table = _table(_topics(8, 5), a=BASE, b=BASE + LEAD)
+    pair = _pair(table, guards=("quality>=-0.5",), by_topic=by_topic)
+    clusters = np.repeat(np.arange(8), 5) if by_topic else None
+    sample = PairedSample(BASE + LEAD, BASE, clusters=clusters)
+    assert pair.guards[0].p == pytest.approx(one_sided_p(sample, -0.5, "greater"))
+    assert (pair.p, pair.statistic) == pytest.approx((paired_test(sample).p, paired_test(sample).statistic))
+
+
+def test_a_decided_pair_needs_no_more_questions() -> None:
+    pair = _pair(_table(a=BASE, b=BASE + 5 * LEAD, c=BASE + 2 + LEAD))
+    assert (pair.verdict, pair.needed_questions is None) == ("inconclusive", False)
+    better = compare_scores(_table(a=BASE, b=BASE + 2 + LEAD), "quality").pairs[0]
+    assert (better.verdict, better.needed_questions, better.reason) == ("better", None, None)
+
+
+def test_comparison_depends_on_the_seed() -> None:
+    table = _table(a=BASE, b=BASE + LEAD)
+    assert _pair(table, seed=1) == _pair(table, seed=1)
+    assert _pair(table, seed=1).ci != _pair(table, seed=2).ci
+
+
+def test_leader_by_own_questions_if_the_arms_share_none() -> None:
+    table = _table(a=[1.0, 2.0, 3.0, 4.0], b=[5.0, 5.0, math.nan, math.nan], c=[math.nan, math.nan, 6.0, 6.0])
+    assert compare_scores(table, "quality").leader == "c"
+
+
 def test_reasons() -> None:
     assert _pair(_table(a=[0.5], b=[0.5])).reason is None
     assert _pair(_table(a=[0.5, 0.6], b=[0.5, 0.6])).reason == "both have the same score on every question"
@@ -194,6 +238,9 @@ def test_departures_from_the_plan(plan: dict[str, Any], options: dict[str, Any],
     assert result.planned == (plan or None)
     flat = compare_scores(table, "quality", CompareOptions(by_topic=False), planned={"metric": "quality"})
     assert flat.departures == ()  # there is one topic
+    two = _table(_topics(2, 20), a=BASE, b=BASE + LEAD)
+    flat = compare_scores(two, "quality", CompareOptions(by_topic=False), planned={"metric": "quality"})
+    assert flat.departures == ("questions of one topic were treated as independent",)
 
 
 @pytest.mark.parametrize(
