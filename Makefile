@@ -24,7 +24,7 @@ test-fast: lint  ## The same without the tests marked slow
 coverage: lint  ## All tests, with the branch coverage of the source
 	$(BIN)/python -m pytest $(AT_ONCE) --cov --cov-report term
 
-mutate: $(MUTATED)  ## Mutation tests of the pure functions, about 40 minutes; ONLY='fledge.comparison.power*' for one file
+mutate: $(MUTATED)  ## Mutation tests of the pure functions, about an hour on one core; ONLY='fledge.comparison.power*' for one file
 	$(BIN)/mutmut run $(if $(ONLY),'$(ONLY)')
 	$(BIN)/mutmut results
 	$(BIN)/mutmut results --all true | $(BIN)/python tools/mutation_score.py

@@ -34,7 +34,7 @@ def test_heavy_tail_counts_only_on_the_opposite_side_of_zero() -> None:
     assert has_heavy_tail(-gains)
     assert not has_heavy_tail(gains + 2)  # mean and tail on one side
     assert not has_heavy_tail(np.zeros(9))
-    symmetric = np.tile([-1.5, 0.5], 20)
+    symmetric = np.array([-0.5] * 38 + [8.5, -9.5])
     assert list(has_heavy_tail(np.stack([gains, gains + 2, symmetric]))) == [True, False, False]
 
 
@@ -147,6 +147,7 @@ def test_large_differences_stay_significant_with_a_tail() -> None:
     broken = np.where(np.arange(40) % 5 == 0, 1.0, 0.0)
     pair = compare_scores(_table(a=list(rng.beta(9, 1, 40)), b=list(broken)), "quality").pairs[0]
     assert (pair.verdict, pair.test) == ("worse", "hoeffding")
+    assert (pair.reason, pair.needed_questions) == (None, None)
     assert pair.ci[1] < 0
 
 
