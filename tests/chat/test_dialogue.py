@@ -54,6 +54,7 @@ def test_each_question_goes_with_the_conversation_until_it_is_forgotten() -> Non
         "request_id": "id-1",
         "finish_reason": "stop",
         "seconds": 0.25,
+        "turns_left_out": 0,
     }
 
 

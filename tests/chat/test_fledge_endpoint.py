@@ -49,8 +49,8 @@ def test_answers_feedback_and_what_goes_wrong(
     cut = fledge("chat", f"{endpoint.url}/v1#mine@champion", "--max-tokens", "3", input=f"{long}\n{long}\n")
     assert cut.returncode == 0
     told = cut.stderr.splitlines()
-    assert told[0] == "(cut off at the most tokens an answer may have; --max-tokens N allows more)"
-    assert "(the 2 oldest turns were left out: the model's window has no room for more; /reset starts anew)" in told
+    assert told[0] == "(the answer was cut at the token limit; --max-tokens N raises it)"
+    assert "(the 2 oldest turns were left out: the model's window is full; /reset starts a new conversation)" in told
 
     other = fledge("chat", f"{endpoint.url}#other", input="x\n")
     assert other.returncode == 1

@@ -91,12 +91,12 @@ def test_the_real_model_answers_and_remembers(hold: Callable[..., Held], embedde
 def test_what_does_not_fit_the_window_is_told_once(hold: Callable[..., Held], embedded_engine: Engine) -> None:
     held = hold(embedded_engine, generation=GenerationParams(max_tokens=8, ignore_eos=True))
     held.enter("old words " * 150)
-    cut = "(cut off at the most tokens an answer may have; --max-tokens N allows more)"
+    cut = "(the answer was cut at the token limit; --max-tokens N raises it)"
     assert held.said == [cut]
     held.said.clear()
     held.enter("other words " * 150)
     assert held.said[1:] == [
-        "(the 2 oldest turns were left out: the model's window has no room for more; /reset starts anew)"
+        "(the 2 oldest turns were left out: the model's window is full; /reset starts a new conversation)"
     ]
     held.said.clear()
     with pytest.raises(InputError, match="tokens; the model takes 512"):
@@ -191,7 +191,7 @@ def test_a_release_is_asked_by_its_own_prompt_unless_another_is_chosen(
 
 def test_save(hold: Callable[..., Held], workspace: Workspace) -> None:
     held = hold()
-    with pytest.raises(InputError, match="nothing has been said yet"):
+    with pytest.raises(InputError, match="the conversation is empty"):
         held.enter("/save talk.jsonl")
     held.enter("/system Loud.", "hello there", "/save talk.jsonl", "/save my talk.MD")
     talk = Path("talk.jsonl")
@@ -206,7 +206,7 @@ def test_save(hold: Callable[..., Held], workspace: Workspace) -> None:
     held.enter("more")
     with pytest.raises(InputError) as caught:
         held.enter("/save talk.jsonl")
-    assert (caught.value.message, caught.value.hint) == ("talk.jsonl is there already", "/save --overwrite talk.jsonl")
+    assert (caught.value.message, caught.value.hint) == ("talk.jsonl already exists", "/save --overwrite talk.jsonl")
     assert talk.read_text() == before
     held.enter("/save --overwrite talk.jsonl")
     assert len(talk.read_text().splitlines()) == 5
@@ -214,14 +214,14 @@ def test_save(hold: Callable[..., Held], workspace: Workspace) -> None:
     with pytest.raises(InputError, match="/save needs FILE"):
         held.enter("/save --overwrite")
     for place in ("no/such/folder.md", "/save --overwrite .", "a\0b", "~nobody-of-this-name/x"):
-        with pytest.raises(InputError, match=r"cannot be written|is there already"):
+        with pytest.raises(InputError, match=r"cannot be written|already exists"):
             held.enter(place if place.startswith("/save") else f"/save {place}")
     assert sorted(path.name for path in Path.cwd().iterdir()) == [".fledge", "mlflow.db", "my talk.MD", "talk.jsonl"]
 
 
 def test_feedback_needs_an_endpoint(hold: Callable[..., Held]) -> None:
     held = hold()
-    with pytest.raises(InputError, match="nothing has been answered yet"):
+    with pytest.raises(InputError, match="there is no answer yet"):
         held.enter("/good")
     held.enter("hello")
     with pytest.raises(InputError, match="feedback needs a fledge endpoint") as caught:

@@ -158,7 +158,7 @@ def test_failed_entries_print_one_line_and_the_session_continues(fledge: Run, wo
         f"error: {host} broke the answer off (try: ask again; see the endpoint's log)",
         f"error: feedback needs a fledge endpoint: {host} is none "
         "(try: fledge serve NAME@champion --detach, then fledge chat http://127.0.0.1:5001)",
-        "error: no/where.md cannot be written: No such file or directory (try: choose another place)",
+        "error: no/where.md cannot be written: No such file or directory (try: choose another path)",
         "error: 5 entries failed",
         "try: see the messages above",
     ]

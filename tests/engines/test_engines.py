@@ -113,7 +113,8 @@ def test_repetition_penalty_changes_the_answer_or_is_refused(engine: Engine) -> 
 @pytest.mark.parametrize("name", ["openvino", "transformers"])
 def test_seeded_sampling_does_not_depend_on_other_requests(name: str) -> None:
     with run_engine(name) as started:
-        params = [GenerationParams(max_tokens=30, temperature=1.5, seed=seed) for seed in range(6)]
+        first = GenerationParams(max_tokens=30, temperature=1.5)
+        params = [first.for_sample(index) for index in range(6)]
         alone = [started.submit(QUESTION, item).result().text for item in params]
         together = [stream.result().text for stream in [started.submit(QUESTION, item) for item in params]]
         several = started.submit(QUESTION, GenerationParams(max_tokens=30, temperature=1.5, n=6)).results()

@@ -178,8 +178,13 @@ def test_invalid_sampling_settings_of_a_model_are_refused(tmp_path: Path, value:
 
 
 def test_each_sample_has_its_own_seed() -> None:
-    arm = Arm("a", _prompt("a"), "embedded", GenerationParams(seed=2**63 - 2))
-    assert [arm.params(sample).seed for sample in range(3)] == [2**63 - 2, 2**63 - 1, 0]
+    seeds = {
+        first: [Arm("a", _prompt("a"), "embedded", GenerationParams(seed=first)).params(it).seed for it in range(3)]
+        for first in (5, 6, 2**63 - 1)
+    }
+    assert all(found[0] == first for first, found in seeds.items())
+    assert len({seed for found in seeds.values() for seed in found}) == 9
+    assert all(0 <= seed < 2**53 for found in seeds.values() for seed in found[1:])
 
 
 def test_answer_key_depends_on_arm_question_sample_seed_and_mode() -> None:

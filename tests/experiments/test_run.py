@@ -20,7 +20,7 @@ from mlflow import MlflowClient
 from fledge.chains.engine_llm import EngineChatModel
 from fledge.comparison.options import CompareOptions
 from fledge.core.errors import FledgeError, InputError
-from fledge.core.generation import GenerationParams
+from fledge.core.generation import GenerationParams, derive_seed
 from fledge.core.settings import Workspace
 from fledge.engines.engine import Engine, PromptInput
 from fledge.engines.scripted import ScriptedEngine
@@ -93,7 +93,7 @@ def test_runs_traces_and_tables_are_recorded_in_mlflow(workspace: Workspace) -> 
         generate = trace.data.spans[3].attributes
         assert generate["fledge.finish_reason"] == "stop"
         assert generate["fledge.ttft_s"] >= 0
-        assert generate["seed"] == int(trace.info.tags["fledge.sample"])
+        assert generate["seed"] == derive_seed(0, int(trace.info.tags["fledge.sample"]))
     linked = client.search_traces(locations=[experiment], filter_string="prompt = 'simple/1'", max_results=500)
     assert {trace.info.tags["fledge.arm"] for trace in linked} == {"simple"}
     assert len(linked) == 10

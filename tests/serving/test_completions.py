@@ -8,16 +8,23 @@ from typing import Any
 import jsonschema_rs  # installed with schemathesis
 import pytest
 
-from fledge.core.messages import Piece
+from fledge.core.messages import Piece, TokenScore
 from fledge.serving.completions import ChatBuilder, CompletionBuilder
 from fledge.serving.response_models import encode
 from fledge.serving.response_schemas import COMPONENTS
 from fledge.serving.trace import RequestTrace, Result
 
 PIECES = [
-    Piece("p", text="So", token_ids=[1], prompt_tokens=4, logprobs=[("So", -0.5)]),
+    Piece("p", text="So", token_ids=[1], prompt_tokens=4, logprobs=[TokenScore(b"So", -0.5)]),
     Piece("p", text="", token_ids=[2], prompt_tokens=4),
-    Piece("p", text=" \ufffd", token_ids=[3], prompt_tokens=4, finish_reason="stop", logprobs=[(" \ufffd", -1.5)]),
+    Piece(
+        "p",
+        text=" \ufffd",
+        token_ids=[3],
+        prompt_tokens=4,
+        finish_reason="stop",
+        logprobs=[TokenScore(b" \xf0\x9f", -1.5)],
+    ),
 ]
 
 
@@ -91,7 +98,7 @@ def test_chat_deltas_contain_only_new_text() -> None:
         None,
         {"content": [{**one, "top_logprobs": [one]}], "refusal": None},
     ]
-    assert chunks[2]["choices"][0]["logprobs"]["content"][0]["bytes"] is None  # part of a character
+    assert chunks[2]["choices"][0]["logprobs"]["content"][0]["bytes"] == [32, 0xF0, 0x9F]  # part of a character
 
 
 def test_streamed_completion_starts_with_its_echo() -> None:

@@ -23,6 +23,7 @@ from fledge.models.snapshot import Snapshot
 
 PEER = "transformers.generate"
 SUBJECTS = ("openvino-exact", "openvino-fast", "transformers")
+KNOWN_SUBJECTS = (*SUBJECTS, "llamacpp")  # which needs a model with a GGUF file
 MAX_BUSY = 0.15
 
 
@@ -44,9 +45,9 @@ class BenchConfig(EngineSettings):
         )
         if not self.loads or not all(1 <= load <= 512 for load in self.loads):
             found.append(f"loads must be from 1 to 512, not {self.loads}")
-        unknown = sorted(set(self.subjects) - set(SUBJECTS))
+        unknown = sorted(set(self.subjects) - set(KNOWN_SUBJECTS))
         if unknown:
-            found.append(f"subjects are {', '.join(SUBJECTS)}, not {', '.join(unknown)}")
+            found.append(f"subjects are {', '.join(KNOWN_SUBJECTS)}, not {', '.join(unknown)}")
         return found
 
 
@@ -78,7 +79,7 @@ def bench_engines(config: BenchConfig, progress: Progress = no_progress, say: Sa
     """
     for engine in {_subject_settings(config, subject).engine for subject in config.subjects} | {"transformers"}:
         if not selection.is_installed(engine):
-            raise MissingExtraError(engine, "models,openvino")
+            raise MissingExtraError(engine, selection.EXTRAS[engine])
     about = {**machine.describe(), "busy": psutil.cpu_percent(interval=1.0) / 100}
     if about["busy"] > MAX_BUSY:
         say(f"other programs use {about['busy']:.0%} of this machine's CPU, which lowers the figures")
@@ -171,6 +172,8 @@ def _subject_settings(config: BenchConfig, subject: str) -> EngineSettings:
 def _weight_bytes(config: BenchConfig, subject: str, model: Snapshot, say: Say) -> int:
     """Return the bytes that a step reads. Exports the model if needed, outside of the measured processes."""
     settings = _subject_settings(config, subject)
+    if settings.engine == "llamacpp":
+        return selection.check_gguf(model).stat().st_size
     if settings.engine != "openvino":
         return 4 * model.parameters
     mode: Any = settings.mode

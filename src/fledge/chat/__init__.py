@@ -1,3 +1,2 @@
-"""Asking a model from here: the interactive session behind `fledge chat`, of turns and commands (`dialogue.py`,
-`commands.py`), whoever answers (`partner.py`, `endpoint_partner.py`), and what ties them together (`session.py`); and
-`load_model` for programs (`loaded_model.py`)."""
+"""The interactive session behind `fledge chat` (`session.py`): turns and commands (`dialogue.py`, `commands.py`) and
+the partner that answers (`partner.py`, `endpoint_partner.py`); and `load_model` for programs (`loaded_model.py`)."""

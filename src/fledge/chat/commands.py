@@ -1,4 +1,4 @@
-"""The commands of a session: which there are, and what an entry means."""
+"""The commands of a session, and parsing of entries."""
 
 import difflib
 from typing import NamedTuple
@@ -8,7 +8,7 @@ from fledge.core.errors import InputError
 
 
 class ChatCommand(NamedTuple):
-    """A command as it was entered, without its slash."""
+    """A command without its slash, and its argument."""
 
     name: str
     argument: str
@@ -39,9 +39,9 @@ FORMS = {
 
 
 def parse(entry: Entry) -> ChatCommand | str:
-    """The command that an entry means, or the question. `//` at the start is a slash of the question's own.
+    """Parse an entry into a command or a question. `//` at the start stands for a slash of the question.
 
-    Raises `InputError` for a command that there is not, one with too much or too little after it, and what is no text.
+    Raises `InputError` for an unknown command, a missing or superfluous argument, and invalid text.
     """
     if any("\ud800" <= character <= "\udfff" for character in entry.text):
         raise InputError("what was entered is not valid text", hint="check the encoding of the terminal or file: UTF-8")
@@ -70,7 +70,7 @@ def parse(entry: Entry) -> ChatCommand | str:
 
 
 def help_text() -> str:
-    """All commands, a line each, and how to enter more than a line."""
+    """Return the commands, one per line, and how to enter several lines."""
     rows = [(f"/{name} {form.argument}".rstrip(), form.help) for name, form in FORMS.items()]
     width = max(len(left) for left, _ in rows)
     lines = [f"{left:{width}}  {text}" for left, text in rows]

@@ -1,4 +1,4 @@
-"""What has been said: turns, system text and prompt, and what of them a model is sent. Pure."""
+"""The turns of a session, its system text and prompt, and the messages for a model. Pure."""
 
 import json
 from collections.abc import Sequence
@@ -12,10 +12,11 @@ from fledge.prompts.prompt import Prompt
 
 @dataclass(frozen=True)
 class Turn:
-    """One turn of a session. `conversation` counts from 1 and rises when the conversation is forgotten.
+    """One turn of a session. `conversation` counts from 1; `/reset` starts the next one.
 
-    A question has the label of the `prompt` that it was filled into, here or by the release; an answer its
-    `request_id`, where the partner gave one, why it ended, and how long it took in seconds.
+    A question has the label of the `prompt` that it was filled into, locally or by the release. An answer has its
+    `request_id` (None without one), its finish reason, its duration in seconds, and the number of oldest turns that did
+    not fit in the model's window.
     """
 
     role: Role
@@ -25,23 +26,25 @@ class Turn:
     request_id: str | None = None
     finish_reason: str | None = None
     seconds: float | None = None
+    turns_left_out: int | None = None
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
 
 
 class Reply(NamedTuple):
-    """What came of a question; `prompt` is that of the release that answered, where it was filled into it."""
+    """The answer to a question; `prompt` is the release's prompt if it was used."""
 
     text: str
     finish_reason: str
     request_id: str
     seconds: float
     prompt: str = ""
+    turns_left_out: int = 0
 
 
 class Dialogue:
-    """The turns of a session. `log` holds all of them, also of conversations that were forgotten."""
+    """The turns of a session. `log` has all of them, including those of earlier conversations."""
 
     def __init__(self, system: str = "") -> None:
         self.system = system
@@ -50,9 +53,9 @@ class Dialogue:
         self._number = 1
 
     def use(self, prompt: Prompt | None) -> None:
-        """Fill the questions to come into a prompt, or into none.
+        """Set the prompt into which further questions are filled, or none.
 
-        Raises `InputError` for a prompt that a question alone does not fill, or that is no question.
+        Raises `InputError` for a prompt with several variables, or one that does not end with a turn of the user.
         """
         if prompt is not None:
             if len(prompt.variables) != 1:
@@ -69,9 +72,9 @@ class Dialogue:
         self.prompt = prompt
 
     def messages(self, question: str) -> list[Message]:
-        """What is to be sent for a question: system text, what the prompt puts first, the conversation, the question.
+        """Return the messages for a question: system text, the prompt's first turns, the conversation, the question.
 
-        A prompt's own system text stands in place of the session's.
+        A prompt's system text replaces the session's.
         """
         opening = [Message("system", self.system)] if self.system else []
         asked = Message("user", question)
@@ -84,7 +87,7 @@ class Dialogue:
         return [*opening, *history, asked]
 
     def keep(self, sent: Sequence[Message], answer: Reply) -> None:
-        """Remember a question as it was sent, and its answer."""
+        """Add a question, as it was sent, and its answer to the log."""
         system = "\n".join(message.content for message in sent if message.role == "system")
         known = next((turn.content for turn in reversed(self.turns) if turn.role == "system"), "")
         if system != known:
@@ -99,16 +102,17 @@ class Dialogue:
                 request_id=answer.request_id or None,
                 finish_reason=answer.finish_reason,
                 seconds=round(answer.seconds, 3),
+                turns_left_out=answer.turns_left_out,
             )
         )
 
     def reset(self) -> None:
-        """Forget the conversation; system text and prompt stay."""
+        """Start a new conversation with the same system text and prompt."""
         self._number += 1
 
     @property
     def turns(self) -> list[Turn]:
-        """The conversation that is remembered."""
+        """Return the turns of the current conversation."""
         return [turn for turn in self.log if turn.conversation == self._number]
 
     @property
@@ -117,14 +121,14 @@ class Dialogue:
 
 
 def as_jsonl(turns: Sequence[Turn]) -> str:
-    """A message a line, as OpenAI's protocol has them."""
+    """Return the turns as messages of OpenAI's protocol, one per line."""
     return "".join(
         json.dumps({"role": turn.role, "content": turn.content}, ensure_ascii=False) + "\n" for turn in turns
     )
 
 
 def as_markdown(title: str, turns: Sequence[Turn]) -> str:
-    """A page with a heading for each turn."""
+    """Return the turns as Markdown with a heading for each."""
     parts = [f"# {title}\n"]
     for turn in turns:
         prompt = f" ({turn.prompt})" if turn.prompt else ""

@@ -1,4 +1,4 @@
-"""An endpoint as the partner of a session: fledge's own, or any that speaks OpenAI's protocol."""
+"""An endpoint as the partner of a session: fledge's, or any other with OpenAI's protocol."""
 
 import secrets
 from collections.abc import Generator, Mapping, Sequence
@@ -13,13 +13,13 @@ from fledge.core.types import Message
 
 
 class EndpointPartner:
-    """Asks the endpoint at a URL, `http(s)://host[/v1][#MODEL]`.
+    """Sends questions to the endpoint at a URL, `http(s)://host[/v1][#MODEL]`.
 
-    The key is `FLEDGE_API_KEY` for an endpoint of fledge, else `OPENAI_API_KEY`: neither is sent to the other kind.
+    The key is `FLEDGE_API_KEY` for an endpoint of fledge, else `OPENAI_API_KEY`; neither is sent to the other kind.
     """
 
     def __init__(self, url: str) -> None:
-        """Raises `FledgeError` if nothing answers there, `InputError` if it does not let us in or lists no model."""
+        """Raises `FledgeError` if the URL does not respond, `InputError` if it denies access or lists no model."""
         self._is_fledge = _is_fledge(url)
         self._client = Client(url, openai=not self._is_fledge)
         self._session = secrets.token_hex(16)  # so that all of a conversation is answered by one arm
@@ -58,7 +58,7 @@ class EndpointPartner:
         self._client.close()
 
     def _settle_model(self) -> str:
-        """The name of what will answer. An endpoint of fledge chooses by itself, others want a name."""
+        """Return the model's name. fledge's endpoints choose it, others require it."""
         if self._model and not self._is_fledge:
             return self._model
         names: Sequence[str] = ()
@@ -77,7 +77,7 @@ class EndpointPartner:
 
 
 def _is_fledge(url: str) -> bool:
-    """Whether `/ready` answers as fledge's does; it needs no key, so it is asked before one is chosen."""
+    """Return whether `/ready` responds like fledge's. It is requested without a key, which is chosen afterwards."""
     with Client(url, key="") as client:
         try:
             client.ready()

@@ -1,4 +1,4 @@
-"""Entries from lines: a line that ends in a backslash goes on, and a block stands between two lines of three quotes."""
+"""Read entries from lines: a backslash at the end continues a line, and lines of three quotes enclose a block."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -12,16 +12,16 @@ ReadLine = Callable[[bool], str]
 
 
 class Entry(NamedTuple):
-    """What was entered at once. A block is a question also where it begins with a slash."""
+    """One entry. A block is always a question, even if it starts with a slash."""
 
     text: str
     is_block: bool = False
 
 
 def read_entry(read: ReadLine) -> Entry:
-    """The next entry that is not blank.
+    """Return the next entry that is not blank.
 
-    Raises `EOFError` where there is none, `InputError` for a block that does not end.
+    Raises `EOFError` at the end, `InputError` for an unclosed block.
     """
     entry = Entry("")
     while not entry.text.strip():

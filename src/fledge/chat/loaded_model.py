@@ -1,4 +1,4 @@
-"""`load_model`: a model to ask from a program. Nothing is recorded."""
+"""`load_model`: use a model in a program. Nothing is recorded."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -26,11 +26,11 @@ ROLES = get_args(Role)
 
 
 class LoadedModel:
-    """A model that is ready to be asked. Close it, or use it in a `with` block.
+    """A loaded model. Close it, or use it in a `with` block.
 
-    A text is a turn of the user for a model with a chat template, the question of a release's own prompt, and for any
-    other model a text to complete. `settings` are fields of `GenerationParams`; `generation` holds those that count
-    without them, the seed only if the model is `seeded`: else each call draws one.
+    A text is the question of a release's prompt, a turn of the user for a model with a chat template, and a text to
+    complete for any other model. `settings` are fields of `GenerationParams`; `generation` has their defaults. Each
+    call draws a new seed unless the model is `seeded`.
     """
 
     def __init__(
@@ -57,9 +57,9 @@ class LoadedModel:
     def generate(self, prompt: str | Conversation, **settings: Any) -> str: ...
 
     def generate(self, prompt: str | Conversation | Sequence[str], **settings: Any) -> str | list[str]:
-        """Return the answer to a text or a conversation, or those to a list of texts, which are computed together.
+        """Return the answer to a text or a conversation, or those to a list of texts, which are computed as a batch.
 
-        Raises `InputError` for what the model cannot take, and for settings that no engine takes.
+        Raises `InputError` for a prompt that does not fit, and for invalid settings.
         """
         params = _changed(self.generation, {**self._new_seed(), **settings})
         several = not isinstance(prompt, str) and all(isinstance(item, str) for item in prompt)
@@ -69,15 +69,15 @@ class LoadedModel:
         return texts if several else texts[0]
 
     def stream(self, prompt: str | Conversation, **settings: Any) -> Iterator[str]:
-        """Return the pieces of an answer as they are generated; an iterator that is closed stops the answer.
+        """Yield the pieces of an answer as they are generated; closing the iterator stops it.
 
-        Raises `InputError` as `generate` does, also on the way.
+        Raises `InputError` as `generate` does, also during the iteration.
         """
         answer = self._engine.submit(self._asked(prompt), _changed(self.generation, {**self._new_seed(), **settings}))
         return strip_stream(_pieces(answer))
 
     def close(self) -> None:
-        """Stop what is under way and free the model."""
+        """Stop running answers and free the model."""
         self._engine.close()
 
     def __enter__(self) -> "LoadedModel":
@@ -102,10 +102,10 @@ class LoadedModel:
 
 
 def load_model(model: str | None = None, *, config: ExperimentConfig | None = None, say: Say = silent) -> LoadedModel:
-    """Start the engine of a model, of `config.model` unless named, and return it when it can be asked.
+    """Start the engine of a model, by default `config.model`, and return the loaded model.
 
-    `model` is `embedded`, `smollm2`, a folder, a Hub id, a release or a URL; a release brings its prompt and its
-    generation settings along. `say` is told what takes long. Raises `FledgeError` for a model that cannot be run here.
+    `model` is `embedded`, `smollm2`, a folder, a Hub id, a release or a URL; a release has its own prompt and
+    generation settings. `say` receives progress messages. Raises `FledgeError` for a model that cannot run here.
     """
     config = config or ExperimentConfig()
     name = model or config.model

@@ -1,4 +1,4 @@
-"""Who answers: what a session needs of it, and an engine of this machine."""
+"""The partner of a session: its interface, and a local engine."""
 
 from collections.abc import Generator, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
@@ -17,8 +17,8 @@ NO_FEEDBACK_HINT = "fledge serve NAME@champion --detach, then fledge chat http:/
 class AnswerPart(NamedTuple):
     """The next part of an answer; the last one has a `finish_reason`.
 
-    `turns_left_out` counts the oldest turns that the model's window had no room for. It comes once, and so do a
-    `request_id` where the partner gives one, and the label of its own `prompt` where it filled the question into that.
+    `turns_left_out` is the number of oldest turns that did not fit in the model's window. It is sent once, as are the
+    `request_id`, if there is one, and the label of the partner's `prompt`, if it was used.
     """
 
     text: str = ""
@@ -29,30 +29,31 @@ class AnswerPart(NamedTuple):
 
 
 class Partner(Protocol):
-    """Answers conversations. `description` is for people."""
+    """Answers conversations. `description` is shown to the user."""
 
     description: str
 
     def ask(
         self, messages: Sequence[Message], settings: Mapping[str, Any], *, plain: bool = False
     ) -> Generator[AnswerPart]:
-        """An answer as it comes; closing the generator stops it. `settings` are fields of `GenerationParams`.
+        """Yield an answer as it is generated; closing the generator stops it. `settings` are fields of
+                `GenerationParams`.
 
-        What is a release is asked by its own prompt, unless `plain`.
+        A release uses its own prompt, unless `plain`.
 
-        Raises `FledgeError`, also on the way, if there is no answer or it breaks off.
+        Raises `FledgeError`, also during the iteration, if there is no answer or it is incomplete.
         """
         ...
 
     def feedback(self, request_id: str, value: bool, comment: str) -> None:
-        """Record what somebody thinks of an answer. Raises `FledgeError` if it is not taken."""
+        """Record feedback on an answer. Raises `FledgeError` if it is rejected."""
         ...
 
     def close(self) -> None: ...
 
 
 class EnginePartner:
-    """An engine of this machine, which is closed with it; `prompt` is that of the release that it runs."""
+    """A local engine, which it closes; `prompt` is that of its release."""
 
     def __init__(self, engine: Engine, name: str, prompt: Prompt | None = None) -> None:
         self.description = f"{name} on {engine.info.name} ({engine.info.device})"

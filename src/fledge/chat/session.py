@@ -1,4 +1,4 @@
-"""A session: what is entered becomes answers and commands; whoever runs it shows them."""
+"""A session: turns entries into answers and commands, which its caller shows."""
 
 import contextlib
 import os
@@ -31,7 +31,7 @@ OVERWRITE = "--overwrite "
 
 @dataclass(frozen=True)
 class ChatConfig(EngineSettings):
-    """How a session is held. An endpoint is sent only the settings that were `chosen`: the others are its own."""
+    """Settings of a session. An endpoint receives only the `chosen` ones and supplies the others."""
 
     generation: GenerationParams = field(default_factory=GenerationParams)
     system: str = option("", "what the model is told before the conversation")
@@ -40,7 +40,7 @@ class ChatConfig(EngineSettings):
 
     @classmethod
     def load(cls, flags: Mapping[str, Any] | None = None) -> "ChatConfig":
-        """From all sources of settings."""
+        """Load the settings from all sources."""
         resolved = load(cls, flags)
         given = {name for name, origin in resolved.origins.items() if origin != "default"}
         chosen = tuple(item.name for item in fields(GenerationParams) if item.name in given)
@@ -48,16 +48,16 @@ class ChatConfig(EngineSettings):
 
     @property
     def settings(self) -> dict[str, Any]:
-        """Generation settings by name: those that were chosen, or are not as they would be."""
+        """Return the generation settings that were chosen or differ from their defaults, by name."""
         usual = GenerationParams()
         values = {item.name: getattr(self.generation, item.name) for item in fields(GenerationParams)}
         return {name: value for name, value in values.items() if name in self.chosen or value != getattr(usual, name)}
 
 
 def open_partner(config: ChatConfig, target: str, say: Say = silent) -> Partner:
-    """Whoever answers under a name: the endpoint at a URL, else the model's engine in this process.
+    """Return the partner for a name: the endpoint at a URL, else the model's engine.
 
-    `say` is told what takes long. Raises `FledgeError` if nobody does.
+    `say` receives progress messages. Raises `FledgeError` if it cannot answer.
     """
     try:
         found = selection.find(target, config)
@@ -76,8 +76,8 @@ def open_partner(config: ChatConfig, target: str, say: Say = silent) -> Partner:
 
 
 class Session:
-    """A conversation with a partner. `show` gets an answer's text as it comes, `say` what a user must know, `hint` what
-    is nice to know."""
+    """A conversation with a partner. `show` receives an answer's text, `say` messages for the user, `hint` optional
+    ones."""
 
     def __init__(self, config: ChatConfig, target: str, partner: Partner, show: Say, say: Say, hint: Say) -> None:
         self.dialogue = Dialogue(config.system)
@@ -92,25 +92,25 @@ class Session:
         self._left_out = 0
 
     def as_dict(self) -> dict[str, Any]:
-        """All that was said, as the JSON of the command has it."""
+        """Return the session as in the command's JSON."""
         return {"target": self._target, "turns": [turn.as_dict() for turn in self.dialogue.log]}
 
     def handle(self, entry: Entry) -> bool:
-        """Ask a question or carry out a command; False where the user leaves.
+        """Ask a question or run a command. Returns False for `/exit`.
 
-        Raises `FledgeError` where that failed: the session can go on, and a question that failed is not remembered.
+        Raises `FledgeError` if it fails; the session can continue, and a failed question is not part of it.
         """
-        meant = parse(entry)
-        if isinstance(meant, str):
-            self._ask(meant)
-        elif meant.name == "exit":
+        parsed = parse(entry)
+        if isinstance(parsed, str):
+            self._ask(parsed)
+        elif parsed.name == "exit":
             return False
         else:
-            self._carry_out(meant)
+            self._run_command(parsed)
         return True
 
     def _ask(self, question: str) -> None:
-        """Ask, and show the answer as it comes. One that is interrupted is remembered as far as it came."""
+        """Ask, and show the answer as it is generated. An interrupted answer is kept as far as it was generated."""
         sent = self.dialogue.messages(question)
         settings = self._settings()
         text = reason = identity = prompt = ""
@@ -130,28 +130,30 @@ class Session:
             with shield_from_interrupts():
                 if text.strip():
                     self._show("\n")
-                    self.dialogue.keep(sent, Reply(text, "cancelled", identity, time.perf_counter() - started, prompt))
+                    self.dialogue.keep(
+                        sent, Reply(text, "cancelled", identity, time.perf_counter() - started, prompt, left_out)
+                    )
             raise
         except FledgeError:
             if text.strip():
                 self._show("\n")
             raise
         self._show("" if text.endswith("\n") and text.strip() else "\n")
-        self.dialogue.keep(sent, Reply(text, reason, identity, time.perf_counter() - started, prompt))
-        self._tell(text, reason, left_out)
+        self.dialogue.keep(sent, Reply(text, reason, identity, time.perf_counter() - started, prompt, left_out))
+        self._report(text, reason, left_out)
 
-    def _tell(self, text: str, reason: str, left_out: int) -> None:
+    def _report(self, text: str, reason: str, left_out: int) -> None:
         if not text.strip():
-            self._hint("(the answer is empty)")
+            self._say("(the answer is empty)")
         if reason == "length":
-            self._say("(cut off at the most tokens an answer may have; --max-tokens N allows more)")
+            self._say("(the answer was cut at the token limit; --max-tokens N raises it)")
         if left_out and left_out != self._left_out:
             turns = "oldest turn was" if left_out == 1 else f"{left_out} oldest turns were"
-            self._say(f"(the {turns} left out: the model's window has no room for more; /reset starts anew)")
+            self._say(f"(the {turns} left out: the model's window is full; /reset starts a new conversation)")
         self._left_out = left_out
 
     def _settings(self) -> dict[str, Any]:
-        """Generation settings of the next question; a prompt's own come before those of the session."""
+        """Return the generation settings of the next question; a prompt's own take precedence."""
         prompt = self.dialogue.prompt
         if prompt is None:
             return self._config.settings
@@ -159,7 +161,7 @@ class Session:
         own = {name: getattr(whole, name) for key, name in PROMPT_SETTINGS.items() if key in prompt.settings}
         return self._config.settings | own
 
-    def _carry_out(self, command: ChatCommand) -> None:
+    def _run_command(self, command: ChatCommand) -> None:
         argument = command.argument
         match command.name:
             case "system":
@@ -170,7 +172,7 @@ class Session:
             case "reset":
                 self.dialogue.reset()
                 self._left_out = 0
-                self._hint("the conversation is forgotten")
+                self._hint("new conversation")
             case "save":
                 self._save(argument)
             case "good" | "bad":
@@ -182,7 +184,7 @@ class Session:
         if not name:
             self.dialogue.use(None)
             self._plain = True
-            self._hint("questions are asked as they are")
+            self._hint("questions are sent unchanged")
             return
         if self._prompts is None:
             self._hint("opening the prompt registry")
@@ -200,7 +202,7 @@ class Session:
         path = Path(name)
         turns = self.dialogue.turns
         if not turns:
-            raise InputError("nothing has been said yet", hint="ask something first")
+            raise InputError("the conversation is empty", hint="ask something first")
         title = f"Conversation with {self._target}"
         text = as_markdown(title, turns) if path.suffix.lower() == ".md" else as_jsonl(turns)
         _write(path, text, overwrite=overwrite)
@@ -209,13 +211,13 @@ class Session:
     def _feedback(self, word: str, comment: str) -> None:
         last = self.dialogue.last_answer
         if last is None:
-            raise InputError("nothing has been answered yet", hint="ask something first")
+            raise InputError("there is no answer yet", hint="ask something first")
         self._partner.feedback(last.request_id or "", word == "good", comment)
         self._hint(f"noted: {word}")
 
 
 def _write(path: Path, text: str, *, overwrite: bool) -> None:
-    """Write a file that only its owner may read. Raises `InputError` if it is there, or cannot be written."""
+    """Write a file with mode 0600. Raises `InputError` if it exists or cannot be written."""
     made: Path | None = None
     try:
         path = path.expanduser()
@@ -227,10 +229,10 @@ def _write(path: Path, text: str, *, overwrite: bool) -> None:
             place.replace(path)
         made = None
     except FileExistsError:
-        raise InputError(f"{path} is there already", hint=f"/save {OVERWRITE}{path}") from None
+        raise InputError(f"{path} already exists", hint=f"/save {OVERWRITE}{path}") from None
     except (OSError, ValueError, RuntimeError) as error:  # of a disk, a name, or a home that there is not
         reason = error.strerror if isinstance(error, OSError) else str(error)
-        raise InputError(f"{path} cannot be written: {reason}", hint="choose another place") from None
+        raise InputError(f"{path} cannot be written: {reason}", hint="choose another path") from None
     finally:
         if made:
             made.unlink(missing_ok=True)

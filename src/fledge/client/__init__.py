@@ -1,2 +1,2 @@
-"""Asking an endpoint over HTTP: `client.py` (`Client`, `AsyncClient`) on what does no I/O, `address.py` (URLs, errors),
-`calls.py` and `answers.py`; `checks.py` is the smoke test."""
+"""HTTP client of an endpoint: `client.py` (`Client`, `AsyncClient`) does the I/O for `address.py` (URLs, errors),
+`calls.py` (requests) and `answers.py` (responses); `checks.py` is the smoke test."""

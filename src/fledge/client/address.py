@@ -1,4 +1,4 @@
-"""Where an endpoint is, and the errors that name it."""
+"""The address of an endpoint, and errors that name it."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,17 +17,17 @@ SEE_LOG = "ask again; see the endpoint's log"
 
 
 class ProtocolError(FledgeError):
-    """The server answers, but in another protocol."""
+    """The server speaks another protocol."""
 
 
 class KeyRejectedError(InputError):
-    """The endpoint does not take the key, or wants one."""
+    """The endpoint rejects the key, or requires one."""
 
 
 @dataclass(frozen=True)
 class Address:
-    """The URLs of an endpoint: `base` of OpenAI's protocol, `root` of fledge's own routes. `host` is for people, and
-    `model` is asked for unless a call names another."""
+    """The URLs of an endpoint: `base` of OpenAI's protocol, `root` of fledge's routes. `host` is shown to users;
+    `model` is the default of calls."""
 
     root: str
     base: str
@@ -38,7 +38,7 @@ class Address:
 
     @classmethod
     def parse(cls, url: str, *, openai: bool = False) -> "Address":
-        """Read `http(s)://HOST[/v1][#MODEL]`. Raises `InputError` for anything else."""
+        """Parse `http(s)://HOST[/v1][#MODEL]`. Raises `InputError` for anything else."""
         given, _, model = url.partition("#")
         given = given.rstrip("/")
         try:
@@ -55,18 +55,19 @@ class Address:
 
     @property
     def key_variable(self) -> str:
-        """The environment variable that holds the key."""
+        """Return the environment variable of the key."""
         return VARIABLE if self.openai else FLEDGE_KEY
 
     def authorization(self, key: str | None) -> dict[str, str]:
-        """The header for `key`, or for the environment's where it is None. Raises `InputError` for an invalid one."""
+        """Return the header for `key`, or for the environment's if it is None. Raises `InputError` for an invalid
+        key."""
         variable = self.key_variable
         found = api_key(variable) if key is None else clean_key(key, "the key", variable)
         return {"authorization": f"Bearer {found}"} if found else {}
 
     @contextmanager
     def translated_errors(self) -> Iterator[None]:
-        """Raise `FledgeError` for what goes wrong on the way to the endpoint and back."""
+        """Translate connection errors to `FledgeError`."""
         try:
             yield
         except (httpx.ConnectError, httpx.ConnectTimeout, httpx.InvalidURL) as error:
@@ -80,7 +81,7 @@ class Address:
         return FledgeError(f"{self.host} broke the answer off{reason and ': '}{reason}", hint=SEE_LOG)
 
     def refused(self, status: int, told: str, retry_after: int) -> FledgeError:
-        """The error for a status, and for what the answer says of it."""
+        """Return the error for a status and the text of its response."""
         if status in (401, 403):
             hint = f"export {self.key_variable}=..."
             return KeyRejectedError(f"{self.host} rejected the API key: {told}", hint)
@@ -97,13 +98,13 @@ class Address:
         return FledgeError(f"{self.host} answered {status}: {told}", hint=SEE_LOG)
 
     def foreign(self, expected: str, text: str) -> ProtocolError:
-        """The error for content that is not what the protocol wants there."""
+        """Return the error for content that violates the protocol."""
         hint = f"curl {without_password(self.base)}/models tells whether it speaks the protocol"
         return ProtocolError(f"{self.host} sent what is no {expected}: {one_line(text)[:80]}", hint)
 
 
 def one_line(text: str) -> str:
-    """A text of somebody else's, as it fits into a message."""
+    """Return a foreign text as one line for a message."""
     return " ".join(text.split())[:MAX_MESSAGE_CHARACTERS]
 
 

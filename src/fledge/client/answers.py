@@ -1,4 +1,4 @@
-"""What an endpoint answers: from headers, bodies and events to values. No I/O is done here."""
+"""Responses of an endpoint: parse headers, bodies and events. No I/O."""
 
 import codecs
 import json
@@ -21,11 +21,10 @@ MAX_EVENT_BYTES = 10_000_000
 
 @dataclass(frozen=True, kw_only=True)
 class AnswerHead:
-    """Who answered: empty where an endpoint does not say so.
+    """The origin of an answer; fields that an endpoint does not report are empty.
 
-    `request_id` is what feedback names. `release` is NAME/VERSION, `arm` the alias it answered under, and `prompt` the
-    label of the release's prompt, where that was filled in. `turns_left_out` counts the oldest turns that the model's
-    window had no room for.
+    Feedback needs `request_id`. `release` is NAME/VERSION, `arm` its alias, `prompt` the label of the release's prompt
+    if it was used. `turns_left_out` is the number of oldest turns that did not fit in the model's window.
     """
 
     request_id: str = ""
@@ -47,11 +46,10 @@ class AnswerHead:
 
 @dataclass(frozen=True, kw_only=True)
 class EndpointAnswer(AnswerHead):
-    """A whole answer, or the next part of a streamed one: its `text` comes after that of the parts before.
+    """A complete answer, or the next part of a streamed one.
 
-    A stream ends with a `finish_reason`: `stop`, or `length` where the answer was cut at `max_tokens`; its `usage`
-    comes where `stream_options` ask for it. `raw` is the body or the event as it came, with log probabilities and the
-    other answers of `n`.
+    The last part of a stream has a `finish_reason`: `stop`, or `length` if the answer was cut at `max_tokens`. `usage`
+    needs `stream_options`. `raw` is the body or event, with log probabilities and the other answers of `n`.
     """
 
     text: str = ""
@@ -69,7 +67,7 @@ class Predictions(AnswerHead):
 
 @dataclass(frozen=True)
 class HttpReply:
-    """A response that was read; `content` is cut short where it is an error's."""
+    """A response; the `content` of an error may be truncated."""
 
     address: Address
     status: int
@@ -82,12 +80,12 @@ class HttpReply:
         return AnswerHead.read(self.headers)
 
     def check(self) -> None:
-        """Raise the error that the status stands for, unless it is a success."""
+        """Raise the error for the status, unless it is a success."""
         if not 200 <= self.status < 300:
             raise self.address.refused(self.status, self.message, count(self.headers, "retry-after"))
 
     def json(self) -> Any:
-        """The body of a success. Raises `FledgeError` for an error, and for a body that is no JSON."""
+        """Return the JSON body. Raises `FledgeError` for an error status or invalid JSON."""
         self.check()
         try:
             return json.loads(self.content)
@@ -99,7 +97,7 @@ class HttpReply:
 
     @property
     def message(self) -> str:
-        """The text of an error, in a line; in OpenAI's form, MLflow's, FastAPI's, or as it is."""
+        """Return the message of an error as one line, in the form of OpenAI, MLflow or FastAPI, or the raw text."""
         text = self.content[:MAX_ERROR_BYTES].decode(errors="replace")
         try:
             content = json.loads(text)
@@ -113,12 +111,12 @@ class HttpReply:
 
 
 def is_enough(response: httpx.Response, content: bytearray) -> bool:
-    """Whether what came of a body will do: an error's message is short."""
+    """Return whether enough of a body was read: an error's message is short."""
     return not response.is_success and len(content) > MAX_ERROR_BYTES
 
 
 class StreamReader:
-    """Reads a streamed answer: its bytes pass `check`, and its events `read`."""
+    """Reads a streamed answer: bytes go through `check`, events through `read`."""
 
     def __init__(self, address: Address, headers: httpx.Headers) -> None:
         self._address = address
@@ -129,12 +127,12 @@ class StreamReader:
 
     @property
     def opening(self) -> EndpointAnswer:
-        """The first part, which has no text yet: feedback can be given as soon as an answer has begun."""
+        """Return the first part, without text: it has the id for feedback."""
         return EndpointAnswer(**self._head)
 
     def check(self, part: bytes) -> bytes:
-        """The same bytes. Raises `FledgeError` for an event that never ends, which would fill the memory, and for what
-        is not UTF-8."""
+        """Return the same bytes. Raises `FledgeError` for an endless event, which would fill the memory, and for bytes
+        that are not UTF-8."""
         self._pending += len(part)
         if self._pending > MAX_EVENT_BYTES:
             raise FledgeError(f"{self._address.host} sent an event larger than {MAX_EVENT_BYTES} bytes", SEE_LOG)
@@ -145,7 +143,8 @@ class StreamReader:
         return part
 
     def read(self, data: str) -> EndpointAnswer:
-        """The part in an event's data. Raises `FledgeError` for an error frame, or no event of the protocol."""
+        """Return the part in an event's data. Raises `FledgeError` for an error frame or an event of another
+        protocol."""
         self._pending = 0
         try:
             event = json.loads(data)
@@ -159,18 +158,18 @@ class StreamReader:
         return part
 
     def finish(self) -> None:
-        """Raise `FledgeError` unless the answer came to its end."""
+        """Raise `FledgeError` unless the answer is complete."""
         if not self._ended:
             raise self._address.broken_off()
 
 
 def event_source(content: Iterable[bytes] | AsyncIterable[bytes]) -> EventSource:
-    """The events in decoded bytes, whatever content type a server gave them."""
+    """Return the events in decoded bytes, regardless of the content type."""
     return EventSource(httpx.Response(200, headers={"content-type": "text/event-stream"}, content=content))
 
 
 def read_answer(reply: HttpReply) -> EndpointAnswer:
-    """The answer in a body of OpenAI's protocol, of a chat or a completion."""
+    """Return the answer in a body of OpenAI's protocol, of a chat or a completion."""
     body = reply.json()
     try:
         if not body["choices"]:
@@ -181,7 +180,7 @@ def read_answer(reply: HttpReply) -> EndpointAnswer:
 
 
 def read_predictions(reply: HttpReply) -> Predictions:
-    """The answers in a body of MLflow's scoring protocol."""
+    """Return the answers in a body of MLflow's scoring protocol."""
     body = reply.json()
     texts = body.get("predictions") if isinstance(body, dict) else None
     if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
@@ -190,7 +189,7 @@ def read_predictions(reply: HttpReply) -> Predictions:
 
 
 def read_feedback_id(reply: HttpReply) -> str:
-    """The id that the endpoint gave to feedback."""
+    """Return the id of the feedback."""
     body = reply.json()
     if not isinstance(body, dict) or not isinstance(body.get("feedback_id"), str):
         raise reply.foreign("id of feedback")
@@ -198,7 +197,7 @@ def read_feedback_id(reply: HttpReply) -> str:
 
 
 def read_models(reply: HttpReply) -> tuple[str, ...]:
-    """The names in a list of models."""
+    """Return the names in a list of models."""
     body = reply.json()
     listed = body.get("data") if isinstance(body, dict) else None
     if not isinstance(listed, list):
@@ -207,7 +206,7 @@ def read_models(reply: HttpReply) -> tuple[str, ...]:
 
 
 def read_ready(reply: HttpReply) -> bool:
-    """Whether the endpoint says that it is ready; where it is not, its status is 503."""
+    """Return whether the endpoint is ready; otherwise its status is 503."""
     try:
         return bool(json.loads(reply.content)["ready"])
     except (ValueError, LookupError, TypeError):
@@ -219,13 +218,13 @@ def read_health(reply: HttpReply) -> bool:
 
 
 def count(headers: httpx.Headers, name: str) -> int:
-    """A count in a header; 0 where there is none."""
+    """Return a count in a header, 0 without one."""
     text = headers.get(name, "")
     return int(text) if text.isdecimal() and len(text) < 10 else 0
 
 
 def _answer(body: Mapping[str, Any], head: Mapping[str, Any], key: Literal["message", "delta"]) -> EndpointAnswer:
-    """Raises `TypeError` or `AttributeError` where it is none."""
+    """Return the answer in an object. Raises `TypeError` or `AttributeError` if there is none."""
     choice: Mapping[str, Any] = next((item for item in body.get("choices") or () if not item.get("index")), {})
     text = choice.get("text") or (choice.get(key) or {}).get("content") or ""
     return EndpointAnswer(
@@ -239,7 +238,7 @@ def _answer(body: Mapping[str, Any], head: Mapping[str, Any], key: Literal["mess
 
 
 def _usage(given: Any) -> Usage | None:
-    """The counts of tokens; None where a server gives none that can be read."""
+    """Return the token counts, None if the server sends no valid ones."""
     try:
         return Usage(int(given["prompt_tokens"]), int(given["completion_tokens"]))
     except (LookupError, TypeError, ValueError):

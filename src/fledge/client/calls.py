@@ -1,4 +1,4 @@
-"""What an endpoint is asked: each call as a value, with the function that reads its reply. No I/O is done here."""
+"""Requests to an endpoint: each call is a value with the function that reads its reply. No I/O."""
 
 import json
 import re
@@ -33,7 +33,7 @@ InvocationRows = str | Sequence[str | Mapping[str, Any]] | Mapping[str, Sequence
 
 @dataclass(frozen=True)
 class Call(Generic[T]):
-    """One request to an endpoint; `content` of None makes it a GET."""
+    """One request to an endpoint; it is a GET if `content` is None."""
 
     url: str
     read: Callable[[HttpReply], T]
@@ -41,7 +41,7 @@ class Call(Generic[T]):
     session: str | None = None
 
     def arguments(self) -> dict[str, Any]:
-        """As `httpx` takes them."""
+        """Return the arguments for `httpx`."""
         headers = {"x-session-id": self.session} if self.session else {}
         if self.content is None:
             return {"method": "GET", "url": self.url, "headers": headers}
@@ -50,7 +50,7 @@ class Call(Generic[T]):
 
 
 class Generating(NamedTuple):
-    """What chats and completions have in common."""
+    """Options that chats and completions share."""
 
     stream: bool
     model: str | None
@@ -104,7 +104,7 @@ def health(address: Address) -> Call[bool]:
 
 
 def encode(body: Mapping[str, Any]) -> bytes:
-    """A body as JSON. Raises `InputError` for what JSON does not have."""
+    """Encode a body as JSON. Raises `InputError` for values that JSON lacks."""
     try:
         return json.dumps(body, ensure_ascii=False, allow_nan=False).encode()
     except (TypeError, ValueError) as error:

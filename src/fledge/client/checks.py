@@ -1,4 +1,4 @@
-"""`check_endpoint`: a smoke test of a running endpoint over HTTP, as any client would ask it."""
+"""`check_endpoint`: a smoke test of a running endpoint over HTTP."""
 
 import contextlib
 import time
@@ -19,7 +19,7 @@ TIMEOUT_S = 60.0
 
 @dataclass(frozen=True)
 class Check:
-    """One request and whether its answer was as it should be. `request_id` is empty where none was given."""
+    """One request and whether its answer was as expected. `request_id` is empty without one."""
 
     name: str
     passed: bool
@@ -33,16 +33,16 @@ class Check:
 
 @dataclass(frozen=True)
 class _Outcome:
-    """What a check that passed has seen."""
+    """The result of a check that passed."""
 
     detail: str
     request_id: str = ""
 
 
 def check_endpoint(url: str, *, key: str | None = None, question: str = QUESTION) -> list[Check]:
-    """Ask `/health`, `/ready`, `/invocations` and `/v1/chat/completions`; send nonsense, and expect a 400 for it.
+    """Check `/health`, `/ready`, `/invocations` and `/v1/chat/completions`, and that invalid input returns 400.
 
-    Raises `FledgeError` when nothing answers at `url`.
+    Raises `FledgeError` if `url` does not respond.
     """
     with Client(url, key=key or "", timeout=TIMEOUT_S) as client:
         client.health()
@@ -68,17 +68,17 @@ def give_feedback(
     key: str | None = None,
     workspace: Workspace | None = None,
 ) -> str:
-    """Leave what somebody thinks of the answer with this `x-request-id`; return the id of the feedback.
+    """Send feedback on the answer with this `x-request-id`; return the id of the feedback.
 
-    `url` is the endpoint that answered, the only one that runs here unless given. Raises `InputError` for feedback that
-    it does not take, `FledgeError` when nothing answers.
+    `url` is the endpoint that answered, by default the only one that runs here. Raises `InputError` for invalid
+    feedback, `FledgeError` if the endpoint does not respond.
     """
     with Client(url or find(workspace=workspace).url, key=key) as client:
         return client.feedback(request_id, value, name=name, comment=comment, user=user)
 
 
 def _described(client: Client) -> Any:
-    """How the endpoint describes itself; None where it does not."""
+    """Return the endpoint's description of itself, None without one."""
     with contextlib.suppress(FledgeError):
         return client.send(Call(f"{client.address.root}/openapi.json", HttpReply.json))
     return None
@@ -102,7 +102,7 @@ def _status(client: Client, path: str) -> _Outcome:
 
 
 def _prediction(client: Client, api: Any, question: str) -> _Outcome:
-    """A row with the question for each variable of the release's prompt."""
+    """Return a row with the question for each variable of the release's prompt."""
     columns = ["question"]
     with contextlib.suppress(LookupError, TypeError):
         body = api["paths"]["/invocations"]["post"]["requestBody"]
@@ -112,7 +112,7 @@ def _prediction(client: Client, api: Any, question: str) -> _Outcome:
 
 
 def _chat(client: Client, api: Any, question: str) -> _Outcome:
-    """One turn, with the question for each variable of the release's prompt that a turn alone does not fill."""
+    """Return one turn, and the question for each further variable of the release's prompt."""
     prompt: dict[str, Any] = {}
     with contextlib.suppress(LookupError, TypeError, AttributeError):
         if given := api["components"]["schemas"]["ChatRequest"]["example"].get("prompt"):

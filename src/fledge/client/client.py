@@ -1,4 +1,4 @@
-"""`Client` and `AsyncClient`: an endpoint from Python. All but the I/O is shared."""
+"""`Client` and `AsyncClient`, which share all but the I/O."""
 
 from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, Coroutine, Generator
@@ -22,7 +22,7 @@ StreamT = TypeVar("StreamT")
 
 
 class _Generating(ABC, Generic[AnswerT, StreamT]):
-    """The calls that stream if asked to; a subclass says what an answer and a stream are."""
+    """The calls that can stream; a subclass defines the types of answers and streams."""
 
     def __init__(self, url: str, *, key: str | None, timeout: float, openai: bool) -> None:
         self.address = Address.parse(url, openai=openai)
@@ -71,10 +71,10 @@ class _Generating(ABC, Generic[AnswerT, StreamT]):
         session: str | None = None,
         **settings: Any,
     ) -> AnswerT | StreamT:
-        """Answer a conversation; a text is one turn of the user. A stream yields the answer's parts.
+        """Return the answer to a conversation; a text is one turn of the user. A stream yields the answer's parts.
 
-        `session` keeps a person to one arm where several releases share a name. `settings` are those of the protocol:
-        `temperature`, `max_tokens`, `prompt="none"` to leave out the release's prompt, and so on.
+        All requests of a `session` go to the same arm. `settings` are those of the protocol: `temperature`,
+        `max_tokens`, `prompt="none"` to omit the release's prompt, and so on.
         """
         call = calls.chat(self.address, messages, Generating(stream, model, session, settings))
         return self._stream(call) if stream else self.send(call)
@@ -110,7 +110,7 @@ class _Generating(ABC, Generic[AnswerT, StreamT]):
         session: str | None = None,
         **settings: Any,
     ) -> AnswerT | StreamT:
-        """Complete a text as it is, without the release's prompt; otherwise as `chat`."""
+        """Return the completion of a text, without the release's prompt; otherwise as `chat`."""
         call = calls.complete(self.address, prompt, Generating(stream, model, session, settings))
         return self._stream(call) if stream else self.send(call)
 
@@ -125,12 +125,12 @@ class _Generating(ABC, Generic[AnswerT, StreamT]):
 class Client(_Generating[EndpointAnswer, Generator[EndpointAnswer]]):
     """The endpoint at `url`, `http(s)://HOST[/v1][#MODEL]`.
 
-    `key` is that of `FLEDGE_API_KEY` unless given; an empty one is none. `timeout` is in seconds, between two parts of
-    an answer. With `openai` it is a server that speaks OpenAI's protocol only: its URL is taken as it is, and its key
-    is that of `OPENAI_API_KEY`.
+    `key` defaults to `FLEDGE_API_KEY`; an empty one means none. `timeout` is the maximum time between two parts of an
+    answer, in seconds. With `openai`, the server speaks OpenAI's protocol only: the URL is used unchanged, and the key
+    defaults to `OPENAI_API_KEY`.
 
-    All methods raise `FledgeError` where there is no answer, and `InputError` where the endpoint does not take what it
-    is asked, or the key.
+    All methods raise `FledgeError` if there is no answer, and `InputError` if the endpoint rejects the request or the
+    key.
     """
 
     def __init__(
@@ -140,29 +140,29 @@ class Client(_Generating[EndpointAnswer, Generator[EndpointAnswer]]):
         self._http = httpx.Client(**self._options)
 
     def predict(self, rows: InvocationRows, *, session: str | None = None, **settings: Any) -> Predictions:
-        """Answer questions, or rows of the prompt's variables, together, by the release's prompt."""
+        """Return the answers to questions, or to rows of the variables of the release's prompt."""
         return self.send(calls.predict(self.address, rows, session, settings))
 
     def feedback(
         self, request_id: str, value: bool | float | str, *, name: str = "feedback", comment: str = "", user: str = ""
     ) -> str:
-        """Leave feedback on the answer with this id; returns the feedback's own id."""
+        """Send feedback on the answer with this id; return the feedback's id."""
         return self.send(calls.feedback(self.address, request_id, value, name, comment, user))
 
     def models(self) -> tuple[str, ...]:
-        """The names that can be asked for."""
+        """Return the names of the models."""
         return self.send(calls.models(self.address))
 
     def ready(self) -> bool:
-        """Whether models are loaded and requests are taken."""
+        """Return whether models are loaded and requests are accepted."""
         return self.send(calls.ready(self.address))
 
     def health(self) -> bool:
-        """Whether the endpoint's process is well."""
+        """Return whether the endpoint's process responds."""
         return self.send(calls.health(self.address))
 
     def send(self, call: Call[T]) -> T:
-        """Make any call."""
+        """Send any call."""
         with self.address.translated_errors(), self._http.stream(**self._arguments(call)) as response:
             reply = self._read(response)
         return call.read(reply)

@@ -1,4 +1,4 @@
-"""Keys of endpoints: read in one place, and that of OpenAI's protocol kept out of what is recorded."""
+"""API keys: read and check them, and keep OpenAI's out of records."""
 
 import os
 
@@ -8,12 +8,13 @@ VARIABLE = "OPENAI_API_KEY"
 
 
 def api_key(variable: str = VARIABLE) -> str:
-    """The key without blanks around it, empty where there is none. Raises `InputError` for what no header takes."""
+    """Return the key in `OPENAI_API_KEY`, stripped, empty without one. Raises `InputError` if a header cannot hold
+    it."""
     return clean_key(os.environ.get(variable, ""), variable, variable)
 
 
 def clean_key(key: str, name: str, variable: str) -> str:
-    """A key called `name` without blanks around it. Raises `InputError` for what no header takes."""
+    """Return a key, stripped; `name` is its name in errors. Raises `InputError` if a header cannot hold it."""
     key = key.strip()
     if not key.isascii() or not key.isprintable():
         raise InputError(f"{name} holds a character that no key has", hint=f"export {variable}=...")
@@ -21,6 +22,6 @@ def clean_key(key: str, name: str, variable: str) -> str:
 
 
 def without_key(text: str) -> str:
-    """A text, as of an error, with the key made unreadable."""
+    """Return a text, such as an error message, with the key masked."""
     key = os.environ.get(VARIABLE, "").strip()
     return text.replace(key, "***") if len(key) > 3 else text

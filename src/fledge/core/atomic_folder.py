@@ -1,7 +1,5 @@
-"""Folders that are made once, complete or not at all, and kept: what was damaged on disk is made anew.
-
-Each has `files.json`, the SHA-256 of its files.
-"""
+"""Folders that are built once, atomically, and rebuilt if damaged. Each has `files.json` with the SHA-256 of its
+files."""
 
 import fcntl
 import json
@@ -17,12 +15,12 @@ DIGESTS = "files.json"
 
 
 def is_whole(folder: Path) -> bool:
-    """Whether a folder is as it was made."""
+    """Return whether a folder is complete and unchanged."""
     return bool(digests(folder))
 
 
 def digests(folder: Path) -> dict[str, str]:
-    """SHA-256 of a folder's files by their names in it; empty where the folder is not as it was made."""
+    """Return the SHA-256 of a folder's files by name, empty if it is incomplete or was changed."""
     try:
         known = json.loads((folder / DIGESTS).read_text(encoding="utf-8"))
         found = _digests(folder)
@@ -33,7 +31,7 @@ def digests(folder: Path) -> dict[str, str]:
 
 @contextmanager
 def build(folder: Path) -> Iterator[tuple[Path | None, int]]:
-    """Yield a path to make `folder` at, None if it is there already and whole, and the descriptor of its lock.
+    """Yield a path at which to build `folder`, or None if it is complete, and the descriptor of its lock.
 
     One process at a time; a child that inherits the descriptor keeps the lock.
     """

@@ -1,6 +1,6 @@
-"""The line between a process and its child: JSON lines over an inherited socket pair. A ping is answered here.
+"""The connection between a process and its child: JSON lines over an inherited socket pair. It answers pings.
 
-Nothing lies in the file system, so nobody else can speak on it; its end tells a child that its parent is gone.
+It has no address in the file system, so no other process can use it. It closes when the parent dies.
 """
 
 import json
@@ -24,7 +24,7 @@ NAMES = {kind: name for name, kind in EVENTS.items()}
 
 
 class Control(Generic[C]):
-    """The child's end. `config` is what came first, not on the command line: that everybody on the machine can read."""
+    """The child's end. `config` is the first message: any user of the machine could read it on the command line."""
 
     def __init__(self, descriptor: int, config: type[C]) -> None:
         self._socket = socket.socket(fileno=descriptor)

@@ -9,8 +9,8 @@ from fledge.core.errors import InputError
 
 
 def read_csv(path: str, flag: str, hint: str, **options: Any) -> pd.DataFrame:
-    """A CSV file that a user named with `flag`; `options` are pandas's. Raises `InputError` for what is none, and where
-    rows have more columns than the first line, of which pandas would make an index."""
+    """Read the CSV file given by `flag` with the `options` of pandas. Raises `InputError` if it is not CSV, or if rows
+    have more columns than the header, which pandas would turn into an index."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", pd.errors.ParserWarning)

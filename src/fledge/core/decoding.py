@@ -1,4 +1,4 @@
-"""Dataclasses from JSON: each field is there, has its type, and no other is. Standard library only."""
+"""Decode JSON into dataclasses strictly: no missing, unknown or mistyped field. Standard library only."""
 
 import json
 import typing
@@ -16,7 +16,7 @@ PLAIN = (str, int, float, bool, NoneType)
 
 
 class DecodeError(InputError):
-    """JSON that is not what it should be."""
+    """Invalid JSON, or JSON that does not fit the dataclass."""
 
 
 def read_json(kind: type[T], path: Path) -> T:
@@ -29,10 +29,10 @@ def read_json(kind: type[T], path: Path) -> T:
 
 
 def decode(kind: type[T], value: object) -> T:
-    """Make a dataclass of the value that `json.loads` gave. Raises `DecodeError` that names the field.
+    """Return the dataclass for a value from `json.loads`. Raises `DecodeError` that names the field.
 
     Fields may be str, int, float, bool, None, `Literal`, unions, tuples, mappings by name and dataclasses; `object` is
-    any value. An int is taken for a float.
+    any value. An int is accepted as a float.
     """
     decoded: T = _decode(kind, value, "")
     return decoded

@@ -13,16 +13,15 @@ SETTLED_NS = 100_000_000  # the clock of a file system ticks every 10 ms at most
 
 
 def file_digest(path: Path) -> str:
-    """SHA-256 of a file's content."""
+    """Return the SHA-256 of a file's content."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 class KnownDigests:
-    """SHA-256 of files that may have been read before; what they were is kept in `file`.
+    """A cache of SHA-256 digests in `file`.
 
-    A file is read again where its place on disk, its size or the time of its last change is another. The system sets
-    that time, and no program can set it back.
+    A file is read again if its inode, size or change time (ctime) differs. Programs cannot set the change time.
     """
 
     def __init__(self, file: Path) -> None:

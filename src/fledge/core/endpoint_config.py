@@ -1,8 +1,8 @@
 """Configurations of an endpoint's processes. The supervisor reads its own from `config.json` and sends each child the
 child's.
 
-Limits and engine settings are mappings here: the supervisor passes them on, and their classes need more than the
-standard library.
+Limits and engine settings are mappings here: the supervisor only forwards them, and their classes are not standard
+library only.
 """
 
 from collections.abc import Mapping
@@ -17,8 +17,8 @@ Settings = Mapping[str, str | bool | int | float]
 
 @dataclass(frozen=True)
 class EngineConfig:
-    """Of an engine process: `settings` are fields of `EngineSettings`. It runs the `release` in a folder and listens
-    at `address`, or it runs a `model` (fields of a `Snapshot`) for whoever has the other end of `lines`."""
+    """Configuration of an engine process; `settings` are fields of `EngineSettings`. It runs the `release` in a folder
+    and listens at `address`, or runs a `model` (fields of a `Snapshot`) for the other ends of `lines`."""
 
     settings: Settings
     release: str = ""
@@ -29,7 +29,7 @@ class EngineConfig:
 
 @dataclass(frozen=True)
 class OutboxConfig:
-    """Where and how requests are left for the recorder."""
+    """Where and how requests are written for the recorder."""
 
     folder: str
     cap_bytes: int
@@ -39,8 +39,8 @@ class OutboxConfig:
 
 @dataclass(frozen=True)
 class EndpointOptions:
-    """What stays the same for all starts of an endpoint process; `limits` and `fixed_limits` (not to be read again)
-    are fields of `Limits`."""
+    """Options that every start of an endpoint process shares; `limits` and `fixed_limits` (not reloaded) are fields of
+    `Limits`."""
 
     keys_file: str
     cors_origins: tuple[str, ...]
@@ -56,7 +56,8 @@ class EndpointOptions:
 
 @dataclass(frozen=True)
 class EndpointConfig:
-    """Of an endpoint process: `releases` holds their folders, `listener` the descriptor of its socket."""
+    """Configuration of an endpoint process: `releases` maps releases to folders, `listener` is the descriptor of its
+    socket."""
 
     options: EndpointOptions
     routes: tuple[Route, ...]
@@ -75,7 +76,7 @@ class WatchedAlias:
 
 @dataclass(frozen=True)
 class CanaryConfig:
-    """A canary as it was asked for; `baseline` and `candidate` are aliases of `name`, `file` keeps how far it is."""
+    """A requested canary; `baseline` and `candidate` are aliases of `name`, `file` stores its progress."""
 
     name: str
     baseline: str
@@ -89,7 +90,7 @@ class CanaryConfig:
 
 @dataclass(frozen=True)
 class RecorderConfig:
-    """Of a recorder process; `outbox` is empty where nothing is recorded."""
+    """Configuration of a recorder process; `outbox` is empty if nothing is recorded."""
 
     outbox: str
     cap_bytes: int
@@ -112,7 +113,7 @@ class LogConfig:
 
 @dataclass(frozen=True)
 class ServeCall:
-    """What `serve` was called with: fields of `ServeConfig`, and the targets."""
+    """The arguments of `serve`: fields of `ServeConfig`, and the targets."""
 
     config: Mapping[str, object]
     targets: tuple[str, ...]

@@ -1,4 +1,4 @@
-"""What an endpoint's processes tell of themselves, to each other and in `state.json`."""
+"""State of an endpoint's processes, which they exchange and write to `state.json`."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -6,7 +6,7 @@ from typing import Literal
 
 @dataclass(frozen=True)
 class ReleaseState:
-    """A release that is served or awaited, with the aliases that mean it."""
+    """A release that is served or starting, with its aliases."""
 
     name: str
     version: int
@@ -36,8 +36,7 @@ class RecorderFigures:
 
 @dataclass(frozen=True)
 class CanaryProgress:
-    """The candidate `release` of a canary with its `share` of the requests (0 to 1); `none` where there is no
-    candidate."""
+    """The candidate `release` of a canary with its `share` of the requests (0 to 1); `none` without a candidate."""
 
     release: str
     status: Literal["running", "passed", "rolled back", "none"]
@@ -47,7 +46,7 @@ class CanaryProgress:
 
 @dataclass(frozen=True)
 class EndpointFacts:
-    """What the supervisor has heard of recorder, canary and releases that could not be served."""
+    """The supervisor's knowledge of recorder, canary and refused releases."""
 
     recorder: RecorderFigures | None = None
     refused: tuple[str, ...] = ()
@@ -56,7 +55,7 @@ class EndpointFacts:
 
 @dataclass(frozen=True)
 class EndpointState:
-    """The content of `state.json`; `progress` is what engines that are not ready yet have said, newest last."""
+    """The content of `state.json`; `progress` has the messages of engines that are starting, newest last."""
 
     url: str
     state: Literal["starting", "ready", "stopping"]

@@ -2,9 +2,9 @@
 
 
 class FledgeError(Exception):
-    """Something failed that the user can act on.
+    """A failure that the user can act on.
 
-    `hint` is the next thing to do, often a command; `exit_code` is what the command line ends with.
+    `hint` is the next step, often a command; `exit_code` is that of the command line.
     """
 
     exit_code = 1
@@ -32,13 +32,13 @@ class RefusedError(FledgeError):
 
 
 class CrashLoopError(FledgeError):
-    """An endpoint whose processes crash again and again."""
+    """An endpoint whose processes crash repeatedly."""
 
     exit_code = 4
 
 
 class ConflictError(FledgeError):
-    """Another process changed it first; nothing was written."""
+    """Another process made a change first; nothing was written."""
 
 
 class DamagedError(FledgeError):
@@ -46,7 +46,7 @@ class DamagedError(FledgeError):
 
 
 class MissingExtraError(FledgeError):
-    """A part of fledge that is not installed."""
+    """An optional part of fledge is not installed."""
 
     def __init__(self, what: str, extra: str) -> None:
         from fledge.core.installation import install_command
@@ -55,7 +55,7 @@ class MissingExtraError(FledgeError):
 
 
 def rebuild(kind: str, message: str, hint: str) -> FledgeError:
-    """An error of the class `kind`, as another process of ours tells it; a plain one where that is not known here."""
+    """Return an error from another process: of the class named `kind`, or a `FledgeError` if there is no such class."""
     known = {
         cls.__name__: cls
         for cls in (InputError, ContextLengthError, RefusedError, DamagedError, ConflictError, CrashLoopError)

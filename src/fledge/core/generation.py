@@ -1,4 +1,4 @@
-"""How to generate an answer: the settings, and what they can be."""
+"""Generation settings and their bounds."""
 
 import hashlib
 import secrets
@@ -26,15 +26,21 @@ BOUNDS: Mapping[str, tuple[float, float]] = MappingProxyType(
     }
 )
 INTEGERS = ("max_tokens", "top_k", "seed", "n")
-REQUEST_ONLY = ("n", "logprobs", "ignore_eos")  # of one request, and no setting of a prompt, an arm or a release
+REQUEST_ONLY = (
+    "n",
+    "logprobs",
+    "ignore_eos",
+    "echo",
+)  # of one request, and no setting of a prompt, an arm or a release
 
 
 @dataclass(frozen=True)
 class GenerationParams:
-    """How to generate. `temperature` 0, or next to it, is greedy; `top_k` 0, `top_p` 1 and `min_p` 0 do not filter.
+    """Generation settings. A `temperature` of about 0 is greedy; `top_k` 0, `top_p` 1 and `min_p` 0 do not filter.
 
-    `n` answers are given to one prompt; each has a seed derived from `seed`. With `logprobs` each token comes with the
-    natural logarithm of its probability. With `ignore_eos` an answer goes on to `max_tokens`.
+    `n` is the number of answers to one prompt; each has a seed derived from `seed`. `logprobs` adds the natural
+    logarithm of each token's probability. `ignore_eos` continues to `max_tokens`. `echo` puts the tokens of the prompt
+    before the answer; `max_tokens` may then be 0.
     """
 
     GROUP: ClassVar = "Generation"
@@ -50,6 +56,7 @@ class GenerationParams:
     n: int = 1
     logprobs: bool = False
     ignore_eos: bool = False
+    echo: bool = False
 
     def __post_init__(self) -> None:
         problems = []
@@ -57,7 +64,7 @@ class GenerationParams:
             value, is_integer = getattr(self, name), name in INTEGERS
             if isinstance(value, bool) or not isinstance(value, int if is_integer else (int, float)):
                 problems.append(f"{name} must be {'a whole number' if is_integer else 'a number'}, not {value!r}")
-            elif not low <= value <= high:
+            elif not (0 if self.echo and name == "max_tokens" else low) <= value <= high:
                 problems.append(f"{name} must be from {low:g} to {high:g}, not {value:g}")
         if len(self.stop) > MAX_STOPS or any(not 1 <= len(text) <= MAX_STOP_CHARACTERS for text in self.stop):
             problems.append(f"stop takes up to {MAX_STOPS} sequences of 1 to {MAX_STOP_CHARACTERS} characters")
@@ -66,7 +73,7 @@ class GenerationParams:
 
     @property
     def samples(self) -> bool:
-        """Whether tokens are drawn; below `LEAST_TEMPERATURE` probabilities leave the range of their numbers."""
+        """Whether tokens are sampled; below `LEAST_TEMPERATURE` probabilities would overflow."""
         return self.temperature >= LEAST_TEMPERATURE
 
     def for_sample(self, index: int) -> "GenerationParams":

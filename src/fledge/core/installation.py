@@ -1,4 +1,4 @@
-"""How fledge was installed here, so that hints name what can be typed here. Source of the fields: PEP 610."""
+"""How fledge was installed, so that hints can name a command that works. Source of the fields: PEP 610."""
 
 import json
 from importlib import metadata
@@ -6,7 +6,7 @@ from urllib.parse import unquote, urlsplit
 
 
 def install_command(extras: str) -> str:
-    """What installs fledge with these extras: from where this one came, an index or a folder or a wheel."""
+    """Return the command that installs fledge with these extras from its source: index, folder or wheel."""
     url, editable = _origin()
     path = unquote(urlsplit(url).path)
     if not url:
@@ -19,12 +19,12 @@ def install_command(extras: str) -> str:
 
 
 def wheel_name() -> str:
-    """The wheel to bring along where fledge came from no index; empty where it did."""
+    """Return the wheel to copy if fledge was not installed from an index, else empty."""
     return f"fledge-{metadata.version('fledge')}-py3-none-any.whl" if _origin()[0] else ""
 
 
 def _origin() -> tuple[str, bool]:
-    """The URL of what was installed and whether it is used where it lies; empty for what came from an index."""
+    """Return the URL of the installed source, empty for an index, and whether it is editable."""
     try:
         found = json.loads(metadata.distribution("fledge").read_text("direct_url.json") or "{}")
     except (metadata.PackageNotFoundError, ValueError):

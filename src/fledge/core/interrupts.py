@@ -26,8 +26,8 @@ def shield_from_interrupts() -> Iterator[None]:
 
 @contextlib.contextmanager
 def scratch_folder() -> Iterator[Path]:
-    """A folder that goes with the block, and again when the process ends if the block was left by an exception: a
-    library's threads, as those of an interrupted download, may write into it until then."""
+    """Yield a temporary folder. After an exception it is removed again at exit: threads of a library, such as an
+    interrupted download, may write into it until then."""
     folder = Path(tempfile.mkdtemp(prefix="fledge-"))
     try:
         yield folder

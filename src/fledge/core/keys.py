@@ -1,4 +1,4 @@
-"""The keys of an endpoint: several, with names, from the environment and a file that may change while it runs."""
+"""Named API keys of an endpoint, from the environment and a file that is reloaded when it changes."""
 
 import hashlib
 import hmac
@@ -18,8 +18,8 @@ HINT = "a line for each key: NAME KEY, as in: alice $(openssl rand -hex 32)"
 
 
 class Keys:
-    """`name_of` says whose a key is. What changes in the file counts within a second; one that is gone or broken opens
-    nothing. `needed` says whether there is anything to check."""
+    """The valid keys. Changes in the file apply within a second; a missing or broken file grants nothing. `needed` is
+    false if no key is configured."""
 
     def __init__(self, own: str, path: Path | None, reload_s: float = RELOAD_S) -> None:
         self._own = [(OWN_NAME, _digest(own.encode("utf-8", "surrogateescape")))] if own else []
@@ -41,7 +41,7 @@ class Keys:
         return matches[0] if matches else None
 
     def _reload(self) -> None:
-        """Read again, whatever the file's date says: two changes can lie within one tick of a file system's clock."""
+        """Read the file, regardless of its modification time: two changes can share one tick of the clock."""
         if self._path is None or time.monotonic() - self._read_at < self._reload_s:
             return
         self._read_at, last_error = time.monotonic(), ""
@@ -55,7 +55,8 @@ class Keys:
 
 
 def read_keys(path: Path) -> dict[str, bytes]:
-    """Names and digests of the keys in a file. Raises `InputError` for a file that is none, or a key that is short."""
+    """Return names and digests of the keys in a file. Raises `InputError` for an invalid file or a key that is too
+    short."""
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:

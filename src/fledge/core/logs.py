@@ -1,4 +1,4 @@
-"""What the processes of an endpoint log: lines `LEVEL: TEXT` on stderr, which the supervisor puts into one log."""
+"""Logging of an endpoint's processes: lines `LEVEL: TEXT` on stderr, which the supervisor collects in one log."""
 
 import logging
 

@@ -1,4 +1,4 @@
-"""Memory of processes and of the machine, as Linux tells it; 0 where nothing does."""
+"""Memory of processes and of the machine on Linux; 0 on other systems."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -10,13 +10,13 @@ def available_bytes() -> int:
 
 
 def proportional_bytes(pid: int) -> int:
-    """A process's memory, with its share of what it shares; all of that where the system does not tell."""
+    """Return a process's proportional set size, or its resident set size if that is unknown, in bytes."""
     return _field(Path(f"/proc/{pid}/smaps_rollup"), "Pss:") or _field(Path(f"/proc/{pid}/status"), "VmRSS:")
 
 
 def lacking(pids: Iterable[int], what: str) -> str:
-    """Why one more process of their kind does not fit here, empty where it does: it is taken to need as much as the
-    largest has."""
+    """Return why one more such process does not fit in memory, empty if it does. It is assumed to need as much as the
+    largest."""
     need = max((proportional_bytes(pid) for pid in pids), default=0)
     free = available_bytes()
     if not free or need < free:

@@ -1,8 +1,8 @@
-"""The messages between an engine and who asks it, and between the processes of an endpoint."""
+"""Messages between an engine and its client, and between the processes of an endpoint."""
 
 import time
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 SHADOW_TAG = "fledge.shadow_of"
 
@@ -10,7 +10,7 @@ SHADOW_TAG = "fledge.shadow_of"
 @dataclass(frozen=True)
 class Ask:
     """Client to engine: start the answers to one prompt. One of `text`, `messages` (role, content) and `token_ids` is
-    set. Without `stream` each answer comes as one piece when it is whole."""
+    set. Without `stream` each answer is sent as one piece."""
 
     id: str
     params: dict[str, Any]
@@ -22,9 +22,17 @@ class Ask:
 
 @dataclass(frozen=True)
 class Cancel:
-    """Client to engine: nobody waits for these answers any more."""
+    """Client to engine: stop these answers."""
 
     id: str
+
+
+class TokenScore(NamedTuple):
+    """A token's bytes and its log probability, None if unknown; `top` has the likeliest tokens there, if known."""
+
+    token: bytes
+    logprob: float | None
+    top: tuple[tuple[bytes, float], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -34,8 +42,8 @@ class Piece:
 
     `index` tells several answers to one prompt apart. `error_kind` is the name of a class of `InputError` for a prompt
     that the model cannot take, `deadline` for an answer that the deadline cut, else `engine`. `turns_left_out` counts
-    the oldest turns of a conversation that the window had no room for. `logprobs`, where asked for, are pairs of a
-    token's text and its log probability.
+    the oldest turns of a conversation that the window had no room for. `logprobs` come where asked for, `prompt`
+    with the first piece of an answer that echoes its prompt.
 
     `first_token_ns` and `made_ns` tell when its first and its last token were there, in nanoseconds since the epoch.
     """
@@ -50,14 +58,15 @@ class Piece:
     error: str = ""
     error_kind: str = ""
     hint: str = ""
-    logprobs: list[tuple[str, float]] | None = None
+    logprobs: list[TokenScore] | None = None
+    prompt: list[TokenScore] | None = None
     first_token_ns: int = 0
     made_ns: int = 0
 
 
 @dataclass(frozen=True)
 class Answered:
-    """One answer of a request as it is recorded. Times in nanoseconds since the epoch, 0 for what never was."""
+    """One recorded answer of a request. Times in nanoseconds since the epoch, 0 for none."""
 
     prompt_text: str = ""
     output: str = ""
@@ -71,11 +80,11 @@ class Answered:
 
 @dataclass(frozen=True)
 class OutboxRecord:
-    """One request and its outcome, as the endpoint leaves it for the recorder. Times in nanoseconds since the epoch.
+    """One request and its outcome, written by the endpoint for the recorder. Times in nanoseconds since the epoch.
 
-    `arm` is the alias that answered, empty where a version was named. `release`, `version` and `arm` are empty for a
-    request that was refused before it was clear who would answer. `settings` are the generation settings; with several
-    prompts or answers, `seed` is that of the first.
+    `arm` is the alias that answered, empty if the request named a version. `release`, `version` and `arm` are empty for
+    a request that was refused before it was clear who would answer. `settings` are the generation settings; with
+    several prompts or answers, `seed` is that of the first.
     """
 
     trace_id: str
@@ -96,7 +105,7 @@ class OutboxRecord:
 
     @property
     def is_shadow(self) -> bool:
-        """Whether it is an answer that nobody saw, given beside that to the request which the tag names."""
+        """Whether it is the shadow answer to the request in its tag."""
         return SHADOW_TAG in self.tags
 
     @property
@@ -109,13 +118,13 @@ class OutboxRecord:
 
     @property
     def first_token_ns(self) -> int:
-        """When the first token of any of its answers was there; 0 if none was."""
+        """Return the time of the first token of all answers, 0 without tokens."""
         return min((answer.first_token_ns for answer in self.answers if answer.first_token_ns), default=0)
 
 
 @dataclass(frozen=True)
 class FeedbackRecord:
-    """What somebody thought of an answer; lies in the outbox between the requests."""
+    """Feedback on an answer; a line of the outbox, as requests are."""
 
     feedback_id: str
     request_id: str

@@ -27,8 +27,8 @@ ENCODING = "utf-8-sig"  # of files of settings: some editors put a byte order ma
 
 @dataclass(frozen=True)
 class Option:
-    """One setting: its name, type, default, help text, environment variable (empty where only a file can set it),
-    flag, and the group of settings in which help shows it (empty for those that most people set)."""
+    """One setting: name, type, default, help text, environment variable (empty if only a file can set it), flag, and
+    the group in the help page (empty for common ones)."""
 
     name: str
     type: Any
@@ -58,17 +58,16 @@ class Option:
 def option(
     default: Any, text: str, *, env: str = "", flag: bool | str = True, strip: bool = True, group: str | None = None
 ) -> Any:
-    """A dataclass field that is a setting, explained by `text`; `env` replaces the derived name `FLEDGE_<NAME>`,
-    `flag` the derived `--name`, and `group` the class's own `GROUP`.
+    """Return a dataclass field that is a setting with the help `text`; `env` replaces the derived name `FLEDGE_<NAME>`,
+    `flag` the derived `--name`, and `group` the class's `GROUP`.
 
-    With `flag` false only a file or Python sets it: what it holds fits no word of a command line. Without `strip` white
-    space belongs to the parts of a list.
+    If `flag` is false, only a file or Python can set it. Without `strip`, white space is part of the items of a list.
     """
     return field(default=default, metadata={"help": text, "env": env, "flag": flag, "strip": strip, "group": group})
 
 
 def options(cls: type) -> Iterator[Option]:
-    """The settings of a dataclass; a field that is itself a dataclass gives its own fields, flat."""
+    """Return the settings of a dataclass, including those of nested dataclasses."""
     hints = typing.get_type_hints(cls)
     for item in fields(cls):
         kind = hints[item.name]
@@ -92,7 +91,7 @@ def options(cls: type) -> Iterator[Option]:
 
 
 def _group(cls: type, name: str) -> str:
-    """The `GROUP` of the class that declares a field; that of another class does not count."""
+    """Return the `GROUP` of the class that declares a field."""
     declaring = next(kind for kind in cls.__mro__ if name in vars(kind).get("__annotations__", ()))
     return str(vars(declaring).get("GROUP", ""))
 
@@ -119,7 +118,7 @@ def out_of_range(settings: Any, *bounds: tuple[str, float, float]) -> list[str]:
 
 @dataclass(frozen=True)
 class Resolved(Generic[T]):
-    """Settings and, for each name, where its value came from."""
+    """Settings, and the origin of each value by name."""
 
     value: T
     origins: Mapping[str, str]
@@ -133,9 +132,9 @@ def load(
     folder: Path | None = None,
     environ: Mapping[str, str] | None = None,
 ) -> Resolved[T]:
-    """Settings of `cls` from all sources; `file` is the name and content of one named for this run alone.
+    """Load the settings of `cls` from all sources; `file` is the name and content of a file for this run.
 
-    Raises `InputError` that names every bad value at once, and what `file` has that is no setting.
+    Raises `InputError` that names all invalid values, and the keys of `file` that are not settings.
     """
     folder = folder or Path.cwd()
     environ = os.environ if environ is None else environ
@@ -184,7 +183,7 @@ def _validated(cls: type[T], values: dict[str, Any], origins: Mapping[str, str])
 
 
 def _settings_at(cls: type, place: tuple[int | str, ...]) -> set[str]:
-    """The settings that an error's place means: those of a nested dataclass where it is the whole of one."""
+    """Return the settings at the location of an error; a nested dataclass stands for all of its own."""
     hints = typing.get_type_hints(cls)
     names = {str(part) for part in place}
     if len(place) == 1 and is_dataclass(kind := hints.get(str(place[0]))) and isinstance(kind, type):
@@ -219,8 +218,8 @@ def _files(folder: Path, environ: Mapping[str, str]) -> Iterator[tuple[Path, Map
 
 
 def unknown_keys(*classes: type) -> list[tuple[str, str]]:
-    """Each key of the files that settings are read from here, and each variable FLEDGE_..., that is a setting of none
-    of `classes`, after the name of where it stands."""
+    """Return the keys of the settings files and the variables FLEDGE_... that are not settings of `classes`, each after
+    the name of its source."""
     known = [item for cls in classes for item in options(cls)]
     names, variables = {item.name for item in known}, {item.env for item in known}
     found = [
@@ -278,7 +277,7 @@ def user_cache() -> Path:
 
 
 class FromSources(type):
-    """The type of settings whose instances take what they are not given from where `load` finds it."""
+    """The metaclass of settings: an instance loads the values that it is not given."""
 
     def __call__(cls, *args: Any, **given: Any) -> Any:
         kind: Any = cls
@@ -302,14 +301,14 @@ class FromSources(type):
         return replace(found, **{**notes, **values})
 
     def load(cls, flags: Mapping[str, Any]) -> Any:
-        """An instance of the class."""
+        """Return an instance of the class."""
         kind: Any = cls
         return load(kind, flags).value
 
 
 @dataclass(frozen=True)
 class Workspace(metaclass=FromSources):
-    """Where everything is recorded, and where fledge keeps its own state."""
+    """Where results are recorded, and where fledge keeps its state."""
 
     GROUP: ClassVar = "Storage"
 
@@ -321,22 +320,22 @@ class Workspace(metaclass=FromSources):
 
     @property
     def tracking(self) -> str:
-        """The tracking URI; a SQLite file in the working directory unless set."""
+        """Return the tracking URI, by default a SQLite file in the working directory."""
         return self.tracking_uri or f"sqlite:///{Path.cwd() / 'mlflow.db'}"
 
     @property
     def state_dir(self) -> Path:
-        """fledge's own folder as an absolute path; `core.state.ensure` creates it."""
+        """Return fledge's folder as an absolute path; `core.state.ensure` creates it."""
         return Path(self.state).absolute()
 
     @property
     def cache_dir(self) -> Path:
-        """The folder of what was made of models on this machine; nothing in it cannot be made again."""
+        """Return the folder of derived model files; all of them can be rebuilt."""
         return Path(self.cache or user_cache()).absolute()
 
 
 def settings_by_keyword(verb: Callable[P, T]) -> Callable[P, T]:
-    """Wrap a public function so that it refuses settings as a positional argument where it takes them by keyword."""
+    """Wrap a public function so that it refuses settings as a positional argument."""
     taken = [item.name for item in inspect.signature(verb).parameters.values() if item.kind is item.KEYWORD_ONLY]
     keyword = next((name for name in ("workspace", "config") if name in taken), None)
     if keyword is None:

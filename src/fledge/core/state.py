@@ -13,7 +13,7 @@ MINIMUM_FREE_BYTES = 200_000_000
 
 
 def ensure(folder: Path) -> Path:
-    """Create `folder`, and what is missing above it, with mode 0700, and return it."""
+    """Create `folder` and its missing parents with mode 0700, and return it."""
     try:
         for missing in reversed([path for path in (folder, *folder.parents) if not path.exists()]):
             missing.mkdir(mode=0o700, exist_ok=True)
@@ -42,12 +42,12 @@ def check_writable(folder: Path, need_bytes: int = MINIMUM_FREE_BYTES) -> None:
 
 
 def open_to_append(path: Path) -> BinaryIO:
-    """A file of mode 0600 to add to, made where it is not there."""
+    """Open a file for appending; create it with mode 0600."""
     return open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "ab")
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Replace `path` by `value` as JSON in one step, mode 0600."""
+    """Write `value` as JSON to `path` atomically, with mode 0600."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8") as file:

@@ -34,7 +34,7 @@ class Message:
 
 @dataclass(frozen=True)
 class EngineInfo:
-    """Which engine runs, where (`cpu`, `gpu`, or a URL's host), in which mode, and in words why it was chosen."""
+    """An engine, its device (`cpu`, `gpu`, or a URL's host), its mode, and the reason for the choice."""
 
     name: str
     device: str

@@ -1,16 +1,14 @@
 """The llama.cpp engine: runs a GGUF file as it is, with llama.cpp's own batching and prefix reuse (xllamacpp).
 
-llama.cpp's server runs in this process and is called directly. It also listens, on a socket in a private folder, with a
-key that nobody knows.
+llama.cpp's server runs in this process and is called directly. It also opens a socket; its file is removed at once, so
+that nobody can connect.
 """
 
 import contextlib
 import json
 import os
 import queue
-import secrets
 import signal
-import tempfile
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -22,6 +20,7 @@ import xllamacpp
 
 from fledge.core.errors import FledgeError, InputError
 from fledge.core.generation import GenerationParams
+from fledge.core.interrupts import scratch_folder
 from fledge.core.types import EngineInfo
 from fledge.engines.engine import PromptInput
 from fledge.engines.memory import cache_tokens
@@ -86,11 +85,10 @@ class LlamaCppEngine:
         self.text = TextConfig.of(model, (model.path / "tokenizer.json").read_text(encoding="utf-8"))
         self.encoder = PromptEncoder(self.text)
         self.between_steps: Callable[[], None] = lambda: None
-        self._folder = tempfile.TemporaryDirectory(prefix="fledge-")
         self._cache = _Cache(max(cache_tokens(model, info.mode, cache_gb), model.context + 1))
         self._waiting: deque[_Answer] = deque()
         self._arrived: queue.SimpleQueue[tuple[_Answer, dict[str, Any] | None]] = queue.SimpleQueue()
-        self._server = _start_server(gguf, Path(self._folder.name), self._cache.size)
+        self._server = _start_server(gguf, self._cache.size)
 
     @property
     def busy(self) -> bool:
@@ -104,6 +102,9 @@ class LlamaCppEngine:
                 for index in range(params.n)
             )
 
+        if params.echo:
+            stream.fail(InputError("the engine llamacpp does not echo prompts", hint="--engine openvino"))
+            return
         encode_prompt(self.encoder, self.text, prompt, params, stream, begin)
 
     def turn(self) -> None:
@@ -167,7 +168,7 @@ class LlamaCppEngine:
                 tuple(token["logprob"] for token in tokens) if logprobs else (),
                 answer.index,
                 usage,
-                tuple(token["token"] for token in tokens) if logprobs else (),
+                tuple(bytes(token["bytes"]) for token in tokens) if logprobs else (),
             )
         )
 
@@ -180,15 +181,13 @@ class LlamaCppEngine:
         for answer in self._cache.running:
             answer.stream.cancelled = True
         self.encoder.close()
-        self._folder.cleanup()
 
 
-def _start_server(gguf: Path, folder: Path, cache: int) -> Any:
+def _start_server(gguf: Path, cache: int) -> Any:
     """Return llama.cpp's server with the model loaded. Raises `FledgeError` if it cannot load it."""
     params = xllamacpp.CommonParams()
     params.model.path = str(gguf)
     params.n_ctx, params.n_parallel, params.kv_unified = cache, SLOTS, True
-    params.hostnames, params.api_keys = [str(folder / "llama.sock")], [secrets.token_hex(32)]
     params.ui = params.endpoint_slots = params.endpoint_props = False
     params.cache_ram_mib = 0
     params.fit_params = False  # or it would shrink the context to the memory that is free
@@ -197,7 +196,9 @@ def _start_server(gguf: Path, folder: Path, cache: int) -> Any:
     params.cpuparams.n_threads = params.cpuparams_batch.n_threads = threads
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        return xllamacpp.Server(params)
+        with scratch_folder() as folder:
+            params.hostnames = [str(folder / "llama.sock")]
+            return xllamacpp.Server(params)
     except RuntimeError as error:
         raise FledgeError(f"llama.cpp cannot load {gguf.name}: {error}", hint="--engine openvino") from None
     finally:

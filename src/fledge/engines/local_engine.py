@@ -24,7 +24,7 @@ from fledge.core.events import ChildReady, StartFailed, StartProgress
 from fledge.core.frames import ASK, CANCEL, Frames, frame
 from fledge.core.generation import GenerationParams
 from fledge.core.interrupts import postpone_interrupts
-from fledge.core.messages import Ask, Cancel, Piece
+from fledge.core.messages import Ask, Cancel, Piece, TokenScore
 from fledge.core.processes import module_command
 from fledge.core.types import EngineInfo, Message, Say
 from fledge.engines.engine import EngineGoneError, PromptInput, Stats
@@ -288,17 +288,18 @@ def _create_ask(identity: str, prompt: PromptInput, params: GenerationParams) ->
 
 
 def _to_chunk(piece: Piece, count: int) -> Chunk:
-    pairs: Sequence[tuple[str, float]] = piece.logprobs or ()
+    scores: Sequence[TokenScore] = piece.logprobs or ()
     reason: FinishReason | None = piece.finish_reason  # type: ignore[assignment]
     return Chunk(
         piece.text,
         tuple(piece.token_ids),
         reason,
-        tuple(value for _, value in pairs),
+        tuple(score.logprob or 0.0 for score in scores),
         piece.index,
         Usage(piece.prompt_tokens, count) if reason else None,
-        tuple(text for text, _ in pairs),
+        tuple(score.token for score in scores),
         piece.made_ns,
+        tuple(piece.prompt or ()),
     )
 
 

@@ -3,6 +3,7 @@
 Exact mode uses fp32 for weights, cache and arithmetic; fast mode has int8 weights and quantises activations.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,10 @@ import openvino
 import openvino_genai
 
 from fledge.core.errors import FledgeError, InputError
+from fledge.core.messages import TokenScore
 from fledge.core.types import EngineInfo
 from fledge.engines.memory import cache_blocks
+from fledge.engines.openvino_scorer import PromptScore, PromptScorer
 from fledge.engines.stream import FinishReason
 from fledge.engines.text import TextConfig
 from fledge.engines.worker import GeneratedAnswer, WorkerEngine
@@ -50,6 +53,8 @@ class OpenVINOEngine(WorkerEngine):
             str(folder), scheduler, info.device.upper(), EXACT if info.mode == "exact" else FAST
         )
         self._count = 0
+        self._folder = folder
+        self._scorer: PromptScorer | None = None
 
     def _turn(self) -> None:
         for answer in self._admit(limit=256):
@@ -70,6 +75,19 @@ class OpenVINOEngine(WorkerEngine):
                 self._read_output(answer)
         if all(answer.ended for answer in self._running):
             self._sweep()
+
+    def _score_prompt(self, token_ids: Sequence[int]) -> list[TokenScore]:
+        if self._scorer is None:  # takes as much memory as the weights, and is seldom asked for
+            properties = EXACT if self.info.mode == "exact" else FAST
+            self._scorer = PromptScorer(self._folder, self.info.device.upper(), properties)
+        scores = self._scorer.score(token_ids)
+        first = TokenScore(self._decode_token(token_ids[0]), None)
+        return [first, *(self._to_token_score(*item) for item in zip(token_ids[1:], scores, strict=True))]
+
+    def _to_token_score(self, token_id: int, score: PromptScore) -> TokenScore:
+        token = self._decode_token(token_id)
+        likeliest = self._decode_token(score.likeliest), score.likeliest_logprob
+        return TokenScore(token, score.logprob, (likeliest, (token, score.logprob)))
 
     def _sweep(self) -> None:
         """Run a step for cancelled requests, so that the pipeline frees their cache."""

@@ -27,7 +27,7 @@ from fledge.core.events import ChildReady, Event, StartFailed, StartProgress, St
 from fledge.core.frames import ASK, CANCEL, PIECES, Frames, frame
 from fledge.core.generation import GenerationParams
 from fledge.core.logs import start_logging
-from fledge.core.messages import Ask, Cancel, Piece
+from fledge.core.messages import Ask, Cancel, Piece, TokenScore
 from fledge.core.types import Message
 from fledge.engines import selection
 from fledge.engines.engine import LoadedEngine, PromptInput
@@ -50,12 +50,14 @@ class _AnswerBuffer:
     texts: list[str] = field(default_factory=list)
     token_ids: list[int] = field(default_factory=list)
     first_token_ns: int = 0
-    logprobs: list[tuple[str, float]] = field(default_factory=list)
+    logprobs: list[TokenScore] = field(default_factory=list)
+    prompt: list[TokenScore] = field(default_factory=list)
 
     def add(self, piece: Piece) -> None:
         self.texts.append(piece.text)
         self.token_ids += piece.token_ids
         self.logprobs += piece.logprobs or []
+        self.prompt += piece.prompt or []
         self.first_token_ns = self.first_token_ns or piece.first_token_ns
 
 
@@ -129,6 +131,7 @@ class ClientConnection:
                 text="".join(buffer.texts),
                 token_ids=buffer.token_ids,
                 logprobs=buffer.logprobs or None,
+                prompt=buffer.prompt or None,
                 first_token_ns=buffer.first_token_ns,
             )
         if piece.finish_reason and stream.is_over:
@@ -158,7 +161,8 @@ def _to_piece(identity: str, stream: Stream, chunk: Chunk) -> Piece:
         stream.prompt_tokens,
         stream.turns_left_out,
         chunk.finish_reason,
-        logprobs=list(zip(chunk.tokens, chunk.logprobs, strict=False)) if chunk.logprobs else None,
+        logprobs=list(map(TokenScore, chunk.tokens, chunk.logprobs)) if chunk.logprobs else None,
+        prompt=list(chunk.prompt) or None,
         first_token_ns=now,
         made_ns=now,
     )

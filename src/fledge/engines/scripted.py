@@ -95,7 +95,7 @@ def _make_chunks(words: list[str], params: GenerationParams, prompt_tokens: int,
     kept = words[: params.max_tokens]
     logprobs = (0.0,) if params.logprobs else ()
     for number, word in enumerate(kept):
-        tokens = (word,) if params.logprobs else ()
+        tokens = (word.encode(),) if params.logprobs else ()
         if number < len(kept) - 1:
             yield Chunk(word + " ", (number,), None, logprobs, index, tokens=tokens)
             continue

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from fledge.core.errors import FledgeError
+from fledge.core.messages import TokenScore
 
 FinishReason = Literal["stop", "length", "cancelled"]
 Listener = Callable[["Chunk | Exception"], None]
@@ -27,8 +28,8 @@ class Chunk:
     """The next tokens of an answer, and the text that they complete; the last chunk has `finish_reason` and `usage`.
 
     `index` is the number of the answer among the `n` to one prompt. If requested, `logprobs` has one value for each
-    token, and `tokens` their texts. `made_ns` is when the last token was generated, in nanoseconds since the epoch; 0
-    means the time of arrival.
+    token, `tokens` their bytes, and `prompt` the tokens of an echoed prompt. `made_ns` is when the last token was
+    generated, in nanoseconds since the epoch; 0 means the time of arrival.
     """
 
     text: str
@@ -37,8 +38,9 @@ class Chunk:
     logprobs: tuple[float, ...] = ()
     index: int = 0
     usage: Usage | None = None
-    tokens: tuple[str, ...] = ()
+    tokens: tuple[bytes, ...] = ()
     made_ns: int = 0
+    prompt: tuple[TokenScore, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ import re
 from bisect import bisect_left
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, NamedTuple
 
 from tokenizers import Tokenizer
@@ -170,6 +171,29 @@ def _replace_all(content: str, stand_ins: dict[str, str]) -> str:
     for character, text in sorted(stand_ins.items(), key=lambda item: -len(item[1])):
         content = content.replace(text, character)
     return content
+
+
+def token_bytes(tokenizer: Tokenizer, token_id: int) -> bytes:
+    """Return the bytes of one token, also of one that is part of a character; empty if they are unknown."""
+    text: str = tokenizer.decode([token_id], skip_special_tokens=False)
+    if "\ufffd" not in text:
+        return text.encode()
+    token = tokenizer.id_to_token(token_id) or ""
+    if found := re.fullmatch(r"<0x([0-9A-F]{2})>", token):  # SentencePiece's bytes
+        return bytes.fromhex(found[1])
+    known = _bytes_of_letters()
+    return bytes(known[letter] for letter in token) if all(letter in known for letter in token) else b""
+
+
+@cache
+def _bytes_of_letters() -> dict[str, int]:
+    """Return the byte of each letter of byte-level BPE: printable bytes stand for themselves, others follow U+0100."""
+    printable = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
+    others = [byte for byte in range(256) if byte not in printable]
+    return {
+        **{chr(byte): byte for byte in printable},
+        **{chr(0x100 + place): byte for place, byte in enumerate(others)},
+    }
 
 
 class Decoder:

@@ -4,20 +4,22 @@ import abc
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 from fledge.core.errors import FledgeError, InputError
 from fledge.core.generation import GenerationParams
+from fledge.core.messages import TokenScore
 from fledge.core.types import EngineInfo
 from fledge.engines.engine import PromptInput
 from fledge.engines.prompt_encoder import PromptEncoder, encode_prompt
-from fledge.engines.stream import FinishReason, Stream, Usage
+from fledge.engines.stream import Chunk, FinishReason, Stream, Usage
 from fledge.engines.text import (
     DECODE_ERROR,
     Decoder,
     Encoded,
     TextConfig,
     open_tokenizer,
+    token_bytes,
     translate_errors,
 )
 
@@ -46,6 +48,14 @@ class GeneratedAnswer:
         return self.params.max_tokens - len(self.generated)
 
 
+class _EchoedPrompt(NamedTuple):
+    """A prompt whose answers begin with its own tokens."""
+
+    token_ids: list[int]
+    params: GenerationParams
+    stream: Stream
+
+
 class WorkerEngine(abc.ABC):
     """A model in the engine process, whose only thread calls `turn` while it is `busy`.
 
@@ -60,6 +70,7 @@ class WorkerEngine(abc.ABC):
         self.between_steps: Callable[[], None] = lambda: None
         self._tokenizer = open_tokenizer(text.tokenizer)
         self._waiting: deque[GeneratedAnswer] = deque()
+        self._echoing: deque[_EchoedPrompt] = deque()
         self._suspects: deque[list[GeneratedAnswer]] = deque()  # groups that run one at a time
         self._running: list[GeneratedAnswer] = []
 
@@ -78,9 +89,15 @@ class WorkerEngine(abc.ABC):
 
     def _add(self, prompt: Encoded, params: GenerationParams, stream: Stream) -> None:
         stream.prompt_tokens, stream.turns_left_out = len(prompt.token_ids), prompt.turns_left_out
+        if params.echo:
+            self._echoing.append(_EchoedPrompt(prompt.token_ids, params, stream))
+        else:
+            self._queue_answers(prompt.token_ids, params, stream)
+
+    def _queue_answers(self, token_ids: list[int], params: GenerationParams, stream: Stream) -> None:
         self._waiting.extend(
             GeneratedAnswer(
-                prompt.token_ids,
+                token_ids,
                 replace(params.for_sample(index), n=1),
                 stream,
                 index,
@@ -89,13 +106,46 @@ class WorkerEngine(abc.ABC):
             for index in range(params.n)
         )
 
+    def _echo(self, prompt: "_EchoedPrompt") -> None:
+        """Send the tokens of a prompt, with their log probabilities if requested, and queue its answers."""
+        params, stream = prompt.params, prompt.stream
+        if stream.cancelled:
+            self._queue_answers(prompt.token_ids, params, stream)
+            return
+        try:
+            tokens = self._score_prompt(prompt.token_ids) if params.logprobs else self._name_tokens(prompt.token_ids)
+        except Exception as error:  # noqa: BLE001 (any failure must reach the caller)
+            stream.fail(
+                error if isinstance(error, FledgeError) else FledgeError(f"the prompt cannot be scored: {error}")
+            )
+            return
+        ends = params.max_tokens == 0
+        for index in range(params.n):
+            usage = Usage(stream.prompt_tokens, 0) if ends else None
+            stream.put(Chunk("", (), "length" if ends else None, index=index, usage=usage, prompt=tuple(tokens)))
+        if not ends:
+            self._queue_answers(prompt.token_ids, params, stream)
+
+    def _name_tokens(self, token_ids: Sequence[int]) -> list[TokenScore]:
+        return [TokenScore(self._decode_token(token), None) for token in token_ids]
+
+    def _score_prompt(self, token_ids: Sequence[int]) -> list[TokenScore]:  # noqa: ARG002
+        """Return a prompt's tokens with their log probabilities. Raises `InputError` if the engine computes none."""
+        raise InputError(
+            f"the engine {self.info.name} computes no log probabilities of prompts", hint="--engine openvino"
+        )
+
     @property
     def busy(self) -> bool:
         """Whether there are unfinished answers."""
-        return bool(self._waiting or self._suspects or self._running)
+        return bool(self._echoing or self._waiting or self._suspects or self._running)
 
     def turn(self) -> None:
-        """Advance the running answers. A failure is reported on their streams."""
+        """Echo the next prompt, and advance the running answers. A failure is reported on their streams."""
+        if self._echoing:
+            self._echo(self._echoing.popleft())
+        if not (self._waiting or self._suspects or self._running):
+            return
         try:
             self._turn()
         except Exception as error:  # noqa: BLE001 (any failure must reach the callers)
@@ -161,11 +211,8 @@ class WorkerEngine(abc.ABC):
         answer.stream.put(replace(chunk, index=answer.index, logprobs=tuple(logprobs), tokens=tokens))
         return answer.ended
 
-    def _decode_token(self, token_id: int) -> str:
-        """Return the text of one token; part of a character becomes U+FFFD."""
-        return str(
-            translate_errors(lambda: self._tokenizer.decode([token_id], skip_special_tokens=False), DECODE_ERROR)
-        )
+    def _decode_token(self, token_id: int) -> bytes:
+        return translate_errors(lambda: token_bytes(self._tokenizer, token_id), DECODE_ERROR)  # type: ignore[no-any-return]
 
     def _fail(self, answer: GeneratedAnswer, error: Exception) -> None:
         answer.ended = True

@@ -71,7 +71,7 @@ def _describe_work(cells: Sequence["Cell"], plan: ExperimentPlan) -> str:
 def _build_askers(
     plan: ExperimentPlan, engines: Mapping[str, Engine], chains: Mapping[str, Any]
 ) -> dict[tuple[str, int], Asker]:
-    """What answers each arm and sample: samples of one arm differ in their seed."""
+    """Return the asker of each arm and sample; samples of one arm differ in their seed."""
     samples = range(plan.config.samples)
     found: dict[tuple[str, int], Asker] = {}
     for arm in plan.arms:
@@ -93,7 +93,7 @@ def _build_chain_asker(chain: Any, plan: ExperimentPlan) -> Asker:
 
 
 def _open_judge(plan: ExperimentPlan, say: Say) -> Judge | None:
-    """The judge that grades every answer, where there is one."""
+    """Return the judge that grades every answer, None without one."""
     judging = plan.config.judging
     if not judging.judge:
         return None

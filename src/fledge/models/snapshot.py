@@ -196,7 +196,7 @@ def _check_folder(folder: Path, source: str, commit: str, root: Path, digests: M
         architecture=config["architectures"][0],
         parameters=found.parameters,
         vocabulary=config["vocab_size"],
-        context=next((config[key] for key in POSITIONS if config.get(key)), DEFAULT_CONTEXT),
+        context=_context(config),
         end_tokens=_end_tokens(config, generation, source),
         has_chat_template=bool(chat_template_source(folder)),
     )
@@ -310,6 +310,15 @@ def _check_sizes(config: dict[str, Any], found: weights.Weights, where: str) -> 
     positions = max(config.get(key) or 0 for key in POSITIONS)
     if learned and positions * widest > found.parameters:
         raise InputError(f"{where} has {positions} positions, {TOO_LARGE}", hint=FETCH_AGAIN)
+
+
+def _context(config: Mapping[str, Any]) -> int:
+    return next((config[key] for key in POSITIONS if config.get(key)), DEFAULT_CONTEXT)
+
+
+def context_of(folder: Path) -> int:
+    """Return the context window of a checked model folder, in tokens."""
+    return _context(json.loads((folder / "config.json").read_text(encoding="utf-8")))
 
 
 def _end_tokens(config: dict[str, Any], generation: dict[str, Any], source: str) -> tuple[int, ...]:

@@ -168,6 +168,11 @@ def snapshot_of(folder: Path, manifest: Manifest) -> Snapshot:
     return found
 
 
+def read_context(folder: Path, manifest: Manifest) -> int | None:
+    """Return the context window of a checked release, in tokens; None if its files are only referenced."""
+    return snapshots.context_of(folder / FILES) if manifest.weights == "copy" else None
+
+
 def find_release_export(snapshot: Path, mode: str) -> Path | None:
     """Return the exported engine in the release of a snapshot's folder, None if there is none."""
     folder = snapshot.parent / ENGINES / mode

@@ -10,7 +10,7 @@ from typing import Generic, TypeVar
 
 from msgspec import UNSET, Struct, UnsetType
 
-from fledge.core.messages import Piece
+from fledge.core.messages import Piece, TokenScore
 from fledge.serving.response_models import (
     AssistantMessage,
     ChatChoice,
@@ -31,7 +31,6 @@ from fledge.serving.response_models import (
 from fledge.serving.trace import RequestTrace
 
 ChunkChoice = TypeVar("ChunkChoice")
-TokenLogprobs = Sequence[tuple[str, float]]
 
 
 class ResponseBuilder(ABC, Generic[ChunkChoice]):
@@ -69,10 +68,10 @@ class ResponseBuilder(ABC, Generic[ChunkChoice]):
             yield self.chunk([first], usage)
         async with aclosing(pieces):
             async for index, piece in pieces:
-                if piece.text or piece.logprobs:
+                if piece.text or piece.logprobs or piece.prompt:
                     yield self.chunk([self.choice(index, replace(piece, finish_reason=None))], usage)
                 if piece.finish_reason:
-                    last = replace(piece, text="", logprobs=None)
+                    last = replace(piece, text="", logprobs=None, prompt=None)
                     yield self.chunk([self.choice(index, last)], usage)
         if self._with_usage:
             yield self.chunk([], self.usage())
@@ -114,32 +113,40 @@ class ChatBuilder(ResponseBuilder[ChatChunkChoice]):
     def chunk(self, choices: list[ChatChunkChoice], usage: CompletionUsage | UnsetType | None) -> ChatCompletionChunk:
         return ChatCompletionChunk(self.id, self.created, self.trace.release, choices, usage)
 
-    def _logprobs(self, tokens: TokenLogprobs | None) -> ChatLogprobs | None:
+    def _logprobs(self, tokens: Sequence[TokenScore] | None) -> ChatLogprobs | None:
         if not tokens:
             return None
         content = []
-        for text, value in tokens:
-            # The bytes of a token that is part of a character are unknown.
-            encoded = None if "\ufffd" in text else list(text.encode())
-            top = [TopLogprob(text, value, encoded)] if self._with_top else []
-            content.append(TokenLogprob(text, value, encoded, top))
+        for token, value, _ in tokens:
+            text, encoded = token.decode("utf-8", "replace"), list(token)
+            top = [TopLogprob(text, value or 0.0, encoded)] if self._with_top else []
+            content.append(TokenLogprob(text, value or 0.0, encoded, top))
         return ChatLogprobs(content, None)
 
 
 class CompletionBuilder(ResponseBuilder[CompletionChunkChoice]):
-    """Builds text completions; `echoes` is the text before each answer."""
+    """Builds text completions; `echoes` is the text before each answer, None to take it from the engine.
+
+    An echoed prompt has log probabilities only if the request is `scored`.
+    """
 
     prefix = "cmpl"
 
-    def __init__(self, trace: RequestTrace, n: int, *, with_usage: bool, echoes: Sequence[str]) -> None:
+    def __init__(
+        self, trace: RequestTrace, n: int, *, with_usage: bool, echoes: Sequence[str | None], scored: bool = True
+    ) -> None:
         super().__init__(trace, n, with_usage=with_usage)
         self._echoes = echoes
-        self._offsets = [len(text) for text in echoes]
+        self._scored = scored
+        self._offsets = [0] * len(echoes)
 
     def build(self) -> TextCompletion:
         choices = [
             CompletionChoice(
-                index, self._echoes[index] + result.text, result.finish_reason, self._logprobs(index, result.logprobs)
+                index,
+                self._echo(index, result.prompt) + result.text,
+                result.finish_reason,
+                self._logprobs(index, [*result.prompt, *result.logprobs] if result.logprobs else result.prompt),
             )
             for index, result in enumerate(self.trace.results)
         ]
@@ -149,16 +156,36 @@ class CompletionBuilder(ResponseBuilder[CompletionChunkChoice]):
         return [CompletionChunkChoice(index, text, None, None) for index, text in enumerate(self._echoes) if text]
 
     def choice(self, index: int, piece: Piece) -> CompletionChunkChoice:
-        return CompletionChunkChoice(index, piece.text, piece.finish_reason, self._logprobs(index, piece.logprobs))
+        scores = [*(piece.prompt or ()), *(piece.logprobs or ())]
+        echo = self._echo(index, piece.prompt) if self._echoes[index] is None and piece.prompt else ""
+        return CompletionChunkChoice(index, echo + piece.text, piece.finish_reason, self._logprobs(index, scores))
 
     def chunk(
         self, choices: list[CompletionChunkChoice], usage: CompletionUsage | UnsetType | None
     ) -> TextCompletionChunk:
         return TextCompletionChunk(self.id, self.created, self.trace.release, choices, usage)
 
-    def _logprobs(self, index: int, tokens: TokenLogprobs | None) -> Logprobs | None:
-        if not tokens:
+    def _echo(self, index: int, prompt: Sequence[TokenScore] | None) -> str:
+        known = self._echoes[index]
+        return _join(prompt or ()) if known is None else known
+
+    def _logprobs(self, index: int, scores: Sequence[TokenScore]) -> Logprobs | None:
+        if not scores or not self._scored:
             return None
-        texts, values = [text for text, _ in tokens], [value for _, value in tokens]
+        if not self._offsets[index] and not (scores and scores[0].logprob is None):
+            self._offsets[index] = len(self._echoes[index] or "")
+        texts = [score.token.decode("utf-8", "replace") for score in scores]
         *offsets, self._offsets[index] = accumulate(map(len, texts), initial=self._offsets[index])
-        return Logprobs(texts, values, [{text: value} for text, value in tokens], offsets)
+        top = [_top_logprobs(score) for score in scores]
+        return Logprobs(texts, [score.logprob for score in scores], top, offsets)
+
+
+def _join(scores: Sequence[TokenScore]) -> str:
+    return b"".join(score.token for score in scores).decode("utf-8", "replace")
+
+
+def _top_logprobs(score: TokenScore) -> dict[str, float] | None:
+    """Return the likeliest tokens; of a generated one it is itself, all that the engine tells."""
+    if score.logprob is None:
+        return None
+    return {token.decode("utf-8", "replace"): value for token, value in score.top or [(score.token, score.logprob)]}

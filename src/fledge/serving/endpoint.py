@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import time
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
 from contextlib import aclosing, contextmanager
 from dataclasses import dataclass, field
@@ -32,8 +33,11 @@ MAX_EARLY_FEEDBACK = 100  # on one request in progress
 class Served:
     """One served release: its manifest, its engine and its queue."""
 
-    def __init__(self, manifest: Manifest, limits: Limits) -> None:
+    def __init__(self, manifest: Manifest, limits: Limits, context: int | None = None) -> None:
+        """`context` is the model's context window in tokens, if known."""
         self.manifest = manifest
+        self.context = context
+        self.since = int(time.time())
         self.prompt = prompt_of(manifest)
         self.client = EngineClient(limits.max_running)
         self.admission = Admission(limits)

@@ -6,11 +6,13 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
+from msgspec import UNSET
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, model_validator
 from pydantic_core import PydanticCustomError
 from starlette.exceptions import HTTPException
 
 from fledge.core.errors import InputError
+from fledge.core.generation import BOUNDS
 from fledge.core.keys import OWN_NAME
 from fledge.core.messages import Piece
 from fledge.prompts.prompt import Prompt
@@ -171,28 +173,35 @@ class CompletionRequest(CommonRequest):
         | Annotated[list[TokenIds], Field(fail_fast=True, min_length=1, max_length=MAX_PROMPTS)],
         BeforeValidator(_check_prompt),
     ]
+    max_tokens: Annotated[
+        Annotated[int, Field(ge=0, le=BOUNDS["max_tokens"][1]), BeforeValidator(as_integer)] | None, replace_off(-1)
+    ] = Field(None, description="maximum number of new tokens; 0 with `echo` for the prompt alone")
     logprobs: Annotated[int, Field(ge=0, le=5), BeforeValidator(as_integer)] | None = None
     echo: bool | None = None
 
     def prompts(self) -> Sequence[str | list[int]]:
-        """Return each prompt, as text or token ids. Raises `InputError` for `echo` with token ids."""
+        """Return each prompt, as text or token ids."""
         given: Any = self.prompt
-        found = [given] if isinstance(given, str) or isinstance(given[0], int) else list(given)
-        if self.echo and not isinstance(found[0], str):
-            raise InputError("echo requires text prompts")
-        return found
+        return [given] if isinstance(given, str) or isinstance(given[0], int) else list(given)
+
+    @property
+    def engine_echoes(self) -> bool:
+        """Whether the engine has to echo the prompts: for their log probabilities, or for the text of token ids."""
+        scored = self.logprobs is not None or self.max_tokens == 0
+        return bool(self.echo) and (scored or not isinstance(self.prompts()[0], str))
 
     def ignored(self) -> list[str]:
         if (self.logprobs or 0) > 1:
             raise UnsupportedError("logprobs", "above 1 is not supported: the engine reports the chosen token only")
-        if self.echo and self.logprobs is not None:
-            raise UnsupportedError("logprobs", "with echo is not supported: the engine reports none for the prompt")
+        if self.max_tokens == 0 and not self.echo:
+            raise UnsupportedError("max_tokens", "0 needs echo: the answer would be empty")
         return super().ignored()
 
     def job(self, served: Served) -> Job:
         """Return the job for a release."""
         n, settings = self.n or 1, {"max_tokens": COMPLETION_TOKENS, **self.settings()}
         params = {**served.params(settings), "n": n, "logprobs": self.logprobs is not None}
+        params["echo"] = self.engine_echoes
         return Job(make_asks(self.prompts(), params, stream=bool(self.stream)), self.texts(), n)
 
     def texts(self) -> list[str]:
@@ -205,7 +214,7 @@ def add_openai_routes(endpoint: Endpoint, router: APIRouter) -> None:
 
     @router.get("/v1/models", summary="List the models", responses=responses(401), tags=["OpenAI"])
     async def models() -> StructResponse:
-        return StructResponse(Models([Model(name, 0, OWNER) for name in endpoint.routes.names()]))
+        return StructResponse(Models([_describe_model(endpoint, name) for name in endpoint.routes.names()]))
 
     @router.get(
         "/v1/models/{model:path}",
@@ -216,7 +225,7 @@ def add_openai_routes(endpoint: Endpoint, router: APIRouter) -> None:
     async def model(model: str) -> StructResponse:
         if model not in endpoint.routes.names(versions=True):
             raise HTTPException(404, f"{NO_MODEL} {model!r} here")
-        return StructResponse(Model(model, 0, OWNER))
+        return StructResponse(_describe_model(endpoint, model))
 
     @router.post(
         "/v1/chat/completions", summary="Answer a conversation", responses=responses(answers=True), tags=["OpenAI"]
@@ -239,9 +248,26 @@ def add_openai_routes(endpoint: Endpoint, router: APIRouter) -> None:
         texts, n = body.texts(), body.n or 1
         check_size(endpoint.limits, prompts=len(texts), n=n, settings=body.settings())
         chosen = endpoint.choose(trace, body.model, assignment_unit(request, body.user))
-        echoes = [text if body.echo else "" for text in texts for _ in range(n)]
-        builder = CompletionBuilder(trace, n, with_usage=body.with_usage, echoes=echoes)
+        echoes = [_echo(body, prompt) for prompt in body.prompts() for _ in range(n)]
+        builder = CompletionBuilder(
+            trace, n, with_usage=body.with_usage, echoes=echoes, scored=body.logprobs is not None
+        )
         return await _respond(endpoint.generate(trace, chosen, body.job), builder, body, ignored)
+
+
+def _describe_model(endpoint: Endpoint, name: str) -> Model:
+    route = endpoint.routes.find(name, "")
+    served = endpoint.served.get(route.release) if route else None
+    if served is None:
+        return Model(name, 0, OWNER)
+    return Model(name, served.since, OWNER, UNSET if served.context is None else served.context)
+
+
+def _echo(body: CompletionRequest, prompt: str | list[int]) -> str | None:
+    """Return the text before an answer, None for that of the engine."""
+    if not body.echo:
+        return ""
+    return prompt if isinstance(prompt, str) and body.logprobs is None else None
 
 
 def assignment_unit(request: Request, user: str | None) -> str:

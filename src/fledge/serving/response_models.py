@@ -72,11 +72,12 @@ class ChatLogprobs(Struct):
 
 
 class Logprobs(Struct):
-    """Log probabilities of a text completion by token; `text_offset` is the start of each token in the text."""
+    """Log probabilities of a text completion by token, null for the first of an echoed prompt; `text_offset` is the
+    start of each token in the text."""
 
     tokens: list[str]
-    token_logprobs: list[float]
-    top_logprobs: list[dict[str, float]]
+    token_logprobs: list[float | None]
+    top_logprobs: list[dict[str, float] | None]
     text_offset: list[NonNegative]
 
 
@@ -171,11 +172,12 @@ class TextCompletionChunk(Struct, tag_field="object", tag="text_completion"):
 
 
 class Model(Struct, tag_field="object", tag="model"):
-    """A name under which a release is served."""
+    """A name under which a release is served, since `created`; `max_model_len` is the model's context window."""
 
     id: str
     created: NonNegative
     owned_by: str
+    max_model_len: NonNegative | UnsetType = UNSET
 
 
 class Models(Struct, tag_field="object", tag="list"):

@@ -35,7 +35,7 @@ from fledge.core.keys import VARIABLE, Keys
 from fledge.core.limits import Limits
 from fledge.core.logs import start_logging
 from fledge.core.settings import load
-from fledge.releases.manifest import load_manifest
+from fledge.releases.manifest import load_manifest, read_context
 from fledge.serving.app import build_app
 from fledge.serving.connection import connection_class
 from fledge.serving.endpoint import Endpoint, Served
@@ -129,7 +129,8 @@ class Server:
         task.add_done_callback(self._tasks.discard)
 
     def _add_release(self, release: str, folder: str) -> None:
-        self.endpoint.served[release] = Served(load_manifest(Path(folder)), self.limits)
+        manifest = load_manifest(Path(folder))
+        self.endpoint.served[release] = Served(manifest, self.limits, read_context(Path(folder), manifest))
 
     async def _change_releases(self, change: ReleasesChanged) -> None:
         """Connect to the engines of new releases, replace the routes, and drain the releases without a route."""

@@ -6,7 +6,7 @@ from collections.abc import AsyncGenerator
 from dataclasses import dataclass, field
 from typing import Any
 
-from fledge.core.messages import Answered, OutboxRecord, Piece
+from fledge.core.messages import Answered, OutboxRecord, Piece, TokenScore
 from fledge.core.texts import counted
 
 
@@ -24,7 +24,8 @@ class Result:
     turns_left_out: int = 0
     finish_reason: str = ""
     late: bool = False  # cut at the deadline
-    logprobs: list[tuple[str, float]] = field(default_factory=list)
+    logprobs: list[TokenScore] = field(default_factory=list)
+    prompt: list[TokenScore] = field(default_factory=list)
 
     def add(self, piece: Piece) -> None:
         if piece.token_ids or piece.text:
@@ -34,6 +35,7 @@ class Result:
         self.prompt_tokens = piece.prompt_tokens
         self.turns_left_out = piece.turns_left_out
         self.logprobs += piece.logprobs or []
+        self.prompt += piece.prompt or []
         if piece.finish_reason:
             self.finish_reason = piece.finish_reason
             self.late = piece.error_kind == "deadline"

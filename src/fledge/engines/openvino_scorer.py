@@ -1,0 +1,61 @@
+"""Log probabilities of a prompt's tokens, from a second copy of the exported model.
+
+The pipeline that generates reports none for tokens in its prefix cache.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import openvino
+
+CHUNK = 256  # tokens of one step, which bounds the size of its logits
+
+
+class PromptScore(NamedTuple):
+    """A token's log probability after the tokens before it, and the likeliest token there with its own."""
+
+    logprob: float
+    likeliest: int
+    likeliest_logprob: float
+
+
+class PromptScorer:
+    """Computes the log probabilities of one prompt at a time."""
+
+    def __init__(self, folder: Path, device: str, properties: dict[str, Any]) -> None:
+        model = openvino.Core().compile_model(str(folder / "openvino_model.xml"), device, properties)
+        self._inputs = {item.get_any_name() for item in model.inputs}
+        self._request = model.create_infer_request()
+
+    def score(self, token_ids: Sequence[int]) -> list[PromptScore]:
+        """Return the scores of all tokens but the first."""
+        self._request.reset_state()
+        scores: list[PromptScore] = []
+        for start in range(0, len(token_ids) - 1, CHUNK):
+            end = min(start + CHUNK, len(token_ids) - 1)
+            logits = self._infer(token_ids[start:end], start, end)
+            scores += _score(logits, token_ids[start + 1 : end + 1])
+        return scores
+
+    def _infer(self, token_ids: Sequence[int], start: int, end: int) -> npt.NDArray[np.float32]:
+        values = {
+            "input_ids": np.array([token_ids], dtype=np.int64),
+            "attention_mask": np.ones((1, end), dtype=np.int64),
+            "position_ids": np.arange(start, end, dtype=np.int64)[None],
+            "beam_idx": np.zeros(1, dtype=np.int32),
+        }
+        found = self._request.infer({name: value for name, value in values.items() if name in self._inputs})
+        logits: npt.NDArray[np.float32] = found["logits"][0]
+        return logits
+
+
+def _score(logits: npt.NDArray[np.float32], following: Sequence[int]) -> list[PromptScore]:
+    highest = logits.max(axis=-1, keepdims=True)
+    total = np.log(np.exp(logits - highest).sum(axis=-1, dtype=np.float64)) + highest[:, 0]
+    rows = np.arange(len(following))
+    likeliest = logits.argmax(axis=-1)
+    chosen, best = logits[rows, list(following)] - total, logits[rows, likeliest] - total
+    return [PromptScore(float(a), int(b), float(c)) for a, b, c in zip(chosen, likeliest, best, strict=True)]
