@@ -9,14 +9,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Regex, Tokenizer, pre_tokenizers
-from tokenizers.decoders import Strip
+from tokenizers.decoders import ByteFallback, Strip
+from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Split
 from tokenizers.processors import TemplateProcessing
 
 from fledge.core.errors import FledgeError, InputError
 from fledge.core.types import Message
 from fledge.engines.stream import Chunk
-from fledge.engines.text import Decoder, Text, TextConfig, open_tokenizer, translate_errors
+from fledge.engines.text import Decoder, Text, TextConfig, open_tokenizer, token_bytes, translate_errors
 from fledge.models import snapshot
 from fledge.models.snapshot import Snapshot
 
@@ -296,6 +297,23 @@ def _byte_tokens(text: Text) -> dict[int, int]:
     others = [byte for byte in range(256) if byte not in printable]
     letters = {byte: chr(byte) for byte in printable} | {byte: chr(256 + at) for at, byte in enumerate(others)}
     return {byte: text.tokenizer.token_to_id(letter) for byte, letter in letters.items()}
+
+
+def test_bytes_of_tokens_make_up_the_text(text: Text) -> None:
+    words = "Grüße, 日本語 and 🙂! <|endoftext|>"
+    ids = text.encode(words, room=10).token_ids
+    assert b"".join(token_bytes(text.tokenizer, token) for token in ids) == words.encode()
+    assert {byte: token_bytes(text.tokenizer, token) for byte, token in _byte_tokens(text).items()} == {
+        byte: bytes([byte]) for byte in range(256)
+    }
+    assert token_bytes(text.tokenizer, END) == b"<|endoftext|>"
+
+
+def test_bytes_of_sentencepiece_tokens() -> None:
+    vocabulary = {"<0xE2>": 0, "<0x41>": 1, "\ufffd": 2}
+    pieces = Tokenizer(WordLevel(vocabulary))
+    pieces.decoder = ByteFallback()
+    assert [token_bytes(pieces, token) for token in range(3)] == [b"\xe2", b"A", b""]
 
 
 def _parts(items: list[int], places: list[int]) -> list[list[int]]:
