@@ -4,6 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/installed
 DEVELOPED := $(VENV)/installed-dev
+MUTATED := $(VENV)/installed-mutate
 DEMONSTRATION := models,openvino,serve
 DEVELOPMENT := $(DEMONSTRATION),gguf,sign,otlp,bench,dev
 # Tests run in several processes, each file in one of them.
@@ -23,10 +24,10 @@ test-fast: lint  ## The same without the tests marked slow
 coverage: lint  ## All tests, with the branch coverage of the source
 	$(BIN)/python -m pytest $(AT_ONCE) --cov --cov-report term
 
-mutate: $(DEVELOPED)  ## Mutation tests of the pure policies: how many changed lines the tests notice
-	$(BIN)/python -m pip install --quiet mutmut==3.8.1
-	$(BIN)/mutmut run --max-children 1
+mutate: $(MUTATED)  ## Mutation tests of the pure functions, about an hour on one core; ONLY='fledge.comparison.power*' for one file
+	$(BIN)/mutmut run $(if $(ONLY),'$(ONLY)')
 	$(BIN)/mutmut results
+	$(BIN)/mutmut results --all true | $(BIN)/python tools/mutation_score.py
 
 soak: $(DEVELOPED)  ## What takes long: random kills, faults, peers in environments of their own; reported in docs/
 	FLEDGE_TEST_TABLE=docs/reliability.md $(BIN)/python -m pytest -m soak --timeout 7200
@@ -39,10 +40,14 @@ lint: $(DEVELOPED)
 
 install: $(DEVELOPED)  ## With what the tests need
 
-$(INSTALLED) $(DEVELOPED): pyproject.toml constraints.txt tools/install.py
+$(INSTALLED): EXTRAS := $(DEMONSTRATION)
+$(DEVELOPED): EXTRAS := $(DEVELOPMENT)
+$(MUTATED): EXTRAS := $(DEVELOPMENT),mutate
+
+$(INSTALLED) $(DEVELOPED) $(MUTATED): pyproject.toml constraints.txt tools/install.py
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "fledge needs Python 3.11 or newer: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
-	@$(PYTHON) tools/install.py $(VENV) $(if $(filter $(DEVELOPED),$@),$(DEVELOPMENT),$(DEMONSTRATION))
-	@touch $(if $(filter $(DEVELOPED),$@),$(INSTALLED) $(DEVELOPED),$@)
+	@$(PYTHON) tools/install.py $(VENV) $(EXTRAS)
+	@touch $(if $(filter $(INSTALLED),$@),,$(INSTALLED) $(DEVELOPED)) $@
 
 clean:  ## Remove what make and the demo created here
-	rm -rf $(VENV) .fledge mlflow.db mlartifacts fledge-report.html
+	rm -rf $(VENV) .fledge mutants mlflow.db mlartifacts fledge-report.html

@@ -1,4 +1,5 @@
 import math
+import shlex
 
 import numpy as np
 import pandas as pd
@@ -27,7 +28,8 @@ def test_invalid_gates_are_rejected(text: str) -> None:
 
 def test_gate_on_the_bound_is_stricter_than_on_the_mean() -> None:
     (gate,) = read_gates("token_f1>=0.6")
-    assert judge(gate, FOUND, "mean").passed
+    passed = judge(gate, FOUND, "mean")
+    assert passed.summary() == "passed  token_f1>=0.6: 0.65 (95 % interval 0.58 to 0.72, 40 questions)"
     failed = judge(gate, FOUND, "bound")
     assert (failed.passed, failed.value, failed.judged) == (False, 0.65, 0.58)
     assert failed.summary() == "FAILED  token_f1>=0.6: 0.65 (95 % interval 0.58 to 0.72, 40 questions)"
@@ -43,13 +45,17 @@ def test_gate_passes_at_its_limit() -> None:
 
 def test_a_gate_on_a_missing_metric_fails() -> None:
     result = judge(read_gates("chrf>=0")[0], FOUND, "mean")
-    assert not result.passed
-    assert "no answer has this metric" in result.summary()
+    assert (result.passed, result.metric) == (False, "chrf")
+    assert result.summary() == "FAILED  chrf>=0: no answer has this metric"
 
 
 def test_gate_on_the_bound_fails_with_one_question() -> None:
     alone = {"token_f1": Estimate(1.0, (-math.inf, math.inf), 1)}
-    assert not judge(read_gates("token_f1>=0.6")[0], alone, "bound").passed
+    assert (
+        judge(read_gates("token_f1>=0.6")[0], alone, "bound")
+        .summary()
+        .startswith("FAILED  token_f1>=0.6: 1 (no interval, 1 question); 1 question too few")
+    )
     assert judge(read_gates("token_f1>=0.6")[0], alone, "mean").passed
 
 
@@ -79,7 +85,13 @@ def test_reason_names_the_flawless_questions_needed() -> None:
             "2 questions too few: the interval is the whole",
         ),
         ("token_f1>=0.1", Estimate(0.26, (0.0, 1.0), 1, (0.0, 1.0)), "1 question too few"),
-        ("latency_p95_s<=3", Estimate(2.0, (1.0, math.inf), 71, (0.0, math.inf)), "71 answers cannot bound"),
+        (
+            "latency_p95_s<=3",
+            Estimate(2.0, (1.0, math.inf), 71, (0.0, math.inf)),
+            "2 (95 % interval from 1, without an upper bound, 71 questions); "
+            "71 answers cannot bound a 95th percentile: 72 are needed",
+        ),
+        ("token_f1>=1", Estimate(1.0, (0.9, 1.0), 30, (0.0, 1.0)), "; no number of questions can prove this"),
         ("error_rate<=0", Estimate(0.0, (0.0, 0.1), 30, (0.0, 1.0)), "no number of questions can prove this"),
     ],
 )
@@ -90,6 +102,30 @@ def test_reason_of_a_gate_with_too_few_answers(gate: str, found: Estimate, reaso
     assert reason in result.summary()
     assert "inf" not in result.summary()
     assert judge(asked, {asked.metric: found}, "mean").reason is None
+
+
+def test_no_reason_if_more_answers_would_not_help() -> None:
+    (slow,) = read_gates("latency_p95_s<=3")
+    result = judge(slow, {"latency_p95_s": Estimate(3.0, (2.0, 4.0), 72, (0.0, math.inf))}, "bound")
+    assert (result.passed, result.metric, result.reason) == (False, "latency_p95_s", None)
+    (high,) = read_gates("token_f1>=0.6")
+    low = {"token_f1": Estimate(0.5, (0.0, 1.0), 1, (0.0, 1.0))}
+    assert (judge(high, low, "mean").passed, judge(high, low, "mean").reason) == (False, None)
+
+
+@pytest.mark.parametrize(("limit", "best", "worst"), [(90, 100.0, 0.0), (0.8, 1.0, -1.0), (4.6, 5.0, 1.0)])
+def test_flawless_questions_depend_on_the_range_of_the_metric(limit: float, best: float, worst: float) -> None:
+    """A tenth of the range is left, as for an error rate of 0.1."""
+    (gate,) = read_gates(f"quality>={limit}")
+    result = judge(gate, {"quality": Estimate(best, (worst, best), 5, (worst, best))}, "bound")
+    assert result.reason == "35 flawless questions are needed"
+
+
+def test_hint_of_an_invalid_gate_is_valid() -> None:
+    with pytest.raises(InputError) as caught:
+        read_gates("token_f1>0.6")
+    flag, gates = shlex.split(caught.value.hint)
+    assert (flag, [gate.metric for gate in read_gates(gates)]) == ("--gate", ["token_f1", "error_rate"])
 
 
 def test_95th_percentile_is_bounded_from_72_answers() -> None:

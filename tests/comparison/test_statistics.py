@@ -1,19 +1,12 @@
 """Published results with their sources, and edge cases."""
 
 import math
+from typing import Literal
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from fledge.comparison.intervals import (
-    cluster_error,
-    cluster_interval,
-    mean_interval,
-    tango_interval,
-    tango_z,
-)
+from fledge.comparison.intervals import cluster_error
 from fledge.comparison.statistics import (
     PairedSample,
     adjust,
@@ -34,6 +27,8 @@ DEPRESSION = PairedSample(
     np.array([0.878, 0.647, 0.598, 2.05, 1.06, 1.29, 1.06, 3.14, 1.29]),
 )
 
+SIDES: tuple[Literal["less"], Literal["greater"]] = ("less", "greater")
+
 
 def table(both: int, only_a: int, only_b: int, neither: int) -> PairedSample:
     """Pass/fail of two arms from the four counts."""
@@ -53,6 +48,7 @@ def test_student_sleep() -> None:
     assert result.statistic == pytest.approx(-4.0621, abs=5e-5)
     assert result.p == pytest.approx(0.002833, abs=5e-7)
     assert (result.low, result.high) == pytest.approx((-2.4598858, -0.7001142), abs=1e-7)
+    assert result.spread == pytest.approx(1.229995, abs=5e-7)  # R: sd()
 
 
 def test_student_sleep_by_permutation() -> None:
@@ -85,33 +81,6 @@ def test_kojima_2022_single_eq() -> None:
     assert result.low < 0 < result.high
 
 
-@pytest.mark.parametrize(
-    ("counts", "interval"),
-    [
-        ((59, 6, 16, 80), (-0.1240, -0.0054)),  # Cavo et al. (2012)
-        ((1, 1, 7, 12), (-0.517, -0.026)),  # Bentur et al. (2009)
-    ],
-)
-def test_tango_interval(counts: tuple[int, int, int, int], interval: tuple[float, float]) -> None:
-    """Fagerland, Lydersen and Laake, Statistical Analysis of Contingency Tables (2017), chapter 8."""
-    assert tango_interval(counts[1], counts[2], sum(counts)) == pytest.approx(interval, abs=5e-4)
-
-
-def test_tango_statistic_is_mcnemar_at_zero() -> None:
-    assert tango_z(86, 150, 1600, 0.0) ** 2 == pytest.approx(17.356, abs=5e-4)
-
-
-@given(st.integers(0, 60), st.integers(0, 60), st.integers(0, 60))
-@settings(max_examples=200)
-def test_tango_interval_contains_the_observed_difference(only_a: int, only_b: int, alike: int) -> None:
-    count = only_a + only_b + alike
-    if count < 2:
-        return
-    low, high = tango_interval(only_a, only_b, count)
-    assert -1 <= low <= (only_a - only_b) / count <= high <= 1
-    assert (low, high) == pytest.approx(tuple(-end for end in reversed(tango_interval(only_b, only_a, count))))
-
-
 # Benjamini and Hochberg (1995), section 4: fifteen hypotheses on rt-PA and APSAC after an infarction.
 BH_1995 = [0.0001, 0.0004, 0.0019, 0.0095, 0.0201, 0.0278, 0.0298, 0.0344, 0.0459, 0.3240, 0.4262, 0.5719, 0.6528]
 BH_1995 += [0.7590, 1.0]
@@ -129,6 +98,8 @@ def test_benjamini_hochberg_1995() -> None:
 
 def test_adjusting_no_p_values_gives_none() -> None:
     assert adjust([]) == []
+    assert adjust([0.04]) == [0.04]
+    assert adjust([0.01, 0.04]) == pytest.approx([0.02, 0.04])
 
 
 def test_many_questions_use_the_t_test() -> None:
@@ -142,6 +113,7 @@ def test_many_questions_use_the_t_test() -> None:
 def test_result_depends_on_the_seed_only() -> None:
     sample = PairedSample(np.random.default_rng(1).normal(0.1, 1.0, 40), np.zeros(40))
     assert paired_test(sample, seed=1) == paired_test(sample, seed=1)
+    assert paired_test(sample, seed=1).low != paired_test(sample, seed=2).low
 
 
 def test_many_clusters_of_one_size_are_a_t_test_of_their_means() -> None:
@@ -153,7 +125,11 @@ def test_many_clusters_of_one_size_are_a_t_test_of_their_means() -> None:
     assert result.test == "cluster-t"
     assert result.statistic == pytest.approx(of_means.statistic, rel=1e-6)
     assert (result.p, result.low, result.high) == pytest.approx((of_means.p, of_means.low, of_means.high), rel=1e-6)
-    assert cluster_error(values, topics)[1] == 119
+    error, freedom = cluster_error(values, topics)
+    assert (result.difference, result.spread) == pytest.approx((values.mean(), error * math.sqrt(600)))
+    assert freedom == 119
+    sides = [one_sided_p(PairedSample(values, np.zeros(600), clusters=topics), 0.0, side) for side in SIDES]
+    assert sides == pytest.approx([1 - result.p / 2, result.p / 2])
     flat = paired_test(PairedSample(values, np.zeros(600)), "t")
     assert result.high - result.low > flat.high - flat.low
 
@@ -163,7 +139,8 @@ def test_few_clusters_use_sign_flips_of_whole_clusters() -> None:
     values = np.array([0.2, 0.1, 0.3, 0.2, -0.1, 0.3, 0.4, 0.1, 0.2, 0.5])
     result = paired_test(PairedSample(values, np.zeros(10), clusters=topics))
     # Each of the six topics gains: of 64 ways to set their signs, two are as extreme.
-    assert (result.test, result.p) == ("cluster-permutation", 2 / 64)
+    assert (result.test, result.p, result.statistic) == ("cluster-permutation", 2 / 64, result.difference)
+    assert paired_test(PairedSample(values + 0.5, np.full(10, 0.5), clusters=topics)).p == 2 / 64  # of shares too
     assert 0 < result.low < values.mean() < result.high
     # With one question per topic it is the permutation test.
     alone = PairedSample(SLEEP.a, SLEEP.b, clusters=np.arange(10))
@@ -193,6 +170,39 @@ def test_one_sided_p_is_half_the_two_sided() -> None:
     assert one_sided_p(SLEEP, 0.0, "greater") == pytest.approx(1 - two / 2)
 
 
+def test_one_sided_p_of_two_questions() -> None:
+    sample = PairedSample(np.array([1.0, 2.0]), np.zeros(2))
+    assert one_sided_p(sample, 0.0, "greater") == pytest.approx(0.5 - math.atan(3) / math.pi)  # t = 3
+
+
+def test_one_sided_p_of_pass_or_fail_is_half_of_mcnemars() -> None:
+    swapped = PairedSample(APPROVAL.b, APPROVAL.a, passes=True)
+    half = paired_test(APPROVAL, "mcnemar-chi2").p / 2
+    assert [one_sided_p(APPROVAL, 0.0, side) for side in SIDES] == pytest.approx([half, 1 - half], rel=1e-6, abs=0)
+    assert one_sided_p(swapped, 0.0, "greater") == pytest.approx(half, rel=1e-6, abs=0)
+    two_wins = table(0, 2, 0, 0)
+    assert one_sided_p(two_wins, 0.0, "greater") == pytest.approx(0.0786, abs=5e-5)  # z is the square root of 2
+    wins = PairedSample(np.ones(12), np.zeros(12), passes=True, clusters=np.repeat(np.arange(6), 2))
+    assert one_sided_p(wins, 0.0, "greater") == 1 / 64  # six topics allow no less
+
+
+def test_one_sided_p_of_equal_differences() -> None:
+    """Tango's test of no disagreement against a share d has z = sqrt(n d / (1 - d)); here d = (0.3 - 0.2) / (1 + 0.2)
+    and n = 44, thus z = 2. Without bounds it is the sign test."""
+    shares = PairedSample(np.full(44, 0.7), np.full(44, 0.5))
+    assert one_sided_p(shares, 0.3, "less") == pytest.approx(0.02275, abs=5e-6)
+    assert one_sided_p(shares, 0.3, "greater") == 1.0
+    assert one_sided_p(PairedSample(np.full(12, 5.0), np.zeros(12)), 0.0, "greater") == 0.5**12
+
+
+def test_one_sided_p_if_one_topic_carries_the_mean() -> None:
+    """Eleven topics gain 0.1 and one loses 0.9: by Hoeffding's bound, exp(-12 mean**2 / 2), that shows nothing."""
+    topics = np.arange(1200) % 12
+    gains = np.where(topics == 0, -0.9, 0.1)
+    p = one_sided_p(PairedSample(gains, np.zeros(1200), clusters=topics), 0.0, "greater")
+    assert p == pytest.approx(math.exp(-6 * (0.2 / 12) ** 2))
+
+
 def test_equivalence_by_hand() -> None:
     rng = np.random.default_rng(2)
     sample = PairedSample(rng.normal(0.0, 0.1, 50), np.zeros(50))
@@ -207,6 +217,20 @@ def test_equivalence_by_hand() -> None:
 def test_equivalence_of_pass_fail_needs_many_questions() -> None:
     assert equivalence_p(table(20, 0, 0, 0), 0.02) > 0.05
     assert equivalence_p(table(400, 0, 0, 0), 0.02) < 0.05
+
+
+def test_cochran_by_hand() -> None:
+    """Columns of 9, 5 and 4 passes: Q = 2 (3 * 122 - 18**2) / (3 * 18 - 40) = 6, and p = exp(-Q / 2)."""
+    rows = [[1, 0, 0]] * 4 + [[1, 1, 0]] * 2 + [[0, 0, 1]] + [[1, 1, 1]] * 3
+    assert omnibus(np.array(rows, dtype=float), passes=True) == pytest.approx(("cochran-q", 6.0, math.exp(-3), 10))
+
+
+def test_omnibus_of_two_questions() -> None:
+    same_order = omnibus(np.array([[0.1, 0.2, 0.3], [0.4, 0.6, 0.7]]), passes=False)
+    assert same_order == pytest.approx(("friedman", 4.0, math.exp(-2), 2))
+    no_difference = omnibus(np.array([[0.1, 0.1, 0.1], [0.4, 0.4, 0.4]]), passes=False)
+    assert no_difference == ("friedman", 0.0, 1.0, 2)
+    assert omnibus(np.array([[0.1, 0.2, 0.3]]), passes=False) is None
 
 
 def test_omnibus_of_friedman_and_cochran() -> None:
@@ -251,7 +275,7 @@ def test_degenerate_scores_have_clear_outcomes(test: str) -> None:
 @pytest.mark.parametrize("test", ["auto", "mcnemar-chi2", "mcnemar-chi2-corrected"])
 def test_degenerate_passes_have_clear_outcomes(test: str) -> None:
     ties = paired_test(table(5, 0, 0, 5), test)  # type: ignore[arg-type]
-    assert (ties.p, ties.difference) == (1.0, 0.0)
+    assert (ties.p, ties.difference, ties.statistic) == (1.0, 0.0, 0.0)
     assert ties.low == pytest.approx(-ties.high)
     assert ties.high > 0.2  # ten ties do not prove equivalence
 
@@ -271,9 +295,83 @@ def test_one_sided_tests_allow_for_unobserved_failures(passes: bool, topics: int
     assert one_sided_p(PairedSample(many, many, binary=True), 0.01, "less") < 0.05
 
 
+def test_mcnemar_of_as_many_wins_as_losses() -> None:
+    exact, plain = paired_test(table(5, 3, 3, 5), "mcnemar"), paired_test(table(5, 3, 3, 5), "mcnemar-chi2")
+    assert (exact.p, exact.statistic) == (1.0, 3.0)
+    assert (plain.p, plain.statistic) == (1.0, 0.0)
+
+
+def test_mcnemar_needs_no_bound_for_heavy_tails() -> None:
+    """It is exact: 3 losses among 33 disagreements have twice the probability of at most 3 heads of 33."""
+    result = paired_test(table(0, 30, 3, 0))
+    heads = sum(math.comb(33, count) for count in range(4))
+    assert result.test == "mcnemar"
+    assert result.p == pytest.approx(2 * heads / 2**33, abs=0)
+
+
+@pytest.mark.parametrize("sign", [-1, 1])
+def test_interval_reaches_hoeffdings_bound_if_one_topic_carries_the_mean(sign: int) -> None:
+    """Eleven topics gain 0.1 and one loses 0.9; the bound is sqrt(2 log(40) / 12) from the mean."""
+    topics = np.arange(1200) % 12
+    gains = sign * np.where(topics == 0, -0.9, 0.1)
+    result = paired_test(PairedSample(gains, np.zeros(1200), clusters=topics))
+    assert (result.test, result.p, result.statistic) == ("hoeffding", 1.0, result.difference)
+    near, far = sorted((result.low, result.high), key=abs)
+    assert far == pytest.approx(gains.mean() - sign * math.sqrt(2 * math.log(40) / 12))
+    assert 0 < sign * near < 0.15  # the other end stays
+
+
+@pytest.mark.parametrize("sign", [-1, 1])
+def test_interval_ends_at_the_largest_possible_difference(sign: int) -> None:
+    high, low = np.array([5.0, 5.0, 5.0]), np.array([1.0, 1.0, 3.0])
+    a, b = (high, low) if sign > 0 else (low, high)
+    result = paired_test(PairedSample(a, b, bounds=(1.0, 5.0)), "t")
+    ends = sorted((result.low, result.high), key=abs)
+    assert ends == pytest.approx([sign * (10 - 4.302653 * 2) / 3, sign * 4.0], abs=1e-6)  # unclipped it ends at 6.2
+
+
+def test_one_question_has_no_test() -> None:
+    result = paired_test(PairedSample(np.array([0.9]), np.array([0.5])))
+    assert result.test == "none"
+    assert (result.statistic, result.difference) == pytest.approx((0.4, 0.4))
+    assert math.isnan(result.spread)
+
+
+def test_equal_scores_outside_of_shares_show_no_difference() -> None:
+    same = PairedSample(np.full(12, 5.0), np.full(12, 5.0))
+    assert (paired_test(same).p, paired_test(same).statistic) == (1.0, 0.0)
+
+
 def test_mcnemar_rejects_scores() -> None:
-    with pytest.raises(ValueError, match="all 0 or 1"):
+    with pytest.raises(ValueError, match=r"^McNemar's test is for scores that are all 0 or 1"):
         paired_test(SLEEP, "mcnemar")
+
+
+@pytest.mark.parametrize(("count", "test"), [(99, "cluster-permutation"), (100, "cluster-t")])
+def test_t_test_from_a_hundred_clusters(count: int, test: str) -> None:
+    values = np.random.default_rng(0).normal(0.1, 1.0, 2 * count)
+    assert paired_test(PairedSample(values, np.zeros(2 * count), clusters=np.repeat(np.arange(count), 2))).test == test
+
+
+@pytest.mark.parametrize("sign", [-1, 1])
+def test_result_of_random_sets_of_clusters_depends_on_the_seed_only(sign: int) -> None:
+    values = sign * np.random.default_rng(0).normal(0.2, 1.0, 40)
+    sample = PairedSample(values, np.zeros(40), clusters=np.repeat(np.arange(20), 2))
+    first, again, other = (paired_test(sample, seed=seed) for seed in (1, 1, 2))
+    assert first == again
+    assert first.p != other.p
+    assert first.low != other.low
+    assert one_sided_p(sample, 0.0, "less") == one_sided_p(sample, 0.0, "less")
+
+
+def test_equal_differences_with_clusters() -> None:
+    """The figures of as many questions without clusters; without bounds it is the sign test of the clusters."""
+    shares = PairedSample(np.full(24, 0.5), np.zeros(24), clusters=np.repeat(np.arange(12), 2))
+    alone = PairedSample(np.full(12, 0.5), np.zeros(12))
+    assert paired_test(shares)[1:4] == pytest.approx(paired_test(alone)[1:4])
+    large = paired_test(PairedSample(np.full(240, 5.0), np.zeros(240), clusters=np.repeat(np.arange(120), 2)))
+    assert (large.difference, large.low, large.high, large.statistic, large.spread) == (5.0, 5.0, 5.0, 0.0, 0.0)
+    assert (large.test, large.p) == ("cluster-t", 2 / 2**120)
 
 
 @pytest.mark.parametrize("count", [3, 120])
@@ -283,28 +381,3 @@ def test_clusters_without_spread(count: int) -> None:
     assert same.p == 1.0
     shifted = paired_test(PairedSample(np.ones(4 * count), np.zeros(4 * count), clusters=topics))
     assert shifted.p == pytest.approx(2 / 2**count)
-
-
-def test_mean_interval() -> None:
-    assert mean_interval(np.array([1.0])) == (-math.inf, math.inf)
-    assert mean_interval(np.array([2.0, 2.0])) == (2.0, 2.0)
-    assert mean_interval(np.zeros(5)) == pytest.approx(mean_interval(np.zeros(5), passes=True)) != (0.0, 0.0)
-    assert mean_interval(SLEEP.differences) == pytest.approx((-2.4599, -0.7001), abs=1e-4)
-    # Wilson's interval of 15 of 148, from Newcombe (1998), Statistics in Medicine 17, p. 857-872: 0.0624 to 0.1605.
-    passes = np.repeat([1.0, 0.0], [15, 133])
-    assert mean_interval(passes, passes=True) == pytest.approx((0.0624, 0.1605), abs=5e-5)
-
-
-def test_bootstrap_interval_is_skewed_like_the_scores() -> None:
-    values = np.random.default_rng(3).exponential(1.0, 60)
-    low, high = mean_interval(values)
-    assert low < values.mean() < high
-    assert high - values.mean() > values.mean() - low
-
-
-def test_one_differing_topic_gives_an_interval_across_zero() -> None:
-    """Without the t interval it would end at 0."""
-    gains, topics = np.zeros(60), np.repeat(np.arange(12), 5)
-    gains[3] = -1.0
-    low, high = cluster_interval(gains, topics)
-    assert low < gains.mean() < 0 < high

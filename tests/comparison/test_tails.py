@@ -3,6 +3,7 @@ import math
 import numpy as np
 import pandas as pd
 import pytest
+from numpy.typing import NDArray
 from scipy import stats
 
 from fledge.comparison.options import CompareOptions
@@ -33,7 +34,37 @@ def test_heavy_tail_counts_only_on_the_opposite_side_of_zero() -> None:
     assert has_heavy_tail(-gains)
     assert not has_heavy_tail(gains + 2)  # mean and tail on one side
     assert not has_heavy_tail(np.zeros(9))
-    assert list(has_heavy_tail(np.stack([gains, gains + 2]))) == [True, False]
+    symmetric = np.array([-0.5] * 38 + [8.5, -9.5])
+    assert list(has_heavy_tail(np.stack([gains, gains + 2, symmetric]))) == [True, False, False]
+
+
+@pytest.mark.parametrize("unit", [1e-120, 1e100])
+def test_heavy_tail_does_not_depend_on_the_unit(unit: float) -> None:
+    gains = np.array([-1.0] * 38 + [9.0, 9.0])
+    assert has_heavy_tail(gains * unit)
+    assert count_for_tail(gains * unit) == count_for_tail(gains)
+
+
+def _gains(large: int, count: int) -> NDArray[np.float64]:
+    """Differences with a negative mean, of which `large` are positive: a mean of the skewness of a Bernoulli variable,
+    (1 - 2 p) / sqrt(p (1 - p) count)."""
+    return np.where(np.arange(count) < large, 1.0, -2.0)
+
+
+def test_few_questions_or_topics_need_more_skewness() -> None:
+    """Below 20 the limit is 3 / count, here 0.25; 4 of 12 have a skewness of 0.204, and 3 of 12 one of 0.333."""
+    assert not has_heavy_tail(_gains(4, 12))
+    assert has_heavy_tail(_gains(3, 12))
+    topics = np.repeat(np.arange(12), 100)
+    assert not has_heavy_tail(np.repeat(_gains(4, 12), 100), topics)
+    assert has_heavy_tail(np.repeat(_gains(3, 12), 100), topics)
+
+
+def test_count_for_tail_by_hand() -> None:
+    """Of 12 topics with 100 questions each, 4 are large: 1,200 * 0.5 / 12 / 0.15**2."""
+    topics = np.repeat(np.arange(12), 100)
+    assert count_for_tail(np.repeat(_gains(4, 12), 100), topics) == 2223
+    assert count_for_tail(_gains(4, 12)) == 23  # 12 * 0.5 / 12 / 0.15**2
 
 
 def test_count_for_tail_makes_the_skewness_small() -> None:
@@ -54,6 +85,8 @@ def test_one_topic_that_carries_the_mean_is_a_heavy_tail() -> None:
 
 def test_hoeffding_by_hand() -> None:
     assert float(hoeffding_p(0.5, 1.0, 40)) == pytest.approx(2 * math.exp(-5))
+    assert float(hoeffding_p(0.05, 0.1, 40)) == pytest.approx(2 * math.exp(-5))
+    assert float(hoeffding_p(0.0, 1.0, 40)) == 1.0
     distance = hoeffding_distance(1.0, 40, 0.95)
     assert float(hoeffding_p(distance, 1.0, 40)) == pytest.approx(0.05)
 
@@ -114,6 +147,7 @@ def test_large_differences_stay_significant_with_a_tail() -> None:
     broken = np.where(np.arange(40) % 5 == 0, 1.0, 0.0)
     pair = compare_scores(_table(a=list(rng.beta(9, 1, 40)), b=list(broken)), "quality").pairs[0]
     assert (pair.verdict, pair.test) == ("worse", "hoeffding")
+    assert (pair.reason, pair.needed_questions) == (None, None)
     assert pair.ci[1] < 0
 
 

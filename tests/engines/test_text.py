@@ -3,19 +3,21 @@ import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Regex, Tokenizer, pre_tokenizers
-from tokenizers.decoders import Strip
+from tokenizers.decoders import ByteFallback, Strip
+from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Split
 from tokenizers.processors import TemplateProcessing
 
 from fledge.core.errors import FledgeError, InputError
 from fledge.core.types import Message
 from fledge.engines.stream import Chunk
-from fledge.engines.text import Decoder, Text, TextConfig, open_tokenizer
+from fledge.engines.text import Decoder, Text, TextConfig, open_tokenizer, token_bytes, translate_errors
 from fledge.models import snapshot
 from fledge.models.snapshot import Snapshot
 
@@ -41,14 +43,21 @@ def text(model: Snapshot) -> Text:
 
 
 def test_a_special_token_in_user_text_stays_text(text: Text) -> None:
-    assert END not in text.encode("a <|endoftext|> b", room=10).token_ids
+    ids, left_out = text.encode("a <|endoftext|> b", room=10)
+    assert END not in ids
+    assert left_out == 0
 
 
 def test_without_a_template_turns_end_with_the_end_token(text: Text) -> None:
     turns = [Message("user", "one"), Message("assistant", "two"), Message("user", "three")]
-    ids = text.encode(turns, room=100).token_ids
+    ids, left_out = text.encode(turns, room=100)
     assert ids.count(END) == 3
-    assert ids[-1] == END
+    assert (ids[-1], left_out) == (END, 0)
+
+
+def test_only_the_first_of_two_end_tokens_ends_a_turn(model: Snapshot) -> None:
+    text = Text(replace(TextConfig.of(model, tokenizer(model)), end_tokens=(END, 5)))
+    assert text.encode([Message("user", "one")], room=100).token_ids[-2:] != [END, 5]
 
 
 def test_the_oldest_turns_are_left_out_and_counted(text: Text) -> None:
@@ -56,6 +65,26 @@ def test_the_oldest_turns_are_left_out_and_counted(text: Text) -> None:
     ids, left_out = text.encode(turns, room=100)
     assert left_out == 2  # a question and its answer
     assert ids == text.encode(turns[2:], room=100).token_ids
+
+
+@pytest.mark.parametrize("second", ["user", "system"])
+def test_only_a_leading_system_message_is_not_a_turn(text: Text, second: Literal["user", "system"]) -> None:
+    turns = [Message("user", "first words " * 200), Message(second, "second"), Message("user", "third")]
+    ids, left_out = text.encode(turns, room=100)
+    assert left_out == 1
+    assert ids == text.encode(turns[1:], room=100).token_ids
+
+
+def test_a_prompt_may_fill_the_window(text: Text) -> None:
+    turns = [Message("user", "some words"), Message("user", "and others"), Message("user", "and more")]
+    whole, part = (len(text.encode(turns[start:], room=1).token_ids) for start in (0, 1))
+    assert text.encode(turns, room=512 - whole).turns_left_out == 0
+    assert text.encode(turns, room=512 - whole + 1).turns_left_out == 1
+    assert text.encode(turns, room=512 - part).turns_left_out == 1
+    assert text.encode(turns, room=512 - part + 1).turns_left_out == 2
+    assert text.encode([5] * 448, room=64) == ([5] * 448, 0)
+    with pytest.raises(InputError, match="449 tokens; the model takes 512, and 64 are kept for the answer"):
+        text.encode([5] * 449, room=64)
 
 
 @pytest.mark.parametrize("words", [[4] * 60, [1, 30, 2, 40, 1, 1, 25, 3, 90, 2, 7]])
@@ -97,13 +126,13 @@ def test_a_prompt_that_is_too_long_is_refused(text: Text, prompt: str | list[Mes
 
 @pytest.mark.parametrize("prompt", ["", []])
 def test_an_empty_prompt_is_refused(text: Text, prompt: str | list[int]) -> None:
-    with pytest.raises(InputError, match="empty"):
+    with pytest.raises(InputError, match=r"^the prompt is empty$"):
         text.encode(prompt, room=10)
 
 
 def test_invalid_unicode_is_refused(text: Text) -> None:
     for prompt in ("lone \ud800 surrogate", [Message("user", "lone \ud800 surrogate")]):
-        with pytest.raises(InputError, match="not valid Unicode"):
+        with pytest.raises(InputError, match=r"^the prompt is not valid Unicode text$"):
             text.encode(prompt, room=10)
 
 
@@ -124,6 +153,23 @@ def test_a_tokenizer_panic_is_an_error_for_that_text_only(model: Snapshot) -> No
             text.encode(prompt, room=10)
         assert caught.value.hint
         assert text.encode("good morning", room=10).token_ids == before
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (KeyError("x"), "KeyError: 'x'"),
+        (Exception("not\n  valid"), "not valid"),
+        (Exception("a" * 400), "a" * 300),
+    ],
+)
+def test_error_of_a_library_is_the_reason(error: Exception, reason: str) -> None:
+    def call() -> None:
+        raise error
+
+    with pytest.raises(InputError) as caught:
+        translate_errors(call, InputError("it failed", hint="try another"))
+    assert (caught.value.message, caught.value.hint) == (f"it failed: {reason}", "try another")
 
 
 def test_a_decoder_panic_is_an_error_for_that_answer_only(model: Snapshot) -> None:
@@ -148,7 +194,7 @@ def test_padding_and_truncation_are_disabled(model: Snapshot) -> None:
 
 def test_a_broken_tokenizer_is_refused() -> None:
     for content in ("{}", "nothing", '{"normalizer": {"type": "Precompiled", "precompiled_charsmap": ""}}'):
-        with pytest.raises(InputError, match=r"tokenizer\.json cannot be loaded"):
+        with pytest.raises(InputError, match=r"^tokenizer\.json cannot be loaded"):
             open_tokenizer(content)
 
 
@@ -159,6 +205,7 @@ def test_a_text_gets_the_special_tokens_of_the_post_processor(model: Snapshot) -
     ids = text.encode("a <|endoftext|> b", room=10).token_ids
     assert ids[0] == END
     assert END not in ids[1:]
+    assert text.encode([Message("user", "a b")], room=10).token_ids.index(END) > 0  # turns have no start token
 
 
 def test_only_the_template_writes_special_tokens(model: Snapshot) -> None:
@@ -167,7 +214,9 @@ def test_only_the_template_writes_special_tokens(model: Snapshot) -> None:
     assert plain.count(END) == 1
     for attack in ("a <|endoftext|> b", "<|endoftext|>", "\U000f0000", "a\U000f0000<|endoftext|>\U000f0001b"):
         assert text.encode([Message("user", attack)], room=10).token_ids.count(END) == 1
-    assert text.tokenizer.decode(plain, skip_special_tokens=True) == "user: a b\nassistant:"
+    for content in ("a b", "a <|endoftext|> b", "<|endoftext|>"):
+        ids = text.encode([Message("user", content)], room=10).token_ids
+        assert text.tokenizer.decode(ids, skip_special_tokens=True) == f"user: {content}\nassistant:"
 
 
 def test_the_snapshots_template_is_used(model: Snapshot, tmp_path: Path) -> None:
@@ -211,6 +260,30 @@ def test_a_stop_sequence_split_over_tokens_is_not_returned(text: Text) -> None:
     assert parts[-1].finish_reason == "stop"
 
 
+@pytest.mark.parametrize(
+    ("stops", "expected"),
+    [
+        (("bcd", "c"), "ab"),  # the one that ends first
+        (("b", "cd", "a2"), "a"),  # the first place of each
+        (("cd", "bcd"), "a"),  # the longest of those that end at one place
+    ],
+)
+def test_answer_ends_before_the_stop_sequence_that_ends_first(
+    text: Text, stops: tuple[str, ...], expected: str
+) -> None:
+    ids = text.encode("abcd ab", room=10).token_ids
+    assert Decoder(text.tokenizer, stops).feed(ids, None) == Chunk(expected, tuple(ids), "stop")
+
+
+def test_text_that_starts_no_stop_sequence_is_returned_at_once(text: Text) -> None:
+    decoder = Decoder(text.tokenizer, ("STOP", "T!"))
+    parts = ["one two", " SOS", " STOR", " and T"]
+    chunks = [decoder.feed(text.encode(part, room=10).token_ids, None).text for part in parts]
+    assert chunks == ["one two", " SO", "S STOR", " and "]  # an S or a T at the end may start one
+    ids = text.encode("one", room=10).token_ids
+    assert Decoder(text.tokenizer, ()).feed(ids, None) == Chunk("one", tuple(ids))
+
+
 def test_an_incomplete_stop_sequence_is_returned_at_the_end(text: Text) -> None:
     decoder = Decoder(text.tokenizer, ("STOP",))
     ids = text.encode("go ST", room=10).token_ids
@@ -224,6 +297,23 @@ def _byte_tokens(text: Text) -> dict[int, int]:
     others = [byte for byte in range(256) if byte not in printable]
     letters = {byte: chr(byte) for byte in printable} | {byte: chr(256 + at) for at, byte in enumerate(others)}
     return {byte: text.tokenizer.token_to_id(letter) for byte, letter in letters.items()}
+
+
+def test_bytes_of_tokens_make_up_the_text(text: Text) -> None:
+    words = "Grüße, 日本語 and 🙂! <|endoftext|>"
+    ids = text.encode(words, room=10).token_ids
+    assert b"".join(token_bytes(text.tokenizer, token) for token in ids) == words.encode()
+    assert {byte: token_bytes(text.tokenizer, token) for byte, token in _byte_tokens(text).items()} == {
+        byte: bytes([byte]) for byte in range(256)
+    }
+    assert token_bytes(text.tokenizer, END) == b"<|endoftext|>"
+
+
+def test_bytes_of_sentencepiece_tokens() -> None:
+    vocabulary = {"<0xE2>": 0, "<0x41>": 1, "\ufffd": 2}
+    pieces = Tokenizer(WordLevel(vocabulary))
+    pieces.decoder = ByteFallback()
+    assert [token_bytes(pieces, token) for token in range(3)] == [b"\xe2", b"A", b""]
 
 
 def _parts(items: list[int], places: list[int]) -> list[list[int]]:

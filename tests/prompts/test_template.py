@@ -19,12 +19,15 @@ def test_a_value_is_not_expanded() -> None:
 def test_error_names_the_missing_value() -> None:
     with pytest.raises(InputError, match="the prompt needs topic"):
         fill("{{question}} on {{topic}}", {"question": "?"})
+    with pytest.raises(InputError, match="the prompt needs question, topic, which the question does not have"):
+        fill("{{question}} on {{topic}}", {})
 
 
 @pytest.mark.parametrize("template", ["{{a.b}}", "{{a[0]}}", "{{a|upper}}", "{{ 1 + 1 }}", "{{a!r}}", "{{}}", "{{ä}}"])
 def test_only_plain_names_are_variables(template: str) -> None:
-    with pytest.raises(InputError, match="is not a plain name"):
+    with pytest.raises(InputError) as caught:
         check("mine", template)
+    assert caught.value.message.startswith(f"prompt 'mine': {template!r} is not a plain name")
 
 
 @pytest.mark.parametrize("part", ["{% if a %}", "{% for a in b\n%}", "{#\nnote\n#}"])
@@ -47,6 +50,9 @@ def test_other_braces_are_text() -> None:
         ('{{ "{" }}{{question}}{{ "}" }}', "{Q}"),
         ('{"q": {{question}}}', '{"q": Q}'),
         ("{{ '\"' }}{{question}}", '"Q'),
+        ('a{{ "" }}b {{question}}', "ab Q"),
+        (r'{{ "\{\{x\}\}" }} {{question}}', r"\{\{x\}\} Q"),
+        ('{{ "{{{x}}}" }} {{question}}', "{{{x}}} Q"),
     ],
 )
 def test_quoted_text_in_braces_is_literal(template: str, filled: str) -> None:
@@ -56,12 +62,18 @@ def test_quoted_text_in_braces_is_literal(template: str, filled: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "template",
-    ["{{{question}}}", r"\{\{x\}\} {{question}}", "{% raw %}{{question}}{% endraw %}", "{{x y}} {{question}}"],
+    ("template", "problem"),
+    [
+        ("{{{question}}}", "'{{{question}}}' has three braces, which is ambiguous"),
+        (r"\{\{x\}\} {{question}}", r"the backslashes in '\\{\\{x\\}\\}' escape nothing"),
+        ("{% raw %}{{question}}{% endraw %}", "'{% raw %}' is Jinja; templates only replace names"),
+        ("{{x y}} {{question}}", "'{{x y}}' is not a plain name; templates only replace names"),
+    ],
 )
-def test_error_shows_how_to_write_braces(template: str) -> None:
+def test_error_shows_how_to_write_braces(template: str, problem: str) -> None:
     with pytest.raises(InputError) as caught:
         check("mine", template)
+    assert caught.value.message == f"prompt 'mine': {problem}"
     assert '{{ "{' in caught.value.hint
     example = caught.value.hint.rpartition("write ")[2].rpartition("it ")[2]
     check("mine", example + " {{question}}")
@@ -104,8 +116,9 @@ def test_one_turn_with_a_variable_is_enough() -> None:
 
 
 def test_other_roles_are_rejected() -> None:
-    with pytest.raises(InputError, match="a turn of 'tool'"):
+    with pytest.raises(InputError, match="a turn of 'tool'") as caught:
         check("mine", (Message("tool", "{{question}}"),))  # type: ignore[arg-type]
+    assert caught.value.hint == "roles: system, user, assistant"
 
 
 @pytest.mark.parametrize(("character", "name"), [("\0", "U+0000"), ("\ud800", "U+D800")])

@@ -1,7 +1,9 @@
 """What follows from how the candidate release does: pure decisions."""
 
 import random
+import shlex
 
+import numpy as np
 import pytest
 
 from fledge.core.errors import InputError
@@ -18,10 +20,14 @@ def _tally(requests: int, *, errors: int = 0, seconds: float = 0.1, seed: int = 
 
 
 def test_what_a_user_types_is_read() -> None:
-    assert PLAN.steps == (0.05, 0.25, 0.5, 1.0)
-    assert PLAN.hold_s == 600
-    assert [guard.metric for guard in PLAN.guards] == ["error_rate", "ttft_p95"]
-    assert read_plan(("10%",), "90", ()).hold_s == 90
+    plan = read_plan(("5", "25%", "50", "100"), "10m", ("error_rate<=+1%", "ttft_p95<=+20%"))
+    assert plan.steps == (0.05, 0.25, 0.5, 1.0)
+    assert [guard.metric for guard in plan.guards] == ["error_rate", "ttft_p95"]
+
+
+@pytest.mark.parametrize(("hold", "seconds"), [("90", 90), ("0.5s", 0.5), ("30s", 30), ("10m", 600), ("1.5 h", 5400)])
+def test_hold_is_seconds_minutes_or_hours(hold: str, seconds: float) -> None:
+    assert read_plan(("10",), hold, ()).hold_s == seconds
 
 
 @pytest.mark.parametrize(
@@ -30,6 +36,7 @@ def test_what_a_user_types_is_read() -> None:
         (("50", "25"), "10m", "error_rate<=+1%", "rising"),
         (("100",), "10m", "error_rate<=+1%", "start below 100"),
         (("0", "50"), "10m", "error_rate<=+1%", "invalid share"),
+        (("150",), "10m", "error_rate<=+1%", "invalid share"),
         (("x",), "10m", "error_rate<=+1%", "invalid share"),
         (("nan",), "10m", "error_rate<=+1%", "invalid share"),
         (("5",), "soon", "error_rate<=+1%", "invalid duration"),
@@ -42,6 +49,24 @@ def test_what_a_user_types_is_read() -> None:
 def test_invalid_plan_is_refused(steps: tuple[str, ...], hold: str, guard: str, words: str) -> None:
     with pytest.raises(InputError, match=words):
         read_plan(steps, hold, (guard,))
+
+
+@pytest.mark.parametrize(
+    ("flag", "steps", "hold", "guards"),
+    [
+        ("--steps", ("100",), "10m", ()),
+        ("--steps", ("150",), "10m", ()),
+        ("--hold", ("5",), "soon", ()),
+        ("--guard", ("5",), "10m", ("token_f1<=+1%",)),
+    ],
+)
+def test_hint_of_a_refused_plan_is_valid(flag: str, steps: tuple[str, ...], hold: str, guards: tuple[str, ...]) -> None:
+    with pytest.raises(InputError) as caught:
+        read_plan(steps, hold, guards)
+    first, example, *_ = shlex.split(caught.value.hint)
+    assert first == flag
+    values = {"--steps": "5", "--hold": "10m", "--guard": "error_rate<=+1%"} | {flag: example.rstrip(",")}
+    read_plan(values["--steps"].split(","), values["--hold"], values["--guard"].split(","))
 
 
 def test_canary_steps_after_each_hold_and_passes_after_the_last() -> None:
@@ -88,13 +113,92 @@ def test_uncertain_violation_gets_three_holds() -> None:
         state = decide(PLAN, state, candidate, baseline, 1000.0 + 600 * hold)
         assert (state.looks, state.status) == (hold, "running")
         assert decide(PLAN, state, _tally(60), baseline, 1000.0 + 600 * hold + 599) == state  # a good moment is no hold
-    assert decide(PLAN, state, candidate, baseline, 1000.0 + 1800).status == "rolled back"
+    ended = decide(PLAN, state, candidate, baseline, 1000.0 + 1800)
+    assert ended.status == "rolled back"
+    assert ended.reason == "at 5 % of the requests: error_rate<=+1%: 0.01667 against 0"
     assert decide(PLAN, state, _tally(60), baseline, 1000.0 + 1800).step == 1
 
 
 def test_guards_are_not_kept_without_baseline_requests() -> None:
     state = decide(PLAN, BEGUN, _tally(200), Tally(), 1000.0 + 700)
     assert (state.step, state.looks) == (0, 1)
+
+
+@pytest.mark.parametrize(("candidate", "baseline"), [(19, 100), (100, 19)])
+def test_percentiles_of_fewer_than_twenty_answers_are_not_judged(candidate: int, baseline: int) -> None:
+    plan = read_plan(("50",), "10m", ("latency_p95<=+20%",))
+    ours, others = (Tally(100, 100 - count, (), (1.0,) * count) for count in (candidate, baseline))
+    (reading,) = read_guards(plan, ours, others)
+    assert reading.words == "latency_p95<=+20%: nothing against nothing"
+    assert (reading.kept, reading.broken) == (False, False)
+    state = decide(plan, BEGUN, ours, others, 1000.0 + 600)
+    assert (state.step, state.looks, state.status) == (0, 1, "running")
+
+
+def test_error_rate_is_not_judged_without_baseline_requests() -> None:
+    reading = read_guards(PLAN, _tally(200), Tally())[0]
+    assert (reading.words, reading.kept, reading.broken) == ("error_rate<=+1%: nothing against nothing", False, False)
+
+
+@pytest.mark.parametrize(("percent", "value"), [("50", 50.5), ("90", 90.1), ("95", 95.05), ("99", 99.01)])
+def test_percentiles_of_one_to_a_hundred_seconds(percent: str, value: float) -> None:
+    plan = read_plan(("50",), "10m", (f"ttft_p{percent}<=+20%",))
+    candidate, baseline = (Tally(len(times), 0, times) for times in (tuple(np.arange(1.0, 101)), (2.0,) * 20))
+    (reading,) = read_guards(plan, candidate, baseline)
+    assert (reading.candidate, reading.baseline) == pytest.approx((value, 2.0))
+    assert reading.words == f"ttft_p{percent}<=+20%: {value:.4g} against 2"
+    assert reading.broken
+
+
+@pytest.mark.parametrize(
+    ("guard", "seconds", "kept"),
+    [
+        ("latency_p50<=+0.5", 2.5, True),
+        ("latency_p50<=+0.5", 2.6, False),
+        ("latency_p50<=+25%", 2.5, True),
+        ("latency_p50<=+25%", 2.6, False),
+    ],
+)
+def test_limit_is_seconds_or_a_share_of_the_baseline_and_may_be_reached(guard: str, seconds: float, kept: bool) -> None:
+    plan = read_plan(("50",), "10m", (guard,))
+    (reading,) = read_guards(plan, Tally(20, 0, (), (seconds,) * 20), Tally(20, 0, (), (2.0,) * 20))
+    assert (reading.kept, reading.broken) == (kept, not kept)
+
+
+def test_a_median_over_the_limit_by_chance_breaks_no_guard() -> None:
+    """Half of 20 answers take 1 s and half 1.5 s: the median is 1.25 s, and of another 20 answers often 1 s."""
+    plan = read_plan(("50",), "10m", ("latency_p50<=+20%",))
+    candidate, baseline = Tally(20, 0, (), (1.0, 1.5) * 10), Tally(100, 0, (), (1.0,) * 100)
+    (reading,) = read_guards(plan, candidate, baseline)
+    assert (reading.candidate, reading.kept, reading.broken) == (1.25, False, False)
+
+
+@pytest.mark.parametrize(("errors", "broken"), [(3, False), (4, True)])
+def test_error_rate_breaks_its_guard_with_newcombes_interval(errors: int, broken: bool) -> None:
+    """The 99 % interval of the difference to 0 of 2,000 starts at 0.7 % for 3 of 100, and at 1.2 % for 4 of 100
+    (Newcombe 1998, method 10; of 3 the 95 % interval starts above 1 %)."""
+    (reading, _) = read_guards(PLAN, _tally(100, errors=errors), _tally(2000))
+    assert reading.words == f"error_rate<=+1%: 0.0{errors} against 0"
+    assert (reading.kept, reading.broken) == (False, broken)
+
+
+@pytest.mark.parametrize(("errors", "kept"), [(20, True), (21, False)])
+def test_error_rate_may_exceed_the_baseline_by_the_guard(errors: int, kept: bool) -> None:
+    plan = read_plan(("50",), "10m", ("error_rate<=+25%",))
+    (reading,) = read_guards(plan, _tally(40, errors=errors), _tally(400, errors=100))
+    assert (reading.candidate, reading.baseline) == (errors / 40, 0.25)
+    assert reading.kept == kept
+
+
+def test_reason_lists_all_guards() -> None:
+    candidate, baseline = Tally(40, 0, (1.0,) * 40), Tally(40, 0, (2.0,) * 40)
+    for guards, words in (
+        (PLAN.guards, "error_rate<=+1%: 0 against 0; ttft_p95<=+20%: 1 against 2"),
+        ((), "no guards"),
+    ):
+        plan = CanaryPlan((0.5,), 600.0, guards)
+        passed = decide(plan, BEGUN, candidate, baseline, 1000.0 + 600)
+        assert (passed.status, passed.reason) == ("passed", f"at 50 % of the requests: {words}")
 
 
 def _rolled_back(rate: float, times: float, *, step_requests: int = 300) -> float:

@@ -8,7 +8,7 @@ from fledge.core.events import AliasMoved, ReleaseRefused, SharesChanged
 from fledge.core.routes import Route, RouteArm
 from fledge.releases.release_cache import ReleaseRef
 from fledge.rollout.moves import Moves
-from fledge.rollout.routes import apply_move, releases_of
+from fledge.rollout.routes import apply_move, apply_shares, releases_of
 from fledge.supervision.route_plan import plan_routes
 
 
@@ -28,6 +28,20 @@ def test_a_moved_alias_moves_its_arm_and_its_name_and_nothing_else() -> None:
     assert releases_of(before) == {"chat/1", "chat/2", "other/7"}
     assert releases_of(after) == {"chat/1", "chat/3", "other/7"}
     assert apply_move(before, "chat", "unknown", "chat/9") == before
+
+
+def test_moves_and_shares_of_one_name_leave_the_aliases_of_another() -> None:
+    before = _routes("chat", "other@champion", split=("champion=90", "challenger=10"))
+    assert apply_move(before, "other", "champion", "other/8")[0] == before[0]
+    after = apply_shares(before, "chat", {"champion": 0.75, "challenger": 0.25})
+    assert after[0].arms == (RouteArm("champion", "chat/1", 0.75), RouteArm("challenger", "chat/2", 0.25))
+    assert after[1] == before[1]
+
+
+def test_aliases_without_a_share_and_unknown_aliases_get_no_requests() -> None:
+    before = _routes("chat", split=("champion=90", "challenger=10"))
+    after = apply_shares(before, "chat", {"champion": 1.0, "challenger": 0.0, "unknown": 0.5})
+    assert after[0].arms == (RouteArm("champion", "chat/1", 1.0),)
 
 
 def test_targets_become_routes() -> None:

@@ -74,6 +74,15 @@ def test_hash_is_stable_and_within_the_unit_interval(salt: str, unit: str) -> No
     assert hash_unit(salt, unit) == hash_unit(salt, unit)
 
 
+def test_units_keep_their_places_after_an_upgrade() -> None:
+    """The first 53 bits of SHA-256, as `printf 'mine\\0user 1' | sha256sum` prints them."""
+    assert hash_unit("mine", "user 1") == (0x461358214BD106E2 >> 11) / 2**53
+
+
+def test_unit_with_half_of_a_surrogate_pair_has_an_arm() -> None:
+    assert assign("mine", "\ud83d", _arms((1.0,))).alias == "champion"  # JSON allows it as a user
+
+
 @given(st.text(), st.lists(st.floats(1e-3, 1e6), min_size=1, max_size=4))
 @settings(max_examples=200)
 def test_every_unit_has_an_arm(unit: str, weights: list[float]) -> None:
@@ -139,6 +148,24 @@ def test_shadow_share_is_independent_of_the_arm() -> None:
     assert stats.binomtest(shadowed, len(UNITS), 0.1).pvalue > 0.001
     seen = [[table[arm, shade] for shade in (True, False)] for arm in ("champion", "challenger")]
     assert stats.chi2_contingency(seen).pvalue > 0.001  # independent of the arm
+
+
+def test_two_names_assign_and_shadow_independently() -> None:
+    arms, shadow = tuple(_arms((50, 50))), RouteArm("shade", "mine/9")
+    routes = Routes(tuple(Route(name, arms, shadow=shadow, shadow_share=0.5) for name in ("mine", "other")))
+    found = [(routes.find("mine", unit), routes.find("other", unit)) for unit in UNITS]
+    of_arms = collections.Counter((one.arm, two.arm) for one, two in found if one and two)
+    of_shadows = collections.Counter((one.shadow is None, two.shadow is None) for one, two in found if one and two)
+    for table, keys in ((of_arms, NAMES[:2]), (of_shadows, (False, True))):
+        seen = [[table[one, two] for two in keys] for one in keys]  # type: ignore[index]
+        assert stats.chi2_contingency(seen).pvalue > 0.001
+
+
+def test_served_names_with_and_without_versions() -> None:
+    names = ["mine", "mine@champion", "mine@challenger", "mine@old", "other"]
+    assert ROUTES.names() == names
+    versions = ["mine/1", "mine/2", "mine/3", "mine/4"]
+    assert ROUTES.names(versions=True) == [*names[:4], *versions, "other", "other/7"]
 
 
 @pytest.mark.parametrize(("share", "expected"), [(0.0, 0), (1.0, 10_000)])

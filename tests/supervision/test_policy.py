@@ -6,6 +6,7 @@ def test_delays_double_up_to_a_minute() -> None:
     for number in range(8):
         decision = after_crash(record, now=number * 100.0)
         delays.append(decision.delay_s)
+        assert not decision.give_up  # only two of its crashes are in two minutes
         record = decision.record
     assert delays == [1, 2, 4, 8, 16, 32, 60, 60]
     assert record.count == 8
@@ -24,6 +25,12 @@ def test_five_crashes_in_two_minutes_are_a_loop() -> None:
     assert verdicts == [False] * 4 + [True]
 
 
+def test_five_crashes_in_more_than_two_minutes_are_no_loop() -> None:
+    first = Restarts((0.0, 10.0, 20.0, 30.0))
+    assert after_crash(first, now=120.0).give_up
+    assert not after_crash(first, now=121.0).give_up
+
+
 def test_candidate_is_given_up_after_five_crashes() -> None:
     record, verdicts = Restarts(), []
     for number in range(5):
@@ -39,10 +46,13 @@ def test_ten_healthy_minutes_forgive() -> None:
         record = after_crash(record, now=float(number)).record
     decision = after_crash(record, now=700.0)
     assert (decision.delay_s, decision.give_up) == (1.0, False)
+    assert after_crash(Restarts((0.0, 1.0)), now=600.0).delay_s == 4.0
+    assert after_crash(Restarts((0.0, 1.0)), now=601.0).delay_s == 1.0
 
 
 def test_a_silent_child_is_hung_but_not_while_the_supervisor_itself_was_stopped() -> None:
     assert not is_hung(heard=100.0, now=129.0, timeout_s=30.0)
+    assert not is_hung(heard=100.0, now=130.0, timeout_s=30.0)
     assert is_hung(heard=100.0, now=131.0, timeout_s=30.0)
     assert suspended_s(before=100.0, now=101.0) == 0.0
     assert suspended_s(before=100.0, now=3700.0) == 3600.0 - 2 * PING_S
