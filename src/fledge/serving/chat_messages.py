@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic.config import JsonDict
 from pydantic_core import PydanticCustomError
 
 from fledge.serving.request_models import Text, unknown_names
@@ -48,6 +49,14 @@ class ToolCall(BaseModel):
         return json.dumps({"name": self.function.name, "arguments": arguments}, ensure_ascii=False)
 
 
+CONTENT_OR_CALLS: JsonDict = {
+    "anyOf": [
+        {"required": ["content"], "properties": {"content": {"type": ["string", "array"]}}},
+        {"required": ["tool_calls"], "properties": {"tool_calls": {"type": "array", "minItems": 1}}},
+    ]
+}
+
+
 def _check_parts(content: Any) -> Any:
     """Refuse a list of parts with one message, instead of one for each form of a content."""
     if isinstance(content, list):
@@ -67,7 +76,7 @@ def _check_parts(content: Any) -> Any:
 class ChatMessage(BaseModel):
     """One turn of a conversation. An assistant's turn may be tool calls alone; a turn of role `tool` is a result."""
 
-    model_config = ConfigDict(strict=True, extra="allow")
+    model_config = ConfigDict(strict=True, extra="allow", json_schema_extra=CONTENT_OR_CALLS)
 
     role: Literal["system", "developer", "user", "assistant", "tool"]
     content: Annotated[

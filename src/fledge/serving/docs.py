@@ -156,7 +156,8 @@ def _table_schema(offer: Offer) -> Schema:
 
     JSON Schema cannot express that lists have the same length, or that rows have a value for each further column.
     """
-    names, most, text = offer.variables, offer.limits.max_rows, _text(blank=False)
+    names, most = offer.variables, offer.limits.max_rows
+    text = either(_text(blank=False), {"type": ["number", "boolean"]})
     row = record(**dict.fromkeys(names, text))
     rows = [row]
     if "messages" not in names:
@@ -211,7 +212,10 @@ def _csv_pattern(names: Sequence[str]) -> str:
 
 
 def _messages() -> Schema:
-    return list_of(reference("ChatMessage"), minItems=1, maxItems=1000)
+    """Return the schema of a conversation without tools."""
+    roles = {"enum": ["system", "developer", "user", "assistant"]}
+    no_tools: Schema = {"properties": {"role": roles, "tool_calls": {"type": ["array", "null"], "maxItems": 0}}}
+    return list_of({"allOf": [reference("ChatMessage"), no_tools]}, minItems=1, maxItems=1000)
 
 
 def _text(*, blank: bool = True) -> Schema:

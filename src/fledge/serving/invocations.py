@@ -5,7 +5,7 @@ import csv
 import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, TypeVar
 
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
@@ -43,7 +43,7 @@ MESSAGES = "messages"
 FORMS = {"dataframe_split", "dataframe_records", "instances", "inputs"}
 ModelName = Annotated[str, StringConstraints(max_length=300)]
 MODEL = Field("", description="`NAME`, `NAME@alias` or `NAME/version`; default: the first served")
-NO_STREAM = Field(None, description="answers are not streamed")
+NoStream = Annotated[bool, Field(description="answers are not streamed", json_schema_extra={"const": False})]
 ColumnName = Annotated[str, StringConstraints(max_length=200)]
 Texts = Annotated[list[Text], Field(fail_fast=True, min_length=1, max_length=MAX_PROMPTS)]
 M = TypeVar("M", bound=BaseModel)
@@ -70,10 +70,10 @@ class TableRequest(BaseModel):
     dataframe_split: Split = Split(columns=[], data=[])
     dataframe_records: Annotated[list[dict[str, Any]], Field(fail_fast=True)] = []
     instances: list[Any] | dict[str, Any] = []
-    inputs: list[Any] | dict[str, Any] | str = []
+    inputs: list[Any] | dict[str, Any] | str | bool | int | float = []
     params: Generation | None = None
     model: ModelName = MODEL
-    stream: Literal[False] | None = NO_STREAM
+    stream: NoStream | None = None
 
     def rows(self, names: Sequence[str]) -> list[Any]:
         """Return the rows as mappings or bare values. Raises `InputError` if one of the columns `names` is missing."""
@@ -95,7 +95,7 @@ class TableRequest(BaseModel):
             if len(lists) < len(table) or len({len(table[name]) for name in lists}) > 1:
                 raise InputError("the lists in inputs must have the same length")
             return [dict(zip(table, values, strict=True)) for values in zip(*table.values(), strict=True)]
-        return [table] if isinstance(table, str) else list(table)
+        return list(table) if isinstance(table, list) else [table]
 
     def ignored(self) -> list[str]:
         """Return the parameters that are ignored. Raises `UnsupportedError` for one that would change the answer."""
@@ -113,7 +113,7 @@ class BareRequest(Generation):
     ) = None
     input: Text | Texts | None = None
     model: ModelName = MODEL
-    stream: Literal[False] | None = NO_STREAM
+    stream: NoStream | None = None
 
     def ignored(self) -> list[str]:
         return [*super().ignored(), *ignored_in(self.messages or ())]

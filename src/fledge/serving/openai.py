@@ -71,6 +71,9 @@ TokenIds = Annotated[
 ]
 
 
+CompletionTokens = Annotated[int, Field(ge=0, le=BOUNDS["max_tokens"][1]), BeforeValidator(as_integer)]
+
+
 class StreamOptions(BaseModel):
     """Options of a stream."""
 
@@ -114,9 +117,11 @@ class ChatRequest(CommonRequest):
     """`POST /v1/chat/completions`."""
 
     messages: ChatMessages
-    max_completion_tokens: Annotated[NewTokens | None, replace_off(-1)] = None
+    max_completion_tokens: Annotated[NewTokens | None, replace_off(NewTokens, -1)] = None
     logprobs: bool | None = None
-    top_logprobs: Annotated[int, Field(ge=0, le=20), BeforeValidator(as_integer)] | None = None
+    top_logprobs: (
+        Annotated[int, Field(ge=0, le=20, json_schema_extra={"maximum": 1}), BeforeValidator(as_integer)] | None
+    ) = None
     prompt: PromptChoice | Annotated[str, StringConstraints(max_length=200)] | None = Field(
         None,
         description="the release's own prompt, filled with the user's last message; `none` omits it",
@@ -173,10 +178,12 @@ class CompletionRequest(CommonRequest):
         | Annotated[list[TokenIds], Field(fail_fast=True, min_length=1, max_length=MAX_PROMPTS)],
         BeforeValidator(_check_prompt),
     ]
-    max_tokens: Annotated[
-        Annotated[int, Field(ge=0, le=BOUNDS["max_tokens"][1]), BeforeValidator(as_integer)] | None, replace_off(-1)
-    ] = Field(None, description="maximum number of new tokens; 0 with `echo` for the prompt alone")
-    logprobs: Annotated[int, Field(ge=0, le=5), BeforeValidator(as_integer)] | None = None
+    max_tokens: Annotated[CompletionTokens | None, replace_off(CompletionTokens, -1)] = Field(
+        None, description="maximum number of new tokens; 0 with `echo` for the prompt alone"
+    )
+    logprobs: (
+        Annotated[int, Field(ge=0, le=5, json_schema_extra={"maximum": 1}), BeforeValidator(as_integer)] | None
+    ) = None
     echo: bool | None = None
 
     def prompts(self) -> Sequence[str | list[int]]:

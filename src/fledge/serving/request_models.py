@@ -2,12 +2,12 @@
 
 import codecs
 from collections.abc import Callable, Mapping, Sequence
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import msgspec
 from fastapi import Request
 from fastapi.routing import APIRoute
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
@@ -26,7 +26,7 @@ def as_integer(value: Any) -> Any:
 
 MAX_CHARACTERS = 200_000
 Text = Annotated[str, StringConstraints(max_length=MAX_CHARACTERS)]
-StopText = Annotated[str, StringConstraints(min_length=1, max_length=MAX_STOP_CHARACTERS)]
+StopText = Annotated[str, StringConstraints(max_length=MAX_STOP_CHARACTERS)]
 Stop = StopText | Annotated[list[StopText], Field(fail_fast=True, max_length=MAX_STOPS)]
 
 MAX_PROMPTS = 100_000
@@ -39,14 +39,23 @@ def _within(name: str) -> Any:
     return Field(ge=low, le=high)
 
 
-def replace_off(*values: Any, by: Any = None) -> BeforeValidator:
-    """Replace the `values` with which front ends switch a setting off."""
-    return BeforeValidator(lambda value: by if value in values and not isinstance(value, bool) else value)
+def _stop_list(stop: str | list[str] | None) -> list[str] | None:
+    """Return the stop sequences; front ends send an empty one for none."""
+    return None if stop is None else [text for text in ([stop] if isinstance(stop, str) else stop) if text]
+
+
+def replace_off(kind: Any, off: int, by: Any = None) -> BeforeValidator:
+    """Replace `off`, the value with which front ends switch a setting of type `kind` off."""
+    return BeforeValidator(
+        lambda value: by if value == off and not isinstance(value, bool) else value,
+        json_schema_input_type=kind | Literal[off] | None,
+    )
 
 
 NewTokens = Annotated[int, _within("max_tokens"), BeforeValidator(as_integer)]
 Count = Annotated[int, _within("n"), BeforeValidator(as_integer)]
 Seed = Annotated[int, _within("seed"), BeforeValidator(as_integer)]
+TopP = Annotated[float, _within("top_p")]
 TopK = Annotated[int, _within("top_k"), BeforeValidator(as_integer)]
 
 
@@ -55,24 +64,23 @@ class Generation(BaseModel):
 
     model_config = ConfigDict(strict=True, extra="allow")
 
-    max_tokens: Annotated[NewTokens | None, replace_off(-1)] = Field(None, description="maximum number of new tokens")
+    max_tokens: Annotated[NewTokens | None, replace_off(NewTokens, -1)] = Field(
+        None, description="maximum number of new tokens"
+    )
     temperature: Annotated[float, _within("temperature")] | None = Field(None, description="0 is greedy")
-    top_p: Annotated[Annotated[float, _within("top_p")] | None, replace_off(0, by=1.0)] = None
-    top_k: Annotated[TopK | None, replace_off(-1, by=0)] = Field(None, description="0 or -1 for all tokens")
+    top_p: Annotated[TopP | None, replace_off(TopP, 0, by=1.0)] = None
+    top_k: Annotated[TopK | None, replace_off(TopK, -1, by=0)] = Field(None, description="0 or -1 for all tokens")
     min_p: Annotated[float, _within("min_p")] | None = None
     repetition_penalty: Annotated[float, _within("repetition_penalty")] | None = None
-    seed: Annotated[Seed | None, replace_off(-1)] = Field(None, description="a new one if missing or -1")
-    stop: Annotated[Stop | None, replace_off("", [""], by=[])] = Field(
-        None, description="up to four stop sequences; they are not returned"
+    seed: Annotated[Seed | None, replace_off(Seed, -1)] = Field(None, description="a new one if missing or -1")
+    stop: Annotated[Stop | None, AfterValidator(_stop_list)] = Field(
+        None, description="up to four stop sequences; they are not returned, and empty ones are left out"
     )
     ignore_eos: bool | None = Field(None, description="do not stop before max_tokens")
 
     def settings(self) -> dict[str, Any]:
         """Return the given settings, under the engine's names."""
-        chosen = {name: getattr(self, name) for name in REQUEST_SETTINGS if getattr(self, name) is not None}
-        if isinstance(self.stop, str):
-            chosen["stop"] = [self.stop]
-        return chosen
+        return {name: getattr(self, name) for name in REQUEST_SETTINGS if getattr(self, name) is not None}
 
     def ignored(self) -> list[str]:
         """Return the parameters that are ignored. Raises `UnsupportedError` for one that would change the answer."""
