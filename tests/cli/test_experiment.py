@@ -1,4 +1,4 @@
-"""`fledge experiment` as a user types it."""
+"""`fledge experiment` on the command line."""
 
 import json
 from pathlib import Path

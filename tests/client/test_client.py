@@ -15,7 +15,7 @@ from fledge.core.errors import FledgeError, InputError
 from fledge.core.types import Message
 from fledge.engines.stream import Usage
 from fledge.supervision.endpoints import EndpointStatus
-from tests.chat.scripted_server import Reply, Script, events, piece, serve, streamed
+from tests.chat.scripted_server import Reply, Script, events, piece, serve, stream_reply
 from tests.engines import openai_server
 from tests.serving.harness import lay_out, outbox, served, until
 
@@ -156,7 +156,7 @@ def test_refusals_are_a_line_with_what_to_do(
     script: Script, caller: Caller, reply: Reply, message: str, hint: str
 ) -> None:
     came: list[EndpointAnswer] = []
-    script.answers += [reply, reply, streamed(piece("Here.", "stop"))]
+    script.answers += [reply, reply, stream_reply(piece("Here.", "stop"))]
     with pytest.raises(FledgeError) as whole:
         caller.call(script.url, "chat", HELLO)
     with pytest.raises(FledgeError) as stream:
@@ -172,14 +172,14 @@ def test_refusals_are_a_line_with_what_to_do(
 @pytest.mark.parametrize(
     ("reply", "text", "message"),
     [
-        (streamed(piece("So "), piece("far"), done=False), "So far", "broke the answer off"),
-        (streamed(piece("So "), done=True), "So ", "broke the answer off"),
-        (streamed(piece("So "), {"error": {"message": "the engine stopped"}}), "So ", ": the engine stopped"),
-        (streamed(piece("So "), {"error": "gone"}), "So ", ": gone"),
-        (streamed(b"<html>"), "", "no event of OpenAI's protocol: <html>"),
-        (streamed(b"[1]"), "", "no event of OpenAI's protocol"),
-        (streamed(b'{"choices": 5}'), "", "no event of OpenAI's protocol"),
-        (streamed(b'{"choices": [{"delta": "x"}]}'), "", "no event of OpenAI's protocol"),
+        (stream_reply(piece("So "), piece("far"), done=False), "So far", "broke the answer off"),
+        (stream_reply(piece("So "), done=True), "So ", "broke the answer off"),
+        (stream_reply(piece("So "), {"error": {"message": "the engine stopped"}}), "So ", ": the engine stopped"),
+        (stream_reply(piece("So "), {"error": "gone"}), "So ", ": gone"),
+        (stream_reply(b"<html>"), "", "no event of OpenAI's protocol: <html>"),
+        (stream_reply(b"[1]"), "", "no event of OpenAI's protocol"),
+        (stream_reply(b'{"choices": 5}'), "", "no event of OpenAI's protocol"),
+        (stream_reply(b'{"choices": [{"delta": "x"}]}'), "", "no event of OpenAI's protocol"),
         (Reply(200, events(piece("So ")), {"content-length": "9000"}), "So ", "broke the answer off"),
         (Reply(200, b"", {}), "", "broke the answer off"),
     ],
@@ -215,7 +215,7 @@ def test_answers_of_no_known_form(script: Script, caller: Caller, body: Any) -> 
 def test_events_of_other_servers(script: Script, caller: Caller) -> None:
     """No choices, null contents, a role first, half a character, line ends of Unicode inside, other answers."""
     script.answers.append(
-        streamed(
+        stream_reply(
             {"choices": [{"delta": {"role": "assistant", "content": None}, "finish_reason": None}]},
             piece("a\u2028b"),
             {"choices": [{"index": 1, "delta": {"content": "another"}, "finish_reason": "stop"}]},
@@ -271,9 +271,9 @@ def test_keys_models_and_sessions(script: Script, caller: Caller, monkeypatch: p
     ):
         script.answers.append(Reply(200, {"choices": [{"message": {"content": "Hi"}, "finish_reason": "stop"}]}))
         assert caller.call(url, "chat", HELLO, key=key, **settings) == EndpointAnswer(text="Hi", finish_reason="stop")
-    assert [path for path, _, _ in script.asked] == ["/v1/chat/completions"] * 3
-    assert [sent.get("model") for _, sent, _ in script.asked] == [None, "default", "mine@challenger"]
-    assert [given for _, _, given in script.asked] == ["Bearer mine", "Bearer other", ""]
+    assert [path for path, _, _ in script.requests] == ["/v1/chat/completions"] * 3
+    assert [sent.get("model") for _, sent, _ in script.requests] == [None, "default", "mine@challenger"]
+    assert [given for _, _, given in script.requests] == ["Bearer mine", "Bearer other", ""]
     with pytest.raises(InputError, match="the key holds a character"):
         caller.call(script.url, "ready", key="schlüssel")
     monkeypatch.setenv("FLEDGE_API_KEY", "schlüssel")

@@ -1,4 +1,4 @@
-"""What has been said: turns, system text and prompt, and what of them a model is sent. Pure."""
+"""A conversation: its turns, system text and prompt, and the messages to send. Pure."""
 
 import json
 from collections.abc import Sequence
@@ -12,10 +12,10 @@ from fledge.prompts.prompt import Prompt
 
 @dataclass(frozen=True)
 class Turn:
-    """One turn of a session. `conversation` counts from 1 and rises when the conversation is forgotten.
+    """One turn of a session. `conversation` counts from 1 and increases with each reset.
 
-    A question has the label of the `prompt` that it was filled into, here or by the release; an answer its
-    `request_id`, where the partner gave one, why it ended, and how long it took in seconds.
+    A question has the label of the `prompt` it was filled into, by the session or the release; an answer has its
+    `request_id` if the partner gave one, its `finish_reason` and its duration in seconds.
     """
 
     role: Role
@@ -31,7 +31,7 @@ class Turn:
 
 
 class Reply(NamedTuple):
-    """What came of a question; `prompt` is that of the release that answered, where it was filled into it."""
+    """An answer; `prompt` is the label of the release's own prompt, if the question was filled into it."""
 
     text: str
     finish_reason: str
@@ -41,7 +41,7 @@ class Reply(NamedTuple):
 
 
 class Dialogue:
-    """The turns of a session. `log` holds all of them, also of conversations that were forgotten."""
+    """The turns of a session; `log` includes those before a reset."""
 
     def __init__(self, system: str = "") -> None:
         self.system = system
@@ -50,41 +50,41 @@ class Dialogue:
         self._number = 1
 
     def use(self, prompt: Prompt | None) -> None:
-        """Fill the questions to come into a prompt, or into none.
+        """Fill the next questions into `prompt`; None sends them unchanged.
 
-        Raises `InputError` for a prompt that a question alone does not fill, or that is no question.
+        Raises `InputError` for a prompt that has not exactly one variable, or does not end with a turn of the user.
         """
         if prompt is not None:
             if len(prompt.variables) != 1:
                 raise InputError(
                     f"prompt {prompt.label} has the variables {', '.join(prompt.variables)}; "
-                    "a session fills in one, the question",
+                    "a session fills in only the question",
                     hint="/prompt simple, or one of your own with one variable",
                 )
             if not isinstance(prompt.template, str) and prompt.template[-1].role != "user":
                 raise InputError(
-                    f"prompt {prompt.label} ends with a turn of the {prompt.template[-1].role}, not with a question",
+                    f"prompt {prompt.label} ends with a turn of the {prompt.template[-1].role}, not of the user",
                     hint="/prompt simple, or one of your own that ends with a turn of the user",
                 )
         self.prompt = prompt
 
     def messages(self, question: str) -> list[Message]:
-        """What is to be sent for a question: system text, what the prompt puts first, the conversation, the question.
+        """Return the messages to send: system text, first turns of the prompt, conversation, question.
 
-        A prompt's own system text stands in place of the session's.
+        A system text of the prompt replaces the session's.
         """
-        opening = [Message("system", self.system)] if self.system else []
-        asked = Message("user", question)
+        head = [Message("system", self.system)] if self.system else []
+        last = Message("user", question)
         if self.prompt is not None:
             filled = self.prompt.fill({self.prompt.variables[0]: question})
             turns = [Message("user", filled)] if isinstance(filled, str) else list(filled)
-            first, asked = turns[:-1], turns[-1]
-            opening = first if any(turn.role == "system" for turn in first) else opening + first
+            first, last = turns[:-1], turns[-1]
+            head = first if any(turn.role == "system" for turn in first) else head + first
         history = [Message(turn.role, turn.content) for turn in self.turns if turn.role != "system"]
-        return [*opening, *history, asked]
+        return [*head, *history, last]
 
     def keep(self, sent: Sequence[Message], answer: Reply) -> None:
-        """Remember a question as it was sent, and its answer."""
+        """Add a question, as it was sent, and its answer."""
         system = "\n".join(message.content for message in sent if message.role == "system")
         known = next((turn.content for turn in reversed(self.turns) if turn.role == "system"), "")
         if system != known:
@@ -103,12 +103,12 @@ class Dialogue:
         )
 
     def reset(self) -> None:
-        """Forget the conversation; system text and prompt stay."""
+        """Start a new conversation; keep system text and prompt."""
         self._number += 1
 
     @property
     def turns(self) -> list[Turn]:
-        """The conversation that is remembered."""
+        """The turns of the current conversation."""
         return [turn for turn in self.log if turn.conversation == self._number]
 
     @property
@@ -117,14 +117,14 @@ class Dialogue:
 
 
 def as_jsonl(turns: Sequence[Turn]) -> str:
-    """A message a line, as OpenAI's protocol has them."""
+    """Return one message of OpenAI's protocol per line."""
     return "".join(
         json.dumps({"role": turn.role, "content": turn.content}, ensure_ascii=False) + "\n" for turn in turns
     )
 
 
 def as_markdown(title: str, turns: Sequence[Turn]) -> str:
-    """A page with a heading for each turn."""
+    """Return a page with a heading for each turn."""
     parts = [f"# {title}\n"]
     for turn in turns:
         prompt = f" ({turn.prompt})" if turn.prompt else ""

@@ -1,4 +1,4 @@
-"""`load_model`: a model to ask from a program. Nothing is recorded."""
+"""`load_model`: call a model from a program. Nothing is recorded."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -20,17 +20,17 @@ from fledge.prompts.prompt import Prompt
 from fledge.releases.manifest import load_manifest
 
 Conversation: TypeAlias = Sequence[Message] | Sequence[Mapping[str, str]]
-"""Turns of a role (system, user or assistant) and a content."""
+"""Turns with a role (system, user or assistant) and a content."""
 
 ROLES = get_args(Role)
 
 
 class LoadedModel:
-    """A model that is ready to be asked. Close it, or use it in a `with` block.
+    """A loaded model. Close it, or use it in a `with` block.
 
-    A text is a turn of the user for a model with a chat template, the question of a release's own prompt, and for any
-    other model a text to complete. `settings` are fields of `GenerationParams`; `generation` holds those that count
-    without them.
+    A text is filled into a release's own prompt. Otherwise it is a turn of the user for a model with a chat template,
+    and a text to complete for any other model. `settings` are fields of `GenerationParams`; `generation` holds the
+    defaults.
     """
 
     def __init__(
@@ -49,27 +49,27 @@ class LoadedModel:
     def generate(self, prompt: str | Conversation, **settings: Any) -> str: ...
 
     def generate(self, prompt: str | Conversation | Sequence[str], **settings: Any) -> str | list[str]:
-        """Return the answer to a text or a conversation, or those to a list of texts, which are computed together.
+        """Return the answer to a text or a conversation, or the answers to a list of texts, computed as a batch.
 
-        Raises `InputError` for what the model cannot take, and for settings that no engine takes.
+        Raises `InputError` for an invalid conversation, too long a prompt, and invalid settings.
         """
-        params = _changed(self.generation, settings)
+        params = _override(self.generation, settings)
         several = not isinstance(prompt, str) and all(isinstance(item, str) for item in prompt)
         prompts: Sequence[Any] = prompt if several else [prompt]
-        answers = generate(self._engine, [self._asked(item) for item in prompts], params)
+        answers = generate(self._engine, [self._to_engine_prompt(item) for item in prompts], params)
         texts = [answer.text.strip() for answer in answers]
         return texts if several else texts[0]
 
     def stream(self, prompt: str | Conversation, **settings: Any) -> Iterator[str]:
-        """Return the pieces of an answer as they are generated; an iterator that is closed stops the answer.
+        """Return the pieces of an answer as they are generated; closing the iterator cancels the answer.
 
-        Raises `InputError` as `generate` does, also on the way.
+        Raises `InputError` as `generate` does, also between pieces.
         """
-        answer = self._engine.submit(self._asked(prompt), _changed(self.generation, settings))
-        return strip_stream(_pieces(answer))
+        answer = self._engine.submit(self._to_engine_prompt(prompt), _override(self.generation, settings))
+        return strip_stream(_iterate_text(answer))
 
     def close(self) -> None:
-        """Stop what is under way and free the model."""
+        """Cancel running answers and free the model."""
         self._engine.close()
 
     def __enter__(self) -> "LoadedModel":
@@ -81,8 +81,8 @@ class LoadedModel:
     def __repr__(self) -> str:
         return f"<LoadedModel {self.name!r} on {self._engine.info.name} ({self._engine.info.device})>"
 
-    def _asked(self, prompt: str | Conversation) -> str | list[Message]:
-        turns = [Message("user", prompt)] if isinstance(prompt, str) else [_turn(item) for item in prompt]
+    def _to_engine_prompt(self, prompt: str | Conversation) -> str | list[Message]:
+        turns = [Message("user", prompt)] if isinstance(prompt, str) else [_parse_turn(item) for item in prompt]
         if self._prompt is not None:
             filled = fill_conversation(self._prompt, turns, {})
             if filled is not None:
@@ -91,10 +91,10 @@ class LoadedModel:
 
 
 def load_model(model: str | None = None, *, config: ExperimentConfig | None = None, say: Say = silent) -> LoadedModel:
-    """Start the engine of a model, of `config.model` unless named, and return it when it can be asked.
+    """Load a model, by default `config.model`, and return it when it is ready.
 
-    `model` is `embedded`, `smollm2`, a folder, a Hub id, a release or a URL; a release brings its prompt and its
-    generation settings along. `say` is told what takes long. Raises `FledgeError` for a model that cannot be run here.
+    `model` is `embedded`, `smollm2`, a folder, a Hub id, a release or a URL; a release comes with its prompt and its
+    generation settings. `say` receives the progress. Raises `FledgeError` if the model cannot run here.
     """
     config = config or ExperimentConfig()
     name = model or config.model
@@ -107,32 +107,32 @@ def load_model(model: str | None = None, *, config: ExperimentConfig | None = No
             for item, value in manifest.generation.items()
             if item in REQUEST_SETTINGS and not config.sets(item)
         }
-        generation, prompt = _changed(generation, own), prompt_of(manifest)
+        generation, prompt = _override(generation, own), prompt_of(manifest)
     chats = isinstance(found, RemoteModel) or found.has_chat_template
     return LoadedModel(name, selection.start(config, found, say), generation, prompt=prompt, chats=chats)
 
 
-def _changed(generation: GenerationParams, settings: Mapping[str, Any]) -> GenerationParams:
+def _override(generation: GenerationParams, settings: Mapping[str, Any]) -> GenerationParams:
     unknown = sorted(settings.keys() - set(REQUEST_SETTINGS))
     if unknown:
-        raise InputError(f"no generation setting {unknown[0]!r}", hint=f"one of: {', '.join(REQUEST_SETTINGS)}")
+        raise InputError(f"unknown generation setting {unknown[0]!r}", hint=f"one of: {', '.join(REQUEST_SETTINGS)}")
     stop = settings.get("stop", generation.stop)
     try:
         return replace(generation, **{**settings, "stop": (stop,) if isinstance(stop, str) else tuple(stop)})
     except (TypeError, ValueError) as error:
-        raise InputError(f"generation settings: {error}", hint="see fledge.GenerationParams") from None
+        raise InputError(f"invalid generation settings: {error}", hint="see fledge.GenerationParams") from None
 
 
-def _turn(given: object) -> Message:
+def _parse_turn(given: object) -> Message:
     if isinstance(given, Message):
         return given
     if isinstance(given, Mapping) and given.get("role") in ROLES and isinstance(given.get("content"), str):
         return Message(given["role"], given["content"])
     hint = '{"role": "user", "content": "..."}, where the role is one of: ' + ", ".join(ROLES)
-    raise InputError(f"{given!r} is no turn of a conversation", hint=hint)
+    raise InputError(f"invalid turn of a conversation: {given!r}", hint=hint)
 
 
-def _pieces(answer: Stream) -> Iterator[str]:
+def _iterate_text(answer: Stream) -> Iterator[str]:
     try:
         for chunk in answer:
             yield chunk.text
