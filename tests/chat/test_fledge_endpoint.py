@@ -94,4 +94,4 @@ def test_session_continues_after_an_engine_crash(fledge: Run, endpoint: Endpoint
     assert done.returncode == (0 if done.stdout else 1)
     if not done.stdout:
         assert "is not ready" in done.stderr
-        assert "ask again in" in done.stderr
+        assert "retry in" in done.stderr

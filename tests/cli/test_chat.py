@@ -152,10 +152,10 @@ def test_failed_entries_print_one_line_and_the_session_continues(fledge: Run, wo
     assert done.returncode == 1
     assert done.stdout == "So \\x1b[2J\nFine.\n"
     assert done.stderr.splitlines() == [
-        f"error: {host} has too much to do: queue is full (try: ask again in 3 s)",
+        f"error: {host} is overloaded: queue is full (try: retry in 3 s)",
         "error: unknown command /resett; did you mean /reset? "
         "(try: /reset, or //resett to ask a question that starts so)",
-        f"error: {host} broke the answer off (try: ask again; see the endpoint's log)",
+        f"error: {host} sent an incomplete answer (try: retry; see the endpoint's log)",
         f"error: feedback needs a fledge endpoint: {host} is not one "
         "(try: fledge serve NAME@champion --detach, then fledge chat http://127.0.0.1:5001)",
         "error: no/where.md cannot be written: No such file or directory (try: choose another path)",

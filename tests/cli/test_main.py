@@ -197,7 +197,7 @@ def test_dotenv_that_is_not_utf8_is_named(fledge: Run, tmp_path: Path) -> None:
 def test_invalid_request_id_is_refused(fledge: Run, tmp_path: Path) -> None:
     done = fledge("feedback", "deadbeef", "--value", "true", "--url", "http://127.0.0.1:9", cwd=tmp_path)
     assert done.returncode == 2
-    assert "'deadbeef' is not the id of a request" in done.stderr
+    assert "invalid request id: 'deadbeef'" in done.stderr
     assert "x-request-id" in done.stderr
 
 

@@ -1,2 +1,2 @@
-"""Asking an endpoint over HTTP: `client.py` (`Client`, `AsyncClient`) on what does no I/O, `address.py` (URLs, errors),
-`calls.py` and `answers.py`; `checks.py` is the smoke test."""
+"""HTTP client of an endpoint: `client.py` (`Client`, `AsyncClient`) does the I/O, `address.py` has URLs and errors,
+`calls.py` the requests, `answers.py` the responses, and `checks.py` a smoke test."""
