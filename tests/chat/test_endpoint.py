@@ -155,7 +155,7 @@ def test_rejected_or_invalid_key_is_refused_at_the_start(
             connect()
         assert caught.value.hint == f"export {variable}=..."
         monkeypatch.setenv(variable, "schlüssel")
-        with pytest.raises(InputError, match=f"{variable} holds a character"):
+        with pytest.raises(InputError, match=f"{variable} contains an invalid character"):
             connect()
 
 

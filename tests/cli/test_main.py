@@ -171,8 +171,8 @@ def test_every_command_names_unknown_keys_of_a_settings_file(fledge: Run, tmp_pa
     done = fledge(*command, "--json", cwd=tmp_path)
     assert done.returncode == 0
     assert [line.rpartition("fledge.toml: ")[2] for line in done.stderr.splitlines()] == [
-        "no setting 'moddel', which is ignored; did you mean 'model'?",
-        "no setting 'zork', which is ignored",
+        "unknown setting 'moddel' is ignored; did you mean 'model'?",
+        "unknown setting 'zork' is ignored",
     ]
 
 
@@ -182,8 +182,8 @@ def test_unknown_variables_are_named(fledge: Run, tmp_path: Path) -> None:
     done = fledge("status", "--json", cwd=tmp_path, env=environment)
     assert done.returncode == 0
     assert done.stderr.splitlines() == [
-        "environment: no setting 'FLEDGE_LIMT', which is ignored; did you mean 'FLEDGE_LIMIT'?",
-        ".env: no setting 'FLEDGE_PORTT', which is ignored; did you mean 'FLEDGE_PORT'?",
+        "environment: unknown setting 'FLEDGE_LIMT' is ignored; did you mean 'FLEDGE_LIMIT'?",
+        ".env: unknown setting 'FLEDGE_PORTT' is ignored; did you mean 'FLEDGE_PORT'?",
     ]
 
 

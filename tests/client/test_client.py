@@ -274,10 +274,10 @@ def test_key_and_model_are_sent(script: Script, caller: Caller, monkeypatch: pyt
     assert [path for path, _, _ in script.requests] == ["/v1/chat/completions"] * 3
     assert [sent.get("model") for _, sent, _ in script.requests] == [None, "default", "mine@challenger"]
     assert [key for _, _, key in script.requests] == ["Bearer mine", "Bearer other", ""]
-    with pytest.raises(InputError, match="the key holds a character"):
+    with pytest.raises(InputError, match="the key contains an invalid character"):
         caller.call(script.url, "ready", key="schlüssel")
     monkeypatch.setenv("FLEDGE_API_KEY", "schlüssel")
-    with pytest.raises(InputError, match="FLEDGE_API_KEY holds a character"):
+    with pytest.raises(InputError, match="FLEDGE_API_KEY contains an invalid character"):
         caller.call(script.url, "ready")
 
 

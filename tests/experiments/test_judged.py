@@ -171,7 +171,7 @@ def test_a_key_that_no_header_takes(workspace: Workspace, monkeypatch: pytest.Mo
     monkeypatch.setenv("OPENAI_API_KEY", "sk-a\nb")
     with serve(JudgeServer(_grade)) as server:
         settings = {"limit": 2, "judge": server.url, "tracking_uri": workspace.tracking_uri}
-        with pytest.raises(InputError, match="OPENAI_API_KEY holds a character"):
+        with pytest.raises(InputError, match="OPENAI_API_KEY contains an invalid character"):
             evaluate("embedded", settings=settings, engine=ScriptedEngine())
     client = MlflowClient(workspace.tracking_uri)
     runs = client.search_runs([item.experiment_id for item in client.search_experiments()])

@@ -1,4 +1,4 @@
-"""Keys of endpoints: read in one place, and that of OpenAI's protocol kept out of what is recorded."""
+"""Read API keys and keep them out of records."""
 
 import os
 
@@ -8,19 +8,19 @@ VARIABLE = "OPENAI_API_KEY"
 
 
 def api_key(variable: str = VARIABLE) -> str:
-    """The key without blanks around it, empty where there is none. Raises `InputError` for what no header takes."""
+    """Return the stripped key in `variable`, empty if unset. Raises `InputError` for an invalid character."""
     return clean_key(os.environ.get(variable, ""), variable, variable)
 
 
 def clean_key(key: str, name: str, variable: str) -> str:
-    """A key called `name` without blanks around it. Raises `InputError` for what no header takes."""
+    """Return a stripped key. Raises `InputError`, with `name`, for characters that a header cannot contain."""
     key = key.strip()
     if not key.isascii() or not key.isprintable():
-        raise InputError(f"{name} holds a character that no key has", hint=f"export {variable}=...")
+        raise InputError(f"{name} contains an invalid character", hint=f"export {variable}=...")
     return key
 
 
 def without_key(text: str) -> str:
-    """A text, as of an error, with the key made unreadable."""
+    """Return a text with the key replaced by `***`."""
     key = os.environ.get(VARIABLE, "").strip()
     return text.replace(key, "***") if len(key) > 3 else text

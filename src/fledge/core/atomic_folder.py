@@ -1,6 +1,6 @@
-"""Folders that are made once, complete or not at all, and kept: what was damaged on disk is made anew.
+"""Build folders once, completely or not at all, and rebuild damaged ones.
 
-Each has `files.json`, the SHA-256 of its files.
+`files.json` in a folder holds the SHA-256 of its files.
 """
 
 import fcntl
@@ -17,25 +17,25 @@ DIGESTS = "files.json"
 
 
 def is_whole(folder: Path) -> bool:
-    """Whether a folder is as it was made."""
+    """Return whether a folder is unchanged since it was built."""
     return bool(digests(folder))
 
 
 def digests(folder: Path) -> dict[str, str]:
-    """SHA-256 of a folder's files by their names in it; empty where the folder is not as it was made."""
+    """Return the SHA-256 of a folder's files by relative path; empty if the folder is missing or was changed."""
     try:
-        known = json.loads((folder / DIGESTS).read_text(encoding="utf-8"))
-        found = _digests(folder)
+        recorded = json.loads((folder / DIGESTS).read_text(encoding="utf-8"))
+        actual = _compute_digests(folder)
     except (OSError, ValueError):
         return {}
-    return found if known == found else {}
+    return actual if recorded == actual else {}
 
 
 @contextmanager
 def build(folder: Path) -> Iterator[tuple[Path | None, int]]:
-    """Yield a path to make `folder` at, None if it is there already and whole, and the descriptor of its lock.
+    """Yield a path to build `folder` at, None if it is complete already, and the descriptor of its lock.
 
-    One process at a time; a child that inherits the descriptor keeps the lock.
+    One process builds at a time; a child that inherits the descriptor keeps the lock.
     """
     with folder.with_suffix(".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -44,15 +44,15 @@ def build(folder: Path) -> Iterator[tuple[Path | None, int]]:
             return
         shutil.rmtree(folder, ignore_errors=True)
         working = folder.with_suffix(".part")
-        shutil.rmtree(working, ignore_errors=True)  # of a process that was killed
+        shutil.rmtree(working, ignore_errors=True)  # left by a killed process
         try:
             yield working, lock.fileno()
-            state.write_json(working / DIGESTS, _digests(working))
+            state.write_json(working / DIGESTS, _compute_digests(working))
             working.rename(folder)
         finally:
             shutil.rmtree(working, ignore_errors=True)
 
 
-def _digests(folder: Path) -> dict[str, str]:
+def _compute_digests(folder: Path) -> dict[str, str]:
     paths = sorted(path for path in folder.rglob("*") if not path.is_dir())
     return {str(path.relative_to(folder)): file_digest(path) for path in paths if path.name != DIGESTS}

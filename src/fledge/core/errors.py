@@ -2,9 +2,9 @@
 
 
 class FledgeError(Exception):
-    """Something failed that the user can act on.
+    """A failure that the user can act on.
 
-    `hint` is the next thing to do, often a command; `exit_code` is what the command line ends with.
+    `hint` is the next step, often a command; `exit_code` is that of the command line.
     """
 
     exit_code = 1
@@ -16,25 +16,25 @@ class FledgeError(Exception):
 
 
 class InputError(FledgeError, ValueError):
-    """Bad usage or bad input; nothing was started or written."""
+    """Invalid usage or input; nothing was started or written."""
 
     exit_code = 2
 
 
 class RefusedError(FledgeError):
-    """A failed gate, comparison or missing evidence."""
+    """A failed gate or comparison, or missing evidence."""
 
     exit_code = 3
 
 
 class CrashLoopError(FledgeError):
-    """An endpoint whose processes crash again and again."""
+    """The processes of an endpoint crash repeatedly."""
 
     exit_code = 4
 
 
 class ConflictError(FledgeError):
-    """Another process changed it first; nothing was written."""
+    """Another process made a change first; nothing was written."""
 
 
 class DamagedError(FledgeError):
@@ -42,7 +42,7 @@ class DamagedError(FledgeError):
 
 
 class MissingExtraError(FledgeError):
-    """A part of fledge that is not installed."""
+    """A part of fledge is not installed."""
 
     def __init__(self, what: str, extra: str) -> None:
         from fledge.core.installation import install_command
@@ -51,6 +51,6 @@ class MissingExtraError(FledgeError):
 
 
 def rebuild(kind: str, message: str, hint: str) -> FledgeError:
-    """An error of the class `kind`, as another process of ours tells it; a plain one where that is not known here."""
+    """Return the error that another process reported; a plain `FledgeError` if the class `kind` is unknown."""
     known = {cls.__name__: cls for cls in (InputError, RefusedError, DamagedError, ConflictError, CrashLoopError)}
     return known.get(kind, FledgeError)(message, hint)

@@ -1,4 +1,4 @@
-"""The events that an endpoint's processes tell each other, by `control.py`. Standard library only."""
+"""The events between an endpoint's processes, sent by `control.py`. Standard library only."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -20,36 +20,36 @@ class Ping(Event):
 
 @dataclass(frozen=True)
 class Pong(Event):
-    """Child to supervisor: still there."""
+    """Child to supervisor: the reply to `Ping`."""
 
 
 @dataclass(frozen=True)
 class StopRequested(Event):
-    """Supervisor to child: finish and end."""
+    """Supervisor to child: finish running requests and exit."""
 
 
 @dataclass(frozen=True)
 class SupervisorGone(Event):
-    """The line to the supervisor has ended. Never sent: `Control` notices it."""
+    """The connection to the supervisor has ended. `Control` creates it; it is never sent."""
 
 
 @dataclass(frozen=True)
 class ChildReady(Event):
-    """Child to its parent: it takes requests. An engine says which it is."""
+    """Child to parent: it accepts requests. `info` is set by an engine."""
 
     info: EngineInfo | None = None
 
 
 @dataclass(frozen=True)
 class StartProgress(Event):
-    """Engine to its parent: what it is doing before it is ready."""
+    """Engine to parent: its progress before it is ready."""
 
     text: str
 
 
 @dataclass(frozen=True)
 class StartFailed(Event):
-    """Child to its parent: why it cannot start; `kind` is the class of the error."""
+    """Child to parent: why it cannot start; `kind` is the class of the error."""
 
     error: str
     hint: str = ""
@@ -58,7 +58,7 @@ class StartFailed(Event):
 
 @dataclass(frozen=True)
 class AliasMoved(Event):
-    """Recorder to supervisor: `name@alias` means another release, whose files are in `folder`."""
+    """Recorder to supervisor: `name@alias` points to another release, with files in `folder`."""
 
     name: str
     alias: str
@@ -68,8 +68,8 @@ class AliasMoved(Event):
 
 @dataclass(frozen=True)
 class ReleaseRefused(Event):
-    """Between recorder and supervisor: `name@alias` means a release that cannot be served; `old` stays, from
-    `old_folder` where that is known."""
+    """Between recorder and supervisor: `name@alias` points to a release that cannot be served; `old` is kept, from
+    `old_folder` if that is known."""
 
     name: str
     alias: str
@@ -81,7 +81,7 @@ class ReleaseRefused(Event):
 
 @dataclass(frozen=True)
 class SharesChanged(Event):
-    """Recorder to supervisor: a canary shares the requests of `name` by alias so, once its aliases mean `releases`."""
+    """Recorder to supervisor: new traffic `shares` by alias, to apply once the aliases point to `releases`."""
 
     name: str
     baseline: str
@@ -92,33 +92,33 @@ class SharesChanged(Event):
 
 @dataclass(frozen=True)
 class RecordsShipped(Event):
-    """Recorder to supervisor: how far it is."""
+    """Recorder to supervisor: numbers of shipped records."""
 
     figures: RecorderFigures
 
 
 @dataclass(frozen=True)
 class LookRequested(Event):
-    """Endpoint to supervisor to recorder: an alias may have moved."""
+    """Endpoint to supervisor to recorder: check the aliases."""
 
 
 @dataclass(frozen=True)
 class LimitsChanged(Event):
-    """Endpoint to supervisor: limits were read again."""
+    """Endpoint to supervisor: limits were reloaded."""
 
     limits: Mapping[str, int | float]
 
 
 @dataclass(frozen=True)
 class ReleaseRetired(Event):
-    """Endpoint to supervisor: nothing more is asked of this release."""
+    """Endpoint to supervisor: this release gets no more requests."""
 
     release: str
 
 
 @dataclass(frozen=True)
 class EngineCrashed(Event):
-    """Supervisor to recorder: the engine of a release is not started again."""
+    """Supervisor to recorder: the engine of a release will not be restarted."""
 
     release: str
     error: str
@@ -143,14 +143,14 @@ class ReleasesChanged(Event):
 
 @dataclass(frozen=True)
 class FactsChanged(Event):
-    """Supervisor to endpoint: what it has heard of others."""
+    """Supervisor to endpoint: status of the other processes."""
 
     facts: EndpointFacts
 
 
 @dataclass(frozen=True)
 class ReloadRequested(Event):
-    """Supervisor to endpoint: read the limits again."""
+    """Supervisor to endpoint: reload the limits."""
 
 
 EVENTS: Mapping[str, type[Event]] = {
@@ -173,4 +173,4 @@ EVENTS: Mapping[str, type[Event]] = {
     "facts": FactsChanged,
     "reload": ReloadRequested,
 }
-"""By the names that they have on the line."""
+"""Event classes by the names in messages."""

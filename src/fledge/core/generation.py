@@ -1,4 +1,4 @@
-"""How to generate an answer: the settings, and what they can be."""
+"""Generation settings and their bounds."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
@@ -23,15 +23,15 @@ BOUNDS: Mapping[str, tuple[float, float]] = MappingProxyType(
     }
 )
 INTEGERS = ("max_tokens", "top_k", "seed", "n")
-REQUEST_ONLY = ("n", "logprobs", "ignore_eos")  # of one request, and no setting of a prompt, an arm or a release
+REQUEST_ONLY = ("n", "logprobs", "ignore_eos")  # not for prompts, arms and releases
 
 
 @dataclass(frozen=True)
 class GenerationParams:
-    """How to generate. `temperature` 0, or next to it, is greedy; `top_k` 0, `top_p` 1 and `min_p` 0 do not filter.
+    """Generation settings. A `temperature` below 0.001 is greedy; `top_k` 0, `top_p` 1 and `min_p` 0 do not filter.
 
-    `n` answers are given to one prompt, with the seeds `seed`, `seed + 1` and so on. With `logprobs` each token comes
-    with the natural logarithm of its probability. With `ignore_eos` an answer goes on to `max_tokens`.
+    `n` is the number of answers to one prompt, with the seeds `seed`, `seed + 1` and so on. `logprobs` adds the natural
+    logarithm of each token's probability. With `ignore_eos` an answer always has `max_tokens` tokens.
     """
 
     GROUP: ClassVar = "Generation"
@@ -63,13 +63,13 @@ class GenerationParams:
 
     @property
     def samples(self) -> bool:
-        """Whether tokens are drawn; below `LEAST_TEMPERATURE` probabilities leave the range of their numbers."""
+        """Whether tokens are sampled. Below `LEAST_TEMPERATURE` probabilities would overflow."""
         return self.temperature >= LEAST_TEMPERATURE
 
     def for_sample(self, index: int) -> "GenerationParams":
-        """The same for one of several samples: each has a seed of its own."""
+        """Return the settings of one of several samples, with its own seed."""
         return replace(self, seed=(self.seed + index) % 2**63)
 
 
 SETTINGS = tuple(item.name for item in fields(GenerationParams) if item.name not in REQUEST_ONLY)
-REQUEST_SETTINGS = (*SETTINGS, "ignore_eos")  # what whoever asks may set, `n` and `logprobs` aside
+REQUEST_SETTINGS = (*SETTINGS, "ignore_eos")  # without `n` and `logprobs`

@@ -1,4 +1,4 @@
-"""How fledge was installed here, so that hints name what can be typed here. Source of the fields: PEP 610."""
+"""Installation commands for hints, from the recorded origin of the installed fledge (PEP 610)."""
 
 import json
 from importlib import metadata
@@ -6,25 +6,25 @@ from urllib.parse import unquote, urlsplit
 
 
 def install_command(extras: str) -> str:
-    """What installs fledge with these extras: from where this one came, an index or a folder or a wheel."""
-    url, editable = _origin()
+    """Return the command that installs fledge with these extras from the same index, folder or wheel."""
+    url, editable = _read_origin()
     path = unquote(urlsplit(url).path)
     if not url:
-        wanted = f"fledge[{extras}]"
+        requirement = f"fledge[{extras}]"
     elif path.endswith(".whl"):
-        wanted = f"fledge[{extras}] @ {url}"
+        requirement = f"fledge[{extras}] @ {url}"
     else:
-        wanted = f"{path}[{extras}]"
-    return f'pip install {"-e " if editable else ""}"{wanted}"'
+        requirement = f"{path}[{extras}]"
+    return f'pip install {"-e " if editable else ""}"{requirement}"'
 
 
 def wheel_name() -> str:
-    """The wheel to bring along where fledge came from no index; empty where it did."""
-    return f"fledge-{metadata.version('fledge')}-py3-none-any.whl" if _origin()[0] else ""
+    """Return the file name of the wheel if fledge was not installed from an index, else an empty text."""
+    return f"fledge-{metadata.version('fledge')}-py3-none-any.whl" if _read_origin()[0] else ""
 
 
-def _origin() -> tuple[str, bool]:
-    """The URL of what was installed and whether it is used where it lies; empty for what came from an index."""
+def _read_origin() -> tuple[str, bool]:
+    """Return the URL fledge was installed from, empty for an index, and whether the install is editable."""
     try:
         found = json.loads(metadata.distribution("fledge").read_text("direct_url.json") or "{}")
     except (metadata.PackageNotFoundError, ValueError):

@@ -1,4 +1,4 @@
-"""The messages between an engine and who asks it, and between the processes of an endpoint."""
+"""The messages between an engine and its client, and the records for the recorder."""
 
 import time
 from dataclasses import dataclass, field
@@ -9,8 +9,10 @@ SHADOW_TAG = "fledge.shadow_of"
 
 @dataclass(frozen=True)
 class Ask:
-    """Client to engine: start the answers to one prompt. One of `text`, `messages` (role, content) and `token_ids` is
-    set. Without `stream` each answer comes as one piece when it is whole."""
+    """Client to engine: answer one prompt: `text`, `messages` (role, content) or `token_ids`.
+
+    Without `stream` each answer is sent as one piece when it is complete.
+    """
 
     id: str
     params: dict[str, Any]
@@ -22,20 +24,20 @@ class Ask:
 
 @dataclass(frozen=True)
 class Cancel:
-    """Client to engine: nobody waits for these answers any more."""
+    """Client to engine: cancel the answers to a prompt."""
 
     id: str
 
 
 @dataclass(frozen=True)
 class Piece:
-    """Engine to client: the next part of an answer; the last one has a `finish_reason`, or an `error`, which ends all
+    """Engine to client: the next part of an answer. The last part has a `finish_reason`, or an `error`, which ends all
     answers to the prompt.
 
-    `index` tells several answers to one prompt apart. `error_kind` is `input` for a prompt that the model cannot take,
-    else `engine`. `turns_left_out` counts the oldest turns of a conversation that the model's window had no room for.
-    `logprobs`, where asked for, are pairs of a token's text and its natural logarithm of probability.
-    `first_token_ns` and `made_ns` tell when its first and its last token were there, in nanoseconds since the epoch.
+    `index` is the number of the answer among those to the prompt. `error_kind` is `input` for an invalid prompt, else
+    `engine`. `turns_left_out` counts the oldest turns that did not fit into the context window. `logprobs`, if
+    requested, are pairs of a token's text and the natural logarithm of its probability. `first_token_ns` and `made_ns`
+    are the times of its first and last token, in nanoseconds since the epoch.
     """
 
     id: str
@@ -55,7 +57,7 @@ class Piece:
 
 @dataclass(frozen=True)
 class Answered:
-    """One answer of a request as it is recorded. Times in nanoseconds since the epoch, 0 for what never was."""
+    """One recorded answer of a request. Times in nanoseconds since the epoch, 0 if the event did not happen."""
 
     prompt_text: str = ""
     output: str = ""
@@ -69,10 +71,10 @@ class Answered:
 
 @dataclass(frozen=True)
 class OutboxRecord:
-    """One request and its outcome, as the endpoint leaves it for the recorder. Times in nanoseconds since the epoch.
+    """One request and its outcome, stored for the recorder. Times in nanoseconds since the epoch.
 
-    `arm` is the alias that answered, empty where a version was named. `release`, `version` and `arm` are empty for a
-    request that was refused before it was clear who would answer.
+    `arm` is the alias that answered, empty if the request named a version. `release`, `version` and `arm` are empty for
+    a request that was refused before routing.
     """
 
     trace_id: str
@@ -92,7 +94,7 @@ class OutboxRecord:
 
     @property
     def is_shadow(self) -> bool:
-        """Whether it is an answer that nobody saw, given beside that to the request which the tag names."""
+        """Whether this is a shadow answer to the request named by the tag."""
         return SHADOW_TAG in self.tags
 
     @property
@@ -105,13 +107,13 @@ class OutboxRecord:
 
     @property
     def first_token_ns(self) -> int:
-        """When the first token of any of its answers was there; 0 if none was."""
+        """The time of the first token of any answer, 0 without tokens."""
         return min((answer.first_token_ns for answer in self.answers if answer.first_token_ns), default=0)
 
 
 @dataclass(frozen=True)
 class FeedbackRecord:
-    """What somebody thought of an answer; lies in the outbox between the requests."""
+    """Feedback on an answer; stored in the outbox with the requests."""
 
     feedback_id: str
     request_id: str

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 Say = Callable[[str], None]
-"""Takes a message for the user."""
+"""Receives a message for the user."""
 
 Format = Literal["chat", "completion"]
 """How prompts are formatted: a conversation through the chat template, or a text to complete."""
@@ -14,11 +14,11 @@ Content = Literal["keep", "hash", "drop"]
 """How texts are stored in records."""
 
 Mode = Literal["exact", "fast"]
-"""Mode of an engine: the same greedy tokens as transformers, or int8."""
+"""Mode of an engine: `exact` generates the same greedy tokens as transformers, `fast` uses int8."""
 
 
 Role = Literal["system", "user", "assistant"]
-"""Who speaks in a conversation."""
+"""The author of a turn."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Message:
 
 @dataclass(frozen=True)
 class EngineInfo:
-    """Which engine runs, where (`cpu`, `gpu`, or a URL's host), in which mode, and in words why it was chosen."""
+    """Name, device (`cpu`, `gpu` or the host of a URL) and mode of an engine, and the reason for choosing it."""
 
     name: str
     device: str
