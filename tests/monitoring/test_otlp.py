@@ -341,7 +341,7 @@ def test_empty_batch_sends_nothing(collector: Collector) -> None:
 
 
 def test_any_request_id_gives_a_valid_unique_trace_id() -> None:
-    contexts = [_otlp._context(request_id) for request_id in (ID, "z" * 32, "short", "")]
+    contexts = [_otlp._derive_context(request_id) for request_id in (ID, "z" * 32, "short", "")]
     assert all(context.is_valid for context in contexts)
     assert len({context.trace_id for context in contexts}) == 4
 

@@ -42,7 +42,7 @@ def test_ten_healthy_minutes_reset_the_restart_delay() -> None:
 
 
 def test_silent_child_is_hung_unless_the_supervisor_was_suspended() -> None:
-    assert not is_hung(heard=100.0, now=129.0, timeout_s=30.0)
-    assert is_hung(heard=100.0, now=131.0, timeout_s=30.0)
+    assert not is_hung(last_heard=100.0, now=129.0, timeout_s=30.0)
+    assert is_hung(last_heard=100.0, now=131.0, timeout_s=30.0)
     assert suspended_s(before=100.0, now=101.0) == 0.0
     assert suspended_s(before=100.0, now=3700.0) == 3600.0 - 2 * PING_S

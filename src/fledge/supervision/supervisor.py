@@ -203,7 +203,7 @@ class Supervisor:
         now = time.monotonic()
         pause, self._ticked = suspended_s(self._ticked, now), now
         for child in self.children.values():
-            child.heard += pause
+            child.last_heard += pause
             child.kill_if_hung(now, self.config.heartbeat_s)
         if now - self._pinged >= PING_S:
             self._pinged = now
