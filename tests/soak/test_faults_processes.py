@@ -119,7 +119,9 @@ def test_stop_after_the_drain_time_fails_the_remaining_requests(
     "its requests get 503 or an error frame, ready again within 10 s; the other release answers all",
     quick=True,
 )
-def test_a_killed_engine_is_back_and_the_other_goes_on(config: ServeConfig, times: int, figures: Figures) -> None:
+def test_killed_engine_is_restarted_without_affecting_the_other(
+    config: ServeConfig, times: int, figures: Figures
+) -> None:
     for _ in range(times):
         with running(config, split=("champion=50", "challenger=50")) as started:
             with Clients(started.url, 8, models=BOTH, tokens=64) as clients:
