@@ -1,4 +1,4 @@
-"""A server on loopback that answers each path as it is told, and keeps what it was asked."""
+"""A local HTTP server with scripted replies that records its requests."""
 
 import json
 import threading
@@ -11,7 +11,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Reply:
-    """One answer. A `body` that is no bytes is sent as JSON."""
+    """One response; a `body` other than bytes is sent as JSON."""
 
     status: int = 200
     body: Any = b""
@@ -20,16 +20,19 @@ class Reply:
 
 @dataclass
 class Script:
-    """Replies by path; `answers` to `/v1/chat/completions` come one after the other. All else is 404."""
+    """Replies by path, and successive `answers` to `/v1/chat/completions`; anything else is 404.
+
+    `requests` holds path, body and authorization of each request.
+    """
 
     paths: dict[str, Reply] = field(default_factory=dict)
     answers: list[Reply] = field(default_factory=list)
-    asked: list[tuple[str, Any, str]] = field(default_factory=list)
+    requests: list[tuple[str, Any, str]] = field(default_factory=list)
     url: str = ""
 
 
 def events(*items: Any, done: bool = True) -> bytes:
-    """Server-sent events of dicts, or of bytes as they are."""
+    """Encode dicts or bytes as server-sent events."""
     texts = [item if isinstance(item, bytes) else json.dumps(item).encode() for item in items]
     return b"".join(b"data: " + text + b"\n\n" for text in [*texts, *([b"[DONE]"] if done else [])])
 
@@ -38,21 +41,21 @@ def piece(text: str, reason: str | None = None) -> dict[str, Any]:
     return {"choices": [{"index": 0, "delta": {"content": text}, "finish_reason": reason}]}
 
 
-def streamed(*items: Any, done: bool = True, **headers: str) -> Reply:
-    named = {name.replace("_", "-"): value for name, value in headers.items()}
-    return Reply(200, events(*items, done=done), {"content-type": "text/event-stream", **named})
+def stream_reply(*items: Any, done: bool = True, **headers: str) -> Reply:
+    fields = {name.replace("_", "-"): value for name, value in headers.items()}
+    return Reply(200, events(*items, done=done), {"content-type": "text/event-stream", **fields})
 
 
 @contextmanager
 def serve(script: Script) -> Iterator[Script]:
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            script.asked.append((self.path, None, self.headers.get("authorization", "")))
+            script.requests.append((self.path, None, self.headers.get("authorization", "")))
             self._reply(script.paths.get(self.path, Reply(404)))
 
         def do_POST(self) -> None:
             body = json.loads(self.rfile.read(int(self.headers["content-length"])))
-            script.asked.append((self.path, body, self.headers.get("authorization", "")))
+            script.requests.append((self.path, body, self.headers.get("authorization", "")))
             chat = self.path.endswith("/chat/completions") and script.answers
             self._reply(script.answers.pop(0) if chat else script.paths.get(self.path, Reply(404)))
 
@@ -65,7 +68,7 @@ def serve(script: Script) -> Iterator[Script]:
             self.wfile.write(raw)
 
         def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 (its name in the library)
-            """Nothing: the tests read what was asked."""
+            """Log nothing."""
 
     http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     script.url = f"http://127.0.0.1:{http.server_port}"

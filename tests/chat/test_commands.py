@@ -1,4 +1,4 @@
-"""What an entry means."""
+"""Parsing of entries."""
 
 import pytest
 
@@ -22,35 +22,35 @@ from fledge.core.errors import InputError
         ("/quit", ChatCommand("exit", "")),
     ],
 )
-def test_commands_and_questions(text: str, expected: ChatCommand | str) -> None:
+def test_entry_is_parsed_as_command_or_question(text: str, expected: ChatCommand | str) -> None:
     assert parse(Entry(text)) == expected
 
 
-def test_a_block_is_always_a_question() -> None:
+def test_block_is_always_a_question() -> None:
     assert parse(Entry("/exit\n", is_block=True)) == "/exit"
 
 
 @pytest.mark.parametrize(
     ("text", "message", "hint"),
     [
-        ("/promt simple", "there is no command /promt; did you mean /prompt?", "/prompt"),
-        ("/SAVE x", "there is no command /SAVE; did you mean /save?", "/save"),
-        ("/xyzzy", "there is no command /xyzzy", "/help"),
-        ("/", "there is no command /", "/help"),
-        ("/reset now", "/reset takes nothing after it", "/reset"),
+        ("/promt simple", "unknown command /promt; did you mean /prompt?", "/prompt"),
+        ("/SAVE x", "unknown command /SAVE; did you mean /save?", "/save"),
+        ("/xyzzy", "unknown command /xyzzy", "/help"),
+        ("/", "unknown command /", "/help"),
+        ("/reset now", "/reset takes no argument", "/reset"),
         ("/save", "/save needs FILE", "/save"),
-        ("/system b\udcffd", "what was entered is not valid text", "check the encoding"),
-        ("what is \ud83d?", "what was entered is not valid text", "check the encoding"),
+        ("/system b\udcffd", "the input is not valid text", "check the encoding"),
+        ("what is \ud83d?", "the input is not valid text", "check the encoding"),
     ],
 )
-def test_what_is_no_command_is_said_with_what_was_meant(text: str, message: str, hint: str) -> None:
+def test_invalid_command_is_refused_with_a_suggestion(text: str, message: str, hint: str) -> None:
     with pytest.raises(InputError) as caught:
         parse(Entry(text))
     assert caught.value.message == message
     assert caught.value.hint.startswith(hint)
 
 
-def test_help_names_every_command() -> None:
+def test_help_lists_every_command() -> None:
     lines = help_text().splitlines()
     assert [line.split()[0] for line in lines[:-1]] == [f"/{name}" for name in FORMS]
     assert "backslash" in lines[-1]

@@ -1,4 +1,4 @@
-"""What a model is sent, and what is remembered."""
+"""Messages sent to a model, and the turns that are kept."""
 
 import json
 
@@ -22,19 +22,19 @@ TURNS = Prompt(
 )
 
 
-def _say(dialogue: Dialogue, question: str, answer: str) -> list[tuple[str, str]]:
+def _exchange(dialogue: Dialogue, question: str, answer: str) -> list[tuple[str, str]]:
     sent = dialogue.messages(question)
     dialogue.keep(sent, Reply(answer, "stop", "id-1", 0.25))
     return [(message.role, message.content) for message in sent]
 
 
-def test_each_question_goes_with_the_conversation_until_it_is_forgotten() -> None:
+def test_question_is_sent_with_the_conversation_until_reset() -> None:
     dialogue = Dialogue("Be brief.")
-    assert _say(dialogue, "a?", "A") == [("system", "Be brief."), ("user", "a?")]
+    assert _exchange(dialogue, "a?", "A") == [("system", "Be brief."), ("user", "a?")]
     dialogue.system = ""
-    assert _say(dialogue, "b?", "B") == [("user", "a?"), ("assistant", "A"), ("user", "b?")]
+    assert _exchange(dialogue, "b?", "B") == [("user", "a?"), ("assistant", "A"), ("user", "b?")]
     dialogue.reset()
-    assert _say(dialogue, "c?", "C") == [("user", "c?")]
+    assert _exchange(dialogue, "c?", "C") == [("user", "c?")]
     assert [(turn.role, turn.content, turn.conversation) for turn in dialogue.log] == [
         ("system", "Be brief.", 1),
         ("user", "a?", 1),
@@ -58,20 +58,20 @@ def test_each_question_goes_with_the_conversation_until_it_is_forgotten() -> Non
     }
 
 
-def test_a_question_is_filled_into_a_prompt_and_what_it_holds_is_not_filled_again() -> None:
+def test_placeholders_in_a_question_are_not_filled() -> None:
     dialogue = Dialogue()
     dialogue.use(SIMPLE)
-    assert _say(dialogue, "{{question}}?", "A") == [("user", "Q: {{question}}?")]
+    assert _exchange(dialogue, "{{question}}?", "A") == [("user", "Q: {{question}}?")]
     assert [turn.prompt for turn in dialogue.turns] == ["simple/2", None]
     dialogue.use(None)
-    assert _say(dialogue, "b?", "B")[-1] == ("user", "b?")
+    assert _exchange(dialogue, "b?", "B")[-1] == ("user", "b?")
 
 
-def test_the_turns_of_a_prompt_stand_before_the_conversation_and_its_system_text_counts() -> None:
+def test_prompt_turns_precede_the_conversation_and_its_system_text_replaces_the_sessions() -> None:
     dialogue = Dialogue("Mine.")
-    _say(dialogue, "a?", "A")
+    _exchange(dialogue, "a?", "A")
     dialogue.use(TURNS)
-    assert _say(dialogue, "b?", "B") == [
+    assert _exchange(dialogue, "b?", "B") == [
         ("system", "You explain."),
         ("user", "What is one?"),
         ("assistant", "A number."),
@@ -94,7 +94,7 @@ def test_the_turns_of_a_prompt_stand_before_the_conversation_and_its_system_text
         ),
     ],
 )
-def test_prompts_that_a_question_alone_does_not_fill(prompt: Prompt, message: str) -> None:
+def test_prompt_that_a_question_cannot_fill_is_refused(prompt: Prompt, message: str) -> None:
     dialogue = Dialogue()
     dialogue.use(SIMPLE)
     with pytest.raises(InputError) as caught:
@@ -103,10 +103,10 @@ def test_prompts_that_a_question_alone_does_not_fill(prompt: Prompt, message: st
     assert dialogue.prompt is SIMPLE
 
 
-def test_transcripts() -> None:
+def test_transcripts_as_jsonl_and_markdown() -> None:
     dialogue = Dialogue("Kurz.")
     dialogue.use(SIMPLE)
-    _say(dialogue, "ä?", "Ja.\n")
+    _exchange(dialogue, "ä?", "Ja.\n")
     assert [json.loads(line) for line in as_jsonl(dialogue.turns).splitlines()] == [
         {"role": "system", "content": "Kurz."},
         {"role": "user", "content": "Q: ä?"},

@@ -1,4 +1,4 @@
-"""A session with fledge's own endpoint: started, asked, and asked for what it thinks of feedback."""
+"""Chat with an endpoint of fledge."""
 
 import os
 import signal
@@ -34,23 +34,24 @@ def endpoint(workspace: Workspace, port: int, monkeypatch: pytest.MonkeyPatch) -
         stop(workspace=config)
 
 
-def test_answers_feedback_and_what_goes_wrong(
-    fledge: Run, endpoint: EndpointStatus, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    alone = fledge("chat", "mine@champion", input=QUESTION)
-    assert alone.stdout.startswith("Machine learning is the study of")  # by the release's own prompt
+def test_chat_with_an_endpoint(fledge: Run, endpoint: EndpointStatus, monkeypatch: pytest.MonkeyPatch) -> None:
+    local = fledge("chat", "mine@champion", input=QUESTION)
+    assert local.stdout.startswith("Machine learning is the study of")  # filled into the release's own prompt
     lines = f"{QUESTION}\n/good clear enough\n/prompt simple\nAnd why?\n/bad\n"
     done = fledge("chat", endpoint.url, input=lines)
     assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout.splitlines()[0] == alone.stdout.strip()  # the same release, the same answer
+    assert done.stdout.splitlines()[0] == local.stdout.strip()  # the same release gives the same answer
     assert len(done.stdout.splitlines()) == 2
 
     long = "old words " * 150
     cut = fledge("chat", f"{endpoint.url}/v1#mine@champion", "--max-tokens", "3", input=f"{long}\n{long}\n")
     assert cut.returncode == 0
-    told = cut.stderr.splitlines()
-    assert told[0] == "(the answer was cut at the token limit; --max-tokens N raises it)"
-    assert "(the 2 oldest turns were left out: the model's window is full; /reset starts a new conversation)" in told
+    lines_of_stderr = cut.stderr.splitlines()
+    assert lines_of_stderr[0] == "(cut off at the maximum number of tokens; --max-tokens N allows more)"
+    assert (
+        "(the 2 oldest turns were left out: the context window is full; /reset starts a new conversation)"
+        in lines_of_stderr
+    )
 
     other = fledge("chat", f"{endpoint.url}#other", input="x\n")
     assert other.returncode == 1
@@ -61,31 +62,31 @@ def test_answers_feedback_and_what_goes_wrong(
     assert refused.returncode == 2
     assert "rejected the API key" in refused.stderr
     assert "export FLEDGE_API_KEY=" in refused.stderr
-    _assert_feedback_is_kept(endpoint)
+    _assert_feedback_is_recorded(endpoint)
 
 
-def _assert_feedback_is_kept(endpoint: EndpointStatus) -> None:
+def _assert_feedback_is_recorded(endpoint: EndpointStatus) -> None:
     folder = Path(endpoint.folder) / "outbox"
 
     def records() -> Sequence[Record]:
         return read_batch(folder, Position(), 1000).records
 
-    def given() -> list[FeedbackRecord]:
+    def feedback() -> list[FeedbackRecord]:
         return [record for record in records() if isinstance(record, FeedbackRecord)]
 
-    assert until(lambda: len(given()) == 2)
-    assert [(record.name, record.value, record.comment) for record in given()] == [
+    assert until(lambda: len(feedback()) == 2)
+    assert [(record.name, record.value, record.comment) for record in feedback()] == [
         ("thumbs", True, "clear enough"),
         ("thumbs", False, ""),
     ]
     answered = [record for record in records() if isinstance(record, OutboxRecord) and record.status == 200]
-    assert [record.request_id for record in given()] == [record.request_id for record in answered[:2]]
-    # Filled in by the release, and then in the session.
+    assert [record.request_id for record in feedback()] == [record.request_id for record in answered[:2]]
+    # The release fills the first, the session the second.
     assert [record.prompt for record in answered[:2]] == ["simple/1", ""]
     assert answered[1].answers[0].prompt_text.endswith("user: Question: And why?\nAnswer:")
 
 
-def test_an_engine_that_is_gone_is_said_and_the_session_goes_on(fledge: Run, endpoint: EndpointStatus) -> None:
+def test_session_continues_after_an_engine_crash(fledge: Run, endpoint: EndpointStatus) -> None:
     pids = {item.role: item.pid for item in endpoint.processes}
     os.kill(pids["engine"], signal.SIGKILL)
     done = fledge("chat", endpoint.url, input=f"{QUESTION}\n/help\n")
@@ -93,4 +94,4 @@ def test_an_engine_that_is_gone_is_said_and_the_session_goes_on(fledge: Run, end
     assert done.returncode == (0 if done.stdout else 1)
     if not done.stdout:
         assert "is not ready" in done.stderr
-        assert "ask again in" in done.stderr
+        assert "retry in" in done.stderr

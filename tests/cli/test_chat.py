@@ -1,4 +1,4 @@
-"""`fledge chat` as a user meets it: piped, and in a real terminal."""
+"""`fledge chat`, piped and in a terminal."""
 
 import contextlib
 import fcntl
@@ -21,7 +21,7 @@ from typing import Any
 import pytest
 
 from fledge.core.settings import Workspace
-from tests.chat.scripted_server import Reply, Script, piece, streamed
+from tests.chat.scripted_server import Reply, Script, piece, stream_reply
 from tests.chat.scripted_server import serve as serve_script
 from tests.conftest import PATIENCE_S, Run
 from tests.engines import openai_server
@@ -31,41 +31,41 @@ SCRIPTED = ("chat", "embedded", "--engine", "scripted")
 
 
 class Terminal:
-    """A command on a pseudo-terminal of its own, as from a shell: what it shows is read, keys are typed."""
+    """A command on its own pseudo-terminal."""
 
     def __init__(self, *arguments: str, stdout: Any = None) -> None:
-        self._ours, theirs = os.openpty()
+        self._terminal, child_end = os.openpty()
         clean = {name: value for name, value in os.environ.items() if not name.startswith(("MLFLOW_", "INPUTRC"))}
         self.process = subprocess.Popen(
             [sys.executable, "-m", "fledge", *arguments],
-            stdin=theirs,
-            stdout=stdout or theirs,
-            stderr=theirs,
+            stdin=child_end,
+            stdout=stdout or child_end,
+            stderr=child_end,
             env={**clean, "TERM": "xterm", "COLUMNS": "200", "LINES": "50"},
             start_new_session=True,
             preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),  # noqa: PLW1509 (so that Ctrl-C is a signal)
         )
-        os.close(theirs)
+        os.close(child_end)
         self._raw = b""
         self._seen = 0
 
     def until(self, text: str, seconds: float = PATIENCE_S) -> str:
-        """Read up to a text; all that was shown since the last call, without what moves the cursor."""
+        """Return the output since the last call up to `text`, without escape sequences."""
         deadline = time.monotonic() + seconds
         while text not in self.rest:
             assert time.monotonic() < deadline, f"{text!r} is not in {self.rest!r}"
-            if select.select([self._ours], [], [], 0.1)[0]:
+            if select.select([self._terminal], [], [], 0.1)[0]:
                 self._read()
         shown = self.rest[: self.rest.index(text) + len(text)]
         self._seen += len(shown)
         return shown
 
     def type(self, keys: str) -> None:
-        os.write(self._ours, keys.encode())
+        os.write(self._terminal, keys.encode())
 
     def ctrl_c(self, text: str) -> str:
-        """Press Ctrl-C, and read up to a text. Between two waits for a key readline does not hear it: press as people
-        do, a moment later, and again where nothing happens."""
+        """Press Ctrl-C and read up to `text`. Between two waits for a key readline ignores Ctrl-C: wait a moment, and
+        press again if nothing happens."""
         time.sleep(0.3)
         for _ in range(5):
             self.type("\x03")
@@ -73,8 +73,8 @@ class Terminal:
                 return self.until(text, 20)
         return self.until(text, 0)
 
-    def ended(self) -> int:
-        """The exit code; what was shown since the last call of `until` is in `rest`."""
+    def wait(self) -> int:
+        """Return the exit code; `rest` has the output since the last call of `until`."""
         while self._read():
             pass
         return self.process.wait(PATIENCE_S)
@@ -82,7 +82,7 @@ class Terminal:
     def close(self) -> None:
         self.process.kill()
         self.process.wait()
-        os.close(self._ours)
+        os.close(self._terminal)
 
     @property
     def rest(self) -> str:
@@ -91,8 +91,8 @@ class Terminal:
 
     def _read(self) -> bytes:
         try:
-            part = os.read(self._ours, 65536)
-        except OSError:  # the other end is gone
+            part = os.read(self._terminal, 65536)
+        except OSError:  # the command has ended
             return b""
         self._raw += part
         return part
@@ -102,12 +102,12 @@ class Terminal:
 def terminal(workspace: Workspace) -> Iterator[Callable[..., Terminal]]:
     with ExitStack() as stack:
 
-        def opened(*arguments: str, **options: Any) -> Terminal:
-            made = Terminal(*arguments, **options)
-            stack.callback(made.close)
-            return made
+        def open_terminal(*arguments: str, **options: Any) -> Terminal:
+            terminal = Terminal(*arguments, **options)
+            stack.callback(terminal.close)
+            return terminal
 
-        yield opened
+        yield open_terminal
 
 
 def test_piped_stdout_has_only_answers(fledge: Run, workspace: Workspace) -> None:
@@ -145,25 +145,25 @@ def test_json_is_one_document(fledge: Run, workspace: Workspace) -> None:
 
 def test_failed_entries_print_one_line_and_the_session_continues(fledge: Run, workspace: Workspace) -> None:
     busy = Reply(429, {"error": {"message": "queue is full"}}, {"retry-after": "3"})
-    answers = [busy, streamed(piece("So \x1b[2J"), done=False), streamed(piece("Fine.", "stop"))]
+    answers = [busy, stream_reply(piece("So \x1b[2J"), done=False), stream_reply(piece("Fine.", "stop"))]
     with serve_script(Script({"/v1/models": MODELS}, answers)) as script:
         host = script.url.removeprefix("http://")
         done = fledge("chat", script.url, input="one\n/resett\ntwo\nthree\n/good\n/save no/where.md\n")
     assert done.returncode == 1
     assert done.stdout == "So \\x1b[2J\nFine.\n"
     assert done.stderr.splitlines() == [
-        f"error: {host} has too much to do: queue is full (try: ask again in 3 s)",
-        "error: there is no command /resett; did you mean /reset? "
-        "(try: /reset, or //resett for a question that begins so)",
-        f"error: {host} broke the answer off (try: ask again; see the endpoint's log)",
-        f"error: feedback needs a fledge endpoint: {host} is none "
+        f"error: {host} is overloaded: queue is full (try: retry in 3 s)",
+        "error: unknown command /resett; did you mean /reset? "
+        "(try: /reset, or //resett to ask a question that starts so)",
+        f"error: {host} sent an incomplete answer (try: retry; see the endpoint's log)",
+        f"error: feedback needs a fledge endpoint: {host} is not one "
         "(try: fledge serve NAME@champion --detach, then fledge chat http://127.0.0.1:5001)",
         "error: no/where.md cannot be written: No such file or directory (try: choose another path)",
         "error: 5 entries failed",
         "try: see the messages above",
     ]
-    sent = [body["messages"] for _, body, _ in script.asked if body is not None]
-    assert [message["content"] for message in sent[2]] == ["three"]  # what failed is not remembered
+    sent = [body["messages"] for _, body, _ in script.requests if body is not None]
+    assert [message["content"] for message in sent[2]] == ["three"]  # without the failed questions
 
 
 def test_unreachable_endpoint_exits_1_with_a_hint(fledge: Run, workspace: Workspace, port: int) -> None:
@@ -179,7 +179,7 @@ def test_invalid_bytes_fail_only_their_own_line(workspace: Workspace, locale: st
     given, clean = b"fine\nb\xffd\nna\xc3\xafve\n", {**os.environ, "LC_ALL": locale}
     done = subprocess.run(command, input=given, env=clean, capture_output=True, check=False, timeout=PATIENCE_S)
     assert (done.returncode, done.stdout.decode()) == (1, "FINE\nNAÏVE\n")
-    assert done.stderr.startswith(b"error: what was entered is not valid text (try: check the encoding")
+    assert done.stderr.startswith(b"error: the input is not valid text (try: check the encoding")
     assert b"Traceback" not in done.stderr
 
 
@@ -189,7 +189,7 @@ def test_closed_stdin_is_empty_input(workspace: Workspace) -> None:
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
-def test_closed_pipe_is_no_error(workspace: Workspace) -> None:
+def test_closed_stdout_is_not_an_error(workspace: Workspace) -> None:
     command = [sys.executable, "-m", "fledge", *SCRIPTED]
     running = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     assert running.stdout is not None
@@ -198,7 +198,7 @@ def test_closed_pipe_is_no_error(workspace: Workspace) -> None:
     assert (running.returncode, said) == (0, b"")
 
 
-def test_a_session_in_a_terminal(terminal: Callable[..., Terminal]) -> None:
+def test_session_in_a_terminal(terminal: Callable[..., Terminal]) -> None:
     shell = terminal(*SCRIPTED)
     assert "embedded on scripted (cpu); /help lists the commands, Ctrl-D exits" in shell.until("\n> ")
     shell.type("hello there\n")
@@ -207,35 +207,35 @@ def test_a_session_in_a_terminal(terminal: Callable[..., Terminal]) -> None:
     shell.until("\n... ")
     shell.type("two\n")
     assert "TWO" in shell.until("\n> ")
-    shell.type("\x1b[200~pasted\ntext\x1b[201~\n")  # as a terminal sends what is pasted
+    shell.type("\x1b[200~pasted\ntext\x1b[201~\n")  # bracketed paste
     assert shell.until("\n> ").splitlines()[-2:] == ["TEXT", "> "]
     shell.type("/system Loud.\n")
     assert "system text set" in shell.until("\n> ")
     shell.type("/help\n")
     assert "/save [--overwrite] FILE" in shell.until("\n> ")
     shell.type("/save talk.md\n")
-    assert "6 turns are in talk.md" in shell.until("\n> ")
+    assert "saved 6 turns in talk.md" in shell.until("\n> ")
     shell.type("/good\n")
     assert "error: feedback needs a fledge endpoint" in shell.until("\n> ")
     shell.type("\x04")
-    assert shell.ended() == 0
+    assert shell.wait() == 0
     history = Path(".fledge/chat_history")
     assert stat.S_IMODE(history.stat().st_mode) == 0o600
     assert history.read_text().splitlines()[:3] == ["hello there", "one\\", "two"]
 
     again = terminal(*SCRIPTED)
     again.until("\n> ")
-    again.type("\x1b[A\x1b[A\x1b[A\x1b[A\n")  # four lines up
+    again.type("\x1b[A\x1b[A\x1b[A\x1b[A\n")  # fourth last entry of the history
     assert "system text set" in again.until("\n> ")
     again.type("/exit\n")
-    assert again.ended() == 0
+    assert again.wait() == 0
 
 
 def test_without_history_nothing_is_written(terminal: Callable[..., Terminal]) -> None:
     shell = terminal(*SCRIPTED, "--no-chat-history")
     shell.until("\n> ")
     shell.type("secret\n\x04")
-    assert shell.ended() == 0
+    assert shell.wait() == 0
     assert not Path(".fledge/chat_history").exists()
 
 
@@ -258,9 +258,9 @@ def test_ctrl_c_stops_an_answer_and_twice_at_the_prompt_exits(terminal: Callable
         shell.ctrl_c("press Ctrl-C again or Ctrl-D to exit\n> ")
         shell.type("x\n")
         shell.until("\n> ")
-        shell.ctrl_c("press Ctrl-C again or Ctrl-D to exit\n> ")  # not the second one: something was asked meanwhile
+        shell.ctrl_c("press Ctrl-C again or Ctrl-D to exit\n> ")  # a question in between resets the first press
         shell.ctrl_c("interrupted")
-        assert shell.ended() == 130
+        assert shell.wait() == 130
         assert "Traceback" not in shell.rest
 
 
@@ -293,7 +293,7 @@ def test_prompt_stays_on_the_terminal_when_stdout_is_a_file(terminal: Callable[.
     shell.type("hello\n")
     shell.until("> ")
     shell.type("\x04")
-    assert shell.ended() == 0
+    assert shell.wait() == 0
     assert Path("answers.txt").read_text() == "HELLO\n"
 
 
@@ -304,5 +304,5 @@ def test_json_in_a_terminal_also_shows_answers(terminal: Callable[..., Terminal]
     shell.type("hello\n")
     assert "HELLO" in shell.until("> ")
     shell.type("\x04")
-    assert shell.ended() == 0
+    assert shell.wait() == 0
     assert [turn["content"] for turn in json.loads(Path("document.json").read_text())["turns"]] == ["hello", "HELLO"]

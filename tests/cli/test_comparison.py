@@ -1,4 +1,4 @@
-"""`fledge compare` and `fledge plan` as a user types them."""
+"""`fledge compare` and `fledge plan` on the command line."""
 
 import json
 from pathlib import Path
@@ -82,7 +82,7 @@ def test_bad_input_prints_one_error(fledge: Run, tmp_path: Path, flags: tuple[st
     assert done.stdout == ""
 
 
-def test_plan(fledge: Run, tmp_path: Path) -> None:
+def test_plan_reports_the_number_of_questions(fledge: Run, tmp_path: Path) -> None:
     done = fledge("plan", "--effect", "0.5", "--json", cwd=tmp_path)
     assert json.loads(done.stdout)["questions"] == 34
     assert "34 questions to each arm: 80% chance" in fledge("plan", "--effect", "0.5", cwd=tmp_path).stdout

@@ -1,4 +1,4 @@
-"""`fledge serve`, `status`, `logs`, `restart`, `feedback` and `stop` as a script uses them."""
+"""`fledge serve`, `status`, `logs`, `restart`, `feedback` and `stop` in scripts."""
 
 import contextlib
 import json
@@ -26,7 +26,7 @@ PROCESSES = {"role", "pid", "memory_bytes", "restarts"}
 
 
 class Shell:
-    """A workspace with a release `mine/1`, and commands that end in it."""
+    """A workspace with a release `mine/1`, and commands run in it."""
 
     def __init__(self, fledge: Run, folder: Path, engine_cache: Path) -> None:
         config = create_workspace(folder, engine_cache)
@@ -58,14 +58,16 @@ def test_endpoint_commands_in_json(shell: Shell) -> None:
     assert set(served) == {"url", "pid", "version", "ready_seconds"}
     assert served["version"] == 1
     folder = shell.state / "endpoints"
-    shutil.copytree(folder / shell.port, folder / "1", ignore=shutil.ignore_patterns("outbox"))  # another's, long ended
+    shutil.copytree(
+        folder / shell.port, folder / "1", ignore=shutil.ignore_patterns("outbox")
+    )  # another endpoint that has ended
     (endpoint,) = shell("status", "--json")["endpoints"]
     assert (endpoint["url"], endpoint["state"], endpoint["pid"]) == (served["url"], "ready", served["pid"])
     assert [release["version"] for release in endpoint["releases"]] == [1]
     assert [set(part) - {"release"} for part in endpoint["processes"]] == [PROCESSES] * 4
 
-    told = shell("test", served["url"], "--json", FLEDGE_API_KEY=KEY)
-    assert told["passed"]
+    report = shell("test", served["url"], "--json", FLEDGE_API_KEY=KEY)
+    assert report["passed"]
     headers = {"authorization": f"Bearer {KEY}"}
     with httpx.Client(base_url=served["url"], headers=headers, timeout=PATIENCE_S, trust_env=False) as client:
         answer = client.post("/invocations", json={"inputs": ["a question"]})
@@ -74,18 +76,18 @@ def test_endpoint_commands_in_json(shell: Shell) -> None:
     assert set(feedback) == {"request_id", "feedback_id", "name", "value"}
     assert shell("monitor", "--json")["slo"]["requests"] >= 1
 
-    (again,) = shell("restart", "--json")["endpoints"]  # in a shell that has no key, and none of its settings
-    assert (again["url"], again["state"]) == (served["url"], "ready")
-    assert again["pid"] != served["pid"]
+    (restarted,) = shell("restart", "--json")["endpoints"]  # without key and settings in the environment
+    assert (restarted["url"], restarted["state"]) == (served["url"], "ready")
+    assert restarted["pid"] != served["pid"]
     many = {"prompt": "x", "n": 3}
-    with httpx.Client(base_url=served["url"], timeout=PATIENCE_S, trust_env=False) as stranger:
-        assert stranger.get("/v1/models").status_code == 401
+    with httpx.Client(base_url=served["url"], timeout=PATIENCE_S, trust_env=False) as without_key:
+        assert without_key.get("/v1/models").status_code == 401
     with httpx.Client(base_url=served["url"], headers=headers, timeout=PATIENCE_S, trust_env=False) as client:
         assert client.get("/v1/models").status_code == 200
         assert "at most 2" in client.post("/v1/completions", json=many).text
 
     log = shell("logs", "--json", "--lines", "5")
-    assert [item["pid"] for item in log["endpoints"]] == [again["pid"]]
+    assert [item["pid"] for item in log["endpoints"]] == [restarted["pid"]]
     assert Path(log["log"]).is_file()
     assert [item["url"] for item in shell("stop", "--json")["endpoints"]] == [served["url"]]
     assert shell("status", "--json") == {"endpoints": []}

@@ -1,4 +1,4 @@
-"""`fledge experiment` as a user types it."""
+"""`fledge experiment` on the command line."""
 
 import json
 from pathlib import Path
@@ -54,7 +54,7 @@ def test_empty_run_is_refused(fledge: Run, tmp_path: Path) -> None:
     [
         ("arms: [{prompt: simple}]", ("--prompts", "expert"), "--prompts cannot be combined with arms"),
         ("questions: 2024-13-45", (), "month must be in 1..12"),
-        ("{1: 2, a: 3}", (), "no setting"),
+        ("{1: 2, a: 3}", (), "unknown setting"),
     ],
 )
 def test_invalid_settings_files_are_refused(

@@ -1,4 +1,4 @@
-"""`fledge judge calibrate` as a user types it, with a judge on a real server."""
+"""`fledge judge calibrate`, with a scripted judge server."""
 
 import csv
 import json
@@ -13,7 +13,7 @@ from tests.scoring.judge_server import JudgeServer, serve
 
 
 def _by_length(text: str) -> dict[str, Any]:
-    """5 for ten words and more, else as many as half the words; the longer of two answers."""
+    """Grade an answer by half its number of words, at most 5; prefer the longer of two answers."""
     answers = re.findall(r'"(?:answer|first|second)": "(.*?)"', text)
     lengths = [len(answer.split()) for answer in answers]
     if len(lengths) == 1:
@@ -32,9 +32,9 @@ def _words(count: int) -> str:
     return " ".join(["word"] * count)
 
 
-def test_grades(fledge: Run, tmp_path: Path) -> None:
+def test_grades_are_compared_with_labels(fledge: Run, tmp_path: Path) -> None:
     rows: list[list[object]] = [[f"q{n}", _words(2 * (n % 5 + 1)), n % 5 + 1] for n in range(40)]
-    rows[39][2] = 1  # of an answer that the judge gives a 5
+    rows[39][2] = 1  # the judge grades it 5
     labels = _write(tmp_path / "labels.csv", ["question", "answer", "label"], rows)
     with serve(JudgeServer(_by_length)) as server:
         done = fledge("judge", "calibrate", "--judge", server.url, "--labels", labels, "--json", cwd=tmp_path)
@@ -52,7 +52,7 @@ def test_grades(fledge: Run, tmp_path: Path) -> None:
     assert "row 40: people 1, judge 5: q39" in shown.stdout
 
 
-def test_a_threshold_is_judged_on_the_interval(fledge: Run, tmp_path: Path) -> None:
+def test_min_kappa_applies_to_the_lower_bound_of_the_interval(fledge: Run, tmp_path: Path) -> None:
     def calibrate(count: int) -> int:
         rows: list[list[object]] = [[f"q{n}", _words(10 if n % 2 else 2), n % 2] for n in range(count)]
         labels = _write(tmp_path / f"{count}.csv", ["question", "answer", "label"], rows)
@@ -67,7 +67,7 @@ def test_a_threshold_is_judged_on_the_interval(fledge: Run, tmp_path: Path) -> N
         assert calibrate(6) == 3
 
 
-def test_preferences_with_broken_answers(fledge: Run, tmp_path: Path) -> None:
+def test_invalid_judgements_of_preferences_are_excluded(fledge: Run, tmp_path: Path) -> None:
     rows: list[list[object]] = [[f"q{n}", _words(2 + n % 2), _words(3 - n % 2), "ba"[n % 2]] for n in range(30)]
     labels = _write(tmp_path / "pairs.csv", ["question", "a", "b", "label"], rows)
     flags = ("--labels", labels, "--judge-retries", "0", "--json")
@@ -103,7 +103,7 @@ def test_invalid_labels_are_refused(
     assert said in done.stderr
 
 
-def test_missing_columns_are_named(fledge: Run, tmp_path: Path) -> None:
+def test_missing_judge_or_file_is_reported(fledge: Run, tmp_path: Path) -> None:
     labels = _write(tmp_path / "labels.csv", ["question", "answer", "label"], [["q", "a", 1]])
     done = fledge("judge", "calibrate", "--labels", labels, cwd=tmp_path)
     assert (done.returncode, "no judge given" in done.stderr) == (2, True)

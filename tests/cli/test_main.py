@@ -1,4 +1,4 @@
-"""The command line as a user meets it: help, errors, exit codes."""
+"""The command line: help, errors, exit codes."""
 
 import json
 import os
@@ -137,7 +137,7 @@ def test_unreachable_server_is_reported(fledge: Run, tmp_path: Path, port: int) 
     assert "Traceback" not in done.stderr
 
 
-def test_compare_a_file_of_scores(fledge: Run, tmp_path: Path) -> None:
+def test_compare_reads_a_score_file(fledge: Run, tmp_path: Path) -> None:
     rows = "".join(f"q{n},a,{n % 3}\nq{n},b,{n % 3 + 1}\n" for n in range(20))
     (tmp_path / "scores.csv").write_text("question,arm,quality\n" + rows)
     done = fledge("compare", "--scores", "scores.csv", "--metric", "quality", "--json", cwd=tmp_path)
@@ -154,7 +154,7 @@ def test_compare_a_file_of_scores(fledge: Run, tmp_path: Path) -> None:
     assert fledge("compare", cwd=tmp_path).returncode == 2
 
 
-def test_config_shows_where_a_value_comes_from(fledge: Run, tmp_path: Path) -> None:
+def test_config_shows_the_origin_of_each_value(fledge: Run, tmp_path: Path) -> None:
     (tmp_path / "fledge.toml").write_text("samples = 3\n")
     environment = os.environ | {"FLEDGE_PORT": "5009", "FLEDGE_MAX_ROWS": "7"}
     done = fledge("config", "show", "--origin", "--json", cwd=tmp_path, env=environment)
@@ -172,8 +172,8 @@ def test_every_command_names_unknown_keys_of_a_settings_file(fledge: Run, tmp_pa
     done = fledge(*command, "--json", cwd=tmp_path)
     assert done.returncode == 0
     assert [line.rpartition("fledge.toml: ")[2] for line in done.stderr.splitlines()] == [
-        "no setting 'moddel', which is ignored; did you mean 'model'?",
-        "no setting 'zork', which is ignored",
+        "unknown setting 'moddel' is ignored; did you mean 'model'?",
+        "unknown setting 'zork' is ignored",
     ]
 
 
@@ -183,8 +183,8 @@ def test_unknown_variables_are_named(fledge: Run, tmp_path: Path) -> None:
     done = fledge("status", "--json", cwd=tmp_path, env=environment)
     assert done.returncode == 0
     assert done.stderr.splitlines() == [
-        "environment: no setting 'FLEDGE_LIMT', which is ignored; did you mean 'FLEDGE_LIMIT'?",
-        ".env: no setting 'FLEDGE_PORTT', which is ignored; did you mean 'FLEDGE_PORT'?",
+        "environment: unknown setting 'FLEDGE_LIMT' is ignored; did you mean 'FLEDGE_LIMIT'?",
+        ".env: unknown setting 'FLEDGE_PORTT' is ignored; did you mean 'FLEDGE_PORT'?",
     ]
 
 
@@ -198,12 +198,12 @@ def test_dotenv_that_is_not_utf8_is_named(fledge: Run, tmp_path: Path) -> None:
 def test_invalid_request_id_is_refused(fledge: Run, tmp_path: Path) -> None:
     done = fledge("feedback", "deadbeef", "--value", "true", "--url", "http://127.0.0.1:9", cwd=tmp_path)
     assert done.returncode == 2
-    assert "'deadbeef' is not the id of a request" in done.stderr
+    assert "invalid request id: 'deadbeef'" in done.stderr
     assert "x-request-id" in done.stderr
 
 
 @pytest.mark.slow
-def test_prompts_experiment_register_history(fledge: Run, tmp_path: Path) -> None:
+def test_prompt_to_promotion_and_rollback(fledge: Run, tmp_path: Path) -> None:
     (tmp_path / ".fledge").mkdir()
     (tmp_path / "short.txt").write_text("{{question}} In short:")
 
@@ -246,7 +246,7 @@ def test_prompts_experiment_register_history(fledge: Run, tmp_path: Path) -> Non
     assert ask("status") == {"endpoints": []}
 
 
-WITH_A_THREAD = """
+WAIT_IN_A_THREAD = """
 import signal, threading
 from fledge.cli import main
 threading.Thread(target=threading.Event().wait).start()
@@ -257,12 +257,12 @@ main.main()
 
 def test_interrupt_ends_the_process_despite_a_waiting_thread(tmp_path: Path) -> None:
     done = subprocess.run(
-        [sys.executable, "-c", WITH_A_THREAD], cwd=tmp_path, capture_output=True, timeout=240, check=False
+        [sys.executable, "-c", WAIT_IN_A_THREAD], cwd=tmp_path, capture_output=True, timeout=240, check=False
     )
     assert (done.returncode, done.stderr) == (130, b"interrupted\n")
 
 
-MAKING_A_CLASS = """
+CREATE_A_CLASS = """
 import signal
 from fledge.cli import main
 class Attribute:
@@ -274,9 +274,9 @@ main.main()
 
 
 def test_interrupt_during_class_creation(tmp_path: Path) -> None:
-    """Python 3.11 makes a RuntimeError of whatever is raised there."""
+    """Python 3.11 turns an exception raised there into a RuntimeError."""
     done = subprocess.run(
-        [sys.executable, "-c", MAKING_A_CLASS], cwd=tmp_path, capture_output=True, timeout=240, check=False
+        [sys.executable, "-c", CREATE_A_CLASS], cwd=tmp_path, capture_output=True, timeout=240, check=False
     )
     assert (done.returncode, done.stderr) == (130, b"interrupted\n")
 

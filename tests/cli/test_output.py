@@ -1,4 +1,4 @@
-"""What a terminal shows."""
+"""Output on terminals and pipes."""
 
 import os
 import subprocess
@@ -9,7 +9,7 @@ from fledge.core.settings import Workspace
 from tests.conftest import Run
 
 
-def test_a_terminal_shows_a_bar_and_messages(workspace: Workspace) -> None:
+def test_terminal_shows_progress_bar_and_messages(workspace: Workspace) -> None:
     ours, theirs = os.openpty()
     clean = {name: value for name, value in os.environ.items() if not name.startswith("MLFLOW_")}
     process = subprocess.Popen(
@@ -24,7 +24,7 @@ def test_a_terminal_shows_a_bar_and_messages(workspace: Workspace) -> None:
     while True:
         try:
             part = os.read(ours, 65536)
-        except OSError:  # the other end is gone
+        except OSError:  # the command has ended
             break
         if not part:
             break
@@ -37,7 +37,7 @@ def test_a_terminal_shows_a_bar_and_messages(workspace: Workspace) -> None:
     assert "next: fledge compare" in text
 
 
-def test_pipe_closed_early_is_no_error(fledge: Run, tmp_path: Path) -> None:
+def test_pipe_closed_early_is_not_an_error(fledge: Run, tmp_path: Path) -> None:
     for flags in (("questions", "show", "default"), ("questions", "show", "default", "--json")):
         command = [sys.executable, "-m", "fledge", *flags]
         running = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE)

@@ -17,7 +17,7 @@ Shown = Callable[..., str]
 
 @pytest.fixture
 def show(workspace: Workspace) -> Shown:
-    """Runs a command in this process; what it prints."""
+    """Run a command in this process and return its output."""
 
     def run(command: str, *arguments: str) -> str:
         options = ["--tracking-uri", workspace.tracking]
@@ -30,7 +30,7 @@ def show(workspace: Workspace) -> Shown:
 
 @pytest.fixture
 def ask(show: Shown) -> Callable[..., Any]:
-    """Runs a command in this process; its answer in JSON."""
+    """Run a command in this process and return its JSON."""
     return lambda *arguments: json.loads(show(*arguments, "--json"))
 
 
@@ -84,7 +84,7 @@ def test_name_requires_a_single_file(ask: Callable[..., Any]) -> None:
     assert ask("register", file, "--name", "mine")[0]["name"] == "mine"
 
 
-def test_an_invalid_file_prevents_all_registrations(show: Shown, ask: Callable[..., Any]) -> None:
+def test_invalid_file_prevents_all_registrations(show: Shown, ask: Callable[..., Any]) -> None:
     files = _write(good="{{question}}", bad="no variable")
     with pytest.raises(InputError, match=r"bad\.md: prompt 'bad' has no variable"):
         show("register", *files)
@@ -95,7 +95,7 @@ def test_an_invalid_file_prevents_all_registrations(show: Shown, ask: Callable[.
     assert ask("list") == []
 
 
-def test_list_by_tag(ask: Callable[..., Any], show: Shown) -> None:
+def test_list_filters_by_tag(ask: Callable[..., Any], show: Shown) -> None:
     ask("register", *_write(a="---\ntags: {team: x, kind: short}\n---\n{{question}}", b="{{question}}"))
     assert [row["name"] for row in ask("list")] == ["a", "b"]
     assert [row["name"] for row in ask("list", "--tag", "team=x", "--tag", "kind=short")] == ["a"]
@@ -115,7 +115,7 @@ def test_show_prints_a_registrable_file(ask: Callable[..., Any], show: Shown) ->
     assert ask("show", "qa", "--markdown")["template"] == "\tQ:\r\n {{question}} 😀 \n"
 
 
-def test_diff(ask: Callable[..., Any], show: Shown, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_diff_shows_changed_words(ask: Callable[..., Any], show: Shown, monkeypatch: pytest.MonkeyPatch) -> None:
     for text in ("Answer the {{question}}.", "Answer each {{question}}.", "Answer each {{question}}!"):
         ask("register", *_write(qa=text))
     assert ask("diff", "qa/1", "qa/2") == {
@@ -157,7 +157,7 @@ def test_format_and_system_text_are_shown(ask: Callable[..., Any], show: Shown) 
     assert show("diff", "qa") == lines
 
 
-def test_diff_needs_two(show: Shown) -> None:
+def test_diff_needs_two_versions(show: Shown) -> None:
     show("register", *_write(qa="{{question}}"))
     with pytest.raises(InputError, match="prompt 'qa' has one version"):
         show("diff", "qa")
@@ -169,7 +169,7 @@ def test_diff_needs_two(show: Shown) -> None:
         show("diff", "qa/1", "qa/2")
 
 
-def test_alias(ask: Callable[..., Any], show: Shown) -> None:
+def test_alias_is_set_and_deleted(ask: Callable[..., Any], show: Shown) -> None:
     for text in ("1 {{question}}", "2 {{question}}"):
         ask("register", *_write(qa=text))
     assert ask("alias", "qa/1", "good") == {"name": "qa", "alias": "good", "from": None, "to": 1}
@@ -190,7 +190,7 @@ def test_alias(ask: Callable[..., Any], show: Shown) -> None:
         (["qa/1", "no good"], "cannot be an alias"),
     ],
 )
-def test_alias_refuses(show: Shown, arguments: list[str], expected: str) -> None:
+def test_invalid_alias_is_refused(show: Shown, arguments: list[str], expected: str) -> None:
     show("register", *_write(qa="{{question}}"))
     with pytest.raises(InputError, match=expected):
         show("alias", *arguments)

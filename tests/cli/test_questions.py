@@ -24,7 +24,7 @@ BAD = GOOD + "1,What?,So.,t,train\n5,,,,\n"
 
 @pytest.fixture
 def show(workspace: Workspace) -> Shown:
-    """Runs a command in this process; what it prints."""
+    """Run a command in this process and return its output."""
     Path("good.csv").write_text(GOOD)
     Path("twice.csv").write_text(TWICE)
     Path("bad.csv").write_text(BAD)
@@ -40,17 +40,17 @@ def show(workspace: Workspace) -> Shown:
 
 @pytest.fixture
 def ask(show: Shown) -> Callable[..., Any]:
-    """Runs a command in this process; its answer in JSON."""
+    """Run a command in this process and return its JSON."""
     return lambda *arguments: json.loads(show(*arguments, "--json"))
 
 
 def _fields(command: str) -> set[str]:
-    """All names in the row of a command in docs/json.md."""
+    """Return all names in the row of a command in docs/json.md."""
     row = next(line for line in DOCUMENTED.splitlines() if line.startswith(f"| `{command}` |"))
     return set(re.findall(r"`([a-z_]+)(?:\[\])?`", row.split("|", 2)[2]))
 
 
-def test_show_in_json(ask: Callable[..., Any]) -> None:
+def test_show_prints_the_documented_json(ask: Callable[..., Any]) -> None:
     found = ask("show", "good.csv", "--limit", "1")
     first = {"id": "1", "question": "Why?", "reference": "So.", "topic": "t", "split": "train", "columns": {}}
     assert found == {
@@ -84,7 +84,7 @@ def test_show_prints_tables(show: Shown) -> None:
     assert "no topic 1" in re.sub(r"[│┃\s]+", " ", show("show", "plain.jsonl"))
 
 
-def test_validate_in_json(ask: Callable[..., Any]) -> None:
+def test_validate_prints_the_documented_json(ask: Callable[..., Any]) -> None:
     assert ask("validate", "good.csv") == {
         "source": "good.csv",
         "questions": 2,
@@ -101,7 +101,7 @@ def test_validate_in_json(ask: Callable[..., Any]) -> None:
     assert read_questions("clean.jsonl").questions == read_questions("good.csv").questions
 
 
-def test_a_row_that_lacks_a_column_and_an_empty_field_have_one_digest(ask: Callable[..., Any]) -> None:
+def test_missing_column_and_empty_field_have_the_same_digest(ask: Callable[..., Any]) -> None:
     rows = [
         {"question": "a?", "reference": "x", "kind": "k"},
         {"question": "b?", "reference": None},
@@ -125,9 +125,9 @@ def test_layout_options_apply_to_every_command(ask: Callable[..., Any], show: Sh
     assert ask("validate", "sums.csv", *layout)["notes"] == found["notes"]
     assert ask("register", "sums.csv", "--name", "sums", *layout)["digest"] == found["digest"]
     assert json.loads(show("sample", "sums.csv", "--size", "1", *layout))["reference"] == "18"
-    told = "sums.csv: not UTF-8, read as Windows-1252 (Latin-1), as 'coûte' on line 4"
-    assert f"{told}; columns separated by semicolons\n" in fledge("questions", "show", "sums.csv", *layout).stderr
-    assert f"{told}\n" in fledge("questions", "sample", "--size", "1", "sums.csv", *layout).stderr
+    note = "sums.csv: not UTF-8, read as Windows-1252 (Latin-1), as 'coûte' on line 4"
+    assert f"{note}; columns separated by semicolons\n" in fledge("questions", "show", "sums.csv", *layout).stderr
+    assert f"{note}\n" in fledge("questions", "sample", "--size", "1", "sums.csv", *layout).stderr
 
 
 def test_validate_lists_all_errors_and_exits_2(fledge: Run, show: Shown) -> None:
@@ -187,7 +187,7 @@ def test_sample_names_missing_splits_and_topics(show: Shown) -> None:
         show("sample", "good.csv", "--size", "1", "--split", "train", "--topic", "u")
 
 
-def test_register_and_list(ask: Callable[..., Any], show: Shown) -> None:
+def test_registered_versions_are_listed(ask: Callable[..., Any], show: Shown) -> None:
     first = ask("register", "good.csv", "--name", "qa")
     assert (first["name"], first["version"], first["new"], first["source"]) == ("qa", 1, True, "dataset:qa/1")
     assert first["digest"] == read_questions("good.csv").digest

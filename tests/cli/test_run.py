@@ -1,4 +1,4 @@
-"""`fledge run`: from a model to an endpoint in one step, and once more without the work."""
+"""`fledge run`: from a model to an endpoint in one step."""
 
 import json
 import os
@@ -21,7 +21,7 @@ NAME = "huggingface-dialogpt-model"
 
 
 class Shell:
-    """A fresh folder, and commands that end in it."""
+    """An empty folder, and commands run in it."""
 
     def __init__(self, fledge: Run, folder: Path, port: int) -> None:
         self._fledge = fledge

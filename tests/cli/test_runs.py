@@ -1,4 +1,4 @@
-"""`fledge runs` and `fledge answers` as a user types them, and runs by prefix and as `last`."""
+"""`fledge runs` and `fledge answers`; runs by prefix and as `last`."""
 
 import json
 from pathlib import Path
@@ -19,7 +19,7 @@ def _experiment(fledge: Run, folder: Path, *flags: str) -> str:
     return str(json.loads(done.stdout)["run_id"])
 
 
-def test_runs_and_their_answers(fledge: Run, workspace: Workspace, tmp_path: Path) -> None:
+def test_runs_are_listed_with_their_answers(fledge: Run, workspace: Workspace, tmp_path: Path) -> None:
     empty = fledge("runs", cwd=tmp_path)
     assert (empty.returncode, "no experiments yet" in empty.stderr) == (0, True)
     run_id = _experiment(fledge, tmp_path, "--prompts", "simple,expert")
@@ -47,8 +47,8 @@ def test_runs_and_their_answers(fledge: Run, workspace: Workspace, tmp_path: Pat
     words = " ".join(done.stdout.split())
     assert "Why does it take so very long until a sentence such as this one has an end?" in words  # wrapped, not cut
 
-    alike = fledge("plan", "--run", run_id[:6], "--metric", "chrf", "--effect", "0.1", cwd=tmp_path)
-    assert (alike.returncode, "by the same chrf on every question" in alike.stderr) == (2, True)
+    identical = fledge("plan", "--run", run_id[:6], "--metric", "chrf", "--effect", "0.1", cwd=tmp_path)
+    assert (identical.returncode, "by the same chrf on every question" in identical.stderr) == (2, True)
     planned = fledge("plan", "--run", "last", "--metric", "latency_s", "--effect", "1", "--json", cwd=tmp_path)
     assert "spread between the arms" in planned.stderr
     assert json.loads(planned.stdout)["sd"] > 0
@@ -74,8 +74,8 @@ def test_compare_last_is_an_experiment(fledge: Run, workspace: Workspace, tmp_pa
 def test_answers_are_limited_on_a_terminal_but_not_in_json(fledge: Run, workspace: Workspace, tmp_path: Path) -> None:
     rows = "".join(f"Question number {number}?,yes\n" for number in range(15))
     (tmp_path / "many.csv").write_text(f"question,reference\n{rows}")
-    asked = ("--engine", "scripted", "--questions", "many.csv", "--prompts", "simple,expert")
-    assert fledge("experiment", *asked, cwd=tmp_path).returncode == 0
+    flags = ("--engine", "scripted", "--questions", "many.csv", "--prompts", "simple,expert")
+    assert fledge("experiment", *flags, cwd=tmp_path).returncode == 0
     assert "30 answers, 20 shown (--limit)" in fledge("answers", "last", cwd=tmp_path).stderr
     assert len(json.loads(fledge("answers", "last", "--json", cwd=tmp_path).stdout)["answers"]) == 30
 

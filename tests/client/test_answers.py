@@ -1,4 +1,4 @@
-"""Server-sent events, however they arrive."""
+"""Reading of streamed answers."""
 
 import itertools
 import json
@@ -23,22 +23,22 @@ def _texts(parts: Iterable[bytes]) -> list[str]:
 
 
 @given(st.lists(st.text(), min_size=1), st.lists(st.integers(0, 10_000)), st.sampled_from(["\n", "\r\n"]))
-def test_any_text_survives_any_cut(texts: list[str], places: list[int], end: str) -> None:
+def test_any_text_is_read_from_arbitrary_chunks(texts: list[str], positions: list[int], end: str) -> None:
     events = (f"data: {json.dumps(piece(text), ensure_ascii=False)}{end}{end}" for text in texts)
     raw = "".join(events).encode(errors="replace")
-    cuts = [0, *sorted(place % (len(raw) + 1) for place in places), len(raw)]
+    cuts = [0, *sorted(position % (len(raw) + 1) for position in positions), len(raw)]
     parts = [raw[start:stop] for start, stop in itertools.pairwise(cuts)]
     assert _texts(parts) == [text.encode(errors="replace").decode() for text in texts]
 
 
-def test_other_lines_are_skipped_and_data_lines_are_joined() -> None:
+def test_comments_are_skipped_and_data_lines_are_joined() -> None:
     first, second = json.dumps(piece("one"), indent=1).split("\n", 1)
     data = f"data: {first}\ndata:{second}".replace("\n ", "\ndata: ").replace("\n}", "\ndata: }")
     raw = f": keep-alive\n\nevent: message\nid: 1\n{data}\nretry: 5\n\n\n\ndata: broken off"
     assert _texts([raw.encode()]) == ["one"]
 
 
-def test_events_without_end_and_other_encodings_are_refused() -> None:
+def test_oversized_events_and_invalid_utf8_are_refused() -> None:
     with pytest.raises(FledgeError, match="an event larger than"):
         _texts(b"x" * 1_000_000 for _ in itertools.count())
     with pytest.raises(FledgeError, match="an event larger than"):
@@ -47,7 +47,7 @@ def test_events_without_end_and_other_encodings_are_refused() -> None:
         _texts([b"data: \xff\n\n"])
 
 
-def test_a_long_answer_in_short_events_has_no_bound() -> None:
+def test_answer_of_short_events_has_no_size_limit() -> None:
     event = b"data: " + json.dumps(piece("x" * 1_000_000)).encode() + b"\n\n"
     count = MAX_EVENT_BYTES // 1_000_000 + 2
     assert len(_texts(event for _ in range(count))) == count

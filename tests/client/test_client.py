@@ -1,4 +1,4 @@
-"""Both clients, against an endpoint of fledge and against servers that do what none should, over real HTTP."""
+"""Both clients over HTTP, with an endpoint of fledge and with faulty servers."""
 
 import asyncio
 import threading
@@ -15,7 +15,7 @@ from fledge.core.errors import FledgeError, InputError
 from fledge.core.types import Message
 from fledge.engines.stream import Usage
 from fledge.supervision.endpoints import EndpointStatus
-from tests.chat.scripted_server import Reply, Script, events, piece, serve, streamed
+from tests.chat.scripted_server import Reply, Script, events, piece, serve, stream_reply
 from tests.engines import openai_server
 from tests.serving.harness import create_workspace, outbox, served, until
 
@@ -24,45 +24,45 @@ HELLO = [Message("user", "Hello?")]
 
 
 class Caller:
-    """A client in use: the methods of either class, called alike."""
+    """Calls methods of either client in the same way."""
 
     def __init__(self, kind: str) -> None:
         self._kind = kind
 
     def call(self, url: str, method: str, *values: Any, key: str | None = None, **settings: Any) -> Any:
-        """What a method returns."""
+        """Return the result of a method."""
         if self._kind == "sync":
             with fledge.Client(url, key=key) as client:
                 return getattr(client, method)(*values, **settings)
 
-        async def called() -> Any:
+        async def run() -> Any:
             async with fledge.AsyncClient(url, key=key) as client:
                 return await getattr(client, method)(*values, **settings)
 
-        return asyncio.run(called())
+        return asyncio.run(run())
 
-    def stream(self, url: str, came: list[EndpointAnswer], *, most: int = 0, **settings: Any) -> None:
-        """Chat, and keep the parts as they come; leave after `most`."""
+    def stream(self, url: str, received: list[EndpointAnswer], *, most: int = 0, **settings: Any) -> None:
+        """Append the parts of a streamed chat to `received`; close the stream after `most` parts."""
         if self._kind == "sync":
             with fledge.Client(url) as client:
                 parts = client.chat(HELLO, stream=True, **settings)
                 for part in parts:
-                    came.append(part)
-                    if len(came) == most:
+                    received.append(part)
+                    if len(received) == most:
                         parts.close()
             return
 
-        async def stream() -> None:
+        async def run() -> None:
             async with (
                 fledge.AsyncClient(url) as client,
                 aclosing(client.chat(HELLO, stream=True, **settings)) as parts,
             ):
                 async for part in parts:
-                    came.append(part)
-                    if len(came) == most:
+                    received.append(part)
+                    if len(received) == most:
                         break
 
-        asyncio.run(stream())
+        asyncio.run(run())
 
 
 @pytest.fixture(params=["sync", "async"])
@@ -86,7 +86,7 @@ def endpoint(tmp_path_factory: pytest.TempPathFactory, engine_cache: Path) -> It
 
 
 @pytest.mark.slow
-def test_an_endpoint_of_fledge(endpoint: EndpointStatus, caller: Caller) -> None:
+def test_every_method_with_an_endpoint_of_fledge(endpoint: EndpointStatus, caller: Caller) -> None:
     url = endpoint.url
     answer = caller.call(url, "chat", "why", max_tokens=50)
     assert (answer.text, answer.finish_reason, answer.release) == ("Q: WHY", "stop", "mine/1")
@@ -102,7 +102,7 @@ def test_an_endpoint_of_fledge(endpoint: EndpointStatus, caller: Caller) -> None
     assert "".join(part.text for part in parts) == "Q: HELLO?"
     assert [part.finish_reason for part in parts if part.finish_reason] == ["stop"]
     assert {(part.release, part.prompt) for part in parts} == {("mine/1", "plain/1")}
-    assert parts[0].text == ""  # before the answer's first token
+    assert parts[0].text == ""  # sent before the first token
     assert parts[-1].usage is not None
 
     by_text = caller.call(url, "predict", ["why", "how"], max_tokens=50)
@@ -118,17 +118,17 @@ def test_an_endpoint_of_fledge(endpoint: EndpointStatus, caller: Caller) -> None
 
 
 @pytest.mark.slow
-def test_what_an_endpoint_of_fledge_refuses(endpoint: EndpointStatus, caller: Caller) -> None:
+def test_invalid_requests_are_refused_by_an_endpoint_of_fledge(endpoint: EndpointStatus, caller: Caller) -> None:
     for key in ("", "wrong"):
         with pytest.raises(InputError, match="rejected the API key") as caught:
             caller.call(endpoint.url, "chat", "why", key=key)
         assert caught.value.hint == "export FLEDGE_API_KEY=..."
     for method, values, settings, message in (
         ("chat", ["why"], {"model": "other"}, "no model 'other' here"),
-        ("chat", ["why"], {"temperature": 9}, "does not take the request: temperature"),
+        ("chat", ["why"], {"temperature": 9}, "refused the request: temperature"),
         ("predict", [[{"text": "why"}]], {}, "column 'question' must be a text"),
-        ("feedback", ["0" * 32, True], {"name": "a name"}, "does not take the request: name"),
-        ("feedback", ["id-9", True], {}, "'id-9' is not the id of a request"),
+        ("feedback", ["0" * 32, True], {"name": "a name"}, "refused the request: name"),
+        ("feedback", ["id-9", True], {}, "invalid request id: 'id-9'"),
         ("chat", ["why"], {"temperature": float("nan")}, "cannot be written as JSON"),
     ):
         with pytest.raises(FledgeError, match=message):
@@ -144,60 +144,60 @@ def test_what_an_endpoint_of_fledge_refuses(endpoint: EndpointStatus, caller: Ca
             "export",
         ),
         (Reply(404, {"error": {"message": "no model 'x' here"}}), "no model 'x' here", "/models"),
-        (Reply(400, {"message": "too long"}), "does not take the request: too long", "/docs"),
-        (Reply(429, {"error": "full"}, {"retry-after": "7"}), "has too much to do: full", "ask again in 7 s"),
-        (Reply(503, {"detail": "loading"}, {"retry-after": "soon"}), "is not ready: loading", "ask again in a moment"),
+        (Reply(400, {"message": "too long"}), "refused the request: too long", "/docs"),
+        (Reply(429, {"error": "full"}, {"retry-after": "7"}), "is overloaded: full", "retry in 7 s"),
+        (Reply(503, {"detail": "loading"}, {"retry-after": "soon"}), "is not ready: loading", "retry in a moment"),
         (Reply(500, b"<html>oh</html>"), "answered 500: <html>oh</html>", "log"),
         (Reply(307, b"", {"location": "/v2"}), "answered 307: Temporary Redirect", "log"),
         (Reply(502, b"x" * 1_000_000), f"answered 502: {'x' * 500}", "log"),
     ],
 )
-def test_refusals_are_a_line_with_what_to_do(
+def test_error_status_becomes_one_line_with_a_hint(
     script: Script, caller: Caller, reply: Reply, message: str, hint: str
 ) -> None:
-    came: list[EndpointAnswer] = []
-    script.answers += [reply, reply, streamed(piece("Here.", "stop"))]
+    received: list[EndpointAnswer] = []
+    script.answers += [reply, reply, stream_reply(piece("Here.", "stop"))]
     with pytest.raises(FledgeError) as whole:
         caller.call(script.url, "chat", HELLO)
     with pytest.raises(FledgeError) as stream:
-        caller.stream(script.url, came)
+        caller.stream(script.url, received)
     for caught in (whole, stream):
         assert caught.value.message.endswith(message)
         assert "\n" not in caught.value.message
         assert hint in caught.value.hint
-    caller.stream(script.url, came)  # the next question finds it
-    assert _text(came) == "Here."
+    caller.stream(script.url, received)  # the next request succeeds
+    assert _text(received) == "Here."
 
 
 @pytest.mark.parametrize(
     ("reply", "text", "message"),
     [
-        (streamed(piece("So "), piece("far"), done=False), "So far", "broke the answer off"),
-        (streamed(piece("So "), done=True), "So ", "broke the answer off"),
-        (streamed(piece("So "), {"error": {"message": "the engine stopped"}}), "So ", ": the engine stopped"),
-        (streamed(piece("So "), {"error": "gone"}), "So ", ": gone"),
-        (streamed(b"<html>"), "", "no event of OpenAI's protocol: <html>"),
-        (streamed(b"[1]"), "", "no event of OpenAI's protocol"),
-        (streamed(b'{"choices": 5}'), "", "no event of OpenAI's protocol"),
-        (streamed(b'{"choices": [{"delta": "x"}]}'), "", "no event of OpenAI's protocol"),
-        (Reply(200, events(piece("So ")), {"content-length": "9000"}), "So ", "broke the answer off"),
-        (Reply(200, b"", {}), "", "broke the answer off"),
+        (stream_reply(piece("So "), piece("far"), done=False), "So far", "sent an incomplete answer"),
+        (stream_reply(piece("So "), done=True), "So ", "sent an incomplete answer"),
+        (stream_reply(piece("So "), {"error": {"message": "the engine stopped"}}), "So ", ": the engine stopped"),
+        (stream_reply(piece("So "), {"error": "gone"}), "So ", ": gone"),
+        (stream_reply(b"<html>"), "", "no valid event of OpenAI's protocol: <html>"),
+        (stream_reply(b"[1]"), "", "no valid event of OpenAI's protocol"),
+        (stream_reply(b'{"choices": 5}'), "", "no valid event of OpenAI's protocol"),
+        (stream_reply(b'{"choices": [{"delta": "x"}]}'), "", "no valid event of OpenAI's protocol"),
+        (Reply(200, events(piece("So ")), {"content-length": "9000"}), "So ", "sent an incomplete answer"),
+        (Reply(200, b"", {}), "", "sent an incomplete answer"),
     ],
 )
-def test_a_stream_that_breaks_says_so_after_what_came(
+def test_broken_stream_raises_after_the_received_text(
     script: Script, caller: Caller, reply: Reply, text: str, message: str
 ) -> None:
     script.answers.append(reply)
-    came: list[EndpointAnswer] = []
+    received: list[EndpointAnswer] = []
     with pytest.raises(FledgeError) as caught:
-        caller.stream(script.url, came)
-    assert _text(came) == text
+        caller.stream(script.url, received)
+    assert _text(received) == text
     assert message in caught.value.message
     assert caught.value.hint
 
 
 @pytest.mark.parametrize("body", [b"<html>", [1], {"choices": 5}, {"choices": []}, {"choices": [{"message": "x"}]}])
-def test_answers_of_no_known_form(script: Script, caller: Caller, body: Any) -> None:
+def test_invalid_bodies_are_refused(script: Script, caller: Caller, body: Any) -> None:
     script.answers.append(Reply(200, body))
     script.paths |= {path: Reply(200, body) for path in ("/invocations", "/feedback", "/v1/models", "/ready")}
     for method, values in (
@@ -207,15 +207,15 @@ def test_answers_of_no_known_form(script: Script, caller: Caller, body: Any) -> 
         ("models", []),
         ("ready", []),
     ):
-        with pytest.raises(FledgeError, match="sent what is no ") as caught:
+        with pytest.raises(FledgeError, match="sent no valid ") as caught:
             caller.call(script.url, method, *values)
         assert "/v1/models" in caught.value.hint
 
 
-def test_events_of_other_servers(script: Script, caller: Caller) -> None:
-    """No choices, null contents, a role first, half a character, line ends of Unicode inside, other answers."""
+def test_events_of_other_servers_are_read(script: Script, caller: Caller) -> None:
+    """Events without choices or content, with lone surrogates, Unicode line separators and other answers."""
     script.answers.append(
-        streamed(
+        stream_reply(
             {"choices": [{"delta": {"role": "assistant", "content": None}, "finish_reason": None}]},
             piece("a\u2028b"),
             {"choices": [{"index": 1, "delta": {"content": "another"}, "finish_reason": "stop"}]},
@@ -226,29 +226,29 @@ def test_events_of_other_servers(script: Script, caller: Caller) -> None:
             {"choices": [], "usage": {"prompt_tokens": 1, "completion_tokens": 2}},
         )
     )
-    came: list[EndpointAnswer] = []
-    caller.stream(script.url, came)
-    assert _text(came) == "a\u2028bc\u2028d\x85e?"
-    assert [part.usage for part in came[-2:]] == [None, Usage(1, 2)]
+    received: list[EndpointAnswer] = []
+    caller.stream(script.url, received)
+    assert _text(received) == "a\u2028bc\u2028d\x85e?"
+    assert [part.usage for part in received[-2:]] == [None, Usage(1, 2)]
 
 
-def test_leaving_a_stream_hangs_up(caller: Caller) -> None:
+def test_closing_a_stream_closes_the_connection(caller: Caller) -> None:
     server = openai_server.Server(words=("on ",) * 10_000, pause_s=0.02)
     others = set(threading.enumerate())
     with openai_server.serve(server):
-        came: list[EndpointAnswer] = []
-        caller.stream(server.url, came, most=3)
+        received: list[EndpointAnswer] = []
+        caller.stream(server.url, received, most=3)
         assert until(lambda: not any("process_request" in one.name for one in set(threading.enumerate()) - others))
-    assert len(came) == 3
+    assert len(received) == 3
 
 
-def test_an_endpoint_that_is_not_ready(script: Script, caller: Caller) -> None:
+def test_endpoint_that_is_not_ready(script: Script, caller: Caller) -> None:
     script.paths |= {"/ready": Reply(503, {"ready": False}), "/health": Reply(500)}
     assert caller.call(script.url, "ready") is False
     assert caller.call(script.url, "health") is False
 
 
-def test_nobody_there(caller: Caller, port: int) -> None:
+def test_unreachable_endpoint_is_reported_without_the_password(caller: Caller, port: int) -> None:
     for method, values in (("chat", ["Hello?"]), ("ready", []), ("feedback", ["0" * 32, True])):
         with pytest.raises(FledgeError, match="nothing answers at http://") as caught:
             caller.call(f"http://me:secret@127.0.0.1:{port}", method, *values)
@@ -256,13 +256,13 @@ def test_nobody_there(caller: Caller, port: int) -> None:
         assert "secret" not in caught.value.message
 
 
-def test_what_is_no_url_is_refused(caller: Caller) -> None:
+def test_invalid_url_is_refused(caller: Caller) -> None:
     for url in ("127.0.0.1:5001", "ftp://127.0.0.1", "http://", "http://[", "http://127.0.0.1:99999999", ""):
-        with pytest.raises(InputError, match="invalid URL of an endpoint"):
+        with pytest.raises(InputError, match="invalid endpoint URL"):
             caller.call(url, "ready")
 
 
-def test_keys_models_and_sessions(script: Script, caller: Caller, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_key_and_model_are_sent(script: Script, caller: Caller, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FLEDGE_API_KEY", " mine ")
     for url, key, settings in (
         (f"{script.url}/", None, {}),
@@ -271,15 +271,15 @@ def test_keys_models_and_sessions(script: Script, caller: Caller, monkeypatch: p
     ):
         script.answers.append(Reply(200, {"choices": [{"message": {"content": "Hi"}, "finish_reason": "stop"}]}))
         assert caller.call(url, "chat", HELLO, key=key, **settings) == EndpointAnswer(text="Hi", finish_reason="stop")
-    assert [path for path, _, _ in script.asked] == ["/v1/chat/completions"] * 3
-    assert [sent.get("model") for _, sent, _ in script.asked] == [None, "default", "mine@challenger"]
-    assert [given for _, _, given in script.asked] == ["Bearer mine", "Bearer other", ""]
-    with pytest.raises(InputError, match="the key holds a character"):
+    assert [path for path, _, _ in script.requests] == ["/v1/chat/completions"] * 3
+    assert [sent.get("model") for _, sent, _ in script.requests] == [None, "default", "mine@challenger"]
+    assert [key for _, _, key in script.requests] == ["Bearer mine", "Bearer other", ""]
+    with pytest.raises(InputError, match="the key contains an invalid character"):
         caller.call(script.url, "ready", key="schlüssel")
     monkeypatch.setenv("FLEDGE_API_KEY", "schlüssel")
-    with pytest.raises(InputError, match="FLEDGE_API_KEY holds a character"):
+    with pytest.raises(InputError, match="FLEDGE_API_KEY contains an invalid character"):
         caller.call(script.url, "ready")
 
 
-def _text(came: list[EndpointAnswer]) -> str:
-    return "".join(part.text for part in came)
+def _text(received: list[EndpointAnswer]) -> str:
+    return "".join(part.text for part in received)

@@ -5,8 +5,8 @@ import pytest
 from fledge.core.atomic_folder import build, digests, is_whole
 
 
-def make(folder: Path, text: str = "content") -> bool:
-    """Whether the folder was made, and not there already."""
+def build_folder(folder: Path, text: str = "content") -> bool:
+    """Return whether the folder was built now."""
     with build(folder) as (working, _):
         if working:
             (working / "inner").mkdir(parents=True)
@@ -14,27 +14,27 @@ def make(folder: Path, text: str = "content") -> bool:
     return working is not None
 
 
-def test_a_folder_is_made_once(tmp_path: Path) -> None:
-    assert make(tmp_path / "a")
-    assert not make(tmp_path / "a", "other")
+def test_folder_is_built_once(tmp_path: Path) -> None:
+    assert build_folder(tmp_path / "a")
+    assert not build_folder(tmp_path / "a", "other")
     assert digests(tmp_path / "a").keys() == {"inner/file.txt"}
 
 
 @pytest.mark.parametrize("damage", ["changed", "removed", "added"])
-def test_a_damaged_folder_is_made_anew(damage: str, tmp_path: Path) -> None:
-    make(tmp_path / "a")
+def test_damaged_folder_is_rebuilt(damage: str, tmp_path: Path) -> None:
+    build_folder(tmp_path / "a")
     file = tmp_path / "a" / "inner" / "file.txt"
     if damage == "removed":
         file.unlink()
     else:
         (file if damage == "changed" else file.with_name("more.txt")).write_text("damage")
     assert not is_whole(tmp_path / "a")
-    assert make(tmp_path / "a")
+    assert build_folder(tmp_path / "a")
     assert is_whole(tmp_path / "a")
     assert file.read_text() == "content"
 
 
-def test_a_failure_leaves_nothing(tmp_path: Path) -> None:
+def test_failed_build_leaves_no_folder(tmp_path: Path) -> None:
     def fail() -> None:
         with build(tmp_path / "a") as (working, _):
             assert working

@@ -1,4 +1,4 @@
-"""Dataclasses from JSON: what is taken, and what is refused by name."""
+"""Decoding of dataclasses from JSON."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ class _Arm:
 
 
 @dataclass(frozen=True)
-class _Everything:
+class _AllTypes:
     arms: tuple[_Arm, ...]
     folders: Mapping[str, str]
     number: int | float | str
@@ -40,9 +40,9 @@ GOOD: dict[str, Any] = {
 }
 
 
-def test_each_type_is_read() -> None:
-    found = decode(_Everything, GOOD)
-    assert found == _Everything(
+def test_each_type_is_decoded() -> None:
+    found = decode(_AllTypes, GOOD)
+    assert found == _AllTypes(
         (_Arm("champion"), _Arm("challenger", 2.0)),
         {"mine/1": "/one"},
         3,
@@ -54,7 +54,7 @@ def test_each_type_is_read() -> None:
     )
     assert isinstance(found.number, int)
     assert isinstance(found.seconds, float)
-    assert decode(_Everything, {**GOOD, "shadow": None, "seconds": None}).seconds is None
+    assert decode(_AllTypes, {**GOOD, "shadow": None, "seconds": None}).seconds is None
 
 
 @pytest.mark.parametrize(
@@ -76,12 +76,12 @@ def test_each_type_is_read() -> None:
         ({"more": 1}, "unknown field 'more'"),
     ],
 )
-def test_a_field_that_is_wrong_is_named(changes: dict[str, Any], message: str) -> None:
+def test_invalid_field_is_named(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(DecodeError, match=message):
-        decode(_Everything, {**GOOD, **changes})
+        decode(_AllTypes, {**GOOD, **changes})
 
 
-def test_a_file_that_is_wrong_is_named(tmp_path: Path) -> None:
+def test_invalid_file_is_named(tmp_path: Path) -> None:
     path = tmp_path / "arm.json"
     path.write_text('{"alias": "champion", "weight": "1"}')
     with pytest.raises(DecodeError, match=r"arm\.json: field 'weight' must be float, not '1'"):

@@ -6,7 +6,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from fledge.core.digests import SETTLED_NS, KnownDigests
+from fledge.core.digests import STABLE_AFTER_NS, KnownDigests
 
 CONTENT = os.urandom(8_000_000)
 
@@ -15,12 +15,12 @@ CONTENT = os.urandom(8_000_000)
 def weights(tmp_path: Path) -> Path:
     path = tmp_path / "model.bin"
     path.write_bytes(CONTENT)
-    time.sleep(2 * SETTLED_NS / 1e9)
+    time.sleep(2 * STABLE_AFTER_NS / 1e9)
     return path
 
 
 def _digest(path: Path) -> tuple[str, int]:
-    """A digest, and how much of the file was read for it."""
+    """Return the digest of a file and the number of characters read for it."""
     known = KnownDigests(path.with_name("known.json"))
     before = psutil.Process().io_counters().read_chars
     found = known.digest(path)
@@ -29,7 +29,7 @@ def _digest(path: Path) -> tuple[str, int]:
     return found, read
 
 
-def test_a_file_is_read_once(weights: Path) -> None:
+def test_file_is_read_once(weights: Path) -> None:
     expected = hashlib.sha256(CONTENT).hexdigest()
     found, read = _digest(weights)
     assert found == expected
@@ -39,7 +39,7 @@ def test_a_file_is_read_once(weights: Path) -> None:
     assert read < len(CONTENT) / 100
 
 
-def test_a_file_is_known_by_whatever_path_it_is_named(weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cached_digest_is_found_by_relative_and_linked_path(weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     _digest(weights)
     monkeypatch.chdir(weights.parent)
     link = Path("link")
@@ -48,7 +48,7 @@ def test_a_file_is_known_by_whatever_path_it_is_named(weights: Path, monkeypatch
         assert _digest(path)[1] < len(CONTENT) / 100
 
 
-def test_a_changed_file_is_read_again_whatever_its_times_say(weights: Path) -> None:
+def test_changed_file_is_read_again_despite_an_old_mtime(weights: Path) -> None:
     before = weights.stat()
     _digest(weights)
     with weights.open("r+b") as file:
@@ -58,7 +58,7 @@ def test_a_changed_file_is_read_again_whatever_its_times_say(weights: Path) -> N
     assert _digest(weights)[0] == hashlib.sha256(weights.read_bytes()).hexdigest()
 
 
-def test_a_file_in_anothers_place_is_read(weights: Path) -> None:
+def test_replaced_file_is_read_again(weights: Path) -> None:
     _digest(weights)
     other = weights.with_name("other.bin")
     other.write_bytes(CONTENT[::-1])
@@ -66,14 +66,14 @@ def test_a_file_in_anothers_place_is_read(weights: Path) -> None:
     assert _digest(weights)[0] == hashlib.sha256(CONTENT[::-1]).hexdigest()
 
 
-def test_what_was_changed_just_now_is_not_kept(weights: Path) -> None:
+def test_recently_changed_file_is_not_cached(weights: Path) -> None:
     weights.write_bytes(CONTENT)
     _digest(weights)
     assert _digest(weights)[1] >= len(CONTENT)
 
 
 @pytest.mark.parametrize("content", ["", "{", "[1]", '{"model.bin": []}', "null"])
-def test_what_is_kept_and_cannot_be_read_is_made_anew(weights: Path, content: str) -> None:
+def test_damaged_cache_is_rebuilt(weights: Path, content: str) -> None:
     weights.with_name("known.json").write_text(content)
     assert _digest(weights)[0] == hashlib.sha256(CONTENT).hexdigest()
     assert _digest(weights)[1] < len(CONTENT) / 100

@@ -1,4 +1,4 @@
-"""Events between an endpoint's processes: as they were when they arrive, and refused by name when they are not ours."""
+"""Encoding, decoding and transport of events between an endpoint's processes."""
 
 import json
 import socket
@@ -50,7 +50,7 @@ ROUTE = Route(
     shadow_share=0.5,
     versions=("mine/7",),
 )
-SENT: list[Event] = [
+EXAMPLES: list[Event] = [
     Ping(),
     Pong(),
     StopRequested(),
@@ -75,16 +75,16 @@ SENT: list[Event] = [
 MOVED: dict[str, Any] = {"event": "moved", "name": "mine", "alias": "champion", "release": "mine/2", "folder": "/2"}
 
 
-@pytest.mark.parametrize("event", SENT, ids=lambda event: type(event).__name__)
-def test_an_event_arrives_as_it_was_sent(event: Event) -> None:
+@pytest.mark.parametrize("event", EXAMPLES, ids=lambda event: type(event).__name__)
+def test_event_is_decoded_as_it_was_encoded(event: Event) -> None:
     line = encode_event(event)
     assert line.endswith(b"\n")
     assert line.count(b"\n") == 1
     assert decode_event(line) == event
 
 
-def test_every_event_is_tried() -> None:
-    assert {type(event) for event in SENT} == set(EVENTS.values())
+def test_examples_cover_every_event() -> None:
+    assert {type(event) for event in EXAMPLES} == set(EVENTS.values())
 
 
 @pytest.mark.parametrize(
@@ -104,12 +104,12 @@ def test_every_event_is_tried() -> None:
         ({"event": "facts", "facts": {"canary": []}}, r"event 'facts': field 'facts\.canary' must be object"),
     ],
 )
-def test_a_message_that_is_none_of_ours_is_refused_by_name(content: object, message: str) -> None:
+def test_invalid_message_is_refused_with_its_reason(content: object, message: str) -> None:
     with pytest.raises(DecodeError, match=message):
         decode_event(json.dumps(content).encode())
 
 
-def test_a_refused_line_costs_none_of_the_others() -> None:
+def test_invalid_lines_are_skipped() -> None:
     refused: list[str] = []
     lines = [encode_event(Pong()), b'{"event": "promoted"}', b"{\xff", encode_event(ReleaseRetired("mine/1"))]
     assert list(decode_events(lines, refused.append)) == [Pong(), ReleaseRetired("mine/1")]
@@ -117,36 +117,38 @@ def test_a_refused_line_costs_none_of_the_others() -> None:
     assert "is not JSON" in refused[1]
 
 
-def test_a_child_answers_pings_and_hears_what_follows_a_refused_message(caplog: pytest.LogCaptureFixture) -> None:
-    ours, theirs = socket.socketpair()
-    ours.sendall(encode_config(EngineConfig({"engine": "scripted", "cache_gb": 0.5}, "/releases/1", "/run/engine-0")))
-    control = Control(theirs.detach(), EngineConfig)
+def test_child_answers_pings_and_continues_after_an_invalid_message(caplog: pytest.LogCaptureFixture) -> None:
+    parent_end, child_end = socket.socketpair()
+    parent_end.sendall(
+        encode_config(EngineConfig({"engine": "scripted", "cache_gb": 0.5}, "/releases/1", "/run/engine-0"))
+    )
+    control = Control(child_end.detach(), EngineConfig)
     assert control.config == EngineConfig({"engine": "scripted", "cache_gb": 0.5}, "/releases/1", "/run/engine-0")
-    heard: list[Event] = []
+    received: list[Event] = []
     gone = threading.Event()
 
-    def hear(event: Event) -> None:
-        heard.append(event)
+    def receive(event: Event) -> None:
+        received.append(event)
         if isinstance(event, SupervisorGone):
             gone.set()
 
-    control.listen(hear)
-    ours.sendall(b'{"event": "promoted"}\n' + encode_event(Ping()) + encode_event(StopRequested()))
-    with ours, ours.makefile("rb") as lines:
+    control.listen(receive)
+    parent_end.sendall(b'{"event": "promoted"}\n' + encode_event(Ping()) + encode_event(StopRequested()))
+    with parent_end, parent_end.makefile("rb") as lines:
         assert decode_event(lines.readline()) == Pong()
-        ours.shutdown(socket.SHUT_WR)
+        parent_end.shutdown(socket.SHUT_WR)
         assert gone.wait(30)
-    assert heard == [StopRequested(), SupervisorGone()]
-    assert "refused: unknown event 'promoted'" in caplog.text
+    assert received == [StopRequested(), SupervisorGone()]
+    assert "invalid message from the supervisor: unknown event 'promoted'" in caplog.text
 
 
-def test_a_child_says_which_part_of_its_configuration_is_wrong() -> None:
-    ours, theirs = socket.socketpair()
-    command = [sys.executable, "-m", "fledge.engines.process", str(theirs.fileno())]
-    with ours, theirs, subprocess.Popen(command, pass_fds=(theirs.fileno(),)) as child:
-        theirs.close()
-        ours.sendall(b'{"settings": {}, "lines": ["3"]}\n')
-        with ours.makefile("rb") as lines:
+def test_child_reports_the_invalid_field_of_its_configuration() -> None:
+    parent_end, child_end = socket.socketpair()
+    command = [sys.executable, "-m", "fledge.engines.process", str(child_end.fileno())]
+    with parent_end, child_end, subprocess.Popen(command, pass_fds=(child_end.fileno(),)) as child:
+        child_end.close()
+        parent_end.sendall(b'{"settings": {}, "lines": ["3"]}\n')
+        with parent_end.makefile("rb") as lines:
             failed = decode_event(lines.readline())
     assert child.returncode == InputError.exit_code
     assert isinstance(failed, StartFailed)

@@ -1,4 +1,4 @@
-"""Each setting can be given in each way: flag, environment, `.env`, `fledge.toml`, Python."""
+"""Each setting can be set by flag, environment, `.env`, `fledge.toml` and Python."""
 
 import json
 import typing
@@ -43,8 +43,8 @@ def _candidates(item: Option) -> Iterator[Any]:
         yield from TEXTS
 
 
-def _another(cls: Any, item: Option) -> Any:
-    """A value of the setting that is not its default, and goes with the defaults of the others."""
+def _choose_value(cls: Any, item: Option) -> Any:
+    """Return a value of the setting other than its default, valid with the defaults of the others."""
     for value in _candidates(item):
         try:
             found = load(cls, {item.name: value, **TOGETHER.get(item.name, {})}, environ={})
@@ -52,10 +52,10 @@ def _another(cls: Any, item: Option) -> Any:
             continue
         if dict(flat(found.value))[item.name] != item.default:
             return value
-    raise AssertionError(f"no value was found for {item.name}")
+    raise AssertionError(f"found no value for {item.name}")
 
 
-def _each() -> Iterator[Any]:
+def _parameters() -> Iterator[Any]:
     for cls in CLASSES:
         for item in options(cls):
             if item.is_flag:
@@ -67,13 +67,15 @@ def _is_field(cls: Any, name: str) -> bool:
     return kind is not None and not is_dataclass(kind)
 
 
-@pytest.mark.parametrize(("cls", "item"), list(_each()))
-def test_it_counts_however_it_is_given(cls: Any, item: Option, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("cls", "item"), list(_parameters()))
+def test_setting_is_read_from_every_source(
+    cls: Any, item: Option, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
     for name in ("MLFLOW_TRACKING_URI", "EXPERIMENT_NAME", "MODEL_NAME"):
         monkeypatch.delenv(name, raising=False)
-    value = _another(cls, item)
+    value = _choose_value(cls, item)
     others = TOGETHER.get(item.name, {})
 
     def loaded(**flags: Any) -> Any:
@@ -82,20 +84,20 @@ def test_it_counts_however_it_is_given(cls: Any, item: Option, tmp_path: Path, m
     def from_python(**given: Any) -> Any:
         return dict(flat(cls(**given, **others)))[item.name]
 
-    wanted = loaded(**{item.name: value})
+    expected = loaded(**{item.name: value})
     if _is_field(cls, item.name):
-        assert from_python(**{item.name: value}) == wanted
+        assert from_python(**{item.name: value}) == expected
     text = str(value).lower() if isinstance(value, bool) else str(value)
     with monkeypatch.context() as patch:
         patch.setenv(item.env, text)
-        assert (loaded(), from_python()) == (wanted, wanted)
+        assert (loaded(), from_python()) == (expected, expected)
     (tmp_path / ".env").write_text(f"{item.env}={json.dumps(text)}\n")
-    assert (loaded(), from_python()) == (wanted, wanted)
+    assert (loaded(), from_python()) == (expected, expected)
     (tmp_path / ".env").unlink()
     (tmp_path / "fledge.toml").write_text(f"{item.name} = {json.dumps(value)}\n")
-    assert (loaded(), from_python()) == (wanted, wanted)
+    assert (loaded(), from_python()) == (expected, expected)
 
 
-def test_a_part_of_another_kind_is_refused() -> None:
-    with pytest.raises(InputError, match="generation is a GenerationParams, not 'greedy'"):
+def test_nested_settings_of_the_wrong_type_are_refused() -> None:
+    with pytest.raises(InputError, match="generation must be a GenerationParams, not 'greedy'"):
         ExperimentConfig(generation="greedy")  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""Hints name what can be typed where fledge was installed as it was."""
+"""Installation commands by origin."""
 
 import json
 from pathlib import Path
@@ -30,7 +30,7 @@ from fledge.core.installation import install_command, wheel_name
         ),
     ],
 )
-def test_it_is_installed_from_where_it_came(
+def test_command_uses_the_origin_of_the_installation(
     origin: dict[str, Any] | None, command: str, wheel: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     about = tmp_path / "fledge-9.0.dist-info"

@@ -1,10 +1,10 @@
-"""What an interruption leaves behind."""
+"""Cleanup after an interruption."""
 
 import subprocess
 import sys
 from pathlib import Path
 
-WRITES_ON = """
+KEEP_WRITING = """
 import itertools, sys, threading, time
 from fledge.core.interrupts import scratch_folder
 
@@ -31,8 +31,8 @@ ended.set()
 """
 
 
-def test_an_interrupted_download_is_an_interruption_and_leaves_no_folder() -> None:
-    done = subprocess.run([sys.executable, "-c", WRITES_ON], capture_output=True, text=True, check=True)
+def test_interrupted_download_leaves_no_folder() -> None:
+    done = subprocess.run([sys.executable, "-c", KEEP_WRITING], capture_output=True, text=True, check=True)
     folder, _, still_there = done.stdout.strip().rpartition(" ")
-    assert still_there == "True"  # the thread went on, else this shows nothing
+    assert still_there == "True"  # the thread wrote after the first deletion
     assert not Path(folder).exists()

@@ -1,4 +1,4 @@
-"""Programs of ours: whose code they run, and that they do not outlive who started them."""
+"""Subprocesses: the code they run, and their end with the parent."""
 
 import os
 import shutil
@@ -17,7 +17,7 @@ import subprocess
 from fledge.core.processes import module_command
 
 child = subprocess.Popen([*module_command("http.server", bound=True), "0"], stdout=subprocess.PIPE)
-child.stdout.readline()  # it runs
+child.stdout.readline()  # it is running
 print(child.pid, flush=True)
 child.wait()
 """
@@ -30,7 +30,7 @@ def _has_ended(process: psutil.Process) -> bool:
         return True
 
 
-def test_a_bound_program_ends_with_a_killed_parent() -> None:
+def test_bound_process_ends_with_a_killed_parent() -> None:
     environ = {**os.environ, "PYTHONUNBUFFERED": "1"}
     parent = subprocess.Popen([sys.executable, "-c", PARENT], stdout=subprocess.PIPE, text=True, env=environ)
     assert parent.stdout
@@ -44,13 +44,13 @@ def test_a_bound_program_ends_with_a_killed_parent() -> None:
     assert _has_ended(child)
 
 
-def test_a_bound_program_whose_parent_has_ended_does_not_start() -> None:
+def test_bound_process_without_its_parent_exits() -> None:
     program = "from fledge.core.processes import end_with_parent; end_with_parent(1); print('on')"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, check=False, timeout=60)
     assert (done.returncode, done.stdout) == (1, b"")
 
 
-def test_a_program_runs_the_code_of_who_starts_it_also_where_another_fledge_is_installed(tmp_path: Path) -> None:
+def test_subprocess_imports_the_same_fledge_as_its_parent(tmp_path: Path) -> None:
     code = Path(core.__file__).parent
     shutil.copytree(code, tmp_path / "fledge" / "core")
     shutil.copyfile(code.parent / "__init__.py", tmp_path / "fledge" / "__init__.py")

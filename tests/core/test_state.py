@@ -16,7 +16,7 @@ def test_folder_is_private(tmp_path: Path) -> None:
         state.ensure(tmp_path / "file")
 
 
-def test_json_is_replaced_whole_and_private(tmp_path: Path) -> None:
+def test_json_is_replaced_atomically_and_is_private(tmp_path: Path) -> None:
     path = tmp_path / "value.json"
     state.write_json(path, {"a": 1})
     state.write_json(path, {"a": 2})
@@ -25,11 +25,11 @@ def test_json_is_replaced_whole_and_private(tmp_path: Path) -> None:
     assert [item.name for item in tmp_path.iterdir()] == ["value.json"]
 
 
-def test_no_room_is_said(tmp_path: Path) -> None:
-    with pytest.raises(FledgeError, match="no room in"):
+def test_full_disk_is_reported(tmp_path: Path) -> None:
+    with pytest.raises(FledgeError, match="not enough space in"):
         state.check_writable(tmp_path, need_bytes=10**18)
 
 
-def test_unwritable_is_said() -> None:
+def test_unwritable_folder_is_reported() -> None:
     with pytest.raises(FledgeError, match="cannot create /proc/fledge"):
         state.check_writable(Path("/proc/fledge"))

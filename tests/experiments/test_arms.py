@@ -271,7 +271,7 @@ def test_settings_are_read_from_a_file(tmp_path: Any, monkeypatch: pytest.Monkey
 def test_unknown_setting_in_a_file_is_rejected(tmp_path: Any) -> None:
     path = tmp_path / "experiment.yaml"
     path.write_text("sample: 3\n")
-    with pytest.raises(InputError, match=r"experiment.yaml: no setting 'sample'"):
+    with pytest.raises(InputError, match=r"experiment.yaml: unknown setting 'sample'"):
         ExperimentConfig.load(file=path)
     path.write_text("- a\n")
     with pytest.raises(InputError, match="no settings in it"):

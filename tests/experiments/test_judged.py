@@ -169,7 +169,7 @@ def test_api_key_with_a_line_break_is_refused(workspace: Workspace, monkeypatch:
     monkeypatch.setenv("OPENAI_API_KEY", "sk-a\nb")
     with serve(JudgeServer(_grade)) as server:
         settings = {"limit": 2, "judge": server.url, "tracking_uri": workspace.tracking_uri}
-        with pytest.raises(InputError, match="OPENAI_API_KEY holds a character"):
+        with pytest.raises(InputError, match="OPENAI_API_KEY contains an invalid character"):
             evaluate("embedded", settings=settings, engine=ScriptedEngine())
     client = MlflowClient(workspace.tracking_uri)
     runs = client.search_runs([item.experiment_id for item in client.search_experiments()])

@@ -1,4 +1,4 @@
-"""Spans as a real collector on loopback receives them."""
+"""Exported spans, as a local collector receives them."""
 
 import json
 import subprocess
@@ -45,7 +45,7 @@ CHAT = OutboxRecord(
 
 
 class Collector:
-    """Takes traces over HTTP, or answers as it is told to; `bodies` are those that it got, also refused ones."""
+    """Receives traces over HTTP and replies with `status`; `bodies` includes refused requests."""
 
     def __init__(self) -> None:
         self.status = 200
@@ -57,7 +57,7 @@ class Collector:
         collector = self
 
         class Handler(BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"  # which keeps connections
+            protocol_version = "HTTP/1.1"  # keeps connections alive
 
             def do_POST(self) -> None:
                 collector.bodies.append(self.rfile.read(int(self.headers["content-length"])))
@@ -72,7 +72,7 @@ class Collector:
                 self.wfile.write(content)
 
             def log_message(self, format: str, *arguments: Any) -> None:  # noqa: A002 (the library's name)
-                """Say nothing."""
+                """Log nothing."""
 
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self.server.daemon_threads = True
@@ -93,16 +93,16 @@ class Collector:
 
 @pytest.fixture
 def collector() -> Iterator[Collector]:
-    made = Collector()
-    thread = threading.Thread(target=made.server.serve_forever, kwargs={"poll_interval": 0.01})
+    running = Collector()
+    thread = threading.Thread(target=running.server.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
-    yield made
-    made.server.shutdown()
-    made.server.server_close()
+    yield running
+    running.server.shutdown()
+    running.server.server_close()
     thread.join()
 
 
-def shipped(collector: Collector, *records: OutboxRecord | FeedbackRecord) -> list[Span]:
+def ship(collector: Collector, *records: OutboxRecord | FeedbackRecord) -> list[Span]:
     OtlpShipper(collector.url)(records)
     return collector.spans
 
@@ -123,8 +123,8 @@ def message(role: str, text: str, **more: str) -> dict[str, Any]:
     return {"role": role, "parts": [{"type": "text", "content": text}], **more}
 
 
-def test_a_chat_is_a_trace_of_two_spans(collector: Collector) -> None:
-    root, answer = shipped(collector, CHAT)
+def test_chat_is_a_trace_of_two_spans(collector: Collector) -> None:
+    root, answer = ship(collector, CHAT)
     assert (root.name, root.kind, root.parent_span_id) == ("POST /v1/chat/completions", Span.SPAN_KIND_SERVER, b"")
     assert root.trace_id.hex() == ID  # as in MLflow
     assert (root.start_time_unix_nano, root.end_time_unix_nano) == (START, START + SECOND)
@@ -168,16 +168,16 @@ def test_resource_and_headers_of_an_export(collector: Collector, monkeypatch: py
     assert {item.key: plain(item.value) for item in group.resource.attributes}["service.name"] == "fledge"
     assert [scope.scope.name for scope in group.scope_spans] == ["fledge"]
     monkeypatch.setenv("OTEL_SERVICE_NAME", "shop")
-    shipped(collector, CHAT)
+    ship(collector, CHAT)
     (group,) = ExportTraceServiceRequest.FromString(collector.bodies[1]).resource_spans
     assert {item.key: plain(item.value) for item in group.resource.attributes}["service.name"] == "shop"
 
 
-def test_several_answers_to_one_prompt_count_it_once(collector: Collector) -> None:
+def test_prompt_tokens_are_counted_once_for_several_answers(collector: Collector) -> None:
     cut = replace(ANSWER, prompt_text="Once", output="", prompt_tokens=0, first_token_ns=0, finish_reason="length")
     inputs = {"prompt": "Once"}
     record = replace(CHAT, route="completions", inputs=inputs, answers=[replace(ANSWER, prompt_text="Once"), cut])
-    root, *answers = shipped(collector, record)
+    root, *answers = ship(collector, record)
     assert root.name == "POST /v1/completions"
     assert [answer.name for answer in answers] == ["text_completion mine"] * 2
     assert len({answer.span_id for answer in (root, *answers)}) == 3
@@ -191,22 +191,22 @@ def test_several_answers_to_one_prompt_count_it_once(collector: Collector) -> No
     assert "gen_ai.output.messages" not in two
 
 
-def test_rows_of_a_table(collector: Collector) -> None:
+def test_each_row_of_a_table_is_a_span(collector: Collector) -> None:
     rows = [{"question": "Why?"}, {"messages": [{"role": "system", "content": "Be brief"}]}]
     answers = [replace(ANSWER, prompt_text="Say: Why?"), replace(ANSWER, prompt_text="system: Be brief")]
     record = replace(CHAT, route="invocations", prompt="expert/2", inputs=rows, answers=answers)
-    root, filled, talked = shipped(collector, record)
+    root, filled, chat = ship(collector, record)
     assert root.name == "POST /invocations"
-    assert (filled.name, talked.name) == ("text_completion mine", "chat mine")
-    one, two = attributes(filled), attributes(talked)
+    assert (filled.name, chat.name) == ("text_completion mine", "chat mine")
+    one, two = attributes(filled), attributes(chat)
     assert (one["gen_ai.prompt.name"], one["gen_ai.prompt.version"]) == ("expert", "2")
     assert json.loads(one["gen_ai.input.messages"]) == [message("user", "Say: Why?")]
     assert json.loads(two["gen_ai.input.messages"]) == [message("system", "Be brief")]
 
 
-def test_a_chat_filled_into_a_prompt_shows_what_the_model_saw(collector: Collector) -> None:
+def test_chat_filled_into_a_prompt_has_the_filled_text(collector: Collector) -> None:
     record = replace(CHAT, prompt="expert/2", answers=[replace(ANSWER, prompt_text="user: Say: Hello")])
-    _, answer = shipped(collector, record)
+    _, answer = ship(collector, record)
     assert answer.name == "chat mine"
     assert json.loads(attributes(answer)["gen_ai.input.messages"]) == [message("user", "user: Say: Hello")]
 
@@ -214,17 +214,17 @@ def test_a_chat_filled_into_a_prompt_shows_what_the_model_saw(collector: Collect
 def test_only_recorded_texts_are_sent(collector: Collector) -> None:
     dropped = replace(CHAT, inputs=None, answers=[replace(ANSWER, prompt_text="", output="")])
     hashed = replace(CHAT, inputs="sha256:1", answers=[replace(ANSWER, prompt_text="sha256:2", output="sha256:3")])
-    _, without, _, with_hashes = map(attributes, shipped(collector, dropped, hashed))
+    _, without, _, with_hashes = map(attributes, ship(collector, dropped, hashed))
     assert not {"gen_ai.input.messages", "gen_ai.output.messages"} & without.keys()
     assert without["gen_ai.operation.name"] == "chat"
     assert json.loads(with_hashes["gen_ai.input.messages"]) == [message("user", "sha256:2")]
     assert json.loads(with_hashes["gen_ai.output.messages"])[0]["parts"][0]["content"] == "sha256:3"
 
 
-def test_a_failure_is_the_servers_and_that_of_answers_that_did_not_end(collector: Collector) -> None:
+def test_server_error_marks_the_request_and_incomplete_answers(collector: Collector) -> None:
     broken = replace(ANSWER, output="H", finish_reason="")
     record = replace(CHAT, status=504, error="too late", answers=[ANSWER, broken])
-    root, whole, half = shipped(collector, record)
+    root, whole, half = ship(collector, record)
     for span in (root, half):
         assert (span.status.code, span.status.message) == (Status.STATUS_CODE_ERROR, "too late")
         assert attributes(span)["error.type"] == "504"
@@ -234,17 +234,17 @@ def test_a_failure_is_the_servers_and_that_of_answers_that_did_not_end(collector
     assert json.loads(attributes(half)["gen_ai.output.messages"])[0]["finish_reason"] == "error"
 
 
-def test_a_request_at_fault_is_no_failure_of_the_server(collector: Collector) -> None:
+def test_client_error_is_not_a_span_error(collector: Collector) -> None:
     refused = replace(CHAT, status=400, error="no messages", release="", version=0, arm="", answers=[])
-    (root,) = shipped(collector, refused)
+    (root,) = ship(collector, refused)
     assert root.status.code == Status.STATUS_CODE_UNSET
     found = attributes(root)
     assert (found["http.response.status_code"], found["fledge.error"]) == (400, "no messages")
     assert not {"error.type", "fledge.release", "fledge.arm"} & found.keys()
 
 
-def test_a_shadows_answer_is_no_request(collector: Collector) -> None:
-    root, _ = shipped(collector, replace(CHAT, tags={"fledge.shadow_of": "another"}))
+def test_shadow_answer_is_an_internal_span(collector: Collector) -> None:
+    root, _ = ship(collector, replace(CHAT, tags={"fledge.shadow_of": "another"}))
     assert root.kind == Span.SPAN_KIND_INTERNAL
     assert attributes(root)["fledge.shadow_of"] == "another"
 
@@ -252,11 +252,11 @@ def test_a_shadows_answer_is_no_request(collector: Collector) -> None:
 @pytest.mark.parametrize(
     ("value", "score", "label"), [(True, 1.0, "true"), (False, 0.0, "false"), (0.5, 0.5, None), ("good", None, "good")]
 )
-def test_feedback_is_below_its_request(
+def test_feedback_is_a_child_of_its_request(
     collector: Collector, value: bool | float | str, score: float | None, label: str | None
 ) -> None:
     feedback = FeedbackRecord("f1", ID, "helpful", value, "well said", "alice", START + 5)
-    root, _, span = shipped(collector, CHAT, feedback)
+    root, _, span = ship(collector, CHAT, feedback)
     assert (span.name, span.trace_id, span.parent_span_id) == (_otlp.EVALUATION, root.trace_id, root.span_id)
     assert span.start_time_unix_nano == span.end_time_unix_nano == START + 5
     expected = {
@@ -282,30 +282,30 @@ def test_feedback_is_below_its_request(
         (503, "log"),
     ],
 )
-def test_a_refusal_is_raised_at_once_and_the_same_ids_are_sent_again(
+def test_refused_export_raises_and_is_repeated_with_the_same_ids(
     collector: Collector, status: int, hint: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    ship = OtlpShipper(collector.url)
+    export = OtlpShipper(collector.url)
     collector.status = status
     records = (CHAT, FeedbackRecord("f1", ID, "helpful", True))
     with pytest.raises(FledgeError, match=f"{collector.url} refused the spans: {status}") as caught:
-        ship(records)
+        export(records)
     assert hint in caught.value.hint
-    assert len(collector.bodies) == 1  # when to try again is the recorder's to say
+    assert len(collector.bodies) == 1  # the recorder retries
     collector.status = 200
-    ship(records)
-    OtlpShipper(collector.url)(records)  # another recorder, after a crash
+    export(records)
+    OtlpShipper(collector.url)(records)  # a new recorder after a crash
     first, *others = collector.bodies
     assert others == [first, first]
     assert capfd.readouterr() == ("", "")
 
 
 def test_unreachable_collector_is_reported(port: int, capfd: pytest.CaptureFixture[str]) -> None:
-    ship = OtlpShipper(f"http://user:hidden@127.0.0.1:{port}/v1/traces?key=hidden")
+    export = OtlpShipper(f"http://user:hidden@127.0.0.1:{port}/v1/traces?key=hidden")
     started = time.monotonic()
     with pytest.raises(FledgeError, match=f"http://127.0.0.1:{port}/v1/traces does not answer") as caught:
-        ship([CHAT])
-    assert time.monotonic() - started < 60  # it is not tried again and again
+        export([CHAT])
+    assert time.monotonic() - started < 60  # without retries
     assert caught.value.hint
     assert "hidden" not in str(caught.value)
     assert capfd.readouterr() == ("", "")
@@ -313,52 +313,52 @@ def test_unreachable_collector_is_reported(port: int, capfd: pytest.CaptureFixtu
 
 def test_unresponsive_collector_is_reported(collector: Collector, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", "0.2")
-    ship = OtlpShipper(collector.url)
+    export = OtlpShipper(collector.url)
     collector.delay_s = 10.0
     with pytest.raises(FledgeError, match="does not answer: ReadTimeout"):
-        ship([CHAT])
+        export([CHAT])
 
 
 def test_partial_success_is_logged_and_not_retried(collector: Collector, caplog: pytest.LogCaptureFixture) -> None:
     collector.reply.partial_success.rejected_spans = 1
     collector.reply.partial_success.error_message = "too old"
-    shipped(collector, CHAT)
+    ship(collector, CHAT)
     assert caplog.messages == ["the collector rejected 1 spans: too old"]
 
 
 def test_large_exports_are_split(collector: Collector, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_otlp, "PART_BYTES", 20_000)
     large = replace(CHAT, answers=[replace(ANSWER, output="ä" * 15_000)])
-    spans = shipped(collector, *[CHAT] * 20, large, CHAT)
+    spans = ship(collector, *[CHAT] * 20, large, CHAT)
     assert len(spans) == 44
     assert 3 <= len(collector.bodies) <= 6
     assert sum(len(body) > 20_000 for body in collector.bodies) == 1  # one span is never split
 
 
-def test_nothing_is_sent_for_nothing(collector: Collector) -> None:
-    assert shipped(collector) == []
+def test_empty_batch_sends_nothing(collector: Collector) -> None:
+    assert ship(collector) == []
     assert collector.bodies == []
 
 
-def test_ids_of_any_request() -> None:
-    contexts = [_otlp._context(identity) for identity in (ID, "z" * 32, "short", "")]
+def test_any_request_id_gives_a_valid_unique_trace_id() -> None:
+    contexts = [_otlp._derive_context(request_id) for request_id in (ID, "z" * 32, "short", "")]
     assert all(context.is_valid for context in contexts)
     assert len({context.trace_id for context in contexts}) == 4
 
 
 @pytest.mark.parametrize("url", ["", "collector:4318", "ftp://collector", "http://", "http://collector:port"])
-def test_no_url(url: str) -> None:
+def test_invalid_collector_url_is_refused(url: str) -> None:
     with pytest.raises(InputError, match="invalid collector URL"):
         OtlpShipper(url)
 
 
-def test_every_recorded_route_is_known() -> None:
+def test_every_recorded_route_has_a_span_name() -> None:
     assert {name: route.path for name, route in _otlp.ROUTES.items()} == {
         name: path for path, name in lifecycle.ROUTES.items()
     }
 
 
-def test_without_the_extra() -> None:
+def test_missing_extra_is_reported_with_its_install_command() -> None:
     program = """
 import importlib.machinery, sys
 class Hidden(importlib.machinery.PathFinder):

@@ -1,4 +1,4 @@
-"""What follows from how the candidate release does: pure decisions."""
+"""Decisions of a canary, as pure functions of the measurements."""
 
 import random
 import shlex
@@ -10,7 +10,7 @@ from fledge.core.errors import InputError
 from fledge.rollout.canary import CanaryPlan, CanaryState, Tally, decide, read_guards, read_plan
 
 PLAN = read_plan(("5", "25", "50", "100"), "10m", ("error_rate<=+1%", "ttft_p95<=+20%"))
-BEGUN = CanaryState(began=1000.0)
+STARTED = CanaryState(began=1000.0)
 
 
 def _tally(requests: int, *, errors: int = 0, seconds: float = 0.1, seed: int = 0) -> Tally:
@@ -70,7 +70,7 @@ def test_hint_of_a_refused_plan_is_valid(flag: str, steps: tuple[str, ...], hold
 
 
 def test_canary_steps_after_each_hold_and_passes_after_the_last() -> None:
-    state, now, shares = BEGUN, 1000.0, []
+    state, now, shares = STARTED, 1000.0, []
     candidate, baseline = _tally(200), _tally(2000, seed=1)
     for _ in range(4):
         shares.append(PLAN.steps[state.step])
@@ -86,29 +86,29 @@ def test_canary_steps_after_each_hold_and_passes_after_the_last() -> None:
 
 def test_canary_waits_for_enough_requests() -> None:
     late = 1000.0 + 10 * 600
-    assert decide(PLAN, BEGUN, _tally(19), _tally(2000, seed=1), late) == BEGUN
-    assert decide(PLAN, BEGUN, _tally(20), _tally(2000, seed=1), late).step == 1
+    assert decide(PLAN, STARTED, _tally(19), _tally(2000, seed=1), late) == STARTED
+    assert decide(PLAN, STARTED, _tally(20), _tally(2000, seed=1), late).step == 1
 
 
 @pytest.mark.parametrize("candidate", [_tally(60, errors=12), _tally(60, seconds=0.15)])
 def test_broken_guard_ends_the_canary_during_a_hold(candidate: Tally) -> None:
-    state = decide(PLAN, BEGUN, candidate, _tally(2000, seed=1), 1010.0)
+    state = decide(PLAN, STARTED, candidate, _tally(2000, seed=1), 1010.0)
     assert state.status == "rolled back"
     assert "at 5 % of the requests" in state.reason
 
 
 def test_guards_are_tested_when_the_requests_have_doubled() -> None:
     good, bad, baseline = _tally(30), _tally(59, errors=12), _tally(2000, seed=1)
-    state = decide(PLAN, BEGUN, good, baseline, 1010.0)
+    state = decide(PLAN, STARTED, good, baseline, 1010.0)
     assert state.judged == 30
     assert decide(PLAN, state, bad, baseline, 1020.0) == state
     assert decide(PLAN, state, _tally(60, errors=12), baseline, 1030.0).status == "rolled back"
 
 
 def test_uncertain_violation_gets_three_holds() -> None:
-    candidate, baseline = _tally(60, errors=1), _tally(2000, seed=1)  # 1.7 % of 60, where 1 % is allowed
+    candidate, baseline = _tally(60, errors=1), _tally(2000, seed=1)  # 1.7 % of 60; 1 % is allowed
     assert [reading.kept for reading in read_guards(PLAN, candidate, baseline)] == [False, True]
-    state = BEGUN
+    state = STARTED
     for hold in (1, 2):
         state = decide(PLAN, state, candidate, baseline, 1000.0 + 600 * hold)
         assert (state.looks, state.status) == (hold, "running")
@@ -120,7 +120,7 @@ def test_uncertain_violation_gets_three_holds() -> None:
 
 
 def test_guards_are_not_kept_without_baseline_requests() -> None:
-    state = decide(PLAN, BEGUN, _tally(200), Tally(), 1000.0 + 700)
+    state = decide(PLAN, STARTED, _tally(200), Tally(), 1000.0 + 700)
     assert (state.step, state.looks) == (0, 1)
 
 
@@ -131,7 +131,7 @@ def test_percentiles_of_fewer_than_twenty_answers_are_not_judged(candidate: int,
     (reading,) = read_guards(plan, ours, others)
     assert reading.words == "latency_p95<=+20%: nothing against nothing"
     assert (reading.kept, reading.broken) == (False, False)
-    state = decide(plan, BEGUN, ours, others, 1000.0 + 600)
+    state = decide(plan, STARTED, ours, others, 1000.0 + 600)
     assert (state.step, state.looks, state.status) == (0, 1, "running")
 
 
@@ -197,19 +197,19 @@ def test_reason_lists_all_guards() -> None:
         ((), "no guards"),
     ):
         plan = CanaryPlan((0.5,), 600.0, guards)
-        passed = decide(plan, BEGUN, candidate, baseline, 1000.0 + 600)
+        passed = decide(plan, STARTED, candidate, baseline, 1000.0 + 600)
         assert (passed.status, passed.reason) == ("passed", f"at 50 % of the requests: {words}")
 
 
 def _rolled_back(rate: float, times: float, *, step_requests: int = 300) -> float:
-    """How often a step of a release with so many errors, and so many times as slow, is rolled back in its middle."""
+    """Return how often a release with this error rate and relative latency is rolled back during a step."""
     plan, count = CanaryPlan(PLAN.steps, 1e9, PLAN.guards), 0
     for seed in range(100):
         rng = random.Random(seed)
         baseline = tuple(rng.lognormvariate(-2, 0.3) for _ in range(1000))
         candidate = [times * rng.lognormvariate(-2, 0.3) for _ in range(step_requests)]
         failed = [rng.random() < rate for _ in range(step_requests)]
-        state = BEGUN
+        state = STARTED
         for number in range(20, step_requests + 1):
             mine = tuple(candidate[:number])
             tally = Tally(number, sum(failed[:number]), mine, mine)
@@ -220,7 +220,7 @@ def _rolled_back(rate: float, times: float, *, step_requests: int = 300) -> floa
     return count / 100
 
 
-def test_equal_releases_rarely_roll_back_and_bad_ones_mostly_do() -> None:
+def test_equal_releases_are_rarely_rolled_back_and_worse_ones_mostly() -> None:
     assert _rolled_back(0.0, 1.0) <= 0.05
     assert _rolled_back(0.1, 1.0) >= 0.8
     assert _rolled_back(0.0, 2.0) >= 0.95

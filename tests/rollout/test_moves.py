@@ -1,4 +1,4 @@
-"""Releases that move under a running endpoint, and what happens when they cannot."""
+"""Alias moves under a running endpoint, and releases that cannot be served."""
 
 import os
 import shutil
@@ -64,7 +64,7 @@ def _version(endpoint: EndpointStatus) -> str:
     return answer.headers["x-fledge-release"]
 
 
-def test_requests_move_with_the_alias_and_none_fails(config: ServeConfig, endpoint: EndpointStatus) -> None:
+def test_requests_follow_the_alias_without_failures(config: ServeConfig, endpoint: EndpointStatus) -> None:
     answers: list[str] = []
 
     def ask(http: httpx.Client) -> None:
@@ -86,10 +86,10 @@ def test_refused_release_leaves_the_old_one_in_service(config: ServeConfig, endp
     stored = Path.cwd().glob("mlartifacts/*/models/*/artifacts/artifacts/release/snapshot/model.safetensors")
     for path in stored:
         content = path.read_bytes()
-        path.unlink()  # the content has other names, too
+        path.unlink()  # break hard links
         path.write_bytes(content[:-1] + b"\x7f")
-    for kept in (Path(config.state) / "releases").glob("mine-2-*"):
-        shutil.rmtree(kept)
+    for cached in (Path(config.state) / "releases").glob("mine-2-*"):
+        shutil.rmtree(cached)
     from mlflow import MlflowClient
 
     MlflowClient(config.tracking).set_registered_model_alias("mine", "champion", "2")
@@ -108,7 +108,7 @@ def test_release_with_nan_logits_is_not_served(config: ServeConfig, endpoint: En
     folder = Path("broken")
     shutil.copytree(resolve("embedded").path, folder)
     weights = load_file(folder / "model.safetensors")
-    # Finite by themselves, and not what comes of them.
+    # The weights are finite, the logits are not.
     large = {name: np.full(values.shape, 3e38, np.float32) for name, values in weights.items()}
     save_file(large, folder / "model.safetensors")
     register(ExperimentConfig(model=str(folder), tracking_uri=config.tracking_uri, state=config.state), name="mine")
@@ -117,14 +117,14 @@ def test_release_with_nan_logits_is_not_served(config: ServeConfig, endpoint: En
     (entry, *_) = history("mine", workspace=config)
     assert (entry.before, entry.after) == (1, 3)
     assert _version(endpoint) == "mine/1"
-    assert _version(restart(workspace=config)) == "mine/1"  # what was served last, not what could not be
+    assert _version(restart(workspace=config)) == "mine/1"  # the release served last
 
 
-def test_an_endpoint_starts_and_restarts_without_a_tracking_server(config: ServeConfig) -> None:
+def test_endpoint_starts_and_restarts_without_a_tracking_server(config: ServeConfig) -> None:
     database = Path(config.tracking.removeprefix("sqlite:///"))
     database.rename("away.db")
-    database.mkdir()  # no database can be opened there
-    running = serve("mine@champion", config=config)  # promoted, and never served before
+    database.mkdir()  # the database cannot be opened
+    running = serve("mine@champion", config=config)  # never served before
     try:
         assert _version(running) == "mine/1"
         assert restart(workspace=config).url == running.url
@@ -153,7 +153,7 @@ def test_recorder_starts_despite_a_failing_release(config: ServeConfig) -> None:
             process.terminate()
 
 
-def test_an_engine_that_hangs_is_killed_and_comes_back(config: ServeConfig) -> None:
+def test_hung_engine_is_killed_and_restarted(config: ServeConfig) -> None:
     running = serve("mine@champion", config=replace(config, heartbeat_s=8.0))
     try:
         engine = pids(running)["engine"]

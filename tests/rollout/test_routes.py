@@ -1,4 +1,4 @@
-"""Routes as plain values: what an alias that moves changes, and what it does not."""
+"""Routes, and how alias moves change them."""
 
 import pytest
 
@@ -18,7 +18,7 @@ def _routes(*targets: str, split: tuple[str, ...] = (), shadow: str = "") -> tup
     return plan.routes({item: f"{item.name}/{item.version or versions[item.alias]}" for item in plan.references})
 
 
-def test_a_moved_alias_moves_its_arm_and_its_name_and_nothing_else() -> None:
+def test_alias_move_changes_only_arms_and_aliases_of_its_name() -> None:
     before = _routes("chat", "other/7", split=("champion=90", "challenger=10"), shadow="challenger=5%")
     after = apply_move(before, "chat", "challenger", "chat/3")
     assert [arm.release for arm in after[0].arms] == ["chat/1", "chat/3"]
@@ -69,7 +69,7 @@ def test_invalid_arguments_are_refused(targets: list[str], split: list[str], sha
         plan_routes(targets, split, shadow)
 
 
-# Moves that take time
+# Pending moves
 
 
 def _moves() -> Moves:
@@ -81,18 +81,18 @@ def _arms(moves: Moves) -> dict[str, float]:
     return {arm.release: arm.weight for arm in moves.routes[0].arms}
 
 
-def _to(release: str, alias: str = "challenger") -> AliasMoved:
+def _move_to(release: str, alias: str = "challenger") -> AliasMoved:
     return AliasMoved("mine", alias, release, folder=release)
 
 
-def _quarter(candidate: str) -> SharesChanged:
+def _quarter_share(candidate: str) -> SharesChanged:
     shares, releases = {"champion": 0.75, "challenger": 0.25}, {"champion": "mine/1", "challenger": candidate}
     return SharesChanged("mine", "champion", shares, releases, CanaryProgress(candidate, "running", 0.25, ""))
 
 
-def test_a_move_is_done_when_its_engine_is_ready() -> None:
+def test_move_completes_when_its_engine_is_ready() -> None:
     moves = _moves()
-    assert moves.begin(_to("mine/3")) == set()
+    assert moves.begin(_move_to("mine/3")) == set()
     assert moves.finish(set().__contains__) == []
     assert moves.current_release("mine", "challenger") == "mine/2"
     assert [item.release for item in moves.finish({"mine/3"}.__contains__)] == ["mine/3"]
@@ -101,15 +101,15 @@ def test_a_move_is_done_when_its_engine_is_ready() -> None:
 
 def test_newer_move_replaces_a_pending_one() -> None:
     moves = _moves()
-    moves.begin(_to("mine/3"))
-    assert moves.begin(_to("mine/4")) == {"mine/3"}
-    assert moves.begin(_to("mine/2")) == {"mine/4"}
+    moves.begin(_move_to("mine/3"))
+    assert moves.begin(_move_to("mine/4")) == {"mine/3"}
+    assert moves.begin(_move_to("mine/2")) == {"mine/4"}
     assert sorted(moves.folders) == ["mine/1", "mine/2"]
 
 
-def test_given_up_release_reports_the_one_that_stays() -> None:
+def test_abandoned_release_reports_the_one_kept() -> None:
     moves = _moves()
-    moves.begin(_to("mine/3", "champion"))
+    moves.begin(_move_to("mine/3", "champion"))
     (refused,) = moves.give_up("mine/3", "it is damaged")
     assert refused == ReleaseRefused("mine", "champion", "mine/3", "mine/1", "it is damaged", old_folder="one")
     assert sorted(moves.folders) == ["mine/1", "mine/2"]
@@ -117,11 +117,11 @@ def test_given_up_release_reports_the_one_that_stays() -> None:
 
 def test_shares_apply_only_to_their_releases() -> None:
     moves = _moves()
-    assert moves.share(_quarter("mine/2"))
+    assert moves.share(_quarter_share("mine/2"))
     assert _arms(moves) == {"mine/1": 0.75, "mine/2": 0.25}
-    assert not moves.share(_quarter("mine/2"))
-    moves.begin(_to("mine/3"))
-    assert moves.share(_quarter("mine/3"))  # which is not there yet: nobody guards the other
+    assert not moves.share(_quarter_share("mine/2"))
+    moves.begin(_move_to("mine/3"))
+    assert moves.share(_quarter_share("mine/3"))  # not ready yet, and the guards do not watch mine/2
     assert _arms(moves) == {"mine/1": 1.0}
     moves.finish({"mine/3"}.__contains__)
     assert _arms(moves) == {"mine/1": 0.75, "mine/3": 0.25}

@@ -1,4 +1,4 @@
-"""Each fault's figures are printed, and kept in the file that FLEDGE_TEST_TABLE names, as `make soak` does it."""
+"""Print the figures of each fault, and write them to the file FLEDGE_TEST_TABLE, which `make soak` sets."""
 
 import os
 from collections import defaultdict
@@ -11,7 +11,7 @@ import pytest
 
 from fledge.supervision.config import ServeConfig
 from tests.serving.harness import create_workspace
-from tests.soak.table import Fault, Figures, put, row, words
+from tests.soak.table import Fault, Figures, format_figures, format_row, write_row
 
 PASSED = pytest.StashKey[bool]()
 TABLE = Path(os.environ["FLEDGE_TEST_TABLE"]).absolute() if "FLEDGE_TEST_TABLE" in os.environ else None
@@ -33,21 +33,20 @@ def pytest_runtest_makereport(
 
 @pytest.fixture
 def figures(request: pytest.FixtureRequest, times: int) -> Iterator[Figures]:
-    """Where a test of a fault leaves what it saw: lists of numbers by what they are."""
+    """Collect the measurements of a fault test: lists of numbers by name."""
     found: Figures = defaultdict(list)
     yield found
     (about,) = request.node.get_closest_marker("fault").args
     assert isinstance(about, Fault)
-    seen = words(found) if request.node.stash.get(PASSED, False) else f"FAILED; {words(found)}"
-    line = row(about, times, seen)
+    seen = format_figures(found) if request.node.stash.get(PASSED, False) else f"FAILED; {format_figures(found)}"
+    line = format_row(about, times, seen)
     print(f"\n{line}")
     if TABLE and request.node.get_closest_marker("soak"):
-        put(TABLE, line)
+        write_row(TABLE, line)
 
 
 @pytest.fixture
 def config(tmp_path: Path, engine_cache: Path, empty_store: Path) -> ServeConfig:
-    """How to serve `mine/1` (champion) and `mine/2` (challenger) of the embedded model, recorded in a store of the
-    test's own."""
+    """Settings to serve `mine/1` (champion) and `mine/2` (challenger) of the embedded model, with its own store."""
     copyfile(empty_store, tmp_path / "mlflow.db")
     return replace(create_workspace(tmp_path, engine_cache, versions=2), record=True)

@@ -1,4 +1,4 @@
-"""What the tests of faults share: endpoints whose supervisor is a child of the test, and whether anything was lost."""
+"""Shared by the fault tests: endpoints started as child processes, and checks for lost records."""
 
 import contextlib
 import json
@@ -30,16 +30,16 @@ from fledge.supervision.endpoints import (
     supervisor_command,
 )
 from tests.serving.harness import NAME, free_port, until
-from tests.soak.clients import Together, Told
+from tests.soak.clients import ConcurrentRequests, Outcome
 
-FLUSHED_S = 1.1  # records wait for at most so long in the memory of an endpoint
-SHIPPED_S = 600.0  # the recorder makes way on a busy machine
+FLUSHED_S = 1.1  # maximum time a record waits in the memory of an endpoint
+SHIPPED_S = 600.0  # the recorder is slow on a busy machine
 STOPS = 40
 
 
 @dataclass(frozen=True)
 class Running:
-    """An endpoint under a supervisor that we started ourselves, so that its exit code is ours to see."""
+    """An endpoint whose supervisor is a child process, so that its exit code is known."""
 
     config: ServeConfig
     process: "subprocess.Popen[bytes]"
@@ -58,7 +58,7 @@ class Running:
         return log_file(self.folder).read_text(encoding="utf-8", errors="replace")
 
     def pid(self, role: str, release: str = "") -> int:
-        """The process of a role, 0 where there is none at the moment."""
+        """Return the pid of a role, 0 if it is not running."""
         content = json.loads((self.folder / "state.json").read_text(encoding="utf-8"))
         found = [
             item["pid"]
@@ -68,12 +68,12 @@ class Running:
         return int(found[0]) if found else 0
 
     def code(self, seconds: float) -> int:
-        """The exit code, once it ends by itself."""
+        """Wait for the exit code."""
         return self.process.wait(seconds)
 
 
 def begin(config: ServeConfig, *targets: str, **changes: Any) -> Running:
-    """Start an endpoint, and do not wait for it."""
+    """Start an endpoint without waiting until it is ready."""
     config = replace(config, **changes)
     path = prepare(config, *(targets or (f"{NAME}@champion",)), detached=True)
     with log_file(path.parent).open("ab") as log:
@@ -85,7 +85,7 @@ def begin(config: ServeConfig, *targets: str, **changes: Any) -> Running:
 
 @contextlib.contextmanager
 def running(config: ServeConfig, *targets: str, **changes: Any) -> Iterator[Running]:
-    """An endpoint that is ready. After the block it is gone, whatever became of it, and has left nobody behind."""
+    """Yield a ready endpoint. Stop it after the block and check that all its processes have ended."""
     started = begin(config, *targets, **{"port": free_port(), **changes})
     try:
         assert until(lambda: is_ready(started.url), 90.0), started.log
@@ -99,11 +99,11 @@ def running(config: ServeConfig, *targets: str, **changes: Any) -> Iterator[Runn
         started.process.wait()
 
 
-def settle(started: Running) -> list[Told]:
-    """Have the recorder at work, as it is in an endpoint that has run for a while; what was asked for that."""
-    told = Together(started.url, [{"messages": [{"role": "user", "content": "hello"}]}]).told()
+def wait_for_recorder(started: Running) -> list[Outcome]:
+    """Send a request and wait until it is recorded; return its outcome."""
+    outcomes = ConcurrentRequests(started.url, [{"messages": [{"role": "user", "content": "hello"}]}]).outcomes()
     wait_until_shipped(started)
-    return told
+    return outcomes
 
 
 def is_ready(url: str) -> bool:
@@ -119,7 +119,7 @@ def seconds_until_ready(url: str, most: float) -> float:
 
 
 def left_behind(started: Running) -> list[int]:
-    """Processes other than its supervisor that have to do with an endpoint, by what they were told at their start."""
+    """Return the processes of an endpoint other than its supervisor, by their command lines."""
     state, found = started.config.state, []
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error):
@@ -130,7 +130,7 @@ def left_behind(started: Running) -> list[int]:
 
 
 def check_gone(started: Running) -> float:
-    """Nobody is left behind, and the port can be used again; the seconds that it took."""
+    """Wait until all processes have ended and the port is free; return the seconds."""
     began = time.monotonic()
     assert until(lambda: not left_behind(started), 10.0), left_behind(started)
     assert until(lambda: _is_free(started.config), 5.0)
@@ -145,21 +145,25 @@ def _is_free(config: ServeConfig) -> bool:
     return True
 
 
-def check_records(started: Running, told: Sequence[Told], *, killed: float | None = None, dropped: int = 0) -> int:
-    """What clients have in their hands is what is in the outbox, each once, whole. Where the endpoint was `killed` at a
-    moment, what ended within the second before may be missing, and as many as it has counted as `dropped`; how many
-    are."""
+def check_records(
+    started: Running, outcomes: Sequence[Outcome], *, killed: float | None = None, dropped: int = 0
+) -> int:
+    """Check that the outbox has each request once, with the status that the client received.
+
+    Requests that ended within a second before the endpoint was `killed`, and `dropped` others, may be missing. Return
+    the number of missing ones.
+    """
     _check_lines(started)
-    wanted = {item.request_id: item for item in told if item.request_id}
-    assert len(wanted) == sum(bool(item.request_id) for item in told)
-    due = {identity for identity, item in wanted.items() if not _may_be_lost(item, killed)}
+    expected = {item.request_id: item for item in outcomes if item.request_id}
+    assert len(expected) == sum(bool(item.request_id) for item in outcomes)
+    due = {request_id for request_id, item in expected.items() if not _may_be_lost(item, killed)}
     until(lambda: len(due - _recorded(started).keys()) <= dropped, 5.0)
     recorded = _recorded(started)
-    missing = [item for identity, item in wanted.items() if identity not in recorded]
+    missing = [item for request_id, item in expected.items() if request_id not in recorded]
     assert len([item for item in missing if item.request_id in due]) <= dropped, missing
-    assert [(item, recorded[identity]) for identity, item in wanted.items() if not _agree(item, recorded)] == []
-    if all(item.request_id for item in told):  # else some were not told their ids
-        assert recorded.keys() <= wanted.keys()
+    assert [(item, recorded[request_id]) for request_id, item in expected.items() if not _agree(item, recorded)] == []
+    if all(item.request_id for item in outcomes):  # otherwise some ids are unknown
+        assert recorded.keys() <= expected.keys()
     return len(missing)
 
 
@@ -170,19 +174,19 @@ def _recorded(started: Running) -> dict[str, int]:
     return {record.request_id: record.status for record in records}
 
 
-def _may_be_lost(item: Told, killed: float | None) -> bool:
+def _may_be_lost(item: Outcome, killed: float | None) -> bool:
     return killed is not None and item.ended > killed - FLUSHED_S and item.began < killed
 
 
-def _agree(item: Told, recorded: dict[str, int]) -> bool:
+def _agree(item: Outcome, recorded: dict[str, int]) -> bool:
     status = recorded.get(item.request_id, item.status)
     if item.left:
-        return status in (499, 200)  # who hangs up may do so when all was sent already
+        return status in (499, 200)  # the client may disconnect after the last byte
     return status == item.status or (item.broken and status >= 500) or (item.status == 0 and status >= 499)
 
 
 def _check_lines(started: Running) -> None:
-    """Every line of the outbox is whole. Only a killed process may leave the last one of a file torn."""
+    """Check that every terminated line is valid JSON; a killed process may leave the last one incomplete."""
     for path in outbox_files(started.folder / "outbox"):
         for line in path.read_bytes().splitlines(keepends=True):
             if line.endswith(b"\n"):
@@ -190,7 +194,7 @@ def _check_lines(started: Running) -> None:
 
 
 def wait_until_shipped(started: Running, seconds: float = SHIPPED_S) -> float:
-    """Until the recorder has read the outbox to its end; the seconds that it took."""
+    """Wait until the recorder has read the whole outbox; return the seconds."""
     began = time.monotonic()
     assert until(lambda: is_shipped(started), seconds), started.log
     return time.monotonic() - began
@@ -204,18 +208,18 @@ def is_shipped(started: Running) -> bool:
     return waiting_bytes(started.folder / "outbox", Position(**content)) == 0
 
 
-def finish(started: Running, told: Sequence[Told], *, killed: float | None = None) -> int:
+def finish(started: Running, outcomes: Sequence[Outcome], *, killed: float | None = None) -> int:
     """Stop an endpoint, and see that nothing was lost on the way from its clients over the outbox to MLflow; the number
     of records that a kill has cost. A recorder that is stopped makes way for nobody, so this waits least."""
     stop(started)
-    lost = check_records(started, told, killed=killed)
+    lost = check_records(started, outcomes, killed=killed)
     ship_the_rest(started)
     check_traces(started)
     return lost
 
 
 def stop(started: Running) -> float:
-    """The seconds that a clean stop takes."""
+    """Stop the endpoint and return the seconds."""
     began = time.monotonic()
     started.process.send_signal(signal.SIGTERM)
     assert started.code(60.0) == 0, started.log
@@ -223,7 +227,7 @@ def stop(started: Running) -> float:
 
 
 def ship_the_rest(started: Running) -> None:
-    """What a stop had no time for is shipped by the next ones."""
+    """Restart the endpoint until the recorder has shipped all records."""
     for _ in range(STOPS):
         if is_shipped(started):
             return
@@ -233,16 +237,16 @@ def ship_the_rest(started: Running) -> None:
 
 
 def check_traces(started: Running) -> int:
-    """Each record has one trace in MLflow, and no trace is there twice; how many records there are."""
+    """Check that each record has exactly one trace in MLflow; return the number of records."""
     found = traces(started.config.tracking)
-    recorded = {f"tr-{identity}" for identity in _recorded(started)}
+    recorded = {f"tr-{request_id}" for request_id in _recorded(started)}
     assert len(found) == len(set(found))
     assert recorded <= set(found)
     return len(recorded)
 
 
 def traces(tracking: str) -> list[str]:
-    """The ids of all traces of the endpoint."""
+    """Return the ids of all traces of the endpoint."""
     client, token, found = MlflowClient(tracking), None, list[str]()
     experiment = client.get_experiment_by_name(trace_experiment(NAME))
     if experiment is None:

@@ -1,4 +1,4 @@
-"""What was seen of each fault, and the table of it in docs/reliability.md."""
+"""The table of faults in docs/reliability.md and its figures."""
 
 import os
 import re
@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import pytest
 
 REPEATS = int(os.environ.get("FLEDGE_TEST_REPEATS", "20"))
-LONG_REPEATS = min(3, REPEATS)  # of what takes half a minute or more
+LONG_REPEATS = min(3, REPEATS)  # for tests of half a minute or more
 BEGIN, END = "<!-- the table of faults begins -->", "<!-- the table of faults ends -->"
 HEAD = ["| | fault | asked | times | seen: least / median / most | date |", "|---|---|---|---|---|---|"]
 
@@ -19,7 +19,7 @@ Figures = dict[str, list[float]]
 
 
 class Fault(NamedTuple):
-    """A row of the table: its number, what is done, and what is asked."""
+    """A row of the table: its number, the fault, and the required behaviour."""
 
     number: str
     done: str
@@ -27,7 +27,7 @@ class Fault(NamedTuple):
 
 
 def fault(number: str, done: str, asked: str, *, times: int = REPEATS, quick: bool = False) -> Callable[..., Any]:
-    """A test of a fault gets `times`, how often to repeat it. One that is `quick` is also run once by CI."""
+    """Mark the test of a fault and set `times`, its repetitions. CI runs a `quick` test once."""
     forms = [pytest.param(times, id="repeated", marks=pytest.mark.soak)]
     if quick:
         forms.append(pytest.param(1, id="once", marks=pytest.mark.slow))
@@ -40,8 +40,8 @@ def fault(number: str, done: str, asked: str, *, times: int = REPEATS, quick: bo
     return decorate
 
 
-def words(figures: Mapping[str, Sequence[float]]) -> str:
-    """Figures as a cell tells them; one that never changed is told once."""
+def format_figures(figures: Mapping[str, Sequence[float]]) -> str:
+    """Format figures for a table cell: least, median and most, or the only value."""
     parts = []
     for name, values in figures.items():
         spread = [min(values), statistics.median(values), max(values)]
@@ -50,13 +50,13 @@ def words(figures: Mapping[str, Sequence[float]]) -> str:
     return "; ".join(parts)
 
 
-def row(about: Fault, times: int, seen: str) -> str:
+def format_row(about: Fault, times: int, seen: str) -> str:
     cells = [about.number, about.done, about.asked, str(times), seen, time.strftime("%Y-%m-%d")]
     return f"| {' | '.join(cells)} |"
 
 
-def put(path: Path, line: str) -> None:
-    """Put a row in its place, instead of an older one of the same number."""
+def write_row(path: Path, line: str) -> None:
+    """Write a row into the table, replacing the one with the same number."""
     before, _, rest = path.read_text(encoding="utf-8").partition(BEGIN)
     table, _, after = rest.partition(END)
     rows = [text for text in table.splitlines() if re.match(r"\| \d", text) and _number(text) != _number(line)]

@@ -1,4 +1,4 @@
-"""How often verdicts are wrong, by simulation: reported in docs/comparisons.md."""
+"""Simulated error rates of verdicts, reported in docs/comparisons.md."""
 
 import pytest
 
@@ -11,7 +11,7 @@ TABLES = 2_000
 
 
 @pytest.mark.parametrize(("kind", "questions"), [("normal", 40), ("f1", 60), ("pass", 60), ("topics", 120)])
-def test_no_difference_between_five_arms(kind: str, questions: int) -> None:
+def test_equal_arms_are_rarely_called_different(kind: str, questions: int) -> None:
     outcomes = simulate(TABLES, kind, questions, [0.0] * 5)
     wrong, held = share(outcomes, "better", "worse"), coverage(outcomes)
     print(f"\n{kind}: 5 arms alike, {questions} questions: {wrong:.1%} with a difference, intervals hold {held:.1%}")
@@ -27,7 +27,7 @@ def test_no_difference_between_five_arms(kind: str, questions: int) -> None:
         ("pass", 0.2, plan(0.2, disagreement=0.5 * 0.7 + 0.5 * 0.3).questions),
     ],
 )
-def test_power_at_the_planned_number(kind: str, effect: float, questions: int) -> None:
+def test_planned_number_of_questions_has_the_planned_power(kind: str, effect: float, questions: int) -> None:
     outcomes = simulate(TABLES, kind, questions, [0.0, effect])
     found, held = share(outcomes, "better"), coverage(outcomes)
     print(f"\n{kind}: effect {effect:g}, {questions} questions: found {found:.1%}, intervals hold {held:.1%}")
@@ -56,14 +56,16 @@ def test_equivalence_is_found_at_the_planned_number(kind: str) -> None:
     assert found >= 0.77
 
 
-def test_verdicts_are_about_means_whatever_the_shapes() -> None:
-    """Prints the tables of docs/comparisons.md: today's rule, and sign flips alone in brackets."""
+def test_error_rates_and_power_for_various_shapes() -> None:
+    """Print the tables of docs/comparisons.md: the current rule, and sign flips alone in brackets."""
     print("\n| arms of equal means | arms |", *(f"{count} questions |" for count in QUESTIONS))
     print("|---|---|" + "---|" * len(QUESTIONS))
     for name, found in equal_means(TABLES):
         for arms in found[0]:
             print("|", name, "|", arms, "|", *(f"{at[arms]} |" for at in found))
-            assert name in BEYOND or max(at[arms].now for at in found) <= 0.07, name  # 6 %, and what 2,000 tables tell
+            assert name in BEYOND or max(at[arms].now for at in found) <= 0.07, (
+                name
+            )  # 6 % and the error of 2,000 tables
     print("\n| half a standard deviation apart |", *(f"{count} questions |" for count in POWER_QUESTIONS))
     print("|---|" + "---|" * len(POWER_QUESTIONS))
     for name, power in half_apart(TABLES):

@@ -1,4 +1,4 @@
-"""An endpoint under load, for long: every request has one outcome, and nothing grows."""
+"""A long load test: every request has one outcome, and resources stay bounded."""
 
 import os
 import time
@@ -25,9 +25,9 @@ def config(tmp_path_factory: pytest.TempPathFactory, engine_cache: Path) -> Serv
     return create_workspace(tmp_path_factory.mktemp("soak"), engine_cache)
 
 
-def test_64_clients_for_ten_minutes(config: ServeConfig) -> None:
+def test_64_clients_for_ten_minutes_leave_resources_unchanged(config: ServeConfig) -> None:
     with served(config, record=True) as endpoint:
-        outcomes = Load(endpoint.url, 64, 180, hang_ups=0.1).run()  # until its caches are full
+        outcomes = Load(endpoint.url, 64, 180, hang_ups=0.1).run()  # fill the caches
         before = measure_processes(endpoint)
         outcomes += Load(endpoint.url, 64, 60 * MINUTES, hang_ups=0.1).run()
         assert until(lambda: metrics(endpoint, "fledge_num_requests_running") == 0)
@@ -36,12 +36,12 @@ def test_64_clients_for_ten_minutes(config: ServeConfig) -> None:
         _agree(endpoint, outcomes)
         print(f"\n{len(outcomes)} requests, {_counts(outcomes)}; held before {before}, after {after}")
         for role, (memory, files, threads) in before.items():
-            if role != "recorder":  # which keeps up only when nobody asks
+            if role != "recorder":  # it catches up only without load
                 assert after[role][0] < 1.05 * memory, role
                 assert after[role][1:] == (files, threads), role
 
 
-def test_four_times_what_it_can_carry(config: ServeConfig) -> None:
+def test_overload_is_refused_quickly_without_lower_throughput(config: ServeConfig) -> None:
     with served(config, record=True, limits=Limits(max_running=8, queue_requests=8)) as endpoint:
         Load(endpoint.url, 16, 5).run()
         unloaded = Load(endpoint.url, 16, 20).run()
@@ -57,13 +57,13 @@ def test_four_times_what_it_can_carry(config: ServeConfig) -> None:
 
 
 def _agree(endpoint: EndpointStatus, outcomes: list[RequestOutcome]) -> None:
-    """Check that each outcome seen by a client is the recorded one."""
+    """Check that each request was recorded with the status that the client received."""
     recorded = {record.request_id: record.status for record in outbox(endpoint)}
     assert len({item.request_id for item in outcomes}) == len(outcomes)
     for item in outcomes:
         assert item.status in TAKEN, item
         assert item.status not in (429, 503) or item.broken or item.retry_after, item
-        # Who hangs up may do so when all was sent already.
+        # The client may disconnect after the last byte.
         assert recorded.pop(item.request_id) in ({499, 200} if item.left else {item.status}), item
     assert recorded == {}
 

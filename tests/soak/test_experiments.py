@@ -1,4 +1,4 @@
-"""Experiments under faults, at full length: `make soak`. The short forms are in tests/experiments/test_resume.py."""
+"""Long fault tests of experiments; tests/experiments/test_resume.py has short ones."""
 
 import json
 import os
@@ -29,29 +29,29 @@ def _fledge(folder: Path, uri: str, *arguments: str) -> "subprocess.Popen[bytes]
 
 
 def _answers(folder: Path) -> list[str]:
-    """The keys of the answers on disk, of the only experiment in a folder."""
+    """Return the keys of the answers on disk of the only experiment in a folder."""
     paths = list((folder / ".fledge" / "experiments").glob("*/answers.jsonl"))
     content = paths[0].read_bytes() if paths else b""
     return [json.loads(line)["key"] for line in content[: content.rfind(b"\n") + 1].splitlines()]
 
 
 def _check(client: MlflowClient, folder: Path) -> None:
-    """Everything is there, and once."""
+    """Check that each answer and trace exists once."""
     (own,) = (folder / ".fledge" / "experiments").iterdir()
     keys = _answers(folder)
     assert len(keys) == CELLS
-    assert max(Counter(keys).values()) == 1  # asked twice: 0
+    assert max(Counter(keys).values()) == 1  # no duplicates
     run = client.get_run(own.name)
     assert (run.info.status, run.data.metrics["cells"], run.data.metrics["failed"]) == ("FINISHED", CELLS, 0)
     table = load_table(client, own.name)
-    assert len(table) == len(table.groupby(["question_id", "arm", "sample"])) == CELLS  # lost: 0
+    assert len(table) == len(table.groupby(["question_id", "arm", "sample"])) == CELLS  # none lost
     traces = all_traces(client, own.name)
-    assert len(traces) == len(set(traces)) == CELLS  # traces twice: 0
+    assert len(traces) == len(set(traces)) == CELLS  # no duplicates
     assert set(traces) == set(table["trace_id"])
 
 
 @pytest.mark.soak
-def test_killed_twenty_times(workspace: Workspace, tmp_path: Path) -> None:
+def test_experiment_killed_twenty_times_is_complete(workspace: Workspace, tmp_path: Path) -> None:
     rng = random.Random(os.environ.get("FLEDGE_SOAK_SEED", "1"))
     arguments = ["--samples", "3", "--limit", "50", "--concurrency", "8"]
     moments = []
@@ -73,7 +73,9 @@ def test_killed_twenty_times(workspace: Workspace, tmp_path: Path) -> None:
 
 
 @pytest.mark.soak
-def test_the_tracking_server_is_away_for_a_minute(workspace: Workspace, tmp_path: Path, port: int) -> None:
+def test_experiment_survives_a_minute_without_the_tracking_server(
+    workspace: Workspace, tmp_path: Path, port: int
+) -> None:
     server = TrackingServer(tmp_path, port)
     try:
         process = _fledge(tmp_path, server.url, "--samples", "3", "--limit", "50", "--concurrency", "4")

@@ -1,4 +1,4 @@
-"""Releases that move, are damaged or out of reach, and starts that cannot be: an alias is the old or the new one."""
+"""Alias moves, damaged releases, unreachable servers and failing starts."""
 
 import os
 import random
@@ -18,7 +18,7 @@ from fledge.supervision.config import ServeConfig
 from tests.conftest import Run
 from tests.rollout.test_moves import config as two_releases
 from tests.serving.harness import NAME, create_workspace, free_port, until
-from tests.soak.clients import Asking, Together
+from tests.soak.clients import Clients, ConcurrentRequests
 from tests.soak.faults import (
     Running,
     begin,
@@ -29,7 +29,7 @@ from tests.soak.faults import (
     running,
     ship_the_rest,
 )
-from tests.soak.relay import Mood, Relay
+from tests.soak.relay import Mode, Relay
 from tests.soak.table import Figures, fault
 
 __all__ = ["two_releases"]
@@ -43,11 +43,11 @@ def _champion(config: ServeConfig) -> str:
     return f"{NAME}/{found.version}"
 
 
-def _moved(config: ServeConfig, release: str) -> None:
+def _promote(config: ServeConfig, release: str) -> None:
     promote(NAME, int(release.rpartition("/")[2]), force=True, reason="test", workspace=config)
 
 
-def _other(release: str) -> str:
+def _other_release(release: str) -> str:
     return {f"{NAME}/1": f"{NAME}/2", f"{NAME}/2": f"{NAME}/1"}[release]
 
 
@@ -56,11 +56,11 @@ def _has_engine(started: Running, release: str) -> bool:
 
 
 def _answers(started: Running, release: str) -> bool:
-    return Together(started.url, [ASKED]).told()[0].release == release
+    return ConcurrentRequests(started.url, [ASKED]).outcomes()[0].release == release
 
 
-def _has_answered(asking: Asking, release: str, since: float) -> bool:
-    return any(item.release == release and item.began > since for item in asking.told[-8:])
+def _has_answered(clients: Clients, release: str, since: float) -> bool:
+    return any(item.release == release and item.began > since for item in clients.outcomes[-8:])
 
 
 @fault(
@@ -69,33 +69,34 @@ def _has_answered(asking: Asking, release: str, since: float) -> bool:
     "no process is left; the alias is the new release, and by it the next start answers soon; all traces are there",
     quick=True,
 )
-def test_a_supervisor_killed_while_it_switches(two_releases: ServeConfig, times: int, figures: Figures) -> None:
+def test_supervisor_killed_during_a_switch_restarts_with_the_new_release(
+    two_releases: ServeConfig, times: int, figures: Figures
+) -> None:
     for _ in range(times):
-        new = _other(_champion(two_releases))
+        new = _other_release(_champion(two_releases))
         with running(two_releases) as started:
-            with Asking(started.url, 4) as asking:
-                asking.wait_for(20)
-                _moved(two_releases, new)
+            with Clients(started.url, 4) as clients:
+                clients.wait_for(20)
+                _promote(two_releases, new)
                 assert until(partial(_has_engine, started, new), 30.0)
                 time.sleep(random.random() * 2)
                 killed = time.monotonic()
                 os.kill(started.process.pid, signal.SIGKILL)
                 check_gone(started)
-            assert {item.status for item in asking.told} <= {200, 503, 0}
-            figures["records lost from memory"].append(check_records(started, asking.told, killed=killed))
+            assert {item.status for item in clients.outcomes} <= {200, 503, 0}
+            figures["records lost from memory"].append(check_records(started, clients.outcomes, killed=killed))
         assert _champion(two_releases) == new
         began = time.monotonic()
-        with running(two_releases, port=started.config.port) as again:
+        with running(two_releases, port=started.config.port) as restarted:
             figures["s until the next is ready"].append(time.monotonic() - began)
-            assert until(partial(_answers, again, new), 60.0)
+            assert until(partial(_answers, restarted, new), 60.0)
             figures["s until the new release answers"].append(time.monotonic() - began)
         ship_the_rest(started)
         check_traces(started)
 
 
-def _damaged(config: ServeConfig) -> str:
-    """Change a byte of the champion's weights; which file it was. The file is one of several names of the same content,
-    so it is written anew."""
+def _damage_weights(config: ServeConfig) -> str:
+    """Change a bit of the champion's weights and return the file, rewritten because it has hard links."""
     folder = release_cache.recall(
         config.state_dir / "releases", config.tracking, release_cache.ReleaseRef(NAME, "champion", "")
     )
@@ -116,7 +117,7 @@ def _damaged(config: ServeConfig) -> str:
 def test_damaged_weights_are_not_loaded(tmp_path: Path, engine_cache: Path, times: int, figures: Figures) -> None:
     for number in range(times):
         config = create_workspace(tmp_path / str(number), engine_cache)
-        file, began = _damaged(config), time.monotonic()
+        file, began = _damage_weights(config), time.monotonic()
         started = begin(config)
         assert started.code(60.0) == 1
         figures["s until the exit"].append(time.monotonic() - began)
@@ -127,24 +128,24 @@ def test_damaged_weights_are_not_loaded(tmp_path: Path, engine_cache: Path, time
 @fault(
     "21", f"{MOVES} alias moves under load", "no request fails, every move arrives, one engine at the end", times=MOVES
 )
-def test_fifty_moves_under_load(two_releases: ServeConfig, times: int, figures: Figures) -> None:
+def test_fifty_alias_moves_under_load_fail_no_request(two_releases: ServeConfig, times: int, figures: Figures) -> None:
     with running(two_releases, engine="scripted") as started:
-        with Asking(started.url, 8, pause=0.3) as asking:
+        with Clients(started.url, 8, pause=0.3) as clients:
             release = _champion(two_releases)
             for _ in range(times):
-                release, began = _other(release), time.monotonic()
-                _moved(two_releases, release)
-                assert until(partial(_has_answered, asking, release, began), 60.0), started.log
+                release, began = _other_release(release), time.monotonic()
+                _promote(two_releases, release)
+                assert until(partial(_has_answered, clients, release, began), 60.0), started.log
                 figures["s from the promotion to the first answer"].append(time.monotonic() - began)
-        assert {(item.status, item.broken) for item in asking.told} == {(200, False)}
-        figures["requests"].append(len(asking.told))
+        assert {(item.status, item.broken) for item in clients.outcomes} == {(200, False)}
+        figures["requests"].append(len(clients.outcomes))
         assert until(lambda: [item.release for item in started.status.processes if item.release] == [release])
-        finish(started, asking.told)
+        finish(started, clients.outcomes)
 
 
 @pytest.fixture
 def unreachable(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """No Hub, and no cache of it."""
+    """Make the Hub unreachable, with an empty cache."""
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
     monkeypatch.setenv("HF_HOME", str(tmp_path / "nothing"))
 
@@ -154,8 +155,10 @@ def unreachable(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     "Hub and tracking server out of reach at the start: nobody listens, or nobody answers",
     "a release that is kept here is served at once; what was asked waits in the outbox",
 )
-def test_a_start_without_anybody(config: ServeConfig, unreachable: None, times: int, figures: Figures) -> None:
-    moods: dict[str, Mood] = {"nobody listens": "refusing", "nobody answers": "silent"}
+def test_cached_release_starts_without_hub_and_tracking_server(
+    config: ServeConfig, unreachable: None, times: int, figures: Figures
+) -> None:
+    modes: dict[str, Mode] = {"nobody listens": "refusing", "nobody answers": "silent"}
     relay = Relay(free_port(), free_port())
     reference = release_cache.ReleaseRef(NAME, "champion", "")
     folder = release_cache.recall(config.state_dir / "releases", config.tracking, reference)
@@ -163,14 +166,14 @@ def test_a_start_without_anybody(config: ServeConfig, unreachable: None, times: 
     release_cache.remember(folder.parent, relay.url, reference, folder)
     try:
         for _ in range(times):
-            for what, mood in moods.items():
-                relay.become(mood)
+            for what, mode in modes.items():
+                relay.set_mode(mode)
                 began = time.monotonic()
                 with running(replace(config, tracking_uri=relay.url, watch_s=1.0)) as started:
                     figures[f"s until ready, {what}"].append(time.monotonic() - began)
-                    told = Together(started.url, [ASKED] * 4).told()
-                    assert [item.status for item in told] == [200] * 4
-                    check_records(started, told)
+                    outcomes = ConcurrentRequests(started.url, [ASKED] * 4).outcomes()
+                    assert [item.status for item in outcomes] == [200] * 4
+                    check_records(started, outcomes)
     finally:
         relay.close()
     assert max(max(values) for values in figures.values()) < 20.0
@@ -182,7 +185,7 @@ def test_a_start_without_anybody(config: ServeConfig, unreachable: None, times: 
     "`fledge serve` ends with exit code 1 and shows the error",
     quick=True,
 )
-def test_an_engine_that_cannot_start_says_why(config: ServeConfig, fledge: Run, times: int, figures: Figures) -> None:
+def test_engine_that_cannot_start_is_reported(config: ServeConfig, fledge: Run, times: int, figures: Figures) -> None:
     for _ in range(times):
         began = time.monotonic()
         where = ("--tracking-uri", config.tracking, "--state", config.state, "--port", str(free_port()))
@@ -199,7 +202,7 @@ def test_an_engine_that_cannot_start_says_why(config: ServeConfig, fledge: Run, 
     "port in use, bad setting, bad file of settings; release, version, keys or tracking server that are not there",
     "exit code 2 (the last 1) and two lines: what is wrong, and what to do",
 )
-def test_what_cannot_be_served_is_told_in_a_line(
+def test_invalid_arguments_are_reported_in_two_lines(
     config: ServeConfig, fledge: Run, tmp_path: Path, times: int, figures: Figures
 ) -> None:
     where = ("--tracking-uri", config.tracking, "--state", config.state)
@@ -223,6 +226,6 @@ def test_what_cannot_be_served_is_told_in_a_line(
                 done = fledge("serve", *arguments, cwd=folder)
                 figures["s until the exit"].append(time.monotonic() - began)
                 assert (done.returncode, done.stdout) == (code, ""), done.stderr
-                told = done.stderr.splitlines()
-                assert [line.partition(": ")[0] for line in told] == ["error", "try"], told
-                assert words in told[0]
+                outcomes = done.stderr.splitlines()
+                assert [line.partition(": ")[0] for line in outcomes] == ["error", "try"], outcomes
+                assert words in outcomes[0]

@@ -1,4 +1,4 @@
-"""An hour of ordinary traffic: nothing is lost between the clients and MLflow, and nothing grows."""
+"""An hour of normal traffic: no record is lost, and resources stay bounded."""
 
 import os
 import time
@@ -18,29 +18,29 @@ pytestmark = pytest.mark.soak
 HOURS = float(os.environ.get("FLEDGE_TEST_HOURS", "1"))
 
 
-def test_an_hour(workspace: Workspace, port: int) -> None:
+def test_an_hour_of_traffic_is_recorded_with_bounded_resources(workspace: Workspace, port: int) -> None:
     register(ExperimentConfig(tracking_uri=workspace.tracking_uri, state=workspace.state), name="mine")
     promote("mine", 1, force=True, reason="soak", workspace=workspace)
     config = ServeConfig(tracking_uri=workspace.tracking_uri, state=workspace.state, port=port)
     with served(config, "mine@champion") as endpoint:
-        # Until its caches are full, and it has had the largest batch that can come: also a busy hour may bring one.
-        told = Load(endpoint.url, 16, 60.0, hang_ups=0.1).run()
-        told += Load(endpoint.url, 16, 840 * HOURS, hang_ups=0.1, think=1.0).run()
+        # Fill the caches, and run the largest batch that the hour can bring.
+        outcomes = Load(endpoint.url, 16, 60.0, hang_ups=0.1).run()
+        outcomes += Load(endpoint.url, 16, 840 * HOURS, hang_ups=0.1, think=1.0).run()
         before = measure_processes(endpoint)
-        told += Load(endpoint.url, 16, 2700 * HOURS, hang_ups=0.1, think=1.0).run()
+        outcomes += Load(endpoint.url, 16, 2700 * HOURS, hang_ups=0.1, think=1.0).run()
         waiting, begun = metrics(endpoint, "fledge_recorder_waiting"), time.monotonic()
         caught_up = until(lambda: metrics(endpoint, "fledge_recorder_waiting") == 0, 900)
         seconds = time.monotonic() - begun
         time.sleep(5)
         after, dropped = measure_processes(endpoint), metrics(endpoint, "fledge_outbox_dropped_total")
-    statuses = [item.status for item in told]
+    statuses = [item.status for item in outcomes]
     found = {status: statuses.count(status) for status in sorted(set(statuses))}
-    print(f"\n{len(told)} requests, {found}; {waiting:.0f} traces waited, caught up with in {seconds:.0f} s; "
+    print(f"\n{len(outcomes)} requests, {found}; {waiting:.0f} traces waited, caught up with in {seconds:.0f} s; "
           f"held before {before}, after {after}")  # fmt: skip
     assert caught_up
     assert set(found) == {200}
     assert dropped == 0
-    assert _traces(workspace) == {f"tr-{item.request_id}" for item in told}
+    assert _traces(workspace) == {f"tr-{item.request_id}" for item in outcomes}
     client = MlflowClient(workspace.tracking)
     experiments = [item.experiment_id for item in client.search_experiments()]
     assert not [run for run in client.search_runs(experiments) if run.info.status == "RUNNING"]

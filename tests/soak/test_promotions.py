@@ -1,4 +1,4 @@
-"""Two processes promote at the same time, 200 rounds."""
+"""Concurrent promotions by two processes."""
 
 import time
 
@@ -12,7 +12,7 @@ __all__ = ["released"]
 pytestmark = pytest.mark.soak
 
 
-def test_two_hundred_rounds(released: Workspace) -> None:
+def test_one_promotion_wins_in_each_of_200_rounds(released: Workspace) -> None:
     began = time.monotonic()
     contest(released, 200)
     print(f"200 rounds in {time.monotonic() - began:.0f} s")

@@ -1,4 +1,4 @@
-"""The prompt commands against a tracking server of MLflow 2, in an environment of its own.
+"""The prompt commands with a tracking server of MLflow 2 in a separate environment.
 
     python3 -m venv mlflow2 && mlflow2/bin/pip install "mlflow==2.20.*" "sqlalchemy<2.1"
     FLEDGE_TEST_MLFLOW2=mlflow2/bin/python pytest -m soak tests/soak/test_prompts_on_mlflow2.py
@@ -23,19 +23,19 @@ from tests.conftest import Run
 pytestmark = pytest.mark.soak
 
 PYTHON = os.environ.get("FLEDGE_TEST_MLFLOW2", "")
-SAID = "has no prompt registry"
+REPORT = "has no prompt registry"
 Ask = Callable[..., Any]
 
 
 @pytest.fixture
 def url(tmp_path: Path, port: int) -> Iterator[str]:
-    """A server that is ready."""
+    """Yield the URL of a ready server."""
     if not PYTHON:
         pytest.skip("FLEDGE_TEST_MLFLOW2 names no python with MLflow 2")
     python = Path(PYTHON).absolute()
     command = [str(python), "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
     command += ["--backend-store-uri", "sqlite:///mlflow.db", "--artifacts-destination", "artifacts"]
-    environment = {**os.environ, "PATH": f"{python.parent}:{os.environ['PATH']}"}  # it starts gunicorn by name
+    environment = {**os.environ, "PATH": f"{python.parent}:{os.environ['PATH']}"}  # it finds gunicorn in PATH
     address = f"http://127.0.0.1:{port}"
     with (tmp_path / "server.log").open("w") as log:
         process = subprocess.Popen(
@@ -51,26 +51,26 @@ def url(tmp_path: Path, port: int) -> Iterator[str]:
                 time.sleep(0.5)
         yield address
     finally:
-        os.killpg(process.pid, signal.SIGTERM)  # gunicorn would outlive it
+        os.killpg(process.pid, signal.SIGTERM)  # including gunicorn
         process.wait(30)
 
 
 @pytest.fixture
 def ask(url: str, fledge: Run, tmp_path: Path) -> Ask:
-    """A command's answer in JSON; the user is told once, and only where the server has no registry."""
+    """Run a command and return its JSON; check that a server without a registry is reported once."""
     version = [int(part) for part in httpx.get(f"{url}/version").text.split(".")[:2]]
-    told = int(version < [2, 21])
+    reports = int(version < [2, 21])
 
     def run(*arguments: str) -> Any:
         done = fledge("prompts", *arguments, "--json", "--tracking-uri", url, cwd=tmp_path)
         assert done.returncode == 0, done.stderr
-        assert done.stderr.count(SAID) == told
+        assert done.stderr.count(REPORT) == reports
         return json.loads(done.stdout)
 
     return run
 
 
-def test_prompts(ask: Ask, fledge: Run, url: str, tmp_path: Path) -> None:
+def test_prompt_commands(ask: Ask, fledge: Run, url: str, tmp_path: Path) -> None:
     assert ask("list") == []
     qa, chat = tmp_path / "qa.md", tmp_path / "chat.md"
     qa.write_text("---\ntags: {team: a}\nsettings: {temperature: 0.5}\n---\nAnswer the {{question}} 😀\n")

@@ -1,4 +1,4 @@
-"""What recording costs: the same load with and without it, in turns, on the same machine."""
+"""The cost of recording: the same load with and without it, alternating."""
 
 import time
 from pathlib import Path
@@ -22,7 +22,7 @@ def config(tmp_path_factory: pytest.TempPathFactory, engine_cache: Path) -> Serv
     return create_workspace(tmp_path_factory.mktemp("cost"), engine_cache)
 
 
-def test_recording_costs_little_and_is_caught_up_with(config: ServeConfig) -> None:
+def test_recording_costs_little_and_catches_up(config: ServeConfig) -> None:
     with served(config, record=True) as recording, served(config, record=False) as silent:
         seen: dict[str, list[tuple[float, float]]] = {recording.url: [], silent.url: []}
         for endpoint in (recording, silent):

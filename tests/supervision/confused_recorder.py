@@ -1,4 +1,4 @@
-"""A recorder that says what no recorder says, then what one does."""
+"""A recorder that sends invalid messages, then a valid one."""
 
 import socket
 import sys
@@ -12,5 +12,5 @@ if __name__ == "__main__":
     line.sendall(b'{"event": "promoted", "release": "mine/2"}\n')
     line.sendall(b'{"event": "moved", "name": "mine", "alias": "champion", "release": 2, "folder": "/nowhere"}\n')
     line.sendall(encode_event(RecordsShipped(RecorderFigures(shipped=7, waiting=0, refused=0, last_error=""))))
-    while (heard := line.recv(4096)) and b'"stop"' not in heard:
+    while (received := line.recv(4096)) and b'"stop"' not in received:
         pass

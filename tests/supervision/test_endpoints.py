@@ -1,4 +1,4 @@
-"""A real endpoint: started, asked over HTTP, hurt, stopped."""
+"""A real endpoint: start, requests, crashes, stop."""
 
 import json
 import os
@@ -41,7 +41,7 @@ TABLE = {"columns": ["question"], "data": [[QUESTION]]}
 
 @pytest.fixture
 def config(workspace: Workspace, port: int) -> ServeConfig:
-    """How to serve a champion of the embedded model in this workspace."""
+    """Settings to serve a champion of the embedded model in this workspace."""
     experiment = ExperimentConfig(tracking_uri=workspace.tracking_uri, state=workspace.state)
     register(experiment, name="mine", prompt="simple")
     promote("mine", 1, force=True, reason="test", workspace=workspace)
@@ -66,13 +66,13 @@ def _pids(endpoint: EndpointStatus) -> dict[str, int]:
     return {item.role: item.pid for item in endpoint.processes}
 
 
-def test_it_answers_records_and_stops_without_a_trace_of_processes(
+def test_endpoint_answers_records_and_stops_all_processes(
     config: ServeConfig, endpoint: EndpointStatus, client: httpx.Client
 ) -> None:
     assert set(_pids(endpoint)) == {"supervisor", "engine", "endpoint", "recorder"}
     assert all(item.memory_bytes > 1_000_000 for item in endpoint.processes)
     lines = [" ".join(psutil.Process(pid).cmdline()) for pid in _pids(endpoint).values()]
-    assert not [line for line in lines if config.tracking in line]  # where a password may be, and everybody reads
+    assert not [line for line in lines if config.tracking in line]  # it may contain a password
     assert [check.name for check in check_endpoint(endpoint.url) if not check.passed] == []
     forms: list[dict[str, object]] = [
         {"dataframe_split": TABLE},
@@ -113,7 +113,7 @@ def _assert_traces_match(config: ServeConfig, records: list[OutboxRecord]) -> No
     assert (health.errors, health.requests) == (0, len(records))
 
 
-def test_chat_streams_what_it_would_answer_whole(client: httpx.Client) -> None:
+def test_streamed_chat_equals_the_complete_answer(client: httpx.Client) -> None:
     body = {"model": "mine@champion", "messages": [{"role": "user", "content": QUESTION}]}
     whole = client.post("/v1/chat/completions", json=body).json()
     assert whole["object"] == "chat.completion"
@@ -129,7 +129,7 @@ def test_chat_streams_what_it_would_answer_whole(client: httpx.Client) -> None:
     assert chunks[-1]["choices"][0]["finish_reason"] == "stop"
 
 
-def test_a_conversation_too_long_for_the_model_loses_its_oldest_turns_and_says_so(client: httpx.Client) -> None:
+def test_oldest_turns_of_a_long_conversation_are_left_out_and_counted(client: httpx.Client) -> None:
     turns = [("user", "old words " * 200), ("assistant", "yes"), ("user", QUESTION)]
     body = {"messages": [{"role": role, "content": content} for role, content in turns], "prompt": "none"}
     answer = client.post("/v1/chat/completions", json=body)
@@ -139,7 +139,7 @@ def test_a_conversation_too_long_for_the_model_loses_its_oldest_turns_and_says_s
     assert short.json()["choices"] == answer.json()["choices"]
 
 
-def test_bad_requests_get_their_protocols_errors(client: httpx.Client) -> None:
+def test_invalid_requests_get_errors_of_their_protocol(client: httpx.Client) -> None:
     bad: list[tuple[str, object, int]] = [
         ("/invocations", {}, 400),
         ("/invocations", {"inputs": ["a"], "instances": ["a"]}, 400),
@@ -170,7 +170,7 @@ def test_foreign_hosts_and_origins_are_refused(client: httpx.Client) -> None:
             assert client.request(method, path, headers=headers).status_code == 403
 
 
-def test_a_killed_engine_comes_back(config: ServeConfig, endpoint: EndpointStatus, client: httpx.Client) -> None:
+def test_killed_engine_is_restarted(config: ServeConfig, endpoint: EndpointStatus, client: httpx.Client) -> None:
     os.kill(_pids(endpoint)["engine"], signal.SIGKILL)
     assert until(lambda: client.get("/ready").status_code == 503)
     refused = client.post("/invocations", json={"dataframe_split": TABLE})
@@ -181,18 +181,18 @@ def test_a_killed_engine_comes_back(config: ServeConfig, endpoint: EndpointStatu
     assert {item.role: item.restarts for item in running.processes}["engine"] == 1
 
 
-def test_children_die_with_a_killed_supervisor(config: ServeConfig, endpoint: EndpointStatus) -> None:
+def test_children_end_with_a_killed_supervisor(config: ServeConfig, endpoint: EndpointStatus) -> None:
     os.kill(endpoint.pid, signal.SIGKILL)
     assert until(
         lambda: not any(psutil.pid_exists(pid) for role, pid in _pids(endpoint).items() if role != "supervisor")
     )
     assert status(workspace=config) == []
-    again = serve("mine", config=config)
-    assert again.state == "ready"
+    restarted = serve("mine", config=config)
+    assert restarted.state == "ready"
     stop(workspace=config)
 
 
-def test_a_port_in_use_is_named_with_the_pid_that_is_ours(config: ServeConfig, endpoint: EndpointStatus) -> None:
+def test_port_of_a_running_endpoint_is_refused_with_its_pid(config: ServeConfig, endpoint: EndpointStatus) -> None:
     with pytest.raises(InputError) as caught:
         serve("mine", config=config)
     assert f"port {config.port}" in caught.value.message
@@ -209,8 +209,8 @@ def test_port_taken_during_the_start_is_reported(config: ServeConfig) -> None:
 
 
 def test_export_during_the_start_is_reported(config: ServeConfig, tmp_path: Path) -> None:
-    asked = ExperimentConfig(tracking_uri=config.tracking_uri, state=config.state)
-    register(asked, name="bare", engines=("none",))
+    experiment = ExperimentConfig(tracking_uri=config.tracking_uri, state=config.state)
+    register(experiment, name="bare", engines=("none",))
     said: list[str] = []
     running = serve("bare/1", say=said.append, config=replace(config, cache=str(tmp_path / "cache")))
     stop(workspace=config)
@@ -234,7 +234,7 @@ def test_uncached_release_needs_the_tracking_server(
         find(MlflowClient(tracking_uri=away.tracking_uri), "mine@champion")
 
 
-def test_beyond_loopback_a_key_is_needed(config: ServeConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_listening_beyond_loopback_needs_a_key(config: ServeConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FLEDGE_API_KEY", "short")
     with pytest.raises(InputError, match="needs a key of at least 32 bytes"):
         serve("mine", config=replace(config, host="0.0.0.0"))
@@ -257,17 +257,17 @@ def test_every_route_but_health_needs_a_key(config: ServeConfig, monkeypatch: py
     stop(workspace=config)
 
 
-def test_stopping_nothing(workspace: Workspace) -> None:
+def test_stop_without_an_endpoint_is_refused(workspace: Workspace) -> None:
     with pytest.raises(InputError, match="no endpoint is running"):
         stop(workspace=workspace)
 
 
 @pytest.mark.parametrize("engine", ["openvino", "transformers"])
-def test_a_damaged_release_keeps_serving_and_is_not_loaded_again(config: ServeConfig, engine: Any) -> None:
+def test_release_damaged_while_serving_still_answers_but_is_not_loaded_again(config: ServeConfig, engine: Any) -> None:
     (served,) = (Path(config.state) / "releases").glob("mine-*")
     (stored,) = Path.cwd().glob("mlartifacts/*/models/*/artifacts/artifacts/release")
     for path in [*served.glob("engines/*/*.bin"), *stored.glob("engines/*/*.bin")]:
-        copy = shutil.copyfile(path, path.with_suffix(".copy"))  # of their own: the cache of all tests has them, too
+        copy = shutil.copyfile(path, path.with_suffix(".copy"))  # break hard links to the shared cache
         copy.replace(path)
     endpoint = serve("mine@champion", config=replace(config, engine=engine))
     try:
@@ -275,7 +275,7 @@ def test_a_damaged_release_keeps_serving_and_is_not_loaded_again(config: ServeCo
             before = client.post("/invocations", json={"dataframe_split": TABLE}).json()
             for folder in (served, stored):
                 for path in [*folder.glob("snapshot/*.safetensors"), *folder.glob("engines/*/*.bin")]:
-                    with path.open("r+b") as file:  # in place, as a failing disk does it
+                    with path.open("r+b") as file:  # in place, like a failing disk
                         file.seek(-4096, os.SEEK_END)
                         file.write(b"\xff" * 4096)
             assert client.post("/invocations", json={"dataframe_split": TABLE}).json() == before
@@ -285,7 +285,7 @@ def test_a_damaged_release_keeps_serving_and_is_not_loaded_again(config: ServeCo
         serve("mine@champion", config=config)
 
 
-def test_a_release_whose_prompt_is_a_conversation(config: ServeConfig) -> None:
+def test_release_with_a_conversation_as_prompt(config: ServeConfig) -> None:
     turns = (Message("system", "Answer in one sentence."), Message("user", "{{question}}"))
     open_prompts(workspace=config).register(Draft("chatty", turns))
     register(ExperimentConfig(tracking_uri=config.tracking_uri, state=config.state), name="mine", prompt="chatty")

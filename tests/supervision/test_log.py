@@ -1,4 +1,4 @@
-"""The log of an endpoint: whole lines, whoever wrote them, and no file without end."""
+"""The log of an endpoint: complete lines of all processes, and rotation."""
 
 import contextlib
 import json
@@ -18,7 +18,7 @@ def test_chunks_are_joined_into_lines(tmp_path: Path) -> None:
     for content in (b"INFO: one\ntw", b"o\n", b"thr", b"ee"):
         written.feed("engine mine/1", content)
     written.feed("endpoint", b"\xff\n")
-    written.feed("engine mine/1", b"")  # it ended without a line's end
+    written.feed("engine mine/1", b"")  # the process ended without a newline
     written.close()
     lines = path.read_text(encoding="utf-8").splitlines()
     assert [message_of(line) for line in lines] == ["one", "two", "\ufffd", "three"]
@@ -26,21 +26,21 @@ def test_chunks_are_joined_into_lines(tmp_path: Path) -> None:
     assert path.stat().st_mode & 0o777 == 0o600
 
 
-def test_closed_reader_is_ignored(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_closed_stderr_is_ignored(monkeypatch: pytest.MonkeyPatch) -> None:
     reader, writer = os.pipe()
     stderr = os.fdopen(writer, "w", buffering=1)
     monkeypatch.setattr(sys, "stderr", stderr)
     written = Log(None, as_json=False)
-    written.write("supervisor", "heard")
-    assert os.read(reader, 1000).endswith(b"supervisor: heard\n")
+    written.write("supervisor", "shown")
+    assert os.read(reader, 1000).endswith(b"supervisor: shown\n")
     os.close(reader)
-    written.write("supervisor", "not heard")
+    written.write("supervisor", "lost")
     written.close()
     with contextlib.suppress(BrokenPipeError):
         stderr.close()
 
 
-def test_json_lines(tmp_path: Path) -> None:
+def test_lines_are_json_on_request(tmp_path: Path) -> None:
     path = tmp_path / "log.txt"
     written = Log(path, as_json=True)
     written.write("recorder", 'a "quoted" word')

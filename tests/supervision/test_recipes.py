@@ -1,4 +1,4 @@
-"""What others are given to run an endpoint by."""
+"""The systemd unit and Dockerfile of an endpoint."""
 
 import configparser
 import json
@@ -24,7 +24,7 @@ def test_unit_serves_with_the_same_arguments(fledge: Run, tmp_path: Path) -> Non
     assert not list(tmp_path.iterdir())
 
 
-def test_a_units_words_are_quoted_as_systemd_reads_them() -> None:
+def test_arguments_in_a_unit_are_quoted_for_systemd() -> None:
     unit = systemd_unit("/opt/a b/python", "/srv/50%", ["chat", "--redact", r'regex:\b$"x', "--steps", "5,25"], 30)
     assert r'ExecStart="/opt/a b/python" -m fledge serve chat --redact "regex:\\b$$\"x" --steps 5,25' in unit
     assert "WorkingDirectory=/srv/50%%" in unit
@@ -36,4 +36,4 @@ def test_image_serves_on_all_addresses(fledge: Run, tmp_path: Path) -> None:
     (entry,) = re.findall(r"^ENTRYPOINT (.*)$", done.stdout, flags=re.MULTILINE)
     assert json.loads(entry) == ["fledge", "serve", "chat", "--port", "5002", "--host", "0.0.0.0"]
     assert "EXPOSE 5002" in done.stdout
-    assert done.stdout.index("mkdir --mode 700 .fledge") < done.stdout.index("VOLUME")  # else it would be root's
+    assert done.stdout.index("mkdir --mode 700 .fledge") < done.stdout.index("VOLUME")  # else root would own it

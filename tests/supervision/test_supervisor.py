@@ -1,4 +1,4 @@
-"""A supervisor with a child that talks nonsense."""
+"""A supervisor with a child that sends invalid messages."""
 
 import subprocess
 import sys

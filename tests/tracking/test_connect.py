@@ -55,7 +55,9 @@ def server() -> Iterator[_Server]:
         (0, "no answer in 1 s", "check MLFLOW_TRACKING_URI"),
     ],
 )
-def test_failing_server(server: _Server, monkeypatch: pytest.MonkeyPatch, status: int, reason: str, hint: str) -> None:
+def test_failing_server_is_reported_with_a_hint(
+    server: _Server, monkeypatch: pytest.MonkeyPatch, status: int, reason: str, hint: str
+) -> None:
     if not status:
         monkeypatch.setattr(_mlflow_connection, "FIRST_ANSWER_S", 1)
     server.status = status
@@ -65,6 +67,6 @@ def test_failing_server(server: _Server, monkeypatch: pytest.MonkeyPatch, status
     assert "secret" not in caught.value.message
 
 
-def test_unreachable_server(port: int) -> None:
+def test_unreachable_server_is_reported(port: int) -> None:
     with pytest.raises(FledgeError, match="nothing listens there"):
         connect(f"http://127.0.0.1:{port}")

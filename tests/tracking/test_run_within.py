@@ -49,6 +49,6 @@ def test_interrupt_during_creation_ends_the_run(client: MlflowClient, monkeypatc
 
     monkeypatch.setattr(client, "create_run", interrupted)
     with pytest.raises(KeyboardInterrupt), run_within(client, experiment, "one", {}):
-        pytest.fail("the block is not for a run that was interrupted")
+        pytest.fail("the block of an interrupted run was entered")
     (run,) = client.search_runs([experiment])
     assert run.info.status == "KILLED"

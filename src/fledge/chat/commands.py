@@ -1,4 +1,4 @@
-"""The commands of a session, and parsing of entries."""
+"""Parse an entry of a chat session: a question or one of the commands."""
 
 import difflib
 from typing import NamedTuple
@@ -8,7 +8,7 @@ from fledge.core.errors import InputError
 
 
 class ChatCommand(NamedTuple):
-    """A command without its slash, and its argument."""
+    """A command and its argument, without the slash."""
 
     name: str
     argument: str
@@ -19,32 +19,30 @@ class _Form(NamedTuple):
     help: str
 
 
-# What stands in brackets may be left out; a form without an argument takes none.
+# An argument in brackets is optional.
 FORMS = {
-    "system": _Form("[TEXT]", "tell the model TEXT before the conversation; alone: nothing any more"),
+    "system": _Form("[TEXT]", "set the system text; without TEXT: remove it"),
     "prompt": _Form(
         "[NAME]",
-        "fill each question into a prompt, NAME, NAME/3 or NAME@alias, instead of a release's own; "
-        "alone: no prompt any more",
+        "fill questions into a prompt (NAME, NAME/3 or NAME@alias) instead of the release's own; "
+        "without NAME: send them unchanged",
     ),
-    "reset": _Form("", "forget the conversation; system text and prompt stay"),
-    "save": _Form(
-        "[--overwrite] FILE", "write the conversation: messages as JSONL, or Markdown where FILE ends in .md"
-    ),
-    "good": _Form("[COMMENT]", "the last answer was good (needs a fledge endpoint)"),
-    "bad": _Form("[COMMENT]", "the last answer was bad (needs a fledge endpoint)"),
-    "help": _Form("", "this list"),
-    "exit": _Form("", "leave; so does Ctrl-D"),
+    "reset": _Form("", "start a new conversation; keep system text and prompt"),
+    "save": _Form("[--overwrite] FILE", "save the conversation as JSONL messages, or as Markdown if FILE ends in .md"),
+    "good": _Form("[COMMENT]", "rate the last answer as good (needs a fledge endpoint)"),
+    "bad": _Form("[COMMENT]", "rate the last answer as bad (needs a fledge endpoint)"),
+    "help": _Form("", "show this list"),
+    "exit": _Form("", "leave (also Ctrl-D)"),
 }
 
 
 def parse(entry: Entry) -> ChatCommand | str:
-    """Parse an entry into a command or a question. `//` at the start stands for a slash of the question.
+    """Return the command or the question in an entry; a leading `//` escapes the slash of a question.
 
-    Raises `InputError` for an unknown command, a missing or superfluous argument, and invalid text.
+    Raises `InputError` for an unknown command, an extra or missing argument, and invalid text.
     """
     if any("\ud800" <= character <= "\udfff" for character in entry.text):
-        raise InputError("what was entered is not valid text", hint="check the encoding of the terminal or file: UTF-8")
+        raise InputError("the input is not valid text", hint="check the encoding of the terminal or file: UTF-8")
     text = entry.text.strip()
     if entry.is_block or not text.startswith("/"):
         return entry.text.strip("\n")
@@ -59,21 +57,21 @@ def parse(entry: Entry) -> ChatCommand | str:
         hint = f"/{close[0]}" if close else "/help"
         meant = f"; did you mean /{close[0]}?" if close else ""
         raise InputError(
-            f"there is no command /{name}{meant}", hint=f"{hint}, or //{name} for a question that begins so"
+            f"unknown command /{name}{meant}", hint=f"{hint}, or //{name} to ask a question that starts so"
         )
     form = FORMS[name].argument
     if argument and not form:
-        raise InputError(f"/{name} takes nothing after it", hint=f"/{name}")
+        raise InputError(f"/{name} takes no argument", hint=f"/{name}")
     if not argument and form and not form.endswith("]"):
         raise InputError(f"/{name} needs {form.split()[-1]}", hint=f"/{name} {form}")
     return ChatCommand(name, argument)
 
 
 def help_text() -> str:
-    """Return the commands, one per line, and how to enter several lines."""
+    """Return a line for each command, and how to enter several lines."""
     rows = [(f"/{name} {form.argument}".rstrip(), form.help) for name, form in FORMS.items()]
     width = max(len(left) for left, _ in rows)
     lines = [f"{left:{width}}  {text}" for left, text in rows]
     return "\n".join(
-        [*lines, f"A line that ends in a backslash goes on; so does everything between two lines of {MARK}."]
+        [*lines, f"To enter several lines, end each with a backslash, or put them between two lines of {MARK}."]
     )

@@ -1,4 +1,4 @@
-"""The turns of a session, its system text and prompt, and the messages for a model. Pure."""
+"""A conversation: its turns, system text and prompt, and the messages to send. Pure."""
 
 import json
 from collections.abc import Sequence
@@ -12,11 +12,10 @@ from fledge.prompts.prompt import Prompt
 
 @dataclass(frozen=True)
 class Turn:
-    """One turn of a session. `conversation` counts from 1; `/reset` starts the next one.
+    """One turn of a session. `conversation` counts from 1 and increases with each reset.
 
-    A question has the label of the `prompt` that it was filled into, locally or by the release. An answer has its
-    `request_id` (None without one), its finish reason, its duration in seconds, and the number of oldest turns that did
-    not fit in the model's window.
+    A question has the label of the `prompt` it was filled into, by the session or the release; an answer has its
+    `request_id` if the partner gave one, its `finish_reason` and its duration in seconds.
     """
 
     role: Role
@@ -33,7 +32,7 @@ class Turn:
 
 
 class Reply(NamedTuple):
-    """The answer to a question; `prompt` is the release's prompt if it was used."""
+    """An answer; `prompt` is the label of the release's own prompt, if the question was filled into it."""
 
     text: str
     finish_reason: str
@@ -44,7 +43,7 @@ class Reply(NamedTuple):
 
 
 class Dialogue:
-    """The turns of a session. `log` has all of them, including those of earlier conversations."""
+    """The turns of a session; `log` includes those before a reset."""
 
     def __init__(self, system: str = "") -> None:
         self.system = system
@@ -53,41 +52,41 @@ class Dialogue:
         self._number = 1
 
     def use(self, prompt: Prompt | None) -> None:
-        """Set the prompt into which further questions are filled, or none.
+        """Fill the next questions into `prompt`; None sends them unchanged.
 
-        Raises `InputError` for a prompt with several variables, or one that does not end with a turn of the user.
+        Raises `InputError` for a prompt that has not exactly one variable, or does not end with a turn of the user.
         """
         if prompt is not None:
             if len(prompt.variables) != 1:
                 raise InputError(
                     f"prompt {prompt.label} has the variables {', '.join(prompt.variables)}; "
-                    "a session fills in one, the question",
+                    "a session fills in only the question",
                     hint="/prompt simple, or one of your own with one variable",
                 )
             if not isinstance(prompt.template, str) and prompt.template[-1].role != "user":
                 raise InputError(
-                    f"prompt {prompt.label} ends with a turn of the {prompt.template[-1].role}, not with a question",
+                    f"prompt {prompt.label} ends with a turn of the {prompt.template[-1].role}, not of the user",
                     hint="/prompt simple, or one of your own that ends with a turn of the user",
                 )
         self.prompt = prompt
 
     def messages(self, question: str) -> list[Message]:
-        """Return the messages for a question: system text, the prompt's first turns, the conversation, the question.
+        """Return the messages to send: system text, first turns of the prompt, conversation, question.
 
-        A prompt's system text replaces the session's.
+        A system text of the prompt replaces the session's.
         """
-        opening = [Message("system", self.system)] if self.system else []
-        asked = Message("user", question)
+        head = [Message("system", self.system)] if self.system else []
+        last = Message("user", question)
         if self.prompt is not None:
             filled = self.prompt.fill({self.prompt.variables[0]: question})
             turns = [Message("user", filled)] if isinstance(filled, str) else list(filled)
-            first, asked = turns[:-1], turns[-1]
-            opening = first if any(turn.role == "system" for turn in first) else opening + first
+            first, last = turns[:-1], turns[-1]
+            head = first if any(turn.role == "system" for turn in first) else head + first
         history = [Message(turn.role, turn.content) for turn in self.turns if turn.role != "system"]
-        return [*opening, *history, asked]
+        return [*head, *history, last]
 
     def keep(self, sent: Sequence[Message], answer: Reply) -> None:
-        """Add a question, as it was sent, and its answer to the log."""
+        """Add a question, as it was sent, and its answer."""
         system = "\n".join(message.content for message in sent if message.role == "system")
         known = next((turn.content for turn in reversed(self.turns) if turn.role == "system"), "")
         if system != known:
@@ -107,12 +106,12 @@ class Dialogue:
         )
 
     def reset(self) -> None:
-        """Start a new conversation with the same system text and prompt."""
+        """Start a new conversation; keep system text and prompt."""
         self._number += 1
 
     @property
     def turns(self) -> list[Turn]:
-        """Return the turns of the current conversation."""
+        """The turns of the current conversation."""
         return [turn for turn in self.log if turn.conversation == self._number]
 
     @property
@@ -121,14 +120,14 @@ class Dialogue:
 
 
 def as_jsonl(turns: Sequence[Turn]) -> str:
-    """Return the turns as messages of OpenAI's protocol, one per line."""
+    """Return one message of OpenAI's protocol per line."""
     return "".join(
         json.dumps({"role": turn.role, "content": turn.content}, ensure_ascii=False) + "\n" for turn in turns
     )
 
 
 def as_markdown(title: str, turns: Sequence[Turn]) -> str:
-    """Return the turns as Markdown with a heading for each."""
+    """Return a page with a heading for each turn."""
     parts = [f"# {title}\n"]
     for turn in turns:
         prompt = f" ({turn.prompt})" if turn.prompt else ""

@@ -1,4 +1,4 @@
-"""An endpoint as the partner of a session: fledge's, or any other with OpenAI's protocol."""
+"""An endpoint as the partner of a session: fledge's own, or any with OpenAI's protocol."""
 
 import secrets
 from collections.abc import Generator, Mapping, Sequence
@@ -19,13 +19,13 @@ class EndpointPartner:
     """
 
     def __init__(self, url: str) -> None:
-        """Raises `FledgeError` if the URL does not respond, `InputError` if it denies access or lists no model."""
+        """Raise `FledgeError` if it does not respond, `InputError` if it rejects the key or lists no models."""
         self._is_fledge = _is_fledge(url)
         self._client = Client(url, openai=not self._is_fledge)
-        self._session = secrets.token_hex(16)  # so that all of a conversation is answered by one arm
+        self._session = secrets.token_hex(16)  # one arm answers the whole conversation
         self._model = self._client.address.model
         try:
-            name = self._settle_model()
+            name = self._choose_model()
         except BaseException:
             self._client.close()
             raise
@@ -47,18 +47,20 @@ class EndpointPartner:
         except KeyRejectedError:
             raise
         except InputError as error:
-            raise InputError(error.message, hint="ask otherwise, or /reset") from None
+            raise InputError(error.message, hint="change the question, or /reset") from None
 
     def feedback(self, request_id: str, value: bool, comment: str) -> None:
         if not self._is_fledge:
-            raise InputError(f"feedback needs a fledge endpoint: {self._client.address.host} is none", NO_FEEDBACK_HINT)
+            raise InputError(
+                f"feedback needs a fledge endpoint: {self._client.address.host} is not one", NO_FEEDBACK_HINT
+            )
         self._client.feedback(request_id, value, name="thumbs", comment=comment)
 
     def close(self) -> None:
         self._client.close()
 
-    def _settle_model(self) -> str:
-        """Return the model's name. fledge's endpoints choose it, others require it."""
+    def _choose_model(self) -> str:
+        """Return the name of the model. Only endpoints that are not fledge's need one in the request."""
         if self._model and not self._is_fledge:
             return self._model
         names: Sequence[str] = ()
@@ -66,7 +68,7 @@ class EndpointPartner:
             names = self._client.models()
         except KeyRejectedError:
             raise
-        except FledgeError:  # whoever lists none may still answer
+        except FledgeError:  # an endpoint without a list of models may still answer
             pass
         if not self._is_fledge:
             if not names:
@@ -77,7 +79,7 @@ class EndpointPartner:
 
 
 def _is_fledge(url: str) -> bool:
-    """Return whether `/ready` responds like fledge's. It is requested without a key, which is chosen afterwards."""
+    """Return whether `/ready` responds as fledge's does. It needs no key, so it can be called before one is chosen."""
     with Client(url, key="") as client:
         try:
             client.ready()

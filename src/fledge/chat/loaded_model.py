@@ -20,7 +20,7 @@ from fledge.prompts.prompt import Prompt
 from fledge.releases.manifest import load_manifest
 
 Conversation: TypeAlias = Sequence[Message] | Sequence[Mapping[str, str]]
-"""Turns of a role (system, user or assistant) and a content."""
+"""Turns with a role (system, user or assistant) and a content."""
 
 ROLES = get_args(Role)
 
@@ -61,10 +61,10 @@ class LoadedModel:
 
         Raises `InputError` for a prompt that does not fit, and for invalid settings.
         """
-        params = _changed(self.generation, {**self._new_seed(), **settings})
+        params = _override(self.generation, {**self._new_seed(), **settings})
         several = not isinstance(prompt, str) and all(isinstance(item, str) for item in prompt)
         prompts: Sequence[Any] = prompt if several else [prompt]
-        answers = generate(self._engine, [self._asked(item) for item in prompts], params)
+        answers = generate(self._engine, [self._to_engine_prompt(item) for item in prompts], params)
         texts = [answer.text.strip() for answer in answers]
         return texts if several else texts[0]
 
@@ -73,8 +73,10 @@ class LoadedModel:
 
         Raises `InputError` as `generate` does, also during the iteration.
         """
-        answer = self._engine.submit(self._asked(prompt), _changed(self.generation, {**self._new_seed(), **settings}))
-        return strip_stream(_pieces(answer))
+        answer = self._engine.submit(
+            self._to_engine_prompt(prompt), _override(self.generation, {**self._new_seed(), **settings})
+        )
+        return strip_stream(_iterate_text(answer))
 
     def close(self) -> None:
         """Stop running answers and free the model."""
@@ -92,8 +94,8 @@ class LoadedModel:
     def _new_seed(self) -> dict[str, int]:
         return {} if self._seeded else {"seed": draw_seed()}
 
-    def _asked(self, prompt: str | Conversation) -> str | list[Message]:
-        turns = [Message("user", prompt)] if isinstance(prompt, str) else [_turn(item) for item in prompt]
+    def _to_engine_prompt(self, prompt: str | Conversation) -> str | list[Message]:
+        turns = [Message("user", prompt)] if isinstance(prompt, str) else [_parse_turn(item) for item in prompt]
         if self._prompt is not None:
             filled = fill_conversation(self._prompt, turns, {})
             if filled is not None:
@@ -118,34 +120,34 @@ def load_model(model: str | None = None, *, config: ExperimentConfig | None = No
             for item, value in manifest.generation.items()
             if item in REQUEST_SETTINGS and not config.sets(item)
         }
-        generation, prompt = _changed(generation, own), prompt_of(manifest)
+        generation, prompt = _override(generation, own), prompt_of(manifest)
     chats = isinstance(found, RemoteModel) or found.has_chat_template
     return LoadedModel(
         name, selection.start(config, found, say), generation, prompt=prompt, chats=chats, seeded=config.sets("seed")
     )
 
 
-def _changed(generation: GenerationParams, settings: Mapping[str, Any]) -> GenerationParams:
+def _override(generation: GenerationParams, settings: Mapping[str, Any]) -> GenerationParams:
     unknown = sorted(settings.keys() - set(REQUEST_SETTINGS))
     if unknown:
-        raise InputError(f"no generation setting {unknown[0]!r}", hint=f"one of: {', '.join(REQUEST_SETTINGS)}")
+        raise InputError(f"unknown generation setting {unknown[0]!r}", hint=f"one of: {', '.join(REQUEST_SETTINGS)}")
     stop = settings.get("stop", generation.stop)
     try:
         return replace(generation, **{**settings, "stop": (stop,) if isinstance(stop, str) else tuple(stop)})
     except (TypeError, ValueError) as error:
-        raise InputError(f"generation settings: {error}", hint="see fledge.GenerationParams") from None
+        raise InputError(f"invalid generation settings: {error}", hint="see fledge.GenerationParams") from None
 
 
-def _turn(given: object) -> Message:
+def _parse_turn(given: object) -> Message:
     if isinstance(given, Message):
         return given
     if isinstance(given, Mapping) and given.get("role") in ROLES and isinstance(given.get("content"), str):
         return Message(given["role"], given["content"])
     hint = '{"role": "user", "content": "..."}, where the role is one of: ' + ", ".join(ROLES)
-    raise InputError(f"{given!r} is no turn of a conversation", hint=hint)
+    raise InputError(f"invalid turn of a conversation: {given!r}", hint=hint)
 
 
-def _pieces(answer: Stream) -> Iterator[str]:
+def _iterate_text(answer: Stream) -> Iterator[str]:
     try:
         for chunk in answer:
             yield chunk.text

@@ -1,4 +1,4 @@
-"""The partner of a session: its interface, and a local engine."""
+"""The partner of a session: its protocol, and a local engine as one."""
 
 from collections.abc import Generator, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
@@ -17,8 +17,8 @@ NO_FEEDBACK_HINT = "fledge serve NAME@champion --detach, then fledge chat http:/
 class AnswerPart(NamedTuple):
     """The next part of an answer; the last one has a `finish_reason`.
 
-    `turns_left_out` is the number of oldest turns that did not fit in the model's window. It is sent once, as are the
-    `request_id`, if there is one, and the label of the partner's `prompt`, if it was used.
+    `turns_left_out` counts the oldest turns that did not fit into the context window. It is set in one part only, as
+    are `request_id` and `prompt`, the label of the partner's own prompt if the question was filled into it.
     """
 
     text: str = ""
@@ -29,31 +29,28 @@ class AnswerPart(NamedTuple):
 
 
 class Partner(Protocol):
-    """Answers conversations. `description` is shown to the user."""
+    """Answers conversations; `description` is shown to the user."""
 
     description: str
 
     def ask(
         self, messages: Sequence[Message], settings: Mapping[str, Any], *, plain: bool = False
     ) -> Generator[AnswerPart]:
-        """Yield an answer as it is generated; closing the generator stops it. `settings` are fields of
-                `GenerationParams`.
+        """Yield an answer in parts; closing the generator cancels it. `settings` are fields of `GenerationParams`.
 
-        A release uses its own prompt, unless `plain`.
-
-        Raises `FledgeError`, also during the iteration, if there is no answer or it is incomplete.
+        A release fills the question into its own prompt unless `plain`. Raises `FledgeError`, also between parts.
         """
         ...
 
     def feedback(self, request_id: str, value: bool, comment: str) -> None:
-        """Record feedback on an answer. Raises `FledgeError` if it is rejected."""
+        """Record feedback on an answer. Raises `FledgeError` if it is refused."""
         ...
 
     def close(self) -> None: ...
 
 
 class EnginePartner:
-    """A local engine, which it closes; `prompt` is that of its release."""
+    """A local engine, which `close` closes; `prompt` is the own prompt of a release."""
 
     def __init__(self, engine: Engine, name: str, prompt: Prompt | None = None) -> None:
         self.description = f"{name} on {engine.info.name} ({engine.info.device})"
@@ -63,7 +60,7 @@ class EnginePartner:
     def ask(
         self, messages: Sequence[Message], settings: Mapping[str, Any], *, plain: bool = False
     ) -> Generator[AnswerPart]:
-        filled = None if plain or self._prompt is None else self._filled(self._prompt, messages)
+        filled = None if plain or self._prompt is None else self._fill(self._prompt, messages)
         asked = messages if filled is None else filled
         stream = self._engine.submit(
             asked if isinstance(asked, str) else list(asked), GenerationParams(**{"seed": draw_seed(), **settings})
@@ -77,14 +74,14 @@ class EnginePartner:
         finally:
             stream.cancel()
 
-    def _filled(self, prompt: Prompt, messages: Sequence[Message]) -> Template | None:
+    def _fill(self, prompt: Prompt, messages: Sequence[Message]) -> Template | None:
         try:
             return fill_conversation(prompt, messages, {})
         except InputError as error:
-            raise InputError(error.message, hint="/prompt asks the questions as they are") from None
+            raise InputError(error.message, hint="/prompt to send questions unchanged") from None
 
     def feedback(self, request_id: str, value: bool, comment: str) -> None:  # noqa: ARG002 (the protocol's)
-        raise InputError("feedback needs a fledge endpoint: nothing is recorded here", hint=NO_FEEDBACK_HINT)
+        raise InputError("feedback needs a fledge endpoint: a local model records nothing", hint=NO_FEEDBACK_HINT)
 
     def close(self) -> None:
         self._engine.close()

@@ -1,4 +1,4 @@
-"""A session: turns entries into answers and commands, which its caller shows."""
+"""A chat session: ask questions and run commands; output goes to the callbacks of the caller."""
 
 import contextlib
 import os
@@ -31,39 +31,41 @@ OVERWRITE = "--overwrite "
 
 @dataclass(frozen=True)
 class ChatConfig(EngineSettings):
-    """Settings of a session. An endpoint receives only the `chosen` ones and supplies the others."""
+    """Settings of a session. Those not in `chosen` are not sent, so an endpoint uses its own."""
 
     generation: GenerationParams = field(default_factory=GenerationParams)
-    system: str = option("", "what the model is told before the conversation")
-    chat_history: bool = option(True, "keep the lines typed in a terminal for the next session, in the state folder")
+    system: str = option("", "system text before the conversation")
+    chat_history: bool = option(True, "keep the input history of the terminal in the state folder")
     chosen: tuple[str, ...] = ()
 
     @classmethod
     def load(cls, flags: Mapping[str, Any] | None = None) -> "ChatConfig":
-        """Load the settings from all sources."""
+        """Load from all sources of settings."""
         resolved = load(cls, flags)
-        given = {name for name, origin in resolved.origins.items() if origin != "default"}
-        chosen = tuple(item.name for item in fields(GenerationParams) if item.name in given)
+        configured = {name for name, origin in resolved.origins.items() if origin != "default"}
+        chosen = tuple(item.name for item in fields(GenerationParams) if item.name in configured)
         return replace(resolved.value, chosen=chosen)
 
     @property
     def settings(self) -> dict[str, Any]:
-        """Return the generation settings that were chosen or differ from their defaults, by name."""
-        usual = GenerationParams()
+        """Generation settings that were chosen or differ from the default, by name."""
+        defaults = GenerationParams()
         values = {item.name: getattr(self.generation, item.name) for item in fields(GenerationParams)}
-        return {name: value for name, value in values.items() if name in self.chosen or value != getattr(usual, name)}
+        return {
+            name: value for name, value in values.items() if name in self.chosen or value != getattr(defaults, name)
+        }
 
 
 def open_partner(config: ChatConfig, target: str, say: Say = silent) -> Partner:
-    """Return the partner for a name: the endpoint at a URL, else the model's engine.
+    """Return the partner for a target: the endpoint at a URL, or a model in this process.
 
-    `say` receives progress messages. Raises `FledgeError` if it cannot answer.
+    `say` receives the progress. Raises `FledgeError` if the endpoint does not respond or the model cannot run.
     """
     try:
         found = selection.find(target, config)
     except InputError:
         raise
-    except ValueError as error:  # as urllib says it
+    except ValueError as error:  # from urllib
         raise InputError(f"{target}: {error}", hint="fledge chat http://127.0.0.1:5001") from None
     if isinstance(found, selection.RemoteModel):
         if config.engine not in ("auto", "remote"):
@@ -76,8 +78,7 @@ def open_partner(config: ChatConfig, target: str, say: Say = silent) -> Partner:
 
 
 class Session:
-    """A conversation with a partner. `show` receives an answer's text, `say` messages for the user, `hint` optional
-    ones."""
+    """A conversation with a partner. `show` receives the text of answers, `say` messages, and `hint` optional notes."""
 
     def __init__(self, config: ChatConfig, target: str, partner: Partner, show: Say, say: Say, hint: Say) -> None:
         self.dialogue = Dialogue(config.system)
@@ -88,17 +89,17 @@ class Session:
         self._say = say
         self._hint = hint
         self._prompts: PromptStore | None = None
-        self._plain = False  # whether a release is asked without its own prompt
+        self._plain = False  # whether to skip the own prompt of a release
         self._left_out = 0
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the session as in the command's JSON."""
+        """All turns, as in the JSON of the command."""
         return {"target": self._target, "turns": [turn.as_dict() for turn in self.dialogue.log]}
 
     def handle(self, entry: Entry) -> bool:
-        """Ask a question or run a command. Returns False for `/exit`.
+        """Ask a question or run a command. Return False if the user leaves.
 
-        Raises `FledgeError` if it fails; the session can continue, and a failed question is not part of it.
+        Raises `FledgeError` if that failed; the session can continue, without the failed question.
         """
         parsed = parse(entry)
         if isinstance(parsed, str):
@@ -106,24 +107,24 @@ class Session:
         elif parsed.name == "exit":
             return False
         else:
-            self._run_command(parsed)
+            self._run(parsed)
         return True
 
     def _ask(self, question: str) -> None:
-        """Ask, and show the answer as it is generated. An interrupted answer is kept as far as it was generated."""
+        """Ask and show the answer part by part. The text of an interrupted answer is kept."""
         sent = self.dialogue.messages(question)
         settings = self._settings()
-        text = reason = identity = prompt = ""
+        text = reason = request_id = prompt = ""
         left_out = 0
         started = time.perf_counter()
         try:
             with contextlib.closing(self._partner.ask(sent, settings, plain=self._plain)) as parts:
                 for part in parts:
                     fresh = part.text if text.strip() else part.text.lstrip()
-                    text += part.text  # first: what may have been seen is remembered
+                    text += part.text  # before showing it: an interrupt must not lose shown text
                     self._show(fresh)
                     reason = part.finish_reason or reason
-                    identity = part.request_id or identity
+                    request_id = part.request_id or request_id
                     left_out = part.turns_left_out or left_out
                     prompt = part.prompt or prompt
         except KeyboardInterrupt:
@@ -131,7 +132,7 @@ class Session:
                 if text.strip():
                     self._show("\n")
                     self.dialogue.keep(
-                        sent, Reply(text, "cancelled", identity, time.perf_counter() - started, prompt, left_out)
+                        sent, Reply(text, "cancelled", request_id, time.perf_counter() - started, prompt, left_out)
                     )
             raise
         except FledgeError:
@@ -139,34 +140,34 @@ class Session:
                 self._show("\n")
             raise
         self._show("" if text.endswith("\n") and text.strip() else "\n")
-        self.dialogue.keep(sent, Reply(text, reason, identity, time.perf_counter() - started, prompt, left_out))
-        self._report(text, reason, left_out)
+        self.dialogue.keep(sent, Reply(text, reason, request_id, time.perf_counter() - started, prompt, left_out))
+        self._explain(text, reason, left_out)
 
-    def _report(self, text: str, reason: str, left_out: int) -> None:
+    def _explain(self, text: str, reason: str, left_out: int) -> None:
         if not text.strip():
             self._say("(the answer is empty)")
         if reason == "length":
-            self._say("(the answer was cut at the token limit; --max-tokens N raises it)")
+            self._say("(cut off at the maximum number of tokens; --max-tokens N allows more)")
         if left_out and left_out != self._left_out:
             turns = "oldest turn was" if left_out == 1 else f"{left_out} oldest turns were"
-            self._say(f"(the {turns} left out: the model's window is full; /reset starts a new conversation)")
+            self._say(f"(the {turns} left out: the context window is full; /reset starts a new conversation)")
         self._left_out = left_out
 
     def _settings(self) -> dict[str, Any]:
-        """Return the generation settings of the next question; a prompt's own take precedence."""
+        """Return the generation settings of the next question; a prompt's own override those of the session."""
         prompt = self.dialogue.prompt
         if prompt is None:
             return self._config.settings
-        whole = resolve_generation(self._config.generation, prompt)
-        own = {name: getattr(whole, name) for key, name in PROMPT_SETTINGS.items() if key in prompt.settings}
+        resolved = resolve_generation(self._config.generation, prompt)
+        own = {name: getattr(resolved, name) for key, name in PROMPT_SETTINGS.items() if key in prompt.settings}
         return self._config.settings | own
 
-    def _run_command(self, command: ChatCommand) -> None:
+    def _run(self, command: ChatCommand) -> None:
         argument = command.argument
         match command.name:
             case "system":
                 self.dialogue.system = argument
-                self._hint("system text set" if argument else "no system text")
+                self._hint("system text set" if argument else "system text removed")
             case "prompt":
                 self._use_prompt(argument)
             case "reset":
@@ -192,7 +193,7 @@ class Session:
         prompt = apply_format(self._prompts.load(name), "chat")
         self.dialogue.use(prompt)
         self._plain = True
-        self._hint(f"questions are filled into {prompt.label}; /prompt alone turns that off")
+        self._hint(f"questions are filled into {prompt.label}; /prompt without a name turns that off")
 
     def _save(self, argument: str) -> None:
         overwrite = f"{argument} ".startswith(OVERWRITE)
@@ -206,33 +207,33 @@ class Session:
         title = f"Conversation with {self._target}"
         text = as_markdown(title, turns) if path.suffix.lower() == ".md" else as_jsonl(turns)
         _write(path, text, overwrite=overwrite)
-        self._hint(f"{len(turns)} turns are in {path}")
+        self._hint(f"saved {len(turns)} turns in {path}")
 
     def _feedback(self, word: str, comment: str) -> None:
         last = self.dialogue.last_answer
         if last is None:
-            raise InputError("there is no answer yet", hint="ask something first")
+            raise InputError("there is no answer to rate", hint="ask something first")
         self._partner.feedback(last.request_id or "", word == "good", comment)
-        self._hint(f"noted: {word}")
+        self._hint(f"feedback sent: {word}")
 
 
 def _write(path: Path, text: str, *, overwrite: bool) -> None:
-    """Write a file with mode 0600. Raises `InputError` if it exists or cannot be written."""
-    made: Path | None = None
+    """Write a file of mode 0600. Raises `InputError` if it exists, unless `overwrite`, or cannot be written."""
+    created: Path | None = None
     try:
         path = path.expanduser()
-        place = path.with_name(f".{path.name}.{os.getpid()}") if overwrite else path
-        with open(os.open(place, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
-            made = place
+        target = path.with_name(f".{path.name}.{os.getpid()}") if overwrite else path
+        with open(os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
+            created = target
             file.write(text)
         if overwrite:
-            place.replace(path)
-        made = None
+            target.replace(path)
+        created = None
     except FileExistsError:
         raise InputError(f"{path} already exists", hint=f"/save {OVERWRITE}{path}") from None
-    except (OSError, ValueError, RuntimeError) as error:  # of a disk, a name, or a home that there is not
+    except (OSError, ValueError, RuntimeError) as error:  # full disk, invalid name, unknown home
         reason = error.strerror if isinstance(error, OSError) else str(error)
         raise InputError(f"{path} cannot be written: {reason}", hint="choose another path") from None
     finally:
-        if made:
-            made.unlink(missing_ok=True)
+        if created:
+            created.unlink(missing_ok=True)

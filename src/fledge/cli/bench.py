@@ -28,7 +28,7 @@ def engine(as_json: bool, **flags: Any) -> None:
     config = load(BenchConfig, flags).value
     with steps_progress("measuring") as progress:
         result = bench_engines(config, progress=progress, say=message)
-    emit(as_json, result.as_dict(), *_tables(result), _legend(result))
+    emit(as_json, result.as_dict(), *_tables(result), _format_legend(result))
     if not as_json:
         message(f"plot and figures: MLflow experiment {config.experiment_name}, run {result.run_id}")
 
@@ -54,7 +54,7 @@ def serve(as_json: bool, **flags: Any) -> None:
     config = load(ServeBenchConfig, flags).value
     with steps_progress("measuring") as progress:
         result = bench_serve(config, progress=progress, say=message)
-    emit(as_json, result.as_dict(), *_serve_tables(config, result), _serve_legend(config, result))
+    emit(as_json, result.as_dict(), *_serve_tables(config, result), _format_serve_legend(config, result))
     if not as_json:
         message(f"plot and figures: MLflow experiment {config.experiment_name}, run {result.run_id}")
 
@@ -77,19 +77,19 @@ def _experiment_tables(result: ExperimentBenchResult) -> Iterator[Table | str]:
 def _serve_tables(config: ServeBenchConfig, result: ServeBenchResult) -> Iterator[Table]:
     """Yield two tables for each model."""
     for model in result.models:
-        yield _serve_table(result, model)
-        yield _servers_table(config, result, model["name"])
+        yield _build_serve_table(result, model)
+        yield _build_servers_table(config, result, model["name"])
 
 
-def _serve_table(result: ServeBenchResult, model: dict[str, Any]) -> Table:
+def _build_serve_table(result: ServeBenchResult, model: dict[str, Any]) -> Table:
     rows = [
         [
             row["peer"],
             f"{row['load']:g}{'' if row['loop'] == 'closed' else '/s'}",
             f"{row['requests_per_s']:.2f}",
-            _ms(row["ttft_p50_s"]),
-            f"{_ms(row['inter_token_p50_s'])}/{_ms(row['inter_token_p99_s'])}".strip("/"),
-            f"{_seconds(row['latency_p50_s'])}/{_seconds(row['latency_p99_s'])}".strip("/"),
+            _format_ms(row["ttft_p50_s"]),
+            f"{_format_ms(row['inter_token_p50_s'])}/{_format_ms(row['inter_token_p99_s'])}".strip("/"),
+            f"{_format_seconds(row['latency_p50_s'])}/{_format_seconds(row['latency_p99_s'])}".strip("/"),
             f"{row['goodput_per_s']:.2f}",
             row["errors"],
         ]
@@ -97,17 +97,17 @@ def _serve_table(result: ServeBenchResult, model: dict[str, Any]) -> Table:
         if row["model"] == model["name"]
     ]
     columns = ["server", "load", "req/s", "TTFT", "ITL", "latency", "good/s", "err"]
-    return table(_title(result, model), columns, rows)
+    return table(_format_title(result, model), columns, rows)
 
 
-def _servers_table(config: ServeBenchConfig, result: ServeBenchResult, model: str) -> Table:
+def _build_servers_table(config: ServeBenchConfig, result: ServeBenchResult, model: str) -> Table:
     ratios = result.ratios[model].get(config.subjects[0], {})
     rows = [
         [
             server["peer"],
-            _seconds(server["ready_seconds"]),
+            _format_seconds(server["ready_seconds"]),
             round(server["memory_bytes"] / 1e6),
-            *(_times(ratios.get(server["peer"], {}).get(f"{load:g}")) for load in config.loads),
+            *(_format_ratio(ratios.get(server["peer"], {}).get(f"{load:g}")) for load in config.loads),
         ]
         for server in result.peers
         if server["model"] == model
@@ -115,7 +115,7 @@ def _servers_table(config: ServeBenchConfig, result: ServeBenchResult, model: st
     return table("", ["server", "ready s", "MB", *(f"ratio {load:g}" for load in config.loads)], rows)
 
 
-def _serve_legend(config: ServeBenchConfig, result: ServeBenchResult) -> str:
+def _format_serve_legend(config: ServeBenchConfig, result: ServeBenchResult) -> str:
     lines = [
         f"load: concurrent clients (closed loop) or requests/s (open loop); {config.tokens} new tokens per request.",
         "TTFT: ms to the first token; ITL: ms between chunks of an answer, p50/p99; latency: s, p50/p99.",
@@ -133,15 +133,15 @@ def _serve_legend(config: ServeBenchConfig, result: ServeBenchResult) -> str:
     return "\n".join([*lines, *result.notes])
 
 
-def _times(ratio: float | None) -> str:
+def _format_ratio(ratio: float | None) -> str:
     return "" if ratio is None else f"{ratio:.1f}"
 
 
-def _ms(seconds: float | None) -> str:
+def _format_ms(seconds: float | None) -> str:
     return "" if seconds is None else f"{seconds * 1000:.0f}"
 
 
-def _seconds(seconds: float | None) -> str:
+def _format_seconds(seconds: float | None) -> str:
     return "" if seconds is None else f"{seconds:.2f}"
 
 
@@ -154,7 +154,7 @@ def _tables(result: BenchResult) -> Iterator[Table]:
                 row["peer"] if row["peer"] != PEER else "generate (peer)",
                 row["load"],
                 round(row["output_tokens_per_s"]),
-                _ratio(result, row),
+                _format_ratio_to_fledge(result, row),
                 round(row["ttft_p50_s"] * 1000),
                 f"{row['inter_token_p50_s'] * 1000:.0f}/{row['inter_token_p99_s'] * 1000:.0f}",
                 "" if row["share_of_limit"] is None else f"{row['share_of_limit']:.0%}",
@@ -163,21 +163,21 @@ def _tables(result: BenchResult) -> Iterator[Table]:
             for row in result.rows
             if row["model"] == model["name"]
         ]
-        yield table(_title(result, model), columns, rows)
+        yield table(_format_title(result, model), columns, rows)
 
 
-def _title(result: BenchResult | ServeBenchResult, model: dict[str, Any]) -> str:
+def _format_title(result: BenchResult | ServeBenchResult, model: dict[str, Any]) -> str:
     named = model["name"] if model["name"] == model["source"] else f"{model['name']} ({model['source']})"
     return f"{named} on {result.machine['cpu']}, {result.machine['threads']} threads"
 
 
-def _ratio(result: BenchResult, row: dict[str, Any]) -> str:
+def _format_ratio_to_fledge(result: BenchResult, row: dict[str, Any]) -> str:
     if row["peer"] == PEER:
         return ""
     return f"{result.ratios[row['model']][row['peer']][PEER][str(row['load'])]:.1f}"
 
 
-def _legend(result: BenchResult) -> str:
+def _format_legend(result: BenchResult) -> str:
     memory, rates = result.limits["bytes_per_s"], result.limits["flops_per_s"]
     probed = [] if memory is None else [f"{memory / 1e9:.0f} GB/s of memory"]
     probed += [f"{rate / 1e9:.0f} GFLOP/s in {name}" for name, rate in rates.items()]

@@ -71,7 +71,7 @@ def compare(
             progress=progress,
             workspace=load(Workspace, flags).value,
         )
-    emit(as_json, result.as_dict(), *_lines(result))
+    emit(as_json, result.as_dict(), *_format_lines(result))
     for warning in result.warnings:
         message(f"warning: {warning.text}")
     for note in result.notes:
@@ -134,7 +134,7 @@ def plan(
     emit(as_json, found._asdict(), text)
 
 
-def _lines(result: "Comparison") -> list[str]:
+def _format_lines(result: "Comparison") -> list[str]:
     lines = [f"  {pair.summary()}" for pair in result.pairs]
     for pair in result.pairs:
         lines += [
@@ -145,5 +145,5 @@ def _lines(result: "Comparison") -> list[str]:
     if result.omnibus:
         lines.append(f"  all arms at once: p = {result.omnibus.p:.3g} ({result.omnibus.test})")
     if result.exploratory:
-        lines.append(f"  exploratory, as it is not what was pre-registered: {'; '.join(result.departures)}")
+        lines.append(f"  exploratory, not as pre-registered: {'; '.join(result.departures)}")
     return [*lines, result.conclusion()]

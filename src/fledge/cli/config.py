@@ -31,7 +31,7 @@ def say_unknown_keys() -> None:
     names = [name for cls in known for item in options(cls) for name in (item.name, item.env)]
     for place, key in unknown_keys(*known):
         near = get_close_matches(key, names, 1)
-        message(f"{place}: no setting {key!r}, which is ignored" + (f"; did you mean {near[0]!r}?" if near else ""))
+        message(f"{place}: unknown setting {key!r} is ignored" + (f"; did you mean {near[0]!r}?" if near else ""))
 
 
 @group()

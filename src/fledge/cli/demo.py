@@ -43,7 +43,7 @@ def demo(
             keep_serving=keep_serving,
             listener=_listener(spinner),
         )
-    emit(as_json, result.as_dict(), *_lines(result))
+    emit(as_json, result.as_dict(), *_format_lines(result))
     if not as_json:
         _say_next(result, home, keep_serving)
 
@@ -71,7 +71,7 @@ def _listener(spinner: Status) -> "DemoListener":
     return DemoListener(started, ended, cells)
 
 
-def _lines(result: "DemoResult") -> list[str | Text]:
+def _format_lines(result: "DemoResult") -> list[str | Text]:
     shown: list[str | Text] = [f"{sum(stage.seconds for stage in result.stages):.1f} s in all"]
     comparison = result.comparison
     if comparison is not None:
@@ -83,13 +83,13 @@ def _lines(result: "DemoResult") -> list[str | Text]:
         shown += [f"  champion {result.promotion}", Text("\nthree questions and their answers", style="bold")]
         for question in list(dict.fromkeys(row["question"] for row in result.answers))[:3]:
             shown.append(f"  Q: {question}")
-            shown += [_answer(row) for row in result.answers if row["question"] == question]
+            shown += [_format_answer(row) for row in result.answers if row["question"] == question]
     if result.model == "embedded":
         shown.append("\nThe embedded model recites its training data: this run tests the workflow, not the prompts.")
     return shown
 
 
-def _answer(row: dict[str, Any]) -> str:
+def _format_answer(row: dict[str, Any]) -> str:
     text = " ".join((row["answer"] or row["error"]).split())
     return f"     {row['arm']}: {textwrap.shorten(text, LONGEST_ANSWER, placeholder=' ...')}"
 

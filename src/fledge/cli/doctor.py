@@ -19,7 +19,9 @@ def doctor(model: str | None, as_json: bool, **flags: Any) -> None:
     """Show this machine's hardware, the engines that run here, and how to install the others."""
     found = examine(load(EngineSettings, flags).value, model)
     machine = found["machine"]
-    about = [[name, _text(machine[name])] for name in ("cpu", "threads", "memory_bytes", "gpu", "system", "python")]
+    about = [
+        [name, _format_value(machine[name])] for name in ("cpu", "threads", "memory_bytes", "gpu", "system", "python")
+    ]
     about += [[name, version] for name, version in machine["versions"].items()]
     engines = [[item["name"], item["ready"], item["detail"], item["hint"]] for item in found["engines"]]
     emit(
@@ -34,7 +36,7 @@ def doctor(model: str | None, as_json: bool, **flags: Any) -> None:
         message(f"problem: {problem}")
 
 
-def _text(value: Any) -> str:
+def _format_value(value: Any) -> str:
     if isinstance(value, bool):
         return "yes" if value else "none that torch can use"
     return f"{value / 1e9:.1f} GB" if isinstance(value, int) and value > 1e6 else str(value)

@@ -43,7 +43,7 @@ def experiment(config: Path | None, like: str | None, resume: str | None, as_jso
         configured = _load_config(flags, config, like)
         with cells_progress("asking", configured.generation.max_tokens) as progress:
             result = run_experiment(configured, progress=progress, say=message)
-    emit(as_json, result.as_dict(), _experiment_table(result))
+    emit(as_json, result.as_dict(), _build_table(result))
     for warning in result.warnings:
         message(f"warning: {warning.text}")
     if result.failed:
@@ -94,7 +94,7 @@ def _load_workspace(flags: dict[str, Any], file: Path | None, like: str | None) 
     return load(Workspace, flags).value
 
 
-def _experiment_table(result: "ExperimentResult") -> Table:
+def _build_table(result: "ExperimentResult") -> Table:
     failed = ("success_rate",) if result.failed else ()
     metric = MEANS.get(result.metric, result.metric)
     names = dict.fromkeys((metric, "token_f1", "exact_match", "judge", *failed, "latency_mean_s"))

@@ -39,7 +39,7 @@ def calibrate(labels: str, min_kappa: float | None, as_json: bool, **flags: Any)
     classes = found.agreement.labels
     rows = [[f"people {name:g}", *counts] for name, counts in zip(classes, found.agreement.table, strict=True)]
     shown = table(f"{found.judged:,} answers", ["", *(f"judge {name:g}" for name in classes)], rows)
-    emit(as_json, found.as_dict(), shown, *_lines(found))
+    emit(as_json, found.as_dict(), shown, *_format_lines(found))
     message(describe_counts(found.counts))
     if found.passed is False:
         raise RefusedError(
@@ -48,7 +48,7 @@ def calibrate(labels: str, min_kappa: float | None, as_json: bool, **flags: Any)
         )
 
 
-def _lines(found: "Calibration") -> list[str]:
+def _format_lines(found: "Calibration") -> list[str]:
     agreed = found.agreement
     lines = [f"the judge agrees with people on {agreed.agreed:.0%} of them"]
     if agreed.kappa is None or agreed.ci is None:

@@ -69,13 +69,13 @@ def settings(cls: type, *, without: tuple[str, ...] = ()) -> Callable[[F], F]:
     def decorate(function: F) -> F:
         for item in reversed(list(options(cls))):
             if item.is_flag and item.name not in without:
-                function = _flag(item)(function)
+                function = _build_flag(item)(function)
         return function
 
     return decorate
 
 
-def _flag(item: Option) -> Callable[[F], F]:
+def _build_flag(item: Option) -> Callable[[F], F]:
     name = item.flag
     shown = ",".join(map(str, item.default)) if item.is_list else item.default
     text = item.help + (f" [default: {shown}]" if shown not in ("", None) else "")

@@ -117,7 +117,7 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> 
         numeric = bool(rows) and all(isinstance(row[index], (int, float)) for row in rows)
         result.add_column(name, justify="right" if numeric else "left", overflow="fold")
     for row in rows:
-        result.add_row(*(Text(_cell(value).translate(_CONTROLS)) for value in row))
+        result.add_row(*(Text(_format_cell(value).translate(_CONTROLS)) for value in row))
     return result
 
 
@@ -145,7 +145,7 @@ def cells_progress(description: str, most_tokens: int = 0) -> Iterator[Callable[
     )
     first: list[int] = []  # answers present at the start
     said: list[float] = []  # time of the last line; the first line has the first estimate
-    with _bar(description, *columns, with_left=False, failed=0, rate=0.0, left="") as (progress, task):
+    with _format_bar(description, *columns, with_left=False, failed=0, rate=0.0, left="") as (progress, task):
 
         def update(done: int, total: int, failed: int, tokens: int) -> None:
             if not first:
@@ -155,7 +155,7 @@ def cells_progress(description: str, most_tokens: int = 0) -> Iterator[Callable[
             _start(progress)
             elapsed = max(progress.tasks[0].elapsed or 0.0, 1.0)
             rate = tokens / elapsed
-            left = _time_left(done - first[0], total - done, elapsed, tokens, most_tokens)
+            left = _estimate_time_left(done - first[0], total - done, elapsed, tokens, most_tokens)
             progress.update(task, completed=done, total=total, failed=failed, rate=rate, left=left)
             if progress.disable and time.monotonic() - said[0] >= LINE_EVERY_S:
                 said[0] = time.monotonic()
@@ -164,16 +164,16 @@ def cells_progress(description: str, most_tokens: int = 0) -> Iterator[Callable[
         yield update
 
 
-def _time_left(answered: int, waiting: int, elapsed: float, tokens: int, most_tokens: int) -> str:
+def _estimate_time_left(answered: int, waiting: int, elapsed: float, tokens: int, most_tokens: int) -> str:
     """Estimate the remaining time from the finished answers, or from the tokens if their share is greater."""
     count = answered + waiting
     share = max(answered / count, tokens / (count * most_tokens) if most_tokens else 0.0) if count else 1.0
     if elapsed < ESTIMATE_AFTER_S or not share:
         return "estimating"
-    return f"{'' if answered else 'at most '}{_minutes(elapsed * (1 - share) / share)} left"
+    return f"{'' if answered else 'at most '}{_format_minutes(elapsed * (1 - share) / share)} left"
 
 
-def _minutes(seconds: float) -> str:
+def _format_minutes(seconds: float) -> str:
     minutes, rest = divmod(max(0, round(seconds)), 60)
     return f"{minutes}:{rest:02d}"
 
@@ -186,7 +186,7 @@ def steps_progress(description: str) -> Iterator[Callable[[int, int, str], None]
     """
     column = TextColumn("{task.fields[what]}")
     _last_message[0] = time.monotonic()
-    with _bar(description, column, what="") as (progress, task):
+    with _format_bar(description, column, what="") as (progress, task):
 
         def update(done: int, total: int, what: str) -> None:
             shown = f"{done}/{total} {what}" if total else what
@@ -200,7 +200,7 @@ def steps_progress(description: str) -> Iterator[Callable[[int, int, str], None]
 
 
 @contextlib.contextmanager
-def _bar(
+def _format_bar(
     description: str, *columns: TextColumn, with_left: bool = True, **fields: Any
 ) -> Iterator[tuple[Progress, TaskID]]:
     progress = Progress(
@@ -229,7 +229,7 @@ def _start(progress: Progress) -> None:
         progress.start()
 
 
-def _cell(value: Any) -> str:
+def _format_cell(value: Any) -> str:
     if isinstance(value, float) and math.isinf(value):
         return "unbounded"
     if isinstance(value, float):

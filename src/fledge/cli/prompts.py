@@ -31,10 +31,10 @@ def prompts() -> None:
 @json_option
 def list_(tags: tuple[str, ...], as_json: bool, **flags: Any) -> None:
     """List the newest version of every prompt; a built-in one gets a version at its first use."""
-    wanted = dict(_key_and_value(tag) for tag in tags)
-    found = _open(flags).list(wanted)
+    wanted = dict(_parse_tag(tag) for tag in tags)
+    found = _open_store(flags).list(wanted)
     rows: list[list[Any]] = [
-        [prompt.name, prompt.version, ", ".join(prompt.aliases), _pairs(prompt), prompt.text] for prompt in found
+        [prompt.name, prompt.version, ", ".join(prompt.aliases), _format_tags(prompt), prompt.text] for prompt in found
     ]
     there = {prompt.name for prompt in found}
     rows += [[name, "built in", "", "", text] for name, text in DEFAULTS.items() if not wanted and name not in there]
@@ -52,7 +52,7 @@ def list_(tags: tuple[str, ...], as_json: bool, **flags: Any) -> None:
 @json_option
 def show(name: str, as_markdown: bool, as_json: bool, **flags: Any) -> None:
     """Show one version of a prompt: NAME, NAME/3 or NAME@alias."""
-    found = _open(flags).load(name)
+    found = _open_store(flags).load(name)
     if as_markdown and not as_json:
         emit_exactly(markdown.write(found))
         return
@@ -78,10 +78,10 @@ def register(files: tuple[Path, ...], name: str, as_json: bool, **flags: Any) ->
         raise InputError("--name is for one file", hint="give the name in each file")
     drafts = [markdown.read(file, name) for file in files]
     _check_distinct(drafts)
-    store = _open(flags)
+    store = _open_store(flags)
     answers = []
     for draft in drafts:
-        newest = _newest_version(store, draft.name)
+        newest = _find_newest_version(store, draft.name)
         found = store.register(draft)
         answers.append({**_as_dict(found), "new": found.version > newest})
     lines = [f"{answer['name']}/{answer['version']}{'' if answer['new'] else ' (unchanged)'}" for answer in answers]
@@ -96,8 +96,8 @@ def diff(names: tuple[str, ...], as_json: bool, **flags: Any) -> None:
     """Show a word diff of two prompts, or of the two newest versions of one NAME."""
     if len(names) > 2:
         raise InputError("diff takes one name or two", hint="fledge prompts diff qa/1 qa/2")
-    store = _open(flags)
-    before, after = _newest_two(store, names[0]) if len(names) == 1 else (store.load(name) for name in names)
+    store = _open_store(flags)
+    before, after = _find_newest_two(store, names[0]) if len(names) == 1 else (store.load(name) for name in names)
     parts = word_diff(before.text, after.text)
     front = {name: (getattr(before, name), getattr(after, name)) for name in ("format", "system")}
     value = {
@@ -123,7 +123,7 @@ def alias(name: str, alias_name: str, delete: bool, as_json: bool, **flags: Any)
     if delete == bool(reference.version) or reference.alias:
         usage = "NAME ALIAS --delete" if delete else "NAME/VERSION ALIAS"
         raise InputError(f"{name!r} names {'more than the prompt' if delete else 'no version'}", hint=usage)
-    store = _open(flags)
+    store = _open_store(flags)
     to = None if delete else reference.version
     if to is None:
         before = store.delete_alias(reference.name, alias_name)
@@ -133,19 +133,19 @@ def alias(name: str, alias_name: str, delete: bool, as_json: bool, **flags: Any)
     emit(as_json, value, f"{reference.name}@{alias_name}: {before or 'none'} -> {to or 'none'}")
 
 
-def _open(flags: dict[str, Any]) -> PromptStore:
+def _open_store(flags: dict[str, Any]) -> PromptStore:
 
     return open_store(connect(load(Workspace, flags).value.tracking), message)
 
 
-def _newest_version(store: PromptStore, name: str) -> int:
+def _find_newest_version(store: PromptStore, name: str) -> int:
     try:
         return store.versions(name)[-1].version
     except InputError:
         return 0
 
 
-def _newest_two(store: PromptStore, name: str) -> Sequence[Prompt]:
+def _find_newest_two(store: PromptStore, name: str) -> Sequence[Prompt]:
     reference = parse_reference(name)
     if reference.version or reference.alias:
         raise InputError(f"{name!r} is one version", hint="name two: fledge prompts diff qa/1 qa/2")
@@ -172,14 +172,14 @@ def _check_distinct(drafts: Sequence[Draft]) -> None:
         raise InputError(f"two files for prompt {twice[0]!r}", hint="give each prompt once")
 
 
-def _key_and_value(tag: str) -> tuple[str, str]:
+def _parse_tag(tag: str) -> tuple[str, str]:
     key, sign, value = tag.partition("=")
     if not (key and sign):
         raise InputError(f"--tag {tag!r} has no key and value", hint="--tag team=support")
     return key, value
 
 
-def _pairs(prompt: Prompt) -> str:
+def _format_tags(prompt: Prompt) -> str:
     return ", ".join(f"{key}={value}" for key, value in prompt.tags.items())
 
 

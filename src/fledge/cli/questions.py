@@ -48,11 +48,11 @@ def questions() -> None:
 @json_option
 def show(source: str, limit: int, as_json: bool, **flags: Any) -> None:
     """Show counts by topic and split, references, lengths, and the first questions."""
-    reading = _read(source, flags)
+    reading = _read_source(source, flags)
     found = reading.question_set()
     summary, first = summarize(found), found.questions[:limit]
     value = {**summary.as_dict(), "first": [asdict(item) for item in first], "notes": _as_json(reading.notes)}
-    emit(as_json, value, _counts(summary), _lengths(summary), *_first(first))
+    emit(as_json, value, _build_count_table(summary), _build_length_table(summary), *_format_questions(first))
     if not as_json:
         _show_notes(reading)
         message(f"digest {summary.digest[:12]}; next: fledge questions validate {source}{reading.layout.flags}")
@@ -69,7 +69,7 @@ def validate(source: str, out: Path | None, overwrite: bool, as_json: bool, **fl
     """List errors (exit code 2) and warnings with line and fix."""
     from fledge.questions.checks import clean, warnings
 
-    reading = _read(source, flags)
+    reading = _read_source(source, flags)
     found = warnings(reading)
     value = {
         "source": reading.source,
@@ -87,7 +87,7 @@ def validate(source: str, out: Path | None, overwrite: bool, as_json: bool, **fl
         value["fixed"] = {"output": str(out), "questions": len(fixed.questions), "left_out": left_out}
         errors = ()
     count = f"{len(reading.questions):,} questions"
-    heading = f"{reading.source}: {count}, {_count(reading.errors, 'error')}, {_count(found, 'warning')}"
+    heading = f"{reading.source}: {count}, {_format_count(reading.errors, 'error')}, {_format_count(found, 'warning')}"
     emit(as_json, value, heading, *_problems(reading, "errors", reading.errors), *_problems(reading, "warnings", found))
     if not as_json:
         _show_notes(reading)
@@ -95,7 +95,7 @@ def validate(source: str, out: Path | None, overwrite: bool, as_json: bool, **fl
         message(f"wrote {out}: {len(fixed.questions)} questions, {left_out} left out")
     if errors:
         kept = f", so {out} was not written" if out else ""
-        raise InputError(f"{reading.source} has {_count(errors, 'error')}{kept}", hint="fix these rows")
+        raise InputError(f"{reading.source} has {_format_count(errors, 'error')}{kept}", hint="fix these rows")
 
 
 @questions.command()
@@ -182,7 +182,7 @@ def list_(name: str, as_json: bool, **flags: Any) -> None:
     emit(as_json, [_without_new(item) for item in found], table("question sets", columns, rows))
 
 
-def _read(source: str, flags: dict[str, Any]) -> Reading:
+def _read_source(source: str, flags: dict[str, Any]) -> Reading:
     return read(source, load(QuestionLayout, flags).value, workspace=load(Workspace, flags).value)
 
 
@@ -215,7 +215,7 @@ def _select(every: QuestionSet, split: str, topic: str) -> QuestionSet:
     return chosen
 
 
-def _counts(summary: QuestionSummary) -> Table:
+def _build_count_table(summary: QuestionSummary) -> Table:
     splits = list(summary.splits)
     columns = ["topic", "questions", *(split or "no split" for split in splits if splits != [""])]
     rows: list[list[Any]] = [
@@ -230,20 +230,20 @@ def _counts(summary: QuestionSummary) -> Table:
     return table(summary.source, columns, [*rows, ["in all", *total]])
 
 
-def _lengths(summary: QuestionSummary) -> Table:
+def _build_length_table(summary: QuestionSummary) -> Table:
     share = f"{summary.references:,} ({summary.references / summary.questions:.0%})"
     rows = [
-        ["questions", f"{summary.questions:,}", *_length(summary.question_words, summary.question_characters)],
-        ["references", share, *_length(summary.reference_words, summary.reference_characters)],
+        ["questions", f"{summary.questions:,}", *_format_lengths(summary.question_words, summary.question_characters)],
+        ["references", share, *_format_lengths(summary.reference_words, summary.reference_characters)],
     ]
     return table("lengths, median and maximum", ["", "number", "words", "characters"], rows)
 
 
-def _length(*lengths: Length | None) -> list[str]:
+def _format_lengths(*lengths: Length | None) -> list[str]:
     return [f"{length.median:,.0f}, {length.max:,}" if length else "" for length in lengths]
 
 
-def _first(items: Sequence[Question]) -> Iterator[str]:
+def _format_questions(items: Sequence[Question]) -> Iterator[str]:
     for item in items:
         yield f"{item.id}  {item.question}"
         if item.reference:
@@ -264,5 +264,5 @@ def _problems(reading: Reading, what: str, problems: Sequence[Problem]) -> Itera
             yield f"  and {len(found) - SHOWN_OF_A_KIND:,} more of this kind ({kind}); --json has all"
 
 
-def _count(problems: Sequence[Problem], what: str) -> str:
+def _format_count(problems: Sequence[Problem], what: str) -> str:
     return counted(len(problems), what) if problems else f"no {what}s"

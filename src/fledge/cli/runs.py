@@ -35,17 +35,17 @@ def runs(limit: int, as_json: bool, **flags: Any) -> None:
             ", ".join(run.arms),
             run.cells,
             run.failed,
-            _age(now - run.started),
+            _format_age(now - run.started),
         ]
         for run in found
     ]
     columns = ["run", "kind", "status", "arms", "cells", "failed", "age"]
     emit(as_json, {"runs": [run._asdict() for run in found]}, table("", columns, rows))
     if not as_json:
-        message(_next(found))
+        message(_suggest_next(found))
 
 
-def _next(found: list[RunSummary]) -> str:
+def _suggest_next(found: list[RunSummary]) -> str:
     if not found:
         return "no experiments yet; next: fledge experiment"
     if found[0].kind == "experiment" and found[0].status in ("interrupted", "killed", "failed"):
@@ -99,7 +99,7 @@ def _summary(found: AnswerList, sort: str | None) -> str:
     return f"{text}; {found.unscored:,} without {found.metric} left out" if found.unscored else text
 
 
-def _age(seconds: float) -> str:
+def _format_age(seconds: float) -> str:
     for size, unit in ((86_400, "d"), (3600, "h"), (60, "min")):
         if seconds >= size:
             return f"{seconds // size:.0f} {unit}"

@@ -1,2 +1,2 @@
-"""HTTP client of an endpoint: `client.py` (`Client`, `AsyncClient`) does the I/O for `address.py` (URLs, errors),
-`calls.py` (requests) and `answers.py` (responses); `checks.py` is the smoke test."""
+"""HTTP client of an endpoint: `client.py` (`Client`, `AsyncClient`) does the I/O, `address.py` has URLs and errors,
+`calls.py` the requests, `answers.py` the responses, and `checks.py` a smoke test."""

@@ -1,4 +1,4 @@
-"""Requests to an endpoint: each call is a value with the function that reads its reply. No I/O."""
+"""The requests to an endpoint, each with the function that reads its response. No I/O."""
 
 import json
 import re
@@ -25,15 +25,15 @@ from fledge.serving.response_models import REQUEST_ID
 T = TypeVar("T")
 
 Messages = str | Sequence[Message | Mapping[str, Any]]
-"""A conversation; a text alone is one turn of the user."""
+"""A conversation; a text is one turn of the user."""
 
 InvocationRows = str | Sequence[str | Mapping[str, Any]] | Mapping[str, Sequence[Any]]
-"""Questions, or the variables of the release's prompt: by row, or by column."""
+"""Questions, or values of the prompt's variables by row or by column."""
 
 
 @dataclass(frozen=True)
 class Call(Generic[T]):
-    """One request to an endpoint; it is a GET if `content` is None."""
+    """One request: a POST of `content`, a GET if that is None."""
 
     url: str
     read: Callable[[HttpReply], T]
@@ -41,7 +41,7 @@ class Call(Generic[T]):
     session: str | None = None
 
     def arguments(self) -> dict[str, Any]:
-        """Return the arguments for `httpx`."""
+        """Return the arguments for httpx."""
         headers = {"x-session-id": self.session} if self.session else {}
         if self.content is None:
             return {"method": "GET", "url": self.url, "headers": headers}
@@ -49,28 +49,28 @@ class Call(Generic[T]):
         return {"method": "POST", "url": self.url, "headers": headers, "content": self.content}
 
 
-class Generating(NamedTuple):
-    """Options that chats and completions share."""
+class GenerationOptions(NamedTuple):
+    """Options of both chats and completions."""
 
     stream: bool
     model: str | None
     session: str | None
     settings: Mapping[str, Any]
 
-    def call(self, address: Address, path: str, asked: Mapping[str, Any]) -> Call[EndpointAnswer]:
+    def call(self, address: Address, path: str, body: Mapping[str, Any]) -> Call[EndpointAnswer]:
         model = self.model or address.model
         chosen = {**({"model": model} if model else {}), **({"stream": True} if self.stream else {})}
-        content = encode({**chosen, **asked, **self.settings})
+        content = encode({**chosen, **body, **self.settings})
         return Call(f"{address.base}/{path}", read_answer, content, self.session)
 
 
-def chat(address: Address, messages: Messages, options: Generating) -> Call[EndpointAnswer]:
+def chat(address: Address, messages: Messages, options: GenerationOptions) -> Call[EndpointAnswer]:
     given = [Message("user", messages)] if isinstance(messages, str) else messages
     turns = [asdict(turn) if isinstance(turn, Message) else turn for turn in given]
     return options.call(address, "chat/completions", {"messages": turns})
 
 
-def complete(address: Address, prompt: str, options: Generating) -> Call[EndpointAnswer]:
+def complete(address: Address, prompt: str, options: GenerationOptions) -> Call[EndpointAnswer]:
     return options.call(address, "completions", {"prompt": prompt})
 
 
@@ -86,7 +86,7 @@ def feedback(
 ) -> Call[str]:
     if not re.fullmatch(REQUEST_ID, request_id):
         hint = "32 hexadecimal digits: the header x-request-id of an answer, or the id in its body"
-        raise InputError(f"{request_id!r} is not the id of a request", hint)
+        raise InputError(f"invalid request id: {request_id!r}", hint)
     body = {"request_id": request_id, "value": value, "name": name, "comment": comment, "user": user}
     return Call(f"{address.root}/feedback", read_feedback_id, encode(body))
 
@@ -104,9 +104,9 @@ def health(address: Address) -> Call[bool]:
 
 
 def encode(body: Mapping[str, Any]) -> bytes:
-    """Encode a body as JSON. Raises `InputError` for values that JSON lacks."""
+    """Return a body as JSON. Raises `InputError` for values that JSON cannot represent."""
     try:
         return json.dumps(body, ensure_ascii=False, allow_nan=False).encode()
     except (TypeError, ValueError) as error:
-        hint = "send texts, finite numbers, lists and dicts"
+        hint = "use texts, finite numbers, lists and dicts"
         raise InputError(f"the request cannot be written as JSON: {error}", hint) from None

@@ -1,4 +1,4 @@
-"""`check_endpoint`: a smoke test of a running endpoint over HTTP."""
+"""`check_endpoint`: smoke test of a running endpoint over HTTP."""
 
 import contextlib
 import time
@@ -19,7 +19,7 @@ TIMEOUT_S = 60.0
 
 @dataclass(frozen=True)
 class Check:
-    """One request and whether its answer was as expected. `request_id` is empty without one."""
+    """A request and whether its response was correct; `request_id` is empty if the response had none."""
 
     name: str
     passed: bool
@@ -33,28 +33,28 @@ class Check:
 
 @dataclass(frozen=True)
 class _Outcome:
-    """The result of a check that passed."""
+    """The result of a passed check."""
 
     detail: str
     request_id: str = ""
 
 
 def check_endpoint(url: str, *, key: str | None = None, question: str = QUESTION) -> list[Check]:
-    """Check `/health`, `/ready`, `/invocations` and `/v1/chat/completions`, and that invalid input returns 400.
+    """Call `/health`, `/ready`, `/invocations` and `/v1/chat/completions`; expect status 400 for an invalid body.
 
-    Raises `FledgeError` if `url` does not respond.
+    Raises `FledgeError` if the endpoint does not respond.
     """
     with Client(url, key=key or "", timeout=TIMEOUT_S) as client:
         client.health()
-        api = _described(client)
-        asks: list[tuple[str, Callable[[], _Outcome]]] = [
-            ("health", lambda: _status(client, "health")),
-            ("ready", lambda: _status(client, "ready")),
-            ("invocations", lambda: _prediction(client, api, question)),
-            ("chat", lambda: _chat(client, api, question)),
-            ("bad input", lambda: _bad_input(client)),
+        api = _fetch_openapi(client)
+        checks: list[tuple[str, Callable[[], _Outcome]]] = [
+            ("health", lambda: _check_status(client, "health")),
+            ("ready", lambda: _check_status(client, "ready")),
+            ("invocations", lambda: _check_prediction(client, api, question)),
+            ("chat", lambda: _check_chat(client, api, question)),
+            ("bad input", lambda: _check_bad_input(client)),
         ]
-        return [_check(*ask) for ask in asks]
+        return [_run_check(*check) for check in checks]
 
 
 def give_feedback(
@@ -68,32 +68,32 @@ def give_feedback(
     key: str | None = None,
     workspace: Workspace | None = None,
 ) -> str:
-    """Send feedback on the answer with this `x-request-id`; return the id of the feedback.
+    """Send feedback on the answer with this `x-request-id` and return the id of the feedback.
 
-    `url` is the endpoint that answered, by default the only one that runs here. Raises `InputError` for invalid
-    feedback, `FledgeError` if the endpoint does not respond.
+    `url` is the endpoint, by default the only local one. Raises `InputError` if it refuses the feedback, `FledgeError`
+    if it does not respond.
     """
     with Client(url or find(workspace=workspace).url, key=key) as client:
         return client.feedback(request_id, value, name=name, comment=comment, user=user)
 
 
-def _described(client: Client) -> Any:
-    """Return the endpoint's description of itself, None without one."""
+def _fetch_openapi(client: Client) -> Any:
+    """Return the OpenAPI description of the endpoint, None if it has none."""
     with contextlib.suppress(FledgeError):
         return client.send(Call(f"{client.address.root}/openapi.json", HttpReply.json))
     return None
 
 
-def _check(name: str, ask: Callable[[], _Outcome]) -> Check:
+def _run_check(name: str, call: Callable[[], _Outcome]) -> Check:
     started = time.perf_counter()
     try:
-        found = ask()
+        outcome = call()
     except FledgeError as error:
         return Check(name, False, time.perf_counter() - started, error.message)
-    return Check(name, True, time.perf_counter() - started, found.detail, found.request_id)
+    return Check(name, True, time.perf_counter() - started, outcome.detail, outcome.request_id)
 
 
-def _status(client: Client, path: str) -> _Outcome:
+def _check_status(client: Client, path: str) -> _Outcome:
     def read(reply: HttpReply) -> _Outcome:
         reply.check()
         return _Outcome(f"{reply.status}")
@@ -101,36 +101,36 @@ def _status(client: Client, path: str) -> _Outcome:
     return client.send(Call(f"{client.address.root}/{path}", read))
 
 
-def _prediction(client: Client, api: Any, question: str) -> _Outcome:
-    """Return a row with the question for each variable of the release's prompt."""
+def _check_prediction(client: Client, api: Any, question: str) -> _Outcome:
+    """Send one row with the question as every variable of the prompt."""
     columns = ["question"]
     with contextlib.suppress(LookupError, TypeError):
         body = api["paths"]["/invocations"]["post"]["requestBody"]
         columns = body["content"]["application/json"]["example"]["dataframe_split"]["columns"]
-    found = client.predict([dict.fromkeys(columns, question)])
-    return _Outcome(_not_empty("".join(found.texts[:1])), found.request_id)
+    predictions = client.predict([dict.fromkeys(columns, question)])
+    return _Outcome(_require_text("".join(predictions.texts[:1])), predictions.request_id)
 
 
-def _chat(client: Client, api: Any, question: str) -> _Outcome:
-    """Return one turn, and the question for each further variable of the release's prompt."""
+def _check_chat(client: Client, api: Any, question: str) -> _Outcome:
+    """Send one turn, and the question as every further variable of the prompt."""
     prompt: dict[str, Any] = {}
     with contextlib.suppress(LookupError, TypeError, AttributeError):
         if given := api["components"]["schemas"]["ChatRequest"]["example"].get("prompt"):
             prompt = {"prompt": {"id": given["id"], "variables": dict.fromkeys(given["variables"], question)}}
-    found = client.chat(question, **prompt)
-    return _Outcome(_not_empty(found.text), found.request_id)
+    answer = client.chat(question, **prompt)
+    return _Outcome(_require_text(answer.text), answer.request_id)
 
 
-def _bad_input(client: Client) -> _Outcome:
+def _check_bad_input(client: Client) -> _Outcome:
     def read(reply: HttpReply) -> _Outcome:
         if reply.status != 400:
-            raise FledgeError(f"a bad body was answered with {reply.status}, not 400")
+            raise FledgeError(f"an invalid body got status {reply.status} instead of 400")
         return _Outcome(reply.message)
 
     return client.send(Call(f"{client.address.root}/invocations", read, encode({"rows": []})))
 
 
-def _not_empty(text: str) -> str:
+def _require_text(text: str) -> str:
     if not text:
         raise FledgeError("the answer is empty")
     return text

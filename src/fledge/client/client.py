@@ -1,4 +1,4 @@
-"""`Client` and `AsyncClient`, which share all but the I/O."""
+"""`Client` and `AsyncClient`: call an endpoint from Python. They share everything but the I/O."""
 
 from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, Coroutine, Generator
@@ -10,8 +10,16 @@ import httpx
 
 from fledge.client import calls
 from fledge.client.address import Address
-from fledge.client.answers import DONE, EndpointAnswer, HttpReply, Predictions, StreamReader, event_source, is_enough
-from fledge.client.calls import Call, Generating, InvocationRows, Messages
+from fledge.client.answers import (
+    DONE,
+    EndpointAnswer,
+    HttpReply,
+    Predictions,
+    StreamReader,
+    event_source,
+    is_error_message_complete,
+)
+from fledge.client.calls import Call, GenerationOptions, InvocationRows, Messages
 
 CONNECT_TIMEOUT_S = 20.0
 ANSWER_TIMEOUT_S = 600.0
@@ -21,7 +29,7 @@ AnswerT = TypeVar("AnswerT")
 StreamT = TypeVar("StreamT")
 
 
-class _Generating(ABC, Generic[AnswerT, StreamT]):
+class _GenerationMethods(ABC, Generic[AnswerT, StreamT]):
     """The calls that can stream; a subclass defines the types of answers and streams."""
 
     def __init__(self, url: str, *, key: str | None, timeout: float, openai: bool) -> None:
@@ -31,7 +39,7 @@ class _Generating(ABC, Generic[AnswerT, StreamT]):
         self._options: dict[str, Any] = {
             "headers": self.address.authorization(key),
             "timeout": httpx.Timeout(timeout, connect=connect),
-            "trust_env": not self.address.is_near,  # proxies are for what is far
+            "trust_env": not self.address.is_local,  # no proxy for loopback
         }
 
     @abstractmethod
@@ -71,12 +79,12 @@ class _Generating(ABC, Generic[AnswerT, StreamT]):
         session: str | None = None,
         **settings: Any,
     ) -> AnswerT | StreamT:
-        """Return the answer to a conversation; a text is one turn of the user. A stream yields the answer's parts.
+        """Answer a conversation; a text is one turn of the user. A stream yields the parts of the answer.
 
-        All requests of a `session` go to the same arm. `settings` are those of the protocol: `temperature`,
-        `max_tokens`, `prompt="none"` to omit the release's prompt, and so on.
+        Requests with the same `session` go to the same arm. `settings` are fields of the protocol: `temperature`,
+        `max_tokens`, `prompt="none"` to skip the release's prompt, and so on.
         """
-        call = calls.chat(self.address, messages, Generating(stream, model, session, settings))
+        call = calls.chat(self.address, messages, GenerationOptions(stream, model, session, settings))
         return self._stream(call) if stream else self.send(call)
 
     @overload
@@ -110,27 +118,26 @@ class _Generating(ABC, Generic[AnswerT, StreamT]):
         session: str | None = None,
         **settings: Any,
     ) -> AnswerT | StreamT:
-        """Return the completion of a text, without the release's prompt; otherwise as `chat`."""
-        call = calls.complete(self.address, prompt, Generating(stream, model, session, settings))
+        """Complete a text without the release's prompt; otherwise as `chat`."""
+        call = calls.complete(self.address, prompt, GenerationOptions(stream, model, session, settings))
         return self._stream(call) if stream else self.send(call)
 
     def _arguments(self, call: Call[Any]) -> dict[str, Any]:
-        quick = {} if call.content else {"timeout": self._quick}  # nothing is computed for a GET
+        quick = {} if call.content else {"timeout": self._quick}  # a GET computes nothing
         return {**call.arguments(), **quick}
 
     def _reply(self, response: httpx.Response, content: bytearray) -> HttpReply:
         return HttpReply(self.address, response.status_code, response.headers, bytes(content), response.reason_phrase)
 
 
-class Client(_Generating[EndpointAnswer, Generator[EndpointAnswer]]):
+class Client(_GenerationMethods[EndpointAnswer, Generator[EndpointAnswer]]):
     """The endpoint at `url`, `http(s)://HOST[/v1][#MODEL]`.
 
-    `key` defaults to `FLEDGE_API_KEY`; an empty one means none. `timeout` is the maximum time between two parts of an
-    answer, in seconds. With `openai`, the server speaks OpenAI's protocol only: the URL is used unchanged, and the key
-    defaults to `OPENAI_API_KEY`.
+    `key` defaults to `FLEDGE_API_KEY`; an empty key is not sent. `timeout` is in seconds, between two parts of an
+    answer. `openai` means a server of OpenAI's protocol only: its URL is used unchanged, and `key` defaults to
+    `OPENAI_API_KEY`.
 
-    All methods raise `FledgeError` if there is no answer, and `InputError` if the endpoint rejects the request or the
-    key.
+    All methods raise `FledgeError` if there is no answer, `InputError` if the endpoint refuses the request or the key.
     """
 
     def __init__(
@@ -140,17 +147,17 @@ class Client(_Generating[EndpointAnswer, Generator[EndpointAnswer]]):
         self._http = httpx.Client(**self._options)
 
     def predict(self, rows: InvocationRows, *, session: str | None = None, **settings: Any) -> Predictions:
-        """Return the answers to questions, or to rows of the variables of the release's prompt."""
+        """Answer questions, or rows of the prompt's variables, as a batch with the release's prompt."""
         return self.send(calls.predict(self.address, rows, session, settings))
 
     def feedback(
         self, request_id: str, value: bool | float | str, *, name: str = "feedback", comment: str = "", user: str = ""
     ) -> str:
-        """Send feedback on the answer with this id; return the feedback's id."""
+        """Send feedback on the answer with this id and return the id of the feedback."""
         return self.send(calls.feedback(self.address, request_id, value, name, comment, user))
 
     def models(self) -> tuple[str, ...]:
-        """Return the names of the models."""
+        """Return the model names of the endpoint."""
         return self.send(calls.models(self.address))
 
     def ready(self) -> bool:
@@ -158,12 +165,12 @@ class Client(_Generating[EndpointAnswer, Generator[EndpointAnswer]]):
         return self.send(calls.ready(self.address))
 
     def health(self) -> bool:
-        """Return whether the endpoint's process responds."""
+        """Return whether the endpoint's process is healthy."""
         return self.send(calls.health(self.address))
 
     def send(self, call: Call[T]) -> T:
-        """Send any call."""
-        with self.address.translated_errors(), self._http.stream(**self._arguments(call)) as response:
+        """Send a request and return its response."""
+        with self.address.translate_errors(), self._http.stream(**self._arguments(call)) as response:
             reply = self._read(response)
         return call.read(reply)
 
@@ -182,12 +189,12 @@ class Client(_Generating[EndpointAnswer, Generator[EndpointAnswer]]):
         content = bytearray()
         for part in response.iter_bytes():
             content += part
-            if is_enough(response, content):
+            if is_error_message_complete(response, content):
                 break
         return self._reply(response, content)
 
     def _stream(self, call: Call[EndpointAnswer]) -> Generator[EndpointAnswer]:
-        with self.address.translated_errors(), self._http.stream(**self._arguments(call)) as response:
+        with self.address.translate_errors(), self._http.stream(**self._arguments(call)) as response:
             if not response.is_success:
                 self._read(response).check()
             reader = StreamReader(self.address, response.headers)
@@ -200,8 +207,8 @@ class Client(_Generating[EndpointAnswer, Generator[EndpointAnswer]]):
             reader.finish()
 
 
-class AsyncClient(_Generating[Coroutine[Any, Any, EndpointAnswer], AsyncGenerator[EndpointAnswer]]):
-    """`Client` for asyncio: the same methods as coroutines, and streams for `async for`, which are not awaited."""
+class AsyncClient(_GenerationMethods[Coroutine[Any, Any, EndpointAnswer], AsyncGenerator[EndpointAnswer]]):
+    """`Client` for asyncio: methods are coroutines; streams are async generators and not awaited."""
 
     def __init__(
         self, url: str, *, key: str | None = None, timeout: float = ANSWER_TIMEOUT_S, openai: bool = False
@@ -227,7 +234,7 @@ class AsyncClient(_Generating[Coroutine[Any, Any, EndpointAnswer], AsyncGenerato
         return await self.send(calls.health(self.address))
 
     async def send(self, call: Call[T]) -> T:
-        with self.address.translated_errors():
+        with self.address.translate_errors():
             async with self._http.stream(**self._arguments(call)) as response:
                 reply = await self._read(response)
         return call.read(reply)
@@ -247,12 +254,12 @@ class AsyncClient(_Generating[Coroutine[Any, Any, EndpointAnswer], AsyncGenerato
         content = bytearray()
         async for part in response.aiter_bytes():
             content += part
-            if is_enough(response, content):
+            if is_error_message_complete(response, content):
                 break
         return self._reply(response, content)
 
     async def _stream(self, call: Call[EndpointAnswer]) -> AsyncGenerator[EndpointAnswer]:
-        with self.address.translated_errors():
+        with self.address.translate_errors():
             async with self._http.stream(**self._arguments(call)) as response:
                 if not response.is_success:
                     (await self._read(response)).check()

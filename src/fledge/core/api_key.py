@@ -1,4 +1,4 @@
-"""API keys: read and check them, and keep OpenAI's out of records."""
+"""Read API keys and keep them out of records."""
 
 import os
 
@@ -8,20 +8,19 @@ VARIABLE = "OPENAI_API_KEY"
 
 
 def api_key(variable: str = VARIABLE) -> str:
-    """Return the key in `OPENAI_API_KEY`, stripped, empty without one. Raises `InputError` if a header cannot hold
-    it."""
+    """Return the stripped key in `variable`, empty if unset. Raises `InputError` for an invalid character."""
     return clean_key(os.environ.get(variable, ""), variable, variable)
 
 
 def clean_key(key: str, name: str, variable: str) -> str:
-    """Return a key, stripped; `name` is its name in errors. Raises `InputError` if a header cannot hold it."""
+    """Return a stripped key. Raises `InputError`, with `name`, for characters that a header cannot contain."""
     key = key.strip()
     if not key.isascii() or not key.isprintable():
-        raise InputError(f"{name} holds a character that no key has", hint=f"export {variable}=...")
+        raise InputError(f"{name} contains an invalid character", hint=f"export {variable}=...")
     return key
 
 
 def without_key(text: str) -> str:
-    """Return a text, such as an error message, with the key masked."""
+    """Return a text with the key replaced by `***`."""
     key = os.environ.get(VARIABLE, "").strip()
     return text.replace(key, "***") if len(key) > 3 else text

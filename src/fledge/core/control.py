@@ -1,6 +1,6 @@
-"""The connection between a process and its child: JSON lines over an inherited socket pair. It answers pings.
+"""The control channel between a process and its child: JSON lines over an inherited socket pair.
 
-It has no address in the file system, so no other process can use it. It closes when the parent dies.
+No other process can connect to it. Its end tells the child that its parent is gone. Pings are answered here.
 """
 
 import json
@@ -24,7 +24,7 @@ NAMES = {kind: name for name, kind in EVENTS.items()}
 
 
 class Control(Generic[C]):
-    """The child's end. `config` is the first message: any user of the machine could read it on the command line."""
+    """The child's end. `config` is the first message, because all users of the machine can read a command line."""
 
     def __init__(self, descriptor: int, config: type[C]) -> None:
         self._socket = socket.socket(fileno=descriptor)
@@ -49,7 +49,7 @@ class Control(Generic[C]):
     def _listen(self, on_event: Callable[[Event], object]) -> None:
         with self._socket, self._lines:
             try:
-                for event in decode_events(self._lines, _report):
+                for event in decode_events(self._lines, _log_refused):
                     if isinstance(event, Ping):
                         self.send(Pong())
                     else:
@@ -65,12 +65,12 @@ def encode_event(event: Event) -> bytes:
 
 
 def encode_config(config: ChildConfig) -> bytes:
-    """Return the first line to a child."""
+    """Return the configuration of a child as one line."""
     return json.dumps(asdict(config)).encode() + b"\n"
 
 
 def decode_event(line: bytes) -> Event:
-    """Return the event of a line. Raises `DecodeError` with event and field."""
+    """Return the event in a line. Raises `DecodeError` that names event and field."""
     try:
         content = json.loads(line)
     except ValueError as error:
@@ -87,7 +87,7 @@ def decode_event(line: bytes) -> Event:
 
 
 def decode_events(lines: Iterable[bytes], on_refused: Callable[[str], object]) -> Iterator[Event]:
-    """Yield the events of lines. Skip invalid lines and pass the reason to `on_refused`."""
+    """Yield the events in lines. Skip invalid lines and pass the reason to `on_refused`."""
     for line in lines:
         try:
             yield decode_event(line)
@@ -95,5 +95,5 @@ def decode_events(lines: Iterable[bytes], on_refused: Callable[[str], object]) -
             on_refused(error.message)
 
 
-def _report(reason: str) -> None:
-    log.warning("message from the supervisor refused: %s", reason)
+def _log_refused(reason: str) -> None:
+    log.warning("invalid message from the supervisor: %s", reason)

@@ -1,4 +1,4 @@
-"""CSV files of users."""
+"""Read CSV files."""
 
 import warnings
 from typing import Any
@@ -9,15 +9,17 @@ from fledge.core.errors import InputError
 
 
 def read_csv(path: str, flag: str, hint: str, **options: Any) -> pd.DataFrame:
-    """Read the CSV file given by `flag` with the `options` of pandas. Raises `InputError` if it is not CSV, or if rows
-    have more columns than the header, which pandas would turn into an index."""
+    """Return the CSV file given with `flag`; `options` are those of pandas.
+
+    Raises `InputError` for an unreadable file, and for rows with more columns than the first line.
+    """
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", pd.errors.ParserWarning)
             table: pd.DataFrame = pd.read_csv(path, index_col=False, **options)
             return table
     except pd.errors.ParserWarning:
-        problem, hint = "rows have more columns than the first line", 'texts with commas between double quotes: "a, b"'
+        problem, hint = "rows have more columns than the first line", 'put texts with commas in double quotes: "a, b"'
     except FileNotFoundError:
         problem, hint = "there is no such file", f"check the path given to {flag}"
     except (ValueError, OSError) as error:

@@ -1,4 +1,4 @@
-"""Digests of files."""
+"""SHA-256 digests of files."""
 
 import contextlib
 import hashlib
@@ -9,7 +9,7 @@ from typing import Any
 
 from fledge.core import state
 
-SETTLED_NS = 100_000_000  # the clock of a file system ticks every 10 ms at most
+STABLE_AFTER_NS = 100_000_000  # file system clocks tick at least every 10 ms
 
 
 def file_digest(path: Path) -> str:
@@ -19,9 +19,9 @@ def file_digest(path: Path) -> str:
 
 
 class KnownDigests:
-    """A cache of SHA-256 digests in `file`.
+    """A cache of digests, stored in `file`.
 
-    A file is read again if its inode, size or change time (ctime) differs. Programs cannot set the change time.
+    A file is read again if its device, inode, size or ctime has changed; programs cannot set ctime back.
     """
 
     def __init__(self, file: Path) -> None:
@@ -34,17 +34,17 @@ class KnownDigests:
         self._new: dict[str, list[Any]] = {}
 
     def digest(self, path: Path) -> str:
-        """SHA-256 of a file's content."""
-        name, seen, now = str(path.resolve()), path.stat(), time.time_ns()
-        stamp = [seen.st_dev, seen.st_ino, seen.st_size, seen.st_ctime_ns]
+        """Return the SHA-256 of a file's content."""
+        name, stat, now = str(path.resolve()), path.stat(), time.time_ns()
+        stamp = [stat.st_dev, stat.st_ino, stat.st_size, stat.st_ctime_ns]
         known = self._known.get(name)
         found = str(known[-1]) if known and known[:-1] == stamp else file_digest(path)
-        if now - seen.st_ctime_ns > SETTLED_NS:  # else a later change could have the same time
+        if now - stat.st_ctime_ns > STABLE_AFTER_NS:  # a later change could have the same ctime
             self._new[name] = [*stamp, found]
         return found
 
     def save(self) -> None:
-        """Save the digests of the requested files."""
+        """Store the digests that were requested."""
         if self._new != self._known:
-            with contextlib.suppress(OSError):  # a full disk: the files are read again
+            with contextlib.suppress(OSError):  # if the disk is full, the files are read again
                 state.write_json(self._file, self._new)

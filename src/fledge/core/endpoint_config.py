@@ -1,8 +1,7 @@
-"""Configurations of an endpoint's processes. The supervisor reads its own from `config.json` and sends each child the
-child's.
+"""Configurations of an endpoint's processes. The supervisor reads its own from `config.json` and sends each child its
+part.
 
-Limits and engine settings are mappings here: the supervisor only forwards them, and their classes are not standard
-library only.
+Limits and engine settings are mappings: the supervisor only passes them on, and does not import their classes.
 """
 
 from collections.abc import Mapping
@@ -17,8 +16,11 @@ Settings = Mapping[str, str | bool | int | float]
 
 @dataclass(frozen=True)
 class EngineConfig:
-    """Configuration of an engine process; `settings` are fields of `EngineSettings`. It runs the `release` in a folder
-    and listens at `address`, or runs a `model` (fields of a `Snapshot`) for the other ends of `lines`."""
+    """Configuration of an engine process; `settings` are fields of `EngineSettings`.
+
+    The engine runs the `release` in a folder and listens at `address`, or it runs a `model` (fields of a `Snapshot`)
+    and serves the sockets `lines`.
+    """
 
     settings: Settings
     release: str = ""
@@ -29,7 +31,7 @@ class EngineConfig:
 
 @dataclass(frozen=True)
 class OutboxConfig:
-    """Where and how requests are written for the recorder."""
+    """Where and how requests are stored for the recorder."""
 
     folder: str
     cap_bytes: int
@@ -39,8 +41,8 @@ class OutboxConfig:
 
 @dataclass(frozen=True)
 class EndpointOptions:
-    """Options that every start of an endpoint process shares; `limits` and `fixed_limits` (not reloaded) are fields of
-    `Limits`."""
+    """Options common to all starts of an endpoint process. `limits` and `fixed_limits`, which a reload does not change,
+    are fields of `Limits`."""
 
     keys_file: str
     cors_origins: tuple[str, ...]
@@ -56,8 +58,7 @@ class EndpointOptions:
 
 @dataclass(frozen=True)
 class EndpointConfig:
-    """Configuration of an endpoint process: `releases` maps releases to folders, `listener` is the descriptor of its
-    socket."""
+    """Configuration of an endpoint process: `releases` are folders by release, `listener` a socket descriptor."""
 
     options: EndpointOptions
     routes: tuple[Route, ...]
@@ -67,7 +68,7 @@ class EndpointConfig:
 
 @dataclass(frozen=True)
 class WatchedAlias:
-    """An alias with the release (`name/3`) that is served under it."""
+    """An alias and the release (`name/3`) served under it."""
 
     name: str
     alias: str
@@ -76,7 +77,7 @@ class WatchedAlias:
 
 @dataclass(frozen=True)
 class CanaryConfig:
-    """A requested canary; `baseline` and `candidate` are aliases of `name`, `file` stores its progress."""
+    """Options of a canary; `baseline` and `candidate` are aliases of `name`, `file` stores its progress."""
 
     name: str
     baseline: str
@@ -105,7 +106,7 @@ class RecorderConfig:
 
 @dataclass(frozen=True)
 class LogConfig:
-    """Where the log goes (stderr without a file), and whether its lines are JSON."""
+    """The log file, stderr if empty, and whether lines are JSON."""
 
     file: str
     json: bool
@@ -121,7 +122,7 @@ class ServeCall:
 
 @dataclass(frozen=True)
 class SupervisorConfig:
-    """The content of `config.json`; `releases` holds folders by release (`name/3`)."""
+    """The content of `config.json`; `releases` are folders by release (`name/3`)."""
 
     url: str
     host: str

@@ -1,4 +1,4 @@
-"""State of an endpoint's processes, which they exchange and write to `state.json`."""
+"""Status of an endpoint's processes, sent between them and written to `state.json`."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -6,7 +6,7 @@ from typing import Literal
 
 @dataclass(frozen=True)
 class ReleaseState:
-    """A release that is served or starting, with its aliases."""
+    """A release that is served or loading, with its aliases."""
 
     name: str
     version: int
@@ -26,7 +26,7 @@ class ProcessState:
 
 @dataclass(frozen=True)
 class RecorderFigures:
-    """Numbers of records in MLflow since the recorder started, still waiting, and refused by MLflow."""
+    """Numbers of records shipped since the recorder started, waiting, and refused by MLflow."""
 
     shipped: int
     waiting: int
@@ -36,7 +36,8 @@ class RecorderFigures:
 
 @dataclass(frozen=True)
 class CanaryProgress:
-    """The candidate `release` of a canary with its `share` of the requests (0 to 1); `none` without a candidate."""
+    """The candidate `release` of a canary with its `share` of the requests (0 to 1); `none` without a
+    candidate."""
 
     release: str
     status: Literal["running", "passed", "rolled back", "none"]
@@ -46,7 +47,7 @@ class CanaryProgress:
 
 @dataclass(frozen=True)
 class EndpointFacts:
-    """The supervisor's knowledge of recorder, canary and refused releases."""
+    """Status of recorder, canary and refused releases, as reported to the supervisor."""
 
     recorder: RecorderFigures | None = None
     refused: tuple[str, ...] = ()
@@ -55,7 +56,7 @@ class EndpointFacts:
 
 @dataclass(frozen=True)
 class EndpointState:
-    """The content of `state.json`; `progress` has the messages of engines that are starting, newest last."""
+    """The content of `state.json`; `progress` are messages of engines that are not ready yet, newest last."""
 
     url: str
     state: Literal["starting", "ready", "stopping"]

@@ -16,7 +16,7 @@ class FledgeError(Exception):
 
 
 class InputError(FledgeError, ValueError):
-    """Bad usage or bad input; nothing was started or written."""
+    """Invalid usage or input; nothing was started or written."""
 
     exit_code = 2
 
@@ -26,7 +26,7 @@ class ContextLengthError(InputError):
 
 
 class RefusedError(FledgeError):
-    """A failed gate, comparison or missing evidence."""
+    """A failed gate or comparison, or missing evidence."""
 
     exit_code = 3
 

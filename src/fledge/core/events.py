@@ -99,7 +99,7 @@ class RecordsShipped(Event):
 
 @dataclass(frozen=True)
 class LookRequested(Event):
-    """Endpoint to supervisor to recorder: an alias may have moved."""
+    """Endpoint to supervisor to recorder: check the aliases."""
 
 
 @dataclass(frozen=True)
@@ -173,4 +173,4 @@ EVENTS: Mapping[str, type[Event]] = {
     "facts": FactsChanged,
     "reload": ReloadRequested,
 }
-"""By the names that they have on the line."""
+"""Event classes by the names in messages."""

@@ -1,4 +1,4 @@
-"""Framing of messages between an engine and its client: length, kind, body."""
+"""Framing of the messages between an engine and its client: length, kind, body."""
 
 import struct
 from collections.abc import Iterator
@@ -9,23 +9,23 @@ _HEAD = struct.Struct(">IB")
 
 
 def frame(kind: int, body: bytes) -> bytes:
-    """Return a framed message of a kind: `ASK`, `CANCEL` or `PIECES`."""
+    """Return a message as bytes; `kind` is `ASK`, `CANCEL` or `PIECES`."""
     return _HEAD.pack(len(body), kind) + body
 
 
 class Frames:
-    """Splits a byte stream into messages."""
+    """Decodes messages from chunks of bytes."""
 
     def __init__(self) -> None:
         self._unread = bytearray()
 
     def feed(self, data: bytes) -> Iterator[tuple[int, bytes]]:
-        """Yield kind and body of each message that is now complete. Raises `ValueError` for one that is too large."""
+        """Yield kind and body of each complete message. Raises `ValueError` if one is too large."""
         self._unread += data
         while len(self._unread) >= _HEAD.size:
             length, kind = _HEAD.unpack_from(self._unread)
             if length > MAXIMUM_BYTES:
-                raise ValueError(f"a message of {length} bytes")
+                raise ValueError(f"a message of {length} bytes is too large")
             end = _HEAD.size + length
             if len(self._unread) < end:
                 return

@@ -97,4 +97,4 @@ def draw_seed() -> int:
 
 
 SETTINGS = tuple(item.name for item in fields(GenerationParams) if item.name not in REQUEST_ONLY)
-REQUEST_SETTINGS = (*SETTINGS, "ignore_eos")  # what whoever asks may set, `n` and `logprobs` aside
+REQUEST_SETTINGS = (*SETTINGS, "ignore_eos")  # without `n` and `logprobs`

@@ -1,4 +1,4 @@
-"""How fledge was installed, so that hints can name a command that works. Source of the fields: PEP 610."""
+"""Installation commands for hints, from the recorded origin of the installed fledge (PEP 610)."""
 
 import json
 from importlib import metadata
@@ -6,25 +6,25 @@ from urllib.parse import unquote, urlsplit
 
 
 def install_command(extras: str) -> str:
-    """Return the command that installs fledge with these extras from its source: index, folder or wheel."""
-    url, editable = _origin()
+    """Return the command that installs fledge with these extras from the same index, folder or wheel."""
+    url, editable = _read_origin()
     path = unquote(urlsplit(url).path)
     if not url:
-        wanted = f"fledge[{extras}]"
+        requirement = f"fledge[{extras}]"
     elif path.endswith(".whl"):
-        wanted = f"fledge[{extras}] @ {url}"
+        requirement = f"fledge[{extras}] @ {url}"
     else:
-        wanted = f"{path}[{extras}]"
-    return f'pip install {"-e " if editable else ""}"{wanted}"'
+        requirement = f"{path}[{extras}]"
+    return f'pip install {"-e " if editable else ""}"{requirement}"'
 
 
 def wheel_name() -> str:
-    """Return the wheel to copy if fledge was not installed from an index, else empty."""
-    return f"fledge-{metadata.version('fledge')}-py3-none-any.whl" if _origin()[0] else ""
+    """Return the file name of the wheel if fledge was not installed from an index, else an empty text."""
+    return f"fledge-{metadata.version('fledge')}-py3-none-any.whl" if _read_origin()[0] else ""
 
 
-def _origin() -> tuple[str, bool]:
-    """Return the URL of the installed source, empty for an index, and whether it is editable."""
+def _read_origin() -> tuple[str, bool]:
+    """Return the URL fledge was installed from, empty for an index, and whether the install is editable."""
     try:
         found = json.loads(metadata.distribution("fledge").read_text("direct_url.json") or "{}")
     except (metadata.PackageNotFoundError, ValueError):

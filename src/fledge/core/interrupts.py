@@ -12,7 +12,7 @@ from pathlib import Path
 
 @contextlib.contextmanager
 def shield_from_interrupts() -> Iterator[None]:
-    """Ignore SIGINT and SIGTERM inside; do nothing outside the main thread, which alone receives them."""
+    """Ignore SIGINT and SIGTERM in the block; do nothing outside the main thread, which alone receives them."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -26,8 +26,10 @@ def shield_from_interrupts() -> Iterator[None]:
 
 @contextlib.contextmanager
 def scratch_folder() -> Iterator[Path]:
-    """Yield a temporary folder. After an exception it is removed again at exit: threads of a library, such as an
-    interrupted download, may write into it until then."""
+    """Yield a folder that is deleted after the block.
+
+    After an exception it is deleted again at exit: threads of an interrupted download may still write to it.
+    """
     folder = Path(tempfile.mkdtemp(prefix="fledge-"))
     try:
         yield folder
@@ -40,7 +42,7 @@ def scratch_folder() -> Iterator[Path]:
 
 @contextlib.contextmanager
 def postpone_interrupts() -> Iterator[None]:
-    """Defer SIGINT and SIGTERM to the end of the block, when the caller owns what it started."""
+    """Defer SIGINT and SIGTERM to the end of the block."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

@@ -1,11 +1,11 @@
-"""Conversion of values to JSON."""
+"""Conversion to JSON."""
 
 import math
 from typing import Any
 
 
 def jsonable(value: Any) -> Any:
-    """Return the value with lists for tuples and None for NaN and infinity, which JSON lacks."""
+    """Return a value with lists for tuples and None for NaN and infinity, which JSON does not have."""
     if isinstance(value, float) and not math.isfinite(value):
         return None
     if isinstance(value, dict):

@@ -1,4 +1,4 @@
-"""Named API keys of an endpoint, from the environment and a file that is reloaded when it changes."""
+"""The named API keys of an endpoint, from the environment and a file that is reloaded."""
 
 import hashlib
 import hmac
@@ -14,12 +14,14 @@ VARIABLE = "FLEDGE_API_KEY"
 OWN_NAME = "default"
 MINIMUM_BYTES = 32
 RELOAD_S = 1.0
-HINT = "a line for each key: NAME KEY, as in: alice $(openssl rand -hex 32)"
+HINT = "write one line per key: NAME KEY, for example: alice $(openssl rand -hex 32)"
 
 
 class Keys:
-    """The valid keys. Changes in the file apply within a second; a missing or broken file grants nothing. `needed` is
-    false if no key is configured."""
+    """Checks keys. A changed file takes effect within a second; the keys of a missing or invalid file are rejected.
+
+    `needed` is true if a key is required.
+    """
 
     def __init__(self, own: str, path: Path | None, reload_s: float = RELOAD_S) -> None:
         self._own = [(OWN_NAME, _digest(own.encode("utf-8", "surrogateescape")))] if own else []
@@ -41,7 +43,7 @@ class Keys:
         return matches[0] if matches else None
 
     def _reload(self) -> None:
-        """Read the file, regardless of its modification time: two changes can share one tick of the clock."""
+        """Reload without comparing file times: two changes can fall into one tick of the file system's clock."""
         if self._path is None or time.monotonic() - self._read_at < self._reload_s:
             return
         self._read_at, last_error = time.monotonic(), ""
@@ -50,13 +52,12 @@ class Keys:
         except InputError as error:
             self._known, last_error = self._own, error.message
         if last_error and last_error != self._last_error:
-            log.warning("%s; until it is fixed it opens nothing", last_error)
+            log.warning("%s; the keys of the file are rejected until it is fixed", last_error)
         self._last_error = last_error
 
 
 def read_keys(path: Path) -> dict[str, bytes]:
-    """Return names and digests of the keys in a file. Raises `InputError` for an invalid file or a key that is too
-    short."""
+    """Return digests of the keys in a file by name. Raises `InputError` for an invalid file or a short key."""
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
@@ -67,10 +68,10 @@ def read_keys(path: Path) -> dict[str, bytes]:
         if not words or words[0].startswith("#"):
             continue
         if len(words) != 2 or words[0] in found:
-            raise InputError(f"{path}, line {number}: not a name of its own and a key", hint=HINT)
+            raise InputError(f"{path}, line {number}: expected a unique name and a key", hint=HINT)
         key = words[1].encode()
         if len(key) < MINIMUM_BYTES:
-            raise InputError(f"{path}, line {number}: a key has at least {MINIMUM_BYTES} bytes", hint=HINT)
+            raise InputError(f"{path}, line {number}: the key must have at least {MINIMUM_BYTES} bytes", hint=HINT)
         found[words[0]] = _digest(key)
     return found
 

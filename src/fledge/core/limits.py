@@ -15,26 +15,26 @@ class Limits:
 
     GROUP: ClassVar = "Limits"
 
-    max_body_bytes: int = option(1_000_000, "largest body of a request, in bytes")
-    max_json_depth: int = option(32, "how deep JSON may be nested")
-    max_rows: int = option(1000, "most rows or prompts of a request")
-    max_n: int = option(8, "most answers to one prompt")
-    max_new_tokens: int = option(4096, "most new tokens that a request may ask for")
-    max_running: int = option(64, "answers that a release computes at once")
-    queue_requests: int = option(64, "requests that may wait for a release; beyond, 429")
-    queue_tokens: int = option(400_000, "tokens, read and new, of all requests of a release; beyond, 429")
-    deadline_s: float = option(120.0, "seconds that a request may take; its answers then end as they are")
-    header_timeout_s: float = option(10.0, "seconds that a client may take to send its headers")
-    body_timeout_s: float = option(30.0, "seconds that a client may take to send its body; beyond, 408")
-    write_timeout_s: float = option(30.0, "seconds that a client may take to read what was sent; beyond, hung up")
-    drain_s: float = option(30.0, "seconds that running requests get to finish at a stop")
+    max_body_bytes: int = option(1_000_000, "maximum size of a request body in bytes")
+    max_json_depth: int = option(32, "maximum nesting depth of JSON")
+    max_rows: int = option(1000, "maximum rows or prompts per request")
+    max_n: int = option(8, "maximum answers per prompt")
+    max_new_tokens: int = option(4096, "maximum new tokens that a request may set")
+    max_running: int = option(64, "answers that a release computes concurrently")
+    queue_requests: int = option(64, "maximum queued requests of a release; more get 429")
+    queue_tokens: int = option(400_000, "maximum prompt and new tokens of all requests of a release; more get 429")
+    deadline_s: float = option(120.0, "seconds until a request ends: its answers end as they are")
+    header_timeout_s: float = option(10.0, "seconds for a client to send its headers")
+    body_timeout_s: float = option(30.0, "seconds for a client to send its body, else 408")
+    write_timeout_s: float = option(30.0, "seconds for a client to read sent data, else it is disconnected")
+    drain_s: float = option(30.0, "seconds for running requests to finish at a stop")
 
     def override(self, fixed: Mapping[str, int | float]) -> "Limits":
         """Return these limits with those in `fixed` replaced."""
         return decode(Limits, {**asdict(self), **fixed})
 
     def problems(self) -> list[str]:
-        """Return the errors of all invalid values."""
+        """Return an error for each invalid value."""
         return out_of_range(
             self,
             ("max_body_bytes", 1000, 64_000_000),

@@ -1,10 +1,10 @@
-"""Logging of an endpoint's processes: lines `LEVEL: TEXT` on stderr, which the supervisor collects in one log."""
+"""Logging of an endpoint's processes: lines `LEVEL: TEXT` on stderr, which the supervisor merges into one log."""
 
 import logging
 
 
 def start_logging(level: int = logging.INFO) -> None:
-    """Write fledge's log records from `level` on to stderr."""
+    """Write fledge's log records of at least `level` to stderr."""
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("%(levelname)s: %(message)s"))
     log = logging.getLogger("fledge")

@@ -37,7 +37,7 @@ class TokenScore(NamedTuple):
 
 @dataclass(frozen=True)
 class Piece:
-    """Engine to client: the next part of an answer; the last one has a `finish_reason`, or an `error`, which ends all
+    """Engine to client: the next part of an answer. The last part has a `finish_reason`, or an `error`, which ends all
     answers to the prompt.
 
     `index` tells several answers to one prompt apart. `error_kind` is the name of a class of `InputError` for a prompt

@@ -12,7 +12,7 @@ LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
 def family_of(host: str) -> socket.AddressFamily:
-    """Of a numerical address."""
+    """Return the address family of a numerical address."""
     return socket.AF_INET6 if ":" in host else socket.AF_INET
 
 
@@ -23,8 +23,8 @@ def without_password(uri: str) -> str:
 
 
 def check_answers(url: str) -> None:
-    """Raise `FledgeError` where nothing takes connections at a URL; one behind a proxy is not looked at."""
-    import urllib.request  # which takes 0.1 s to load
+    """Raise `FledgeError` if nothing accepts connections at a URL. A URL behind a proxy is not checked."""
+    import urllib.request  # takes 0.1 s to load
 
     parts = urlsplit(url)
     host = parts.hostname or ""
@@ -35,12 +35,12 @@ def check_answers(url: str) -> None:
     except OSError as error:
         raise FledgeError(
             f"nothing answers at {parts.scheme}://{host}{f':{parts.port}' if parts.port else ''}: {reason(error)}",
-            hint="start what is to answer there, or correct the URL",
+            hint="start the server, or correct the URL",
         ) from None
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """A socket that listens. Raises `InputError` where the port cannot be used."""
+    """Return a listening socket. Raises `InputError` if the port cannot be used."""
     try:
         return socket.create_server((host, port), family=family_of(host), backlog=2048)
     except OSError as error:

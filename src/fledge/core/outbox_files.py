@@ -1,4 +1,4 @@
-"""Where an outbox's lines lie: files that are numbered in the order in which they were written."""
+"""The files of an outbox, numbered in the order of writing."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Routes: which releases answer to a model name."""
+"""Routes from model names to releases."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -15,10 +15,10 @@ class RouteArm:
 
 @dataclass(frozen=True)
 class Route:
-    """One model name: `arms` share what asks for the name alone; `aliases` can be asked for by name, and the releases
-    of all of these and of `versions` by version.
+    """One model name. `arms` share the requests for the name alone; requests can also name one of `aliases`, or the
+    version of any of these releases or of `versions`.
 
-    `shadow` also gets `shadow_share` (0 to 1) of the requests, and nobody sees its answers.
+    `shadow` gets a copy of `shadow_share` (0 to 1) of the requests; its answers are only recorded.
     """
 
     name: str

@@ -22,13 +22,13 @@ from fledge.core.errors import InputError
 T = TypeVar("T")
 P = ParamSpec("P")
 OTHER_VARIABLES = ("FLEDGE_API_KEY", "FLEDGE_WEBHOOK_SECRET", "FLEDGE_INSTALL_", "FLEDGE_TEST_", "FLEDGE_SOAK_")
-ENCODING = "utf-8-sig"  # of files of settings: some editors put a byte order mark first
+ENCODING = "utf-8-sig"  # some editors write a byte order mark
 
 
 @dataclass(frozen=True)
 class Option:
-    """One setting: name, type, default, help text, environment variable (empty if only a file can set it), flag, and
-    the group in the help page (empty for common ones)."""
+    """One setting. `env` is empty if only a file or Python can set it; `group` is its heading in help, empty for common
+    settings."""
 
     name: str
     type: Any
@@ -58,16 +58,16 @@ class Option:
 def option(
     default: Any, text: str, *, env: str = "", flag: bool | str = True, strip: bool = True, group: str | None = None
 ) -> Any:
-    """Return a dataclass field that is a setting with the help `text`; `env` replaces the derived name `FLEDGE_<NAME>`,
-    `flag` the derived `--name`, and `group` the class's `GROUP`.
+    """Return a dataclass field that is a setting with the help `text`.
 
-    If `flag` is false, only a file or Python can set it. Without `strip`, white space is part of the items of a list.
+    `env` replaces the derived `FLEDGE_<NAME>`, `flag` the derived `--name`, and `group` the `GROUP` of the class. With
+    `flag` false only a file or Python can set it. Without `strip` white space in the parts of a list is kept.
     """
     return field(default=default, metadata={"help": text, "env": env, "flag": flag, "strip": strip, "group": group})
 
 
 def options(cls: type) -> Iterator[Option]:
-    """Return the settings of a dataclass, including those of nested dataclasses."""
+    """Yield the settings of a dataclass, including those of nested dataclasses."""
     hints = typing.get_type_hints(cls)
     for item in fields(cls):
         kind = hints[item.name]
@@ -86,11 +86,11 @@ def options(cls: type) -> Iterator[Option]:
                 env=env,
                 flag=f"--{flag}",
                 strip=item.metadata["strip"],
-                group=_group(cls, item.name) if group is None else group,
+                group=_declared_group(cls, item.name) if group is None else group,
             )
 
 
-def _group(cls: type, name: str) -> str:
+def _declared_group(cls: type, name: str) -> str:
     """Return the `GROUP` of the class that declares a field."""
     declaring = next(kind for kind in cls.__mro__ if name in vars(kind).get("__annotations__", ()))
     return str(vars(declaring).get("GROUP", ""))
@@ -132,9 +132,9 @@ def load(
     folder: Path | None = None,
     environ: Mapping[str, str] | None = None,
 ) -> Resolved[T]:
-    """Load the settings of `cls` from all sources; `file` is the name and content of a file for this run.
+    """Load the settings `cls` from all sources; `file` is the name and content of a settings file for this run.
 
-    Raises `InputError` that names all invalid values, and the keys of `file` that are not settings.
+    Raises `InputError` that names all invalid values, or the unknown settings in `file`.
     """
     folder = folder or Path.cwd()
     environ = os.environ if environ is None else environ
@@ -142,7 +142,7 @@ def load(
     path, content = file or ("", {})
     unknown = sorted(set(content) - {item.name for item in known}, key=str)
     if unknown:
-        raise InputError(f"{path}: no setting {', '.join(map(repr, unknown))}", hint="fledge config show")
+        raise InputError(f"{path}: unknown setting {', '.join(map(repr, unknown))}", hint="fledge config show")
     values: dict[str, Any] = {}
     origins: dict[str, str] = {}
     for origin, source in _sources(known, flags or {}, (path, content), folder, environ):
@@ -155,7 +155,7 @@ def load(
             parts = values[item.name].split(",")
             values[item.name] = tuple(filter(None, map(str.strip, parts) if item.strip else parts))
         origins.setdefault(item.name, "default")
-    return Resolved(_validated(cls, values, origins), origins)
+    return Resolved(_validate(cls, values, origins), origins)
 
 
 @functools.cache
@@ -163,7 +163,7 @@ def _validator(cls: Any) -> TypeAdapter[Any]:
     return TypeAdapter(cls)
 
 
-def _validated(cls: type[T], values: dict[str, Any], origins: Mapping[str, str]) -> T:
+def _validate(cls: type[T], values: dict[str, Any], origins: Mapping[str, str]) -> T:
     lines: list[str] = []
     kind: Any = cls
     while True:
@@ -172,21 +172,23 @@ def _validated(cls: type[T], values: dict[str, Any], origins: Mapping[str, str])
             break
         except ValidationError as error:
             lines += [_explain(issue, origins) for issue in error.errors()]
-            # Without what is known to be wrong, see what else is.
-            wrong = {name for issue in error.errors() for name in _settings_at(cls, issue["loc"])} & values.keys()
+            # Validate again without the invalid values, to report all errors.
+            wrong = {
+                name for issue in error.errors() for name in _settings_of_location(cls, issue["loc"])
+            } & values.keys()
             values = {name: kept for name, kept in values.items() if name not in wrong}
             if not wrong:
                 break
     if lines:
-        raise InputError("\n".join(lines), hint="fix these values where they are set")
+        raise InputError("\n".join(lines), hint="correct these values where they are set")
     return value
 
 
-def _settings_at(cls: type, place: tuple[int | str, ...]) -> set[str]:
-    """Return the settings at the location of an error; a nested dataclass stands for all of its own."""
+def _settings_of_location(cls: type, location: tuple[int | str, ...]) -> set[str]:
+    """Return the settings at the location of an error: all those of a nested dataclass if it is the error."""
     hints = typing.get_type_hints(cls)
-    names = {str(part) for part in place}
-    if len(place) == 1 and is_dataclass(kind := hints.get(str(place[0]))) and isinstance(kind, type):
+    names = {str(part) for part in location}
+    if len(location) == 1 and is_dataclass(kind := hints.get(str(location[0]))) and isinstance(kind, type):
         names |= {item.name for item in options(kind)}
     return names
 
@@ -218,8 +220,8 @@ def _files(folder: Path, environ: Mapping[str, str]) -> Iterator[tuple[Path, Map
 
 
 def unknown_keys(*classes: type) -> list[tuple[str, str]]:
-    """Return the keys of the settings files and the variables FLEDGE_... that are not settings of `classes`, each after
-    the name of its source."""
+    """Return the source and name of each key in settings files and each variable FLEDGE_... that is not a setting of
+    `classes`."""
     known = [item for cls in classes for item in options(cls)]
     names, variables = {item.name for item in known}, {item.env for item in known}
     found = [
@@ -277,67 +279,69 @@ def user_cache() -> Path:
 
 
 class FromSources(type):
-    """The metaclass of settings: an instance loads the values that it is not given."""
+    """Metaclass of settings: an instance loads the fields it is not given from all sources."""
 
     def __call__(cls, *args: Any, **given: Any) -> Any:
         kind: Any = cls
         names = [item.name for item in fields(kind)]
         values = {**dict(zip(names, args, strict=False)), **given}
         if len(args) > len(names) or len(values) < len(args) + len(given) or not values.keys() <= set(names):
-            return super().__call__(*args, **given)  # which says what is wrong
+            return super().__call__(*args, **given)  # raises the TypeError
         if len(values) == len(names):
             return super().__call__(**values)
         known = {item.name for item in options(cls)}
-        for name, wanted in typing.get_type_hints(cls).items():
-            nested = is_dataclass(wanted) and isinstance(wanted, type)
-            if nested and name in values and not isinstance(values[name], wanted):
-                what = wanted.__name__
-                raise InputError(f"{name} is a {what}, not {values[name]!r}", hint=f"{name}=fledge.{what}(...)")
+        for name, kind_of_part in typing.get_type_hints(cls).items():
+            nested = is_dataclass(kind_of_part) and isinstance(kind_of_part, type)
+            if nested and name in values and not isinstance(values[name], kind_of_part):
+                expected = kind_of_part.__name__
+                raise InputError(
+                    f"{name} must be a {expected}, not {values[name]!r}", hint=f"{name}=fledge.{expected}(...)"
+                )
         found = cls.load({name: values.pop(name) for name in known & values.keys()})
         if not values:
             return found
-        # What `load` notes of the parts that it read says nothing of one that is given whole.
-        notes = {item.name: item.default for item in fields(kind) if not item.metadata and item.default is not MISSING}
-        return replace(found, **{**notes, **values})
+        # Fields that `load` derives from its sources do not apply to the given values.
+        derived = {
+            item.name: item.default for item in fields(kind) if not item.metadata and item.default is not MISSING
+        }
+        return replace(found, **{**derived, **values})
 
     def load(cls, flags: Mapping[str, Any]) -> Any:
-        """Return an instance of the class."""
+        """Load an instance from all sources."""
         kind: Any = cls
         return load(kind, flags).value
 
 
 @dataclass(frozen=True)
 class Workspace(metaclass=FromSources):
-    """Where results are recorded, and where fledge keeps its state."""
+    """The tracking store, and the folders for state and cache."""
 
     GROUP: ClassVar = "Storage"
 
     tracking_uri: str = option("", "MLflow tracking store or server", env="MLFLOW_TRACKING_URI")
     state: str = option(".fledge", "folder for outbox, pids, logs and experiments", env="FLEDGE_HOME")
-    cache: str = option(
-        "", "folder for converted and exported models, shared by all projects; ~/.cache/fledge unless set"
-    )
+    cache: str = option("", "folder for converted and exported models, shared by all projects; default ~/.cache/fledge")
 
     @property
     def tracking(self) -> str:
-        """Return the tracking URI, by default a SQLite file in the working directory."""
+        """The tracking URI, by default a SQLite file in the working directory."""
         return self.tracking_uri or f"sqlite:///{Path.cwd() / 'mlflow.db'}"
 
     @property
     def state_dir(self) -> Path:
-        """Return fledge's folder as an absolute path; `core.state.ensure` creates it."""
+        """The state folder as an absolute path; `core.state.ensure` creates it."""
         return Path(self.state).absolute()
 
     @property
     def cache_dir(self) -> Path:
-        """Return the folder of derived model files; all of them can be rebuilt."""
+        """The folder of converted and exported models, which can be deleted at any time."""
         return Path(self.cache or user_cache()).absolute()
 
 
 def settings_by_keyword(verb: Callable[P, T]) -> Callable[P, T]:
-    """Wrap a public function so that it refuses settings as a positional argument."""
-    taken = [item.name for item in inspect.signature(verb).parameters.values() if item.kind is item.KEYWORD_ONLY]
-    keyword = next((name for name in ("workspace", "config") if name in taken), None)
+    """Wrap a public function that takes settings by keyword so that it refuses them as a positional argument."""
+    keywords = [item.name for item in inspect.signature(verb).parameters.values() if item.kind is item.KEYWORD_ONLY]
+    keyword = next((name for name in ("workspace", "config") if name in keywords), None)
     if keyword is None:
         return verb
 

@@ -1,4 +1,4 @@
-"""Texts and parts of sentences."""
+"""Helpers for texts."""
 
 import json
 import math
@@ -32,13 +32,13 @@ def cell_text(value: object) -> str:
 
 def strip_stream(pieces: Iterator[str]) -> Iterator[str]:
     """Yield the pieces of a text without leading and trailing white space."""
-    begun, held = False, ""
+    started, held = False, ""
     for piece in pieces:
-        text = held + piece if begun else piece.lstrip()
-        begun = begun or bool(text)
+        text = held + piece if started else piece.lstrip()
+        started = started or bool(text)
         kept = text.rstrip()
         held = text[len(kept) :]
         if kept:
             yield kept
-    if not begun:
+    if not started:
         yield ""

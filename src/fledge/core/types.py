@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 Say = Callable[[str], None]
-"""Takes a message for the user."""
+"""Receives a message for the user."""
 
 Progress = Callable[[int, int, str], None]
 """Takes the number of steps done, the number of all steps, and what is done now."""
@@ -21,7 +21,7 @@ Mode = Literal["exact", "fast", "gguf"]
 
 
 Role = Literal["system", "user", "assistant"]
-"""Who speaks in a conversation."""
+"""The author of a turn."""
 
 
 @dataclass(frozen=True)

@@ -38,7 +38,7 @@ class TraceShipper:
         requests = [record for record in records if isinstance(record, OutboxRecord)]
         try:
             for name, mine in groupby(sorted(requests, key=self._name), key=self._name):
-                write_traces(client, experiment_id(client, trace_experiment(name)), list(map(_trace, mine)))
+                write_traces(client, experiment_id(client, trace_experiment(name)), list(map(_build_trace, mine)))
             for record in records:
                 if isinstance(record, FeedbackRecord):
                     _log_feedback(client, record)
@@ -50,7 +50,7 @@ class TraceShipper:
         return record.release or self._default
 
 
-def _trace(record: OutboxRecord) -> TraceRecord:
+def _build_trace(record: OutboxRecord) -> TraceRecord:
     first, seconds = record.first_token_ns, (record.ended_ns - record.started_ns) / 1e9
     about = {
         "fledge.status": record.status,
@@ -71,7 +71,7 @@ def _trace(record: OutboxRecord) -> TraceRecord:
         outputs[0] if len(outputs) == 1 else outputs,
         about,
         failed,
-        tuple(_steps(record)),
+        tuple(_build_steps(record)),
     )
     tags = {
         "fledge.request_id": record.request_id,
@@ -83,7 +83,7 @@ def _trace(record: OutboxRecord) -> TraceRecord:
     return TraceRecord(record.trace_id, root, tags, record.prompt)
 
 
-def _steps(record: OutboxRecord) -> list[SpanRecord]:
+def _build_steps(record: OutboxRecord) -> list[SpanRecord]:
     rows = record.inputs if isinstance(record.inputs, list) else []
     steps = []
     for number, answer in enumerate(record.answers):
@@ -91,11 +91,11 @@ def _steps(record: OutboxRecord) -> list[SpanRecord]:
             moment = (record.started_ns, record.started_ns)
             row = rows[number] if number < len(rows) else record.inputs
             steps.append(SpanRecord("prompt", "PARSER", *moment, row, answer.prompt_text))
-        steps.append(_generate_span(answer, record))
+        steps.append(_build_generate_span(answer, record))
     return steps
 
 
-def _generate_span(answer: Answered, record: OutboxRecord) -> SpanRecord:
+def _build_generate_span(answer: Answered, record: OutboxRecord) -> SpanRecord:
     first = answer.first_token_ns
     attributes = {
         **token_usage(answer.prompt_tokens, answer.completion_tokens),

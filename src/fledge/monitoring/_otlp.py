@@ -78,7 +78,7 @@ class OtlpShipper:
         except ModuleNotFoundError:
             raise MissingExtraError("the OTLP exporter", "otlp") from None
         logging.getLogger(OTLPSpanExporter.__module__).disabled = True  # its errors are raised here instead
-        where = _endpoint(endpoint)
+        where = _complete_url(endpoint)
         self._session = _Session(where)
         self._exporter = OTLPSpanExporter(where, session=self._session, max_request_size=0)
         self._scope = InstrumentationScope("fledge", version("fledge"))
@@ -87,8 +87,8 @@ class OtlpShipper:
 
     def __call__(self, records: Sequence[OutboxRecord | FeedbackRecord]) -> None:
         """Ship `records`. Raises `FledgeError` if the collector refuses them or does not answer."""
-        drafts = [draft for record in records for draft in _drafts(record)]
-        for part in _parts(drafts):
+        drafts = [draft for record in records for draft in _draft_spans(record)]
+        for part in _split_into_parts(drafts):
             self._session.last_error = None
             done = self._exporter.export([self._span(draft) for draft in part])
             if done is not SpanExportResult.SUCCESS:
@@ -97,8 +97,8 @@ class OtlpShipper:
     def _span(self, draft: "_Draft") -> ReadableSpan:
         return ReadableSpan(
             draft.name,
-            _context(draft.request_id, draft.key),
-            _context(draft.request_id) if draft.key else None,
+            _derive_context(draft.request_id, draft.key),
+            _derive_context(draft.request_id) if draft.key else None,
             self._resource,
             draft.attributes,
             kind=draft.kind,
@@ -163,7 +163,7 @@ class _Session(requests.Session):
             log.warning("the collector rejected %d spans: %s", partly.rejected_spans, partly.error_message)
 
 
-def _endpoint(given: str) -> str:
+def _complete_url(given: str) -> str:
     try:
         parts = urlsplit(given)
         valid = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
@@ -174,8 +174,8 @@ def _endpoint(given: str) -> str:
     return given if parts.path.strip("/") else parts._replace(path=PATH).geturl()
 
 
-def _parts(drafts: Sequence[_Draft]) -> Iterator[list[_Draft]]:
-    """In requests of `PART_BYTES` at most, but for a span that is larger by itself."""
+def _split_into_parts(drafts: Sequence[_Draft]) -> Iterator[list[_Draft]]:
+    """Yield parts of at most `PART_BYTES`, or of one larger span."""
     part: list[_Draft] = []
     size = 0
     for draft in drafts:
@@ -188,28 +188,28 @@ def _parts(drafts: Sequence[_Draft]) -> Iterator[list[_Draft]]:
         yield part
 
 
-def _context(request_id: str, key: str = "") -> SpanContext:
+def _derive_context(request_id: str, key: str = "") -> SpanContext:
     """Return the ids of a span, derived from the request's id."""
     try:
         trace = int(request_id, 16) if len(request_id) == 32 else 0
     except ValueError:
         trace = 0
-    span = _digest(f"{request_id}/{key}", 8)
-    return SpanContext(trace or _digest(request_id, 16), span, is_remote=False, trace_flags=TraceFlags(1))
+    span = _derive_int(f"{request_id}/{key}", 8)
+    return SpanContext(trace or _derive_int(request_id, 16), span, is_remote=False, trace_flags=TraceFlags(1))
 
 
-def _digest(text: str, size: int) -> int:
+def _derive_int(text: str, size: int) -> int:
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:size])
 
 
-def _drafts(record: OutboxRecord | FeedbackRecord) -> list[_Draft]:
+def _draft_spans(record: OutboxRecord | FeedbackRecord) -> list[_Draft]:
     if isinstance(record, FeedbackRecord):
-        return [_evaluation(record)]
-    return [_request(record), *(_answer(record, number) for number in range(len(record.answers)))]
+        return [_draft_evaluation(record)]
+    return [_draft_request(record), *(_draft_answer(record, number) for number in range(len(record.answers)))]
 
 
-def _request(record: OutboxRecord) -> _Draft:
-    path = _route(record).path
+def _draft_request(record: OutboxRecord) -> _Draft:
+    path = _route_of(record).path
     about = {
         "http.request.method": "POST",
         "http.route": path,
@@ -218,7 +218,7 @@ def _request(record: OutboxRecord) -> _Draft:
         # In the conventions a client error is no error of the server.
         "error.type": str(record.status) if record.status >= 500 else None,
         "fledge.request_id": record.request_id,
-        "fledge.release": _release(record),
+        "fledge.release": _release_name(record),
         "fledge.arm": record.arm or None,
         "fledge.error": record.error or None,
         **record.tags,
@@ -232,12 +232,12 @@ def _request(record: OutboxRecord) -> _Draft:
         _drop_none(about),
         # A shadow answer must not count as a request.
         SpanKind.INTERNAL if record.is_shadow else SpanKind.SERVER,
-        _error_status(record) if record.status >= 500 else Status(StatusCode.UNSET),
+        _build_error_status(record) if record.status >= 500 else Status(StatusCode.UNSET),
     )
 
 
-def _answer(record: OutboxRecord, number: int) -> _Draft:
-    answer, route = record.answers[number], _route(record)
+def _draft_answer(record: OutboxRecord, number: int) -> _Draft:
+    answer, route = record.answers[number], _route_of(record)
     turns = _turns(record, number)
     operation = "chat" if turns else route.operation
     failed = record.status >= 400 and not answer.finish_reason
@@ -246,17 +246,17 @@ def _answer(record: OutboxRecord, number: int) -> _Draft:
         "gen_ai.operation.name": operation,
         "gen_ai.provider.name": PROVIDER,
         "gen_ai.request.model": record.release or None,
-        "gen_ai.response.model": _release(record),
+        "gen_ai.response.model": _release_name(record),
         "gen_ai.response.id": f"{route.prefix}{record.request_id}",
         "gen_ai.response.finish_reasons": [answer.finish_reason] if answer.finish_reason else None,
-        "gen_ai.response.time_to_first_chunk": _seconds(answer.started_ns, answer.first_token_ns),
+        "gen_ai.response.time_to_first_chunk": _seconds_between(answer.started_ns, answer.first_token_ns),
         # Several answers to one prompt count it once: the others have none.
         "gen_ai.usage.input_tokens": answer.prompt_tokens or None,
         "gen_ai.usage.output_tokens": answer.completion_tokens,
         "gen_ai.prompt.name": prompt or None,
         "gen_ai.prompt.version": prompt_version or None,
-        "gen_ai.input.messages": _input(turns, answer),
-        "gen_ai.output.messages": _output(answer),
+        "gen_ai.input.messages": _format_input(turns, answer),
+        "gen_ai.output.messages": _format_output(answer),
         "error.type": str(record.status) if failed else None,
     }
     return _Draft(
@@ -267,16 +267,16 @@ def _answer(record: OutboxRecord, number: int) -> _Draft:
         answer.ended_ns,
         _drop_none(about),
         SpanKind.CLIENT,  # the engine is another process
-        _error_status(record) if failed else Status(StatusCode.UNSET),
+        _build_error_status(record) if failed else Status(StatusCode.UNSET),
     )
 
 
-def _evaluation(record: FeedbackRecord) -> _Draft:
+def _draft_evaluation(record: FeedbackRecord) -> _Draft:
     value = record.value
     about = {
         "gen_ai.evaluation.name": record.name,
         "gen_ai.evaluation.score.value": None if isinstance(value, str) else float(value),
-        "gen_ai.evaluation.score.label": json.dumps(value) if isinstance(value, bool) else _text(value),
+        "gen_ai.evaluation.score.label": json.dumps(value) if isinstance(value, bool) else _text_or_none(value),
         "gen_ai.evaluation.explanation": record.comment or None,
         "user.id": record.user or None,
         "fledge.feedback_id": record.feedback_id,
@@ -285,23 +285,23 @@ def _evaluation(record: FeedbackRecord) -> _Draft:
     return _Draft(record.request_id, f"feedback/{record.feedback_id}", EVALUATION, *moment, _drop_none(about))
 
 
-def _route(record: OutboxRecord) -> OtlpRoute:
+def _route_of(record: OutboxRecord) -> OtlpRoute:
     return ROUTES.get(record.route, OtlpRoute(f"/{record.route}", "text_completion"))
 
 
-def _release(record: OutboxRecord) -> str | None:
+def _release_name(record: OutboxRecord) -> str | None:
     return f"{record.release}/{record.version}" if record.release else None
 
 
-def _error_status(record: OutboxRecord) -> Status:
+def _build_error_status(record: OutboxRecord) -> Status:
     return Status(StatusCode.ERROR, record.error or None)
 
 
-def _seconds(start_ns: int, end_ns: int) -> float | None:
+def _seconds_between(start_ns: int, end_ns: int) -> float | None:
     return (end_ns - start_ns) / 1e9 if end_ns else None
 
 
-def _text(value: object) -> str | None:
+def _text_or_none(value: object) -> str | None:
     return value if isinstance(value, str) else None
 
 
@@ -322,18 +322,18 @@ def _turns(record: OutboxRecord, number: int) -> list[dict[str, Any]]:
     return found if not record.prompt or text == record.answers[number].prompt_text else []
 
 
-def _input(turns: Sequence[Mapping[str, Any]], answer: Answered) -> str | None:
+def _format_input(turns: Sequence[Mapping[str, Any]], answer: Answered) -> str | None:
     if turns:
-        return json.dumps([_message(turn.get("role"), turn.get("content")) for turn in turns], ensure_ascii=False)
-    return json.dumps([_message("user", answer.prompt_text)], ensure_ascii=False) if answer.prompt_text else None
+        return json.dumps([_build_message(turn.get("role"), turn.get("content")) for turn in turns], ensure_ascii=False)
+    return json.dumps([_build_message("user", answer.prompt_text)], ensure_ascii=False) if answer.prompt_text else None
 
 
-def _output(answer: Answered) -> str | None:
+def _format_output(answer: Answered) -> str | None:
     if not answer.output:
         return None
-    message = {**_message("assistant", answer.output), "finish_reason": answer.finish_reason or "error"}
+    message = {**_build_message("assistant", answer.output), "finish_reason": answer.finish_reason or "error"}
     return json.dumps([message], ensure_ascii=False)
 
 
-def _message(role: Any, content: Any) -> dict[str, Any]:
+def _build_message(role: Any, content: Any) -> dict[str, Any]:
     return {"role": str(role or ""), "parts": [{"type": "text", "content": str(content or "")}]}

@@ -102,7 +102,7 @@ def decide(plan: CanaryPlan, state: CanaryState, candidate: Tally, baseline: Tal
     readings = read_guards(plan, candidate, baseline)
     broken = [reading.words for reading in readings if reading.broken]
     if broken:
-        return replace(state, status="rolled back", reason=_reason(plan, state, broken))
+        return replace(state, status="rolled back", reason=_format_reason(plan, state, broken))
     if not held_out:
         return replace(state, judged=candidate.requests)
     over = [reading.words for reading in readings if not reading.kept]
@@ -110,18 +110,18 @@ def decide(plan: CanaryPlan, state: CanaryState, candidate: Tally, baseline: Tal
         looks = state.looks + 1
         if looks < HOLDS:
             return replace(state, looks=looks, judged=candidate.requests)
-        return replace(state, status="rolled back", reason=_reason(plan, state, over))
+        return replace(state, status="rolled back", reason=_format_reason(plan, state, over))
     if state.step + 1 < len(plan.steps):
         return CanaryState(state.step + 1, now)
-    return replace(state, status="passed", reason=_reason(plan, state, [reading.words for reading in readings]))
+    return replace(state, status="passed", reason=_format_reason(plan, state, [reading.words for reading in readings]))
 
 
 def read_guards(plan: CanaryPlan, candidate: Tally, baseline: Tally) -> list[GuardReading]:
     """Return the current reading of each guard."""
-    return [_read(guard, candidate, baseline) for guard in plan.guards]
+    return [_read_guard(guard, candidate, baseline) for guard in plan.guards]
 
 
-def _read(guard: Guard, candidate: Tally, baseline: Tally) -> GuardReading:
+def _read_guard(guard: Guard, candidate: Tally, baseline: Tally) -> GuardReading:
     if guard.metric == "error_rate":
         return _read_rate(guard, candidate, baseline)
     name, _, percent = guard.metric.partition("_p")
@@ -132,9 +132,11 @@ def _read(guard: Guard, candidate: Tally, baseline: Tally) -> GuardReading:
     value, reference = float(np.quantile(ours, quantile)), float(np.quantile(other, quantile))
     rng = np.random.default_rng(0)
     drawn = [np.quantile(rng.choice(values, (RESAMPLES, len(values))), quantile, axis=1) for values in (ours, other)]
-    limits = _limit(guard, drawn[1])
+    limits = _compute_limit(guard, drawn[1])
     broken = float(np.mean(drawn[0] > limits)) > CONFIDENCE
-    return GuardReading(guard.text, value, reference, kept=value <= float(_limit(guard, reference)), broken=broken)
+    return GuardReading(
+        guard.text, value, reference, kept=value <= float(_compute_limit(guard, reference)), broken=broken
+    )
 
 
 def _read_rate(guard: Guard, candidate: Tally, baseline: Tally) -> GuardReading:
@@ -155,11 +157,11 @@ def _read_rate(guard: Guard, candidate: Tally, baseline: Tally) -> GuardReading:
     )
 
 
-def _limit(guard: Guard, reference: Any) -> Any:
+def _compute_limit(guard: Guard, reference: Any) -> Any:
     return reference * (1 + guard.change) if guard.relative else reference + guard.change
 
 
-def _reason(plan: CanaryPlan, state: CanaryState, words: Sequence[str]) -> str:
+def _format_reason(plan: CanaryPlan, state: CanaryState, words: Sequence[str]) -> str:
     return f"at {100 * plan.steps[state.step]:g} % of the requests: {'; '.join(words) or 'no guards'}"
 
 

@@ -158,7 +158,7 @@ def prepare(
     plan = plan_routes(targets, config.split, config.shadow, config.canary)
     found = {reference: _find(config, reference, say) for reference in plan.references}
     path = _config_file(folder)
-    content = _configuration(config, plan, found, folder, environ)
+    content = _build_config(config, plan, found, folder, environ)
     log = LogConfig(str(log_file(folder)) if detached else "", config.log_json)
     state.write_json(path, asdict(replace(content, log=log, served=ServeCall(asdict(config), targets))))
     return path
@@ -251,7 +251,7 @@ def status(*, workspace: Workspace | None = None) -> list[EndpointStatus]:
         with contextlib.suppress(OSError, ValueError):
             content = read_json(EndpointState, path)
             if _is_supervisor(content.pid, path.parent):
-                found.append(_status(content, path.parent))
+                found.append(_build_status(content, path.parent))
     return found
 
 
@@ -263,7 +263,7 @@ def stop(port: int | None = None, *, workspace: Workspace | None = None) -> list
     return [chosen]
 
 
-def _configuration(
+def _build_config(
     config: ServeConfig,
     plan: RoutePlan,
     found: Mapping[release_cache.ReleaseRef, tuple[Path, Manifest]],
@@ -281,14 +281,14 @@ def _configuration(
         routes=plan.routes(names),
         releases={names[reference]: str(where.resolve()) for reference, (where, _) in found.items()},
         engine={item.name: getattr(config, item.name) for item in fields(EngineSettings)},
-        endpoint=_endpoint_options(config, folder, environ),
-        recorder=_recorder_config(config, plan, watched, folder) if config.record or config.watch_s else None,
+        endpoint=_build_endpoint_options(config, folder, environ),
+        recorder=_build_recorder_config(config, plan, watched, folder) if config.record or config.watch_s else None,
         log=LogConfig("", config.log_json),
         served=ServeCall(asdict(config), ()),
     )
 
 
-def _endpoint_options(config: ServeConfig, folder: Path, environ: Mapping[str, str]) -> EndpointOptions:
+def _build_endpoint_options(config: ServeConfig, folder: Path, environ: Mapping[str, str]) -> EndpointOptions:
     cap_bytes = config.outbox_mb * 1_000_000
     return EndpointOptions(
         keys_file=config.keys_file,
@@ -306,7 +306,7 @@ def _endpoint_options(config: ServeConfig, folder: Path, environ: Mapping[str, s
     )
 
 
-def _recorder_config(
+def _build_recorder_config(
     config: ServeConfig, plan: RoutePlan, watched: tuple[WatchedAlias, ...], folder: Path
 ) -> RecorderConfig:
     first = plan.references[0]
@@ -360,7 +360,7 @@ def _wait_until_ready(
         with contextlib.suppress(OSError, ValueError):
             content = read_json(EndpointState, folder / "state.json")
             if content.pid == process.pid and content.state == "ready":
-                return _status(content, folder)
+                return _build_status(content, folder)
             for text in content.progress if content.pid == process.pid else ():
                 if text not in shown:
                     shown.add(text)
@@ -381,7 +381,7 @@ def _wait_until_ready(
     raise kind(f"the endpoint did not start:\n{last}", hint=f"read {log}")
 
 
-def _status(content: EndpointState, folder: Path) -> EndpointStatus:
+def _build_status(content: EndpointState, folder: Path) -> EndpointStatus:
     processes = tuple(
         ProcessStatus(**vars(item), memory_bytes=proportional_bytes(item.pid)) for item in content.processes
     )

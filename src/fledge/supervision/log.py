@@ -76,17 +76,17 @@ class _FileHandler(_Handler, RotatingFileHandler):
         return TextIOWrapper(state.open_to_append(Path(self.baseFilename)), encoding="utf-8")
 
 
-def _timestamp(record: logging.LogRecord) -> str:
+def _format_timestamp(record: logging.LogRecord) -> str:
     return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(record.created))
 
 
 class _PlainFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         level = f"{record.levelname}: " if record.levelno >= logging.WARNING else ""
-        return f"{_timestamp(record)} {record.name}: {level}{record.msg}"
+        return f"{_format_timestamp(record)} {record.name}: {level}{record.msg}"
 
 
 class _JsonFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
-        about = {"time": _timestamp(record), "role": record.name, "level": record.levelname.lower()}
+        about = {"time": _format_timestamp(record), "role": record.name, "level": record.levelname.lower()}
         return json.dumps({**about, "message": record.msg})

@@ -40,9 +40,9 @@ def after_crash(record: Restarts, now: float, *, candidate: bool = False) -> Dec
     return Decision(delay, len(counted) >= LOOP_CRASHES, replace(record, crashes=crashes, count=record.count + 1))
 
 
-def is_hung(heard: float, now: float, timeout_s: float) -> bool:
-    """Return whether to kill a child that last responded at `heard`."""
-    return now - heard > timeout_s
+def is_hung(last_heard: float, now: float, timeout_s: float) -> bool:
+    """Return whether to kill a child that last responded at `last_heard`."""
+    return now - last_heard > timeout_s
 
 
 def suspended_s(before: float, now: float) -> float:

@@ -32,7 +32,7 @@ class Child:
     address: str = ""
     process: "subprocess.Popen[bytes] | None" = None
     line: socket.socket | None = None
-    heard: float = 0.0
+    last_heard: float = 0.0
     unread: bytes = b""
     ready: bool = False
     was_ready: bool = False
@@ -79,7 +79,7 @@ class Child:
         os.set_blocking(output.fileno(), False)
         self.line, self.ready, self.start_at, self.unread = ours, False, None, b""
         self.error, self.progress = "", []
-        self.heard = time.monotonic()
+        self.last_heard = time.monotonic()
         self._write(encode_config(self.config))
         return ours, output
 
@@ -95,16 +95,16 @@ class Child:
             content = b""
         if not content:
             return None
-        self.heard = time.monotonic()
+        self.last_heard = time.monotonic()
         *lines, self.unread = (self.unread + content).split(b"\n")
         return list(decode_events(lines, on_refused))
 
     def kill_if_hung(self, now: float, timeout_s: float) -> None:
         """Kill it if it is ready and has not responded for `timeout_s`; 0 means never."""
-        if self.process is not None and self.ready and timeout_s and is_hung(self.heard, now, timeout_s):
+        if self.process is not None and self.ready and timeout_s and is_hung(self.last_heard, now, timeout_s):
             self.error = f"{self.name} did not answer for {timeout_s:g} s and was killed"
             self.process.kill()
-            self.heard = now
+            self.last_heard = now
 
     def end(self, timeout_s: float) -> None:
         """Request a stop, and kill it after `timeout_s`."""

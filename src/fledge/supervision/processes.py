@@ -50,7 +50,7 @@ def terminate(pid: int, timeout_s: float) -> None:
     for number, timeout in ((signal.SIGTERM, timeout_s), (signal.SIGKILL, 5.0)):
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, number)
-        if any(_is_gone(pid) for _ in _ticks(timeout)):
+        if any(_is_gone(pid) for _ in _poll_until(timeout)):
             return
 
 
@@ -64,7 +64,7 @@ def _is_gone(pid: int) -> bool:
         return True
 
 
-def _ticks(seconds: float) -> Iterator[None]:
+def _poll_until(seconds: float) -> Iterator[None]:
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         yield

@@ -203,7 +203,7 @@ class Supervisor:
         now = time.monotonic()
         pause, self._ticked = suspended_s(self._ticked, now), now
         for child in self.children.values():
-            child.heard += pause
+            child.last_heard += pause
             child.kill_if_hung(now, self.config.heartbeat_s)
         if now - self._pinged >= PING_S:
             self._pinged = now
@@ -217,11 +217,11 @@ class Supervisor:
             self._end_engine(forgotten)
         child = self.children.get(f"engine {release}")
         if child is None:
-            lacking = memory.lacking([item.process.pid for item in self._engines() if item.process], release)
+            shortage = memory.describe_shortage([item.process.pid for item in self._engines() if item.process], release)
             self._add_engine(release)
-            if lacking:
+            if shortage:
                 child = self.children[f"engine {release}"]
-                child.error = lacking
+                child.error = shortage
                 self._give_up(child, FAILED_EXIT)
                 return
         elif child.is_given_up:

@@ -119,7 +119,7 @@ def _check_database(uri: str) -> None:
 
 @contextlib.contextmanager
 def _fail_fast() -> Iterator[None]:
-    """Disable retries and shorten the timeout, to report a wrong address at once."""
+    """Disable retries and shorten the timeout, to report a wrong address immediately."""
     limits = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0", "MLFLOW_HTTP_REQUEST_TIMEOUT": str(FIRST_ANSWER_S)}
     before = {name: os.environ.get(name) for name in limits}
     os.environ.update(limits)
