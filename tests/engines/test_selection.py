@@ -101,7 +101,7 @@ def test_mode_auto_uses_int8_only_within_the_measured_limit(engine_cache: Path, 
     info = start(engine_cache.parent, mode="fast")
     state = tmp_path  # a copy, since other tests use the cache
     shutil.copytree(engine_cache, state / "engines", ignore=shutil.ignore_patterns("*.part"))
-    gate_file = state / "engines" / f"{DIGEST}-fast" / "gate.json"
+    gate_file = state / "engines" / f"{DIGEST}-fast-{REVISION}" / "gate.json"
     gate = json.loads(gate_file.read_text())
     assert 0.9 < gate["perplexity_ratio"] < 1.1
     assert gate["perplexity_ratio"] == pytest.approx(gate["perplexity_fast"] / gate["perplexity_exact"])
@@ -144,7 +144,7 @@ def test_an_architecture_unknown_to_openvino_runs_on_transformers(tmp_path: Path
 
 @pytest.mark.slow
 def test_concurrent_exports_run_once_and_remove_leftovers(tmp_path: Path) -> None:
-    leftover = tmp_path / "engines" / f"{DIGEST}-exact.part"
+    leftover = tmp_path / "engines" / f"{DIGEST}-exact-{REVISION}.part"
     leftover.mkdir(parents=True)
     (leftover / "half").write_text("")
     program = f"""
@@ -160,5 +160,5 @@ engine.close()
     assert [child.returncode for child in children] == [0, 0]
     assert sorted("exporting embedded" in text for text in outputs) == [False, True]
     folders = [path.name for path in (tmp_path / "engines").iterdir() if path.is_dir()]
-    assert folders == [f"{DIGEST}-exact"]
-    assert not (tmp_path / "engines" / f"{DIGEST}-exact" / "half").exists()
+    assert folders == [f"{DIGEST}-exact-{REVISION}"]
+    assert not (tmp_path / "engines" / f"{DIGEST}-exact-{REVISION}" / "half").exists()

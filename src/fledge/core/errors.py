@@ -25,6 +25,14 @@ class ContextLengthError(InputError):
     """A prompt that leaves no room in the model's context window."""
 
 
+class StructureError(InputError):
+    """A structure of an answer that cannot be enforced; `param` is the parameter of a request."""
+
+    def __init__(self, message: str, hint: str = "simplify it, or leave it out", param: str = "") -> None:
+        super().__init__(message, hint)
+        self.param = param
+
+
 class RefusedError(FledgeError):
     """A failed gate or comparison, or missing evidence."""
 
@@ -58,6 +66,14 @@ def rebuild(kind: str, message: str, hint: str) -> FledgeError:
     """Return an error from another process: of the class named `kind`, or a `FledgeError` if there is no such class."""
     known = {
         cls.__name__: cls
-        for cls in (InputError, ContextLengthError, RefusedError, DamagedError, ConflictError, CrashLoopError)
+        for cls in (
+            InputError,
+            ContextLengthError,
+            StructureError,
+            RefusedError,
+            DamagedError,
+            ConflictError,
+            CrashLoopError,
+        )
     }
     return known.get(kind, FledgeError)(message, hint)

@@ -31,6 +31,7 @@ REQUEST_ONLY = (
     "logprobs",
     "ignore_eos",
     "echo",
+    "grammar",
 )  # of one request, and no setting of a prompt, an arm or a release
 
 
@@ -40,7 +41,8 @@ class GenerationParams:
 
     `n` is the number of answers to one prompt; each has a seed derived from `seed`. `logprobs` adds the natural
     logarithm of each token's probability. `ignore_eos` continues to `max_tokens`. `echo` puts the tokens of the prompt
-    before the answer; `max_tokens` may then be 0.
+    before the answer; `max_tokens` may then be 0. `grammar` is the grammar of all possible answers, see
+    `fledge.engines.grammars`.
     """
 
     GROUP: ClassVar = "Generation"
@@ -57,6 +59,7 @@ class GenerationParams:
     logprobs: bool = False
     ignore_eos: bool = False
     echo: bool = False
+    grammar: str = ""
 
     def __post_init__(self) -> None:
         problems = []
@@ -68,6 +71,8 @@ class GenerationParams:
                 problems.append(f"{name} must be from {low:g} to {high:g}, not {value:g}")
         if len(self.stop) > MAX_STOPS or any(not 1 <= len(text) <= MAX_STOP_CHARACTERS for text in self.stop):
             problems.append(f"stop takes up to {MAX_STOPS} sequences of 1 to {MAX_STOP_CHARACTERS} characters")
+        if self.grammar and self.ignore_eos:
+            problems.append("ignore_eos cannot be combined with a grammar: the answer must end where it is complete")
         if problems:
             raise ValueError("; ".join(problems))
 

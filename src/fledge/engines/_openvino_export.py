@@ -41,6 +41,24 @@ def exact(snapshot: str, source: str, vocabulary: str, out: str) -> None:
     _report_stage("converting")
     export_from_model(model, out, task="text-generation-with-past", patch_16bit_model=half is not None)
     tokenizer.save_pretrained(out)
+    _report_stage("converting the tokenizer")
+    _convert_tokenizer(tokenizer, Path(out))
+
+
+def _convert_tokenizer(tokenizer: Any, out: Path) -> None:
+    """Write OpenVINO's tokenizer, which structured outputs need. Few kinds of tokenizer cannot be converted."""
+    import openvino
+    from openvino_tokenizers import convert_tokenizer
+
+    from fledge.engines.openvino import DETOKENIZER, TOKENIZER
+
+    try:
+        converted = convert_tokenizer(tokenizer, with_detokenizer=True)
+    except Exception as error:  # noqa: BLE001 (of any kind: the model answers without it)
+        sys.stderr.write(f"no structured outputs: the tokenizer cannot be converted: {error}\n")
+        return
+    for model, name in zip(converted, (TOKENIZER, DETOKENIZER), strict=True):
+        openvino.save_model(model, out / name)
 
 
 def _read_tensors(folder: Path, source: str) -> Iterable[Tensor]:

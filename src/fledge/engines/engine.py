@@ -9,7 +9,7 @@ from fledge.core.types import EngineInfo, Message
 from fledge.engines.stream import Completion, Stream
 
 if TYPE_CHECKING:
-    from fledge.engines.prompt_encoder import PromptEncoder
+    from fledge.engines.guarded_child import GuardedChild
 
 PromptInput = str | Sequence[Message] | Sequence[int]
 """Text to complete, a conversation to answer, or token ids, which are used unchanged."""
@@ -47,7 +47,7 @@ class StartingEngine(Engine, Protocol):
 
 
 class LoadedEngine(Protocol):
-    """An engine inside the engine process, which calls `turn` while it is `busy` and polls `encoder`, if there is one.
+    """An engine inside the engine process, which calls `turn` while it is `busy` and polls its `children`.
 
     A turn of many steps calls `between_steps` after each.
     """
@@ -56,7 +56,7 @@ class LoadedEngine(Protocol):
     between_steps: Callable[[], None]
 
     @property
-    def encoder(self) -> "PromptEncoder | None": ...
+    def children(self) -> "Sequence[GuardedChild]": ...
 
     @property
     def busy(self) -> bool: ...

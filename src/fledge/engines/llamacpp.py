@@ -11,7 +11,7 @@ import queue
 import signal
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from fledge.core.generation import GenerationParams
 from fledge.core.interrupts import scratch_folder
 from fledge.core.types import EngineInfo
 from fledge.engines.engine import PromptInput
+from fledge.engines.guarded_child import GuardedChild
 from fledge.engines.memory import cache_tokens
 from fledge.engines.prompt_encoder import PromptEncoder, encode_prompt
 from fledge.engines.stream import Chunk, Stream, Usage
@@ -89,6 +90,10 @@ class LlamaCppEngine:
         self._waiting: deque[_Answer] = deque()
         self._arrived: queue.SimpleQueue[tuple[_Answer, dict[str, Any] | None]] = queue.SimpleQueue()
         self._server = _start_server(gguf, self._cache.size)
+
+    @property
+    def children(self) -> Sequence[GuardedChild]:
+        return [self.encoder]
 
     @property
     def busy(self) -> bool:
@@ -224,6 +229,7 @@ def _request(answer: _Answer) -> dict[str, Any]:
         "ignore_eos": params.ignore_eos,
         "stop": list(params.stop),
         "cache_prompt": True,
+        **({"grammar": params.grammar} if params.grammar else {}),
     }
 
 

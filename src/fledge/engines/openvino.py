@@ -3,7 +3,7 @@
 Exact mode uses fp32 for weights, cache and arithmetic; fast mode has int8 weights and quantises activations.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +11,11 @@ import numpy as np
 import openvino
 import openvino_genai
 
-from fledge.core.errors import FledgeError, InputError
+from fledge.core.errors import FledgeError, InputError, StructureError
 from fledge.core.messages import TokenScore
 from fledge.core.types import EngineInfo
+from fledge.engines.grammar_checker import GrammarChecker
+from fledge.engines.guarded_child import GuardedChild
 from fledge.engines.memory import cache_blocks
 from fledge.engines.openvino_scorer import PromptScore, PromptScorer
 from fledge.engines.stream import FinishReason
@@ -24,6 +26,9 @@ from fledge.models.snapshot import Snapshot
 # Weights mapped from a file would change with the file under a running engine.
 FAST: dict[str, Any] = {"ENABLE_MMAP": False, "KV_CACHE_PRECISION": "u8"}
 EXACT: dict[str, Any] = {**FAST, "KV_CACHE_PRECISION": "f32", "INFERENCE_PRECISION_HINT": "f32"}
+
+TOKENIZER, DETOKENIZER = "openvino_tokenizer.xml", "openvino_detokenizer.xml"
+NO_TOKENIZER_HINT = "register the model again; for one that is no release, remove its folder in the cache"
 
 _REASONS: dict[Any, FinishReason] = {
     openvino_genai.GenerationFinishReason.STOP: "stop",
@@ -40,6 +45,15 @@ def check_device(device: str) -> None:
         )
 
 
+def load_grammar_tokenizer(folder: Path) -> Any:
+    """Return OpenVINO's tokenizer of an exported model, whose vocabulary its grammars need."""
+    parts: list[Any] = []
+    for name in (TOKENIZER, DETOKENIZER):
+        weights = np.fromfile((folder / name).with_suffix(".bin"), dtype=np.uint8)
+        parts += [(folder / name).read_text(encoding="utf-8"), openvino.Tensor(weights)]
+    return openvino_genai.Tokenizer(*parts)
+
+
 class OpenVINOEngine(WorkerEngine):
     """Runs all answers in one batch; a step of the pipeline holds the GIL."""
 
@@ -49,12 +63,27 @@ class OpenVINOEngine(WorkerEngine):
         scheduler = openvino_genai.SchedulerConfig()
         scheduler.num_kv_blocks = cache_blocks(model, info.mode, cache_gb)
         scheduler.enable_prefix_caching = True
+        properties = EXACT if info.mode == "exact" else FAST
+        self._checker: GrammarChecker | None = None
+        self._enforces_grammars = (folder / TOKENIZER).is_file()
+        tokenizer = [load_grammar_tokenizer(folder)] if self._enforces_grammars else []
         self._pipeline = openvino_genai.ContinuousBatchingPipeline(
-            str(folder), scheduler, info.device.upper(), EXACT if info.mode == "exact" else FAST
+            str(folder), *tokenizer, scheduler, info.device.upper(), **properties
         )
         self._count = 0
         self._folder = folder
         self._scorer: PromptScorer | None = None
+
+    @property
+    def children(self) -> Sequence[GuardedChild]:
+        return [self.encoder, *([self._checker] if self._checker else [])]
+
+    def _check_grammar(self, grammar: str, done: Callable[[InputError | None], None]) -> None:
+        if not self._enforces_grammars:
+            raise StructureError("this export of the model has no tokenizer for structured outputs", NO_TOKENIZER_HINT)
+        if self._checker is None:  # takes some memory, and most endpoints never need it
+            self._checker = GrammarChecker(self._folder, self.text.vocabulary)
+        self._checker.check(grammar, done)
 
     def _turn(self) -> None:
         for answer in self._admit(limit=256):
@@ -99,6 +128,8 @@ class OpenVINOEngine(WorkerEngine):
             answer.handle.cancel()
 
     def _close(self) -> None:
+        if self._checker is not None:
+            self._checker.close()
         self._sweep()
 
     def _create_config(self, answer: GeneratedAnswer) -> Any:
@@ -109,6 +140,8 @@ class OpenVINOEngine(WorkerEngine):
         config.stop_token_ids = set() if params.ignore_eos else set(self.text.end_tokens)
         config.repetition_penalty = params.repetition_penalty
         config.logprobs = int(params.logprobs)
+        if params.grammar:
+            config.structured_output_config = openvino_genai.StructuredOutputConfig(grammar=params.grammar)
         config.do_sample = params.samples
         if config.do_sample:
             config.temperature = params.temperature

@@ -1,7 +1,7 @@
 """Export snapshots to OpenVINO, atomically and once for each digest and mode.
 
-The cache has `<digest>-exact` with fp32 weights and `<digest>-fast` with int8 weights and `gate.json`, the measured
-effect of int8 on the model.
+The cache has `<digest>-exact-<revision>` with fp32 weights and `<digest>-fast-<revision>` with int8 weights and
+`gate.json`, the measured effect of int8 on the model.
 """
 
 import contextlib
@@ -28,6 +28,7 @@ from fledge.releases.manifest import find_release_export
 from fledge.releases.shared_files import files_of_exports
 
 HEARTBEAT_S = 15.0
+REVISION = 2  # of what an export contains
 
 
 class ExportError(FledgeError):
@@ -77,7 +78,7 @@ def estimate_s(snapshot: Snapshot, mode: Mode) -> float:
 
 def known_files(cache: Path, model_digest: str) -> dict[str, Path]:
     """Return the files of a model's earlier exports by SHA-256."""
-    return files_of_exports(cache / f"{model_digest[:16]}-{mode}" for mode in ("exact", "fast"))
+    return files_of_exports(cache / _folder_name(model_digest, mode) for mode in ("exact", "fast"))
 
 
 def is_exported(snapshot: Snapshot, cache: Path, mode: Mode) -> bool:
@@ -92,7 +93,11 @@ def read_gate(fast: Path) -> Int8Gate:
 
 
 def _folder(snapshot: Snapshot, cache: Path, mode: Mode) -> Path:
-    return cache / f"{snapshot.digest[:16]}-{mode}"
+    return cache / _folder_name(snapshot.digest, mode)
+
+
+def _folder_name(digest: str, mode: Mode) -> str:
+    return f"{digest[:16]}-{mode}-{REVISION}"
 
 
 def _find_or_export_exact(snapshot: Snapshot, cache: Path, say: Say) -> Path:

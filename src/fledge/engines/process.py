@@ -31,6 +31,7 @@ from fledge.core.messages import Ask, Cancel, Piece, TokenScore
 from fledge.core.types import Message
 from fledge.engines import selection
 from fledge.engines.engine import LoadedEngine, PromptInput
+from fledge.engines.guarded_child import GuardedChild
 from fledge.engines.settings import EngineSettings
 from fledge.engines.stream import Chunk, Stream
 from fledge.models.snapshot import Snapshot
@@ -177,8 +178,8 @@ class EngineServer:
         self._engine = engine
         self._selector = selectors.DefaultSelector()
         self._clients: set[ClientConnection] = set()
-        self._encoder_line: socket.socket | None = None
-        self._watch_encoder()
+        self._watched: dict[GuardedChild, socket.socket] = {}
+        self._watch_children()
         if listener is not None:
             self._selector.register(listener, selectors.EVENT_READ, partial(self._accept, listener))
         for line in lines:
@@ -207,24 +208,23 @@ class EngineServer:
         """Send new pieces and receive messages, waiting at most `wait_s` seconds for one; None waits without limit."""
         for client in [client for client in self._clients if not client.flush()]:
             self._drop(client)
-        self._watch_encoder()
+        self._watch_children()
         for key, _ in self._selector.select(wait_s):
             key.data()
         for client in [client for client in self._clients if not client.flush()]:  # errors of invalid prompts
             self._drop(client)
 
-    def _watch_encoder(self) -> None:
-        encoder = self._engine.encoder
-        if encoder is None:
-            return
-        events = selectors.EVENT_READ | (selectors.EVENT_WRITE if encoder.is_full else 0)
-        if encoder.line is not self._encoder_line:
-            if self._encoder_line is not None:
-                self._selector.unregister(self._encoder_line)
-            self._encoder_line = encoder.line
-            self._selector.register(encoder.line, events, encoder.exchange)
-        else:
-            self._selector.modify(encoder.line, events, encoder.exchange)
+    def _watch_children(self) -> None:
+        for child in self._engine.children:
+            events = selectors.EVENT_READ | (selectors.EVENT_WRITE if child.is_full else 0)
+            line = self._watched.get(child)
+            if line is child.line:
+                self._selector.modify(line, events, child.exchange)
+                continue
+            if line is not None:
+                self._selector.unregister(line)
+            self._watched[child] = child.line
+            self._selector.register(child.line, events, child.exchange)
 
     def _accept(self, listener: socket.socket) -> None:
         self._add(listener.accept()[0])

@@ -1,29 +1,15 @@
-"""Encode prompts in a child process: `python -m fledge.engines.prompt_encoder DESCRIPTOR`.
+"""Encode prompts in a child process, since a chat template or tokenizer may be hostile: `python -m
+fledge.engines.prompt_encoder DESCRIPTOR`."""
 
-A hostile chat template or tokenizer can loop forever, exhaust memory or crash on a prompt; other prompts must not
-suffer. The child has a limit of CPU time (so that a busy machine makes no difference) and of memory for each prompt,
-and is restarted after it dies.
-"""
-
-import contextlib
-import resource
-import signal
-import socket
-import subprocess
-import sys
-from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import NamedTuple
 
 import msgspec
 
 from fledge.core.errors import FledgeError, InputError, rebuild
-from fledge.core.frames import Frames, frame
 from fledge.core.generation import GenerationParams
-from fledge.core.processes import module_command
 from fledge.core.types import Message
 from fledge.engines.engine import PromptInput
+from fledge.engines.guarded_child import GuardedChild, Handle, limit_memory, limit_time, serve
 from fledge.engines.stream import Stream
 from fledge.engines.text import Encoded, Text, TextConfig, check_tokens
 
@@ -31,7 +17,6 @@ TIME_LIMIT_S = 2.0
 CHARACTERS_PER_S = 200_000  # on a slow CPU; long prompts get more time
 MEMORY_LIMIT_BYTES = 1 << 30
 TOKENIZER_COPIES = 24  # memory of a tokenizer, as a multiple of its file size
-SEND_BUFFER_BYTES = 1 << 20
 
 Done = Callable[["Encoded | FledgeError"], None]
 
@@ -63,39 +48,13 @@ _reply = msgspec.msgpack.Decoder(_Reply).decode
 _request = msgspec.msgpack.Decoder(_Request).decode
 
 
-class _Waiting(NamedTuple):
-    frame: bytes
-    done: Done
+class PromptEncoder(GuardedChild):
+    """Turns prompts into tokens, in order."""
 
-
-@dataclass
-class _Child:
-    """A running child and our end of its socket pair."""
-
-    process: "subprocess.Popen[bytes]"
-    line: socket.socket
-    frames: Frames
-    unsent: bytearray
-    ready: bool = False
-
-
-class PromptEncoder:
-    """Sends prompts to the child and receives their tokens in order, without blocking; its owner polls `line`."""
+    module = __name__
 
     def __init__(self, config: TextConfig) -> None:
-        self._config = config
-        self._waiting: deque[_Waiting] = deque()
-        self._child = self._spawn()
-
-    @property
-    def line(self) -> socket.socket:
-        """The socket to poll for reading, and for writing while `is_full`. It changes when the child restarts."""
-        return self._child.line
-
-    @property
-    def is_full(self) -> bool:
-        """Whether data for the child is still unsent."""
-        return bool(self._child.unsent)
+        super().__init__(_encode(config))
 
     def send(self, prompt: str | Sequence[Message], room: int, done: Done) -> None:
         """Send a prompt; `receive` will call `done` with its tokens or the error."""
@@ -108,78 +67,15 @@ class PromptEncoder:
         except UnicodeEncodeError:
             done(InputError("the prompt is not valid Unicode text"))
             return
-        self._waiting.append(_Waiting(frame(0, body), done))
-        self._child.unsent += self._waiting[-1].frame
-        self.flush()
+        self.submit(body, lambda reply: done(reply if isinstance(reply, FledgeError) else _to_result(_reply(reply))))
 
-    def flush(self) -> None:
-        """Send as much as the child's socket accepts."""
-        child = self._child
-        with contextlib.suppress(OSError):  # the buffer is full, or the child has died, which `receive` handles
-            while child.unsent:
-                del child.unsent[: child.line.send(child.unsent[:SEND_BUFFER_BYTES])]
-
-    def receive(self) -> None:
-        """Receive replies. If the child has died, fail the current prompt and restart it.
-
-        Raises `FledgeError` if the child cannot load the tokenizer.
-        """
-        try:
-            data = self._child.line.recv(1 << 20)
-        except BlockingIOError:
-            return
-        except OSError:
-            data = b""
-        if not data:
-            self._restart()
-            return
-        for _, body in self._child.frames.feed(data):
-            if not self._child.ready:
-                self._child.ready = True
-                continue
-            self._waiting.popleft().done(_to_result(_reply(body)))
-
-    def exchange(self) -> None:
-        """Send and receive, when the line is ready."""
-        self.flush()
-        self.receive()
-
-    def close(self) -> None:
-        """End the child and drop its prompts."""
-        self._waiting.clear()
-        self._kill()
-
-    def _restart(self) -> None:
-        code = self._kill()
-        if not self._child.ready:
-            raise FledgeError("the model's tokenizer cannot be loaded", hint="fetch the model again, or name another")
-        self._child = self._spawn()
-        if self._waiting:
-            limit = "too much time" if code == -signal.SIGPROF else "too much memory, or crashed"
-            reason = f"the model's tokenizer or chat template took {limit} on this prompt"
-            self._waiting.popleft().done(InputError(reason, hint="shorten the prompt"))
-        self._child.unsent += b"".join(item.frame for item in self._waiting)
-        self.flush()
-
-    def _kill(self) -> int:
-        child = self._child
-        child.line.close()
-        child.process.kill()
-        return child.process.wait()
-
-    def _spawn(self) -> _Child:
-        ours, theirs = socket.socketpair()
-        process = subprocess.Popen(
-            [*module_command(__name__), str(theirs.fileno())],
-            pass_fds=(theirs.fileno(),),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
+    def _explain_death(self, limit: str) -> FledgeError:
+        return InputError(
+            f"the model's tokenizer or chat template took {limit} on this prompt", hint="shorten the prompt"
         )
-        theirs.close()
-        ours.sendall(frame(0, _encode(self._config)))
-        ours.setblocking(False)
-        return _Child(process, ours, Frames(), bytearray())
+
+    def _explain_no_start(self) -> FledgeError:
+        return FledgeError("the model's tokenizer cannot be loaded", hint="fetch the model again, or name another")
 
 
 def encode_prompt(
@@ -230,32 +126,18 @@ def _encode_prompt(text: Text, request: _Request) -> _Reply:
     return _Reply(encoded.token_ids, encoded.turns_left_out)
 
 
-def _limit_resources(config: TextConfig) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles Ctrl-C; this process ends with the line
-    signal.signal(signal.SIGPROF, signal.SIG_DFL)
-    memory = MEMORY_LIMIT_BYTES + TOKENIZER_COPIES * len(config.tokenizer)
-    resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+def _prepare(body: bytes) -> Handle:
+    config = msgspec.msgpack.decode(body, type=TextConfig)
+    limit_memory(MEMORY_LIMIT_BYTES + TOKENIZER_COPIES * len(config.tokenizer))
+    text = Text(config)
 
+    def handle(body: bytes) -> bytes:
+        request = _request(body)
+        limit_time(TIME_LIMIT_S + request.characters / CHARACTERS_PER_S)
+        return _encode(_encode_prompt(text, request))
 
-def main() -> None:
-    """Run the child: receive a `TextConfig`, then prompts, and send a reply to each."""
-    line = socket.socket(fileno=int(sys.argv[1]))
-    frames, text = Frames(), None
-    while data := line.recv(1 << 20):
-        for _, body in frames.feed(data):
-            if text is None:
-                config = msgspec.msgpack.decode(body, type=TextConfig)
-                _limit_resources(config)
-                text = Text(config)
-                line.sendall(frame(0, b""))
-                continue
-            request = _request(body)
-            signal.setitimer(signal.ITIMER_PROF, TIME_LIMIT_S + request.characters / CHARACTERS_PER_S)
-            reply = _encode_prompt(text, request)
-            signal.setitimer(signal.ITIMER_PROF, 0)
-            line.sendall(frame(0, _encode(reply)))
+    return handle
 
 
 if __name__ == "__main__":
-    main()
+    serve(_prepare)

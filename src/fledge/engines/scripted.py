@@ -1,18 +1,15 @@
 """An engine that answers from a function: for dry runs and tests."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 from fledge.core.errors import InputError
 from fledge.core.generation import GenerationParams
 from fledge.core.types import EngineInfo, Message
 from fledge.engines.engine import PromptInput, Stats
+from fledge.engines.guarded_child import GuardedChild
 from fledge.engines.stream import Chunk, FinishReason, Stream, Usage
-
-if TYPE_CHECKING:
-    from fledge.engines.prompt_encoder import PromptEncoder
 
 
 def _do_nothing() -> None:
@@ -32,7 +29,7 @@ class ScriptedEngine:
     """
 
     info = EngineInfo("scripted", "cpu", "exact", "as set")
-    encoder: "PromptEncoder | None" = None
+    children: Sequence[GuardedChild] = ()
 
     def __init__(self, script: Callable[[str], str] = echo, step_s: float = 0.0) -> None:
         self.between_steps: Callable[[], None] = _do_nothing
@@ -77,6 +74,8 @@ class ScriptedEngine:
         """Return the chunks of an answer. Raises `InputError` for an empty prompt."""
         if not prompt:
             raise InputError("the prompt is empty")
+        if params.grammar:
+            raise InputError("the engine scripted cannot enforce a grammar", hint="--engine openvino")
         text = prompt if isinstance(prompt, str) else "\n".join(_text_of(part) for part in prompt)
         answer = self._script(text)
         cut = min((answer.index(stop) for stop in params.stop if stop in answer), default=len(answer))

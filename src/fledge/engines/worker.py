@@ -11,6 +11,7 @@ from fledge.core.generation import GenerationParams
 from fledge.core.messages import TokenScore
 from fledge.core.types import EngineInfo
 from fledge.engines.engine import PromptInput
+from fledge.engines.guarded_child import GuardedChild
 from fledge.engines.prompt_encoder import PromptEncoder, encode_prompt
 from fledge.engines.stream import Chunk, FinishReason, Stream, Usage
 from fledge.engines.text import (
@@ -77,15 +78,28 @@ class WorkerEngine(abc.ABC):
     def take(self, prompt: PromptInput, params: GenerationParams, stream: Stream) -> None:
         """Queue the answers to a prompt; they start in a later turn, after the prompt is encoded."""
 
+        def encode(refused: InputError | None = None) -> None:
+            if refused is not None:
+                stream.fail(refused)
+                return
+            encode_prompt(self.encoder, self.text, prompt, params, stream, lambda it: self._add(it, params, stream))
+
         try:
             self._check(params)
+            if params.grammar:
+                self._check_grammar(params.grammar, encode)
+            else:
+                encode()
         except InputError as error:
             stream.fail(error)
-            return
-        encode_prompt(self.encoder, self.text, prompt, params, stream, lambda it: self._add(it, params, stream))
 
     def _check(self, params: GenerationParams) -> None:  # noqa: B027 (most engines support all settings)
         """Raise `InputError` for settings that this engine does not support."""
+
+    def _check_grammar(self, grammar: str, done: Callable[[InputError | None], None]) -> None:  # noqa: ARG002
+        """Call `done` when a grammar is checked, with the error if it cannot be used. Raises `InputError` for an engine
+        without grammars."""
+        raise InputError(f"the engine {self.info.name} cannot enforce a grammar", hint="--engine openvino")
 
     def _add(self, prompt: Encoded, params: GenerationParams, stream: Stream) -> None:
         stream.prompt_tokens, stream.turns_left_out = len(prompt.token_ids), prompt.turns_left_out
@@ -134,6 +148,11 @@ class WorkerEngine(abc.ABC):
         raise InputError(
             f"the engine {self.info.name} computes no log probabilities of prompts", hint="--engine openvino"
         )
+
+    @property
+    def children(self) -> Sequence[GuardedChild]:
+        """The child processes to poll."""
+        return [self.encoder]
 
     @property
     def busy(self) -> bool:

@@ -9,7 +9,7 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
-from fledge.core.errors import ContextLengthError, FledgeError, InputError
+from fledge.core.errors import ContextLengthError, FledgeError, InputError, StructureError
 from fledge.engines.client import DeadlineError
 from fledge.engines.engine import EngineGoneError
 from fledge.serving.admission import BusyError
@@ -45,6 +45,8 @@ def http_error(error: FledgeError, request_id: str) -> HttpError:
     """Return the error response for a client. Internal details go to the log only."""
     if isinstance(error, UnsupportedError):
         return HttpError(400, error.message, param=error.param, code="unsupported_parameter")
+    if isinstance(error, StructureError):
+        return HttpError(400, error.message, param=error.param or None)
     if isinstance(error, ContextLengthError):
         return HttpError(400, error.message, code="context_length_exceeded")
     if isinstance(error, InputError):

@@ -14,6 +14,7 @@ from starlette.responses import Response
 from fledge.core.errors import InputError
 from fledge.core.generation import BOUNDS, MAX_STOP_CHARACTERS, MAX_STOPS, REQUEST_SETTINGS
 from fledge.core.limits import Limits
+from fledge.serving.structured_outputs import Structured
 from fledge.serving.unsupported import ignored_parameters
 
 
@@ -59,7 +60,7 @@ TopP = Annotated[float, _within("top_p")]
 TopK = Annotated[int, _within("top_k"), BeforeValidator(as_integer)]
 
 
-class Generation(BaseModel):
+class Generation(Structured):
     """Generation settings of a request; a missing one defaults to the release's."""
 
     model_config = ConfigDict(strict=True, extra="allow")
@@ -79,8 +80,10 @@ class Generation(BaseModel):
     ignore_eos: bool | None = Field(None, description="do not stop before max_tokens")
 
     def settings(self) -> dict[str, Any]:
-        """Return the given settings, under the engine's names."""
-        return {name: getattr(self, name) for name in REQUEST_SETTINGS if getattr(self, name) is not None}
+        """Return the given settings, under the engine's names. Raises `StructureError` as `grammar` does."""
+        chosen = {name: getattr(self, name) for name in REQUEST_SETTINGS if getattr(self, name) is not None}
+        grammar = self.grammar()
+        return {**chosen, "grammar": grammar} if grammar else chosen
 
     def ignored(self) -> list[str]:
         """Return the parameters that are ignored. Raises `UnsupportedError` for one that would change the answer."""

@@ -1,0 +1,139 @@
+"""Keywords of JSON schemas: which are enforced, their values, and two schemas as one."""
+
+import json
+from collections.abc import Mapping, Sequence
+from decimal import Decimal
+from typing import Any
+
+from fledge.core.errors import StructureError
+
+UNSUPPORTED = frozenset(
+    (
+        *("not", "if", "then", "else", "contains", "minContains", "maxContains", "uniqueItems", "multipleOf"),
+        *("dependentRequired", "dependentSchemas", "dependencies", "unevaluatedItems", "$dynamicRef", "$recursiveRef"),
+    )
+)
+OF_TYPE: Mapping[str, tuple[str, ...]] = {
+    "object": (
+        *("properties", "required", "additionalProperties", "patternProperties", "propertyNames"),
+        *("minProperties", "maxProperties", "unevaluatedProperties"),
+    ),
+    "array": ("items", "prefixItems", "minItems", "maxItems"),
+    "string": ("minLength", "maxLength", "pattern", "format"),
+    "number": ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"),
+}
+COMBINED = ("$ref", "allOf", "anyOf", "oneOf")
+ENFORCED = frozenset(("type", "enum", "const", *COMBINED, *(name for names in OF_TYPE.values() for name in names)))
+
+
+def at_path(path: str) -> str:
+    return f"the schema at {path[:200]}" if path else "the schema"
+
+
+def list_of(schema: dict[str, Any], name: str, path: str) -> list[Any]:
+    values = schema[name]
+    if not isinstance(values, list) or not values:
+        raise StructureError(f"{at_path(path)}: {name} must be a list that is not empty")
+    return values
+
+
+def types_of(schema: Mapping[str, Any]) -> list[str]:
+    given = schema.get("type", [])
+    return [given] if isinstance(given, str) else [str(item) for item in given] if isinstance(given, list) else []
+
+
+def type_name(value: Any) -> str:
+    names = {bool: "boolean", int: "integer", float: "number", str: "string", list: "array", dict: "object"}
+    return names.get(type(value), "null")
+
+
+def fits(value: Any, types: Sequence[str]) -> bool:
+    name = type_name(value)
+    return name in types or (name == "integer" and "number" in types)
+
+
+def is_in(value: Any, values: Any) -> bool:
+    return isinstance(values, list) and json.dumps(value) in map(json.dumps, values)
+
+
+def read_count(schema: Mapping[str, Any], name: str, path: str) -> int | None:
+    value = schema.get(name)
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or value < 0 or value != int(value):
+        raise StructureError(f"{at_path(path)}: {name} must be a whole number, not {value!r}")
+    return int(value)
+
+
+def read_bound(value: Any, name: str, path: str) -> Decimal:
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise StructureError(f"{at_path(path)}: {name} must be a number, not {value!r}")
+    return Decimal(str(value))
+
+
+def are_disjoint(options: Sequence[Any]) -> bool:
+    """Return whether no value is valid for two of the schemas, by their types and by constants of required
+    properties."""
+    marks = [_marks(option) for option in options]
+    return all(
+        any(not first[key] & second[key] for key in first.keys() & second.keys())
+        for number, first in enumerate(marks)
+        for second in marks[:number]
+    )
+
+
+def _marks(option: Any) -> dict[str, set[str]]:
+    """Return the possible types, values, and values of required properties of a schema, where they are limited."""
+    if not isinstance(option, dict):
+        return {}
+    values = _constants(option)
+    if values is not None:
+        types = {type_name(value) for value in values}
+        return {"type": types, "value": {json.dumps(value) for value in values}}
+    found: dict[str, set[str]] = {}
+    if types := set(types_of(option)):
+        found["type"] = types | ({"integer"} if "number" in types else set())
+    for name, part in option.get("properties", {}).items():
+        if name in option.get("required", ()) and (constants := _constants(part)) is not None:
+            found[f"/{name}"] = {json.dumps(value) for value in constants}
+    return found
+
+
+def _constants(schema: Any) -> list[Any] | None:
+    if not isinstance(schema, dict):
+        return None
+    values = [schema["const"]] if "const" in schema else schema.get("enum")
+    return values if isinstance(values, list) else None
+
+
+def merge(first: Any, second: Any, path: str) -> Any:
+    """Return a schema for values that are valid for both. Raises `StructureError` for keywords that do not combine."""
+    if first is True or first == {}:
+        return second
+    if second is True or second == {}:
+        return first
+    if not isinstance(first, dict) or not isinstance(second, dict):
+        raise StructureError(f"{at_path(path)}: schemas that exclude each other")
+    merged = dict(first)
+    for name, value in second.items():
+        alone = name not in merged or merged[name] == value or name not in ENFORCED
+        merged[name] = value if alone else _combine(name, merged[name], value, path)
+    return merged
+
+
+def _combine(name: str, first: Any, second: Any, path: str) -> Any:
+    """Return the value of a keyword of two schemas."""
+    if name == "properties":
+        return {
+            key: merge(first.get(key, True), second.get(key, True), f"{path}/properties/{key}")
+            for key in {**first, **second}
+        }
+    if name == "required":
+        return list(dict.fromkeys([*first, *second]))
+    if name in ("minimum", "exclusiveMinimum", "minLength", "minItems", "minProperties"):
+        return max(first, second)
+    if name in ("maximum", "exclusiveMaximum", "maxLength", "maxItems", "maxProperties"):
+        return min(first, second)
+    if name == "additionalProperties" and True in (first, second):
+        return second if first is True else first
+    raise StructureError(f"{at_path(path)}: two different values of {name} cannot be combined")
