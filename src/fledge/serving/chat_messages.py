@@ -10,7 +10,7 @@ from pydantic_core import PydanticCustomError
 
 from fledge.serving.request_models import Text, unknown_names
 
-RENDERED_TOOLS = "tool calls and their results are rendered as text"
+RENDERED_TOOLS = "tools, calls and their results are rendered as text"
 
 
 class TextPart(BaseModel):

@@ -13,6 +13,7 @@ from msgspec import UNSET, Struct, UnsetType
 from fledge.core.messages import Piece, TokenScore
 from fledge.serving.response_models import (
     AssistantMessage,
+    CalledFunction,
     ChatChoice,
     ChatChunkChoice,
     ChatCompletion,
@@ -22,12 +23,16 @@ from fledge.serving.response_models import (
     CompletionChunkChoice,
     CompletionUsage,
     Delta,
+    FunctionDelta,
     Logprobs,
+    MessageToolCall,
     TextCompletion,
     TextCompletionChunk,
     TokenLogprob,
+    ToolCallDelta,
     TopLogprob,
 )
+from fledge.serving.tools import CallParser
 from fledge.serving.trace import RequestTrace
 
 ChunkChoice = TypeVar("ChunkChoice")
@@ -57,6 +62,10 @@ class ResponseBuilder(ABC, Generic[ChunkChoice]):
     def choice(self, index: int, piece: Piece) -> ChunkChoice:
         """Return the choice for a piece of the answer `index`."""
 
+    def is_empty(self, choice: ChunkChoice) -> bool:  # noqa: ARG002
+        """Return whether a choice adds nothing."""
+        return False
+
     @abstractmethod
     def chunk(self, choices: list[ChunkChoice], usage: CompletionUsage | UnsetType | None) -> Struct:
         """Return one event of the stream."""
@@ -69,7 +78,9 @@ class ResponseBuilder(ABC, Generic[ChunkChoice]):
         async with aclosing(pieces):
             async for index, piece in pieces:
                 if piece.text or piece.logprobs or piece.prompt:
-                    yield self.chunk([self.choice(index, replace(piece, finish_reason=None))], usage)
+                    choice = self.choice(index, replace(piece, finish_reason=None))
+                    if not self.is_empty(choice):
+                        yield self.chunk([choice], usage)
                 if piece.finish_reason:
                     last = replace(piece, text="", logprobs=None, prompt=None)
                     yield self.chunk([self.choice(index, last)], usage)
@@ -89,26 +100,60 @@ class ChatBuilder(ResponseBuilder[ChatChunkChoice]):
 
     prefix = "chatcmpl"
 
-    def __init__(self, trace: RequestTrace, n: int, *, with_usage: bool, with_top: bool) -> None:
+    def __init__(
+        self, trace: RequestTrace, n: int, *, with_usage: bool, with_top: bool, calls_tools: bool = False
+    ) -> None:
+        """With `calls_tools` every answer is a call."""
         super().__init__(trace, n, with_usage=with_usage)
         self._with_top = with_top
+        self._calls: dict[int, CallParser] | None = {} if calls_tools else None
 
     def build(self) -> ChatCompletion:
         choices = [
             ChatChoice(
-                index, AssistantMessage(result.text, None), result.finish_reason, self._logprobs(result.logprobs)
+                index,
+                self._message(index, result.text, result.finish_reason),
+                self._finish(result.finish_reason),
+                self._logprobs(result.logprobs),
             )
             for index, result in enumerate(self.trace.results)
         ]
         return ChatCompletion(self.id, self.created, self.trace.release, choices, self.usage())
 
+    def _message(self, index: int, text: str, finish_reason: str) -> AssistantMessage:
+        if self._calls is None:
+            return AssistantMessage(text, None)
+        name, arguments = CallParser().feed(text, ends=True, complete=finish_reason == "stop")
+        calls = [MessageToolCall(self._call_id(index), CalledFunction(name, arguments))] if name else []
+        return AssistantMessage(None, None, calls)
+
+    def _finish(self, reason: str) -> str:
+        return "tool_calls" if self._calls is not None and reason == "stop" else reason
+
+    def _call_id(self, index: int) -> str:
+        return f"call_{self.trace.request_id[:20]}{index:04x}"
+
     def first_choices(self) -> list[ChatChunkChoice]:
-        delta = Delta("assistant", "")
+        delta = Delta("assistant", "" if self._calls is None else None)
         return [ChatChunkChoice(index, delta, None, None) for index in range(len(self.trace.results))]
 
     def choice(self, index: int, piece: Piece) -> ChatChunkChoice:
-        delta = Delta(content=piece.text or UNSET)
-        return ChatChunkChoice(index, delta, piece.finish_reason, self._logprobs(piece.logprobs))
+        delta = Delta(content=piece.text or UNSET) if self._calls is None else self._call_delta(index, piece)
+        reason = piece.finish_reason and self._finish(piece.finish_reason)
+        return ChatChunkChoice(index, delta, reason, self._logprobs(piece.logprobs))
+
+    def is_empty(self, choice: ChatChunkChoice) -> bool:
+        return choice.delta == Delta() and choice.logprobs is None
+
+    def _call_delta(self, index: int, piece: Piece) -> Delta:
+        assert self._calls is not None  # noqa: S101 (of the caller)
+        parser = self._calls.setdefault(index, CallParser())
+        ends = bool(piece.finish_reason)
+        name, arguments = parser.feed(piece.text, ends=ends, complete=piece.finish_reason == "stop")
+        if name:
+            function = FunctionDelta(arguments, name)
+            return Delta(tool_calls=[ToolCallDelta(0, function, self._call_id(index), "function")])
+        return Delta(tool_calls=[ToolCallDelta(0, FunctionDelta(arguments))] if arguments else UNSET)
 
     def chunk(self, choices: list[ChatChunkChoice], usage: CompletionUsage | UnsetType | None) -> ChatCompletionChunk:
         return ChatCompletionChunk(self.id, self.created, self.trace.release, choices, usage)

@@ -11,7 +11,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstr
 from pydantic_core import PydanticCustomError
 from starlette.exceptions import HTTPException
 
-from fledge.core.errors import InputError
+from fledge.core.errors import InputError, StructureError
 from fledge.core.generation import BOUNDS
 from fledge.core.keys import OWN_NAME
 from fledge.core.messages import Piece
@@ -36,6 +36,7 @@ from fledge.serving.request_models import (
     unknown_names,
 )
 from fledge.serving.response_models import Model, Models
+from fledge.serving.tools import Function, ToolChoice, Tools, callable_functions, tools_grammar, with_tools
 from fledge.serving.trace import RequestTrace
 from fledge.serving.unsupported import UnsupportedError
 
@@ -122,6 +123,8 @@ class ChatRequest(CommonRequest):
     top_logprobs: (
         Annotated[int, Field(ge=0, le=20, json_schema_extra={"maximum": 1}), BeforeValidator(as_integer)] | None
     ) = None
+    tools: Tools | None = Field(None, description="functions that the model may call")
+    tool_choice: ToolChoice | None = Field(None, description="`required` or a function: the answer is a call")
     prompt: PromptChoice | Annotated[str, StringConstraints(max_length=200)] | None = Field(
         None,
         description="the release's own prompt, filled with the user's last message; `none` omits it",
@@ -145,10 +148,12 @@ class ChatRequest(CommonRequest):
 
         Raises `InputError` for another prompt, and for missing variables.
         """
-        turns = [message.turn for message in self.messages]
+        turns, functions = [message.turn for message in self.messages], self.functions
         plain = self.prompt == NO_PROMPT or self.uses_tools
         found = None if plain else fill_prompt(served.prompt, turns, self._values(served.prompt))
         asked = turns if found is None else found
+        if functions and not isinstance(asked, str):
+            asked = with_tools(asked, functions)
         n = self.n or 1
         params = {**served.params(self.settings()), "n": n, "logprobs": bool(self.logprobs)}
         label = "" if found is None else served.manifest.prompt_label
@@ -156,8 +161,21 @@ class ChatRequest(CommonRequest):
 
     @property
     def uses_tools(self) -> bool:
-        """Whether the conversation has tool calls or their results."""
-        return any(message.uses_tools for message in self.messages)
+        """Whether the request has tools to call, or its conversation has calls or their results."""
+        return bool(self.functions) or any(message.uses_tools for message in self.messages)
+
+    @property
+    def functions(self) -> list[Function]:
+        """The functions of which the answer must call one."""
+        return callable_functions(self.tools, self.tool_choice)
+
+    def settings(self) -> dict[str, Any]:
+        chosen, functions = super().settings(), self.functions
+        if not functions:
+            return chosen
+        if "grammar" in chosen:
+            raise StructureError("a structured output cannot be combined with a forced tool", param="tool_choice")
+        return {**chosen, "grammar": tools_grammar(functions)}
 
     def _values(self, prompt: Prompt) -> Mapping[str, str]:
         if self.prompt is None:
@@ -243,7 +261,13 @@ def add_openai_routes(endpoint: Endpoint, router: APIRouter) -> None:
         ignored = body.ignored()
         check_size(endpoint.limits, n=body.n or 1, settings=body.settings())
         chosen = endpoint.choose(trace, body.model, assignment_unit(request, body.user))
-        builder = ChatBuilder(trace, body.n or 1, with_usage=body.with_usage, with_top=bool(body.top_logprobs))
+        builder = ChatBuilder(
+            trace,
+            body.n or 1,
+            with_usage=body.with_usage,
+            with_top=bool(body.top_logprobs),
+            calls_tools=bool(body.functions),
+        )
         notes = [RENDERED_TOOLS] if body.uses_tools else []
         return await _respond(endpoint.generate(trace, chosen, body.job), builder, body, ignored, notes)
 

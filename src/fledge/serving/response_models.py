@@ -16,6 +16,7 @@ HexId = Annotated[str, Meta(pattern=f"^{HEX}$")]
 ChatId = Annotated[str, Meta(pattern=f"^chatcmpl-{HEX}$")]
 CompletionId = Annotated[str, Meta(pattern=f"^cmpl-{HEX}$")]
 Finish = Annotated[str, Meta(extra_json_schema={"enum": ["stop", "length"]})]
+ChatFinish = Annotated[str, Meta(extra_json_schema={"enum": ["stop", "length", "tool_calls"]})]
 
 encode = msgspec.json.Encoder().encode
 
@@ -81,11 +82,26 @@ class Logprobs(Struct):
     text_offset: list[NonNegative]
 
 
-class AssistantMessage(Struct, tag_field="role", tag="assistant"):
-    """The answer to a conversation."""
+class CalledFunction(Struct):
+    """A function to call; `arguments` is JSON as text."""
 
-    content: str
+    name: str
+    arguments: str
+
+
+class MessageToolCall(Struct, tag_field="type", tag="function"):
+    """A call that the model asks for."""
+
+    id: str
+    function: CalledFunction
+
+
+class AssistantMessage(Struct, tag_field="role", tag="assistant"):
+    """The answer to a conversation: a text, or calls of tools."""
+
+    content: str | None
     refusal: None
+    tool_calls: list[MessageToolCall] | UnsetType = UNSET
 
 
 class ChatChoice(Struct):
@@ -93,7 +109,7 @@ class ChatChoice(Struct):
 
     index: NonNegative
     message: AssistantMessage
-    finish_reason: Finish
+    finish_reason: ChatFinish
     logprobs: ChatLogprobs | None
 
 
@@ -107,11 +123,28 @@ class ChatCompletion(Struct, tag_field="object", tag="chat.completion"):
     usage: CompletionUsage
 
 
+class FunctionDelta(Struct):
+    """The name of a function in the first chunk of its call, and the next part of its arguments."""
+
+    arguments: str
+    name: str | UnsetType = UNSET
+
+
+class ToolCallDelta(Struct):
+    """The part of a call that a chunk adds; the first has `id` and `type`."""
+
+    index: NonNegative
+    function: FunctionDelta
+    id: str | UnsetType = UNSET
+    type: Literal["function"] | UnsetType = UNSET
+
+
 class Delta(Struct):
     """The part of a message that a chunk adds."""
 
     role: Literal["assistant"] | UnsetType = UNSET
-    content: str | UnsetType = UNSET
+    content: str | UnsetType | None = UNSET
+    tool_calls: list[ToolCallDelta] | UnsetType = UNSET
 
 
 class ChatChunkChoice(Struct):
@@ -119,7 +152,7 @@ class ChatChunkChoice(Struct):
 
     index: NonNegative
     delta: Delta
-    finish_reason: Finish | None
+    finish_reason: ChatFinish | None
     logprobs: ChatLogprobs | None
 
 

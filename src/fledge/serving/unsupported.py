@@ -31,8 +31,6 @@ REFUSED: Mapping[str, tuple[Any, ...]] = MappingProxyType(
         "skip_special_tokens": (True,),
         "stop_token_ids": ([],),
         "suffix": ("",),
-        "tool_choice": ("none", "auto"),  # `auto` alone, without tools
-        "tools": ([],),
         "truncate_prompt_tokens": (-1,),
         "use_beam_search": (False,),
         "web_search_options": (),
