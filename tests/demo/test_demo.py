@@ -98,13 +98,17 @@ def test_the_demo_takes_questions_without_references(fledge: Run, home: Path, po
 
 
 @pytest.mark.usefixtures("smollm2")
-@pytest.mark.parametrize("stage", ["model", "experiment", "register", "serve", "traces"])
+@pytest.mark.parametrize(
+    ("stage", "model"),
+    [("serve", "smollm2"), *((stage, "embedded") for stage in ("model", "experiment", "register", "traces"))],
+)
 def test_an_interrupt_in_any_stage_leaves_no_process(
-    fledge: Run, home: Path, port: int, tmp_path: Path, stage: str
+    fledge: Run, home: Path, port: int, tmp_path: Path, stage: str, model: str
 ) -> None:
     before = STAGES[STAGES.index(stage) - 1]
+    command = ("demo", "--model", model, "--home", str(home), "--port", str(port))
     process = subprocess.Popen(
-        [sys.executable, "-m", "fledge", "demo", "--home", str(home), "--port", str(port)],
+        [sys.executable, "-m", "fledge", *command],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         cwd=tmp_path,
@@ -129,7 +133,7 @@ def test_an_interrupt_in_any_stage_leaves_no_process(
         client = MlflowClient(f"sqlite:///{home / 'mlflow.db'}")
         experiments = [item.experiment_id for item in client.search_experiments()]
         assert all(run.info.status in ("FINISHED", "KILLED") for run in client.search_runs(experiments))
-    again = fledge("demo", "--home", str(home), "--port", str(port), cwd=tmp_path)
+    again = fledge(*command, cwd=tmp_path)
     assert again.returncode == 0, again.stderr
 
 
