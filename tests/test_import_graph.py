@@ -13,7 +13,17 @@ ROOT = Path(fledge.__file__).parent
 # Slow to load, or part of an extra.
 LARGE = {
     *("datasets", "gguf", "huggingface_hub", "langchain_core", "matplotlib", "mlflow", "model_signing", "nncf"),
-    *("openvino", "openvino_genai", "opentelemetry", "optimum", "pandas", "py3langid", "pyarrow", "rouge_score"),
+    *(
+        "openvino",
+        "openvino_genai",
+        "openvino_tokenizers",
+        "opentelemetry",
+        "optimum",
+        "pandas",
+        "py3langid",
+        "pyarrow",
+        "rouge_score",
+    ),
     *("sacrebleu", "scipy", "statsmodels", "tokenizers", "torch", "transformers"),
 }
 # Entry points, which start fast and load the rest on use.

@@ -20,6 +20,7 @@ from fledge.core.types import EngineInfo
 from fledge.engines import selection
 from fledge.engines.engine import generate
 from fledge.engines.machine import has_gpu
+from fledge.engines.openvino_files import REVISION
 from fledge.engines.settings import EngineSettings
 from fledge.models import snapshot
 from tests.models.tiny_models import write_model

@@ -9,6 +9,7 @@ import pytest
 import torch
 from openai import OpenAI
 from openai.types.chat import ChatCompletionMessageParam
+from tokenizers import Tokenizer
 
 from fledge.engines.text import Text
 from fledge.engines.transformers import create_text_config, load
@@ -150,14 +151,10 @@ def test_too_long_a_prompt_has_the_protocols_code(client: OpenAI) -> None:
 @pytest.mark.parametrize(
     ("name", "value"),
     [
-        ("tools", [{"type": "function", "function": {"name": "look"}}]),
-        ("tool_choice", "required"),
-        ("response_format", {"type": "json_object"}),
-        ("guided_regex", "[a-z]+"),
+        ("functions", [{"name": "look"}]),
         ("logit_bias", {"5": 100}),
-        ("frequency_penalty", 0.5),
         ("best_of", 2),
-        ("min_tokens", 5),
+        ("continue_final_message", True),
     ],
 )
 def test_parameter_that_would_change_the_answer_is_refused(client: OpenAI, name: str, value: Any) -> None:
@@ -203,7 +200,7 @@ def test_tool_history_is_rendered_as_text_and_named(client: OpenAI) -> None:
     ]
     raw = client.chat.completions.with_raw_response.create(model="mine", messages=history)
     assert raw.parse().choices[0].message.content
-    assert raw.headers["x-fledge-warning"] == "tool calls and their results are rendered as text"
+    assert raw.headers["x-fledge-warning"] == "tools, calls and their results are rendered as text"
     text: Any = [
         *MESSAGES,
         {"role": "assistant", "content": '{"name": "look", "arguments": {"at": "sky"}}'},
@@ -263,3 +260,31 @@ def test_unknown_parameters_are_ignored_and_named(client: OpenAI) -> None:
     asking = {"messages": [{"role": "user", "content": [part]}], "prompt": {"id": "plain", "version": "2"}}
     raw = client.chat.completions.with_raw_response.create(model="mine", messages=MESSAGES, extra_body=asking)
     assert raw.headers["x-fledge-warning"] == "ignored: messages.content.tone, prompt.version"
+
+
+def test_penalties_break_repetition(client: OpenAI) -> None:
+    asking: dict[str, Any] = {"model": "mine", "prompt": QUESTION, "max_tokens": 120, **LONG}
+    plain = client.completions.create(**asking).choices[0].text
+    for penalty in ("presence_penalty", "frequency_penalty"):
+        changed = client.completions.create(**{**asking, penalty: 2})
+        assert changed.choices[0].text != plain
+        assert client.completions.create(**{**asking, penalty: 0}).choices[0].text == plain
+
+
+def test_answer_goes_on_to_min_tokens_and_ends_at_a_stop_token(client: OpenAI) -> None:
+    asking: dict[str, Any] = {"model": "mine", "messages": MESSAGES, "max_tokens": 60}
+    done = client.chat.completions.create(**asking)
+    assert done.choices[0].finish_reason == "stop"
+    longer = client.chat.completions.create(**asking, extra_body={"min_tokens": 60})
+    assert longer.choices[0].finish_reason == "length"
+    tokenizer = Tokenizer.from_file(str(snapshot.resolve("embedded").path / "tokenizer.json"))
+    text = done.choices[0].message.content or ""
+    (second,) = tokenizer.encode(text).ids[1:2]
+    ended = client.chat.completions.create(**asking, extra_body={"stop_token_ids": [second]})
+    assert ended.choices[0].finish_reason == "stop"
+    assert text.startswith(ended.choices[0].message.content or "?")
+    assert ended.usage
+    assert ended.usage.completion_tokens == 2
+    for settings in ({"min_tokens": -1}, {"stop_token_ids": [-1]}, {"presence_penalty": 3}):
+        with pytest.raises(openai.BadRequestError):
+            client.chat.completions.create(**asking, extra_body=settings)

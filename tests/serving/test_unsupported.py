@@ -29,7 +29,7 @@ def test_value_that_asks_for_nothing_is_accepted(name: str) -> None:
         ignored_parameters({name: {"something": "else"}})
 
 
-@pytest.mark.parametrize(("name", "value"), [("presence_penalty", False), ("echo_cancel", 1), ("best_of", True)])
+@pytest.mark.parametrize(("name", "value"), [("length_penalty", False), ("echo_cancel", 1), ("best_of", True)])
 def test_boolean_is_not_a_number(name: str, value: Any) -> None:
     if name in REFUSED:
         with pytest.raises(UnsupportedError):

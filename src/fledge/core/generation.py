@@ -11,6 +11,7 @@ from fledge.core.settings import option
 
 LEAST_TEMPERATURE = 1e-3
 MAX_STOPS = 4
+MAX_STOP_TOKENS = 16
 SEED_BITS = 53  # exact in every JSON parser
 MAX_STOP_CHARACTERS = 100
 BOUNDS: Mapping[str, tuple[float, float]] = MappingProxyType(
@@ -23,15 +24,21 @@ BOUNDS: Mapping[str, tuple[float, float]] = MappingProxyType(
         "repetition_penalty": (0.1, 10),
         "seed": (0, 2**63 - 1),
         "n": (1, 16),
+        "presence_penalty": (-2, 2),
+        "frequency_penalty": (-2, 2),
+        "min_tokens": (0, 4096),
     }
 )
-INTEGERS = ("max_tokens", "top_k", "seed", "n")
+INTEGERS = ("max_tokens", "top_k", "seed", "n", "min_tokens")
+# Settings of requests that not every engine supports.
+ENGINE_SETTINGS = ("presence_penalty", "frequency_penalty", "min_tokens", "stop_token_ids")
 REQUEST_ONLY = (
     "n",
     "logprobs",
     "ignore_eos",
     "echo",
     "grammar",
+    *ENGINE_SETTINGS,
 )  # of one request, and no setting of a prompt, an arm or a release
 
 
@@ -42,7 +49,9 @@ class GenerationParams:
     `n` is the number of answers to one prompt; each has a seed derived from `seed`. `logprobs` adds the natural
     logarithm of each token's probability. `ignore_eos` continues to `max_tokens`. `echo` puts the tokens of the prompt
     before the answer; `max_tokens` may then be 0. `grammar` is the grammar of all possible answers, see
-    `fledge.engines.grammars`.
+    `fledge.engines.grammars`. The penalties lower the logits of tokens that the answer has already, once or for each
+    time. An answer ends after `min_tokens`, if
+    `max_tokens` allows that many, and at `stop_token_ids`.
     """
 
     GROUP: ClassVar = "Generation"
@@ -60,6 +69,10 @@ class GenerationParams:
     ignore_eos: bool = False
     echo: bool = False
     grammar: str = ""
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    min_tokens: int = 0
+    stop_token_ids: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         problems = []
@@ -73,6 +86,8 @@ class GenerationParams:
             problems.append(f"stop takes up to {MAX_STOPS} sequences of 1 to {MAX_STOP_CHARACTERS} characters")
         if self.grammar and self.ignore_eos:
             problems.append("ignore_eos cannot be combined with a grammar: the answer must end where it is complete")
+        if len(self.stop_token_ids) > MAX_STOP_TOKENS or any(token < 0 for token in self.stop_token_ids):
+            problems.append(f"stop_token_ids takes up to {MAX_STOP_TOKENS} token ids")
         if problems:
             raise ValueError("; ".join(problems))
 

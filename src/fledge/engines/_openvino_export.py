@@ -50,7 +50,7 @@ def _convert_tokenizer(tokenizer: Any, out: Path) -> None:
     import openvino
     from openvino_tokenizers import convert_tokenizer
 
-    from fledge.engines.openvino import DETOKENIZER, TOKENIZER
+    from fledge.engines.openvino_tokenizer import DETOKENIZER, TOKENIZER
 
     try:
         converted = convert_tokenizer(tokenizer, with_detokenizer=True)

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from fledge.core.errors import FledgeError, InputError
-from fledge.core.generation import GenerationParams
+from fledge.core.generation import ENGINE_SETTINGS, GenerationParams
 from fledge.core.types import EngineInfo, Message
 from fledge.engines.stream import Completion, Stream
 
@@ -70,6 +70,13 @@ class LoadedEngine(Protocol):
 
 class EngineGoneError(FledgeError):
     """The engine process is not running."""
+
+
+def refuse_unsupported(engine: str, supported: Sequence[str], params: GenerationParams) -> None:
+    """Raise `InputError` for a setting of `ENGINE_SETTINGS` that the engine does not support."""
+    for name in ENGINE_SETTINGS:
+        if getattr(params, name) and name not in supported:
+            raise InputError(f"the engine {engine} does not support {name}", hint=f"leave out {name}")
 
 
 def generate(engine: Engine, prompts: Sequence[PromptInput], params: GenerationParams) -> list[Completion]:

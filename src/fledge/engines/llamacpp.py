@@ -22,7 +22,7 @@ from fledge.core.errors import FledgeError, InputError
 from fledge.core.generation import GenerationParams
 from fledge.core.interrupts import scratch_folder
 from fledge.core.types import EngineInfo
-from fledge.engines.engine import PromptInput
+from fledge.engines.engine import PromptInput, refuse_unsupported
 from fledge.engines.guarded_child import GuardedChild
 from fledge.engines.memory import cache_tokens
 from fledge.engines.prompt_encoder import PromptEncoder, encode_prompt
@@ -36,6 +36,7 @@ UNKNOWN = -1  # id of a token that ends within a character: llama.cpp counts it,
 UNTOLD = InputError(
     "llama.cpp reports no log probabilities for tokens that end within a character", hint="--engine openvino"
 )
+SUPPORTED = ("presence_penalty", "frequency_penalty")
 RANDOM_SEED = 0xFFFFFFFF  # llama.cpp's seed for "draw one"
 # As transformers: temperature before the others.
 SAMPLERS = ("penalties", "temperature", "top_k", "top_p", "min_p")
@@ -107,8 +108,12 @@ class LlamaCppEngine:
                 for index in range(params.n)
             )
 
-        if params.echo:
-            stream.fail(InputError("the engine llamacpp does not echo prompts", hint="--engine openvino"))
+        try:
+            refuse_unsupported(self.info.name, SUPPORTED, params)
+            if params.echo:
+                raise InputError("the engine llamacpp does not echo prompts", hint="--engine openvino")
+        except InputError as error:
+            stream.fail(error)
             return
         encode_prompt(self.encoder, self.text, prompt, params, stream, begin)
 
@@ -225,6 +230,8 @@ def _request(answer: _Answer) -> dict[str, Any]:
         "samplers": SAMPLERS,
         "repeat_penalty": params.repetition_penalty,
         "repeat_last_n": len(answer.prompt_ids) + params.max_tokens,
+        "presence_penalty": params.presence_penalty,
+        "frequency_penalty": params.frequency_penalty,
         "seed": params.seed % RANDOM_SEED,
         "ignore_eos": params.ignore_eos,
         "stop": list(params.stop),

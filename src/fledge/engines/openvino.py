@@ -12,12 +12,14 @@ import openvino
 import openvino_genai
 
 from fledge.core.errors import FledgeError, InputError, StructureError
+from fledge.core.generation import ENGINE_SETTINGS
 from fledge.core.messages import TokenScore
 from fledge.core.types import EngineInfo
 from fledge.engines.grammar_checker import GrammarChecker
 from fledge.engines.guarded_child import GuardedChild
 from fledge.engines.memory import cache_blocks
 from fledge.engines.openvino_scorer import PromptScore, PromptScorer
+from fledge.engines.openvino_tokenizer import TOKENIZER, load_tokenizer
 from fledge.engines.stream import FinishReason
 from fledge.engines.text import TextConfig
 from fledge.engines.worker import GeneratedAnswer, WorkerEngine
@@ -27,7 +29,6 @@ from fledge.models.snapshot import Snapshot
 FAST: dict[str, Any] = {"ENABLE_MMAP": False, "KV_CACHE_PRECISION": "u8"}
 EXACT: dict[str, Any] = {**FAST, "KV_CACHE_PRECISION": "f32", "INFERENCE_PRECISION_HINT": "f32"}
 
-TOKENIZER, DETOKENIZER = "openvino_tokenizer.xml", "openvino_detokenizer.xml"
 NO_TOKENIZER_HINT = "register the model again; for one that is no release, remove its folder in the cache"
 
 _REASONS: dict[Any, FinishReason] = {
@@ -45,17 +46,10 @@ def check_device(device: str) -> None:
         )
 
 
-def load_grammar_tokenizer(folder: Path) -> Any:
-    """Return OpenVINO's tokenizer of an exported model, whose vocabulary its grammars need."""
-    parts: list[Any] = []
-    for name in (TOKENIZER, DETOKENIZER):
-        weights = np.fromfile((folder / name).with_suffix(".bin"), dtype=np.uint8)
-        parts += [(folder / name).read_text(encoding="utf-8"), openvino.Tensor(weights)]
-    return openvino_genai.Tokenizer(*parts)
-
-
 class OpenVINOEngine(WorkerEngine):
     """Runs all answers in one batch; a step of the pipeline holds the GIL."""
+
+    supported = ENGINE_SETTINGS
 
     def __init__(self, model: Snapshot, folder: Path, info: EngineInfo, cache_gb: float) -> None:
         """`folder` has the exported model; `cache_gb` is the size of the KV cache in GB, 0 for the default."""
@@ -66,7 +60,7 @@ class OpenVINOEngine(WorkerEngine):
         properties = EXACT if info.mode == "exact" else FAST
         self._checker: GrammarChecker | None = None
         self._enforces_grammars = (folder / TOKENIZER).is_file()
-        tokenizer = [load_grammar_tokenizer(folder)] if self._enforces_grammars else []
+        tokenizer = [load_tokenizer(folder)] if self._enforces_grammars else []
         self._pipeline = openvino_genai.ContinuousBatchingPipeline(
             str(folder), *tokenizer, scheduler, info.device.upper(), **properties
         )
@@ -138,7 +132,11 @@ class OpenVINOEngine(WorkerEngine):
         config.max_new_tokens = answer.remaining
         config.ignore_eos = params.ignore_eos
         config.stop_token_ids = set() if params.ignore_eos else set(self.text.end_tokens)
+        config.stop_token_ids |= set(params.stop_token_ids)
+        config.min_new_tokens = min(answer.remaining, max(0, params.min_tokens - len(answer.generated)))
         config.repetition_penalty = params.repetition_penalty
+        config.presence_penalty = params.presence_penalty
+        config.frequency_penalty = params.frequency_penalty
         config.logprobs = int(params.logprobs)
         if params.grammar:
             config.structured_output_config = openvino_genai.StructuredOutputConfig(grammar=params.grammar)

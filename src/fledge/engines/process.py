@@ -104,7 +104,8 @@ class ClientConnection:
 
     def _start(self, ask: Ask) -> None:
         try:
-            params = GenerationParams(**{**ask.params, "stop": tuple(ask.params.get("stop", ()))})
+            lists = {name: tuple(value) for name, value in ask.params.items() if isinstance(value, list)}
+            params = GenerationParams(**{**ask.params, **lists})
         except (ValueError, TypeError) as error:
             self._send_error(ask.id, InputError(str(error)))
             return

@@ -5,9 +5,10 @@ The key is in `OPENAI_API_KEY`. The client retries 429, 5xx and lost connections
 
 import itertools
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -21,9 +22,12 @@ from fledge.engines.engine import PromptInput, Stats
 from fledge.engines.stream import Chunk, FinishReason, Stream, Usage
 
 RETRIES = 5
+PENALTIES = ("presence_penalty", "frequency_penalty")
 TIMEOUT_S = 600.0
 # Parameters outside OpenAI's API that servers of open models accept; sent only if not the default.
-EXTENSIONS = {"top_k": 0, "min_p": 0.0, "repetition_penalty": 1.0, "ignore_eos": False}
+EXTENSIONS: Mapping[str, Any] = MappingProxyType(
+    {"top_k": 0, "min_p": 0.0, "repetition_penalty": 1.0, "ignore_eos": False, "min_tokens": 0, "stop_token_ids": ()}
+)
 
 
 @dataclass(frozen=True)
@@ -149,6 +153,7 @@ def _request_settings(params: GenerationParams) -> dict[str, Any]:
         "seed": params.seed,
         **({"stop": list(params.stop)} if params.stop else {}),
         **({"logprobs": True} if params.logprobs else {}),
+        **{name: getattr(params, name) for name in PENALTIES if getattr(params, name)},
         **({"extra_body": extra} if extra else {}),
     }
 

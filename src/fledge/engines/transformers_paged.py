@@ -42,6 +42,7 @@ class PagedTransformersEngine(WorkerEngine):
         self._model = loaded
 
     def _check(self, params: GenerationParams) -> None:
+        super()._check(params)
         if params.repetition_penalty != 1:
             raise InputError(
                 "continuous batching in transformers does not support repetition_penalty",

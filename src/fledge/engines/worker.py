@@ -4,13 +4,13 @@ import abc
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 from fledge.core.errors import FledgeError, InputError
 from fledge.core.generation import GenerationParams
 from fledge.core.messages import TokenScore
 from fledge.core.types import EngineInfo
-from fledge.engines.engine import PromptInput
+from fledge.engines.engine import PromptInput, refuse_unsupported
 from fledge.engines.guarded_child import GuardedChild
 from fledge.engines.prompt_encoder import PromptEncoder, encode_prompt
 from fledge.engines.stream import Chunk, FinishReason, Stream, Usage
@@ -64,6 +64,8 @@ class WorkerEngine(abc.ABC):
     `between_steps` after each, so that chunks go out and cancellations come in.
     """
 
+    supported: ClassVar[tuple[str, ...]] = ()  # of ENGINE_SETTINGS
+
     def __init__(self, info: EngineInfo, text: TextConfig) -> None:
         self.info = info
         self.text = text
@@ -93,8 +95,9 @@ class WorkerEngine(abc.ABC):
         except InputError as error:
             stream.fail(error)
 
-    def _check(self, params: GenerationParams) -> None:  # noqa: B027 (most engines support all settings)
+    def _check(self, params: GenerationParams) -> None:
         """Raise `InputError` for settings that this engine does not support."""
+        refuse_unsupported(self.info.name, self.supported, params)
 
     def _check_grammar(self, grammar: str, done: Callable[[InputError | None], None]) -> None:  # noqa: ARG002
         """Call `done` when a grammar is checked, with the error if it cannot be used. Raises `InputError` for an engine

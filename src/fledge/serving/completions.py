@@ -13,7 +13,6 @@ from msgspec import UNSET, Struct, UnsetType
 from fledge.core.messages import Piece, TokenScore
 from fledge.serving.response_models import (
     AssistantMessage,
-    CalledFunction,
     ChatChoice,
     ChatChunkChoice,
     ChatCompletion,
@@ -23,6 +22,7 @@ from fledge.serving.response_models import (
     CompletionChunkChoice,
     CompletionUsage,
     Delta,
+    FunctionCall,
     FunctionDelta,
     Logprobs,
     MessageToolCall,
@@ -124,7 +124,7 @@ class ChatBuilder(ResponseBuilder[ChatChunkChoice]):
         if self._calls is None:
             return AssistantMessage(text, None)
         name, arguments = CallParser().feed(text, ends=True, complete=finish_reason == "stop")
-        calls = [MessageToolCall(self._call_id(index), CalledFunction(name, arguments))] if name else []
+        calls = [MessageToolCall(self._call_id(index), FunctionCall(name, arguments))] if name else []
         return AssistantMessage(None, None, calls)
 
     def _finish(self, reason: str) -> str:

@@ -131,6 +131,9 @@ def completion_body(model: type[BaseModel], offer: Offer) -> Schema:
     text, texts, ids, lists = schema["properties"]["prompt"]["anyOf"]
     no_echo = {"prompt": either(ids, lists), "echo": {"enum": [False, None]}}
     schema["anyOf"] = [{"properties": {"prompt": either(text, texts)}}, {"properties": no_echo}]
+    some = either({"type": "integer", "minimum": 1}, {"const": -1}, NULL)
+    echoes = {"required": ["echo"], "properties": {"echo": {"const": True}}}
+    schema["allOf"] = [either({"properties": {"max_tokens": some}}, echoes)]
     return schema
 
 

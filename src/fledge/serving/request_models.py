@@ -12,7 +12,14 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 from fledge.core.errors import InputError
-from fledge.core.generation import BOUNDS, MAX_STOP_CHARACTERS, MAX_STOPS, REQUEST_SETTINGS
+from fledge.core.generation import (
+    BOUNDS,
+    ENGINE_SETTINGS,
+    MAX_STOP_CHARACTERS,
+    MAX_STOP_TOKENS,
+    MAX_STOPS,
+    REQUEST_SETTINGS,
+)
 from fledge.core.limits import Limits
 from fledge.serving.structured_outputs import Structured
 from fledge.serving.unsupported import ignored_parameters
@@ -29,6 +36,10 @@ MAX_CHARACTERS = 200_000
 Text = Annotated[str, StringConstraints(max_length=MAX_CHARACTERS)]
 StopText = Annotated[str, StringConstraints(max_length=MAX_STOP_CHARACTERS)]
 Stop = StopText | Annotated[list[StopText], Field(fail_fast=True, max_length=MAX_STOPS)]
+
+StopTokens = Annotated[
+    list[Annotated[int, Field(ge=0, lt=2**31)]], Field(max_length=MAX_STOP_TOKENS), BeforeValidator(as_integer)
+]
 
 MAX_PROMPTS = 100_000
 MAX_KEYS = 1000  # of one object: none needs more, and reporting each unknown key takes time
@@ -79,9 +90,15 @@ class Generation(Structured):
     )
     ignore_eos: bool | None = Field(None, description="do not stop before max_tokens")
 
+    presence_penalty: Annotated[float, _within("presence_penalty")] | None = None
+    frequency_penalty: Annotated[float, _within("frequency_penalty")] | None = None
+    min_tokens: Annotated[int, _within("min_tokens"), BeforeValidator(as_integer)] | None = None
+    stop_token_ids: StopTokens | None = None
+
     def settings(self) -> dict[str, Any]:
         """Return the given settings, under the engine's names. Raises `StructureError` as `grammar` does."""
-        chosen = {name: getattr(self, name) for name in REQUEST_SETTINGS if getattr(self, name) is not None}
+        names = (*REQUEST_SETTINGS, *ENGINE_SETTINGS)
+        chosen = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
         grammar = self.grammar()
         return {**chosen, "grammar": grammar} if grammar else chosen
 

@@ -82,7 +82,7 @@ class Logprobs(Struct):
     text_offset: list[NonNegative]
 
 
-class CalledFunction(Struct):
+class FunctionCall(Struct):
     """A function to call; `arguments` is JSON as text."""
 
     name: str
@@ -93,7 +93,7 @@ class MessageToolCall(Struct, tag_field="type", tag="function"):
     """A call that the model asks for."""
 
     id: str
-    function: CalledFunction
+    function: FunctionCall
 
 
 class AssistantMessage(Struct, tag_field="role", tag="assistant"):

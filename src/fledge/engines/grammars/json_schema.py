@@ -32,7 +32,7 @@ from fledge.engines.grammars.keywords import (
     types_of,
 )
 from fledge.engines.grammars.numbers import INTEGER, NUMBER, Bounds, integer_within, number_within
-from fledge.engines.grammars.regex import ALL, json_characters, search_in_json
+from fledge.engines.grammars.regex import ALL, json_characters, match_lengths, search_in_json
 
 ANY_OBJECT: Mapping[str, Any] = {"type": "object"}
 MAX_DEPTH = 100
@@ -347,19 +347,23 @@ class _Converter:
             raise StructureError(f"{at_path(path)}: maxLength is below minLength")
         pattern = schema.get("pattern")
         known = FORMATS.get(str(schema.get("format")))
-        limited = bool(least) or most is not None
-        if sum((pattern is not None, known is not None, limited)) > 1:
-            raise StructureError(f"{at_path(path)}: only one of pattern, format and a length can be enforced")
         if pattern is None and known is None:
-            if not limited:
+            if not least and most is None:
                 return self._plain_string()
             return sequence(['"\\""', repeat(self._name(json_characters(ALL)), least, most), '"\\""'])
-        if not isinstance(pattern or known, str):
+        if pattern is not None and known is not None:
+            raise StructureError(f"{at_path(path)}: pattern and format cannot be enforced together")
+        source = known if pattern is None else pattern
+        if not isinstance(source, str):
             raise StructureError(f"{at_path(path)}: pattern must be a text")
         try:
-            return sequence(['"\\""', self._name(search_in_json(pattern or known or "")), '"\\""'])
+            content = search_in_json(source)
+            shortest, longest = match_lengths(source)
         except StructureError as error:
             raise StructureError(f"{at_path(path)}: {error.message}") from None
+        if least > shortest or (most is not None and longest > most):
+            raise StructureError(f"{at_path(path)}: a length that the pattern or format does not have itself")
+        return sequence(['"\\""', self._name(content), '"\\""'])
 
     def _number(self, schema: dict[str, Any], path: str) -> str:
         bounds = {name: read_bound(schema[name], name, path) for name in OF_TYPE["number"] if name in schema}

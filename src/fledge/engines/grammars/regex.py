@@ -1,9 +1,10 @@
 """Regular expressions as expressions of a grammar, for whole answers and for the strings of a JSON schema."""
 
+import math
 import re
 import warnings
 from collections.abc import Callable
-from re import _constants, _parser  # type: ignore[attr-defined]
+from re import _constants, _parser
 from typing import Any
 
 from fledge.core.errors import StructureError
@@ -73,6 +74,13 @@ def search_in_json(pattern: str) -> str:
     )
 
 
+def match_lengths(pattern: str) -> tuple[int, float]:
+    """Return the least and greatest number of characters of a text in which a valid pattern is found."""
+    anchored = all(starts and ends for starts, _, ends in _branches(pattern))
+    shortest, longest = _parser.parse(pattern).getwidth()
+    return int(shortest), int(longest) if anchored and longest < _constants.MAXREPEAT else math.inf
+
+
 def _branches(pattern: str) -> list[tuple[bool, list[Any], bool]]:
     """Return the top-level alternatives of a pattern, each with whether it is anchored at its start and end."""
     if len(pattern) > MAX_PATTERN:
@@ -85,8 +93,9 @@ def _branches(pattern: str) -> list[tuple[bool, list[Any], bool]]:
     if parsed.state.flags & (re.IGNORECASE | re.MULTILINE | re.DOTALL | re.VERBOSE):
         raise StructureError(f"the pattern {pattern[:100]!r} has flags, which are not supported")
     items = list(parsed)
-    alone = len(items) == 1 and items[0][0] is _constants.BRANCH
-    bodies = [list(body) for body in items[0][1][1]] if alone else [items]
+    bodies = [items]
+    if items and items[-1][0] is _constants.BRANCH:  # after what all alternatives start with
+        bodies = [[*items[:-1], *body] for body in items[-1][1][1]]
     return [_strip_anchors(body) for body in bodies]
 
 
