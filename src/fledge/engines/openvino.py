@@ -20,6 +20,7 @@ from fledge.engines.guarded_child import GuardedChild
 from fledge.engines.memory import cache_blocks
 from fledge.engines.openvino_scorer import PromptScore, PromptScorer
 from fledge.engines.openvino_tokenizer import TOKENIZER, load_tokenizer
+from fledge.engines.prefill import CHUNK_TOKENS, PrefillQueue
 from fledge.engines.stream import FinishReason
 from fledge.engines.text import TextConfig
 from fledge.engines.worker import GeneratedAnswer, WorkerEngine
@@ -65,6 +66,7 @@ class OpenVINOEngine(WorkerEngine):
             str(folder), *tokenizer, scheduler, info.device.upper(), **properties
         )
         self._count = 0
+        self._prefills = PrefillQueue()
         self._folder = folder
         self._scorer: PromptScorer | None = None
 
@@ -81,23 +83,52 @@ class OpenVINOEngine(WorkerEngine):
 
     def _turn(self) -> None:
         for answer in self._admit(limit=256):
-            self._count += 1
-            tokens = openvino.Tensor(np.array([answer.token_ids], dtype=np.int64))
-            try:
-                answer.handle = self._pipeline.add_request(self._count, tokens, self._create_config(answer))
-            except RuntimeError as error:  # the pipeline rejected this request only
-                self._fail(answer, error)
+            if len(answer.token_ids) > CHUNK_TOKENS:
+                self._prefills.add(answer, len(answer.token_ids))
+            else:
+                self._start(answer)
         for answer in self._running:
             if answer.stream.cancelled and not answer.ended:
                 self._deliver(answer, (), "cancelled")
                 self._release(answer)
+        self._advance_prefills()
         if any(not answer.ended for answer in self._running):
             self._pipeline.step()
         for answer in self._running:
-            if not answer.ended:
+            if not answer.ended and answer.handle is not None:
                 self._read_output(answer)
         if all(answer.ended for answer in self._running):
             self._sweep()
+
+    def _start(self, answer: GeneratedAnswer) -> None:
+        try:
+            answer.handle = self._add_request(answer.token_ids, self._create_config(answer))
+        except RuntimeError as error:  # the pipeline rejected this request only
+            self._fail(answer, error)
+
+    def _add_request(self, token_ids: Sequence[int], config: Any) -> Any:
+        self._count += 1
+        return self._pipeline.add_request(self._count, openvino.Tensor(np.array([token_ids], dtype=np.int64)), config)
+
+    def _advance_prefills(self) -> None:
+        """Compute the next part of a long prompt, as a request for one token that leaves the rest in the prefix cache.
+
+        The pipeline computes prompts in their order, so a short one would wait for all of a long one.
+        """
+        current = self._prefills.current
+        if current is not None:
+            if current.handle.get_status() == openvino_genai.GenerationStatus.RUNNING:
+                return
+            current.done, current.handle = current.end, None
+        chosen = self._prefills.choose(alone=all(answer.handle is None for answer in self._running))
+        if chosen is None:
+            return
+        if chosen.end == chosen.tokens:
+            self._prefills.remove(chosen.answer)
+            self._start(chosen.answer)
+        else:
+            part = chosen.answer.token_ids[: chosen.end]
+            chosen.handle = self._add_request(part, openvino_genai.GenerationConfig(max_new_tokens=1))
 
     def _score_prompt(self, token_ids: Sequence[int]) -> list[TokenScore]:
         if self._scorer is None:  # takes as much memory as the weights, and is seldom asked for
@@ -118,6 +149,9 @@ class OpenVINOEngine(WorkerEngine):
             self._pipeline.step()
 
     def _release(self, answer: GeneratedAnswer) -> None:
+        prefill = self._prefills.remove(answer)
+        if prefill is not None and prefill.handle is not None:
+            prefill.handle.cancel()
         if answer.handle is not None:
             answer.handle.cancel()
 
