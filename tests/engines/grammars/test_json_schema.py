@@ -59,6 +59,7 @@ SCHEMAS: dict[str, Any] = {
     "values": {"enum": [1, "a", None, {"b": [1]}, True]},
     "one value": {"const": {"x": 1}},
     "letters in values": {"enum": ["naïve", "日本", '😀"\\']},
+    "letters before digits": _object(properties={"größe": {"const": "éa1"}}, required=["größe"]),
     "values of a type": {"type": "string", "enum": ["a", 1]},
     "large values": {"enum": [1e300, -0.5, 10**25]},
     "either": {"anyOf": [TEXT, {"type": "integer"}]},

@@ -12,6 +12,7 @@ from fledge.core.errors import StructureError
 from fledge.engines.grammars.expressions import (
     MAX_CHARACTERS,
     alternatives,
+    any_text,
     literal,
     repeat,
     sequence,
@@ -186,7 +187,7 @@ class _Converter:
         values = [value for value in values if not types or fits(value, types)]
         if not values:
             raise StructureError(f"{at_path(path)}: no value of enum has the type {' or '.join(types)}")
-        return alternatives(literal(json.dumps(value, ensure_ascii=False)) for value in values)
+        return any_text([json.dumps(value, ensure_ascii=False) for value in values])
 
     def _typed(self, schema: dict[str, Any], path: str) -> str:
         makers: dict[str, Callable[[dict[str, Any], str], str]] = {

@@ -1,19 +1,20 @@
 """Numbers within bounds, as expressions of a grammar."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from decimal import Decimal
 from math import ceil, floor
 
 from fledge.core.errors import StructureError
-from fledge.engines.grammars.expressions import alternatives, repeat, sequence
+from fledge.engines.grammars.expressions import ShapeTree, character_set
 
 DIGITS = 15  # of a number without bounds: every one is exact as a double
 DECIMALS = 4
 MAX_DIGITS = 30
-_DIGIT = "[0-9]"
-_FRACTION = f'("." {_DIGIT}{{1,{DIGITS}}})?'
-INTEGER = f'"-"? ("0" | [1-9] {_DIGIT}{{0,{DIGITS - 1}}})'
-NUMBER = f"{INTEGER} {_FRACTION} ([eE] [+-]? {_DIGIT}{{1,2}})?"
+INTEGER = f'"-"? ("0" | [1-9] [0-9]{{0,{DIGITS - 1}}})'
+NUMBER = f'{INTEGER} ("." [0-9]{{1,{DIGITS}}})? ([eE] [+-]? [0-9]{{1,2}})?'
+
+Characters = tuple[str, ...]
+"""Texts of equal length: at each place any of these characters, which follow each other."""
 
 
 class Bounds:
@@ -43,23 +44,24 @@ class Bounds:
 
 def integer_within(bounds: Bounds) -> str:
     """Return the expression of the integers within the bounds. Raises `StructureError` if there are none."""
-    low, high = bounds.integers()
-    options = list(_integers(low, high))
-    if not options:
+    texts = set(_numbers(*bounds.integers(), 0))
+    if not texts:
         raise StructureError(f"no integer is {_describe(bounds)}")
-    return alternatives(options)
+    return _merge(texts)
 
 
 def number_within(bounds: Bounds) -> str:
     """Return the expression of numbers within the bounds: integers, and decimals with up to `DECIMALS` digits, or as
     many as the bounds have. Raises `StructureError` if there are none."""
     digits = [-int(bound.as_tuple().exponent) for bound in (bounds.low, bounds.high) if bound is not None]
-    options = list(_integers(*bounds.integers()))
-    for places in range(1, max([DECIMALS, *digits]) + 1):
-        options += _decimals(*bounds.integers(10**places), places)
-    if not options:
+    texts = {
+        text
+        for places in range(max([DECIMALS, *digits]) + 1)
+        for text in _numbers(*bounds.integers(10**places), places)
+    }
+    if not texts:
         raise StructureError(f"no number is {_describe(bounds)}")
-    return alternatives(options)
+    return _merge(texts)
 
 
 def _describe(bounds: Bounds) -> str:
@@ -68,75 +70,54 @@ def _describe(bounds: Bounds) -> str:
     return " and ".join(filter(None, (low, high)))
 
 
-def _integers(low: int | None, high: int | None) -> Iterator[str]:
-    """Yield the expressions of the integers from `low` to `high`."""
-    if low is None or low < 0:
-        top = -1 if high is None else min(-1, high)
-        for option in _magnitudes(-top, None if low is None else -low):
-            yield sequence(['"-"', option])
-    if high is None or high >= 0:
-        yield from _magnitudes(max(0, low or 0), high)
+def _merge(texts: set[Characters]) -> str:
+    shapes = {tuple(((ord(part[0]), ord(part[-1])),) for part in text) for text in texts}
+    return ShapeTree(character_set).expression(frozenset(shapes))
 
 
-def _decimals(low: int | None, high: int | None, places: int) -> Iterator[str]:
-    """Yield the expressions of the integers from `low` to `high`, divided by 10 to the power of `places`."""
+def _numbers(low: int | None, high: int | None, places: int) -> Iterator[Characters]:
+    """Yield the texts of the integers from `low` to `high`, divided by 10 to the power of `places`."""
     if low is None or low < 0:
         top = -1 if high is None else min(-1, high)
-        for option in _magnitudes(-top, None if low is None else -low, places):
-            yield sequence(['"-"', option])
+        for text in _magnitudes(-top, None if low is None else -low, places):
+            yield ("-", *text)
     if high is None or high >= 0:
         yield from _magnitudes(max(0, low or 0), high, places)
 
 
-def _magnitudes(low: int, high: int | None, places: int = 0) -> Iterator[str]:
-    """Yield the expressions of the decimal digits from `low` to `high`, the last `places` after a point."""
+def _magnitudes(low: int, high: int | None, places: int) -> Iterator[Characters]:
+    """Yield the texts of the numbers from `low` to `high`, their last `places` digits after a point."""
     if len(str(low)) > MAX_DIGITS or (high is not None and len(str(high)) > MAX_DIGITS):
         raise StructureError(f"bounds of more than {MAX_DIGITS} digits are not supported")
-    while high is None or low <= high:
+    most = 10 ** max(DIGITS + places, len(str(low)) + 1) - 1 if high is None else high
+    while low <= most:
         width = max(len(str(low)), places + 1)  # at least one digit before the point
-        top = 10**width - 1 if high is None else min(high, 10**width - 1)
+        top = min(most, 10**width - 1)
         for digits in _spans(str(low).zfill(width), str(top).zfill(width)):
-            before, after = digits[: width - places], digits[width - places :]
-            yield sequence([_join(before), *(['"."', _join(after)] if after else [])])
+            yield (*digits[: width - places], *((".", *digits[width - places :]) if places else ()))
         low = top + 1
-        if high is None:
-            longer = repeat(_DIGIT, width - places, max(DIGITS, width - places))
-            yield sequence(["[1-9]", longer, *(['"."', repeat(_DIGIT, places, places)] if places else [])])
-            return
 
 
-def _join(digits: list[str]) -> str:
-    parts: list[str] = []
-    position = 0
-    while position < len(digits):
-        end = position
-        while end < len(digits) and digits[end] == digits[position]:
-            end += 1
-        parts.append(repeat(digits[position], end - position, end - position))
-        position = end
-    return sequence(parts)
-
-
-def _spans(low: str, high: str) -> Iterator[list[str]]:
-    """Yield classes of digits that together match the texts from `low` to `high`, which are equally long."""
+def _spans(low: str, high: str) -> Iterator[Sequence[str]]:
+    """Yield digits by place that together match the texts from `low` to `high`, which are equally long."""
     if not low:
-        yield []
+        yield ()
         return
-    first, last = low[0], high[0]
-    if low[1:].strip("0") == "" and high[1:].strip("9") == "":
-        yield [_digits(first, last), *[_DIGIT] * (len(low) - 1)]
-        return
-    if first == last:
+    first, last = int(low[0]), int(high[0])
+    lowest, highest = "0" * (len(low) - 1), "9" * (len(low) - 1)
+    if low[1:] == lowest and high[1:] == highest:
+        yield (_digits(first, last), *[_digits(0, 9)] * (len(low) - 1))
+    elif first == last:
         for rest in _spans(low[1:], high[1:]):
-            yield [_digits(first, first), *rest]
-        return
-    for rest in _spans(low[1:], "9" * (len(low) - 1)):
-        yield [_digits(first, first), *rest]
-    if int(last) - int(first) > 1:
-        yield [_digits(str(int(first) + 1), str(int(last) - 1)), *[_DIGIT] * (len(low) - 1)]
-    for rest in _spans("0" * (len(low) - 1), high[1:]):
-        yield [_digits(last, last), *rest]
+            yield (low[0], *rest)
+    else:
+        for rest in _spans(low[1:], highest):
+            yield (low[0], *rest)
+        if last - first > 1:
+            yield (_digits(first + 1, last - 1), *[_digits(0, 9)] * (len(low) - 1))
+        for rest in _spans(lowest, high[1:]):
+            yield (high[0], *rest)
 
 
-def _digits(first: str, last: str) -> str:
-    return f'"{first}"' if first == last else f"[{first}-{last}]"
+def _digits(first: int, last: int) -> str:
+    return "".join(map(str, range(first, last + 1)))

@@ -3,7 +3,7 @@
 import math
 import re
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from re import _constants, _parser
 from typing import Any
 
@@ -11,6 +11,9 @@ from fledge.core.errors import StructureError
 from fledge.engines.grammars.expressions import (
     EVERYTHING,
     Ranges,
+    Shape,
+    ShapeTree,
+    TooManyBranchesError,
     alternatives,
     character_set,
     contains,
@@ -22,6 +25,8 @@ from fledge.engines.grammars.expressions import (
 )
 
 MAX_PATTERN = 2_000
+MAX_SHAPES = 500
+MAX_REPEATS = 50
 LINE_BREAKS: Ranges = [(0x0A, 0x0A), (0x0D, 0x0D)]
 WHITE_SPACE: Ranges = [(0x09, 0x0A), (0x0D, 0x0D), (0x20, 0x20)]
 ALL = union(EVERYTHING, WHITE_SPACE)
@@ -61,16 +66,18 @@ def whole_match(pattern: str) -> str:
 
     Raises `StructureError` for an invalid pattern, and for parts that no grammar can enforce.
     """
-    return alternatives(_convert(body, character_set) for _, body, _ in _branches(pattern))
+    return _union([body for _, body, _ in _branches(pattern)], character_set)
 
 
 def search_in_json(pattern: str) -> str:
     """Return the expression of the content of JSON strings in which a schema's `pattern` is found. Raises as
     `whole_match` does."""
-    anything = repeat(json_characters(ALL), 0, None)
+    anything, branches = repeat(json_characters(ALL), 0, None), _branches(pattern)
+    if all(starts and ends for starts, _, ends in branches):
+        return _union([body for _, body, _ in branches], json_characters)
     return alternatives(
         sequence(["" if starts else anything, _convert(body, json_characters), "" if ends else anything])
-        for starts, body, ends in _branches(pattern)
+        for starts, body, ends in branches
     )
 
 
@@ -109,21 +116,63 @@ def _strip_anchors(body: list[Any]) -> tuple[bool, list[Any], bool]:
     return starts, body[:-1] if ends else body, ends
 
 
+def _union(bodies: Sequence[Any], show: ToExpression) -> str:
+    """Return the expression of several alternatives, as a tree if they are limited and not too many."""
+    shapes: set[Shape] = set()
+    for body in bodies:
+        found = _shapes(body) if len(bodies) > 1 else None
+        if found is None or len(shapes) > MAX_SHAPES:
+            return alternatives(_convert(body, show) for body in bodies)
+        shapes |= found
+    try:
+        return alternatives([f"({ShapeTree(show).expression(frozenset(shapes))})"])
+    except TooManyBranchesError:
+        return alternatives(_convert(body, show) for body in bodies)
+
+
+def _shapes(items: Any) -> set[Shape] | None:
+    """Return the shapes of the texts that match, None if they are unlimited or too many."""
+    found: set[Shape] = {()}
+    for kind, value in items:
+        own: set[Shape] | None
+        if kind in _SETS:
+            own = {(tuple(_SETS[kind](value)),)}
+        elif kind is _constants.SUBPATTERN and not value[1] and not value[2]:
+            own = _shapes(value[3])
+        elif kind is _constants.BRANCH:
+            parts = [_shapes(body) for body in value[1]]
+            own = None if None in parts else {shape for part in parts if part for shape in part}
+        elif kind in (_constants.MAX_REPEAT, _constants.MIN_REPEAT) and value[1] <= MAX_REPEATS:
+            once = _shapes(value[2])
+            own = None if once is None else _repeat_shapes(once, value[0], value[1])
+        else:
+            return None
+        if own is None or len(own) * len(found) > MAX_SHAPES:
+            return None
+        found = {(*before, *after) for before in found for after in own}
+    return found
+
+
+def _repeat_shapes(once: set[Shape], least: int, most: int) -> set[Shape] | None:
+    found: set[Shape] = set()
+    current: set[Shape] = {()}
+    for count in range(most + 1):
+        found |= current if count >= least else set()
+        if len(current) * len(once) > MAX_SHAPES or len(found) > MAX_SHAPES:
+            return None
+        current = {(*before, *after) for before in current for after in once}
+    return found
+
+
 def _convert(items: Any, show: ToExpression) -> str:
     return sequence(_convert_item(kind, value, show) for kind, value in items)
 
 
 def _convert_item(kind: Any, value: Any, show: ToExpression) -> str:
-    if kind is _constants.LITERAL:
-        return show(_single(value))
-    if kind is _constants.NOT_LITERAL:
-        return show(without(ALL, [(value, value)]))
-    if kind is _constants.ANY:
-        return show(without(ALL, LINE_BREAKS))
-    if kind is _constants.IN:
-        return show(_read_set(value))
+    if kind in _SETS:
+        return show(_SETS[kind](value))
     if kind is _constants.BRANCH:
-        return alternatives(_convert(body, show) for body in value[1])
+        return _union(value[1], show)
     if kind is _constants.SUBPATTERN:
         _, added, removed, body = value
         if added or removed:
@@ -156,3 +205,12 @@ def _read_set(items: Any) -> Ranges:
     if not kept:
         raise StructureError("a set of characters in the pattern is empty")
     return kept
+
+
+# Parts that match one character, and the set of it.
+_SETS: dict[Any, Callable[[Any], Ranges]] = {
+    _constants.LITERAL: _single,
+    _constants.NOT_LITERAL: lambda code: without(ALL, [(code, code)]),
+    _constants.ANY: lambda _: without(ALL, LINE_BREAKS),
+    _constants.IN: _read_set,
+}
