@@ -10,6 +10,7 @@ from huggingface_hub import file_download
 from mlflow.tracing.client import TracingClient
 from uvicorn.protocols.http import httptools_impl
 
+from fledge.engines.grammars import regex
 from fledge.serving.connection import Connection
 
 OVERRIDDEN = [
@@ -71,3 +72,11 @@ def test_mlflow_caches_the_version_of_a_server(monkeypatch: pytest.MonkeyPatch) 
     store = TracingClient("http://127.0.0.1:9").store
     method = getattr(store, "_get_server_version", None)
     assert hasattr(method, "cache_clear"), "MLflow's RestStore._get_server_version: see fledge.tracking._mlflow_traces"
+
+
+def test_re_parses_patterns_to_the_known_parts() -> None:
+    """See fledge.engines.grammars.regex."""
+    parsed = regex._parser.parse(r"^a[b-d]{2,3}(?:x|y)$")
+    kinds = [str(kind) for kind, _ in parsed]
+    assert kinds == ["AT", "LITERAL", "MAX_REPEAT", "SUBPATTERN", "AT"]
+    assert parsed.getwidth() == (4, 5)

@@ -262,6 +262,22 @@ def test_unknown_parameters_are_ignored_and_named(client: OpenAI) -> None:
     assert raw.headers["x-fledge-warning"] == "ignored: messages.content.tone, prompt.version"
 
 
+def test_max_tokens_beyond_the_window_is_a_limit_and_said(client: OpenAI) -> None:
+    asking: dict[str, Any] = {"model": "mine", "messages": MESSAGES, "max_tokens": 1000, **LONG}
+    raw = client.chat.completions.with_raw_response.create(**asking)
+    usage = raw.parse().usage
+    assert usage
+    assert usage.total_tokens == 512
+    assert raw.parse().choices[0].finish_reason == "length"
+    assert raw.headers["x-fledge-warning"] == "1 answer cut at the end of the context window"
+    done = client.chat.completions.with_raw_response.create(model="mine", messages=MESSAGES, max_tokens=1000)
+    assert done.parse().choices[0].finish_reason == "stop"
+    assert "x-fledge-warning" not in done.headers
+    ids = client.completions.create(model="mine", prompt=[5] * 300, max_tokens=400, extra_body={"ignore_eos": True})
+    assert ids.usage
+    assert ids.usage.total_tokens == 512
+
+
 def test_penalties_break_repetition(client: OpenAI) -> None:
     asking: dict[str, Any] = {"model": "mine", "prompt": QUESTION, "max_tokens": 120, **LONG}
     plain = client.completions.create(**asking).choices[0].text

@@ -103,8 +103,9 @@ class LlamaCppEngine:
     def take(self, prompt: PromptInput, params: GenerationParams, stream: Stream) -> None:
         def begin(encoded: Encoded) -> None:
             stream.prompt_tokens, stream.turns_left_out = len(encoded.token_ids), encoded.turns_left_out
+            most = min(params.max_tokens, self.text.context - stream.prompt_tokens)
             self._waiting.extend(
-                _Answer(encoded.token_ids, replace(params.for_sample(index), n=1), stream, index)
+                _Answer(encoded.token_ids, replace(params.for_sample(index), n=1, max_tokens=most), stream, index)
                 for index in range(params.n)
             )
 

@@ -11,7 +11,7 @@ from fledge.core.types import Message
 from fledge.engines.engine import PromptInput
 from fledge.engines.guarded_child import GuardedChild, Handle, limit_memory, limit_time, serve
 from fledge.engines.stream import Stream
-from fledge.engines.text import Encoded, Text, TextConfig, check_tokens
+from fledge.engines.text import Encoded, Text, TextConfig, check_tokens, reserved_tokens
 
 TIME_LIMIT_S = 2.0
 CHARACTERS_PER_S = 200_000  # on a slow CPU; long prompts get more time
@@ -94,12 +94,13 @@ def encode_prompt(
         else:
             begin(encoded)
 
+    room = reserved_tokens(params.max_tokens, config.context)
     if isinstance(prompt, str) or (prompt and isinstance(prompt[0], Message)):
-        encoder.send(prompt, params.max_tokens, done)  # type: ignore[arg-type]
+        encoder.send(prompt, room, done)  # type: ignore[arg-type]
         return
     try:
         token_ids = [int(token) for token in prompt]  # type: ignore[arg-type]
-        check_tokens(token_ids, params.max_tokens, config)
+        check_tokens(token_ids, room, config)
     except InputError as error:
         stream.fail(error)
         return

@@ -114,6 +114,14 @@ class Text:
         return token_ids
 
 
+def reserved_tokens(max_tokens: int, context: int) -> int:
+    """Return how many tokens of the window a prompt must leave to an answer: all of it up to a quarter of the window.
+
+    Clients set `max_tokens` as a limit, often far above what an answer takes. A longer answer ends with the window.
+    """
+    return min(max_tokens, context // 4)
+
+
 def check_tokens(token_ids: Sequence[int], room: int, config: TextConfig) -> None:
     """Raise `InputError` for tokens outside the vocabulary, or too many to leave `room` tokens for the answer."""
     if not token_ids:

@@ -106,6 +106,8 @@ class WorkerEngine(abc.ABC):
 
     def _add(self, prompt: Encoded, params: GenerationParams, stream: Stream) -> None:
         stream.prompt_tokens, stream.turns_left_out = len(prompt.token_ids), prompt.turns_left_out
+        left = self.text.context - stream.prompt_tokens
+        params = params if params.max_tokens <= left else replace(params, max_tokens=left)
         if params.echo:
             self._echoing.append(_EchoedPrompt(prompt.token_ids, params, stream))
         else:

@@ -71,7 +71,11 @@ class RequestTrace:
     def notes(self) -> list[str]:
         """Return what a client should know of the answers, for the warning header."""
         late = sum(result.late for result in self.results)
-        return [f"{counted(late, 'answer')} cut at the deadline"] if late else []
+        most = self.settings.get("max_tokens", 0)
+        short = [item for item in self.results if item.finish_reason == "length" and item.completion_tokens < most]
+        full = sum(not item.late for item in short)
+        notes = [(late, "cut at the deadline"), (full, "cut at the end of the context window")]
+        return [f"{counted(count, 'answer')} {note}" for count, note in notes if count]
 
     def finish(self, status: int) -> OutboxRecord:
         """End the request now, and return its record."""

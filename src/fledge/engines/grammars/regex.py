@@ -1,10 +1,10 @@
 """Regular expressions as expressions of a grammar, for whole answers and for the strings of a JSON schema."""
 
+import importlib
 import math
 import re
 import warnings
 from collections.abc import Callable, Sequence
-from re import _constants, _parser
 from typing import Any
 
 from fledge.core.errors import StructureError
@@ -23,6 +23,9 @@ from fledge.engines.grammars.expressions import (
     union,
     without,
 )
+
+_parser: Any = importlib.import_module("re._parser")
+_constants: Any = importlib.import_module("re._constants")
 
 MAX_PATTERN = 2_000
 MAX_SHAPES = 500
