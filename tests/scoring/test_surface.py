@@ -77,6 +77,7 @@ def test_language() -> None:
     assert language(german, "What is the weather like today, please?") == 0
     assert language(german, "What is the weather like today, please?", german) == 1
     assert language("Ja.", "What is the weather like today?") is None
+    assert language('{"answer": "yes", "reason": "it is"}', "What is the weather like today?") is None
 
 
 def test_quality_scores_the_surface_form() -> None:

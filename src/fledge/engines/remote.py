@@ -28,6 +28,7 @@ TIMEOUT_S = 600.0
 EXTENSIONS: Mapping[str, Any] = MappingProxyType(
     {"top_k": 0, "min_p": 0.0, "repetition_penalty": 1.0, "ignore_eos": False, "min_tokens": 0, "stop_token_ids": ()}
 )
+GRAMMAR = "guided_grammar"  # as vLLM and fledge name it
 
 
 @dataclass(frozen=True)
@@ -146,6 +147,7 @@ class RemoteEngine:
 
 def _request_settings(params: GenerationParams) -> dict[str, Any]:
     extra = {name: getattr(params, name) for name, plain in EXTENSIONS.items() if getattr(params, name) != plain}
+    extra |= {GRAMMAR: params.grammar} if params.grammar else {}
     return {
         "max_tokens": params.max_tokens,
         "temperature": params.temperature,

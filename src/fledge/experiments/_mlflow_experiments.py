@@ -27,7 +27,7 @@ from mlflow.exceptions import MlflowException
 
 from fledge.comparison.arms import ArmDescription
 from fledge.core.errors import InputError
-from fledge.core.generation import GenerationParams
+from fledge.core.generation import SETTINGS, GenerationParams
 from fledge.core.interrupts import postpone_interrupts, scratch_folder, shield_from_interrupts
 from fledge.core.settings import load, options
 from fledge.core.types import EngineInfo, Format
@@ -112,7 +112,7 @@ def _arm_params(arm: Arm, models: StartedModels) -> dict[str, str]:
     return {
         **_model_params(*models.get(arm.model, (None, None))),
         "model": arm.model,
-        **{key: as_param(value) for key, value in arm.generation.__dict__.items()},
+        **{name: as_param(getattr(arm.generation, name)) for name in (*SETTINGS, "n", "ignore_eos")},
         "stop": json.dumps(arm.generation.stop),  # as JSON, which keeps commas and white space
         "arm_digest": arm.digest,
         "prompt": arm.label,

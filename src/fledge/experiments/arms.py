@@ -112,9 +112,11 @@ def build_arms(
     model does not support.
     """
     built = []
+    grammar = config.grammar
     for arm, prompt in zip(arms, prompts, strict=True):
         model = models[arm.model]
         generation = resolve_generation(default_generation(config, model), prompt, arm.generation)
+        generation = replace(generation, grammar=grammar) if grammar else generation
         form = resolve_format(prompt, model, arm.format if arm.format != "auto" else config.format)
         built.append(Arm(arm.name, prompt, arm.model, generation, format=form))
     named = [replace(arm, name=name) for arm, name in zip(built, _names(built), strict=True)]

@@ -10,9 +10,10 @@ from typing import Any, Literal
 import regex
 import yaml
 
-from fledge.core.errors import InputError
+from fledge.core.errors import InputError, StructureError
 from fledge.core.generation import REQUEST_ONLY, GenerationParams
 from fledge.core.settings import ENCODING, load, option, options, out_of_range
+from fledge.engines.grammars.json_schema import json_schema_grammar
 from fledge.engines.settings import EngineSettings
 from fledge.models.embedded.templates import TEMPLATES
 from fledge.prompts.prompt import PromptFormat
@@ -82,6 +83,7 @@ class ExperimentConfig(EngineSettings):
         flag="generation",
         group="Generation",
     )
+    json_schema: str = option("", "file with a JSON schema for which all answers are valid", group="Generation")
     chosen_settings: tuple[str, ...] = ()  # fields of `generation` that the user set; used by `generation_defaults`
     scorers: tuple[str, ...] = option(
         (), f"scorers of answers: {', '.join(BUILT_IN)}; all; or your own as file.py:function"
@@ -166,6 +168,22 @@ class ExperimentConfig(EngineSettings):
     def logprobs(self) -> bool:
         """Whether a scorer needs the log probabilities of tokens."""
         return any("logprobs" in scorer.needs for scorer in self.chosen_scorers)
+
+    @property
+    def grammar(self) -> str:
+        """The grammar of the answers, empty without a JSON schema. Raises `InputError` for an invalid one."""
+        if not self.json_schema:
+            return ""
+        try:
+            schema = json.loads(Path(self.json_schema).read_text(encoding=ENCODING))
+        except OSError as error:
+            raise InputError(f"{self.json_schema} cannot be read: {error.strerror}", hint="name a JSON file") from None
+        except ValueError as error:
+            raise InputError(f"{self.json_schema} is not JSON: {error}", hint="correct the file") from None
+        try:
+            return json_schema_grammar(schema)
+        except StructureError as error:
+            raise InputError(f"{self.json_schema}: {error.message}", error.hint) from None
 
     @property
     def max_concurrency(self) -> int:

@@ -78,6 +78,8 @@ def prepare(
     arms = select_arms(config)
     shots = draw_shots(config, arms, selected, questions, say)
     models = find_models(config, arms, engine)  # before MLflow is loaded, which is slow
+    if chains and config.json_schema:
+        raise InputError("json_schema does not apply to chains of your own", hint="set the structure in the chain")
     say(f"asking {', '.join([*models, *chains])}; results go to {without_password(config.tracking)}")
     check_questions(config, selected, len(arms) + len(chains), say)
     return Preparation(config, selected, tuple(arms), tuple(shots), models, chains)

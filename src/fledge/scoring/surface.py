@@ -1,6 +1,7 @@
 """Scores of an answer's surface form, which do not measure correctness."""
 
 import itertools
+import json
 import math
 import re
 
@@ -71,11 +72,19 @@ def question_quality(question: str) -> float:
 
 def language(answer: str, question: str, reference: str = "") -> float | None:
     """1 if the answer is in the language of the reference (of the question, for a reference below 20 characters), else
-    0; none for answers or questions below 20 characters. Higher is better. Source: py3langid (Lui and Baldwin 2012)."""
+    0; none for JSON, and for answers or questions below 20 characters. Higher is better.
+    Source: py3langid (Lui and Baldwin 2012)."""
     meant = reference if len(reference.strip()) >= SHORTEST_FOR_LANGUAGE else question
-    if min(len(answer.strip()), len(meant.strip())) < SHORTEST_FOR_LANGUAGE:
+    if min(len(answer.strip()), len(meant.strip())) < SHORTEST_FOR_LANGUAGE or _is_json(answer):
         return None
     return float(_classify(answer) == _classify(meant))
+
+
+def _is_json(text: str) -> bool:
+    try:
+        return isinstance(json.loads(text), (dict, list))
+    except (ValueError, RecursionError):
+        return False
 
 
 def readability(answer: str) -> float | None:
