@@ -15,7 +15,7 @@ from fledge.serving.response_schemas import COMPONENTS
 from fledge.serving.trace import RequestTrace, Result
 
 PIECES = [
-    Piece("p", text="So", token_ids=[1], prompt_tokens=4, logprobs=[TokenScore(b"So", -0.5)]),
+    Piece("p", text="So", token_ids=[1], prompt_tokens=4, logprobs=[TokenScore(b"So", -0.5, ((b"So", -0.5),))]),
     Piece("p", text="", token_ids=[2], prompt_tokens=4),
     Piece(
         "p",
@@ -23,7 +23,7 @@ PIECES = [
         token_ids=[3],
         prompt_tokens=4,
         finish_reason="stop",
-        logprobs=[TokenScore(b" \xf0\x9f", -1.5)],
+        logprobs=[TokenScore(b" \xf0\x9f", -1.5, ((b" \xf0\x9f", -1.5),))],
     ),
 ]
 

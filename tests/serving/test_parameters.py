@@ -304,3 +304,29 @@ def test_answer_goes_on_to_min_tokens_and_ends_at_a_stop_token(client: OpenAI) -
     for settings in ({"min_tokens": -1}, {"stop_token_ids": [-1]}, {"presence_penalty": 3}):
         with pytest.raises(openai.BadRequestError):
             client.chat.completions.create(**asking, extra_body=settings)
+
+
+def test_top_logprobs_are_the_likeliest_tokens(client: OpenAI) -> None:
+    asking: dict[str, Any] = {"model": "mine", "messages": MESSAGES, "max_tokens": 6, "logprobs": True}
+    for settings in ({"temperature": 0}, {"temperature": 1.5, "seed": 3}):
+        (choice,) = client.chat.completions.create(**asking, **settings, top_logprobs=5).choices
+        content = choice.logprobs.content if choice.logprobs else None
+        assert content
+        assert "".join(token.token for token in content) == choice.message.content
+        for token in content:
+            values = [other.logprob for other in token.top_logprobs]
+            assert len(values) == 5
+            assert values == sorted(values, reverse=True)
+            assert token.logprob <= values[0] + 1e-5
+            if settings["temperature"] == 0:
+                assert token.token == token.top_logprobs[0].token
+        (one,) = client.chat.completions.create(**asking, **settings, top_logprobs=1).choices
+        firsts = [token.top_logprobs[0].token for token in content]
+        assert one.logprobs
+        assert [token.top_logprobs[0].token for token in one.logprobs.content or []] == firsts
+    streamed = list(client.chat.completions.create(**asking, top_logprobs=5, stream=True))
+    (tokens,) = [chunk.choices[0].logprobs.content or [] for chunk in streamed if chunk.choices[0].logprobs]
+    assert len(tokens) == 6
+    (text,) = client.completions.create(model="mine", prompt=QUESTION, max_tokens=4, logprobs=3).choices
+    assert text.logprobs
+    assert [len(top) in (3, 4) for top in text.logprobs.top_logprobs or []] == [True] * 4

@@ -8,7 +8,7 @@ from contextlib import closing
 from typing import Any
 
 import pytest
-from jsonschema import Draft202012Validator
+from jsonschema_rs import Draft202012Validator
 
 from fledge.core.errors import InputError, StructureError
 from fledge.core.generation import GenerationParams

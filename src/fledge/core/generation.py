@@ -27,14 +27,16 @@ BOUNDS: Mapping[str, tuple[float, float]] = MappingProxyType(
         "presence_penalty": (-2, 2),
         "frequency_penalty": (-2, 2),
         "min_tokens": (0, 4096),
+        "top_logprobs": (0, 20),
     }
 )
-INTEGERS = ("max_tokens", "top_k", "seed", "n", "min_tokens")
+INTEGERS = ("max_tokens", "top_k", "seed", "n", "min_tokens", "top_logprobs")
 # Settings of requests that not every engine supports.
 ENGINE_SETTINGS = ("presence_penalty", "frequency_penalty", "min_tokens", "stop_token_ids")
 REQUEST_ONLY = (
     "n",
     "logprobs",
+    "top_logprobs",
     "ignore_eos",
     "echo",
     "grammar",
@@ -47,11 +49,11 @@ class GenerationParams:
     """Generation settings. A `temperature` of about 0 is greedy; `top_k` 0, `top_p` 1 and `min_p` 0 do not filter.
 
     `n` is the number of answers to one prompt; each has a seed derived from `seed`. `logprobs` adds the natural
-    logarithm of each token's probability. `ignore_eos` continues to `max_tokens`. `echo` puts the tokens of the prompt
-    before the answer; `max_tokens` may then be 0. `grammar` is the grammar of all possible answers, see
-    `fledge.engines.grammars`. The penalties lower the logits of tokens that the answer has already, once or for each
-    time. An answer ends after `min_tokens`, if
-    `max_tokens` allows that many, and at `stop_token_ids`.
+    logarithm of each token's probability, and `top_logprobs` those of the likeliest tokens in its place. `ignore_eos`
+    continues to `max_tokens`. `echo` puts the tokens of the prompt before the answer; `max_tokens` may then be 0.
+    `grammar` is the grammar of all possible answers, see `fledge.engines.grammars`. The penalties lower the logits of
+    tokens that the answer has already, once or for each time. An answer ends after `min_tokens`, if `max_tokens` allows
+    that many, and at `stop_token_ids`.
     """
 
     GROUP: ClassVar = "Generation"
@@ -66,6 +68,7 @@ class GenerationParams:
     stop: tuple[str, ...] = option((), "up to four stop sequences; not returned", strip=False)
     n: int = 1
     logprobs: bool = False
+    top_logprobs: int = 0
     ignore_eos: bool = False
     echo: bool = False
     grammar: str = ""
@@ -95,6 +98,12 @@ class GenerationParams:
     def samples(self) -> bool:
         """Whether tokens are sampled; below `LEAST_TEMPERATURE` probabilities would overflow."""
         return self.temperature >= LEAST_TEMPERATURE
+
+    @property
+    def takes_likeliest(self) -> bool:
+        """Whether each token is the likeliest one of the model itself."""
+        changed = self.grammar or self.ignore_eos or self.min_tokens or self.presence_penalty or self.frequency_penalty
+        return not (self.samples or self.repetition_penalty != 1 or changed)
 
     def for_sample(self, index: int) -> "GenerationParams":
         """Return the settings of one of several samples, with its own seed."""

@@ -180,6 +180,7 @@ class LlamaCppEngine:
                 answer.index,
                 usage,
                 tuple(bytes(token["bytes"]) for token in tokens) if logprobs else (),
+                top=tuple(map(_likeliest, tokens)) if answer.params.top_logprobs else (),
             )
         )
 
@@ -223,7 +224,7 @@ def _request(answer: _Answer) -> dict[str, Any]:
         "prompt": answer.prompt_ids,
         "max_tokens": params.max_tokens,
         "stream": True,
-        "logprobs": 1,
+        "logprobs": max(1, params.top_logprobs),
         "temperature": params.temperature if params.samples else 0,
         "top_k": params.top_k,
         "top_p": params.top_p,
@@ -239,6 +240,10 @@ def _request(answer: _Answer) -> dict[str, Any]:
         "cache_prompt": True,
         **({"grammar": params.grammar} if params.grammar else {}),
     }
+
+
+def _likeliest(token: dict[str, Any]) -> tuple[tuple[bytes, float], ...]:
+    return tuple((bytes(other["bytes"]), other["logprob"]) for other in token["top_logprobs"])
 
 
 def _read_error(error: dict[str, Any]) -> FledgeError:

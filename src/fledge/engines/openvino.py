@@ -18,7 +18,7 @@ from fledge.core.types import EngineInfo
 from fledge.engines.grammar_checker import GrammarChecker
 from fledge.engines.guarded_child import GuardedChild
 from fledge.engines.memory import cache_blocks
-from fledge.engines.openvino_scorer import PromptScore, PromptScorer
+from fledge.engines.openvino_scorer import TokenScorer
 from fledge.engines.openvino_tokenizer import TOKENIZER, load_tokenizer
 from fledge.engines.prefill import CHUNK_TOKENS, PrefillQueue
 from fledge.engines.stream import FinishReason
@@ -68,7 +68,7 @@ class OpenVINOEngine(WorkerEngine):
         self._count = 0
         self._prefills = PrefillQueue()
         self._folder = folder
-        self._scorer: PromptScorer | None = None
+        self._scorer: TokenScorer | None = None
 
     @property
     def children(self) -> Sequence[GuardedChild]:
@@ -130,18 +130,18 @@ class OpenVINOEngine(WorkerEngine):
             part = chosen.answer.token_ids[: chosen.end]
             chosen.handle = self._add_request(part, openvino_genai.GenerationConfig(max_new_tokens=1))
 
-    def _score_prompt(self, token_ids: Sequence[int]) -> list[TokenScore]:
+    def _score(self, token_ids: Sequence[int], top: int) -> list[TokenScore]:
         if self._scorer is None:  # takes as much memory as the weights, and is seldom asked for
             properties = EXACT if self.info.mode == "exact" else FAST
-            self._scorer = PromptScorer(self._folder, self.info.device.upper(), properties)
-        scores = self._scorer.score(token_ids)
-        first = TokenScore(self._decode_token(token_ids[0]), None)
-        return [first, *(self._to_token_score(*item) for item in zip(token_ids[1:], scores, strict=True))]
-
-    def _to_token_score(self, token_id: int, score: PromptScore) -> TokenScore:
-        token = self._decode_token(token_id)
-        likeliest = self._decode_token(score.likeliest), score.likeliest_logprob
-        return TokenScore(token, score.logprob, (likeliest, (token, score.logprob)))
+            self._scorer = TokenScorer(self._folder, self.info.device.upper(), properties)
+        return [
+            TokenScore(
+                self._decode_token(token_id),
+                score.logprob,
+                tuple((self._decode_token(other), value) for other, value in score.top),
+            )
+            for token_id, score in zip(token_ids[1:], self._scorer.score(token_ids, top), strict=True)
+        ]
 
     def _sweep(self) -> None:
         """Run a step for cancelled requests, so that the pipeline frees their cache."""

@@ -163,11 +163,17 @@ def _to_piece(identity: str, stream: Stream, chunk: Chunk) -> Piece:
         stream.prompt_tokens,
         stream.turns_left_out,
         chunk.finish_reason,
-        logprobs=list(map(TokenScore, chunk.tokens, chunk.logprobs)) if chunk.logprobs else None,
+        logprobs=_to_scores(chunk),
         prompt=list(chunk.prompt) or None,
         first_token_ns=now,
         made_ns=now,
     )
+
+
+def _to_scores(chunk: Chunk) -> list[TokenScore] | None:
+    if not chunk.logprobs:
+        return None
+    return list(map(TokenScore, chunk.tokens, chunk.logprobs, chunk.top or [()] * len(chunk.tokens)))
 
 
 class EngineServer:

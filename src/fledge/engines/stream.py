@@ -28,8 +28,8 @@ class Chunk:
     """The next tokens of an answer, and the text that they complete; the last chunk has `finish_reason` and `usage`.
 
     `index` is the number of the answer among the `n` to one prompt. If requested, `logprobs` has one value for each
-    token, `tokens` their bytes, and `prompt` the tokens of an echoed prompt. `made_ns` is when the last token was
-    generated, in nanoseconds since the epoch; 0 means the time of arrival.
+    token, `tokens` their bytes, `top` the likeliest tokens in their places, and `prompt` those of an echoed prompt.
+    `made_ns` is when the last token was generated, in nanoseconds since the epoch; 0 means the time of arrival.
     """
 
     text: str
@@ -41,6 +41,7 @@ class Chunk:
     tokens: tuple[bytes, ...] = ()
     made_ns: int = 0
     prompt: tuple[TokenScore, ...] = ()
+    top: tuple[tuple[tuple[bytes, float], ...], ...] = ()
 
 
 @dataclass(frozen=True)

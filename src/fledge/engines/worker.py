@@ -37,6 +37,7 @@ class GeneratedAnswer:
     handle: Any = None
     generated: list[int] = field(default_factory=list)
     ended: bool = False
+    held: list[Chunk] = field(default_factory=list)  # of an answer that is sent at its end
 
     @property
     def token_ids(self) -> list[int]:
@@ -132,7 +133,10 @@ class WorkerEngine(abc.ABC):
             self._queue_answers(prompt.token_ids, params, stream)
             return
         try:
-            tokens = self._score_prompt(prompt.token_ids) if params.logprobs else self._name_tokens(prompt.token_ids)
+            first = [TokenScore(self._decode_token(prompt.token_ids[0]), None)]
+            top = max(1, params.top_logprobs)
+            scored = self._score(prompt.token_ids, top) if params.logprobs else self._name_tokens(prompt.token_ids[1:])
+            tokens = [*first, *scored]
         except Exception as error:  # noqa: BLE001 (any failure must reach the caller)
             stream.fail(
                 error if isinstance(error, FledgeError) else FledgeError(f"the prompt cannot be scored: {error}")
@@ -148,10 +152,14 @@ class WorkerEngine(abc.ABC):
     def _name_tokens(self, token_ids: Sequence[int]) -> list[TokenScore]:
         return [TokenScore(self._decode_token(token), None) for token in token_ids]
 
-    def _score_prompt(self, token_ids: Sequence[int]) -> list[TokenScore]:  # noqa: ARG002
-        """Return a prompt's tokens with their log probabilities. Raises `InputError` if the engine computes none."""
+    def _score(self, token_ids: Sequence[int], top: int) -> list[TokenScore]:  # noqa: ARG002
+        """Return all tokens but the first with their log probabilities, and those of the `top` likeliest tokens.
+
+        Raises `InputError` if the engine computes none.
+        """
         raise InputError(
-            f"the engine {self.info.name} computes no log probabilities of prompts", hint="--engine openvino"
+            f"the engine {self.info.name} computes no log probabilities of prompts and of other tokens",
+            hint="--engine openvino",
         )
 
     @property
@@ -228,12 +236,42 @@ class WorkerEngine(abc.ABC):
         except FledgeError as error:  # affects only this answer
             self._fail(answer, error)
             return True
+        params = answer.params
+        itself = params.top_logprobs == 1 and params.takes_likeliest
+        top = tuple(((token, value),) for token, value in zip(tokens, logprobs, strict=True)) if itself else ()
+        chunk = replace(chunk, index=answer.index, logprobs=tuple(logprobs), tokens=tokens, top=top)
         if chunk.finish_reason:
             answer.ended = True
-            usage = Usage(answer.stream.prompt_tokens, len(answer.generated))
-            chunk = replace(chunk, usage=usage)
-        answer.stream.put(replace(chunk, index=answer.index, logprobs=tuple(logprobs), tokens=tokens))
+            chunk = replace(chunk, usage=Usage(answer.stream.prompt_tokens, len(answer.generated)))
+        if params.top_logprobs and not itself:
+            answer.held.append(chunk)
+            if answer.ended:
+                self._send_scored(answer)
+        else:
+            answer.stream.put(chunk)
         return answer.ended
+
+    def _send_scored(self, answer: GeneratedAnswer) -> None:
+        """Send a complete answer with the likeliest tokens in each place, which takes another pass of the model."""
+        chunk = replace(answer.held[-1], text="".join(part.text for part in answer.held))
+        scores: list[TokenScore] = []
+        try:
+            if answer.generated and chunk.finish_reason != "cancelled":
+                whole = [*answer.prompt_ids, *answer.generated]
+                scores = self._score(whole, answer.params.top_logprobs)[-len(answer.generated) :]
+        except Exception as error:  # noqa: BLE001 (any failure must reach the caller)
+            failed = FledgeError(f"the answer cannot be scored: {error}")
+            answer.stream.fail(error if isinstance(error, FledgeError) else failed)
+            return
+        answer.stream.put(
+            replace(
+                chunk,
+                token_ids=tuple(answer.generated),
+                logprobs=tuple(score.logprob or 0.0 for score in scores),
+                tokens=tuple(score.token for score in scores),
+                top=tuple(score.top for score in scores),
+            )
+        )
 
     def _decode_token(self, token_id: int) -> bytes:
         return translate_errors(lambda: token_bytes(self._tokenizer, token_id), DECODE_ERROR)  # type: ignore[no-any-return]

@@ -162,10 +162,9 @@ class ChatBuilder(ResponseBuilder[ChatChunkChoice]):
         if not tokens:
             return None
         content = []
-        for token, value, _ in tokens:
-            text, encoded = token.decode("utf-8", "replace"), list(token)
-            top = [TopLogprob(text, value or 0.0, encoded)] if self._with_top else []
-            content.append(TokenLogprob(text, value or 0.0, encoded, top))
+        for score in tokens:
+            top = [TopLogprob(*_spell(token, value)) for token, value in score.top] if self._with_top else []
+            content.append(TokenLogprob(*_spell(score.token, score.logprob or 0.0), top))
         return ChatLogprobs(content, None)
 
 
@@ -225,12 +224,17 @@ class CompletionBuilder(ResponseBuilder[CompletionChunkChoice]):
         return Logprobs(texts, [score.logprob for score in scores], top, offsets)
 
 
+def _spell(token: bytes, logprob: float) -> tuple[str, float, list[int]]:
+    return token.decode("utf-8", "replace"), logprob, list(token)
+
+
 def _join(scores: Sequence[TokenScore]) -> str:
     return b"".join(score.token for score in scores).decode("utf-8", "replace")
 
 
 def _top_logprobs(score: TokenScore) -> dict[str, float] | None:
-    """Return the likeliest tokens; of a generated one it is itself, all that the engine tells."""
+    """Return the likeliest tokens and the token itself."""
     if score.logprob is None:
         return None
-    return {token.decode("utf-8", "replace"): value for token, value in score.top or [(score.token, score.logprob)]}
+    known = [*score.top, (score.token, score.logprob)]
+    return {token.decode("utf-8", "replace"): value for token, value in known}

@@ -120,9 +120,7 @@ class ChatRequest(CommonRequest):
     messages: ChatMessages
     max_completion_tokens: Annotated[NewTokens | None, replace_off(NewTokens, -1)] = None
     logprobs: bool | None = None
-    top_logprobs: (
-        Annotated[int, Field(ge=0, le=20, json_schema_extra={"maximum": 1}), BeforeValidator(as_integer)] | None
-    ) = None
+    top_logprobs: Annotated[int, Field(ge=0, le=20), BeforeValidator(as_integer)] | None = None
     tools: Tools | None = Field(None, description="functions that the model may call")
     tool_choice: ToolChoice | None = Field(None, description="`required` or a function: the answer is a call")
     prompt: PromptChoice | Annotated[str, StringConstraints(max_length=200)] | None = Field(
@@ -136,8 +134,6 @@ class ChatRequest(CommonRequest):
         return self
 
     def ignored(self) -> list[str]:
-        if (self.top_logprobs or 0) > 1:
-            raise UnsupportedError("top_logprobs", "above 1 is not supported: the engine reports the chosen token only")
         inside = ignored_in(self.messages)
         if isinstance(self.prompt, PromptChoice):
             inside += unknown_names(self.prompt, "prompt.")
@@ -156,6 +152,7 @@ class ChatRequest(CommonRequest):
             asked = with_tools(asked, functions)
         n = self.n or 1
         params = {**served.params(self.settings()), "n": n, "logprobs": bool(self.logprobs)}
+        params["top_logprobs"] = (self.top_logprobs or 0) if self.logprobs else 0
         label = "" if found is None else served.manifest.prompt_label
         return Job(make_asks([asked], params, stream=bool(self.stream)), [as_text(asked)], n, label)
 
@@ -199,9 +196,7 @@ class CompletionRequest(CommonRequest):
     max_tokens: Annotated[CompletionTokens | None, replace_off(CompletionTokens, -1)] = Field(
         None, description="maximum number of new tokens; 0 with `echo` for the prompt alone"
     )
-    logprobs: (
-        Annotated[int, Field(ge=0, le=5, json_schema_extra={"maximum": 1}), BeforeValidator(as_integer)] | None
-    ) = None
+    logprobs: Annotated[int, Field(ge=0, le=5), BeforeValidator(as_integer)] | None = None
     echo: bool | None = None
 
     def prompts(self) -> Sequence[str | list[int]]:
@@ -216,8 +211,6 @@ class CompletionRequest(CommonRequest):
         return bool(self.echo) and (scored or not isinstance(self.prompts()[0], str))
 
     def ignored(self) -> list[str]:
-        if (self.logprobs or 0) > 1:
-            raise UnsupportedError("logprobs", "above 1 is not supported: the engine reports the chosen token only")
         if self.max_tokens == 0 and not self.echo:
             raise UnsupportedError("max_tokens", "0 needs echo: the answer would be empty")
         return super().ignored()
@@ -226,6 +219,7 @@ class CompletionRequest(CommonRequest):
         """Return the job for a release."""
         n, settings = self.n or 1, {"max_tokens": COMPLETION_TOKENS, **self.settings()}
         params = {**served.params(settings), "n": n, "logprobs": self.logprobs is not None}
+        params["top_logprobs"] = self.logprobs or 0
         params["echo"] = self.engine_echoes
         return Job(make_asks(self.prompts(), params, stream=bool(self.stream)), self.texts(), n)
 

@@ -1,4 +1,4 @@
-"""JSON drawn from the grammar of a schema is valid for it, by the judgement of the `jsonschema` library."""
+"""JSON drawn from the grammar of a schema is valid for it, by the judgement of the library `jsonschema_rs`."""
 
 import json
 from datetime import date, datetime, time, timedelta
@@ -7,9 +7,8 @@ from ipaddress import IPv4Address, IPv6Address
 from typing import Any
 from uuid import UUID
 
-import jsonschema
 import pytest
-from jsonschema import Draft202012Validator, FormatChecker
+from jsonschema_rs import Draft202012Validator
 from pydantic import AnyUrl, BaseModel, Field, TypeAdapter
 
 from fledge.core.errors import StructureError
@@ -18,7 +17,6 @@ from fledge.engines.grammars.json_schema import MAX_DEPTH, json_schema_grammar
 from tests.engines.grammars.sampler import GrammarSampler
 
 DRAWS = 6
-FORMAT_CHECKER = FormatChecker(set(FormatChecker.checkers) - {"time"})  # it knows no time zones
 TEXT = {"type": "string"}
 NODE = {
     "type": "object",
@@ -152,7 +150,7 @@ def test_drawn_json_is_valid_for_the_schema(name: str, sampler: GrammarSampler) 
     schema = SCHEMAS[name]
     grammar = json_schema_grammar(schema)
     drawn = [text for seed in range(DRAWS) if (text := sampler.draw(grammar, seed)) is not None]
-    validator = Draft202012Validator(schema, format_checker=FORMAT_CHECKER)
+    validator = Draft202012Validator(schema, validate_formats=True)
     for text in drawn:
         validator.validate(json.loads(text))
     assert drawn
@@ -217,8 +215,3 @@ def test_formats_are_read_by_pydantic(kind: type, sampler: GrammarSampler) -> No
     drawn = [text for seed in range(4 * DRAWS) if (text := sampler.draw(grammar, seed)) is not None]
     assert all(isinstance(adapter.validate_json(text), kind) for text in drawn)
     assert drawn
-
-
-def test_every_schema_here_is_a_valid_one() -> None:
-    for schema in SCHEMAS.values():
-        jsonschema.Draft202012Validator.check_schema(schema)
