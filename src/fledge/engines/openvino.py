@@ -3,6 +3,7 @@
 Exact mode uses fp32 for weights, cache and arithmetic; fast mode has int8 weights and quantises activations.
 """
 
+import weakref
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -67,6 +68,7 @@ class OpenVINOEngine(WorkerEngine):
         )
         self._count = 0
         self._prefills = PrefillQueue()
+        self._tried_alone: weakref.WeakSet[GeneratedAnswer] = weakref.WeakSet()
         self._folder = folder
         self._scorer: TokenScorer | None = None
 
@@ -82,6 +84,8 @@ class OpenVINOEngine(WorkerEngine):
         self._checker.check(grammar, done)
 
     def _turn(self) -> None:
+        if not any(answer.handle is not None for answer in self._running):
+            self._sweep()
         for answer in self._admit(limit=256):
             if len(answer.token_ids) > CHUNK_TOKENS:
                 self._prefills.add(answer, len(answer.token_ids))
@@ -94,7 +98,7 @@ class OpenVINOEngine(WorkerEngine):
         self._advance_prefills()
         if any(not answer.ended for answer in self._running):
             self._pipeline.step()
-        for answer in self._running:
+        for answer in list(self._running):
             if not answer.ended and answer.handle is not None:
                 self._read_output(answer)
         if all(answer.ended for answer in self._running):
@@ -160,6 +164,22 @@ class OpenVINOEngine(WorkerEngine):
             self._checker.close()
         self._sweep()
 
+    def _retry_later(self, answer: GeneratedAnswer) -> None:
+        """Queue an answer again that the cache has no room for; it goes on where it was.
+
+        The pipeline may say so of any answer while cancelled ones still take blocks. It is true of one that is alone.
+        """
+        alone = not any(other is not answer and other.handle is not None for other in self._running)
+        if alone and answer in self._tried_alone:
+            what = "answer" if answer.generated else "prompt"
+            self._fail(answer, FledgeError(f"the {what} does not fit in its cache", hint="raise --cache-gb"))
+            return
+        if alone:
+            self._tried_alone.add(answer)
+        answer.handle = None
+        self._running.remove(answer)
+        self._waiting.appendleft(answer)
+
     def _create_config(self, answer: GeneratedAnswer) -> Any:
         params = answer.params
         config = openvino_genai.GenerationConfig()
@@ -186,7 +206,8 @@ class OpenVINOEngine(WorkerEngine):
 
     def _read_output(self, answer: GeneratedAnswer) -> None:
         if answer.handle.get_status() == openvino_genai.GenerationStatus.IGNORED:
-            raise FledgeError("the prompt does not fit in the engine's cache", hint="raise --cache-gb")
+            self._retry_later(answer)
+            return
         while answer.handle.can_read() and not answer.ended:
             for output in answer.handle.read().values():
                 logprobs = output.generated_log_probs if answer.params.logprobs else ()
