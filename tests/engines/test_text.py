@@ -124,6 +124,14 @@ def test_a_prompt_that_is_too_long_is_refused(text: Text, prompt: str | list[Mes
         text.encode(prompt, room=64)
 
 
+def test_special_tokens_in_a_text_are_special_only_on_request(text: Text) -> None:
+    spelled = text.tokenizer.id_to_token(END)
+    plain = text.encode(f"one {spelled} two", room=10).token_ids
+    special = text.encode(f"one {spelled} two", room=10, parse_special=True).token_ids
+    assert END not in plain
+    assert special.count(END) == 1
+
+
 @pytest.mark.parametrize("prompt", ["", []])
 def test_an_empty_prompt_is_refused(text: Text, prompt: str | list[int]) -> None:
     with pytest.raises(InputError, match=r"^the prompt is empty$"):

@@ -306,6 +306,16 @@ def test_answer_goes_on_to_min_tokens_and_ends_at_a_stop_token(client: OpenAI) -
             client.chat.completions.create(**asking, extra_body=settings)
 
 
+def test_special_tokens_in_a_prompt_are_text_unless_parsed(client: OpenAI) -> None:
+    asking: dict[str, Any] = {"model": "mine", "prompt": "<|endoftext|>Why?", "max_tokens": 1}
+    plain, parsed = (
+        client.completions.create(**asking, extra_body={"parse_special": value}).usage for value in (None, True)
+    )
+    assert plain
+    assert parsed
+    assert plain.prompt_tokens > parsed.prompt_tokens
+
+
 def test_top_logprobs_are_the_likeliest_tokens(client: OpenAI) -> None:
     asking: dict[str, Any] = {"model": "mine", "messages": MESSAGES, "max_tokens": 6, "logprobs": True}
     for settings in ({"temperature": 0}, {"temperature": 1.5, "seed": 3}):

@@ -40,6 +40,7 @@ REQUEST_ONLY = (
     "ignore_eos",
     "echo",
     "grammar",
+    "parse_special",
     *ENGINE_SETTINGS,
 )  # of one request, and no setting of a prompt, an arm or a release
 
@@ -53,7 +54,7 @@ class GenerationParams:
     continues to `max_tokens`. `echo` puts the tokens of the prompt before the answer; `max_tokens` may then be 0.
     `grammar` is the grammar of all possible answers, see `fledge.engines.grammars`. The penalties lower the logits of
     tokens that the answer has already, once or for each time. An answer ends after `min_tokens`, if `max_tokens` allows
-    that many, and at `stop_token_ids`.
+    that many, and at `stop_token_ids`. `parse_special` reads special tokens in the text of a prompt as such.
     """
 
     GROUP: ClassVar = "Generation"
@@ -72,6 +73,7 @@ class GenerationParams:
     ignore_eos: bool = False
     echo: bool = False
     grammar: str = ""
+    parse_special: bool = False
     presence_penalty: float = 0.0
     frequency_penalty: float = 0.0
     min_tokens: int = 0

@@ -27,6 +27,7 @@ class _Request(msgspec.Struct, array_like=True):
     room: int
     text: str | None = None
     messages: list[tuple[str, str]] | None = None
+    parse_special: bool = False
 
     @property
     def characters(self) -> int:
@@ -56,10 +57,10 @@ class PromptEncoder(GuardedChild):
     def __init__(self, config: TextConfig) -> None:
         super().__init__(_encode(config))
 
-    def send(self, prompt: str | Sequence[Message], room: int, done: Done) -> None:
+    def send(self, prompt: str | Sequence[Message], room: int, done: Done, *, parse_special: bool = False) -> None:
         """Send a prompt; `receive` will call `done` with its tokens or the error."""
         if isinstance(prompt, str):
-            request = _Request(room, prompt)
+            request = _Request(room, prompt, None, parse_special)
         else:
             request = _Request(room, None, [(turn.role, turn.content) for turn in prompt])
         try:
@@ -96,7 +97,7 @@ def encode_prompt(
 
     room = reserved_tokens(params.max_tokens, config.context)
     if isinstance(prompt, str) or (prompt and isinstance(prompt[0], Message)):
-        encoder.send(prompt, room, done)  # type: ignore[arg-type]
+        encoder.send(prompt, room, done, parse_special=params.parse_special)  # type: ignore[arg-type]
         return
     try:
         token_ids = [int(token) for token in prompt]  # type: ignore[arg-type]
@@ -117,7 +118,7 @@ def _encode_prompt(text: Text, request: _Request) -> _Reply:
     turns = [Message(*turn) for turn in request.messages or ()]  # type: ignore[arg-type]
     prompt = request.text if request.text is not None else turns
     try:
-        encoded = text.encode(prompt, request.room)
+        encoded = text.encode(prompt, request.room, parse_special=request.parse_special)
     except InputError as error:
         return _Reply(error=error.message, hint=error.hint, kind=type(error).__name__)
     except MemoryError:

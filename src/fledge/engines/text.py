@@ -59,21 +59,24 @@ class Text:
         self.tokenizer = open_tokenizer(config.tokenizer)
         self.tokenizer.encode_special_tokens = True
         self._template = ChatTemplate(config.template, config.special_tokens) if config.template else None
-        # For the template's own text, where special tokens are special.
-        self._for_template = open_tokenizer(config.tokenizer) if self._template else self.tokenizer
+        # For a template's own text, and with `parse_special`.
+        self._with_special = open_tokenizer(config.tokenizer)
         self._config = config
         added = self.tokenizer.get_added_tokens_decoder().values()
         self._special = [token.content for token in added if token.special and token.content]
 
-    def encode(self, prompt: PromptInput, room: int) -> Encoded:
+    def encode(self, prompt: PromptInput, room: int, *, parse_special: bool = False) -> Encoded:
         """Return the token ids of a prompt; `room` tokens of the window stay free for the answer.
+
+        With `parse_special` a text's special tokens are special.
 
         Leaves out the oldest turns of a conversation until it fits, but never a system message. Raises `InputError` if
         it still does not fit.
         """
         limit = self._config.context - room
         if isinstance(prompt, str):
-            encoded = Encoded(_tokenize(self.tokenizer, prompt, start=True), 0)
+            tokenizer = self._with_special if parse_special else self.tokenizer
+            encoded = Encoded(_tokenize(tokenizer, prompt, start=True), 0)
         elif not prompt:
             raise InputError("the prompt is empty")
         elif isinstance(prompt[0], int):
@@ -110,7 +113,7 @@ class Text:
         token_ids: list[int] = []
         for part in parts:
             spelled = stand_ins.get(part)
-            token_ids += _tokenize(self.tokenizer, spelled) if spelled else _tokenize(self._for_template, part)
+            token_ids += _tokenize(self.tokenizer, spelled) if spelled else _tokenize(self._with_special, part)
         return token_ids
 
 

@@ -198,6 +198,7 @@ class CompletionRequest(CommonRequest):
     )
     logprobs: Annotated[int, Field(ge=0, le=5), BeforeValidator(as_integer)] | None = None
     echo: bool | None = None
+    parse_special: bool | None = Field(None, description="read special tokens in the prompt as such, not as text")
 
     def prompts(self) -> Sequence[str | list[int]]:
         """Return each prompt, as text or token ids."""
@@ -220,7 +221,7 @@ class CompletionRequest(CommonRequest):
         n, settings = self.n or 1, {"max_tokens": COMPLETION_TOKENS, **self.settings()}
         params = {**served.params(settings), "n": n, "logprobs": self.logprobs is not None}
         params["top_logprobs"] = self.logprobs or 0
-        params["echo"] = self.engine_echoes
+        params |= {"echo": self.engine_echoes, "parse_special": bool(self.parse_special)}
         return Job(make_asks(self.prompts(), params, stream=bool(self.stream)), self.texts(), n)
 
     def texts(self) -> list[str]:
