@@ -14,7 +14,7 @@ import pytest
 
 from fledge.core.atomic_folder import is_whole
 from fledge.engines import openvino_files
-from fledge.engines.openvino_files import find_or_export
+from fledge.engines.openvino_files import REVISION, find_or_export
 from fledge.models import snapshot
 from fledge.registry.package import export
 
@@ -92,7 +92,7 @@ def test_an_export_ends_with_a_killed_parent(tmp_path: Path) -> None:
     parent.communicate(timeout=60)
     _, alive = psutil.wait_procs(children, timeout=60)
     assert [child for child in alive if child.status() != psutil.STATUS_ZOMBIE] == []
-    assert not list(tmp_path.glob("*-exact-*"))
+    assert not list(tmp_path.glob(f"*-exact-{REVISION}"))
 
 
 def test_an_interrupted_export_leaves_no_process(tmp_path: Path) -> None:

@@ -125,7 +125,7 @@ def test_values_that_ask_for_nothing_leave_the_answer_free(http: httpx.Client) -
         ({"guided_json": "{"}, "guided_json", "the schema is not JSON"),
         ({"guided_json": False}, "guided_json", "accepts no value"),
         ({"guided_regex": "(a"}, "guided_regex", "invalid pattern"),
-        ({"guided_grammar": "root := a"}, None, "invalid grammar"),
+        ({"guided_grammar": "root := a"}, "guided_grammar", "invalid grammar"),
         ({"guided_choice": ["a"], "guided_regex": "b"}, "guided_choice", "cannot be combined"),
         ({"response_format": {"type": "json_schema"}}, "response_format", "json_schema is missing"),
         ({"response_format": {"type": "xml"}}, "response_format", "json_object"),

@@ -62,10 +62,11 @@ class OpenVINOEngine(WorkerEngine):
         properties = EXACT if info.mode == "exact" else FAST
         self._checker: GrammarChecker | None = None
         self._enforces_grammars = (folder / TOKENIZER).is_file()
-        tokenizer = [load_tokenizer(folder)] if self._enforces_grammars else []
-        self._pipeline = openvino_genai.ContinuousBatchingPipeline(
-            str(folder), *tokenizer, scheduler, info.device.upper(), **properties
-        )
+        pipeline, device = openvino_genai.ContinuousBatchingPipeline, info.device.upper()
+        if self._enforces_grammars:
+            self._pipeline = pipeline(str(folder), load_tokenizer(folder), scheduler, device, **properties)
+        else:
+            self._pipeline = pipeline(str(folder), scheduler, device, properties)
         self._count = 0
         self._prefills = PrefillQueue()
         self._tried_alone: weakref.WeakSet[GeneratedAnswer] = weakref.WeakSet()

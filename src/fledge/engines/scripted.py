@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
-from fledge.core.errors import InputError
+from fledge.core.errors import InputError, StructureError
 from fledge.core.generation import GenerationParams
 from fledge.core.types import EngineInfo, Message
 from fledge.engines.engine import PromptInput, Stats
@@ -75,7 +75,7 @@ class ScriptedEngine:
         if not prompt:
             raise InputError("the prompt is empty")
         if params.grammar:
-            raise InputError("the engine scripted cannot enforce a grammar", hint="--engine openvino")
+            raise StructureError("the engine scripted cannot enforce a grammar", hint="--engine openvino")
         text = prompt if isinstance(prompt, str) else "\n".join(_text_of(part) for part in prompt)
         answer = self._script(text)
         cut = min((answer.index(stop) for stop in params.stop if stop in answer), default=len(answer))

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, NamedTuple
 
-from fledge.core.errors import FledgeError, InputError
+from fledge.core.errors import FledgeError, InputError, StructureError
 from fledge.core.generation import GenerationParams
 from fledge.core.messages import TokenScore
 from fledge.core.types import EngineInfo
@@ -103,7 +103,7 @@ class WorkerEngine(abc.ABC):
     def _check_grammar(self, grammar: str, done: Callable[[InputError | None], None]) -> None:  # noqa: ARG002
         """Call `done` when a grammar is checked, with the error if it cannot be used. Raises `InputError` for an engine
         without grammars."""
-        raise InputError(f"the engine {self.info.name} cannot enforce a grammar", hint="--engine openvino")
+        raise StructureError(f"the engine {self.info.name} cannot enforce a grammar", hint="--engine openvino")
 
     def _add(self, prompt: Encoded, params: GenerationParams, stream: Stream) -> None:
         stream.prompt_tokens, stream.turns_left_out = len(prompt.token_ids), prompt.turns_left_out

@@ -46,7 +46,7 @@ def http_error(error: FledgeError, request_id: str) -> HttpError:
     if isinstance(error, UnsupportedError):
         return HttpError(400, error.message, param=error.param, code="unsupported_parameter")
     if isinstance(error, StructureError):
-        return HttpError(400, error.message, param=error.param or None)
+        return HttpError(400, error.message, param=error.param or None, code="unsupported_parameter")
     if isinstance(error, ContextLengthError):
         return HttpError(400, error.message, code="context_length_exceeded")
     if isinstance(error, InputError):

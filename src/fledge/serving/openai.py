@@ -36,6 +36,7 @@ from fledge.serving.request_models import (
     unknown_names,
 )
 from fledge.serving.response_models import Model, Models
+from fledge.serving.structured_outputs import named_errors
 from fledge.serving.tools import Function, ToolChoice, Tools, callable_functions, tools_grammar, with_tools
 from fledge.serving.trace import RequestTrace
 from fledge.serving.unsupported import UnsupportedError
@@ -160,6 +161,9 @@ class ChatRequest(CommonRequest):
     def uses_tools(self) -> bool:
         """Whether the request has tools to call, or its conversation has calls or their results."""
         return bool(self.functions) or any(message.uses_tools for message in self.messages)
+
+    def structure_param(self) -> str:
+        return "tools" if self.functions else super().structure_param()
 
     @property
     def functions(self) -> list[Function]:
@@ -315,10 +319,12 @@ async def _respond(
 ) -> Response:
     trace = builder.trace
     if body.stream:
-        started = await start_generation(pieces)
+        with named_errors(body.structure_param()):
+            started = await start_generation(pieces)
         headers = {**release_headers(trace), **warning_headers(ignored, notes)}
         return EventStream(builder.chunks(started), trace, headers)
-    async for _ in pieces:
-        pass
+    with named_errors(body.structure_param()):
+        async for _ in pieces:
+            pass
     headers = {**release_headers(trace), **warning_headers(ignored, [*notes, *trace.notes])}
     return StructResponse(builder.build(), headers=headers)

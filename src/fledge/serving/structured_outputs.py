@@ -1,6 +1,8 @@
 """Structured outputs in a request: OpenAI's `response_format` and vLLM's `guided_...` as the grammar of the answer."""
 
 import functools
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -67,17 +69,23 @@ class Structured(BaseModel):
 
         Raises `StructureError` with the parameter for two structures, and for one that cannot be enforced.
         """
-        wanted = [item for item in (*self._of_format(), *self._guided()) if item[2] or item[2] is False]
+        wanted = self._wanted()
         if not wanted:
             return ""
         if len(wanted) > 1:
             (first, *_), (second, *_) = wanted[:2]
             raise StructureError(f"{first} and {second} cannot be combined", param=second)
         ((param, kind, value),) = wanted
-        try:
+        with named_errors(param):
             return _compile(kind, msgspec.json.encode(value))
-        except StructureError as error:
-            raise StructureError(f"{param}: {error.message}", error.hint, param) from None
+
+    def structure_param(self) -> str:
+        """Return the parameter that says what the answer must look like, empty for none."""
+        return next((param for param, *_ in self._wanted()), "")
+
+    def _wanted(self) -> list[tuple[str, str, Any]]:
+        """Return parameter, kind and value of each structure."""
+        return [item for item in (*self._of_format(), *self._guided()) if item[2] or item[2] is False]
 
     def _of_format(self) -> list[tuple[str, str, Any]]:
         found = self.response_format
@@ -102,6 +110,17 @@ class Structured(BaseModel):
             found = {"json": content, "regex": other.regex, "choice": other.choice, "grammar": other.grammar}
             items += [("structured_outputs", kind, value) for kind, value in found.items()]
         return items
+
+
+@contextmanager
+def named_errors(param: str) -> Iterator[None]:
+    """Name the parameter in a `StructureError`."""
+    try:
+        yield
+    except StructureError as error:
+        if not param or error.param:
+            raise
+        raise StructureError(f"{param}: {error.message}", error.hint, param) from None
 
 
 @functools.lru_cache(maxsize=256)
