@@ -1,5 +1,6 @@
 """JSON drawn from the grammar of a schema is valid for it, by the judgement of the library `jsonschema_rs`."""
 
+import contextlib
 import json
 from datetime import date, datetime, time, timedelta
 from enum import Enum
@@ -8,12 +9,15 @@ from typing import Any
 from uuid import UUID
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from jsonschema_rs import Draft202012Validator
 from pydantic import AnyUrl, BaseModel, Field, TypeAdapter
 
 from fledge.core.errors import StructureError
 from fledge.engines.grammars.formats import FORMATS
 from fledge.engines.grammars.json_schema import MAX_DEPTH, json_schema_grammar
+from fledge.engines.grammars.keywords import ENFORCED
 from tests.engines.grammars.sampler import GrammarSampler
 
 DRAWS = 6
@@ -80,6 +84,22 @@ SCHEMAS: dict[str, Any] = {
         "$defs": {"a": _object(properties={"a": TEXT}, required=["a"]), "b": _object(required=["b"])},
         "allOf": [{"$ref": "#/$defs/a"}, {"$ref": "#/$defs/b"}],
     },
+    "all of a closed and an open one": {
+        "allOf": [
+            _object(properties={"a": TEXT}, required=["a"], additionalProperties=False),
+            _object(properties={"a": {"minLength": 1}, "b": TEXT}),
+        ]
+    },
+    "closed with options": _object(
+        properties={"a": TEXT}, required=["a"], additionalProperties=False, anyOf=[{"properties": {"b": TEXT}}]
+    ),
+    "extra properties of a type": {
+        "allOf": [
+            _object(properties={"a": TEXT}, additionalProperties={"maxLength": 3}),
+            _object(properties={"b": TEXT}, required=["b"]),
+        ]
+    },
+    "nothing unevaluated of a type": _object(unevaluatedProperties={"type": "integer"}, minProperties=1),
     "several types": {"type": ["string", "integer", "null"], "maxLength": 3, "minimum": 5},
     "no type": {"properties": {"a": TEXT}, "required": ["a"]},
     "no type, number": {"minimum": 5},
@@ -141,6 +161,20 @@ REFUSED: dict[str, tuple[Any, str]] = {
     "lengths that exclude each other": ({"type": "string", "minLength": 3, "maxLength": 2}, "maxLength is below"),
     "types that exclude each other": ({"allOf": [TEXT, {"type": "integer"}]}, "two different values of type"),
     "missing and forbidden": (_object(required=["a"], additionalProperties=False), "'a' is not allowed"),
+    "required as in draft 3": ({"type": "string", "required": True}, "required must be a list, not true"),
+    "properties as a list": (_object(properties=[1]), "properties must be an object"),
+    "type as a number": ({"type": 5}, "type must be a text or a list"),
+    "option as a number": ({"anyOf": [5]}, "must be an object or a boolean"),
+    "bounds of two kinds": ({"allOf": [{"minLength": 1}, {"minLength": "2"}]}, "minLength must be a number"),
+    "part of all as a list": ({"allOf": [{"properties": []}, {"required": ["a"]}]}, "properties must be an object"),
+    "closed in two ways": (
+        {"allOf": [_object(properties={"a": TEXT}, additionalProperties=False), _object(required=["b"])]},
+        "'b' is not allowed",
+    ),
+    "items of one part only": (
+        {"allOf": [{"items": TEXT}, {"prefixItems": [{"minLength": 2}]}]},
+        "items of a part cannot be enforced",
+    ),
     "bound of text": ({"type": "integer", "minimum": "1"}, "minimum must be a number"),
 }  # fmt: skip
 
@@ -162,6 +196,19 @@ def test_schema_that_cannot_be_enforced_is_refused_by_name(name: str) -> None:
     with pytest.raises(StructureError) as refused:
         json_schema_grammar(schema)
     assert message in refused.value.message
+
+
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers(-3, 9) | st.sampled_from(["string", "object", "#", "#/anyOf/0", "^a$"]),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(sorted(ENFORCED)), inner, max_size=4),
+    max_leaves=12,
+)
+
+
+@given(schema=st.dictionaries(st.sampled_from(sorted(ENFORCED)), VALUES, max_size=5))
+def test_nonsense_gives_a_grammar_or_is_refused(schema: Any) -> None:
+    with contextlib.suppress(StructureError):
+        assert json_schema_grammar(schema).startswith("root ::= ")
 
 
 def test_schema_nested_too_deep_is_refused() -> None:

@@ -24,6 +24,7 @@ from fledge.engines.grammars.keywords import (
     UNSUPPORTED,
     are_disjoint,
     at_path,
+    check_values,
     fits,
     is_in,
     list_of,
@@ -82,8 +83,7 @@ class _Converter:
             return self._any()
         if schema is False:
             raise StructureError(f"{at_path(path)} is false: it accepts no value")
-        if not isinstance(schema, dict):
-            raise StructureError(f"{at_path(path)} must be an object or a boolean")
+        check_values(schema, path)
         self._depth += 1
         self._converted += 1
         if self._converted > MAX_SCHEMAS:
@@ -160,6 +160,7 @@ class _Converter:
             followed.append(schema["$ref"])
             others = {name: value for name, value in schema.items() if name != "$ref"}
             schema = merge(self._resolve(schema["$ref"], path), others, path)
+        check_values(schema, path)
         return schema
 
     def _union(self, schema: dict[str, Any], name: str, path: str) -> str:
@@ -235,10 +236,8 @@ class _Converter:
 
     def _object(self, schema: dict[str, Any], path: str) -> str:
         properties = schema.get("properties", {})
-        if not isinstance(properties, dict):
-            raise StructureError(f"{at_path(path)}: properties must be an object")
         required = [name for name in schema.get("required", ()) if isinstance(name, str)]
-        extra = schema.get("additionalProperties", True)
+        extra = _extra_properties(schema)
         missing = [name for name in required if name not in properties]
         if missing and extra is False:
             raise StructureError(f"{at_path(path)}: the required property {missing[0]!r} is not allowed")
@@ -297,7 +296,7 @@ class _Converter:
         """Return objects whose names are not declared."""
         if least > 1:
             raise StructureError(f"{at_path(path)}: minProperties above 1 cannot be enforced without properties")
-        key, value = self._key(), schema.get("additionalProperties", True)
+        key, value = self._key(), _extra_properties(schema)
         patterns = schema.get("patternProperties") or {}
         names = schema.get("propertyNames", True)
         if patterns:
@@ -321,8 +320,6 @@ class _Converter:
         items = schema.get("items", True)
         if isinstance(items, list):  # of drafts before 2020-12
             prefix, items = items, True
-        if not isinstance(prefix, list):
-            raise StructureError(f"{at_path(path)}: prefixItems must be a list")
         least, most = read_count(schema, "minItems", path) or 0, read_count(schema, "maxItems", path)
         if most is not None and most < least:
             raise StructureError(f"{at_path(path)}: maxItems is below minItems")
@@ -354,9 +351,7 @@ class _Converter:
             return sequence(['"\\""', repeat(self._name(json_characters(ALL)), least, most), '"\\""'])
         if pattern is not None and known is not None:
             raise StructureError(f"{at_path(path)}: pattern and format cannot be enforced together")
-        source = known if pattern is None else pattern
-        if not isinstance(source, str):
-            raise StructureError(f"{at_path(path)}: pattern must be a text")
+        source = str(known if pattern is None else pattern)
         try:
             content = search_in_json(source)
             shortest, longest = match_lengths(source)
@@ -393,3 +388,8 @@ class _Converter:
             self._names[expression] = f"r{len(self._names)}"
             self._rules[self._names[expression]] = expression
         return self._names[expression]
+
+
+def _extra_properties(schema: dict[str, Any]) -> Any:
+    """Return the schema of properties that are not declared."""
+    return schema.get("additionalProperties", schema.get("unevaluatedProperties", True))

@@ -26,13 +26,40 @@ COMBINED = ("$ref", "allOf", "anyOf", "oneOf")
 ENFORCED = frozenset(("type", "enum", "const", *COMBINED, *(name for names in OF_TYPE.values() for name in names)))
 
 
+# Keywords by the type of their value, where it is of one type.
+_LISTS = ("required", "enum", "allOf", "anyOf", "oneOf", "prefixItems")
+_OBJECTS = ("properties", "patternProperties")
+_NUMBERS = (*OF_TYPE["number"], "minLength", "maxLength", "minItems", "maxItems", "minProperties", "maxProperties")
+_TEXTS = ("$ref", "pattern")
+
+
+def check_values(schema: Any, path: str) -> None:
+    """Raise `StructureError` unless a schema is a boolean, or an object whose keywords have values of their types."""
+    if isinstance(schema, bool):
+        return
+    if not isinstance(schema, dict):
+        raise StructureError(f"{at_path(path)} must be an object or a boolean")
+    wanted = (
+        (_LISTS, list, "a list"),
+        (_OBJECTS, dict, "an object"),
+        (_NUMBERS, (int, float), "a number"),
+        (_TEXTS, str, "a text"),
+        (("type",), (str, list), "a text or a list"),
+    )
+    for names, kinds, description in wanted:
+        for name in schema.keys() & set(names):
+            value = schema[name]
+            if not isinstance(value, kinds) or isinstance(value, bool):
+                raise StructureError(f"{at_path(path)}: {name} must be {description}, not {json.dumps(value)[:50]}")
+
+
 def at_path(path: str) -> str:
     return f"the schema at {path[:200]}" if path else "the schema"
 
 
 def list_of(schema: dict[str, Any], name: str, path: str) -> list[Any]:
-    values = schema[name]
-    if not isinstance(values, list) or not values:
+    values: list[Any] = schema[name]
+    if not values:
         raise StructureError(f"{at_path(path)}: {name} must be a list that is not empty")
     return values
 
@@ -112,13 +139,36 @@ def merge(first: Any, second: Any, path: str) -> Any:
         return second
     if second is True or second == {}:
         return first
+    check_values(first, path)
+    check_values(second, path)
     if not isinstance(first, dict) or not isinstance(second, dict):
         raise StructureError(f"{at_path(path)}: schemas that exclude each other")
+    if second.get("unevaluatedProperties", True) is not True or _mix_items(first, second):
+        raise StructureError(f"{at_path(path)}: unevaluatedProperties or items of a part cannot be enforced")
+    first, second = _close(first, second, path), _close(second, first, path)
     merged = dict(first)
     for name, value in second.items():
         alone = name not in merged or merged[name] == value or name not in ENFORCED
         merged[name] = value if alone else _combine(name, merged[name], value, path)
     return merged
+
+
+def _mix_items(first: dict[str, Any], second: dict[str, Any]) -> bool:
+    """Return whether `items` of one schema are all those of the array, and of the other only some."""
+    return ("prefixItems" in first) != ("prefixItems" in second) and "items" in {**first, **second}
+
+
+def _close(schema: dict[str, Any], other: dict[str, Any], path: str) -> dict[str, Any]:
+    """Return a schema with the properties that it has only as `additionalProperties` of the `other` one."""
+    extra = other.get("additionalProperties", True)
+    if extra is True or "properties" not in schema:
+        return schema
+    known = other.get("properties", {})
+    properties = {
+        name: part if name in known else False if extra is False else merge(part, extra, f"{path}/properties/{name}")
+        for name, part in schema["properties"].items()
+    }
+    return {**schema, "properties": properties}
 
 
 def _combine(name: str, first: Any, second: Any, path: str) -> Any:
