@@ -131,6 +131,12 @@ def test_values_that_ask_for_nothing_leave_the_answer_free(http: httpx.Client) -
         ({"response_format": {"type": "xml"}}, "response_format", "json_object"),
         ({"guided_choice": ["a"], "ignore_eos": True}, None, "ignore_eos cannot be combined"),
         ({"guided_choice": ["a"], "tools": [CLOCK], "tool_choice": "required"}, "tool_choice", "cannot be combined"),
+        (
+            {"tools": [{"type": "function", "function": {"name": "f", "parameters": {"type": "string"}}}]}
+            | {"tool_choice": "required"},
+            "tools",
+            "two different values of type",
+        ),
         ({"tools": [CLOCK]}, "tool_choice", '"auto" is not supported'),
         ({"tool_choice": "required"}, "tool_choice", "there are no tools"),
         ({"functions": [{"name": "f"}]}, "functions", "is not supported"),

@@ -100,7 +100,7 @@ def _calls_grammar(functions: bytes) -> str:
     for number, (name, parameters) in enumerate(msgspec.json.decode(functions)):
         reference = f"#/$defs/function{number}"
         definitions[f"function{number}"] = _rebase(parameters, reference)
-        properties = {"name": {"const": name}, "arguments": {"$ref": reference}}
+        properties = {"name": {"const": name}, "arguments": {"$ref": reference, "type": "object"}}
         options.append({"type": "object", "properties": properties, "required": ["name", "arguments"]})
     try:
         return json_schema_grammar({"anyOf": options, "$defs": definitions})

@@ -5,7 +5,7 @@ a grammar cannot enforce is refused by name, annotations and unknown keywords ar
 """
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from fledge.core.errors import StructureError
@@ -36,7 +36,6 @@ from fledge.engines.grammars.keywords import (
 from fledge.engines.grammars.numbers import INTEGER, NUMBER, Bounds, integer_within, number_within
 from fledge.engines.grammars.regex import ALL, json_characters, match_lengths, search_in_json
 
-ANY_OBJECT: Mapping[str, Any] = {"type": "object"}
 MAX_DEPTH = 100
 MAX_SCHEMAS = 5_000
 # White space between the tokens of JSON; unlimited, small models would repeat it until their limit.
