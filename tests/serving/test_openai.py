@@ -19,6 +19,7 @@ from pydantic import SecretStr
 from fledge.core.limits import Limits
 from fledge.supervision.endpoints import EndpointStatus
 from tests.serving.harness import create_workspace, metrics, pids, served, until
+from tests.serving.official_client import openai_client
 
 pytestmark = pytest.mark.slow
 
@@ -43,8 +44,7 @@ def endpoint(engine_cache: Path, tmp_path_factory: pytest.TempPathFactory) -> It
 
 @pytest.fixture(scope="module")
 def client(endpoint: EndpointStatus) -> Iterator[OpenAI]:
-    """The official client, which validates every response against its types."""
-    with OpenAI(base_url=f"{endpoint.url}/v1", api_key=KEY, max_retries=0, _strict_response_validation=True) as opened:
+    with openai_client(endpoint, KEY) as opened:
         yield opened
 
 

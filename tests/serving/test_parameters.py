@@ -15,6 +15,7 @@ from fledge.engines.text import Text
 from fledge.engines.transformers import create_text_config, load
 from fledge.models import snapshot
 from tests.serving.harness import create_workspace, served
+from tests.serving.official_client import openai_client
 
 pytestmark = pytest.mark.slow
 
@@ -27,16 +28,10 @@ LONG: dict[str, Any] = {"extra_body": {"ignore_eos": True}}
 
 @pytest.fixture(scope="module")
 def client(engine_cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[OpenAI]:
-    """The official client, which validates every response against its types."""
     config = create_workspace(tmp_path_factory.mktemp("parameters"), engine_cache, TEMPLATE)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("FLEDGE_API_KEY", KEY)
-        with (
-            served(config) as running,
-            OpenAI(
-                base_url=f"{running.url}/v1", api_key=KEY, max_retries=0, _strict_response_validation=True
-            ) as opened,
-        ):
+        with served(config) as running, openai_client(running, KEY) as opened:
             yield opened
 
 

@@ -14,6 +14,7 @@ from openai.types.chat import ChatCompletionMessageParam, ChatCompletionToolPara
 from pydantic import BaseModel, Field
 
 from tests.serving.harness import create_workspace, served
+from tests.serving.official_client import openai_client
 
 pytestmark = pytest.mark.slow
 
@@ -45,12 +46,7 @@ def client(engine_cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Iter
     config = create_workspace(tmp_path_factory.mktemp("structured"), engine_cache)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("FLEDGE_API_KEY", KEY)
-        with (
-            served(config) as running,
-            OpenAI(
-                base_url=f"{running.url}/v1", api_key=KEY, max_retries=0, _strict_response_validation=True
-            ) as opened,
-        ):
+        with served(config) as running, openai_client(running, KEY) as opened:
             yield opened
 
 

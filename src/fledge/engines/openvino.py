@@ -59,14 +59,14 @@ class OpenVINOEngine(WorkerEngine):
         scheduler = openvino_genai.SchedulerConfig()
         scheduler.num_kv_blocks = cache_blocks(model, info.mode, cache_gb)
         scheduler.enable_prefix_caching = True
-        properties = EXACT if info.mode == "exact" else FAST
+        self._properties = EXACT if info.mode == "exact" else FAST
         self._checker: GrammarChecker | None = None
         self._enforces_grammars = (folder / TOKENIZER).is_file()
         pipeline, device = openvino_genai.ContinuousBatchingPipeline, info.device.upper()
         if self._enforces_grammars:
-            self._pipeline = pipeline(str(folder), load_tokenizer(folder), scheduler, device, **properties)
+            self._pipeline = pipeline(str(folder), load_tokenizer(folder), scheduler, device, **self._properties)
         else:
-            self._pipeline = pipeline(str(folder), scheduler, device, properties)
+            self._pipeline = pipeline(str(folder), scheduler, device, self._properties)
         self._count = 0
         self._prefills = PrefillQueue()
         self._tried_alone: weakref.WeakSet[GeneratedAnswer] = weakref.WeakSet()
@@ -137,8 +137,7 @@ class OpenVINOEngine(WorkerEngine):
 
     def _score(self, token_ids: Sequence[int], top: int) -> list[TokenScore]:
         if self._scorer is None:  # takes as much memory as the weights, and is seldom asked for
-            properties = EXACT if self.info.mode == "exact" else FAST
-            self._scorer = TokenScorer(self._folder, self.info.device.upper(), properties)
+            self._scorer = TokenScorer(self._folder, self.info.device.upper(), self._properties)
         return [
             TokenScore(
                 self._decode_token(token_id),

@@ -14,10 +14,9 @@ from typing import Annotated, Any, Literal
 import msgspec
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
-from fledge.core.errors import StructureError
 from fledge.engines.grammars.json_schema import json_schema_grammar
 from fledge.serving.conversations import Turns
-from fledge.serving.structured_outputs import Schema
+from fledge.serving.structured_outputs import Schema, named_errors
 from fledge.serving.unsupported import UnsupportedError
 
 MAX_TOOLS = 128
@@ -102,10 +101,8 @@ def _calls_grammar(functions: bytes) -> str:
         definitions[f"function{number}"] = _rebase(parameters, reference)
         properties = {"name": {"const": name}, "arguments": {"$ref": reference, "type": "object"}}
         options.append({"type": "object", "properties": properties, "required": ["name", "arguments"]})
-    try:
+    with named_errors("tools"):
         return json_schema_grammar({"anyOf": options, "$defs": definitions})
-    except StructureError as error:
-        raise StructureError(f"tools: {error.message}", error.hint, "tools") from None
 
 
 def _rebase(schema: Any, base: str) -> Any:

@@ -7,7 +7,8 @@ from itertools import pairwise
 MAX_CHARACTERS = 200_000  # of a grammar
 # Characters by code point, without surrogates.
 EVERYTHING = ((0x20, 0xD7FF), (0xE000, 0x10FFFF))
-CONTROLS = {"\n": "\\n", "\r": "\\r", "\t": "\\t", '"': '\\"', "\\": "\\\\"}
+# As in JSON strings.
+ESCAPES = {"\n": "\\n", "\r": "\\r", "\t": "\\t", '"': '\\"', "\\": "\\\\"}
 
 Ranges = Sequence[tuple[int, int]]
 """A set of characters: first and last code points."""
@@ -24,7 +25,7 @@ AMBIGUOUS = re.compile("([\x80-\xff])(?=[0-9A-Fa-f])")
 
 def literal(text: str) -> str:
     """Return the expression of exactly this text."""
-    escaped = "".join(CONTROLS.get(character, character) for character in text)
+    escaped = "".join(ESCAPES.get(character, character) for character in text)
     return '"' + AMBIGUOUS.sub(r'\1" "', escaped) + '"'
 
 
@@ -40,7 +41,7 @@ def _span(low: int, high: int) -> str:
 def _escape(code: int) -> str:
     character = chr(code)
     if character in "\n\r\t":
-        return CONTROLS[character]
+        return ESCAPES[character]
     return f"\\u{code:04x}" if character in '"\\[]^-' or code < 0x20 else character
 
 

@@ -41,6 +41,8 @@ MAX_SCHEMAS = 5_000
 # White space between the tokens of JSON; unlimited, small models would repeat it until their limit.
 SPACE = '("\\n" [ ]{0,16} | [ ])?'
 _SPACES = "space"
+_COLON = f'{_SPACES} ":" {_SPACES}'
+_COMMA = f'{_SPACES} "," {_SPACES}'
 
 _TYPES = ("object", "array", "string", "number", "integer", "boolean", "null")
 
@@ -210,7 +212,7 @@ class _Converter:
     def _any(self) -> str:
         if "any" not in self._rules:
             self._rules["any"] = ""
-            pair = sequence([self._key(), _SPACES, '":"', _SPACES, "any"])
+            pair = sequence([self._key(), _COLON, "any"])
             self._rules["any"] = alternatives(
                 [
                     self._delimited('"{"', pair, '"}"'),
@@ -224,7 +226,7 @@ class _Converter:
 
     def _delimited(self, opening: str, item: str, closing: str, least: int = 0, most: int | None = None) -> str:
         """Return a list of items within brackets."""
-        more = sequence([_SPACES, '","', _SPACES, item])
+        more = sequence([_COMMA, item])
         if most == 0:
             inside = ""
         else:
@@ -259,36 +261,34 @@ class _Converter:
             sequence(
                 [
                     literal(json.dumps(name, ensure_ascii=False)),
-                    _SPACES,
-                    '":"',
-                    _SPACES,
-                    self._part(properties, name, path),
+                    _COLON,
+                    self._part(properties[name], f"{path}/properties/{name}"),
                 ]
             )
             for name in names
         ]
         return sequence(['"{"', _SPACES, self._pairs(pairs, [name in required for name in names]), _SPACES, '"}"'])
 
-    def _part(self, properties: dict[str, Any], name: str, path: str) -> str:
+    def _part(self, schema: Any, path: str) -> str:
+        """Return the name of the rule for a value within another one, where a reference may lead back."""
         open_references, self._open = self._open, []
         try:
-            return self._name(self.value(properties[name], f"{path}/properties/{name}"))
+            return self._name(self.value(schema, path))
         finally:
             self._open = open_references
 
     def _pairs(self, pairs: Sequence[str], required: Sequence[bool]) -> str:
         """Return pairs in their order, with commas; only `required` ones are always there."""
-        comma = sequence([_SPACES, '","', _SPACES])
         after = ""  # the pairs from here on, after another one
         first = ""  # the pairs from here on, at the start
         for pair, needed in zip(reversed(pairs), reversed(required), strict=True):
             following = sequence([pair, after]) if after else pair
             if needed:
                 first = following
-                after = self._name(sequence([comma, following]))
+                after = self._name(sequence([_COMMA, following]))
             else:
                 first = alternatives([following, first]) if first else f"({following})?"
-                after = self._name(sequence([f"({comma} {pair})?", after]))
+                after = self._name(sequence([f"({_COMMA} {pair})?", after]))
         return first
 
     def _map(self, schema: dict[str, Any], least: int, most: int | None, path: str) -> str:
@@ -304,14 +304,14 @@ class _Converter:
                     f"{at_path(path)}: several patternProperties, or with propertyNames, cannot be enforced"
                 )
             ((pattern, value),) = patterns.items()
-            key = self._name(sequence(['"\\""', search_in_json(pattern), '"\\""']))
+            key = self._name(_quoted(search_in_json(pattern)))
         elif names is not True:
             key = self._name(self.value(merge({"type": "string"}, names, path), f"{path}/propertyNames"))
         elif value is False:
             if least:
                 raise StructureError(f"{at_path(path)}: minProperties is 1, and no property is allowed")
             return sequence(['"{"', _SPACES, '"}"'])
-        pair = sequence([key, _SPACES, '":"', _SPACES, self._part({"*": value}, "*", path)])
+        pair = sequence([key, _COLON, self._part(value, f"{path}/additionalProperties")])
         return self._delimited('"{"', pair, '"}"', least, most)
 
     def _array(self, schema: dict[str, Any], path: str) -> str:
@@ -327,16 +327,15 @@ class _Converter:
                 if least:
                     raise StructureError(f"{at_path(path)}: minItems is {least}, and no item is allowed")
                 return sequence(['"["', _SPACES, '"]"'])
-            return self._delimited('"["', self._part({"items": items}, "items", path), '"]"', least, most)
+            return self._delimited('"["', self._part(items, f"{path}/items"), '"]"', least, most)
         # All of the prefix, and no more items than needed: each such array is valid.
         if items is False and least > len(prefix):
             raise StructureError(f"{at_path(path)}: minItems is above the number of prefixItems")
         count = max(least, len(prefix)) if most is None else min(most, max(least, len(prefix)))
-        parts = [self._part({str(n): part}, str(n), path) for n, part in enumerate(prefix[:count])]
+        parts = [self._part(part, f"{path}/prefixItems/{number}") for number, part in enumerate(prefix[:count])]
         if count > len(parts):
-            parts += [self._part({"items": items}, "items", path)] * (count - len(parts))
-        comma = sequence([_SPACES, '","', _SPACES])
-        return sequence(['"["', _SPACES, f" {comma} ".join(parts), _SPACES, '"]"'])
+            parts += [self._part(items, f"{path}/items")] * (count - len(parts))
+        return sequence(['"["', _SPACES, f" {_COMMA} ".join(parts), _SPACES, '"]"'])
 
     def _string(self, schema: dict[str, Any], path: str) -> str:
         least, most = read_count(schema, "minLength", path) or 0, read_count(schema, "maxLength", path)
@@ -347,7 +346,7 @@ class _Converter:
         if pattern is None and known is None:
             if not least and most is None:
                 return self._plain_string()
-            return sequence(['"\\""', repeat(self._name(json_characters(ALL)), least, most), '"\\""'])
+            return _quoted(repeat(self._name(json_characters(ALL)), least, most))
         if pattern is not None and known is not None:
             raise StructureError(f"{at_path(path)}: pattern and format cannot be enforced together")
         source = str(known if pattern is None else pattern)
@@ -358,7 +357,7 @@ class _Converter:
             raise StructureError(f"{at_path(path)}: {error.message}") from None
         if least > shortest or (most is not None and longest > most):
             raise StructureError(f"{at_path(path)}: a length that the pattern or format does not have itself")
-        return sequence(['"\\""', self._name(content), '"\\""'])
+        return _quoted(self._name(content))
 
     def _number(self, schema: dict[str, Any], path: str) -> str:
         bounds = {name: read_bound(schema[name], name, path) for name in OF_TYPE["number"] if name in schema}
@@ -376,10 +375,10 @@ class _Converter:
             raise StructureError(f"{at_path(path)}: {error.message}") from None
 
     def _plain_string(self) -> str:
-        return self._name(sequence(['"\\""', repeat(self._name(json_characters(ALL)), 0, None), '"\\""']))
+        return self._name(_quoted(repeat(self._name(json_characters(ALL)), 0, None)))
 
     def _key(self) -> str:
-        return self._name(sequence(['"\\""', repeat(self._name(json_characters(ALL)), 1, 40), '"\\""']))
+        return self._name(_quoted(repeat(self._name(json_characters(ALL)), 1, 40)))
 
     def _name(self, expression: str) -> str:
         """Return the name of the rule for an expression."""
@@ -392,3 +391,8 @@ class _Converter:
 def _extra_properties(schema: dict[str, Any]) -> Any:
     """Return the schema of properties that are not declared."""
     return schema.get("additionalProperties", schema.get("unevaluatedProperties", True))
+
+
+def _quoted(content: str) -> str:
+    """Return the expression of a JSON string with this content."""
+    return sequence(['"\\""', content, '"\\""'])

@@ -1,6 +1,7 @@
 """Numbers within bounds, as expressions of a grammar."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from decimal import Decimal
 from math import ceil, floor
 
@@ -17,18 +18,14 @@ Characters = tuple[str, ...]
 """Texts of equal length: at each place any of these characters, which follow each other."""
 
 
+@dataclass(frozen=True)
 class Bounds:
     """Bounds of a number, None for none; each may be excluded."""
 
-    def __init__(
-        self,
-        low: Decimal | None = None,
-        high: Decimal | None = None,
-        *,
-        without_low: bool = False,
-        without_high: bool = False,
-    ) -> None:
-        self.low, self.high, self.without_low, self.without_high = low, high, without_low, without_high
+    low: Decimal | None = None
+    high: Decimal | None = None
+    without_low: bool = False
+    without_high: bool = False
 
     def integers(self, scale: int = 1) -> tuple[int | None, int | None]:
         """Return the least and greatest integer within the bounds, which are multiplied by `scale`."""

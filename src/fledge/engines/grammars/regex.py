@@ -9,6 +9,7 @@ from typing import Any
 
 from fledge.core.errors import StructureError
 from fledge.engines.grammars.expressions import (
+    ESCAPES,
     EVERYTHING,
     Ranges,
     Shape,
@@ -59,8 +60,7 @@ ToExpression = Callable[[Ranges], str]
 def json_characters(ranges: Ranges) -> str:
     """Return the expression of one character of a JSON string within `ranges`, escaped where JSON needs it."""
     plain = without(ranges, [(0, 0x1F), (0x22, 0x22), (0x5C, 0x5C)])
-    escapes = {'"': '\\"', "\\": "\\\\", "\n": "\\n", "\r": "\\r", "\t": "\\t"}
-    escaped = [literal(text) for character, text in escapes.items() if contains(ranges, character)]
+    escaped = [literal(text) for character, text in ESCAPES.items() if contains(ranges, character)]
     return alternatives([*([character_set(plain)] if plain else []), *escaped])
 
 

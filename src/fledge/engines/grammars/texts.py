@@ -28,9 +28,7 @@ def choice_grammar(texts: Sequence[str]) -> str:
 
 def own_grammar(text: Any) -> str:
     """Return a grammar in the syntax of xgrammar and llama.cpp. Raises `StructureError` if it is too long."""
-    if len(text) > MAX_CHARACTERS:
-        raise StructureError(f"the grammar has {len(text)} characters; at most {MAX_CHARACTERS}")
-    return _TOKEN.sub(_separate, text)
+    return _TOKEN.sub(_separate, _limited(text))
 
 
 def _separate(token: re.Match[str]) -> str:
@@ -44,7 +42,10 @@ def _separate(token: re.Match[str]) -> str:
 
 
 def _grammar(root: str) -> str:
-    text = f"root ::= {root}\n"
+    return _limited(f"root ::= {root}\n")
+
+
+def _limited(text: str) -> str:
     if len(text) > MAX_CHARACTERS:
         raise StructureError(f"the grammar has {len(text)} characters; at most {MAX_CHARACTERS}")
     return text
